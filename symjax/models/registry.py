@@ -1,0 +1,53 @@
+"""Every model by name. A new one is one file with a `build` and one line here."""
+
+from functools import lru_cache, partial
+from typing import Any
+
+import jax.numpy as jnp
+
+from symjax.errors import InputError
+from symjax.models import myrtle, resnet18, resnet_cifar
+from symjax.models.segmented import Network
+
+MODELS: dict[str, tuple[Any, int, dict]] = {
+    # name: (build function, default width, its settings)
+    **{name: (myrtle.build, spec.width, {"spec": spec}) for name, spec in myrtle.SPECS.items()},
+    **{f"resnet{depth}": (resnet_cifar.build, 16, {"depth": depth}) for depth in resnet_cifar.DEPTHS},
+    "resnet18": (resnet18.build, 64, {}),
+}
+
+
+@lru_cache
+def create(
+    name: str,
+    *,
+    width: int | None = None,
+    channels: int = 3,
+    classes: int = 10,
+    method: str = "native",
+    dtype=jnp.float32,
+) -> Network:
+    """The network `name` of the registry.
+
+    Args:
+      name: one of `MODELS`.
+      width: channels of the first convolution; the published one by default.
+      channels: of the images.
+      classes: number of logits.
+      method: how convolutions run, "native" or "matmul" (see `symjax.parallel`); the parameters are the same.
+      dtype: of activations; parameters, statistics and logits stay float32.
+
+    Raises:
+      InputError: for an unknown name, method or a width under 1.
+    """
+    if name not in MODELS:
+        raise InputError(f"model: {name!r} is unknown; known: {', '.join(MODELS)}")
+    if method not in ("native", "matmul"):
+        raise InputError(f"method: {method!r} is unknown; known: native, matmul")
+    build, default_width, settings = MODELS[name]
+    width = default_width if width is None else width
+    for argument, value in {"width": width, "channels": channels, "classes": classes}.items():
+        if value < 1:
+            raise InputError(f"{argument}: {value} is not positive")
+    build = partial(build, **settings, width=width, channels=channels, classes=classes, method=method)
+    return Network(build, name=f"{name} (width {width})", dtype=dtype)

@@ -1,0 +1,139 @@
+"""What a model is: a chain of segments, each ending at a stitch point, but for the last, which ends in logits.
+
+A stitch point is a joint of the chain. What travels through a joint is an array of features, channels last, or inside
+a residual block the pair (branch, skip); a stitch acts on the branch alone and the skip travels along.
+
+`Network` is the edge between `flax.nnx` modules and the functional core: a static description on one side, plain
+pytrees (nested dicts of arrays) of parameters and batch-norm statistics on the other. Everything above works with
+those pytrees, so `jit`, `vmap`, `shard_map`, optax and checkpoints see nothing but arrays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from symjax.errors import InputError
+from symjax.models.layers import NormMode
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class StitchPoint:
+    """A joint of the chain: its name, the number of channels, and whether it lies inside a residual block."""
+
+    name: str
+    channels: int
+    starred: bool = False
+
+
+class Member(NamedTuple):
+    """One trained or fresh network: parameters and batch-norm statistics, two nested dicts of arrays."""
+
+    params: PyTree
+    stats: PyTree
+
+
+class Segmented(nnx.Module):
+    """A chain of segments; segment i maps (what travels, norm mode) to what travels through stitch point i."""
+
+    def __init__(self, segments: list[nnx.Module], points: list[StitchPoint]):
+        assert len(segments) == len(points) + 1
+        self.segments = nnx.List(segments)
+        self.points = tuple(points)
+
+    def __call__(self, x, mode: NormMode = "inference"):
+        for segment in self.segments:
+            x = segment(x, mode)
+        return x
+
+
+class Network:
+    """A model's static description: builds members, runs any stretch of the chain. Hashable by identity."""
+
+    def __init__(self, build: Callable[[nnx.Rngs], Segmented], *, name: str = "network", dtype=jnp.float32):
+        self._build = build
+        self.name = name
+        self.dtype = dtype
+        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        self._graph, self._params, self._stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+        self.points: tuple[StitchPoint, ...] = abstract.points
+
+    def __repr__(self):
+        return f"Network({self.name}, points={[point.name for point in self.points]}, parameters={self.num_parameters})"
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable numbers, all told."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self._params))
+
+    def init(self, key: jax.Array) -> Member:
+        """A fresh member; a pure function of the key, good under jit and vmap."""
+        _, params, stats = nnx.split(self._build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
+        return Member(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+
+    def index(self, point: str | int) -> int:
+        """The index of a stitch point given by name or by index."""
+        names = [p.name for p in self.points]
+        if isinstance(point, str) and point in names:
+            return names.index(point)
+        if isinstance(point, int) and 0 <= point < len(names):
+            return point
+        raise InputError(f"point: {point!r} is not a stitch point of {self.name}; known: {', '.join(names)}")
+
+    def run(self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference"):
+        """Segments `start` to `stop` (excluded) on what travels into segment `start`.
+
+        Returns what leaves the last segment run, and the batch-norm statistics as `mode` left them.
+        """
+        params, stats = _fill(self._params, member.params), _fill(self._stats, member.stats)
+        model = nnx.merge(self._graph, params, stats)
+        if start == 0:
+            x = x.astype(self.dtype)
+        for segment in model.segments[start:stop]:
+            x = segment(x, mode)
+        return x, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    def logits(self, member: Member, x, *, mode: NormMode = "inference"):
+        """The whole chain: logits (n, classes) in float32, and the statistics."""
+        logits, stats = self.run(member, x, mode=mode)
+        return logits.astype(jnp.float32), stats
+
+    def front(self, member: Member, x, point: int):
+        """What travels through stitch point `point`, in inference mode."""
+        return self.run(member, x, stop=point + 1)[0]
+
+    def tail(self, member: Member, travelling, point: int, *, mode: NormMode = "inference"):
+        """From stitch point `point` to logits in float32, and the statistics."""
+        logits, stats = self.run(member, travelling, start=point + 1, mode=mode)
+        return logits.astype(jnp.float32), stats
+
+    def features(self, member: Member, x, points: tuple[int, ...] | None = None) -> list:
+        """What travels through each of `points` (all by default), in one pass in inference mode."""
+        points = tuple(range(len(self.points))) if points is None else tuple(points)
+        found, start = {}, 0
+        for point in sorted(set(points)):
+            x, _ = self.run(member, x, start=start, stop=point + 1)
+            found[point], start = x, point + 1
+        return [found[point] for point in points]
+
+
+def branch(travelling) -> jax.Array:
+    """The features that a stitch acts on: the branch inside a residual block, else what travels itself."""
+    return travelling[0] if isinstance(travelling, tuple) else travelling
+
+
+def replace_branch(travelling, features):
+    """What travels, with its branch replaced and its skip, if any, kept."""
+    return (features, travelling[1]) if isinstance(travelling, tuple) else features
+
+
+def _fill(abstract: nnx.State, values: PyTree) -> nnx.State:
+    """A copy of the abstract state that holds `values`."""
+    state = jax.tree.map(lambda leaf: leaf, abstract)
+    nnx.replace_by_pure_dict(state, values)
+    return state
