@@ -1,0 +1,11 @@
+"""Image sets and what training does to them: loading, splitting, normalising, augmenting, batching.
+
+Importing this package reads no file and imports neither tensorflow_datasets, scikit-learn nor Pillow.
+"""
+
+from symjax.data.augment import augment, normalize
+from symjax.data.batching import batches, epoch_indices
+from symjax.data.dataset import Dataset, Split
+from symjax.data.load import load
+
+__all__ = ["Dataset", "Split", "augment", "batches", "epoch_indices", "load", "normalize"]

@@ -1,0 +1,154 @@
+"""What a loaded image set is, and how its training images are cut into training and validation parts."""
+
+import dataclasses
+
+import numpy as np
+
+from symjax.errors import InputError
+
+# Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
+PUBLISHED_STATISTICS = {
+    "cifar10": ((125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Images (n, height, width, channels) of uint8 and their labels (n,) of int32. Both are read-only views."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            view = getattr(self, field.name).view()
+            view.setflags(write=False)
+            object.__setattr__(self, field.name, view)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """A whole image set as its source has it, before any cutting: what every reader returns."""
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """An image set ready for training.
+
+    Attributes:
+        name: the set's name, without version or folder.
+        train, validation: two disjoint parts of the source's training images, in a fixed random order.
+        test: the source's test images. Choose nothing by it: look at it once, at the end.
+        class_names: one name per class.
+        mean, std: per channel, (channels,) float32, in units of 0..255. Published values where there are some
+            (`PUBLISHED_STATISTICS`), else those of `train` alone; the std of a constant channel is given as 1.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    class_names: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width, in pixels: images are square."""
+        return self.train.images.shape[1]
+
+    @property
+    def channels(self) -> int:
+        return self.train.images.shape[3]
+
+
+def split_indices(num_examples: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts one permutation of range(num_examples) in two: (training, validation) indices.
+
+    The cut depends on these three arguments alone. The validation part has round(validation * num_examples) indices.
+    """
+    order = _permutation(num_examples, seed)
+    cut = round(validation * num_examples)
+    return order[cut:], order[:cut]
+
+
+def build(source: Source, *, validation: float, train_size: int | None, test_size: int | None, seed: int) -> Dataset:
+    """Cuts a source into a `Dataset`; the arguments are those of `symjax.data.load`.
+
+    Raises:
+        InputError: an argument out of its range, or sizes larger than what there is.
+    """
+    _check_number("validation", validation, float)
+    if not 0 <= validation < 1:
+        raise InputError(f"validation: got {validation!r}, wanted a fraction of the training images in [0, 1).")
+    _check_number("seed", seed, int)
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed: got {seed!r}, wanted an integer from 0 to 2**32 - 1.")
+    train, held_out = split_indices(len(source.train), validation, seed)
+    _check_size(
+        "train_size", train_size, len(train), f"training images of {source.name!r} (after validation={validation})"
+    )
+    _check_size("test_size", test_size, len(source.test), f"test images of {source.name!r}")
+    if not len(train):
+        raise InputError(f"validation: {validation!r} of {len(source.train)} images leaves none to train on.")
+
+    train_split = _take(source.train, train[:train_size])
+    test = source.test
+    if test_size is not None:
+        test = _take(test, _permutation(len(test), seed)[:test_size])
+    mean, std = PUBLISHED_STATISTICS.get(source.name) or _statistics(train_split.images)
+    return Dataset(
+        name=source.name,
+        train=train_split,
+        validation=_take(source.train, held_out),
+        test=test,
+        class_names=source.class_names,
+        mean=np.asarray(mean, np.float32),
+        std=np.asarray(std, np.float32),
+    )
+
+
+def _permutation(num_examples: int, seed: int) -> np.ndarray:
+    # RandomState, because NumPy promises never to change its streams: the same split under every NumPy.
+    return np.random.RandomState(seed).permutation(num_examples)
+
+
+def _take(split: Split, indices: np.ndarray) -> Split:
+    return Split(split.images[indices], split.labels[indices])
+
+
+def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel, from the counts of the 256 values: exact, and no float copy is made."""
+    values = np.arange(256.0)
+    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
+    weights = counts / counts.sum(axis=1, keepdims=True)
+    mean = weights @ values
+    std = np.sqrt(np.sum(weights * (values - mean[:, None]) ** 2, axis=1))
+    return mean, np.where(std > 0, std, 1.0)
+
+
+def _check_number(name: str, value: object, kind: type) -> None:
+    allowed = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        wanted = "an integer" if kind is int else "a number"
+        raise InputError(f"{name}: got {value!r} ({type(value).__name__}), wanted {wanted}.")
+
+
+def _check_size(name: str, size: object, available: int, of_what: str) -> None:
+    if size is None:
+        return
+    _check_number(name, size, int)
+    if not 1 <= size <= available:
+        raise InputError(f"{name}: got {size}, wanted 1 to {available}, the number of {of_what}.")
