@@ -1,0 +1,31 @@
+"""What the functions of this package ask of their arguments."""
+
+import jax
+import jax.numpy as jnp
+
+from symjax.errors import InputError
+
+
+def is_concrete(value):
+    return not isinstance(value, jax.core.Tracer)
+
+
+def real(name, value):
+    value = jnp.asarray(value)
+    if jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
+        return value.astype(jnp.result_type(float))
+    raise InputError(f"{name}: got {value.dtype}, must be real")
+
+
+def square(name, value):
+    value = real(name, value)
+    if value.ndim < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] == 0:
+        raise InputError(f"{name}: got shape {value.shape}, must be square, (..., n, n) with n at least 1")
+    return value
+
+
+def require_finite(name, value):
+    if is_concrete(value) and not bool(jnp.isfinite(value).all()):
+        raise InputError(f"{name}: has NaN or infinite entries, must be finite")

@@ -1,0 +1,51 @@
+"""Where a solver stands: duals u, v of one n x n matrix A, and W = A - u 1' - 1 v'.
+
+W is updated, not recomputed: on the support its entries are those of X = max(W, 0), in [0, 1], so the sums come out to
+full precision however large the entries of A are.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class State(NamedTuple):
+    shifted: jax.Array  # W
+    u: jax.Array
+    v: jax.Array
+    iterations: jax.Array
+    rows: jax.Array  # row sums of X, less one
+    columns: jax.Array
+    residual: jax.Array  # the largest of both in absolute value
+
+
+def measure(shifted, u, v, iterations):
+    """The `State` of W with everything that follows from it."""
+    rows, columns = excess(shifted)
+    residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())
+    return State(shifted, u, v, jnp.asarray(iterations, jnp.int32), rows, columns, residual)
+
+
+def start(matrix, u, v, iterations=0):
+    return measure(matrix - u[:, None] - v[None, :], u, v, iterations)
+
+
+def excess(shifted):
+    """The negative gradient of the dual objective: row and column sums of X, less one."""
+    rows, columns = marginals(jnp.maximum(shifted, 0))
+    return rows - 1, columns - 1
+
+
+def marginals(matrix):
+    return total(matrix, 1), total(matrix, 0)
+
+
+def total(matrix, axis):
+    # A product with ones: on CPU twice as fast as a reduction, and summed in blocks, so more exact.
+    ones = jnp.ones(matrix.shape[axis], matrix.dtype)
+    return matmul(matrix, ones) if axis == 1 else matmul(ones, matrix)
+
+
+def matmul(left, right):
+    return jnp.matmul(left, right, precision="highest")  # no TF32 or bfloat16 on accelerators

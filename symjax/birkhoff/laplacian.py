@@ -1,0 +1,52 @@
+"""The linear system behind Newton steps and derivatives: the Laplacian of the support's bipartite graph."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.birkhoff.dual import matmul, total
+
+
+def solve_laplacian(support, rows, columns, *, damping, rtol, atol):
+    """Solves [[diag(row counts), S], [S', diag(column counts)]] (du, dv) = (rows, columns), S the 0/1 support.
+
+    That is the dual's Hessian, a signless Laplacian and singular once for every connected piece of the graph; S of a
+    solution, S * (du 1' + 1 dv'), is unique all the same. Columns are eliminated, rows scaled to a unit diagonal, and
+    conjugate gradients, stopped at a residual of max(rtol |right side|, atol), do the rest. Against Cholesky they were
+    as fast on an idle machine and twenty times faster on a busy one, where the threads of LAPACK wait for each other.
+    """
+    damping = damping + 16 * jnp.finfo(support.dtype).eps  # rounding leaves no right side quite consistent
+    row_count = jnp.maximum(total(support, 1), 1)
+    column_count = jnp.maximum(total(support, 0), 1)
+    row_scale = lax.rsqrt(row_count)
+    coupling = row_scale[:, None] * support * lax.rsqrt(column_count)[None, :]
+
+    def schur_complement(x):
+        return (1 + damping) * x - matmul(coupling, matmul(x, coupling))
+
+    def solve(operator, right):
+        return _conjugate_gradients(operator, right, rtol, atol)
+
+    right = row_scale * (rows - matmul(support, columns / column_count))
+    du = row_scale * lax.custom_linear_solve(schur_complement, right, solve, symmetric=True)
+    return du, (columns - matmul(du, support)) / column_count
+
+
+def _conjugate_gradients(operator, right, rtol, atol):
+    # Ours, since jax.scipy.sparse.linalg.cg cannot be transposed when its right side is the only linear argument
+    # (its start, zeros_like(right), counts as one too), and costs a product more.
+    target = jnp.maximum(rtol**2 * matmul(right, right), atol**2)
+
+    def unfinished(carry):
+        *_, square, count = carry
+        return (square > target) & (count < 4 * len(right))
+
+    def step(carry):
+        x, residual, direction, square, count = carry
+        image = operator(direction)
+        length = square / matmul(direction, image)
+        x, residual = x + length * direction, residual - length * image
+        new_square = matmul(residual, residual)
+        return x, residual, residual + new_square / square * direction, new_square, count + 1
+
+    start = (jnp.zeros_like(right), right, right, matmul(right, right), jnp.int32(0))
+    return lax.while_loop(unfinished, step, start)[0]

@@ -1,0 +1,56 @@
+"""Accuracy over examples, and exact batch-norm statistics pooled over batches."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.data import Split, batches
+
+
+class Batches(NamedTuple):
+    """A data set cut into equal batches; the mask is 0 on examples that only fill up the last one."""
+
+    images: jax.Array  # (steps, batch, height, width, channels), uint8
+    labels: jax.Array  # (steps, batch), int32
+    mask: jax.Array  # (steps, batch), float32
+
+
+def pad_batches(split: Split, batch_size: int) -> Batches:
+    """Every example of `split` once, in order."""
+    (images, labels), mask = batches((split.images, split.labels), min(batch_size, len(split)))
+    return Batches(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(mask, jnp.float32))
+
+
+def count_correct(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """How many of the examples with mask 1 have their largest logit at their label."""
+    return jnp.sum((jnp.argmax(logits, axis=-1) == labels).astype(mask.dtype) * mask)
+
+
+def accuracy(logits_of: Callable[[jax.Array], jax.Array], data: Batches) -> jax.Array:
+    """Share of examples classified rightly, in [0, 1]: over examples, not over batches.
+
+    Args:
+      logits_of: images (batch, height, width, channels) as stored to logits (batch, classes).
+      data: what `pad_batches` returns.
+    """
+
+    def step(correct, batch):
+        return correct + count_correct(logits_of(batch.images), batch.labels, batch.mask), None
+
+    correct, _ = lax.scan(step, jnp.float32(0), data)
+    return correct / jnp.sum(data.mask)
+
+
+def pool_moments(stats_per_batch):
+    """Statistics of equal batches, pooled exactly: mean of means; mean of variances plus variance of means.
+
+    Takes a statistics pytree whose leaves have a leading batch axis and whose innermost dicts hold "mean" and "var",
+    as `mode="moments"` leaves them; gives it back without that axis.
+    """
+    if set(stats_per_batch) == {"mean", "var"}:
+        mean, var = stats_per_batch["mean"], stats_per_batch["var"]
+        return {"mean": jnp.mean(mean, axis=0), "var": jnp.mean(var, axis=0) + jnp.var(mean, axis=0)}
+    return {key: pool_moments(value) for key, value in stats_per_batch.items()}
