@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from symjax.errors import InputError
 from symjax.models.layers import ConvMethod
@@ -65,13 +65,14 @@ def over_members(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *
       copies of the first member fill up and are dropped from the result; a member's result depends on itself alone.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    mesh = Mesh(devices, ("members",), axis_types=(AxisType.Auto,))
+    mesh = _mesh(devices)
 
     def on_one_device(members, shared):
         return each(lambda member: fn(member, shared), execution)(members)
 
     if len(devices) == 1:
-        return jax.jit(on_one_device)
+        elsewhere = devices[0] != jax.local_devices()[0]
+        return jax.jit(on_one_device, **({"in_shardings": NamedSharding(mesh, PartitionSpec())} if elsewhere else {}))
     spread = jax.shard_map(
         on_one_device,
         mesh=mesh,
@@ -89,6 +90,18 @@ def over_members(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *
         return jax.tree.map(lambda a: a[:count], results) if missing else results
 
     return jax.jit(run)
+
+
+def replicate(shared: PyTree, devices=None) -> PyTree:
+    """What all members share, sent once to each of `devices` (all local ones by default) for `over_members`."""
+    devices = jax.local_devices() if devices is None else list(devices)
+    if len(devices) == 1 and devices[0] == jax.local_devices()[0]:
+        return jax.tree.map(jnp.asarray, shared)
+    return jax.device_put(shared, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def _mesh(devices: list) -> Mesh:
+    return Mesh(devices, ("members",), axis_types=(AxisType.Auto,))
 
 
 def count_members(members: PyTree) -> int:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from symjax.errors import InputError
 
@@ -27,5 +28,6 @@ def square(name, value):
 
 
 def require_finite(name, value):
-    if is_concrete(value) and not bool(jnp.isfinite(value).all()):
+    # NumPy, since JAX would trace the test of a constant inside of jit.
+    if is_concrete(value) and not np.isfinite(np.asarray(value)).all():
         raise InputError(f"{name}: has NaN or infinite entries, must be finite")

@@ -1,7 +1,7 @@
 """Dykstra's alternating projections between {row and column sums 1} and {X >= 0}.
 
-The first set is affine and needs no correction; the correction of the second is min(W, 0). So a round moves W = A - u - v
-alone: X = max(W, 0) is projected onto the affine set, X - du - dv, and W moves by the same du, dv.
+The first set is affine and needs no correction; the correction of the second is min(W, 0). So a round moves nothing
+but W = A - u - v: X = max(W, 0) is projected onto the affine set, X - du - dv, and W moves by the same du, dv.
 """
 
 import jax.numpy as jnp

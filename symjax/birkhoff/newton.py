@@ -1,6 +1,6 @@
 """Sweeps of row and column thresholds, and semismooth Newton steps where those are slow.
 
-Sweeps alone finish near the polytope. Far away they find the support to within a few entries, and one or two Newton steps
+Sweeps alone finish near the polytope. Far away they find the support to within a few entries, and a few Newton steps
 (Li, Sun, Toh 2020) finish: with the right support the dual is a quadratic, so the last step is exact.
 """
 
@@ -51,7 +51,7 @@ def newton(matrix, u, v, tol, max_iters):
 
 
 def _solve_stage(state, tol, max_iters, first_sweeps, may_give_up):
-    """Sweeps and Newton steps in turns, until `tol`; or, where allowed, until the first sweeps have shown no promise."""
+    """Sweeps and Newton steps in turns, until `tol`; or, where allowed, until the first sweeps show no promise."""
 
     def unfinished(carry):
         state, _, _, lost = carry
@@ -71,7 +71,7 @@ def _solve_stage(state, tol, max_iters, first_sweeps, may_give_up):
 
 
 def _sweeps(state, tol, count):
-    """Up to `count` sweeps: move each row's dual towards the threshold at which the row sums to one, then each column's.
+    """Up to `count` sweeps: move each row's dual towards the threshold at which the row sums to one; then the columns'.
 
     Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence: three to four
     times fewer sweeps where they are slow.
@@ -135,7 +135,7 @@ def _newton_step(state, tol):
 def _line_search(state, du, dv):
     """The step length at which the dual objective has (nearly) stopped falling along (du, dv).
 
-    The slope is used, not the objective, which has no digits left to compare near the minimum. It rises with the length.
+    The slope is used, which rises with the length; near the minimum the objective has no digits left to compare.
     """
     small = 0.1 * jnp.abs(matmul(state.rows, du) + matmul(state.columns, dv))
 

@@ -1,5 +1,7 @@
 """From matrices and scores to permutations, and back."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +11,14 @@ from scipy.optimize import linear_sum_assignment
 from symjax.birkhoff.checks import is_concrete, real, require_finite, square
 from symjax.errors import InputError
 
+SAFE_OPERAND = 8_192  # entries, 64 kB in float64
+
 
 def nearest_permutation(matrix):
     """The permutation p that maximises sum_i matrix[i, p[i]]: linear assignment, by SciPy on the host.
 
-    `permutation_matrix(p)` is the permutation matrix nearest to `matrix` in the Frobenius norm. p does not change when a
-    constant is added to a row or a column. Nothing is differentiated through it.
+    `permutation_matrix(p)` is the permutation matrix nearest to `matrix` in the Frobenius norm. p does not change when
+    a constant is added to a row or a column. Nothing is differentiated through it.
 
     Args:
         matrix: (..., n, n), real and finite.
@@ -28,21 +32,35 @@ def nearest_permutation(matrix):
     """
     matrix = lax.stop_gradient(square("matrix", matrix))
     require_finite("matrix", matrix)
-    if is_concrete(matrix):
-        return jnp.asarray(_assign(matrix))
-    shape = jax.ShapeDtypeStruct(matrix.shape[:-1], jnp.int32)
-    return jax.pure_callback(_assign, shape, matrix, vmap_method="expand_dims")
+    flat = matrix.reshape(-1, *matrix.shape[-2:])
+    if is_concrete(flat):
+        assigned = jnp.asarray(np.stack([_assign(one) for one in np.asarray(flat)]))
+    else:
+        assigned = lax.map(_assign_traced, flat)
+    return assigned.reshape(matrix.shape[:-1])
+
+
+def _assign_traced(matrix):
+    # On CPU, JAX copies operands over 100 kB to the callback on the thread pool of the very program that waits for the
+    # callback: with all threads in use, that waits for ever (jax-ml/jax#24255; seen on one core). Smaller operands are
+    # copied at once, so the matrix goes over in pieces, and members of a batch one by one.
+    size = matrix.shape[0]
+    pieces = jnp.split(matrix.reshape(-1), range(SAFE_OPERAND, size * size, SAFE_OPERAND))
+    shape = jax.ShapeDtypeStruct((size,), jnp.int32)
+    return jax.pure_callback(_assign_pieces, shape, *pieces, vmap_method="sequential")
+
+
+def _assign_pieces(*pieces):
+    entries = np.concatenate([np.asarray(piece) for piece in pieces])
+    size = math.isqrt(entries.size)
+    return _assign(entries.reshape(size, size))
 
 
 def _assign(matrix):
-    # Runs inside a callback: NumPy only, since calling JAX from there can wait for itself for ever.
-    matrix = np.asarray(matrix).astype(np.float64)
-    flat = matrix.reshape(-1, *matrix.shape[-2:])
-    result = np.full(flat.shape[:-1], -1, np.int32)
-    for row, weights in zip(result, flat, strict=True):
-        if np.isfinite(weights).all():
-            row[:] = linear_sum_assignment(weights, maximize=True)[1]
-    return result.reshape(matrix.shape[:-1])
+    matrix = matrix.astype(np.float64)
+    if not np.isfinite(matrix).all():
+        return np.full(len(matrix), -1, np.int32)
+    return linear_sum_assignment(matrix, maximize=True)[1].astype(np.int32)
 
 
 def permutation_matrix(permutation, dtype=jnp.float32):
@@ -76,7 +94,7 @@ def softsort(scores, tau):
     scores = real("scores", scores)
     if scores.ndim < 1:
         raise InputError("scores: got a scalar, must be (..., n)")
-    if jnp.ndim(tau) != 0 or (is_concrete(tau) and not tau > 0):
+    if jnp.ndim(tau) != 0 or (is_concrete(tau) and not np.asarray(tau) > 0):
         raise InputError(f"tau: got {tau}, must be a positive scalar")
     descending = -jnp.sort(-scores, axis=-1)
     distance = jnp.abs(descending[..., :, None] - scores[..., None, :])

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, square
@@ -67,15 +68,16 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
         NaN and `converged` False.
 
     Raises:
-        InputError: not square, not real, unknown method, bad tol or max_iters or init; NaN or infinity in a concrete matrix.
+        InputError: not square, not real, unknown method, bad tol, max_iters or init; a concrete
+            matrix with NaN or infinite entries.
     """
     matrix = square("matrix", matrix)
     if method not in MAX_ITERS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
     max_iters = MAX_ITERS[method] if max_iters is None else max_iters
-    if is_concrete(tol) and not tol > 0:
+    if is_concrete(tol) and not np.asarray(tol) > 0:
         raise InputError(f"tol: got {tol}, must be positive")
-    if is_concrete(max_iters) and not max_iters >= 0:
+    if is_concrete(max_iters) and not np.asarray(max_iters) >= 0:
         raise InputError(f"max_iters: got {max_iters}, must not be negative")
     require_finite("matrix", matrix)
     dtype = matrix.dtype if matrix.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)

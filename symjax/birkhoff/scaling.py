@@ -20,14 +20,14 @@ def sinkhorn(matrix, num_iters=16):
         num_iters: sweeps; each is one row and one column normalisation. Static.
 
     Raises:
-        InputError: not square, not real, num_iters negative or no integer; a concrete matrix with NaN, infinite or negative
-            entries.
+        InputError: not square, not real, num_iters negative or no integer; a concrete matrix with NaN, infinite or
+            negative entries.
     """
     matrix = square("matrix", matrix)
     if not isinstance(num_iters, (int, np.integer)) or num_iters < 0:
         raise InputError(f"num_iters: got {num_iters!r}, must be an integer, 0 or more")
     require_finite("matrix", matrix)
-    if is_concrete(matrix) and bool((matrix < 0).any()):
+    if is_concrete(matrix) and (np.asarray(matrix) < 0).any():
         raise InputError("matrix: has negative entries, must be nonnegative")
     if num_iters == 0:
         return matrix

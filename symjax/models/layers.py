@@ -2,8 +2,7 @@
 
 Rows are examples, channels come last. What differs from the layers of `flax.nnx` is deliberate:
 
-* a convolution can run as three row-shifted matrix products (`method="matmul"`), which stays a matrix product when
-  weights carry a member axis, where XLA turns the native convolution into a slow grouped one;
+* a convolution has a `method`, since XLA's own is slow under `vmap` over weights and inside loops (see `conv.py`);
 * batch normalisation is told by its caller which statistics to use, so one module serves fronts, tails and zoos;
 * max pooling is a maximum of strided slices, whose gradient is an order of magnitude cheaper on a CPU.
 """
@@ -15,31 +14,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-ConvMethod = Literal["native", "matmul"]
+from symjax.models.conv import CONV_METHODS as CONV_METHODS
+from symjax.models.conv import ConvMethod as ConvMethod
+from symjax.models.conv import conv2d as conv2d
+from symjax.models.pool import global_max_pool as global_max_pool
+from symjax.models.pool import global_mean_pool as global_mean_pool
+from symjax.models.pool import max_pool as max_pool
+
 NormMode = Literal["inference", "batch", "train", "moments"]
 
 he_normal = nnx.initializers.he_normal()
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "native") -> jax.Array:
-    """Convolution of `x` (n, h, w, c) with `kernel` (k, k, c, d), k odd, zero padding (k - 1) / 2 on every side.
-
-    `method="matmul"` writes the columns of the k horizontal shifts side by side and adds k matrix products, one per
-    vertical shift: three copies of the input where im2col makes nine.
-    """
-    k = kernel.shape[0]
-    pad = (k - 1) // 2
-    if method == "native":
-        return lax.conv_general_dilated(
-            x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-    n, h, w, c = x.shape
-    height, width = (h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    x = jnp.concatenate([x[:, :, j : j + (width - 1) * stride + 1 : stride] for j in range(k)], axis=-1)
-    rows = [x[:, i : i + (height - 1) * stride + 1 : stride].reshape(-1, k * c) for i in range(k)]
-    out = sum(row @ kernel[i].reshape(k * c, -1) for i, row in enumerate(rows))
-    return out.reshape(n, height, width, -1)
 
 
 class Conv(nnx.Module):
@@ -109,24 +93,3 @@ class Dense(nnx.Module):
 
     def __call__(self, x):
         return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
-
-
-def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """Maximum over windows of `size` x `size`, stride `size`; an edge that does not fill a window is dropped."""
-    h, w = (x.shape[1] // size) * size, (x.shape[2] // size) * size
-    for axis, length in ((1, h), (2, w)):
-        slices = [lax.slice_in_dim(x, i, length, size, axis) for i in range(size)]
-        x = slices[0]
-        for other in slices[1:]:
-            x = jnp.maximum(x, other)
-    return x
-
-
-def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over all pixels."""
-    return jnp.max(x, axis=(1, 2))
-
-
-def global_mean_pool(x: jax.Array) -> jax.Array:
-    """Mean over all pixels."""
-    return jnp.mean(x, axis=(1, 2))

@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from symjax.models.layers import BatchNorm, Conv, Dense, global_max_pool, he_normal, max_pool
-from symjax.models.segmented import Segmented, StitchPoint
+from symjax.models.segmented import Keys, Segmented, StitchPoint
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Head(nnx.Module):
         return self.dense(global_max_pool(max_pool(x, self.pool_before)))
 
 
-def build(rngs: nnx.Rngs, *, spec: PlainSpec, width: int, channels: int, classes: int, method: str) -> Segmented:
+def build(rngs: Keys, *, spec: PlainSpec, width: int, channels: int, classes: int, method: str) -> Segmented:
     """The chain of `spec` at `width`; stitch points after every activation, before its pool."""
     widths = [multiple * width for multiple in spec.multiples]
     pools = (1, *spec.pools)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from symjax.errors import InputError
 from symjax.models import myrtle, resnet18, resnet_cifar
+from symjax.models.conv import CONV_METHODS
 from symjax.models.segmented import Network
 
 MODELS: dict[str, tuple[Any, int, dict]] = {
@@ -34,7 +35,7 @@ def create(
       width: channels of the first convolution; the published one by default.
       channels: of the images.
       classes: number of logits.
-      method: how convolutions run, "native" or "matmul" (see `symjax.parallel`); the parameters are the same.
+      method: how convolutions run, one of `CONV_METHODS` (see `symjax.models.conv`); the parameters are the same.
       dtype: of activations; parameters, statistics and logits stay float32.
 
     Raises:
@@ -42,8 +43,8 @@ def create(
     """
     if name not in MODELS:
         raise InputError(f"model: {name!r} is unknown; known: {', '.join(MODELS)}")
-    if method not in ("native", "matmul"):
-        raise InputError(f"method: {method!r} is unknown; known: native, matmul")
+    if method not in CONV_METHODS:
+        raise InputError(f"method: {method!r} is unknown; known: {', '.join(CONV_METHODS)}")
     build, default_width, settings = MODELS[name]
     width = default_width if width is None else width
     for argument, value in {"width": width, "channels": channels, "classes": classes}.items():

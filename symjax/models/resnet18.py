@@ -4,7 +4,7 @@ from flax import nnx
 
 from symjax.models.layers import BatchNorm, Conv
 from symjax.models.resnet_cifar import residual_chain
-from symjax.models.segmented import Segmented
+from symjax.models.segmented import Keys, Segmented
 
 
 class ProjectionShortcut(nnx.Module):
@@ -18,7 +18,7 @@ class ProjectionShortcut(nnx.Module):
         return self.norm(self.conv(x), mode)
 
 
-def build(rngs: nnx.Rngs, *, width: int, channels: int, classes: int, method: str) -> Segmented:
+def build(rngs: Keys, *, width: int, channels: int, classes: int, method: str) -> Segmented:
     """Stages of w, 2w, 4w and 8w features."""
 
     def shortcut(features_in, features_out, stride):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from symjax.models.layers import BatchNorm, Conv, Dense, global_mean_pool
-from symjax.models.segmented import Segmented, StitchPoint
+from symjax.models.segmented import Keys, Segmented, StitchPoint
 
 DEPTHS = (20, 32, 44, 56, 110, 1202)
 
@@ -88,7 +88,7 @@ def residual_chain(rngs, stages, *, shortcut, channels: int, classes: int, metho
     return Segmented([*segments, Head(features, classes, rngs=rngs)], points)
 
 
-def build(rngs: nnx.Rngs, *, depth: int, width: int, channels: int, classes: int, method: str) -> Segmented:
+def build(rngs: Keys, *, depth: int, width: int, channels: int, classes: int, method: str) -> Segmented:
     """The ResNet of 6n + 2 = `depth` layers."""
     blocks = (depth - 2) // 6
     stages = [(width, blocks), (2 * width, blocks), (4 * width, blocks)]

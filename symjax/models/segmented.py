@@ -4,8 +4,8 @@ A stitch point is a joint of the chain. What travels through a joint is an array
 a residual block the pair (branch, skip); a stitch acts on the branch alone and the skip travels along.
 
 `Network` is the edge between `flax.nnx` modules and the functional core: a static description on one side, plain
-pytrees (nested dicts of arrays) of parameters and batch-norm statistics on the other. Everything above works with
-those pytrees, so `jit`, `vmap`, `shard_map`, optax and checkpoints see nothing but arrays.
+pytrees (for each segment nested dicts of arrays) of parameters and batch-norm statistics on the other. Everything above
+works with those pytrees, so `jit`, `vmap`, `shard_map`, optax and checkpoints see nothing but arrays.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class StitchPoint:
 
 
 class Member(NamedTuple):
-    """One trained or fresh network: parameters and batch-norm statistics, two nested dicts of arrays."""
+    """One trained or fresh network: parameters and batch-norm statistics, each a tuple of one dict per segment."""
 
     params: PyTree
     stats: PyTree
@@ -52,15 +52,33 @@ class Segmented(nnx.Module):
         return x
 
 
+class Keys:
+    """A stream of keys for `rngs=`, the i-th folded from one key.
+
+    `nnx.Rngs` counts in a variable; under a trace each draw from it searches the trace, quadratic time in all.
+    """
+
+    def __init__(self, key: jax.Array):
+        self._key, self._count = key, 0
+
+    def params(self) -> jax.Array:
+        """The next key."""
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count)
+
+    __call__ = params
+
+
 class Network:
     """A model's static description: builds members, runs any stretch of the chain. Hashable by identity."""
 
-    def __init__(self, build: Callable[[nnx.Rngs], Segmented], *, name: str = "network", dtype=jnp.float32):
+    def __init__(self, build: Callable[[Keys], Segmented], *, name: str = "network", dtype=jnp.float32):
         self._build = build
         self.name = name
         self.dtype = dtype
-        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
-        self._graph, self._params, self._stats = nnx.split(abstract, nnx.Param, nnx.BatchStat)
+        abstract = nnx.eval_shape(lambda: build(Keys(jax.random.key(0))))
+        # (graph, abstract parameters, abstract statistics) of every segment; segments share nothing
+        self._segments = [nnx.split(segment, nnx.Param, nnx.BatchStat) for segment in abstract.segments]
         self.points: tuple[StitchPoint, ...] = abstract.points
 
     def __repr__(self):
@@ -69,12 +87,13 @@ class Network:
     @property
     def num_parameters(self) -> int:
         """Trainable numbers, all told."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self._params))
+        return sum(leaf.size for _, params, _ in self._segments for leaf in jax.tree.leaves(params))
 
     def init(self, key: jax.Array) -> Member:
         """A fresh member; a pure function of the key, good under jit and vmap."""
-        _, params, stats = nnx.split(self._build(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
-        return Member(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+        segments = self._build(Keys(key)).segments
+        states = [nnx.split(segment, nnx.Param, nnx.BatchStat)[1:] for segment in segments]
+        return Member(*(tuple(map(nnx.to_pure_dict, kind)) for kind in zip(*states, strict=True)))
 
     def index(self, point: str | int) -> int:
         """The index of a stitch point given by name or by index."""
@@ -88,15 +107,18 @@ class Network:
     def run(self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference"):
         """Segments `start` to `stop` (excluded) on what travels into segment `start`.
 
-        Returns what leaves the last segment run, and the batch-norm statistics as `mode` left them.
+        Returns what leaves the last segment run, and the batch-norm statistics as `mode` left them: those of all
+        segments, the ones that did not run as they were.
         """
-        params, stats = _fill(self._params, member.params), _fill(self._stats, member.stats)
-        model = nnx.merge(self._graph, params, stats)
+        stats = list(member.stats)
         if start == 0:
             x = x.astype(self.dtype)
-        for segment in model.segments[start:stop]:
+        for i in range(*slice(start, stop).indices(len(self._segments))):
+            graph, params, old = self._segments[i]
+            segment = nnx.merge(graph, _fill(params, member.params[i]), _fill(old, stats[i]))
             x = segment(x, mode)
-        return x, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            stats[i] = nnx.to_pure_dict(nnx.state(segment, nnx.BatchStat))
+        return x, tuple(stats)
 
     def logits(self, member: Member, x, *, mode: NormMode = "inference"):
         """The whole chain: logits (n, classes) in float32, and the statistics."""

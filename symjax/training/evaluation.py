@@ -50,7 +50,12 @@ def pool_moments(stats_per_batch):
     Takes a statistics pytree whose leaves have a leading batch axis and whose innermost dicts hold "mean" and "var",
     as `mode="moments"` leaves them; gives it back without that axis.
     """
-    if set(stats_per_batch) == {"mean", "var"}:
-        mean, var = stats_per_batch["mean"], stats_per_batch["var"]
+
+    def is_layer(node):
+        return isinstance(node, dict) and set(node) == {"mean", "var"}
+
+    def pool(layer):
+        mean, var = layer["mean"], layer["var"]
         return {"mean": jnp.mean(mean, axis=0), "var": jnp.mean(var, axis=0) + jnp.var(mean, axis=0)}
-    return {key: pool_moments(value) for key, value in stats_per_batch.items()}
+
+    return jax.tree.map(pool, stats_per_batch, is_leaf=is_layer)

@@ -1,5 +1,6 @@
 """Training one member: a pure function of its state, epoch by epoch. Other members come in by `symjax.parallel`."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,13 +33,15 @@ class Recipe:
     translate: int = 2
 
     def __post_init__(self):
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        for name, value in positive.items():
-            if not value > 0:
-                raise InputError(f"{name}: {value} is not positive")
-        for name, value in {"weight_decay": self.weight_decay, "translate": self.translate}.items():
-            if value < 0:
-                raise InputError(f"{name}: {value} is negative")
+        for name in ("epochs", "batch_size", "translate"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int):
+                raise InputError(f"{name}: got {value!r}, wanted an integer")
+        for name in ("epochs", "batch_size", "learning_rate"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise InputError(f"{name}: got {value}, wanted a positive number")
+        for name in ("weight_decay", "translate"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise InputError(f"{name}: got {value}, wanted a number from 0")
 
 
 class TrainState(NamedTuple):
@@ -63,10 +66,11 @@ class TrainData(NamedTuple):
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam with L2 weight decay on kernels; the rate halves after each quarter of all steps."""
     total = recipe.epochs * steps_per_epoch
-    # Quarters of very short runs may fall on one step; there the halvings multiply.
+    # Step t of the run lies in quarter 4 * t // total. Quarters of very short runs may begin with one step; there the
+    # halvings multiply.
     halvings: dict[int, float] = {}
     for quarter in (1, 2, 3):
-        step = total * quarter // 4
+        step = -(-total * quarter // 4)
         halvings[step] = halvings.get(step, 1.0) * 0.5
     return optax.chain(
         optax.add_decayed_weights(recipe.weight_decay, mask=_is_kernel),
@@ -109,9 +113,7 @@ def train_epoch(network: Network, recipe: Recipe, state: TrainState, data: Train
         member, opt_state = carry
         index, indices = inputs
         images = normalize(data.images[indices], data.mean, data.std)
-        images = augment(
-            jax.random.fold_in(augment_key, index), images, flip=recipe.flip, translate=recipe.translate
-        )
+        images = augment(jax.random.fold_in(augment_key, index), images, flip=recipe.flip, translate=recipe.translate)
         labels = data.labels[indices]
 
         def loss_fn(params):
@@ -125,7 +127,9 @@ def train_epoch(network: Network, recipe: Recipe, state: TrainState, data: Train
 
     inputs = (jnp.arange(steps_per_epoch, dtype=jnp.int32), order)
     (member, opt_state), (losses, rights) = lax.scan(step, (state.member, state.opt_state), inputs)
-    validation = accuracy(lambda images: network.logits(member, normalize(images, data.mean, data.std))[0], data.validation)
+    validation = accuracy(
+        lambda images: network.logits(member, normalize(images, data.mean, data.std))[0], data.validation
+    )
     metrics = {"loss": losses.mean(), "accuracy": rights.mean(), "validation_accuracy": validation}
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
 

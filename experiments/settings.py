@@ -1,0 +1,166 @@
+"""What commands share: settings of a data set and a zoo, and how a command starts and fails."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.training import Recipe
+from symjax.zoo import ZooConfig, check_seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetDefaults:
+    """Settings that depend on the data set; a flag of the same name overrides each."""
+
+    width: int | None = None
+    image_size: int | None = None
+    epochs: int = 50
+    learning_rate: float = 1e-3
+    flip: bool = False
+    translate: int = 2
+
+
+# Of data sets that are not listed, nobody knows whether their images may be mirrored.
+DATASET_DEFAULTS = {
+    "digits": DatasetDefaults(width=8, image_size=16, epochs=10, learning_rate=3e-3, translate=1),
+    "cifar10": DatasetDefaults(flip=True),
+    "cifar100": DatasetDefaults(flip=True),
+}
+
+
+def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
+    """How --help shows a flag whose default depends on the data set."""
+    value = getattr(DatasetDefaults(), name)
+    listed = {dataset: getattr(defaults, name) for dataset, defaults in DATASET_DEFAULTS.items()}
+    parts = [f"{dataset} {chosen}" for dataset, chosen in listed.items() if chosen != value]
+    return optional(metavar, ", ".join([*parts, f"otherwise {otherwise or value}"]))
+
+
+def optional(metavar: str, default: str) -> Any:
+    """How --help shows a flag that need not be given."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooSettings:
+    """A data set, a model, and how its zoo is trained.
+
+    What is None by default depends on the data set (see `DATASET_DEFAULTS` in experiments/settings.py). For digits it
+    is chosen so that a zoo trains in a minute; for others it is what Godfrey et al. 2022 published.
+    """
+
+    dataset: str = "digits"
+    """digits; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; or a path that ends
+    in .npz, of a file with x_train, y_train, x_test and y_test."""
+    model: str = "mcnn"
+    """A name of symjax.models.MODELS, such as mcnn, resnet20 or resnet18."""
+    width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None
+    """Channels of the first convolution."""
+    seeds: str = "4"
+    """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
+    epochs: Annotated[int | None, by_dataset("INT", "epochs")] = None
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images per training step."""
+    learning_rate: Annotated[float | None, by_dataset("FLOAT", "learning_rate")] = None
+    """Adam's, at first; it is halved after each quarter of the run."""
+    weight_decay: float = 1e-4
+    """The factor of an L2 penalty on kernels, but not on biases and batch norm."""
+    flip: Annotated[bool | None, by_dataset("{True,False}", "flip")] = None
+    """Mirror training images at random."""
+    translate: Annotated[int | None, by_dataset("INT", "translate")] = None
+    """Move training images at random by up to so many pixels."""
+    image_size: Annotated[int | None, by_dataset("INT", "image_size", "as they are")] = None
+    """Resize images to so many pixels, height and width."""
+    validation: float = 0.1
+    """The fraction of the training images that is held out, to choose by."""
+    train_size: Annotated[int | None, optional("INT", "all")] = None
+    """Use so many of the remaining training images."""
+    test_size: Annotated[int | None, optional("INT", "all")] = None
+    """Use so many of the test images."""
+    split_seed: int = 0
+    """Of the random cuts into training, validation and smaller sets."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of activations; parameters are always float32."""
+
+    def parse_seeds(self) -> tuple[int, ...]:
+        """The seeds as integers."""
+        return parse_seeds(self.seeds)
+
+    def zoo_config(self) -> ZooConfig:
+        """All that the zoo's members depend on, with the data set's defaults filled in."""
+        defaults = DATASET_DEFAULTS.get(self.dataset, DatasetDefaults())
+
+        def chosen(name: str) -> Any:
+            value = getattr(self, name)
+            return getattr(defaults, name) if value is None else value
+
+        return ZooConfig(
+            dataset=str(Path(self.dataset).resolve()) if self.dataset.endswith(".npz") else self.dataset,
+            model=self.model,
+            width=chosen("width"),
+            image_size=chosen("image_size"),
+            validation=self.validation,
+            train_size=self.train_size,
+            split_seed=self.split_seed,
+            precision=self.precision,
+            recipe=Recipe(
+                epochs=chosen("epochs"),
+                batch_size=self.batch_size,
+                learning_rate=chosen("learning_rate"),
+                weight_decay=self.weight_decay,
+                flip=chosen("flip"),
+                translate=chosen("translate"),
+            ),
+        )
+
+    def load_dataset(self) -> Dataset:
+        """The images."""
+        return self.zoo_config().load_dataset(test_size=self.test_size)
+
+
+def zoo_folder(config: ZooConfig) -> Path:
+    """Where the zoo of `config` is kept unless the user says otherwise."""
+    return Path("runs", "zoo", f"{Path(config.dataset).stem}-{config.model}{config.width}-{config.fingerprint}")
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from a flag: "4" is 0, 1, 2, 3; "3,7,9" is itself; "3," is 3 alone.
+
+    Raises:
+      InputError: it is neither a positive number nor different non-negative integers with commas between.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) > 1 and not parts[-1]:
+        parts.pop()
+    if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts) or ("," not in text and not 0 < int(text) < 10**6):
+        raise InputError(f"seeds: got {text!r}, wanted a number of seeds, as 4, or a list, as 3,7,9")
+    return check_seeds([int(part) for part in parts] if "," in text else range(int(text)))
+
+
+Settings = TypeVar("Settings")
+
+
+def run_command(main: Callable[[Settings], None], settings: type[Settings], argv: list[str] | None = None) -> None:
+    """Runs `main` on the settings that the command line gives; ends the process where they are wrong.
+
+    A caller's mistake is one line on stderr and exit code 2; an interruption is one line and exit code 130.
+    """
+    module = sys.modules[main.__module__]
+    program = f"python -m {module.__spec__.name}"  # __name__ is "__main__"
+    parsed = tyro.cli(settings, args=argv, prog=program, description=module.__doc__)
+    try:
+        main(parsed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command again goes on from what is saved", file=sys.stderr)
+        raise SystemExit(130) from None

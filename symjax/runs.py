@@ -1,0 +1,247 @@
+"""Run folders: what a command keeps on disk, so that the same command again goes on from there.
+
+A folder belongs to one configuration, which its `config.json` holds. Every file is written under another name and
+renamed when complete, so it is whole or absent; nothing is pickled.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import sys
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import metadata
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+import pandas as pd
+
+import symjax
+from symjax.errors import InputError
+
+CONFIG = "config.json"
+_LOCK = ".lock"
+
+PathLike = str | os.PathLike
+
+
+# --- folders ---
+
+
+@contextlib.contextmanager
+def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
+    """Holds `folder` as the run folder of `config`; the path is what a `with` statement gets.
+
+    Where another process holds it, this says so on stderr and waits for its end. The lock is the operating system's and
+    goes with its process, however that ends.
+
+    Args:
+      folder: made where it is missing.
+      kind: what the folder holds, such as "zoo".
+      config: all that its contents depend on, JSON-able. Kept in `config.json` beside the versions that began it.
+
+    Raises:
+      InputError: the folder belongs to another configuration, which the message compares with this one key by key; it
+        has other contents; or it cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    _check_free(folder, kind, config)  # before anything is written
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("ab")
+    except OSError as error:
+        raise InputError(f"folder: {folder} cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder} is in use by another process; waiting for it to finish", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if not _check_free(folder, kind, config):  # by now another process may have made it its own
+            write_json(folder / CONFIG, {"kind": kind, "config": dict(config), "versions": versions()})
+        yield folder
+
+
+def _check_free(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether the folder belongs to `config` already; an InputError unless it does or is free."""
+    try:
+        contents = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"folder: {folder} cannot be read ({error.strerror})") from None
+    if CONFIG in contents:
+        check_config(folder, kind, config)
+        return True
+    if contents:
+        raise InputError(f"folder: {folder} has contents but no {CONFIG}; take another folder (--out)")
+    return False
+
+
+def read_config(folder: PathLike, kind: str) -> dict:
+    """The configuration of a run folder.
+
+    Raises:
+      InputError: it is no run folder, or one of another kind, or its `config.json` is broken.
+    """
+    path = pathlib.Path(folder, CONFIG)
+    if not path.exists():
+        raise InputError(f"folder: {folder} is not a {kind} folder: it has no {CONFIG}")
+    document = read_json(path)
+    if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "kind" not in document:
+        raise InputError(f"folder: {path} was not written by symjax; take another folder")
+    if document["kind"] != kind:
+        raise InputError(f"folder: {folder} is a {document['kind']} folder, wanted a {kind} folder; take another one")
+    return document["config"]
+
+
+def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None:
+    """Raises an InputError that names the differing keys where `folder` belongs to another configuration."""
+    differences = compare(read_config(folder, kind), json.loads(_dump(config)))
+    if differences:
+        listed = "".join(f"\n  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
+        raise InputError(
+            f"folder: {folder} belongs to another configuration:{listed}\n"
+            "Take another folder (--out), or delete this one."
+        )
+
+
+def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, str]]:
+    """The keys, dotted, at which two JSON objects differ, each with both values as JSON."""
+    differences = {}
+    for key in [*theirs, *(key for key in ours if key not in theirs)]:
+        a, b = theirs.get(key, _ABSENT), ours.get(key, _ABSENT)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            differences |= compare(a, b, f"{prefix}{key}.")
+        elif a is _ABSENT or b is _ABSENT or a != b:
+            differences[f"{prefix}{key}"] = tuple("absent" if v is _ABSENT else json.dumps(v) for v in (a, b))
+    return differences
+
+
+_ABSENT = object()
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """Ten hexadecimal digits that name a JSON-able configuration, whatever the order of its keys."""
+    return hashlib.sha256(_dump(config).encode()).hexdigest()[:10]
+
+
+def versions() -> dict[str, str]:
+    """What computes here: packages, Python, and the kind of device."""
+    device = jax.devices()[0]
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "symjax": getattr(symjax, "__version__", "unknown"),
+        **{name: metadata.version(name) for name in packages},
+        "python": platform.python_version(),
+        "backend": device.platform,
+        "device": device.device_kind,
+    }
+
+
+# --- files ---
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Writes a JSON-able value, readably."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: PathLike) -> Any:
+    """What `write_json` wrote; an InputError where the file is missing or broken."""
+    try:
+        return json.loads(_read(path).decode())
+    except ValueError as error:  # undecodable bytes, too
+        raise _broken(path, "JSON", error) from None
+
+
+def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
+    """Writes a table without its index. Floats are written so that they read back the same."""
+    text = frame.to_csv(index=False)
+    _write(path, lambda file: file.write(text.encode()))
+
+
+def read_csv(path: PathLike, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """What `write_csv` wrote; an InputError where the file is missing or broken, or lacks one of `columns`."""
+    data = _read(path)
+    try:
+        frame = pd.read_csv(io.BytesIO(data))
+    except ValueError as error:  # pandas' own parser errors, too
+        raise _broken(path, "CSV", error) from None
+    if absent := [column for column in columns if column not in frame.columns]:
+        raise InputError(f"{path}: columns {', '.join(absent)} are missing; delete the file to have it made again")
+    return frame
+
+
+def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
+    """Writes named arrays of numbers, uncompressed."""
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+
+    def write(file):
+        with zipfile.ZipFile(file, "w") as archive:  # np.savez has no room for an array called "file"
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                    np.lib.format.write_array(entry, array, allow_pickle=False)
+
+    _write(path, write)
+
+
+def read_npz(path: PathLike) -> dict[str, np.ndarray]:
+    """What `write_npz` wrote; an InputError where the file is missing or broken."""
+    data = _read(path)
+    try:
+        if not data.startswith(b"PK"):  # what else np.load knows, it would not name
+            raise ValueError("not a zip file")
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # other members come as bytes
+            raise ValueError("it holds more than arrays")
+        return arrays
+    except (ValueError, EOFError, KeyError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        raise _broken(path, "npz", error) from None
+
+
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Writes bytes, such as a drawn figure."""
+    _write(path, lambda file: file.write(data))
+
+
+def _write(path: PathLike, write: Callable[[BinaryIO], Any]) -> None:
+    """Writes a file under another name and renames it when it is complete and on the disk."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there only if something went wrong
+            temporary.unlink()
+
+
+def _read(path: PathLike) -> bytes:
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _broken(path: PathLike, kind: str, error: Exception) -> InputError:
+    return InputError(f"{path}: not a whole {kind} file ({error}); delete it to have it made again")
+
+
+def _dump(config: Mapping[str, Any]) -> str:
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)

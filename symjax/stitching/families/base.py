@@ -1,0 +1,63 @@
+"""What a stitch family is: a way to make a d x d matrix from parameters, and what is done to those parameters."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of stitch matrices W, acting on channels as y_i = sum_j W_ij x_j. A subclass overrides what differs.
+
+    Families are static descriptions (hashable, no arrays); parameters are pytrees that go in and come out. All
+    methods are pure and see one stitch.
+
+    Class attributes:
+      start: which start matrix suits the family best: "identity", "random", "matched" or "least_squares".
+      trains: whether there is anything to train; a family that does not takes its start matrix as it is.
+    """
+
+    start: ClassVar[str] = "least_squares"
+    trains: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        """How the family is named in results and on the command line."""
+        raise NotImplementedError
+
+    @property
+    def hyperparameter(self) -> float | None:
+        """The number that tells the family from its siblings: a rank, a penalty's weight, a temperature."""
+        return None
+
+    def random(self, key: jax.Array, channels: int) -> jax.Array:
+        """A random start matrix."""
+        return jax.random.normal(key, (channels, channels), jnp.float32) / channels**0.5
+
+    def init(self, start: jax.Array) -> PyTree:
+        """Parameters whose matrix is, or is nearest to, the start matrix (d, d)."""
+        return {"matrix": start}
+
+    def matrix(self, params: PyTree, progress: jax.Array) -> jax.Array:
+        """The matrix (d, d); `progress` in [0, 1) is the share of training done."""
+        return params["matrix"]
+
+    def penalty(self, params: PyTree) -> jax.Array:
+        """What is added to the loss."""
+        return jnp.float32(0)
+
+    def project(self, params: PyTree, previous: PyTree, progress: jax.Array) -> PyTree:
+        """Parameters brought back to where they may be, after an optimizer step from `previous`."""
+        return params
+
+    def halfway(self, params: PyTree) -> PyTree:
+        """What happens to the parameters once, when half of the epochs are done."""
+        return params
+
+    def round(self, params: PyTree) -> jax.Array:
+        """The matrix that is evaluated and saved."""
+        return self.matrix(params, jnp.float32(1))

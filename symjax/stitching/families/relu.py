@@ -1,0 +1,132 @@
+"""G_ReLU, the symmetries of ReLU: permutations with positive scaling, over the Birkhoff polytope or by SoftSort."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.birkhoff import nearest_permutation, permutation_matrix, projection_birkhoff, sinkhorn, softsort
+from symjax.stitching.families.base import Family
+
+
+def split_scaling(start):
+    """A nonnegative matrix as (doubly stochastic P, scaling s) with P diag(s) near it; exact where it is in G_ReLU."""
+    nonnegative = jnp.maximum(start, 0)
+    scaling = jnp.sum(nonnegative, axis=0)
+    usable = scaling > 0
+    permutation = sinkhorn(nonnegative / jnp.where(usable, scaling, 1))
+    return permutation, jnp.where(usable, scaling, 1)
+
+
+@dataclass(frozen=True)
+class Birkhoff(Family):
+    """P diag(s): P doubly stochastic, s >= 0; -alpha |P|_F is added to the loss and drives P to a permutation.
+
+    P trains alone in the first half; in the second, P is rounded to a permutation and kept, and s trains, so that
+    rounding costs nothing afterwards. After every step P is projected onto the Birkhoff polytope (Euclidean, warm
+    started) and s onto the nonnegative numbers.
+    """
+
+    start: ClassVar[str] = "matched"
+    alpha: float = 0.1
+
+    @property
+    def label(self):
+        return f"birkhoff:{self.alpha:g}" if self.alpha != 0.1 else "birkhoff"
+
+    @property
+    def hyperparameter(self):
+        return self.alpha
+
+    def random(self, key, channels):
+        return sinkhorn(jax.random.uniform(key, (channels, channels), jnp.float32, 0.5, 1.5))
+
+    def init(self, start):
+        permutation, scaling = split_scaling(start)
+        duals = jnp.zeros_like(scaling)
+        return {"permutation": permutation, "scaling": scaling, "duals": (duals, duals)}
+
+    def matrix(self, params, progress):
+        second = progress >= 0.5
+        permutation, scaling = params["permutation"], params["scaling"]
+        permutation = jnp.where(second, lax.stop_gradient(permutation), permutation)
+        return permutation * jnp.where(second, scaling, lax.stop_gradient(scaling))
+
+    def penalty(self, params):
+        return -self.alpha * jnp.linalg.norm(params["permutation"])
+
+    def project(self, params, previous, progress):
+        projected, info = projection_birkhoff(
+            params["permutation"], init=previous["duals"], max_iters=200, full_output=True
+        )
+        second = progress >= 0.5
+        return {
+            "permutation": jnp.where(second, previous["permutation"], projected),
+            "scaling": jnp.where(second, jnp.maximum(params["scaling"], 0), previous["scaling"]),
+            "duals": info.duals,
+        }
+
+    def halfway(self, params):
+        permutation = permutation_matrix(nearest_permutation(params["permutation"]))
+        return {**params, "permutation": permutation}
+
+    def round(self, params):
+        return permutation_matrix(nearest_permutation(params["permutation"])) * params["scaling"]
+
+
+@dataclass(frozen=True)
+class PublishedBirkhoff(Birkhoff):
+    """As published: from a random start, P goes through ReLU and 16 Sinkhorn sweeps instead of a projection.
+
+    P trains alone in the first half, P and s together in the second, and P is rounded only at the end.
+    """
+
+    start: ClassVar[str] = "random"
+
+    @property
+    def label(self):
+        return f"birkhoff_published:{self.alpha:g}" if self.alpha != 0.1 else "birkhoff_published"
+
+    def matrix(self, params, progress):
+        scaling = params["scaling"]
+        return params["permutation"] * jnp.where(progress >= 0.5, scaling, lax.stop_gradient(scaling))
+
+    def project(self, params, previous, progress):
+        scaling = jnp.where(progress >= 0.5, jnp.maximum(params["scaling"], 0), previous["scaling"])
+        return {**params, "permutation": sinkhorn(jnp.maximum(params["permutation"], 0)), "scaling": scaling}
+
+    def halfway(self, params):
+        return params
+
+
+@dataclass(frozen=True)
+class SoftSort(Family):
+    """SoftSort_tau(v) diag(exp(t)); rounded to a permutation by the rows' largest entries."""
+
+    start: ClassVar[str] = "matched"
+    tau: float = 1.0
+
+    @property
+    def label(self):
+        return f"softsort:{self.tau:g}" if self.tau != 1.0 else "softsort"
+
+    @property
+    def hyperparameter(self):
+        return self.tau
+
+    def init(self, start):
+        permutation = nearest_permutation(split_scaling(start)[0])
+        channels = start.shape[-1]
+        # Row i of SoftSort picks the i-th largest score: descending scores, 2 tau apart, put it on permutation[i].
+        descending = 2 * self.tau * jnp.arange(channels, 0, -1, dtype=jnp.float32)
+        scores = jnp.zeros((channels,), jnp.float32).at[permutation].set(descending)
+        return {"scores": scores, "log_scaling": jnp.log(split_scaling(start)[1])}
+
+    def matrix(self, params, progress):
+        return softsort(params["scores"], self.tau) * jnp.exp(params["log_scaling"])
+
+    def round(self, params):
+        largest = jnp.argsort(-params["scores"]).astype(jnp.int32)
+        return permutation_matrix(largest) * jnp.exp(params["log_scaling"])

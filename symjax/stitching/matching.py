@@ -1,0 +1,58 @@
+"""Closed forms between the features of two models: second moments, gathered batch by batch, and what follows from them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from symjax.birkhoff import nearest_permutation, permutation_matrix
+
+
+class FeatureMoments(NamedTuple):
+    """Second moments of features x (to be stitched) and y (wanted), averaged over examples and pixels."""
+
+    xx: jax.Array  # (d, d), mean of x_i x_j
+    yx: jax.Array  # (d, d), mean of y_i x_j
+    yy: jax.Array  # (d,), mean of y_i^2
+
+
+def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
+    """Moments of one batch; those of equal batches are averaged. Inputs (..., d), all leading axes are samples."""
+    x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
+    y = y.reshape(-1, y.shape[-1]).astype(jnp.float32)
+    samples = x.shape[0]
+    return FeatureMoments((x.T @ x) / samples, (y.T @ x) / samples, jnp.einsum("nc,nc->c", y, y) / samples)
+
+
+def matched(moments: FeatureMoments) -> jax.Array:
+    """The G_ReLU-Procrustes map from x to y: a permutation of channels with positive scaling, as a matrix (d, d).
+
+    With every channel brought to unit norm, the permutation p maximises sum_i <y_i, x_p(i)>, and channel i is scaled
+    by |y_i| / |x_p(i)| (Godfrey et al. 2022, section 5). A channel that is dead in x keeps scale 1, one that is dead
+    in y gets scale 0, as it should.
+    """
+    x_norm, y_norm = jnp.sqrt(jnp.diagonal(moments.xx)), jnp.sqrt(moments.yy)
+    safe = lambda norm: jnp.where(norm > 0, norm, 1)  # noqa: E731
+    permutation = nearest_permutation(moments.yx / safe(y_norm)[:, None] / safe(x_norm)[None, :])
+    scaling = jnp.where(x_norm[permutation] > 0, y_norm / safe(x_norm)[permutation], 1)
+    return scaling[:, None] * permutation_matrix(permutation)
+
+
+def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
+    """The matrix W (d, d) that minimises the mean of |y - W x|^2 + ridge * (mean channel power of x) * |W|^2.
+
+    The ridge, relative to the features' own scale, keeps dead and duplicate channels of x from blowing up.
+    """
+    channels = moments.xx.shape[0]
+    power = jnp.trace(moments.xx) / channels
+    damping = ridge * jnp.where(power > 0, power, 1) * jnp.eye(channels, dtype=jnp.float32)
+    return jnp.linalg.solve(moments.xx + damping, moments.yx.T).T
+
+
+def start_matrices(moments: FeatureMoments) -> dict[str, jax.Array]:
+    """The start matrices that do not depend on the family."""
+    return {
+        "identity": jnp.eye(moments.xx.shape[0], dtype=jnp.float32),
+        "matched": matched(moments),
+        "least_squares": least_squares(moments),
+    }

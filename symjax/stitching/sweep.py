@@ -1,0 +1,244 @@
+"""The sweep: all pairs, points and families, fitted and evaluated in a few compiled programs.
+
+Pairs run in groups that fill the devices; each group's results are handed out as soon as they are there. Validation
+picks among the learning rates of a family; the test split is looked at once, for what was picked.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.models import Member
+from symjax.parallel import over_members, stack, take
+from symjax.stitching import evaluate, fit
+from symjax.stitching.families import LowRank
+from symjax.stitching.fit import Plan
+from symjax.stitching.stitched import Pair, Stitch
+from symjax.training.evaluation import pad_batches
+from symjax.training.loop import TrainData
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What a sweep finds for one ordered pair (front seed, tail seed).
+
+    Attributes:
+      pair: the two seeds.
+      rows: a dict per point and family: layer, layer_index, starred, family, hyperparameter, learning_rate, start,
+        stitched_accuracy and val_accuracy (percent), sparsity (share of zero entries).
+      curves: a dict per point, trained candidate and epoch: layer, family, learning_rate, epoch, loss, accuracy (percent).
+      stitches: (layer, family) to (rounded stitch, B's statistics that belong to it), as NumPy arrays.
+    """
+
+    pair: tuple[int, int]
+    rows: list[dict]
+    curves: list[dict]
+    stitches: dict[tuple[str, str], tuple[Stitch, PyTree]]
+
+
+def all_pairs(seeds: Sequence[int]) -> list[tuple[int, int]]:
+    """Every ordered pair of two different seeds."""
+    return [(a, b) for a in seeds for b in seeds if a != b]
+
+
+def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0) -> list[tuple[int, int]]:
+    """`count` ordered pairs (or "all"), drawn without replacement by a seeded key; more pairs extend fewer.
+
+    Raises:
+      InputError: for fewer than two members, or more pairs than there are.
+    """
+    pairs = all_pairs(seeds)
+    if not pairs:
+        raise InputError(f"seeds: {len(seeds)} member(s); a pair needs two different ones")
+    if count == "all":
+        return pairs
+    if not 1 <= int(count) <= len(pairs):
+        raise InputError(f"pairs: {count}, wanted 1 to {len(pairs)} with {len(seeds)} members, or 'all'")
+    order = np.random.RandomState(seed).permutation(len(pairs))
+    return [pairs[i] for i in order[: int(count)]]
+
+
+class Sweep:
+    """Compiled once, run for any number of pairs."""
+
+    def __init__(self, plan: Plan, dataset: Dataset, *, devices=None):
+        for family in plan.families:
+            for point in plan.points:
+                channels = plan.network.points[point].channels
+                if isinstance(family, LowRank) and family.rank > channels:
+                    name = plan.network.points[point].name
+                    raise InputError(f"families: {family.label} exceeds the {channels} channels of {name}")
+        if not plan.families or not plan.points:
+            raise InputError("families, layers: at least one of each is wanted")
+        self.plan = plan
+        self.group_size = len(jax.local_devices() if devices is None else devices)
+        config, lift = plan.config, partial(over_members, execution=plan.execution, devices=devices)
+        self._train = pad_batches(dataset.train, config.eval_batch_size)
+        self._validation = pad_batches(dataset.validation, config.eval_batch_size)
+        self._test = pad_batches(dataset.test, config.eval_batch_size)
+        if len(dataset.train) < config.batch_size:
+            raise InputError(f"batch_size: {config.batch_size} exceeds the {len(dataset.train)} training images")
+        self._data = TrainData(
+            jnp.asarray(dataset.train.images),
+            jnp.asarray(dataset.train.labels),
+            jnp.asarray(dataset.mean),
+            jnp.asarray(dataset.std),
+            None,
+        )
+        # Only full batches of distinct images count in moments.
+        full = max(1, len(dataset.train) // config.eval_batch_size)
+        self._matching = self._train.images[: min(config.matching_batches, full)]
+        self._reestimation = self._train.images[: min(config.reestimation_batches, full)]
+        self._begin = lift(lambda m, shared: fit.begin(plan, *m, *shared))
+        self._epoch = lift(partial(fit.fit_epoch, plan))
+        self._halfway = lift(lambda state, _: fit.halfway(plan, state))
+        self._rounded = lift(lambda state, _: fit.rounded(plan, state))
+        self._statistics = lift(lambda m, shared: evaluate.batch_statistics(plan, *m, *shared))
+        self._correct = lift(lambda m, shared: evaluate.batch_correct(plan, *m, *shared))
+
+    @cached_property
+    def _normalisation(self):
+        return self._data.mean, self._data.std
+
+    def run(
+        self,
+        member: Callable[[int], Member],
+        pairs: Sequence[tuple[int, int]],
+        *,
+        seed: int = 0,
+        on_epoch: Callable[[dict], None] = lambda metrics: None,
+        on_evaluation: Callable[[], None] = lambda: None,
+    ) -> Iterator[PairResult]:
+        """Results pair by pair, group by group.
+
+        Args:
+          member: from a member's seed to the member.
+          pairs: ordered pairs of seeds.
+          seed: of the stitches' random numbers; a pair's own depend on it and on the pair.
+          on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
+          on_evaluation: called after each batch of an evaluation.
+        """
+        for first in range(0, len(pairs), self.group_size):
+            group = list(pairs[first : first + self.group_size])
+            yield from self._run_group(member, group, seed, on_epoch, on_evaluation)
+
+    @property
+    def evaluation_steps(self) -> int:
+        """Batches that one group's evaluation passes over."""
+        return len(self._reestimation) + len(self._validation.images) + len(self._test.images)
+
+    def _run_group(self, member, group, seed, on_epoch, on_evaluation):
+        plan, config = self.plan, self.plan.config
+        # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
+        padded = group + [group[0]] * (self.group_size - len(group))
+        pairs = stack([Pair(member(a), member(b)) for a, b in padded])
+        keys = jnp.stack([_pair_key(seed, pair) for pair in padded])
+        state = self._begin((pairs, keys), (self._data, self._matching))
+        history = []
+        if plan.num_trained:
+            for epoch in range(config.epochs):
+                if epoch == (config.epochs + 1) // 2:
+                    state = self._halfway(state, ())
+                state, metrics = self._epoch(state, self._data)
+                metrics = jax.device_get(metrics)
+                history.append(metrics)
+                on_epoch({name: float(np.mean(value)) for name, value in metrics.items()})
+        stitches = self._rounded(state, ())
+        stats = self._reestimate(pairs, stitches, on_evaluation)
+        validation = self._accuracy(pairs, stitches, stats, self._validation, on_evaluation)
+        chosen = [[_choose(plan, accuracies) for accuracies in validation[g]] for g in range(len(padded))]
+        picked, picked_stats = _pick(stitches, chosen), _pick(stats, chosen)
+        test = self._accuracy(pairs, picked, picked_stats, self._test, on_evaluation)
+        picked, picked_stats = jax.device_get((picked, picked_stats))
+        for g, pair in enumerate(group):
+            yield self._result(g, pair, chosen[g], validation[g], test[g], picked, picked_stats, history)
+
+    def _reestimate(self, pairs, stitches, on_evaluation):
+        per_batch = []
+        for images in self._reestimation:
+            per_batch.append(self._statistics((pairs, stitches), (images, *self._normalisation)))
+            jax.block_until_ready(per_batch[-1])
+            on_evaluation()
+        return evaluate.pool(per_batch)
+
+    def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
+        """Percent, (pairs, points, stitches)."""
+        total = 0
+        for i in range(len(batches.images)):
+            counts = self._correct((pairs, stitches, stats), (take(batches, i), *self._normalisation))
+            total = total + np.stack([np.asarray(c) for c in counts], axis=1)
+            on_evaluation()
+        return 100 * total / float(batches.mask.sum())
+
+    def _result(self, g, pair, chosen, validation, test, picked, picked_stats, history) -> PairResult:
+        plan = self.plan
+        rows, curves, stitches = [], [], {}
+        for p, point in enumerate(plan.points):
+            where = plan.network.points[point]
+            for f, family in enumerate(plan.families):
+                candidate = plan.candidates[chosen[p][f]]
+                stitch = take(picked[p], (g, f))
+                stitches[where.name, family.label] = (Stitch(*stitch), take(picked_stats[p], (g, f)))
+                start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
+                rows.append(
+                    {
+                        "layer": where.name,
+                        "layer_index": point,
+                        "starred": where.starred,
+                        "family": family.label,
+                        "hyperparameter": family.hyperparameter,
+                        "start": start,
+                        "learning_rate": candidate.learning_rate,
+                        "stitched_accuracy": float(test[p, f]),
+                        "val_accuracy": float(validation[p, chosen[p][f]]),
+                        "sparsity": float(np.mean(np.asarray(stitch.matrix) == 0)),
+                    }
+                )
+            for c, candidate in enumerate(plan.candidates[: plan.num_trained]):
+                for epoch, metrics in enumerate(history):
+                    curves.append(
+                        {
+                            "layer": where.name,
+                            "family": candidate.family.label,
+                            "learning_rate": candidate.learning_rate,
+                            "epoch": epoch + 1,
+                            "loss": float(metrics["loss"][g, p, c]),
+                            "accuracy": 100 * float(metrics["accuracy"][g, p, c]),
+                        }
+                    )
+        return PairResult(pair, rows, curves, stitches)
+
+
+def _pair_key(seed: int, pair: tuple[int, int]) -> jax.Array:
+    key = jax.random.key(seed)
+    for member_seed in pair:
+        key = jax.random.fold_in(key, member_seed)
+    return jax.random.key_data(key)
+
+
+def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
+    """Per family, the index of the candidate with the best validation accuracy; the first of equals."""
+    families = [candidate.family for candidate in plan.candidates]
+    return [
+        max((i for i, family in enumerate(families) if family == wanted), key=lambda i: accuracies[i])
+        for wanted in plan.families
+    ]
+
+
+def _pick(per_point: list[PyTree], chosen: list[list[list[int]]]) -> list[PyTree]:
+    """Leaves (pairs, candidates, ...) at each pair's and point's chosen candidates: (pairs, families, ...)."""
+    picked = []
+    for p, leaves in enumerate(per_point):
+        index = jnp.asarray([of_pair[p] for of_pair in chosen])
+        rows = jnp.arange(len(chosen))[:, None]
+        picked.append(jax.tree.map(lambda leaf, rows=rows, index=index: leaf[rows, index], leaves))
+    return picked
