@@ -1,5 +1,8 @@
 """The Birkhoff polytope, against SciPy in float64, the optimality conditions, and the symmetries of the problem."""
 
+import os
+import subprocess
+import sys
 from functools import partial
 
 import jax
@@ -325,24 +328,35 @@ def gradient(matrix, weights, method):
     return jax.grad(lambda m: (projection_birkhoff(m, method=method) * weights).sum())(matrix)
 
 
-newton_gradients = jax.jit(jax.vmap(partial(gradient, method="newton"), (0, None)))
+newton_gradient = jax.jit(partial(gradient, method="newton"))
 dykstra_gradient = jax.jit(partial(gradient, method="dykstra"))
 
 
-def test_gradients_do_not_depend_on_the_method_nor_on_batching():
-    batch = np.stack([sample("vertex", 1.0), sample("zero", 0.3), sample("feasible", 0.1)])
+def test_gradients_do_not_depend_on_the_method():
     weights = sample("zero", 1.0, seed=5)
-    by_dykstra = np.stack([dykstra_gradient(matrix, weights) for matrix in batch])
-    np.testing.assert_allclose(newton_gradients(batch, weights), by_dykstra, atol=1e-5)
+    for matrix in (sample("vertex", 1.0), sample("zero", 0.3), sample("feasible", 0.1)):
+        by_newton, by_dykstra = newton_gradient(matrix, weights), dykstra_gradient(matrix, weights)
+        np.testing.assert_allclose(by_newton, by_dykstra, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_gradients_of_a_batch_are_those_of_its_members():
+    batch, weights = np.stack([sample("vertex", 1.0), sample("zero", 0.3)]), sample("zero", 1.0, seed=5)
+    alone = np.stack([newton_gradient(matrix, weights) for matrix in batch])
+    mapped = jax.jit(jax.vmap(partial(gradient, method="newton"), (0, None)))
+    np.testing.assert_allclose(mapped(batch, weights), alone, atol=1e-6)
+    native = jax.jit(partial(gradient, method="newton"))
+    np.testing.assert_allclose(native(batch, weights), alone, atol=1e-6)
 
 
 def test_gradients_lie_on_the_face():
-    batch = np.stack([sample("vertex", 1.0), sample("zero", 0.3), np.eye(SIZE, dtype=np.float32)])
-    slopes = np.asarray(newton_gradients(batch, sample("zero", 1.0, seed=5)))
-    np.testing.assert_allclose(slopes.sum(-1), 0, atol=1e-5)
-    np.testing.assert_allclose(slopes.sum(-2), 0, atol=1e-5)
-    assert np.abs(slopes[0][newton(batch[0])[0] == 0]).max() == 0
-    np.testing.assert_allclose(slopes[2], 0, atol=1e-6)  # the face of a vertex is the vertex
+    matrix, weights = sample("zero", 0.3), sample("zero", 1.0, seed=5)
+    slope = np.asarray(newton_gradient(matrix, weights))
+    np.testing.assert_allclose(slope.sum(0), 0, atol=1e-5)
+    np.testing.assert_allclose(slope.sum(1), 0, atol=1e-5)
+    assert np.abs(slope[newton(matrix)[0] == 0]).max() == 0
+    vertex = np.eye(SIZE, dtype=np.float32)  # the face of a vertex is the vertex
+    np.testing.assert_allclose(newton_gradient(vertex, weights), 0, atol=1e-6)
 
 
 # Sinkhorn
@@ -413,6 +427,21 @@ def test_a_large_assignment_under_jit_returns():
     matrix = sample("zero", 1.0, 512)
     product = jax.jit(lambda m: nearest_permutation(m @ m.T))(matrix)  # a callback on a computed, large operand
     np.testing.assert_array_equal(np.sort(product), np.arange(512))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+def test_a_large_assignment_in_a_loop_returns_on_one_core():
+    program = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax, jax.numpy as jnp, numpy as np
+from symjax.birkhoff import nearest_permutation
+batch = np.random.default_rng(0).normal(size=(3, 512, 512)).astype(np.float32)
+looped = jax.jit(lambda batch: jax.lax.map(lambda m: nearest_permutation(m @ m.T), batch))(batch)
+assert (np.sort(looped) == np.arange(512)).all()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_permutation_matrices_round_to_themselves():

@@ -12,7 +12,7 @@ from jax import lax
 from symjax.birkhoff.dual import excess, matmul, measure, start, total
 from symjax.birkhoff.laplacian import solve_laplacian
 
-FIRST_SWEEPS = 48  # before the first Newton step, from nothing; each costs about a tenth of one
+FIRST_SWEEPS = 48  # before the first Newton step, from nothing, beside which they are cheap
 SWEEPS = 16  # before the first from given duals, and after each: they mend rows and columns that a long step emptied
 RATE_WINDOW = 4  # sweeps over which a rate of convergence is measured
 MAX_RELAXATION = 1.9
@@ -73,8 +73,8 @@ def _solve_stage(state, tol, max_iters, first_sweeps, may_give_up):
 def _sweeps(state, tol, count):
     """Up to `count` sweeps: move each row's dual towards the threshold at which the row sums to one; then the columns'.
 
-    Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence: three to four
-    times fewer sweeps where they are slow.
+    Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence:
+    fewer sweeps where they are slow.
     """
 
     def unfinished(carry):

@@ -1,17 +1,14 @@
 """From matrices and scores to permutations, and back."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.buffer_callback import buffer_callback
 from scipy.optimize import linear_sum_assignment
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, square
 from symjax.errors import InputError
-
-SAFE_OPERAND = 8_192  # entries, 64 kB in float64
 
 
 def nearest_permutation(matrix):
@@ -34,26 +31,37 @@ def nearest_permutation(matrix):
     require_finite("matrix", matrix)
     flat = matrix.reshape(-1, *matrix.shape[-2:])
     if is_concrete(flat):
-        assigned = jnp.asarray(np.stack([_assign(one) for one in np.asarray(flat)]))
+        assigned = np.array([_assign(one) for one in np.asarray(flat)], np.int32)
     else:
         assigned = lax.map(_assign_traced, flat)
-    return assigned.reshape(matrix.shape[:-1])
+    return jnp.asarray(assigned.reshape(matrix.shape[:-1]))
 
 
 def _assign_traced(matrix):
-    # On CPU, JAX copies operands over 100 kB to the callback on the thread pool of the very program that waits for the
-    # callback: with all threads in use, that waits for ever (jax-ml/jax#24255; seen on one core). Smaller operands are
-    # copied at once, so the matrix goes over in pieces, and members of a batch one by one.
-    size = matrix.shape[0]
-    pieces = jnp.split(matrix.reshape(-1), range(SAFE_OPERAND, size * size, SAFE_OPERAND))
-    shape = jax.ShapeDtypeStruct((size,), jnp.int32)
-    return jax.pure_callback(_assign_pieces, shape, *pieces, vmap_method="sequential")
+    if matrix.dtype.itemsize < 4:  # half precisions are no NumPy types
+        matrix = matrix.astype(jnp.float32)
+    return lax.platform_dependent(matrix, cpu=_assign_in_place, default=_assign_by_copy)
 
 
-def _assign_pieces(*pieces):
-    entries = np.concatenate([np.asarray(piece) for piece in pieces])
-    size = math.isqrt(entries.size)
-    return _assign(entries.reshape(size, size))
+def _assign_in_place(matrix):
+    # On CPU pure_callback copies its operands on the thread pool of the very program that waits for it, which with all
+    # threads in use waits for ever (jax-ml/jax#24255; seen on one core, with 1 MB inside of a scan). A buffer is read
+    # where it lies.
+    def callback(_, permutation, matrix):
+        np.asarray(permutation)[...] = _assign(np.asarray(matrix))
+
+    return buffer_callback(callback, _permutation_of(matrix), vmap_method="sequential")(matrix)
+
+
+def _assign_by_copy(matrix):
+    def callback(matrix):
+        return _assign(np.asarray(matrix))
+
+    return jax.pure_callback(callback, _permutation_of(matrix), matrix, vmap_method="sequential")
+
+
+def _permutation_of(matrix):
+    return jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
 
 
 def _assign(matrix):

@@ -5,7 +5,6 @@ once a stitch, with the stitch axis lifted as `symjax.parallel` says; no gradien
 Everything here is a pure function of one pair; pairs come in by `parallel.over_members`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,7 +21,7 @@ from symjax.parallel import Execution, each
 from symjax.stitching.families import Family
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.stitched import Pair, Stitch, stitched_logits
-from symjax.training.loop import TrainData, apply_gradients
+from symjax.training.loop import TrainData
 
 PyTree = Any
 STARTS = ("auto", "identity", "random", "matched", "least_squares")
@@ -86,23 +85,29 @@ class Plan:
     execution: Execution
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """All (family, learning rate); those that train come first."""
-        trained = [Candidate(f, rate) for f in self.families if f.trains for rate in self.config.learning_rates]
-        return (*trained, *(Candidate(f, None) for f in self.families if not f.trains))
+    def trained(self) -> tuple[Family, ...]:
+        """The families that train."""
+        return tuple(family for family in self.families if family.trains)
 
     @property
-    def num_trained(self) -> int:
-        """How many of the candidates train."""
-        return sum(candidate.family.trains for candidate in self.candidates)
+    def closed(self) -> tuple[Family, ...]:
+        """The families that do not."""
+        return tuple(family for family in self.families if not family.trains)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All (family, learning rate), in the order in which stitches are stacked: those that train come first."""
+        trained = [Candidate(family, rate) for family in self.trained for rate in self.config.learning_rates]
+        return (*trained, *(Candidate(family, None) for family in self.closed))
 
 
 class FitState(NamedTuple):
     """All that the further training of a pair's stitches depends on."""
 
     pair: Pair
-    params: PyTree  # per point, per candidate: {"family": the family's parameters, "bias": (d,)}
-    opt_states: PyTree  # per point, per trained candidate
+    params: PyTree  # per point and trained family, leading axis rates: {"family": its parameters, "bias": (d,)}
+    opt_states: PyTree  # likewise
+    closed: PyTree  # per point and closed family: its matrix (d, d)
     key: jax.Array  # raw key data, so that it travels as a plain array
     epoch: jax.Array  # int32
 
@@ -112,8 +117,8 @@ def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[F
 
     def step(carry, batch):
         x = normalize(batch, mean, std)
-        fronts = zip(plan.network.features(pair.a, x, plan.points), plan.network.features(pair.b, x, plan.points))
-        found = [feature_moments(branch(a), branch(b)) for a, b in fronts]
+        of_a, of_b = (plan.network.features(member, x, plan.points) for member in pair)
+        found = [feature_moments(branch(a), branch(b)) for a, b in zip(of_a, of_b, strict=True)]
         return jax.tree.map(jnp.add, carry, found), None
 
     zeros = [
@@ -124,39 +129,37 @@ def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[F
     return jax.tree.map(lambda leaf: leaf / images.shape[0], total)
 
 
-def optimizer(plan: Plan, candidate: Candidate, total_steps: int) -> optax.GradientTransformation:
-    """The optax transformation of one candidate."""
-    rate = candidate.learning_rate
-    schedule = optax.cosine_decay_schedule(rate, total_steps) if plan.config.schedule == "cosine" else rate
-    return {"adam": optax.adam, "sgd": optax.sgd}[plan.config.optimizer](schedule)
+def optimizer(config: FitConfig) -> optax.GradientTransformation:
+    """The direction of a step; its length is the learning rate times `decay`."""
+    return {"adam": optax.scale_by_adam, "sgd": optax.identity}[config.optimizer]()
+
+
+def decay(config: FitConfig, progress: jax.Array) -> jax.Array:
+    """The factor on the learning rate when the share `progress` of the training is done."""
+    return 0.5 * (1 + jnp.cos(jnp.pi * progress)) if config.schedule == "cosine" else jnp.ones_like(progress)
 
 
 def begin(plan: Plan, pair: Pair, key: jax.Array, data: TrainData, matching_images: jax.Array) -> FitState:
     """Stitches at their start. `key` is raw key data (`jax.random.key_data`)."""
+    config = plan.config
     random_key = jax.random.fold_in(jax.random.wrap_key_data(key), 0)
-    params, opt_states = [], []
-    all_moments = pair_moments(plan, pair, matching_images, data.mean, data.std)
-    for p, moments in enumerate(all_moments):
-        starts = start_matrices(moments)
+    params, opt_states, closed = [], [], []
+    for p, moments in enumerate(pair_moments(plan, pair, matching_images, data.mean, data.std)):
         channels = moments.xx.shape[0]
+        starts = start_matrices(moments)
+
+        def start(family, kind, p=p, channels=channels, starts=starts):
+            return family.random(jax.random.fold_in(random_key, p), channels) if kind == "random" else starts[kind]
+
         of_point = []
-        for candidate in plan.candidates:
-            family = candidate.family
-            start = plan.config.start if family.trains and plan.config.start != "auto" else family.start
-            if start == "random":
-                matrix = family.random(jax.random.fold_in(random_key, p), channels)
-            else:
-                matrix = starts[start]
-            of_point.append({"family": family.init(matrix), "bias": jnp.zeros((channels,), jnp.float32)})
+        for family in plan.trained:
+            matrix = start(family, family.start if config.start == "auto" else config.start)
+            theirs = {"family": family.init(matrix), "bias": jnp.zeros((channels,), jnp.float32)}
+            of_point.append(_repeat(theirs, len(config.learning_rates)))
         params.append(of_point)
-        trained = zip(plan.candidates[: plan.num_trained], of_point, strict=False)
-        opt_states.append([optimizer(plan, candidate, 1).init(theirs) for candidate, theirs in trained])
-    return FitState(pair, params, opt_states, key, jnp.zeros((), jnp.int32))
-
-
-def stitch_of(candidate: Candidate, params: PyTree, progress: jax.Array) -> Stitch:
-    """The stitch that a candidate's parameters make."""
-    return Stitch(candidate.family.matrix(params["family"], progress), params["bias"])
+        opt_states.append([jax.vmap(optimizer(config).init)(theirs) for theirs in of_point])
+        closed.append([start(family, family.start) for family in plan.closed])
+    return FitState(pair, params, opt_states, closed, key, jnp.zeros((), jnp.int32))
 
 
 def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, dict]:
@@ -165,9 +168,8 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     Returns the next state and metrics, `loss` and `accuracy`, each (points, trained candidates).
     """
     network, config = plan.network, plan.config
-    trained = plan.candidates[: plan.num_trained]
+    rates = len(config.learning_rates)
     steps = data.images.shape[0] // config.batch_size
-    total = steps * config.epochs
     key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), 1), state.epoch)
     order_key, augment_key = jax.random.split(key)
     order = epoch_indices(order_key, data.images.shape[0], config.batch_size)
@@ -182,36 +184,31 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         return loss, right, gradient
 
     def step(carry, inputs):
-        params, opt_states = carry
         index, indices = inputs
-        progress = (state.epoch * steps + index).astype(jnp.float32) / total
+        progress = (state.epoch * steps + index).astype(jnp.float32) / (steps * config.epochs)
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         labels = data.labels[indices]
         fronts = network.features(state.pair.a, images, plan.points)
-        losses, rights, new_params, new_opt_states = [], [], [], []
-        for point, travelling, of_point, opts in zip(plan.points, fronts, params, opt_states, strict=True):
+        new, metrics = [], []
+        for point, travelling, *of_point in zip(plan.points, fronts, *carry, strict=True):
+            params, opt_states = of_point
             made = [
-                jax.vjp(partial(stitch_of, candidate, progress=progress), theirs)
-                for candidate, theirs in zip(trained, of_point, strict=False)
+                jax.vjp(jax.vmap(partial(_stitch_of, family, progress=progress)), theirs)
+                for family, theirs in zip(plan.trained, params, strict=True)
             ]
-            stitches = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[stitch for stitch, _ in made])
+            stitches = _concatenate([stitch for stitch, _ in made])
             loss, right, gradients = each(partial(tail_gradient, point, travelling, labels), plan.execution)(stitches)
-            losses.append(loss)
-            rights.append(right)
-            updated, updated_opts = [], []
-            for i, (candidate, (_, pull), theirs, opt) in enumerate(zip(trained, made, of_point, opts, strict=False)):
-                (gradient,) = pull(jax.tree.map(lambda leaf, i=i: leaf[i], gradients))
-                gradient = _add_penalty_gradient(candidate.family, gradient, theirs["family"])
-                if not config.bias:
-                    gradient["bias"] = jnp.zeros_like(gradient["bias"])
-                stepped, opt = apply_gradients(optimizer(plan, candidate, total), gradient, opt, theirs)
-                stepped["family"] = candidate.family.project(stepped["family"], theirs["family"], progress)
-                updated.append(stepped)
-                updated_opts.append(opt)
-            new_params.append(updated + of_point[len(trained) :])
-            new_opt_states.append(updated_opts)
-        return (new_params, new_opt_states), (jnp.stack(losses), jnp.stack(rights))
+            metrics.append((loss, right))
+            updated = []
+            for f, (family, (_, pull)) in enumerate(zip(plan.trained, made, strict=True)):
+                (gradient,) = pull(jax.tree.map(lambda leaf, f=f: leaf[f * rates : (f + 1) * rates], gradients))
+                update = jax.vmap(partial(_update, config, family, progress))
+                updated.append(update(params[f], opt_states[f], gradient, jnp.asarray(config.learning_rates)))
+            new.append(updated)
+        new_params = [[theirs for theirs, _ in of_point] for of_point in new]
+        new_opt_states = [[opt_state for _, opt_state in of_point] for of_point in new]
+        return (new_params, new_opt_states), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 
     inputs = (jnp.arange(steps, dtype=jnp.int32), order)
     (params, opt_states), (losses, rights) = lax.scan(step, (state.params, state.opt_states), inputs)
@@ -219,34 +216,49 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     return state._replace(params=params, opt_states=opt_states, epoch=state.epoch + 1), metrics
 
 
-def _add_penalty_gradient(family: Family, gradient: PyTree, params: PyTree) -> PyTree:
-    extra = jax.grad(family.penalty)(params)
-    return {**gradient, "family": jax.tree.map(jnp.add, gradient["family"], extra)}
+def _stitch_of(family: Family, theirs: PyTree, progress: jax.Array) -> Stitch:
+    return Stitch(family.matrix(theirs["family"], progress), theirs["bias"])
+
+
+def _update(config: FitConfig, family: Family, progress, theirs, opt_state, gradient, rate):
+    """One optimizer step of one stitch, then its projection."""
+    extra = jax.grad(family.penalty)(theirs["family"])
+    bias = gradient["bias"] if config.bias else jnp.zeros_like(gradient["bias"])
+    gradient = {"family": jax.tree.map(jnp.add, gradient["family"], extra), "bias": bias}
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
+        direction, opt_state = optimizer(config).update(gradient, opt_state, theirs)
+    stepped = jax.tree.map(lambda old, d: old - rate * decay(config, progress) * d, theirs, direction)
+    return {**stepped, "family": family.project(stepped["family"], theirs["family"], progress)}, opt_state
 
 
 def halfway(plan: Plan, state: FitState) -> FitState:
     """What families do once when half of the epochs are done."""
-    params = _per_candidate(plan, state.params, lambda family, theirs: family.halfway(theirs))
+    params = [
+        [
+            {**theirs, "family": jax.vmap(family.halfway)(theirs["family"])}
+            for family, theirs in zip(plan.trained, of_point, strict=True)
+        ]
+        for of_point in state.params
+    ]
     return state._replace(params=params)
 
 
 def rounded(plan: Plan, state: FitState) -> list[Stitch]:
     """Per point, the rounded stitches of all candidates, stacked: what is evaluated and saved."""
     rounds = []
-    for of_point in state.params:
+    for of_point, closed in zip(state.params, state.closed, strict=True):
         stitches = [
-            Stitch(candidate.family.round(theirs["family"]), theirs["bias"])
-            for candidate, theirs in zip(plan.candidates, of_point, strict=True)
+            Stitch(jax.vmap(family.round)(theirs["family"]), theirs["bias"])
+            for family, theirs in zip(plan.trained, of_point, strict=True)
         ]
-        rounds.append(jax.tree.map(lambda *leaves: jnp.stack(leaves), *stitches))
+        stitches += [Stitch(matrix[None], jnp.zeros((1, matrix.shape[0]), jnp.float32)) for matrix in closed]
+        rounds.append(_concatenate(stitches))
     return rounds
 
 
-def _per_candidate(plan: Plan, params: Sequence, change) -> list:
-    return [
-        [
-            {**theirs, "family": change(candidate.family, theirs["family"])} if candidate.family.trains else theirs
-            for candidate, theirs in zip(plan.candidates, of_point, strict=True)
-        ]
-        for of_point in params
-    ]
+def _repeat(tree: PyTree, count: int) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), tree)
+
+
+def _concatenate(trees: list[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)

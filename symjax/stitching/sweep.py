@@ -144,7 +144,7 @@ class Sweep:
         keys = jnp.stack([_pair_key(seed, pair) for pair in padded])
         state = self._begin((pairs, keys), (self._data, self._matching))
         history = []
-        if plan.num_trained:
+        if plan.trained:
             for epoch in range(config.epochs):
                 if epoch == (config.epochs + 1) // 2:
                     state = self._halfway(state, ())
@@ -203,7 +203,7 @@ class Sweep:
                         "sparsity": float(np.mean(np.asarray(stitch.matrix) == 0)),
                     }
                 )
-            for c, candidate in enumerate(plan.candidates[: plan.num_trained]):
+            for c, candidate in enumerate([candidate for candidate in plan.candidates if candidate.family.trains]):
                 for epoch, metrics in enumerate(history):
                     curves.append(
                         {
