@@ -174,6 +174,8 @@ def read_csv(path: PathLike, columns: Iterable[str] = ()) -> pd.DataFrame:
     """What `write_csv` wrote; an InputError where the file is missing or broken, or lacks one of `columns`."""
     data = _read(path)
     try:
+        if not data.endswith(b"\n"):
+            raise ValueError("its last line is cut short")
         frame = pd.read_csv(io.BytesIO(data))
     except ValueError as error:  # pandas' own parser errors, too
         raise _broken(path, "CSV", error) from None
@@ -240,7 +242,7 @@ def _read(path: PathLike) -> bytes:
 
 
 def _broken(path: PathLike, kind: str, error: Exception) -> InputError:
-    return InputError(f"{path}: not a whole {kind} file ({error}); delete it to have it made again")
+    return InputError(f"{path}: not a whole {kind} file ({' '.join(str(error).split())}); delete it to have it made again")
 
 
 def _dump(config: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -37,6 +37,7 @@ from symjax.training.loop import device_data
 
 COLUMNS = ("seed", "epoch", "loss", "accuracy", "validation_accuracy")
 EVALUATION_BATCH = 128
+SAVING_SHARE = 0.05  # of the time, at most
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 PyTree = Any
@@ -66,6 +67,8 @@ class ZooConfig:
             raise InputError(f"precision: {self.precision!r} is unknown; known: {', '.join(PRECISIONS)}")
         if self.model not in models.MODELS:
             raise InputError(f"model: {self.model!r} is unknown; known: {', '.join(models.MODELS)}")
+        if not 0 <= self.split_seed < 2**32:
+            raise InputError(f"split_seed: got {self.split_seed}, wanted an integer from 0 to 2**32 - 1")
         if self.width is None:
             object.__setattr__(self, "width", models.MODELS[self.model][1])
 
@@ -173,7 +176,7 @@ def train(
     with runs.open_folder(folder, "zoo", document) as folder:
         stored = {seed: _StoredMember(folder, seed) for seed in seeds}
         if any(member.epoch() < config.recipe.epochs for member in stored.values()):
-            _train(config, network, dataset, stored, execution, devices, progress, save_every_seconds)
+            _train(config, network, dataset, stored, execution, _devices(devices), progress, save_every_seconds)
     return load(folder, seeds, execution=execution)
 
 
@@ -185,17 +188,18 @@ def load(folder: str | pathlib.Path, seeds: Iterable[int] | None = None, *, exec
     """
     folder = pathlib.Path(folder)
     document = runs.read_config(folder, "zoo")
-    config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
-    network = _network(document, execution or parallel.default_execution())
+    try:
+        config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
+        network = _network(document, execution or parallel.default_execution())
+        like = _abstract_state(config, network, document["data"]["train_images"])
+    except (InputError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"folder: {folder / runs.CONFIG} is damaged or of another version ({error!r})") from None
     epochs = config.recipe.epochs
     found = {member.seed: member for member in _stored_members(folder) if member.epoch() == epochs}
     seeds = tuple(sorted(found)) if seeds is None else check_seeds(seeds)
     if not found or not set(seeds) <= set(found):
-        raise InputError(
-            f"seeds: {folder} has finished members {_listed(found)}, wanted {_listed(seeds) if seeds else 'any'}; "
-            "train the others first"
-        )
-    like = _abstract_state(config, network, document["data"]["train_images"])
+        there, wanted = _listed(sorted(found)) or "none", _listed(seeds) or "any"
+        raise InputError(f"seeds: {folder} has finished members {there}, wanted {wanted}; train the others first")
     states = [found[seed].restore(like) for seed in seeds]
     metrics = pd.concat([found[seed].metrics(epochs) for seed in seeds], ignore_index=True)
     failed = [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]
@@ -216,13 +220,32 @@ test_accuracy.__test__ = False  # pytest collects what is called test_* wherever
 def evaluate(network: Network, members: Member, split: Split, mean, std, *, devices=None) -> np.ndarray:
     """Accuracy of stacked members on the examples of `split`: (members,), in [0, 1]."""
 
-    def one(member, shared):
+    devices = _devices(devices)
+    shared = parallel.replicate((pad_batches(split, EVALUATION_BATCH), mean, std), devices)
+    return np.asarray(_accuracies(network, devices)(members, shared))
+
+
+@lru_cache
+def _accuracies(network: Network, devices: tuple):
+    """Accuracy lifted over members. Remembered, so that the same process does not compile it again."""
+
+    def accuracy_of(member, shared):
         batches, mean, std = shared
         return accuracy(lambda images: network.logits(member, data.normalize(images, mean, std))[0], batches)
 
-    shared = parallel.replicate((pad_batches(split, EVALUATION_BATCH), mean, std), devices)
-    run = parallel.over_members(one, parallel.default_execution(), devices=devices)
-    return np.asarray(run(members, shared))
+    return parallel.over_members(accuracy_of, parallel.default_execution(), devices=devices)
+
+
+@lru_cache
+def _epochs(network: Network, recipe: Recipe, execution: Execution, devices: tuple):
+    """`train_epoch` lifted over members, remembered likewise."""
+    return parallel.over_members(
+        lambda state, shared: train_epoch(network, recipe, state, shared), execution, devices=devices
+    )
+
+
+def _devices(devices) -> tuple:
+    return tuple(jax.local_devices() if devices is None else devices)
 
 
 def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
@@ -244,9 +267,7 @@ def _train(config, network, dataset, stored, execution, devices, progress, save_
     recipe, epochs = config.recipe, config.recipe.epochs
     steps_per_epoch = len(dataset.train) // recipe.batch_size
     training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
-    epoch_of_members = parallel.over_members(
-        lambda state, data: train_epoch(network, recipe, state, data), execution, devices=devices
-    )
+    epoch_of_members = _epochs(network, recipe, execution, devices)
     groups: dict[int, list[_StoredMember]] = {}
     for member in stored.values():
         if member.epoch() < epochs:
@@ -286,7 +307,7 @@ def _train(config, network, dataset, stored, execution, devices, progress, save_
             for i, member in enumerate(active):
                 member.save(parallel.take(host, i), pd.DataFrame(rows[member.seed], columns=list(COLUMNS)))
             saved = time.monotonic()
-            save_every = max(save_every_seconds, 20 * (saved - begin))
+            save_every = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
 
         for epoch in range(first, epochs):
             if epoch in groups:
@@ -337,8 +358,8 @@ def _check_image_size(network: Network, dataset: Dataset) -> None:
     images = jax.ShapeDtypeStruct(dataset.train.images[:1].shape, jnp.float32)
     try:
         jax.eval_shape(network.logits, member, images)
-    except ValueError as error:
-        raise InputError(f"image_size: {dataset.image_size} is too small for {network.name} ({error})") from None
+    except (TypeError, ValueError):  # which one depends on the layer that finds nothing left
+        raise InputError(f"image_size: {dataset.image_size} is too small for {network.name}") from None
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:

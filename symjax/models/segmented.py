@@ -104,6 +104,15 @@ class Network:
             return point
         raise InputError(f"point: {point!r} is not a stitch point of {self.name}; known: {', '.join(names)}")
 
+    def parse_points(self, text: str) -> tuple[int, ...]:
+        """The indices of stitch points given as "all" or as names with commas between, in the chain's order."""
+        if text == "all":
+            return tuple(range(len(self.points)))
+        found = {self.index(name.strip()) for name in text.split(",") if name.strip()}
+        if not found:
+            raise InputError(f"layers: none given; known: {', '.join(point.name for point in self.points)}, or all")
+        return tuple(sorted(found))
+
     def run(self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference"):
         """Segments `start` to `stop` (excluded) on what travels into segment `start`.
 

@@ -116,7 +116,7 @@ class Sweep:
         *,
         seed: int = 0,
         on_epoch: Callable[[dict], None] = lambda metrics: None,
-        on_evaluation: Callable[[], None] = lambda: None,
+        on_evaluation: Callable[[float | None], None] = lambda accuracy: None,
     ) -> Iterator[PairResult]:
         """Results pair by pair, group by group.
 
@@ -125,7 +125,7 @@ class Sweep:
           pairs: ordered pairs of seeds.
           seed: of the stitches' random numbers; a pair's own depend on it and on the pair.
           on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
-          on_evaluation: called after each batch of an evaluation.
+          on_evaluation: called after each batch of an evaluation, with the mean accuracy so far where there is one.
         """
         for first in range(0, len(pairs), self.group_size):
             group = list(pairs[first : first + self.group_size])
@@ -167,7 +167,7 @@ class Sweep:
         for images in self._reestimation:
             per_batch.append(self._statistics((pairs, stitches), (images, *self._normalisation)))
             jax.block_until_ready(per_batch[-1])
-            on_evaluation()
+            on_evaluation(None)
         return evaluate.pool(per_batch)
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
@@ -176,7 +176,7 @@ class Sweep:
         for i in range(len(batches.images)):
             counts = self._correct((pairs, stitches, stats), (take(batches, i), *self._normalisation))
             total = total + np.stack([np.asarray(c) for c in counts], axis=1)
-            on_evaluation()
+            on_evaluation(float(np.mean(total) / batches.mask[: i + 1].sum()))
         return 100 * total / float(batches.mask.sum())
 
     def _result(self, g, pair, chosen, validation, test, picked, picked_stats, history) -> PairResult:

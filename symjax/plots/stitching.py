@@ -1,0 +1,139 @@
+"""Stitching penalties as grouped bars, and learning curves."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from symjax import runs
+
+# How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
+# rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
+STYLE = {
+    "identity": ("identity (no stitch)", "#4d4d4d"),
+    "matched": ("$G_{\\mathrm{ReLU}}$ matched (closed form)", "#f6c667"),
+    "least_squares": ("least squares (closed form)", "#b8b8b8"),
+    "full": ("full", "#08306b"),
+    "orthogonal": ("orthogonal", "#6a51a3"),
+    "lasso": ("lasso", "#2b8c8c"),
+    "birkhoff": ("$G_{\\mathrm{ReLU}}$ (Birkhoff)", "#d7301f"),
+    "birkhoff_published": ("$G_{\\mathrm{ReLU}}$ (published recipe)", "#fc8d59"),
+    "softsort": ("$G_{\\mathrm{ReLU}}$ (SoftSort)", "#fdae8b"),
+    "rank8": ("rank 8", "#2171b5"),
+    "rank4": ("rank 4", "#4292c6"),
+    "rank2": ("rank 2", "#6baed6"),
+    "rank1": ("rank 1", "#9ecae1"),
+}
+PAPER = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+}
+
+
+def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
+    """Name and colour per family; siblings (lasso:0.1, birkhoff:1) share a hue and differ in lightness."""
+    spare = iter(sns.color_palette("husl", len(families)))
+    styles, seen = {}, {}
+    for family in families:
+        base, _, number = family.partition(":")
+        name, colour = STYLE.get(family) or STYLE.get(base) or (family, next(spare))
+        count = seen[base] = seen.get(base, -1) + 1
+        colour = np.asarray(matplotlib.colors.to_rgb(colour))
+        styles[family] = (f"{name} {number}".strip(), tuple(colour + (1 - colour) * min(0.2 * count, 0.8)))
+    return styles
+
+
+def penalties(table: pd.DataFrame, path: Path) -> None:
+    """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its standard deviation.
+
+    Args:
+      table: rows as of results.csv, in the order in which layers and families are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+    """
+    layers, families = list(table.layer.unique()), list(table.family.unique())
+    starred = table.groupby("layer").starred.first()
+    grouped = table.groupby(["family", "layer"]).penalty
+    mean, deviation = grouped.mean(), grouped.std(ddof=0)
+    styles = style_of(families)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(max(6.5, 0.16 * len(layers) * (len(families) + 2) + 1), 3.8), layout="constrained")
+        axes = figure.subplots()
+        width = 0.86 / len(families)
+        positions = np.arange(len(layers))
+        for i, family in enumerate(families):
+            name, colour = styles[family]
+            axes.bar(
+                positions + (i - (len(families) - 1) / 2) * width,
+                [mean[family, layer] for layer in layers],
+                width=0.92 * width,
+                yerr=[deviation[family, layer] for layer in layers],
+                label=name,
+                color=colour,
+                error_kw={"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "ecolor": "#222222"},
+            )
+        axes.axhline(0, color="#222222", linewidth=0.8)
+        axes.set_xticks(positions, [layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in layers])
+        if len(layers) > 8:
+            axes.tick_params(axis="x", rotation=60)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.55, len(layers) - 0.45)
+        axes.set_ylabel("stitching penalty (percentage points)")
+        axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        pairs = table.pair.nunique()
+        axes.set_title(
+            f"Front of one network, stitch, tail of another: accuracy lost at each layer\n"
+            f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
+            f"clean accuracy {table.clean_accuracy.mean():.1f} %)",
+            fontsize=9,
+            loc="left",
+        )
+        figure.legend(loc="outside lower center", ncols=min(4, len(families)), frameon=False, handlelength=1.1)
+        save(figure, path)
+
+
+def curves(table: pd.DataFrame, path: Path) -> None:
+    """Training accuracy over epochs: a panel per layer, a line per family, its mean and range over pairs."""
+    if table.empty:
+        return
+    layers, families = list(table.layer.unique()), list(table.family.unique())
+    styles = style_of(families)
+    columns = min(4, len(layers))
+    rows = -(-len(layers) // columns)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(2.4 * columns + 0.8, 2.1 * rows + 0.9), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(layers) :]:
+            axes.set_visible(False)
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            axes.set_title(layer, fontsize=9)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            for family in families:
+                chosen = table[(table.layer == layer) & (table.family == family)]
+                # Of several step sizes the one that fits best in the end.
+                best = chosen[chosen.epoch == chosen.epoch.max()].groupby("learning_rate").accuracy.mean().idxmax()
+                by_epoch = chosen[chosen.learning_rate == best].groupby("epoch").accuracy
+                name, colour = styles[family]
+                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=name)
+                axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
+        figure.supxlabel("epoch", fontsize=9)
+        figure.supylabel("accuracy in training (%)", fontsize=9)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes `path`.png and `path`.pdf, each whole or not at all."""
+    import io
+
+    for suffix, options in {".png": {"dpi": 200}, ".pdf": {}}.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=suffix[1:], **options)
+        runs.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())

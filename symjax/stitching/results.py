@@ -1,0 +1,178 @@
+"""A stitch run's folder: one table row per pair, layer and family, learning curves, and the stitches themselves.
+
+    results.csv        one row per pair x layer x family, accuracies and penalties in percent
+    curves.csv         loss and accuracy (percent) per pair, layer, family and epoch
+    stitches/3-5.npz   the stitches of the pair with front 3 and tail 5
+    parts/             what results.csv and curves.csv are assembled from, pair by pair
+
+A pair's files are written when the pair is done, stitches first; `results.csv` is assembled from them, so that it is
+complete or as before. Rows have keys (pair, layer, family): what is there is never computed again.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+
+from symjax import runs
+from symjax.errors import InputError
+from symjax.stitching.stitched import Stitch
+from symjax.stitching.sweep import PairResult
+
+COLUMNS = (
+    "pair",
+    "model_a",
+    "model_b",
+    "layer",
+    "layer_index",
+    "starred",
+    "family",
+    "hyperparameter",
+    "start",
+    "learning_rate",
+    "clean_accuracy",
+    "stitched_accuracy",
+    "penalty",
+    "val_accuracy",
+    "sparsity",
+)
+KEY = ["pair", "layer", "family"]
+
+
+def pair_name(pair: tuple[int, int]) -> str:
+    """How a pair is named: front-tail."""
+    return f"{pair[0]}-{pair[1]}"
+
+
+class Results:
+    """What a stitch folder holds."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        for name in ("parts", "stitches"):
+            (self.folder / name).mkdir(exist_ok=True)
+
+    def record(self, **settings: Any) -> None:
+        """Keeps what was asked for last beside the configuration."""
+        runs.write_json(self.folder / "request.json", {key: list(value) for key, value in settings.items()})
+
+    def rows(self) -> pd.DataFrame:
+        """All rows there are."""
+        frames = [runs.read_csv(path, COLUMNS) for path in sorted((self.folder / "parts").glob("*.rows.csv"))]
+        if not frames:
+            return pd.DataFrame(columns=list(COLUMNS))
+        return pd.concat(frames, ignore_index=True)
+
+    def curves(self) -> pd.DataFrame:
+        """All learning curves there are."""
+        frames = [runs.read_csv(path) for path in sorted((self.folder / "parts").glob("*.curves.csv"))]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def missing(self, pairs: Iterable[tuple[int, int]], plan) -> list[tuple[int, int]]:
+        """The pairs of which some wanted row is not there."""
+        there = set(self.rows()[KEY].itertuples(index=False, name=None))
+        layers = [plan.network.points[point].name for point in plan.points]
+        wanted = [(layer, family.label) for layer in layers for family in plan.families]
+        return [pair for pair in pairs if not all((pair_name(pair), *key) in there for key in wanted)]
+
+    def add(self, result: PairResult, clean: dict[int, float]) -> None:
+        """Adds a pair's results to the folder; rows with the same key take the place of older ones."""
+        a, b = result.pair
+        name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], clean[b]]))
+        rows = pd.DataFrame(
+            {
+                **row,
+                "pair": name,
+                "model_a": a,
+                "model_b": b,
+                "clean_accuracy": clean_accuracy,
+                "penalty": clean_accuracy - row["stitched_accuracy"],
+            }
+            for row in result.rows
+        )[list(COLUMNS)]
+        path = self.folder / "stitches" / f"{name}.npz"
+        arrays = runs.read_npz(path) if path.exists() else {}
+        for (layer, family), (stitch, stats) in result.stitches.items():
+            prefix = f"{layer}/{family}/"
+            arrays = {key: value for key, value in arrays.items() if not key.startswith(prefix)}
+            arrays |= {f"{prefix}matrix": stitch.matrix, f"{prefix}bias": stitch.bias}
+            arrays |= {f"{prefix}stats/{key}": value for key, value in flatten(stats).items()}
+        runs.write_npz(path, arrays)
+        curves = pd.DataFrame({"pair": name, **row} for row in result.curves)
+        self._merge(f"{name}.curves.csv", curves, ["pair", "layer", "family", "learning_rate", "epoch"])
+        self._merge(f"{name}.rows.csv", rows, KEY)
+        self.assemble()
+
+    def _merge(self, name: str, frame: pd.DataFrame, key: list[str]) -> None:
+        path = self.folder / "parts" / name
+        if frame.empty:
+            return
+        if path.exists():
+            frame = pd.concat([runs.read_csv(path), frame]).drop_duplicates(key, keep="last")
+        runs.write_csv(path, frame)
+
+    def assemble(self) -> None:
+        """Writes results.csv and curves.csv from the pairs' parts."""
+        order = ["model_a", "model_b", "layer_index"]
+        runs.write_csv(self.folder / "results.csv", self.rows().sort_values(order, kind="stable"))
+        curves = self.curves()
+        if not curves.empty:
+            runs.write_csv(self.folder / "curves.csv", curves)
+
+    def table(self, pairs, plan) -> pd.DataFrame:
+        """The rows of these pairs and of the plan's layers and families, in the plan's order."""
+        rows = self.rows()
+        names = [pair_name(pair) for pair in pairs]
+        labels = [family.label for family in plan.families]
+        rows = rows[rows.pair.isin(names) & rows.layer_index.isin(plan.points) & rows.family.isin(labels)]
+        return rows.sort_values(
+            ["layer_index", "family"],
+            key=lambda column: column.map(labels.index) if column.name == "family" else column,
+            kind="stable",
+        ).reset_index(drop=True)
+
+    @staticmethod
+    def summary(table: pd.DataFrame) -> pd.DataFrame:
+        """Families down, layers across: mean and deviation of the penalty over pairs."""
+        grouped = table.groupby(["family", "layer"], sort=False).penalty
+        text = grouped.mean().map("{:.1f}".format) + " ± " + grouped.std(ddof=0).map("{:.1f}".format)
+        return text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
+
+
+def load_stitch(folder: str | Path, pair: tuple[int, int], layer: str, family: str, like: Any) -> tuple[Stitch, Any]:
+    """A saved stitch and the batch-norm statistics of its tail, for `evaluate_stitch`.
+
+    Args:
+      folder: of the run.
+      like: the statistics of the tail's own member, for their structure.
+      pair: seeds of front and tail.
+      layer, family: as in results.csv.
+
+    Raises:
+      InputError: for a stitch that is not there, or a broken file.
+    """
+    path = Path(folder, "stitches", f"{pair_name(pair)}.npz")
+    arrays, prefix = runs.read_npz(path), f"{layer}/{family}/"
+    found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    if "matrix" not in found:
+        known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
+        raise InputError(f"layer, family: {path} has no {layer}/{family}; it has {', '.join(known)}")
+    stats = {key.removeprefix("stats/"): value for key, value in found.items() if key.startswith("stats/")}
+    return Stitch(found["matrix"], found["bias"]), unflatten(stats, like)
+
+
+def flatten(stats: Any) -> dict[str, np.ndarray]:
+    """The leaves of a statistics pytree by their paths, such as [1]['norm']['mean']."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(stats)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
+    """The inverse of `flatten`, given a pytree of the same structure (the tail's own statistics)."""
+    if set(leaves) != set(flatten(like)):
+        raise InputError("stats: the saved statistics belong to another model")
+    return jax.tree_util.tree_map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path)], like)
