@@ -148,7 +148,9 @@ class Images:
             batch = self.plain[start : start + batch_size].contiguous()
             yield batch.permute(0, 3, 1, 2), self.labels[start : start + batch_size]  # a channels-last view
 
-    def shuffled(self, batch_size: int, augment: bool, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def shuffled(
+        self, batch_size: int, augment: bool, generator: torch.Generator
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One epoch of full batches in random order; the remainder is dropped, as the drop_last of a data loader does."""
         order = torch.randperm(len(self), generator=generator, device=self.device)
         for batch in range(self.steps(batch_size)):
@@ -459,7 +461,8 @@ def mcnn_flops(width: int, size: int = 32, classes: int = 10) -> tuple[int, ...]
     """Forward operations per image (a multiply-add is two) of the five segments: four convolutions and the dense layer."""
     channels = (3, width, 2 * width, 4 * width, 8 * width)
     convolutions = [
-        2 * 9 * inputs * outputs * _pixels(layer, size) for layer, inputs, outputs in zip(LAYERS, channels[:-1], channels[1:], strict=True)
+        2 * 9 * inputs * outputs * _pixels(layer, size)
+        for layer, inputs, outputs in zip(LAYERS, channels[:-1], channels[1:], strict=True)
     ]
     return (*convolutions, 2 * channels[-1] * classes)
 
@@ -512,7 +515,10 @@ def load_splits(npz: str | None, images: int, test_images: int, seed: int = 0) -
             train, test = ((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
         return tuple(a[:images] for a in train), tuple(a[:test_images] for a in test)
     draw = np.random.default_rng(seed)
-    return tuple((draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), draw.integers(0, 10, count)) for count in (images, test_images))
+    return tuple(
+        (draw.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), draw.integers(0, 10, count))
+        for count in (images, test_images)
+    )
 
 
 def _report(name: str, seconds: float, flops: int | None = None) -> None:
@@ -521,7 +527,9 @@ def _report(name: str, seconds: float, flops: int | None = None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.published", description="Time the published procedure in PyTorch.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.published", description="Time the published procedure in PyTorch."
+    )
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--images", type=int, default=2048, help="training images")
     parser.add_argument("--test-images", type=int, default=1000)
@@ -532,7 +540,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--layers", nargs="+", type=int, default=list(LAYERS), choices=LAYERS)
     parser.add_argument("--lr", type=float, default=0.01, help="of the stitches")
-    parser.add_argument("--npz", help="file with train_images, train_labels, test_images, test_labels; random images otherwise")
+    parser.add_argument(
+        "--npz", help="file with train_images, train_labels, test_images, test_labels; random images otherwise"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--autocast", action="store_true", help="bfloat16")
     parser.add_argument("--seed", type=int, default=0)
@@ -542,9 +552,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = torch.device(args.device)
     shared: dict[str, Any] = {"batch_size": args.batch_size, "autocast": args.autocast, "device": device}
     member: dict[str, Any] = {"width": args.width, **shared}
-    sweep: dict[str, Any] = {"families": args.families, "layers": args.layers, "eval_batch_size": args.eval_batch_size, "lr": args.lr, **shared}
+    sweep: dict[str, Any] = {
+        "families": args.families,
+        "layers": args.layers,
+        "eval_batch_size": args.eval_batch_size,
+        "lr": args.lr,
+        **shared,
+    }
 
-    few = max(2 * args.batch_size, args.eval_batch_size or quick_batch(device))  # a warm-up: kernels are chosen and built on first use
+    few = max(
+        2 * args.batch_size, args.eval_batch_size or quick_batch(device)
+    )  # a warm-up: kernels are chosen and built on first use
     small = tuple(tuple(array[:few] for array in split) for split in (train, test))
     warm = train_member(*(array[: 2 * args.batch_size] for array in train), epochs=1, seed=args.seed, **member)
     stitch_sweep(warm, warm, *small, epochs=1, seed=args.seed, **{**sweep, "families": args.families[:1]})

@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import parallel, plots, runs, zoo
+from symjax import models, parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.stitching import FitConfig, Plan, Sweep, draw_pairs, parse_families
 from symjax.stitching.results import Results
@@ -78,7 +78,14 @@ def main(settings: Settings) -> None:
     pairs = draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed)
     dataset = settings.load_dataset()
     execution = parallel.default_execution()
-    network = zoo.network(config, dataset, execution)
+    network = models.create(
+        config.model,
+        width=config.width,
+        channels=dataset.channels,
+        classes=dataset.num_classes,
+        method=execution.conv,
+        dtype=zoo.PRECISIONS[config.precision],
+    )
     plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
     sweep = Sweep(plan, dataset)
 

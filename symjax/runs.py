@@ -242,7 +242,9 @@ def _read(path: PathLike) -> bytes:
 
 
 def _broken(path: PathLike, kind: str, error: Exception) -> InputError:
-    return InputError(f"{path}: not a whole {kind} file ({' '.join(str(error).split())}); delete it to have it made again")
+    return InputError(
+        f"{path}: not a whole {kind} file ({' '.join(str(error).split())}); delete it to have it made again"
+    )
 
 
 def _dump(config: Mapping[str, Any]) -> str:

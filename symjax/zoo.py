@@ -8,6 +8,7 @@ A zoo folder holds `config.json` and one folder per member:
 A checkpoint carries a checksum of its numbers, so that one that was damaged on the disk is an error, never a network.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -421,7 +422,7 @@ class _StoredMember:
         path = self.path(self.epoch())
         target = {"state": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like), "checksum": np.zeros(16, np.uint8)}
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _quiet_failure(), ocp.StandardCheckpointer() as checkpointer:
                 restored = checkpointer.restore(path, target)
             state = jax.tree.map(lambda a, b: _exactly(a, b.shape, b.dtype), restored["state"], target["state"])
             if not np.array_equal(restored["checksum"], _checksum(state)):
@@ -473,6 +474,20 @@ def _checksum(state: PyTree) -> np.ndarray:
         digest.update(json.dumps([jax.tree_util.keystr(path), leaf.shape, leaf.dtype.name]).encode())
         digest.update(leaf.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
+
+
+@contextlib.contextmanager
+def _quiet_failure():
+    """Keeps the other reads of a restore that failed, which find their event loop closed, from printing tracebacks."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if "loop is closed" in str(what.exc_value) else hook(what)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.3)  # they are under way in threads of TensorStore's
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 def _exactly(array, shape, dtype) -> np.ndarray:

@@ -89,9 +89,7 @@ def _input_tiles(x):
         return a - c, b + c, c - b, b - d
 
     # The barriers make each transformed tile once, as an operand of its product; XLA would fuse and recompute.
-    return [
-        [lax.optimization_barrier(tile.reshape(-1, c)) for tile in along(row, 2, w)] for row in along(x, 1, h)
-    ]
+    return [[lax.optimization_barrier(tile.reshape(-1, c)) for tile in along(row, 2, w)] for row in along(x, 1, h)]
 
 
 def _tiles(x, kernel):

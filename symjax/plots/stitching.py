@@ -1,5 +1,6 @@
 """Stitching penalties as grouped bars, and learning curves."""
 
+import io
 from pathlib import Path
 
 import matplotlib

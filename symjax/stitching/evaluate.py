@@ -60,7 +60,17 @@ def pool(stats_per_batch: list[list[PyTree]]) -> list[PyTree]:
 
 
 def evaluate_stitch(
-    network: Network, a: Member, b: Member, stitch: Stitch, stats: PyTree, point: int, split, mean, std, *, batch_size=128
+    network: Network,
+    a: Member,
+    b: Member,
+    stitch: Stitch,
+    stats: PyTree,
+    point: int,
+    split,
+    mean,
+    std,
+    *,
+    batch_size=128,
 ) -> float:
     """Accuracy in percent of one saved stitch on a data split.
 

@@ -1,0 +1,243 @@
+"""symjax against a plain PyTorch implementation of the published procedure, in one run.
+
+    python -m benchmarks.sweep                        # mCNN c=16, batch 32, 2,048 images, one pair and four pairs
+    python -m benchmarks.sweep --width 64 --members 32 --precision bfloat16 --device cuda
+
+Three tables: one epoch of zoo training per member; a whole stitch sweep per pair (all layers x full, rank 1, 2, 4 and
+birkhoff; training, batch-norm re-estimation, validation and test included alike in both); and what share of this
+machine's matrix-product peak that is. Throughput does not depend on the pictures' content, so they are random unless
+--dataset names a set. Needs PyTorch beside symjax (`pip install torch`); without it only symjax is timed.
+"""
+
+import dataclasses
+import statistics
+import time
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import tyro
+
+from symjax import data, models, parallel, runs
+from symjax.data import Dataset, Split
+from symjax.stitching import FitConfig, Plan, Sweep, all_pairs, parse_families
+from symjax.training import Recipe, create_state, pad_batches, train_epoch
+from symjax.training.loop import device_data
+
+FAMILIES = ("full", "rank1", "rank2", "rank4", "birkhoff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    width: int = 16
+    """Of the Myrtle CNN."""
+    images: int = 2048
+    """Training images; batch-norm re-estimation uses them all."""
+    test_images: int = 2048
+    validation_images: int = 512
+    batch_size: int = 32
+    eval_batch_size: int = 128
+    """Of symjax; the PyTorch side chooses what suits it."""
+    members: int = 4
+    """Zoo members that train side by side."""
+    pairs: tuple[int, ...] = (1, 4)
+    """Sweeps of so many pairs."""
+    repeats: int = 3
+    """Timed runs of each; medians are printed."""
+    dataset: str = "random"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Of the PyTorch side; symjax takes JAX's default."""
+
+
+def main(settings: Settings) -> None:
+    print(" · ".join(f"{name} {version}" for name, version in runs.versions().items()))
+    dataset = make_dataset(settings)
+    peak = matmul_peak(settings.precision)
+    print(f"matrix-product peak here ({settings.precision}): {peak / 1e9:.0f} GFLOP/s\n")
+    try:
+        from benchmarks import published
+    except ModuleNotFoundError as error:
+        print(f"{error}; timing symjax alone\n")
+        published = None
+    rows = zoo_rows(settings, dataset, published) + sweep_rows(settings, dataset, published)
+    table = pd.DataFrame(rows)
+    table["GFLOP/s"] = table.flops / table.symjax_s / 1e9
+    table["share of peak"] = table.flops / table.symjax_s / peak
+    if published is not None:
+        table["PyTorch GFLOP/s"] = table.torch_flops / table.torch_s / 1e9
+        table["times as fast"] = table.torch_s / table.symjax_s
+    print(table.drop(columns=["flops", "torch_flops"]).to_string(index=False, float_format="%.2f"))
+
+
+def make_dataset(settings: Settings) -> Dataset:
+    if settings.dataset != "random":
+        found = data.load(settings.dataset, train_size=settings.images, test_size=settings.test_images)
+        held_out = Split(*(a[: settings.validation_images] for a in (found.validation.images, found.validation.labels)))
+        return dataclasses.replace(found, validation=held_out)
+    rng = np.random.default_rng(0)
+
+    def split(n):
+        return Split(rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 10, n).astype(np.int32))
+
+    sizes = (settings.images, settings.validation_images, settings.test_images)
+    names = tuple(str(i) for i in range(10))
+    return Dataset("random", *map(split, sizes), names, np.full(3, 127.5, np.float32), np.full(3, 74.0, np.float32))
+
+
+def matmul_peak(precision: str, size: int = 2048) -> float:
+    """FLOP/s of a large matrix product, the best of several."""
+    a = jnp.ones((size, size), precision)
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    return 2 * size**3 / min(seconds(lambda: jax.block_until_ready(product(a))) for _ in range(8))
+
+
+def seconds(run) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def timed_in_turn(repeats: int, *runs_) -> list[float]:
+    """Median seconds of each, run in turn, so that a drift of the machine meets all alike."""
+    found = [[] for _ in runs_]
+    for _ in range(repeats):
+        for times, run in zip(found, runs_, strict=True):
+            times.append(seconds(run) if run else float("nan"))
+    return [statistics.median(times) for times in found]
+
+
+def build(settings: Settings):
+    execution = parallel.default_execution()
+    dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[settings.precision]
+    return models.create("mcnn", width=settings.width, method=execution.conv, dtype=dtype), execution
+
+
+def zoo_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
+    network, execution = build(settings)
+    recipe = Recipe(batch_size=settings.batch_size)
+    steps = settings.images // settings.batch_size
+    create = jax.jit(jax.vmap(lambda seed: create_state(network, recipe, steps, seed)))
+    states = create(jnp.arange(settings.members, dtype=jnp.int32))
+    shared = device_data(dataset, pad_batches(dataset.validation, settings.eval_batch_size))
+    epoch = parallel.over_members(lambda state, d: train_epoch(network, recipe, state, d), execution)
+    first = seconds(lambda: jax.block_until_ready(epoch(states, shared)))
+    arguments = {
+        "width": settings.width,
+        "batch_size": settings.batch_size,
+        "epochs": 1,
+        "seed": 0,
+        "mean": dataset.mean,
+        "deviation": dataset.std,
+        "device": settings.device,
+        "autocast": settings.precision == "bfloat16",
+    }
+    torch_run = published and (lambda: torch_member(published, dataset, arguments))
+    ours, theirs = timed_in_turn(settings.repeats, lambda: jax.block_until_ready(epoch(states, shared)), torch_run)
+    flops = 0.0
+    if published:
+        size = settings.images
+        flops = published.member_step_flops(settings.width) * size
+        flops += sum(published.mcnn_flops(settings.width)) * settings.validation_images
+    row = {"what": f"zoo epoch per member, {settings.members} members", "symjax_s": ours / settings.members}
+    return [{**row, "torch_s": theirs, "compile_s": first - ours, "flops": flops, "torch_flops": flops}]
+
+
+def torch_member(published, dataset: Dataset, arguments: dict) -> None:
+    model = published.train_member(dataset.train.images, dataset.train.labels, **arguments)
+    published.evaluate(
+        model,
+        dataset.validation.images,
+        dataset.validation.labels,
+        64 if arguments["device"] == "cpu" else 500,
+        autocast=arguments["autocast"],
+        mean=dataset.mean,
+        deviation=dataset.std,
+    )
+
+
+def sweep_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
+    network, execution = build(settings)
+    config = FitConfig(
+        epochs=1,
+        batch_size=settings.batch_size,
+        eval_batch_size=settings.eval_batch_size,
+        reestimation_batches=settings.images,
+        learning_rates=(1e-3,),
+    )
+    plan = Plan(network, tuple(range(4)), parse_families(",".join(FAMILIES)), config, execution)
+    sweep = Sweep(plan, dataset)
+    keys = jax.random.split(jax.random.key(0), 4)
+    members = [jax.jit(network.init)(key) for key in keys]
+    accuracy_batches = pad_batches(dataset.test, settings.eval_batch_size)
+    clean = jax.jit(lambda member: network.logits(member, data.normalize(accuracy_batches.images[0], 0.0, 1.0))[0])
+
+    def ours(pairs):
+        for member in members[: 2 if len(pairs) == 1 else 4]:  # the clean accuracies, as in the published procedure
+            for _ in range(len(accuracy_batches.images)):
+                jax.block_until_ready(clean(member))
+        return list(sweep.run(members.__getitem__, pairs))
+
+    pairs = all_pairs(range(4))
+    first = seconds(lambda: ours(pairs[:1]))
+    torch_run, flops_torch, flops_ours = None, 0.0, 0.0
+    if published:
+        made = [published.MyrtleCNN(settings.width).to(settings.device) for _ in range(2)]
+        torch_run = torch_sweep(settings, dataset, published, made)
+        flops_torch, flops_ours = sweep_flops(settings, published)
+    rows = []
+    for count in settings.pairs:
+        # The published procedure takes count times as long for count pairs; one is timed.
+        symjax_s, torch_s = timed_in_turn(settings.repeats, lambda count=count: ours(pairs[:count]), torch_run)
+        symjax_s /= count
+        row = {"what": f"sweep per pair, {count} pair(s)", "symjax_s": symjax_s, "torch_s": torch_s}
+        rows.append({**row, "compile_s": first - symjax_s, "flops": flops_ours, "torch_flops": flops_torch})
+    return rows
+
+
+def torch_sweep(settings: Settings, dataset: Dataset, published, made):
+    def run():
+        published.stitch_sweep(
+            *made,
+            (dataset.train.images, dataset.train.labels),
+            (dataset.test.images, dataset.test.labels),
+            validation=(dataset.validation.images, dataset.validation.labels),
+            families=FAMILIES,
+            epochs=1,
+            batch_size=settings.batch_size,
+            lr=1e-3,
+            autocast=settings.precision == "bfloat16",
+            device=settings.device,
+            mean=dataset.mean,
+            deviation=dataset.std,
+        )
+
+    return run
+
+
+def sweep_flops(settings: Settings, published) -> tuple[float, float]:
+    """Multiplications and additions of one pair's sweep: as published, and with the fronts shared."""
+    theirs = published.sweep_flops(
+        settings.width,
+        train=settings.images,
+        test=settings.test_images,
+        epochs=1,
+        batch_size=settings.batch_size,
+        families=FAMILIES,
+        layers=(1, 2, 3, 4),
+        validation=settings.validation_images,
+    )
+    segments = published.mcnn_flops(settings.width)
+    front, tails = sum(segments[:4]), sum(sum(segments[layer:]) for layer in (1, 2, 3, 4))
+    families = len(FAMILIES)
+    trained = settings.images * (front + families * 2 * tails)
+    looked_at = (settings.images + settings.validation_images + settings.test_images) * (front + families * tails)
+    clean = 2 * settings.test_images * sum(segments)
+    return float(sum(theirs.values())), float(trained + looked_at + clean)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,189 @@
+"""Convolution, batch normalisation and pooling against NumPy, and the forms of a convolution against each other."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from symjax.models.layers import CONV_METHODS, BatchNorm, conv2d, global_max_pool, global_mean_pool, max_pool, moments
+
+
+def normal(seed, *shape, dtype=np.float32):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def conv_oracle(x, kernel, stride):
+    """The definition, one pixel and tap at a time, in float64."""
+    k, pad = kernel.shape[0], (kernel.shape[0] - 1) // 2
+    x = np.pad(x.astype(np.float64), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = ((size - k) // stride + 1 for size in x.shape[1:3])
+    out = np.zeros((x.shape[0], height, width, kernel.shape[-1]))
+    for i in range(height):
+        for j in range(width):
+            window = x[:, i * stride : i * stride + k, j * stride : j * stride + k]
+            out[:, i, j] = np.einsum("nijc,ijcd->nd", window, kernel.astype(np.float64))
+    return out
+
+
+def close(actual, wanted, tolerance):
+    wanted = np.asarray(wanted, np.float64)
+    assert np.shape(actual) == wanted.shape
+    assert np.abs(np.asarray(actual, np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
+
+
+def out_and_pullback(x, kernel, g, *, stride, method):
+    out, pull = jax.vjp(lambda x, kernel: conv2d(x, kernel, stride=stride, method=method), x, kernel)
+    return out, pull(g)
+
+
+SHAPES = [
+    # (h, w), c, d, k, stride
+    ((8, 6), 16, 20, 3, 1),
+    ((8, 8), 3, 5, 3, 1),
+    ((7, 5), 4, 6, 3, 1),
+    ((2, 2), 3, 2, 3, 1),
+    ((8, 6), 4, 6, 3, 2),
+    ((7, 5), 4, 6, 3, 2),
+    ((6, 6), 4, 3, 1, 1),
+    ((6, 8), 4, 3, 1, 2),
+    ((6, 6), 2, 3, 5, 1),
+]
+
+
+@pytest.mark.parametrize("method", CONV_METHODS)
+@pytest.mark.parametrize(("size", "c", "d", "k", "stride"), SHAPES)
+def test_convolution_and_its_gradients(method, size, c, d, k, stride):
+    x, kernel = normal(0, 2, *size, c), normal(1, k, k, c, d)
+    wanted = conv_oracle(x, kernel, stride)
+    g, other_x, other_kernel = normal(2, *wanted.shape), normal(3, *x.shape), normal(4, *kernel.shape)
+    out, (dx, dkernel) = jax.jit(partial(out_and_pullback, stride=stride, method=method))(x, kernel, g)
+    close(out, wanted, 2e-6)
+    # A bilinear map: <g, conv(x', kernel)> = <dx, x'> for every x', and the same for the kernel.
+    scale = np.linalg.norm(g) * np.linalg.norm(out)
+    for gradient, other, moved in (
+        (dx, other_x, conv_oracle(other_x, kernel, stride)),
+        (dkernel, other_kernel, conv_oracle(x, other_kernel, stride)),
+    ):
+        assert abs(np.vdot(np.asarray(gradient, np.float64), other) - np.vdot(g, moved)) < 1e-5 * scale
+
+
+def test_winograd_is_exact_to_float32():
+    x, kernel = normal(0, 8, 16, 16, 64), normal(1, 3, 3, 64, 64)
+    wanted = conv_oracle(x, kernel, 1)
+    deviation = np.asarray(jax.jit(partial(conv2d, method="winograd"))(x, kernel), np.float64) - wanted
+    assert np.sqrt((deviation**2).mean()) < 1e-6 * wanted.std()
+
+
+def test_winograd_leaves_bfloat16_to_matrix_products():
+    x, kernel = jnp.asarray(normal(0, 2, 8, 8, 4), jnp.bfloat16), jnp.asarray(normal(1, 3, 3, 4, 4), jnp.bfloat16)
+    forms = [jax.jit(partial(conv2d, method=method))(x, kernel) for method in ("winograd", "matmul")]
+    assert forms[0].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(*(np.asarray(form, np.float32) for form in forms))
+
+
+@pytest.mark.parametrize("method", CONV_METHODS)
+def test_convolution_under_vmap_over_weights(method):
+    x, kernels = normal(0, 3, 2, 4, 4, 3), normal(1, 3, 3, 3, 3, 4)
+
+    def loss(x, kernel):
+        return (conv2d(x, kernel, method=method) ** 2).sum()
+
+    gradients = jax.grad(loss, (0, 1))
+    together, one = jax.jit(jax.vmap(gradients))(x, kernels), jax.jit(gradients)
+    for i in range(3):
+        for actual, wanted in zip(together, one(x[i], kernels[i]), strict=True):
+            close(actual[i], wanted, 1e-5)
+
+
+# --- batch norm ------------------------------------------------------------------------------------------------------
+
+
+def norm_oracle(x, scale, bias, mean, var):
+    return (x.astype(np.float64) - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+
+@pytest.fixture
+def norm():
+    layer = BatchNorm(4)
+    for i, variable in enumerate((layer.scale, layer.bias, layer.mean)):
+        variable[...] = jnp.asarray(normal(i + 1, 4))
+    layer.var[...] = jnp.asarray(np.abs(normal(9, 4)) + 0.5)
+    return layer
+
+
+@pytest.mark.parametrize("mode", ["inference", "batch", "train", "moments"])
+def test_batch_norm_modes(norm, mode):
+    x = 3 * normal(5, 6, 4, 4, 4) + 1
+    scale, bias, mean, var = (np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var))
+    own_mean, own_var = x.astype(np.float64).mean((0, 1, 2)), x.astype(np.float64).var((0, 1, 2))
+    used = (mean, var) if mode == "inference" else (own_mean, own_var)
+    out = nnx.jit(BatchNorm.__call__, static_argnums=2)(norm, jnp.asarray(x), mode)
+    close(out, norm_oracle(x, scale, bias, *used), 1e-6)
+    keep = {"inference": 1, "batch": 1, "train": 0.9, "moments": 0}[mode]
+    close(norm.mean[...], keep * mean + (1 - keep) * own_mean, 1e-6)
+    close(norm.var[...], keep * var + (1 - keep) * own_var, 1e-6)
+
+
+def test_batch_norm_gradient_in_closed_form(norm):
+    x, g = 3 * normal(5, 6, 4, 4, 4) + 1, normal(6, 6, 4, 4, 4)
+    graph, state = nnx.split(norm)
+    pull = jax.jit(lambda x, g: jax.vjp(lambda x: nnx.merge(graph, state)(x, "batch"), x)[1](g)[0])
+    wide, axes = x.astype(np.float64), (0, 1, 2)
+    centred = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
+    gain = np.asarray(norm.scale[...]) / np.sqrt(wide.var(axes) + 1e-5)
+    close(pull(x, g), gain * (g - g.mean(axes) - centred * (g * centred).mean(axes)), 2e-6)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
+def test_moments_where_the_mean_is_large(offset):
+    x = (normal(0, 8, 16, 16, 3) + np.float32(offset)).astype(np.float32)
+    mean, var = jax.jit(moments)(x)
+    close(mean, x.astype(np.float64).mean((0, 1, 2)), 1e-5)
+    close(var, x.astype(np.float64).var((0, 1, 2)), 1e-5 if offset < 1e4 else 1e-4)
+
+
+def test_batch_norm_in_bfloat16_keeps_float32_statistics():
+    layer = BatchNorm(4)
+    x = jnp.asarray(normal(0, 6, 4, 4, 4), jnp.bfloat16)
+    assert layer(x, "train").dtype == jnp.bfloat16
+    assert layer.mean[...].dtype == layer.var[...].dtype == jnp.float32
+    assert moments(x)[0].dtype == jnp.float32
+
+
+# --- pooling ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("h", "w", "size"), [(8, 6, 2), (8, 8, 4), (7, 5, 2), (9, 6, 3), (4, 4, 1)])
+def test_max_pool_and_its_gradient(h, w, size):
+    x = np.random.default_rng(0).permutation(2 * h * w * 3).reshape(2, h, w, 3).astype(np.float32)  # no ties
+    g = normal(1, 2, h // size, w // size, 3)
+    out, gradient = jax.jit(lambda x, g: (max_pool(x, size), jax.vjp(lambda x: max_pool(x, size), x)[1](g)[0]))(x, g)
+    wanted, wanted_gradient = np.zeros(out.shape), np.zeros(x.shape)
+    for n, i, j, c in np.ndindex(out.shape):
+        window = x[n, i * size : (i + 1) * size, j * size : (j + 1) * size, c]
+        wanted[n, i, j, c] = window.max()
+        down, right = np.unravel_index(window.argmax(), window.shape)
+        wanted_gradient[n, i * size + down, j * size + right, c] = g[n, i, j, c]
+    np.testing.assert_array_equal(out, wanted)
+    np.testing.assert_array_equal(gradient, wanted_gradient.astype(np.float32))
+
+
+def test_max_pool_ties_share_the_gradient():
+    x = jnp.asarray([[1.0, 1.0], [0.0, 1.0]])[None, :, :, None]
+    gradient = jax.grad(lambda x: 3 * max_pool(x, 2).sum())(x)
+    np.testing.assert_allclose(gradient[0, :, :, 0], [[1, 1], [0, 1]], rtol=1e-6)
+
+
+def test_max_pool_under_vmap():
+    x = jnp.asarray(normal(0, 3, 2, 4, 4, 2))
+    gradient = jax.jit(jax.grad(lambda x: (max_pool(x, 2) ** 2).sum()))
+    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(x), jnp.stack([gradient(one) for one in x]))
+
+
+def test_global_pools():
+    x = normal(0, 2, 4, 6, 3)
+    np.testing.assert_array_equal(global_max_pool(x), x.max((1, 2)))
+    np.testing.assert_allclose(global_mean_pool(x), x.mean((1, 2)), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,193 @@
+"""Models as chains: sizes, fronts and tails, members side by side, and what callers may get wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symjax.errors import InputError
+from symjax.models import MODELS, Member, branch, create, replace_branch
+
+KEY = jax.random.key(0)
+DEEP = ("resnet110", "resnet1202")
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in MODELS if name != "resnet1202"
+]
+
+
+def images(count=2, size=16):
+    return jax.random.normal(jax.random.key(7), (count, size, size, 3))
+
+
+def close(actual, wanted, tolerance=1e-6):
+    scale = np.abs(np.asarray(wanted)).max()
+    np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance * scale)
+
+
+def warm(network, key=KEY):
+    """A member whose statistics belong to data, so that inference keeps activations at unit scale."""
+    member = jax.jit(network.init)(key)
+    return Member(member.params, jax.jit(lambda m: network.logits(m, images(), mode="moments"))(member)[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("mcnn", 1_557_066), ("resnet20", 269_722), ("resnet18", 11_173_962), ("resnet110", 1_727_962)]
+)
+def test_published_sizes(name, count):
+    network = create(name)
+    assert network.num_parameters == count
+    assert str(count) in repr(network)
+
+
+@pytest.mark.slow
+def test_the_deepest():
+    assert create("resnet1202").num_parameters == 19_421_274
+    assert len(create("resnet1202").points) == 1201
+
+
+def test_init_makes_what_num_parameters_counts():
+    network = create("resnet18", width=4)
+    member = network.init(KEY)
+    assert sum(leaf.size for leaf in jax.tree.leaves(member.params)) == network.num_parameters
+    assert len(member.params) == len(member.stats) == len(network.points) + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_front_and_tail_make_the_whole(name):
+    network = create(name, width=2)
+    member = warm(network)
+
+    x = images()
+    features = jax.jit(network.features)(member, x)
+    whole = jax.jit(network.logits)(member, x)[0]
+    assert whole.shape == (2, 10)
+    tails = [network.tail(member, travelling, point)[0] for point, travelling in enumerate(features)]
+    for point, tail in zip(network.points, tails, strict=True):
+        close(tail, whole, 2e-6)
+        starred = features[network.index(point.name)]
+        assert isinstance(starred, tuple) == point.starred
+        assert branch(starred).shape[-1] == point.channels
+
+
+@pytest.mark.parametrize("name", ["mcnn", "resnet20"])
+def test_front_is_a_feature(name):
+    network = create(name, width=2)
+    member = warm(network)
+    for point in (0, 1, len(network.points) - 1):
+        front = jax.jit(lambda m, x, point=point: network.front(m, x, point))(member, images())
+        (feature,) = jax.jit(lambda m, x, point=point: network.features(m, x, (point,)))(member, images())
+        jax.tree.map(np.testing.assert_array_equal, front, feature)
+
+
+def test_features_come_in_the_order_asked():
+    network = create("mcnn", width=2)
+    member = warm(network)
+    late, early, again = jax.jit(network.features, static_argnums=2)(member, images(), (2, 0, 2))
+    assert early.shape[-1] == 2 and late.shape[-1] == 8
+    np.testing.assert_array_equal(late, again)
+
+
+def test_a_stitch_leaves_the_skip():
+    network = create("resnet20", width=4)
+    point = network.index("block2.1*")
+    assert network.points[point].starred and network.index(point) == point
+    travelling = jax.jit(network.front, static_argnums=2)(warm(network), images(), point)
+    zeroed = replace_branch(travelling, jnp.zeros_like(branch(travelling)))
+    np.testing.assert_array_equal(zeroed[1], travelling[1])
+    assert not np.any(branch(zeroed))
+    features = jnp.ones((2, 4))
+    assert branch(features) is features and replace_branch(features, 2 * features)[0, 0] == 2
+
+
+def value_and_gradients(network, mode="train"):
+    def loss(params, stats, x):
+        logits, stats = network.logits(Member(params, stats), x, mode=mode)
+        return (jax.nn.log_softmax(logits)[:, 0]).mean(), stats
+
+    return lambda member, x: jax.value_and_grad(loss, has_aux=True)(member.params, member.stats, x)
+
+
+@pytest.mark.parametrize("method", ["matmul", "winograd"])
+@pytest.mark.parametrize("name", ["mcnn", "mcnn_k_sigmoid", "resnet20", "resnet18"])
+def test_methods_agree_with_native(name, method):
+    """In float64: batch norm and ReLU chains amplify float32's rounding in gradients, whatever the method."""
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(7), (4, 16, 16, 3), jnp.float64)
+        networks = [create(name, width=4, method=m, dtype=jnp.float64) for m in ("native", method)]
+        member = jax.tree.map(lambda a: a.astype(jnp.float64), jax.jit(networks[0].init)(KEY))
+        wanted, actual = (jax.jit(value_and_gradients(network))(member, x) for network in networks)
+    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(np.abs(want).max(), 1e-3))
+
+
+@pytest.mark.parametrize("method", ["matmul", "winograd"])
+def test_members_side_by_side(method):
+    network = create("mcnn", width=4, method=method)
+    members = jax.jit(jax.vmap(network.init))(jax.random.split(KEY, 3))
+    logits, stats = jax.jit(jax.vmap(lambda m: network.logits(m, images(4), mode="train")))(members)
+    for i in range(3):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], members)
+        want_logits, want_stats = jax.jit(lambda m: network.logits(m, images(4), mode="train"))(one)
+        close(logits[i], want_logits, 1e-5)
+        for actual, wanted in zip(jax.tree.leaves(stats), jax.tree.leaves(want_stats), strict=True):
+            close(actual[i], wanted, 1e-5)
+
+
+def test_statistics_of_segments_that_do_not_run_are_kept():
+    network = create("mcnn", width=2)
+    member = warm(network)
+    front = network.front(member, images(), 1)
+    _, stats = jax.jit(lambda m, x: network.tail(m, x, 1, mode="train"))(member, front)
+    changed = [
+        any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
+        for pair in zip(stats, member.stats, strict=True)
+    ]
+    assert changed == [False, False, True, True, False]
+    assert jax.tree.structure(stats) == jax.tree.structure(member.stats)
+
+
+def test_init_depends_on_the_key_alone():
+    network = create("mcnn", width=2)
+    init = jax.jit(network.init)
+    first, again = init(KEY), network.init(KEY)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
+        close(a, b)
+    other = init(jax.random.key(1))
+    kernels = [leaf for leaf in jax.tree.leaves(first.params) if leaf.ndim > 1]
+    others = [leaf for leaf in jax.tree.leaves(other.params) if leaf.ndim > 1]
+    assert not any(np.array_equal(a, b) for a, b in zip(kernels, others, strict=True))
+
+
+@pytest.mark.parametrize("method", ["native", "matmul", "winograd"])
+@pytest.mark.parametrize("name", ["mcnn", "resnet20"])
+def test_bfloat16(name, method):
+    network = create(name, width=4, method=method, dtype=jnp.bfloat16)
+    member = jax.jit(network.init)(KEY)
+    (loss, stats), gradients = jax.jit(value_and_gradients(network))(member, images(4))
+    assert loss.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves((stats, gradients))} == {jnp.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+    (wide, _), _ = jax.jit(value_and_gradients(create(name, width=4)))(member, images(4))
+    assert abs(loss - wide) < 0.05 * abs(wide)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "resnet21"}, ("resnet21", "resnet20", "mcnn")),
+        ({"name": "mcnn", "method": "fft"}, ("fft", "native", "winograd")),
+        ({"name": "mcnn", "width": 0}, ("width", "0")),
+        ({"name": "mcnn", "channels": 0}, ("channels",)),
+        ({"name": "mcnn", "classes": -1}, ("classes", "-1")),
+    ],
+)
+def test_unknown_settings(settings, words):
+    with pytest.raises(InputError) as error:
+        create(**settings)
+    assert all(word in str(error.value) for word in words)
+
+
+@pytest.mark.parametrize("point", ["relu9", -1, 4])
+def test_unknown_points(point):
+    with pytest.raises(InputError, match="relu1, relu2, relu3, relu4"):
+        create("mcnn", width=2).index(point)

@@ -1,0 +1,99 @@
+"""The member axis: the same results however members execute and spread over devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symjax import parallel
+from symjax.errors import InputError
+from symjax.parallel import Execution
+
+VMAP, MAP = Execution(members="vmap", conv="matmul"), Execution(members="map", conv="matmul")
+
+
+def solve(member, shared):
+    """Something that is not linear, not elementwise, and returns another structure than it takes."""
+    product = jnp.tanh(member["a"] @ shared["b"])
+    return {"sum": product.sum(), "product": product, "seed": member["seed"] + 1}
+
+
+def members_and_shared(count):
+    rng = np.random.default_rng(0)
+    members = {"a": rng.normal(size=(count, 4, 5)).astype(np.float32), "seed": np.arange(count, dtype=np.int32)}
+    return members, {"b": rng.normal(size=(5, 3)).astype(np.float32)}
+
+
+def expected(members, shared):
+    product = np.tanh(members["a"].astype(np.float64) @ shared["b"])
+    return {"sum": product.sum((1, 2)), "product": product, "seed": members["seed"] + 1}
+
+
+@pytest.mark.parametrize("execution", [VMAP, MAP], ids=["vmap", "map"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_results_are_those_of_each_member(execution, count, num_devices):
+    devices = jax.devices()[:num_devices]
+    assert len(devices) == num_devices
+    members, shared = members_and_shared(count)
+    run = parallel.over_members(solve, execution, devices=devices)
+    results = run(members, parallel.replicate(shared, devices))
+    wanted = expected(members, shared)
+    assert set(results) == set(wanted)
+    for name in wanted:
+        assert results[name].shape == wanted[name].shape
+        np.testing.assert_allclose(results[name], wanted[name], atol=1e-5)
+
+
+def test_members_spread_over_all_devices_by_default():
+    members, shared = members_and_shared(4)
+    run = parallel.over_members(solve, MAP)
+    results = run(members, shared)
+    assert results["product"].sharding.device_set == set(jax.devices()) and len(jax.devices()) == 2
+    # What comes out goes in again.
+    again = run({"a": jnp.concatenate([results["product"]] * 2, axis=-1)[..., :5], "seed": results["seed"]}, shared)
+    np.testing.assert_array_equal(again["seed"], members["seed"] + 2)
+
+
+def test_one_device_other_than_the_first():
+    second = jax.devices()[1:]
+    members, shared = members_and_shared(3)
+    shared = parallel.replicate(shared, second)
+    results = parallel.over_members(solve, VMAP, devices=second)(members, shared)
+    assert results["product"].devices() == shared["b"].devices() == set(second)
+    np.testing.assert_allclose(results["product"], expected(*members_and_shared(3))["product"], atol=1e-5)
+
+
+def test_a_member_does_not_feel_the_others():
+    members, shared = members_and_shared(3)
+    members["a"][1] = np.nan
+    results = parallel.over_members(solve, MAP)(members, shared)
+    assert np.isnan(results["sum"]).tolist() == [False, True, False]
+
+
+def test_each_inside_a_program():
+    members, shared = members_and_shared(3)
+    for execution in (VMAP, MAP):
+        results = jax.jit(parallel.each(lambda member: solve(member, shared), execution))(members)
+        np.testing.assert_allclose(results["product"], expected(members, shared)["product"], atol=1e-5)
+
+
+def test_stack_and_take_are_inverse():
+    members, _ = members_and_shared(3)
+    one_by_one = [parallel.take(members, i) for i in range(3)]
+    assert one_by_one[2]["a"].shape == (4, 5)
+    jax.tree.map(np.testing.assert_array_equal, parallel.stack(one_by_one), members)
+    np.testing.assert_array_equal(parallel.take(members, np.array([2, 0]))["seed"], [2, 0])
+
+
+def test_unequal_leading_axes_are_an_error():
+    members, _ = members_and_shared(3)
+    assert parallel.count_members(members) == 3
+    for wrong in ({"seed": np.arange(2)}, {"seed": np.int32(0)}):
+        with pytest.raises(InputError, match="leading axes"):
+            parallel.count_members(members | wrong)
+
+
+def test_every_backend_has_a_default():
+    assert parallel.default_execution() == parallel.default_execution("cpu")
+    assert isinstance(parallel.default_execution("a backend of tomorrow"), Execution)

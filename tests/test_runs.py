@@ -1,0 +1,192 @@
+"""Run folders: whole files, one configuration, one process at a time."""
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from symjax import runs
+from symjax.errors import InputError
+
+CONFIG = {"width": 8, "recipe": {"epochs": 10, "learning_rate": 0.003}, "name": None}
+
+
+def hold(folder, kind="zoo", config=CONFIG):
+    with runs.open_folder(folder, kind, config):
+        pass
+
+
+def test_json_csv_and_npz_read_back_the_same(tmp_path):
+    value = {"a": [1, 2.5, None, True], "b": {"ä": "x"}}
+    runs.write_json(tmp_path / "a.json", value)
+    assert runs.read_json(tmp_path / "a.json") == value
+
+    numbers = np.random.default_rng(0).normal(size=200) * 10.0 ** np.random.default_rng(1).integers(-12, 12, 200)
+    frame = pd.DataFrame({"x": numbers, "name": 'one, "two"', "count": np.arange(200)})
+    frame.loc[3, "x"] = np.nan
+    runs.write_csv(tmp_path / "a.csv", frame)
+    pd.testing.assert_frame_equal(runs.read_csv(tmp_path / "a.csv", ["x", "name"]), frame, check_exact=True)
+
+    arrays = {"file": np.arange(6.0).reshape(2, 3), "layer/p": np.zeros((0, 2), np.int32), "s": np.float32(2)}
+    runs.write_npz(tmp_path / "a.npz", arrays)
+    found = runs.read_npz(tmp_path / "a.npz")
+    assert set(found) == set(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    runs.write_json(path, "old")
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    for name in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(runs.os, name, crash)
+            runs.write_json(path, "new")
+        assert runs.read_json(path) == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_value_that_cannot_be_written_leaves_the_old_file(tmp_path):
+    runs.write_json(tmp_path / "a.json", "old")
+    with pytest.raises(ValueError):
+        runs.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    runs.write_npz(tmp_path / "a.npz", {"a": np.ones(2)})
+    with pytest.raises(ValueError):
+        runs.write_npz(tmp_path / "a.npz", {"a": np.ones(2), "b": np.array([object()])})
+    assert runs.read_json(tmp_path / "a.json") == "old"
+    assert list(runs.read_npz(tmp_path / "a.npz")) == ["a"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": [1, 2', b"\xff\xfe\x00", b"not json"])
+def test_broken_json(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.json.*delete"):
+        runs.read_json(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2\n1,2,3,4\n", b"a,b\n\xff\xfe,2\n", b"a\n1\n", b"a,b\n1,2.3"])
+def test_broken_csv(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.csv.*delete"):
+        runs.read_csv(path, ["a", "b"])
+
+
+def test_broken_npz(tmp_path):
+    path = tmp_path / "a.npz"
+    runs.write_npz(path, {"a": np.arange(1000.0), "b": np.ones(3)})
+    whole = path.read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"a\.npz.*delete"):
+            runs.read_npz(path)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"a\.npz.*delete"):
+        runs.read_npz(path)
+
+
+def test_npz_never_unpickles(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match=r"a\.npz"):
+        runs.read_npz(path)
+    np.save(tmp_path / "b.npy", np.ones(3))
+    with pytest.raises(InputError, match="not a zip file"):
+        runs.read_npz(tmp_path / "b.npy")
+
+
+def test_missing_files(tmp_path):
+    for read in (runs.read_json, runs.read_csv, runs.read_npz):
+        with pytest.raises(InputError, match="nowhere.*No such file"):
+            read(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="cannot be written"):
+        runs.write_json(tmp_path / "nowhere" / "a.json", 1)
+
+
+def test_fingerprint_depends_on_values_and_not_on_order():
+    same = {"name": None, "recipe": {"learning_rate": 0.003, "epochs": 10}, "width": 8}
+    assert runs.fingerprint(CONFIG) == runs.fingerprint(same)
+    assert runs.fingerprint(CONFIG) == "eb0f0456b9"  # default folders are named by it: it may never change
+    for other in ({"width": 9}, {"name": "None"}, {"recipe": {"epochs": 10, "learning_rate": 0.0030000001}}):
+        assert runs.fingerprint(CONFIG | other) != runs.fingerprint(CONFIG)
+
+
+def test_folder_remembers_its_configuration(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    hold(folder)
+    assert runs.read_config(folder, "zoo") == CONFIG
+    versions = json.loads((folder / "config.json").read_text())["versions"]
+    assert {"symjax", "jax", "flax", "optax", "numpy", "python", "backend", "device"} <= set(versions)
+    before = (folder / "config.json").stat().st_mtime_ns
+    hold(folder)
+    assert (folder / "config.json").stat().st_mtime_ns == before
+
+
+def test_foreign_configuration_is_compared_key_by_key(tmp_path):
+    hold(tmp_path / "a")
+    other = {"width": 8, "recipe": {"epochs": 20, "learning_rate": 0.003}, "name": "x", "seed": 0}
+    with pytest.raises(InputError) as caught:
+        hold(tmp_path / "a", config=other)
+    message = str(caught.value)
+    assert "recipe.epochs: 10 there, 20 here" in message
+    assert 'name: null there, "x" here' in message
+    assert "seed: absent there, 0 here" in message
+    assert "width" not in message and "learning_rate" not in message
+    assert "--out" in message and "delete" in message
+    assert runs.read_config(tmp_path / "a", "zoo") == CONFIG
+
+
+def test_folders_of_others_are_refused(tmp_path):
+    hold(tmp_path / "a")
+    with pytest.raises(InputError, match="is a zoo folder, wanted a stitch folder"):
+        hold(tmp_path / "a", kind="stitch")
+    (tmp_path / "a" / "config.json").write_text('{"version": 3}')
+    with pytest.raises(InputError, match="not written by symjax"):
+        hold(tmp_path / "a")
+    (tmp_path / "a" / "config.json").write_text('{"kind": "zo')
+    with pytest.raises(InputError, match=r"config\.json: not a whole JSON file"):
+        hold(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"has contents but no config\.json"):
+        hold(tmp_path / "b")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+    (tmp_path / "c").touch()
+    for path in (tmp_path / "c", tmp_path / "c" / "d"):
+        with pytest.raises(InputError, match="folder: .* cannot be"):
+            hold(path)
+    with pytest.raises(InputError, match=r"not a zoo folder: it has no config\.json"):
+        runs.read_config(tmp_path, "zoo")
+
+
+def test_a_second_process_waits_for_the_first(tmp_path):
+    folder = tmp_path / "a"
+    script = f"""
+        from symjax import runs
+        with runs.open_folder({str(folder)!r}, "zoo", {CONFIG!r}) as folder:
+            runs.write_json(folder / "second.json", (folder / "first.json").exists())
+    """
+    with runs.open_folder(folder, "zoo", CONFIG):
+        command = [sys.executable, "-c", textwrap.dedent(script)]
+        second = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert "in use by another process" in second.stderr.readline()
+        time.sleep(0.1)
+        assert second.poll() is None
+        runs.write_json(folder / "first.json", 1)
+    assert second.wait(30) == 0, second.stderr.read()
+    second.stderr.close()
+    assert runs.read_json(folder / "second.json") is True
