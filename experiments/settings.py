@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from symjax import parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.training import Recipe
@@ -157,6 +158,7 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], argv
     program = f"python -m {module.__spec__.name}"  # __name__ is "__main__"
     parsed = tyro.cli(settings, args=argv, prog=program, description=module.__doc__)
     try:
+        parallel.use_cores()
         main(parsed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

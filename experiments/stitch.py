@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -57,11 +58,14 @@ class Settings(ZooSettings):
     def fit_config(self, recipe) -> FitConfig:
         """How stitches are trained."""
         default_epochs = STITCH_EPOCHS.get(self.dataset, 20)
+        rates = _floats("stitch_learning_rates", self.stitch_learning_rates)
+        if self.stitch_epochs is not None and self.stitch_epochs < 1:
+            raise InputError(f"stitch_epochs: got {self.stitch_epochs}, wanted a positive number")
         return FitConfig(
             epochs=default_epochs if self.stitch_epochs is None else self.stitch_epochs,
             batch_size=self.batch_size,
             optimizer=self.stitch_optimizer,
-            learning_rates=_floats("stitch_learning_rates", self.stitch_learning_rates),
+            learning_rates=rates,
             schedule=self.stitch_schedule,
             start=self.start,
             bias=self.bias,
@@ -87,21 +91,27 @@ def main(settings: Settings) -> None:
         dtype=zoo.PRECISIONS[config.precision],
     )
     plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
-    sweep = Sweep(plan, dataset)
+    sweep = Sweep(plan, dataset, num_pairs=len(pairs))
 
-    members = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
     document = {"zoo": config.to_json(), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
     document["test_size"] = settings.test_size
     name = f"{zoo_folder(config).name}-{runs.fingerprint(document)}"
-    with runs.open_folder(settings.out or Path("runs", "stitch", name), "stitch", document) as folder:
+    out = settings.out or Path("runs", "stitch", name)
+    if out.exists():
+        with runs.open_folder(out, "stitch", document):
+            pass
+    members = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    with runs.open_folder(out, "stitch", document) as folder:
         results = Results(folder)
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
-        clean = dict(zip(seeds, 100 * zoo.test_accuracy(members, dataset), strict=True))
-        missing = results.missing(pairs, plan)
-        _run(sweep, members, missing, clean, results, settings.pair_seed)
+        clean = dict(zip(seeds, _percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
+        for part, theirs in results.missing(pairs, plan).items():
+            part_sweep = sweep if part == plan else Sweep(part, dataset)
+            _run(part_sweep, members, theirs, clean, results, settings.pair_seed)
+        results.assemble()  # a run may have been stopped just before
         table = results.table(pairs, plan)
         plots.penalties(table, folder / "penalties")
-        plots.curves(results.curves(), folder / "curves")
+        plots.curves(results.curves(pairs, plan), folder / "curves")
         print(f"\n{network.name} on {dataset.name}: clean accuracy {table.clean_accuracy.mean():.2f} %")
         print(f"stitching penalty in percentage points, mean ± deviation over {len(pairs)} pairs:\n")
         print(results.summary(table).to_string())
@@ -109,8 +119,6 @@ def main(settings: Settings) -> None:
 
 
 def _run(sweep: Sweep, members, pairs, clean, results: Results, seed: int) -> None:
-    if not pairs:
-        return
     groups = -(-len(pairs) // sweep.group_size)
     quiet = 0.1 if sys.stderr.isatty() else 15
     epochs = sweep.plan.config.epochs if sweep.plan.trained else 0
@@ -133,6 +141,11 @@ def _run(sweep: Sweep, members, pairs, clean, results: Results, seed: int) -> No
         found = sweep.run(members.member, pairs, seed=seed, on_epoch=on_epoch, on_evaluation=on_evaluation)
         for result in found:
             results.add(result, clean)
+
+
+def _percent(shares: np.ndarray, count: int) -> np.ndarray:
+    """Shares of `count` examples in percent, free of the rounding of float32: accuracies are compared for equality."""
+    return 100 * np.rint(np.asarray(shares, np.float64) * count) / count
 
 
 def _floats(name: str, text: str) -> tuple[float, ...]:

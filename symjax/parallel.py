@@ -6,18 +6,21 @@ how convolutions are computed, and that members spread over all devices.
 
 The defaults, and why:
 
-* cpu: `lax.map`, convolutions as matrix products. A `vmap` over weights turns the native convolution into a grouped one
-  (an order of magnitude slower), and XLA runs native convolutions inside loops on one slow path, but matrix products at
-  full speed wherever they stand; one member at a time also stays in cache. `python -m benchmarks.execution` measures it.
+* cpu: `lax.map`, convolutions in Winograd's form, all matrix products. A `vmap` over weights turns the native
+  convolution into a grouped one (an order of magnitude slower), and inside loops XLA runs native convolutions on a slow
+  path, but matrix products at full speed wherever they stand; one member at a time also stays in cache.
+  `python -m benchmarks.layers` and `python -m benchmarks.sweep` measure it.
 * gpu, tpu: `vmap`, convolutions as matrix products, which batch over members. Chosen by reasoning, not yet measured.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -29,14 +32,15 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Execution:
-    """How members run on one device, and how convolutions do."""
+    """How members run on one device, how convolutions do, and how many devices share the work of one member."""
 
     members: Literal["vmap", "map"]
     conv: ConvMethod
+    share: int = 1
 
 
 DEFAULTS = {
-    "cpu": Execution(members="map", conv="matmul"),
+    "cpu": Execution(members="map", conv="winograd"),
     "gpu": Execution(members="vmap", conv="matmul"),
     "tpu": Execution(members="vmap", conv="matmul"),
 }
@@ -47,9 +51,35 @@ def default_execution(backend: str | None = None) -> Execution:
     return DEFAULTS.get(backend or jax.default_backend(), DEFAULTS["gpu"])
 
 
+def use_cores(count: int | None = None) -> None:
+    """Makes every CPU core a device of its own, over which members spread; no effect on GPUs and TPUs.
+
+    A member's small operations keep one core busy, seldom two. To be called before anything runs; a number of CPU
+    devices that the user has set already is left alone.
+    """
+    if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        jax.config.update("jax_num_cpu_devices", count or cores)
+
+
 def each(fn: Callable, execution: Execution) -> Callable:
-    """Lifts `fn(item)` over the leading axis of its argument, inside a program: on one device, no compilation."""
-    return jax.vmap(fn) if execution.members == "vmap" else lambda items: lax.map(fn, items)
+    """Lifts `fn(item)` over the leading axis of its argument, inside a program of one member.
+
+    Where `execution.share` devices share a member, each takes its part of the items and all get all results.
+    """
+    lifted = jax.vmap(fn) if execution.members == "vmap" else lambda items: lax.map(fn, items)
+    if execution.share == 1:
+        return lifted
+
+    def shared(items):
+        count = count_members(items)
+        items = _fill_up(items, execution.share)
+        part = count_members(items) // execution.share
+        mine = lax.axis_index("share") * part
+        results = lifted(jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, mine, part), items))
+        return jax.tree.map(lambda a: lax.all_gather(a, "share", tiled=True)[:count], results)
+
+    return shared
 
 
 def over_members(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *, devices=None) -> Callable:
@@ -57,7 +87,7 @@ def over_members(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *
 
     Args:
       fn: a pure function of one member and of what all members share.
-      execution: how members of one device run.
+      execution: how members run; `execution.share` devices work on one member together.
       devices: the devices to spread over; all local ones by default.
 
     Returns:
@@ -65,10 +95,11 @@ def over_members(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *
       copies of the first member fill up and are dropped from the result; a member's result depends on itself alone.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    mesh = _mesh(devices)
+    mesh = _mesh(devices, execution.share)
+    places = len(devices) // execution.share
 
     def on_one_device(members, shared):
-        return each(lambda member: fn(member, shared), execution)(members)
+        return each(lambda member: fn(member, shared), replace(execution, share=1))(members)
 
     if len(devices) == 1:
         elsewhere = devices[0] != jax.local_devices()[0]
@@ -83,11 +114,8 @@ def over_members(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *
 
     def run(members, shared):
         count = count_members(members)
-        missing = -count % len(devices)
-        if missing:
-            members = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[:1], missing, 0)]), members)
-        results = spread(members, shared)
-        return jax.tree.map(lambda a: a[:count], results) if missing else results
+        results = spread(_fill_up(members, places), shared)
+        return jax.tree.map(lambda a: a[:count], results) if count % places else results
 
     return jax.jit(run)
 
@@ -100,8 +128,19 @@ def replicate(shared: PyTree, devices=None) -> PyTree:
     return jax.device_put(shared, NamedSharding(_mesh(devices), PartitionSpec()))
 
 
-def _mesh(devices: list) -> Mesh:
-    return Mesh(devices, ("members",), axis_types=(AxisType.Auto,))
+def _mesh(devices: list, share: int = 1) -> Mesh:
+    if len(devices) % share:
+        raise InputError(f"share: {len(devices)} devices cannot work in groups of {share}")
+    grid = np.asarray(devices).reshape(-1, share)
+    return Mesh(grid, ("members", "share"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def _fill_up(members: PyTree, multiple: int) -> PyTree:
+    """Members with copies of the first behind them, up to a multiple."""
+    missing = -count_members(members) % multiple
+    if not missing:
+        return members
+    return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[:1], missing, 0)]), members)
 
 
 def count_members(members: PyTree) -> int:

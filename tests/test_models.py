@@ -9,10 +9,8 @@ from symjax.errors import InputError
 from symjax.models import MODELS, Member, branch, create, replace_branch
 
 KEY = jax.random.key(0)
-DEEP = ("resnet110", "resnet1202")
-NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in DEEP else name for name in MODELS if name != "resnet1202"
-]
+QUICK = ("mcnn", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS if name != "resnet1202"]
 
 
 def images(count=2, size=16):
@@ -52,28 +50,43 @@ def test_init_makes_what_num_parameters_counts():
     assert len(member.params) == len(member.stats) == len(network.points) + 1
 
 
+def check_front_and_tail(network, points):
+    @jax.jit
+    def everything(member, x):
+        travelling = [network.front(member, x, point) for point in points]
+        tails = [network.tail(member, front, point)[0] for point, front in zip(points, travelling, strict=True)]
+        return travelling, tails, network.logits(member, x)[0]
+
+    travelling, tails, whole = everything(warm(network), images())
+    assert whole.shape == (2, 10)
+    for index, front, tail in zip(points, travelling, tails, strict=True):
+        point = network.points[index]
+        close(tail, whole)
+        assert isinstance(front, tuple) == point.starred
+        assert branch(front).shape[-1] == point.channels
+        assert network.index(point.name) == network.index(index) == index
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_front_and_tail_make_the_whole(name):
+    """At a few points of a deep model: the first, the last, and a starred and a plain one between."""
     network = create(name, width=2)
-    member = warm(network)
-
-    x = images()
-    features = jax.jit(network.features)(member, x)
-    whole = jax.jit(network.logits)(member, x)[0]
-    assert whole.shape == (2, 10)
-    tails = [network.tail(member, travelling, point)[0] for point, travelling in enumerate(features)]
-    for point, tail in zip(network.points, tails, strict=True):
-        close(tail, whole, 2e-6)
-        starred = features[network.index(point.name)]
-        assert isinstance(starred, tuple) == point.starred
-        assert branch(starred).shape[-1] == point.channels
+    last = len(network.points) - 1
+    check_front_and_tail(network, range(last + 1) if last < 4 else (0, last // 2, last // 2 + 1, last))
 
 
-@pytest.mark.parametrize("name", ["mcnn", "resnet20"])
-def test_front_is_a_feature(name):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet32"])
+def test_front_and_tail_at_every_point(name):
     network = create(name, width=2)
+    for point in range(len(network.points)):
+        check_front_and_tail(network, (point,))
+
+
+def test_front_is_a_feature():
+    network = create("mcnn", width=2)
     member = warm(network)
-    for point in (0, 1, len(network.points) - 1):
+    for point in (0, 3):
         front = jax.jit(lambda m, x, point=point: network.front(m, x, point))(member, images())
         (feature,) = jax.jit(lambda m, x, point=point: network.features(m, x, (point,)))(member, images())
         jax.tree.map(np.testing.assert_array_equal, front, feature)
@@ -91,7 +104,7 @@ def test_a_stitch_leaves_the_skip():
     network = create("resnet20", width=4)
     point = network.index("block2.1*")
     assert network.points[point].starred and network.index(point) == point
-    travelling = jax.jit(network.front, static_argnums=2)(warm(network), images(), point)
+    travelling = jax.jit(network.front, static_argnums=2)(network.init(KEY), images(), point)
     zeroed = replace_branch(travelling, jnp.zeros_like(branch(travelling)))
     np.testing.assert_array_equal(zeroed[1], travelling[1])
     assert not np.any(branch(zeroed))
@@ -108,7 +121,7 @@ def value_and_gradients(network, mode="train"):
 
 
 @pytest.mark.parametrize("method", ["matmul", "winograd"])
-@pytest.mark.parametrize("name", ["mcnn", "mcnn_k_sigmoid", "resnet20", "resnet18"])
+@pytest.mark.parametrize("name", ["mcnn", "mcnn_k_sigmoid", pytest.param("resnet20", marks=pytest.mark.slow), "resnet18"])
 def test_methods_agree_with_native(name, method):
     """In float64: batch norm and ReLU chains amplify float32's rounding in gradients, whatever the method."""
     with jax.enable_x64(True):
@@ -149,7 +162,7 @@ def test_statistics_of_segments_that_do_not_run_are_kept():
 def test_init_depends_on_the_key_alone():
     network = create("mcnn", width=2)
     init = jax.jit(network.init)
-    first, again = init(KEY), network.init(KEY)
+    first, again = init(KEY), jax.jit(create.__wrapped__("mcnn", width=2).init)(KEY)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         close(a, b)
     other = init(jax.random.key(1))
@@ -158,9 +171,8 @@ def test_init_depends_on_the_key_alone():
     assert not any(np.array_equal(a, b) for a, b in zip(kernels, others, strict=True))
 
 
-@pytest.mark.parametrize("method", ["native", "matmul", "winograd"])
-@pytest.mark.parametrize("name", ["mcnn", "resnet20"])
-def test_bfloat16(name, method):
+@pytest.mark.parametrize("method", ["native", "winograd"])
+def test_bfloat16(method, name="mcnn"):
     network = create(name, width=4, method=method, dtype=jnp.bfloat16)
     member = jax.jit(network.init)(KEY)
     (loss, stats), gradients = jax.jit(value_and_gradients(network))(member, images(4))

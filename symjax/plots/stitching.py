@@ -51,12 +51,15 @@ def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
     return styles
 
 
-def penalties(table: pd.DataFrame, path: Path) -> None:
+def penalties(table: pd.DataFrame, path: Path) -> Figure:
     """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its standard deviation.
 
     Args:
       table: rows as of results.csv, in the order in which layers and families are to stand.
       path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
     """
     layers, families = list(table.layer.unique()), list(table.family.unique())
     starred = table.groupby("layer").starred.first()
@@ -97,12 +100,16 @@ def penalties(table: pd.DataFrame, path: Path) -> None:
         )
         figure.legend(loc="outside lower center", ncols=min(4, len(families)), frameon=False, handlelength=1.1)
         save(figure, path)
+    return figure
 
 
-def curves(table: pd.DataFrame, path: Path) -> None:
-    """Training accuracy over epochs: a panel per layer, a line per family, its mean and range over pairs."""
+def curves(table: pd.DataFrame, path: Path) -> Figure | None:
+    """Training accuracy over epochs: a panel per layer, a line per family, its mean and range over pairs.
+
+    An empty table (no family trains) has no figure.
+    """
     if table.empty:
-        return
+        return None
     layers, families = list(table.layer.unique()), list(table.family.unique())
     styles = style_of(families)
     columns = min(4, len(layers))
@@ -117,17 +124,21 @@ def curves(table: pd.DataFrame, path: Path) -> None:
             axes.grid(True, color="#dddddd", linewidth=0.6)
             for family in families:
                 chosen = table[(table.layer == layer) & (table.family == family)]
+                if chosen.empty:
+                    continue
                 # Of several step sizes the one that fits best in the end.
                 best = chosen[chosen.epoch == chosen.epoch.max()].groupby("learning_rate").accuracy.mean().idxmax()
                 by_epoch = chosen[chosen.learning_rate == best].groupby("epoch").accuracy
                 name, colour = styles[family]
                 axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=name)
                 axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
-        figure.supxlabel("epoch", fontsize=9)
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
         figure.supylabel("accuracy in training (%)", fontsize=9)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         save(figure, path)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -5,6 +5,7 @@ once a stitch, with the stitch axis lifted as `symjax.parallel` says; no gradien
 Everything here is a pure function of one pair; pairs come in by `parallel.over_members`.
 """
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -61,8 +62,10 @@ class FitConfig:
         for name in ("epochs", "batch_size", "matching_batches", "reestimation_batches", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} is not positive")
-        if not self.learning_rates or not all(rate > 0 for rate in self.learning_rates):
-            raise InputError(f"learning_rates: {self.learning_rates}, wanted one or more positive numbers")
+        if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise InputError(f"learning_rates: got {self.learning_rates}, wanted one or more positive numbers")
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            raise InputError(f"learning_rates: got {self.learning_rates}, wanted each once")
         if self.start not in STARTS:
             raise InputError(f"start: {self.start!r} is unknown; known: {', '.join(STARTS)}")
 
@@ -149,7 +152,8 @@ def begin(plan: Plan, pair: Pair, key: jax.Array, data: TrainData, matching_imag
         starts = start_matrices(moments)
 
         def start(family, kind, p=p, channels=channels, starts=starts):
-            return family.random(jax.random.fold_in(random_key, p), channels) if kind == "random" else starts[kind]
+            key = jax.random.fold_in(random_key, plan.points[p])  # whatever other points there are
+            return family.random(key, channels) if kind == "random" else starts[kind]
 
         of_point = []
         for family in plan.trained:
@@ -222,7 +226,7 @@ def _stitch_of(family: Family, theirs: PyTree, progress: jax.Array) -> Stitch:
 
 def _update(config: FitConfig, family: Family, progress, theirs, opt_state, gradient, rate):
     """One optimizer step of one stitch, then its projection."""
-    extra = jax.grad(family.penalty)(theirs["family"])
+    extra = jax.grad(family.penalty)(theirs["family"], progress)
     bias = gradient["bias"] if config.bias else jnp.zeros_like(gradient["bias"])
     gradient = {"family": jax.tree.map(jnp.add, gradient["family"], extra), "bias": bias}
     with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts

@@ -11,6 +11,7 @@ complete or as before. Rows have keys (pair, layer, family): what is there is ne
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pandas as pd
 
 from symjax import runs
 from symjax.errors import InputError
+from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
 
@@ -67,17 +69,33 @@ class Results:
             return pd.DataFrame(columns=list(COLUMNS))
         return pd.concat(frames, ignore_index=True)
 
-    def curves(self) -> pd.DataFrame:
-        """All learning curves there are."""
+    def curves(self, pairs=None, plan: Plan | None = None) -> pd.DataFrame:
+        """All learning curves there are, or those of these pairs and of the plan's layers and families."""
         frames = [runs.read_csv(path) for path in sorted((self.folder / "parts").glob("*.curves.csv"))]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        if not frames:
+            return pd.DataFrame()
+        curves = pd.concat(frames, ignore_index=True)
+        if plan is None:
+            return curves
+        chosen = curves.pair.isin([pair_name(pair) for pair in pairs])
+        chosen &= curves.layer.isin([plan.network.points[point].name for point in plan.points])
+        chosen &= curves.family.isin([family.label for family in plan.families])
+        return self._in_order(curves[chosen], plan)
 
-    def missing(self, pairs: Iterable[tuple[int, int]], plan) -> list[tuple[int, int]]:
-        """The pairs of which some wanted row is not there."""
+    def missing(self, pairs: Iterable[tuple[int, int]], plan: Plan) -> dict[Plan, list[tuple[int, int]]]:
+        """The wanted rows that are not there, and no others: plans with fewer points and families, and their pairs."""
         there = set(self.rows()[KEY].itertuples(index=False, name=None))
-        layers = [plan.network.points[point].name for point in plan.points]
-        wanted = [(layer, family.label) for layer in layers for family in plan.families]
-        return [pair for pair in pairs if not all((pair_name(pair), *key) in there for key in wanted)]
+        found: dict[Plan, list[tuple[int, int]]] = {}
+        for pair in pairs:
+            families: dict[tuple[int, ...], list] = {}
+            for family in plan.families:
+                names = {point: plan.network.points[point].name for point in plan.points}
+                points = tuple(p for p, name in names.items() if (pair_name(pair), name, family.label) not in there)
+                if points:
+                    families.setdefault(points, []).append(family)
+            for points, theirs in families.items():
+                found.setdefault(replace(plan, points=points, families=tuple(theirs)), []).append(pair)
+        return found
 
     def add(self, result: PairResult, clean: dict[int, float]) -> None:
         """Adds a pair's results to the folder; rows with the same key take the place of older ones."""
@@ -129,11 +147,14 @@ class Results:
         names = [pair_name(pair) for pair in pairs]
         labels = [family.label for family in plan.families]
         rows = rows[rows.pair.isin(names) & rows.layer_index.isin(plan.points) & rows.family.isin(labels)]
-        return rows.sort_values(
-            ["layer_index", "family"],
-            key=lambda column: column.map(labels.index) if column.name == "family" else column,
-            kind="stable",
-        ).reset_index(drop=True)
+        return self._in_order(rows, plan)
+
+    @staticmethod
+    def _in_order(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+        """By layer and family, in the plan's order."""
+        order = {"layer": [point.name for point in plan.network.points], "family": [f.label for f in plan.families]}
+        key = lambda column: column.map(order[column.name].index)  # noqa: E731
+        return table.sort_values(["layer", "family"], key=key, kind="stable").reset_index(drop=True)
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Pairs run in groups that fill the devices; each group's results are handed out a
 picks among the learning rates of a family; the test split is looked at once, for what was picked.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -54,8 +55,10 @@ def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0) -> list[tu
     """`count` ordered pairs (or "all"), drawn without replacement by a seeded key; more pairs extend fewer.
 
     Raises:
-      InputError: for fewer than two members, or more pairs than there are.
+      InputError: for fewer than two members, more pairs than there are, or a bad seed.
     """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"pair_seed: got {seed}, wanted an integer from 0 to 2**32 - 1")
     pairs = all_pairs(seeds)
     if not pairs:
         raise InputError(f"seeds: {len(seeds)} member(s); a pair needs two different ones")
@@ -68,9 +71,16 @@ def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0) -> list[tu
 
 
 class Sweep:
-    """Compiled once, run for any number of pairs."""
+    """Compiled once, run for any number of pairs.
 
-    def __init__(self, plan: Plan, dataset: Dataset, *, devices=None):
+    Args:
+      plan: what is to be fitted.
+      dataset: the images.
+      num_pairs: how many pairs are to come; where they are fewer than the devices, devices share a pair.
+      devices: all local ones by default.
+    """
+
+    def __init__(self, plan: Plan, dataset: Dataset, *, num_pairs: int | None = None, devices=None):
         for family in plan.families:
             for point in plan.points:
                 channels = plan.network.points[point].channels
@@ -79,14 +89,19 @@ class Sweep:
                     raise InputError(f"families: {family.label} exceeds the {channels} channels of {name}")
         if not plan.families or not plan.points:
             raise InputError("families, layers: at least one of each is wanted")
-        self.plan = plan
-        self.group_size = len(jax.local_devices() if devices is None else devices)
+        devices = jax.local_devices() if devices is None else list(devices)
+        share = max(1, len(devices) // num_pairs) if num_pairs else 1
+        devices = devices[: len(devices) // share * share]
+        self.plan = plan = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, share=share))
+        self.group_size = len(devices) // share
+        if plan.config.batch_size > len(dataset.train):
+            raise InputError(f"batch_size: {plan.config.batch_size} is more than the {len(dataset.train)} training images")
+        if not len(dataset.validation):
+            raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
         config, lift = plan.config, partial(over_members, execution=plan.execution, devices=devices)
         self._train = pad_batches(dataset.train, config.eval_batch_size)
         self._validation = pad_batches(dataset.validation, config.eval_batch_size)
         self._test = pad_batches(dataset.test, config.eval_batch_size)
-        if len(dataset.train) < config.batch_size:
-            raise InputError(f"batch_size: {config.batch_size} exceeds the {len(dataset.train)} training images")
         self._data = TrainData(
             jnp.asarray(dataset.train.images),
             jnp.asarray(dataset.train.labels),
@@ -175,7 +190,7 @@ class Sweep:
         total = 0
         for i in range(len(batches.images)):
             counts = self._correct((pairs, stitches, stats), (take(batches, i), *self._normalisation))
-            total = total + np.stack([np.asarray(c) for c in counts], axis=1)
+            total = total + np.stack([np.asarray(c, np.float64) for c in counts], axis=1)
             on_evaluation(float(np.mean(total) / batches.mask[: i + 1].sum()))
         return 100 * total / float(batches.mask.sum())
 

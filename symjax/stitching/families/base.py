@@ -46,7 +46,7 @@ class Family:
         """The matrix (d, d); `progress` in [0, 1) is the share of training done."""
         return params["matrix"]
 
-    def penalty(self, params: PyTree) -> jax.Array:
+    def penalty(self, params: PyTree, progress: jax.Array) -> jax.Array:
         """What is added to the loss."""
         return jnp.float32(0)
 

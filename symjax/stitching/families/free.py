@@ -53,7 +53,7 @@ class Lasso(Family):
     def hyperparameter(self):
         return self.weight
 
-    def penalty(self, params):
+    def penalty(self, params, progress):
         return self.weight * jnp.sum(jnp.abs(params["matrix"]))
 
     def round(self, params):

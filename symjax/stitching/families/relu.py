@@ -12,12 +12,15 @@ from symjax.stitching.families.base import Family
 
 
 def split_scaling(start):
-    """A nonnegative matrix as (doubly stochastic P, scaling s) with P diag(s) near it; exact where it is in G_ReLU."""
+    """A nonnegative matrix as (doubly stochastic P, scaling s) with P diag(s) near it; exact where it is in G_ReLU.
+
+    Columns and rows of zeros have scaling 0 and are joined by equal parts in P.
+    """
     nonnegative = jnp.maximum(start, 0)
     scaling = jnp.sum(nonnegative, axis=0)
-    usable = scaling > 0
-    permutation = sinkhorn(nonnegative / jnp.where(usable, scaling, 1))
-    return permutation, jnp.where(usable, scaling, 1)
+    permutation = sinkhorn(nonnegative / jnp.where(scaling > 0, scaling, 1))
+    lacking = jnp.maximum(1 - jnp.sum(permutation, axis=1), 0)[:, None] * (scaling == 0)
+    return permutation + lacking / jnp.maximum(jnp.sum(lacking, axis=0), 1), scaling
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Birkhoff(Family):
         permutation = jnp.where(second, lax.stop_gradient(permutation), permutation)
         return permutation * jnp.where(second, scaling, lax.stop_gradient(scaling))
 
-    def penalty(self, params):
+    def penalty(self, params, progress):
         return -self.alpha * jnp.linalg.norm(params["permutation"])
 
     def project(self, params, previous, progress):
@@ -122,7 +125,7 @@ class SoftSort(Family):
         # Row i of SoftSort picks the i-th largest score: descending scores, 2 tau apart, put it on permutation[i].
         descending = 2 * self.tau * jnp.arange(channels, 0, -1, dtype=jnp.float32)
         scores = jnp.zeros((channels,), jnp.float32).at[permutation].set(descending)
-        return {"scores": scores, "log_scaling": jnp.log(split_scaling(start)[1])}
+        return {"scores": scores, "log_scaling": jnp.log(jnp.maximum(split_scaling(start)[1], 1e-6))}
 
     def matrix(self, params, progress):
         return softsort(params["scores"], self.tau) * jnp.exp(params["log_scaling"])

@@ -1,0 +1,554 @@
+"""Fitting and evaluating stitches: against planted answers, plain loops in float64, and themselves run otherwise."""
+
+import dataclasses
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from stitch_helpers import SEEDS, acted, trained
+
+from symjax import models
+from symjax.data import Split, epoch_indices, normalize
+from symjax.data.dataset import Dataset
+from symjax.errors import InputError
+from symjax.models import Member, Network, branch
+from symjax.models.segmented import Segmented
+from symjax.parallel import Execution
+from symjax.stitching import (
+    FitConfig,
+    Pair,
+    Plan,
+    Stitch,
+    Sweep,
+    all_pairs,
+    apply_stitch,
+    draw_pairs,
+    evaluate,
+    evaluate_stitch,
+    fit,
+    parse_families,
+    stitched_logits,
+)
+from symjax.training.evaluation import Batches
+from symjax.training.loop import TrainData
+
+MAP = Execution("map", "matmul")
+FAMILIES = "identity,matched,full,orthogonal,lasso:0.01,birkhoff,birkhoff_published,softsort,rank2"
+PLAIN = {"batch_size": 12, "flip": False, "translate": 0}
+CONFIG = FitConfig(epochs=2, learning_rates=(0.003, 0.03), eval_batch_size=32, **PLAIN)
+SGD = FitConfig(epochs=2, optimizer="sgd", learning_rates=(1e-3,), eval_batch_size=32, **PLAIN)
+
+
+def make_plan(families=FAMILIES, config=CONFIG, points=(0, 1), execution=MAP, network=None):
+    return Plan(network or trained()[1].network, points, parse_families(families), config, execution)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def by_key(result):
+    return {(row["layer"], row["family"]): row for row in result.rows}
+
+
+def fit_data(dataset):
+    arrays = (dataset.train.images, dataset.train.labels, dataset.mean, dataset.std)
+    return TrainData(*map(jnp.asarray, arrays), None)
+
+
+# --- a planted problem ---
+
+
+class Planted:
+    """Members 0 and 1 are one network before and after a permutation and scaling of its channels in both layers."""
+
+    def __init__(self):
+        self.dataset, zoo = trained()
+        self.network = zoo.network
+        member = zoo.member(2)
+        # The statistics that a re-estimation over the training images must find again: their own.
+        batches = CONFIG.eval_batch_size * (len(self.dataset.train) // CONFIG.eval_batch_size)
+        images = normalize(self.dataset.train.images[:batches], self.dataset.mean, self.dataset.std)
+        stats = jax.jit(lambda m: self.network.logits(m, images, mode="moments")[1])(member)
+        first, rng = Member(member.params, stats), np.random.RandomState(0)
+        second, self.matrices = first, {}
+        for layer, point in enumerate(self.network.points):
+            permutation = rng.permutation(point.channels)
+            scaling = np.exp(rng.uniform(-1, 1, point.channels)).astype(np.float32)
+            second = acted(second, layer, permutation, scaling)
+            self.matrices[point.name] = scaling[:, None] * np.eye(point.channels)[permutation]
+        self.members = {0: first, 1: second}
+        logits = jax.jit(lambda m: self.network.logits(m, normalize(x, self.dataset.mean, self.dataset.std))[0])
+        x = self.dataset.test.images
+        self.logits = [np.asarray(logits(member)) for member in self.members.values()]
+        right = np.argmax(self.logits[0], -1) == self.dataset.test.labels
+        self.clean = 100 * right.sum() / len(right)
+
+
+@lru_cache
+def planted():
+    return Planted()
+
+
+def test_the_planted_members_are_one_function():
+    problem = planted()
+    np.testing.assert_allclose(*problem.logits, atol=1e-5)
+    assert not same(problem.members[0].params, problem.members[1].params)
+    assert 60 < problem.clean < 100  # neither chance nor saturated: 4 classes
+
+
+@pytest.fixture(scope="module")
+def planted_result():
+    problem = planted()
+    plan = make_plan("identity,matched,least_squares,birkhoff", SGD)
+    sweep = Sweep(plan, problem.dataset, devices=jax.devices()[:1])
+    (result,) = sweep.run(problem.members.get, [(0, 1)])
+    return result
+
+
+@pytest.mark.parametrize("layer", ["relu1", "relu2"])
+def test_closed_forms_recover_a_planted_symmetry(planted_result, layer):
+    problem, found = planted(), by_key(planted_result)
+    stitch, _ = planted_result.stitches[layer, "matched"]
+    np.testing.assert_array_equal(stitch.matrix > 0, problem.matrices[layer] > 0)
+    np.testing.assert_allclose(stitch.matrix, problem.matrices[layer], rtol=1e-6)
+    for family in ("matched", "least_squares"):
+        assert found[layer, family]["stitched_accuracy"] == problem.clean
+    assert found[layer, "identity"]["stitched_accuracy"] < problem.clean - 20
+
+
+@pytest.mark.parametrize("layer", ["relu1", "relu2"])
+def test_birkhoff_keeps_a_planted_symmetry_that_it_starts_from(planted_result, layer):
+    problem = planted()
+    stitch, _ = planted_result.stitches[layer, "birkhoff"]
+    np.testing.assert_array_equal(stitch.matrix > 0, problem.matrices[layer] > 0)
+    np.testing.assert_allclose(stitch.matrix, problem.matrices[layer], rtol=2e-3)
+    assert by_key(planted_result)[layer, "birkhoff"]["stitched_accuracy"] == problem.clean
+
+
+def train_only(plan, pair, dataset, key=0, epochs=None):
+    """The rounded stitches of one pair, without an evaluation."""
+    images = jnp.asarray(dataset.train.images[None, :64])
+    data = fit_data(dataset)
+    state = jax.jit(lambda pair, key: fit.begin(plan, pair, key, data, images))(
+        pair, jax.random.key_data(jax.random.key(key))
+    )
+    epoch = jax.jit(lambda state: fit.fit_epoch(plan, state, data))
+    for i in range(plan.config.epochs):
+        if i == (plan.config.epochs + 1) // 2:
+            state = fit.halfway(plan, state)
+        state, _ = epoch(state)
+    return state, fit.rounded(plan, state)
+
+
+def test_birkhoff_finds_a_planted_permutation_from_a_random_start():
+    problem = planted()
+    config = FitConfig(epochs=24, learning_rates=(0.03,), start="random", eval_batch_size=32, **PLAIN)
+    plan = make_plan("birkhoff", config, points=(0,))
+    _, (stitches,) = train_only(plan, Pair(problem.members[0], problem.members[1]), problem.dataset)
+    np.testing.assert_array_equal(stitches.matrix[0] > 0, problem.matrices["relu1"] > 0)
+
+
+# --- the forward ---
+
+
+def check_identity_stitch(network, member, images):
+    whole = np.asarray(jax.jit(lambda m: network.logits(m, images)[0])(member))
+
+    @jax.jit
+    def stitched(member):
+        fronts = network.features(member, images)
+        return [
+            stitched_logits(network, member, x, Stitch(jnp.eye(p.channels), jnp.zeros(p.channels)), i, "inference")[0]
+            for i, (x, p) in enumerate(zip(fronts, network.points, strict=True))
+        ]
+
+    for point, logits in zip(network.points, stitched(member), strict=True):
+        np.testing.assert_allclose(logits, whole, atol=2e-6, err_msg=point.name)
+    assert np.ptp(whole, axis=0).min() > 1e-3
+
+
+def test_an_identity_stitch_of_a_model_with_itself_is_the_model():
+    dataset, zoo = trained()
+    check_identity_stitch(zoo.network, zoo.member(0), normalize(dataset.test.images[:8], dataset.mean, dataset.std))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    """A ResNet of one block a stage, 2 channels wide."""
+    build, _, _ = models.MODELS["resnet20"]
+    network = Network(lambda rngs: build(rngs, depth=8, width=2, channels=1, classes=3, method="matmul"), name="res8")
+    assert isinstance(build(iter_keys(), depth=8, width=2, channels=1, classes=3, method="matmul"), Segmented)
+    return network, jax.jit(network.init)(jax.random.key(1))
+
+
+def iter_keys():
+    from symjax.models.segmented import Keys
+
+    return Keys(jax.random.key(0))
+
+
+def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
+    network, member = residual
+    images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
+    assert [p.name for p in network.points if p.starred] == ["block1.1*", "block2.1*", "block3.1*"]
+    check_identity_stitch(network, member, images)
+    travelling = network.front(member, images, network.index("block2.1*"))
+    matrix, bias = np.arange(16.0).reshape(4, 4), np.arange(4.0)
+    stitched, skip = apply_stitch(Stitch(jnp.asarray(matrix, jnp.float32), jnp.asarray(bias, jnp.float32)), travelling)
+    assert skip is travelling[1]
+    np.testing.assert_allclose(stitched, np.einsum("ij,nhwj->nhwi", matrix, travelling[0]) + bias, rtol=1e-5)
+
+
+# --- frozen sides ---
+
+
+def test_no_gradient_of_the_members_is_formed(monkeypatch):
+    """The members' arrays pass through an identity that cannot be differentiated, wherever a network runs on them."""
+
+    @jax.custom_vjp
+    def frozen(x):
+        return x
+
+    def forward(x):
+        raise AssertionError("a gradient of a frozen member")
+
+    frozen.defvjp(forward, lambda _, g: (g,))
+    run = Network.run
+
+    def guarded(self, member, x, **where):
+        return run(self, jax.tree.map(frozen, member), x, **where)
+
+    monkeypatch.setattr(Network, "run", guarded)
+    dataset, zoo = trained()
+    pair, data = Pair(zoo.member(0), zoo.member(1)), fit_data(dataset)
+    plan = make_plan()
+    key = jax.random.key_data(jax.random.key(0))
+    images = jnp.asarray(dataset.train.images[None, :64])
+    state = jax.eval_shape(lambda pair, data: fit.begin(plan, pair, key, data, images), pair, data)
+    after, _ = jax.eval_shape(lambda state, data: fit.fit_epoch(plan, state, data), state, data)
+    # What is optimised has the shapes of stitches, none else.
+    channels = {4, 8}
+    rates = len(plan.config.learning_rates)
+    for tree in (after.params, after.opt_states):
+        for leaf in jax.tree.leaves(tree):
+            assert leaf.shape[0] == rates and set(leaf.shape[1:]) <= channels | {2}
+    # The guard works: it refuses the gradient of a member.
+    with pytest.raises(AssertionError, match="frozen member"):
+        jax.eval_shape(jax.grad(lambda m: zoo.network.logits(m, jnp.zeros((2, 8, 8, 1)))[0].sum()), pair.a)
+
+
+# --- the sweep: two pairs on two devices ---
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return Sweep(make_plan(), trained()[0])
+
+
+@pytest.fixture(scope="module")
+def swept(sweep):
+    """Members, copies from before the sweep, and results."""
+    _, zoo = trained()
+    members = {seed: zoo.member(seed) for seed in SEEDS}
+    before = jax.tree.map(np.array, members)
+    return members, before, list(sweep.run(members.get, [(0, 1), (1, 0), (2, 1)], seed=4))
+
+
+def test_members_come_out_bitwise_unchanged(swept):
+    members, before, results = swept
+    assert same(members, before) and len(results) == 3
+
+
+def test_every_pair_layer_and_family_has_a_row_and_curves(swept, sweep):
+    _, _, results = swept
+    labels = [family.label for family in sweep.plan.families]
+    for result in results:
+        keys = [(row["layer"], row["family"]) for row in result.rows]
+        assert keys == [(layer, label) for layer in ("relu1", "relu2") for label in labels]
+        assert set(result.stitches) == set(keys)
+        trained_labels = [label for label in labels if label not in ("identity", "matched")]
+        curves = [(c["layer"], c["family"], c["learning_rate"], c["epoch"]) for c in result.curves]
+        rates = sweep.plan.config.learning_rates
+        expected = [(k, f, r, e) for k in ("relu1", "relu2") for f in trained_labels for r in rates for e in (1, 2)]
+        assert sorted(curves) == sorted(expected)
+        for row in result.rows:
+            assert row["learning_rate"] in ((None,) if row["family"] in ("identity", "matched") else rates)
+            size = np.shape(result.stitches[row["layer"], row["family"]][0].matrix)
+            assert size == ((4, 4) if row["layer"] == "relu1" else (8, 8))
+    assert [result.pair for result in results] == [(0, 1), (1, 0), (2, 1)]
+
+
+def test_a_full_stitch_costs_less_than_none(swept):
+    _, _, results = swept
+    for layer in ("relu1", "relu2"):
+        found = {f: np.mean([by_key(r)[layer, f]["stitched_accuracy"] for r in results]) for f in ("full", "identity")}
+        assert found["full"] > found["identity"] + 15
+
+
+def test_stitches_are_what_their_families_say(swept):
+    _, _, results = swept
+    for result in results:
+        for (_, family), (stitch, _) in result.stitches.items():
+            matrix = np.asarray(stitch.matrix, np.float64)
+            if family in ("matched", "birkhoff", "birkhoff_published", "softsort"):
+                assert (matrix >= 0).all()
+                assert ((matrix > 0).sum(0) <= 1).all() and ((matrix > 0).sum(1) <= 1).all(), family
+            elif family == "orthogonal":
+                np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-5)
+            elif family == "rank2":
+                assert np.linalg.svd(matrix, compute_uv=False)[2] < 1e-5
+            elif family == "identity":
+                np.testing.assert_array_equal(matrix, np.eye(len(matrix)))
+            assert not stitch.bias.any()
+
+
+def test_a_pair_depends_on_itself_alone(swept, sweep):
+    members, _, results = swept
+    (alone,) = sweep.run(members.get, [(2, 1)], seed=4)
+    assert alone.rows == results[2].rows and alone.curves == results[2].curves
+    assert same(alone.stitches, results[2].stitches)
+    backwards = list(sweep.run(members.get, [(2, 1), (0, 1)], seed=4))
+    assert backwards[1].rows == results[0].rows and same(backwards[1].stitches, results[0].stitches)
+
+
+def test_the_seed_moves_random_starts_and_orders(swept, sweep):
+    members, _, results = swept
+    (other,) = sweep.run(members.get, [(0, 1)], seed=5)
+    for family, differs in (("full", True), ("birkhoff_published", True), ("matched", False)):
+        matrices = [r.stitches["relu2", family][0].matrix for r in (other, results[0])]
+        assert (not np.array_equal(*matrices)) == differs, family
+
+
+def test_validation_picks_and_a_saved_stitch_repeats_its_accuracy(swept, sweep):
+    members, _, results = swept
+    dataset, zoo = trained()
+    for result in results[:1]:
+        for row in result.rows:
+            stitch, stats = result.stitches[row["layer"], row["family"]]
+            a, b = (members[seed] for seed in result.pair)
+            for split, column in ((dataset.test, "stitched_accuracy"), (dataset.validation, "val_accuracy")):
+                where = (row["layer_index"], split, dataset.mean, dataset.std)
+                assert evaluate_stitch(zoo.network, a, b, stitch, stats, *where) == row[column]
+
+
+def test_batch_norm_statistics_are_re_estimated(swept, sweep):
+    """The first batch norm behind the stitch, against NumPy in float64 over the whole re-estimation set."""
+    members, _, results = swept
+    dataset, zoo = trained()
+    used = len(dataset.train) // CONFIG.eval_batch_size * CONFIG.eval_batch_size
+    assert CONFIG.eval_batch_size < used < len(dataset.train)
+    images = normalize(dataset.train.images[:used], dataset.mean, dataset.std)
+    result = results[0]
+    a, b = (members[seed] for seed in result.pair)
+    x = np.asarray(jax.jit(lambda m: branch(zoo.network.front(m, images, 0)))(a), np.float64)
+    for family in ("full", "birkhoff", "identity"):
+        stitch, stats = result.stitches["relu1", family]
+        y = np.einsum("ij,nhwj->nhwi", np.asarray(stitch.matrix, np.float64), x)
+        y = np.maximum.reduce([y[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
+        padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        kernel = np.asarray(b.params[1]["conv"]["kernel"], np.float64)
+        out = sum(
+            np.einsum("nhwc,cd->nhwd", padded[:, i : i + 4, j : j + 4], kernel[i, j])
+            for i in range(3)
+            for j in range(3)
+        )
+        np.testing.assert_allclose(stats[1]["norm"]["mean"], out.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(stats[1]["norm"]["var"], out.var((0, 1, 2)), rtol=1e-4)
+        assert np.abs(stats[1]["norm"]["mean"] - b.stats[1]["norm"]["mean"]).max() > 1e-3
+
+
+def test_accuracy_counts_examples(sweep):
+    """The last batch is half empty, and what fills it up is always classified rightly."""
+    dataset, zoo = trained()
+    plan = make_plan("identity", points=(1,))
+    pair = Pair(zoo.member(0), zoo.member(0))
+    stitches = [Stitch(jnp.eye(8)[None], jnp.zeros((1, 8)))]
+    stats = [jax.tree.map(lambda leaf: leaf[None], pair.b.stats)]
+    images = jnp.asarray(dataset.test.images[:6])
+    logits = jax.jit(zoo.network.logits)(pair.a, normalize(images, dataset.mean, dataset.std))[0]
+    labels = np.argmax(logits, -1).astype(np.int32)
+    labels[1] = (labels[1] + 1) % 4
+    count = jax.jit(lambda batch: evaluate.batch_correct(plan, pair, stitches, stats, batch, dataset.mean, dataset.std))
+    for mask, right in (([1, 1, 1, 1, 1, 1], 5), ([1, 1, 1, 0, 0, 0], 2), ([1, 0, 0, 0, 0, 0], 1)):
+        (found,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
+        assert found.tolist() == [right]
+
+
+def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypatch):
+    members, _, results = swept
+    calls = []
+    accuracy = Sweep._accuracy
+
+    def spy(self, pairs, stitches, stats, batches, on_evaluation):
+        found = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
+        calls.append((batches, stitches[0].matrix.shape[1], found))
+        return found
+
+    monkeypatch.setattr(Sweep, "_accuracy", spy)
+    (result,) = sweep.run(members.get, [(0, 1)], seed=4)
+    dataset, candidates = trained()[0], sweep.plan.candidates
+    assert [(c[0].mask.sum(), c[1]) for c in calls] == [
+        (len(dataset.validation), len(candidates)),
+        (len(dataset.test), len(sweep.plan.families)),
+    ]
+    for p, layer in enumerate(("relu1", "relu2")):
+        for family in sweep.plan.families:
+            scores = {c.learning_rate: calls[0][2][0, p, i] for i, c in enumerate(candidates) if c.family == family}
+            row = by_key(result)[layer, family.label]
+            assert row["val_accuracy"] == max(scores.values()) == scores[row["learning_rate"]]
+
+
+# --- the fit against plain loops ---
+
+
+def test_sgd_on_full_stitches_is_a_plain_loop():
+    """Two learning rates and two epochs, against jax.grad and NumPy's float64 one step after the other."""
+    dataset, zoo = trained()
+    config = dataclasses.replace(SGD, learning_rates=(0.1, 0.01), start="identity", bias=True)
+    plan = make_plan("full", config, points=(0,))
+    a, b = zoo.member(0), zoo.member(1)
+    network, data = zoo.network, fit_data(dataset)
+    images = jnp.asarray(dataset.train.images[None, :64])
+    raw = jax.random.key_data(jax.random.key(3))
+    state = jax.jit(lambda pair: fit.begin(plan, pair, raw, data, images))(Pair(a, b))
+    epoch = jax.jit(lambda state: fit.fit_epoch(plan, state, data))
+
+    @jax.jit
+    def gradient(matrix, bias, x, labels):
+        def loss(matrix, bias):
+            features = jnp.einsum("ij,nhwj->nhwi", matrix, network.front(a, x, 0)) + bias
+            logits, _ = network.run(b, features, start=1, mode="batch")
+            return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels])
+
+        return jax.value_and_grad(loss, (0, 1))(matrix, bias)
+
+    x, y = normalize(dataset.train.images, dataset.mean, dataset.std), jnp.asarray(dataset.train.labels)
+    ours = {rate: [np.eye(4), np.zeros(4)] for rate in config.learning_rates}
+    steps = len(dataset.train) // config.batch_size
+    for e in range(config.epochs):
+        state, metrics = epoch(state)
+        order_key, _ = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), e))
+        for r, (rate, stitch) in enumerate(ours.items()):
+            losses = []
+            for t, batch in enumerate(epoch_indices(order_key, len(dataset.train), config.batch_size)):
+                (value, gradients) = gradient(*(np.float32(part) for part in stitch), x[batch], y[batch])
+                losses.append(value)
+                decayed = rate * 0.5 * (1 + np.cos(np.pi * (e * steps + t) / (steps * config.epochs)))
+                for part, g in zip(stitch, gradients, strict=True):
+                    part -= decayed * np.asarray(g, np.float64)
+            np.testing.assert_allclose(metrics["loss"][0, r], np.mean(losses), rtol=1e-4)
+            np.testing.assert_allclose(state.params[0][0]["family"]["matrix"][r], stitch[0], atol=2e-5)
+            np.testing.assert_allclose(state.params[0][0]["bias"][r], stitch[1], atol=2e-5)
+    assert np.abs(ours[0.1][0] - np.eye(4)).max() > 0.01 and np.abs(ours[0.1][1]).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_learning_rates_train_as_each_alone():
+    dataset, zoo = trained()
+    pair = Pair(zoo.member(0), zoo.member(1))
+    families = "full,birkhoff,rank2"
+
+    def matrices(rates):
+        plan = make_plan(families, dataclasses.replace(CONFIG, learning_rates=rates), points=(1,))
+        return np.asarray(train_only(plan, pair, dataset)[1][0].matrix)
+
+    together = matrices((0.003, 0.03))
+    np.testing.assert_allclose(together[0::2], matrices((0.003,)), atol=1e-5)
+    np.testing.assert_allclose(together[1::2], matrices((0.03,)), atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("execution", [Execution("vmap", "native"), Execution("map", "winograd")], ids=str)
+def test_every_execution_fits_alike(execution):
+    dataset, zoo = trained()
+    pair = Pair(zoo.member(0), zoo.member(1))
+    other = models.create("stitch_tiny", channels=1, classes=4, method=execution.conv)
+    config = dataclasses.replace(SGD, learning_rates=(0.1, 0.01))
+    found = [
+        train_only(make_plan("full,rank2,birkhoff", config, execution=e, network=network), pair, dataset)[1]
+        for e, network in ((MAP, zoo.network), (execution, other))
+    ]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *found)
+
+
+@pytest.mark.slow
+def test_a_point_depends_on_itself_alone():
+    """Random starts and training are the same whatever other layers and families there are."""
+    dataset, zoo = trained()
+    pair = Pair(zoo.member(0), zoo.member(1))
+    config = dataclasses.replace(SGD, learning_rates=(0.1,), start="random")
+    (_, (_, both)), (_, (alone,)) = (
+        train_only(make_plan(families, config, points=points), pair, dataset)
+        for families, points in (("rank2,full", (0, 1)), ("full", (1,)))
+    )
+    np.testing.assert_allclose(both.matrix[1], alone.matrix[0], atol=1e-5)
+
+
+# --- arguments ---
+
+
+def test_pairs_are_drawn_by_a_key():
+    seeds = (3, 0, 8, 5)
+    every = all_pairs(seeds)
+    assert len(every) == 12 == len(set(every)) and all(a != b and {a, b} <= set(seeds) for a, b in every)
+    assert draw_pairs(seeds, "all") == every
+    drawn = draw_pairs(seeds, 12, 7)
+    assert set(drawn) == set(every) and drawn != every
+    for count in range(1, 12):
+        assert draw_pairs(seeds, count, 7) == drawn[:count]
+    assert len({tuple(draw_pairs(seeds, 6, seed)) for seed in range(5)}) == 5
+    assert draw_pairs((1, 2), 1, 0) in ([(1, 2)], [(2, 1)])
+
+
+@pytest.mark.parametrize(
+    "arguments,wanted",
+    [
+        (((1,), 1), "seeds: 1 member"),
+        (((1,), "all"), "seeds: 1 member"),
+        (((1, 2), 0), "pairs: 0, wanted 1 to 2"),
+        (((1, 2), 3), "pairs: 3, wanted 1 to 2"),
+        (((1, 2), 1, -1), "pair_seed: got -1"),
+        (((1, 2), 1, 2**32), "pair_seed: got 4294967296"),
+    ],
+)
+def test_pairs_that_cannot_be_drawn(arguments, wanted):
+    with pytest.raises(InputError, match=wanted):
+        draw_pairs(*arguments)
+
+
+@pytest.mark.parametrize(
+    "settings,wanted",
+    [
+        ({"epochs": 0}, "epochs: 0"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"learning_rates": ()}, "learning_rates: "),
+        ({"learning_rates": (0.1, 0.0)}, "learning_rates: "),
+        ({"learning_rates": (float("nan"),)}, "learning_rates: "),
+        ({"learning_rates": (float("inf"),)}, "learning_rates: "),
+        ({"learning_rates": (0.1, 0.1)}, "learning_rates: .*once"),
+        ({"start": "zero"}, "start: 'zero' is unknown; known: auto, identity"),
+        ({"eval_batch_size": 0}, "eval_batch_size: 0"),
+    ],
+)
+def test_bad_configurations(settings, wanted):
+    with pytest.raises(InputError, match=wanted):
+        FitConfig(**settings)
+
+
+def test_plans_that_do_not_fit_the_data():
+    dataset, _ = trained()
+    with pytest.raises(InputError, match="families: rank5 exceeds the 4 channels of relu1"):
+        Sweep(make_plan("full,rank5"), dataset)
+    with pytest.raises(InputError, match="batch_size: 73 is more than the 72 training images"):
+        Sweep(make_plan("full", dataclasses.replace(CONFIG, batch_size=73)), dataset)
+    with pytest.raises(InputError, match="validation: "):
+        nothing = Split(dataset.validation.images[:0], dataset.validation.labels[:0])
+        Sweep(make_plan("full"), dataclasses.replace(dataset, validation=nothing))
+    for empty in ({"families": ()}, {"points": ()}):
+        with pytest.raises(InputError, match="at least one of each"):
+            Sweep(dataclasses.replace(make_plan("full"), **empty), dataset)
