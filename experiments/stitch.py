@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder

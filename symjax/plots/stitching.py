@@ -143,8 +143,6 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
 
 def save(figure: Figure, path: Path) -> None:
     """Writes `path`.png and `path`.pdf, each whole or not at all."""
-    import io
-
     for suffix, options in {".png": {"dpi": 200}, ".pdf": {}}.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], **options)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from symjax.data import normalize
 from symjax.models import Member, Network
-from symjax.parallel import each
+from symjax.parallel import each, take
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair, Stitch, stitched_logits
 from symjax.training.evaluation import Batches, count_correct, pad_batches, pool_moments
@@ -92,5 +92,5 @@ def evaluate_stitch(
         return count_correct(logits, batch.labels, batch.mask)
 
     data = pad_batches(split, batch_size)
-    total = sum(float(correct(jax.tree.map(lambda leaf: leaf[i], data))) for i in range(data.images.shape[0]))
+    total = sum(float(correct(take(data, i))) for i in range(len(data.images)))
     return 100 * total / float(data.mask.sum())

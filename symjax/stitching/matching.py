@@ -1,4 +1,4 @@
-"""Closed forms between the features of two models: second moments, gathered batch by batch, and what follows from them."""
+"""Closed forms between the features of two models: second moments, batch by batch, and what follows from them."""
 
 from typing import NamedTuple
 

@@ -9,7 +9,6 @@ A pair's files are written when the pair is done, stitches first; `results.csv` 
 complete or as before. Rows have keys (pair, layer, family): what is there is never computed again.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path

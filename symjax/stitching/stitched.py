@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from symjax.models import Member, Network, branch, replace_branch
 from symjax.models.layers import NormMode

@@ -36,7 +36,8 @@ class PairResult:
       pair: the two seeds.
       rows: a dict per point and family: layer, layer_index, starred, family, hyperparameter, learning_rate, start,
         stitched_accuracy and val_accuracy (percent), sparsity (share of zero entries).
-      curves: a dict per point, trained candidate and epoch: layer, family, learning_rate, epoch, loss, accuracy (percent).
+      curves: a dict per point, trained candidate and epoch: layer, family, learning_rate, epoch, loss, accuracy
+        (percent).
       stitches: (layer, family) to (rounded stitch, B's statistics that belong to it), as NumPy arrays.
     """
 
@@ -95,7 +96,8 @@ class Sweep:
         self.plan = plan = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, share=share))
         self.group_size = len(devices) // share
         if plan.config.batch_size > len(dataset.train):
-            raise InputError(f"batch_size: {plan.config.batch_size} is more than the {len(dataset.train)} training images")
+            size, images = plan.config.batch_size, len(dataset.train)
+            raise InputError(f"batch_size: {size} is more than the {images} training images")
         if not len(dataset.validation):
             raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
         config, lift = plan.config, partial(over_members, execution=plan.execution, devices=devices)
