@@ -1,13 +1,15 @@
 """The published procedure in plain PyTorch: what symjax is timed against.
 
-One member of a model zoo at a time, one stitch (one layer, one family) at a time, as a competent script does it: channels last, frozen
-parameters without gradients, batched augmentation on the device, fused optimizers, no device synchronisation inside an epoch, optional
-bfloat16 autocast. It keeps to the written definition of the method where published code departs from it (front in eval mode, buffers of the
-tail copied, statistics re-estimated with the rounded stitch, no peeking at the test set).
+One member of a model zoo at a time, one stitch (one layer, one family) at a time, as a competent script does it:
+channels last, frozen parameters without gradients, batched augmentation on the device, fused optimizers, no device
+synchronisation inside an epoch, optional bfloat16 autocast. It keeps to the written definition of the method where
+published code departs from it (front in eval mode, buffers of the tail copied, statistics re-estimated with the
+rounded stitch, no peeking at the test set).
 
     python -m benchmarks.published --width 16 --images 2048
 
-Layers are numbered from 1: layer l is the point after the l-th ReLU, before its pool. Accuracies are fractions, penalties percentage points.
+Layers are numbered from 1: layer l is the point after the l-th ReLU, before its pool. Accuracies are fractions,
+penalties percentage points.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ SHIFT = 2  # pixels
 SWEEPS = 16  # Sinkhorn sweeps after each step
 
 
-# --- timing ----------------------------------------------------------------------------------------------------------------------------------
+# --- timing ---
 
 
 @dataclass
@@ -94,11 +96,12 @@ def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-# --- model -----------------------------------------------------------------------------------------------------------------------------------
+# --- model ---
 
 
 class MyrtleCNN(nn.Module):
-    """Four 3x3 convolutions of widths c, 2c, 4c, 8c, each with batch norm and ReLU, and a dense layer, for 32x32x3 images.
+    """Four 3x3 convolutions of widths c, 2c, 4c, 8c, each with batch norm and ReLU, and a dense layer, for 32x32x3
+    images.
 
     `segments` is a chain cut after each ReLU: segments[:l] is the front up to layer l, segments[l:] the tail after it.
     """
@@ -124,7 +127,7 @@ class MyrtleCNN(nn.Module):
         return self.segments(images)
 
 
-# --- images ----------------------------------------------------------------------------------------------------------------------------------
+# --- images ---
 
 
 class Images:
@@ -151,7 +154,9 @@ class Images:
     def shuffled(
         self, batch_size: int, augment: bool, generator: torch.Generator
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of full batches in random order; the remainder is dropped, as the drop_last of a data loader does."""
+        """One epoch of full batches in random order; the remainder is dropped, as the drop_last of a data loader
+        does.
+        """
         order = torch.randperm(len(self), generator=generator, device=self.device)
         for batch in range(self.steps(batch_size)):
             chosen = order[batch * batch_size : (batch + 1) * batch_size]
@@ -171,7 +176,7 @@ class Images:
         return self.padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-# --- training and testing one model ----------------------------------------------------------------------------------------------------------
+# --- training and testing one model ---
 
 
 @_cudnn_benchmark()
@@ -193,7 +198,9 @@ def train_member(
     deviation: Sequence[float] = DEVIATION,
     seconds: Seconds | None = None,
 ) -> MyrtleCNN:
-    """Adam with the learning rate halved every quarter of the run; weight decay on weights (batch-norm scales included), not on biases."""
+    """Adam with the learning rate halved every quarter of the run; weight decay on weights (batch-norm scales
+    included), not on biases.
+    """
     device, seconds = torch.device(device), Seconds() if seconds is None else seconds
     with seconds.clock("preparation", device):
         data = Images(images, labels, device, mean, deviation)
@@ -250,7 +257,7 @@ def evaluate(
         return _accuracy(model, data, batch_size, autocast)
 
 
-# --- stitches --------------------------------------------------------------------------------------------------------------------------------
+# --- stitches ---
 
 
 def sinkhorn_(matrix: torch.Tensor, sweeps: int = SWEEPS) -> torch.Tensor:
@@ -305,7 +312,7 @@ def _rank(family: str) -> int:
     return int(family[4:])
 
 
-# --- stitching -------------------------------------------------------------------------------------------------------------------------------
+# --- stitching ---
 
 
 def _frozen_copy(segments: nn.Sequential, autocast: bool) -> nn.Sequential:
@@ -359,7 +366,8 @@ def _train_stitch(
 def _reestimate(stitched: nn.Sequential, tail: nn.Sequential, data: Images, batch_size: int, autocast: bool) -> None:
     """The tail's running statistics as the average over the data of the batch statistics, weighted by batch size.
 
-    For equal batches this is BatchNorm's momentum=None, without its device synchronisation in every layer of every batch.
+    For equal batches this is BatchNorm's momentum=None, without its device synchronisation in every layer of every
+    batch.
     """
     norms = [module for module in tail.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -406,8 +414,9 @@ def stitch_sweep(
 ) -> list[dict[str, Any]]:
     """Every (layer, family) of one pair, each on its own: train the stitch, round it, re-estimate, test.
 
-    Rows hold layer, family, accuracy, penalty, clean_a, clean_b and the seconds of that stitch by part (training_s, ...). `seconds`, when
-    given, collects the whole sweep, the two clean evaluations included. `lr` is one step size or one for each family.
+    Rows hold layer, family, accuracy, penalty, clean_a, clean_b and the seconds of that stitch by part (training_s,
+    ...). `seconds`, when given, collects the whole sweep, the two clean evaluations included. `lr` is one step size
+    or one for each family.
     """
     device, seconds = torch.device(device), Seconds() if seconds is None else seconds
     eval_batch_size = eval_batch_size or quick_batch(device)
@@ -454,11 +463,13 @@ def stitch_sweep(
     return rows
 
 
-# --- operations counted ----------------------------------------------------------------------------------------------------------------------
+# --- operations counted ---
 
 
 def mcnn_flops(width: int, size: int = 32, classes: int = 10) -> tuple[int, ...]:
-    """Forward operations per image (a multiply-add is two) of the five segments: four convolutions and the dense layer."""
+    """Forward operations per image (a multiply-add is two) of the five segments: four convolutions and the dense
+    layer.
+    """
     channels = (3, width, 2 * width, 4 * width, 8 * width)
     convolutions = [
         2 * 9 * inputs * outputs * _pixels(layer, size)
@@ -491,7 +502,9 @@ def sweep_flops(
     width: int, *, train: int, test: int, epochs: int, batch_size: int = 32, families: Sequence[str] = FAMILIES,
     layers: Sequence[int] = LAYERS, size: int = 32, validation: int = 0,
 ) -> dict[str, int]:  # fmt: skip
-    """Operations of stitch_sweep by part, for so many training, test and validation images (Sinkhorn and pointwise work not counted)."""
+    """Operations of stitch_sweep by part, for so many training, test and validation images (Sinkhorn and pointwise
+    work not counted).
+    """
     flops = mcnn_flops(width, size)
     trained = epochs * max(1, train // batch_size) * min(batch_size, train)
     parts = {"training": 0, "reestimation": 0, "evaluation": 2 * test * sum(flops)}
@@ -505,11 +518,13 @@ def sweep_flops(
     return parts
 
 
-# --- command ---------------------------------------------------------------------------------------------------------------------------------
+# --- command ---
 
 
 def load_splits(npz: str | None, images: int, test_images: int, seed: int = 0) -> tuple[tuple, tuple]:
-    """(train, test) from a file with train_images, train_labels, test_images, test_labels, or random ones (speed does not see content)."""
+    """(train, test) from a file with train_images, train_labels, test_images, test_labels, or random ones (speed does
+    not see content).
+    """
     if npz is not None:
         with np.load(npz) as arrays:
             train, test = ((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))

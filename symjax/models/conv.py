@@ -30,7 +30,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
 
 
 def _matmul(x, kernel, stride):
-    """Columns of the k horizontal shifts side by side, then k matrix products: three copies of x where im2col has nine."""
+    """Columns of the k horizontal shifts side by side, then k matrix products: k copies of x where im2col has k * k."""
     k = kernel.shape[0]
     pad = (k - 1) // 2
     n, h, w, c = x.shape
@@ -65,7 +65,7 @@ _winograd.defvjp(_winograd_forward, _winograd_backward)
 
 
 def _kernel_gradient(x, g):
-    """Horizontal shifts of x against vertical shifts of g, in one product: each operand is packed once, not per shift."""
+    """Horizontal shifts of x against vertical shifts of g in one product, which packs each operand once."""
     c, d = x.shape[-1], g.shape[-1]
     x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     x = jnp.concatenate([x[:, :, j : j + g.shape[2]] for j in range(3)], axis=-1)
@@ -81,7 +81,7 @@ KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 def _input_tiles(x):
     """B' x B: a 4 x 4 list of arrays (tiles, channels)."""
-    n, h, w, c = x.shape
+    _, h, w, c = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def along(x, axis, size):

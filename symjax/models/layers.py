@@ -24,10 +24,11 @@ from symjax.models.pool import max_pool as max_pool
 NormMode = Literal["inference", "batch", "train", "moments"]
 
 he_normal = nnx.initializers.he_normal()
+lecun_normal = nnx.initializers.lecun_normal()
 
 
 class Conv(nnx.Module):
-    """A k x k convolution with He-normal weights; `compute dtype` follows the input."""
+    """A k x k convolution with He-normal weights; computes in the dtype of its input."""
 
     def __init__(self, features_in, features_out, *, kernel=3, stride=1, bias=False, init=he_normal, method, rngs):
         self.kernel = nnx.Param(init(rngs.params(), (kernel, kernel, features_in, features_out), jnp.float32))
@@ -78,7 +79,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     The variance is taken about the mean, so it loses nothing where the mean is large.
     """
     flat = x.reshape(-1, x.shape[-1])
-    flat = flat.astype(jnp.promote_types(x.dtype, jnp.float32))
+    flat = flat if x.dtype.itemsize >= 4 else flat.astype(jnp.float32)
     mean = jnp.einsum("nc,n->c", flat, jnp.full((flat.shape[0],), 1 / flat.shape[0], flat.dtype))
     centred = flat - mean
     return mean, jnp.einsum("nc,nc->c", centred, centred) / flat.shape[0]
@@ -87,7 +88,7 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 class Dense(nnx.Module):
     """x @ kernel + bias."""
 
-    def __init__(self, features_in, features_out, *, init=nnx.initializers.lecun_normal(), rngs):
+    def __init__(self, features_in, features_out, *, init=lecun_normal, rngs):
         self.kernel = nnx.Param(init(rngs.params(), (features_in, features_out), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((features_out,), jnp.float32))
 

@@ -10,8 +10,8 @@ from jax import lax
 def max_pool(x: jax.Array, size: int) -> jax.Array:
     """Maximum over windows of `size` x `size`, stride `size`; an edge that does not fill a window is dropped.
 
-    Its gradient goes to the window's maximum, in equal parts where several pixels tie. Both ways are elementwise, which
-    on a CPU is many times as fast as `reduce_window` with its gradient, or as the scattering gradients of strided slices.
+    Its gradient goes to the window's maximum, in equal parts where several pixels tie. Both ways are elementwise, on a
+    CPU many times as fast as `reduce_window` with its gradient, or as the scattering gradients of strided slices.
     """
     if size == 1:
         return x

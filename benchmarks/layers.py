@@ -1,0 +1,186 @@
+"""Steps of the width-16 mCNN as they run inside programs: milliseconds, GFLOP/s and the share of matmul's peak.
+
+    python -m benchmarks.layers                      # every method, and PyTorch where it is installed
+    taskset -c 0 python -m benchmarks.layers         # on one core
+
+Every step stands in a `lax.scan` or `lax.map` under jit. Contestants take turns, and CPU time (of all threads) is what
+counts on a CPU, so that other work on the machine disturbs little; on other devices wall time. The best of the turns is
+printed. Operations are those of the direct convolutions, so Winograd's may exceed the peak.
+"""
+
+import argparse
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks.published import mcnn_flops
+from symjax.models import Member, create
+from symjax.models.layers import CONV_METHODS
+
+STEPS = 8
+SIZES = (32, 32, 16, 8)  # of the maps at the stitch points
+
+
+def cross_entropy(logits, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1).mean()
+
+
+def stitch_program(network, member, point, labels):
+    """SGD on a full stitch over fixed front features, through the tail in "batch" mode."""
+
+    def step(stitch, features):
+        def loss(stitch):
+            matrix, bias = stitch
+            return cross_entropy(network.tail(member, features @ matrix.T + bias, point, mode="batch")[0], labels)
+
+        value, gradient = jax.value_and_grad(loss)(stitch)
+        return jax.tree.map(lambda a, b: a - 0.01 * b, stitch, gradient), value
+
+    return jax.jit(lambda stitch, features: lax.scan(step, stitch, features))
+
+
+def member_program(network, labels):
+    """SGD on all parameters in "train" mode."""
+
+    def step(member, images):
+        def loss(params):
+            logits, stats = network.logits(Member(params, member.stats), images, mode="train")
+            return cross_entropy(logits, labels), stats
+
+        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(member.params)
+        return Member(jax.tree.map(lambda a, b: a - 0.01 * b, member.params, gradient), stats), value
+
+    return jax.jit(lambda member, images: lax.scan(step, member, images))
+
+
+def forward_program(network, mode):
+    return jax.jit(lambda member, images: lax.map(lambda batch: network.logits(member, batch, mode=mode), images))
+
+
+def contests(methods, width, batch_size, forward_batches):
+    """Name of the step -> (operations of one step, contestant -> thunk that runs STEPS steps)."""
+    flops, labels = np.asarray(mcnn_flops(width)) * batch_size, jnp.arange(batch_size) % 10
+    networks = {method: create("mcnn", width=width, method=method) for method in methods}
+    member = jax.jit(create("mcnn", width=width).init)(jax.random.key(0))
+    images = jax.random.normal(jax.random.key(1), (STEPS, batch_size, 32, 32, 3))
+    torch_steps = pytorch(width, batch_size)
+    found = {}
+
+    def contest(name, operations, program, *arguments):
+        thunks = {method: blocking(program(network), *arguments) for method, network in networks.items()}
+        found[name] = operations, thunks | ({"torch": torch_steps[name]} if name in torch_steps else {})
+
+    for point, size in enumerate(SIZES):
+        channels = width * 2**point
+        features = jax.random.uniform(jax.random.key(2), (STEPS, batch_size, size, size, channels))
+        stitch = jnp.eye(channels), jnp.zeros((channels,))
+        operations = 2 * flops[point + 1 :].sum() + 4 * channels**2 * size**2 * batch_size
+        contest(
+            f"stitch at point {point}", operations,
+            lambda network, point=point: stitch_program(network, member, point, labels), stitch, features,
+        )  # fmt: skip
+    contest("member", 3 * flops.sum() - flops[0], lambda network: member_program(network, labels), member, images)
+    for mode in ("inference", "moments"):
+        for size in forward_batches:
+            many = images.reshape(-1, 32, 32, 3)
+            many = jnp.resize(many, (STEPS * max(size, batch_size) // size, size, 32, 32, 3))
+            operations = flops.sum() * many.shape[0] * size / (STEPS * batch_size)
+            contest(f"{mode}, batch {size}", operations, lambda n, mode=mode: forward_program(n, mode), member, many)
+    return found
+
+
+def pytorch(width, batch_size):
+    """The same steps in PyTorch, by name; none where it is not installed."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return {}
+    from torch import nn
+    from torch.nn import functional
+
+    from benchmarks.published import MyrtleCNN
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    channels_last = {"memory_format": torch.channels_last}
+    labels = torch.arange(batch_size) % 10
+    model = MyrtleCNN(width).to(**channels_last)
+
+    def training(model, trained, batches):
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.01, fused=True)
+
+        def run():
+            for batch in batches:
+                optimizer.zero_grad(set_to_none=True)
+                functional.cross_entropy(model(batch), labels).backward()
+                optimizer.step()
+
+        return run
+
+    def forward():
+        with torch.no_grad():
+            for batch in images:
+                evaluated(batch)
+
+    images = [torch.randn(batch_size, 3, 32, 32).to(**channels_last) for _ in range(STEPS)]
+    evaluated = MyrtleCNN(width).to(**channels_last).eval()
+    steps = {"member": training(model.train(), model, images), f"inference, batch {batch_size}": forward}
+    frozen = MyrtleCNN(width).to(**channels_last).train().requires_grad_(False)
+    for point, size in enumerate(SIZES):
+        channels = width * 2**point
+        stitch = nn.Conv2d(channels, channels, 1).to(**channels_last)
+        features = [torch.rand(batch_size, channels, size, size).to(**channels_last) for _ in range(STEPS)]
+        steps[f"stitch at point {point}"] = training(
+            nn.Sequential(stitch, frozen.segments[point + 1 :]), stitch, features
+        )
+    return steps
+
+
+def blocking(program, *arguments):
+    return lambda: jax.block_until_ready(program(*arguments))
+
+
+def best_seconds(thunks, turns):
+    """The shortest of `turns` runs of each, taking turns."""
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    best = dict.fromkeys(thunks, float("inf"))
+    for thunk in thunks.values():
+        thunk()  # compiles
+    for _ in range(turns):
+        for name, thunk in thunks.items():
+            start = clock()
+            thunk()
+            best[name] = min(best[name], clock() - start)
+    return best
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers", description="Time the layers in loops.")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--forward-batches", type=int, nargs="+", default=[16, 32, 64, 250])
+    parser.add_argument("--methods", nargs="+", default=["matmul", "winograd"], choices=CONV_METHODS)
+    parser.add_argument("--turns", type=int, default=5)
+    args = parser.parse_args()
+
+    square = jnp.ones((1024, 1024))
+    product = blocking(jax.jit(lambda a: lax.fori_loop(0, STEPS, lambda _, x: x @ a * 1e-3, a)), square)
+    peak = 2 * 1024**3 * STEPS / best_seconds({"matmul": product}, args.turns)["matmul"]
+    device = jax.devices()[0]
+    print(
+        f"jax {jax.__version__}, {device.device_kind}, {len(os.sched_getaffinity(0))} cores, matmul {peak / 1e9:.0f} GFLOP/s"
+    )
+    for name, (operations, thunks) in contests(args.methods, args.width, args.batch_size, args.forward_batches).items():
+        for contestant, seconds in best_seconds(thunks, args.turns).items():
+            speed = operations * STEPS / seconds
+            print(
+                f"{name:<24}{contestant:<10}{seconds / STEPS * 1e3:9.2f} ms{speed / 1e9:8.1f} GFLOP/s{speed / peak:7.0%}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
