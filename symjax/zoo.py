@@ -333,8 +333,7 @@ def _train(config, network, dataset, stored, execution, devices, progress, save_
 def _create(network: Network, recipe: Recipe, steps_per_epoch: int, seeds: list[int]) -> TrainState:
     """Fresh states, stacked. Compiled without optimisation on a CPU, where it takes LLVM half a minute otherwise."""
     create = jax.vmap(partial(create_state, network, recipe, steps_per_epoch))
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(create, compiler_options=options)(jnp.asarray(seeds, jnp.int32))
+    return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))(jnp.asarray(seeds, jnp.int32))
 
 
 def _stack(trees: list[PyTree]) -> PyTree:

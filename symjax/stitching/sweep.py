@@ -115,10 +115,10 @@ class Sweep:
         full = max(1, len(dataset.train) // config.eval_batch_size)
         self._matching = self._train.images[: min(config.matching_batches, full)]
         self._reestimation = self._train.images[: min(config.reestimation_batches, full)]
-        self._begin = lift(lambda m, shared: fit.begin(plan, *m, *shared))
+        self._begin = lift(lambda m, shared: fit.begin(plan, *m, *shared), optimise=False)
         self._epoch = lift(partial(fit.fit_epoch, plan))
-        self._halfway = lift(lambda state, _: fit.halfway(plan, state))
-        self._rounded = lift(lambda state, _: fit.rounded(plan, state))
+        self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
+        self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
         self._statistics = lift(lambda m, shared: evaluate.batch_statistics(plan, *m, *shared))
         self._correct = lift(lambda m, shared: evaluate.batch_correct(plan, *m, *shared))
 
