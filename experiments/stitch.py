@@ -23,7 +23,7 @@ EVERY_FAMILY = (
     "identity,matched,least_squares,full,orthogonal,lasso:1e-3,birkhoff,birkhoff_published,softsort,rank4,rank1"
 )
 # Passes over the training images that suit a data set; of others, what is published.
-STITCH_EPOCHS = {"digits": 8}
+STITCH_EPOCHS = {"digits": 6}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Settings(ZooSettings):
     families: str = EVERY_FAMILY
     """Stitch families: identity, matched, least_squares, full, orthogonal, lasso[:weight], birkhoff[:alpha],
     birkhoff_published[:alpha], softsort[:tau], rank1, rank2, ..."""
-    stitch_epochs: Annotated[int | None, optional("INT", "digits 8, otherwise 20")] = None
+    stitch_epochs: Annotated[int | None, optional("INT", "digits 6, otherwise 20")] = None
     """Passes over the training images for the stitches."""
     stitch_optimizer: Literal["adam", "sgd"] = "adam"
     """Of the stitches; sgd is the published one."""
