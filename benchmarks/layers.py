@@ -170,16 +170,13 @@ def main():
     product = blocking(jax.jit(lambda a: lax.fori_loop(0, STEPS, lambda _, x: x @ a * 1e-3, a)), square)
     peak = 2 * 1024**3 * STEPS / best_seconds({"matmul": product}, args.turns)["matmul"]
     device = jax.devices()[0]
-    print(
-        f"jax {jax.__version__}, {device.device_kind}, {len(os.sched_getaffinity(0))} cores, matmul {peak / 1e9:.0f} GFLOP/s"
-    )
+    cores = len(os.sched_getaffinity(0))
+    print(f"jax {jax.__version__}, {device.device_kind}, {cores} cores, matmul {peak / 1e9:.0f} GFLOP/s")
     for name, (operations, thunks) in contests(args.methods, args.width, args.batch_size, args.forward_batches).items():
         for contestant, seconds in best_seconds(thunks, args.turns).items():
             speed = operations * STEPS / seconds
-            print(
-                f"{name:<24}{contestant:<10}{seconds / STEPS * 1e3:9.2f} ms{speed / 1e9:8.1f} GFLOP/s{speed / peak:7.0%}",
-                flush=True,
-            )
+            rate = f"{seconds / STEPS * 1e3:9.2f} ms{speed / 1e9:8.1f} GFLOP/s{speed / peak:7.0%}"
+            print(f"{name:<24}{contestant:<10}{rate}", flush=True)
 
 
 if __name__ == "__main__":

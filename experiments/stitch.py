@@ -105,7 +105,7 @@ def main(settings: Settings) -> None:
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
         clean = dict(zip(seeds, _percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
         for part, theirs in results.missing(pairs, plan).items():
-            part_sweep = sweep if part == plan else Sweep(part, dataset)
+            part_sweep = sweep if part == plan else Sweep(part, dataset, num_pairs=len(theirs))
             _run(part_sweep, members, theirs, clean, results, settings.pair_seed)
         results.assemble()  # a run may have been stopped just before
         table = results.table(pairs, plan)

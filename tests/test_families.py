@@ -141,23 +141,30 @@ def stepped(label, size=0.05, seed=3):
 @pytest.mark.parametrize("progress", [FIRST, SECOND], ids=["first half", "second half"])
 @pytest.mark.parametrize("label", LABELS)
 def test_projections_land_in_the_set_and_stay(label, progress):
-    family, params, after = stepped(label)
+    family, params, after = stepped(label, size=0.02)
     once = family.project(after, params, progress)
     twice = family.project(once, once, progress)
     assert jax.tree.structure(once) == jax.tree.structure(params)
-    compared = [{key: value for key, value in tree.items() if key != "duals"} for tree in (once, twice)]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), *compared)
+    if "published" not in label:  # 16 Sinkhorn sweeps end somewhere on the way
+        compared = [{key: value for key, value in tree.items() if key != "duals"} for tree in (once, twice)]
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-6), *compared)
     matrix = np.asarray(family.matrix(once, progress))
     if label == "orthogonal":
-        np.testing.assert_allclose(matrix @ matrix.T, np.eye(D), atol=1e-5)
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(D), atol=2e-6)
         left, _, right = np.linalg.svd(np.asarray(after["matrix"], np.float64))
-        np.testing.assert_allclose(matrix, left @ right, atol=1e-4)
+        np.testing.assert_allclose(matrix, left @ right, atol=2e-6)
     elif "birkhoff" in label:
         permutation = np.asarray(once["permutation"])
         assert (permutation >= 0).all() and (np.asarray(once["scaling"]) >= 0).all()
-        # Published: 16 Sinkhorn sweeps end with columns, rows are as near as they got.
         np.testing.assert_allclose(permutation.sum(0), np.ones(D), atol=1e-5)
-        np.testing.assert_allclose(permutation.sum(1), np.ones(D), atol=1e-5 if "published" not in label else 1e-2)
+        if "published" not in label:
+            np.testing.assert_allclose(permutation.sum(1), np.ones(D), atol=1e-5)
+            return
+        swept = np.maximum(np.asarray(after["permutation"], np.float64), 0)
+        for _ in range(16):
+            swept /= swept.sum(1, keepdims=True)
+            swept /= swept.sum(0, keepdims=True)
+        np.testing.assert_allclose(permutation, swept, atol=1e-6)
     else:
         jax.tree.map(np.testing.assert_array_equal, once, after)
 
@@ -252,7 +259,7 @@ def test_softsort_rounds_to_the_largest_entries_of_its_rows():
 def test_lasso_cuts_small_entries():
     matrix = jnp.asarray([[2e-4, -2e-4, 0.5], [9e-5, -9e-5, 0.0], [1e-4, 1.0, -3.0]], jnp.float32)
     found = parse_family("lasso:0.1").round({"matrix": matrix})
-    np.testing.assert_array_equal(found, [[2e-4, -2e-4, 0.5], [0, 0, 0], [1e-4, 1, -3]] * np.float32(1))
+    np.testing.assert_array_equal(found, np.float32([[2e-4, -2e-4, 0.5], [0, 0, 0], [1e-4, 1, -3]]))
 
 
 # --- penalties ---
@@ -271,6 +278,7 @@ def test_penalties_against_closed_forms():
         assert float(family.penalty(params, FIRST)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", LABELS)
 def test_every_family_works_under_jit_vmap_and_grad(label):
     family = parse_family(label)

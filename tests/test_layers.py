@@ -42,9 +42,8 @@ def out_and_pullback(x, kernel, g, *, stride, method):
 SHAPES = [
     # (h, w), c, d, k, stride
     ((8, 6), 16, 20, 3, 1),
-    ((8, 8), 3, 5, 3, 1),
+    ((2, 4), 3, 5, 3, 1),
     ((7, 5), 4, 6, 3, 1),
-    ((2, 2), 3, 2, 3, 1),
     ((8, 6), 4, 6, 3, 2),
     ((7, 5), 4, 6, 3, 2),
     ((6, 6), 4, 3, 1, 1),
@@ -84,7 +83,7 @@ def test_winograd_leaves_bfloat16_to_matrix_products():
     np.testing.assert_array_equal(*(np.asarray(form, np.float32) for form in forms))
 
 
-@pytest.mark.parametrize("method", CONV_METHODS)
+@pytest.mark.parametrize("method", ["native", "matmul", pytest.param("winograd", marks=pytest.mark.slow)])
 def test_convolution_under_vmap_over_weights(method):
     x, kernels = normal(0, 3, 2, 4, 4, 3), normal(1, 3, 3, 3, 3, 4)
 

@@ -28,7 +28,11 @@ def drawn(network, seed=0):
 
     def draw(leaf):
         fan_in = np.prod(leaf.shape[:-1])
-        values = generator.normal(size=leaf.shape) * np.sqrt(2 / fan_in) if leaf.ndim > 1 else generator.uniform(0.5, 1.5, leaf.shape)
+        values = (
+            generator.normal(size=leaf.shape) * np.sqrt(2 / fan_in)
+            if leaf.ndim > 1
+            else generator.uniform(0.5, 1.5, leaf.shape)
+        )
         return jnp.asarray(values, leaf.dtype)
 
     return jax.tree.map(draw, jax.eval_shape(network.init, KEY))
@@ -126,8 +130,13 @@ def value_and_gradients(network, mode="train"):
     return lambda member, x: jax.value_and_grad(loss, has_aux=True)(member.params, member.stats, x)
 
 
-@pytest.mark.parametrize("method", ["matmul", "winograd"])
-@pytest.mark.parametrize("name", ["mcnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mcnn_sigmoid", "resnet20", "resnet18"))])
+FORMS = ["matmul", pytest.param("winograd", marks=pytest.mark.slow)]  # which takes long to compile
+
+
+@pytest.mark.parametrize("method", FORMS)
+@pytest.mark.parametrize(
+    "name", ["mcnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mcnn_sigmoid", "resnet20", "resnet18"))]
+)
 def test_methods_agree_with_native(name, method):
     """In float64: batch norm and ReLU chains amplify float32's rounding in gradients, whatever the method."""
     with jax.enable_x64(True):
@@ -139,7 +148,7 @@ def test_methods_agree_with_native(name, method):
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(np.abs(want).max(), 1e-3))
 
 
-@pytest.mark.parametrize("method", ["matmul", "winograd"])
+@pytest.mark.parametrize("method", FORMS)
 def test_members_side_by_side(method):
     network = create("mcnn", width=4, method=method)
     members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(drawn(network, seed) for seed in range(3)))
@@ -165,10 +174,22 @@ def test_statistics_of_segments_that_do_not_run_are_kept():
     assert jax.tree.structure(stats) == jax.tree.structure(member.stats)
 
 
+def test_init_draws_the_published_variances():
+    network = create("resnet20", width=8)
+    params = jax.tree.leaves(jax.jit(network.init)(KEY).params)
+    kernels = [np.asarray(leaf) for leaf in params if leaf.ndim == 4 and leaf.size > 2000]
+    assert len(kernels) > 10
+    for kernel in kernels:
+        deviation = np.sqrt(2 / np.prod(kernel.shape[:3]))
+        assert abs(kernel.std() / deviation - 1) < 0.06 and abs(kernel.mean()) < 0.1 * deviation
+        assert np.abs(kernel).max() < 2.3 * deviation
+    assert len({kernel.ravel()[0] for kernel in kernels}) == len(kernels)
+
+
 def test_init_depends_on_the_key_alone():
     network = create("mcnn", width=2)
     init = jax.jit(network.init)
-    first, again = init(KEY), jax.jit(create.__wrapped__("mcnn", width=2).init)(KEY)
+    first, again = init(KEY), create.__wrapped__("mcnn", width=2).init(KEY)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         close(a, b)
     other = init(jax.random.key(1))
@@ -177,7 +198,7 @@ def test_init_depends_on_the_key_alone():
     assert not any(np.array_equal(a, b) for a, b in zip(kernels, others, strict=True))
 
 
-@pytest.mark.parametrize("method", ["native", "matmul"])
+@pytest.mark.parametrize("method", ["native", pytest.param("matmul", marks=pytest.mark.slow)])
 def test_bfloat16(method):
     network = create("mcnn", width=4, method=method, dtype=jnp.bfloat16)
     member = drawn(network)
@@ -185,8 +206,6 @@ def test_bfloat16(method):
     assert loss.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves((stats, gradients))} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
-    (wide, _), _ = jax.jit(value_and_gradients(create("mcnn", width=4)))(member, images(4))
-    assert abs(loss - wide) < 0.05 * abs(wide)
 
 
 @pytest.mark.parametrize(

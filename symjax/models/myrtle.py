@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 from flax import nnx
 
-from symjax.models.layers import BatchNorm, Conv, Dense, global_max_pool, he_normal, max_pool
+from symjax.models.layers import BatchNorm, Conv, Dense, global_max_pool, glorot, he, max_pool
 from symjax.models.segmented import Keys, Segmented, StitchPoint
 
 
@@ -35,7 +35,7 @@ SPECS = {
 
 ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
 # A sigmoid network needs inputs of unit scale to its sigmoids, not the doubled variance that He's start gives a ReLU.
-INITS = {"relu": he_normal, "sigmoid": nnx.initializers.glorot_normal()}
+VARIANCES = {"relu": he, "sigmoid": glorot}
 
 
 class ConvSegment(nnx.Module):
@@ -43,7 +43,7 @@ class ConvSegment(nnx.Module):
 
     def __init__(self, features_in, features_out, pool_before, spec: PlainSpec, *, method, rngs):
         self.conv = Conv(
-            features_in, features_out, bias=not spec.norm, init=INITS[spec.activation], method=method, rngs=rngs
+            features_in, features_out, bias=not spec.norm, variance=VARIANCES[spec.activation], method=method, rngs=rngs
         )
         self.norm = BatchNorm(features_out) if spec.norm else None
         self.pool_before, self.activation = pool_before, spec.activation

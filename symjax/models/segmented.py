@@ -8,6 +8,7 @@ pytrees (for each segment nested dicts of arrays) of parameters and batch-norm s
 works with those pytrees, so `jit`, `vmap`, `shard_map`, optax and checkpoints see nothing but arrays.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -53,20 +54,39 @@ class Segmented(nnx.Module):
 
 
 class Keys:
-    """A stream of keys for `rngs=`, the i-th folded from one key.
+    """What `rngs=` is when a `Network` builds its segments: keys, and normal numbers cut from one long draw.
 
-    `nnx.Rngs` counts in a variable; under a trace each draw from it searches the trace, quadratic time in all.
+    XLA compiles every draw of a program anew, 1 to 3 s of CPU time each: `count` numbers are drawn at once. Without a
+    `count` each on its own, and a `count` of 0 gives zeros while `drawn` counts what a build needs. `nnx.Rngs` counts
+    in a variable; under a trace each use of it searches the trace, quadratic time in all.
     """
 
-    def __init__(self, key: jax.Array):
-        self._key, self._count = key, 0
+    def __init__(self, key: jax.Array, count: int | None = None):
+        self._key, self._keys, self._count, self.drawn = key, 0, count, 0
+        self._values = _truncated_normal(self.params(), (count,)) if count else None
 
     def params(self) -> jax.Array:
         """The next key."""
-        self._count += 1
-        return jax.random.fold_in(self._key, self._count)
+        self._keys += 1
+        return jax.random.fold_in(self._key, self._keys)
 
     __call__ = params
+
+    def normal(self, shape: tuple[int, ...], variance: float) -> jax.Array:
+        """The next numbers from a normal distribution that is cut at two deviations, `variance` after the cut."""
+        start, self.drawn = self.drawn, self.drawn + math.prod(shape)
+        if self._count == 0:
+            return jnp.zeros(shape, jnp.float32)
+        if self._values is None:
+            values = _truncated_normal(self.params(), shape)
+        else:
+            values = self._values[start : self.drawn].reshape(shape)
+        return values * math.sqrt(variance)
+
+
+def _truncated_normal(key, shape):
+    """Normal numbers cut at two deviations, of unit variance after the cut."""
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) / 0.87962566103423978
 
 
 class Network:
@@ -76,7 +96,9 @@ class Network:
         self._build = build
         self.name = name
         self.dtype = dtype
-        abstract = nnx.eval_shape(lambda: build(Keys(jax.random.key(0))))
+        keys = Keys(jax.random.key(0), count=0)
+        abstract = nnx.eval_shape(lambda: build(keys))
+        self._drawn = keys.drawn
         # (graph, abstract parameters, abstract statistics) of every segment; segments share nothing
         self._segments = [nnx.split(segment, nnx.Param, nnx.BatchStat) for segment in abstract.segments]
         self.points: tuple[StitchPoint, ...] = abstract.points
@@ -91,7 +113,7 @@ class Network:
 
     def init(self, key: jax.Array) -> Member:
         """A fresh member; a pure function of the key, good under jit and vmap."""
-        segments = self._build(Keys(key)).segments
+        segments = self._build(Keys(key, self._drawn)).segments
         states = [nnx.split(segment, nnx.Param, nnx.BatchStat)[1:] for segment in segments]
         return Member(*(tuple(map(nnx.to_pure_dict, kind)) for kind in zip(*states, strict=True)))
 

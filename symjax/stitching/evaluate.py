@@ -83,14 +83,15 @@ def evaluate_stitch(
       mean, std: of the data set.
       batch_size: of the passes; the one of the original evaluation repeats it exactly.
     """
-    tail = Member(b.params, stats)
-
-    @jax.jit
-    def correct(batch):
-        travelling = network.front(a, normalize(batch.images, mean, std), point)
-        logits, _ = stitched_logits(network, tail, travelling, stitch, point, "inference")
-        return count_correct(logits, batch.labels, batch.mask)
-
-    data = pad_batches(split, batch_size)
-    total = sum(float(correct(take(data, i))) for i in range(len(data.images)))
+    data, tail = pad_batches(split, batch_size), Member(b.params, stats)
+    steps = range(len(data.images))
+    total = sum(float(_correct(network, point, a, tail, stitch, take(data, i), mean, std)) for i in steps)
     return 100 * total / float(data.mask.sum())
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _correct(network: Network, point: int, a: Member, tail: Member, stitch: Stitch, batch: Batches, mean, std):
+    """How many examples of one batch one stitch classifies rightly; compiled once for all stitches of a point."""
+    travelling = network.front(a, normalize(batch.images, mean, std), point)
+    logits, _ = stitched_logits(network, tail, travelling, stitch, point, "inference")
+    return count_correct(logits, batch.labels, batch.mask)

@@ -1,0 +1,129 @@
+"""Figures show the table's numbers, and come out whole."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.container import BarContainer
+
+from symjax.plots import curves, penalties
+
+
+def make_table(layers=2, families=("identity", "full", "rank1"), pairs=3, starred=False, seed=0):
+    rng = np.random.RandomState(seed)
+    rows = [
+        {
+            "pair": f"{p}-{p + 1}",
+            "layer": f"relu{i}",
+            "layer_index": i,
+            "starred": starred and i % 2 == 1,
+            "family": family,
+            "penalty": 90 * rng.rand() - 2,
+            "clean_accuracy": 90.0,
+        }
+        for i in range(layers)
+        for family in families
+        for p in range(pairs)
+    ]
+    return pd.DataFrame(rows)
+
+
+def make_curves(layers=2, families=("full", "rank1"), pairs=2, rates=(0.1, 0.01), epochs=3):
+    rng = np.random.RandomState(0)
+    return pd.DataFrame(
+        {
+            "pair": f"{p}-9",
+            "layer": f"relu{i}",
+            "family": f,
+            "learning_rate": r,
+            "epoch": e,
+            "accuracy": 100 * rng.rand(),
+        }
+        for i in range(layers)
+        for f in families
+        for p in range(pairs)
+        for r in rates
+        for e in range(1, epochs + 1)
+    )
+
+
+def assert_whole(path):
+    png, pdf = (path.with_name(f"{path.name}{suffix}").read_bytes() for suffix in (".png", ".pdf"))
+    assert png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82") and len(png) > 5000
+    assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF") and len(pdf) > 3000
+    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.name}.pdf", f"{path.name}.png"]
+
+
+def bar_containers(figure):
+    (axes,) = figure.axes
+    return [container for container in axes.containers if isinstance(container, BarContainer)]
+
+
+def bars(figure):
+    """Per family, heights and half lengths of error bars at each layer."""
+    found = []
+    for container in bar_containers(figure):
+        (_, _, (lines,)) = container.errorbar.lines
+        spans = [segment[:, 1] for segment in lines.get_segments()]
+        found.append(([p.get_height() for p in container.patches], [(s[1] - s[0]) / 2 for s in spans]))
+    return found
+
+
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_bars_are_means_and_deviations(tmp_path, pairs):
+    table = make_table(layers=3, pairs=pairs, families=("identity", "full", "lasso:0.1", "lasso:0.01", "rank7", "mine"))
+    figure = penalties(table, tmp_path / "penalties")
+    assert_whole(tmp_path / "penalties")
+    for (heights, errors), family in zip(bars(figure), table.family.unique(), strict=True):
+        of_layer = [table[(table.family == family) & (table.layer == f"relu{i}")].penalty for i in range(3)]
+        np.testing.assert_allclose(heights, [np.mean(values) for values in of_layer], rtol=1e-9)
+        np.testing.assert_allclose(errors, [np.std(values) for values in of_layer], rtol=1e-6, atol=1e-9)
+        assert np.isfinite(heights).all() and np.isfinite(errors).all()
+    title = figure.axes[0].get_title(loc="left")
+    assert f"over {pairs} pair" in title and "90.0 %" in title and ("pairs" in title) == (pairs > 1)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert len(set(names)) == 6 and "lasso 0.01" in names and "mine" in names
+    colours = {patch.get_facecolor() for patch in legend.get_patches()}
+    assert len(colours) == 6
+
+
+def test_bars_of_a_layer_stand_apart(tmp_path):
+    figure = penalties(make_table(layers=4, families=tuple("abcdefg")), tmp_path / "p")
+    spans = sorted((p.get_x(), p.get_x() + p.get_width()) for c in bar_containers(figure) for p in c.patches)
+    assert len(spans) == 28 and all(one[1] <= two[0] for one, two in itertools.pairwise(spans))
+    ticks = figure.axes[0].get_xticks()
+    assert [round((a + b) / 2) for a, b in spans] == np.repeat(ticks, 7).tolist()
+
+
+def test_many_layers_with_stars(tmp_path):
+    figure = penalties(make_table(layers=19, starred=True), tmp_path / "many")
+    assert_whole(tmp_path / "many")
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels == [f"relu{i}{'*' * (i % 2)}" for i in range(19)]
+    assert penalties(make_table(layers=1, pairs=1, families=("full",)), tmp_path / "one").axes
+
+
+def test_curves_are_means_over_pairs_at_the_best_rate(tmp_path):
+    table = make_curves()
+    figure = curves(table, tmp_path / "curves")
+    assert_whole(tmp_path / "curves")
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["relu0", "relu1"]
+    for axes, layer in zip(panels, ("relu0", "relu1"), strict=True):
+        for line, family in zip(axes.lines, ("full", "rank1"), strict=True):
+            chosen = table[(table.layer == layer) & (table.family == family)]
+            by_rate = {rate: rows.groupby("epoch").accuracy.mean() for rate, rows in chosen.groupby("learning_rate")}
+            best = max(by_rate.values(), key=lambda means: means[3])
+            np.testing.assert_allclose(line.get_ydata(), best, rtol=1e-9)
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+
+
+def test_curves_of_uneven_tables(tmp_path):
+    assert curves(pd.DataFrame(), tmp_path / "none") is None and not list(tmp_path.iterdir())
+    table = make_curves(layers=5, pairs=1, rates=(0.1,))
+    table = table[(table.layer != "relu2") | (table.family == "full")]  # a family that one layer does not have
+    figure = curves(table, tmp_path / "curves")
+    assert_whole(tmp_path / "curves")
+    assert [len(axes.lines) for axes in figure.axes if axes.get_visible()] == [2, 2, 1, 2, 2]

@@ -1,0 +1,460 @@
+"""The stitch command: its folder of results, what it reuses, and what it says about bad flags."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import zlib
+from functools import lru_cache
+from typing import ClassVar
+
+import jax
+import numpy as np
+import pytest
+from stitch_helpers import SEEDS, flags, scratch, trained, write_npz
+
+import experiments.stitch
+from experiments.settings import run_command
+from symjax import runs, zoo
+from symjax.errors import InputError
+from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
+from symjax.stitching.results import COLUMNS, KEY, flatten, load_stitch
+
+FAMILIES = ["--families", "full,matched,birkhoff", "--stitch-epochs", "2"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder, on a zoo that is trained once."""
+    trained()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
+
+
+def command(*others, out):
+    argv = [*flags(scratch()), "--out", out, *others]
+    run_command(experiments.stitch.main, experiments.stitch.Settings, [str(word) for word in argv])
+
+
+@lru_cache
+def sweep_of(plan, num_pairs):
+    return Sweep(plan, trained()[0], num_pairs=num_pairs)
+
+
+@pytest.fixture
+def compiled_once(monkeypatch):
+    monkeypatch.setattr(experiments.stitch, "Sweep", lambda plan, _, num_pairs: sweep_of(plan, num_pairs))
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def table(folder):
+    return runs.read_csv(folder / "results.csv", COLUMNS)
+
+
+# --- one run for real ---
+
+
+@pytest.fixture
+def reference(compiled_once, capsys):
+    """The folder of three pairs, and what the command printed; it runs once."""
+    folder, printed = scratch() / "reference", scratch() / "reference.txt"
+    if not printed.exists():
+        command(*FAMILIES, "--pairs", 3, out=folder)
+        told = capsys.readouterr()
+        printed.write_text(told.out + told.err)
+    return folder
+
+
+def test_the_folder_is_complete(reference):
+    rows = table(reference)
+    assert list(rows.columns) == list(COLUMNS)
+    assert len(rows) == 3 * 2 * 3 == len(rows[KEY].drop_duplicates())
+    assert rows.layer.unique().tolist() == ["relu1", "relu2"] and rows.layer_index.unique().tolist() == [0, 1]
+    assert rows.starred.dtype == bool and not rows.starred.any()
+    assert (rows.model_a != rows.model_b).all()
+    assert (rows.pair == rows.model_a.astype(str) + "-" + rows.model_b.astype(str)).all()
+    dataset, members = trained()
+    count = len(dataset.test)
+    clean = np.rint(zoo.test_accuracy(members, dataset) * count)
+    for row in rows.itertuples():
+        a, b = (100 * clean[SEEDS.index(seed)] / count for seed in (row.model_a, row.model_b))
+        assert row.clean_accuracy == np.mean([a, b])
+        assert row.penalty == row.clean_accuracy - row.stitched_accuracy
+        assert (row.stitched_accuracy * count / 100) == pytest.approx(round(row.stitched_accuracy * count / 100))
+    curves = runs.read_csv(reference / "curves.csv")
+    assert len(curves) == 3 * 2 * 2 * 2 and set(curves.family) == {"full", "birkhoff"} and set(curves.epoch) == {1, 2}
+    assert curves.accuracy.between(0, 100).all() and curves.accuracy.max() > 1
+    document = json.loads((reference / "config.json").read_text())
+    assert document["kind"] == "stitch" and document["versions"]["jax"] == jax.__version__
+    assert document["config"]["fit"]["epochs"] == 2 and document["config"]["zoo"]["model"] == "stitch_tiny"
+    request = json.loads((reference / "request.json").read_text())
+    assert request["seeds"] == list(SEEDS) and len(request["pairs"]) == 3
+    for name, start in (("penalties", b""), ("curves", b"")):
+        assert (reference / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" + start
+        assert (reference / f"{name}.pdf").read_bytes()[:5] == b"%PDF-" + start
+    assert sorted(p.stem for p in (reference / "stitches").iterdir()) == sorted(rows.pair.unique())
+
+
+def test_the_table_is_printed(reference):
+    printed = (scratch() / "reference.txt").read_text()
+    rows = table(reference)
+    lines = [line for line in printed.splitlines() if line.startswith("matched")]
+    assert len(lines) == 1
+    for layer in ("relu1", "relu2"):
+        chosen = rows[(rows.family == "matched") & (rows.layer == layer)].penalty
+        assert f"{chosen.mean():.1f} ± {chosen.std(ddof=0):.1f}" in lines[0]
+    assert f"clean accuracy {rows.clean_accuracy.mean():.2f} %" in printed
+    assert str(reference) in printed and "over 3 pairs" in printed
+    assert "stitch" in printed and "evaluate" in printed and "loss=" in printed and "accuracy=" in printed
+
+
+def test_saved_stitches_repeat_their_accuracies_exactly(reference):
+    dataset, members = trained()
+    for row in table(reference).itertuples():
+        pair = (row.model_a, row.model_b)
+        a, b = (members.member(seed) for seed in pair)
+        stitch, stats = load_stitch(reference, pair, row.layer, row.family, b.stats)
+        for split, reported in ((dataset.test, row.stitched_accuracy), (dataset.validation, row.val_accuracy)):
+            where = (row.layer_index, split, dataset.mean, dataset.std)
+            assert evaluate_stitch(members.network, a, b, stitch, stats, *where) == reported
+        assert row.sparsity == np.mean(stitch.matrix == 0)
+
+
+def test_what_cannot_be_loaded(reference, tmp_path):
+    _, members = trained()
+    rows = table(reference)
+    a, b = pair = (int(rows.model_a[0]), int(rows.model_b[0]))
+    stats = members.member(b).stats
+    with pytest.raises(InputError, match=r"no relu3/full; it has .*relu1/full.*relu2/matched"):
+        load_stitch(reference, pair, "relu3", "full", stats)
+    with pytest.raises(InputError, match="7-8"):
+        load_stitch(reference, (7, 8), "relu1", "full", stats)
+    with pytest.raises(InputError, match="another model"):
+        load_stitch(reference, pair, "relu1", "full", (*stats[:-1], {"norm": {"mean": 0, "var": 0}}))
+    broken = tmp_path / "stitches" / f"{a}-{b}.npz"
+    broken.parent.mkdir()
+    broken.write_bytes((reference / "stitches" / f"{a}-{b}.npz").read_bytes()[:-30])
+    with pytest.raises(InputError, match="not a whole npz"):
+        load_stitch(tmp_path, pair, "relu1", "full", stats)
+
+
+def test_the_same_command_again_computes_nothing(reference, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("recomputed")
+
+    monkeypatch.setattr(Sweep, "run", fail)
+    monkeypatch.setattr(zoo, "_train", fail)
+    before = {name: data for name, data in contents(reference).items() if not name.endswith((".png", ".pdf"))}
+    command(*FAMILIES, "--pairs", 3, out=reference)
+    assert before.items() <= contents(reference).items()
+    # Less than what is there, too: its figures show what was asked for, the folder keeps all.
+    command("--families", "full", "--layers", "relu2", "--stitch-epochs", 2, "--pairs", 1, out=reference)
+    assert contents(reference)["results.csv"] == before["results.csv"]
+
+
+# --- what a folder remembers: without a network ---
+
+
+class FakeSweep:
+    """Results that are a function of pair, layer and family alone; counts what it is asked for."""
+
+    group_size, evaluation_steps = 2, 1
+    asked: ClassVar[list] = []
+    fail_at: ClassVar = None
+
+    def __init__(self, plan, dataset, *, num_pairs):
+        self.plan = plan
+
+    def run(self, member, pairs, *, seed, on_epoch, on_evaluation):
+        for pair in pairs:
+            if pair == FakeSweep.fail_at:
+                raise KeyboardInterrupt
+            rows, curves, stitches = [], [], {}
+            for point in self.plan.points:
+                where = self.plan.network.points[point]
+                for family in self.plan.families:
+                    FakeSweep.asked.append((pair, where.name, family.label))
+                    rng = np.random.RandomState(zlib.crc32(f"{pair}{where.name}{family.label}".encode()))
+                    d = where.channels
+                    stitches[where.name, family.label] = (
+                        Stitch(rng.randn(d, d).astype(np.float32), np.zeros(d, np.float32)),
+                        jax.tree.map(np.asarray, member(pair[1]).stats),
+                    )
+                    row = {"layer": where.name, "layer_index": point, "starred": False, "family": family.label}
+                    row |= {"hyperparameter": family.hyperparameter, "start": family.start, "sparsity": 0.0}
+                    row |= {"learning_rate": 0.01 if family.trains else None}
+                    rows.append(row | {"stitched_accuracy": 100 * rng.rand(), "val_accuracy": 100 * rng.rand()})
+                    if family.trains:
+                        curve = {"layer": where.name, "family": family.label, "learning_rate": 0.01}
+                        curves += [curve | {"epoch": e, "loss": rng.rand(), "accuracy": rng.rand()} for e in (1, 2)]
+            on_epoch({"loss": 0.0, "accuracy": 0.0})
+            on_evaluation(0.5)
+            yield PairResult(pair, rows, curves, stitches)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    FakeSweep.asked, FakeSweep.fail_at = [], None
+    monkeypatch.setattr(experiments.stitch, "Sweep", FakeSweep)
+    monkeypatch.setattr(zoo, "train", lambda *_, **__: trained()[1])
+    monkeypatch.setattr(experiments.stitch.plots, "save", lambda *_: None, raising=False)
+    for name in ("penalties", "curves"):
+        monkeypatch.setattr(experiments.stitch.plots, name, lambda *_: None)
+    return FakeSweep
+
+
+def stitches(folder):
+    return {path.name: runs.read_npz(path) for path in (folder / "stitches").iterdir()}
+
+
+def assert_alike(folder, other):
+    """The same results, whatever the order in which they came."""
+    one, two = (table(f).sort_values(KEY).reset_index(drop=True) for f in (folder, other))
+    assert one.equals(two)
+    assert {k: set(v) for k, v in stitches(folder).items()} == {k: set(v) for k, v in stitches(other).items()}
+    for name, arrays in stitches(folder).items():
+        jax.tree.map(np.testing.assert_array_equal, arrays, stitches(other)[name])
+    order = ["pair", "layer", "family", "learning_rate", "epoch"]
+    one, two = (runs.read_csv(f / "curves.csv").sort_values(order).reset_index(drop=True) for f in (folder, other))
+    assert one.equals(two)
+
+
+def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_path):
+    every = ["--families", "full,matched,rank1,lasso:0.01"]
+    command(*every, "--pairs", "all", out=tmp_path / "at once")
+    at_once, fake.asked = fake.asked, []
+    assert len(at_once) == 6 * 2 * 4 == len(set(at_once))
+    for part in (
+        ["--families", "full", "--layers", "relu2", "--pairs", 1],
+        ["--families", "full,matched", "--layers", "relu2", "--pairs", 1],
+        ["--families", "matched,rank1", "--layers", "relu1", "--pairs", 3],
+        ["--families", "rank1,lasso:0.01,full", "--pairs", 2],
+        [*every, "--pairs", "all"],
+        [*every, "--pairs", "all"],
+    ):
+        command(*part, out=tmp_path / "bit by bit")
+    assert len(fake.asked) == len(set(fake.asked)) and set(fake.asked) == set(at_once)
+    assert_alike(tmp_path / "bit by bit", tmp_path / "at once")
+
+
+def test_an_interrupted_run_finishes_what_is_missing(fake, tmp_path, capsys):
+    command(*FAMILIES, "--pairs", 4, out=tmp_path / "undisturbed")
+    pairs = list(dict.fromkeys(pair for pair, _, _ in fake.asked))
+    fake.asked, fake.fail_at = [], pairs[2]
+    with pytest.raises(SystemExit) as caught:
+        command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
+    assert caught.value.code == 130
+    assert "goes on from what is saved" in capsys.readouterr().err
+    assert set(table(tmp_path / "interrupted").pair) == {f"{a}-{b}" for a, b in pairs[:2]}
+    fake.asked, fake.fail_at = [], None
+    command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
+    assert {pair for pair, _, _ in fake.asked} == set(pairs[2:])
+    assert contents(tmp_path / "interrupted") == contents(tmp_path / "undisturbed")
+
+
+def test_a_run_that_dies_between_any_two_writes_goes_on(fake, tmp_path, monkeypatch):
+    """Every file takes its place by one rename; the run dies before the first, the second, and so on."""
+    command(*FAMILIES, "--pairs", 2, out=tmp_path / "undisturbed")
+    wanted = contents(tmp_path / "undisturbed")
+    replace, died = os.replace, 0
+    for last in range(100):
+        folder, renamed = tmp_path / f"died at {last}", []
+
+        def replace_or_die(source, target, renamed=renamed, last=last):
+            if len(renamed) == last:
+                raise KeyboardInterrupt  # nothing in between may take it for a failure and go on
+            renamed.append(target)
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace_or_die)
+            try:
+                command(*FAMILIES, "--pairs", 2, out=folder)
+                break
+            except SystemExit as stopped:
+                assert stopped.code == 130
+                died += 1
+        if (folder / "results.csv").exists():
+            assert table(folder).groupby("pair").size().isin([6]).all()
+        command(*FAMILIES, "--pairs", 2, out=folder)
+        assert contents(folder) == wanted
+    assert died > 8
+
+
+def test_results_are_kept_whole_when_a_part_is_damaged(fake, tmp_path, capsys):
+    command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
+    part = next((tmp_path / "a" / "parts").glob("*.rows.csv"))
+    part.write_bytes(part.read_bytes()[:-7])
+    before = (tmp_path / "a" / "results.csv").read_bytes()
+    with pytest.raises(SystemExit) as caught:
+        command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert str(part) in err and "delete it" in err
+    assert (tmp_path / "a" / "results.csv").read_bytes() == before
+    part.unlink()
+    command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
+    assert (tmp_path / "a" / "results.csv").read_bytes() == before
+
+
+def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("trained")
+
+    command(*FAMILIES, "--pairs", 1, out=tmp_path / "a")
+    before = contents(tmp_path / "a")
+    monkeypatch.setattr(zoo, "train", fail)
+    for other, told in (
+        (["--stitch-epochs", 3], "fit.epochs: 2 there, 3 here"),
+        (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: 0 there, 5 here"),
+        (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: "adam" there, "sgd" here'),
+        (["--stitch-epochs", 2, "--test-size", 30], "test_size: null there, 30 here"),
+        (["--stitch-epochs", 2, "--weight-decay", 0], "zoo.recipe.weight_decay"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            command("--families", "full", "--pairs", 1, *other, out=tmp_path / "a")
+        err = capsys.readouterr().err
+        assert caught.value.code == 2 and told in err and "--out" in err
+    with pytest.raises(SystemExit) as caught:
+        command("--families", "full", "--pairs", 1, out=scratch() / "zoo")
+    assert caught.value.code == 2 and "is a zoo folder, wanted a stitch folder" in capsys.readouterr().err
+    assert contents(tmp_path / "a") == before
+
+
+def test_without_out_settings_have_folders_of_their_own(fake, tmp_path, monkeypatch):
+    for others in ([], ["--stitch-epochs", "3"], ["--pair-seed", "1"], ["--families", "full"], ["--pairs", "2"]):
+        argv = [*flags(scratch()), "--pairs", "1", *others]
+        run_command(experiments.stitch.main, experiments.stitch.Settings, argv)
+    folders = sorted((tmp_path / "runs" / "stitch").iterdir())
+    assert len(folders) == 3 and all(folder.name.startswith("stripes-stitch_tiny4-") for folder in folders)
+
+
+# --- processes ---
+
+
+@pytest.mark.slow
+def test_a_killed_process_finishes_what_is_missing(tmp_path, compiled_once):
+    write_npz(scratch() / "stripes.npz")
+    argv = [*flags(scratch()), "--families", "full,birkhoff", "--stitch-epochs", "2", "--pairs", "all"]
+    here = os.path.dirname(__file__)
+    script = f"""
+        import sys, time
+        sys.path[:0] = [{here!r}, {os.path.dirname(here)!r}]
+        import jax
+        jax.config.update("jax_num_cpu_devices", 2)
+        jax.config.update("jax_disable_most_optimizations", True)
+        import stitch_helpers
+        import experiments.stitch as command
+        from experiments.settings import run_command
+        add = command.Results.add
+        command.Results.add = lambda *arguments: (add(*arguments), time.sleep(1))
+        run_command(command.main, command.Settings, {[*argv, "--out", str(tmp_path / "killed")]!r})
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
+    end = time.monotonic() + 600
+    results = tmp_path / "killed" / "results.csv"
+    while not results.exists() and time.monotonic() < end:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 0 < len(table(tmp_path / "killed")) < 6 * 4
+    for folder in ("killed", "undisturbed"):
+        run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "--out", str(tmp_path / folder)])
+    assert_alike(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_as_a_process():
+    project = os.path.dirname(os.path.dirname(__file__))
+    argv = [sys.executable, "-m", "experiments.stitch", "--families", "nosuch"]
+    result = subprocess.run(argv, cwd=project, capture_output=True, text=True)
+    assert result.returncode == 2 and not result.stdout
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: families: 'nosuch' is unknown; known: identity, matched")
+
+
+# --- bad flags, on the default data set ---
+
+
+@pytest.mark.parametrize(
+    "argv,wanted",
+    [
+        (["--families", "nosuch"], ["families: 'nosuch' is unknown", "identity", "birkhoff", "rank1", "softsort"]),
+        (["--families", ""], ["families: none given"]),
+        (["--families", "full,lasso:-1"], ["families: 'lasso:-1'", "weight must be positive"]),
+        (["--families", "rank9"], ["families: rank9 exceeds the 8 channels of relu1"]),
+        (["--families", "rank0"], ["families: 'rank0'", "rank must be positive"]),
+        (["--layers", "relu9"], ["'relu9' is not a stitch point", "known: relu1, relu2, relu3, relu4"]),
+        (["--layers", ""], ["layers: none given", "relu1"]),
+        (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
+        (["--dataset", "no-such-set"], ["no-such-set", "TFDS_DATA_DIR"]),
+        (["--dataset", "missing.npz"], ["missing.npz"]),
+        (["--pairs", "0"], ["pairs: 0, wanted 1 to 12 with 4 members, or 'all'"]),
+        (["--pairs", "13"], ["pairs: 13, wanted 1 to 12"]),
+        (["--pairs", "some"], ["pairs: got 'some'", "or all"]),
+        (["--pairs", "1.5"], ["pairs: got '1.5'"]),
+        (["--pairs", ""], ["pairs: got ''"]),
+        (["--pairs", "-1"], ["pairs"]),
+        (["--pair-seed", "-1"], ["pair_seed: got -1"]),
+        (["--pair-seed", "4294967296"], ["pair_seed: got 4294967296"]),
+        (["--pair-seed", "x"], ["pair-seed"]),
+        (["--seeds", "1"], ["seeds: 1 member(s); a pair needs two"]),
+        (["--seeds", "5,"], ["seeds: 1 member(s)"]),
+        (["--seeds", "3,3"], ["seeds: got 3, 3"]),
+        (["--seeds", "0"], ["seeds: got '0'"]),
+        (["--stitch-learning-rates", "0"], ["learning_rates", "positive"]),
+        (["--stitch-learning-rates", "1e-2,-1"], ["learning_rates", "positive"]),
+        (["--stitch-learning-rates", "nan"], ["learning_rates", "positive"]),
+        (["--stitch-learning-rates", "inf"], ["learning_rates", "positive"]),
+        (["--stitch-learning-rates", ""], ["learning_rates", "one or more"]),
+        (["--stitch-learning-rates", "fast"], ["stitch_learning_rates: got 'fast'"]),
+        (["--stitch-learning-rates", "1e-2,0.01"], ["learning_rates", "each once"]),
+        (["--stitch-epochs", "0"], ["stitch_epochs: got 0"]),
+        (["--stitch-epochs", "many"], ["stitch-epochs"]),
+        (["--stitch-optimizer", "rmsprop"], ["stitch-optimizer", "adam", "sgd"]),
+        (["--stitch-schedule", "linear"], ["stitch-schedule", "cosine", "constant"]),
+        (["--start", "zero"], ["start", "identity", "least_squares"]),
+        (["--epochs", "0"], ["epochs: got 0"]),
+        (["--width", "0"], ["width: 0"]),
+        (["--batch-size", "5000"], ["batch_size: 5000 is more than"]),
+        (["--validation", "0"], ["validation: "]),
+        (["--test-size", "0"], ["test_size: got 0"]),
+        (["--image-size", "4"], ["image_size: 4 is too small for mcnn"]),
+        (["--out", "/dev/null"], ["/dev/null"]),
+        (["--colour", "red"], ["colour"]),
+    ],
+    ids=lambda value: "=".join(value) if value and value[0].startswith("--") else "",
+)
+def test_bad_flags(argv, wanted, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr(zoo, "_train", fail)
+    with pytest.raises(SystemExit) as caught:
+        run_command(experiments.stitch.main, experiments.stitch.Settings, argv)
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert not out and "Traceback" not in err
+    for word in wanted:
+        assert word in " ".join(err.split()), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_go_to_names_and_back():
+    stats = trained()[1].member(0).stats
+    names = flatten(stats)
+    assert sorted(names) == ["[0]['norm']['mean']", "[0]['norm']['var']", "[1]['norm']['mean']", "[1]['norm']['var']"]
