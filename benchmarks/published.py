@@ -442,7 +442,8 @@ def stitch_sweep(
                 generator = torch.Generator(device).manual_seed(seed)
             with spent.clock("training", device):
                 _train_stitch(
-                    front, stitch, tail, train_data, epochs=epochs, batch_size=batch_size, lr=rates[family], alpha=alpha,
+                    front, stitch, tail, train_data,
+                    epochs=epochs, batch_size=batch_size, lr=rates[family], alpha=alpha,
                     augment=augment, autocast=autocast, generator=generator,
                 )  # fmt: skip
             with spent.clock("reestimation", device):
