@@ -90,7 +90,7 @@ def test_the_folder_is_complete(reference):
     assert (rows.pair == rows.model_a.astype(str) + "-" + rows.model_b.astype(str)).all()
     dataset, members = trained()
     count = len(dataset.test)
-    clean = np.rint(zoo.test_accuracy(members, dataset) * count)
+    clean = np.rint(zoo.test_accuracy(members, dataset).astype(np.float64) * count)
     for row in rows.itertuples():
         a, b = (100 * clean[SEEDS.index(seed)] / count for seed in (row.model_a, row.model_b))
         assert row.clean_accuracy == np.mean([a, b])
