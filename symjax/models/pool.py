@@ -10,8 +10,8 @@ from jax import lax
 def max_pool(x: jax.Array, size: int) -> jax.Array:
     """Maximum over windows of `size` x `size`, stride `size`; an edge that does not fill a window is dropped.
 
-    Its gradient goes to the window's maximum, in equal parts where several pixels tie. Both ways are elementwise, on a
-    CPU many times as fast as `reduce_window` with its gradient, or as the scattering gradients of strided slices.
+    Its gradient goes to the window's maximum, to the first one where several pixels tie. Both ways are elementwise, on
+    a CPU many times as fast as `reduce_window` with its gradient, or as the scattering gradients of strided slices.
     """
     if size == 1:
         return x
@@ -21,32 +21,69 @@ def max_pool(x: jax.Array, size: int) -> jax.Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _max_pool(x, size):
-    for axis in (1, 2):
-        slices = [lax.slice_in_dim(x, i, None, size, axis) for i in range(size)]
-        x = reduce(jnp.maximum, slices)
+    for axis in (2, 1):
+        x = reduce(jnp.maximum, _slices(x, size, axis))
     return x
 
 
 def _max_pool_forward(x, size):
-    out = _max_pool(x, size)
-    return out, (x, out)
+    # The winner is kept as a number: to look for the maximum again by `x == maximum` loses gradients wherever the
+    # compiler computes x twice, rounded differently.
+    columns, column = _largest(_slices(x, size, 2))
+    out, row = _largest(_slices(columns, size, 1))
+    return out, (row * size + _pick(row, _slices(column, size, 1)), x.shape)
 
 
 def _max_pool_backward(size, saved, g):
-    x, out = saved
-    n, h, w, c = out.shape
-    ties = sum((x[:, i::size, j::size] == out).astype(g.dtype) for i in range(size) for j in range(size))
-    share, out = (g / ties)[:, :, None, :, None], out[:, :, None, :, None]
-    dx = jnp.where(x.reshape(n, h, size, w, size, c) == out, share, jnp.zeros_like(share))
-    return (dx.reshape(x.shape),)
+    winner, (n, height, width, c) = saved
+    window = jnp.arange(size * size, dtype=winner.dtype).reshape(size, 1, size, 1)
+    here = winner[:, :, None, :, None] == window
+    dx = jnp.where(here, g[:, :, None, :, None], jnp.zeros((), g.dtype))
+    return (dx.reshape(n, height, width, c),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def _slices(x, size, axis):
+    return [lax.slice_in_dim(x, i, None, size, axis) for i in range(size)]
+
+
+def _largest(slices):
+    """The elementwise maximum of arrays, and which of them it is, the first where they tie."""
+    best, winner = slices[0], jnp.zeros(slices[0].shape, jnp.int32)
+    for i, new in enumerate(slices[1:], 1):
+        winner = jnp.where(new > best, i, winner)
+        best = jnp.maximum(best, new)
+    return best, winner
+
+
+def _pick(winner, slices):
+    """The elements of those arrays that `winner` names."""
+    picked = slices[0]
+    for i, new in enumerate(slices[1:], 1):
+        picked = jnp.where(winner == i, new, picked)
+    return picked
+
+
+@jax.custom_vjp
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over all pixels."""
+    """Maximum over all pixels; its gradient goes to the first one that attains it."""
     return jnp.max(x, axis=(1, 2))
+
+
+def _global_max_pool_forward(x):
+    n, h, w, c = x.shape
+    return global_max_pool(x), (jnp.argmax(x.reshape(n, h * w, c), axis=1), (h, w))
+
+
+def _global_max_pool_backward(saved, g):
+    winner, (h, w) = saved
+    here = winner[:, None, None, :] == jnp.arange(h * w, dtype=winner.dtype).reshape(h, w, 1)
+    return (jnp.where(here, g[:, None, None, :], jnp.zeros((), g.dtype)),)
+
+
+global_max_pool.defvjp(_global_max_pool_forward, _global_max_pool_backward)
 
 
 def global_mean_pool(x: jax.Array) -> jax.Array:
