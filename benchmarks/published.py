@@ -134,11 +134,11 @@ class Images:
     """A labelled split on the device, normalised and padded once (with the mean, which is zero after normalising)."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, device: torch.device, mean=MEAN, deviation=DEVIATION):
-        pixels = torch.as_tensor(images).to(device).to(torch.float32)  # examples, height, width, channels
+        pixels = torch.as_tensor(np.array(images)).to(device).to(torch.float32)  # examples, height, width, channels
         pixels.sub_(torch.tensor(mean, device=device)).div_(torch.tensor(deviation, device=device))
         self.padded = functional.pad(pixels, (0, 0, SHIFT, SHIFT, SHIFT, SHIFT))
         self.plain = self.padded[:, SHIFT:-SHIFT, SHIFT:-SHIFT]
-        self.labels = torch.as_tensor(np.asarray(labels, dtype=np.int64)).to(device)
+        self.labels = torch.as_tensor(np.array(labels, dtype=np.int64)).to(device)
         self.device = device
         self.height, self.width = images.shape[1:3]
 
