@@ -20,6 +20,7 @@ from jax import lax
 from benchmarks.published import mcnn_flops
 from symjax.models import Member, create
 from symjax.models.layers import CONV_METHODS
+from symjax.parallel import compiler_options
 
 STEPS = 8
 SIZES = (32, 32, 16, 8)  # of the maps at the stitch points
@@ -40,7 +41,7 @@ def stitch_program(network, member, point, labels):
         value, gradient = jax.value_and_grad(loss)(stitch)
         return jax.tree.map(lambda a, b: a - 0.01 * b, stitch, gradient), value
 
-    return jax.jit(lambda stitch, features: lax.scan(step, stitch, features))
+    return jax.jit(lambda stitch, features: lax.scan(step, stitch, features), compiler_options=compiler_options())
 
 
 def member_program(network, labels):
@@ -54,11 +55,14 @@ def member_program(network, labels):
         (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(member.params)
         return Member(jax.tree.map(lambda a, b: a - 0.01 * b, member.params, gradient), stats), value
 
-    return jax.jit(lambda member, images: lax.scan(step, member, images))
+    return jax.jit(lambda member, images: lax.scan(step, member, images), compiler_options=compiler_options())
 
 
 def forward_program(network, mode):
-    return jax.jit(lambda member, images: lax.map(lambda batch: network.logits(member, batch, mode=mode), images))
+    def program(member, images):
+        return lax.map(lambda batch: network.logits(member, batch, mode=mode), images)
+
+    return jax.jit(program, compiler_options=compiler_options())
 
 
 def contests(methods, width, batch_size, forward_batches):
@@ -162,7 +166,7 @@ def main():
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--forward-batches", type=int, nargs="+", default=[16, 32, 64, 250])
-    parser.add_argument("--methods", nargs="+", default=["matmul", "winograd"], choices=CONV_METHODS)
+    parser.add_argument("--methods", nargs="+", default=["matmul", "mixed"], choices=CONV_METHODS)
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
 

@@ -38,7 +38,7 @@ class Settings:
     test_images: int = 2048
     validation_images: int = 512
     batch_size: int = 32
-    eval_batch_size: int = 128
+    eval_batch_size: int = 32
     """Of symjax; the PyTorch side chooses what suits it."""
     members: int = 4
     """Zoo members that train side by side."""
@@ -166,7 +166,7 @@ def sweep_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
         epochs=1,
         batch_size=settings.batch_size,
         eval_batch_size=settings.eval_batch_size,
-        reestimation_batches=settings.images,
+        reestimation_images=settings.images,
         learning_rates=(1e-3,),
     )
     plan = Plan(network, tuple(range(4)), parse_families(",".join(FAMILIES)), config, execution)

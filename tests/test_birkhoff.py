@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment, minimize
 from symjax.birkhoff import nearest_permutation, permutation_matrix, projection_birkhoff, sinkhorn, softsort
 from symjax.errors import InputError
 
-METHODS = ("newton", "dykstra")
+METHODS = ("newton", "sweeps", "dykstra")
 SIZE = 12  # one size and one batch shape for most tests, so that they share what is compiled
 BATCH = (2, 3, SIZE, SIZE)
 
@@ -514,7 +514,7 @@ def test_what_is_not_a_real_square_matrix_is_refused(function, matrix):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: projection_birkhoff(SQUARE, method="simplex"), "method.*simplex.*dykstra, newton"),
+        (lambda: projection_birkhoff(SQUARE, method="simplex"), "method.*simplex.*dykstra, newton, sweeps"),
         (lambda: projection_birkhoff(SQUARE, tol=0), "tol"),
         (lambda: projection_birkhoff(SQUARE, tol=np.nan), "tol"),
         (lambda: projection_birkhoff(SQUARE, max_iters=-1), "max_iters"),

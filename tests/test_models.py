@@ -130,7 +130,7 @@ def value_and_gradients(network, mode="train"):
     return lambda member, x: jax.value_and_grad(loss, has_aux=True)(member.params, member.stats, x)
 
 
-FORMS = ["matmul", pytest.param("winograd", marks=pytest.mark.slow)]  # which takes long to compile
+FORMS = ["matmul", pytest.param("mixed", marks=pytest.mark.slow)]  # which takes long to compile
 
 
 @pytest.mark.parametrize("method", FORMS)
@@ -212,7 +212,7 @@ def test_bfloat16(method):
     ("settings", "words"),
     [
         ({"name": "resnet21"}, ("resnet21", "resnet20", "mcnn")),
-        ({"name": "mcnn", "method": "fft"}, ("fft", "native", "winograd")),
+        ({"name": "mcnn", "method": "fft"}, ("fft", "native", "mixed")),
         ({"name": "mcnn", "width": 0}, ("width", "0")),
         ({"name": "mcnn", "channels": 0}, ("channels",)),
         ({"name": "mcnn", "classes": -1}, ("classes", "-1")),

@@ -39,7 +39,7 @@ def _max_pool_backward(size, saved, g):
     window = jnp.arange(size * size, dtype=winner.dtype).reshape(size, 1, size, 1)
     here = winner[:, :, None, :, None] == window
     dx = jnp.where(here, g[:, :, None, :, None], jnp.zeros((), g.dtype))
-    return (dx.reshape(n, height, width, c),)
+    return (lax.optimization_barrier(dx.reshape(n, height, width, c)),)
 
 
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)

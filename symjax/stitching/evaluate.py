@@ -70,7 +70,7 @@ def evaluate_stitch(
     mean,
     std,
     *,
-    batch_size=128,
+    batch_size=32,
 ) -> float:
     """Accuracy in percent of one saved stitch on a data split.
 

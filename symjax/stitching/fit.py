@@ -40,9 +40,9 @@ class FitConfig:
       start: the start matrix of every family; "auto" is the one that the family names.
       bias: whether stitches have a bias.
       flip, translate: augmentation of the images that stitches are trained on.
-      matching_batches: training batches of `eval_batch_size` images behind the closed forms, at most.
-      reestimation_batches: likewise, behind the tail's batch-norm statistics before an evaluation.
-      eval_batch_size: of every pass without gradients.
+      matching_images: how many training images the closed forms see, at most.
+      reestimation_images: likewise, behind the tail's batch-norm statistics before an evaluation.
+      eval_batch_size: of every pass without gradients; whole batches of training images count.
     """
 
     epochs: int = 20
@@ -54,12 +54,12 @@ class FitConfig:
     bias: bool = False
     flip: bool = True
     translate: int = 2
-    matching_batches: int = 16
-    reestimation_batches: int = 64
-    eval_batch_size: int = 128
+    matching_images: int = 1024
+    reestimation_images: int = 8192
+    eval_batch_size: int = 32
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "matching_batches", "reestimation_batches", "eval_batch_size"):
+        for name in ("epochs", "batch_size", "matching_images", "reestimation_images", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} is not positive")
         if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
@@ -109,7 +109,7 @@ class FitState(NamedTuple):
 
     pair: Pair
     params: PyTree  # per point and trained family, leading axis rates: {"family": its parameters, "bias": (d,)}
-    opt_states: PyTree  # likewise
+    opt_state: PyTree  # the optimizer's, of all params
     closed: PyTree  # per point and closed family: its matrix (d, d)
     key: jax.Array  # raw key data, so that it travels as a plain array
     epoch: jax.Array  # int32
@@ -142,28 +142,28 @@ def decay(config: FitConfig, progress: jax.Array) -> jax.Array:
     return 0.5 * (1 + jnp.cos(jnp.pi * progress)) if config.schedule == "cosine" else jnp.ones_like(progress)
 
 
-def begin(plan: Plan, pair: Pair, key: jax.Array, data: TrainData, matching_images: jax.Array) -> FitState:
-    """Stitches at their start. `key` is raw key data (`jax.random.key_data`)."""
+def begin(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMoments]) -> FitState:
+    """Stitches at their start, from raw key data (`jax.random.key_data`) and what `pair_moments` gives."""
     config = plan.config
     random_key = jax.random.fold_in(jax.random.wrap_key_data(key), 0)
-    params, opt_states, closed = [], [], []
-    for p, moments in enumerate(pair_moments(plan, pair, matching_images, data.mean, data.std)):
-        channels = moments.xx.shape[0]
-        starts = start_matrices(moments)
+    params, closed = [], []
+    for p, of_point in enumerate(moments):
+        channels = of_point.xx.shape[0]
+        starts = start_matrices(of_point)
 
         def start(family, kind, p=p, channels=channels, starts=starts):
             key = jax.random.fold_in(random_key, plan.points[p])  # whatever other points there are
             return family.random(key, channels) if kind == "random" else starts[kind]
 
-        of_point = []
+        of_families = []
         for family in plan.trained:
             matrix = start(family, family.start if config.start == "auto" else config.start)
             theirs = {"family": family.init(matrix), "bias": jnp.zeros((channels,), jnp.float32)}
-            of_point.append(_repeat(theirs, len(config.learning_rates)))
-        params.append(of_point)
-        opt_states.append([jax.vmap(optimizer(config).init)(theirs) for theirs in of_point])
+            of_families.append(_repeat(theirs, len(config.learning_rates)))
+        params.append(of_families)
         closed.append([start(family, family.start) for family in plan.closed])
-    return FitState(pair, params, opt_states, closed, key, jnp.zeros((), jnp.int32))
+    opt_state = optimizer(config).init(params)
+    return FitState(pair, params, opt_state, closed, key, jnp.zeros((), jnp.int32))
 
 
 def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, dict]:
@@ -188,51 +188,55 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         return loss, right, gradient
 
     def step(carry, inputs):
+        params, opt_state = carry
         index, indices = inputs
         progress = (state.epoch * steps + index).astype(jnp.float32) / (steps * config.epochs)
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         labels = data.labels[indices]
         fronts = network.features(state.pair.a, images, plan.points)
-        new, metrics = [], []
-        for point, travelling, *of_point in zip(plan.points, fronts, *carry, strict=True):
-            params, opt_states = of_point
+        gradients, metrics = [], []
+        for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
             made = [
-                jax.vjp(jax.vmap(partial(_stitch_of, family, progress=progress)), theirs)
-                for family, theirs in zip(plan.trained, params, strict=True)
+                jax.vjp(jax.vmap(partial(_stitch_and_penalty, family, progress)), theirs)
+                for family, theirs in zip(plan.trained, of_point, strict=True)
             ]
-            stitches = _concatenate([stitch for stitch, _ in made])
-            loss, right, gradients = each(partial(tail_gradient, point, travelling, labels), plan.execution)(stitches)
+            stitches = _concatenate([stitch for (stitch, _), _ in made])
+            loss, right, pulled = each(partial(tail_gradient, point, travelling, labels), plan.execution)(stitches)
             metrics.append((loss, right))
-            updated = []
-            for f, (family, (_, pull)) in enumerate(zip(plan.trained, made, strict=True)):
-                (gradient,) = pull(jax.tree.map(lambda leaf, f=f: leaf[f * rates : (f + 1) * rates], gradients))
-                update = jax.vmap(partial(_update, config, family, progress))
-                updated.append(update(params[f], opt_states[f], gradient, jnp.asarray(config.learning_rates)))
-            new.append(updated)
-        new_params = [[theirs for theirs, _ in of_point] for of_point in new]
-        new_opt_states = [[opt_state for _, opt_state in of_point] for of_point in new]
-        return (new_params, new_opt_states), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
+            ones, whose = jnp.ones((rates,), jnp.float32), [slice(f * rates, (f + 1) * rates) for f in range(len(made))]
+            parts = [jax.tree.map(lambda leaf, mine=mine: leaf[mine], pulled) for mine in whose]
+            gradients.append([pull((part, ones))[0] for part, (_, pull) in zip(parts, made, strict=True)])
+        params, opt_state = _update(plan, progress, params, opt_state, gradients)
+        return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 
     inputs = (jnp.arange(steps, dtype=jnp.int32), order)
-    (params, opt_states), (losses, rights) = lax.scan(step, (state.params, state.opt_states), inputs)
+    (params, opt_state), (losses, rights) = lax.scan(step, (state.params, state.opt_state), inputs)
     metrics = {"loss": losses.mean(0), "accuracy": rights.mean(0)}
-    return state._replace(params=params, opt_states=opt_states, epoch=state.epoch + 1), metrics
+    return state._replace(params=params, opt_state=opt_state, epoch=state.epoch + 1), metrics
 
 
-def _stitch_of(family: Family, theirs: PyTree, progress: jax.Array) -> Stitch:
-    return Stitch(family.matrix(theirs["family"], progress), theirs["bias"])
+def _stitch_and_penalty(family: Family, progress: jax.Array, theirs: PyTree) -> tuple[Stitch, jax.Array]:
+    return Stitch(family.matrix(theirs["family"], progress), theirs["bias"]), family.penalty(theirs["family"], progress)
 
 
-def _update(config: FitConfig, family: Family, progress, theirs, opt_state, gradient, rate):
-    """One optimizer step of one stitch, then its projection."""
-    extra = jax.grad(family.penalty)(theirs["family"], progress)
-    bias = gradient["bias"] if config.bias else jnp.zeros_like(gradient["bias"])
-    gradient = {"family": jax.tree.map(jnp.add, gradient["family"], extra), "bias": bias}
+def _update(plan: Plan, progress, params, opt_state, gradients):
+    """One optimizer step of all stitches of a pair, then their projections."""
+    config = plan.config
+    if not config.bias:
+        gradients = [[{**theirs, "bias": jnp.zeros_like(theirs["bias"])} for theirs in point] for point in gradients]
     with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
-        direction, opt_state = optimizer(config).update(gradient, opt_state, theirs)
-    stepped = jax.tree.map(lambda old, d: old - rate * decay(config, progress) * d, theirs, direction)
-    return {**stepped, "family": family.project(stepped["family"], theirs["family"], progress)}, opt_state
+        direction, opt_state = optimizer(config).update(gradients, opt_state, params)
+    length = jnp.asarray(config.learning_rates) * decay(config, progress)
+    stepped = jax.tree.map(lambda old, d: old - length.reshape(-1, *(1,) * (d.ndim - 1)) * d, params, direction)
+
+    def projected(family, new, old):
+        return {**new, "family": jax.vmap(partial(family.project, progress=progress))(new["family"], old["family"])}
+
+    return [
+        [projected(*of_family) for of_family in zip(plan.trained, new, old, strict=True)]
+        for new, old in zip(stepped, params, strict=True)
+    ], opt_state
 
 
 def halfway(plan: Plan, state: FitState) -> FitState:

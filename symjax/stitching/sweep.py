@@ -111,16 +111,20 @@ class Sweep:
             jnp.asarray(dataset.std),
             None,
         )
-        # Only full batches of distinct images count in moments.
-        full = max(1, len(dataset.train) // config.eval_batch_size)
-        self._matching = self._train.images[: min(config.matching_batches, full)]
-        self._reestimation = self._train.images[: min(config.reestimation_batches, full)]
-        self._begin = lift(lambda m, shared: fit.begin(plan, *m, *shared), optimise=False)
+        self._matching = self._moment_batches(config.matching_images)
+        self._reestimation = self._moment_batches(config.reestimation_images)
+        self._moments = lift(lambda pair, shared: fit.pair_moments(plan, pair, *shared))
+        self._begin = lift(lambda m, _: fit.begin(plan, *m), optimise=False)
         self._epoch = lift(partial(fit.fit_epoch, plan))
         self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
         self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
         self._statistics = lift(lambda m, shared: evaluate.batch_statistics(plan, *m, *shared))
         self._correct = lift(lambda m, shared: evaluate.batch_correct(plan, *m, *shared))
+
+    def _moment_batches(self, images: int) -> jax.Array:
+        """Batches of so many training images: full ones, of distinct images, at least one."""
+        images = min(images, self._train.mask.sum())
+        return self._train.images[: max(1, int(images) // self._train.images.shape[1])]
 
     @cached_property
     def _normalisation(self):
@@ -159,7 +163,8 @@ class Sweep:
         padded = group + [group[0]] * (self.group_size - len(group))
         pairs = stack([Pair(member(a), member(b)) for a, b in padded])
         keys = jnp.stack([_pair_key(seed, pair) for pair in padded])
-        state = self._begin((pairs, keys), (self._data, self._matching))
+        moments = self._moments(pairs, (self._matching, *self._normalisation))
+        state = self._begin((pairs, keys, moments), ())
         history = []
         if plan.trained:
             for epoch in range(config.epochs):

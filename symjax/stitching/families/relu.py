@@ -62,7 +62,7 @@ class Birkhoff(Family):
 
     def project(self, params, previous, progress):
         projected, info = projection_birkhoff(
-            params["permutation"], init=previous["duals"], max_iters=200, full_output=True
+            params["permutation"], method="sweeps", init=previous["duals"], max_iters=200, full_output=True
         )
         second = progress >= 0.5
         return {
