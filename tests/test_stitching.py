@@ -228,8 +228,8 @@ def test_no_gradient_of_the_members_is_formed(monkeypatch):
     def guarded(self, member, x, **where):
         return run(self, jax.tree.map(frozen, member), x, **where)
 
-    monkeypatch.setattr(Network, "run", guarded)
     dataset, zoo = trained()
+    monkeypatch.setattr(Network, "run", guarded)
     pair, data = Pair(zoo.member(0), zoo.member(1)), fit_data(dataset)
     plan = make_plan()
     key = jax.random.key_data(jax.random.key(0))
