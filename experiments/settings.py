@@ -1,12 +1,14 @@
 """What commands share: settings of a data set and a zoo, and how a command starts and fails."""
 
+import contextlib
 import dataclasses
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import jax
 import tyro
 
 from symjax import parallel
@@ -149,6 +151,22 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 Settings = TypeVar("Settings")
 
 
+@contextlib.contextmanager
+def compilation() -> Iterator[list[float]]:
+    """The seconds that JAX spends on tracing and compiling meanwhile, program by program."""
+    seconds: list[float] = []
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            seconds.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield seconds
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
 def run_command(main: Callable[[Settings], None], settings: type[Settings], argv: list[str] | None = None) -> None:
     """Runs `main` on the settings that the command line gives; ends the process where they are wrong.
 
@@ -159,7 +177,10 @@ def run_command(main: Callable[[Settings], None], settings: type[Settings], argv
     parsed = tyro.cli(settings, args=argv, prog=program, description=module.__doc__)
     try:
         parallel.use_cores()
-        main(parsed)
+        with compilation() as seconds:
+            main(parsed)
+        if seconds:
+            print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

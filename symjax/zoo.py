@@ -107,7 +107,7 @@ class Zoo:
       config: what they depend on.
       network: what they are.
       seeds: one per member.
-      members: parameters and statistics with a leading axis over members, in the order of `seeds`.
+      members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
       metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]).
     """
 
@@ -206,7 +206,7 @@ def load(folder: str | pathlib.Path, seeds: Iterable[int] | None = None, *, exec
     failed = [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]
     if failed:
         _warn(f"the loss of seeds {_listed(failed)} became NaN in training; their weights are of no use")
-    members = jax.tree.map(jnp.asarray, _stack([state.member for state in states]))
+    members = _stack([state.member for state in states])
     return Zoo(config, network, seeds, members, metrics)
 
 

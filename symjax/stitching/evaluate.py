@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from symjax.data import normalize
 from symjax.models import Member, Network
@@ -52,9 +52,9 @@ def batch_correct(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean,
 
 
 def pool(stats_per_batch: list[list[PyTree]]) -> list[PyTree]:
-    """Statistics of several batches, as `batch_statistics` gives them, pooled."""
+    """Statistics of several batches, as `batch_statistics` gives them but on the host, pooled."""
     return [
-        pool_moments(jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_point))
+        pool_moments(jax.tree.map(lambda *leaves: np.stack(leaves), *of_point))
         for of_point in zip(*stats_per_batch, strict=True)
     ]
 

@@ -17,7 +17,7 @@ import numpy as np
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member
-from symjax.parallel import over_members, stack, take
+from symjax.parallel import over_members, take
 from symjax.stitching import evaluate, fit
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
@@ -161,10 +161,11 @@ class Sweep:
         plan, config = self.plan, self.plan.config
         # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
         padded = group + [group[0]] * (self.group_size - len(group))
-        pairs = stack([Pair(member(a), member(b)) for a, b in padded])
-        keys = jnp.stack([_pair_key(seed, pair) for pair in padded])
+        pairs = _stack([Pair(member(a), member(b)) for a, b in padded])
+        keys = _stack([_pair_key(seed, pair) for pair in padded])
         moments = self._moments(pairs, (self._matching, *self._normalisation))
         state = self._begin((pairs, keys, moments), ())
+        pairs = state.pair  # on their devices
         history = []
         if plan.trained:
             for epoch in range(config.epochs):
@@ -174,21 +175,19 @@ class Sweep:
                 metrics = jax.device_get(metrics)
                 history.append(metrics)
                 on_epoch({name: float(np.mean(value)) for name, value in metrics.items()})
-        stitches = self._rounded(state, ())
+        stitches = jax.device_get(self._rounded(state, ()))
         stats = self._reestimate(pairs, stitches, on_evaluation)
         validation = self._accuracy(pairs, stitches, stats, self._validation, on_evaluation)
         chosen = [[_choose(plan, accuracies) for accuracies in validation[g]] for g in range(len(padded))]
         picked, picked_stats = _pick(stitches, chosen), _pick(stats, chosen)
         test = self._accuracy(pairs, picked, picked_stats, self._test, on_evaluation)
-        picked, picked_stats = jax.device_get((picked, picked_stats))
         for g, pair in enumerate(group):
             yield self._result(g, pair, chosen[g], validation[g], test[g], picked, picked_stats, history)
 
     def _reestimate(self, pairs, stitches, on_evaluation):
         per_batch = []
         for images in self._reestimation:
-            per_batch.append(self._statistics((pairs, stitches), (images, *self._normalisation)))
-            jax.block_until_ready(per_batch[-1])
+            per_batch.append(jax.device_get(self._statistics((pairs, stitches), (images, *self._normalisation))))
             on_evaluation(None)
         return evaluate.pool(per_batch)
 
@@ -240,6 +239,11 @@ class Sweep:
         return PairResult(pair, rows, curves, stitches)
 
 
+def _stack(trees: list[PyTree]) -> PyTree:
+    """Trees stacked on the host; `parallel.stack` would compile a little program per shape."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(trees))
+
+
 def _pair_key(seed: int, pair: tuple[int, int]) -> jax.Array:
     key = jax.random.key(seed)
     for member_seed in pair:
@@ -257,10 +261,10 @@ def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
 
 
 def _pick(per_point: list[PyTree], chosen: list[list[list[int]]]) -> list[PyTree]:
-    """Leaves (pairs, candidates, ...) at each pair's and point's chosen candidates: (pairs, families, ...)."""
+    """NumPy leaves (pairs, candidates, ...) at each pair's and point's chosen candidates: (pairs, families, ...)."""
     picked = []
     for p, leaves in enumerate(per_point):
-        index = jnp.asarray([of_pair[p] for of_pair in chosen])
-        rows = jnp.arange(len(chosen))[:, None]
+        index = np.asarray([of_pair[p] for of_pair in chosen])
+        rows = np.arange(len(chosen))[:, None]
         picked.append(jax.tree.map(lambda leaf, rows=rows, index=index: leaf[rows, index], leaves))
     return picked

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from symjax.data import Split, batches
@@ -13,15 +14,15 @@ from symjax.data import Split, batches
 class Batches(NamedTuple):
     """A data set cut into equal batches; the mask is 0 on examples that only fill up the last one."""
 
-    images: jax.Array  # (steps, batch, height, width, channels), uint8
-    labels: jax.Array  # (steps, batch), int32
-    mask: jax.Array  # (steps, batch), float32
+    images: jax.Array | np.ndarray  # (steps, batch, height, width, channels), uint8
+    labels: jax.Array | np.ndarray  # (steps, batch), int32
+    mask: jax.Array | np.ndarray  # (steps, batch), float32
 
 
 def pad_batches(split: Split, batch_size: int) -> Batches:
-    """Every example of `split` once, in order."""
+    """Every example of `split` once, in order, as NumPy arrays."""
     (images, labels), mask = batches((split.images, split.labels), min(batch_size, len(split)))
-    return Batches(jnp.asarray(images), jnp.asarray(labels), jnp.asarray(mask, jnp.float32))
+    return Batches(images, labels, mask.astype(np.float32))
 
 
 def count_correct(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
@@ -48,7 +49,7 @@ def pool_moments(stats_per_batch):
     """Statistics of equal batches, pooled exactly: mean of means; mean of variances plus variance of means.
 
     Takes a statistics pytree whose leaves have a leading batch axis and whose innermost dicts hold "mean" and "var",
-    as `mode="moments"` leaves them; gives it back without that axis.
+    as `mode="moments"` leaves them; gives it back without that axis. In NumPy or JAX, as its leaves are.
     """
 
     def is_layer(node):
@@ -56,6 +57,6 @@ def pool_moments(stats_per_batch):
 
     def pool(layer):
         mean, var = layer["mean"], layer["var"]
-        return {"mean": jnp.mean(mean, axis=0), "var": jnp.mean(var, axis=0) + jnp.var(mean, axis=0)}
+        return {"mean": mean.mean(axis=0), "var": var.mean(axis=0) + mean.var(axis=0)}
 
     return jax.tree.map(pool, stats_per_batch, is_leaf=is_layer)

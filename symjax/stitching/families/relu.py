@@ -120,12 +120,13 @@ class SoftSort(Family):
         return self.tau
 
     def init(self, start):
-        permutation = nearest_permutation(split_scaling(start)[0])
+        doubly_stochastic, scaling = split_scaling(start)
+        permutation = nearest_permutation(doubly_stochastic)
         channels = start.shape[-1]
         # Row i of SoftSort picks the i-th largest score: descending scores, 2 tau apart, put it on permutation[i].
         descending = 2 * self.tau * jnp.arange(channels, 0, -1, dtype=jnp.float32)
         scores = jnp.zeros((channels,), jnp.float32).at[permutation].set(descending)
-        return {"scores": scores, "log_scaling": jnp.log(jnp.maximum(split_scaling(start)[1], 1e-6))}
+        return {"scores": scores, "log_scaling": jnp.log(jnp.maximum(scaling, 1e-6))}
 
     def matrix(self, params, progress):
         return softsort(params["scores"], self.tau) * jnp.exp(params["log_scaling"])
