@@ -107,7 +107,7 @@ def over_members(
     if len(devices) == 1:
         compiled = jax.jit(on_one_device, compiler_options=compiler_options(optimise))
         return lambda members, shared: compiled(*jax.device_put((members, shared), devices[0]))
-    spread = jax.shard_map(
+    sharded = jax.shard_map(
         on_one_device,
         mesh=mesh,
         in_specs=(PartitionSpec("members"), PartitionSpec()),
@@ -117,7 +117,7 @@ def over_members(
 
     def run(members, shared):
         count = count_members(members)
-        results = spread(_fill_up(members, places), shared)
+        results = sharded(_fill_up(members, places), shared)
         return jax.tree.map(lambda a: a[:count], results) if count % places else results
 
     compiled = jax.jit(run, compiler_options=compiler_options(optimise))
@@ -149,6 +149,17 @@ def replicate(shared: PyTree, devices=None) -> PyTree:
     if len(devices) == 1 and devices[0] == jax.local_devices()[0]:
         return jax.tree.map(jnp.asarray, shared)
     return jax.device_put(shared, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def spread(members: PyTree, devices=None) -> PyTree:
+    """Members sent to the devices that will work on them, one part to each, once for many calls of `over_members`.
+
+    Their number is a multiple of the number of devices, all local ones by default.
+    """
+    devices = jax.local_devices() if devices is None else list(devices)
+    if len(devices) == 1:
+        return jax.device_put(members, devices[0])
+    return jax.device_put(members, NamedSharding(_mesh(devices), PartitionSpec("members")))
 
 
 def _mesh(devices: list, share: int = 1) -> Mesh:

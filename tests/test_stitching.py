@@ -495,6 +495,20 @@ def test_a_point_depends_on_itself_alone():
     np.testing.assert_allclose(both.matrix[1], alone.matrix[0], atol=1e-5)
 
 
+def test_devices_that_share_a_pair_find_what_one_finds():
+    """One pair on two devices: they train different stitches, and evaluate on different batches, an odd number."""
+    dataset, _ = trained()
+    plan = make_plan("full,rank2,identity", dataclasses.replace(CONFIG, epochs=2, eval_batch_size=16), points=(1,))
+    alone, together = (
+        next(iter(Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:n]).run(trained()[1].member, [(0, 1)])))
+        for n in (1, 2)
+    )
+    assert together.rows == alone.rows
+    for name, (stitch, stats) in alone.stitches.items():
+        for actual, wanted in zip(*map(jax.tree.leaves, (together.stitches[name], (stitch, stats))), strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+
+
 # --- arguments ---
 
 

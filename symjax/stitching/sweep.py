@@ -17,7 +17,7 @@ import numpy as np
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member
-from symjax.parallel import over_members, take
+from symjax.parallel import over_members, spread, take
 from symjax.stitching import evaluate, fit
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
@@ -101,6 +101,10 @@ class Sweep:
         if not len(dataset.validation):
             raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
         config, lift = plan.config, partial(over_members, execution=plan.execution, devices=devices)
+        # Where devices share a pair, they train different stitches of it, but evaluate on different batches.
+        self._per_pair = share
+        alone = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, share=1))
+        lift_batches = partial(over_members, execution=alone.execution, devices=devices)
         self._train = pad_batches(dataset.train, config.eval_batch_size)
         self._validation = pad_batches(dataset.validation, config.eval_batch_size)
         self._test = pad_batches(dataset.test, config.eval_batch_size)
@@ -118,8 +122,9 @@ class Sweep:
         self._epoch = lift(partial(fit.fit_epoch, plan))
         self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
         self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
-        self._statistics = lift(lambda m, shared: evaluate.batch_statistics(plan, *m, *shared))
-        self._correct = lift(lambda m, shared: evaluate.batch_correct(plan, *m, *shared))
+        self._statistics = lift_batches(lambda m, shared: evaluate.batch_statistics(alone, *m, *shared))
+        self._correct = lift_batches(lambda m, shared: evaluate.batch_correct(alone, *m, *shared))
+        self._place = partial(spread, devices=devices)
 
     def _moment_batches(self, images: int) -> jax.Array:
         """Batches of so many training images: full ones, of distinct images, at least one."""
@@ -154,8 +159,9 @@ class Sweep:
 
     @property
     def evaluation_steps(self) -> int:
-        """Batches that one group's evaluation passes over."""
-        return len(self._reestimation) + len(self._validation.images) + len(self._test.images)
+        """Steps of one group's evaluation, each over a batch per device that works on a pair."""
+        counts = (len(self._reestimation), len(self._validation.images), len(self._test.images))
+        return sum(-(-count // self._per_pair) for count in counts)
 
     def _run_group(self, member, group, seed, on_epoch, on_evaluation):
         plan, config = self.plan, self.plan.config
@@ -165,7 +171,6 @@ class Sweep:
         keys = _stack([_pair_key(seed, pair) for pair in padded])
         moments = self._moments(pairs, (self._matching, *self._normalisation))
         state = self._begin((pairs, keys, moments), ())
-        pairs = state.pair  # on their devices
         history = []
         if plan.trained:
             for epoch in range(config.epochs):
@@ -176,29 +181,49 @@ class Sweep:
                 history.append(metrics)
                 on_epoch({name: float(np.mean(value)) for name, value in metrics.items()})
         stitches = jax.device_get(self._rounded(state, ()))
-        stats = self._reestimate(pairs, stitches, on_evaluation)
-        validation = self._accuracy(pairs, stitches, stats, self._validation, on_evaluation)
+        placed = self._place(self._repeat(pairs))
+        stats = self._reestimate(placed, stitches, on_evaluation)
+        validation = self._accuracy(placed, stitches, stats, self._validation, on_evaluation)
         chosen = [[_choose(plan, accuracies) for accuracies in validation[g]] for g in range(len(padded))]
         picked, picked_stats = _pick(stitches, chosen), _pick(stats, chosen)
-        test = self._accuracy(pairs, picked, picked_stats, self._test, on_evaluation)
+        test = self._accuracy(placed, picked, picked_stats, self._test, on_evaluation)
         for g, pair in enumerate(group):
             yield self._result(g, pair, chosen[g], validation[g], test[g], picked, picked_stats, history)
 
+    def _repeat(self, pairs: PyTree) -> PyTree:
+        """Each pair once for every device that works on it."""
+        return jax.tree.map(lambda leaf: np.repeat(leaf, self._per_pair, axis=0), pairs)
+
+    def _steps(self, batches: PyTree) -> Iterator[tuple[PyTree, int]]:
+        """Batches (count, ...) in steps of one for each device: those of one step, per pair, and how many are new."""
+        count = len(jax.tree.leaves(batches)[0])
+        for first in range(0, count, self._per_pair):
+            index = np.minimum(np.arange(first, first + self._per_pair), count - 1)
+            yield take(batches, np.tile(index, self.group_size)), min(self._per_pair, count - first)
+
+    def _apart(self, results: PyTree) -> PyTree:
+        """Results per device on the host, as (pairs, devices that work on one, ...)."""
+        shape = (self.group_size, self._per_pair)
+        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), jax.device_get(results))
+
     def _reestimate(self, pairs, stitches, on_evaluation):
-        per_batch = []
-        for images in self._reestimation:
-            per_batch.append(jax.device_get(self._statistics((pairs, stitches), (images, *self._normalisation))))
+        per_batch, stitches = [], self._place(self._repeat(stitches))
+        for images, new in self._steps(self._reestimation):
+            found = self._apart(self._statistics((pairs, stitches, images), self._normalisation))
+            per_batch += [take(found, (slice(None), i)) for i in range(new)]
             on_evaluation(None)
         return evaluate.pool(per_batch)
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
         """Percent, (pairs, points, stitches)."""
-        total = 0
-        for i in range(len(batches.images)):
-            counts = self._correct((pairs, stitches, stats), (take(batches, i), *self._normalisation))
-            total = total + np.stack([np.asarray(c, np.float64) for c in counts], axis=1)
-            on_evaluation(float(np.mean(total) / batches.mask[: i + 1].sum()))
-        return 100 * total / float(batches.mask.sum())
+        right = seen = 0
+        stitches, stats = self._place(self._repeat((stitches, stats)))
+        for step, new in self._steps(batches):
+            counts = self._apart(self._correct((pairs, stitches, stats, step), self._normalisation))
+            right = right + np.stack([c[:, :new].sum(axis=1, dtype=np.float64) for c in counts], axis=1)
+            seen += step.mask[:new].sum()
+            on_evaluation(float(np.mean(right) / seen))
+        return 100 * right / float(seen)
 
     def _result(self, g, pair, chosen, validation, test, picked, picked_stats, history) -> PairResult:
         plan = self.plan
