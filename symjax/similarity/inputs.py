@@ -28,7 +28,7 @@ def representation(x, name="x", *, min_examples=2):
         InputError: not real, of another rank, an empty axis, fewer than `min_examples` examples; concrete and not
             finite.
     """
-    x = real(name, x)
+    given, x = x, real(name, x)
     if x.dtype.itemsize < 4:
         x = x.astype(jnp.float32)
     if x.ndim not in (2, 4):
@@ -37,7 +37,7 @@ def representation(x, name="x", *, min_examples=2):
         raise InputError(f"{name}: got shape {x.shape}, must not be empty")
     if x.shape[0] < min_examples:
         raise InputError(f"{name}: got shape {x.shape}, must have at least {min_examples} examples")
-    require_finite(name, x)
+    require_finite(name, x if is_concrete(x) else given)  # inside of jit, conversion makes a tracer of a constant
     return x
 
 
@@ -105,10 +105,9 @@ def check_maps(maps):
 
 
 def require_finite(name, x):
-    if not is_concrete(x):
-        return
-    with jax.ensure_compile_time_eval():  # a constant inside of jit is concrete too, but its test would be traced
-        finite = bool(_all_finite(x))
+    with jax.ensure_compile_time_eval():  # a constant inside of jit is concrete, but its test would be traced
+        x = jnp.asarray(x)
+        finite = not is_concrete(x) or bool(_all_finite(x))
     if not finite:
         raise InputError(f"{name}: has NaN or infinite entries, must be finite")
 
