@@ -60,12 +60,12 @@ def assign(gain, live_rows=True, live_columns=True):
 def positive_scaling(permutation, x_norm, y_norm):
     """The factor for each channel of y that gives the matched channel of x its norm.
 
-    0 for a channel that is dead in y or has no match; 1 for one that is matched to a dead channel, which no factor
-    could help.
+    0 for a channel that is dead in y or has no match; 1 for one that is matched to a dead channel, dead or not: no
+    factor could help.
     """
     matched = x_norm[permutation]
     scaling = jnp.where(matched > 0, y_norm / jnp.where(matched > 0, matched, 1), 1)
-    return jnp.where((permutation < 0) | (y_norm == 0), 0, scaling)
+    return jnp.where(permutation < 0, 0, scaling)
 
 
 def samples_of(x, y, maps="pixels"):

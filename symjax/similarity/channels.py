@@ -6,10 +6,19 @@ from jax import lax
 
 def centred(x):
     """`x` less the mean of each channel over all other axes; a constant channel becomes exactly zero."""
-    # One sample is taken off first: the mean of many equal numbers is not that number in floating point, and what is
-    # left of a constant channel would be scaled up to unit norm later.
-    x = x - lax.stop_gradient(x.reshape(-1, x.shape[-1])[0])
-    return x - x.mean(tuple(range(x.ndim - 1)))
+    return _centred(x, x.reshape(-1, x.shape[-1])[0], tuple(range(x.ndim - 1)))
+
+
+def centred_whole(x):
+    """`x` less the mean of all of it; exactly zero if constant."""
+    return _centred(x, x.ravel()[0], None)
+
+
+def _centred(x, sample, axes):
+    # The mean of many equal numbers is not that number in floating point, and what is left of a constant channel would
+    # be scaled up to unit norm later.
+    x = x - lax.stop_gradient(sample)
+    return x - x.mean(axes)
 
 
 def unit_channels(x):

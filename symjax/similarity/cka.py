@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
@@ -39,10 +40,7 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
         InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
             unknown option; a bandwidth that is not positive; NaN or infinity in concrete input.
     """
-    x, y = _prepared(x, y, estimator, maps, normalize=False)
-    if _form(x, y, kernel, form) == "features":
-        return _cosine_of_features(x, y, estimator)
-    return cosine(*(centre_kernel(_kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
+    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form))
 
 
 def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", form="auto"):
@@ -55,10 +53,7 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
         0-d array in [0, pi] ([0, pi / 2] for "gretton"). Exact near 0 with the Gram form; with that of features
         off by up to the root of the rounding error there, 5e-4 in float32.
     """
-    x, y = _prepared(x, y, estimator, maps, normalize=False)
-    if _form(x, y, kernel, form) == "features":
-        return arccos(_cosine_of_features(x, y, estimator))
-    return angle(*(centre_kernel(_kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
+    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form), as_angle=True)
 
 
 def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
@@ -78,10 +73,8 @@ def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
     Raises:
         InputError: as `cka`.
     """
-    x, y = _prepared(x, y, estimator, "flatten", normalize=True)
-    if _form(x, y, "linear", form) == "features":
-        return _cosine_of_features(x, y, estimator)
-    return cosine(*(centre_kernel(matmul(z, z.T), estimator) for z in (x, y)))
+    x, y = (_normalized(z) for z in examples_agree(x, y))
+    return _compared(*_checked(x, y, estimator, "linear", 1.0, "flatten", form))
 
 
 def cosine(a, b):
@@ -105,28 +98,38 @@ def arccos(similarity):
     return jnp.where(inside, jnp.arccos(jnp.where(inside, similarity, 0)), ends)
 
 
-def _prepared(x, y, estimator, maps, normalize):
-    """Both as matrices of examples, columns centred, of a size whose fourth power floating point can hold."""
-    if normalize:
-        x, y = (unit_channels(centred(z))[0] for z in examples_agree(x, y))
+def _checked(x, y, estimator, kernel, bandwidth, maps, form):
+    """The arguments of `_compared`."""
     x, y = as_pair(x, y, maps)
     check_estimator(estimator, len(x))
-    return tuple(unit(centred(z))[0] for z in (x, y))
-
-
-def _form(x, y, kernel, form):
     if kernel not in KERNELS:
         raise InputError(f"kernel: {kernel!r} is not known; choose one of {', '.join(KERNELS)}")
     if form not in FORMS:
         raise InputError(f"form: {form!r} is not known; choose one of {', '.join(FORMS)}")
-    if kernel == "rbf":
-        if form == "features":
-            raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
-        return "gram"
-    if form != "auto":
-        return form
-    (n, p), q = x.shape, y.shape[1]
-    return "gram" if n * (p + q) <= p * p + p * q + q * q else "features"
+    if kernel == "rbf" and form == "features":
+        raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
+    if jnp.ndim(bandwidth) != 0 or (is_concrete(bandwidth) and not bandwidth > 0):
+        raise InputError(f"bandwidth: got {bandwidth}, must be a positive scalar")
+    if form == "auto":
+        (n, p), q = x.shape, y.shape[1]
+        form = "gram" if kernel == "rbf" or n * (p + q) <= p * p + p * q + q * q else "features"
+    return x, y, bandwidth, estimator, kernel, form
+
+
+@partial(jax.jit, static_argnames=("estimator", "kernel", "form", "as_angle"))
+def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
+    # At unit norm, fourth powers neither overflow nor vanish.
+    (x, _), (y, _) = unit(centred(x)), unit(centred(y))
+    if form == "features":
+        similarity = _cosine_of_features(x, y, estimator)
+        return arccos(similarity) if as_angle else similarity
+    kernels = (centre_kernel(_kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
+    return (angle if as_angle else cosine)(*kernels)
+
+
+@jax.jit
+def _normalized(x):
+    return unit_channels(centred(x))[0]
 
 
 def _cosine_of_features(x, y, estimator):
@@ -142,8 +145,6 @@ def _kernel_of(x, kernel, bandwidth):
     gram = matmul(x, x.T)
     if kernel == "linear":
         return gram
-    if jnp.ndim(bandwidth) != 0 or (is_concrete(bandwidth) and not bandwidth > 0):
-        raise InputError(f"bandwidth: got {bandwidth}, must be a positive scalar")
     n = len(x)
     squares = jnp.diagonal(gram)
     apart = jnp.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)

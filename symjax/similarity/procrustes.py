@@ -1,5 +1,8 @@
 """Procrustes distances: what is left between two representations after the best rotation, or the best permutation."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -28,7 +31,7 @@ def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
     Raises:
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
-    distance, rotation = _rotated(x, y, center, maps)
+    distance, rotation = _rotated(*samples_of(x, y, maps), center)
     return _similarity(distance, rotation, full_output)
 
 
@@ -48,7 +51,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
     Raises:
         InputError: as `procrustes`.
     """
-    distance, rotation = _rotated(x, y, center, maps)
+    distance, rotation = _rotated(*samples_of(x, y, maps), center)
     return (distance, rotation) if full_output else distance
 
 
@@ -66,7 +69,7 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
     Raises:
         InputError: as `procrustes`.
     """
-    distance, matching = _permuted(x, y, center, maps)
+    distance, matching = _permuted(*samples_of(x, y, maps), center)
     return _similarity(distance, matching, full_output)
 
 
@@ -86,7 +89,7 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_o
     Raises:
         InputError: as `procrustes`.
     """
-    distance, matching = _permuted(x, y, center, maps)
+    distance, matching = _permuted(*samples_of(x, y, maps), center)
     return (distance, matching) if full_output else distance
 
 
@@ -100,8 +103,9 @@ def _similarity(distance, alignment, full_output):
     return (similarity, alignment) if full_output else similarity
 
 
-def _rotated(x, y, center, maps):
-    x, y, x_norm, y_norm, means = _prepared(x, y, center, maps)
+@partial(jax.jit, static_argnames="center")
+def _rotated(x, y, center):
+    x, y, x_norm, y_norm, means = _prepared(x, y, center)
     if x.shape[1] >= y.shape[1]:
         distance, isometry = _nearest(y, x)
     else:
@@ -136,16 +140,16 @@ def _row_space(x):
     return triangle.T, basis
 
 
-def _permuted(x, y, center, maps):
-    x, y, x_norm, y_norm, _ = _prepared(x, y, center, maps)
+@partial(jax.jit, static_argnames="center")
+def _permuted(x, y, center):
+    x, y, x_norm, y_norm, _ = _prepared(x, y, center)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
     distance = root(left_over(x, y, selection))
     return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection)
 
 
-def _prepared(x, y, center, maps):
-    x, y = samples_of(x, y, maps)
+def _prepared(x, y, center):
     if center:
         means = x.mean(0), y.mean(0)
         x, y = centred(x), centred(y)

@@ -1,5 +1,6 @@
 """Soft matching of neurons (Khosla and Williams 2024): permutations made soft, so that widths may differ."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -46,9 +47,9 @@ def soft_matching(x, y, *, maps="pixels", full_output=False):
     Raises:
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
-    x, y, plan = _transported(*samples_of(x, y, maps), standardize=True)
-    similarity = 1 - _squared_distance(x, y, plan) / 2
-    return (similarity, Transport(plan)) if full_output else similarity
+    squares, transport = _transported(*samples_of(x, y, maps), True)
+    similarity = 1 - squares / 2
+    return (similarity, transport) if full_output else similarity
 
 
 def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_output=False):
@@ -69,18 +70,21 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_outpu
     Raises:
         InputError: as `soft_matching`.
     """
-    x, y, plan = _transported(*samples_of(x, y, maps), standardize)
-    distance = root(_squared_distance(x, y, plan))
-    return (distance, Transport(plan)) if full_output else distance
+    squares, transport = _transported(*samples_of(x, y, maps), standardize)
+    distance = root(squares)
+    return (distance, transport) if full_output else distance
 
 
+@partial(jax.jit, static_argnums=2)
 def _transported(x, y, standardize):
+    """The squared distance and the `Transport`."""
     live = jnp.ones(x.shape[1], bool), jnp.ones(y.shape[1], bool)
     if standardize:
         (x, x_norm), (y, y_norm) = unit_channels(centred(x)), unit_channels(centred(y))
         live = x_norm > 0, y_norm > 0
     # Norms of neurons add the same to every plan.
-    return x, y, transport_plan(matmul(x.T, y), *live)
+    plan = transport_plan(matmul(x.T, y), *live)
+    return _squared_distance(x, y, plan), Transport(plan)
 
 
 def _squared_distance(x, y, plan):
