@@ -6,20 +6,21 @@ well conditioned, which costs one pass over the data; elsewhere the triangular f
 side, since a Gram matrix in float32 has lost all singular values under 3e-4 of the largest.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-from symjax.similarity.linalg import matmul, reciprocal, transposed, triangular
+from symjax.similarity.linalg import masked, matmul, reciprocal, transposed, triangular
 
 # Of a Gram matrix, times the root of eps: up to which correlations from its Cholesky factor are right to 1e-5 in
 # float32 (condition 1e4; the error is 1e-9 times the condition) and to 1e-9 in float64 (2e8).
 GRAM_CONDITION = 4
-
 
 
 class Canonical(NamedTuple):
@@ -58,7 +59,7 @@ def canonical(x, y, rcond):
     count = correlations.shape[0]
     used = jnp.arange(count) < jnp.minimum(*ranks)
     sides = [
-        Side(directions[:, :count] * used, back[:, :count] * used, rank, lax.stop_gradient(least))
+        Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, lax.stop_gradient(least))
         for directions, back, rank, least in zip((a, b), (x_back, y_back), ranks, smallest, strict=True)
     ]
     return Canonical(correlations, *sides)
@@ -71,7 +72,7 @@ def _canonical(rcond, x, y):
     x_spectrum, y_spectrum = jnp.linalg.eigvalsh(_living(x_gram)), jnp.linalg.eigvalsh(_living(y_gram))
 
     def well_conditioned(spectrum):
-        return spectrum[-1] * jnp.sqrt(jnp.finfo(x.dtype).eps) <= GRAM_CONDITION * spectrum[0]
+        return spectrum[-1] * math.sqrt(jnp.finfo(x.dtype).eps) <= GRAM_CONDITION * spectrum[0]
 
     def by_cholesky(_):
         x_white, y_white = _cholesky_white(x_gram, x_spectrum), _cholesky_white(y_gram, y_spectrum)
@@ -115,14 +116,15 @@ def _cholesky_white(x_gram, spectrum):
     factor = jnp.linalg.cholesky(_living(x_gram))
     inverse = solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
     smallest = jnp.sqrt(jnp.maximum(spectrum[0], 0) / spectrum[-1])
-    return _White(inverse.T * living, factor * living, living, smallest)
+    return _White(masked(inverse.T, living), masked(factor, living), living, smallest)
 
 
 def _svd_white(x, rcond):
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     kept = ~(s <= rcond * s[0])  # a NaN is kept
     smallest = jnp.where(kept, s, s[0]).min() * reciprocal(s[0])
-    return u * kept, _White((vt * jnp.where(kept, reciprocal(s), 0)[:, None]).T, (vt * (s * kept)[:, None]).T, kept, smallest)
+    transform, back = vt.T * masked(reciprocal(s), kept), vt.T * masked(s, kept)
+    return masked(u, kept), _White(transform, back, kept, smallest)
 
 
 @_canonical.defjvp
@@ -149,7 +151,7 @@ def _canonical_jvp(rcond, primals, tangents):
         matmul(dx.T, h) + matmul(x_back, x_turn),
         matmul(dy.T, k) + matmul(y_back, y_turn),
     )
-    nothing = jnp.zeros((), jax.dtypes.float0)
+    nothing = np.zeros((), jax.dtypes.float0)
     return outputs, (*moved, nothing, nothing, *(jnp.zeros_like(least) for least in rest[2:]))
 
 
@@ -160,7 +162,7 @@ def _rotations(correlations, change):
     change = jnp.pad(change, ((0, size - rows), (0, size - columns)))
     sigma = jnp.pad(correlations, (0, size - len(correlations)))
     gap = sigma[None, :] ** 2 - sigma[:, None] ** 2
-    tolerance = 8 * jnp.finfo(gap.dtype).eps
+    tolerance = 8 * float(jnp.finfo(gap.dtype).eps)
     inverse = reciprocal(jnp.where(jnp.abs(gap) <= tolerance, 0, gap))
     x_turn = (change * sigma[None, :] + sigma[:, None] * change.T) * inverse
     y_turn = (sigma[:, None] * change + change.T * sigma[None, :]) * inverse

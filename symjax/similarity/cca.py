@@ -1,5 +1,6 @@
 """Canonical correlation analysis."""
 
+import math
 import warnings
 from functools import partial
 from typing import NamedTuple
@@ -41,9 +42,9 @@ def cca(x, y, *, maps="pixels", rcond=None):
     """Canonical correlation analysis: the directions in which two sets of neurons, linearly combined, agree.
 
     The i-th correlation is the largest of <X a, Y b> / (|X a| |Y b|), X and Y centred, among variates uncorrelated with
-    the ones before: the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of the column spaces (Hotelling
-    1936; Bjorck, Golub 1973). Never by inverting a covariance matrix that is not well conditioned: see
-    `similarity.canonical`. In float32 correlations are right to 1e-5 where x and y hold their directions that precisely.
+    the ones before: the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of the column spaces
+    (Hotelling 1936; Björck, Golub 1973). Never by inverting a covariance matrix that is not well conditioned: see
+    `similarity.canonical`.
 
     Invariant to invertible linear maps and translations of either side (with `rcond`, up to directions that it drops).
 
@@ -75,28 +76,40 @@ def cca(x, y, *, maps="pixels", rcond=None):
 
 @partial(jax.jit, static_argnums=2)
 def _cca(x, y, rcond):
+    return between(_prepared(x), _prepared(y), rcond)
+
+
+def _prepared(x):
     # Unit norms first: the correlations do not feel them, and rounding and `rcond` then treat all neurons alike.
-    (x_centred, x_mean), (y_centred, y_mean) = centre(x), centre(y)
-    x_unit, x_scale = unit_columns(x_centred, x_mean)
-    y_unit, y_scale = unit_columns(y_centred, y_mean)
-    (x_narrow, x_q), (y_narrow, y_q) = narrow(x_unit), narrow(y_unit)
-    found = canonical(x_narrow, y_narrow, rcond)
-    deviation = np.sqrt(x.shape[0] - 1)
-    count = min(x.shape[1], y.shape[1])
+    centred, mean = centre(x)
+    unit, norms = unit_columns(centred)
+    data, q = narrow(unit)
+    return Prepared(data, mean, norms, q, None)
 
-    def neurons(side, q, scale):
-        directions = widen(side.directions, q) * reciprocal(scale)[:, None] * deviation
-        loadings = widen(side.loadings, q) * scale[:, None] / deviation
-        return _padded(directions, count, 1), _padded(loadings, count, 1)
 
-    x_directions, x_loadings = neurons(found.x, x_q, x_scale)
-    y_directions, y_loadings = neurons(found.y, y_q, y_scale)
+class Prepared(NamedTuple):
+    """Data X diag(1 / before) basis diag(1 / after) of centred neurons X: uncorrelated with what of X it leaves out."""
+
+    data: jax.Array  # (n, m), columns of norm 1 or 0, m at most n
+    mean: jax.Array  # (d,)
+    before: jax.Array | None  # (d,)
+    basis: jax.Array | None  # (d, m), orthonormal or zero columns
+    after: jax.Array | None  # (m,)
+
+
+def between(x, y, rcond):
+    """The `CCA` of two `Prepared`, in terms of their neurons."""
+    found = canonical(x.data, y.data, rcond)
+    count = min(len(x.mean), len(y.mean))
+    deviation = math.sqrt(x.data.shape[0] - 1)
+    x_directions, x_loadings = _of_neurons(x, found.x, count, deviation)
+    y_directions, y_loadings = _of_neurons(y, found.y, count, deviation)
     return CCA(
         _padded(found.correlations, count, 0),
         x_directions,
         y_directions,
-        x_mean,
-        y_mean,
+        x.mean,
+        y.mean,
         x_loadings,
         y_loadings,
         found.x.rank,
@@ -104,6 +117,16 @@ def _cca(x, y, rcond):
         found.x.smallest,
         found.y.smallest,
     )
+
+
+def _of_neurons(prepared, side, count, deviation):
+    directions, loadings = side.directions * deviation, side.loadings / deviation
+    if prepared.after is not None:
+        directions, loadings = directions * reciprocal(prepared.after)[:, None], loadings * prepared.after[:, None]
+    directions, loadings = widen(directions, prepared.basis), widen(loadings, prepared.basis)
+    if prepared.before is not None:
+        directions, loadings = directions * reciprocal(prepared.before)[:, None], loadings * prepared.before[:, None]
+    return _padded(directions, count, 1), _padded(loadings, count, 1)
 
 
 def _padded(array, size, axis):
@@ -118,12 +141,16 @@ def mean_correlation(result):
 
     Kornblith et al. 2019, table 1 (rho CCA), there with the number of neurons for the rank.
     """
-    return result.correlations.sum() / jnp.minimum(result.x_rank, result.y_rank)
+    return result.correlations.sum() / _common_rank(result)
 
 
 def mean_square_correlation(result):
     """As `mean_correlation`, of squared correlations: R^2 CCA = |Qx' Qy|_F^2 / rank, Kornblith et al. 2019, table 1."""
-    return (result.correlations**2).sum() / jnp.minimum(result.x_rank, result.y_rank)
+    return (result.correlations**2).sum() / _common_rank(result)
+
+
+def _common_rank(result):
+    return jnp.minimum(result.x_rank, result.y_rank).astype(result.correlations.dtype)
 
 
 SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
@@ -143,7 +170,7 @@ def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
 
 
 def cca_distance(x, y, *, maps="pixels", rcond=None):
-    """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.1). Not a metric; see `cca_similarity`."""
+    """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.1). Not a metric."""
     return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
 
 

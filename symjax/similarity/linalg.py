@@ -1,5 +1,7 @@
 """Centring, scaling and reduction of data matrices (samples by features), real or complex."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -23,28 +25,37 @@ def transposed(x):
 
 
 def centre(x):
-    """`x` less its mean over samples, and the mean."""
+    """`x` less its mean over samples, and the mean. What deviates from it by no more than rounding does becomes 0."""
     mean = x.mean(0)
     centred = x - mean
     # Once more, for what rounding left of a mean that is large beside the deviations.
     rest = centred.mean(0)
-    return centred - rest, mean + rest
+    centred, mean = centred - rest, mean + rest
+    return without_rounding(centred, math.sqrt(x.shape[0]) * jnp.abs(mean)), mean
+
+
+def without_rounding(x, size):
+    """`x` with 0 for columns whose norm is no more than rounding of data of norm `size` makes it."""
+    noise = 4 * float(jnp.finfo(x.dtype).eps) * lax.stop_gradient(size)
+    return jnp.where(lax.stop_gradient(column_norms(x)) <= noise, 0, x)  # a NaN is kept
 
 
 def column_norms(x):
     return jnp.sqrt(jnp.einsum("ni,ni->i", x.conj(), x, precision="highest").real)
 
 
-def unit_columns(centred, mean):
-    """`centred` with columns of norm 1, and what each was divided by: 0 where the column is constant, and then 0.
+def unit_columns(x):
+    """`x` with columns of norm 1 (or 0), and the norms they had.
 
-    Constant is what deviates from its mean by no more than rounding does. The scale carries no derivative: what is
-    invariant to it has none, and everything else can multiply it back.
+    These are constants to derivatives: what is invariant to scaling has the same with them as without.
     """
-    norm = lax.stop_gradient(column_norms(centred))
-    rounding = 4 * jnp.finfo(norm.dtype).eps * jnp.sqrt(centred.shape[0]) * jnp.abs(lax.stop_gradient(mean))
-    scale = jnp.where(norm <= rounding, 0, norm)  # a NaN is no constant
-    return centred * reciprocal(scale), scale
+    norms = column_norms(lax.stop_gradient(x))
+    return x * reciprocal(norms).astype(x.dtype), norms
+
+
+def masked(x, kept):
+    """`x` with 0 where not `kept`."""
+    return jnp.where(kept, x, 0)
 
 
 def reciprocal(value):
