@@ -57,7 +57,7 @@ def canonical(x, y, rcond):
     correlations, a, b, x_back, y_back, *rest = _canonical(rcond, x, y)
     ranks, smallest = rest[:2], rest[2:]
     count = correlations.shape[0]
-    used = jnp.arange(count) < jnp.minimum(*ranks)
+    used = jnp.arange(count, dtype=jnp.int32) < jnp.minimum(*ranks)
     sides = [
         Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, lax.stop_gradient(least))
         for directions, back, rank, least in zip((a, b), (x_back, y_back), ranks, smallest, strict=True)
@@ -91,8 +91,8 @@ def _canonical(rcond, x, y):
     p, correlations, qt = jnp.linalg.svd(cross)
     # Both bases are orthonormal to rounding, so no more than rounding is cut off here.
     correlations = jnp.minimum(correlations, 1)
-    common = jnp.minimum(x_white.kept.sum(), y_white.kept.sum())
-    correlations = jnp.where(jnp.arange(len(correlations)) < common, correlations, 0 * correlations)
+    common = jnp.minimum(x_white.kept.sum(dtype=jnp.int32), y_white.kept.sum(dtype=jnp.int32))
+    correlations = jnp.where(jnp.arange(len(correlations), dtype=jnp.int32) < common, correlations, 0 * correlations)
     return (
         correlations,
         matmul(x_white.transform, p),

@@ -109,7 +109,7 @@ def _correlations(x, y, rcond):
     (x_basis, x_white, x_rank), (y_basis, y_white, y_rank) = _basis(fixed_x, rcond), _basis(fixed_y, rcond)
     p, correlations, qh = jnp.linalg.svd(matmul(adjoint(x_basis), y_basis), full_matrices=False)
     correlations = jnp.minimum(correlations, 1)
-    used = jnp.arange(len(correlations)) < jnp.minimum(x_rank, y_rank)
+    used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(x_rank, y_rank)
     correlations = jnp.where(used, correlations, 0 * correlations)
     # d rho_i = Re <d x a_i, k_i - rho_i h_i> + Re <d y b_i, h_i - rho_i k_i>, with h = X a and k = Y b: linear in X
     # and Y, so a term that is zero (less itself, without a derivative) carries it.
