@@ -204,7 +204,8 @@ def _median_kernel(channels):
     def row(example):  # (c, pixels)
         gram = jnp.einsum("cp,cjp->jc", example, channels, precision="highest")
         ordered = jnp.sort(jnp.where(norm == 0, jnp.inf, gram), axis=-1)  # constant channels last
-        return ordered[:, middle].mean(-1)
+        median = ordered[:, middle].mean(-1)
+        return jnp.where(jnp.isnan(ordered[:, -1]), jnp.nan, median)  # NaN, sorted to the end, is not passed over
 
     rows = max(1, BLOCK // (channels.shape[0] * channels.shape[1]))
     return lax.map(row, jnp.moveaxis(channels, 1, 0), batch_size=min(rows, channels.shape[1]))
