@@ -205,6 +205,10 @@ def test_rcond_drops_weak_directions():
     x, y = conditioned(3)
     result = cca(x, y, rcond=0.01)
     assert 3 < result.x_rank < 12 and result.x_smallest > 0.01
+    # Also of data so well conditioned that nothing else is weak.
+    x, y = conditioned(0.5)
+    assert cca(x, y).x_smallest > 0.1
+    assert cca(x, y, rcond=0.5).x_rank < 12 and cca(x, y, rcond=0.5).x_smallest > 0.5
     for bad in (-0.1, 1, np.nan):
         with pytest.raises(InputError, match="^rcond: "):
             cca(x, y, rcond=bad)

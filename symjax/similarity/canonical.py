@@ -44,7 +44,6 @@ class _White(NamedTuple):
     transform: jax.Array
     back: jax.Array
     kept: jax.Array  # bool (d,), of columns of `transform`
-    smallest: jax.Array
 
 
 def canonical(x, y, rcond):
@@ -54,30 +53,31 @@ def canonical(x, y, rcond):
     those of `directions` and `loadings` moreover where correlations are distinct (two that agree to rounding are taken
     not to rotate into each other), and directions are moved within the span of X' only.
     """
-    correlations, a, b, x_back, y_back, *rest = _canonical(rcond, x, y)
-    ranks, smallest = rest[:2], rest[2:]
+    correlations, a, b, x_back, y_back, *ranks = _canonical(rcond, x, y)
     count = correlations.shape[0]
     used = jnp.arange(count, dtype=jnp.int32) < jnp.minimum(*ranks)
     sides = [
-        Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, lax.stop_gradient(least))
-        for directions, back, rank, least in zip((a, b), (x_back, y_back), ranks, smallest, strict=True)
+        Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, _smallest(back, rank))
+        for directions, back, rank in zip((a, b), (x_back, y_back), ranks, strict=True)
     ]
     return Canonical(correlations, *sides)
+
+
+def _smallest(back, rank):
+    # Here and not in `_canonical`, so that under `jit` nobody pays for it who does not ask.
+    s = jnp.linalg.svd(lax.stop_gradient(back), compute_uv=False)
+    return s[rank - 1] * reciprocal(s[0])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _canonical(rcond, x, y):
     x_t, y_t = transposed(x), transposed(y)
     x_gram, y_gram = matmul(x_t, x), matmul(y_t, y)
-    x_spectrum, y_spectrum = jnp.linalg.eigvalsh(_living(x_gram)), jnp.linalg.eigvalsh(_living(y_gram))
-
-    def well_conditioned(spectrum):
-        return spectrum[-1] * math.sqrt(jnp.finfo(x.dtype).eps) <= GRAM_CONDITION * spectrum[0]
+    (x_cheap, x_condition), (y_cheap, y_condition) = _cholesky_white(x_gram), _cholesky_white(y_gram)
 
     def by_cholesky(_):
-        x_white, y_white = _cholesky_white(x_gram, x_spectrum), _cholesky_white(y_gram, y_spectrum)
         cross = matmul(x_t, y)
-        return matmul(x_white.transform.T, matmul(cross, y_white.transform)), x_white, y_white
+        return matmul(x_cheap.transform.T, matmul(cross, y_cheap.transform)), x_cheap, y_cheap
 
     def by_triangular(_):
         joint = triangular(jnp.concatenate([x, y], 1))
@@ -86,7 +86,8 @@ def _canonical(rcond, x, y):
         )
         return matmul(x_basis.T, y_basis), x_white, y_white
 
-    accurate = well_conditioned(x_spectrum) & well_conditioned(y_spectrum)
+    limit = min(GRAM_CONDITION / math.sqrt(jnp.finfo(x.dtype).eps), 1 / max(rcond, 1e-30) ** 2)  # nothing to drop
+    accurate = (x_condition <= limit) & (y_condition <= limit)
     cross, x_white, y_white = lax.cond(accurate, by_cholesky, by_triangular, None)
     p, correlations, qt = jnp.linalg.svd(cross)
     # Both bases are orthonormal to rounding, so no more than rounding is cut off here.
@@ -101,8 +102,6 @@ def _canonical(rcond, x, y):
         matmul(y_white.back, qt.T),
         x_white.kept.sum(dtype=jnp.int32),
         y_white.kept.sum(dtype=jnp.int32),
-        x_white.smallest,
-        y_white.smallest,
     )
 
 
@@ -111,27 +110,32 @@ def _living(x_gram):
     return x_gram + jnp.diag(jnp.where(jnp.diagonal(x_gram) == 0, 1, 0).astype(x_gram.dtype))
 
 
-def _cholesky_white(x_gram, spectrum):
+def _cholesky_white(x_gram):
+    """`_White` and an upper bound of the Gram matrix's condition number."""
     living = ~(jnp.diagonal(x_gram) == 0)
-    factor = jnp.linalg.cholesky(_living(x_gram))
+    x_gram = _living(x_gram)
+    factor = jnp.linalg.cholesky(x_gram)
     inverse = solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
-    smallest = jnp.sqrt(jnp.maximum(spectrum[0], 0) / spectrum[-1])
-    return _White(masked(inverse.T, living), masked(factor, living), living, smallest)
+    condition = _norm_bound(x_gram) * _norm_bound(matmul(inverse.T, inverse))
+    return _White(masked(inverse.T, living), masked(factor, living), living), condition
+
+
+def _norm_bound(symmetric):
+    """No less than the largest eigenvalue, at most the root of the size times it."""
+    return jnp.minimum(jnp.abs(symmetric).sum(0).max(), jnp.sqrt((symmetric**2).sum()))
 
 
 def _svd_white(x, rcond):
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     kept = ~(s <= rcond * s[0])  # a NaN is kept
-    smallest = jnp.where(kept, s, s[0]).min() * reciprocal(s[0])
-    transform, back = vt.T * masked(reciprocal(s), kept), vt.T * masked(s, kept)
-    return masked(u, kept), _White(transform, back, kept, smallest)
+    return masked(u, kept), _White(vt.T * masked(reciprocal(s), kept), vt.T * masked(s, kept), kept)
 
 
 @_canonical.defjvp
 def _canonical_jvp(rcond, primals, tangents):
     (x, y), (dx, dy) = primals, tangents
     outputs = _canonical(rcond, x, y)
-    correlations, a, b, x_back, y_back, *rest = outputs
+    correlations, a, b, x_back, y_back, *_ = outputs
     count = len(correlations)
     h, k = matmul(x, a), matmul(y, b)
     # With H moved orthogonally to its span, dA = -A H' dX A. H' K then changes by `change`, and rotations of both
@@ -152,7 +156,7 @@ def _canonical_jvp(rcond, primals, tangents):
         matmul(dy.T, k) + matmul(y_back, y_turn),
     )
     nothing = np.zeros((), jax.dtypes.float0)
-    return outputs, (*moved, nothing, nothing, *(jnp.zeros_like(least) for least in rest[2:]))
+    return outputs, (*moved, nothing, nothing)
 
 
 def _rotations(correlations, change):

@@ -69,13 +69,12 @@ def cca(x, y, *, maps="pixels", rcond=None):
         InputError: x or y not as above, fewer than 2 samples, rcond not in [0, 1); concrete NaN or infinite entries.
             (Traced ones make the correlations NaN.)
     """
-    x, y = as_pair(x, y, maps)
-    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
-    return _cca(x, y, check_rcond(rcond, x, y))
+    return cca_of_matrices(*checked_pair(x, y, maps, rcond))
 
 
 @partial(jax.jit, static_argnums=2)
-def _cca(x, y, rcond):
+def cca_of_matrices(x, y, rcond):
+    """`cca` of what has been checked."""
     return between(_prepared(x), _prepared(y), rcond)
 
 
@@ -166,12 +165,25 @@ def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
     """
     if summary not in SUMMARIES:
         raise InputError(f"summary: {summary!r} is not known; choose one of {', '.join(SUMMARIES)}")
-    return SUMMARIES[summary](cca(x, y, maps=maps, rcond=rcond))
+    return _summary(*checked_pair(x, y, maps, rcond), summary)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _summary(x, y, rcond, summary):
+    return SUMMARIES[summary](cca_of_matrices(x, y, rcond))  # the compiler leaves out the rest
 
 
 def cca_distance(x, y, *, maps="pixels", rcond=None):
     """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.1). Not a metric."""
     return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
+
+
+def checked_pair(x, y, maps, rcond):
+    """The arguments of `cca`, checked, as (x, y, rcond)."""
+    x, y = as_pair(x, y, maps)
+    rcond = check_rcond(rcond, x, y)
+    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1], stacklevel=4)
+    return x, y, rcond
 
 
 def check_rcond(rcond, *sides):
@@ -183,7 +195,7 @@ def check_rcond(rcond, *sides):
     return float(rcond)
 
 
-def warn_of_few_examples(samples, x_width, y_width):
+def warn_of_few_examples(samples, x_width, y_width, stacklevel=3):
     # Two subspaces of a space of n - 1 dimensions share at least d_x + d_y - (n - 1); those correlations are 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
     if trivial > 0:
@@ -192,7 +204,7 @@ def warn_of_few_examples(samples, x_width, y_width):
             f"correlations are 1 whatever the data, unless ranks are lower; more than {x_width + y_width} samples are "
             "wanted, or fewer directions, as of svcca"
         )
-        warnings.warn(message, FewExamplesWarning, stacklevel=3)
+        warnings.warn(message, FewExamplesWarning, stacklevel=stacklevel)
 
 
 MEASURES = (

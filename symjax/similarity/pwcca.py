@@ -1,8 +1,11 @@
 """Projection-weighted CCA (Morcos, Raghu, Bengio 2018)."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 
-from symjax.similarity.cca import cca
+from symjax.similarity.cca import cca_of_matrices, checked_pair
 from symjax.similarity.measure import Measure
 
 
@@ -18,7 +21,12 @@ def pwcca(x, y, *, maps="pixels", rcond=None):
 
     Args and Raises: as `cca`.
     """
-    result = cca(x, y, maps=maps, rcond=rcond)
+    return _pwcca(*checked_pair(x, y, maps, rcond))
+
+
+@partial(jax.jit, static_argnums=2)
+def _pwcca(x, y, rcond):
+    result = cca_of_matrices(x, y, rcond)
     weights = jnp.abs(result.x_loadings).sum(0)
     return (weights * result.correlations).sum() / weights.sum()
 
