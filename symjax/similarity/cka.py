@@ -23,7 +23,8 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
         estimator: of HSIC (`hsic`). "song", unbiased, is near 0 for independent data; "gretton", biased and as in
-            Kornblith et al., tends to 1 with p, q / n; "lange" lies close to "song".
+            Kornblith et al., tends to 1 with p, q / n, and so, later, does "lange": of independent Gaussian data with
+            n = 50, p = q = 5000 they make -.03, .99 and .66.
         kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)) with s^2 = `bandwidth`^2 times the
             median of |x_i - x_j|^2 over all pairs of different examples, for x and for y.
         bandwidth: a positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
