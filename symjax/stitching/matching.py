@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff import nearest_permutation, permutation_matrix
+from symjax.similarity.alignment import Matching, assign, positive_scaling
 
 
 class FeatureMoments(NamedTuple):
@@ -33,9 +33,9 @@ def matched(moments: FeatureMoments) -> jax.Array:
     """
     x_norm, y_norm = jnp.sqrt(jnp.diagonal(moments.xx)), jnp.sqrt(moments.yy)
     safe = lambda norm: jnp.where(norm > 0, norm, 1)  # noqa: E731
-    permutation = nearest_permutation(moments.yx / safe(y_norm)[:, None] / safe(x_norm)[None, :])
-    scaling = jnp.where(x_norm[permutation] > 0, y_norm / safe(x_norm)[permutation], 1)
-    return scaling[:, None] * permutation_matrix(permutation)
+    correlations = moments.yx / safe(y_norm)[:, None] / safe(x_norm)[None, :]
+    permutation, selection = assign(correlations, y_norm > 0, x_norm > 0)
+    return Matching(permutation, positive_scaling(permutation, x_norm, y_norm), selection).matrix
 
 
 def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:

@@ -1,0 +1,103 @@
+"""What carries one representation onto another: rotations and matchings of channels, ready to be used as stitches.
+
+The matrix of an alignment acts on the channels of x as y_i = sum_j matrix_ij x_j, for samples in rows y = x @ matrix.T.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from symjax.birkhoff import nearest_permutation
+from symjax.similarity.inputs import as_pair, check_maps, examples_agree
+
+
+class Rotation(NamedTuple):
+    """y ~ scaling * rotation x + bias."""
+
+    rotation: jax.Array  # (d_y, d_x), orthogonal; rows or columns orthonormal where widths differ
+    scaling: jax.Array  # 0-d
+    bias: jax.Array  # (d_y,), zero unless means were taken off
+
+    @property
+    def matrix(self):
+        return self.scaling * self.rotation
+
+
+class Matching(NamedTuple):
+    """y_i ~ scaling_i x_permutation(i)."""
+
+    permutation: jax.Array  # (d_y,), int32; -1 where x is narrower and no channel is left for that of y
+    scaling: jax.Array  # (d_y,), 0 where the permutation is -1
+    selection: jax.Array  # (d_y, d_x), the permutation as a matrix; a zero row for each -1
+
+    @property
+    def matrix(self):
+        return self.scaling[:, None] * self.selection
+
+
+def assign(gain, live_rows=True, live_columns=True):
+    """The matching of rows to different columns of `gain` (d_y, d_x) that maximises the sum of what it picks.
+
+    The narrower side is filled up with zeros. Rows and columns that are not live (dead channels) are taken for such
+    zeros too: as many as can be of the live ones are matched with live ones. Returns the column for each row, -1 for
+    none, and it as a matrix (d_y, d_x). Nothing is differentiated through it.
+    """
+    rows, columns = gain.shape
+    permutation = nearest_permutation(_filled_up(gain, live_rows, live_columns))[:rows]
+    return _without_fillers(permutation, columns, gain.dtype)
+
+
+@jax.jit
+def _filled_up(gain, live_rows, live_columns):
+    rows, columns = gain.shape
+    width = max(rows, columns)
+    live_rows = jnp.zeros(width, bool).at[:rows].set(live_rows)
+    live_columns = jnp.zeros(width, bool).at[:columns].set(live_columns)
+    square = jnp.zeros((width, width), gain.dtype).at[:rows, :columns].set(jax.lax.stop_gradient(gain))
+    # Each pair of two dead ones leaves one more pair of two live ones. A reward for the latter would be the same, but
+    # cost digits of the gain.
+    reward = 4 * width * jnp.maximum(1, jnp.abs(square).max())
+    return jnp.where(live_rows[:, None] | live_columns[None, :], square, reward)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _without_fillers(permutation, columns, dtype):
+    permutation = jnp.where(permutation < columns, permutation, -1)
+    return permutation, jax.nn.one_hot(permutation, columns, dtype=dtype)
+
+
+@jax.jit
+def positive_scaling(permutation, x_norm, y_norm):
+    """The factor for each channel of y that gives the matched channel of x its norm.
+
+    0 for a channel that is dead in y or has no match; 1 for one that is matched to a dead channel, dead or not: no
+    factor could help.
+    """
+    matched = x_norm[permutation]
+    scaling = jnp.where(matched > 0, y_norm / jnp.where(matched > 0, matched, 1), 1)
+    return jnp.where(permutation < 0, 0 * y_norm, scaling)  # NaN stays NaN
+
+
+def samples_of(x, y, maps="pixels"):
+    """`x` and `y` as matrices with equally many rows (`as_pair`), maps of different sizes made equal first.
+
+    Where pixels are samples, the smaller map is enlarged by nearest neighbour, each axis for itself: of `size` pixels,
+    pixel i of the new `wanted` ones is pixel floor(i size / wanted).
+
+    Raises:
+        InputError: as `as_pair`.
+    """
+    x, y = examples_agree(x, y)
+    if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
+        size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
+        x, y = _enlarged(x, size), _enlarged(y, size)
+    return as_pair(x, y, maps)
+
+
+def _enlarged(x, size):
+    for axis, wanted in zip((1, 2), size, strict=True):
+        if x.shape[axis] != wanted:
+            x = jnp.take(x, jnp.arange(wanted) * x.shape[axis] // wanted, axis)
+    return x

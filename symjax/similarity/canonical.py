@@ -1,0 +1,173 @@
+"""The canonical form of two centred data matrices X and Y, with its derivative.
+
+H = X A and K = Y B are orthonormal, and H' K is the diagonal of correlations. A and B are found by whitening each side
+and an SVD of what is left of the cross product. Whitening takes Cholesky factors of the Gram matrices where these are
+well conditioned, which costs one pass over the data; elsewhere the triangular factor of (X, Y) and an SVD for each
+side, since a Gram matrix in float32 has lost all singular values under 3e-4 of the largest.
+"""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import solve_triangular
+
+from symjax.similarity.linalg import masked, matmul, reciprocal, transposed, triangular
+
+# Of a Gram matrix, times the root of eps: up to which correlations from its Cholesky factor are right to 1e-5 in
+# float32 (condition 1e4; the error is 1e-9 times the condition) and to 1e-9 in float64 (2e8).
+GRAM_CONDITION = 4
+
+
+class Canonical(NamedTuple):
+    """Columns come in the order of correlations; those past a side's rank are zero, as are correlations."""
+
+    correlations: jax.Array  # (min(d_x, d_y),)
+    x: "Side"
+    y: "Side"
+
+
+class Side(NamedTuple):
+    directions: jax.Array  # A (d, min(d_x, d_y))
+    loadings: jax.Array  # X' H, of the same shape
+    rank: jax.Array  # int32
+    smallest: jax.Array  # smallest kept singular value of X, relative to the largest
+
+
+class _White(NamedTuple):
+    """X W orthonormal in the kept directions, zero in the others; X' X W = `back`."""
+
+    transform: jax.Array
+    back: jax.Array
+    kept: jax.Array  # bool (d,), of columns of `transform`
+
+
+def canonical(x, y, rcond):
+    """`Canonical` of X (n, d_x) and Y (n, d_y), whose columns are centred and of norm 1 or 0, with d_x, d_y <= n.
+
+    Directions with singular values up to rcond times the largest are left out. Derivatives hold at constant rank;
+    those of `directions` and `loadings` moreover where correlations are distinct (two that agree to rounding are taken
+    not to rotate into each other), and directions are moved within the span of X' only.
+    """
+    correlations, a, b, x_back, y_back, *ranks = _canonical(rcond, x, y)
+    count = correlations.shape[0]
+    used = jnp.arange(count, dtype=jnp.int32) < jnp.minimum(*ranks)
+    sides = [
+        Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, _smallest(back, rank))
+        for directions, back, rank in zip((a, b), (x_back, y_back), ranks, strict=True)
+    ]
+    return Canonical(correlations, *sides)
+
+
+def _smallest(back, rank):
+    # Here and not in `_canonical`, so that under `jit` nobody pays for it who does not ask.
+    s = jnp.linalg.svd(lax.stop_gradient(back), compute_uv=False)
+    return s[rank - 1] * reciprocal(s[0])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _canonical(rcond, x, y):
+    x_t, y_t = transposed(x), transposed(y)
+    x_gram, y_gram = matmul(x_t, x), matmul(y_t, y)
+    (x_cheap, x_condition), (y_cheap, y_condition) = _cholesky_white(x_gram), _cholesky_white(y_gram)
+
+    def by_cholesky(_):
+        cross = matmul(x_t, y)
+        return matmul(x_cheap.transform.T, matmul(cross, y_cheap.transform)), x_cheap, y_cheap
+
+    def by_triangular(_):
+        joint = triangular(jnp.concatenate([x, y], 1))
+        (x_basis, x_white), (y_basis, y_white) = (
+            _svd_white(side, rcond) for side in jnp.split(joint, [x.shape[1]], axis=1)
+        )
+        return matmul(x_basis.T, y_basis), x_white, y_white
+
+    limit = min(GRAM_CONDITION / math.sqrt(jnp.finfo(x.dtype).eps), 1 / max(rcond, 1e-30) ** 2)  # nothing to drop
+    accurate = (x_condition <= limit) & (y_condition <= limit)
+    cross, x_white, y_white = lax.cond(accurate, by_cholesky, by_triangular, None)
+    p, correlations, qt = jnp.linalg.svd(cross)
+    # Both bases are orthonormal to rounding, so no more than rounding is cut off here.
+    correlations = jnp.minimum(correlations, 1)
+    common = jnp.minimum(x_white.kept.sum(dtype=jnp.int32), y_white.kept.sum(dtype=jnp.int32))
+    correlations = jnp.where(jnp.arange(len(correlations), dtype=jnp.int32) < common, correlations, 0 * correlations)
+    return (
+        correlations,
+        matmul(x_white.transform, p),
+        matmul(y_white.transform, qt.T),
+        matmul(x_white.back, p),
+        matmul(y_white.back, qt.T),
+        x_white.kept.sum(dtype=jnp.int32),
+        y_white.kept.sum(dtype=jnp.int32),
+    )
+
+
+def _living(x_gram):
+    """The Gram matrix with 1 for a column of zeros: within the range of the others' eigenvalues, whose mean is 1."""
+    return x_gram + jnp.diag(jnp.where(jnp.diagonal(x_gram) == 0, 1, 0).astype(x_gram.dtype))
+
+
+def _cholesky_white(x_gram):
+    """`_White` and an upper bound of the Gram matrix's condition number."""
+    living = ~(jnp.diagonal(x_gram) == 0)
+    x_gram = _living(x_gram)
+    factor = jnp.linalg.cholesky(x_gram)
+    inverse = solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
+    condition = _norm_bound(x_gram) * _norm_bound(matmul(inverse.T, inverse))
+    return _White(masked(inverse.T, living), masked(factor, living), living), condition
+
+
+def _norm_bound(symmetric):
+    """No less than the largest eigenvalue, at most the root of the size times it."""
+    return jnp.minimum(jnp.abs(symmetric).sum(0).max(), jnp.sqrt((symmetric**2).sum()))
+
+
+def _svd_white(x, rcond):
+    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    kept = ~(s <= rcond * s[0])  # a NaN is kept
+    return masked(u, kept), _White(vt.T * masked(reciprocal(s), kept), vt.T * masked(s, kept), kept)
+
+
+@_canonical.defjvp
+def _canonical_jvp(rcond, primals, tangents):
+    (x, y), (dx, dy) = primals, tangents
+    outputs = _canonical(rcond, x, y)
+    correlations, a, b, x_back, y_back, *_ = outputs
+    count = len(correlations)
+    h, k = matmul(x, a), matmul(y, b)
+    # With H moved orthogonally to its span, dA = -A H' dX A. H' K then changes by `change`, and rotations of both
+    # sides make it diagonal again (the derivative of an SVD).
+    dxa, dyb = matmul(dx, a), matmul(dy, b)
+    x_within, y_within = matmul(h.T, dxa), matmul(k.T, dyb)
+    sigma = jnp.zeros((h.shape[1], k.shape[1]), h.dtype).at[jnp.arange(count), jnp.arange(count)].set(correlations)
+    change = matmul(dxa.T, k) - matmul(x_within.T, sigma) + matmul(h.T, dyb) - matmul(sigma, y_within)
+    x_turn, y_turn = _rotations(correlations, change)
+    # The diagonal of `change` again, for a gradient of correlations alone that costs no square products.
+    d_correlations = jnp.einsum("ni,ni->i", dxa[:, :count], k[:, :count] - h[:, :count] * correlations)
+    d_correlations += jnp.einsum("ni,ni->i", dyb[:, :count], h[:, :count] - k[:, :count] * correlations)
+    moved = (
+        d_correlations,
+        matmul(a, x_turn - x_within),
+        matmul(b, y_turn - y_within),
+        matmul(dx.T, h) + matmul(x_back, x_turn),
+        matmul(dy.T, k) + matmul(y_back, y_turn),
+    )
+    nothing = np.zeros((), jax.dtypes.float0)
+    return outputs, (*moved, nothing, nothing)
+
+
+def _rotations(correlations, change):
+    """Antisymmetric Omega_x, Omega_y with `change` = Omega_x Sigma + d Sigma - Sigma Omega_y."""
+    rows, columns = change.shape
+    size = max(rows, columns)
+    change = jnp.pad(change, ((0, size - rows), (0, size - columns)))
+    sigma = jnp.pad(correlations, (0, size - len(correlations)))
+    gap = sigma[None, :] ** 2 - sigma[:, None] ** 2
+    tolerance = 8 * float(jnp.finfo(gap.dtype).eps)
+    inverse = reciprocal(jnp.where(jnp.abs(gap) <= tolerance, 0, gap))
+    x_turn = (change * sigma[None, :] + sigma[:, None] * change.T) * inverse
+    y_turn = (sigma[:, None] * change + change.T * sigma[None, :]) * inverse
+    return x_turn[:rows, :rows], y_turn[:columns, :columns]

@@ -1,0 +1,238 @@
+"""Canonical correlation analysis."""
+
+import math
+import warnings
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.birkhoff.checks import is_concrete
+from symjax.errors import InputError
+from symjax.similarity.canonical import canonical
+from symjax.similarity.inputs import FewExamplesWarning, as_pair
+from symjax.similarity.linalg import centre, narrow, reciprocal, unit_columns, widen
+from symjax.similarity.measure import LINEAR, Measure
+
+
+class CCA(NamedTuple):
+    """Canonical correlations and what makes variates: (x - x_mean) @ x_directions, with k = min(d_x, d_y) columns.
+
+    The variates have mean 0 and variance 1 (sum of squares n - 1), are uncorrelated among themselves, and the i-th of x
+    and of y correlate by `correlations[i]`, descending, in [0, 1]. A side of rank under d has fewer directions than
+    neurons; columns past min(x_rank, y_rank) are zero, and so are their correlations.
+    """
+
+    correlations: jax.Array  # (k,)
+    x_directions: jax.Array  # (d_x, k)
+    y_directions: jax.Array  # (d_y, k)
+    x_mean: jax.Array  # (d_x,)
+    y_mean: jax.Array  # (d_y,)
+    x_loadings: jax.Array  # (d_x, k), covariance of each neuron with each variate of its side
+    y_loadings: jax.Array  # (d_y, k)
+    x_rank: jax.Array  # int32, directions kept
+    y_rank: jax.Array
+    x_smallest: jax.Array  # smallest kept singular value over the largest, of centred neurons of unit norm
+    y_smallest: jax.Array
+
+
+def cca(x, y, *, maps="pixels", rcond=None):
+    """Canonical correlation analysis: the directions in which two sets of neurons, linearly combined, agree.
+
+    The i-th correlation is the largest of <X a, Y b> / (|X a| |Y b|), X and Y centred, among variates uncorrelated with
+    the ones before: the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of the column spaces
+    (Hotelling 1936; Björck, Golub 1973). Never by inverting a covariance matrix that is not well conditioned: see
+    `similarity.canonical`.
+
+    Invariant to invertible linear maps and translations of either side (with `rcond`, up to directions that it drops).
+
+    With n - 1 <= d_x + d_y some correlations are 1 for any data, and with n - 1 <= d all of them: a warning says so.
+
+    Derivatives: of correlations, and of functions symmetric in those that coincide; of directions and loadings where
+    correlations are distinct, sign as returned, within the span of the kept directions. All at constant rank (adding
+    to a dead neuron changes the rank, and the result by a jump). `x_smallest`, `y_smallest` carry none.
+
+    Args:
+        x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
+        y: (n, d_y) or maps, of as many examples.
+        maps: what maps become: "pixels" (each pixel a sample, the default of SVCCA, Raghu et al. 2017), "flatten" or
+            "pool"; see `as_matrix`.
+        rcond: directions with a singular value up to this times the largest are dropped, with neurons scaled to unit
+            norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static.
+
+    Returns:
+        `CCA`.
+
+    Raises:
+        InputError: x or y not as above, fewer than 2 samples, rcond not in [0, 1); concrete NaN or infinite entries.
+            (Traced ones make the correlations NaN.)
+    """
+    return cca_of_matrices(*checked_pair(x, y, maps, rcond))
+
+
+@partial(jax.jit, static_argnums=2)
+def cca_of_matrices(x, y, rcond):
+    """`cca` of what has been checked."""
+    return between(_prepared(x), _prepared(y), rcond)
+
+
+def _prepared(x):
+    # Unit norms first: the correlations do not feel them, and rounding and `rcond` then treat all neurons alike.
+    centred, mean = centre(x)
+    unit, norms = unit_columns(centred)
+    data, q = narrow(unit)
+    return Prepared(data, mean, norms, q, None)
+
+
+class Prepared(NamedTuple):
+    """Data X diag(1 / before) basis diag(1 / after) of centred neurons X: uncorrelated with what of X it leaves out."""
+
+    data: jax.Array  # (n, m), columns of norm 1 or 0, m at most n
+    mean: jax.Array  # (d,)
+    before: jax.Array | None  # (d,)
+    basis: jax.Array | None  # (d, m), orthonormal or zero columns
+    after: jax.Array | None  # (m,)
+
+
+def between(x, y, rcond):
+    """The `CCA` of two `Prepared`, in terms of their neurons."""
+    found = canonical(x.data, y.data, rcond)
+    count = min(len(x.mean), len(y.mean))
+    deviation = math.sqrt(x.data.shape[0] - 1)
+    x_directions, x_loadings = _of_neurons(x, found.x, count, deviation)
+    y_directions, y_loadings = _of_neurons(y, found.y, count, deviation)
+    return CCA(
+        _padded(found.correlations, count, 0),
+        x_directions,
+        y_directions,
+        x.mean,
+        y.mean,
+        x_loadings,
+        y_loadings,
+        found.x.rank,
+        found.y.rank,
+        found.x.smallest,
+        found.y.smallest,
+    )
+
+
+def _of_neurons(prepared, side, count, deviation):
+    directions, loadings = side.directions * deviation, side.loadings / deviation
+    if prepared.after is not None:
+        directions, loadings = directions * reciprocal(prepared.after)[:, None], loadings * prepared.after[:, None]
+    directions, loadings = widen(directions, prepared.basis), widen(loadings, prepared.basis)
+    if prepared.before is not None:
+        directions, loadings = directions * reciprocal(prepared.before)[:, None], loadings * prepared.before[:, None]
+    return _padded(directions, count, 1), _padded(loadings, count, 1)
+
+
+def _padded(array, size, axis):
+    """With fewer samples than neurons there are fewer directions; the result has zeros for the others."""
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, size - array.shape[axis])
+    return jnp.pad(array, widths)
+
+
+def mean_correlation(result):
+    """The mean of the min(x_rank, y_rank) correlations of a `CCA`, in [0, 1]; NaN where that rank is 0.
+
+    Kornblith et al. 2019, table 1 (rho CCA), there with the number of neurons for the rank.
+    """
+    return result.correlations.sum() / _common_rank(result)
+
+
+def mean_square_correlation(result):
+    """As `mean_correlation`, of squared correlations: R^2 CCA = |Qx' Qy|_F^2 / rank, Kornblith et al. 2019, table 1."""
+    return (result.correlations**2).sum() / _common_rank(result)
+
+
+def _common_rank(result):
+    return jnp.minimum(result.x_rank, result.y_rank).astype(result.correlations.dtype)
+
+
+SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
+
+
+def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
+    """Mean ("mean") or mean square ("mean_square") canonical correlation, 0-d, in [0, 1]; see `cca`.
+
+    1 when the narrower side is a linear function of the other. NaN when a side is constant. Symmetric.
+
+    Raises:
+        InputError: as `cca`; unknown summary.
+    """
+    if summary not in SUMMARIES:
+        raise InputError(f"summary: {summary!r} is not known; choose one of {', '.join(SUMMARIES)}")
+    return _summary(*checked_pair(x, y, maps, rcond), summary)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _summary(x, y, rcond, summary):
+    return SUMMARIES[summary](cca_of_matrices(x, y, rcond))  # the compiler leaves out the rest
+
+
+def cca_distance(x, y, *, maps="pixels", rcond=None):
+    """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.1). Not a metric."""
+    return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
+
+
+def checked_pair(x, y, maps, rcond):
+    """The arguments of `cca`, checked, as (x, y, rcond)."""
+    x, y = as_pair(x, y, maps)
+    rcond = check_rcond(rcond, x, y)
+    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1], stacklevel=4)
+    return x, y, rcond
+
+
+def check_rcond(rcond, *sides):
+    """`rcond` as a float in [0, 1), by default what rounding leaves of a direction that is not there."""
+    if rcond is None:
+        return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
+    if not is_concrete(rcond) or np.ndim(rcond) != 0 or not 0 <= float(rcond) < 1:
+        raise InputError(f"rcond: got {rcond}, must be a number in [0, 1), not traced")
+    return float(rcond)
+
+
+def warn_of_few_examples(samples, x_width, y_width, stacklevel=3):
+    # Two subspaces of a space of n - 1 dimensions share at least d_x + d_y - (n - 1); those correlations are 1.
+    trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
+    if trivial > 0:
+        message = (
+            f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
+            f"correlations are 1 whatever the data, unless ranks are lower; more than {x_width + y_width} samples are "
+            "wanted, or fewer directions, as of svcca"
+        )
+        warnings.warn(message, FewExamplesWarning, stacklevel=stacklevel)
+
+
+MEASURES = (
+    Measure(
+        name="cca",
+        fn=cca_similarity,
+        reference="Hotelling 1936; Kornblith et al. 2019, table 1 (rho CCA)",
+        range=(0.0, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=LINEAR | {"translation"},
+    ),
+    Measure(
+        name="cca_mean_square",
+        fn=partial(cca_similarity, summary="mean_square"),
+        reference="Kornblith et al. 2019, table 1 (R^2 CCA)",
+        range=(0.0, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=LINEAR | {"translation"},
+    ),
+    Measure(
+        name="cca_distance",
+        fn=cca_distance,
+        reference="Morcos et al. 2018, section 2.1",
+        range=(0.0, 1.0),
+        kind="distance",
+        symmetric=True,
+        invariances=LINEAR | {"translation"},
+    ),
+)

@@ -1,0 +1,180 @@
+"""Centred kernel alignment (Kornblith et al. 2019): the cosine of the angle between two centred kernel matrices."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from symjax.birkhoff.checks import is_concrete
+from symjax.errors import InputError
+from symjax.similarity.channels import centred, matmul, root, unit, unit_channels
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features
+from symjax.similarity.inputs import as_pair, examples_agree
+from symjax.similarity.measure import ORTHOGONAL, Measure
+
+KERNELS = ("linear", "rbf")
+FORMS = ("auto", "gram", "features")
+
+
+def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", form="auto"):
+    """CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K and L kernel matrices of the examples.
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
+        estimator: of HSIC (`hsic`). "song", unbiased, is near 0 for independent data; "gretton", biased and as in
+            Kornblith et al., tends to 1 with p, q / n, and so, later, does "lange": of independent Gaussian data with
+            n = 50, p = q = 5000 they make -.03, .99 and .66.
+        kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)) with s^2 = `bandwidth`^2 times the
+            median of |x_i - x_j|^2 over all pairs of different examples, for x and for y.
+        bandwidth: a positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
+        maps: how maps become examples: "flatten" (the published way), "pixels" or "pool", see `as_matrix`.
+        form: "gram" takes n^2 (p + q) operations and memory n^2, "features" n (p^2 + p q + q^2) and is for the linear
+            kernel alone; both give the same. "auto" takes the cheaper.
+
+    Returns:
+        0-d array in [-1, 1] ([0, 1] for "gretton"): negative values are legitimate estimates of small ones. NaN where
+        all examples of x or of y are equal, and with "rbf" where half of the pairs are. Symmetric. Invariant under
+        translation, isotropic scaling and orthogonal transformations.
+
+    Raises:
+        InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
+            unknown option; a bandwidth that is not positive; NaN or infinity in concrete input.
+    """
+    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form))
+
+
+def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", form="auto"):
+    """arccos(CKA(x, y)), the angle between the centred kernel matrices (Williams et al. 2021, supplement).
+
+    A metric on centred kernel matrices up to a factor, for every estimator, since each is an inner product. Arguments,
+    errors and invariances are those of `cka`.
+
+    Returns:
+        0-d array in [0, pi] ([0, pi / 2] for "gretton"). Exact near 0 with the Gram form; with that of features
+        off by up to the root of the rounding error there, 5e-4 in float32.
+    """
+    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form), as_angle=True)
+
+
+def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
+    """Linear CKA with every channel centred and at unit norm, over examples and pixels, before maps are flattened.
+
+    What Godfrey et al. 2022 publish as "orthogonal CKA". For their figures: normalising makes it invariant under
+    positive diagonal matrices, and takes the invariance under orthogonal ones that `cka` has.
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
+        estimator, form: as of `cka`.
+
+    Returns:
+        0-d array in [-1, 1]. A channel that is constant counts as absent; NaN where all are. Symmetric. Invariant under
+        translation, isotropic and positive diagonal scaling, permutations and flips of signs.
+
+    Raises:
+        InputError: as `cka`.
+    """
+    x, y = (_normalized(z) for z in examples_agree(x, y))
+    return _compared(*_checked(x, y, estimator, "linear", 1.0, "flatten", form))
+
+
+def cosine(a, b):
+    """Of two arrays of one shape; clipped to [-1, 1], which only rounding leaves. NaN where one is zero."""
+    (a, _), (b, _) = unit(a), unit(b)
+    return jnp.clip(_ratio((a * b).sum(), (a * a).sum(), (b * b).sum()), -1, 1)
+
+
+def angle(a, b):
+    """Of two arrays of one shape, exact near 0 and pi too, where the cosine has lost it. NaN where one is zero."""
+    (a, a_norm), (b, b_norm) = unit(a), unit(b)
+    between = 2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum()))
+    return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, between)
+
+
+def arccos(similarity):
+    """arccos with a derivative of zero where the true one is infinite."""
+    inside = jnp.abs(similarity) < 1
+    ends = jnp.where(similarity > 0, 0.0, jnp.pi).astype(similarity.dtype)
+    ends = jnp.where(jnp.isnan(similarity), similarity, ends)
+    return jnp.where(inside, jnp.arccos(jnp.where(inside, similarity, 0)), ends)
+
+
+def _checked(x, y, estimator, kernel, bandwidth, maps, form):
+    """The arguments of `_compared`."""
+    x, y = as_pair(x, y, maps)
+    check_estimator(estimator, len(x))
+    if kernel not in KERNELS:
+        raise InputError(f"kernel: {kernel!r} is not known; choose one of {', '.join(KERNELS)}")
+    if form not in FORMS:
+        raise InputError(f"form: {form!r} is not known; choose one of {', '.join(FORMS)}")
+    if kernel == "rbf" and form == "features":
+        raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
+    if jnp.ndim(bandwidth) != 0 or (is_concrete(bandwidth) and not bandwidth > 0):
+        raise InputError(f"bandwidth: got {bandwidth}, must be a positive scalar")
+    if form == "auto":
+        (n, p), q = x.shape, y.shape[1]
+        form = "gram" if kernel == "rbf" or n * (p + q) <= p * p + p * q + q * q else "features"
+    return x, y, bandwidth, estimator, kernel, form
+
+
+@partial(jax.jit, static_argnames=("estimator", "kernel", "form", "as_angle"))
+def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
+    # At unit norm, fourth powers neither overflow nor vanish.
+    (x, _), (y, _) = unit(centred(x)), unit(centred(y))
+    if form == "features":
+        similarity = _cosine_of_features(x, y, estimator)
+        return arccos(similarity) if as_angle else similarity
+    kernels = (centre_kernel(_kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
+    return (angle if as_angle else cosine)(*kernels)
+
+
+@jax.jit
+def _normalized(x):
+    return unit_channels(centred(x))[0]
+
+
+def _cosine_of_features(x, y, estimator):
+    cross, x_power, y_power = (hsic_of_features(*pair, estimator) for pair in ((x, y), (x, x), (y, y)))
+    return jnp.clip(_ratio(cross, x_power, y_power), -1, 1)
+
+
+def _ratio(cross, x_power, y_power):
+    return cross / (jnp.sqrt(x_power) * jnp.sqrt(y_power))  # the product itself can overflow
+
+
+def _kernel_of(x, kernel, bandwidth):
+    gram = matmul(x, x.T)
+    if kernel == "linear":
+        return gram
+    n = len(x)
+    squares = jnp.diagonal(gram)
+    apart = jnp.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+    median = jnp.median(apart[jnp.triu_indices(n, 1)])
+    return jnp.exp(-jnp.where(jnp.eye(n, dtype=bool), 0, apart) / (2 * bandwidth**2 * median))
+
+
+_INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling"}
+_OF_CHANNELS = frozenset({"translation", "isotropic_scaling", "permutation", "positive_diagonal", "sign_flip"})
+_KORNBLITH = "Kornblith et al. 2019, equation 3"
+
+
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT):
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances)
+
+
+MEASURES = (
+    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5"),
+    _similarity("cka_gretton", partial(cka, estimator="gretton"), _KORNBLITH, 0.0),
+    _similarity("cka_lange", partial(cka, estimator="lange"), f"{_KORNBLITH}; Lange et al. 2023"),
+    _similarity("cka_rbf", partial(cka, kernel="rbf"), f"{_KORNBLITH}; Song et al. 2012, equation 5"),
+    _similarity("channel_normalized_cka", channel_normalized_cka, "Godfrey et al. 2022", invariances=_OF_CHANNELS),
+    Measure(
+        "cka_distance",
+        cka_distance,
+        "Williams et al. 2021, supplement",
+        (0.0, math.pi),
+        "distance",
+        True,
+        _INVARIANT,
+    ),
+)

@@ -1,0 +1,159 @@
+"""CCA of maps, frequency by frequency."""
+
+import math
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from symjax.similarity.cca import check_rcond, warn_of_few_examples
+from symjax.similarity.inputs import as_map_pair
+from symjax.similarity.linalg import adjoint, masked, matmul, reciprocal, unit_columns, without_rounding
+from symjax.similarity.measure import LINEAR, Measure
+
+
+class FourierCCA(NamedTuple):
+    """CCA at each of f_h x f_w frequencies; the others of a real map are conjugate to these and give the same."""
+
+    correlations: jax.Array  # (f_h, f_w, k), descending, in [0, 1], k = min(c_x, c_y)
+    mean_correlations: jax.Array  # (f_h, f_w), over as many as the smaller rank; NaN where that is 0
+    x_rank: jax.Array  # int32 (f_h, f_w)
+    y_rank: jax.Array
+    rows: jax.Array  # int32 (f_h,), vertical frequencies, in periods a map
+    columns: jax.Array  # int32 (f_w,), horizontal frequencies, 0 or more
+    weights: jax.Array  # (f_w,), how many frequencies of the full transform a column stands for: 1 or 2
+
+
+def fourier_cca(x, y, *, rcond=None):
+    """CCA of the channels of two maps at each spatial frequency ("DFT CCA", Raghu et al. 2017, section 4 and appendix).
+
+    The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix for each frequency,
+    so layers that are convolutions of each other correlate by 1 everywhere. At each frequency the n complex vectors of
+    channels are centred and their canonical correlations are the singular values of Qx* Qy, as in `cca`. Half of the
+    frequencies are computed (those of `jnp.fft.rfft2`); the maps are real.
+
+    Maps of different sizes are compared at the frequencies that both have, as if resized by cropping the
+    spectrum: along an axis where sizes differ, those under half the smaller size. (At half of an even size a map has a
+    frequency and its negative in one number, and a larger map has two.) A matrix (n, d) is a map of one pixel, and
+    this is `cca`.
+
+    Derivatives: first ones, of correlations and of functions symmetric in those that coincide, at constant rank.
+
+    Args:
+        x: (n, h, w, c_x), floating (integers become the default float, half precisions float32).
+        y: (n, h', w', c_y).
+        rcond: as in `cca`.
+
+    Returns:
+        `FourierCCA`.
+
+    Raises:
+        InputError: x or y not as above, different numbers of examples, fewer than 2; rcond not in [0, 1); concrete NaN
+            or infinite entries.
+    """
+    x, y = as_map_pair(x, y)
+    warn_of_few_examples(x.shape[0], x.shape[-1], y.shape[-1])
+    return _fourier_cca(x, y, check_rcond(rcond, x[:, 0, 0], y[:, 0, 0]))
+
+
+@partial(jax.jit, static_argnums=2)
+def _fourier_cca(x, y, rcond):
+    rows = _shared(x.shape[1], y.shape[1])
+    columns = np.unique(np.abs(_shared(x.shape[2], y.shape[2])))
+    x_spectrum, y_spectrum = (_spectrum(side, rows, columns) for side in (x, y))
+    correlations, x_rank, y_rank = _at_each(x_spectrum, y_spectrum, rcond)
+    correlations, x_rank, y_rank = (
+        part.reshape(len(rows), len(columns), *part.shape[1:]) for part in (correlations, x_rank, y_rank)
+    )
+    own_conjugate = (columns == 0) | (2 * columns == x.shape[2])
+    return FourierCCA(
+        correlations,
+        correlations.sum(-1) / jnp.minimum(x_rank, y_rank).astype(correlations.dtype),
+        x_rank,
+        y_rank,
+        jnp.asarray(rows, jnp.int32),
+        jnp.asarray(columns, jnp.int32),
+        jnp.where(own_conjugate, 1, 2).astype(correlations.dtype),
+    )
+
+
+def _shared(size, other):
+    """Frequencies that axes of both sizes have, in the order of the transform: 0, 1, ..., -1."""
+    if size == other:
+        return np.fft.fftfreq(size, 1 / size).round().astype(int)
+    top = (min(size, other) - 1) // 2
+    return np.concatenate([np.arange(top + 1), np.arange(-top, 0)])
+
+
+def _spectrum(x, rows, columns):
+    """(frequencies, n, c), centred, and 0 where there is nothing but rounding."""
+    centred = x - x.mean(0)
+    spectrum = jnp.fft.rfft2(centred, axes=(1, 2))[:, rows][:, :, columns]
+    spectrum = spectrum.transpose(1, 2, 0, 3).reshape(len(rows) * len(columns), x.shape[0], x.shape[3])
+    # What a transform adds by rounding is relative to all of a channel, before it was centred.
+    power = jnp.sqrt(jnp.einsum("nhwc,nhwc->c", x, x, precision="highest"))
+    return jax.vmap(without_rounding, (0, None))(spectrum, power * math.sqrt(x.shape[1] * x.shape[2]))
+
+
+def _at_each(x, y, rcond):
+    return jax.vmap(lambda x, y: _correlations(unit_columns(x)[0], unit_columns(y)[0], rcond))(x, y)
+
+
+def _correlations(x, y, rcond):
+    """Canonical correlations of complex X (n, c_x) and Y (n, c_y), and ranks, with the derivative of correlations."""
+    count = min(x.shape[1], y.shape[1])
+    fixed_x, fixed_y = lax.stop_gradient((x, y))
+    (x_basis, x_white, x_rank), (y_basis, y_white, y_rank) = _basis(fixed_x, rcond), _basis(fixed_y, rcond)
+    p, correlations, qh = jnp.linalg.svd(matmul(adjoint(x_basis), y_basis), full_matrices=False)
+    correlations = jnp.minimum(correlations, 1)
+    used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(x_rank, y_rank)
+    correlations = jnp.where(used, correlations, 0 * correlations)
+    # d rho_i = Re <d x a_i, k_i - rho_i h_i> + Re <d y b_i, h_i - rho_i k_i>, with h = X a and k = Y b: linear in X
+    # and Y, so a term that is zero (less itself, without a derivative) carries it.
+    p, q = masked(p, used), masked(adjoint(qh), used)
+    a, b, h, k = matmul(x_white, p), matmul(y_white, q), matmul(x_basis, p), matmul(y_basis, q)
+    rho = correlations.astype(x.dtype)
+    slope = _inner(matmul(x - fixed_x, a), k - h * rho) + _inner(matmul(y - fixed_y, b), h - k * rho)
+    return jnp.pad(correlations + slope, (0, count - len(correlations))), x_rank, y_rank
+
+
+def _basis(x, rcond):
+    u, s, vh = jnp.linalg.svd(x, full_matrices=False)
+    kept = ~(s <= rcond * s[0])  # a NaN is kept
+    white = adjoint(vh) * masked(reciprocal(s), kept).astype(x.dtype)
+    return masked(u, kept), white, kept.sum(dtype=jnp.int32)
+
+
+def _inner(left, right):
+    return jnp.einsum("ni,ni->i", left.conj(), right, precision="highest").real
+
+
+def fourier_cca_similarity(x, y, *, rcond=None):
+    """The mean of `fourier_cca` over correlations, then over all frequencies of the full transform: 0-d, in [0, 1].
+
+    Frequencies at which a side is constant have no correlation and are left out; NaN where none is left. Symmetric.
+    Invariant to translation and invertible linear maps of channels, and to cyclic shifts of either side's maps.
+
+    Args and Raises: as `fourier_cca`.
+    """
+    result = fourier_cca(x, y, rcond=rcond)
+    ranks = jnp.minimum(result.x_rank, result.y_rank)
+    weights = jnp.where(ranks > 0, result.weights, 0)
+    means = result.correlations.sum(-1) / jnp.maximum(ranks, 1).astype(weights.dtype)
+    return (weights * means).sum() / weights.sum()
+
+
+MEASURES = (
+    Measure(
+        name="fourier_cca",
+        fn=fourier_cca_similarity,
+        reference="Raghu et al. 2017, section 4 (DFT CCA)",
+        range=(0.0, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=LINEAR | {"translation"},
+    ),
+)

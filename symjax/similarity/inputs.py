@@ -1,0 +1,133 @@
+"""What all similarity measures ask of their arguments, and how maps become matrices.
+
+Representations are (n, d) or (n, h, w, c): examples first, features or channels last. A mistake that shapes or types
+show is an `InputError` before anything is compiled. NaN and infinities are one too, but only where values can be seen:
+under `jit`, `vmap` or `grad` they make the result NaN. So does a comparison that is 0 / 0, such as one with a
+representation that is constant.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from symjax.birkhoff.checks import is_concrete, real
+from symjax.errors import InputError
+
+MAPS = ("pixels", "flatten", "pool")
+
+
+class FewExamplesWarning(UserWarning):
+    """There are so few examples that the shapes alone, not the data, decide a part of the result."""
+
+
+def representation(x, name="x", *, min_examples=2):
+    """`x` as a finite floating array (n, d) or (n, h, w, c).
+
+    Integers become the default float and half precisions float32.
+
+    Raises:
+        InputError: not real, of another rank, an empty axis, fewer than `min_examples` examples; concrete and not
+            finite.
+    """
+    given, x = x, real(name, x)
+    if x.dtype.itemsize < 4:
+        x = x.astype(jnp.float32)
+    if x.ndim not in (2, 4):
+        raise InputError(f"{name}: got shape {x.shape}, must be (n, d) or (n, h, w, c), examples first")
+    if x.size == 0:
+        raise InputError(f"{name}: got shape {x.shape}, must not be empty")
+    if x.shape[0] < min_examples:
+        raise InputError(f"{name}: got shape {x.shape}, must have at least {min_examples} examples")
+    require_finite(name, x if is_concrete(x) else given)  # inside of jit, conversion makes a tracer of a constant
+    return x
+
+
+def as_matrix(x, name="x", maps="pixels", *, min_examples=2):
+    """`x` as a matrix, samples by features; what is (n, d) stays so.
+
+    Maps (n, h, w, c) become, by `maps`: "pixels", each pixel a sample, (n h w, c); "flatten", (n, h w c); "pool", the
+    mean over pixels, (n, c).
+
+    Raises:
+        InputError: as `representation`; unknown `maps`.
+    """
+    return _matrix(representation(x, name, min_examples=min_examples), check_maps(maps))
+
+
+def as_pair(x, y, maps="pixels", *, min_examples=2):
+    """`x` and `y` as matrices (`as_matrix`) of one dtype and equally many rows.
+
+    Raises:
+        InputError: as `as_matrix`; numbers of examples that differ; "pixels" with map sizes that differ, or of a matrix
+            and maps.
+    """
+    x, y = examples_agree(x, y, min_examples=min_examples)
+    if check_maps(maps) == "pixels" and _map_size(x) != _map_size(y):
+        raise InputError(
+            f"y: got shape {y.shape}, must have the map size of x, {x.shape}, where pixels are samples; "
+            "maps='flatten' and maps='pool' compare any two sizes"
+        )
+    return _matrix(x, maps), _matrix(y, maps)
+
+
+def as_maps(x, name="x", *, min_examples=2):
+    """`x` as maps (n, h, w, c); a matrix (n, d) is taken for maps of one pixel, (n, 1, 1, d).
+
+    Raises:
+        InputError: as `representation`.
+    """
+    return _one_pixel(representation(x, name, min_examples=min_examples))
+
+
+def as_map_pair(x, y, *, min_examples=2):
+    """`x` and `y` as maps (`as_maps`) of one dtype; map sizes and channels may differ.
+
+    Raises:
+        InputError: as `representation`; numbers of examples that differ.
+    """
+    x, y = examples_agree(x, y, min_examples=min_examples)
+    return _one_pixel(x), _one_pixel(y)
+
+
+def examples_agree(x, y, *, min_examples=2):
+    """Both as `representation`s of one dtype, equally many examples in each, or an `InputError`."""
+    x = representation(x, "x", min_examples=min_examples)
+    y = representation(y, "y", min_examples=min_examples)
+    if x.shape[0] != y.shape[0]:
+        raise InputError(f"y: got {y.shape[0]} examples, must be as many as in x, {x.shape[0]}")
+    dtype = jnp.promote_types(x.dtype, y.dtype)
+    return x.astype(dtype), y.astype(dtype)
+
+
+def check_maps(maps):
+    if maps not in MAPS:
+        raise InputError(f"maps: {maps!r} is not known; choose one of {', '.join(MAPS)}")
+    return maps
+
+
+def require_finite(name, x):
+    with jax.ensure_compile_time_eval():  # a constant inside of jit is concrete, but its test would be traced
+        x = jnp.asarray(x)
+        finite = not is_concrete(x) or bool(_all_finite(x))
+    if not finite:
+        raise InputError(f"{name}: has NaN or infinite entries, must be finite")
+
+
+@jax.jit
+def _all_finite(x):
+    return jnp.isfinite(x).all()
+
+
+def _matrix(x, maps):
+    if x.ndim == 2:
+        return x
+    if maps == "pool":
+        return x.mean((1, 2))
+    return x.reshape((-1, x.shape[-1]) if maps == "pixels" else (x.shape[0], -1))
+
+
+def _map_size(x):
+    return x.shape[1:-1]
+
+
+def _one_pixel(x):
+    return x if x.ndim == 4 else x[:, None, None, :]

@@ -1,0 +1,91 @@
+"""Principal component analysis, and the projection onto the directions that explain a share of the variance."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.birkhoff.checks import is_concrete
+from symjax.errors import InputError
+from symjax.similarity.inputs import as_matrix
+from symjax.similarity.linalg import centre, masked, matmul, narrow, reciprocal, triangular, widen
+
+
+class PCA(NamedTuple):
+    """Components are columns: (x - mean) @ components are the scores. k = min(n, d)."""
+
+    components: jax.Array  # (d, k), orthonormal
+    variances: jax.Array  # (k,), of the scores, descending, with n - 1
+    ratios: jax.Array  # (k,), of the total variance; NaN where that is 0
+    mean: jax.Array  # (d,)
+
+
+def pca(x, *, maps="pixels"):
+    """Principal component analysis: orthonormal directions of descending variance.
+
+    Variances are s_i^2 / (n - 1) with s_i the singular values of the centred data (Pearson 1901), never eigenvalues of
+    a covariance matrix, so small ones are right too. The sign of a component is not determined.
+
+    Derivatives: of variances and ratios anywhere; of components where variances are distinct and, if n < d, within the
+    span of the data.
+
+    Args:
+        x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
+        maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
+
+    Returns:
+        `PCA`.
+
+    Raises:
+        InputError: x not as above, fewer than 2 samples; concrete NaN or infinite entries.
+    """
+    return _pca(as_matrix(x, "x", maps))
+
+
+@jax.jit
+def _pca(x):
+    centred, mean = centre(x)
+    reduced, q = narrow(centred)
+    _, s, vt = jnp.linalg.svd(triangular(reduced), full_matrices=False)
+    variances = s**2 / (x.shape[0] - 1)
+    return PCA(widen(vt.T, q), variances, variances / variances.sum(), mean)
+
+
+def check_variance(variance):
+    if is_concrete(variance) and (np.ndim(variance) != 0 or not 0 < float(variance) <= 1):
+        raise InputError(f"variance: got {variance}, must be a number in (0, 1]")
+    return variance
+
+
+def leading_directions(centred, variance):
+    """Columns V (d, d), d <= n: an orthonormal basis of the fewest principal directions of centred data (n, d) that
+    explain `variance` of the whole; the others are zero.
+
+    The derivative is that of the subspace: V moves orthogonally to itself. For what depends on the span of V alone.
+    """
+    return _leading(centred, jnp.asarray(variance, centred.dtype))[0]
+
+
+@jax.custom_jvp
+def _leading(centred, variance):
+    _, s, vt = jnp.linalg.svd(triangular(centred), full_matrices=False)
+    # Tails from the small end, where a sum from the large end would have lost them. What is rounding is no direction.
+    tail = jnp.cumsum((s**2)[::-1])[::-1]
+    rounding = 8 * float(jnp.finfo(s.dtype).eps) * math.sqrt(len(s)) * s[0]
+    kept = ~(tail <= (1 - variance) * tail[0]) & ~(s <= rounding)
+    return masked(vt.T, kept), masked(vt.T, ~kept), s, kept
+
+
+@_leading.defjvp
+def _leading_jvp(primals, tangents):
+    (centred, variance), (moved, _) = primals, tangents
+    outputs = _leading(centred, variance)
+    basis, rest, s, kept = outputs
+    change = matmul(moved.T, matmul(centred, basis)) + matmul(centred.T, matmul(moved, basis))
+    gap = s[None, :] ** 2 - s[:, None] ** 2
+    turn = matmul(rest.T, change) * masked(reciprocal(gap), ~kept[:, None] & kept[None, :])
+    back = -matmul(basis, turn.T)
+    nothing = np.zeros(kept.shape, jax.dtypes.float0)
+    return outputs, (matmul(rest, turn), back, jnp.zeros_like(s), nothing)

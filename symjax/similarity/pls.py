@@ -1,0 +1,88 @@
+"""Partial least squares: directions of greatest covariance."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from symjax.similarity.inputs import as_pair
+from symjax.similarity.linalg import centre, matmul, narrow, widen
+from symjax.similarity.measure import ORTHOGONAL, Measure
+
+
+class PLS(NamedTuple):
+    """Scores are (x - x_mean) @ x_directions; k = min(d_x, d_y), or n if that is less."""
+
+    covariances: jax.Array  # (k,), of the i-th scores of x and of y, descending, with n - 1; other pairs have 0
+    x_directions: jax.Array  # (d_x, k), orthonormal
+    y_directions: jax.Array  # (d_y, k)
+    x_mean: jax.Array  # (d_x,)
+    y_mean: jax.Array  # (d_y,)
+
+
+def pls(x, y, *, maps="pixels"):
+    """Partial least squares: orthonormal directions of x and of y whose scores covary most.
+
+    The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD", Wegelin 2000).
+    Where CCA asks for the largest correlation and forgets variances, this asks for the largest covariance. Widths may
+    differ. Signs of pairs are not determined.
+
+    Derivatives: of covariances anywhere; of directions where covariances are distinct and not 0, and within the span of
+    the data if n < d.
+
+    Args:
+        x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
+        y: (n, d_y) or maps, of as many examples.
+        maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
+
+    Returns:
+        `PLS`.
+
+    Raises:
+        InputError: x or y not as above, fewer than 2 samples; concrete NaN or infinite entries.
+    """
+    return _pls(*as_pair(x, y, maps))
+
+
+@jax.jit
+def _pls(x, y):
+    (x_centred, x_mean), (y_centred, y_mean) = centre(x), centre(y)
+    (x_narrow, x_q), (y_narrow, y_q) = narrow(x_centred), narrow(y_centred)
+    cross = matmul(x_narrow.T, y_narrow) / (x.shape[0] - 1)
+    u, covariances, vt = jnp.linalg.svd(cross, full_matrices=False)
+    return PLS(covariances, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
+
+
+def pls_similarity(x, y, *, maps="pixels"):
+    """The sum of PLS covariances over its bound, |X' Y|_* / (|X|_F |Y|_F), X and Y centred.
+
+    0-d, in [0, 1]: 0 when no neuron of x covaries with one of y, 1 when the centred y is a multiple of the centred x,
+    rotated. NaN when a side is constant. It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021,
+    equation 5 and section 2.2). Symmetric; invariant to translation, isotropic scaling and orthogonal maps.
+
+    Args and Raises: as `pls`.
+    """
+    return _similarity(*as_pair(x, y, maps))
+
+
+@jax.jit
+def _similarity(x, y):
+    x, y = (narrow(_unit_norm(centre(side)[0]))[0] for side in (x, y))
+    return jnp.minimum(jnp.linalg.svd(matmul(x.T, y), compute_uv=False).sum(), 1)
+
+
+def _unit_norm(x):
+    return x / jnp.sqrt((x**2).sum())
+
+
+MEASURES = (
+    Measure(
+        name="pls",
+        fn=pls_similarity,
+        reference="Wegelin 2000; Williams et al. 2021, section 2.2",
+        range=(0.0, 1.0),
+        kind="similarity",
+        symmetric=True,
+        invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
+    ),
+)

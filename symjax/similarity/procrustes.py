@@ -1,0 +1,191 @@
+"""Procrustes distances: what is left between two representations after the best rotation, or the best permutation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
+from symjax.similarity.channels import centred, matmul, root, unit
+from symjax.similarity.measure import ORTHOGONAL, Measure
+
+
+def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
+    """Orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)` (Godfrey et al. 2022).
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
+        center: whether each channel's mean is taken off first, as Williams et al. do; Godfrey et al. do not.
+        maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
+            neighbour; "flatten" and "pool" as in `as_matrix`.
+        full_output: whether to return the alignment too.
+
+    Returns:
+        0-d array in [1 - 1 / sqrt(2), 1]; with `full_output` also the `Rotation` that carries x nearest to y. NaN where
+        x or y is zero (constant, if centred). Symmetric. Invariant under orthogonal transformations and isotropic
+        scaling, if centred under translation.
+
+        The derivative is that at the best rotation held fixed, which is right to first order.
+
+    Raises:
+        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+    """
+    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    return _similarity(distance, rotation, full_output)
+
+
+def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
+    """min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm: sqrt(2 - 2 |x'y|_* / (|x| |y|)).
+
+    |.|_* is the nuclear norm. The narrower of both is filled up with zero channels. A metric, up to the invariances, on
+    representations of any width (Williams et al. 2021, equation 4, without whitening).
+
+    Args:
+        x, y, center, maps, full_output: as of `procrustes`.
+
+    Returns:
+        0-d array in [0, sqrt(2)], or this and the `Rotation`, as `procrustes`. Computed as the norm of what is left, so
+        that near 0 it does not drown in the rounding errors of 2 - 2 |x'y|_*.
+
+    Raises:
+        InputError: as `procrustes`.
+    """
+    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    return (distance, rotation) if full_output else distance
+
+
+def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=False):
+    """Permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
+
+    Args:
+        x, y, center, maps, full_output: as of `procrustes`.
+
+    Returns:
+        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout.
+        NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic scaling, if centred under
+        translation.
+
+    Raises:
+        InputError: as `procrustes`.
+    """
+    distance, matching = _permuted(*samples_of(x, y, maps), center)
+    return _similarity(distance, matching, full_output)
+
+
+def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
+    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021, section 2).
+
+    The narrower of both is filled up with zero channels. Linear assignment, exact, on the host. A metric, up to the
+    invariances, on representations of one width, and on nonnegative ones of any width: negative inner products may make
+    it pay to fill up further than that.
+
+    Args:
+        x, y, center, maps, full_output: as of `procrustes`.
+
+    Returns:
+        0-d array in [0, 2], or this and the `Matching`, as `permutation_procrustes`.
+
+    Raises:
+        InputError: as `procrustes`.
+    """
+    distance, matching = _permuted(*samples_of(x, y, maps), center)
+    return (distance, matching) if full_output else distance
+
+
+def left_over(x, y, selection):
+    """The sum of squares of y - x selection', and of the columns of x that `selection` (d_y, d_x) leaves out."""
+    return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
+
+
+def _similarity(distance, alignment, full_output):
+    similarity = 1 - distance / 2
+    return (similarity, alignment) if full_output else similarity
+
+
+@partial(jax.jit, static_argnames="center")
+def _rotated(x, y, center):
+    x, y, x_norm, y_norm, means = _prepared(x, y, center)
+    if x.shape[1] >= y.shape[1]:
+        distance, isometry = _nearest(y, x)
+    else:
+        distance, isometry = _nearest(x, y)
+        isometry = isometry.T
+    scaling = y_norm / x_norm
+    bias = means[1] - scaling * matmul(isometry, means[0])
+    return _where_both(x_norm, y_norm, distance), Rotation(isometry, scaling, bias)
+
+
+def _nearest(narrow, wide):
+    """min |wide - narrow R| over R with orthonormal rows, and R."""
+    narrow_part, narrow_basis = _row_space(narrow)
+    wide_part, wide_basis = _row_space(wide)
+    left, _, right = jnp.linalg.svd(matmul(narrow_part.T, wide_part), full_matrices=False)
+    isometry = matmul(left, right)
+    if narrow_basis is not None:
+        isometry = matmul(narrow_basis, isometry)
+    if wide_basis is not None:
+        isometry = matmul(isometry, wide_basis.T)
+    # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
+    # where singular values meet, is not needed.
+    return root(((wide - matmul(narrow, isometry)) ** 2).sum()), isometry
+
+
+def _row_space(x):
+    """Where x has fewer rows than columns: their coordinates in an orthonormal basis, and the basis (its columns)."""
+    x = lax.stop_gradient(x)
+    if x.shape[0] >= x.shape[1]:
+        return x, None
+    basis, triangle = jnp.linalg.qr(x.T)
+    return triangle.T, basis
+
+
+@partial(jax.jit, static_argnames="center")
+def _permuted(x, y, center):
+    x, y, x_norm, y_norm, _ = _prepared(x, y, center)
+    permutation, selection = assign(matmul(y.T, x))
+    scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
+    distance = root(left_over(x, y, selection))
+    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection)
+
+
+def _prepared(x, y, center):
+    if center:
+        means = x.mean(0), y.mean(0)
+        x, y = centred(x), centred(y)
+    else:
+        means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
+    (x, x_norm), (y, y_norm) = unit(x), unit(y)
+    return x, y, x_norm, y_norm, means
+
+
+def _where_both(x_norm, y_norm, distance):
+    return jnp.where((x_norm == 0) | (y_norm == 0), jnp.nan, distance)
+
+
+_SCALED = frozenset({"isotropic_scaling"})
+_ROTATED = ORTHOGONAL | _SCALED
+_WILLIAMS = "Williams et al. 2021, equation 4"
+
+MEASURES = (
+    Measure("procrustes", procrustes, "Godfrey et al. 2022", (1 - 0.5**0.5, 1.0), "similarity", True, _ROTATED),
+    Measure("procrustes_distance", procrustes_distance, _WILLIAMS, (0.0, 2**0.5), "distance", True, _ROTATED),
+    Measure(
+        "permutation_procrustes",
+        permutation_procrustes,
+        "Williams et al. 2021, section 2",
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _SCALED | {"permutation"},
+    ),
+    Measure(
+        "permutation_procrustes_distance",
+        permutation_procrustes_distance,
+        "Williams et al. 2021, section 2",
+        (0.0, 2.0),
+        "distance",
+        True,
+        _SCALED | {"permutation"},
+    ),
+)

@@ -1,0 +1,45 @@
+"""Projection-weighted CCA (Morcos, Raghu, Bengio 2018)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from symjax.similarity.cca import cca_of_matrices, checked_pair
+from symjax.similarity.measure import Measure
+
+
+def pwcca(x, y, *, maps="pixels", rcond=None):
+    """The mean of the canonical correlations, each weighted by how much of x its variate accounts for.
+
+    sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|: h_i the i-th canonical variate of x over the
+    examples, x_j the j-th neuron of x, centred (Morcos et al. 2018, section 2.1 and equation 2). As many variates as
+    the smaller rank. Not symmetric: the weights are of x.
+
+    0-d, in [0, 1]; NaN when a side is constant. Invariant to translation, isotropic scaling, permutation and signs of
+    neurons on both sides, to every invertible map of y. Differentiable where the correlations are distinct, or all 1.
+
+    Args and Raises: as `cca`.
+    """
+    return _pwcca(*checked_pair(x, y, maps, rcond))
+
+
+@partial(jax.jit, static_argnums=2)
+def _pwcca(x, y, rcond):
+    result = cca_of_matrices(x, y, rcond)
+    weights = jnp.abs(result.x_loadings).sum(0)
+    return (weights * result.correlations).sum() / weights.sum()
+
+
+def pwcca_distance(x, y, *, maps="pixels", rcond=None):
+    """1 - `pwcca`, in [0, 1] (Morcos et al. 2018, section 2.1). Not symmetric, not a metric."""
+    return 1 - pwcca(x, y, maps=maps, rcond=rcond)
+
+
+_INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})
+_REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.1, equation 2"
+
+MEASURES = (
+    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES),
+    Measure("pwcca_distance", pwcca_distance, _REFERENCE, (0.0, 1.0), "distance", False, _INVARIANCES),
+)

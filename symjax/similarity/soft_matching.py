@@ -1,0 +1,110 @@
+"""Soft matching of neurons (Khosla and Williams 2024): permutations made soft, so that widths may differ."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from symjax.similarity.alignment import samples_of
+from symjax.similarity.channels import centred, matmul, root, unit_channels
+from symjax.similarity.measure import Measure
+from symjax.similarity.transport import transport_plan
+
+
+class Transport(NamedTuple):
+    """How much of each neuron of x goes to each neuron of y."""
+
+    plan: jax.Array  # (p, q); rows sum to 1 / p, columns to 1 / q, those of neurons left out to zero
+
+    @property
+    def matrix(self):
+        """(q, p): y_j ~ sum_i matrix_ji x_i, rows sum to one. For equal widths a permutation."""
+        totals = self.plan.sum(0)[:, None]
+        return self.plan.T / jnp.where(totals > 0, totals, 1)
+
+
+def soft_matching(x, y, *, maps="pixels", full_output=False):
+    """The soft matching correlation: max over P in T(p, q) of sum_ij P_ij r_ij, r the correlations of neurons.
+
+    T(p, q), the transportation polytope, holds the nonnegative matrices (p, q) whose rows sum to 1 / p and columns to
+    1 / q. For p = q the best P is a permutation divided by p, and the result the mean correlation of matched neurons.
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
+        maps: "pixels" takes each pixel for a sample, after the smaller map is enlarged by nearest neighbour; "flatten"
+            and "pool" as in `as_matrix`.
+        full_output: whether to return the plan too.
+
+    Returns:
+        0-d array in [-1, 1]; with `full_output` also the `Transport`, between neurons centred and at unit norm. Neurons
+        that are constant are left out; NaN where all of x or of y are. Symmetric. Invariant under translation,
+        permutations and positive scalings of neurons.
+
+        Exact (`transport_plan`), on the host. The derivative is that at the best plan held fixed, which is the true one
+        wherever that is unique.
+
+    Raises:
+        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+    """
+    squares, transport = _transported(*samples_of(x, y, maps), True)
+    similarity = 1 - squares / 2
+    return (similarity, transport) if full_output else similarity
+
+
+def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_output=False):
+    """The soft matching distance: sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), x_i, y_j neurons in R^n.
+
+    The 2-Wasserstein distance between the neurons of x and those of y as points, and so a metric, for any widths, up to
+    permutations (and repetitions of all neurons alike).
+
+    Args:
+        x, y, maps, full_output: as of `soft_matching`.
+        standardize: whether neurons are centred and brought to unit norm first, and constant ones left out. Then the
+            distance is sqrt(2 - 2 s), s = `soft_matching(x, y)`, and its invariances are those of s.
+
+    Returns:
+        0-d array, not negative; or this and the `Transport`. As published, without `standardize`, it grows with the
+        data and with the root of n.
+
+    Raises:
+        InputError: as `soft_matching`.
+    """
+    squares, transport = _transported(*samples_of(x, y, maps), standardize)
+    distance = root(squares)
+    return (distance, transport) if full_output else distance
+
+
+@partial(jax.jit, static_argnums=2)
+def _transported(x, y, standardize):
+    """The squared distance and the `Transport`."""
+    live = jnp.ones(x.shape[1], bool), jnp.ones(y.shape[1], bool)
+    if standardize:
+        (x, x_norm), (y, y_norm) = unit_channels(centred(x)), unit_channels(centred(y))
+        live = x_norm > 0, y_norm > 0
+    # Norms of neurons add the same to every plan.
+    plan = transport_plan(matmul(x.T, y), *live)
+    return _squared_distance(x, y, plan), Transport(plan)
+
+
+def _squared_distance(x, y, plan):
+    """sum_ij plan_ij |x_i - y_j|^2 from differences, which are small where |x_i|^2 + |y_j|^2 - 2 <x_i, y_j> cancels."""
+    p, q = plan.shape
+    rows, columns = jnp.nonzero(plan, size=p + q - 1, fill_value=0)
+    weights = jnp.where(jnp.arange(p + q - 1) < (plan != 0).sum(), plan[rows, columns], 0)
+    picked_x, picked_y = (
+        matmul(z, jax.nn.one_hot(picked, z.shape[1], dtype=z.dtype).T) for z, picked in ((x, rows), (y, columns))
+    )
+    return (weights * ((picked_x - picked_y) ** 2).sum(0)).sum()
+
+
+_PERMUTED = frozenset({"permutation"})
+_STANDARDIZED = _PERMUTED | {"translation", "isotropic_scaling", "positive_diagonal"}
+_KHOSLA = "Khosla and Williams 2024"
+
+MEASURES = (
+    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED),
+    Measure(
+        "soft_matching_distance", soft_matching_distance, _KHOSLA, (0.0, float("inf")), "distance", True, _PERMUTED
+    ),
+)

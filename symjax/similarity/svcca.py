@@ -1,0 +1,66 @@
+"""Singular vector CCA (Raghu, Gilmer, Yosinski, Sohl-Dickstein 2017)."""
+
+import jax
+
+from symjax.birkhoff.checks import is_concrete
+from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
+from symjax.similarity.inputs import as_pair
+from symjax.similarity.linalg import centre, matmul, narrow, unit_columns, widen
+from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.pca import check_variance, leading_directions
+
+
+def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
+    """The mean canonical correlation of the leading principal directions of x and of y.
+
+    Of each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
+    s_i the singular values of the centred data; then CCA (Raghu et al. 2017, section 2; there "99 % of the variance").
+    The mean is over as many correlations as the fewer directions kept.
+
+    0-d, in [0, 1]; NaN when a side is constant. Symmetric. Invariant to translation, isotropic scaling and orthogonal
+    maps of either side. A function with jumps, where the number of directions changes; differentiable elsewhere.
+
+    Where the directions kept are so many that correlations are 1 for any data, a warning says so (if not traced).
+
+    Args:
+        x, y, maps: as `cca`.
+        variance: in (0, 1]; 1 keeps every direction that is not rounding.
+        full_output: return (similarity, `CCA`), in which the ranks are the numbers of directions kept.
+
+    Raises:
+        InputError: as `cca`; a concrete variance not in (0, 1].
+    """
+    x, y = as_pair(x, y, maps)
+    similarity, result = _svcca(x, y, check_variance(variance))
+    if is_concrete(similarity):
+        warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
+    return (similarity, result) if full_output else similarity
+
+
+@jax.jit
+def _svcca(x, y, variance):
+    # Leading directions are neither dead nor dependent: nothing but zero columns is left to drop.
+    result = between(_prepared(x, variance), _prepared(y, variance), check_rcond(None, x, y))
+    return mean_correlation(result), result
+
+
+def _prepared(x, variance):
+    centred, mean = centre(x)
+    reduced, q = narrow(centred)
+    directions = leading_directions(reduced, variance)
+    data, norms = unit_columns(matmul(reduced, directions))
+    return Prepared(data, mean, None, widen(directions, q), norms)
+
+
+def svcca_distance(x, y, variance=0.99, *, maps="pixels"):
+    """1 - `svcca`, in [0, 1] (Raghu et al. 2017). Not a metric."""
+    return 1 - svcca(x, y, variance, maps=maps)
+
+
+_REFERENCE = "Raghu et al. 2017, section 2"
+_INVARIANCES = ORTHOGONAL | {"translation", "isotropic_scaling"}
+
+MEASURES = (
+    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES),
+    Measure("svcca_distance", svcca_distance, _REFERENCE, (0.0, 1.0), "distance", True, _INVARIANCES),
+)

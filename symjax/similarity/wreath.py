@@ -1,0 +1,225 @@
+"""Similarity up to the symmetries of ReLU, permutations and positive scalings of channels (Godfrey et al. 2022).
+
+A channel that is dead (zero; for the kernel constant) counts as absent: it agrees with nothing, and both networks could
+be pruned of theirs without a change of the figures.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.errors import InputError
+from symjax.similarity.alignment import Matching, assign, positive_scaling, samples_of
+from symjax.similarity.channels import centred_whole, matmul, root, unit, unit_channels
+from symjax.similarity.cka import angle, cosine
+from symjax.similarity.hsic import centre_kernel, check_estimator
+from symjax.similarity.inputs import as_map_pair
+from symjax.similarity.measure import Measure
+from symjax.similarity.procrustes import left_over
+
+REDUCTIONS = ("max", "median")
+BLOCK = 2**24  # numbers held at once where all channels are (the median)
+
+
+def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
+    """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)` (Godfrey et al. 2022).
+
+    That is the published 1 - sqrt(d^2 / (4 C)), where their d is not divided by sqrt(C).
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
+        maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
+            neighbour; "flatten" and "pool" as in `as_matrix`.
+        full_output: whether to return the alignment too.
+
+    Returns:
+        0-d array in [0, 1], for nonnegative features of one width at least 1 - 1 / sqrt(2); with `full_output` also the
+        `Matching`, the permutation and positive scaling that carry x to y. NaN where all channels of x or of y are
+        dead. Symmetric. Invariant under permutations and positive scalings.
+
+        The derivative is that at the best permutation held fixed, which is the true one wherever that is unique.
+
+    Raises:
+        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+    """
+    distance, matching = _matched(*samples_of(x, y, maps))
+    similarity = 1 - distance / 2
+    return (similarity, matching) if full_output else similarity
+
+
+def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
+    """min over permutations P of |X - Y P| / sqrt(C) in the Frobenius norm, X and Y the channels at unit norm.
+
+    C is the greater number of channels that are not dead; the side with fewer is filled up with zero channels. Channels
+    are not centred. Linear assignment, exact, on the host. A metric, up to the invariances, on representations of one
+    width.
+
+    Args:
+        x, y, maps, full_output: as of `wreath_procrustes`.
+
+    Returns:
+        0-d array in [0, 2], or this and the `Matching`, as `wreath_procrustes`.
+
+    Raises:
+        InputError: as `wreath_procrustes`.
+    """
+    distance, matching = _matched(*samples_of(x, y, maps))
+    return (distance, matching) if full_output else distance
+
+
+def wreath_cka(x, y, reduce="max", estimator="song"):
+    """G_ReLU-CKA (Godfrey et al. 2022): CKA with K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
+
+    H is x with every channel centred and at unit norm over examples and pixels. The max kernel is not positive
+    semidefinite. Time 2 n^2 h w c operations per side, one matrix product per channel; memory of a few n x n and of one
+    copy of x (the median: of `BLOCK` numbers besides).
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
+        reduce: "max", or "median" over channels instead, of an even number the mean of the middle two.
+        estimator: of HSIC (`hsic`), "song" as published.
+
+    Returns:
+        0-d array in [-1, 1]. A constant channel counts as absent; NaN where all are. Symmetric. Invariant under
+        translation, permutations, positive scalings, and also flips of signs, which the kernel does not see.
+
+    Raises:
+        InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
+            unknown option; NaN or infinity in concrete input.
+    """
+    return _compared(*_checked(x, y, reduce, estimator), cosine)
+
+
+def wreath_cka_distance(x, y, reduce="max", estimator="song"):
+    """arccos(`wreath_cka`), the angle between the centred kernel matrices, in [0, pi]: a metric on these.
+
+    Args, errors and invariances: as of `wreath_cka`.
+    """
+    return _compared(*_checked(x, y, reduce, estimator), angle)
+
+
+def wreath_kernel(x, reduce="max"):
+    """The kernel matrix (n, n) of `wreath_cka` for maps (n, h, w, c)."""
+    channels = jnp.moveaxis(x, -1, 0).reshape(x.shape[-1], len(x), -1)  # each channel in one piece
+    if reduce == "median":
+        return _median_kernel(channels)
+    upper = jnp.zeros((len(x), len(x)), x.dtype)
+    for start, strip in zip(_strips(len(x)), _max_strips(channels), strict=True):
+        upper = upper.at[start : start + len(strip), start:].set(strip)
+    return jnp.triu(upper) + jnp.triu(upper, 1).T
+
+
+@jax.jit
+def _matched(x, y):
+    (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
+    permutation, selection = assign(matmul(y.T, x), y_norm > 0, x_norm > 0)
+    x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
+    distance = root(left_over(x, y, selection) / jnp.maximum(x_live, y_live))
+    distance = jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance)
+    return distance, Matching(permutation, positive_scaling(permutation, x_norm, y_norm), selection)
+
+
+def _checked(x, y, reduce, estimator):
+    if reduce not in REDUCTIONS:
+        raise InputError(f"reduce: {reduce!r} is not known; choose one of {', '.join(REDUCTIONS)}")
+    x, y = as_map_pair(x, y)
+    check_estimator(estimator, len(x))
+    return x, y, reduce, estimator
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _compared(x, y, reduce, estimator, compare):
+    return compare(*(centre_kernel(wreath_kernel(z, reduce), estimator) for z in (x, y)))
+
+
+@jax.custom_jvp
+def _max_strips(channels):
+    """Strips of the max kernel of channels (c, n, pixels)."""
+    strips, _ = lax.scan(lambda best, h: (_map(jnp.maximum, best, _grams(h)), None), _nothing(channels), channels)
+    return strips
+
+
+@_max_strips.defjvp
+def _max_strips_jvp(primals, tangents):
+    # Autodiff would compare maxima that a compiler may have rounded in two ways. So the winner is kept, as a number.
+    (channels,), (changes,) = primals, tangents
+    numbers = jnp.arange(len(channels))
+
+    def take(carry, step):
+        best, winner = carry
+        number, channel = step
+        grams = _grams(channel)
+        winner = _map(lambda b, g, w: jnp.where(g > b, number, w), best, grams, winner)
+        return (_map(jnp.maximum, best, grams), winner), None
+
+    def add(total, step):
+        number, channel, change = step
+        _, moved = jax.jvp(_grams, (channel,), (change,))
+        return _map(lambda t, m, w: t + jnp.where(w == number, m, 0), total, moved, winner), None
+
+    nothing = _nothing(channels)
+    nobody = _map(lambda strip: jnp.full(strip.shape, -1), nothing)
+    (strips, winner), _ = lax.scan(take, (nothing, nobody), (numbers, channels))
+    return strips, lax.scan(add, _map(jnp.zeros_like, nothing), (numbers, channels, changes))[0]
+
+
+def _grams(channel):
+    """Strips of the kernel of one channel (n, pixels); of a constant channel -inf, which no maximum takes."""
+    channel, norm = _standardized(channel)
+    products = (matmul(channel[i : i + _strip(len(channel))], channel[i:].T) for i in _strips(len(channel)))
+    return tuple(jnp.where(norm == 0, -jnp.inf, product) for product in products)
+
+
+def _standardized(channel):
+    return unit(centred_whole(channel))
+
+
+def _nothing(channels):
+    n = channels.shape[1]
+    return tuple(jnp.full((min(_strip(n), n - i), n - i), -jnp.inf, channels.dtype) for i in _strips(n))
+
+
+def _strips(n):
+    """First rows of the strips in which a symmetric (n, n) matrix is computed, each from its diagonal to the right."""
+    return range(0, n, _strip(n))
+
+
+def _strip(n):
+    return max(128, -(-n // 4))  # 4 strips save 3/8 of the operations; products of fewer rows are slower
+
+
+def _map(function, *trees):
+    return jax.tree.map(function, *trees)
+
+
+def _median_kernel(channels):
+    """The median over live channels; rows of the kernel in blocks, each with all channels at once."""
+    channels, norm = lax.map(_standardized, channels)
+    count = (norm > 0).sum()
+    middle = jnp.stack([(count - 1) // 2, count // 2])
+
+    def row(example):  # (c, pixels)
+        gram = jnp.einsum("cp,cjp->jc", example, channels, precision="highest")
+        ordered = jnp.sort(jnp.where(norm == 0, jnp.inf, gram), axis=-1)  # constant channels last
+        median = ordered[:, middle].mean(-1)
+        return jnp.where(jnp.isnan(ordered[:, -1]), jnp.nan, median)  # NaN, sorted to the end, is not passed over
+
+    rows = max(1, BLOCK // (channels.shape[0] * channels.shape[1]))
+    return lax.map(row, jnp.moveaxis(channels, 1, 0), batch_size=min(rows, channels.shape[1]))
+
+
+_RELU = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
+_EVEN = _RELU | {"translation", "sign_flip"}
+_GODFREY = "Godfrey et al. 2022"
+_median = partial(wreath_cka, reduce="median")
+
+MEASURES = (
+    Measure("wreath_procrustes", wreath_procrustes, _GODFREY, (0.0, 1.0), "similarity", True, _RELU),
+    Measure("wreath_procrustes_distance", wreath_procrustes_distance, _GODFREY, (0.0, 2.0), "distance", True, _RELU),
+    Measure("wreath_cka", wreath_cka, _GODFREY, (-1.0, 1.0), "similarity", True, _EVEN),
+    Measure("wreath_cka_median", _median, _GODFREY, (-1.0, 1.0), "similarity", True, _EVEN),
+    Measure("wreath_cka_distance", wreath_cka_distance, _GODFREY, (0.0, math.pi), "distance", True, _EVEN),
+)

@@ -1,0 +1,327 @@
+"""HSIC and CKA against float64 NumPy by the definitions, published figures, and the symmetries of the problem."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import CASES
+from scipy.spatial.distance import pdist, squareform
+
+from symjax.errors import InputError
+from symjax.similarity import channel_normalized_cka, cka, cka_distance, hsic
+
+ESTIMATORS = ("song", "gretton", "lange")
+N, P, Q = 24, 5, 7
+
+
+def data(seed=0, n=N, p=P, q=Q):
+    """Two views of something common."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(size=(n, 3))
+    x, y = (common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) for d in (p, q))
+    return np.float32(x), np.float32(y + 2)
+
+
+def hsic_by_definition(k, l, estimator):  # noqa: E741
+    n = len(k)
+    h = np.eye(n) - 1 / n
+    if estimator == "gretton":
+        return np.trace(k @ h @ l @ h) / (n - 1) ** 2
+    off = 1 - np.eye(n)
+    if estimator == "lange":
+        return ((h @ k @ h) * (h @ l @ h) * off).sum() / (n * (n - 3))
+    k, l = k * off, l * off  # noqa: E741
+    one = np.ones(n)
+    three = (
+        np.trace(k @ l) + (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ l @ one)
+    )
+    return three / (n * (n - 3))
+
+
+def linear(x):
+    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    return x @ x.T
+
+
+def rbf(x, bandwidth):
+    squares = pdist(np.asarray(x, np.float64).reshape(len(x), -1), "sqeuclidean")
+    return np.exp(-squareform(squares) / (2 * bandwidth**2 * np.median(squares)))
+
+
+def ratio(k, l, estimator):  # noqa: E741
+    powers = hsic_by_definition(k, k, estimator) * hsic_by_definition(l, l, estimator)
+    return hsic_by_definition(k, l, estimator) / np.sqrt(powers)
+
+
+# HSIC
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_hsic_agrees_with_its_definition(estimator):
+    x, y = data()
+    got = hsic(linear(x), linear(y), estimator)
+    np.testing.assert_allclose(got, hsic_by_definition(linear(x), linear(y), estimator), rtol=1e-5)
+    assert got.shape == () and got.dtype == jnp.float32
+
+
+def test_hsic_song_is_the_mean_over_quadruples():
+    """The U-statistic that makes it unbiased (Song et al. 2012, equation 4), term by term."""
+    x, y = data(n=6)
+    k, l = linear(x), linear(y)  # noqa: E741
+    terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]
+    np.testing.assert_allclose(hsic(k, l), np.mean(terms), rtol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_hsic_ignores_what_is_added_to_rows_and_columns_alike(estimator):
+    x, y = data()
+    shift = np.random.default_rng(5).normal(size=N)
+    wanted = hsic(linear(x), linear(y), estimator)
+    got = hsic(linear(x) + shift[:, None] + shift[None, :], linear(y), estimator)
+    if estimator == "song":
+        got_diagonal = hsic(linear(x) + np.diag(shift), linear(y), estimator)
+        np.testing.assert_allclose(got_diagonal, wanted, rtol=1e-5)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_hsic_rejects():
+    k = np.eye(5)
+    for arguments, message in [
+        ((k[:4], k), "k: got shape"),
+        ((k, np.eye(6)), "l: got shape"),
+        ((np.eye(3), np.eye(3)), "3 examples.*at least 4"),
+        ((k, k, "unbiased"), "estimator: 'unbiased'"),
+        ((k * np.nan, k), "k: .*NaN"),
+        ((k * 1j, k), "k: got complex"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            hsic(*arguments)
+
+
+# CKA: values
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("form", ["gram", "features"])
+def test_linear_cka_agrees_with_its_definition(estimator, form):
+    for seed in range(3):
+        x, y = data(seed)
+        wanted = ratio(linear(x), linear(y), estimator)
+        np.testing.assert_allclose(cka(x, y, estimator, form=form), wanted, atol=2e-6)
+        np.testing.assert_allclose(cka_distance(x, y, estimator, form=form), np.arccos(wanted), atol=5e-6)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("n", "bandwidth"), [(N, 1.0), (N, 0.4), (23, 0.8)])  # an even and an odd number of pairs
+def test_rbf_cka_agrees_with_its_definition(estimator, n, bandwidth):
+    x, y = data(n=n)
+    wanted = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
+    np.testing.assert_allclose(cka(x, y, estimator, "rbf", bandwidth=bandwidth), wanted, atol=5e-6)
+
+
+@pytest.mark.parametrize("form", ["gram", "features"])
+def test_float64_to_full_precision(form):
+    with jax.enable_x64(True):
+        x, y = (np.float64(z) for z in data())
+        for estimator in ESTIMATORS:
+            got = cka(x, y, estimator, form=form)
+            assert got.dtype == jnp.float64
+            np.testing.assert_allclose(got, ratio(linear(x), linear(y), estimator), rtol=1e-11)
+    half = cka(jnp.asarray(x, jnp.bfloat16), y)
+    assert half.dtype == jnp.float32
+
+
+def test_independent_data():
+    """The bias that "song" is there to remove."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 50, 5000)).astype(np.float32)
+    for estimator in ESTIMATORS:
+        np.testing.assert_allclose(cka(x, y, estimator), ratio(linear(x), linear(y), estimator), atol=2e-6)
+    deviation = np.sqrt(2) / 50  # of a correlation over n (n - 1) / 2 pairs
+    assert abs(cka(x, y)) < 3 * deviation
+    assert abs(cka(x, y, "gretton") - 0.99) < 0.005 and abs(cka(x, y, "lange") - 0.66) < 0.005
+    values = [float(cka(*rng.normal(size=(2, 10, 100)).astype(np.float32))) for _ in range(100)]
+    assert min(values) < 0 and abs(np.mean(values)) < 3 * np.std(values) / 10  # negative ones are not clipped
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("form", ["gram", "features"])
+def test_channel_normalized_cka_is_the_published_figure(case, form):
+    got = channel_normalized_cka(*case.features(), form=form)
+    np.testing.assert_allclose(got, case.channel_normalized_cka, atol=1e-5)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_channel_normalized_cka_agrees_with_its_definition(estimator):
+    x, y = CASES[0].features()
+    y = y[:, :5, :, :4]  # another size, another width
+    kernels = []
+    for z in (np.float64(x), np.float64(y)):
+        z = z - z.mean((0, 1, 2))
+        kernels.append(linear(z / np.sqrt((z**2).sum((0, 1, 2)))))
+    np.testing.assert_allclose(channel_normalized_cka(x, y, estimator), ratio(*kernels, estimator), atol=2e-6)
+
+
+def test_forms_are_chosen_by_cost():
+    def largest(n, p):
+        jaxpr = str(jax.make_jaxpr(cka)(np.zeros((n, p), np.float32), np.zeros((n, p), np.float32)))
+        return f"{n},{n}]" in jaxpr, f"{p},{p}]" in jaxpr
+
+    assert largest(2000, 40) == (False, True)
+    assert largest(40, 2000) == (True, False)
+
+
+# CKA: maps
+
+
+def test_maps_are_flattened_by_default_and_may_differ_in_size():
+    x, y = CASES[0].features()
+    np.testing.assert_allclose(cka(x, y), ratio(linear(x), linear(y), "song"), atol=2e-6)
+    small = y[:, :3, :5]
+    np.testing.assert_allclose(cka(x, small), ratio(linear(x), linear(small), "song"), atol=2e-6)
+    pooled = [np.float64(z).mean((1, 2)) for z in (x, small)]
+    np.testing.assert_allclose(cka(x, small, maps="pool"), ratio(*map(linear, pooled), "song"), atol=5e-6)
+    pixels = [z.reshape(-1, 6) for z in (x, y)]
+    np.testing.assert_allclose(cka(x, y, maps="pixels"), ratio(*map(linear, pixels), "song"), atol=5e-6)
+    np.testing.assert_allclose(cka(x, pooled[0]), ratio(linear(x), linear(pooled[0]), "song"), atol=2e-6)
+
+
+# CKA: properties
+
+
+@pytest.mark.parametrize("form", ["gram", "features"])
+def test_far_from_the_origin_and_of_any_size(form):
+    x, y = data()
+    wanted = cka(x, y, form=form)
+    shifted = x + np.float32([0, 1, 10, 100, 1000])
+    exact = ratio(linear(np.float64(shifted) - shifted.mean(0, np.float64)), linear(y), "song")
+    np.testing.assert_allclose(cka(shifted, y, form=form), exact, atol=1e-5)
+    for scale in (1e-18, 1e18):
+        np.testing.assert_allclose(cka(x * np.float32(scale), y / np.float32(scale), form=form), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("estimator", "kernel"), [*((e, "linear") for e in ESTIMATORS), ("song", "rbf")])
+def test_distance_is_a_metric(estimator, kernel):
+    spaces = [data(seed)[seed % 2] for seed in range(5)]
+    table = np.array([[cka_distance(a, b, estimator, kernel, form="gram") for b in spaces] for a in spaces])
+    np.testing.assert_allclose(np.diag(table), 0, atol=1e-6)
+    np.testing.assert_allclose(table, table.T, atol=1e-6)
+    assert (table[:, :, None] <= table[:, None, :] + table.T[None, :, :] + 1e-6).all()
+    assert (table[~np.eye(5, dtype=bool)] > 0.1).all()
+
+
+@pytest.mark.parametrize("form", ["gram", "features"])
+def test_identical_input(form):
+    for seed in range(5):
+        x, _ = data(seed)
+        assert abs(cka(x, x, form=form) - 1) <= 1e-6
+        assert cka(x, x, form=form) <= 1
+        distance = cka_distance(x, x, form=form)
+        assert 0 <= distance <= (1e-6 if form == "gram" else 1e-3)
+        gradient = jax.grad(cka_distance)(x, x + 0, form=form)
+        assert np.isfinite(gradient).all()
+
+
+def test_opposite_kernels():
+    """An angle past pi / 2: for "song" there are kernels of negative correlation."""
+    x = np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    y = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
+    wanted = ratio(linear(x), linear(y), "song")
+    assert wanted < -0.4
+    np.testing.assert_allclose(cka(x, y), wanted, rtol=1e-5)
+    np.testing.assert_allclose(cka_distance(x, y), np.arccos(wanted), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "rbf"])
+def test_transformations(kernel):
+    x, y = data()
+    number, batch = cka(x, y, kernel=kernel), jnp.stack([x, 2 * x + 1, x**2])
+    np.testing.assert_allclose(jax.jit(lambda x, y: cka(x, y, kernel=kernel))(x, y), number, rtol=1e-5)
+    mapped = jax.vmap(lambda x: cka(x, y, kernel=kernel))(batch)
+    np.testing.assert_allclose(mapped, [cka(x, y, kernel=kernel) for x in batch], rtol=1e-5)
+    forms = ("gram",) if kernel == "rbf" else ("gram", "features")
+    every = list(itertools.product((cka, cka_distance), ESTIMATORS, forms))
+    with jax.enable_x64(True):
+        y = np.float64(y)
+        values = jax.jit(lambda x: jnp.stack([f(x, y, estimator, kernel, form=form) for f, estimator, form in every]))
+        check_derivative(values, np.float64(x))
+
+
+def check_derivative(values, x, step=1e-6):
+    direction = np.random.default_rng(9).normal(size=x.shape)
+    weights = np.random.default_rng(8).normal(size=values(x).shape)
+    gradient = (jax.jit(jax.grad(lambda x: (weights * values(x)).sum()))(x) * direction).sum()
+    slope = (weights * (values(x + step * direction) - values(x - step * direction))).sum() / (2 * step)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-9)
+
+
+# CKA: degenerate and mistaken input
+
+
+def test_constant_input_has_no_similarity():
+    x, y = data()
+    constant = np.full_like(x, 0.1)
+    for form in ("gram", "features"):
+        assert np.isnan(cka(constant, y, form=form)) and np.isnan(cka(x, np.zeros_like(y), form=form))
+        assert np.isnan(cka_distance(constant, y, form=form))
+    assert np.isnan(cka(constant, y, kernel="rbf"))
+    assert np.isnan(channel_normalized_cka(constant, y))
+
+
+def test_dead_and_duplicate_channels():
+    x, y = data()
+    wanted = cka(x, y)
+    padded = np.concatenate([x, np.full((N, 2), 0.1, np.float32)], 1)
+    np.testing.assert_allclose(cka(padded, y), wanted, rtol=1e-5)
+    np.testing.assert_allclose(
+        channel_normalized_cka(padded, y), channel_normalized_cka(x, y), rtol=1e-5
+    )  # and not what is left of 0.1 less its mean, scaled up
+    np.testing.assert_allclose(cka(np.concatenate([x, x], 1), y), wanted, rtol=1e-5)
+    assert np.isfinite(jax.grad(channel_normalized_cka)(padded, y)).all()
+
+
+def test_duplicate_examples():
+    x, y = data()
+    x[1] = x[0]
+    got = cka(x, y, kernel="rbf")
+    np.testing.assert_allclose(got, ratio(rbf(x, 1), rbf(y, 1), "song"), atol=5e-6)
+    assert np.isfinite(jax.grad(lambda x: cka(x, y, kernel="rbf"))(x)).all()
+
+
+def test_nan_is_told():
+    x, y = data()
+    x[3, 2] = np.nan
+    with pytest.raises(InputError, match="x: .*NaN"):
+        cka(x, y)
+    with pytest.raises(InputError, match="y: .*NaN"):
+        channel_normalized_cka(y, x)
+    for function in (cka, cka_distance, channel_normalized_cka, lambda x, y: cka(x, y, kernel="rbf")):
+        assert np.isnan(jax.jit(function)(x, y)) and np.isnan(jax.jit(function)(y, x))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.zeros((N + 1, 2))}, "y: got 25 examples"),
+        ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "3 examples.*at least 4.*'song'"),
+        ({"x": np.zeros(N)}, "x: got shape"),
+        ({"estimator": "unbiased"}, "estimator: 'unbiased'.*song"),
+        ({"kernel": "cosine"}, "kernel: 'cosine'.*linear, rbf"),
+        ({"form": "dual"}, "form: 'dual'"),
+        ({"kernel": "rbf", "form": "features"}, "form: got 'features'"),
+        ({"bandwidth": 0.0}, "bandwidth: got 0.0"),
+        ({"bandwidth": np.ones(2)}, "bandwidth: .*positive scalar"),
+        ({"maps": "patches"}, "maps: 'patches'"),
+    ],
+)
+def test_mistakes(change, message):
+    x, y = data()
+    for function in (cka, cka_distance):
+        with pytest.raises(InputError, match=message):
+            function(**({"x": x, "y": y} | change))
+
+
+def test_two_examples_are_enough_for_gretton():
+    np.testing.assert_allclose(cka(np.eye(2), np.eye(2)[::-1], "gretton"), 1, rtol=1e-6)

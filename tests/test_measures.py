@@ -1,0 +1,153 @@
+"""Every entry of the table of measures: what it claims holds, what it does not claim visibly fails."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import ortho_group
+
+from symjax.errors import InputError
+from symjax.similarity import INVARIANCES, MEASURES
+
+EXAMPLES, FEATURES = 40, 5
+HOLDS, FAILS = 2e-5, 2e-3
+# What each invariance brings with it.
+IMPLIED = {
+    "invertible_linear": {"orthogonal", "isotropic_scaling", "positive_diagonal"},
+    "orthogonal": {"permutation", "sign_flip"},
+    "positive_diagonal": {"isotropic_scaling"},
+}
+
+each = pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
+
+
+def representations():
+    """Two related ones, positive, of channels that differ in scale and correlate: no accident makes anything agree."""
+    rng = np.random.default_rng(5)
+    latent = rng.normal(size=(EXAMPLES, 3))
+    scales = np.array([0.4, 2.0, 1.0, 0.7, 1.4])
+
+    def side():
+        mixed = latent @ rng.normal(size=(3, FEATURES)) + 0.7 * rng.normal(size=(EXAMPLES, FEATURES)) + 0.5
+        return np.float32(np.maximum(mixed, 0) * rng.permutation(scales))
+
+    return side(), side()
+
+
+def transform(name, x):
+    """One transformation of the kind named, the same in every call."""
+    rng = np.random.default_rng(11)
+    d = x.shape[-1]
+    if name == "translation":
+        moved = x + rng.uniform(0.5, 2, size=d)
+    elif name == "isotropic_scaling":
+        moved = 3.7 * x
+    elif name == "orthogonal":
+        moved = x @ ortho_group.rvs(d, random_state=3)
+    elif name == "invertible_linear":
+        moved = x @ (np.eye(d) + 0.6 * rng.normal(size=(d, d)))
+    elif name == "permutation":
+        moved = x[..., np.roll(np.arange(d), 2)]
+    elif name == "positive_diagonal":
+        moved = x * np.exp(np.linspace(-1, 1, d))
+    elif name == "sign_flip":
+        moved = x * np.array([1, -1, 1, -1, -1])
+    return np.float32(moved)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return representations()
+
+
+@each
+def test_entry_is_complete(measure):
+    assert measure.reference and measure.kind in ("similarity", "distance")
+    assert measure.range[0] < measure.range[1]
+    for stronger, weaker in IMPLIED.items():
+        if stronger in measure.invariances:
+            assert weaker <= measure.invariances
+
+
+@each
+@pytest.mark.parametrize("invariance", INVARIANCES)
+def test_invariance_is_as_claimed(measure, invariance, pair):
+    x, y = pair
+    before = float(measure.fn(x, y))
+    after = np.array([measure.fn(transform(invariance, x), y), measure.fn(x, transform(invariance, y))])
+    change = np.abs(after - before)
+    if invariance in measure.invariances:
+        assert change.max() < HOLDS
+    else:
+        assert change.max() > FAILS  # of one side at least
+
+
+@each
+def test_symmetry_is_as_claimed(measure, pair):
+    x, y = pair
+    change = abs(float(measure.fn(x, y)) - float(measure.fn(y, x)))
+    assert change < HOLDS if measure.symmetric else change > FAILS
+
+
+@each
+def test_value_is_a_scalar_in_range(measure, pair):
+    rng = np.random.default_rng(2)
+    low, high = measure.range
+    noise = np.float32(rng.normal(size=(EXAMPLES, FEATURES)))
+    for x, y in (pair, (pair[0], noise), (noise, pair[1]), (pair[0], -pair[0])):
+        value = measure.fn(x, y)
+        assert value.shape == () and value.dtype == jnp.float32
+        assert low - 1e-6 <= value <= high + 1e-6
+
+
+@each
+def test_identical_inputs_reach_the_end_of_the_range(measure, pair):
+    x, y = pair
+    same, different = float(measure.fn(x, x)), float(measure.fn(x, y))
+    best = 0.0 if measure.kind == "distance" else measure.range[1]
+    if np.isfinite(best):
+        # A distance that is a square root turns rounding of 1e-7 into 3e-4.
+        assert abs(same - best) < (1e-3 if measure.kind == "distance" else 1e-5)
+    assert same < different if measure.kind == "distance" else same > different
+
+
+@each
+def test_same_under_jit_and_vmap(measure, pair):
+    x, y = pair
+    expected = np.array([measure.fn(x, y), measure.fn(y, x)])
+    compiled = jax.jit(jax.vmap(measure.fn))(np.stack([x, y]), np.stack([y, x]))
+    np.testing.assert_allclose(compiled, expected, atol=HOLDS)
+
+
+@each
+def test_nan_is_refused_or_propagates(measure, pair):
+    x, y = pair
+    bad = x.copy()
+    bad[3, 2] = np.nan
+    with pytest.raises(InputError, match="^y: .*NaN"):
+        measure.fn(y, bad)
+    assert np.isnan(jax.jit(measure.fn)(bad, y))
+    assert np.isnan(jax.jit(measure.fn)(y, bad))
+
+
+@each
+def test_unequal_numbers_of_examples_are_refused(measure, pair):
+    x, y = pair
+    with pytest.raises(InputError, match="^y: got 39 examples"):
+        measure.fn(x, y[:-1])
+
+
+@each
+def test_constant_input_is_not_taken_for_agreement(measure, pair):
+    x, _ = pair
+    value = float(measure.fn(x, np.zeros_like(x)))
+    best = 0.0 if measure.kind == "distance" else measure.range[1]
+    assert np.isnan(value) or abs(value - best) > 0.1
+
+
+@each
+def test_gradient_is_finite(measure, pair):
+    x, y = pair
+    gradients = jax.jit(jax.grad(measure.fn, (0, 1)))(x, y)
+    assert all(np.isfinite(g).all() for g in gradients)
+    assert any(np.abs(g).max() > 0 for g in gradients)
