@@ -12,6 +12,8 @@ from scipy.spatial.distance import pdist, squareform
 from symjax.errors import InputError
 from symjax.similarity import channel_normalized_cka, cka, cka_distance, hsic
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ESTIMATORS = ("song", "gretton", "lange")
 N, P, Q = 24, 5, 7
 

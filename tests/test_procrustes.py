@@ -18,6 +18,8 @@ from symjax.similarity import (
     procrustes_distance,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 N = 30
 
 

@@ -32,19 +32,13 @@ from symjax.stitching import (
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MAP = Execution("map", "matmul")
 FAMILIES = "identity,matched,full,orthogonal,lasso:0.01,birkhoff,birkhoff_published,softsort,rank2"
 PLAIN = {"batch_size": 12, "flip": False, "translate": 0}
 CONFIG = FitConfig(epochs=10, learning_rates=(0.003, 0.03), eval_batch_size=32, **PLAIN)
 SGD = FitConfig(epochs=2, optimizer="sgd", learning_rates=(1e-3,), eval_batch_size=32, **PLAIN)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def make_plan(families=FAMILIES, config=CONFIG, points=(0, 1), execution=MAP, network=None):

@@ -10,6 +10,8 @@ import pytest
 from symjax.errors import InputError
 from symjax.similarity import FewExamplesWarning, cca_similarity, pca, pls, pls_similarity, svcca, svcca_distance
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SAMPLES, WIDTH = 80, 6
 
 
