@@ -6,9 +6,9 @@ how convolutions are computed, and that members spread over all devices.
 
 The defaults, and why:
 
-* cpu: `lax.map`, convolutions in Winograd's form, all matrix products. A `vmap` over weights turns the native
-  convolution into a grouped one (an order of magnitude slower), and inside loops XLA runs native convolutions on a slow
-  path, but matrix products at full speed wherever they stand; one member at a time also stays in cache.
+* cpu: `lax.map`, convolutions in "mixed" form (see `symjax.models.conv`). A `vmap` over weights turns the native
+  convolution into a grouped one (an order of magnitude slower), and inside loops XLA runs its own gradients of
+  convolutions on a slow path; one member at a time also stays in cache.
   `python -m benchmarks.layers` and `python -m benchmarks.sweep` measure it.
 * gpu, tpu: `vmap`, convolutions as matrix products, which batch over members. Chosen by reasoning, not yet measured.
 """
