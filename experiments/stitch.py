@@ -46,9 +46,9 @@ class Settings(ZooSettings):
     stitch_schedule: Literal["cosine", "constant"] = "cosine"
     """How the step size goes over the run."""
     start: Literal["auto", "identity", "random", "matched", "least_squares"] = "auto"
-    """Where stitches start; auto is what suits the family best."""
+    """Where stitches that train start; auto is what suits the family best."""
     bias: bool = False
-    """Give stitches a bias."""
+    """Give stitches that train a bias."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the zoo; trained there where it is missing."""
     out: Annotated[Path | None, optional("DIR", "runs/stitch/ and a name made from the settings")] = None
@@ -105,7 +105,8 @@ def main(settings: Settings) -> None:
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
         clean = dict(zip(seeds, _percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
         for part, theirs in results.missing(pairs, plan).items():
-            part_sweep = sweep if part == plan else Sweep(part, dataset, num_pairs=len(theirs))
+            planned = part == plan and len(theirs) == len(pairs)
+            part_sweep = sweep if planned else Sweep(part, dataset, num_pairs=len(theirs))
             _run(part_sweep, members, theirs, clean, results, settings.pair_seed)
         results.assemble()  # a run may have been stopped just before
         table = results.table(pairs, plan)

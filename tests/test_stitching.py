@@ -503,6 +503,21 @@ def test_devices_that_share_a_pair_find_what_one_finds():
             np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_families_see_the_second_half_from_where_they_are_rounded(epochs):
+    config = FitConfig(epochs=epochs)
+    seen = [float(fit.phase(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
+    second = [e >= config.halfway_epoch for e in range(epochs) for _ in range(2)]
+    assert [value >= 0.5 for value in seen] == second
+    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] < 1
+
+
+@pytest.mark.parametrize("bad", [{"schedule": "cosin"}, {"optimizer": "adamw"}, {"translate": -1}])
+def test_fit_settings_are_checked(bad):
+    with pytest.raises(InputError, match=next(iter(bad))):
+        FitConfig(**bad)
+
+
 # --- arguments ---
 
 

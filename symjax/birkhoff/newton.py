@@ -52,7 +52,15 @@ def newton(matrix, u, v, tol, max_iters):
 
 def sweeps(matrix, u, v, tol, max_iters):
     """Sweeps alone: all it takes near the polytope, and a quarter of the compilation."""
-    return _sweeps(start(matrix, u, v), tol, max_iters)
+
+    def unfinished(state):
+        return (state.residual > tol) & (state.iterations < max_iters)
+
+    def more(state):
+        return _sweeps(state, tol, max_iters - state.iterations)
+
+    # Sweeps end by a residual that is half a sweep old; the new one may be over the tolerance still.
+    return lax.while_loop(unfinished, more, start(matrix, u, v))
 
 
 def _solve_stage(state, tol, max_iters, first_sweeps, may_give_up):

@@ -52,7 +52,7 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     The result does not change when a constant is added to a row or a column of A, and permuting rows or columns of A
     permutes it. A doubly stochastic A comes back as it is.
 
-    The derivative is implicit, hence the same for both methods and no dearer for more iterations: the orthogonal
+    The derivative is implicit, hence the same for all methods and no dearer for more iterations: the orthogonal
     projection of the tangent onto {row and column sums 0, zero wherever X is zero}. It is exact wherever the projection
     is differentiable, and one element of the generalised Jacobian elsewhere. `info` and `init` carry no derivative.
 

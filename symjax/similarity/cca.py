@@ -48,7 +48,7 @@ def cca(x, y, *, maps="pixels", rcond=None):
 
     Invariant to invertible linear maps and translations of either side (with `rcond`, up to directions that it drops).
 
-    With n - 1 <= d_x + d_y some correlations are 1 for any data, and with n - 1 <= d all of them: a warning says so.
+    With n - 1 < d_x + d_y some correlations are 1 for any data, and with n - 1 <= d all of them: a warning says so.
 
     Derivatives: of correlations, and of functions symmetric in those that coincide; of directions and loadings where
     correlations are distinct, sign as returned, within the span of the kept directions. All at constant rank (adding

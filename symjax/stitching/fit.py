@@ -37,8 +37,8 @@ class FitConfig:
       optimizer: "adam", or "sgd" as published.
       learning_rates: every family is trained with each of them; the validation split picks.
       schedule: "cosine" decay to zero over the run, or "constant".
-      start: the start matrix of every family; "auto" is the one that the family names.
-      bias: whether stitches have a bias.
+      start: the start matrix of every family that trains; "auto" is the one that the family names.
+      bias: whether stitches that train have a bias.
       flip, translate: augmentation of the images that stitches are trained on.
       matching_images: how many training images the closed forms see, at most.
       reestimation_images: likewise, behind the tail's batch-norm statistics before an evaluation.
@@ -66,8 +66,18 @@ class FitConfig:
             raise InputError(f"learning_rates: got {self.learning_rates}, wanted one or more positive numbers")
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise InputError(f"learning_rates: got {self.learning_rates}, wanted each once")
+        for name, known in (("optimizer", ("adam", "sgd")), ("schedule", ("cosine", "constant"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name}: {getattr(self, name)!r} is unknown; known: {', '.join(known)}")
+        if self.translate < 0:
+            raise InputError(f"translate: got {self.translate}, wanted 0 or more pixels")
         if self.start not in STARTS:
             raise InputError(f"start: {self.start!r} is unknown; known: {', '.join(STARTS)}")
+
+    @property
+    def halfway_epoch(self) -> int:
+        """The first epoch (from 0) of the second half; the first half is the longer one, and all of a single epoch."""
+        return (self.epochs + 1) // 2
 
 
 class Candidate(NamedTuple):
@@ -142,6 +152,14 @@ def decay(config: FitConfig, progress: jax.Array) -> jax.Array:
     return 0.5 * (1 + jnp.cos(jnp.pi * progress)) if config.schedule == "cosine" else jnp.ones_like(progress)
 
 
+def phase(config: FitConfig, epoch: jax.Array, share: jax.Array) -> jax.Array:
+    """What families see as progress when the `share` of `epoch` is done: 1/2 exactly where `halfway` is applied."""
+    half = config.halfway_epoch
+    first = 0.5 * (epoch + share) / half
+    second = 0.5 + 0.5 * (epoch + share - half) / max(config.epochs - half, 1)
+    return jnp.where(epoch < half, first, second).astype(jnp.float32)
+
+
 def begin(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMoments]) -> FitState:
     """Stitches at their start, from raw key data (`jax.random.key_data`) and what `pair_moments` gives."""
     config = plan.config
@@ -191,6 +209,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         params, opt_state = carry
         index, indices = inputs
         progress = (state.epoch * steps + index).astype(jnp.float32) / (steps * config.epochs)
+        seen = phase(config, state.epoch, index.astype(jnp.float32) / steps)
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         labels = data.labels[indices]
@@ -198,7 +217,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         gradients, metrics = [], []
         for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
             made = [
-                jax.vjp(jax.vmap(partial(_stitch_and_penalty, family, progress)), theirs)
+                jax.vjp(jax.vmap(partial(_stitch_and_penalty, family, seen)), theirs)
                 for family, theirs in zip(plan.trained, of_point, strict=True)
             ]
             stitches = _concatenate([stitch for (stitch, _), _ in made])
@@ -207,7 +226,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
             ones, whose = jnp.ones((rates,), jnp.float32), [slice(f * rates, (f + 1) * rates) for f in range(len(made))]
             parts = [jax.tree.map(lambda leaf, mine=mine: leaf[mine], pulled) for mine in whose]
             gradients.append([pull((part, ones))[0] for part, (_, pull) in zip(parts, made, strict=True)])
-        params, opt_state = _update(plan, progress, params, opt_state, gradients)
+        params, opt_state = _update(plan, progress, seen, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 
     inputs = (jnp.arange(steps, dtype=jnp.int32), order)
@@ -220,7 +239,7 @@ def _stitch_and_penalty(family: Family, progress: jax.Array, theirs: PyTree) -> 
     return Stitch(family.matrix(theirs["family"], progress), theirs["bias"]), family.penalty(theirs["family"], progress)
 
 
-def _update(plan: Plan, progress, params, opt_state, gradients):
+def _update(plan: Plan, progress, seen, params, opt_state, gradients):
     """One optimizer step of all stitches of a pair, then their projections."""
     config = plan.config
     if not config.bias:
@@ -231,7 +250,7 @@ def _update(plan: Plan, progress, params, opt_state, gradients):
     stepped = jax.tree.map(lambda old, d: old - length.reshape(-1, *(1,) * (d.ndim - 1)) * d, params, direction)
 
     def projected(family, new, old):
-        return {**new, "family": jax.vmap(partial(family.project, progress=progress))(new["family"], old["family"])}
+        return {**new, "family": jax.vmap(partial(family.project, progress=seen))(new["family"], old["family"])}
 
     return [
         [projected(*of_family) for of_family in zip(plan.trained, new, old, strict=True)]

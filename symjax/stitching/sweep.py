@@ -174,7 +174,7 @@ class Sweep:
         history = []
         if plan.trained:
             for epoch in range(config.epochs):
-                if epoch == (config.epochs + 1) // 2:
+                if epoch == config.halfway_epoch:
                     state = self._halfway(state, ())
                 state, metrics = self._epoch(state, self._data)
                 metrics = jax.device_get(metrics)

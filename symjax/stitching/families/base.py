@@ -55,7 +55,7 @@ class Family:
         return params
 
     def halfway(self, params: PyTree) -> PyTree:
-        """What happens to the parameters once, when half of the epochs are done."""
+        """What happens to the parameters once, when half of the epochs are done (from then on `progress` is >= 1/2)."""
         return params
 
     def round(self, params: PyTree) -> jax.Array:
