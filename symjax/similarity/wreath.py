@@ -54,8 +54,8 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
     """min over permutations P of |X - Y P| / sqrt(C) in the Frobenius norm, X and Y the channels at unit norm.
 
     C is the greater number of channels that are not dead; the side with fewer is filled up with zero channels. Channels
-    are not centred. Linear assignment, exact, on the host. A metric, up to the invariances, on representations of one
-    width.
+    are not centred. Linear assignment, exact, on the host. A metric, up to the invariances, on representations with
+    equally many living channels.
 
     Args:
         x, y, maps, full_output: as of `wreath_procrustes`.
