@@ -186,8 +186,11 @@ def count_members(members: PyTree) -> int:
 
 
 def stack(members: list[PyTree]) -> PyTree:
-    """Members given one by one, as one pytree with a leading member axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    """Members given one by one, as one pytree of NumPy arrays with a leading member axis.
+
+    On the host, since a device would compile a little program for every shape.
+    """
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(members))
 
 
 def take(members: PyTree, index) -> PyTree:

@@ -206,7 +206,7 @@ def load(folder: str | pathlib.Path, seeds: Iterable[int] | None = None, *, exec
     failed = [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]
     if failed:
         _warn(f"the loss of seeds {_listed(failed)} became NaN in training; their weights are of no use")
-    members = _stack([state.member for state in states])
+    members = parallel.stack([state.member for state in states])
     return Zoo(config, network, seeds, members, metrics)
 
 
@@ -315,7 +315,7 @@ def _train(config, network, dataset, stored, execution, devices, progress, save_
                 # By way of the host, because another number of members is spread over devices differently.
                 waiting = [parallel.take(jax.device_get(stacked), i) for i in range(len(active))]
                 active += groups[epoch]
-                stacked = _stack([*waiting, *(states.pop(member.seed) for member in groups[epoch])])
+                stacked = parallel.stack([*waiting, *(states.pop(member.seed) for member in groups[epoch])])
             stacked, metrics = epoch_of_members(stacked, training)
             metrics = jax.device_get(metrics)
             for i, member in enumerate(active):
@@ -334,11 +334,6 @@ def _create(network: Network, recipe: Recipe, steps_per_epoch: int, seeds: list[
     """Fresh states, stacked. Compiled without optimisation on a CPU, where it takes LLVM half a minute otherwise."""
     create = jax.vmap(partial(create_state, network, recipe, steps_per_epoch))
     return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))(jnp.asarray(seeds, jnp.int32))
-
-
-def _stack(trees: list[PyTree]) -> PyTree:
-    """Members in NumPy, stacked; `parallel.stack` would compile a little program per shape."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def _network(document: Mapping[str, Any], execution: Execution) -> Network:

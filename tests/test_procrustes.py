@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from derivatives import check_derivative
 from golden import CASES, activations
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import ortho_group
@@ -224,16 +225,6 @@ def test_transformations(distance, shape):
         got = distance(np.float64(x), np.float64(y), center=center)
         np.testing.assert_allclose(got, ORACLES[distance](x, y, center), rtol=1e-12)
         check_derivative(lambda x, y: distance(x, y, center=center), x, y)
-
-
-def check_derivative(function, x, y, step=1e-6):
-    pair = np.float64(x), np.float64(y)
-    rng = np.random.default_rng(9)
-    directions = [rng.normal(size=z.shape) for z in pair]
-    gradients = jax.grad(function, (0, 1))(*pair)
-    slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
-    ahead, behind = (function(*(z + s * step * d for z, d in zip(pair, directions, strict=True))) for s in (1, -1))
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-9)
 
 
 # Degenerate and mistaken input

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from derivatives import check_derivative
 from golden import CASES, activations
 
 from symjax.errors import InputError
@@ -254,17 +255,6 @@ def test_transformations(function):
         change = np.random.default_rng(9).normal(size=x.shape)  # forwards as backwards
         _, forwards = jax.jvp(lambda x: function(x, y), (x,), (change,))
         np.testing.assert_allclose(forwards, (gradients[0] * change).sum(), rtol=1e-9)
-
-
-def check_derivative(function, x, y, step=1e-6):
-    pair = np.float64(x), np.float64(y)
-    rng = np.random.default_rng(9)
-    directions = [rng.normal(size=z.shape) for z in pair]
-    gradients = jax.grad(function, (0, 1))(*pair)
-    slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True))
-    ahead, behind = (function(*(z + s * step * d for z, d in zip(pair, directions, strict=True))) for s in (1, -1))
-    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-6, atol=1e-9)
-    return gradients
 
 
 @each

@@ -16,7 +16,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.linalg import solve_triangular
 
-from symjax.similarity.linalg import masked, matmul, reciprocal, transposed, triangular
+from symjax.birkhoff.dual import matmul
+from symjax.similarity.linalg import masked, reciprocal, transposed, triangular
 
 # Of a Gram matrix, times the root of eps: up to which correlations from its Cholesky factor are right to 1e-5 in
 # float32 (condition 1e4; the error is 1e-9 times the condition) and to 1e-9 in float64 (2e8).

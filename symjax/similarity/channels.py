@@ -43,7 +43,3 @@ def root(squares):
     """The square root, and zero of what rounding left below zero; NaN stays NaN. The derivative at zero is zero."""
     positive = ~(squares <= 0)
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
-
-
-def matmul(left, right):
-    return jnp.matmul(left, right, precision="highest")  # no TF32 or bfloat16 on accelerators

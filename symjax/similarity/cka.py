@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
-from symjax.similarity.channels import centred, matmul, root, unit, unit_channels
+from symjax.similarity.channels import centred, root, unit, unit_channels
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features
 from symjax.similarity.inputs import as_pair, examples_agree
 from symjax.similarity.measure import ORTHOGONAL, Measure

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
 from symjax.similarity.inputs import as_map_pair
-from symjax.similarity.linalg import adjoint, masked, matmul, reciprocal, unit_columns, without_rounding
+from symjax.similarity.linalg import adjoint, masked, reciprocal, unit_columns, without_rounding
 from symjax.similarity.measure import LINEAR, Measure
 
 

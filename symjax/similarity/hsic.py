@@ -17,8 +17,8 @@ but <K, L> and the diagonals, which for the linear kernel K = X X' come from X a
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import real, require_finite
+from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
-from symjax.similarity.channels import matmul
 
 ESTIMATORS = ("song", "gretton", "lange")
 

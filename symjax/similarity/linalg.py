@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-
-def matmul(left, right):
-    return jnp.matmul(left, right, precision="highest")  # no TF32 or bfloat16 on accelerators
+from symjax.birkhoff.dual import matmul
 
 
 def adjoint(matrix):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import centre, masked, matmul, narrow, reciprocal, triangular, widen
+from symjax.similarity.linalg import centre, masked, narrow, reciprocal, triangular, widen
 
 
 class PCA(NamedTuple):

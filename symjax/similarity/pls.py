@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from symjax.birkhoff.dual import matmul
 from symjax.similarity.inputs import as_pair
-from symjax.similarity.linalg import centre, matmul, narrow, widen
+from symjax.similarity.linalg import centre, narrow, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centred, matmul, root, unit
+from symjax.similarity.channels import centred, root, unit
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 

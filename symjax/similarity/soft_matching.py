@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import samples_of
-from symjax.similarity.channels import centred, matmul, root, unit_channels
+from symjax.similarity.channels import centred, root, unit_channels
 from symjax.similarity.measure import Measure
 from symjax.similarity.transport import transport_plan
 

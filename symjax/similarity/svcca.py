@@ -3,9 +3,10 @@
 import jax
 
 from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
 from symjax.similarity.inputs import as_pair
-from symjax.similarity.linalg import centre, matmul, narrow, unit_columns, widen
+from symjax.similarity.linalg import centre, narrow, unit_columns, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pca import check_variance, leading_directions
 

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.alignment import Matching, assign, positive_scaling, samples_of
-from symjax.similarity.channels import centred_whole, matmul, root, unit, unit_channels
+from symjax.similarity.channels import centred_whole, root, unit, unit_channels
 from symjax.similarity.cka import angle, cosine
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair

@@ -11,19 +11,18 @@ from functools import cached_property, partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member
-from symjax.parallel import over_members, spread, take
+from symjax.parallel import over_members, replicate, spread, stack, take
 from symjax.stitching import evaluate, fit
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair, Stitch
 from symjax.training.evaluation import pad_batches
-from symjax.training.loop import TrainData
+from symjax.training.loop import device_data
 
 PyTree = Any
 
@@ -108,13 +107,7 @@ class Sweep:
         self._train = pad_batches(dataset.train, config.eval_batch_size)
         self._validation = pad_batches(dataset.validation, config.eval_batch_size)
         self._test = pad_batches(dataset.test, config.eval_batch_size)
-        self._data = TrainData(
-            jnp.asarray(dataset.train.images),
-            jnp.asarray(dataset.train.labels),
-            jnp.asarray(dataset.mean),
-            jnp.asarray(dataset.std),
-            None,
-        )
+        self._data = replicate(device_data(dataset, None), devices)
         self._matching = self._moment_batches(config.matching_images)
         self._reestimation = self._moment_batches(config.reestimation_images)
         self._moments = lift(lambda pair, shared: fit.pair_moments(plan, pair, *shared))
@@ -167,8 +160,8 @@ class Sweep:
         plan, config = self.plan, self.plan.config
         # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
         padded = group + [group[0]] * (self.group_size - len(group))
-        pairs = _stack([Pair(member(a), member(b)) for a, b in padded])
-        keys = _stack([_pair_key(seed, pair) for pair in padded])
+        pairs = stack([Pair(member(a), member(b)) for a, b in padded])
+        keys = stack([_pair_key(seed, pair) for pair in padded])
         moments = self._moments(pairs, (self._matching, *self._normalisation))
         state = self._begin((pairs, keys, moments), ())
         history = []
@@ -262,11 +255,6 @@ class Sweep:
                         }
                     )
         return PairResult(pair, rows, curves, stitches)
-
-
-def _stack(trees: list[PyTree]) -> PyTree:
-    """Trees stacked on the host; `parallel.stack` would compile a little program per shape."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(trees))
 
 
 def _pair_key(seed: int, pair: tuple[int, int]) -> jax.Array:

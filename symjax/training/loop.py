@@ -60,7 +60,7 @@ class TrainData(NamedTuple):
     labels: jax.Array  # (n,), int32
     mean: jax.Array  # (channels,)
     std: jax.Array  # (channels,)
-    validation: Batches
+    validation: Batches | None  # None where nothing is validated on the way, as for stitches
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -134,7 +134,7 @@ def train_epoch(network: Network, recipe: Recipe, state: TrainState, data: Train
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
 
 
-def device_data(dataset: Dataset, validation_batches: Batches) -> TrainData:
+def device_data(dataset: Dataset, validation_batches: Batches | None) -> TrainData:
     """A data set's training part on the device."""
     return TrainData(
         images=jnp.asarray(dataset.train.images),
