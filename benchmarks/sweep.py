@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import tyro
 
-from symjax import data, models, parallel, runs
+from symjax import data, models, parallel, runs, zoo
 from symjax.data import Dataset, Split
 from symjax.stitching import FitConfig, Plan, Sweep, all_pairs, parse_families
 from symjax.training import Recipe, create_state, pad_batches, train_epoch
@@ -175,13 +175,10 @@ def sweep_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
     sweeps = {count: Sweep(plan, dataset, num_pairs=count) for count in settings.pairs}
     keys = jax.random.split(jax.random.key(0), 4)
     members = [jax.jit(network.init)(key) for key in keys]
-    accuracy_batches = pad_batches(dataset.test, settings.eval_batch_size)
-    clean = jax.jit(lambda member: network.logits(member, data.normalize(accuracy_batches.images[0], 0.0, 1.0))[0])
 
     def ours(pairs):
-        for member in members[: 2 if len(pairs) == 1 else 4]:  # the clean accuracies, as in the published procedure
-            for _ in range(len(accuracy_batches.images)):
-                jax.block_until_ready(clean(member))
+        needed = parallel.stack([members[i] for i in sorted({i for pair in pairs for i in pair})])
+        zoo.evaluate(network, needed, dataset.test, dataset.mean, dataset.std)  # clean, as in the published procedure
         return list(sweeps[len(pairs)].run(members.__getitem__, pairs))
 
     pairs = all_pairs(range(4))

@@ -14,9 +14,9 @@ The defaults, and why:
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -63,23 +63,90 @@ def use_cores(count: int | None = None) -> None:
 
 
 def each(fn: Callable, execution: Execution) -> Callable:
-    """Lifts `fn(item)` over the leading axis of its argument, inside a program of one member.
+    """Lifts `fn(item)` over the leading axis of its argument, inside a program of one member, on one device."""
+    return jax.vmap(fn) if execution.members == "vmap" else lambda items: lax.map(fn, items)
 
-    Where `execution.share` devices share a member, each takes its part of the items and all get all results.
+
+class Task(NamedTuple):
+    """A function to be lifted over the leading axis of `items`; `cost` of one item beside those of other tasks."""
+
+    fn: Callable[[PyTree], PyTree]
+    items: PyTree
+    cost: float = 1.0
+
+
+def each_of_all(tasks: Sequence[Task], execution: Execution) -> list[PyTree]:
+    """`each` for several functions, every one over items of its own, inside a program of one member.
+
+    Where `execution.share` devices share the member they divide all the items among them, wait for each other once,
+    and all get all results.
     """
-    lifted = jax.vmap(fn) if execution.members == "vmap" else lambda items: lax.map(fn, items)
     if execution.share == 1:
-        return lifted
+        return [each(task.fn, execution)(task.items) for task in tasks]
+    counts = [count_members(task.items) for task in tasks]
+    divisions = divide(counts, [task.cost for task in tasks], execution.share)
+    parts = [_my_part(task, taken, execution) for task, taken in zip(tasks, divisions, strict=True)]
+    parts = lax.optimization_barrier(parts)  # nobody waits before all of its work is done
+    return [_gathered(part, taken) for part, taken in zip(parts, divisions, strict=True)]
 
-    def shared(items):
-        count = count_members(items)
-        items = _fill_up(items, execution.share)
-        part = count_members(items) // execution.share
-        mine = lax.axis_index("share") * part
-        results = lifted(jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, mine, part), items))
-        return jax.tree.map(lambda a: lax.all_gather(a, "share", tiled=True)[:count], results)
 
-    return shared
+def by_examples(fn: Callable, execution: Execution) -> Callable:
+    """`fn` of a batch (n, ...) whose examples do not feel each other, inside a program of one member.
+
+    Where `execution.share` devices share the member and n can be divided by it, each runs its part of the examples.
+    """
+
+    def shared(batch):
+        part = len(batch) // execution.share
+        mine = lax.dynamic_slice_in_dim(batch, lax.axis_index("share") * part, part)
+        return jax.tree.map(lambda leaf: lax.all_gather(leaf, "share", tiled=True), fn(mine))
+
+    return lambda batch: fn(batch) if len(batch) % execution.share or execution.share == 1 else shared(batch)
+
+
+def divide(counts: Sequence[int], costs: Sequence[float], devices: int) -> np.ndarray:
+    """How many of the `counts[t]` items of each task each device takes, (tasks, devices).
+
+    Equally many, and what is over goes, the costliest tasks first, to those who have the least to do so far.
+    """
+    counts, costs = np.asarray(counts), np.asarray(costs)
+    taken = np.repeat(counts[:, None] // devices, devices, axis=1)
+    load = np.zeros(devices)
+    for t in np.argsort(-costs, kind="stable"):
+        least = np.argsort(load, kind="stable")[: counts[t] % devices]
+        taken[t, least] += 1
+        load[least] += costs[t]
+    return taken
+
+
+def _my_part(task: Task, taken: np.ndarray, execution: Execution) -> PyTree:
+    """The results of this device's items, (max(taken), ...); what is behind them is of no use."""
+    me, most = lax.axis_index("share"), int(taken.max())
+    first = jnp.asarray(np.cumsum(taken) - taken, jnp.int32)[me]
+
+    def item(i):
+        return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, first + i, keepdims=False), task.items)
+
+    if execution.members == "vmap":  # an index past the end gives the last item
+        return jax.vmap(lambda i: task.fn(item(i)))(jnp.arange(most, dtype=jnp.int32))
+
+    def step(i, results):
+        result = task.fn(item(i))
+        return jax.tree.map(lambda every, one: lax.dynamic_update_index_in_dim(every, one, i, 0), results, result)
+
+    shapes = jax.eval_shape(task.fn, take(task.items, 0))
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((most, *leaf.shape), leaf.dtype), shapes)
+    return lax.fori_loop(0, jnp.asarray(taken, jnp.int32)[me], step, nothing)
+
+
+def _gathered(part: PyTree, taken: np.ndarray) -> PyTree:
+    """Of all devices, in the order of the items."""
+
+    def gather(leaf):
+        of_all = lax.all_gather(leaf, "share")
+        return jnp.concatenate([of_all[device, :count] for device, count in enumerate(taken)])
+
+    return jax.tree.map(gather, part)
 
 
 def over_members(
@@ -102,7 +169,7 @@ def over_members(
     places = len(devices) // execution.share
 
     def on_one_device(members, shared):
-        return each(lambda member: fn(member, shared), replace(execution, share=1))(members)
+        return each(lambda member: fn(member, shared), execution)(members)
 
     if len(devices) == 1:
         compiled = jax.jit(on_one_device, compiler_options=compiler_options(optimise))
