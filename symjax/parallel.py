@@ -64,7 +64,16 @@ def use_cores(count: int | None = None) -> None:
 
 def each(fn: Callable, execution: Execution) -> Callable:
     """Lifts `fn(item)` over the leading axis of its argument, inside a program of one member, on one device."""
-    return jax.vmap(fn) if execution.members == "vmap" else lambda items: lax.map(fn, items)
+    if execution.members == "vmap":
+        return jax.vmap(fn)
+
+    def mapped(items):
+        if count_members(items) > 1:
+            return lax.map(fn, items)
+        # A loop of one round is unrolled by XLA anyway, and compiles more slowly.
+        return jax.tree.map(lambda leaf: leaf[None], fn(take(items, 0)))
+
+    return mapped
 
 
 class Task(NamedTuple):

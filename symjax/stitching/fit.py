@@ -145,8 +145,11 @@ def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[F
 
 
 def optimizer(config: FitConfig) -> optax.GradientTransformation:
-    """The direction of a step; its length is the learning rate times `decay`."""
-    return {"adam": optax.scale_by_adam, "sgd": optax.identity}[config.optimizer]()
+    """The direction of a step; its length is the learning rate times `decay`.
+
+    Parameters are seen as one vector, for which the compiler makes a few programs instead of a few for every leaf.
+    """
+    return optax.flatten({"adam": optax.scale_by_adam, "sgd": optax.identity}[config.optimizer]())
 
 
 def decay(config: FitConfig, progress: jax.Array) -> jax.Array:
