@@ -49,6 +49,33 @@ def made(label, start):
     return family, family.init(jnp.asarray(start))
 
 
+# --- how projections end ---
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_what_a_projection_misses_is_told(label):
+    family, params = made(label, rotation() if label == "orthogonal" else member())
+    moved = jax.tree.map(
+        lambda leaf: leaf + 0.02 * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params
+    )
+    projected = family.project(moved, params, FIRST)
+    constrained = label.startswith(("birkhoff", "orthogonal"))
+    before, after = float(family.residual(moved)), float(family.residual(projected))
+    assert (before > 1e-2) == constrained
+    if label.startswith("birkhoff_published"):  # 16 sweeps of Sinkhorn do not end there
+        assert 1e-3 < after < before / 2
+    else:
+        assert after < 1e-5
+
+
+def test_residuals_by_hand():
+    birkhoff, params = made("birkhoff", np.eye(3, dtype=np.float32))
+    params["permutation"] = jnp.float32([[0.9, 0, 0], [0.3, 1, 0], [0, 0, 1]])  # columns sum to 1.2, rows to .9, 1.3
+    np.testing.assert_allclose(birkhoff.residual(params), 0.3, rtol=1e-6)
+    orthogonal, _ = made("orthogonal", np.eye(3, dtype=np.float32))
+    np.testing.assert_allclose(orthogonal.residual({"matrix": jnp.diag(jnp.float32([1, -1, 0.5]))}), 0.75, rtol=1e-6)
+
+
 # --- starts ---
 
 

@@ -78,7 +78,9 @@ def test_bars_are_means_and_deviations(tmp_path, pairs):
     for (heights, errors), family in zip(bars(figure), table.family.unique(), strict=True):
         of_layer = [table[(table.family == family) & (table.layer == f"relu{i}")].penalty for i in range(3)]
         np.testing.assert_allclose(heights, [np.mean(values) for values in of_layer], rtol=1e-9)
-        np.testing.assert_allclose(errors, [np.std(values) for values in of_layer], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(
+            errors, [np.std(values, ddof=1) if pairs > 1 else 0 for values in of_layer], rtol=1e-6, atol=1e-9
+        )
         assert np.isfinite(heights).all() and np.isfinite(errors).all()
     title = figure.axes[0].get_title(loc="left")
     assert f"over {pairs} pair" in title and "90.0 %" in title and ("pairs" in title) == (pairs > 1)

@@ -52,7 +52,7 @@ def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
 
 
 def penalties(table: pd.DataFrame, path: Path) -> Figure:
-    """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its standard deviation.
+    """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its deviation (n - 1).
 
     Args:
       table: rows as of results.csv, in the order in which layers and families are to stand.
@@ -64,7 +64,7 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
     layers, families = list(table.layer.unique()), list(table.family.unique())
     starred = table.groupby("layer").starred.first()
     grouped = table.groupby(["family", "layer"]).penalty
-    mean, deviation = grouped.mean(), grouped.std(ddof=0)
+    mean, deviation = grouped.mean(), grouped.std().fillna(0)
     styles = style_of(families)
     with matplotlib.rc_context(PAPER):
         figure = Figure(figsize=(max(6.5, 0.16 * len(layers) * (len(families) + 2) + 1), 3.8), layout="constrained")

@@ -16,7 +16,8 @@ from symjax.similarity.inputs import as_pair, check_maps, examples_agree
 class Rotation(NamedTuple):
     """y ~ scaling * rotation x + bias."""
 
-    rotation: jax.Array  # (d_y, d_x), orthogonal; rows or columns orthonormal where widths differ
+    rotation: jax.Array  # (d_y, d_x), orthogonal; rows or columns orthonormal where widths differ. With fewer samples
+    #     than channels it is so on the span of the data alone, and zero off it
     scaling: jax.Array  # 0-d
     bias: jax.Array  # (d_y,), zero unless means were taken off
 

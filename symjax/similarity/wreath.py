@@ -28,7 +28,8 @@ BLOCK = 2**24  # numbers held at once where all channels are (the median)
 def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
     """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)` (Godfrey et al. 2022).
 
-    That is the published 1 - sqrt(d^2 / (4 C)), where their d is not divided by sqrt(C).
+    That is the published 1 - sqrt(d^2 / (4 C)), where their d is not divided by sqrt(C), but for dead channels: those
+    count in the published C and as perfect agreement.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.

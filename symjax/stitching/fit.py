@@ -192,7 +192,8 @@ def begin(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMoments])
 def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, dict]:
     """One pass over the training images for all of a pair's stitches.
 
-    Returns the next state and metrics, `loss` and `accuracy`, each (points, trained candidates).
+    Returns the next state and metrics, each (points, trained candidates): `loss` and `accuracy` over the epoch, and the
+    families' `residual` at its end.
     """
     network, config = plan.network, plan.config
     rates = len(config.learning_rates)
@@ -242,7 +243,11 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
 
     inputs = (jnp.arange(steps, dtype=jnp.int32), order)
     (params, opt_state), (losses, rights) = lax.scan(step, (state.params, state.opt_state), inputs)
-    metrics = {"loss": losses.mean(0), "accuracy": rights.mean(0)}
+    residuals = [
+        jnp.concatenate([jax.vmap(f.residual)(theirs["family"]) for f, theirs in zip(plan.trained, point, strict=True)])
+        for point in params
+    ]
+    metrics = {"loss": losses.mean(0), "accuracy": rights.mean(0), "residual": jnp.stack(residuals)}
     return state._replace(params=params, opt_state=opt_state, epoch=state.epoch + 1), metrics
 
 

@@ -157,9 +157,11 @@ class Results:
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
-        """Families down, layers across: mean and deviation of the penalty over pairs."""
+        """Families down, layers across: mean and standard deviation (n - 1) of the penalty over pairs."""
         grouped = table.groupby(["family", "layer"], sort=False).penalty
-        text = grouped.mean().map("{:.1f}".format) + " ± " + grouped.std(ddof=0).map("{:.1f}".format)
+        text = grouped.mean().map("{:.1f}".format)
+        if table.pair.nunique() > 1:
+            text += " ± " + grouped.std().map("{:.1f}".format)
         return text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
 
 

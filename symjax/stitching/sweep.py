@@ -36,7 +36,7 @@ class PairResult:
       rows: a dict per point and family: layer, layer_index, starred, family, hyperparameter, learning_rate, start,
         stitched_accuracy and val_accuracy (percent), sparsity (share of zero entries).
       curves: a dict per point, trained candidate and epoch: layer, family, learning_rate, epoch, loss, accuracy
-        (percent).
+        (percent), residual (`Family.residual`: by how much the projections miss their constraint).
       stitches: (layer, family) to (rounded stitch, B's statistics that belong to it), as NumPy arrays.
     """
 
@@ -172,7 +172,7 @@ class Sweep:
                 state, metrics = self._epoch(state, self._data)
                 metrics = jax.device_get(metrics)
                 history.append(metrics)
-                on_epoch({name: float(np.mean(value)) for name, value in metrics.items()})
+                on_epoch({name: float(np.mean(metrics[name])) for name in ("loss", "accuracy")})
         stitches = jax.device_get(self._rounded(state, ()))
         placed = self._place(self._repeat(pairs))
         stats = self._reestimate(placed, stitches, on_evaluation)
@@ -252,6 +252,7 @@ class Sweep:
                             "epoch": epoch + 1,
                             "loss": float(metrics["loss"][g, p, c]),
                             "accuracy": 100 * float(metrics["accuracy"][g, p, c]),
+                            "residual": float(metrics["residual"][g, p, c]),
                         }
                     )
         return PairResult(pair, rows, curves, stitches)

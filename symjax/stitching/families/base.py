@@ -54,6 +54,10 @@ class Family:
         """Parameters brought back to where they may be, after an optimizer step from `previous`."""
         return params
 
+    def residual(self, params: PyTree) -> jax.Array:
+        """By how much, at most, the parameters miss the constraint to which `project` brings them."""
+        return jnp.float32(0)
+
     def halfway(self, params: PyTree) -> PyTree:
         """What happens to the parameters once, when half of the epochs are done (from then on `progress` is >= 1/2)."""
         return params

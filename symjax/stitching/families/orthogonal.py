@@ -38,5 +38,9 @@ class Orthogonal(Family):
             matrix = 1.5 * matrix - 0.5 * matrix @ (matrix.T @ matrix)
         return {"matrix": matrix}
 
+    def residual(self, params):
+        matrix = params["matrix"]
+        return jnp.abs(matrix.T @ matrix - jnp.eye(len(matrix), dtype=matrix.dtype)).max()
+
     def round(self, params):
         return polar(params["matrix"])

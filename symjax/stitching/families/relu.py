@@ -71,6 +71,10 @@ class Birkhoff(Family):
             "duals": info.duals,
         }
 
+    def residual(self, params):
+        sums = jnp.stack([params["permutation"].sum(axis) for axis in (0, 1)])
+        return jnp.abs(sums - 1).max()
+
     def halfway(self, params):
         permutation = permutation_matrix(nearest_permutation(params["permutation"]))
         return {**params, "permutation": permutation}
