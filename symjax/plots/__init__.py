@@ -1,4 +1,6 @@
 """Figures from tidy tables, nothing else."""
 
+from symjax.plots.similarity import by_layer as by_layer
+from symjax.plots.similarity import heatmaps as heatmaps
 from symjax.plots.stitching import curves as curves
 from symjax.plots.stitching import penalties as penalties

@@ -1,6 +1,5 @@
 """Stitching penalties as grouped bars, and learning curves."""
 
-import io
 from pathlib import Path
 
 import matplotlib
@@ -9,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax import runs
+from symjax.plots.style import PAPER, save
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
@@ -27,14 +26,6 @@ STYLE = {
     "rank4": ("rank 4", "#4292c6"),
     "rank2": ("rank 2", "#6baed6"),
     "rank1": ("rank 1", "#9ecae1"),
-}
-PAPER = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "pdf.fonttype": 42,
-    "svg.fonttype": "none",
 }
 
 
@@ -139,11 +130,3 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
         save(figure, path)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes `path`.png and `path`.pdf, each whole or not at all."""
-    for suffix, options in {".png": {"dpi": 200}, ".pdf": {}}.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix[1:], **options)
-        runs.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())

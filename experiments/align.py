@@ -1,0 +1,161 @@
+"""Compares the layers of networks that differ in their seed, by any similarity measures, for all pairs of them.
+
+With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, all 6 pairs, all layers of one with all layers
+of the other. The zoo is trained where it is missing. The same command again recomputes nothing; more pairs or measures
+extend what is there.
+"""
+
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from symjax import models, plots, runs, zoo
+from symjax.errors import InputError
+from symjax.representations import representations
+from symjax.similarity import MEASURES, Pairwise, pairwise
+
+COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    measures: str = "procrustes,wreath_procrustes,cka,channel_normalized_cka,wreath_cka,svcca"
+    """Similarity measures, names of symjax.similarity.MEASURES with commas between. channel_normalized_cka is what
+    Godfrey et al. 2022 call orthogonal CKA."""
+    pairs: str = "all"
+    """How many pairs of different members to draw, or all."""
+    pair_seed: int = 0
+    """Of the draw of pairs."""
+    layers: str = "all"
+    """Stitch points by name, as in relu1,relu3, or all."""
+    examples: int = 500
+    """How many test images to compare the layers on; all where there are fewer."""
+    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
+    """The folder of the zoo; trained there where it is missing."""
+    out: Annotated[Path | None, optional("DIR", "runs/align/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> None:
+    config, seeds = settings.zoo_config(), settings.parse_seeds()
+    measures = parse_measures(settings.measures)
+    pairs = draw_pairs(seeds, settings.pairs, settings.pair_seed)
+    if settings.examples < 2:
+        raise InputError(f"examples: got {settings.examples}, wanted 2 or more")
+    dataset = settings.load_dataset()
+    network = models.create(config.model, width=config.width, channels=dataset.channels, classes=dataset.num_classes)
+    layers = [network.points[point].name for point in network.parse_points(settings.layers)]
+    document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
+    document["test_size"] = settings.test_size
+    out = settings.out or Path("runs", "align", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
+    if out.exists():
+        with runs.open_folder(out, "align", document):
+            pass
+    trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    with runs.open_folder(out, "align", document) as folder:
+        missing = {measure: lacking(read_part(folder, measure), pairs) for measure in measures}
+        if any(missing.values()):
+            images = dataset.test.images[: settings.examples]
+            found = representations(trained, images, dataset.mean, dataset.std, layers=",".join(layers))
+            bar = tqdm(missing.items(), desc="align", unit="measure", dynamic_ncols=True, file=sys.stderr)
+            for measure, theirs in bar:
+                bar.set_postfix_str(measure)
+                if theirs:
+                    rows = pd.concat([read_part(folder, measure), compare(found, measure, theirs, trained.seeds)])
+                    runs.write_csv(part(folder, measure), rows)
+        frames = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
+        runs.write_csv(folder / "results.csv", pd.concat(frames, ignore_index=True))
+        table = pd.concat([chosen(read_part(folder, measure), pairs) for measure in measures], ignore_index=True)
+        plots.heatmaps(table, folder / "heatmaps")
+        plots.by_layer(table, folder / "layers")
+        accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
+        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
+        print(f"similarity of equal layers on {len(images_of(dataset, settings))} test images, ", end="")
+        print(f"mean ± deviation over {len(pairs)} pairs:\n")
+        print(summary(table, layers).to_string())
+        print(f"\nresults: {folder}")
+
+
+def images_of(dataset, settings: Settings) -> np.ndarray:
+    """The images that layers are compared on."""
+    return dataset.test.images[: settings.examples]
+
+
+def parse_measures(text: str) -> list[str]:
+    """Names of measures, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown or not names:
+        wrong = f"{', '.join(map(repr, unknown))} not known" if unknown else "none given"
+        raise InputError(f"measures: {wrong}; choose from {', '.join(MEASURES)}")
+    return names
+
+
+def draw_pairs(seeds: tuple[int, ...], count: str, seed: int) -> list[tuple[int, int]]:
+    """`count` pairs of different seeds, or "all"; more pairs extend fewer."""
+    pairs = list(itertools.combinations(sorted(seeds), 2))
+    if not pairs:
+        raise InputError(f"seeds: {len(seeds)} member; a pair needs two different ones")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"pair_seed: got {seed}, wanted an integer from 0 to 2**32 - 1")
+    if count == "all":
+        return pairs
+    if not count.isdecimal() or not 1 <= int(count) <= len(pairs):
+        raise InputError(f"pairs: got {count!r}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
+    return [pairs[i] for i in np.random.RandomState(seed).permutation(len(pairs))[: int(count)]]
+
+
+def compare(found: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds) -> pd.DataFrame:
+    """The measure for these pairs: all layers with all layers, or where the measure cannot, equal layers."""
+    shapes = {representation.shape[2:-1] for representation in found.values()}
+    # The CCA family takes pixels for samples, of which two layers must have equally many.
+    layers = "all" if len(shapes) == 1 or not MEASURES[measure].one_map_size else "same"
+    result: Pairwise = pairwise(found, measure, pairs=pairs, layers=layers, models=seeds)
+    return chosen(result.to_frame(), pairs)[list(COLUMNS)]
+
+
+def chosen(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> pd.DataFrame:
+    """The rows of these pairs; of a measure that is not symmetric those of both orders."""
+    theirs = pd.MultiIndex.from_frame(rows[["model_a", "model_b"]])
+    wanted = list(pairs)
+    if len(rows) and not MEASURES[rows.measure.iloc[0]].symmetric:
+        wanted += [(b, a) for a, b in pairs]
+    return rows[theirs.isin(wanted)]
+
+
+def lacking(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The pairs that have no rows."""
+    there = set(rows[["model_a", "model_b"]].itertuples(index=False, name=None))
+    return [pair for pair in pairs if pair not in there]
+
+
+def part(folder: Path, measure: str) -> Path:
+    """The file of one measure's rows."""
+    (folder / "parts").mkdir(exist_ok=True)
+    return folder / "parts" / f"{measure}.csv"
+
+
+def read_part(folder: Path, measure: str) -> pd.DataFrame:
+    """The rows of one measure that are there."""
+    path = part(folder, measure)
+    return runs.read_csv(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+
+
+def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
+    """Measures down, layers across: mean and standard deviation (n - 1) over pairs."""
+    grouped = table[table.layer_a == table.layer_b].groupby(["measure", "layer_a"], sort=False).value
+    text = grouped.mean().map("{:.3f}".format)
+    if (grouped.size() > 1).all():
+        text += " ± " + grouped.std().map("{:.3f}".format)
+    return text.unstack("layer_a")[layers].loc[list(table.measure.unique())].rename_axis(columns="layer")
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

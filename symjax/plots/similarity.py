@@ -1,0 +1,124 @@
+"""Similarities of layers as heat maps and as bars."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from symjax.plots.style import PAPER, save
+
+# How a measure is called in a figure; others by their own name.
+NAMES = {
+    "cca": "CCA",
+    "svcca": "SVCCA",
+    "pwcca": "PWCCA",
+    "cka": "CKA",
+    "channel_normalized_cka": "CKA, channels normalised",
+    "wreath_cka": "$G_{\\mathrm{ReLU}}$-CKA",
+    "procrustes": "orthogonal Procrustes",
+    "wreath_procrustes": "$G_{\\mathrm{ReLU}}$-Procrustes",
+    "permutation_procrustes": "permutation Procrustes",
+    "soft_matching": "soft matching",
+}
+
+
+def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
+    """A panel per measure: the mean over pairs for each layer of the first model with each layer of the second.
+
+    Measures that compare layers of one name alone have no panel; without any other there is no figure.
+
+    Args:
+      table: measure, layer_a, layer_b, value, in the order in which measures and layers are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    crossed = table[table.measure.isin(table[table.layer_a != table.layer_b].measure)]
+    if crossed.empty:
+        return None
+    measures, layers = list(crossed.measure.unique()), list(crossed.layer_a.unique())
+    columns = min(3, len(measures))
+    rows = -(-len(measures) // columns)
+    side = max(2.2, 0.42 * len(layers) + 0.6)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(side * columns + 0.4, (side + 0.15) * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(measures) :]:
+            axes.set_visible(False)
+        for axes, measure in zip(grid.flat, measures, strict=False):
+            chosen = crossed[crossed.measure == measure]
+            mean = chosen.groupby(["layer_a", "layer_b"]).value.mean().unstack()
+            mean = mean.reindex(index=layers, columns=layers)
+            sns.heatmap(
+                mean,
+                ax=axes,
+                vmin=min(0.0, np.nanmin(mean.to_numpy())),
+                vmax=max(1.0, np.nanmax(mean.to_numpy())),
+                cmap="viridis",
+                annot=len(layers) <= 12,
+                fmt=".2f",
+                annot_kws={"fontsize": 8},
+                square=True,
+                cbar=False,
+                linewidths=0.5,
+            )
+            axes.set_title(NAMES.get(measure, measure), fontsize=9)
+            axes.set(xlabel="", ylabel="")
+            axes.tick_params(length=0)
+            axes.tick_params(axis="y", rotation=0)
+        figure.supxlabel("layer of the second model", fontsize=9)
+        figure.supylabel("layer of the first model", fontsize=9)
+        save(figure, path)
+    return figure
+
+
+def by_layer(table: pd.DataFrame, path: Path) -> Figure:
+    """Grouped bars: a group per layer, a bar per measure, its mean and deviation (n - 1) over pairs of models.
+
+    Args:
+      table: as for `heatmaps`; of the rows those with layer_a = layer_b count.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    same = table[table.layer_a == table.layer_b]
+    measures, layers = list(same.measure.unique()), list(same.layer_a.unique())
+    grouped = same.groupby(["measure", "layer_a"]).value
+    mean, deviation = grouped.mean(), grouped.std().fillna(0)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(max(5.5, 0.16 * len(layers) * (len(measures) + 2) + 1), 3.4), layout="constrained")
+        axes = figure.subplots()
+        width, positions = 0.86 / len(measures), np.arange(len(layers))
+        for i, (measure, colour) in enumerate(
+            zip(measures, sns.color_palette("colorblind", len(measures)), strict=True)
+        ):
+            axes.bar(
+                positions + (i - (len(measures) - 1) / 2) * width,
+                [mean[measure, layer] for layer in layers],
+                width=0.92 * width,
+                yerr=[deviation[measure, layer] for layer in layers],
+                label=NAMES.get(measure, measure),
+                color=colour,
+                error_kw={"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "ecolor": "#222222"},
+            )
+        axes.axhline(0, color="#222222", linewidth=0.8)
+        axes.set_xticks(positions, layers, rotation=60 if len(layers) > 8 else 0)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.55, len(layers) - 0.45)
+        axes.set_ylabel("similarity")
+        axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        pairs = len(same[["model_a", "model_b"]].drop_duplicates())
+        axes.set_title(
+            "The same layer of two networks that differ in their seed\n"
+            f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''})",
+            fontsize=9,
+            loc="left",
+        )
+        figure.legend(loc="outside lower center", ncols=min(3, len(measures)), frameon=False, handlelength=1.1)
+        save(figure, path)
+    return figure

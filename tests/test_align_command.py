@@ -1,0 +1,170 @@
+"""The align command: rows against the measures' own functions, what it reuses, and what it says about bad flags."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import SEEDS, flags, scratch, trained
+
+import experiments.align
+from experiments.settings import run_command
+from symjax import runs
+from symjax.errors import InputError
+from symjax.plots import by_layer, heatmaps
+from symjax.representations import representations
+from symjax.similarity import MEASURES
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+PAIRS = list(itertools.combinations(SEEDS, 2))
+EXAMPLES = 24
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder, on a zoo that is trained once."""
+    trained()
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*others, out="run", measures="cka,svcca"):
+    argv = [*flags(scratch()), "--out", out, "--measures", measures, "--examples", EXAMPLES, *others]
+    run_command(experiments.align.main, experiments.align.Settings, [str(word) for word in argv])
+    return Path(out)
+
+
+def features():
+    dataset, zoo = trained()
+    return representations(zoo, dataset.test.images[:EXAMPLES], dataset.mean, dataset.std)
+
+
+# --- representations ---
+
+
+@pytest.mark.parametrize("batch_size", [7, 64])
+def test_representations_are_the_features_of_each_member(batch_size):
+    dataset, zoo = trained()
+    images = dataset.test.images[:EXAMPLES]
+    found = representations(zoo, images, dataset.mean, dataset.std, layers="relu2", batch_size=batch_size)
+    assert list(found) == ["relu2"] and found["relu2"].shape[:2] == (len(SEEDS), EXAMPLES)
+    normalised = (images - dataset.mean) / dataset.std
+    for i, seed in enumerate(SEEDS):
+        expected = zoo.network.front(zoo.member(seed), np.float32(normalised), zoo.network.index("relu2"))
+        np.testing.assert_allclose(found["relu2"][i], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_representations_of_nothing_are_an_error():
+    dataset, zoo = trained()
+    for images, options, named in (
+        (dataset.test.images[:0], {}, "images"),
+        (dataset.test.images[0], {}, "images"),
+        (dataset.test.images, {"layers": "relu9"}, "relu9"),
+        (dataset.test.images, {"batch_size": 0}, "batch_size"),
+    ):
+        with pytest.raises(InputError, match=named):
+            representations(zoo, images, dataset.mean, dataset.std, **options)
+
+
+# --- the command ---
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+def test_rows_are_the_measures(capsys):
+    out = command(measures="cka,pwcca,wreath_procrustes")
+    rows, found = runs.read_csv(out / "results.csv"), features()
+    keys = ["measure", "model_a", "layer_a", "model_b", "layer_b"]
+    assert not rows.duplicated(keys).any() and rows.value.notna().all()
+    counts = rows.groupby("measure").size()
+    # All layers with all layers, but for pixels as samples; pwcca is not symmetric.
+    assert counts.to_dict() == {"cka": 4 * len(PAIRS), "wreath_procrustes": 4 * len(PAIRS), "pwcca": 4 * len(PAIRS)}
+    assert (rows[rows.measure == "pwcca"].layer_a == rows[rows.measure == "pwcca"].layer_b).all()
+    for row in rows.itertuples():
+        x, y = found[row.layer_a][SEEDS.index(row.model_a)], found[row.layer_b][SEEDS.index(row.model_b)]
+        np.testing.assert_allclose(row.value, MEASURES[row.measure].fn(x, y), atol=2e-5)
+    printed = capsys.readouterr().out
+    for measure in ("cka", "pwcca", "wreath_procrustes"):
+        values = rows[(rows.measure == measure) & (rows.layer_a == "relu2") & (rows.layer_b == "relu2")].value
+        assert f"{values.mean():.3f} ± {values.std():.3f}" in printed
+    for name in ("heatmaps", "layers"):
+        assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch):
+    out = command("--pairs", 1)
+    one = runs.read_csv(out / "results.csv")
+    asked = []
+    compare = experiments.align.compare
+    monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[1:3]) or compare(*a))
+    command("--pairs", 1)
+    assert not asked
+    command(measures="cka,procrustes")
+    drawn = tuple(one[["model_a", "model_b"]].iloc[0])
+    assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("procrustes", PAIRS)]
+    more = runs.read_csv(out / "results.csv")
+    assert set(more.measure) == {"cka", "svcca", "procrustes"}
+    kept = one.merge(more, how="left", on=list(one.columns[:-1]))
+    np.testing.assert_array_equal(kept.value_x, kept.value_y)
+    assert more.groupby("measure").size().to_dict() == {"cka": 12, "procrustes": 12, "svcca": 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--measures", "cka,cosine"], "'cosine' not known; choose from cca"),
+        (["--measures", ","], "measures: none given"),
+        (["--pairs", "4"], "pairs: got '4', wanted 1 to 3"),
+        (["--pairs", "some"], "pairs: got 'some'"),
+        (["--pair-seed", "-1"], "pair_seed: got -1"),
+        (["--examples", "1"], "examples: got 1"),
+        (["--layers", "relu9"], "relu9"),
+        (["--seeds", "5,"], "a pair needs two"),
+    ],
+)
+def test_bad_flags_are_one_line(words, named, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(*words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and named in error and error.count("\n") == 1
+    assert not Path("run").exists()
+
+
+# --- figures ---
+
+
+def table(measures=("cka", "wreath_cka"), layers=3, pairs=4, same=()):
+    rng = np.random.default_rng(0)
+    names = [f"relu{i}" for i in range(layers)]
+    return pd.DataFrame(
+        {"measure": m, "model_a": p, "layer_a": a, "model_b": p + 1, "layer_b": b, "value": rng.uniform(0.1, 0.9)}
+        for m in measures
+        for p in range(pairs)
+        for a in names
+        for b in names
+        if a == b or m not in same
+    )
+
+
+def test_heat_maps_show_means(tmp_path):
+    rows = table(same=("svcca",), measures=("cka", "svcca", "procrustes"))
+    figure = heatmaps(rows, tmp_path / "h")
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown] == ["CKA", "orthogonal Procrustes"]
+    for axes, measure in zip(shown, ("cka", "procrustes"), strict=True):
+        mean = rows[rows.measure == measure].groupby(["layer_a", "layer_b"]).value.mean()
+        assert [text.get_text() for text in axes.texts] == [f"{value:.2f}" for value in mean]
+        np.testing.assert_allclose(axes.collections[0].get_array().ravel(), mean)
+    assert heatmaps(table(same=("cka",), measures=("cka",)), tmp_path / "none") is None
+    assert not (tmp_path / "none.png").exists()
+
+
+def test_bars_show_means_and_deviations(tmp_path):
+    rows = table(same=("wreath_cka",))
+    (axes,) = by_layer(rows, tmp_path / "b").axes
+    assert "4 pairs" in axes.get_title(loc="left")
+    equal = rows[rows.layer_a == rows.layer_b].groupby(["measure", "layer_a"]).value
+    heights = [bar.get_height() for container in axes.containers[1::2] for bar in container]
+    np.testing.assert_allclose(heights, equal.mean())
+    spans = [np.ptp(line[:, 1]) for c in axes.containers[::2] for line in c.lines[2][0].get_segments()]
+    np.testing.assert_allclose(spans, 2 * equal.std(), rtol=1e-6)
