@@ -81,8 +81,7 @@ def _prepared(factored, array, dtype, devices, size):
     found = []
     for start in range(0, count, at_once):
         rows = np.minimum(np.arange(start, start + at_once), count - 1)  # of one number, so that one program does
-        chunk = array[rows] if isinstance(array, jax.Array) else np.asarray(array[rows], dtype)
-        found.append(jax.device_get(program(jnp.asarray(chunk, dtype), ())))
+        found.append(jax.device_get(program(array[rows].astype(dtype), ())))
     return jax.tree.map(lambda *leaves: _joined(*leaves)[:count], *found)
 
 
@@ -128,7 +127,7 @@ def all_pairs(factored, a, b, wanted, symmetric, devices, prepared):
 
 def _too_odd(left, right):
     """The size to enlarge maps to before they are prepared, where neither size divides the other; otherwise None."""
-    a, b = (parallel.take(block.part, 0) for block in (left, right))
+    a, b = _one(left.part), _one(right.part)
     return common_size(a.data.shape, b.data.shape) if meeting_size(a, b) is None else None
 
 
@@ -140,13 +139,12 @@ def _again(factored, zoo, block, size, devices):
 
 def _between(factored, a, b, wanted, devices):
     """Values of the pairs of two prepared blocks on the devices, right where `wanted`."""
-    one, other = (jax.tree.map(lambda leaf: leaf[0], part) for part in (a, b))
-    size = meeting_size(one, other)
-    shrunk_parts = tuple(part._replace(data=_shrunk(part.data, size)) for part in (a, b))
-    edges = _edges(wanted, len(one.data), len(other.data))
+    size = meeting_size(_one(a), _one(b))
+    meeting = tuple(part._replace(data=_shrunk(part.data, size)) if size else part for part in (a, b))
+    edges = _edges(wanted, a.data.shape[1], b.data.shape[1])
     starts = _tiles(wanted, edges)
     values = np.zeros(wanted.shape, a.data.dtype)
-    tiles = np.asarray(_tile_program(factored, edges, devices)(starts, shrunk_parts))
+    tiles = np.asarray(_tile_program(factored, edges, devices)(starts, meeting))
     for (i, j), tile in zip(starts, tiles, strict=True):
         values[i : i + edges[0], j : j + edges[1]] = tile
     if factored.exact is not None:
@@ -156,6 +154,11 @@ def _between(factored, a, b, wanted, devices):
             some = doubtful[np.minimum(np.arange(start, start + at_once), len(doubtful) - 1)]
             values[tuple(some.T)] = np.asarray(program(some.astype(np.int32), (a, b)))
     return values
+
+
+def _one(part):
+    """The shapes of one `Part` of many."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), part)
 
 
 @partial(jax.jit, static_argnums=1)

@@ -84,7 +84,8 @@ def pairwise(
     few = {}
     for lines, columns in comparisons:
         for k, m in product(lines, columns):
-            few[k, m] = _checked(measure, a, k, b, m, dtype, options, layers == "same")
+            if b is not a or k <= m:
+                few[k, m] = _checked(measure, a, k, b, m, dtype, options, layers == "same")
     for side in dict.fromkeys((a, b)):
         side.require_finite()
 
