@@ -77,7 +77,7 @@ def pairwise(
     if isinstance(memory, bool) or not isinstance(memory, (int, float, np.number)) or not memory > 0:
         raise InputError(f"memory: got {memory!r}, must be a positive number of bytes")
     devices = tuple(jax.local_devices() if devices is None else devices)
-    dtype = jnp.promote_types(a.dtype, b.dtype)
+    dtype = np.promote_types(a.dtype, b.dtype)
     options = _options(measure, options)
     wanted = _wanted_models(pairs, a, b)
     comparisons = _comparisons(layers, a, b)
@@ -128,7 +128,7 @@ class _Side:
         self.models = tuple(range(first[0]) if models is None else models)
         if len(self.models) != first[0] or len(set(self.models)) != first[0]:
             raise InputError(f"{models_name}: got {self.models}, must be {first[0]} different labels")
-        self.dtype = reduce(jnp.promote_types, (_float_of(array.dtype) for array in self.arrays))
+        self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
 
     def require_finite(self):
         for layer, array in zip(self.layers, self.arrays, strict=True):
@@ -149,9 +149,11 @@ def _array(name, value):
 
 
 def _float_of(dtype):
+    """The dtype in which `representation` computes with an array of `dtype`."""
     if not jnp.issubdtype(dtype, jnp.floating):
         return jnp.result_type(float)
-    return jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32)
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jnp.dtype(jnp.float32) if dtype.itemsize < 4 else dtype
 
 
 def _known(measure):
