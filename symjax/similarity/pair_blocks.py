@@ -140,7 +140,9 @@ def _again(factored, zoo, block, size, devices):
 def _between(factored, a, b, wanted, devices):
     """Values of the pairs of two prepared blocks on the devices, right where `wanted`."""
     size = meeting_size(_one(a), _one(b))
-    meeting = tuple(part._replace(data=_shrunk(part.data, size)) if size else part for part in (a, b))
+    meeting = tuple(
+        part if _one(part).data.shape[2:] == size else part._replace(data=_shrunk(part.data, size)) for part in (a, b)
+    )
     edges = _edges(wanted, a.data.shape[1], b.data.shape[1])
     starts = _tiles(wanted, edges)
     values = np.zeros(wanted.shape, a.data.dtype)
