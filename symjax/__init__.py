@@ -17,6 +17,7 @@ from symjax.similarity import PCA as PCA
 from symjax.similarity import PLS as PLS
 from symjax.similarity import FourierCCA as FourierCCA
 from symjax.similarity import Matching as Matching
+from symjax.similarity import Pairwise as Pairwise
 from symjax.similarity import Rotation as Rotation
 from symjax.similarity import Transport as Transport
 from symjax.similarity import cca as cca
@@ -30,6 +31,7 @@ from symjax.similarity import fourier_cca_similarity as fourier_cca_similarity
 from symjax.similarity import hsic as hsic
 from symjax.similarity import mean_correlation as mean_correlation
 from symjax.similarity import mean_square_correlation as mean_square_correlation
+from symjax.similarity import pairwise as pairwise
 from symjax.similarity import pca as pca
 from symjax.similarity import permutation_procrustes as permutation_procrustes
 from symjax.similarity import permutation_procrustes_distance as permutation_procrustes_distance

@@ -6,48 +6,30 @@ Functions take two representations (n, d) or (n, h, w, c), examples first, and a
 
 from symjax.similarity.alignment import Matching, Rotation
 from symjax.similarity.cca import CCA, cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
-from symjax.similarity.cca import MEASURES as CCA_MEASURES
-from symjax.similarity.cka import MEASURES as CKA_MEASURES
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
-from symjax.similarity.fourier import MEASURES as FOURIER_MEASURES
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning
-from symjax.similarity.measure import INVARIANCES, Measure, table
+from symjax.similarity.measure import INVARIANCES, Measure
+from symjax.similarity.pairwise import pairwise
+from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pca import PCA, pca
-from symjax.similarity.pls import MEASURES as PLS_MEASURES
 from symjax.similarity.pls import PLS, pls, pls_similarity
-from symjax.similarity.procrustes import MEASURES as PROCRUSTES_MEASURES
 from symjax.similarity.procrustes import (
     permutation_procrustes,
     permutation_procrustes_distance,
     procrustes,
     procrustes_distance,
 )
-from symjax.similarity.pwcca import MEASURES as PWCCA_MEASURES
 from symjax.similarity.pwcca import pwcca, pwcca_distance
-from symjax.similarity.soft_matching import MEASURES as SOFT_MATCHING_MEASURES
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
-from symjax.similarity.svcca import MEASURES as SVCCA_MEASURES
 from symjax.similarity.svcca import svcca, svcca_distance
-from symjax.similarity.wreath import MEASURES as WREATH_MEASURES
+from symjax.similarity.table import MEASURES
 from symjax.similarity.wreath import (
     wreath_cka,
     wreath_cka_distance,
     wreath_procrustes,
     wreath_procrustes_distance,
-)
-
-MEASURES = table(
-    CCA_MEASURES,
-    SVCCA_MEASURES,
-    PWCCA_MEASURES,
-    PLS_MEASURES,
-    FOURIER_MEASURES,
-    CKA_MEASURES,
-    PROCRUSTES_MEASURES,
-    WREATH_MEASURES,
-    SOFT_MATCHING_MEASURES,
 )
 
 __all__ = [
@@ -60,6 +42,7 @@ __all__ = [
     "FourierCCA",
     "Matching",
     "Measure",
+    "Pairwise",
     "Rotation",
     "Transport",
     "cca",
@@ -73,6 +56,7 @@ __all__ = [
     "hsic",
     "mean_correlation",
     "mean_square_correlation",
+    "pairwise",
     "pca",
     "permutation_procrustes",
     "permutation_procrustes_distance",

@@ -93,12 +93,13 @@ def samples_of(x, y, maps="pixels"):
     x, y = examples_agree(x, y)
     if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
         size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
-        x, y = _enlarged(x, size), _enlarged(y, size)
+        x, y = enlarged(x, size), enlarged(y, size)
     return as_pair(x, y, maps)
 
 
-def _enlarged(x, size):
-    for axis, wanted in zip((1, 2), size, strict=True):
+def enlarged(x, size, axes=(1, 2)):
+    """Maps with `axes` made `size` as in `samples_of`."""
+    for axis, wanted in zip(axes, size, strict=True):
         if x.shape[axis] != wanted:
             x = jnp.take(x, jnp.arange(wanted) * x.shape[axis] // wanted, axis)
     return x

@@ -47,6 +47,31 @@ class _White(NamedTuple):
     kept: jax.Array  # bool (d,), of columns of `transform`
 
 
+def whiten(x, rcond):
+    """An orthonormal basis (n, d) of the directions of X that `canonical` keeps, X' times it (d, d), and the rank.
+
+    Columns for directions not kept are zero. The singular values of the product of two such bases are the correlations.
+    For X as in `canonical`; no derivatives.
+    """
+    white, condition = _cholesky_white(matmul(transposed(x), x))
+
+    def by_cholesky():
+        return matmul(x, white.transform), white.back, white.kept
+
+    def by_triangular():
+        q, r = jnp.linalg.qr(x)
+        basis, exact = _svd_white(r, rcond)
+        return matmul(q, basis), exact.back, exact.kept
+
+    basis, back, kept = lax.cond(condition <= _condition_limit(x.dtype, rcond), by_cholesky, by_triangular)
+    return basis, back, kept.sum(dtype=jnp.int32)
+
+
+def _condition_limit(dtype, rcond):
+    """Of a Gram matrix, up to which its Cholesky factor will do: accurate, and no direction is to be dropped."""
+    return min(GRAM_CONDITION / math.sqrt(jnp.finfo(dtype).eps), 1 / max(rcond, 1e-30) ** 2)
+
+
 def canonical(x, y, rcond):
     """`Canonical` of X (n, d_x) and Y (n, d_y), whose columns are centred and of norm 1 or 0, with d_x, d_y <= n.
 
@@ -87,7 +112,7 @@ def _canonical(rcond, x, y):
         )
         return matmul(x_basis.T, y_basis), x_white, y_white
 
-    limit = min(GRAM_CONDITION / math.sqrt(jnp.finfo(x.dtype).eps), 1 / max(rcond, 1e-30) ** 2)  # nothing to drop
+    limit = _condition_limit(x.dtype, rcond)
     accurate = (x_condition <= limit) & (y_condition <= limit)
     cross, x_white, y_white = lax.cond(accurate, by_cholesky, by_triangular, None)
     p, correlations, qt = jnp.linalg.svd(cross)

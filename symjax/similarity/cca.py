@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 
 from symjax.birkhoff.checks import is_concrete
 from symjax.errors import InputError
-from symjax.similarity.canonical import canonical
-from symjax.similarity.inputs import FewExamplesWarning, as_pair
+from symjax.similarity.canonical import canonical, whiten
+from symjax.similarity.factored import Factored, Part
+from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair
 from symjax.similarity.linalg import centre, narrow, reciprocal, unit_columns, widen
 from symjax.similarity.measure import LINEAR, Measure
 
@@ -75,10 +76,10 @@ def cca(x, y, *, maps="pixels", rcond=None):
 @partial(jax.jit, static_argnums=2)
 def cca_of_matrices(x, y, rcond):
     """`cca` of what has been checked."""
-    return between(_prepared(x), _prepared(y), rcond)
+    return between(prepared(x), prepared(y), rcond)
 
 
-def _prepared(x):
+def prepared(x):
     # Unit norms first: the correlations do not feel them, and rounding and `rcond` then treat all neurons alike.
     centred, mean = centre(x)
     unit, norms = unit_columns(centred)
@@ -178,6 +179,26 @@ def cca_distance(x, y, *, maps="pixels", rcond=None):
     return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
 
 
+@lru_cache(maxsize=64)
+def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
+    """`cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
+
+    def prepare(x):
+        x = as_matrix(x, "x", maps)
+        basis, _, rank = whiten(prepared(x).data, check_rcond(rcond, x))
+        return Part(basis.T, rank)
+
+    def finish(cross, a_rank, b_rank):
+        if summary == "mean":
+            total = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1).sum()
+        else:
+            total = (cross**2).sum()
+        similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(cross.dtype), 1)
+        return 1 - similarity if distance else similarity
+
+    return Factored(prepare, finish)
+
+
 def checked_pair(x, y, maps, rcond):
     """The arguments of `cca`, checked, as (x, y, rcond)."""
     x, y = as_pair(x, y, maps)
@@ -216,6 +237,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation"},
+        factor=factor,
     ),
     Measure(
         name="cca_mean_square",
@@ -225,6 +247,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation"},
+        factor=partial(factor, summary="mean_square"),
     ),
     Measure(
         name="cca_distance",
@@ -234,5 +257,6 @@ MEASURES = (
         kind="distance",
         symmetric=True,
         invariances=LINEAR | {"translation"},
+        factor=partial(factor, distance=True),
     ),
 )

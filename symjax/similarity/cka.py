@@ -1,7 +1,7 @@
 """Centred kernel alignment (Kornblith et al. 2019): the cosine of the angle between two centred kernel matrices."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,15 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.channels import centred, root, unit, unit_channels
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features
-from symjax.similarity.inputs import as_pair, examples_agree
+from symjax.similarity.factored import Factored, Part
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product
+from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
+MANY_EXAMPLES = 4096  # from which, for many pairs, kernel matrices are not kept if features are far fewer
+NEARLY = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
 
 
 def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", form="auto"):
@@ -100,6 +103,62 @@ def arccos(similarity):
     return jnp.where(inside, jnp.arccos(jnp.where(inside, similarity, 0)), ends)
 
 
+@lru_cache(maxsize=64)
+def factor(
+    shapes,
+    *,
+    estimator="song",
+    kernel="linear",
+    bandwidth=1.0,
+    maps="flatten",
+    form="auto",
+    normalized=False,
+    as_angle=False,
+):
+    """`cka` in two parts. With form "auto", feature form for over 4096 examples with under an eighth as many features
+    on average; each kernel matrix is computed once, so that the gram form is the cheaper one sooner than for one pair.
+    """
+    if form == "auto":
+        rows, widths = zip(*(matrix_shape(shape, maps) for shape in shapes), strict=True)
+        few = rows[0] > MANY_EXAMPLES and 8 * sum(widths) < sum(rows)
+        form = "features" if few and kernel == "linear" else "gram"
+
+    def matrix(x):
+        return unit(centred(as_matrix(_normalized(x) if normalized else x, "x", maps)))[0]
+
+    def prepare_features(x):
+        x = matrix(x)
+        return Part(x.T, ((x * x).sum(1), hsic_of_features(x, x, estimator)))
+
+    def finish_features(cross, a, b):
+        (a_diagonal, a_power), (b_diagonal, b_power) = a, b
+        similarity = _ratio(hsic_of_product(cross, a_diagonal, b_diagonal, estimator), a_power, b_power)
+        similarity = jnp.clip(similarity, -1, 1)
+        return arccos(similarity) if as_angle else similarity
+
+    if form == "features":
+        return Factored(prepare_features, finish_features)
+    return factored_kernels(lambda x: _kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
+
+
+def factored_kernels(kernel_of, estimator, as_angle):
+    """The cosine of two centred kernel matrices, or their angle, as `Factored`."""
+
+    def prepare(x):
+        kernel, norm = unit(centre_kernel(kernel_of(x), estimator))
+        return Part(kernel.reshape(1, -1), norm > 0)
+
+    def finish(cross, a_live, b_live):
+        similarity = jnp.where(a_live & b_live, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
+        return arccos(similarity) if as_angle else similarity
+
+    if not as_angle:
+        return Factored(prepare, finish)
+    return Factored(
+        prepare, finish, lambda a, b: angle(a.data, b.data), lambda value: (value < NEARLY) | (value > math.pi - NEARLY)
+    )
+
+
 def _checked(x, y, estimator, kernel, bandwidth, maps, form):
     """The arguments of `_compared`."""
     x, y = as_pair(x, y, maps)
@@ -159,16 +218,31 @@ _OF_CHANNELS = frozenset({"translation", "isotropic_scaling", "permutation", "po
 _KORNBLITH = "Kornblith et al. 2019, equation 3"
 
 
-def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances)
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, factor=factor):
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor)
 
+
+_gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
 
 MEASURES = (
     _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5"),
-    _similarity("cka_gretton", partial(cka, estimator="gretton"), _KORNBLITH, 0.0),
-    _similarity("cka_lange", partial(cka, estimator="lange"), f"{_KORNBLITH}; Lange et al. 2023"),
-    _similarity("cka_rbf", partial(cka, kernel="rbf"), f"{_KORNBLITH}; Song et al. 2012, equation 5"),
-    _similarity("channel_normalized_cka", channel_normalized_cka, "Godfrey et al. 2022", invariances=_OF_CHANNELS),
+    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, factor=partial(factor, **_gretton)),
+    _similarity(
+        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", factor=partial(factor, **_lange)
+    ),
+    _similarity(
+        "cka_rbf",
+        partial(cka, **_rbf),
+        f"{_KORNBLITH}; Song et al. 2012, equation 5",
+        factor=partial(factor, **_rbf),
+    ),
+    _similarity(
+        "channel_normalized_cka",
+        channel_normalized_cka,
+        "Godfrey et al. 2022",
+        invariances=_OF_CHANNELS,
+        factor=partial(factor, normalized=True),
+    ),
     Measure(
         "cka_distance",
         cka_distance,
@@ -177,5 +251,6 @@ MEASURES = (
         "distance",
         True,
         _INVARIANT,
+        partial(factor, as_angle=True),
     ),
 )

@@ -79,11 +79,15 @@ def hsic_of_features(x, y, estimator):
 
     Costs n p q and no memory of size n^2. <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """
-    n = len(x)
-    products = (matmul(x.T, y) ** 2).sum()
+    return hsic_of_product(matmul(x.T, y), (x * x).sum(1), (y * y).sum(1), estimator)
+
+
+def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
+    """`hsic_of_features` from X'Y and the diagonals (n,) of both kernel matrices."""
+    n = len(x_diagonal)
+    products = (cross**2).sum()
     if estimator == "gretton":
         return products
-    x_diagonal, y_diagonal = (x * x).sum(1), (y * y).sum(1)
     diagonals = (x_diagonal * y_diagonal).sum()
     if estimator == "lange":
         return products - diagonals

@@ -125,6 +125,11 @@ def _matrix(x, maps):
     return x.reshape((-1, x.shape[-1]) if maps == "pixels" else (x.shape[0], -1))
 
 
+def matrix_shape(shape, maps):
+    """The shape of `as_matrix` of a representation of `shape`."""
+    return jax.eval_shape(lambda x: _matrix(x, maps), jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+
+
 def _map_size(x):
     return x.shape[1:-1]
 

@@ -7,6 +7,8 @@ which `tests/test_measures.py` is generated: every claimed invariance is tested 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from symjax.similarity.factored import Factored
+
 INVARIANCES = {
     "translation": "a constant vector added to every example (and every pixel)",
     "isotropic_scaling": "everything times one positive number",
@@ -34,6 +36,8 @@ class Measure:
     kind: "similarity" or "distance".
     symmetric: whether fn(x, y) = fn(y, x).
     invariances: names from `INVARIANCES`: nothing changes when x or when y is so transformed.
+    factor: called as factor(shapes, **options), with the shapes of all representations that will be compared with each
+        other and the options of fn, returns fn in two parts (`Factored`); the same object for the same arguments.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Measure:
     kind: str
     symmetric: bool
     invariances: frozenset[str]
+    factor: Callable[..., Factored] | None = None
 
     def __post_init__(self):
         if self.kind not in ("similarity", "distance"):

@@ -1,12 +1,14 @@
 """Partial least squares: directions of greatest covariance."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.inputs import as_pair
+from symjax.similarity.factored import Factored, Part
+from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import centre, narrow, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
@@ -68,8 +70,21 @@ def pls_similarity(x, y, *, maps="pixels"):
 
 @jax.jit
 def _similarity(x, y):
-    x, y = (narrow(_unit_norm(centre(side)[0]))[0] for side in (x, y))
-    return jnp.minimum(jnp.linalg.svd(matmul(x.T, y), compute_uv=False).sum(), 1)
+    return _bounded_sum(matmul(_unit(x).T, _unit(y)))
+
+
+@lru_cache(maxsize=64)
+def factor(shapes, *, maps="pixels"):
+    """`pls_similarity` in two parts."""
+    return Factored(lambda x: Part(_unit(as_matrix(x, "x", maps)).T, ()), lambda cross, a, b: _bounded_sum(cross))
+
+
+def _bounded_sum(cross):
+    return jnp.minimum(jnp.linalg.svd(cross, compute_uv=False).sum(), 1)
+
+
+def _unit(x):
+    return narrow(_unit_norm(centre(x)[0]))[0]
 
 
 def _unit_norm(x):
@@ -85,5 +100,6 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
+        factor=factor,
     ),
 )

@@ -1,6 +1,6 @@
 """Procrustes distances: what is left between two representations after the best rotation, or the best permutation."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,9 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
 from symjax.similarity.channels import centred, root, unit
+from symjax.similarity.factored import Factored, Part
+from symjax.similarity.inputs import as_matrix, check_maps, representation
+from symjax.similarity.linalg import narrow
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 
@@ -94,6 +97,62 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_o
     return (distance, matching) if full_output else distance
 
 
+SMALL = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
+
+
+@lru_cache(maxsize=64)
+def factor(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
+    """`procrustes` or `permutation_procrustes` in two parts; the rest of a `Part` says whether it is not zero."""
+
+    def prepare(x):
+        x = samples(x, maps)
+        data, norm = unit(centred(x) if center else x)
+        data = channels_first(data)
+        if not permuted and len(data) > data[0].size:  # in coordinates of its row space
+            data = narrow(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
+        return Part(data, norm > 0)
+
+    def value(distance, a, b):
+        distance = jnp.where(a & b, distance, jnp.nan)
+        return 1 - distance / 2 if similarity else distance
+
+    def finish(cross, a, b):
+        if permuted:
+            inner = picked(cross, assign(cross.T)[0])
+        else:
+            inner = jnp.linalg.svd(cross, compute_uv=False).sum()
+        return value(root(2 - 2 * inner), a, b)
+
+    def exact(a, b):
+        x, y = a.data.T, b.data.T
+        if permuted:
+            distance = root(left_over(x, y, assign(matmul(y.T, x))[1]))
+        else:
+            distance = _nearest(*sorted((x, y), key=lambda side: side.shape[1]))[0]
+        return value(distance, a.rest, b.rest)
+
+    return Factored(prepare, finish, exact, partial(small_distance, similarity))
+
+
+def samples(x, maps):
+    """A matrix, or where pixels are samples the maps as they are, since their size may have to be changed."""
+    return representation(x) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps)
+
+
+def channels_first(x):
+    return jnp.moveaxis(x, -1, 0)
+
+
+def picked(cross, permutation):
+    """The sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
+    chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
+    return chosen.sum() + 0 * cross.sum()  # a NaN is not passed over
+
+
+def small_distance(similarity, value):
+    return (value > 1 - SMALL / 2) if similarity else (value < SMALL)
+
+
 def left_over(x, y, selection):
     """The sum of squares of y - x selection', and of the columns of x that `selection` (d_y, d_x) leaves out."""
     return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
@@ -168,25 +227,31 @@ _SCALED = frozenset({"isotropic_scaling"})
 _ROTATED = ORTHOGONAL | _SCALED
 _WILLIAMS = "Williams et al. 2021, equation 4"
 
+
+def _similarity_of(name, fn, reference, least, invariances, factor):
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, partial(factor, similarity=True))
+
+
+def _distance_of(name, fn, reference, most, invariances, factor):
+    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor)
+
+
+_PERMUTED = _SCALED | {"permutation"}
+_OF_PERMUTATIONS = "Williams et al. 2021, section 2"
+_factor_permuted = partial(factor, permuted=True)
+
 MEASURES = (
-    Measure("procrustes", procrustes, "Godfrey et al. 2022", (1 - 0.5**0.5, 1.0), "similarity", True, _ROTATED),
-    Measure("procrustes_distance", procrustes_distance, _WILLIAMS, (0.0, 2**0.5), "distance", True, _ROTATED),
-    Measure(
-        "permutation_procrustes",
-        permutation_procrustes,
-        "Williams et al. 2021, section 2",
-        (0.0, 1.0),
-        "similarity",
-        True,
-        _SCALED | {"permutation"},
+    _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATED, factor),
+    _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATED, factor),
+    _similarity_of(
+        "permutation_procrustes", permutation_procrustes, _OF_PERMUTATIONS, 0.0, _PERMUTED, _factor_permuted
     ),
-    Measure(
+    _distance_of(
         "permutation_procrustes_distance",
         permutation_procrustes_distance,
-        "Williams et al. 2021, section 2",
-        (0.0, 2.0),
-        "distance",
-        True,
-        _SCALED | {"permutation"},
+        _OF_PERMUTATIONS,
+        2.0,
+        _PERMUTED,
+        _factor_permuted,
     ),
 )

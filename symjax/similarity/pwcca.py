@@ -1,11 +1,16 @@
 """Projection-weighted CCA (Morcos, Raghu, Bengio 2018)."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 
-from symjax.similarity.cca import cca_of_matrices, checked_pair
+from symjax.birkhoff.dual import matmul
+from symjax.similarity.canonical import whiten
+from symjax.similarity.cca import cca_of_matrices, check_rcond, checked_pair, prepared
+from symjax.similarity.factored import Factored, Part
+from symjax.similarity.inputs import as_matrix
+from symjax.similarity.linalg import widen
 from symjax.similarity.measure import Measure
 
 
@@ -36,10 +41,40 @@ def pwcca_distance(x, y, *, maps="pixels", rcond=None):
     return 1 - pwcca(x, y, maps=maps, rcond=rcond)
 
 
+@lru_cache(maxsize=64)
+def factor(shapes, *, maps="pixels", rcond=None, distance=False):
+    """`pwcca` in two parts. Where `rcond` is None, each side has the default for its own width."""
+
+    def prepare(x):
+        x = as_matrix(x, "x", maps)
+        side = prepared(x)
+        basis, back, rank = whiten(side.data, check_rcond(rcond, x))
+        return Part(basis.T, (rank, widen(back, side.basis) * side.before[:, None]))
+
+    def finish(cross, a, b):
+        (a_rank, a_back), (b_rank, _) = a, b
+        turn, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
+        used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(a_rank, b_rank)
+        weights = jnp.where(used, jnp.abs(matmul(a_back, turn)).sum(0), 0)
+        similarity = (weights * jnp.minimum(correlations, 1)).sum() / weights.sum()
+        return 1 - similarity if distance else similarity
+
+    return Factored(prepare, finish)
+
+
 _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})
 _REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.1, equation 2"
 
 MEASURES = (
-    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES),
-    Measure("pwcca_distance", pwcca_distance, _REFERENCE, (0.0, 1.0), "distance", False, _INVARIANCES),
+    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, factor),
+    Measure(
+        "pwcca_distance",
+        pwcca_distance,
+        _REFERENCE,
+        (0.0, 1.0),
+        "distance",
+        False,
+        _INVARIANCES,
+        partial(factor, distance=True),
+    ),
 )

@@ -1,11 +1,16 @@
 """Singular vector CCA (Raghu, Gilmer, Yosinski, Sohl-Dickstein 2017)."""
 
+from functools import lru_cache, partial
+
 import jax
+import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
+from symjax.similarity.canonical import whiten
 from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
-from symjax.similarity.inputs import as_pair
+from symjax.similarity.factored import Factored, Part
+from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import centre, narrow, unit_columns, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pca import check_variance, leading_directions
@@ -58,10 +63,36 @@ def svcca_distance(x, y, variance=0.99, *, maps="pixels"):
     return 1 - svcca(x, y, variance, maps=maps)
 
 
+@lru_cache(maxsize=64)
+def factor(shapes, variance=0.99, *, maps="pixels", distance=False):
+    """`svcca` in two parts."""
+
+    def prepare(x):
+        x = as_matrix(x, "x", maps)
+        basis, _, rank = whiten(_prepared(x, variance).data, check_rcond(None, x))
+        return Part(basis.T, rank)
+
+    def finish(cross, a_rank, b_rank):
+        correlations = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1)
+        similarity = correlations.sum() / jnp.minimum(a_rank, b_rank).astype(cross.dtype)
+        return 1 - similarity if distance else similarity
+
+    return Factored(prepare, finish, width=lambda rank: rank)
+
+
 _REFERENCE = "Raghu et al. 2017, section 2"
 _INVARIANCES = ORTHOGONAL | {"translation", "isotropic_scaling"}
 
 MEASURES = (
-    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES),
-    Measure("svcca_distance", svcca_distance, _REFERENCE, (0.0, 1.0), "distance", True, _INVARIANCES),
+    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, factor),
+    Measure(
+        "svcca_distance",
+        svcca_distance,
+        _REFERENCE,
+        (0.0, 1.0),
+        "distance",
+        True,
+        _INVARIANCES,
+        partial(factor, distance=True),
+    ),
 )

@@ -5,7 +5,7 @@ be pruned of theirs without a change of the figures.
 """
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,12 @@ from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.alignment import Matching, assign, positive_scaling, samples_of
 from symjax.similarity.channels import centred_whole, root, unit, unit_channels
-from symjax.similarity.cka import angle, cosine
+from symjax.similarity.cka import angle, cosine, factored_kernels
+from symjax.similarity.factored import Factored, Part
 from symjax.similarity.hsic import centre_kernel, check_estimator
-from symjax.similarity.inputs import as_map_pair
+from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
-from symjax.similarity.procrustes import left_over
+from symjax.similarity.procrustes import channels_first, left_over, picked, samples, small_distance
 
 REDUCTIONS = ("max", "median")
 BLOCK = 2**24  # numbers held at once where all channels are (the median)
@@ -124,6 +125,38 @@ def _matched(x, y):
     return distance, Matching(permutation, positive_scaling(permutation, x_norm, y_norm), selection)
 
 
+@lru_cache(maxsize=64)
+def factor_cka(shapes, *, reduce="max", estimator="song", as_angle=False):
+    """`wreath_cka` in two parts."""
+    return factored_kernels(lambda x: wreath_kernel(as_maps(x), reduce), estimator, as_angle)
+
+
+@lru_cache(maxsize=64)
+def factor_procrustes(shapes, *, maps="pixels", similarity=False):
+    """`wreath_procrustes` in two parts; the rest of a `Part` says which channels live."""
+
+    def prepare(x):
+        data, norms = unit_channels(samples(x, maps))
+        return Part(channels_first(data), norms > 0)
+
+    def value(squares, a, b):
+        a_live, b_live = (live.sum().astype(squares.dtype) for live in (a, b))
+        distance = root(squares / jnp.maximum(a_live, b_live))
+        distance = jnp.where((a_live == 0) | (b_live == 0), jnp.nan, distance)
+        return 1 - distance / 2 if similarity else distance
+
+    def finish(cross, a, b):
+        permutation, _ = assign(cross.T, b, a)
+        living = (a.sum() + b.sum()).astype(cross.dtype)
+        return value(living - 2 * picked(cross, permutation), a, b)
+
+    def exact(a, b):
+        _, selection = assign(matmul(b.data, a.data.T), b.rest, a.rest)
+        return value(left_over(a.data.T, b.data.T, selection), a.rest, b.rest)
+
+    return Factored(prepare, finish, exact, partial(small_distance, similarity))
+
+
 def _checked(x, y, reduce, estimator):
     if reduce not in REDUCTIONS:
         raise InputError(f"reduce: {reduce!r} is not known; choose one of {', '.join(REDUCTIONS)}")
@@ -216,12 +249,24 @@ def _median_kernel(channels):
 _RELU = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
 _EVEN = _RELU | {"translation", "sign_flip"}
 _GODFREY = "Godfrey et al. 2022"
-_median = partial(wreath_cka, reduce="median")
+_MEDIAN = {"reduce": "median"}
+_median, _factor_median = partial(wreath_cka, **_MEDIAN), partial(factor_cka, **_MEDIAN)
+_factor_similarity = partial(factor_procrustes, similarity=True)
+_factor_angle = partial(factor_cka, as_angle=True)
+
+
+def _similarity(name, fn, least, invariances, factor):
+    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, factor)
+
+
+def _distance(name, fn, most, invariances, factor):
+    return Measure(name, fn, _GODFREY, (0.0, most), "distance", True, invariances, factor)
+
 
 MEASURES = (
-    Measure("wreath_procrustes", wreath_procrustes, _GODFREY, (0.0, 1.0), "similarity", True, _RELU),
-    Measure("wreath_procrustes_distance", wreath_procrustes_distance, _GODFREY, (0.0, 2.0), "distance", True, _RELU),
-    Measure("wreath_cka", wreath_cka, _GODFREY, (-1.0, 1.0), "similarity", True, _EVEN),
-    Measure("wreath_cka_median", _median, _GODFREY, (-1.0, 1.0), "similarity", True, _EVEN),
-    Measure("wreath_cka_distance", wreath_cka_distance, _GODFREY, (0.0, math.pi), "distance", True, _EVEN),
+    _similarity("wreath_procrustes", wreath_procrustes, 0.0, _RELU, _factor_similarity),
+    _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU, factor_procrustes),
+    _similarity("wreath_cka", wreath_cka, -1.0, _EVEN, factor_cka),
+    _similarity("wreath_cka_median", _median, -1.0, _EVEN, _factor_median),
+    _distance("wreath_cka_distance", wreath_cka_distance, math.pi, _EVEN, _factor_angle),
 )

@@ -1,0 +1,94 @@
+"""A measure of all layers of all models of a zoo at once, against a double loop of its one-shot function.
+
+    python -m benchmarks.pairwise                     # 16 models, 4 layers, 500 examples
+    taskset -c 0 python -m benchmarks.pairwise        # on one core
+
+Representations are random, of the shapes of a Myrtle CNN after each ReLU. The loop takes every `--every`-th pair of
+each combination of two layers, and its time is scaled up to all pairs. Both have compiled before. CPU time (of all
+threads) is what counts on a CPU, so that other work on the machine disturbs little; on other devices wall time.
+"""
+
+import argparse
+import os
+import time
+from itertools import combinations_with_replacement, product
+
+import jax
+import numpy as np
+
+from symjax.models import create
+from symjax.similarity import MEASURES, pairwise
+
+CONTESTS = {"cka": {}, "cca": {"maps": "pool"}, "wreath_procrustes": {}}
+SIZES = (32, 32, 16, 8)  # of the maps at the stitch points
+
+
+def representations(models, examples, width):
+    """Rectified: what models share, mixed anew for each of them, and noise."""
+    rng = np.random.default_rng(0)
+    points = create("mcnn", width=width).points
+    found = {}
+    for point, size in zip(points, SIZES, strict=True):
+        common = rng.standard_normal((examples, size, size, point.channels), np.float32)
+        layer = np.empty((models, *common.shape), np.float32)
+        for model in range(models):
+            mixed = common @ rng.standard_normal((point.channels, point.channels), np.float32) / point.channels**0.5
+            layer[model] = np.maximum(mixed + 0.5 * rng.standard_normal(common.shape, np.float32), 0)
+        found[point.name] = layer
+    return found
+
+
+def seconds(thunk):
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    start = clock()
+    result = thunk()
+    return clock() - start, result
+
+
+def loop(measure, options, zoo, every):
+    """Seconds for all pairs, scaled up from some, and the values of these."""
+    fn, total, values = MEASURES[measure].fn, 0.0, {}
+    models = len(next(iter(zoo.values())))
+    for a, b in combinations_with_replacement(zoo, 2):
+        pairs = [(i, j) for i, j in product(range(models), repeat=2) if a != b or i <= j]
+        some = pairs[::every]
+        fn(zoo[a][0], zoo[b][0], **options).block_until_ready()  # compiles
+        spent, found = seconds(
+            lambda a=a, b=b, some=some: [float(fn(zoo[a][i], zoo[b][j], **options)) for i, j in some]
+        )
+        total += spent * len(pairs) / len(some)
+        values.update({(a, i, b, j): value for (i, j), value in zip(some, found, strict=True)})
+    return total, values
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pairwise", description="Time all pairs of a zoo.")
+    parser.add_argument("--models", type=int, default=16)
+    parser.add_argument("--examples", type=int, default=500)
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--every", type=int, default=40)
+    parser.add_argument("--measures", nargs="+", default=list(CONTESTS), choices=CONTESTS)
+    args = parser.parse_args()
+
+    zoo = representations(args.models, args.examples, args.width)
+    count = args.models * len(zoo) * (args.models * len(zoo) + 1) // 2
+    cores = len(os.sched_getaffinity(0))
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {cores} cores; {count} pairs")
+    for measure in args.measures:
+        options = CONTESTS[measure]
+        first, _ = seconds(lambda measure=measure, options=options: pairwise(zoo, measure, **options))
+        spent, found = seconds(lambda measure=measure, options=options: pairwise(zoo, measure, **options))
+        looped, values = loop(measure, options, zoo, args.every)
+        worst = max(
+            abs(found.select(layer_a=a, model_a=i, layer_b=b, model_b=j) - value)
+            for (a, i, b, j), value in values.items()
+        )
+        print(
+            f"{measure:<20}pairwise {spent:8.2f} s (the first time {first:.2f} s)   loop {looped:8.1f} s"
+            f"   {looped / spent:6.1f} times   largest difference {worst:.1e} of {len(values)}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

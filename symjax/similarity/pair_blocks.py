@@ -1,0 +1,210 @@
+"""A `Factored` measure on all wanted pairs of many representations, in blocks that fit in memory, on all devices.
+
+Each representation is prepared once, and the results lie on the host. Then, for two blocks of prepared representations
+at a time, sent to all devices, the wanted pairs are covered with square tiles: a tile is one matrix product, followed
+by the small work of its pairs. Devices share the tiles.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from symjax import parallel
+from symjax.similarity.alignment import enlarged
+from symjax.similarity.factored import Part, common_size, meeting_size, product, shrunk
+
+WIDTH = 512  # of a tile, in rows of its product: wider ones are not faster
+EDGE = 64  # of a tile, in representations
+WASTE = 1.25  # how many pairs may be computed for one that is wanted
+PREPARED_AT_ONCE = 2**26  # bytes of representations
+EXACT_AT_ONCE = 8  # pairs, for each device
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Representations by layer and model; the number of a representation is layer * models + model."""
+
+    arrays: tuple  # for each layer (models, n, d) or (models, n, h, w, c), of real numbers
+    dtype: np.dtype  # in which to compute
+
+    @property
+    def models(self):
+        return len(self.arrays[0])
+
+    @property
+    def size(self):
+        return len(self.arrays) * self.models
+
+    def one(self, number):
+        layer, model = divmod(number, self.models)
+        return jnp.asarray(np.asarray(self.arrays[layer][model]), self.dtype)
+
+
+@dataclass(frozen=True)
+class Block:
+    numbers: np.ndarray  # of its representations
+    part: Part  # prepared, with a leading axis
+
+
+def prepare(factored, zoo, memory, devices, size=None):
+    """Blocks of representations prepared alike, each taking a share of `memory`; and for each layer the widths."""
+    layers = [_prepared(factored, array, zoo.dtype, devices, size) for array in zoo.arrays]
+    kinds = {}
+    for layer, part in enumerate(layers):
+        kinds.setdefault(str(jax.tree.map(lambda leaf: leaf.shape[1:], part)), []).append(layer)
+    blocks = []
+    for alike in kinds.values():
+        numbers = np.concatenate([layer * zoo.models + np.arange(zoo.models) for layer in alike])
+        part = jax.tree.map(_joined, *(layers[layer] for layer in alike))
+        # Two blocks are held at once, and at worst a copy of each as a tile.
+        step = max(1, int(memory // (4 * part.data[0].nbytes)))
+        for start in range(0, len(numbers), step):
+            rows = slice(start, start + step)
+            blocks.append(Block(numbers[rows], parallel.take(part, rows)))
+    return blocks, [None if factored.width is None else factored.width(part.rest).max() for part in layers]
+
+
+def _joined(*leaves):
+    return leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
+
+
+def _prepared(factored, array, dtype, devices, size):
+    """The `Part`s of (M, n, ...), with a leading axis M, on the host."""
+    count, each = len(array), array[0].size * dtype.itemsize
+    at_once = min(count, max(1, PREPARED_AT_ONCE // each))
+    at_once = -(-at_once // len(devices)) * len(devices)
+    program = _prepare_program(factored, size, devices)
+    found = []
+    for start in range(0, count, at_once):
+        rows = np.minimum(np.arange(start, start + at_once), count - 1)  # of one number, so that one program does
+        found.append(jax.device_get(program(array[rows].astype(dtype), ())))
+    return jax.tree.map(lambda *leaves: _joined(*leaves)[:count], *found)
+
+
+@lru_cache(maxsize=64)
+def _prepare_program(factored, size, devices):
+    def one(x, _):
+        return factored.prepare(x if size is None else enlarged(x, size))
+
+    # One after another on every backend: what is done depends on the data.
+    return parallel.over_members(one, _one_by_one(), devices=devices)
+
+
+def _one_by_one():
+    return replace(parallel.default_execution(), members="map")
+
+
+def all_pairs(factored, a, b, wanted, symmetric, devices, prepared):
+    """Values (a.size, b.size), NaN where not `wanted` (booleans of that shape).
+
+    a, b: each a `Zoo`; the same one for pairs among themselves, where for a symmetric measure `wanted` is symmetric,
+        and only one of (i, j) and (j, i) is computed.
+    prepared: what `prepare` made of a and of b.
+    """
+    once = symmetric and a is b
+    values, done = np.full(wanted.shape, np.nan, a.dtype), np.zeros(wanted.shape, bool)
+    for i, left in enumerate(prepared[0]):
+        left_sent = parallel.replicate(left.part, devices)
+        for j, right in enumerate(prepared[1]):
+            here = np.ix_(left.numbers, right.numbers)
+            mask = wanted[here]
+            if once and i == j:
+                mask = np.triu(mask)
+            if (once and j < i) or not mask.any():
+                continue
+            sent = left_sent, left_sent if right is left else parallel.replicate(right.part, devices)
+            size = _too_odd(left, right)
+            if size:
+                sent = (_again(factored, *side, size, devices) for side in ((a, left), (b, right)))
+            values[here] = np.where(mask, _between(factored, *sent, mask, devices), values[here])
+            done[here] |= mask
+    return np.where(done, values, values.T) if once else values
+
+
+def _too_odd(left, right):
+    """The size to enlarge maps to before they are prepared, where neither size divides the other; otherwise None."""
+    a, b = _one(left.part), _one(right.part)
+    return common_size(a.data.shape, b.data.shape) if meeting_size(a, b) is None else None
+
+
+def _again(factored, zoo, block, size, devices):
+    numbers = (divmod(number, zoo.models) for number in block.numbers)
+    parts = [_prepared(factored, zoo.arrays[layer][model][None], zoo.dtype, devices, size) for layer, model in numbers]
+    return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), devices)
+
+
+def _between(factored, a, b, wanted, devices):
+    """Values of the pairs of two prepared blocks on the devices, right where `wanted`."""
+    size = meeting_size(_one(a), _one(b))
+    meeting = tuple(
+        part if _one(part).data.shape[2:] == size else part._replace(data=_shrunk(part.data, size)) for part in (a, b)
+    )
+    edges = _edges(wanted, a.data.shape[1], b.data.shape[1])
+    starts = _tiles(wanted, edges)
+    values = np.zeros(wanted.shape, a.data.dtype)
+    tiles = np.asarray(_tile_program(factored, edges, devices)(starts, meeting))
+    for (i, j), tile in zip(starts, tiles, strict=True):
+        values[i : i + edges[0], j : j + edges[1]] = tile
+    if factored.exact is not None:
+        doubtful = np.argwhere(wanted & np.asarray(factored.doubtful(values)))
+        program, at_once = _exact_program(factored, devices), EXACT_AT_ONCE * len(devices)
+        for start in range(0, len(doubtful), at_once):
+            some = doubtful[np.minimum(np.arange(start, start + at_once), len(doubtful) - 1)]
+            values[tuple(some.T)] = np.asarray(program(some.astype(np.int32), (a, b)))
+    return values
+
+
+def _one(part):
+    """The shapes of one `Part` of many."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), part)
+
+
+@partial(jax.jit, static_argnums=1)
+def _shrunk(data, size):
+    return shrunk(data, size)
+
+
+def _edges(wanted, a_rows, b_rows):
+    """Representations on the two sides of a tile: as many as make few pairs that are not wanted."""
+    edge = 2 ** int(np.log2(max(1, min(EDGE, WIDTH // max(a_rows, b_rows), max(wanted.shape)))))
+    while edge > 1:
+        edges = tuple(min(edge, count) for count in wanted.shape)
+        if len(_tiles(wanted, edges)) * edges[0] * edges[1] <= WASTE * wanted.sum():
+            return edges
+        edge //= 2
+    return (1, 1)
+
+
+def _tiles(wanted, edges):
+    """Where tiles begin that hold everything wanted; the last ones are moved to end where the blocks end."""
+    missing = [-count % edge for count, edge in zip(wanted.shape, edges, strict=True)]
+    padded = np.pad(wanted, [(0, missing[0]), (0, missing[1])])
+    rows, columns = (size // edge for size, edge in zip(padded.shape, edges, strict=True))
+    some = padded.reshape(rows, edges[0], columns, edges[1]).any((1, 3))
+    return np.minimum(np.argwhere(some) * edges, np.subtract(wanted.shape, edges)).astype(np.int32)
+
+
+@lru_cache(maxsize=256)
+def _tile_program(factored, edges, devices):
+    def tile(start, parts):
+        a, b = (
+            jax.tree.map(lambda leaf, i=i, edge=edge: lax.dynamic_slice_in_dim(leaf, i, edge), part)
+            for part, i, edge in zip(parts, start, edges, strict=True)
+        )
+        cross = product(a.data, b.data)
+        rows = jax.vmap(factored.finish, (0, None, 0))
+        return jax.vmap(rows, (0, 0, None))(cross, a.rest, b.rest)
+
+    return parallel.over_members(tile, _one_by_one(), devices=devices)
+
+
+@lru_cache(maxsize=256)
+def _exact_program(factored, devices):
+    def pair(index, parts):
+        return factored.directly(*(parallel.take(part, i) for part, i in zip(parts, index, strict=True)))
+
+    return parallel.over_members(pair, _one_by_one(), devices=devices)

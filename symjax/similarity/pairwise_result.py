@@ -1,0 +1,59 @@
+"""What `pairwise` returns: values with their labels."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from symjax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Pairwise:
+    """A measure between every layer of every model of side a and every layer of every model of side b.
+
+    values: (layers a, models a, layers b, models b): `values[k, i, l, j]` is the measure of layer k of model i (its
+        first argument) and layer l of model j. NaN where it was not computed, and where it is not defined.
+    computed: of the same shape, which were computed: what tells both kinds of NaN apart.
+    """
+
+    measure: str
+    values: np.ndarray = field(repr=False)
+    computed: np.ndarray = field(repr=False)
+    layers_a: tuple
+    models_a: tuple
+    layers_b: tuple
+    models_b: tuple
+
+    def select(self, *, layer_a=None, model_a=None, layer_b=None, model_b=None):
+        """`values` at the labels given; their axes are left out, the others stay in order.
+
+        Raises:
+            InputError: a label that is not there.
+        """
+        given = (("layer_a", layer_a), ("model_a", model_a), ("layer_b", layer_b), ("model_b", model_b))
+        index = tuple(
+            slice(None) if label is None else position(name, label, labels)
+            for (name, label), labels in zip(given, self._labels(), strict=True)
+        )
+        return self.values[index]
+
+    def to_frame(self):
+        """One row for each computed value: model_a, layer_a, model_b, layer_b, measure, value."""
+        where = np.nonzero(self.computed)
+        layer_a, model_a, layer_b, model_b = (
+            [labels[i] for i in indices] for labels, indices in zip(self._labels(), where, strict=True)
+        )
+        columns = {"model_a": model_a, "layer_a": layer_a, "model_b": model_b, "layer_b": layer_b}
+        return pd.DataFrame({**columns, "measure": self.measure, "value": self.values[where]})
+
+    def _labels(self):
+        return self.layers_a, self.models_a, self.layers_b, self.models_b
+
+
+def position(name, label, labels):
+    """Where `label` is among `labels`, or an `InputError` about the argument `name`."""
+    if label not in labels:
+        shown = ", ".join(map(repr, labels[:20])) + (", ..." if len(labels) > 20 else "")
+        raise InputError(f"{name}: {label!r} is not known; there are {shown}")
+    return labels.index(label)

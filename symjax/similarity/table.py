@@ -1,0 +1,25 @@
+"""The table of all measures."""
+
+from symjax.similarity.cca import MEASURES as CCA_MEASURES
+from symjax.similarity.cka import MEASURES as CKA_MEASURES
+from symjax.similarity.fourier import MEASURES as FOURIER_MEASURES
+from symjax.similarity.measure import table
+from symjax.similarity.pls import MEASURES as PLS_MEASURES
+from symjax.similarity.procrustes import MEASURES as PROCRUSTES_MEASURES
+from symjax.similarity.pwcca import MEASURES as PWCCA_MEASURES
+from symjax.similarity.soft_matching import MEASURES as SOFT_MATCHING_MEASURES
+from symjax.similarity.svcca import MEASURES as SVCCA_MEASURES
+from symjax.similarity.wreath import MEASURES as WREATH_MEASURES
+
+MEASURES = table(
+    CCA_MEASURES,
+    SVCCA_MEASURES,
+    PWCCA_MEASURES,
+    PLS_MEASURES,
+    FOURIER_MEASURES,
+    CKA_MEASURES,
+    PROCRUSTES_MEASURES,
+    WREATH_MEASURES,
+    SOFT_MATCHING_MEASURES,
+)
+"""Every `Measure` by name."""

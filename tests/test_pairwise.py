@@ -1,0 +1,333 @@
+"""All pairs at once against one pair at a time, for every measure of the table; blocks, devices, labels, errors."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import symjax
+from symjax.errors import InputError
+from symjax.similarity import MEASURES, FewExamplesWarning, pair_blocks, pairwise
+from symjax.similarity.factored import grown, shrunk
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+EXAMPLES, MODELS = 30, 3
+SAME = 2e-6  # rounding of float32, for values near 1
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+# One of each kind runs always; the others differ from it in their two parts, which are tested for all.
+KINDS = {"cca", "svcca", "pwcca", "cka_distance", "procrustes", "wreath_procrustes_distance", "soft_matching"}
+every = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in MEASURES]
+
+
+def zoo(models=MODELS, examples=EXAMPLES, seed=0, sizes=((2, 2, 5),), noise=0.6):
+    """Related positive maps, of each of the sizes one layer."""
+    rng = np.random.default_rng(seed)
+    signal = rng.normal(size=(examples, 4))
+
+    def layer(h, w, c):
+        mixed = signal @ rng.normal(size=(4, h * w * c)) + noise * rng.normal(size=(models, examples, h * w * c))
+        return np.float32(np.maximum(mixed + 0.3, 0).reshape(models, examples, h, w, c))
+
+    return {f"layer{k}": layer(*size) for k, size in enumerate(sizes)}
+
+
+def loop(measure, a, b, **options):
+    """One pair at a time."""
+    fn = MEASURES[measure].fn
+    models = [len(next(iter(side.values()))) for side in (a, b)]
+    values = np.full((len(a), models[0], len(b), models[1]), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewExamplesWarning)
+        for k, i, m, j in np.ndindex(values.shape):
+            if a is b and MEASURES[measure].symmetric and k > m:  # fewer programs to compile
+                values[k, i, m, j] = values[m, j, k, i]
+            else:
+                values[k, i, m, j] = fn(list(a.values())[k][i], list(b.values())[m][j], **options)
+    return values
+
+
+@pytest.mark.parametrize("measure", every)
+def test_values_are_those_of_one_pair_at_a_time(measure):
+    a = zoo()
+    found = pairwise(a, measure)
+    assert found.values.dtype == np.float32 and found.computed.all()
+    np.testing.assert_allclose(found.values, loop(measure, a, a), atol=SAME)
+
+
+@pytest.mark.parametrize("measure", [name for name, measure in MEASURES.items() if measure.factor is not None])
+def test_two_parts_are_the_whole(measure):
+    x, y, _ = zoo(seed=1)["layer0"]
+    factored = MEASURES[measure].factor((x.shape,))
+    assert factored is MEASURES[measure].factor((x.shape,))  # or programs would be compiled at every call
+    values = jax.jit(lambda x, y: factored.compare(factored.prepare(x), factored.prepare(y)))(x, y)
+    np.testing.assert_allclose(values, MEASURES[measure].fn(x, y), atol=SAME)
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.parametrize(
+    ("measure", "sizes"),
+    [
+        ("pwcca", ((1, 1, 3), (1, 1, 34))),  # more channels than samples
+        ("procrustes", ((1, 1, 3), (1, 1, 34))),
+        ("wreath_procrustes_distance", ((2, 2, 3), (2, 2, 4))),
+        # Map sizes of which one divides the other; each does along one axis; neither does.
+        ("wreath_procrustes_distance", ((4, 2, 3), (2, 4, 4), (3, 2, 3))),
+        pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
+    ],
+)
+def test_layers_may_differ_in_shape(measure, sizes):
+    a = zoo(2, sizes=sizes)
+    np.testing.assert_allclose(pairwise(a, measure).values, loop(measure, a, a), atol=5e-6)
+
+
+@pytest.mark.parametrize("measure", ["procrustes_distance", "wreath_procrustes_distance"])
+def test_an_enlarged_map_is_the_same_map(measure):
+    small = zoo(1, sizes=((2, 3, 3),))["layer0"]
+    found = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, measure)
+    assert found.values.max() < 1e-6  # and not the root of rounding
+    data = np.random.default_rng(0).normal(size=(3, 5, 2, 2))
+    np.testing.assert_allclose(shrunk(grown(jnp.asarray(data), (4, 6)), (2, 2)), data, rtol=1e-6)
+
+
+@pytest.mark.parametrize("measure", ["cka_distance", "procrustes_distance", "permutation_procrustes_distance"])
+def test_small_distances_keep_their_digits(measure):
+    rng = np.random.default_rng(3)
+    start = np.maximum(rng.normal(size=(EXAMPLES, 40)), 0)
+    steps = start + 1e-4 * np.arange(3)[:, None, None] * rng.normal(size=start.shape)
+    with jax.enable_x64(True):
+        expected = loop(measure, {"x": steps}, {"x": steps})[0, :, 0]
+    found = pairwise({"x": np.float32(steps)}, measure).select(layer_a="x", layer_b="x")
+    assert 1e-5 < expected[0, 1] < 1e-3
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("measure", ["pwcca", "cka_distance"])
+def test_double_precision(measure):
+    a = {"layer0": np.float64(zoo(2)["layer0"]).mean((2, 3))}
+    with jax.enable_x64(True):
+        found = pairwise(a, measure)
+        expected = loop(measure, a, a)
+    assert found.values.dtype == np.float64
+    np.testing.assert_allclose(found.values, expected, atol=2e-8 if measure == "cka_distance" else 1e-12)
+
+
+def test_badly_conditioned_and_dependent_neurons():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, EXAMPLES, 4))
+    bad = np.concatenate([x, x[..., :1] + 1e-2 * rng.normal(size=(2, EXAMPLES, 1)), x[..., :1], 0 * x[..., :1]], -1)
+    a = {"good": np.float32(x), "bad": np.float32(bad)}
+    found = pairwise(a, "cca").values
+
+    def basis(matrix):
+        u, s, _ = np.linalg.svd(matrix - matrix.mean(0), full_matrices=False)
+        return u[:, s > 1e-9 * s[0]]
+
+    bases = [basis(model) for layer in (x, bad) for model in layer]
+    expected = [[np.linalg.svd(p.T @ q, compute_uv=False).mean() for q in bases] for p in bases]
+    np.testing.assert_allclose(found.reshape(4, 4), expected, atol=3e-5)  # rounding over the smallest singular value
+
+
+@pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
+def test_feature_form_is_the_gram_form(measure, monkeypatch):
+    a = {"x": zoo(3)["layer0"].mean((2, 3)), "y": zoo(3, seed=1)["layer0"][..., 0, :2].reshape(3, EXAMPLES, 4)}
+    gram, features = (pairwise(a, measure, form=form).values for form in ("gram", "features"))
+    np.testing.assert_allclose(features, gram, atol=1e-3 if measure == "cka_distance" else SAME)
+
+
+def test_feature_form_is_taken_for_many_examples():
+    def kept(*shapes, measure="cka", **options):
+        factored = MEASURES[measure].factor(shapes, **options)
+        return jax.eval_shape(factored.prepare, jax.ShapeDtypeStruct(shapes[0], jnp.float32)).data.shape
+
+    assert kept((5000, 40), (5000, 8, 8, 3)) == (40, 5000)
+    assert kept((5000, 40), (5000, 32, 32, 3)) == kept((5000, 40), measure="cka_rbf") == (1, 5000**2)
+    assert kept((4000, 40)) == (1, 4000**2)
+    assert kept((50, 16, 16, 9), maps="pixels") == (9, 50 * 16 * 16)
+
+
+@pytest.mark.parametrize(
+    ("measure", "options"),
+    [
+        ("svcca", {"maps": "pool", "variance": jnp.asarray(0.7)}),
+        ("procrustes", {"center": True, "maps": "flatten"}),
+        ("cka", {"estimator": "gretton", "kernel": "rbf", "bandwidth": np.float32(0.5)}),
+    ],
+)
+def test_options_reach_the_measure(measure, options):
+    a = zoo(2, sizes=((2, 2, 5),))
+    found = pairwise(a, measure, **options).values
+    np.testing.assert_allclose(found, loop(measure, a, a, **options), atol=5e-6)
+    assert np.abs(found - pairwise(a, measure).values).max() > 1e-2
+
+
+def test_constant_and_dead_are_nan_but_computed():
+    a = zoo()
+    a["layer0"][1] = 0
+    a["layer0"][2, ..., 0] = 0
+    for measure in ("cka", "cka_distance", "cca", "procrustes", "wreath_procrustes_distance"):
+        found = pairwise(a, measure)
+        assert found.computed.all()
+        values = found.select(layer_a="layer0", layer_b="layer0")
+        assert np.isnan(values[1]).all() and np.isnan(values[:, 1]).all()
+        np.testing.assert_allclose(values[::2, ::2], loop(measure, a, a)[0, ::2, 0, ::2], atol=SAME)
+
+
+def test_pairs_of_models():
+    a = zoo(5)
+    for measure in ("cka", "pwcca", "soft_matching"):
+        whole, some = (
+            pairwise(a, measure, models="abcde"),
+            pairwise(a, measure, models="abcde", pairs=[("a", "c"), ("d", "d")]),
+        )
+        wanted = np.zeros((5, 5), bool)
+        wanted[[0, 2, 3], [2, 0, 3]] = True
+        np.testing.assert_array_equal(some.computed[0, :, 0], wanted)
+        np.testing.assert_allclose(some.values[0, :, 0][wanted], whole.values[0, :, 0][wanted], atol=SAME)
+        assert np.isnan(some.values[~some.computed]).all() and len(some.to_frame()) == 3
+    assert not pairwise(a, "cka", pairs=[]).computed.any()
+
+
+def test_two_sets():
+    a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
+    for measure in ("cka", "pwcca", "soft_matching"):
+        found = pairwise(a, measure, against=b, against_models=["last"])
+        assert found.values.shape == (2, 2, 1, 1)
+        np.testing.assert_allclose(found.values, loop(measure, a, b), atol=SAME)
+    frame = pairwise(a, "cka", against=b, against_models=["last"], pairs=[(1, "last")]).to_frame()
+    assert frame[["model_a", "layer_a", "model_b", "layer_b", "measure"]].values.tolist() == [
+        [1, "layer0", "last", "end", "cka"],
+        [1, "layer1", "last", "end", "cka"],
+    ]
+
+
+def test_same_layers_only():
+    a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
+    found = pairwise(a, "cca", layers="same")  # of which all layers cannot be compared
+    np.testing.assert_array_equal(found.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool))
+    for layer, array in a.items():
+        expected = loop("cca", {layer: array}, {layer: array})[0, :, 0]
+        np.testing.assert_allclose(found.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
+    other = {"layer1": a["layer1"][:1], "more": a["layer0"][:1]}
+    assert pairwise(a, "cca", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
+        [False] * 2,
+        [True, False],
+    ]
+
+
+def test_memory_and_devices_do_not_change_values():
+    a = zoo(5)
+    assert len(jax.devices()) == 2
+    for measure in ("cka_distance", "wreath_procrustes"):
+        found = pairwise(a, measure).values
+        one_device = pairwise(a, measure, devices=jax.devices()[1:]).values
+        np.testing.assert_allclose(one_device, found, atol=2e-7)
+        share = 4 * 3 * (EXAMPLES**2 * 4 if measure == "cka_distance" else a["layer0"][0].nbytes)
+        for memory in (1, share):  # blocks of 1, and of 3 and 2; other tiles, so sums in another order
+            np.testing.assert_allclose(pairwise(a, measure, memory=memory).values, found, atol=3e-6)
+
+
+def test_kinds_of_arrays():
+    a = zoo(2)
+    found = pairwise({key: jnp.asarray(value) for key, value in a.items()}, "cka").values
+    np.testing.assert_allclose(found, pairwise(a, "cka").values, atol=SAME)
+    halves = {"half": jnp.asarray(a["layer0"], jnp.bfloat16), "whole": np.int64(3 * a["layer0"])}
+    found = pairwise(halves, MEASURES["cka"])
+    assert found.values.dtype == np.float32
+    np.testing.assert_allclose(found.values, loop("cka", halves, halves), atol=SAME)
+
+
+def test_tiles_cover_what_is_wanted_and_little_more():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        wanted = rng.random(rng.integers(1, 40, 2)) < rng.choice([0.02, 0.5, 1])
+        if rng.random() < 0.3:
+            wanted = np.triu(np.ones((len(wanted), len(wanted)), bool))
+        if not wanted.any():
+            continue
+        edges = pair_blocks._edges(wanted, 16, 8)
+        starts = pair_blocks._tiles(wanted, edges)
+        covered = np.zeros_like(wanted)
+        for i, j in starts:
+            assert i >= 0 and j >= 0
+            covered[i : i + edges[0], j : j + edges[1]] = True
+        assert covered[wanted].all()
+        assert len(starts) * edges[0] * edges[1] <= pair_blocks.WASTE * wanted.sum()
+
+
+def test_labels():
+    a = zoo(2, sizes=((2, 2, 3), (2, 2, 4)))
+    found = symjax.pairwise(a, "pwcca", models=("m", "n"))
+    assert isinstance(found, symjax.Pairwise) and found.layers_a == found.layers_b == ("layer0", "layer1")
+    assert found.select(model_a="n", layer_b="layer1").shape == (2, 2)
+    assert found.select(layer_a="layer1", model_a="m", layer_b="layer0", model_b="n") == found.values[1, 0, 0, 1]
+    frame = found.to_frame()
+    assert list(frame.columns) == ["model_a", "layer_a", "model_b", "layer_b", "measure", "value"] and len(frame) == 16
+    row = frame[
+        (frame.model_a == "n") & (frame.layer_a == "layer0") & (frame.model_b == "m") & (frame.layer_b == "layer1")
+    ]
+    assert row.value.item() == found.values[0, 1, 1, 0]
+    with pytest.raises(InputError, match="^layer_a: 'layer7' is not known; there are 'layer0', 'layer1'"):
+        found.select(layer_a="layer7")
+
+
+def test_few_examples_are_told_once():
+    a = zoo(2, sizes=((1, 1, 3), (1, 1, 27)))
+    for measure, where in [
+        ("cca", "'layer0' and 'layer1', 'layer1' and 'layer1': 30 samples of 3 and 27"),
+        ("svcca", "'layer1' and 'layer1': 30 samples of "),
+    ]:
+        with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as told:
+            pairwise(a, measure)
+        assert len(told) == 1 and told[0].filename == __file__
+    pairwise({"layer0": a["layer0"]}, "cca")
+
+
+def test_mistakes_are_told():
+    a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
+    x = a["layer0"]
+    bad = x.copy()
+    bad[1, 3, 0, 0, 0] = np.nan
+    for wrong, arguments, options in [
+        ("^representations: got list", ([x], "cka"), {}),
+        ("^representations: got dict", ({}, "cka"), {}),
+        (r"^representations\['x'\]: got shape \(2, 30\)", ({"x": x[:, :, 0, 0, 0]}, "cka"), {}),
+        (r"^representations\['x'\]: got complex", ({"x": x + 1j}, "cka"), {}),
+        (
+            r"^representations\['y'\]: got 1 models, must be as many as in layer 'x', 2",
+            ({"x": x, "y": x[:1]}, "cka"),
+            {},
+        ),
+        (r"^representations\['y'\]: got 29 examples", ({"x": x, "y": x[:, 1:]}, "cka"), {}),
+        ("^representations: layer 'y' of model 1 has NaN", ({"x": x, "y": bad}, "cka"), {}),
+        ("^against: layer 'y' of model 'n' has NaN", (a, "cka"), {"against": {"y": bad}, "against_models": "mn"}),
+        ("^against: got 29 examples", (a, "cka"), {"against": {"x": x[:, 1:]}}),
+        ("^measure: 'ckaa' is not known; choose one of cca, ", (a, "ckaa"), {}),
+        ("^models: got .* must be 2 different labels", (a, "cka"), {"models": "aa"}),
+        ("^against_models: got", (a, "cka"), {"against": a, "against_models": "abc"}),
+        ("^pairs: got 'some'", (a, "cka"), {"pairs": "some"}),
+        ("^pairs: 2 is not known; there are 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
+        ("^pairs: got 3, must be pairs", (a, "cka"), {"pairs": [3]}),
+        ("^layers: 'some' is not known", (a, "cka"), {"layers": "some"}),
+        ("^layers: none of 'layer0', 'layer1' is in against", (a, "cka"), {"layers": "same", "against": {"z": x}}),
+        ("^memory: got 0", (a, "cka"), {"memory": 0}),
+        ("^bandwith: is no option of cka; its options are estimator, kernel", (a, "cka"), {"bandwith": 1}),
+        ("^full_output: is no option", (a, "procrustes"), {"full_output": True}),
+        ("estimator: 'a' is not known", (a, "cka"), {"estimator": "a"}),
+        (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "maps": "pool"}),
+        ("^layers 'layer0' .* and 'layer1' .*maps='flatten' and maps='pool'.*; layers='same'", (a, "cca"), {}),
+        ("must be at least 4 for the estimator", ({"x": x[:, :3]}, "cka"), {}),
+    ]:
+        with pytest.raises(InputError, match=wrong):
+            pairwise(*arguments, **options)
+    with pytest.raises(InputError, match=r"^representations\['x'\]: is traced"):
+        jax.jit(lambda x: pairwise({"x": x}, "cka").values)(x)
