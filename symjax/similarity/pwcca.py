@@ -26,7 +26,11 @@ def pwcca(x, y, *, maps="pixels", rcond=None):
 
 @partial(jax.jit, static_argnums=2)
 def _pwcca(x, y, rcond):
-    result = cca_of_matrices(x, y, rcond)
+    return weighted_mean(cca_of_matrices(x, y, rcond))
+
+
+def weighted_mean(result):
+    """`pwcca` of a `CCA`."""
     weights = jnp.abs(result.x_loadings).sum(0)
     return (weights * result.correlations).sum() / weights.sum()
 
