@@ -25,9 +25,9 @@ def cca_stream(rcond=None, *, maps="pixels"):
     """`cca` of all samples that came in batches, from running means and triangular factors (`streams.moments`).
 
     With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples costs a QR of m + D rows,
-    2 (m + D) D^2 operations, and memory of a few m x D: let m be no less than D where that is possible (under `vmap`, two
-    QRs of 2 D rows more). A merge costs three of 2 D rows, the result one of 3 D and what `cca` does with D samples.
-    Accuracy is that of `cca`, in float32 too, and derivatives go through updates.
+    2 (m + D) D^2 operations, and memory of a few m x D: let m be no less than D where that is possible (under `vmap`
+    two QRs of 2 D rows besides). A merge costs three of 2 D rows, the result one of 3 D and what `cca` does with D
+    samples. Accuracy is that of `cca`, in float32 too, and derivatives go through updates.
 
     Padding may be masked. The states of `cca_stream`, `pwcca_stream`, `svcca_stream` and `pls_stream` are one kind, for
     the same `maps`; so are those of the Procrustes streams.
