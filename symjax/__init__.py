@@ -59,5 +59,11 @@ from symjax.similarity import wreath_cka_stream as wreath_cka_stream
 from symjax.similarity import wreath_procrustes as wreath_procrustes
 from symjax.similarity import wreath_procrustes_distance as wreath_procrustes_distance
 from symjax.similarity import wreath_procrustes_stream as wreath_procrustes_stream
+from symjax.similarity import ErrorBars as ErrorBars
+from symjax.similarity import PairMean as PairMean
+from symjax.similarity import PermutationTest as PermutationTest
+from symjax.similarity import error_bars as error_bars
+from symjax.similarity import mean_over_pairs as mean_over_pairs
+from symjax.similarity import permutation_test as permutation_test
 
 __version__ = "0.1.0"

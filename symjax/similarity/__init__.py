@@ -26,6 +26,14 @@ from symjax.similarity.procrustes import (
 )
 from symjax.similarity.pwcca import MEASURES as PWCCA_MEASURES
 from symjax.similarity.pwcca import pwcca, pwcca_distance
+from symjax.similarity.resampling import (
+    ErrorBars,
+    PairMean,
+    PermutationTest,
+    error_bars,
+    mean_over_pairs,
+    permutation_test,
+)
 from symjax.similarity.soft_matching import MEASURES as SOFT_MATCHING_MEASURES
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
 from symjax.similarity.streams import (
@@ -66,14 +74,17 @@ MEASURES = table(
 
 __all__ = [
     "CCA",
-    "INVARIANCES",
-    "MEASURES",
-    "PCA",
-    "PLS",
+    "ErrorBars",
     "FewExamplesWarning",
     "FourierCCA",
+    "INVARIANCES",
+    "MEASURES",
     "Matching",
     "Measure",
+    "PCA",
+    "PLS",
+    "PairMean",
+    "PermutationTest",
     "Rotation",
     "Stream",
     "Transport",
@@ -85,16 +96,19 @@ __all__ = [
     "cka",
     "cka_distance",
     "cka_stream",
+    "error_bars",
     "fourier_cca",
     "fourier_cca_similarity",
     "hsic",
     "load_stream",
     "mean_correlation",
+    "mean_over_pairs",
     "mean_square_correlation",
     "pca",
     "permutation_procrustes",
     "permutation_procrustes_distance",
     "permutation_procrustes_stream",
+    "permutation_test",
     "pls",
     "pls_similarity",
     "pls_stream",
