@@ -15,8 +15,11 @@ from symjax.errors import InputError as InputError
 from symjax.similarity import CCA as CCA
 from symjax.similarity import PCA as PCA
 from symjax.similarity import PLS as PLS
+from symjax.similarity import ErrorBars as ErrorBars
 from symjax.similarity import FourierCCA as FourierCCA
 from symjax.similarity import Matching as Matching
+from symjax.similarity import PairMean as PairMean
+from symjax.similarity import PermutationTest as PermutationTest
 from symjax.similarity import Rotation as Rotation
 from symjax.similarity import Stream as Stream
 from symjax.similarity import Transport as Transport
@@ -28,16 +31,19 @@ from symjax.similarity import channel_normalized_cka as channel_normalized_cka
 from symjax.similarity import cka as cka
 from symjax.similarity import cka_distance as cka_distance
 from symjax.similarity import cka_stream as cka_stream
+from symjax.similarity import error_bars as error_bars
 from symjax.similarity import fourier_cca as fourier_cca
 from symjax.similarity import fourier_cca_similarity as fourier_cca_similarity
 from symjax.similarity import hsic as hsic
 from symjax.similarity import load_stream as load_stream
 from symjax.similarity import mean_correlation as mean_correlation
+from symjax.similarity import mean_over_pairs as mean_over_pairs
 from symjax.similarity import mean_square_correlation as mean_square_correlation
 from symjax.similarity import pca as pca
 from symjax.similarity import permutation_procrustes as permutation_procrustes
 from symjax.similarity import permutation_procrustes_distance as permutation_procrustes_distance
 from symjax.similarity import permutation_procrustes_stream as permutation_procrustes_stream
+from symjax.similarity import permutation_test as permutation_test
 from symjax.similarity import pls as pls
 from symjax.similarity import pls_similarity as pls_similarity
 from symjax.similarity import pls_stream as pls_stream
@@ -59,11 +65,5 @@ from symjax.similarity import wreath_cka_stream as wreath_cka_stream
 from symjax.similarity import wreath_procrustes as wreath_procrustes
 from symjax.similarity import wreath_procrustes_distance as wreath_procrustes_distance
 from symjax.similarity import wreath_procrustes_stream as wreath_procrustes_stream
-from symjax.similarity import ErrorBars as ErrorBars
-from symjax.similarity import PairMean as PairMean
-from symjax.similarity import PermutationTest as PermutationTest
-from symjax.similarity import error_bars as error_bars
-from symjax.similarity import mean_over_pairs as mean_over_pairs
-from symjax.similarity import permutation_test as permutation_test
 
 __version__ = "0.1.0"
