@@ -27,7 +27,8 @@ def cca_stream(rcond=None, *, maps="pixels"):
     With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples costs a QR of m + D rows,
     2 (m + D) D^2 operations, and memory of a few m x D: let m be no less than D where that is possible (under `vmap`
     two QRs of 2 D rows besides). A merge costs three of 2 D rows, the result one of 3 D and what `cca` does with D
-    samples. Accuracy is that of `cca`, in float32 too, and derivatives go through updates.
+    samples. Accuracy is about that of `cca`: in float32, at a condition of 10^3 correlations were off by 2e-5 to 3e-5,
+    those of `cca` by 1e-5 to 2e-5. Derivatives go through updates.
 
     Padding may be masked. The states of `cca_stream`, `pwcca_stream`, `svcca_stream` and `pls_stream` are one kind, for
     the same `maps`; so are those of the Procrustes streams.
