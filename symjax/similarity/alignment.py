@@ -81,7 +81,7 @@ def positive_scaling(permutation, x_norm, y_norm):
     return jnp.where(permutation < 0, 0 * y_norm, scaling)  # NaN stays NaN
 
 
-def samples_of(x, y, maps="pixels"):
+def samples_of(x, y, maps="pixels", *, min_examples=2):
     """`x` and `y` as matrices with equally many rows (`as_pair`), maps of different sizes made equal first.
 
     Where pixels are samples, the smaller map is enlarged by nearest neighbour, each axis for itself: of `size` pixels,
@@ -90,11 +90,11 @@ def samples_of(x, y, maps="pixels"):
     Raises:
         InputError: as `as_pair`.
     """
-    x, y = examples_agree(x, y)
+    x, y = examples_agree(x, y, min_examples=min_examples)
     if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
         size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
         x, y = enlarged(x, size), enlarged(y, size)
-    return as_pair(x, y, maps)
+    return as_pair(x, y, maps, min_examples=min_examples)
 
 
 def enlarged(x, size, axes=(1, 2)):

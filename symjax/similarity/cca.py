@@ -1,6 +1,5 @@
 """Canonical correlation analysis."""
 
-import math
 import warnings
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -76,12 +75,16 @@ def cca(x, y, *, maps="pixels", rcond=None):
 @partial(jax.jit, static_argnums=2)
 def cca_of_matrices(x, y, rcond):
     """`cca` of what has been checked."""
-    return between(prepared(x), prepared(y), rcond)
+    return of_centred(centre(x), centre(y), rcond, x.shape[0])
 
 
-def prepared(x):
+def of_centred(x, y, rcond, samples):
+    """The `CCA` of pairs (centred data, mean). What counts of the data is X'X, X'Y, Y'Y: rows may be rotated."""
+    return between(prepared(*x), prepared(*y), rcond, samples)
+
+
+def prepared(centred, mean):
     # Unit norms first: the correlations do not feel them, and rounding and `rcond` then treat all neurons alike.
-    centred, mean = centre(x)
     unit, norms = unit_columns(centred)
     data, q = narrow(unit)
     return Prepared(data, mean, norms, q, None)
@@ -97,11 +100,11 @@ class Prepared(NamedTuple):
     after: jax.Array | None  # (m,)
 
 
-def between(x, y, rcond):
-    """The `CCA` of two `Prepared`, in terms of their neurons."""
+def between(x, y, rcond, samples):
+    """The `CCA` of two `Prepared`, in terms of their neurons; `samples` is a number or a 0-d array of their dtype."""
     found = canonical(x.data, y.data, rcond)
     count = min(len(x.mean), len(y.mean))
-    deviation = math.sqrt(x.data.shape[0] - 1)
+    deviation = jnp.sqrt(jnp.asarray(samples - 1, x.data.dtype))
     x_directions, x_loadings = _of_neurons(x, found.x, count, deviation)
     y_directions, y_loadings = _of_neurons(y, found.y, count, deviation)
     return CCA(
@@ -185,7 +188,7 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
 
     def prepare(x):
         x = as_matrix(x, "x", maps)
-        basis, _, rank = whiten(prepared(x).data, check_rcond(rcond, x))
+        basis, _, rank = whiten(prepared(*centre(x)).data, check_rcond(rcond, x))
         return Part(basis.T, rank)
 
     def finish(cross, a_rank, b_rank):

@@ -83,9 +83,9 @@ def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
 
 
 def cosine(a, b):
-    """Of two arrays of one shape; clipped to [-1, 1], which only rounding leaves. NaN where one is zero."""
+    """Of two arrays of one shape. NaN where one is zero."""
     (a, _), (b, _) = unit(a), unit(b)
-    return jnp.clip(_ratio((a * b).sum(), (a * a).sum(), (b * b).sum()), -1, 1)
+    return ratio((a * b).sum(), (a * a).sum(), (b * b).sum())
 
 
 def angle(a, b):
@@ -132,13 +132,13 @@ def factor(
 
     def finish_features(cross, a, b):
         (a_diagonal, a_power), (b_diagonal, b_power) = a, b
-        similarity = _ratio(hsic_of_product(cross, a_diagonal, b_diagonal, estimator), a_power, b_power)
+        similarity = ratio(hsic_of_product(cross, a_diagonal, b_diagonal, estimator), a_power, b_power)
         similarity = jnp.clip(similarity, -1, 1)
         return arccos(similarity) if as_angle else similarity
 
     if form == "features":
         return Factored(prepare_features, finish_features)
-    return factored_kernels(lambda x: _kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
+    return factored_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
 
 
 def factored_kernels(kernel_of, estimator, as_angle):
@@ -163,18 +163,24 @@ def _checked(x, y, estimator, kernel, bandwidth, maps, form):
     """The arguments of `_compared`."""
     x, y = as_pair(x, y, maps)
     check_estimator(estimator, len(x))
-    if kernel not in KERNELS:
-        raise InputError(f"kernel: {kernel!r} is not known; choose one of {', '.join(KERNELS)}")
+    check_kernel(kernel, bandwidth)
     if form not in FORMS:
         raise InputError(f"form: {form!r} is not known; choose one of {', '.join(FORMS)}")
     if kernel == "rbf" and form == "features":
         raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
+    return x, y, bandwidth, estimator, kernel, cheaper_form(x, y, kernel) if form == "auto" else form
+
+
+def check_kernel(kernel, bandwidth):
+    if kernel not in KERNELS:
+        raise InputError(f"kernel: {kernel!r} is not known; choose one of {', '.join(KERNELS)}")
     if jnp.ndim(bandwidth) != 0 or (is_concrete(bandwidth) and not bandwidth > 0):
         raise InputError(f"bandwidth: got {bandwidth}, must be a positive scalar")
-    if form == "auto":
-        (n, p), q = x.shape, y.shape[1]
-        form = "gram" if kernel == "rbf" or n * (p + q) <= p * p + p * q + q * q else "features"
-    return x, y, bandwidth, estimator, kernel, form
+
+
+def cheaper_form(x, y, kernel):
+    (n, p), q = x.shape, y.shape[1]
+    return "gram" if kernel == "rbf" or n * (p + q) <= p * p + p * q + q * q else "features"
 
 
 @partial(jax.jit, static_argnames=("estimator", "kernel", "form", "as_angle"))
@@ -182,9 +188,9 @@ def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     # At unit norm, fourth powers neither overflow nor vanish.
     (x, _), (y, _) = unit(centred(x)), unit(centred(y))
     if form == "features":
-        similarity = _cosine_of_features(x, y, estimator)
+        similarity = ratio(*(hsic_of_features(*pair, estimator) for pair in ((x, y), (x, x), (y, y))))
         return arccos(similarity) if as_angle else similarity
-    kernels = (centre_kernel(_kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
+    kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
 
 
@@ -193,16 +199,12 @@ def _normalized(x):
     return unit_channels(centred(x))[0]
 
 
-def _cosine_of_features(x, y, estimator):
-    cross, x_power, y_power = (hsic_of_features(*pair, estimator) for pair in ((x, y), (x, x), (y, y)))
-    return jnp.clip(_ratio(cross, x_power, y_power), -1, 1)
+def ratio(cross, x_power, y_power):
+    """<a, b> / (|a| |b|) of <a, b>, <a, a> and <b, b>, clipped to [-1, 1], which only rounding leaves."""
+    return jnp.clip(cross / (jnp.sqrt(x_power) * jnp.sqrt(y_power)), -1, 1)  # the product itself can overflow
 
 
-def _ratio(cross, x_power, y_power):
-    return cross / (jnp.sqrt(x_power) * jnp.sqrt(y_power))  # the product itself can overflow
-
-
-def _kernel_of(x, kernel, bandwidth):
+def kernel_of(x, kernel, bandwidth):
     gram = matmul(x, x.T)
     if kernel == "linear":
         return gram

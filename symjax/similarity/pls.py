@@ -49,9 +49,14 @@ def pls(x, y, *, maps="pixels"):
 
 @jax.jit
 def _pls(x, y):
-    (x_centred, x_mean), (y_centred, y_mean) = centre(x), centre(y)
+    return of_centred(centre(x), centre(y), x.shape[0])
+
+
+def of_centred(x, y, samples):
+    """The `PLS` of pairs (centred data, mean) whose rows may be rotated."""
+    (x_centred, x_mean), (y_centred, y_mean) = x, y
     (x_narrow, x_q), (y_narrow, y_q) = narrow(x_centred), narrow(y_centred)
-    cross = matmul(x_narrow.T, y_narrow) / (x.shape[0] - 1)
+    cross = matmul(x_narrow.T, y_narrow) / (samples - 1)
     u, covariances, vt = jnp.linalg.svd(cross, full_matrices=False)
     return PLS(covariances, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
 

@@ -36,7 +36,7 @@ def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     distance, rotation = _rotated(*samples_of(x, y, maps), center)
-    return _similarity(distance, rotation, full_output)
+    return as_similarity(distance, rotation, full_output)
 
 
 def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
@@ -74,7 +74,7 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
         InputError: as `procrustes`.
     """
     distance, matching = _permuted(*samples_of(x, y, maps), center)
-    return _similarity(distance, matching, full_output)
+    return as_similarity(distance, matching, full_output)
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
@@ -158,14 +158,19 @@ def left_over(x, y, selection):
     return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
 
 
-def _similarity(distance, alignment, full_output):
+def as_similarity(distance, alignment, full_output):
     similarity = 1 - distance / 2
     return (similarity, alignment) if full_output else similarity
 
 
 @partial(jax.jit, static_argnames="center")
 def _rotated(x, y, center):
-    x, y, x_norm, y_norm, means = _prepared(x, y, center)
+    return rotated(*_origin(x, y, center))
+
+
+def rotated(x, y, means):
+    """Distance and `Rotation` of x and y, from which `means` have been taken; rows of both may be rotated."""
+    (x, x_norm), (y, y_norm) = unit(x), unit(y)
     if x.shape[1] >= y.shape[1]:
         distance, isometry = _nearest(y, x)
     else:
@@ -202,21 +207,23 @@ def _row_space(x):
 
 @partial(jax.jit, static_argnames="center")
 def _permuted(x, y, center):
-    x, y, x_norm, y_norm, _ = _prepared(x, y, center)
+    return permuted(*_origin(x, y, center)[:2])
+
+
+def permuted(x, y):
+    """Distance and `Matching` of x and y; rows of both may be rotated."""
+    (x, x_norm), (y, y_norm) = unit(x), unit(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
     distance = root(left_over(x, y, selection))
     return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection)
 
 
-def _prepared(x, y, center):
+def _origin(x, y, center):
+    """x, y and what has been taken from them."""
     if center:
-        means = x.mean(0), y.mean(0)
-        x, y = centred(x), centred(y)
-    else:
-        means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
-    (x, x_norm), (y, y_norm) = unit(x), unit(y)
-    return x, y, x_norm, y_norm, means
+        return centred(x), centred(y), (x.mean(0), y.mean(0))
+    return x, y, (jnp.zeros_like(x[0]), jnp.zeros_like(y[0]))
 
 
 def _where_both(x_norm, y_norm, distance):

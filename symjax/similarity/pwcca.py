@@ -10,7 +10,7 @@ from symjax.similarity.canonical import whiten
 from symjax.similarity.cca import cca_of_matrices, check_rcond, checked_pair, prepared
 from symjax.similarity.factored import Factored, Part
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import widen
+from symjax.similarity.linalg import centre, widen
 from symjax.similarity.measure import Measure
 
 
@@ -31,7 +31,11 @@ def pwcca(x, y, *, maps="pixels", rcond=None):
 
 @partial(jax.jit, static_argnums=2)
 def _pwcca(x, y, rcond):
-    result = cca_of_matrices(x, y, rcond)
+    return weighted_mean(cca_of_matrices(x, y, rcond))
+
+
+def weighted_mean(result):
+    """`pwcca` of a `CCA`."""
     weights = jnp.abs(result.x_loadings).sum(0)
     return (weights * result.correlations).sum() / weights.sum()
 
@@ -47,7 +51,7 @@ def factor(shapes, *, maps="pixels", rcond=None, distance=False):
 
     def prepare(x):
         x = as_matrix(x, "x", maps)
-        side = prepared(x)
+        side = prepared(*centre(x))
         basis, back, rank = whiten(side.data, check_rcond(rcond, x))
         return Part(basis.T, (rank, widen(back, side.basis) * side.before[:, None]))
 

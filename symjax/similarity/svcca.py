@@ -45,13 +45,18 @@ def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
 
 @jax.jit
 def _svcca(x, y, variance):
+    return of_centred(centre(x), centre(y), variance, x.shape[0])
+
+
+def of_centred(x, y, variance, samples):
+    """`svcca` with full output, of pairs (centred data, mean) whose rows may be rotated."""
     # Leading directions are neither dead nor dependent: nothing but zero columns is left to drop.
-    result = between(_prepared(x, variance), _prepared(y, variance), check_rcond(None, x, y))
+    rcond = check_rcond(None, x[0], y[0])
+    result = between(_prepared(*x, variance), _prepared(*y, variance), rcond, samples)
     return mean_correlation(result), result
 
 
-def _prepared(x, variance):
-    centred, mean = centre(x)
+def _prepared(centred, mean, variance):
     reduced, q = narrow(centred)
     directions = leading_directions(reduced, variance)
     data, norms = unit_columns(matmul(reduced, directions))
@@ -69,7 +74,7 @@ def factor(shapes, variance=0.99, *, maps="pixels", distance=False):
 
     def prepare(x):
         x = as_matrix(x, "x", maps)
-        basis, _, rank = whiten(_prepared(x, variance).data, check_rcond(None, x))
+        basis, _, rank = whiten(_prepared(*centre(x), variance).data, check_rcond(None, x))
         return Part(basis.T, rank)
 
     def finish(cross, a_rank, b_rank):

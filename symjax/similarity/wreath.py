@@ -20,7 +20,14 @@ from symjax.similarity.factored import Factored, Part
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
-from symjax.similarity.procrustes import channels_first, left_over, picked, samples, small_distance
+from symjax.similarity.procrustes import (
+    as_similarity,
+    channels_first,
+    left_over,
+    picked,
+    samples,
+    small_distance,
+)
 
 REDUCTIONS = ("max", "median")
 BLOCK = 2**24  # numbers held at once where all channels are (the median)
@@ -48,9 +55,8 @@ def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
     Raises:
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
-    distance, matching = _matched(*samples_of(x, y, maps))
-    similarity = 1 - distance / 2
-    return (similarity, matching) if full_output else similarity
+    distance, matching = matched(*samples_of(x, y, maps))
+    return as_similarity(distance, matching, full_output)
 
 
 def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
@@ -69,7 +75,7 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
     Raises:
         InputError: as `wreath_procrustes`.
     """
-    distance, matching = _matched(*samples_of(x, y, maps))
+    distance, matching = matched(*samples_of(x, y, maps))
     return (distance, matching) if full_output else distance
 
 
@@ -116,7 +122,8 @@ def wreath_kernel(x, reduce="max"):
 
 
 @jax.jit
-def _matched(x, y):
+def matched(x, y):
+    """Distance and `Matching` of two matrices, whose rows may be rotated."""
     (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
     permutation, selection = assign(matmul(y.T, x), y_norm > 0, x_norm > 0)
     x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
@@ -157,9 +164,13 @@ def factor_procrustes(shapes, *, maps="pixels", similarity=False):
     return Factored(prepare, finish, exact, partial(small_distance, similarity))
 
 
-def _checked(x, y, reduce, estimator):
+def check_reduce(reduce):
     if reduce not in REDUCTIONS:
         raise InputError(f"reduce: {reduce!r} is not known; choose one of {', '.join(REDUCTIONS)}")
+
+
+def _checked(x, y, reduce, estimator):
+    check_reduce(reduce)
     x, y = as_map_pair(x, y)
     check_estimator(estimator, len(x))
     return x, y, reduce, estimator

@@ -1,0 +1,38 @@
+"""Similarity of representations that come in batches, in fixed memory: `Stream`s, in the manner of `optax`.
+
+    stream = cca_stream()
+    state = stream.init(x, y)
+    for x, y in batches:
+        state = stream.update(state, x, y)
+    result = stream.finalize(state)
+
+States of shards are merged, and saved and loaded by `save_stream` and `load_stream`.
+"""
+
+from symjax.similarity.streams.exact import (
+    cca_stream,
+    permutation_procrustes_stream,
+    pls_stream,
+    procrustes_stream,
+    pwcca_stream,
+    svcca_stream,
+    wreath_procrustes_stream,
+)
+from symjax.similarity.streams.files import load_stream, save_stream
+from symjax.similarity.streams.minibatch import cka_stream, wreath_cka_stream
+from symjax.similarity.streams.stream import Stream
+
+__all__ = [
+    "Stream",
+    "cca_stream",
+    "cka_stream",
+    "load_stream",
+    "permutation_procrustes_stream",
+    "pls_stream",
+    "procrustes_stream",
+    "pwcca_stream",
+    "save_stream",
+    "svcca_stream",
+    "wreath_cka_stream",
+    "wreath_procrustes_stream",
+]

@@ -1,0 +1,164 @@
+"""Minibatch CKA (Nguyen, Raghu, Kornblith 2021): HSIC averaged over batches, then the ratio.
+
+    CKA = mean_b HSIC(K_b, L_b) / sqrt(mean_b HSIC(K_b, K_b) mean_b HSIC(L_b, L_b)),
+
+each HSIC of the examples of one batch alone. With HSIC_1 ("song") and the linear kernel each mean is an unbiased
+estimate of that of the population, whatever the size of batches; what is not the same as CKA of the whole data is the
+noise, since pairs of examples from different batches are not looked at.
+
+Batches of different sizes are weighted by their number of examples, so that every example counts alike; batches of one
+size, as published, count alike.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from symjax.birkhoff.checks import is_concrete
+from symjax.errors import InputError
+from symjax.similarity.channels import centred, unit
+from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, least_examples, pairs
+from symjax.similarity.inputs import as_map_pair, as_pair, check_maps
+from symjax.similarity.streams.stream import (
+    Stream,
+    added,
+    as_float,
+    count_of,
+    no_samples,
+    require_same_shapes,
+    require_seen,
+)
+from symjax.similarity.wreath import check_reduce, wreath_kernel
+
+
+class Means(NamedTuple):
+    count: jax.Array  # (2,) int32, of examples; see `stream.count_of`
+    scales: jax.Array  # (2,), sizes of x and y; the linear kernel goes with their squares
+    means: jax.Array  # (3,), of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
+
+
+def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten"):
+    """Minibatch CKA (Nguyen et al. 2021): the three HSIC averaged over batches, weighted by examples, then the ratio.
+
+    Of one batch it is `cka`. The three means of "song" have no bias, those of "gretton" and "lange" that of the batch
+    size. Kernel "rbf" takes the median of distances of each batch for itself, so that the three means then depend on
+    the batch size a little.
+
+    The state has 5 numbers and a count. A batch of n costs what `cka` costs in the cheaper of its two forms.
+
+    Args:
+        estimator, kernel, bandwidth, maps: as of `cka`; the bandwidth is not traced.
+
+    Returns:
+        `Stream`. finalize gives a 0-d array in [-1, 1]; NaN where x or y is constant within every batch. Invariant as
+        `cka`. No mask: leave out a last batch that is too small.
+
+    Raises:
+        InputError: as `cka`, of every batch: "song" and "lange" want 4 examples, "gretton" 2; a mask; of finalize, no
+            batch.
+    """
+    check_estimator(estimator, least_examples(estimator))
+    if not is_concrete(bandwidth):
+        raise InputError("bandwidth: is traced, must be a number")
+    check_kernel(kernel, bandwidth)
+    check_maps(maps)
+    how = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
+    batch = partial(_linear_or_rbf, estimator=estimator, kernel=kernel, bandwidth=float(bandwidth))
+    return _stream(partial(as_pair, maps=maps), batch, estimator, f"hsic ({estimator}, {how}, maps: {maps})")
+
+
+def wreath_cka_stream(reduce="max", estimator="song"):
+    """Minibatch form of `wreath_cka`, with `wreath_kernel` for the kernel.
+
+    Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
+    sizes estimate the same. Of one batch it is `wreath_cka`; what differs from that of the whole data is noise of order
+    1 / n, n the batch size, in means and norms of channels, and the noise of HSIC.
+
+    The state has 5 numbers and a count. A batch costs what `wreath_cka` costs.
+
+    Args:
+        reduce, estimator: as of `wreath_cka`.
+
+    Returns:
+        `Stream`, as `cka_stream`; invariances are those of `wreath_cka`.
+
+    Raises:
+        InputError: as `wreath_cka`, of every batch; a mask; of finalize, no batch.
+    """
+    check_reduce(reduce)
+    check_estimator(estimator, least_examples(estimator))
+    batch = partial(_wreath, reduce=reduce, estimator=estimator)
+    return _stream(as_map_pair, batch, estimator, f"hsic ({estimator}, wreath kernel: {reduce})")
+
+
+def _stream(pair_of, batch, estimator, kind):
+    def init(x, y):
+        x, y = jax.eval_shape(partial(pair_of, min_examples=1), x, y)
+        return Means(no_samples(), jnp.zeros(2, x.dtype), jnp.zeros(3, x.dtype))
+
+    def update(state, x, y, mask=None):
+        if mask is not None:
+            raise InputError("mask: minibatch CKA takes whole batches; leave a padded one out")
+        x, y = pair_of(x, y)
+        check_estimator(estimator, len(x))
+        if x.dtype != state.means.dtype:
+            raise InputError(f"x: got {x.dtype}, the stream was begun with {state.means.dtype}")
+        return _joined(state, batch(x, y))
+
+    def merge(a, b):
+        require_same_shapes(a, b)
+        return _joined(a, b)
+
+    def finalize(state):
+        require_seen(state.count, 1, "examples")
+        return _ratio(state)
+
+    return Stream(init, update, merge, finalize, kind)
+
+
+@partial(jax.jit, static_argnames=("estimator", "kernel", "bandwidth"))
+def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
+    """The `Means` of one batch."""
+    (x, x_scale), (y, y_scale) = unit(centred(x)), unit(centred(y))  # fourth powers neither overflow nor vanish
+    if kernel == "linear" and cheaper_form(x, y, kernel) == "features":
+        terms = [hsic_of_features(*pair, estimator) for pair in ((x, y), (x, x), (y, y))]
+    else:
+        terms = _terms(*(centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
+    scales = jnp.stack([x_scale, y_scale])
+    scales = scales if kernel == "linear" else jnp.ones_like(scales)  # whatever the size, the same kernel
+    return Means(count_of(len(x)), scales, jnp.stack(terms) / pairs(len(x), estimator))
+
+
+@partial(jax.jit, static_argnames=("reduce", "estimator"))
+def _wreath(x, y, reduce, estimator):
+    """The `Means` of one batch."""
+    terms = _terms(*(centre_kernel(len(x) * wreath_kernel(z, reduce), estimator) for z in (x, y)))
+    return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / pairs(len(x), estimator))
+
+
+def _terms(k, l):  # noqa: E741
+    return [(k * l).sum(), (k * k).sum(), (l * l).sum()]
+
+
+@jax.jit
+def _joined(a, b):
+    count = added(a.count, b.count)
+    dtype = a.means.dtype
+    share = as_float(b.count, dtype) / jnp.maximum(as_float(count, dtype), 1)
+    scales = jnp.maximum(a.scales, b.scales)
+    a_means, b_means = (_rescaled(part, scales) for part in (a, b))
+    return Means(count, scales, a_means + share * (b_means - a_means))
+
+
+def _rescaled(state, scales):
+    x, y = (state.scales / jnp.where(scales == 0, 1, scales)) ** 2
+    return state.means * jnp.stack([x * y, x * x, y * y])
+
+
+@jax.jit
+def _ratio(state):
+    value = ratio(*state.means)
+    return jnp.where((state.count == 0).all(), jnp.nan, value)

@@ -1,0 +1,411 @@
+"""Streams: moments give the one-shot functions on the whole data; states merge, are saved, and say what is wrong."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stream_helpers import X_WIDTH, N, data, fed, maps_of
+
+from symjax import similarity
+from symjax.errors import InputError
+from symjax.similarity import FewExamplesWarning, load_stream, save_stream
+from symjax.similarity.streams.stream import added, as_float, count_of, require_seen
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# Stream, one-shot function: the same arguments.
+EXACT = {
+    "cca": (similarity.cca_stream, similarity.cca, {}),
+    "pwcca": (similarity.pwcca_stream, similarity.pwcca, {}),
+    "svcca": (similarity.svcca_stream, similarity.svcca, {"variance": 0.9, "full_output": True}),
+    "pls": (similarity.pls_stream, similarity.pls, {}),
+    "procrustes": (similarity.procrustes_stream, similarity.procrustes, {"full_output": True}),
+    "procrustes_centred": (
+        similarity.procrustes_stream,
+        similarity.procrustes,
+        {"center": True, "full_output": True},
+    ),
+    "permutation": (
+        similarity.permutation_procrustes_stream,
+        similarity.permutation_procrustes,
+        {"full_output": True},
+    ),
+    "permutation_centred": (
+        similarity.permutation_procrustes_stream,
+        similarity.permutation_procrustes,
+        {"center": True, "full_output": True},
+    ),
+    "wreath": (similarity.wreath_procrustes_stream, similarity.wreath_procrustes, {"full_output": True}),
+}
+each = pytest.mark.parametrize("name", EXACT)
+PLAIN = [similarity.cca_stream, similarity.procrustes_stream, similarity.cka_stream, similarity.wreath_cka_stream]
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+def upto_signs(tree):
+    return jax.tree.map(lambda leaf: np.abs(np.asarray(leaf, np.float64)), tree)
+
+
+def assert_same(got, wanted, atol=5e-6):
+    """Also pairs of directions with other signs."""
+    got, wanted = upto_signs(got), upto_signs(wanted)
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
+
+
+# Streams of moments are the one-shot functions
+
+
+@each
+def test_equals_the_one_shot_function(name):
+    make, function, options = EXACT[name]
+    x, y = data()
+    stream = make(**options)
+    got = stream.finalize(fed(stream, x, y, [20, 20, 20]))
+    wanted = function(x, y, **options)
+    assert_same(got, wanted, atol=2e-5)
+    assert all(leaf.dtype == other.dtype for leaf, other in zip(*map(jax.tree.leaves, (got, wanted)), strict=True))
+    again = stream.finalize(fed(stream, x, y, [1] * 20 + [20, 20]))  # fewer samples than neurons, to begin
+    assert_same(again, wanted, atol=2e-5)
+
+
+@each
+def test_maps(name):
+    make, function, options = EXACT[name]
+    for maps, n in (("pixels", 30), ("pool", 60)):
+        x, y = maps_of(n)
+        stream = make(maps=maps, **options)
+        wanted = function(x, y, maps=maps, **options)
+        assert_same(stream.finalize(fed(stream, x, y, [n // 3] * 3)), wanted, atol=2e-5)
+
+
+def test_flattened_maps():
+    x, y = maps_of(30)
+    stream = similarity.procrustes_stream(maps="flatten")
+    got = stream.finalize(fed(stream, x, y, [10] * 3))
+    np.testing.assert_allclose(got, similarity.procrustes(x, y, maps="flatten"), atol=2e-6)
+
+
+def test_smaller_maps_are_enlarged():
+    x, y = maps_of(30)
+    stream = similarity.procrustes_stream()
+    got = stream.finalize(fed(stream, x, y[:, :, :1], [10] * 3))
+    np.testing.assert_allclose(got, similarity.procrustes(x, y[:, :, :1]), atol=2e-6)
+    with pytest.raises(InputError, match="map size"):
+        similarity.cca_stream().init(x, y[:, :, :1])
+
+
+@pytest.mark.parametrize("name", ["pls", "procrustes_centred"])
+def test_double_precision(name):
+    make, function, options = EXACT[name]
+    with jax.enable_x64(True):
+        x, y = (np.float64(z) for z in data())
+        stream = make(**options)
+        got = stream.finalize(fed(stream, x, y, [20] * 3))
+        got, wanted = upto_signs(got), upto_signs(function(x, y, **options))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+
+
+@each
+def test_merging_in_any_order(name):
+    make, function, options = EXACT[name]
+    x, y = data()
+    stream = make(**options)
+    parts = [stream.update(stream.init(x, y), x[i : i + 20], y[i : i + 20]) for i in (0, 20, 40)]
+    wanted = function(x, y, **options)
+    a, b, c = parts
+    for merged in (
+        stream.merge(stream.merge(a, b), c),
+        stream.merge(c, stream.merge(b, a)),
+        stream.merge(stream.init(x, y), stream.merge(stream.merge(a, stream.init(x, y)), stream.merge(b, c))),
+        stream.update(stream.merge(a, c), x[20:40], y[20:40]),
+    ):
+        assert_same(stream.finalize(merged), wanted, atol=2e-5)
+
+
+def test_one_state_serves_several_measures():
+    x, y = data()
+    state = fed(similarity.cca_stream(), x, y, [20] * 3)
+    assert len({make(**options).kind for make, _, options in map(EXACT.get, ("cca", "pwcca", "svcca", "pls"))}) == 1
+    np.testing.assert_allclose(similarity.pwcca_stream().finalize(state), similarity.pwcca(x, y), atol=2e-6)
+    np.testing.assert_allclose(similarity.svcca_stream().finalize(state), similarity.svcca(x, y), atol=2e-6)
+
+
+# Accuracy
+
+
+def by_qr(x, y):
+    (x, y) = (np.float64(z) - np.float64(z).mean(0) for z in (x, y))
+    return np.linalg.svd(np.linalg.qr(x)[0].T @ np.linalg.qr(y)[0], compute_uv=False)
+
+
+@pytest.mark.parametrize(("offset", "first"), [(0.0, 1.0), (300.0, 1.0), (0.0, 100.0)])
+def test_ill_conditioned_data_in_single_precision(offset, first):
+    """Singular values down to 1e-4, where a Gram matrix in float32 has lost them; a large mean; an outlier to begin."""
+    rng = np.random.default_rng(3)
+    x, y = data(2000, offset=0)
+    mix = np.linalg.qr(rng.normal(size=(X_WIDTH, X_WIDTH)))[0]
+    x = np.float32((x * np.logspace(0, -4, X_WIDTH)) @ mix + offset)
+    x[0], y[0] = x[0] * first, y[0] * first
+    stream = similarity.cca_stream()
+    got = stream.finalize(fed(stream, x, y, [20] * 100)).correlations
+    direct = similarity.cca(x, y).correlations
+    wanted = by_qr(x, y)
+    assert np.abs(got - wanted).max() < max(4 * np.abs(direct - wanted).max(), 2e-5)
+
+
+def test_many_updates_do_not_add_up_their_rounding():
+    x, y = data()
+    y[:, 3] = y[:, 0] + y[:, 1]  # rounding would make a fourth direction of it
+    stream = similarity.cca_stream()
+
+    @jax.jit
+    def repeated(state):
+        return jax.lax.fori_loop(0, 3000, lambda _, state: stream.update(state, x, y), state)
+
+    state = repeated(stream.init(x, y))
+    result = stream.finalize(state)
+    assert (result.x_rank, result.y_rank) == (5, 3)
+    np.testing.assert_allclose(result.correlations[:3], by_qr(x, y[:, :3]), atol=1e-5)
+    np.testing.assert_array_equal(state.turns, [3000 % 32, 3000 // 32 % 32, 3000 // 32**2])
+
+
+def test_constant_and_dead_neurons():
+    x, y = data()
+    x[:, 1], x[:, 3], y[:, 2] = 0.1, 0, -1e3
+    stream = similarity.cca_stream()
+    state = fed(stream, x, y, [20] * 3)
+    assert not np.asarray(state.factors)[:, :, [1, 3, X_WIDTH + 2]].any()
+    result = stream.finalize(stream.merge(state, state))
+    assert (result.x_rank, result.y_rank) == (3, 3)
+    assert (result.x_mean[1], result.y_mean[2]) == (np.float32(0.1), -1e3)
+    for name in ("cca", "wreath"):
+        make, function, options = EXACT[name]
+        stream = make(**options)
+        assert_same(stream.finalize(fed(stream, x, y, [20] * 3)), function(x, y, **options), atol=2e-5)
+
+
+def test_few_examples():
+    x, y = data(8)
+    stream = similarity.cca_stream()
+    state = fed(stream, x, y, [1] * 8)
+    with pytest.warns(FewExamplesWarning, match="8 samples of 5 and 4") as told:
+        got = stream.finalize(state)
+    assert told[0].filename == __file__
+    np.testing.assert_allclose(got.correlations, by_qr(x, y), atol=1e-5)
+    x, y = x[:4], y[:4]
+    state = fed(stream, x, y, [1] * 4)
+    with pytest.warns(FewExamplesWarning):
+        result = stream.finalize(state)
+    assert (result.x_rank, result.y_rank) == (3, 3)
+    with pytest.warns(FewExamplesWarning):
+        similarity.svcca_stream(1.0).finalize(state)
+    stream = similarity.procrustes_stream(center=True)
+    got = stream.finalize(fed(stream, x, y, [1] * 4))
+    np.testing.assert_allclose(got, similarity.procrustes(x, y, center=True), atol=2e-6)
+
+
+def test_counts_past_32_bits():
+    many, total = 2**31 - 1, 0
+    count = count_of(0)
+    for _ in range(5):
+        count, total = added(count, count_of(many)), total + many
+    assert require_seen(count, 1, "samples") == total
+    assert as_float(count, jnp.float32) == np.float32(total)
+
+
+# Masks
+
+
+@each
+def test_padding_is_masked(name):
+    make, function, options = EXACT[name]
+    x, y = data()
+    stream = make(**options)
+    padded = [np.concatenate([np.full((12, z.shape[1]), np.nan, np.float32), z]) for z in (x, y)]
+    mask = np.arange(N + 12) >= 12
+    state = stream.update(stream.init(x, y), *padded, mask)
+    state = stream.update(state, *padded, np.zeros_like(mask))
+    assert_same(stream.finalize(state), function(x, y, **options), atol=2e-5)
+
+
+def test_masked_maps_and_nothing_counted():
+    x, y = maps_of(36)
+    stream = similarity.cca_stream()
+    state = stream.update(stream.init(x, y), x, y, np.zeros(36, bool))
+    with pytest.raises(InputError, match="state: has seen 0 samples"):
+        stream.finalize(state)
+    state = stream.update(state, x, y, np.arange(36) < 30)
+    assert_same(stream.finalize(state), similarity.cca(x[:30], y[:30]), atol=2e-5)
+
+
+# Transformations
+
+
+@pytest.mark.parametrize("name", ["procrustes_centred", "wreath"])
+def test_scan_and_vmap(name):
+    make, function, options = EXACT[name]
+    x, y = (np.stack([a, b]) for a, b in zip(data(seed=1), data(seed=2), strict=True))
+    stream = make(**options)
+
+    @jax.jit
+    @jax.vmap
+    def scanned(x, y):
+        batches = (x.reshape(3, 20, -1), y.reshape(3, 20, -1))
+        state, _ = jax.lax.scan(lambda state, batch: (stream.update(state, *batch), None), stream.init(x, y), batches)
+        return stream.finalize(state)
+
+    both = scanned(x, y)
+    for i in range(2):
+        assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], both), function(x[i], y[i], **options), atol=2e-5)
+
+
+def test_derivatives_go_through_updates():
+    x, y = data()
+
+    def streamed(x):
+        stream = similarity.procrustes_stream(center=True)
+        state = fed(stream, x, y, [20] * 3)
+        return stream.finalize(stream.merge(state, stream.init(x, y)))
+
+    got = jax.jit(jax.grad(streamed))(x)
+    wanted = jax.jit(jax.grad(lambda x: similarity.procrustes(x, y, center=True)))(x)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", PLAIN)
+def test_begins_with_shapes(make):
+    x, y = maps_of(6)
+    stream = make()
+    shapes = [jax.ShapeDtypeStruct((1, *z.shape[1:]), z.dtype) for z in (x, y)]
+    for a, b in zip(*map(jax.tree.leaves, (stream.init(*shapes), stream.init(x, y))), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
+# Degenerate and mistaken input
+
+
+@pytest.mark.parametrize("make", [*PLAIN, similarity.permutation_procrustes_stream])
+def test_nothing_and_nan_make_nan_where_they_cannot_be_seen(make):
+    x, y = data()
+    stream = make()
+    with pytest.raises(InputError, match="state: has seen 0"):
+        stream.finalize(stream.init(x, y))
+    x[3, 1] = np.nan
+    with_nan = jax.jit(stream.update)(stream.init(x, y), x, y)
+    finalize = jax.jit(lambda state: jax.tree.leaves(stream.finalize(state))[0])
+    assert np.isnan(finalize(stream.init(x, y))).all() and np.isnan(finalize(with_nan)).all()
+
+
+@each
+def test_streams_of_one_sample_or_nan(name):
+    make, _, options = EXACT[name]
+    x, y = data()
+    stream = make(**options)
+    state = stream.update(stream.init(x, y), x[:1], y[:1])
+    with pytest.raises(InputError, match="state: has seen 1 samples, must be at least 2"):
+        stream.finalize(state)
+    x[3, 1] = np.nan
+    with pytest.raises(InputError, match="x: .*NaN"):
+        stream.update(state, x, y)
+
+
+@pytest.mark.parametrize("make", PLAIN)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": np.ones((N + 1, 2))}, "y: got 61 examples"),
+        ({"x": np.ones(N)}, "x: got shape"),
+        ({"x": np.ones((N, 3), complex)}, "x: got complex"),
+        ({"mask": np.ones(N)}, "mask: "),
+    ],
+)
+def test_mistaken_batches(make, change, message):
+    x, y = data()
+    stream = make()
+    with pytest.raises(InputError, match=message):
+        stream.update(stream.init(x, y), **({"x": x, "y": y} | change))
+
+
+def test_mistakes():
+    x, y = data()
+    stream = similarity.cca_stream()
+    state = stream.init(x, y)
+    with pytest.raises(InputError, match="x: got 4 neurons of float32, the stream was begun with 5"):
+        stream.update(state, y, x)
+    with pytest.raises(InputError, match="b: its state is Moments of"):
+        stream.merge(state, stream.init(y, x))
+    with pytest.raises(InputError, match="b: its state is Means of"):
+        stream.merge(state, similarity.cka_stream().init(x, y))
+    with pytest.raises(InputError, match="at least 4"):
+        similarity.cka_stream().update(similarity.cka_stream().init(x, y), x[:3], y[:3])
+    for make, options, message in (
+        (similarity.cca_stream, {"rcond": 1}, "rcond: "),
+        (similarity.pwcca_stream, {"rcond": -1}, "rcond: "),
+        (similarity.svcca_stream, {"variance": 0}, "variance: "),
+        (similarity.pls_stream, {"maps": "patches"}, "maps: "),
+        (similarity.cka_stream, {"estimator": "best"}, "estimator: "),
+        (similarity.cka_stream, {"kernel": "rbf", "bandwidth": 0}, "bandwidth: "),
+        (similarity.cka_stream, {"kernel": "cubic"}, "kernel: "),
+        (similarity.wreath_cka_stream, {"reduce": "mean"}, "reduce: "),
+    ):
+        with pytest.raises(InputError, match=message):
+            make(**options)
+    with jax.enable_x64(True), pytest.raises(InputError, match="float64, the stream was begun with"):
+        stream.update(state, np.float64(x), np.float64(y))
+
+
+# Files
+
+
+@pytest.mark.parametrize("make", PLAIN)
+def test_a_saved_stream_resumes_bit_by_bit(make, tmp_path):
+    x, y = data()
+    stream = make()
+    half = fed(stream, x[:40], y[:40], [20, 20])
+    save_stream(tmp_path / "state.npz", stream, half)
+    loaded = load_stream(tmp_path / "state.npz", make(), stream.init(x, y))
+    assert jax.tree.structure(loaded) == jax.tree.structure(half)
+    through, resumed = (stream.update(state, x[40:], y[40:]) for state in (half, loaded))
+    for a, b in zip(jax.tree.leaves(through), jax.tree.leaves(resumed), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    x, y = data()
+    stream, path = similarity.cka_stream(), tmp_path / "state.npz"
+    save_stream(path, stream, stream.init(x, y))
+    other = similarity.cka_stream("gretton")
+    with pytest.raises(InputError, match=r"holds hsic \(song.*wanted hsic \(gretton"):
+        load_stream(path, other, other.init(x, y))
+    stream = similarity.cca_stream()
+    save_stream(path, stream, stream.init(x, y))
+    assert load_stream(path, similarity.pls_stream(), stream.init(x, y)).turns.shape == (3,)
+    with pytest.raises(InputError, match=r"x\.shift float32\[5\].*wanted is a state Moments of .*float32\[4\]"):
+        load_stream(path, stream, stream.init(y, x))
+    np.savez(path, rows=x)
+    with pytest.raises(InputError, match="holds nothing that a stream wrote"):
+        load_stream(path, stream, stream.init(x, y))
+    path.write_bytes(b"PK")
+    with pytest.raises(InputError, match="not a whole npz file"):
+        load_stream(path, stream, stream.init(x, y))
+    with pytest.raises(InputError, match="cannot be read"):
+        load_stream(tmp_path / "none.npz", stream, stream.init(x, y))
+
+
+def test_no_warning_with_enough_examples():
+    x, y = data()
+    stream = similarity.cca_stream()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream.finalize(fed(stream, x, y, [20] * 3))
