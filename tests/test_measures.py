@@ -153,3 +153,14 @@ def test_gradient_is_finite(measure, pair):
     gradients = jax.jit(jax.grad(measure.fn, (0, 1)))(x, y)
     assert all(np.isfinite(g).all() for g in gradients)
     assert any(np.abs(g).max() > 0 for g in gradients)
+
+
+@each
+def test_map_sizes_are_as_claimed(measure):
+    rng = np.random.default_rng(3)
+    x, y = (np.float32(rng.uniform(size=(20, size, size, 3))) for size in (4, 2))
+    if measure.one_map_size:
+        with pytest.raises(InputError, match="map size"):
+            measure.fn(x, y)
+    else:
+        assert np.isfinite(measure.fn(x, y))

@@ -241,6 +241,7 @@ MEASURES = (
         symmetric=True,
         invariances=LINEAR | {"translation"},
         factor=factor,
+        one_map_size=True,
     ),
     Measure(
         name="cca_mean_square",
@@ -251,6 +252,7 @@ MEASURES = (
         symmetric=True,
         invariances=LINEAR | {"translation"},
         factor=partial(factor, summary="mean_square"),
+        one_map_size=True,
     ),
     Measure(
         name="cca_distance",
@@ -261,5 +263,6 @@ MEASURES = (
         symmetric=True,
         invariances=LINEAR | {"translation"},
         factor=partial(factor, distance=True),
+        one_map_size=True,
     ),
 )

@@ -106,5 +106,6 @@ MEASURES = (
         symmetric=True,
         invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
         factor=factor,
+        one_map_size=True,
     ),
 )

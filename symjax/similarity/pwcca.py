@@ -70,7 +70,7 @@ _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "si
 _REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.1, equation 2"
 
 MEASURES = (
-    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, factor),
+    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, factor, one_map_size=True),
     Measure(
         "pwcca_distance",
         pwcca_distance,
@@ -80,5 +80,6 @@ MEASURES = (
         False,
         _INVARIANCES,
         partial(factor, distance=True),
+        one_map_size=True,
     ),
 )

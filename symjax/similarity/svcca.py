@@ -89,7 +89,7 @@ _REFERENCE = "Raghu et al. 2017, section 2"
 _INVARIANCES = ORTHOGONAL | {"translation", "isotropic_scaling"}
 
 MEASURES = (
-    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, factor),
+    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, factor, one_map_size=True),
     Measure(
         "svcca_distance",
         svcca_distance,
@@ -99,5 +99,6 @@ MEASURES = (
         True,
         _INVARIANCES,
         partial(factor, distance=True),
+        one_map_size=True,
     ),
 )
