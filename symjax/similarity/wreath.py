@@ -20,7 +20,7 @@ from symjax.similarity.factored import Factored, Part
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
-from symjax.similarity.procrustes import channels_first, left_over, picked, samples, small_distance
+from symjax.similarity.procrustes import channels_first, left_over, picked, samples, small_distance, unmatched
 
 REDUCTIONS = ("max", "median")
 BLOCK = 2**24  # numbers held at once where all channels are (the median)
@@ -150,8 +150,8 @@ def factor_procrustes(shapes, *, maps="pixels", similarity=False):
         return value(living - 2 * picked(cross, permutation), a, b)
 
     def exact(a, b):
-        _, selection = assign(matmul(b.data, a.data.T), b.rest, a.rest)
-        return value(left_over(a.data.T, b.data.T, selection), a.rest, b.rest)
+        matching = assign(matmul(b.data, a.data.T), b.rest, a.rest)
+        return value(unmatched(a.data, b.data, *matching), a.rest, b.rest)
 
     return Factored(prepare, finish, exact, partial(small_distance, similarity))
 
