@@ -93,8 +93,11 @@ def shrunk(data, size):
     if data.shape[-2:] == tuple(size) or not size:
         return data
     (h, w), (rows, columns) = data.shape[-2:], size
-    blocks = data.reshape(*data.shape[:-2], rows, h // rows, columns, w // columns)
-    return blocks.sum((-3, -1)) / jnp.sqrt(jnp.asarray(h // rows * (w // columns), data.dtype))
+    down, across = h // rows, w // columns
+    # Sums of strided slices: on CPU a tenth of the time of a reduction over blocks.
+    data = sum(data[..., i::down, :] for i in range(down))
+    data = sum(data[..., i::across] for i in range(across))
+    return data / jnp.sqrt(jnp.asarray(down * across, data.dtype))
 
 
 def grown(data, size):

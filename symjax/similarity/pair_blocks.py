@@ -21,7 +21,6 @@ WIDTH = 512  # of a tile, in rows of its product: wider ones are not faster
 EDGE = 64  # of a tile, in representations
 WASTE = 1.25  # how many pairs may be computed for one that is wanted
 PREPARED_AT_ONCE = 2**26  # bytes of representations
-EXACT_AT_ONCE = 8  # pairs, for each device
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,7 @@ def _between(factored, a, b, wanted, devices):
         values[i : i + edges[0], j : j + edges[1]] = tile
     if factored.exact is not None:
         doubtful = np.argwhere(wanted & np.asarray(factored.doubtful(values)))
-        program, at_once = _exact_program(factored, devices), EXACT_AT_ONCE * len(devices)
+        program, at_once = _exact_program(factored, devices), len(devices)
         for start in range(0, len(doubtful), at_once):
             some = doubtful[np.minimum(np.arange(start, start + at_once), len(doubtful) - 1)]
             values[tuple(some.T)] = np.asarray(program(some.astype(np.int32), (a, b)))

@@ -124,11 +124,10 @@ def factor(shapes, *, center=False, maps="pixels", permuted=False, similarity=Fa
         return value(root(2 - 2 * inner), a, b)
 
     def exact(a, b):
-        x, y = a.data.T, b.data.T
         if permuted:
-            distance = root(left_over(x, y, assign(matmul(y.T, x))[1]))
+            distance = root(unmatched(a.data, b.data, *assign(matmul(b.data, a.data.T))))
         else:
-            distance = _nearest(*sorted((x, y), key=lambda side: side.shape[1]))[0]
+            distance = _nearest(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
         return value(distance, a.rest, b.rest)
 
     return Factored(prepare, finish, exact, partial(small_distance, similarity))
@@ -156,6 +155,12 @@ def small_distance(similarity, value):
 def left_over(x, y, selection):
     """The sum of squares of y - x selection', and of the columns of x that `selection` (d_y, d_x) leaves out."""
     return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
+
+
+def unmatched(x, y, permutation, selection):
+    """`left_over` of channels in rows, by moving these."""
+    matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
+    return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()
 
 
 def as_similarity(distance, alignment, full_output):

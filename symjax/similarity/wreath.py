@@ -27,6 +27,7 @@ from symjax.similarity.procrustes import (
     picked,
     samples,
     small_distance,
+    unmatched,
 )
 
 REDUCTIONS = ("max", "median")
@@ -158,8 +159,8 @@ def factor_procrustes(shapes, *, maps="pixels", similarity=False):
         return value(living - 2 * picked(cross, permutation), a, b)
 
     def exact(a, b):
-        _, selection = assign(matmul(b.data, a.data.T), b.rest, a.rest)
-        return value(left_over(a.data.T, b.data.T, selection), a.rest, b.rest)
+        matching = assign(matmul(b.data, a.data.T), b.rest, a.rest)
+        return value(unmatched(a.data, b.data, *matching), a.rest, b.rest)
 
     return Factored(prepare, finish, exact, partial(small_distance, similarity))
 
