@@ -4,10 +4,10 @@
     taskset -c 0 python -m benchmarks.similarity      # on one core
 
 Wreath CKA against the published loop over rows of the kernel in PyTorch; CCA and its gradient against QR and SVD in
-NumPy; linear CKA of 8 x 8 pairs of layers against PyPI's `pytorch-cka` and `torch-cka`, with the peak memory of each, in
-a process of its own. What is not installed is left out, and said so. All has compiled before. CPU time (of all threads)
-is what counts on a CPU, so that other work on the machine disturbs little; on other devices wall time. The best of the
-turns is printed.
+NumPy; linear CKA of 8 x 8 pairs of layers against PyPI's `pytorch-cka` and `torch-cka`, with the peak memory of each,
+in a process of its own. What is not installed is left out, and said so. All has compiled before. CPU time (of all
+threads) is what counts on a CPU, so that other work on the machine disturbs little; on other devices wall time. The
+best of the turns is printed.
 """
 
 import dataclasses
@@ -89,18 +89,18 @@ def torch_or_none():
     return torch
 
 
-def related(rng, shape, other):
-    """Rectified features of two layers that have something in common."""
-    x, y = (np.maximum(rng.standard_normal(s, np.float32), 0) for s in (shape, other))
-    if shape == other:
-        y = np.float32(0.6) * x + np.float32(0.4) * y
-    return x, y
+def rectified(rng, common, shape):
+    """Features of a layer: common signals (n, k), mixed, and noise, rectified."""
+    noise = rng.standard_normal((len(common), *shape), np.float32)
+    mixed = common @ rng.standard_normal((common.shape[1], noise[0].size), np.float32) / common.shape[1] ** 0.5
+    return np.maximum(mixed.reshape(noise.shape) + noise, 0)
 
 
 def compare_wreath_cka(settings: Settings, peak: float) -> None:
     """Operations are those done: symjax computes 5/8 of a symmetric kernel, the loop all of it."""
-    shape = (settings.examples, 32, 32, 64)
-    x, y = related(np.random.default_rng(0), shape, shape)
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((settings.examples, 16), np.float32)
+    x, y = (rectified(rng, common, (32, 32, 64)) for _ in range(2))
     operations = 2 * 2 * settings.examples**2 * x[0].size
     ours = jnp.asarray(x), jnp.asarray(y)
     thunks, turns = {"symjax": lambda: wreath_cka(*ours)}, {"symjax": settings.turns}
@@ -116,7 +116,7 @@ def compare_wreath_cka(settings: Settings, peak: float) -> None:
         )
         turns["PyTorch, rows in a loop"] = settings.slow_turns
     best = best_seconds(thunks, turns)
-    print(f"wreath CKA, {' x '.join(map(str, shape))}, twice")
+    print(f"wreath CKA, {settings.examples} examples of 32x32x64 on both sides")
     for name, seconds in best.items():
         done = operations * (5 / 8 if name == "symjax" else 1)
         share, ratio = done / seconds / peak, seconds / best["symjax"]
@@ -203,7 +203,8 @@ def linear_cka(package: str, settings: Settings) -> dict:
     """Seconds, peak memory in MB before and after, and the largest error, in this process."""
     importlib.import_module(PACKAGES[package])
     rng = np.random.default_rng(0)
-    sides = list(zip(*(related(rng, s, s) for s in ((settings.pair_examples, *s) for s in SHAPES)), strict=True))
+    common = rng.standard_normal((settings.pair_examples, 16), np.float32)
+    sides = [[rectified(rng, common, shape) for shape in SHAPES] for _ in range(2)]
     compute = {"symjax": by_symjax, "pytorch-cka": by_pytorch_cka, "torch-cka": by_torch_cka}[package](*sides)
     before = peak_memory()
     values = np.asarray(compute())
