@@ -1,0 +1,269 @@
+"""Similarity measures against the way they were published, side by side and in turn in one run.
+
+    python -m benchmarks.similarity                   # on all cores
+    taskset -c 0 python -m benchmarks.similarity      # on one core
+
+Wreath CKA against the published loop over rows of the kernel in PyTorch; CCA and its gradient against QR and SVD in
+NumPy; linear CKA of 8 x 8 pairs of layers against PyPI's `pytorch-cka` and `torch-cka`, with the peak memory of each,
+in a process of its own. What is not installed is left out, and said so. All has compiled before. CPU time (of all
+threads) is what counts on a CPU, so that other work on the machine disturbs little; on other devices wall time. The
+best of the turns is printed.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from symjax.similarity import cca_similarity, pairwise, wreath_cka
+
+SHAPES = ((16, 16, 32), (16, 16, 32), (8, 8, 64), (8, 8, 64), (4, 4, 128), (4, 4, 128), (512,), (10,))
+PACKAGES = {"symjax": "symjax", "pytorch-cka": "cka", "torch-cka": "torch_cka"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    examples: int = 500
+    """Of wreath CKA, as maps of 32x32x64."""
+    samples: int = 10_000
+    """Of CCA."""
+    neurons: int = 512
+    """Of CCA, on either side."""
+    pair_examples: int = 1_000
+    """Of the pairs of layers."""
+    turns: int = 5
+    slow_turns: int = 1
+    """Of the loop over rows."""
+    only: str = ""
+    """Runs linear CKA by one package and prints a line of JSON: what each process of its own does."""
+
+
+def main(settings: Settings) -> None:
+    if settings.only:
+        return print(json.dumps(linear_cka(settings.only, settings)))
+    device, cores = jax.devices()[0].device_kind, len(os.sched_getaffinity(0))
+    print(f"jax {jax.__version__}, {device}, {cores} cores, load {os.getloadavg()[0]:.1f}", flush=True)
+    compare_linear_cka(settings)  # first: memory of this process is counted for its children until they begin
+    peak = matmul_peak(settings.turns)
+    print(f"matrix-product peak {peak / 1e9:.0f} GFLOP/s\n", flush=True)
+    compare_wreath_cka(settings, peak)
+    compare_cca(settings)
+
+
+def best_seconds(thunks: dict, turns: dict) -> dict:
+    """The shortest of so many runs of each, taking turns."""
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    best = dict.fromkeys(thunks, float("inf"))
+    for turn in range(max(turns.values())):
+        for name, thunk in thunks.items():
+            if turn < turns[name]:
+                start = clock()
+                jax.block_until_ready(thunk())
+                best[name] = min(best[name], clock() - start)
+    return best
+
+
+def matmul_peak(turns: int, size: int = 2048) -> float:
+    a = jnp.ones((size, size))
+    product = jax.jit(lambda a: a @ a)
+    jax.block_until_ready(product(a))
+    return 2 * size**3 / best_seconds({"": lambda: product(a)}, {"": turns})[""]
+
+
+def torch_or_none():
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return None
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return torch
+
+
+def rectified(rng, common, shape):
+    """Features of a layer: common signals (n, k), mixed, and noise, rectified."""
+    noise = rng.standard_normal((len(common), *shape), np.float32)
+    mixed = common @ rng.standard_normal((common.shape[1], noise[0].size), np.float32) / common.shape[1] ** 0.5
+    return np.maximum(mixed.reshape(noise.shape) + noise, 0)
+
+
+def compare_wreath_cka(settings: Settings, peak: float) -> None:
+    """Operations are those done: symjax computes 5/8 of a symmetric kernel, the loop all of it."""
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((settings.examples, 16), np.float32)
+    x, y = (rectified(rng, common, (32, 32, 64)) for _ in range(2))
+    operations = 2 * 2 * settings.examples**2 * x[0].size
+    ours = jnp.asarray(x), jnp.asarray(y)
+    thunks, turns = {"symjax": lambda: wreath_cka(*ours)}, {"symjax": settings.turns}
+    values = {"symjax": float(wreath_cka(*ours))}
+    torch = torch_or_none()
+    if torch is None:
+        print("torch is not installed: wreath CKA of symjax alone")
+    else:
+        theirs = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(z, -1, 1))) for z in (x, y)]
+        values["PyTorch, rows in a loop"] = 0.0
+        thunks["PyTorch, rows in a loop"] = lambda: values.update(
+            {"PyTorch, rows in a loop": float(wreath_cka_by_rows(torch, *theirs))}
+        )
+        turns["PyTorch, rows in a loop"] = settings.slow_turns
+    best = best_seconds(thunks, turns)
+    print(f"wreath CKA, {settings.examples} examples of 32x32x64 on both sides")
+    for name, seconds in best.items():
+        done = operations * (5 / 8 if name == "symjax" else 1)
+        share, ratio = done / seconds / peak, seconds / best["symjax"]
+        print(f"  {name:<28}{seconds:8.2f} s{share:7.0%} of peak{ratio:8.1f} times symjax   value {values[name]:.5f}")
+
+
+def wreath_cka_by_rows(torch, x, y):
+    """The published algorithm: channels first, a row of the kernel at a time, HSIC by Song's formula."""
+    kernels = []
+    for z in (x, y):
+        z = z - z.mean((0, 2, 3), keepdim=True)
+        z = z / z.square().sum((0, 2, 3), keepdim=True).sqrt()
+        z = z.flatten(2)
+        kernel = torch.zeros(len(z), len(z))
+        for i in range(len(z)):
+            kernel[i] = torch.einsum("cp,ncp->nc", z[i], z).amax(1)
+        kernels.append(kernel.double().fill_diagonal_(0))
+    k, l = kernels  # noqa: E741
+    return hsic(k, l) / (hsic(k, k) * hsic(l, l)) ** 0.5
+
+
+def hsic(k, l):  # noqa: E741
+    n = len(k)
+    ends = k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * (k.sum(0) * l.sum(0)).sum()
+    return ((k * l).sum() + ends) / (n * (n - 3))
+
+
+def compare_cca(settings: Settings) -> None:
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((settings.samples, settings.neurons), np.float32)
+    x, y = (
+        common @ rng.standard_normal((settings.neurons, settings.neurons), np.float32) / settings.neurons**0.5
+        + rng.standard_normal(common.shape, np.float32)
+        for _ in range(2)
+    )
+    ours = jnp.asarray(x), jnp.asarray(y)
+    similarity = jax.jit(cca_similarity)
+    gradient = jax.jit(jax.value_and_grad(cca_similarity, argnums=(0, 1)))
+    jax.block_until_ready((similarity(*ours), gradient(*ours)))
+    wide = np.float64(x), np.float64(y)
+    exact = numpy_cca(*wide)
+    thunks = {
+        "NumPy": lambda: numpy_cca(x, y),
+        "NumPy, float64": lambda: numpy_cca(*wide),
+        "symjax": lambda: similarity(*ours),
+        "symjax, with the gradient": lambda: gradient(*ours),
+    }
+    best = best_seconds(thunks, dict.fromkeys(thunks, settings.turns))
+    print(f"\nCCA, {settings.neurons} + {settings.neurons} neurons, {settings.samples} samples")
+    for name, thunk in thunks.items():
+        value = thunk()
+        error = abs(float(value[0] if isinstance(value, tuple) else value) - exact)
+        ratio = best["NumPy"] / best[name]
+        print(f"  {name:<28}{best[name]:8.2f} s{ratio:6.2f} times as fast as NumPy   error {error:.0e}", flush=True)
+
+
+def numpy_cca(x, y):
+    """Mean correlation by QR of both sides and SVD, as published."""
+    x, y = (np.linalg.qr(side - side.mean(0))[0] for side in (x, y))
+    return np.linalg.svd(x.T @ y, compute_uv=False).clip(0, 1).mean()
+
+
+def compare_linear_cka(settings: Settings) -> None:
+    print(f"\nlinear CKA of 8 x 8 pairs of layers, {settings.pair_examples} examples, unbiased")
+    arguments = ["--pair-examples", str(settings.pair_examples), "--turns", str(settings.turns)]
+    found = {}
+    for package in PACKAGES:
+        command = [sys.executable, "-m", "benchmarks.similarity", "--only", package, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"  {package} did not run: {done.stderr.strip().splitlines()[-1]}", flush=True)
+        else:
+            found[package] = json.loads(done.stdout.splitlines()[-1])
+    for package, row in found.items():
+        ratio = row["seconds"] / found["symjax"]["seconds"] if "symjax" in found else float("nan")
+        print(
+            f"  {package:<16}{row['seconds']:8.2f} s{ratio:8.2f} times symjax   peak {row['peak']:5.0f} MB, of which "
+            f"{row['peak'] - row['before']:5.0f} over what features and imports took   error {row['error']:.0e}",
+            flush=True,
+        )
+
+
+def linear_cka(package: str, settings: Settings) -> dict:
+    """Seconds, peak memory in MB before and after, and the largest error, in this process."""
+    importlib.import_module(PACKAGES[package])
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((settings.pair_examples, 16), np.float32)
+    sides = [[rectified(rng, common, shape) for shape in SHAPES] for _ in range(2)]
+    compute = {"symjax": by_symjax, "pytorch-cka": by_pytorch_cka, "torch-cka": by_torch_cka}[package](*sides)
+    before = peak_memory()
+    values = np.asarray(compute())
+    after = peak_memory()
+    seconds = best_seconds({package: compute}, {package: settings.turns})[package]
+    kernels = [[np.float64(z.reshape(len(z), -1)) for z in side] for side in sides]
+    kernels = [[z @ z.T * (1 - np.eye(len(z))) for z in side] for side in kernels]
+    powers = [[hsic(k, k) for k in side] for side in kernels]
+    exact = np.array([[hsic(k, l) for l in kernels[1]] for k in kernels[0]])  # noqa: E741
+    exact /= np.sqrt(np.outer(*powers))
+    return {"seconds": seconds, "before": before, "peak": after, "error": float(np.abs(values - exact).max())}
+
+
+def peak_memory() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def by_symjax(a, b):
+    a, b = ({str(k): z[None] for k, z in enumerate(side)} for side in (a, b))
+    return lambda: pairwise(a, "cka", against=b).values[:, 0, :, 0]
+
+
+def by_pytorch_cka(a, b):
+    from cka import cka_from_features
+
+    torch = torch_or_none()
+    a, b = ([torch.from_numpy(z.reshape(len(z), -1)) for z in side] for side in (a, b))
+    return lambda: cka_from_features(a, b).numpy()
+
+
+def by_torch_cka(a, b):
+    from torch_cka import CKA
+
+    torch = torch_or_none()
+
+    class Recorded(torch.nn.Module):
+        """A network whose layers put out features that are there already."""
+
+        def __init__(self, features):
+            super().__init__()
+            self.features = [torch.from_numpy(z.reshape(len(z), -1)) for z in features]
+            self.layers = torch.nn.ModuleList(torch.nn.Identity() for _ in features)
+
+        def forward(self, _):
+            for layer, features in zip(self.layers, self.features, strict=True):
+                layer(features)
+
+    names = [f"layers.{k}" for k in range(len(a))]
+    one_batch = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(len(a[0]))), len(a[0]))
+    compared = CKA(Recorded(a), Recorded(b), "a", "b", names, names)
+
+    def compute():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compared.compare(one_batch, one_batch)
+        return compared.export()["CKA"].numpy()
+
+    return compute
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__))

@@ -1,0 +1,393 @@
+"""Where published implementations of similarity measures differ from their definitions, each with a worked example.
+
+    python -m docs.published_faults > docs/published-faults.md
+
+Each function of `FAULTS` is a section of the page: its docstring, its source, and the two numbers that it returns, by
+the definition (as symjax has it) and as published. `tests/test_published_faults.py` holds the page to them.
+"""
+
+import inspect
+import textwrap
+import warnings
+
+import jax
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+import symjax
+from symjax.similarity import FewExamplesWarning
+
+INTRODUCTION = """# Faults of published implementations
+
+Where published implementations of similarity measures differ from their definitions: a small worked example of each,
+with the number that the definition gives, as symjax computes it, and the number as published. Code was read for this,
+and is told here in our own words; the few lines of NumPy do what it did, on made-up data, and are not taken from it.
+"The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports, "the code of Godfrey et
+al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022.
+
+This page is written by `python -m docs.published_faults > docs/published-faults.md`, which runs every example; the
+tests run them again. Other faults of the same codes end in an error, so there is no number to show: PLS and PWCCA of
+unequal widths, and CCA by Fourier transform, which fails on its first call."""
+
+
+def related(n=500, p=10, q=10, seed=0):
+    """Two representations of three common signals, with means and variances that differ from neuron to neuron."""
+    rng = np.random.default_rng(seed)
+    signals = rng.standard_normal((n, 3))
+    sides = (signals @ rng.standard_normal((3, d)) + rng.standard_normal((n, d)) for d in (p, q))
+    return [side * np.exp(rng.standard_normal(side.shape[1])) + 2 for side in sides]
+
+
+def centre(x):
+    return x - x.mean(0)
+
+
+def root_inverse(covariance):
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors / np.sqrt(values) @ vectors.T
+
+
+def canonical(x, y):
+    """Directions of whitened x (columns) and of whitened y, and the correlations, by covariance matrices."""
+    x, y = centre(x), centre(y)
+    return np.linalg.svd(root_inverse(x.T @ x) @ x.T @ y @ root_inverse(y.T @ y))
+
+
+def weighted(variates, x, correlations):
+    """Correlations weighted by sum_j |<h_i, x_j>|."""
+    weights = np.abs(np.linalg.qr(variates)[0].T @ x).sum(1)
+    return weights @ correlations / weights.sum()
+
+
+def pwcca_without_whitening():
+    """PWCCA without the inverse square root
+
+    Defined (Morcos et al. 2018): sum_i a_i rho_i / sum_i a_i with a_i = sum_j |<h_i, x_j>|, the canonical variates
+    being h_i = X Sxx^(-1/2) u_i. The SVCCA repository takes X u_i for them: directions of the whitened data applied to
+    the data as they are.
+    """
+    x, y = related()
+    u, rho, _ = canonical(x, y)
+    defined = symjax.pwcca(x, y)
+    published = weighted(centre(x) @ u, centre(x), rho)
+    return defined, published
+
+
+def pwcca_uncentred():
+    """PWCCA of data that are not centred
+
+    The variates and the neurons x_j are centred in the definition. The SVCCA repository adds the means to the variates
+    again, makes them orthonormal, and takes inner products with neurons that have theirs too, so that weights go to
+    what points along the means.
+    """
+    x, y = related()
+    x += 10
+    u, rho, _ = canonical(x, y)
+    defined = symjax.pwcca(x, y)
+    variates = centre(x) @ root_inverse(np.cov(x.T)) @ u + x.mean(0)
+    published = weighted(variates, x, rho)
+    return defined, published
+
+
+def pwcca_of_the_other_side():
+    """PWCCA with the weights of the other side
+
+    PWCCA is not symmetric: its weights are of x, the first argument. The SVCCA repository takes them from the side with
+    fewer neurons, so that with a wider x and a narrower y pwcca(x, y) is in truth pwcca(y, x).
+    """
+    x, y = related(p=14, q=6)
+    defined = symjax.pwcca(x, y)
+    published = symjax.pwcca(y, x)
+    return defined, published
+
+
+def svcca_threshold():
+    """SVCCA with a threshold on s instead of s^2
+
+    Defined (Raghu et al. 2017): the fewest principal directions with 99 % of the variance, the sum of s_i^2. Published
+    scripts take 99 % of the sum of s_i, the singular values, and so keep directions that are next to noise. Here the
+    common signals take 3 directions, and noise the rest.
+    """
+    rng = np.random.default_rng(0)
+    signals = rng.standard_normal((500, 3))
+    x, y = (signals @ rng.standard_normal((3, 20)) + 0.05 * rng.standard_normal((500, 20)) for _ in range(2))
+
+    def kept(x):
+        u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
+        return u[:, : np.searchsorted(np.cumsum(s) / s.sum(), 0.99) + 1]
+
+    defined = symjax.svcca(x, y)
+    published = np.linalg.svd(kept(x).T @ kept(y), compute_uv=False).mean()
+    return defined, published
+
+
+def mean_of_the_largest():
+    """A mean of correlations without the smallest
+
+    The mean canonical correlation is that of all min(d_x, d_y). The SVCCA repository leaves out, as "trailing zeros",
+    those past 98 % of their sum, zeros or not.
+    """
+    x, y = related()
+    _, rho, _ = canonical(x, y)
+    defined = symjax.similarity.cca_similarity(x, y)
+    published = rho[: np.argmax(np.cumsum(rho) >= 0.98 * rho.sum()) + 1].mean()
+    return defined, published
+
+
+def robust_threshold():
+    """A threshold passed for an epsilon
+
+    The "robust" CCA of the SVCCA repository, for where the plain one does not converge, passes its threshold 0.98 in
+    the place of epsilon. Covariances are scaled to a largest entry of 1 before; then neurons with a variance under
+    epsilon are removed, and epsilon is added to the variances of the others. Here that leaves one neuron of each side,
+    with noise as large as itself.
+    """
+    x, y = related()
+    p, epsilon = x.shape[1], 0.98
+    x, y = (side / np.sqrt(np.abs(np.cov(side.T)).max()) for side in (x, y))
+    kept_x, kept_y = x.var(0, ddof=1) >= epsilon, y.var(0, ddof=1) >= epsilon
+    sxx, syy = (np.atleast_2d(np.cov(side.T)) for side in (x[:, kept_x], y[:, kept_y]))
+    sxy = np.cov(x.T, y.T)[:p, p:][kept_x][:, kept_y]
+    sxx, syy = (s + epsilon * np.eye(len(s)) for s in (sxx, syy))
+    defined = symjax.similarity.cca_similarity(x, y)
+    published = np.linalg.svd(root_inverse(sxx) @ sxy @ root_inverse(syy), compute_uv=False).mean()
+    return defined, published
+
+
+def inverted_covariance():
+    """CCA by inverting a covariance matrix that is not well conditioned
+
+    Of x and an invertible linear map of it all correlations are 1. A covariance matrix has the square of the condition
+    of its data: in float32 eigenvalues of 1e-8 drown in rounding, some come out negative, and the published
+    Sxx^(-1/2) Sxy Syy^(-1/2), by pseudo-inverses and square roots of eigenvalues, is NaN. symjax inverts only what is
+    well conditioned and otherwise works on the data; condition 1e4 here.
+    """
+    rng = np.random.default_rng(0)
+    x = np.float32(
+        rng.standard_normal((500, 20)) * np.logspace(0, -4, 20) @ np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    )
+    y = x @ np.float32(rng.standard_normal((20, 20)))
+
+    def root(matrix):
+        values, vectors = np.linalg.eigh(matrix)
+        with np.errstate(invalid="ignore"):
+            return vectors * np.sqrt(values) @ vectors.T
+
+    sxx, sxy, syy = (centre(a).T @ centre(b) for a, b in ((x, x), (x, y), (y, y)))
+    product = root(np.linalg.pinv(sxx)) @ sxy @ root(np.linalg.pinv(syy))
+    defined = symjax.similarity.cca_similarity(x, y)
+    published = np.linalg.svd(product, compute_uv=False).mean() if np.isfinite(product).all() else np.nan
+    return defined, published
+
+
+def few_examples():
+    """Fewer examples than neurons
+
+    With n - 1 <= d every canonical correlation is 1, of any data; with n - 1 < d_x + d_y some are. Published code
+    returns them without a word, as the similarity of two layers. The value is by the definition, so symjax returns it
+    too, and warns (`FewExamplesWarning`). x and y are independent here; the first number is of 10,000 examples, the
+    second of 50, with 60 neurons both.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 10_000, 60))
+    defined = symjax.similarity.cca_similarity(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewExamplesWarning)
+        published = symjax.similarity.cca_similarity(x[:50], y[:50])
+    return defined, published
+
+
+def means_over_neurons():
+    """Means over the wrong axis
+
+    CCA and CKA take from each neuron its mean over examples. Where data come as neurons by examples in one place and
+    examples by neurons in another, published code took from each example its mean over neurons: the similarity then is
+    that of the means in large part. Linear CKA with the biased estimator, of independent x and y with means of 2.
+    """
+    x, y = np.random.default_rng(0).standard_normal((2, 500, 20)) + 2 * np.arange(20) / 10
+    defined = symjax.cka(x, y, estimator="gretton")
+    x, y = (side - side.mean(1, keepdims=True) for side in (x, y))
+    published = np.sum((x.T @ y) ** 2) / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
+    return defined, published
+
+
+def orthogonal_cka():
+    """An "orthogonal CKA" that is not orthogonally invariant
+
+    Linear CKA is |X'Y|^2 / (|X'X| |Y'Y|), X and Y centred, up to the choice of an estimator: the same for X Q, Q
+    orthogonal, so that cka(x, x Q) = 1. What Godfrey et al. publish by that name scales every channel to unit norm
+    first. symjax has it as `channel_normalized_cka`, for their figures.
+    """
+    x, _ = related()
+    rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((10, 10)))[0]
+    defined = symjax.cka(x, x @ rotation)
+    published = symjax.similarity.channel_normalized_cka(x, x @ rotation)
+    return defined, published
+
+
+def biased_hsic():
+    """Biased HSIC where features are many
+
+    HSIC of independent x and y is 0, and so CKA should be. The estimator of Kornblith et al. 2019 ("gretton"),
+    tr(K H L H) / (n - 1)^2, counts the diagonals of the kernel matrices, each example's agreement with itself, which
+    for d much greater than n is nearly all there is. The unbiased estimator ("song", the default) leaves them out.
+    Here n = 50 and d = 5000.
+    """
+    x, y = np.random.default_rng(0).standard_normal((2, 50, 5000))
+    defined = symjax.cka(x, y)
+    published = symjax.cka(x, y, estimator="gretton")
+    return defined, published
+
+
+def lange_estimator():
+    """An estimator with zero diagonal that is biased
+
+    "lange" (Lange et al. 2023) is sum_(i != j) (H K H)_ij (H L H)_ij / (n (n - 3)). It looks like the unbiased "song",
+    which in its U-centred form is the same sum, with the same divisor, of matrices U(K) that are centred without the
+    diagonal. But here the diagonal is set to zero after centring, which has spread it over the other entries. The data
+    of the example before.
+    """
+    x, y = np.random.default_rng(0).standard_normal((2, 50, 5000))
+    defined = symjax.cka(x, y, estimator="song")
+    published = symjax.cka(x, y, estimator="lange")
+    return defined, published
+
+
+def clipped_cka():
+    """CKA clipped at zero
+
+    An unbiased estimate of 0 is negative half of the time. The package pytorch-cka 1.1.3 clips CKA to [0, 1], so that
+    its mean over pairs is more than 0. Both numbers are means over 100 pairs of independent x and y, 20 examples of 40
+    neurons each.
+    """
+    x, y = np.random.default_rng(0).standard_normal((2, 100, 20, 40))
+    values = jax.vmap(symjax.cka)(x, y)
+    defined = values.mean()
+    published = values.clip(0, 1).mean()
+    return defined, published
+
+
+def dead_channels():
+    """Dead channels counted as perfect agreement
+
+    G_ReLU-Procrustes is 1 - sqrt(d^2 / (4 C)), where d^2 = |X|^2 + |Y|^2 - 2 max_P <X, Y P> over permutations P, with C
+    channels of unit norm. In the code of Godfrey et al. a channel that is dead in both networks adds nothing to d^2 and
+    one to C. In symjax C counts living channels, so that pruning dead ones changes nothing. Here 24 of 32 are dead.
+    """
+    x, y = np.maximum(np.random.default_rng(0).standard_normal((2, 500, 32)), 0)
+    x[:, 8:] = y[:, 8:] = 0
+    defined = symjax.wreath_procrustes(x, y)
+    x, y = (side / np.maximum(np.linalg.norm(side, axis=0), 1e-12) for side in (x, y))
+    rows, columns = linear_sum_assignment(x.T @ y, maximize=True)
+    squares = np.sum((x[:, rows] - y[:, columns]) ** 2)
+    published = 1 - np.sqrt(squares / (4 * x.shape[1]))
+    return defined, published
+
+
+def uncomputed_pairs():
+    """Uncomputed pairs reported as 1.0
+
+    What was not computed is not known. Published code reports it as 1.0, perfect agreement: 1 - d, d a matrix of
+    distances that begins as zeros, is that wherever nothing was filled in. `symjax.pairwise` has NaN there, and
+    `computed` says where. Means over three pairs of models, of which one was computed.
+    """
+    models = np.stack([related(seed=seed)[0] for seed in range(3)])
+    found = symjax.pairwise({"layer": models}, "procrustes", pairs=[(0, 1)])
+    off_diagonal = np.triu_indices(3, 1)
+    similarities = found.values[0, :, 0, :][off_diagonal]
+    defined = np.nanmean(similarities)
+    distances = np.where(np.isnan(similarities), 0, 1 - similarities)
+    published = 1 - distances.mean()
+    return defined, published
+
+
+def negative_under_the_root():
+    """The square root of a tiny negative number
+
+    Orthogonal Procrustes distance is sqrt(2 - 2 |X'Y|_*), |X| = |Y| = 1, and |X'X|_* = 1. In floating point that is 1
+    give or take rounding, so that the published root is NaN for some representations compared with themselves. symjax
+    computes the norm of what is left, |X - Y Q|. Means over 20 distances of an x from itself.
+    """
+
+    def published_distance(x):
+        x = x / np.linalg.norm(x)
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(2 - 2 * np.linalg.svd(x.T @ x, compute_uv=False).sum())
+
+    many = np.random.default_rng(0).standard_normal((20, 50, 10)).astype(np.float32)
+    defined = np.mean([symjax.similarity.procrustes_distance(x, x) for x in many])
+    published = np.mean([published_distance(x) for x in many])
+    return defined, published
+
+
+def changed_in_place():
+    """Inputs changed in place
+
+    Published code normalizes the caller's own arrays, here channels to unit norm. Whoever computes a second measure of
+    the same arrays gets it of other data. Orthogonal Procrustes similarity, by itself and after another measure.
+    """
+    x, y = related()
+    defined = symjax.similarity.procrustes(x, y)
+    for side in (x, y):
+        side /= np.linalg.norm(side, axis=0)
+    published = symjax.similarity.procrustes(x, y)
+    return defined, published
+
+
+FAULTS = (
+    pwcca_without_whitening,
+    pwcca_uncentred,
+    pwcca_of_the_other_side,
+    svcca_threshold,
+    mean_of_the_largest,
+    robust_threshold,
+    inverted_covariance,
+    few_examples,
+    means_over_neurons,
+    orthogonal_cka,
+    biased_hsic,
+    lange_estimator,
+    clipped_cka,
+    dead_channels,
+    uncomputed_pairs,
+    negative_under_the_root,
+    changed_in_place,
+)
+HELPERS = (related, centre, root_inverse, canonical, weighted)
+
+
+def main():
+    numbers = {fault: run(fault) for fault in FAULTS}
+    print(INTRODUCTION, "\n\n| fault | by the definition | as published |\n|---|---|---|", sep="")
+    for fault, (defined, published) in numbers.items():
+        print(f"| {title(fault)} | {defined:.3f} | {published:.3f} |")
+    print("\nThe examples share these functions:\n\n```python\n", "\n\n".join(map(source, HELPERS)), "```", sep="")
+    for fault, (defined, published) in numbers.items():
+        print(f"\n## {title(fault)}\n\n{explanation(fault)}\n\n```python\n{body(fault)}```\n")
+        print(f"By the definition {defined:.3f}, as published {published:.3f}.")
+
+
+def run(fault):
+    """What the definition gives, and what was published."""
+    return [float(number) for number in fault()]
+
+
+def title(fault):
+    return inspect.getdoc(fault).split("\n")[0]
+
+
+def explanation(fault):
+    return inspect.getdoc(fault).split("\n", 2)[2]
+
+
+def source(function):
+    return inspect.getsource(function)
+
+
+def body(fault):
+    """The source of a function without its first line and its docstring."""
+    return textwrap.dedent(source(fault).split('"""\n', 1)[1]).lstrip("\n")
+
+
+if __name__ == "__main__":
+    main()
