@@ -39,12 +39,13 @@ def pairwise(
     """A measure of all pairs of representations: `values[k, i, l, j]` = fn(layer k of model i, layer l of model j).
 
     What a measure makes of one representation alone (a kernel matrix, an orthonormal basis, unit norms) is made once
-    for each, not once for each pair, and pairs are computed many at a time (Williams et al. 2021 work likewise). The
-    values are those of the measure's own function up to rounding, for measures without such a form (`Measure.factor`)
-    that function is called pair by pair. Of a symmetric measure each pair is computed once. Pairs are spread over all
-    devices. Not differentiable: for a loss, take the functions themselves.
+    for each, not once for each pair, and pairs are computed many at a time. The values are those of the measure's own
+    function up to rounding; small distances are computed once more, from differences, so that they keep their digits.
+    Where a measure has no such form (`Measure.factor`), its function is called pair by pair. Of a symmetric measure
+    each pair is computed once. Pairs are spread over all devices. Not differentiable: for a loss, take the functions
+    themselves.
 
-    Only in the default of `rcond` cca and pwcca differ from their functions: here each side has that for its own width.
+    The default of `rcond` in cca and pwcca is here for each side that for its own width.
 
     Args:
         representations: from names of layers to arrays (models, n, d) or (models, n, h, w, c), NumPy's or JAX's; d, h,
