@@ -79,8 +79,11 @@ def _prepared(factored, array, dtype, devices, size):
     program = _prepare_program(factored, size, devices)
     found = []
     for start in range(0, count, at_once):
-        rows = np.minimum(np.arange(start, start + at_once), count - 1)  # of one number, so that one program does
-        found.append(jax.device_get(program(array[rows].astype(dtype), ())))
+        chunk = array[start : start + at_once]
+        if len(chunk) < at_once:  # filled up, so that one program does for all
+            chunk = array[np.minimum(np.arange(start, start + at_once), count - 1)]
+        chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
+        found.append(jax.device_get(program(chunk, ())))
     return jax.tree.map(lambda *leaves: _joined(*leaves)[:count], *found)
 
 
