@@ -1,7 +1,17 @@
+import gc
+
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Each compiled program holds maps of memory, of which a process may have 65,530: too few for all tests."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
