@@ -61,8 +61,8 @@ def main(settings: Settings) -> None:
     trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
     with runs.open_folder(out, "align", document) as folder:
         missing = {measure: lacking(read_part(folder, measure), pairs) for measure in measures}
+        images = dataset.test.images[: settings.examples]
         if any(missing.values()):
-            images = dataset.test.images[: settings.examples]
             found = representations(trained, images, dataset.mean, dataset.std, layers=",".join(layers))
             bar = tqdm(missing.items(), desc="align", unit="measure", dynamic_ncols=True, file=sys.stderr)
             for measure, theirs in bar:
@@ -70,22 +70,17 @@ def main(settings: Settings) -> None:
                 if theirs:
                     rows = pd.concat([read_part(folder, measure), compare(found, measure, theirs, trained.seeds)])
                     runs.write_csv(part(folder, measure), rows)
-        frames = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
-        runs.write_csv(folder / "results.csv", pd.concat(frames, ignore_index=True))
+                    assemble(folder)
+        assemble(folder)  # a run may have been stopped just before
         table = pd.concat([chosen(read_part(folder, measure), pairs) for measure in measures], ignore_index=True)
         plots.heatmaps(table, folder / "heatmaps")
         plots.by_layer(table, folder / "layers")
         accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
         print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
-        print(f"similarity of equal layers on {len(images_of(dataset, settings))} test images, ", end="")
-        print(f"mean ± deviation over {len(pairs)} pairs:\n")
+        over = f"mean ± deviation over {len(pairs)} pairs" if len(pairs) > 1 else "one pair"
+        print(f"equal layers on {len(images)} test images, {over}:\n")
         print(summary(table, layers).to_string())
         print(f"\nresults: {folder}")
-
-
-def images_of(dataset, settings: Settings) -> np.ndarray:
-    """The images that layers are compared on."""
-    return dataset.test.images[: settings.examples]
 
 
 def parse_measures(text: str) -> list[str]:
@@ -136,6 +131,12 @@ def lacking(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> list[tuple[int,
     return [pair for pair in pairs if pair not in there]
 
 
+def assemble(folder: Path) -> None:
+    """Writes results.csv from the parts that are there."""
+    frames = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
+    runs.write_csv(folder / "results.csv", pd.concat(frames, ignore_index=True))
+
+
 def part(folder: Path, measure: str) -> Path:
     """The file of one measure's rows."""
     (folder / "parts").mkdir(exist_ok=True)
@@ -150,11 +151,11 @@ def read_part(folder: Path, measure: str) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """Measures down, layers across: mean and standard deviation (n - 1) over pairs."""
-    grouped = table[table.layer_a == table.layer_b].groupby(["measure", "layer_a"], sort=False).value
+    grouped = plots.of_equal_layers(table).groupby(["measure", "layer"], sort=False).value
     text = grouped.mean().map("{:.3f}".format)
     if (grouped.size() > 1).all():
         text += " ± " + grouped.std().map("{:.3f}".format)
-    return text.unstack("layer_a")[layers].loc[list(table.measure.unique())].rename_axis(columns="layer")
+    return text.unstack("layer")[layers].loc[list(table.measure.unique())]
 
 
 if __name__ == "__main__":

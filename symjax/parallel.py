@@ -68,7 +68,7 @@ def each(fn: Callable, execution: Execution) -> Callable:
         return jax.vmap(fn)
 
     def mapped(items):
-        if count_members(items) > 1:
+        if count_members(items) != 1:
             return lax.map(fn, items)
         # A loop of one round is unrolled by XLA anyway, and compiles more slowly.
         return jax.tree.map(lambda leaf: leaf[None], fn(take(items, 0)))

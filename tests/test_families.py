@@ -72,6 +72,8 @@ def test_residuals_by_hand():
     birkhoff, params = made("birkhoff", np.eye(3, dtype=np.float32))
     params["permutation"] = jnp.float32([[0.9, 0, 0], [0.3, 1, 0], [0, 0, 1]])  # columns sum to 1.2, rows to .9, 1.3
     np.testing.assert_allclose(birkhoff.residual(params), 0.3, rtol=1e-6)
+    params["permutation"] = jnp.float32([[2, -1], [-1, 2]])
+    np.testing.assert_allclose(birkhoff.residual(params), 1)
     orthogonal, _ = made("orthogonal", np.eye(3, dtype=np.float32))
     np.testing.assert_allclose(orthogonal.residual({"matrix": jnp.diag(jnp.float32([1, -1, 0.5]))}), 0.75, rtol=1e-6)
 

@@ -2,5 +2,6 @@
 
 from symjax.plots.similarity import by_layer as by_layer
 from symjax.plots.similarity import heatmaps as heatmaps
+from symjax.plots.similarity import of_equal_layers as of_equal_layers
 from symjax.plots.stitching import curves as curves
 from symjax.plots.stitching import penalties as penalties

@@ -25,6 +25,13 @@ NAMES = {
 }
 
 
+def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Measure, layer, pair and value of equal layers; a measure that is not symmetric has the mean of both orders."""
+    same = table[table.layer_a == table.layer_b].rename(columns={"layer_a": "layer"})
+    same = same.assign(pair=[f"{min(p)}-{max(p)}" for p in zip(same.model_a, same.model_b, strict=True)])
+    return same.groupby(["measure", "layer", "pair"], sort=False).value.mean().reset_index()
+
+
 def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
     """A panel per measure: the mean over pairs for each layer of the first model with each layer of the second.
 
@@ -86,10 +93,11 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
-    same = table[table.layer_a == table.layer_b]
-    measures, layers = list(same.measure.unique()), list(same.layer_a.unique())
-    grouped = same.groupby(["measure", "layer_a"]).value
+    same = of_equal_layers(table)
+    measures, layers = list(same.measure.unique()), list(same.layer.unique())
+    grouped = same.groupby(["measure", "layer"]).value
     mean, deviation = grouped.mean(), grouped.std().fillna(0)
+    pairs = same.pair.nunique()
     with matplotlib.rc_context(PAPER):
         figure = Figure(figsize=(max(5.5, 0.16 * len(layers) * (len(measures) + 2) + 1), 3.4), layout="constrained")
         axes = figure.subplots()
@@ -101,7 +109,7 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
                 positions + (i - (len(measures) - 1) / 2) * width,
                 [mean[measure, layer] for layer in layers],
                 width=0.92 * width,
-                yerr=[deviation[measure, layer] for layer in layers],
+                yerr=[deviation[measure, layer] for layer in layers] if pairs > 1 else None,
                 label=NAMES.get(measure, measure),
                 color=colour,
                 error_kw={"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "ecolor": "#222222"},
@@ -112,10 +120,9 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
         axes.set_xlim(-0.55, len(layers) - 0.45)
         axes.set_ylabel("similarity")
         axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
-        pairs = len(same[["model_a", "model_b"]].drop_duplicates())
         axes.set_title(
             "The same layer of two networks that differ in their seed\n"
-            f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''})",
+            f"({f'mean and standard deviation over {pairs} pairs' if pairs > 1 else 'one pair'})",
             fontsize=9,
             loc="left",
         )

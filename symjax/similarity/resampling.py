@@ -54,6 +54,8 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, batch_size=None)
         standard error = sqrt(m / (n - m)) sd(t),   bias = m / (n - m) (mean(t) - estimate),
         interval       = estimate + sqrt(m / (n - m)) (quantiles of t - mean(t)).
 
+    The interval is oriented as a percentile interval, not turned round as by Politis and Romano; its coverage is below.
+
     Drawing with replacement would not do: examples that are drawn twice look alike in both representations.
 
     The interval is for what fn makes of n examples on average. Of most measures this tends to its limit with a bias of
@@ -229,7 +231,7 @@ def _number(fn, x, y):
 
 
 def _require_count(name, value, least):
-    if not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: got {value}, must be an integer, at least {least}")
 
 

@@ -55,7 +55,7 @@ class Family:
         return params
 
     def residual(self, params: PyTree) -> jax.Array:
-        """By how much, at most, the parameters miss the constraint to which `project` brings them."""
+        """By how much, at most, the matrix misses what `project` brings it to; told at the end of each epoch."""
         return jnp.float32(0)
 
     def halfway(self, params: PyTree) -> PyTree:

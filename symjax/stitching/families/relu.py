@@ -73,7 +73,7 @@ class Birkhoff(Family):
 
     def residual(self, params):
         sums = jnp.stack([params["permutation"].sum(axis) for axis in (0, 1)])
-        return jnp.abs(sums - 1).max()
+        return jnp.maximum(jnp.abs(sums - 1).max(), -params["permutation"].min())
 
     def halfway(self, params):
         permutation = permutation_matrix(nearest_permutation(params["permutation"]))
