@@ -7,7 +7,6 @@ the definition (as symjax has it) and as published. `tests/test_published_faults
 """
 
 import inspect
-import textwrap
 import warnings
 
 import jax
@@ -20,8 +19,8 @@ from symjax.similarity import FewExamplesWarning
 INTRODUCTION = """# Faults of published implementations
 
 Where published implementations of similarity measures differ from their definitions: a small worked example of each,
-with the number that the definition gives, as symjax computes it, and the number as published. Code was read for this,
-and is told here in our own words; the few lines of NumPy do what it did, on made-up data, and are not taken from it.
+with the number that the definition gives, as symjax computes it, and the number as published. The faults are told in
+our own words; the few lines of NumPy show each by itself, on made-up data, and are not taken from the published code.
 "The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports, "the code of Godfrey et
 al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022.
 
@@ -363,7 +362,7 @@ def main():
         print(f"| {title(fault)} | {defined:.3f} | {published:.3f} |")
     print("\nThe examples share these functions:\n\n```python\n", "\n\n".join(map(source, HELPERS)), "```", sep="")
     for fault, (defined, published) in numbers.items():
-        print(f"\n## {title(fault)}\n\n{explanation(fault)}\n\n```python\n{body(fault)}```\n")
+        print(f"\n## {title(fault)}\n\n{explanation(fault)}\n\n```python\n{without_docstring(fault)}```\n")
         print(f"By the definition {defined:.3f}, as published {published:.3f}.")
 
 
@@ -384,9 +383,9 @@ def source(function):
     return inspect.getsource(function)
 
 
-def body(fault):
-    """The source of a function without its first line and its docstring."""
-    return textwrap.dedent(source(fault).split('"""\n', 1)[1]).lstrip("\n")
+def without_docstring(fault):
+    first, _, code = source(fault).split('"""', 2)
+    return first.rstrip(" ") + code.lstrip("\n")
 
 
 if __name__ == "__main__":
