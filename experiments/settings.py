@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import re
+import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,9 +13,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
-from symjax import parallel
+from symjax import parallel, runs, summary
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.summary import Summary
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig, check_seeds
 
@@ -167,18 +170,33 @@ def compilation() -> Iterator[list[float]]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def run_command(main: Callable[[Settings], None], settings: type[Settings], argv: list[str] | None = None) -> None:
+def run_command(main: Callable[[Settings], Summary | None], settings: type[Settings], argv: list[str] | None = None):
     """Runs `main` on the settings that the command line gives; ends the process where they are wrong.
 
-    A caller's mistake is one line on stderr and exit code 2; an interruption is one line and exit code 130.
+    What `main` has found is printed and kept in its folder. A caller's mistake is one line on stderr and exit code 2;
+    an interruption is one line and exit code 130.
     """
+    began = time.monotonic()
     module = sys.modules[main.__module__]
-    program = f"python -m {module.__spec__.name}"  # __name__ is "__main__"
-    parsed = tyro.cli(settings, args=argv, prog=program, description=module.__doc__)
+    name = module.__spec__.name  # __name__ is "__main__"
+    parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()
         with compilation() as seconds:
-            main(parsed)
+            found = main(parsed)
+        if found is not None:
+            command = shlex.join(["python", "-m", name, *map(str, sys.argv[1:] if argv is None else argv)])
+            took = time.monotonic() - began
+            summary.write(
+                dataclasses.replace(
+                    found,
+                    experiment=name.rpartition(".")[2],
+                    command=command,
+                    seconds=took,
+                    versions=runs.versions(),
+                )
+            )
+            print(f"\n{found.text()}")
         if seconds:
             print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
     except InputError as error:

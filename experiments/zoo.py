@@ -12,6 +12,7 @@ import pandas as pd
 
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import runs, zoo
+from symjax.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Settings(ZooSettings):
     """The folder of this zoo."""
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     seeds, config = settings.parse_seeds(), settings.zoo_config()
     dataset = settings.load_dataset()
     folder = settings.out or zoo_folder(config)
@@ -33,9 +34,14 @@ def main(settings: Settings) -> None:
         }
     )
     runs.write_csv(folder / "accuracy.csv", table)
-    print(f"{trained.network} on {dataset.name}, kept in {folder}; accuracies in percent:\n")
-    mean = {"seed": "mean"} | table.drop(columns="seed").mean().to_dict()
-    print(pd.concat([table, pd.DataFrame([mean])]).to_string(index=False, float_format="%.2f"))
+    shown = table.set_index("seed")
+    shown.loc["mean"] = shown.mean()
+    return Summary(
+        folder,
+        f"{trained.network} on {dataset.name}",
+        f"{len(seeds)} networks that differ in their seed; test accuracy {shown.test['mean']:.2f} % on average.",
+        {"accuracy in percent": shown.map("{:.2f}".format)},
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pytest
 from stitch_helpers import SEEDS, flags, scratch, trained, write_npz
 
 import experiments.stitch
+import experiments.sweeps
 from experiments.settings import run_command
 from symjax import runs, zoo
 from symjax.errors import InputError
@@ -55,7 +56,7 @@ def sweep_of(plan, num_pairs):
 
 @pytest.fixture
 def compiled_once(monkeypatch):
-    monkeypatch.setattr(experiments.stitch, "Sweep", lambda plan, _, num_pairs: sweep_of(plan, num_pairs))
+    monkeypatch.setattr(experiments.sweeps, "Sweep", lambda plan, _, num_pairs: sweep_of(plan, num_pairs))
 
 
 def contents(folder):
@@ -210,7 +211,7 @@ class FakeSweep:
 @pytest.fixture
 def fake(monkeypatch):
     FakeSweep.asked, FakeSweep.fail_at = [], None
-    monkeypatch.setattr(experiments.stitch, "Sweep", FakeSweep)
+    monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
     monkeypatch.setattr(zoo, "train", lambda *_, **__: trained()[1])
     for name in ("penalties", "curves"):
         monkeypatch.setattr(experiments.stitch.plots, name, lambda *_: None)

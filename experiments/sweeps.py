@@ -1,0 +1,194 @@
+"""What the commands that stitch share: settings, and the sweep over pairs, layers and families with its folder."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.settings import ZooSettings, optional, zoo_folder
+from symjax import models, parallel, runs, zoo
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.models import Network
+from symjax.stitching import FitConfig, Plan, Sweep, draw_pairs
+from symjax.stitching.families import Family
+from symjax.stitching.results import Results
+
+# Passes over the training images that suit a data set; of others, what is published.
+STITCH_EPOCHS = {"digits": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class StitchSettings(ZooSettings):
+    """A zoo, which pairs of its members are stitched where, and how stitches are trained."""
+
+    pairs: str = "4"
+    """How many ordered pairs (front, tail) of different members to draw, or all."""
+    pair_seed: int = 0
+    """Of the draw of pairs and of the stitches' random starts."""
+    layers: str = "all"
+    """Stitch points by name, as in relu1,relu3, or all."""
+    stitch_epochs: Annotated[int | None, optional("INT", "digits 6, otherwise 20")] = None
+    """Passes over the training images for the stitches."""
+    stitch_optimizer: Literal["adam", "sgd"] = "adam"
+    """Of the stitches; sgd is the published one."""
+    stitch_learning_rates: str = "1e-2"
+    """Step sizes to try for every family alike, as in 1e-2,1e-3; the validation split picks."""
+    stitch_schedule: Literal["cosine", "constant"] = "cosine"
+    """How the step size goes over the run."""
+    start: Literal["auto", "identity", "random", "matched", "least_squares"] = "auto"
+    """Where stitches that train start; auto is what suits the family best."""
+    bias: bool = False
+    """Give stitches that train a bias."""
+    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
+    """The folder of the zoo; trained there where it is missing."""
+    out: Annotated[Path | None, optional("DIR", "under runs/, by command and settings")] = None
+    """The folder of the results."""
+
+    def fit_config(self, recipe) -> FitConfig:
+        """How stitches are trained."""
+        default_epochs = STITCH_EPOCHS.get(self.dataset, 20)
+        rates = parse_numbers("stitch_learning_rates", self.stitch_learning_rates)
+        if self.stitch_epochs is not None and self.stitch_epochs < 1:
+            raise InputError(f"stitch_epochs: got {self.stitch_epochs}, wanted a positive number")
+        return FitConfig(
+            epochs=default_epochs if self.stitch_epochs is None else self.stitch_epochs,
+            batch_size=self.batch_size,
+            optimizer=self.stitch_optimizer,
+            learning_rates=rates,
+            schedule=self.stitch_schedule,
+            start=self.start,
+            bias=self.bias,
+            flip=recipe.flip,
+            translate=recipe.translate,
+        )
+
+
+class Swept(NamedTuple):
+    """What a sweep leaves.
+
+    Attributes:
+      folder: of the run; held until the context ends.
+      network, dataset: what was stitched, and on what.
+      pairs: ordered pairs (front seed, tail seed).
+      table: the rows of results.csv of these pairs, layers and families, in the order in which they were asked for.
+      curves: likewise of curves.csv.
+    """
+
+    folder: Path
+    network: Network
+    dataset: Dataset
+    pairs: list[tuple[int, int]]
+    table: pd.DataFrame
+    curves: pd.DataFrame
+
+    @property
+    def over_pairs(self) -> str:
+        """What the numbers of a table are."""
+        return f"mean ± deviation over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "one pair"
+
+    @property
+    def title(self) -> str:
+        """The network, the data set and how good the members are."""
+        return f"{self.network.name} on {self.dataset.name}: clean accuracy {self.table.clean_accuracy.mean():.2f} %"
+
+
+@contextlib.contextmanager
+def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> Iterator[Swept]:
+    """Stitches what the settings ask for and the folder lacks; the zoo is trained where it is missing.
+
+    Everything that can be wrong with the flags is found before anything is trained.
+
+    Args:
+      settings: of the command.
+      families: all train together.
+      kind: the name of the command, and of its folders.
+
+    Raises:
+      InputError: bad settings, or a folder of another configuration.
+    """
+    config, seeds = settings.zoo_config(), settings.parse_seeds()
+    fit_config = settings.fit_config(config.recipe)
+    pairs = draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed)
+    dataset = settings.load_dataset()
+    execution = parallel.default_execution()
+    network = models.create(
+        config.model,
+        width=config.width,
+        channels=dataset.channels,
+        classes=dataset.num_classes,
+        method=execution.conv,
+        dtype=zoo.PRECISIONS[config.precision],
+    )
+    plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
+    whole = Sweep(plan, dataset, num_pairs=len(pairs))
+
+    document = {"zoo": config.to_json(), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
+    document["test_size"] = settings.test_size
+    out = settings.out or Path("runs", kind, f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
+    if out.exists():
+        with runs.open_folder(out, kind, document):
+            pass
+    members = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    with runs.open_folder(out, kind, document) as folder:
+        results = Results(folder)
+        results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
+        clean = dict(zip(seeds, _percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
+        for part, theirs in results.missing(pairs, plan).items():
+            planned = part == plan and len(theirs) == len(pairs)
+            part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
+            _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
+        results.assemble()  # a run may have been stopped just before
+        yield Swept(folder, network, dataset, pairs, results.table(pairs, plan), results.curves(pairs, plan))
+
+
+def _run(kind: str, sweep: Sweep, members, pairs, clean, results: Results, seed: int) -> None:
+    groups = -(-len(pairs) // sweep.group_size)
+    quiet = 0.1 if sys.stderr.isatty() else 15
+    epochs = sweep.plan.config.epochs if sweep.plan.trained else 0
+    bars = {"mininterval": quiet, "dynamic_ncols": True}
+    with (
+        tqdm(desc=kind, unit="epoch", total=groups * epochs, **bars) as training,
+        tqdm(desc="evaluate", unit="batch", total=groups * sweep.evaluation_steps, **bars) as evaluation,
+    ):
+        training.set_postfix_str("compiling")
+
+        def on_epoch(metrics):
+            training.set_postfix({name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False)
+            training.update()
+
+        def on_evaluation(accuracy):
+            if accuracy is not None:
+                evaluation.set_postfix({"accuracy": f"{accuracy:.3f}"}, refresh=False)
+            evaluation.update()
+
+        found = sweep.run(members.member, pairs, seed=seed, on_epoch=on_epoch, on_evaluation=on_evaluation)
+        for result in found:
+            results.add(result, clean)
+
+
+def _percent(shares: np.ndarray, count: int) -> np.ndarray:
+    """Shares of `count` examples in percent, free of the rounding of float32: accuracies are compared for equality."""
+    return 100 * np.rint(np.asarray(shares, np.float64) * count) / count
+
+
+def parse_numbers(name: str, text: str) -> tuple[float, ...]:
+    """The numbers of a comma-separated list, or an InputError that names the flag."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"{name}: got {text!r}, wanted numbers with commas between") from None
+
+
+def _pair_count(text: str) -> int | str:
+    if text == "all":
+        return text
+    if not text.isdecimal():
+        raise InputError(f"pairs: got {text!r}, wanted a number of pairs, or all")
+    return int(text)

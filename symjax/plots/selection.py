@@ -1,0 +1,95 @@
+"""What validation chose, and penalty against sparsity."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from symjax.plots.stitching import style_of
+from symjax.plots.style import PAPER, save
+
+
+def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure:
+    """Histograms: a panel per layer, a bar per value, how many pairs chose it.
+
+    Args:
+      chosen: pair, layer and hyperparameter, one row per pair and layer.
+      values: what there was to choose from, in the order of the bars.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    layers = list(chosen.layer.unique())
+    with matplotlib.rc_context(PAPER):
+        figure, grid = _panels(len(layers), 2.0, 1.8, sharey=True)
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            counts = chosen[chosen.layer == layer].hyperparameter.value_counts()
+            axes.bar(range(len(values)), [counts.get(value, 0) for value in values], width=0.8, color="#d7301f")
+            axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+            axes.set_title(layer, fontsize=9)
+            axes.tick_params(axis="x", length=0, labelbottom=True)
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+            axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        figure.supylabel("pairs", fontsize=9)
+        figure.supxlabel("value chosen by validation", fontsize=9)
+        save(figure, path)
+    return figure
+
+
+def sparsity(table: pd.DataFrame, path: Path) -> Figure:
+    """Penalty against the share of zero entries: a panel per layer, a line through lasso's weights, points for others.
+
+    Means over pairs, with deviations (n - 1) both ways where there is more than one pair.
+
+    Args:
+      table: rows as of results.csv.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    layers, families = list(table.layer.unique()), list(table.family.unique())
+    styles = style_of(families)
+    lasso = [family for family in families if family.partition(":")[0] == "lasso"]
+    several = table.pair.nunique() > 1
+    with matplotlib.rc_context(PAPER):
+        figure, grid = _panels(len(layers), 2.6, 2.3, sharey=False)
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
+            mean, deviation = grouped.mean(), grouped.std()
+            line = mean.loc[lasso]
+            axes.plot(line.sparsity, line.penalty, color=styles[lasso[0]][1] if lasso else None, linewidth=1, zorder=1)
+            for family in families:
+                name, colour = styles[family]
+                x, y = mean.loc[family]
+                dx, dy = deviation.loc[family] if several else (None, None)
+                marker = "o" if family in lasso else "*" if family.startswith("birkhoff") else "s"
+                size = 10 if marker == "*" else 5
+                look = {"color": colour, "mec": "#222222", "mew": 0.5, "elinewidth": 0.7, "capsize": 1.5}
+                axes.errorbar(x, y, dy, dx, fmt=marker, ms=size, label=name, **look)
+            axes.set_title(layer, fontsize=9)
+            axes.set_xlim(-0.04, 1.04)
+            axes.axhline(0, color="#222222", linewidth=0.6, zorder=0)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+        figure.supylabel("stitching penalty (percentage points)", fontsize=9)
+        figure.supxlabel("share of the stitch's entries that are zero", fontsize=9)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(families)), frameon=False)
+        save(figure, path)
+    return figure
+
+
+def _panels(count: int, width: float, height: float, *, sharey: bool) -> tuple[Figure, np.ndarray]:
+    """A grid of at least `count` axes, at most four across; what is over is hidden."""
+    columns = min(4, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns + 0.6, height * rows + 0.9), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
