@@ -24,7 +24,7 @@ DEFAULTS = "; ".join(f"{family} {','.join(values)}" for family, values in GRIDS.
 
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
-    family: Literal["birkhoff", "birkhoff_published", "lasso", "rank", "softsort"] = "birkhoff"
+    family: Literal["birkhoff", "birkhoff_published", "lasso", "lasso_proximal", "rank", "softsort"] = "birkhoff"
     """Whose number is chosen: alpha, alpha, lambda, the rank, or tau."""
     values: Annotated[str | None, optional("NUMBERS", DEFAULTS)] = None
     """What to choose from, with commas between; of equally good ones the first is taken."""
@@ -39,18 +39,21 @@ def main(settings: Settings) -> Summary:
         values = [family.hyperparameter for family in families]
         chosen = choose(found.table)
         runs.write_csv(found.folder / "chosen.csv", chosen)
-        together = pd.concat([found.table, chosen.assign(family=f"{settings.family} chosen")])
+        # A family's default number is not in its label, but here it is what is compared.
+        labels = {family.label: f"{settings.family}:{family.hyperparameter:g}" for family in families}
+        fixed = found.table.replace({"family": labels})
+        together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, found.folder / "penalties")
         plots.choices(chosen, values, found.folder / "choices")
-        fixed = found.table.groupby("family", sort=False).penalty.mean()
+        mean = fixed.groupby("family", sort=False).penalty.mean()
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(
             found.folder,
             found.title,
             f"Chosen by validation, {settings.family} costs {chosen.penalty.mean():.1f} points on average over pairs "
-            f"and layers; the best value for all of them ({fixed.idxmin()}) costs {fixed.min():.1f}, the worst "
-            f"({fixed.idxmax()}) {fixed.max():.1f}.",
+            f"and layers; the best value for all of them ({mean.idxmin()}) costs {mean.min():.1f}, the worst "
+            f"({mean.idxmax()}) {mean.max():.1f}.",
             {
                 f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(together),
                 "how often each value was chosen": counts,

@@ -17,6 +17,7 @@ LABELS = [
     "rank4",
     "lasso:0.001",
     "lasso:0.25",
+    "lasso_proximal:0.5",
     "birkhoff",
     "birkhoff:0.01",
     "birkhoff_published",
@@ -289,6 +290,17 @@ def test_lasso_cuts_small_entries():
     matrix = jnp.asarray([[2e-4, -2e-4, 0.5], [9e-5, -9e-5, 0.0], [1e-4, 1.0, -3.0]], jnp.float32)
     found = parse_family("lasso:0.1").round({"matrix": matrix})
     np.testing.assert_array_equal(found, np.float32([[2e-4, -2e-4, 0.5], [0, 0, 0], [1e-4, 1, -3]]))
+
+
+def test_the_proximal_step_minimises_its_objective():
+    """prox(v) = argmin_w 1/2 (w - v)^2 + t lambda |w|, against a search over a fine grid."""
+    family, matrix = parse_family("lasso_proximal:2"), dense()
+    found = family.project({"matrix": jnp.asarray(matrix)}, None, FIRST, 0.3)["matrix"]
+    grid = np.linspace(-4, 4, 80001)
+    objective = 0.5 * (grid - matrix[..., None].astype(np.float64)) ** 2 + 0.3 * 2 * np.abs(grid)
+    np.testing.assert_allclose(found, grid[objective.argmin(-1)], atol=1.1e-4)
+    assert 0 < (np.asarray(found) == 0).mean() < 1
+    np.testing.assert_array_equal(family.project({"matrix": jnp.asarray(matrix)}, None, FIRST)["matrix"], matrix)
 
 
 # --- penalties ---

@@ -408,11 +408,12 @@ def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypat
 # --- the fit against plain loops ---
 
 
-def test_sgd_on_full_stitches_is_a_plain_loop():
+@pytest.mark.parametrize("family,weight", [("full", 0), ("lasso_proximal:0.2", 0.2)])
+def test_sgd_is_a_plain_loop(family, weight):
     """Two learning rates and two epochs, against jax.grad and NumPy's float64 one step after the other."""
     dataset, zoo = trained()
     config = dataclasses.replace(SGD, learning_rates=(0.1, 0.01), start="identity", bias=True)
-    plan = make_plan("full", config, points=(0,))
+    plan = make_plan(family, config, points=(0,))
     a, b = zoo.member(0), zoo.member(1)
     network, data = zoo.network, fit_data(dataset)
     images = jnp.asarray(dataset.train.images[None, :64])
@@ -443,6 +444,7 @@ def test_sgd_on_full_stitches_is_a_plain_loop():
                 decayed = rate * 0.5 * (1 + np.cos(np.pi * (e * steps + t) / (steps * config.epochs)))
                 for part, g in zip(stitch, gradients, strict=True):
                     part -= decayed * np.asarray(g, np.float64)
+                stitch[0][:] = np.sign(stitch[0]) * np.maximum(np.abs(stitch[0]) - decayed * weight, 0)
             np.testing.assert_allclose(metrics["loss"][0, r], np.mean(losses), rtol=1e-4)
             np.testing.assert_allclose(state.params[0][0]["family"]["matrix"][r], stitch[0], atol=2e-5)
             np.testing.assert_allclose(state.params[0][0]["bias"][r], stitch[1], atol=2e-5)

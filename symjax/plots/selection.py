@@ -55,7 +55,7 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
     """
     layers, families = list(table.layer.unique()), list(table.family.unique())
     styles = style_of(families)
-    lasso = [family for family in families if family.partition(":")[0] == "lasso"]
+    lasso = [family for family in families if family.startswith("lasso")]
     several = table.pair.nunique() > 1
     with matplotlib.rc_context(PAPER):
         figure, grid = _panels(len(layers), 2.6, 2.3, sharey=False)
@@ -74,10 +74,10 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
                 axes.errorbar(x, y, dy, dx, fmt=marker, ms=size, label=name, **look)
             axes.set_title(layer, fontsize=9)
             axes.set_xlim(-0.04, 1.04)
+            axes.set_xlabel("share of zero entries")
             axes.axhline(0, color="#222222", linewidth=0.6, zorder=0)
             axes.grid(True, color="#dddddd", linewidth=0.6)
         figure.supylabel("stitching penalty (percentage points)", fontsize=9)
-        figure.supxlabel("share of the stitch's entries that are zero", fontsize=9)
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(families)), frameon=False)
         save(figure, path)

@@ -13,12 +13,14 @@ from symjax.plots.style import PAPER, save
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
 STYLE = {
+    "chosen by validation": ("chosen by validation", "#222222"),
     "identity": ("identity (no stitch)", "#4d4d4d"),
     "matched": ("$G_{\\mathrm{ReLU}}$ matched (closed form)", "#f6c667"),
     "least_squares": ("least squares (closed form)", "#b8b8b8"),
     "full": ("full", "#08306b"),
     "orthogonal": ("orthogonal", "#6a51a3"),
     "lasso": ("lasso", "#2b8c8c"),
+    "lasso_proximal": ("lasso (proximal)", "#2b8c8c"),
     "birkhoff": ("$G_{\\mathrm{ReLU}}$ (Birkhoff)", "#d7301f"),
     "birkhoff_published": ("$G_{\\mathrm{ReLU}}$ (published recipe)", "#fc8d59"),
     "softsort": ("$G_{\\mathrm{ReLU}}$ (SoftSort)", "#fdae8b"),

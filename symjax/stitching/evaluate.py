@@ -77,7 +77,7 @@ def evaluate_stitch(
     Args:
       network: of both members.
       a, b: front and tail.
-      stitch, stats: as `symjax.stitching.load_stitch` returns them.
+      stitch, stats: as `symjax.stitching.results.load_stitch` returns them.
       point: index of the stitch point.
       split: images and labels (`symjax.data.Split`).
       mean, std: of the data set.

@@ -266,7 +266,8 @@ def _update(plan: Plan, progress, seen, params, opt_state, gradients):
     stepped = jax.tree.map(lambda old, d: old - length.reshape(-1, *(1,) * (d.ndim - 1)) * d, params, direction)
 
     def projected(family, new, old):
-        return {**new, "family": jax.vmap(partial(family.project, progress=seen))(new["family"], old["family"])}
+        project = jax.vmap(lambda new, old, length: family.project(new, old, seen, length))
+        return {**new, "family": project(new["family"], old["family"], length)}
 
     return [
         [projected(*of_family) for of_family in zip(plan.trained, new, old, strict=True)]

@@ -9,6 +9,7 @@ GRIDS: dict[str, tuple[str, ...]] = {
     "birkhoff": ("1e-3", "1e-2", "1e-1", "1", "10"),
     "birkhoff_published": ("1e-3", "1e-2", "1e-1", "1", "10"),
     "lasso": ("1e-4", "1e-3", "1e-2", "1e-1"),
+    "lasso_proximal": ("0.1", "0.3", "0.6", "1", "1.2"),
     "rank": ("1", "2", "4"),
     "softsort": ("1e-2", "1e-1", "1", "10"),
 }

@@ -15,6 +15,7 @@ from symjax.stitching.families.closed_form import ClosedForm as ClosedForm
 from symjax.stitching.families.free import Full as Full
 from symjax.stitching.families.free import Lasso as Lasso
 from symjax.stitching.families.free import LowRank as LowRank
+from symjax.stitching.families.free import ProximalLasso as ProximalLasso
 from symjax.stitching.families.orthogonal import Orthogonal as Orthogonal
 from symjax.stitching.families.relu import Birkhoff as Birkhoff
 from symjax.stitching.families.relu import PublishedBirkhoff as PublishedBirkhoff
@@ -37,6 +38,7 @@ FAMILIES: dict[str, Entry] = {
     "full": Entry(Full, None, "any matrix"),
     "rank": Entry(LowRank, "rank", "U V of the given rank"),
     "lasso": Entry(Lasso, "weight", "any matrix, L1 penalty of the given weight"),
+    "lasso_proximal": Entry(ProximalLasso, "weight", "any matrix, soft thresholding after each step"),
     "birkhoff": Entry(Birkhoff, "alpha", "G_ReLU over the Birkhoff polytope, our recipe"),
     "birkhoff_published": Entry(PublishedBirkhoff, "alpha", "G_ReLU over the Birkhoff polytope, the published recipe"),
     "softsort": Entry(SoftSort, "tau", "G_ReLU by SoftSort"),

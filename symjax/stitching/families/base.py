@@ -50,8 +50,8 @@ class Family:
         """What is added to the loss."""
         return jnp.float32(0)
 
-    def project(self, params: PyTree, previous: PyTree, progress: jax.Array) -> PyTree:
-        """Parameters brought back to where they may be, after an optimizer step from `previous`."""
+    def project(self, params: PyTree, previous: PyTree, progress: jax.Array, length: jax.Array | float = 0.0) -> PyTree:
+        """Parameters brought back to where they may be, after an optimizer step of `length` from `previous`."""
         return params
 
     def residual(self, params: PyTree) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Free matrices: full, low rank, lasso."""
+"""Free matrices: full, low rank, lasso as published and by a proximal step."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -59,3 +59,27 @@ class Lasso(Family):
     def round(self, params):
         matrix = params["matrix"]
         return jnp.where(jnp.abs(matrix) < self.CUT, 0, matrix)
+
+
+@dataclass(frozen=True)
+class ProximalLasso(Family):
+    """Any matrix; after each step of length t, W_ij becomes sign(W_ij) max(|W_ij| - t weight, 0).
+
+    With stochastic gradient descent this is the proximal gradient method for lasso's objective, with entries that are
+    zero, not small. Adam's step has a scale of its own, so the weight there is a share of it: at 1 an entry that the
+    loss does not hold falls by a whole step.
+    """
+
+    weight: float = 0.1
+
+    @property
+    def label(self):
+        return f"lasso_proximal:{self.weight:g}"
+
+    @property
+    def hyperparameter(self):
+        return self.weight
+
+    def project(self, params, previous, progress, length=0.0):
+        matrix = params["matrix"]
+        return {"matrix": jnp.sign(matrix) * jnp.maximum(jnp.abs(matrix) - length * self.weight, 0)}

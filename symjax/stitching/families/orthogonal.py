@@ -32,7 +32,7 @@ class Orthogonal(Family):
     def init(self, start):
         return {"matrix": polar(start)}
 
-    def project(self, params, previous, progress):
+    def project(self, params, previous, progress, length=0.0):
         matrix = params["matrix"]
         for _ in range(NEWTON_SCHULZ_STEPS):
             matrix = 1.5 * matrix - 0.5 * matrix @ (matrix.T @ matrix)

@@ -60,7 +60,7 @@ class Birkhoff(Family):
     def penalty(self, params, progress):
         return -self.alpha * jnp.linalg.norm(params["permutation"])
 
-    def project(self, params, previous, progress):
+    def project(self, params, previous, progress, length=0.0):
         projected, info = projection_birkhoff(
             params["permutation"], method="sweeps", init=previous["duals"], max_iters=200, full_output=True
         )
@@ -100,7 +100,7 @@ class PublishedBirkhoff(Birkhoff):
         scaling = params["scaling"]
         return params["permutation"] * jnp.where(progress >= 0.5, scaling, lax.stop_gradient(scaling))
 
-    def project(self, params, previous, progress):
+    def project(self, params, previous, progress, length=0.0):
         scaling = jnp.where(progress >= 0.5, jnp.maximum(params["scaling"], 0), previous["scaling"])
         return {**params, "permutation": sinkhorn(jnp.maximum(params["permutation"], 0)), "scaling": scaling}
 
