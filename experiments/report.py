@@ -1,0 +1,74 @@
+"""Collects what the runs under a folder have found into one page: report.html, with its pictures inside, and report.md.
+
+For each run: the finding, the figures, the tables, the published figures where there are any, the command and the time
+that it took. Nothing is computed; run experiments first.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from experiments.published import PUBLISHED
+from experiments.settings import run_command
+from symjax import pages, runs, summary
+from symjax.errors import InputError
+from symjax.summary import SUMMARY, Summary
+
+# As the chapters of a paper follow each other; what is not listed comes last.
+ORDER = "zoo stitch crossval lasso rotate symmetry align dynamics freeze memorize classes".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    runs: Path = Path("runs")
+    """The folder under which run folders lie, at any depth."""
+    out: Path = Path("runs", "report")
+    """The folder of the page."""
+
+
+def main(settings: Settings) -> None:
+    found = collect(settings.runs)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    sections = [section(run) for run in found]
+    runs.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
+    runs.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
+    for run in found:
+        print(f"{run.experiment}: {run.title}\n  {run.finding}")
+    print(f"\n{len(found)} runs in {settings.out / 'report.html'} and {settings.out / 'report.md'}")
+
+
+TITLE = "Symmetries of networks and of their representations"
+
+
+def collect(folder: Path) -> list[Summary]:
+    """The summaries under a folder, in the order of `ORDER`; one that is broken is told on stderr and left out."""
+    if not folder.is_dir():
+        raise InputError(f"runs: {folder} is no folder; run an experiment first, or name another with --runs")
+    found = []
+    for path in sorted(folder.rglob(SUMMARY)):
+        try:
+            found.append(summary.read(path.parent))
+        except InputError as error:
+            print(f"left out: {error}", file=sys.stderr)
+    if not found:
+        raise InputError(f"runs: no run under {folder} has a whole {SUMMARY}; run an experiment first")
+    return sorted(found, key=lambda run: ORDER.index(run.experiment) if run.experiment in ORDER else len(ORDER))
+
+
+def section(run: Summary) -> pages.Section:
+    """A run's part of the page."""
+    device = run.versions.get("device", "an unknown device")
+    return pages.Section(
+        title=f"{run.experiment}: {run.title}",
+        text=run.finding,
+        figures=tuple(Path(run.folder, f"{name}.png") for name in run.figures),
+        tables=run.tables,
+        beside={f"published: {caption}": table for caption, table in PUBLISHED.get(run.experiment, {}).items()},
+        command=run.command,
+        notes=f"{pages.duration(run.seconds)} in all its runs, on {device} with JAX {run.versions.get('jax', '?')}; "
+        f"results in {run.folder}",
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

@@ -1,0 +1,118 @@
+"""Summaries of runs, and the page that is made of them."""
+
+import base64
+import html.parser
+import json
+
+import pandas as pd
+import pytest
+
+import experiments.report
+from experiments.published import PUBLISHED
+from experiments.settings import run_command
+from symjax import pages, summary
+from symjax.errors import InputError
+from symjax.summary import Summary
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def plant(folder, experiment="stitch", seconds=100.0, **others):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "penalties.png").write_bytes(PNG)
+    table = pd.DataFrame({"relu1": ["1.0 ± 0.1", "2|3"], "relu2": [0.25, None]}, index=["full", "rank1"])
+    values = {"title": "a < b", "finding": f"found by {experiment}", "tables": {"caption of it": table}}
+    values |= {"figures": ("penalties", "gone"), "command": f"python -m experiments.{experiment} --seeds '3,'"}
+    values |= {"experiment": experiment, "seconds": seconds, "versions": {"device": "cpu", "jax": "0.10"}} | others
+    summary.write(Summary(folder, **values))
+    return folder
+
+
+def test_a_summary_is_read_as_written_and_time_adds_up(tmp_path):
+    first = summary.read(plant(tmp_path))
+    assert first.folder == tmp_path and first.figures == ("penalties", "gone") and first.seconds == 100
+    table = first.tables["caption of it"]
+    assert table.loc["full"].tolist() == ["1.0 ± 0.1", 0.25] and pd.isna(table.relu2["rank1"])
+    plant(tmp_path, seconds=5.0, finding="more")
+    again = summary.read(tmp_path)
+    assert again.seconds == 105 and again.finding == "more"
+    text = again.text()
+    assert text.index("a < b") < text.index("caption of it") < text.index("more") < text.index(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"title": 3}', "{", json.dumps({"tables": {"a": {}}})])
+def test_a_broken_summary_is_an_error_and_is_replaced(tmp_path, content):
+    (tmp_path / summary.SUMMARY).write_text(content)
+    with pytest.raises(InputError, match=r"summary\.json"):
+        summary.read(tmp_path)
+    assert summary.read(plant(tmp_path)).seconds == 100
+
+
+class Reader(html.parser.HTMLParser):
+    """The text, the pictures and whether every tag is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.texts, self.pictures = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.pictures.append(dict(attributes)["src"])
+        elif tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def report(*words):
+    run_command(experiments.report.main, experiments.report.Settings, [str(word) for word in words])
+
+
+def test_the_page_holds_every_run(tmp_path, capsys):
+    plant(tmp_path / "runs" / "deep" / "b", "zoo")
+    plant(tmp_path / "runs" / "a", "stitch", seconds=7200.0)
+    plant(tmp_path / "runs" / "c", "mine")
+    (plant(tmp_path / "runs" / "d") / summary.SUMMARY).write_text("{")
+    out = tmp_path / "page"
+    report("--runs", tmp_path / "runs", "--out", out)
+    told = capsys.readouterr()
+    assert told.out.index("found by zoo") < told.out.index("found by stitch") < told.out.index("found by mine")
+    assert "left out" in told.err and "3 runs" in told.out
+
+    page = Reader((out / "report.html").read_text())
+    text = " ".join(page.texts)
+    assert not page.open and len(page.pictures) == 3
+    assert base64.b64decode(page.pictures[0].removeprefix("data:image/png;base64,")) == PNG
+    for words in ("a < b", "found by stitch", "1.0 ± 0.1", "Caption of it", "--seeds '3,'", "2.0 h", "gone.png"):
+        assert words in text
+    assert all(caption in text for caption in PUBLISHED["stitch"]) and "62" in text
+
+    lines = (out / "report.md").read_text().splitlines()
+    assert lines.count("| full | 1.0 ± 0.1 | 0.25 |") == 3 and lines.count("| rank1 | 2\\|3 |  |") == 3
+    link = next(line for line in lines if line.startswith("![penalties]")).partition("<")[2].rstrip(">)")
+    assert (out / link).read_bytes() == PNG
+
+
+def test_nothing_to_report_is_one_line(tmp_path, capsys):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(SystemExit) as stop:
+            report("--runs", folder, "--out", tmp_path / "page")
+        assert stop.value.code == 2 and "runs: " in capsys.readouterr().err
+
+
+def test_published_tables_are_drawn_for_known_experiments():
+    assert set(PUBLISHED) <= set(experiments.report.ORDER)
+    page = pages.html("t", [pages.Section("s", "x", beside=tables) for tables in PUBLISHED.values()])
+    assert "0.6208" in page and "8.3" in page
+
+
+@pytest.mark.parametrize("seconds,said", [(3.4, "3 s"), (59, "59 s"), (90, "1.5 min"), (5400, "1.5 h")])
+def test_durations(seconds, said):
+    assert pages.duration(seconds) == said
