@@ -14,9 +14,9 @@ The defaults, and why:
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +32,10 @@ PyTree = Any
 
 @dataclass(frozen=True)
 class Execution:
-    """How members run on one device, how convolutions do, and how many devices share the work of one member."""
+    """How members run on one device, and how convolutions do."""
 
     members: Literal["vmap", "map"]
     conv: ConvMethod
-    share: int = 1
 
 
 DEFAULTS = {
@@ -76,88 +75,6 @@ def each(fn: Callable, execution: Execution) -> Callable:
     return mapped
 
 
-class Task(NamedTuple):
-    """A function to be lifted over the leading axis of `items`; `cost` of one item beside those of other tasks."""
-
-    fn: Callable[[PyTree], PyTree]
-    items: PyTree
-    cost: float = 1.0
-
-
-def each_of_all(tasks: Sequence[Task], execution: Execution) -> list[PyTree]:
-    """`each` for several functions, every one over items of its own, inside a program of one member.
-
-    Where `execution.share` devices share the member they divide all the items among them, wait for each other once,
-    and all get all results.
-    """
-    if execution.share == 1:
-        return [each(task.fn, execution)(task.items) for task in tasks]
-    counts = [count_members(task.items) for task in tasks]
-    divisions = divide(counts, [task.cost for task in tasks], execution.share)
-    parts = [_my_part(task, taken, execution) for task, taken in zip(tasks, divisions, strict=True)]
-    parts = lax.optimization_barrier(parts)  # nobody waits before all of its work is done
-    return [_gathered(part, taken) for part, taken in zip(parts, divisions, strict=True)]
-
-
-def by_examples(fn: Callable, execution: Execution) -> Callable:
-    """`fn` of a batch (n, ...) whose examples do not feel each other, inside a program of one member.
-
-    Where `execution.share` devices share the member and n can be divided by it, each runs its part of the examples.
-    """
-
-    def shared(batch):
-        part = len(batch) // execution.share
-        mine = lax.dynamic_slice_in_dim(batch, lax.axis_index("share") * part, part)
-        return jax.tree.map(lambda leaf: lax.all_gather(leaf, "share", tiled=True), fn(mine))
-
-    return lambda batch: fn(batch) if len(batch) % execution.share or execution.share == 1 else shared(batch)
-
-
-def divide(counts: Sequence[int], costs: Sequence[float], devices: int) -> np.ndarray:
-    """How many of the `counts[t]` items of each task each device takes, (tasks, devices).
-
-    Equally many, and what is over goes, the costliest tasks first, to those who have the least to do so far.
-    """
-    counts, costs = np.asarray(counts), np.asarray(costs)
-    taken = np.repeat(counts[:, None] // devices, devices, axis=1)
-    load = np.zeros(devices)
-    for t in np.argsort(-costs, kind="stable"):
-        least = np.argsort(load, kind="stable")[: counts[t] % devices]
-        taken[t, least] += 1
-        load[least] += costs[t]
-    return taken
-
-
-def _my_part(task: Task, taken: np.ndarray, execution: Execution) -> PyTree:
-    """The results of this device's items, (max(taken), ...); what is behind them is of no use."""
-    me, most = lax.axis_index("share"), int(taken.max())
-    first = jnp.asarray(np.cumsum(taken) - taken, jnp.int32)[me]
-
-    def item(i):
-        return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, first + i, keepdims=False), task.items)
-
-    if execution.members == "vmap":  # an index past the end gives the last item
-        return jax.vmap(lambda i: task.fn(item(i)))(jnp.arange(most, dtype=jnp.int32))
-
-    def step(i, results):
-        result = task.fn(item(i))
-        return jax.tree.map(lambda every, one: lax.dynamic_update_index_in_dim(every, one, i, 0), results, result)
-
-    shapes = jax.eval_shape(task.fn, take(task.items, 0))
-    nothing = jax.tree.map(lambda leaf: jnp.zeros((most, *leaf.shape), leaf.dtype), shapes)
-    return lax.fori_loop(0, jnp.asarray(taken, jnp.int32)[me], step, nothing)
-
-
-def _gathered(part: PyTree, taken: np.ndarray) -> PyTree:
-    """Of all devices, in the order of the items."""
-
-    def gather(leaf):
-        of_all = lax.all_gather(leaf, "share")
-        return jnp.concatenate([of_all[device, :count] for device, count in enumerate(taken)])
-
-    return jax.tree.map(gather, part)
-
-
 def over_members(
     fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *, devices=None, optimise: bool = True
 ) -> Callable:
@@ -165,7 +82,7 @@ def over_members(
 
     Args:
       fn: a pure function of one member and of what all members share.
-      execution: how members run; `execution.share` devices work on one member together.
+      execution: how members run.
       devices: the devices to spread over; all local ones by default.
       optimise: see `compiler_options`.
 
@@ -174,8 +91,7 @@ def over_members(
       copies of the first member fill up and are dropped from the result; a member's result depends on itself alone.
     """
     devices = jax.local_devices() if devices is None else list(devices)
-    mesh = _mesh(devices, execution.share)
-    places = len(devices) // execution.share
+    mesh, places = _mesh(devices), len(devices)
 
     def on_one_device(members, shared):
         return each(lambda member: fn(member, shared), execution)(members)
@@ -238,11 +154,8 @@ def spread(members: PyTree, devices=None) -> PyTree:
     return jax.device_put(members, NamedSharding(_mesh(devices), PartitionSpec("members")))
 
 
-def _mesh(devices: list, share: int = 1) -> Mesh:
-    if len(devices) % share:
-        raise InputError(f"share: {len(devices)} devices cannot work in groups of {share}")
-    grid = np.asarray(devices).reshape(-1, share)
-    return Mesh(grid, ("members", "share"), axis_types=(AxisType.Auto, AxisType.Auto))
+def _mesh(devices: list) -> Mesh:
+    return Mesh(np.asarray(devices), ("members",), axis_types=(AxisType.Auto,))
 
 
 def _fill_up(members: PyTree, multiple: int) -> PyTree:

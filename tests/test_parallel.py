@@ -1,7 +1,5 @@
 """The member axis: the same results however members execute and spread over devices."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,44 +76,6 @@ def test_each_inside_a_program():
     for execution in (VMAP, MAP):
         results = jax.jit(parallel.each(lambda member: solve(member, shared), execution))(members)
         np.testing.assert_allclose(results["product"], expected(members, shared)["product"], atol=1e-5)
-
-
-@pytest.mark.parametrize("execution", [VMAP, MAP], ids=["vmap", "map"])
-@pytest.mark.parametrize("share", [1, 2])
-def test_devices_that_share_a_member_divide_its_items(execution, share):
-    execution = dataclasses.replace(execution, share=share)
-    members, shared = members_and_shared(2)
-    others = {name: np.concatenate([leaf, leaf[:1]]) for name, leaf in members.items()}  # an odd number
-
-    def of_member(bias, shared):
-        def task(items, cost):
-            return parallel.Task(lambda item: solve(item | {"a": item["a"] + bias}, shared), items, cost)
-
-        rows = parallel.by_examples(lambda batch: {"row": batch @ shared["b"]}, execution)
-        return (
-            parallel.each_of_all([task(members, 1), task(others, 3)], execution),
-            rows(others["a"][:, 0]),
-            rows(members["a"][:, 0]),
-        )
-
-    run = parallel.over_members(of_member, execution)
-    results = run(np.float32([0, 1, -1]), shared)
-    for bias, index in ((0, 0), (1, 1), (-1, 2)):
-        (few, many), odd, even = jax.tree.map(lambda leaf, index=index: np.asarray(leaf)[index], results)
-        for found, items in ((few, members), (many, others)):
-            wanted = expected(items | {"a": items["a"] + np.float32(bias)}, shared)
-            for name in wanted:
-                np.testing.assert_allclose(found[name], wanted[name], atol=1e-5)
-        for found, items in ((odd, others), (even, members)):
-            np.testing.assert_allclose(found["row"], items["a"][:, 0] @ shared["b"], atol=1e-5)
-
-
-def test_what_is_over_is_divided_by_cost():
-    # One item over for each task: the costliest goes to one device, the others to the other until it is level.
-    np.testing.assert_array_equal(parallel.divide([5, 5, 5, 5], [4, 3, 2, 1], 2), [[3, 2], [2, 3], [2, 3], [3, 2]])
-    np.testing.assert_array_equal(parallel.divide([1, 5], [1, 2], 3), [[0, 0, 1], [2, 2, 1]])
-    for counts in ([0, 7], [8, 3]):
-        assert parallel.divide(counts, [1, 1], 4).sum(1).tolist() == counts
 
 
 def test_stack_and_take_are_inverse():

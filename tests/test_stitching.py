@@ -29,6 +29,7 @@ from symjax.stitching import (
     parse_families,
     stitched_logits,
 )
+from symjax.stitching.lane import Lane
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
@@ -384,14 +385,14 @@ def test_accuracy_counts_examples(sweep):
 def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypatch):
     members, _, results = swept
     calls = []
-    accuracy = Sweep._accuracy
+    accuracy = Lane._accuracy
 
     def spy(self, pairs, stitches, stats, batches, on_evaluation):
         found = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
         calls.append((batches, stitches[0].matrix.shape[1], found))
         return found
 
-    monkeypatch.setattr(Sweep, "_accuracy", spy)
+    monkeypatch.setattr(Lane, "_accuracy", spy)
     (result,) = sweep.run(members.get, [(0, 1)], seed=4)
     dataset, candidates = trained()[0], sweep.plan.candidates
     assert [(c[0].mask.sum(), c[1]) for c in calls] == [
@@ -494,15 +495,26 @@ def test_a_point_depends_on_itself_alone():
     np.testing.assert_allclose(both.matrix[1], alone.matrix[0], atol=1e-5)
 
 
-def test_devices_that_share_a_pair_find_what_one_finds():
-    """One pair on two devices: they train different stitches, and evaluate on different batches, an odd number."""
+@pytest.mark.parametrize("families,points", [("full,birkhoff", (0, 1)), ("full,rank2,identity", (1,))])
+def test_devices_that_share_a_pair_find_what_one_finds(families, points):
+    """One pair on two devices, in two lanes: by points, or where there is one point alone, by families."""
     dataset, _ = trained()
-    plan = make_plan("full,rank2,identity", dataclasses.replace(CONFIG, epochs=2, eval_batch_size=16), points=(1,))
+    plan = make_plan(families, dataclasses.replace(CONFIG, epochs=2), points=points)
+    alone, together = (Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:n]) for n in (1, 2))
+    assert [len(sweep.lanes) for sweep in (alone, together)] == [1, 2]
+    seen = {alone: [], together: []}
     alone, together = (
-        next(iter(Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:n]).run(trained()[1].member, [(0, 1)])))
-        for n in (1, 2)
+        next(iter(sweep.run(trained()[1].member, [(0, 1)], on_epoch=epochs.append))) for sweep, epochs in seen.items()
     )
+    first, second = seen.values()
+    assert len(first) == len(second) == 2
+    for a, b in zip(first, second, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
     assert together.rows == alone.rows
+    numbers = ("loss", "accuracy", "residual")
+    for a, b in zip(together.curves, alone.curves, strict=True):
+        assert {name: a[name] for name in a if name not in numbers} == {n: b[n] for n in b if n not in numbers}
+        assert [a[name] for name in numbers] == pytest.approx([b[name] for name in numbers], rel=1e-4, abs=1e-5)
     for name, (stitch, stats) in alone.stitches.items():
         for actual, wanted in zip(*map(jax.tree.leaves, (together.stitches[name], (stitch, stats))), strict=True):
             np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)

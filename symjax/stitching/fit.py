@@ -18,7 +18,7 @@ from jax import lax
 from symjax.data import augment, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Network, branch
-from symjax.parallel import Execution, Task, by_examples, each_of_all
+from symjax.parallel import Execution, each
 from symjax.stitching.families import Family
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.stitched import Pair, Stitch, stitched_logits
@@ -130,9 +130,7 @@ def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[F
 
     def step(carry, batch):
         x = normalize(batch, mean, std)
-        of_a, of_b = by_examples(
-            lambda x: [plan.network.features(member, x, plan.points) for member in pair], plan.execution
-        )(x)
+        of_a, of_b = (plan.network.features(member, x, plan.points) for member in pair)
         found = [feature_moments(branch(a), branch(b)) for a, b in zip(of_a, of_b, strict=True)]
         return jax.tree.map(jnp.add, carry, found), None
 
@@ -219,25 +217,21 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         labels = data.labels[indices]
-        fronts = by_examples(lambda x: network.features(state.pair.a, x, plan.points), plan.execution)(images)
-        made, tasks = [], []
-        for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
-            made.append(
-                [
-                    jax.vjp(jax.vmap(partial(_stitch_and_penalty, family, seen)), theirs)
-                    for family, theirs in zip(plan.trained, of_point, strict=True)
-                ]
-            )
-            stitches = _concatenate([stitch for (stitch, _), _ in made[-1]])
-            left = len(network.points) - point  # segments of the tail
-            tasks.append(Task(partial(tail_gradient, point, travelling, labels), stitches, left))
+        fronts = network.features(state.pair.a, images, plan.points)
         gradients, metrics = [], []
-        for of_point, (loss, right, pulled) in zip(made, each_of_all(tasks, plan.execution), strict=True):
+        for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
+            made = [
+                jax.vjp(jax.vmap(partial(_stitch_and_penalty, family, seen)), theirs)
+                for family, theirs in zip(plan.trained, of_point, strict=True)
+            ]
+            stitches = _concatenate([stitch for (stitch, _), _ in made])
+            tail = partial(tail_gradient, point, travelling, labels)
+            loss, right, pulled = each(tail, plan.execution)(stitches)
             metrics.append((loss, right))
             ones = jnp.ones((rates,), jnp.float32)
             whose = [slice(f * rates, (f + 1) * rates) for f in range(len(of_point))]
             parts = [jax.tree.map(lambda leaf, mine=mine: leaf[mine], pulled) for mine in whose]
-            gradients.append([pull((part, ones))[0] for part, (_, pull) in zip(parts, of_point, strict=True)])
+            gradients.append([pull((part, ones))[0] for part, (_, pull) in zip(parts, made, strict=True)])
         params, opt_state = _update(plan, progress, seen, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 

@@ -1,13 +1,15 @@
 """The sweep: all pairs, points and families, fitted and evaluated in a few compiled programs.
 
-Pairs run in groups that fill the devices; each group's results are handed out as soon as they are there. Validation
-picks among the learning rates of a family; the test split is looked at once, for what was picked.
+Pairs run in groups that fill the devices; each group's results are handed out as soon as they are there. Where there
+are more devices than pairs, those that share a pair take different stitches of it, each in a lane of its own: lanes
+never wait for each other. Validation picks among the learning rates of a family; the test split is looked at once, for
+what was picked.
 """
 
-import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -16,13 +18,12 @@ import numpy as np
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member
-from symjax.parallel import over_members, replicate, spread, stack, take
-from symjax.stitching import evaluate, fit
+from symjax.parallel import stack, take
+from symjax.stitching.division import divide, segment_flops, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
+from symjax.stitching.lane import Found, Lane
 from symjax.stitching.stitched import Pair, Stitch
-from symjax.training.evaluation import pad_batches
-from symjax.training.loop import device_data
 
 PyTree = Any
 
@@ -89,44 +90,25 @@ class Sweep:
                     raise InputError(f"families: {family.label} exceeds the {channels} channels of {name}")
         if not plan.families or not plan.points:
             raise InputError("families, layers: at least one of each is wanted")
-        devices = jax.local_devices() if devices is None else list(devices)
-        share = max(1, len(devices) // num_pairs) if num_pairs else 1
-        devices = devices[: len(devices) // share * share]
-        self.plan = plan = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, share=share))
-        self.group_size = len(devices) // share
         if plan.config.batch_size > len(dataset.train):
             size, images = plan.config.batch_size, len(dataset.train)
             raise InputError(f"batch_size: {size} is more than the {images} training images")
         if not len(dataset.validation):
             raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
-        config, lift = plan.config, partial(over_members, execution=plan.execution, devices=devices)
-        # Where devices share a pair, they train different stitches of it, but evaluate on different batches.
-        self._per_pair = share
-        alone = dataclasses.replace(plan, execution=dataclasses.replace(plan.execution, share=1))
-        lift_batches = partial(over_members, execution=alone.execution, devices=devices)
-        self._train = pad_batches(dataset.train, config.eval_batch_size)
-        self._validation = pad_batches(dataset.validation, config.eval_batch_size)
-        self._test = pad_batches(dataset.test, config.eval_batch_size)
-        self._data = replicate(device_data(dataset, None), devices)
-        self._matching = self._moment_batches(config.matching_images)
-        self._reestimation = self._moment_batches(config.reestimation_images)
-        self._moments = lift(lambda pair, shared: fit.pair_moments(plan, pair, *shared))
-        self._begin = lift(lambda m, _: fit.begin(plan, *m), optimise=False)
-        self._epoch = lift(partial(fit.fit_epoch, plan))
-        self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
-        self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
-        self._statistics = lift_batches(lambda m, shared: evaluate.batch_statistics(alone, *m, *shared))
-        self._correct = lift_batches(lambda m, shared: evaluate.batch_correct(alone, *m, *shared))
-        self._place = partial(spread, devices=devices)
+        self.plan = plan
+        devices = jax.local_devices() if devices is None else list(devices)
+        share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]
+        if share > 1:
+            image = dataset.train.images.shape[1:]
+            parts = divide(plan, share, segment_flops(plan.network, image), work_of(plan, dataset))
+        self.group_size = len(devices) // len(parts)
+        own = np.asarray(devices[: self.group_size * len(parts)]).reshape(self.group_size, len(parts)).T
+        self.lanes = [Lane(part, dataset, list(theirs)) for part, theirs in zip(parts, own, strict=True)]
 
-    def _moment_batches(self, images: int) -> jax.Array:
-        """Batches of so many training images: full ones, of distinct images, at least one."""
-        images = min(images, self._train.mask.sum())
-        return self._train.images[: max(1, int(images) // self._train.images.shape[1])]
-
-    @cached_property
-    def _normalisation(self):
-        return self._data.mean, self._data.std
+    @property
+    def evaluation_steps(self) -> int:
+        """Calls of `on_evaluation` for each group of pairs."""
+        return sum(lane.evaluation_steps for lane in self.lanes)
 
     def run(
         self,
@@ -148,114 +130,110 @@ class Sweep:
         """
         for first in range(0, len(pairs), self.group_size):
             group = list(pairs[first : first + self.group_size])
-            yield from self._run_group(member, group, seed, on_epoch, on_evaluation)
+            # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
+            padded = group + [group[0]] * (self.group_size - len(group))
+            stacked = stack([Pair(member(a), member(b)) for a, b in padded])
+            keys = stack([_pair_key(seed, pair) for pair in padded])
+            found = self._run_lanes(stacked, keys, on_epoch, on_evaluation)
+            for g, pair in enumerate(group):
+                yield self._result(g, pair, found)
 
-    @property
-    def evaluation_steps(self) -> int:
-        """Steps of one group's evaluation, each over a batch per device that works on a pair."""
-        counts = (len(self._reestimation), len(self._validation.images), len(self._test.images))
-        return sum(-(-count // self._per_pair) for count in counts)
+    def _run_lanes(self, pairs, keys, on_epoch, on_evaluation) -> list[Found]:
+        """All lanes at once; where one fails the others stop after the batch or epoch they are at."""
+        lock, stop = threading.Lock(), threading.Event()
+        trained = sum(bool(lane.plan.trained) for lane in self.lanes)
+        epochs: dict[int, list[dict]] = {}
 
-    def _run_group(self, member, group, seed, on_epoch, on_evaluation):
-        plan, config = self.plan, self.plan.config
-        # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
-        padded = group + [group[0]] * (self.group_size - len(group))
-        pairs = stack([Pair(member(a), member(b)) for a, b in padded])
-        keys = stack([_pair_key(seed, pair) for pair in padded])
-        moments = self._moments(pairs, (self._matching, *self._normalisation))
-        state = self._begin((pairs, keys, moments), ())
-        history = []
-        if plan.trained:
-            for epoch in range(config.epochs):
-                if epoch == config.halfway_epoch:
-                    state = self._halfway(state, ())
-                state, metrics = self._epoch(state, self._data)
-                metrics = jax.device_get(metrics)
-                history.append(metrics)
-                on_epoch({name: float(np.mean(metrics[name])) for name in ("loss", "accuracy")})
-        stitches = jax.device_get(self._rounded(state, ()))
-        placed = self._place(self._repeat(pairs))
-        stats = self._reestimate(placed, stitches, on_evaluation)
-        validation = self._accuracy(placed, stitches, stats, self._validation, on_evaluation)
-        chosen = [[_choose(plan, accuracies) for accuracies in validation[g]] for g in range(len(padded))]
-        picked, picked_stats = _pick(stitches, chosen), _pick(stats, chosen)
-        test = self._accuracy(placed, picked, picked_stats, self._test, on_evaluation)
-        for g, pair in enumerate(group):
-            yield self._result(g, pair, chosen[g], validation[g], test[g], picked, picked_stats, history)
+        def epoch_done(epoch, metrics):
+            with lock:
+                _go_on(stop)
+                done = epochs.setdefault(epoch, [])
+                done.append(metrics)
+                if len(done) == trained:
+                    on_epoch({name: float(_mean([m[name] for m in done])) for name in ("loss", "accuracy")})
 
-    def _repeat(self, pairs: PyTree) -> PyTree:
-        """Each pair once for every device that works on it."""
-        return jax.tree.map(lambda leaf: np.repeat(leaf, self._per_pair, axis=0), pairs)
+        def batch_done(accuracy):
+            with lock:
+                _go_on(stop)
+                on_evaluation(accuracy)
 
-    def _steps(self, batches: PyTree) -> Iterator[tuple[PyTree, int]]:
-        """Batches (count, ...) in steps of one for each device: those of one step, per pair, and how many are new."""
-        count = len(jax.tree.leaves(batches)[0])
-        for first in range(0, count, self._per_pair):
-            index = np.minimum(np.arange(first, first + self._per_pair), count - 1)
-            yield take(batches, np.tile(index, self.group_size)), min(self._per_pair, count - first)
+        def run(lane):
+            return lane.run(pairs, keys, epoch_done, batch_done)
 
-    def _apart(self, results: PyTree) -> PyTree:
-        """Results per device on the host, as (pairs, devices that work on one, ...)."""
-        shape = (self.group_size, self._per_pair)
-        return jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), jax.device_get(results))
+        if len(self.lanes) == 1:
+            return [run(self.lanes[0])]
+        with ThreadPoolExecutor(len(self.lanes)) as pool:
+            futures = [pool.submit(run, lane) for lane in self.lanes]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                stop.set()
+        for error in (future.exception() for future in futures):
+            if error is not None and not isinstance(error, _Stopped):
+                raise error
+        return [future.result() for future in futures]
 
-    def _reestimate(self, pairs, stitches, on_evaluation):
-        per_batch, stitches = [], self._place(self._repeat(stitches))
-        for images, new in self._steps(self._reestimation):
-            found = self._apart(self._statistics((pairs, stitches, images), self._normalisation))
-            per_batch += [take(found, (slice(None), i)) for i in range(new)]
-            on_evaluation(None)
-        return evaluate.pool(per_batch)
-
-    def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
-        """Percent, (pairs, points, stitches)."""
-        right = seen = 0
-        stitches, stats = self._place(self._repeat((stitches, stats)))
-        for step, new in self._steps(batches):
-            counts = self._apart(self._correct((pairs, stitches, stats, step), self._normalisation))
-            right = right + np.stack([c[:, :new].sum(axis=1, dtype=np.float64) for c in counts], axis=1)
-            seen += step.mask[:new].sum()
-            on_evaluation(float(np.mean(right) / seen))
-        return 100 * right / float(seen)
-
-    def _result(self, g, pair, chosen, validation, test, picked, picked_stats, history) -> PairResult:
-        plan = self.plan
+    def _result(self, g, pair, found: list[Found]) -> PairResult:
         rows, curves, stitches = [], [], {}
-        for p, point in enumerate(plan.points):
-            where = plan.network.points[point]
-            for f, family in enumerate(plan.families):
-                candidate = plan.candidates[chosen[p][f]]
-                stitch = take(picked[p], (g, f))
-                stitches[where.name, family.label] = (Stitch(*stitch), take(picked_stats[p], (g, f)))
-                start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
-                rows.append(
+        for of_lane in found:
+            _add(of_lane, g, rows, curves, stitches)
+        labels = [family.label for family in self.plan.families]
+        rows.sort(key=lambda row: (row["layer_index"], labels.index(row["family"])))
+        layers = [point.name for point in self.plan.network.points]
+        curves.sort(key=lambda row: (layers.index(row["layer"]), labels.index(row["family"])))
+        return PairResult(pair, rows, curves, stitches)
+
+
+def _add(found: Found, g: int, rows: list, curves: list, stitches: dict) -> None:
+    """Adds what a lane found for pair number `g` of its group."""
+    plan = found.plan
+    for p, point in enumerate(plan.points):
+        where = plan.network.points[point]
+        for f, family in enumerate(plan.families):
+            candidate = plan.candidates[found.chosen[g][p][f]]
+            stitch = take(found.stitches[p], (g, f))
+            stitches[where.name, family.label] = (Stitch(*stitch), take(found.stats[p], (g, f)))
+            start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
+            rows.append(
+                {
+                    "layer": where.name,
+                    "layer_index": point,
+                    "starred": where.starred,
+                    "family": family.label,
+                    "hyperparameter": family.hyperparameter,
+                    "start": start,
+                    "learning_rate": candidate.learning_rate,
+                    "stitched_accuracy": float(found.test[g, p, f]),
+                    "val_accuracy": float(found.validation[g, p, found.chosen[g][p][f]]),
+                    "sparsity": float(np.mean(np.asarray(stitch.matrix) == 0)),
+                }
+            )
+        for c, candidate in enumerate([candidate for candidate in plan.candidates if candidate.family.trains]):
+            for epoch, metrics in enumerate(found.history):
+                curves.append(
                     {
                         "layer": where.name,
-                        "layer_index": point,
-                        "starred": where.starred,
-                        "family": family.label,
-                        "hyperparameter": family.hyperparameter,
-                        "start": start,
+                        "family": candidate.family.label,
                         "learning_rate": candidate.learning_rate,
-                        "stitched_accuracy": float(test[p, f]),
-                        "val_accuracy": float(validation[p, chosen[p][f]]),
-                        "sparsity": float(np.mean(np.asarray(stitch.matrix) == 0)),
+                        "epoch": epoch + 1,
+                        "loss": float(metrics["loss"][g, p, c]),
+                        "accuracy": 100 * float(metrics["accuracy"][g, p, c]),
+                        "residual": float(metrics["residual"][g, p, c]),
                     }
                 )
-            for c, candidate in enumerate([candidate for candidate in plan.candidates if candidate.family.trains]):
-                for epoch, metrics in enumerate(history):
-                    curves.append(
-                        {
-                            "layer": where.name,
-                            "family": candidate.family.label,
-                            "learning_rate": candidate.learning_rate,
-                            "epoch": epoch + 1,
-                            "loss": float(metrics["loss"][g, p, c]),
-                            "accuracy": 100 * float(metrics["accuracy"][g, p, c]),
-                            "residual": float(metrics["residual"][g, p, c]),
-                        }
-                    )
-        return PairResult(pair, rows, curves, stitches)
+
+
+def _mean(arrays: list[np.ndarray]) -> np.floating:
+    return np.concatenate([array.ravel() for array in arrays]).mean()
+
+
+class _Stopped(Exception):
+    """Another lane has failed, or the user has interrupted."""
+
+
+def _go_on(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise _Stopped
 
 
 def _pair_key(seed: int, pair: tuple[int, int]) -> jax.Array:
@@ -263,22 +241,3 @@ def _pair_key(seed: int, pair: tuple[int, int]) -> jax.Array:
     for member_seed in pair:
         key = jax.random.fold_in(key, member_seed)
     return jax.random.key_data(key)
-
-
-def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
-    """Per family, the index of the candidate with the best validation accuracy; the first of equals."""
-    families = [candidate.family for candidate in plan.candidates]
-    return [
-        max((i for i, family in enumerate(families) if family == wanted), key=lambda i: accuracies[i])
-        for wanted in plan.families
-    ]
-
-
-def _pick(per_point: list[PyTree], chosen: list[list[list[int]]]) -> list[PyTree]:
-    """NumPy leaves (pairs, candidates, ...) at each pair's and point's chosen candidates: (pairs, families, ...)."""
-    picked = []
-    for p, leaves in enumerate(per_point):
-        index = np.asarray([of_pair[p] for of_pair in chosen])
-        rows = np.arange(len(chosen))[:, None]
-        picked.append(jax.tree.map(lambda leaf, rows=rows, index=index: leaf[rows, index], leaves))
-    return picked

@@ -1,0 +1,104 @@
+"""Dividing a plan among devices."""
+
+import itertools
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from stitch_helpers import trained
+
+from symjax import models
+from symjax.parallel import Execution
+from symjax.stitching import FitConfig, Plan, Sweep, parse_families
+from symjax.stitching.division import Work, cost, divide, segment_flops, work_of
+from symjax.stitching.lane import Lane
+
+WORK = Work(front=3, trained=2, closed=1)
+# Conv, then two convolutions of a quarter of the cost, a dense layer: five segments, four points.
+FLOPS = [1.0, 40.0, 40.0, 40.0, 0.5]
+
+
+def make_plan(points=(0, 1, 2, 3), families="full,identity,rank1,birkhoff,matched", network=None, **config):
+    network = network or models.create("mcnn", width=2, channels=3, classes=4)
+    return Plan(network, points, parse_families(families), FitConfig(**config), Execution("map", "matmul"))
+
+
+def stitches(plans):
+    return [(p, f) for plan in plans for p, f in itertools.product(plan.points, plan.families)]
+
+
+def test_costs_by_hand():
+    plan = make_plan(points=(1, 3), families="full,rank1,identity", learning_rates=(0.1, 0.2))
+    tails = (40 + 40 + 0.5) + 0.5
+    assert cost(plan, FLOPS, WORK) == 3 * 121 + (2 * 2 * 2 + 1) * tails
+
+
+@pytest.mark.parametrize("parts", range(1, 14))
+def test_parts_are_the_whole(parts):
+    plan = make_plan()
+    found = divide(plan, parts, FLOPS, WORK)
+    assert sorted(map(str, stitches(found))) == sorted(map(str, stitches([plan])))
+    assert all(part.points and part.families for part in found)
+    # 4 points and 5 families: 7, 11 and 13 parts cannot be had
+    assert len(found) == {7: 6, 11: 10, 13: 12}.get(parts, parts)
+    for part in found:
+        assert [f for f in plan.families if f in part.families] == list(part.families)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stretches_are_the_best_there_are(seed):
+    """Against all ways of cutting four points into two or three stretches, families together."""
+    flops = list(np.random.RandomState(seed).exponential(size=5))
+    plan = make_plan(families="full")
+    for parts in (2, 3):
+        ways = [
+            max(cost(replace(plan, points=plan.points[a:b]), flops, WORK) for a, b in itertools.pairwise((0, *ends, 4)))
+            for ends in itertools.combinations((1, 2, 3), parts - 1)
+        ]
+        assert max(cost(part, flops, WORK) for part in divide(plan, parts, flops, WORK)) == min(ways)
+
+
+def test_one_stitch_cannot_be_divided():
+    plan = make_plan(points=(2,), families="full")
+    assert divide(plan, 3, FLOPS, WORK) == [plan]
+
+
+def test_flops_of_segments_are_those_of_their_convolutions():
+    network = models.create("mcnn", width=8, channels=3, classes=10, method="native")
+    found = segment_flops(network, (32, 32, 3))
+    # 3x3 convolutions with padding: border pixels lack some products, so a little under 2 * 9 * c_in * c_out * pixels
+    wanted = [2 * 9 * a * b * size**2 for a, b, size in ((3, 8, 32), (8, 16, 32), (16, 32, 16), (32, 64, 8))]
+    for got, most in zip(found, wanted, strict=False):
+        assert 0.75 * most < got < 1.4 * most
+    assert len(found) == 5 and found[-1] < 0.1 * found[1]
+
+
+def test_work_counts_images():
+    dataset, _ = trained()
+    plan = make_plan(epochs=3, matching_images=10, reestimation_images=20)
+    train, looked_at = len(dataset.train), 20 + len(dataset.validation) + len(dataset.test)
+    assert work_of(plan, dataset) == Work(3 * train + looked_at + 20, 2 * 3 * train + looked_at, looked_at)
+    closed = make_plan(families="identity", epochs=3, matching_images=10, reestimation_images=20)
+    assert work_of(closed, dataset).front == looked_at + 20
+
+
+def test_a_lane_that_fails_ends_the_others(monkeypatch):
+    dataset, zoo = trained()
+    plan = make_plan(points=(0, 1), families="identity,full", network=zoo.network, epochs=50, batch_size=12)
+    sweep = Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:2])
+    first, second = sweep.lanes
+    seen, run = [], Lane.run
+
+    def planted(lane, pairs, keys, on_epoch, on_evaluation):
+        if lane is second:
+            on_epoch(0, {"loss": np.zeros((1, 1)), "accuracy": np.zeros((1, 1))})
+            raise FloatingPointError("planted")
+        for epoch in range(10**9):
+            seen.append(epoch)
+            on_epoch(epoch, {"loss": np.zeros((1, 1)), "accuracy": np.zeros((1, 1))})
+
+    monkeypatch.setattr(Lane, "run", planted)
+    with pytest.raises(FloatingPointError, match="planted"):
+        list(sweep.run(zoo.member, [(0, 1)]))
+    assert len(seen) < 10**9 and run is not Lane.run
