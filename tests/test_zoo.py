@@ -22,6 +22,7 @@ from symjax.models.myrtle import PlainSpec
 from symjax.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
+from symjax.zoo.stored import StoredMember
 
 # A model and images that compile and train in seconds.
 models.MODELS.setdefault("tiny", (*models.MODELS["mcnn"][:1], 2, {"spec": PlainSpec(2, (1, 2), (2, 2))}))
@@ -145,8 +146,8 @@ def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
     def fail(*_):
         raise AssertionError("recomputed")
 
-    monkeypatch.setattr(zoo, "_train", fail)
-    monkeypatch.setattr(zoo, "_epochs", fail)
+    monkeypatch.setattr(zoo.training, "_train", fail)
+    monkeypatch.setattr(zoo.training, "_epochs", fail)
     again = train(copy)
     assert_same(again.members, reference.members)
     assert again.metrics.equals(reference.metrics)
@@ -160,8 +161,8 @@ def test_more_seeds_train_the_missing_ones_alone(reference, copy, monkeypatch):
     shutil.rmtree(copy / "member-1")
     before = files(copy)
     trained = []
-    save = zoo._StoredMember.save
-    monkeypatch.setattr(zoo._StoredMember, "save", lambda self, *rest: (trained.append(self.seed), save(self, *rest)))
+    save = StoredMember.save
+    monkeypatch.setattr(StoredMember, "save", lambda self, *rest: (trained.append(self.seed), save(self, *rest)))
     again = train(copy)
     assert trained == [1]
     assert before.items() <= (files(copy) | {".": None}).items()
@@ -170,7 +171,7 @@ def test_more_seeds_train_the_missing_ones_alone(reference, copy, monkeypatch):
 
 def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
     """Stopped in the middle of a save: members 0 and 1 are an epoch ahead of 2, and 3 has just begun to be written."""
-    save = zoo._StoredMember.save
+    save = StoredMember.save
     saves = []
 
     def interrupted(self, state, metrics):
@@ -182,8 +183,8 @@ def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
         save(self, state, metrics)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zoo, "SAVING_SHARE", np.inf)
-        patch.setattr(zoo._StoredMember, "save", interrupted)
+        patch.setattr(zoo.training, "SAVING_SHARE", np.inf)
+        patch.setattr(StoredMember, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, save_every_seconds=0)
     checkpoints = sorted(path.name for path in tmp_path.glob("member-*/epoch-?????"))
@@ -206,7 +207,7 @@ def test_a_killed_process_goes_on_bitwise(tmp_path):
         jax.config.update("jax_num_cpu_devices", 2)
         import test_zoo
         from symjax import zoo
-        zoo.SAVING_SHARE = float("inf")
+        zoo.training.SAVING_SHARE = float("inf")
         test_zoo.train({str(tmp_path / "killed")!r}, config=test_zoo.LONG, save_every_seconds=0)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])

@@ -1,0 +1,128 @@
+"""What the members of a zoo depend on, but for their seeds."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from symjax import data, models, runs
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.models import Network
+from symjax.parallel import Execution
+from symjax.training import Recipe
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """All that the members of a zoo depend on, but for their seeds.
+
+    `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`, `model`
+    and `width` (by default the published one) of `symjax.models.create`. Parameters, statistics and logits are float32
+    whatever the `precision` of the activations.
+    """
+
+    dataset: str = "digits"
+    model: str = "mcnn"
+    width: int | None = None
+    image_size: int | None = None
+    validation: float = 0.1
+    train_size: int | None = None
+    split_seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: {self.precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+        if self.model not in models.MODELS:
+            raise InputError(f"model: {self.model!r} is unknown; known: {', '.join(models.MODELS)}")
+        if not 0 <= self.split_seed < 2**32:
+            raise InputError(f"split_seed: got {self.split_seed}, wanted an integer from 0 to 2**32 - 1")
+        if self.width is None:
+            object.__setattr__(self, "width", models.MODELS[self.model][1])
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ZooConfig":
+        """The inverse of `to_json`; an InputError for keys that are missing or unknown."""
+        return _from_json(cls, {**values, "recipe": _from_json(Recipe, values.get("recipe", {}))})
+
+    @property
+    def fingerprint(self) -> str:
+        """Ten hexadecimal digits that name this configuration."""
+        return runs.fingerprint(self.to_json())
+
+    def load_dataset(self, *, test_size: int | None = None) -> Dataset:
+        """The images that the members train on; of the test images, on which they do not depend, `test_size`."""
+        return data.load(
+            self.dataset,
+            image_size=self.image_size,
+            validation=self.validation,
+            train_size=self.train_size,
+            test_size=test_size,
+            seed=self.split_seed,
+        )
+
+
+def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Seeds as a tuple; an InputError unless they are one or more different integers that a member can have."""
+    seeds = tuple(seeds)
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31:
+            raise InputError(f"seeds: got {seed!r}, wanted integers from 0 to 2**31 - 1")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"seeds: got {listed(seeds) or 'none'}, wanted one or more, each once")
+    return tuple(int(seed) for seed in seeds)
+
+
+def network_of(document: Mapping[str, Any], execution: Execution) -> Network:
+    return models.create(
+        document["model"],
+        width=document["width"],
+        channels=document["data"]["channels"],
+        classes=document["data"]["classes"],
+        method=execution.conv,
+        dtype=PRECISIONS[document["precision"]],
+    )
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What members depend on in a data set: shapes, and a digest of what they see of it."""
+    digest = hashlib.blake2b(digest_size=8)
+    arrays = [dataset.mean, dataset.std]
+    for split in (dataset.train, dataset.validation):
+        arrays += [split.images, split.labels]
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).data)
+    return {
+        "name": dataset.name,
+        "image_size": dataset.image_size,
+        "channels": dataset.channels,
+        "classes": dataset.num_classes,
+        "train_images": len(dataset.train),
+        "validation_images": len(dataset.validation),
+        "digest": digest.hexdigest(),
+    }
+
+
+def _from_json(cls, values: Mapping[str, Any]):
+    known, given = {f.name for f in fields(cls)}, set(values)
+    if known != given:
+        raise InputError(
+            f"config: {cls.__name__} has missing keys: {listed(sorted(known - given)) or 'none'}, "
+            f"unknown: {listed(sorted(given - known)) or 'none'}"
+        )
+    return cls(**values)
+
+
+def listed(items: Iterable) -> str:
+    return ", ".join(map(str, items))

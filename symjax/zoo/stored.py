@@ -1,0 +1,140 @@
+"""The folder of one member: checkpoints, each with a checksum of its numbers, and metrics."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import re
+import shutil
+import sys
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pandas as pd
+
+from symjax import runs
+from symjax.errors import InputError
+from symjax.models import Network
+from symjax.training import TrainState, create_state
+from symjax.zoo.config import ZooConfig
+
+COLUMNS = ("seed", "epoch", "loss", "accuracy", "validation_accuracy")
+
+PyTree = Any
+
+
+class StoredMember:
+    """The folder of one member."""
+
+    def __init__(self, folder: pathlib.Path, seed: int):
+        self.folder, self.seed = folder / f"member-{seed}", seed
+
+    def epochs(self) -> list[int]:
+        """Of all whole checkpoints, ascending; Orbax gives a folder its name when it is complete."""
+        names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        return sorted(int(name.removeprefix("epoch-")) for name in names if re.fullmatch(r"epoch-\d{5,}", name))
+
+    def epoch(self) -> int:
+        """Epochs done as far as they are saved."""
+        return max(self.epochs(), default=0)
+
+    def path(self, epoch: int) -> pathlib.Path:
+        return (self.folder / f"epoch-{epoch:05d}").absolute()
+
+    def save(self, state: TrainState, metrics: pd.DataFrame) -> None:
+        """Saves a state of NumPy arrays, then deletes the older ones."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            # First the metrics: rows beyond the checkpoint do not count.
+            runs.write_csv(self.folder / "metrics.csv", metrics)
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(self.path(int(state.epoch)), {"state": state, "checksum": _checksum(state)})
+        except OSError as error:
+            raise InputError(f"folder: {self.folder} cannot be written ({error.strerror or error})") from error
+        for epoch in self.epochs():
+            if epoch < int(state.epoch):
+                shutil.rmtree(self.path(epoch))
+
+    def restore(self, like: TrainState) -> TrainState:
+        """The last state, as NumPy arrays."""
+        path = self.path(self.epoch())
+        target = {"state": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like), "checksum": np.zeros(16, np.uint8)}
+        try:
+            with _quiet_failure(), ocp.StandardCheckpointer() as checkpointer:
+                restored = checkpointer.restore(path, target)
+            state = jax.tree.map(lambda a, b: _exactly(a, b.shape, b.dtype), restored["state"], target["state"])
+            if not np.array_equal(restored["checksum"], _checksum(state)):
+                raise ValueError("its numbers are not those that were saved")
+            if int(state.seed) != self.seed or int(state.epoch) != self.epoch():
+                raise ValueError(f"it holds seed {state.seed} after epoch {state.epoch}")
+        except Exception as error:  # Orbax and TensorStore raise nearly anything, according to what is damaged
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"checkpoint: {path} is damaged ({reason}); delete {self.folder} to have the member trained again"
+            ) from error
+        return state
+
+    def metrics(self, epochs: int) -> pd.DataFrame:
+        """The first `epochs` epochs' metrics."""
+        path = self.folder / "metrics.csv"
+        frame = runs.read_csv(path, COLUMNS)[list(COLUMNS)]
+        frame = frame[frame.epoch <= epochs]
+        if frame.epoch.tolist() != list(range(1, epochs + 1)) or not (frame.seed == self.seed).all():
+            raise InputError(f"metrics: {path} is damaged; delete {self.folder} to have the member trained again")
+        return frame
+
+    def sweep(self) -> None:
+        """Deletes what an interrupted save left."""
+        for path in self.folder.glob("epoch-*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(".*.tmp"):
+            path.unlink()
+        for epoch in self.epochs()[:-1]:
+            shutil.rmtree(self.path(epoch))
+
+
+def stored_members(folder: pathlib.Path) -> list[StoredMember]:
+    names = [re.fullmatch(r"member-(0|[1-9]\d*)", path.name) for path in folder.iterdir()]
+    return [StoredMember(folder, int(name[1])) for name in names if name]
+
+
+def abstract_state(config: ZooConfig, network: Network, train_images: int) -> TrainState:
+    steps_per_epoch = train_images // config.recipe.batch_size
+    create = partial(create_state, network, config.recipe, steps_per_epoch)
+    return jax.eval_shape(create, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def _checksum(state: PyTree) -> np.ndarray:
+    """16 bytes of a hash of all leaves, their names, shapes and types."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, leaf in jax.tree.leaves_with_path(state):
+        leaf = np.asarray(leaf)
+        digest.update(json.dumps([jax.tree_util.keystr(path), leaf.shape, leaf.dtype.name]).encode())
+        digest.update(leaf.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+@contextlib.contextmanager
+def _quiet_failure():
+    """Keeps the other reads of a restore that failed, which find their event loop closed, from printing tracebacks."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda what: None if "loop is closed" in str(what.exc_value) else hook(what)
+    try:
+        yield
+    except Exception:
+        time.sleep(0.3)  # they are under way in threads of TensorStore's
+        raise
+    finally:
+        sys.unraisablehook = hook
+
+
+def _exactly(array, shape, dtype) -> np.ndarray:
+    array = np.asarray(array)
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"an array is {array.dtype}{array.shape}, wanted {dtype}{shape}")
+    return array
