@@ -146,8 +146,8 @@ def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
     def fail(*_):
         raise AssertionError("recomputed")
 
-    monkeypatch.setattr(zoo.training, "_train", fail)
-    monkeypatch.setattr(zoo.training, "_epochs", fail)
+    monkeypatch.setattr(zoo.training, "train_jobs", fail)
+    monkeypatch.setattr(zoo.jobs, "_epochs", fail)
     again = train(copy)
     assert_same(again.members, reference.members)
     assert again.metrics.equals(reference.metrics)
@@ -183,7 +183,7 @@ def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
         save(self, state, metrics)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zoo.training, "SAVING_SHARE", np.inf)
+        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
         patch.setattr(StoredMember, "save", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path, save_every_seconds=0)
@@ -207,7 +207,7 @@ def test_a_killed_process_goes_on_bitwise(tmp_path):
         jax.config.update("jax_num_cpu_devices", 2)
         import test_zoo
         from symjax import zoo
-        zoo.training.SAVING_SHARE = float("inf")
+        zoo.jobs.SAVING_SHARE = float("inf")
         test_zoo.train({str(tmp_path / "killed")!r}, config=test_zoo.LONG, save_every_seconds=0)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])

@@ -2,6 +2,7 @@
 
 from symjax.plots.selection import choices as choices
 from symjax.plots.selection import sparsity as sparsity
+from symjax.plots.groups import groups as groups
 from symjax.plots.similarity import by_layer as by_layer
 from symjax.plots.similarity import heatmaps as heatmaps
 from symjax.plots.similarity import of_equal_layers as of_equal_layers

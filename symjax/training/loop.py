@@ -96,8 +96,12 @@ def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: j
     return TrainState(member, opt_state, jnp.asarray(seed, jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def train_epoch(network: Network, recipe: Recipe, state: TrainState, data: TrainData) -> tuple[TrainState, dict]:
+def train_epoch(
+    network: Network, recipe: Recipe, state: TrainState, data: TrainData, frozen: int = 0
+) -> tuple[TrainState, dict]:
     """One pass over the training images in an order of the member's own, then validation.
+
+    The first `frozen` segments are not trained (static; see `train_step`).
 
     Returns:
       The next state, and metrics: `loss` and `accuracy` (of the training batches as they were seen, in [0, 1]),
@@ -116,14 +120,7 @@ def train_epoch(network: Network, recipe: Recipe, state: TrainState, data: Train
         images = augment(jax.random.fold_in(augment_key, index), images, flip=recipe.flip, translate=recipe.translate)
         labels = data.labels[indices]
 
-        def loss_fn(params):
-            logits, stats = network.logits(Member(params, member.stats), images, mode="train")
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            return loss, (stats, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32)))
-
-        (loss, (stats, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(member.params)
-        params, opt_state = apply_gradients(tx, grads, opt_state, member.params)
-        return (Member(params, stats), opt_state), (loss, right)
+        return train_step(network, tx, member, opt_state, images, labels, frozen)
 
     inputs = (jnp.arange(steps_per_epoch, dtype=jnp.int32), order)
     (member, opt_state), (losses, rights) = lax.scan(step, (state.member, state.opt_state), inputs)
@@ -132,6 +129,51 @@ def train_epoch(network: Network, recipe: Recipe, state: TrainState, data: Train
     )
     metrics = {"loss": losses.mean(), "accuracy": rights.mean(), "validation_accuracy": validation}
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
+
+
+def train_step(network: Network, tx, member: Member, opt_state, images, labels, frozen: int = 0):
+    """One step on a batch of normalised images: ((member, optimizer state), (loss, share of right answers)).
+
+    The first `frozen` segments stay as they are: they run in inference mode, so that their features are fixed, and for
+    them neither gradients nor updates are computed. What is left of their cost is the forward pass.
+    """
+    front, _ = network.run(member, images, stop=frozen)
+
+    def loss_fn(trained):
+        params = (*member.params[:frozen], *trained)
+        logits, stats = network.tail(Member(params, member.stats), front, frozen - 1, mode="train")
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return loss, (stats, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32)))
+
+    trained = member.params[frozen:]
+    (loss, (stats, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    trained, part = apply_gradients(tx, grads, _of_trained(opt_state, member.params, frozen), trained)
+    params = (*member.params[:frozen], *trained)
+    return (Member(params, stats), _with_trained(opt_state, part, member.params, frozen)), (loss, right)
+
+
+def _of_trained(opt_state, params, frozen: int):
+    """The optimizer's state without what it holds for the first `frozen` segments."""
+    if not frozen:
+        return opt_state
+    is_params = _like(params)
+    return jax.tree.map(lambda node: node[frozen:] if is_params(node) else node, opt_state, is_leaf=is_params)
+
+
+def _with_trained(opt_state, part, params, frozen: int):
+    """The inverse: `opt_state` with what `part` says about the trained segments."""
+    if not frozen:
+        return part
+    is_params = _like(params)
+    return jax.tree.map(
+        lambda old, new: (*old[:frozen], *new) if is_params(old) else new, opt_state, part, is_leaf=is_params
+    )
+
+
+def _like(params):
+    """Whether a node of an optimizer's state is shaped as the parameters: one tuple entry per segment."""
+    structure = jax.tree.structure(params)
+    return lambda node: jax.tree.structure(node) == structure
 
 
 def device_data(dataset: Dataset, validation_batches: Batches | None) -> TrainData:

@@ -16,6 +16,8 @@ from symjax.parallel import Execution
 from symjax.training import Recipe
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+LABELS = ("true", "permuted", "permuted_each")
+LATER = {"labels": "true", "freeze": []}  # keys that older configurations lack
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class ZooConfig:
     `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`, `model`
     and `width` (by default the published one) of `symjax.models.create`. Parameters, statistics and logits are float32
     whatever the `precision` of the activations.
+
+    `labels` says what the members learn: the "true" labels; "permuted" ones, by one permutation of the training images'
+    labels that all members share (Morcos et al. 2018); or "permuted_each", where each seed has a permutation of its
+    own. Permutations are fixed over training; validation and test labels stay true.
+
+    `freeze` is the schedule of freeze training (Raghu et al. 2017): the segment i of the network (up to its i-th stitch
+    point) is trained for `freeze[i]` epochs and then no longer, segments beyond its length to the end. See
+    `symjax.training.train_epoch`.
     """
 
     dataset: str = "digits"
@@ -36,6 +46,8 @@ class ZooConfig:
     split_seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     recipe: Recipe = field(default_factory=Recipe)
+    labels: Literal["true", "permuted", "permuted_each"] = "true"
+    freeze: tuple[int, ...] = ()
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -44,17 +56,21 @@ class ZooConfig:
             raise InputError(f"model: {self.model!r} is unknown; known: {', '.join(models.MODELS)}")
         if not 0 <= self.split_seed < 2**32:
             raise InputError(f"split_seed: got {self.split_seed}, wanted an integer from 0 to 2**32 - 1")
+        if self.labels not in LABELS:
+            raise InputError(f"labels: {self.labels!r} is unknown; known: {', '.join(LABELS)}")
+        object.__setattr__(self, "freeze", _check_freeze(self.freeze))
         if self.width is None:
             object.__setattr__(self, "width", models.MODELS[self.model][1])
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict."""
-        return asdict(self)
+        """A JSON-able dict, without what came later and is at its default: older zoos keep their names."""
+        values = asdict(self) | {"freeze": list(self.freeze)}
+        return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ZooConfig":
         """The inverse of `to_json`; an InputError for keys that are missing or unknown."""
-        return _from_json(cls, {**values, "recipe": _from_json(Recipe, values.get("recipe", {}))})
+        return _from_json(cls, {**LATER, **values, "recipe": _from_json(Recipe, values.get("recipe", {}))})
 
     @property
     def fingerprint(self) -> str:
@@ -71,6 +87,26 @@ class ZooConfig:
             test_size=test_size,
             seed=self.split_seed,
         )
+
+    def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
+        """The labels of the training images that the member of `seed` learns: (n,), int32."""
+        true = np.asarray(dataset.train.labels, np.int32)
+        if self.labels == "true":
+            return true
+        own = [1, seed] if self.labels == "permuted_each" else [0]
+        return np.random.default_rng([self.split_seed, *own]).permutation(true)
+
+    def frozen(self, epoch: int) -> int:
+        """How many segments are no longer trained after `epoch` epochs."""
+        return sum(begin <= epoch for begin in self.freeze)
+
+
+def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
+    freeze = tuple(freeze)
+    whole = all(isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool) and epoch >= 0 for epoch in freeze)
+    if not whole or list(freeze) != sorted(freeze):
+        raise InputError(f"freeze: got {listed(freeze)}, wanted epochs from 0, none before that of a lower layer")
+    return tuple(int(epoch) for epoch in freeze)
 
 
 def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from symjax import runs
 from symjax.errors import InputError
-from symjax.models import Network
+from symjax.models import Member, Network
 from symjax.training import TrainState, create_state
 from symjax.zoo.config import ZooConfig
 
@@ -79,6 +79,36 @@ class StoredMember:
             ) from error
         return state
 
+    def kept(self) -> list[int]:
+        """Epochs of which parameters and statistics are kept beside the checkpoints, ascending."""
+        found = [re.fullmatch(r"kept-(\d{5,})\.npz", path.name) for path in self.folder.glob("kept-*.npz")]
+        return sorted(int(name[1]) for name in found if name)
+
+    def kept_path(self, epoch: int) -> pathlib.Path:
+        return self.folder / f"kept-{epoch:05d}.npz"
+
+    def keep(self, epoch: int, member: Member, metrics: pd.DataFrame) -> None:
+        """Keeps parameters and statistics as they are after `epoch` epochs, with the metrics so far."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"folder: {self.folder} cannot be written ({error.strerror or error})") from error
+        arrays = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(member)}
+        runs.write_npz(self.kept_path(epoch), {**arrays, "metrics": metrics[list(COLUMNS)].to_numpy(np.float64)})
+
+    def restore_kept(self, epoch: int, like: Member) -> tuple[Member, pd.DataFrame]:
+        """What `keep` kept: the member as NumPy arrays, and its metrics up to there."""
+        path = self.kept_path(epoch)
+        arrays = runs.read_npz(path)
+        try:
+            rows = pd.DataFrame(_exactly(arrays.pop("metrics"), (epoch, len(COLUMNS)), np.float64), columns=COLUMNS)
+            if len(arrays) != len(jax.tree.leaves(like)):
+                raise ValueError(f"it holds {len(arrays)} arrays")
+            member = jax.tree.map_with_path(lambda p, leaf: _exactly(arrays[_name(p)], leaf.shape, leaf.dtype), like)
+        except (ValueError, KeyError) as error:
+            raise InputError(f"checkpoint: {path} is damaged ({error}); delete it to have it made again") from None
+        return member, rows.astype({"seed": int, "epoch": int})
+
     def metrics(self, epochs: int) -> pd.DataFrame:
         """The first `epochs` epochs' metrics."""
         path = self.folder / "metrics.csv"
@@ -107,6 +137,10 @@ def abstract_state(config: ZooConfig, network: Network, train_images: int) -> Tr
     steps_per_epoch = train_images // config.recipe.batch_size
     create = partial(create_state, network, config.recipe, steps_per_epoch)
     return jax.eval_shape(create, jax.ShapeDtypeStruct((), jnp.int32))
+
+
+def _name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _checksum(state: PyTree) -> np.ndarray:

@@ -19,7 +19,7 @@ from symjax.models import Member, Network
 from symjax.parallel import Execution
 from symjax.training import accuracy, pad_batches
 from symjax.zoo.config import ZooConfig, check_seeds, listed, network_of
-from symjax.zoo.stored import abstract_state, stored_members
+from symjax.zoo.stored import StoredMember, abstract_state, stored_members
 
 EVALUATION_BATCH = 128
 
@@ -53,38 +53,107 @@ class Zoo:
 
     @property
     def validation_accuracy(self) -> np.ndarray:
-        """Of each member at the end of its training, in [0, 1]."""
+        """Of each member at the end of its training, in [0, 1]; NaN of one that was not trained."""
         last = self.metrics.groupby("seed").validation_accuracy.last()
-        return last.loc[list(self.seeds)].to_numpy()
+        return last.reindex(list(self.seeds)).to_numpy()
 
 
-def load(folder: str | pathlib.Path, seeds: Iterable[int] | None = None, *, execution: Execution | None = None) -> Zoo:
+def load(
+    folder: str | pathlib.Path,
+    seeds: Iterable[int] | None = None,
+    *,
+    epoch: int | None = None,
+    execution: Execution | None = None,
+) -> Zoo:
     """Finished members of a zoo folder, by default all of them, in the order of their seeds.
 
+    Args:
+      folder: of a zoo.
+      seeds: of the members.
+      epoch: load members as they were after so many epochs, 0 for the networks as they were drawn. Needs `keep` of
+        `train`, but not that members are finished.
+      execution: how members run; by default the one for this backend.
+
     Raises:
-      InputError: no zoo there, a seed that is missing or not finished, or a damaged checkpoint.
+      InputError: no zoo there, a seed that is missing or not finished, an epoch that was not kept, or a damaged
+        checkpoint.
     """
-    folder = pathlib.Path(folder)
-    document = runs.read_config(folder, "zoo")
-    try:
-        config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
-        network = network_of(document, execution or parallel.default_execution())
-        like = abstract_state(config, network, document["data"]["train_images"])
-    except (InputError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"folder: {folder / runs.CONFIG} is damaged or of another version ({error!r})") from None
-    epochs = config.recipe.epochs
-    found = {member.seed: member for member in stored_members(folder) if member.epoch() == epochs}
-    seeds = tuple(sorted(found)) if seeds is None else check_seeds(seeds)
-    if not found or not set(seeds) <= set(found):
-        there, wanted = listed(sorted(found)) or "none", listed(seeds) or "any"
-        raise InputError(f"seeds: {folder} has finished members {there}, wanted {wanted}; train the others first")
-    states = [found[seed].restore(like) for seed in seeds]
-    metrics = pd.concat([found[seed].metrics(epochs) for seed in seeds], ignore_index=True)
+    opened = _Opened(folder, execution)
+    seeds, members, metrics = opened.load(seeds, epoch)
     failed = [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]
     if failed:
         warn(f"the loss of seeds {listed(failed)} became NaN in training; their weights are of no use")
-    members = parallel.stack([state.member for state in states])
-    return Zoo(config, network, seeds, members, metrics)
+    return Zoo(opened.config, opened.network, seeds, parallel.stack(members), metrics)
+
+
+def kept_epochs(folder: str | pathlib.Path, seeds: Iterable[int]) -> tuple[int, ...]:
+    """The epochs, ascending, after which `load(folder, seeds, epoch=...)` has all of these members."""
+    opened = _Opened(folder, None)
+    wanted = check_seeds(seeds)
+    held = {member.seed: _held(member, opened.config.recipe.epochs) for member in opened.stored}
+    return tuple(sorted(set.intersection(*(held.get(seed, set()) for seed in wanted))))
+
+
+def load_history(
+    folder: str | pathlib.Path, seed: int, epochs: Iterable[int], *, execution: Execution | None = None
+) -> tuple[Network, Member]:
+    """The network, and one member after each of `epochs`: parameters and statistics with a leading axis over them.
+
+    Raises:
+      InputError: as `load`.
+    """
+    epochs = tuple(epochs)
+    if not epochs:
+        raise InputError("epochs: got none, wanted one or more")
+    opened = _Opened(folder, execution)
+    return opened.network, parallel.stack([opened.load([seed], epoch)[1][0] for epoch in epochs])
+
+
+class _Opened:
+    """A zoo folder."""
+
+    def __init__(self, folder: str | pathlib.Path, execution: Execution | None):
+        self.folder = pathlib.Path(folder)
+        document = runs.read_config(self.folder, "zoo")
+        try:
+            self.config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
+            self.network = network_of(document, execution or parallel.default_execution())
+            self.like = abstract_state(self.config, self.network, document["data"]["train_images"])
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            path = self.folder / runs.CONFIG
+            raise InputError(f"folder: {path} is damaged or of another version ({error!r})") from None
+        self.stored = stored_members(self.folder)
+
+    def load(self, seeds: Iterable[int] | None, epoch: int | None) -> tuple[tuple[int, ...], list, pd.DataFrame]:
+        """Seeds, members and metrics after `epoch` epochs, by default the last."""
+        last = self.config.recipe.epochs
+        if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer))):
+            raise InputError(f"epoch: got {epoch!r}, wanted an integer")
+        epoch = last if epoch is None else int(epoch)
+        found = {member.seed: member for member in self.stored if epoch in _held(member, last)}
+        seeds = tuple(sorted(found)) if seeds is None else check_seeds(seeds)
+        if not found or not set(seeds) <= set(found):
+            there, wanted = listed(sorted(found)) or "none", listed(seeds) or "any"
+            if epoch == last:
+                raise InputError(
+                    f"seeds: {self.folder} has finished members {there}, wanted {wanted}; train the others first"
+                )
+            raise InputError(
+                f"epoch: {self.folder} has members {there} after {epoch} epochs, wanted {wanted}; "
+                f"train(..., keep=[{epoch}]) makes them, also of finished members"
+            )
+        loaded = [self._member(found[seed], epoch) for seed in seeds]
+        return seeds, [member for member, _ in loaded], pd.concat([rows for _, rows in loaded], ignore_index=True)
+
+    def _member(self, stored: StoredMember, epoch: int) -> tuple[Member, pd.DataFrame]:
+        if epoch == self.config.recipe.epochs:
+            return stored.restore(self.like).member, stored.metrics(epoch)
+        return stored.restore_kept(epoch, self.like.member)
+
+
+def _held(member: StoredMember, last: int) -> set[int]:
+    """The epochs after which a member is there."""
+    return {*member.kept(), *({last} if member.epoch() == last else ())}
 
 
 def test_accuracy(zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validation"] = "test", devices=None):
@@ -95,20 +164,34 @@ def test_accuracy(zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validat
 test_accuracy.__test__ = False  # pytest collects what is called test_* wherever it is imported
 
 
-def evaluate(network: Network, members: Member, split: Split, mean, std, *, devices=None) -> np.ndarray:
-    """Accuracy of stacked members on the examples of `split`: (members,), in [0, 1]."""
+def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None):
+    """Share of the training images, not augmented, to which each member gives the label that it was trained on."""
+    labels = np.stack([zoo.config.training_labels(dataset, seed) for seed in zoo.seeds])
+    return evaluate(zoo.network, zoo.members, dataset.train, dataset.mean, dataset.std, labels=labels, devices=devices)
 
+
+def evaluate(network: Network, members: Member, split: Split, mean, std, *, labels=None, devices=None) -> np.ndarray:
+    """Accuracy of stacked members on the examples of `split`: (members,), in [0, 1].
+
+    `labels` (members, n), one row for each member, takes the place of the split's.
+    """
     devices = devices_or_all(devices)
-    shared = parallel.replicate((pad_batches(split, EVALUATION_BATCH), mean, std), devices)
-    return np.asarray(_accuracies(network, devices)(members, shared))
+    batches = pad_batches(split, EVALUATION_BATCH)
+    shared = parallel.replicate((batches, mean, std), devices)
+    if labels is not None:
+        rows = [pad_batches(Split(split.images, row), EVALUATION_BATCH).labels for row in labels]
+        members = (members, np.stack(rows))
+    return np.asarray(_accuracies(network, devices, labels is not None)(members, shared))
 
 
 @lru_cache
-def _accuracies(network: Network, devices: tuple):
+def _accuracies(network: Network, devices: tuple, own_labels: bool):
     """Accuracy lifted over members. Remembered, so that the same process does not compile it again."""
 
-    def accuracy_of(member, shared):
+    def accuracy_of(item, shared):
         batches, mean, std = shared
+        member, labels = item if own_labels else (item, batches.labels)
+        batches = batches._replace(labels=labels)
         return accuracy(lambda images: network.logits(member, data.normalize(images, mean, std))[0], batches)
 
     return parallel.over_members(accuracy_of, parallel.default_execution(), devices=devices)

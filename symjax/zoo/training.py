@@ -1,29 +1,32 @@
-"""Training the members of a zoo together."""
+"""Training the members of zoos together."""
 
+import contextlib
+import dataclasses
 import pathlib
-import sys
-import time
-from collections.abc import Iterable
-from functools import lru_cache, partial
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-from tqdm import tqdm
 
 from symjax import parallel, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
-from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
-from symjax.training.loop import device_data
-from symjax.zoo.config import ZooConfig, check_seeds, describe, network_of
-from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
-from symjax.zoo.trained import EVALUATION_BATCH, Zoo, devices_or_all, load, warn
+from symjax.zoo.config import ZooConfig, check_seeds, describe, listed, network_of
+from symjax.zoo.jobs import plan, train_jobs
+from symjax.zoo.stored import StoredMember
+from symjax.zoo.trained import Zoo, devices_or_all, load
 
-SAVING_SHARE = 0.05  # of the time, at most
+
+class Group(NamedTuple):
+    """Members of one configuration, and the folder that keeps them."""
+
+    config: ZooConfig
+    seeds: Iterable[int]
+    folder: str | pathlib.Path
 
 
 def train(
@@ -32,6 +35,7 @@ def train(
     seeds: Iterable[int],
     folder: str | pathlib.Path,
     *,
+    keep: Iterable[int] = (),
     execution: Execution | None = None,
     devices=None,
     progress: bool = True,
@@ -47,6 +51,9 @@ def train(
       dataset: what `config.load_dataset()` gives.
       seeds: different integers from 0.
       folder: kept for this zoo alone; made where it is missing. One process at a time trains in it, others wait.
+      keep: after how many epochs, 0 for the network as it is drawn, to keep each member's parameters and statistics
+        for `load(folder, epoch=...)`. A member that was trained without them is trained again as far as the last of
+        them, which leaves everything that is there as it is.
       execution: how members run; by default the one for this backend.
       devices: to spread members over; by default all local ones.
       progress: show a bar on stderr.
@@ -54,105 +61,89 @@ def train(
         than a twentieth of the time.
 
     Raises:
-      InputError: bad seeds or sizes, a folder of another configuration, or a damaged checkpoint.
+      InputError: bad seeds, epochs or sizes, a folder of another configuration, or a damaged checkpoint; a member that
+        is to be trained again for `keep` has other losses than the first time.
     """
-    seeds = check_seeds(seeds)
+    (zoo,) = train_together(
+        [Group(config, seeds, folder)],
+        dataset,
+        keep=keep,
+        execution=execution,
+        devices=devices,
+        progress=progress,
+        save_every_seconds=save_every_seconds,
+    )
+    return zoo
+
+
+def train_together(
+    groups: Sequence[Group],
+    dataset: Dataset,
+    *,
+    keep: Iterable[int] = (),
+    execution: Execution | None = None,
+    devices=None,
+    progress: bool = True,
+    save_every_seconds: float = 30,
+) -> list[Zoo]:
+    """Zoos that differ in the labels that they learn, trained side by side in one program; each a zoo as of `train`.
+
+    Args:
+      groups: whose configurations are the same but for `labels`, each with a folder of its own.
+      others: as of `train`.
+
+    Raises:
+      InputError: as of `train`; configurations that differ in more, folders that do not differ.
+    """
+    groups = [group._replace(seeds=check_seeds(group.seeds), folder=pathlib.Path(group.folder)) for group in groups]
+    keep, config = _checked(groups, dataset, keep)
+    execution = execution or parallel.default_execution()
+    network = network_of({**config.to_json(), "data": describe(dataset)}, execution)
+    _check_image_size(network, dataset)
+    if len(config.freeze) > len(network.points):
+        raise InputError(
+            f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
+        )
+    own_labels = any(group.config.labels != "true" for group in groups)
+    with contextlib.ExitStack() as stack:
+        jobs = []
+        # In one order everywhere, so that two processes never wait for each other.
+        for config, seeds, folder in sorted(groups, key=lambda group: str(group.folder.absolute())):
+            document = {**config.to_json(), "data": describe(dataset)}
+            folder = stack.enter_context(runs.open_folder(folder, "zoo", document))
+            for seed in seeds:
+                labels = config.training_labels(dataset, seed) if own_labels else None
+                jobs.append(plan(StoredMember(folder, seed), config.recipe.epochs, keep, labels))
+        if jobs := [job for job in jobs if job is not None]:
+            devices = devices_or_all(devices)
+            train_jobs(config, network, dataset, jobs, execution, devices, progress, save_every_seconds)
+    return [load(group.folder, group.seeds, execution=execution) for group in groups]
+
+
+def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> tuple[tuple[int, ...], ZooConfig]:
+    """The epochs to keep and a configuration for all groups."""
+    if not groups:
+        raise InputError("groups: got none, wanted one or more")
+    alike = {dataclasses.replace(group.config, labels="true") for group in groups}
+    if len(alike) > 1:
+        raise InputError("groups: configurations differ in more than labels, so that no program trains them together")
+    if len({group.folder.absolute() for group in groups}) < len(groups):
+        raise InputError("groups: two have one folder, wanted one for each")
+    recipe = groups[0].config.recipe
     if not len(dataset.validation):
         raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
-    if config.recipe.batch_size > len(dataset.train):
-        raise InputError(
-            f"batch_size: {config.recipe.batch_size} is more than the {len(dataset.train)} training images"
-        )
-    execution = execution or parallel.default_execution()
-    document = {**config.to_json(), "data": describe(dataset)}
-    network = network_of(document, execution)
-    _check_image_size(network, dataset)
-    with runs.open_folder(folder, "zoo", document) as folder:
-        stored = {seed: StoredMember(folder, seed) for seed in seeds}
-        if any(member.epoch() < config.recipe.epochs for member in stored.values()):
-            _train(config, network, dataset, stored, execution, devices_or_all(devices), progress, save_every_seconds)
-    return load(folder, seeds, execution=execution)
+    if recipe.batch_size > len(dataset.train):
+        raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
+    return check_epochs(keep, recipe.epochs), alike.pop()
 
 
-@lru_cache
-def _epochs(network: Network, recipe: Recipe, execution: Execution, devices: tuple):
-    """`train_epoch` lifted over members, remembered likewise."""
-    return parallel.over_members(
-        lambda state, shared: train_epoch(network, recipe, state, shared), execution, devices=devices
-    )
-
-
-def _train(config, network, dataset, stored, execution, devices, progress, save_every_seconds):
-    """Trains the stored members to the end: those that are furthest behind first, until they meet the next."""
-    recipe, epochs = config.recipe, config.recipe.epochs
-    steps_per_epoch = len(dataset.train) // recipe.batch_size
-    training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
-    epoch_of_members = _epochs(network, recipe, execution, devices)
-    groups: dict[int, list[StoredMember]] = {}
-    for member in stored.values():
-        if member.epoch() < epochs:
-            member.sweep()
-            groups.setdefault(member.epoch(), []).append(member)
-    started = [member for epoch, group in groups.items() if epoch for member in group]
-    like = abstract_state(config, network, len(dataset.train)) if started else None
-    states = {member.seed: member.restore(like) for member in started}
-    rows = {member.seed: member.metrics(member.epoch()).to_dict("records") for member in started}
-    fresh = groups.get(0, [])
-    if fresh:
-        created = jax.device_get(_create(network, recipe, steps_per_epoch, [member.seed for member in fresh]))
-        states |= {member.seed: parallel.take(created, i) for i, member in enumerate(fresh)}
-        rows |= {member.seed: [] for member in fresh}
-
-    first = min(groups)
-    # Without a terminal every update is a line of its own in a file.
-    bar = tqdm(
-        desc="zoo",
-        unit="epoch",
-        total=epochs,
-        initial=first,
-        disable=not progress,
-        mininterval=0.1 if sys.stderr.isatty() else 15,
-        dynamic_ncols=True,
-    )
-    with bar:
-        bar.set_postfix_str("compiling")
-        active: list[StoredMember] = []
-        stacked = None
-        saved, save_every = time.monotonic(), save_every_seconds
-
-        def save():
-            nonlocal saved, save_every
-            begin = time.monotonic()
-            host = jax.device_get(stacked)
-            for i, member in enumerate(active):
-                member.save(parallel.take(host, i), pd.DataFrame(rows[member.seed], columns=list(COLUMNS)))
-            saved = time.monotonic()
-            save_every = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
-
-        for epoch in range(first, epochs):
-            if epoch in groups:
-                # By way of the host, because another number of members is spread over devices differently.
-                waiting = [parallel.take(jax.device_get(stacked), i) for i in range(len(active))]
-                active += groups[epoch]
-                stacked = parallel.stack([*waiting, *(states.pop(member.seed) for member in groups[epoch])])
-            stacked, metrics = epoch_of_members(stacked, training)
-            metrics = jax.device_get(metrics)
-            for i, member in enumerate(active):
-                row = {name: float(values[i]) for name, values in metrics.items()}
-                rows[member.seed].append({"seed": member.seed, "epoch": epoch + 1, **row})
-                if np.isnan(row["loss"]) and not any(np.isnan(r["loss"]) for r in rows[member.seed][:-1]):
-                    warn(f"the loss of seed {member.seed} became NaN in epoch {epoch + 1}")
-            shown = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
-            bar.set_postfix({label: f"{np.mean(metrics[key]):.3f}" for label, key in shown.items()}, refresh=False)
-            bar.update()
-            if epoch + 1 == epochs or time.monotonic() - saved >= save_every:
-                save()
-
-
-def _create(network: Network, recipe: Recipe, steps_per_epoch: int, seeds: list[int]) -> TrainState:
-    """Fresh states, stacked. Compiled without optimisation on a CPU, where it takes LLVM half a minute otherwise."""
-    create = jax.vmap(partial(create_state, network, recipe, steps_per_epoch))
-    return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))(jnp.asarray(seeds, jnp.int32))
+def check_epochs(epochs: Iterable[int], last: int) -> tuple[int, ...]:
+    """Different epochs, ascending; an InputError unless they are integers from 0 to `last`."""
+    epochs = tuple(epochs)
+    for epoch in epochs:
+        if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or not 0 <= epoch <= last:
+            raise InputError(f"keep: got {listed(epochs)}, wanted epochs from 0 to {last}")
+    return tuple(sorted({int(epoch) for epoch in epochs}))
 
 
 def _check_image_size(network: Network, dataset: Dataset) -> None:

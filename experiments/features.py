@@ -1,0 +1,64 @@
+"""What commands that look at layers share: which layers, on which images, and a results.csv that grows."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from experiments.settings import ZooSettings
+from symjax import models, runs
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.models import Member, Network
+from symjax.representations import features_of
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureSettings(ZooSettings):
+    """A zoo, and what of its members' layers is looked at."""
+
+    layers: str = "all"
+    """Stitch points by name, as in relu1,relu3, or all."""
+    images: Literal["test", "train"] = "test"
+    """The images to look at the layers on, as they are stored, without augmentation."""
+    examples: int = 500
+    """How many of them; all where there are fewer."""
+    maps: Literal["pool", "pixels"] = "pool"
+    """What is compared of a convolutional layer: pool, the mean over pixels of each channel; pixels, the maps, whose
+    pixels the CCA family takes for samples, so that it compares layers of one map size alone."""
+
+    def parse_layers(self, dataset: Dataset) -> list[str]:
+        """Names of stitch points; finds out what is wrong with the flags before anything is trained."""
+        if self.examples < 4:
+            raise InputError(f"examples: got {self.examples}, wanted 4 or more")
+        config = self.zoo_config()
+        network = models.create(
+            config.model, width=config.width, channels=dataset.channels, classes=dataset.num_classes
+        )
+        return [network.points[point].name for point in network.parse_points(self.layers)]
+
+    def chosen(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """The images and their true labels."""
+        split = getattr(dataset, self.images)
+        return split.images[: self.examples], split.labels[: self.examples]
+
+    def features(self, network: Network, members: Member, dataset: Dataset, layers: list[str]) -> dict[str, np.ndarray]:
+        """From each layer to (members, n, c), or with maps="pixels" to (members, n, h, w, c)."""
+        images, _ = self.chosen(dataset)
+        pool = self.maps == "pool"
+        return features_of(network, members, images, dataset.mean, dataset.std, layers=",".join(layers), pool=pool)
+
+
+def read_rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of a table that grows; none where there is no file yet."""
+    return runs.read_csv(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
+
+
+def add_rows(path: Path, rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """Writes the table with these rows behind those that are there; gives it back."""
+    before = read_rows(path, columns)
+    table = pd.concat([before, rows[list(columns)]], ignore_index=True) if len(before) else rows[list(columns)]
+    runs.write_csv(path, table)
+    return table

@@ -1,0 +1,213 @@
+"""Compares networks that generalise with networks that memorise, layer by layer (Morcos et al. 2018).
+
+With no argument: 4 narrow Myrtle CNNs on scikit-learn's digits and 4 on the same images with their labels permuted once
+and for all, trained side by side in one program until they know their training images by heart; PWCCA and SVCCA
+distances within both groups and across. The same command again recomputes nothing; more seeds or measures extend what
+is there.
+"""
+
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.align import parse_measures
+from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.settings import optional, run_command, zoo_folder
+from symjax import plots, runs, zoo
+from symjax.errors import InputError
+from symjax.similarity import MEASURES, pairwise
+from symjax.similarity.group_means import group_means
+from symjax.zoo import Group
+
+COLUMNS = ("measure", "layer", "group_a", "seed_a", "group_b", "seed_b", "distance")
+ACCURACIES = ("group", "seed", "train", "test")
+GROUPS = ("generalizing", "memorizing")
+# Passes over the training images after which they are known by heart.
+EPOCHS = {"digits": 60}
+OTHER_EPOCHS = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(FeatureSettings):
+    seeds: str = "4"
+    """Of each group: a number of seeds, 4 for 0,1,2,3, or the seeds themselves; 3 or more."""
+    epochs: Annotated[int | None, optional("INT", f"digits {EPOCHS['digits']}, otherwise {OTHER_EPOCHS}")] = None
+    """Passes over the training images."""
+    weight_decay: float = 0.0
+    """The factor of an L2 penalty on kernels, but not on biases and batch norm."""
+    flip: bool = False
+    """Mirror training images at random."""
+    translate: int = 0
+    """Move training images at random by up to so many pixels."""
+    images: Literal["test", "train"] = "train"
+    """The images to compare the layers on, as they are stored, without augmentation."""
+    examples: int = 1000
+    """How many of them; all where there are fewer."""
+    permutation: Literal["shared", "each"] = "shared"
+    """Of the labels that are memorised: one for all networks, as published, or each its own."""
+    measures: str = "pwcca,svcca"
+    """Similarity measures, names of symjax.similarity.MEASURES with commas between."""
+    zoo: Annotated[Path | None, optional("DIR", "two folders as python -m experiments.zoo has them")] = None
+    """The folder of the two zoos, generalizing and memorizing; trained there where they are missing."""
+    out: Annotated[Path | None, optional("DIR", "runs/memorize/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+    def zoo_config(self) -> zoo.ZooConfig:
+        """Of the networks that generalise."""
+        epochs = EPOCHS.get(self.dataset, OTHER_EPOCHS) if self.epochs is None else self.epochs
+        config = super().zoo_config()
+        return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, epochs=epochs))
+
+    def groups(self, seeds: tuple[int, ...]) -> list[Group]:
+        """Both groups' zoos."""
+        true = self.zoo_config()
+        permuted = dataclasses.replace(true, labels="permuted" if self.permutation == "shared" else "permuted_each")
+        return [
+            Group(config, seeds, self.zoo / name if self.zoo else zoo_folder(config))
+            for name, config in zip(GROUPS, (true, permuted), strict=True)
+        ]
+
+
+def main(settings: Settings) -> None:
+    seeds, measures = settings.parse_seeds(), parse_measures(settings.measures)
+    if len(seeds) < 3:
+        raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
+    groups, dataset = settings.groups(seeds), settings.load_dataset()
+    layers = settings.parse_layers(dataset)
+    document = {name: group.config.to_json() for name, group in zip(GROUPS, groups, strict=True)} | {
+        name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")
+    }
+    document["layers"] = layers
+    name = f"{zoo_folder(groups[1].config).name}-{runs.fingerprint(document)}"
+    out = settings.out or Path("runs", "memorize", name)
+    if out.exists():
+        with runs.open_folder(out, "memorize", document):
+            pass
+    zoos = zoo.train_together(groups, dataset)
+    with runs.open_folder(out, "memorize", document) as folder:
+        accuracies = accuracy_table(folder / "accuracy.csv", zoos, dataset)
+        table = compare(folder / "results.csv", settings, zoos, dataset, layers, measures)
+        means = summarise(table)
+        runs.write_csv(folder / "groups.csv", means)
+        plots.groups(means, folder / "groups")
+        known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].mean()
+        print(f"\n{zoos[0].network.name} on {dataset.name}, {len(seeds)} networks in each group; accuracy in percent,")
+        print("of the training images with the labels that were learnt, and of the test images with the true ones:\n")
+        print(known.to_string(float_format="%.2f"))
+        print(
+            f"\ndistance of equal layers on {len(settings.chosen(dataset)[0])} {settings.images} images, mean ± ",
+            end="",
+        )
+        print("standard error over networks:\n")
+        print(spelled(means, layers).to_string())
+        print("\n" + finding(means, layers, known))
+        print(f"\nresults: {folder}")
+
+
+def accuracy_table(path: Path, zoos: list[zoo.Zoo], dataset) -> pd.DataFrame:
+    """Accuracy of every member on its own training labels and on the test images, in [0, 1]; kept in `path`."""
+    for group, trained in zip(GROUPS, zoos, strict=True):
+        there = read_rows(path, ACCURACIES)
+        if not set(trained.seeds) <= set(there.seed[there.group == group]):
+            train, test = zoo.train_accuracy(trained, dataset), zoo.test_accuracy(trained, dataset)
+            rows = pd.DataFrame({"group": group, "seed": trained.seeds, "train": train, "test": test})
+            add_rows(path, rows[~rows.seed.isin(there.seed[there.group == group])], ACCURACIES)
+    table = read_rows(path, ACCURACIES)
+    return table[table.seed.isin(zoos[0].seeds)].sort_values(["group", "seed"])
+
+
+def compare(path: Path, settings: Settings, zoos: list[zoo.Zoo], dataset, layers, measures) -> pd.DataFrame:
+    """The distances of equal layers of all pairs of networks, of both groups; those that `path` lacks are computed."""
+    models = [(group, seed) for group, trained in zip(GROUPS, zoos, strict=True) for seed in trained.seeds]
+    pairs = list(itertools.combinations(range(len(models)), 2))
+    found = None
+    keys = ["measure", "group_a", "seed_a", "group_b", "seed_b"]
+    bar = tqdm(measures, desc="memorize", unit="measure", dynamic_ncols=True, file=sys.stderr)
+    for measure in bar:
+        bar.set_postfix_str(measure)
+        there = set(read_rows(path, COLUMNS)[keys].itertuples(index=False, name=None))
+        missing = [(i, j) for i, j in pairs if (measure, *models[i], *models[j]) not in there]
+        if not missing:
+            continue
+        if found is None:
+            parts = [settings.features(trained.network, trained.members, dataset, layers) for trained in zoos]
+            found = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
+        add_rows(path, distances(found, measure, missing, models), COLUMNS)
+    table = read_rows(path, COLUMNS)
+    seeds = set(zoos[0].seeds)
+    return table[table.measure.isin(measures) & table.seed_a.isin(seeds) & table.seed_b.isin(seeds)]
+
+
+def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[tuple[str, int]]) -> pd.DataFrame:
+    """Rows of equal layers of these pairs: a distance, or 1 - a similarity; the mean of both orders of a pair."""
+    result = pairwise(found, measure, pairs=pairs, layers="same")
+    rows = []
+    for k, layer in enumerate(found):
+        for i, j in pairs:
+            value = (result.values[k, i, k, j] + result.values[k, j, k, i]) / 2
+            value = 1 - value if MEASURES[measure].kind == "similarity" else value
+            rows.append((measure, layer, *models[i], *models[j], value))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """measure, layer, pairs (within a group, or across), mean, standard_error, low, high."""
+    rows = []
+    for measure, of_measure in table.groupby("measure", sort=False):
+        sides = [list(zip(of_measure[f"group_{s}"], of_measure[f"seed_{s}"], strict=True)) for s in "ab"]
+        models = sorted(set(sides[0]) | set(sides[1]))
+        layers = list(of_measure.layer.unique())
+        pairs = list(dict.fromkeys((models.index(a), models.index(b)) for a, b in zip(*sides, strict=True)))
+        wide = of_measure.pivot(index=["group_a", "seed_a", "group_b", "seed_b"], columns="layer", values="distance")
+        values = np.array([wide.loc[(*models[i], *models[j]), layers].to_numpy() for i, j in pairs], float)
+        for (a, b), mean in group_means(values, pairs, [group for group, _ in models]).items():
+            columns = {"mean": mean.estimate, "standard_error": mean.standard_error, "low": mean.low, "high": mean.high}
+            columns = {name: np.asarray(column, float) for name, column in columns.items()}
+            rows.append(
+                pd.DataFrame({"measure": measure, "layer": layers, "pairs": a if a == b else "across"} | columns)
+            )
+    return pd.concat(rows, ignore_index=True)
+
+
+def spelled(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
+    """Measures and kinds of pairs down, layers across."""
+    text = means["mean"].map("{:.3f}".format) + " ± " + means.standard_error.map("{:.3f}".format)
+    table = means.assign(text=text).pivot(index=["measure", "pairs"], columns="layer", values="text")[layers]
+    order = [(measure, pairs) for measure in means.measure.unique() for pairs in (*GROUPS, "across")]
+    return table.loc[order]
+
+
+def finding(means: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
+    """What the table says about the published finding, a line for each measure."""
+    lines = []
+    if known.train.memorizing < 95:
+        lines.append(
+            f"the memorizing networks know only {known.train.memorizing:.1f} % of their labels: train for longer "
+            "(--epochs), on fewer images (--train-size) or wider networks (--width)"
+        )
+    for measure, table in means.groupby("measure", sort=False):
+        table = table.set_index(["pairs", "layer"])
+        first, last = (gap(table, layers[i]) for i in (0, -1))
+        held = last[0] > 2 * last[1] and last[0] > first[0]
+        lines.append(
+            f"{measure}: memorizing networks are farther from each other than generalizing ones by "
+            f"{first[0]:.3f} ± {first[1]:.3f} in {layers[0]}, by {last[0]:.3f} ± {last[1]:.3f} in {layers[-1]}: "
+            f"{'as' if held else 'not as'} published (alike in early layers, generalizing networks closer in late ones)"
+        )
+    return "\n".join(lines)
+
+
+def gap(table: pd.DataFrame, layer: str) -> tuple[float, float]:
+    """The memorizing group's mean distance less the generalizing group's, and its standard error."""
+    a, b = table.loc[("memorizing", layer)], table.loc[("generalizing", layer)]
+    return a["mean"] - b["mean"], float(np.hypot(a.standard_error, b.standard_error))
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

@@ -1,0 +1,62 @@
+"""Distances within and across groups of networks, layer by layer."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from symjax.plots.similarity import NAMES
+from symjax.plots.style import PAPER, save
+
+COLOURS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6b"}
+MARKERS = {"generalizing": "o", "memorizing": "s", "across": "^"}
+
+
+def groups(means: pd.DataFrame, path: Path) -> Figure:
+    """A panel per measure: over layers, the mean distance of pairs within each group and across, with its interval.
+
+    Args:
+      means: measure, layer, pairs ("generalizing", "memorizing" or "across"), mean, low, high, in the order in which
+        measures and layers are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    measures, layers = list(means.measure.unique()), list(means.layer.unique())
+    columns = min(3, len(measures))
+    rows = -(-len(measures) // columns)
+    with matplotlib.rc_context(PAPER):
+        width = max(3.1, 0.3 * len(layers) + 1)
+        figure = Figure(figsize=(width * columns, 2.7 * rows + 0.5), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(measures) :]:
+            axes.set_visible(False)
+        for axes, measure in zip(grid.flat, measures, strict=False):
+            for i, kind in enumerate(COLOURS):
+                chosen = means[(means.measure == measure) & (means.pairs == kind)].set_index("layer").loc[layers]
+                reach = [chosen["mean"] - chosen.low, chosen.high - chosen["mean"]]
+                axes.errorbar(
+                    np.arange(len(layers)) + 0.08 * (i - 1),
+                    chosen["mean"],
+                    yerr=np.stack(reach),
+                    color=COLOURS[kind],
+                    marker=MARKERS[kind],
+                    markersize=4,
+                    linewidth=1.4,
+                    elinewidth=0.9,
+                    capsize=2,
+                    label=kind,
+                )
+            axes.set_xticks(np.arange(len(layers)), layers, rotation=60 if len(layers) > 8 else 0)
+            axes.set_xlim(-0.4, len(layers) - 0.6)
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel(f"{NAMES.get(measure, measure)} distance")
+            axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        figure.suptitle("Equal layers of two networks of a group, and of one of each (mean, 95 % interval)", fontsize=9)
+        save(figure, path)
+    return figure

@@ -1,0 +1,44 @@
+"""Groups of models: how alike models of one group are, and models of two."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from symjax.errors import InputError
+from symjax.similarity.resampling import PairMean, mean_over_pairs
+
+
+def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tuple, PairMean]:
+    """The mean over pairs of models within each group and across each two groups, with error bars over models.
+
+    As Morcos et al. 2018, section 3.1, compare generalising and memorising networks. The error bars are those of
+    `mean_over_pairs`: a model is left out at a time with all its pairs, within a group and across two alike. Across two
+    groups of k models, with v_ij = mu + a_i + b_j, the squared standard error is (2 k - 1) / (2 k - 2) times the true
+    one on average, 7 % too wide an error at k = 4.
+
+    Args:
+        values: (p,) or (p, ...), of a measure that is symmetric or made so.
+        pairs: (p, 2) integers: the positions of two models in `groups`.
+        groups: one label for each model.
+        level: of the interval, in (0, 1).
+
+    Returns:
+        From (group, group), in the order in which groups first come, to `PairMean`; of pairs that are there.
+
+    Raises:
+        InputError: as `mean_over_pairs`, so fewer than 3 models in a group; a position that is none.
+    """
+    values, pairs = np.asarray(values), np.asarray(pairs)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) != len(values):
+        raise InputError(f"pairs: got shape {list(pairs.shape)}, must be one for each of {len(values)} values, (p, 2)")
+    if pairs.size and not (0 <= pairs.min() and pairs.max() < len(groups)):
+        raise InputError(f"pairs: got {pairs.min()} to {pairs.max()}, must be positions of {len(groups)} models")
+    names = list(dict.fromkeys(groups))
+    kinds = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
+    found = {}
+    for a in range(len(names)):
+        for b in range(a, len(names)):
+            chosen = (kinds == (a, b)).all(1)
+            if chosen.any():
+                found[names[a], names[b]] = mean_over_pairs(values[chosen], pairs[chosen], level)
+    return found

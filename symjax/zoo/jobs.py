@@ -1,0 +1,187 @@
+"""Members that are not as far as they are wanted, trained there side by side, epoch by epoch."""
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from symjax import parallel
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.models import Network
+from symjax.parallel import Execution
+from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
+from symjax.training.loop import device_data
+from symjax.zoo.config import ZooConfig
+from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
+from symjax.zoo.trained import EVALUATION_BATCH, warn
+
+SAVING_SHARE = 0.05  # of the time, at most
+AGREEMENT = 1e-3  # relative, of an epoch's loss when a member is trained again for checkpoints that it lacks
+
+
+@dataclass(eq=False)
+class Job:
+    """A member to be trained to the end, or trained again as far as checkpoints are missing."""
+
+    stored: StoredMember
+    labels: np.ndarray | None  # None where members learn the labels of the data set
+    start: int  # epochs done before
+    stop: int  # epochs wanted
+    keep: frozenset[int]  # of which parameters and statistics are to be kept
+    state: TrainState | None = None
+    rows: list[dict] = field(default_factory=list)
+    known: list[float] = field(default_factory=list)  # the losses of epochs that were trained before
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+
+    def add(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Takes an epoch's metrics; an InputError where they are not those of the same epoch trained before."""
+        seed = self.stored.seed
+        self.rows.append({"seed": seed, "epoch": epoch, **metrics})
+        if np.isnan(metrics["loss"]) and not any(np.isnan(row["loss"]) for row in self.rows[:-1]):
+            warn(f"the loss of seed {seed} became NaN in epoch {epoch}")
+        if epoch > len(self.known):
+            return
+        before, now = self.known[epoch - 1], metrics["loss"]
+        if not np.isclose(now, before, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True):
+            raise InputError(
+                f"keep: {self.stored.folder} lacks checkpoints, and its training cannot be gone through again here: in "
+                f"epoch {epoch} the loss is {now:.5f} where it was {before:.5f} (another machine or other versions); "
+                "take another folder for the zoo (--zoo), which leaves this one as it is"
+            )
+
+
+def plan(stored: StoredMember, epochs: int, keep: Iterable[int], labels: np.ndarray | None) -> Job | None:
+    """What is left to do for a member, or None. What it holds already stays, whatever has to be trained again."""
+    done, there = stored.epoch(), stored.kept()
+    missing = frozenset(epoch for epoch in keep if epoch != epochs and epoch not in there)
+    if done == epochs and not missing:
+        return None
+    start = done if all(epoch >= done for epoch in missing) else 0
+    return Job(stored, labels, start, max(missing) if done == epochs else epochs, missing)
+
+
+def train_jobs(
+    config: ZooConfig,
+    network: Network,
+    dataset: Dataset,
+    jobs: Sequence[Job],
+    execution: Execution,
+    devices: tuple,
+    progress: bool,
+    save_every_seconds: float,
+) -> None:
+    """Those that are furthest behind first, until they meet the next."""
+    recipe = config.recipe
+    training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
+    own_labels = any(job.labels is not None for job in jobs)
+    _prepare(config, network, len(dataset.train), jobs)
+    groups: dict[int, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.start, []).append(job)
+    first, last = min(groups), max(job.stop for job in jobs)
+    # Without a terminal every update is a line of its own in a file.
+    bar = tqdm(
+        desc="zoo",
+        unit="epoch",
+        total=last,
+        initial=first,
+        disable=not progress,
+        mininterval=0.1 if sys.stderr.isatty() else 15,
+        dynamic_ncols=True,
+    )
+    with bar:
+        bar.set_postfix_str("compiling")
+        active: list[Job] = []
+        stacked, labels = None, None
+        saved, save_every = time.monotonic(), save_every_seconds
+        for epoch in range(first, last + 1):
+            if epoch in groups:
+                # By way of the host, because another number of members is spread over devices differently.
+                waiting = [parallel.take(jax.device_get(stacked), i) for i in range(len(active))]
+                active += groups[epoch]
+                stacked = parallel.stack([*waiting, *(job.state for job in groups[epoch])])
+                for job in groups[epoch]:
+                    job.state = None
+                labels = np.stack([job.labels for job in active]) if own_labels else None
+            _keep(active, stacked, epoch)
+            if epoch > first and (epoch == last or time.monotonic() - saved >= save_every):
+                begin = time.monotonic()
+                _save(active, stacked)
+                saved = time.monotonic()
+                save_every = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
+            if epoch == last:
+                break
+            program = _epochs(network, recipe, execution, devices, config.frozen(epoch), own_labels)
+            stacked, metrics = program((stacked, labels) if own_labels else stacked, training)
+            metrics = jax.device_get(metrics)
+            for i, job in enumerate(active):
+                job.add(epoch + 1, {name: float(values[i]) for name, values in metrics.items()})
+            shown = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
+            bar.set_postfix({label: f"{np.mean(metrics[key]):.3f}" for label, key in shown.items()}, refresh=False)
+            bar.update()
+
+
+def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job]) -> None:
+    """Gives jobs the states that they start from, and what is known of their training."""
+    like = None
+    fresh = [job for job in jobs if not job.start]
+    for job in jobs:
+        job.stored.sweep()
+        if done := job.stored.epoch():
+            known = job.stored.metrics(done)
+            job.known = known.loss.tolist()
+        if job.start:
+            like = abstract_state(config, network, train_images) if like is None else like
+            job.state, job.rows = job.stored.restore(like), known.to_dict("records")
+    if fresh:
+        seeds = [job.stored.seed for job in fresh]
+        steps_per_epoch = train_images // config.recipe.batch_size
+        created = jax.device_get(_create(network, config.recipe, steps_per_epoch, seeds))
+        for i, job in enumerate(fresh):
+            job.state = parallel.take(created, i)
+
+
+def _keep(active: Sequence[Job], stacked: TrainState, epoch: int) -> None:
+    if any(epoch in job.keep for job in active):
+        members = jax.device_get(stacked.member)
+        for i, job in enumerate(active):
+            if epoch in job.keep:
+                job.stored.keep(epoch, parallel.take(members, i), job.frame())
+
+
+def _save(active: Sequence[Job], stacked: TrainState) -> None:
+    """Saves those that are further than what is saved of them."""
+    host = jax.device_get(stacked)
+    for i, job in enumerate(active):
+        state = parallel.take(host, i)
+        if int(state.epoch) > job.stored.epoch():
+            job.stored.save(state, job.frame())
+
+
+@lru_cache
+def _epochs(
+    network: Network, recipe: Recipe, execution: Execution, devices: tuple, frozen: int = 0, own_labels: bool = False
+):
+    """`train_epoch` lifted over members, remembered, so that the same process does not compile it again."""
+
+    def epoch(member, shared):
+        state, labels = member if own_labels else (member, shared.labels)
+        return train_epoch(network, recipe, state, shared._replace(labels=labels), frozen)
+
+    return parallel.over_members(epoch, execution, devices=devices)
+
+
+def _create(network: Network, recipe: Recipe, steps_per_epoch: int, seeds: list[int]) -> TrainState:
+    """Fresh states, stacked. Compiled without optimisation on a CPU, where it takes LLVM half a minute otherwise."""
+    create = jax.vmap(partial(create_state, network, recipe, steps_per_epoch))
+    return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))(jnp.asarray(seeds, jnp.int32))
