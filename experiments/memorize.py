@@ -21,15 +21,14 @@ from experiments.features import FeatureSettings, add_rows, read_rows
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
-from symjax.similarity import MEASURES, pairwise
-from symjax.similarity.group_means import group_means
-from symjax.zoo import Group
+from symjax.similarity import MEASURES, group_means, pairwise
+from symjax.zoo import Group, Zoo, ZooConfig
 
 COLUMNS = ("measure", "layer", "group_a", "seed_a", "group_b", "seed_b", "distance")
 ACCURACIES = ("group", "seed", "train", "test")
 GROUPS = ("generalizing", "memorizing")
 # Passes over the training images after which they are known by heart.
-EPOCHS = {"digits": 60}
+EPOCHS = {"digits": 40}
 OTHER_EPOCHS = 100
 
 
@@ -58,7 +57,7 @@ class Settings(FeatureSettings):
     out: Annotated[Path | None, optional("DIR", "runs/memorize/ and a name made from the settings")] = None
     """The folder of the results."""
 
-    def zoo_config(self) -> zoo.ZooConfig:
+    def zoo_config(self) -> ZooConfig:
         """Of the networks that generalise."""
         epochs = EPOCHS.get(self.dataset, OTHER_EPOCHS) if self.epochs is None else self.epochs
         config = super().zoo_config()
@@ -110,7 +109,7 @@ def main(settings: Settings) -> None:
         print(f"\nresults: {folder}")
 
 
-def accuracy_table(path: Path, zoos: list[zoo.Zoo], dataset) -> pd.DataFrame:
+def accuracy_table(path: Path, zoos: list[Zoo], dataset) -> pd.DataFrame:
     """Accuracy of every member on its own training labels and on the test images, in [0, 1]; kept in `path`."""
     for group, trained in zip(GROUPS, zoos, strict=True):
         there = read_rows(path, ACCURACIES)
@@ -122,10 +121,11 @@ def accuracy_table(path: Path, zoos: list[zoo.Zoo], dataset) -> pd.DataFrame:
     return table[table.seed.isin(zoos[0].seeds)].sort_values(["group", "seed"])
 
 
-def compare(path: Path, settings: Settings, zoos: list[zoo.Zoo], dataset, layers, measures) -> pd.DataFrame:
+def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, measures) -> pd.DataFrame:
     """The distances of equal layers of all pairs of networks, of both groups; those that `path` lacks are computed."""
     models = [(group, seed) for group, trained in zip(GROUPS, zoos, strict=True) for seed in trained.seeds]
-    pairs = list(itertools.combinations(range(len(models)), 2))
+    # Networks of one seed begin with the same weights, so across the groups they are no pair.
+    pairs = [(i, j) for i, j in itertools.combinations(range(len(models)), 2) if models[i][1] != models[j][1]]
     found = None
     keys = ["measure", "group_a", "seed_a", "group_b", "seed_b"]
     bar = tqdm(measures, desc="memorize", unit="measure", dynamic_ncols=True, file=sys.stderr)

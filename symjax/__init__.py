@@ -35,6 +35,7 @@ from symjax.similarity import cka_stream as cka_stream
 from symjax.similarity import error_bars as error_bars
 from symjax.similarity import fourier_cca as fourier_cca
 from symjax.similarity import fourier_cca_similarity as fourier_cca_similarity
+from symjax.similarity import group_means as group_means
 from symjax.similarity import hsic as hsic
 from symjax.similarity import load_stream as load_stream
 from symjax.similarity import mean_correlation as mean_correlation

@@ -40,8 +40,8 @@ def groups(means: pd.DataFrame, path: Path) -> Figure:
                 reach = [chosen["mean"] - chosen.low, chosen.high - chosen["mean"]]
                 axes.errorbar(
                     np.arange(len(layers)) + 0.08 * (i - 1),
-                    chosen["mean"],
-                    yerr=np.stack(reach),
+                    chosen["mean"].to_numpy(float),
+                    yerr=np.stack(reach).astype(float),
                     color=COLOURS[kind],
                     marker=MARKERS[kind],
                     markersize=4,

@@ -8,6 +8,7 @@ from symjax.similarity.alignment import Matching, Rotation
 from symjax.similarity.cca import CCA, cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
+from symjax.similarity.group_means import group_means
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning
 from symjax.similarity.measure import INVARIANCES, Measure
@@ -82,6 +83,7 @@ __all__ = [
     "error_bars",
     "fourier_cca",
     "fourier_cca_similarity",
+    "group_means",
     "hsic",
     "load_stream",
     "mean_correlation",

@@ -1,0 +1,204 @@
+"""Follows each layer over the training: how alike is it to what it will be in the end?
+
+With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, kept after every epoch, and SVCCA, PWCCA and
+CKA of each layer at each of these moments with each layer at the end (Raghu et al. 2017, Morcos et al. 2018). The same
+command again recomputes nothing; more seeds, measures or checkpoints extend what is there.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.align import parse_measures
+from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.settings import optional, run_command, zoo_folder
+from symjax import dynamics, plots, runs, zoo
+from symjax.errors import InputError
+from symjax.zoo import Zoo
+
+COLUMNS = ("measure", "seed", "epoch", "layer", "end_layer", "value")
+
+
+@dataclasses.dataclass(frozen=True)
+class HistorySettings(FeatureSettings):
+    """A zoo that is kept at moments of its training."""
+
+    checkpoints: Annotated[
+        str | None, optional("EPOCHS", "every epoch if they are few, else 12, more of them early")
+    ] = None
+    """After how many epochs to look at the networks, as in 0,1,2,5,10, or all; 0 is before the training. The end is
+    always among them."""
+    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
+    """The folder of the zoo; trained there where it is missing, or where it was not kept at these epochs."""
+
+    def parse_checkpoints(self) -> tuple[int, ...]:
+        """Epochs, the first and the last at least."""
+        last = self.zoo_config().recipe.epochs
+        if self.checkpoints is None:
+            return dynamics.checkpoints(last)
+        parts = [part.strip() for part in self.checkpoints.split(",") if part.strip()]
+        if parts == ["all"]:
+            return tuple(range(last + 1))
+        if not parts or not all(part.isdecimal() and int(part) <= last for part in parts):
+            raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted epochs from 0 to {last}, or all")
+        found = tuple(sorted({*map(int, parts), last}))
+        if len(found) < 2:
+            raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted one before the end, {last}, or more")
+        return found
+
+    def train(self, dataset, epochs: tuple[int, ...]) -> tuple[Zoo, Path]:
+        """The zoo, kept at these epochs, and its folder."""
+        config = self.zoo_config()
+        folder = self.zoo or zoo_folder(config)
+        return zoo.train(config, dataset, self.parse_seeds(), folder, keep=epochs), folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(HistorySettings):
+    measures: str = "svcca,pwcca,cka"
+    """Similarity measures, names of symjax.similarity.MEASURES with commas between."""
+    out: Annotated[Path | None, optional("DIR", "runs/dynamics/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> None:
+    config, measures = settings.zoo_config(), parse_measures(settings.measures)
+    settings.parse_seeds()
+    epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
+    layers = settings.parse_layers(dataset)
+    document = document_of(settings, layers)
+    out = settings.out or Path("runs", "dynamics", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
+    if out.exists():
+        with runs.open_folder(out, "dynamics", document):
+            pass
+    trained, zoo_path = settings.train(dataset, epochs)
+    with runs.open_folder(out, "dynamics", document) as folder:
+        path = folder / "results.csv"
+
+        def compute(found, measure, moments):
+            return dynamics.similarity_to_end(
+                {layer: array[:-1] for layer, array in found.items()},
+                {layer: array[-1] for layer, array in found.items()},
+                measure,
+                moments,
+            )
+
+        table = follow(path, COLUMNS, settings, trained, zoo_path, dataset, layers, epochs, measures, compute)
+        plots.layers_by_layers(table, folder / "layers")
+        plots.layers_by_time(table, folder / "time")
+        same = table[table.layer == table.end_layer]
+        plots.over_time(
+            same,
+            folder / "curves",
+            panel="measure",
+            line="layer",
+            label="similarity",
+            title=f"Each layer with itself at the end (mean and deviation over {len(trained)} networks)",
+        )
+        ends = convergence(same, "measure", "layer")
+        runs.write_csv(folder / "convergence.csv", ends)
+        accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
+        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
+        count = len(settings.chosen(dataset)[0])
+        print(f"similarity of each layer with itself at the end on {count} {settings.images} images,")
+        print(f"mean ± deviation over {len(trained)} networks:\n")
+        print(spelled(same, ["measure", "layer"], "epoch").to_string())
+        print("\nepochs until a layer has gone 90 % of the way from its first similarity to its last:\n")
+        print(spelled(ends.assign(value=ends.converged), ["measure"], "layer", layers).to_string())
+        print("\n" + finding(ends, layers))
+        print(f"\nresults: {folder}")
+
+
+def document_of(settings: FeatureSettings, layers: list[str]) -> dict:
+    """All that rows depend on, but for their keys."""
+    values = {name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")}
+    return {"zoo": settings.zoo_config().to_json(), "layers": layers} | values
+
+
+def follow(
+    path: Path,
+    columns: tuple[str, ...],
+    settings: HistorySettings,
+    trained: Zoo,
+    zoo_path: Path,
+    dataset,
+    layers: list[str],
+    epochs: tuple[int, ...],
+    measures: list[str],
+    compute: Callable,
+) -> pd.DataFrame:
+    """Rows for all measures, seeds and epochs; those that `path` lacks are computed, network by network.
+
+    `compute(found, measure, epochs)` makes rows of a network's layers, {name: (moments + 1, n, ...)}: after each of
+    these epochs, and at the end.
+    """
+    there = set(read_rows(path, columns)[["measure", "seed", "epoch"]].itertuples(index=False, name=None))
+    missing = {
+        seed: {m: [epoch for epoch in epochs if (m, seed, epoch) not in there] for m in measures}
+        for seed in trained.seeds
+    }
+    command = path.parent.parent.name if settings.out is None else path.parent.name
+    bar = tqdm(trained.seeds, desc=command, unit="network", dynamic_ncols=True, file=sys.stderr)
+    for seed in bar:
+        wanted = sorted({epoch for lacking in missing[seed].values() for epoch in lacking})
+        if not wanted:
+            continue
+        network, members = zoo.load_history(zoo_path, seed, (*wanted, trained.config.recipe.epochs))
+        found = settings.features(network, members, dataset, layers)
+        for measure, lacking in missing[seed].items():
+            bar.set_postfix_str(measure)
+            if lacking:
+                chosen = [*(wanted.index(epoch) for epoch in lacking), len(wanted)]
+                rows = compute({layer: array[chosen] for layer, array in found.items()}, measure, lacking)
+                add_rows(path, rows.assign(measure=measure, seed=seed), columns)
+    table = read_rows(path, columns)
+    table = table[table.measure.isin(measures) & table.seed.isin(trained.seeds) & table.epoch.isin(epochs)]
+    order = {name: i for i, name in enumerate(measures)}
+    return table.sort_values(["measure", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "measure" else c)
+
+
+def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """For each network and each combination of `keys`: the first and last value, and the epoch of 90 % of the way."""
+    rows = []
+    for names, group in table.groupby([*keys, "seed"], sort=False):
+        group = group.sort_values("epoch")
+        ends = {"first": group.value.iloc[0], "last": group.value.iloc[-1]}
+        epoch = dynamics.convergence_epoch(group.epoch, group.value)
+        rows.append(dict(zip([*keys, "seed"], names, strict=True)) | ends | {"converged": epoch})
+    return pd.DataFrame(rows)
+
+
+def spelled(table: pd.DataFrame, down: list[str], across: str, order: list | None = None) -> pd.DataFrame:
+    """Mean and standard deviation (n - 1) of `value` over seeds."""
+    grouped = table.groupby([*down, across], sort=False).value
+    text = grouped.mean().map("{:.2f}".format)
+    if (grouped.size() > 1).all():
+        text += " ± " + grouped.std().map("{:.2f}".format)
+    wide = text.unstack(across)[order or sorted(table[across].unique())]
+    return wide.loc[list(dict.fromkeys(table.set_index(down).index))]
+
+
+def finding(ends: pd.DataFrame, layers: list[str]) -> str:
+    """Whether lower layers converge first, a line for each measure."""
+    lines = []
+    for measure, table in ends.groupby("measure", sort=False):
+        mean = table.groupby("layer").converged.mean()[layers]
+        relation = (
+            np.nan if len(layers) < 2 or mean.nunique() < 2 else mean.rank().corr(pd.Series(range(len(layers)), layers))
+        )
+        said = "lower layers first" if relation > 0.5 else "not lower layers first"
+        lines.append(
+            f"{measure}: {layers[0]} after {mean.iloc[0]:.1f} epochs, {layers[-1]} after {mean.iloc[-1]:.1f}: {said} "
+            f"(rank correlation of depth and epoch {relation:+.2f})"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

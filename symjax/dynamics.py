@@ -1,0 +1,140 @@
+"""Networks over their training: what becomes of each layer, and when (Raghu et al. 2017; Morcos et al. 2018)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from symjax.errors import InputError
+from symjax.similarity import MEASURES, Pairwise, pairwise
+
+
+def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
+    """Up to `count` epochs from 0 to `epochs`, every one where they are few, else closer at the beginning."""
+    if epochs < count:
+        return tuple(range(epochs + 1))
+    spread = np.rint(np.geomspace(1, epochs, count - 1)).astype(int)
+    return tuple(sorted({0, *map(int, spread)}))
+
+
+def similarity_to_end(
+    history: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray], measure: str, epochs: Sequence[int], **options
+) -> pd.DataFrame:
+    """The similarity of each layer at moments of a training with each layer at its end.
+
+    What a measure makes of one representation alone is made once for each (`symjax.similarity.pairwise`). Of a measure
+    that is not symmetric, x is the layer at the moment and y the one at the end.
+
+    Args:
+        history: from names of layers to representations (moments, n, d) or (moments, n, h, w, c).
+        end: the same layers at the end of the training, (n, d) or (n, h, w, c), of the same examples.
+        measure: a name in `MEASURES`.
+        epochs: of the moments.
+        options: of the measure's function.
+
+    Returns:
+        Rows of epoch, layer, end_layer, value. Equal layers alone where the measure takes pixels for samples and the
+        layers' maps differ in size.
+
+    Raises:
+        InputError: as `pairwise`.
+    """
+    shapes = {np.shape(array)[2:-1] for array in history.values()}
+    pooled = options.get("maps", "pixels") != "pixels"
+    crossed = len(shapes) == 1 or pooled or not (measure in MEASURES and MEASURES[measure].one_map_size)
+    result: Pairwise = pairwise(
+        history,
+        measure,
+        against={layer: np.asarray(array)[None] for layer, array in end.items()},
+        layers="all" if crossed else "same",
+        models=tuple(epochs),
+        against_models=("end",),
+        **options,
+    )
+    frame = result.to_frame().rename(columns={"model_a": "epoch", "layer_a": "layer", "layer_b": "end_layer"})
+    return frame[["epoch", "layer", "end_layer", "value"]]
+
+
+def class_correlations(
+    history: Mapping[str, np.ndarray], labels, classes: Sequence[str], epochs: Sequence[int]
+) -> pd.DataFrame:
+    """CCA of each layer with the indicator of each class, at moments of a training (after Raghu et al. 2017).
+
+    CCA with one variable, 1 for examples of the class and 0 for others, is the multiple correlation
+
+        R = max over directions w of corr(X w, indicator),   R^2 the share of the indicator's variance that X explains,
+
+    in [0, 1], invariant to invertible linear maps of X. For labels without a relation to X, n examples and d features
+    the mean of R^2 is d / (n - 1) (`chance_correlation`): layers of different width are compared beside that.
+
+    Args:
+        history: from names of layers to representations (moments, n, d), or maps (moments, n, h, w, c) whose pixels are
+            then samples that share their image's class.
+        labels: (n,) integers, positions in `classes`.
+        classes: their names.
+        epochs: of the moments.
+
+    Returns:
+        Rows of epoch, layer, class, value. NaN for a class that has no examples, or all.
+
+    Raises:
+        InputError: as `pairwise`; labels that are not as many as examples or not among the classes.
+    """
+    labels = np.asarray(labels)
+    count = {np.shape(array)[1] for array in history.values()}
+    if labels.ndim != 1 or count != {len(labels)}:
+        raise InputError(f"labels: got shape {list(labels.shape)}, must be one for each of {sorted(count)} examples")
+    if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
+        raise InputError(f"labels: got {labels.min()} to {labels.max()}, must be from 0 to {len(classes) - 1}")
+    present = [i for i in range(len(classes)) if 0 < np.sum(labels == i) < len(labels)]
+    frames = []
+    for layer, array in history.items():
+        pixels = (1,) * (np.ndim(array) - 3)
+        indicators = {
+            classes[i]: np.broadcast_to(
+                (labels == i).astype(np.asarray(array).dtype).reshape(1, -1, *pixels, 1), (1, *np.shape(array)[1:-1], 1)
+            )
+            for i in present
+        }
+        result = pairwise({layer: array}, "cca", against=indicators, models=tuple(epochs))
+        frames.append(result.to_frame())
+        for i in set(range(len(classes))) - set(present):
+            frames.append(pd.DataFrame({"model_a": epochs, "layer_a": layer, "layer_b": classes[i], "value": np.nan}))
+    rows = pd.concat(frames, ignore_index=True)
+    rows = rows.rename(columns={"model_a": "epoch", "layer_a": "layer", "layer_b": "class"})
+    return rows[["epoch", "layer", "class", "value"]]
+
+
+def chance_correlation(features: int, samples: int) -> float:
+    """The root mean square of R for an indicator without a relation to the features: sqrt(d / (n - 1)), at most 1."""
+    return float(np.sqrt(min(1.0, features / (samples - 1))))
+
+
+def convergence_epoch(epochs, values, share: float = 0.9) -> float:
+    """The epoch from which on `values` have gone `share` of the way from the first value to the last, and stay there.
+
+    Between two epochs the way is taken for straight. 0 (the first epoch) where the first and the last value are equal;
+    NaN where a value is.
+
+    Args:
+        epochs: (k,), ascending.
+        values: (k,), as many; k at least 2.
+        share: in (0, 1].
+    """
+    epochs, values = np.asarray(epochs, float), np.asarray(values, float)
+    if epochs.ndim != 1 or epochs.shape != values.shape or len(epochs) < 2 or (np.diff(epochs) <= 0).any():
+        raise InputError(f"epochs: got {list(epochs)} for {values.shape} values, wanted two or more, ascending")
+    if not 0 < share <= 1:
+        raise InputError(f"share: got {share}, wanted a number in (0, 1]")
+    if np.isnan(values).any():
+        return float("nan")
+    way = values[-1] - values[0]
+    if way == 0:
+        return float(epochs[0])
+    progress = (values - values[0]) / way
+    below = np.flatnonzero(progress < share)
+    if not len(below):
+        return float(epochs[0])
+    last = below[-1]
+    part = (share - progress[last]) / (progress[last + 1] - progress[last])
+    return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))

@@ -1,0 +1,156 @@
+"""What changes over a training: curves, and heat maps over layers and time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from symjax.plots.similarity import NAMES
+from symjax.plots.style import PAPER, save
+
+HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
+
+
+def over_time(
+    table: pd.DataFrame,
+    path: Path,
+    *,
+    panel: str,
+    line: str,
+    label: str,
+    title: str,
+    palette: str = "viridis",
+    chance: dict | None = None,
+) -> Figure:
+    """A panel per value of column `panel`, in it a curve over epochs per value of column `line`.
+
+    Curves are means over seeds, bands one standard deviation (n - 1) to each side.
+
+    Args:
+      table: epoch, seed, value and both columns, in the order in which panels and lines are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+      panel, line: columns.
+      label: of the value's axis.
+      title: of the figure.
+      palette: of the lines.
+      chance: for each panel, what to expect of nothing but chance; drawn dotted.
+
+    Returns:
+      The figure that was written.
+    """
+    panels, lines = list(table[panel].unique()), list(table[line].unique())
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    colours = sns.color_palette(palette, len(lines))
+    epochs = sorted(table.epoch.unique())
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(max(5.2, 2.7 * columns + 0.4), 2.5 * rows + 0.9), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_visible(False)
+        for axes, name in zip(grid.flat, panels, strict=False):
+            for colour, which in zip(colours, lines, strict=True):
+                chosen = table[(table[panel] == name) & (table[line] == which)].groupby("epoch").value
+                mean, deviation = chosen.mean(), chosen.std().fillna(0)
+                if mean.empty:
+                    continue
+                axes.plot(mean.index, mean, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=which)
+                axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
+            if chance is not None:
+                axes.axhline(chance[name], color="#222222", linewidth=0.8, linestyle=":", label="chance")
+            axes.set_title(NAMES.get(name, name), fontsize=9)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            if len(epochs) > 3 and epochs[-1] > 2 * len(epochs):  # early epochs lie close
+                axes.set_xscale("symlog", linthresh=1)
+                axes.set_xticks(
+                    epochs[:: max(1, len(epochs) // 6)], [str(e) for e in epochs[:: max(1, len(epochs) // 6)]]
+                )
+        figure.supxlabel("epoch", fontsize=9)
+        figure.supylabel(label, fontsize=9)
+        figure.suptitle(title, fontsize=9)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+        save(figure, path)
+    return figure
+
+
+def layers_by_time(table: pd.DataFrame, path: Path) -> Figure:
+    """A panel per measure: how alike each layer at each moment is to itself at the end of the training.
+
+    Args:
+      table: measure, seed, epoch, layer, end_layer, value; rows with layer = end_layer count.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    same = table[table.layer == table.end_layer]
+    measures, layers, epochs = list(same.measure.unique()), list(same.layer.unique()), sorted(same.epoch.unique())
+    with matplotlib.rc_context(PAPER):
+        height = 0.32 * len(layers) + 0.75
+        figure = Figure(figsize=(max(4.5, 0.5 * len(epochs) + 1), height * len(measures) + 0.5), layout="constrained")
+        grid = figure.subplots(len(measures), 1, sharex=True, squeeze=False)
+        for axes, measure in zip(grid.flat, measures, strict=True):
+            mean = same[same.measure == measure].groupby(["layer", "epoch"]).value.mean().unstack("epoch")
+            # The input is below, as in the published figure.
+            _heat(mean.reindex(index=layers[::-1], columns=epochs), axes, annot=len(epochs) <= 16)
+            axes.set_title(NAMES.get(measure, measure), fontsize=9)
+        grid[-1, 0].set_xlabel("epoch")
+        figure.suptitle("Each layer at an epoch with the same layer at the end", fontsize=9)
+        save(figure, path)
+    return figure
+
+
+def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figure | None:
+    """A row per measure, a panel per epoch: each layer then (up) with each layer at the end (across).
+
+    Measures that compare layers of one name alone have no row; without any other there is no figure.
+
+    Args:
+      table: as of `layers_by_time`.
+      path: without a suffix; `.png` and `.pdf` are written.
+      moments: of more epochs so many are shown, the first and the last among them.
+
+    Returns:
+      The figure that was written.
+    """
+    table = table[table.measure.isin(table[table.layer != table.end_layer].measure)]
+    if table.empty:
+        return None
+    measures, layers = list(table.measure.unique()), list(table.layer.unique())
+    epochs = _some(sorted(table.epoch.unique()), moments)
+    side = max(1.5, 0.3 * len(layers) + 0.3)
+    with matplotlib.rc_context(PAPER):
+        size = (side * len(epochs) + 0.6, (side + 0.1) * len(measures) + 0.6)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(measures), len(epochs), sharex=True, sharey=True, squeeze=False)
+        for row, measure in zip(grid, measures, strict=True):
+            for axes, epoch in zip(row, epochs, strict=True):
+                chosen = table[(table.measure == measure) & (table.epoch == epoch)]
+                mean = chosen.groupby(["layer", "end_layer"]).value.mean().unstack()
+                _heat(mean.reindex(index=layers[::-1], columns=layers), axes, annot=len(layers) <= 5, square=True)
+            row[0].set_ylabel(NAMES.get(measure, measure))
+        for axes, epoch in zip(grid[0], epochs, strict=True):
+            axes.set_title(f"epoch {epoch}", fontsize=9)
+        for axes in grid[-1]:
+            axes.tick_params(axis="x", rotation=90)
+        figure.supxlabel("layer at the end", fontsize=9)
+        figure.supylabel("layer at the epoch", fontsize=9)
+        save(figure, path)
+    return figure
+
+
+def _some(values: Sequence, count: int) -> list:
+    return [values[i] for i in sorted(set(np.rint(np.linspace(0, len(values) - 1, count)).astype(int)))]
+
+
+def _heat(mean: pd.DataFrame, axes, annot: bool, square: bool = False) -> None:
+    settings = HEAT | {"vmin": min(0.0, np.nanmin(mean.to_numpy()))}
+    sns.heatmap(mean, ax=axes, annot=annot, annot_kws={"fontsize": 7}, square=square, **settings)
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(length=0)
+    axes.tick_params(axis="y", rotation=0)

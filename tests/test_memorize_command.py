@@ -1,0 +1,188 @@
+"""The memorize command: distances within and across two groups, planted and trained."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import scratch, trained
+
+import experiments.memorize as command_module
+from experiments.memorize import GROUPS, distances, finding, spelled, summarise
+from experiments.settings import run_command
+from symjax import runs, zoo
+from symjax.errors import InputError
+from symjax.plots import groups as draw
+from symjax.representations import representations
+from symjax.similarity import MEASURES, group_means, mean_over_pairs
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SEEDS = (0, 1, 2)
+
+
+# --- means of groups ---
+
+
+def test_group_means_are_means_over_the_pairs_of_each_kind():
+    rng = np.random.default_rng(0)
+    labels = ["b", "a", "a", "b", "a", "b", "b"]
+    pairs = np.array(list(itertools.combinations(range(7), 2)))[rng.permutation(21)]
+    pairs[::2] = pairs[::2, ::-1]
+    values = rng.uniform(size=(21, 2))
+    found = group_means(values, pairs, labels)
+    assert list(found) == [("b", "b"), ("b", "a"), ("a", "a")]
+    for (one, other), mean in found.items():
+        chosen = [sorted((labels[i], labels[j])) == sorted((one, other)) for i, j in pairs]
+        np.testing.assert_allclose(mean.estimate, values[chosen].mean(0), rtol=1e-6)
+        expected = mean_over_pairs(values[chosen], pairs[chosen])
+        np.testing.assert_allclose(mean.standard_error, expected.standard_error)
+
+
+def test_error_bars_across_groups_are_of_models_not_of_pairs():
+    """v_ij = a_i + b_j: the standard error of the mean is that of 4 + 4 numbers, not of 16."""
+    rng = np.random.default_rng(1)
+    pairs = np.array(list(itertools.product(range(4), range(4, 8))))
+    errors, means = [], []
+    for _ in range(300):
+        effects = rng.normal(size=8)
+        found = group_means((effects[pairs[:, 0]] + effects[pairs[:, 1]]).astype(np.float32), pairs, "aaaabbbb")
+        errors.append(float(found["a", "b"].standard_error) ** 2)
+        means.append(float(found["a", "b"].estimate))
+    # (2 k - 1) / (2 k - 2) of the variance 2 / k, k = 4.
+    assert np.mean(errors) == pytest.approx(7 / 6 * 2 / 4, rel=0.1)
+    assert np.var(means) == pytest.approx(2 / 4, rel=0.2)
+
+
+def test_bad_pairs_of_groups():
+    for pairs, named in ((np.zeros((2, 3), int), "pairs: got shape"), (np.array([[0, 9]]), "positions of 3 models")):
+        with pytest.raises(InputError, match=named):
+            group_means(np.ones(len(pairs[:1])), pairs, "aab")
+
+
+# --- planted groups ---
+
+
+def planted(closer: float):
+    """Two layers of 2 x 4 networks: the first alike in all, in the second group one has `closer` less noise."""
+    rng = np.random.default_rng(0)
+    models = [(group, seed) for group in GROUPS for seed in range(4)]
+    common = rng.normal(size=(200, 5))
+    noise = {"generalizing": 1 - closer, "memorizing": 1.0}
+
+    def network(noise):
+        turn, _ = np.linalg.qr(rng.normal(size=(5, 5)))
+        return (common + noise * rng.normal(size=(200, 5))) @ turn
+
+    layers = {
+        "early": np.stack([network(0.1) for _ in models]),
+        "late": np.stack([network(noise[group]) for group, _ in models]),
+    }
+    pairs = [(i, j) for i, j in itertools.combinations(range(8), 2) if models[i][1] != models[j][1]]
+    return pd.concat([distances(layers, measure, pairs, models) for measure in ("pwcca", "svcca")])
+
+
+KNOWN = pd.DataFrame({"train": [100.0, 99.0], "test": [90.0, 10.0]}, index=list(GROUPS))
+
+
+def test_planted_groups_are_found():
+    means = summarise(planted(0.6))
+    table = means.set_index(["measure", "pairs", "layer"])["mean"]
+    for measure in ("pwcca", "svcca"):
+        late = [table[measure, kind, "late"] for kind in ("generalizing", "across", "memorizing")]
+        assert late == sorted(late) and late[0] < late[2] - 0.1
+        assert abs(table[measure, "memorizing", "early"] - table[measure, "generalizing", "early"]) < 0.05
+    told = finding(means, ["early", "late"], KNOWN)
+    assert told.count(": as published") == 2 and "know only" not in told
+    assert spelled(means, ["early", "late"]).shape == (6, 2)
+
+
+def test_groups_that_are_alike_are_not_published():
+    told = finding(summarise(planted(0.0)), ["early", "late"], KNOWN)
+    assert told.count("not as published") == 2
+    turned = finding(summarise(planted(-1.0)), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
+    assert turned.count("not as published") == 2 and "know only 60.0 %" in turned
+
+
+def test_the_figure_shows_means_and_intervals(tmp_path):
+    means = summarise(planted(0.6))
+    figure = draw(means, tmp_path / "groups")
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_ylabel() for axes in shown] == ["PWCCA distance", "SVCCA distance"]
+    for axes, measure in zip(shown, ("pwcca", "svcca"), strict=True):
+        for container, kind in zip(axes.containers, (*GROUPS, "across"), strict=True):
+            chosen = means[(means.measure == measure) & (means.pairs == kind)]
+            np.testing.assert_allclose(container[0].get_ydata(), chosen["mean"])
+            spans = [np.ptp(line[:, 1]) for line in container[2][0].get_segments()]
+            np.testing.assert_allclose(spans, chosen.high - chosen.low, rtol=1e-5)
+    assert (tmp_path / "groups.pdf").exists()
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    trained()  # writes the data set
+    return tmp_path_factory.mktemp("memorize")
+
+
+def command(folder, *others, out="run"):
+    values = {"dataset": scratch() / "stripes.npz", "model": "stitch_tiny", "width": 8, "seeds": len(SEEDS)}
+    values |= {"epochs": 50, "batch-size": 12, "learning-rate": 0.02, "validation": 0.2, "zoo": folder / "zoo"}
+    argv = [str(word) for name, value in values.items() for word in (f"--{name}", value)]
+    argv += ["--out", str(folder / out), *map(str, others)]
+    run_command(command_module.main, command_module.Settings, argv)
+    return folder / out
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsys, monkeypatch):
+    out = command(folder, "--measures", "pwcca")
+    printed = capsys.readouterr().out
+    dataset, _ = trained()
+    zoos = {name: zoo.load(folder / "zoo" / name) for name in GROUPS}
+    assert [z.config.labels for z in zoos.values()] == ["true", "permuted"]
+    accuracy = runs.read_csv(out / "accuracy.csv").groupby("group")[["train", "test"]].mean()
+    assert (accuracy.train > 0.95).all()  # by heart
+    assert accuracy.test.generalizing > 0.6 > accuracy.test.memorizing
+    assert f"{100 * accuracy.train.memorizing:.2f}" in printed
+    rows = runs.read_csv(out / "results.csv")
+    assert len(rows) == 2 * (3 + 3 + 6) and not rows.duplicated(list(rows.columns[:-1])).any()
+    assert (rows.seed_a != rows.seed_b).all()
+    features = {
+        name: representations(z, dataset.train.images, dataset.mean, dataset.std, pool=True) for name, z in zoos.items()
+    }
+    for row in rows.itertuples():
+        x = features[row.group_a][row.layer][SEEDS.index(row.seed_a)]
+        y = features[row.group_b][row.layer][SEEDS.index(row.seed_b)]
+        expected = 1 - (MEASURES["pwcca"].fn(x, y) + MEASURES["pwcca"].fn(y, x)) / 2
+        np.testing.assert_allclose(row.distance, expected, atol=2e-4)
+    assert "not as published" in printed or "as published" in printed
+    # The same again computes nothing; another measure is added.
+    asked = []
+    original = command_module.distances
+    monkeypatch.setattr(command_module, "distances", lambda *a: asked.append(a[1]) or original(*a))
+    command(folder, "--measures", "pwcca")
+    assert not asked and capsys.readouterr().out == printed
+    command(folder, "--measures", "cka,pwcca")
+    assert asked == ["cka"]
+    more = runs.read_csv(out / "results.csv")
+    pd.testing.assert_frame_equal(more[more.measure == "pwcca"], rows)
+
+
+@pytest.mark.parametrize(
+    "words,named",
+    [
+        (["--seeds", "2"], "seeds: got 2 for each group, wanted 3 or more"),
+        (["--measures", "cosine"], "'cosine' not known"),
+        (["--layers", "relu9"], "relu9"),
+        (["--examples", "2"], "examples: got 2"),
+    ],
+)
+def test_bad_flags_are_one_line(words, named, folder, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(folder, *words, out="bad")
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and named in error and error.count("\n") == 1
+    assert not Path(folder / "bad").exists()
