@@ -23,15 +23,14 @@ from symjax.errors import InputError
 from symjax.zoo import Zoo
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "end_layer", "value")
+LEVEL = 0.95  # of a similarity, at which a layer is taken to be what it will be
 
 
 @dataclasses.dataclass(frozen=True)
 class HistorySettings(FeatureSettings):
     """A zoo that is kept at moments of its training."""
 
-    checkpoints: Annotated[
-        str | None, optional("EPOCHS", "every epoch if they are few, else 12, more of them early")
-    ] = None
+    checkpoints: Annotated[str | None, optional("EPOCHS", "all of up to 11 epochs, else 12, closer early")] = None
     """After how many epochs to look at the networks, as in 0,1,2,5,10, or all; 0 is before the training. The end is
     always among them."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
@@ -111,6 +110,8 @@ def main(settings: Settings) -> None:
         print(spelled(same, ["measure", "layer"], "epoch").to_string())
         print("\nepochs until a layer has gone 90 % of the way from its first similarity to its last:\n")
         print(spelled(ends.assign(value=ends.converged), ["measure"], "layer", layers).to_string())
+        print(f"\nepochs until its similarity with the end is {LEVEL} or more:\n")
+        print(spelled(ends.assign(value=ends.settled), ["measure"], "layer", layers).to_string())
         print("\n" + finding(ends, layers))
         print(f"\nresults: {folder}")
 
@@ -164,13 +165,15 @@ def follow(
 
 
 def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
-    """For each network and each combination of `keys`: the first and last value, and the epoch of 90 % of the way."""
+    """For each network and each combination of `keys`: the first and the last value, the epoch at which 90 % of the way
+    between them is gone (converged), and the one from which on it is at `LEVEL` (settled)."""
     rows = []
     for names, group in table.groupby([*keys, "seed"], sort=False):
         group = group.sort_values("epoch")
         ends = {"first": group.value.iloc[0], "last": group.value.iloc[-1]}
-        epoch = dynamics.convergence_epoch(group.epoch, group.value)
-        rows.append(dict(zip([*keys, "seed"], names, strict=True)) | ends | {"converged": epoch})
+        ends["converged"] = dynamics.convergence_epoch(group.epoch, group.value)
+        ends["settled"] = dynamics.epoch_above(group.epoch, group.value, LEVEL)
+        rows.append(dict(zip([*keys, "seed"], names, strict=True)) | ends)
     return pd.DataFrame(rows)
 
 
@@ -188,16 +191,21 @@ def finding(ends: pd.DataFrame, layers: list[str]) -> str:
     """Whether lower layers converge first, a line for each measure."""
     lines = []
     for measure, table in ends.groupby("measure", sort=False):
-        mean = table.groupby("layer").converged.mean()[layers]
-        relation = (
-            np.nan if len(layers) < 2 or mean.nunique() < 2 else mean.rank().corr(pd.Series(range(len(layers)), layers))
-        )
-        said = "lower layers first" if relation > 0.5 else "not lower layers first"
+        # Not by the share of the way, which says little of a layer that has next to no way to go.
+        mean = table.groupby("layer").settled.mean()[layers]
+        relation = rank_correlation(mean)
+        said = "lower layers converge first" if relation > 0.5 else "not that lower layers converge first"
         lines.append(
-            f"{measure}: {layers[0]} after {mean.iloc[0]:.1f} epochs, {layers[-1]} after {mean.iloc[-1]:.1f}: {said} "
-            f"(rank correlation of depth and epoch {relation:+.2f})"
+            f"{measure}: {layers[0]} is at {LEVEL} of its end after {mean.iloc[0]:.1f} epochs, {layers[-1]} after "
+            f"{mean.iloc[-1]:.1f}: {said} (rank correlation of depth and epoch {relation:+.2f})"
         )
     return "\n".join(lines)
+
+
+def rank_correlation(values: pd.Series) -> float:
+    """Of the position and the value, in [-1, 1]; NaN where there is nothing to order."""
+    ranks = values.rank()
+    return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1]) if ranks.nunique() > 1 else float("nan")
 
 
 if __name__ == "__main__":

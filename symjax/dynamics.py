@@ -110,31 +110,42 @@ def chance_correlation(features: int, samples: int) -> float:
     return float(np.sqrt(min(1.0, features / (samples - 1))))
 
 
-def convergence_epoch(epochs, values, share: float = 0.9) -> float:
-    """The epoch from which on `values` have gone `share` of the way from the first value to the last, and stay there.
+def epoch_above(epochs, values, level: float) -> float:
+    """The epoch from which on `values` are at `level` or above, the way between two epochs taken for straight.
 
-    Between two epochs the way is taken for straight. 0 (the first epoch) where the first and the last value are equal;
-    NaN where a value is.
+    The first epoch where they are so from the beginning; NaN where they are not in the end, or a value is NaN.
 
     Args:
         epochs: (k,), ascending.
-        values: (k,), as many; k at least 2.
-        share: in (0, 1].
+        values: (k,), as many.
+        level: a number.
     """
     epochs, values = np.asarray(epochs, float), np.asarray(values, float)
-    if epochs.ndim != 1 or epochs.shape != values.shape or len(epochs) < 2 or (np.diff(epochs) <= 0).any():
-        raise InputError(f"epochs: got {list(epochs)} for {values.shape} values, wanted two or more, ascending")
-    if not 0 < share <= 1:
-        raise InputError(f"share: got {share}, wanted a number in (0, 1]")
-    if np.isnan(values).any():
+    if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or (np.diff(epochs) <= 0).any():
+        raise InputError(f"epochs: got {list(epochs)} for {len(values)} values, wanted as many, ascending")
+    if np.isnan(values).any() or values[-1] < level:
         return float("nan")
-    way = values[-1] - values[0]
-    if way == 0:
-        return float(epochs[0])
-    progress = (values - values[0]) / way
-    below = np.flatnonzero(progress < share)
+    below = np.flatnonzero(values < level)
     if not len(below):
         return float(epochs[0])
     last = below[-1]
-    part = (share - progress[last]) / (progress[last + 1] - progress[last])
+    part = (level - values[last]) / (values[last + 1] - values[last])
     return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))
+
+
+def convergence_epoch(epochs, values, share: float = 0.9) -> float:
+    """The epoch from which on `values` have gone `share` of the way from the first value to the last, and stay there.
+
+    `epoch_above` of (values - first) / (last - first). The first epoch where the last value is the first; NaN where a
+    value is NaN.
+
+    Args:
+        epochs: (k,), ascending.
+        values: (k,), as many.
+        share: in (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"share: got {share}, wanted a number in (0, 1]")
+    values = np.asarray(values, float)
+    way = values[-1] - values[0] if len(values) else 0.0
+    return epoch_above(epochs, (values - values[0]) / way if way else np.ones_like(values), share)

@@ -4,6 +4,7 @@ from symjax.plots.selection import choices as choices
 from symjax.plots.selection import sparsity as sparsity
 from symjax.plots.dynamics import layers_by_layers as layers_by_layers
 from symjax.plots.dynamics import layers_by_time as layers_by_time
+from symjax.plots.dynamics import over_layers as over_layers
 from symjax.plots.dynamics import over_time as over_time
 from symjax.plots.groups import groups as groups
 from symjax.plots.similarity import by_layer as by_layer

@@ -64,14 +64,49 @@ def over_time(
                 axes.axhline(chance[name], color="#222222", linewidth=0.8, linestyle=":", label="chance")
             axes.set_title(NAMES.get(name, name), fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
-            if len(epochs) > 3 and epochs[-1] > 2 * len(epochs):  # early epochs lie close
+            if epochs[-1] > 2 * len(epochs):  # early epochs lie close
+                shown = epochs[:: -(-len(epochs) // 6)]
                 axes.set_xscale("symlog", linthresh=1)
-                axes.set_xticks(
-                    epochs[:: max(1, len(epochs) // 6)], [str(e) for e in epochs[:: max(1, len(epochs) // 6)]]
-                )
+                axes.set_xticks(shown, [str(epoch) for epoch in shown])
         figure.supxlabel("epoch", fontsize=9)
         figure.supylabel(label, fontsize=9)
         figure.suptitle(title, fontsize=9)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+        save(figure, path)
+    return figure
+
+
+def over_layers(table: pd.DataFrame, path: Path, chance: dict | None = None, moments: int = 4) -> Figure:
+    """A panel per epoch, in it a curve over layers per class: how sensitive each layer is to it.
+
+    Args:
+      table: seed, epoch, layer, class, value, in the order in which layers and classes are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+      chance: for each layer, what to expect of nothing but chance; drawn dotted.
+      moments: of more epochs so many are shown, the first and the last among them.
+
+    Returns:
+      The figure that was written.
+    """
+    layers, classes = list(table.layer.unique()), list(table["class"].unique())
+    epochs = _some(sorted(table.epoch.unique()), moments)
+    with matplotlib.rc_context(PAPER):
+        width = max(2.1, 0.25 * len(layers) + 0.8)
+        figure = Figure(figsize=(width * len(epochs) + 0.5, 3.3), layout="constrained")
+        grid = figure.subplots(1, len(epochs), sharey=True, squeeze=False)
+        for axes, epoch in zip(grid.flat, epochs, strict=True):
+            for colour, name in zip(sns.color_palette("husl", len(classes)), classes, strict=True):
+                chosen = table[(table.epoch == epoch) & (table["class"] == name)]
+                mean = chosen.groupby("layer").value.mean().reindex(layers)
+                axes.plot(range(len(layers)), mean, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=name)
+            if chance is not None:
+                shown = [chance[layer] for layer in layers]
+                axes.plot(range(len(layers)), shown, color="#222222", linewidth=0.8, linestyle=":", label="chance")
+            axes.set_xticks(range(len(layers)), layers, rotation=60 if len(layers) > 4 else 0)
+            axes.set_title(f"epoch {epoch}", fontsize=9)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+        grid[0, 0].set_ylabel("correlation with the class")
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
         save(figure, path)

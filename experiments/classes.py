@@ -1,0 +1,106 @@
+"""Follows over the training how well each layer tells each class from the others, by CCA with the class's indicator.
+
+With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, kept after every epoch; curves per class and
+layer over epochs and over layers, and which classes are learned first (after Raghu et al. 2017, section 4.4). The same
+command again recomputes nothing; more seeds or checkpoints extend what is there.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+
+from experiments.dynamics import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
+from experiments.settings import optional, run_command, zoo_folder
+from symjax import dynamics, plots, runs, zoo
+
+COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
+MEASURE = "cca"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(HistorySettings):
+    out: Annotated[Path | None, optional("DIR", "runs/classes/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> None:
+    config = settings.zoo_config()
+    settings.parse_seeds()
+    epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
+    layers = settings.parse_layers(dataset)
+    document = document_of(settings, layers)
+    out = settings.out or Path("runs", "classes", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
+    if out.exists():
+        with runs.open_folder(out, "classes", document):
+            pass
+    trained, zoo_path = settings.train(dataset, epochs)
+    images, labels = settings.chosen(dataset)
+    names = list(dataset.class_names)
+    with runs.open_folder(out, "classes", document) as folder:
+
+        def compute(found, _, moments):
+            return dynamics.class_correlations(
+                {layer: array[:-1] for layer, array in found.items()}, labels, names, moments
+            )
+
+        path = folder / "results.csv"
+        table = follow(path, COLUMNS, settings, trained, zoo_path, dataset, layers, epochs, [MEASURE], compute)
+        table = table.assign(**{"class": table["class"].astype(str)})  # names such as 0, 1, 2 come back as numbers
+        channels = {point.name: point.channels for point in trained.network.points}
+        chance = {layer: dynamics.chance_correlation(channels[layer], len(images)) for layer in layers}
+        over = f"mean and deviation over {len(trained)} networks"
+        plots.over_time(
+            table,
+            folder / "classes",
+            panel="layer",
+            line="class",
+            label="correlation with the class",
+            title=f"CCA of each layer with each class's indicator ({over})",
+            palette="husl",
+            chance=chance if settings.maps == "pool" else None,
+        )
+        plots.over_layers(table, folder / "layers", chance if settings.maps == "pool" else None)
+        ends = convergence(table[table.layer == layers[-1]], "measure", "class")
+        runs.write_csv(folder / "convergence.csv", ends)
+        accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
+        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
+        print(f"correlation of each layer with each class's indicator at the end, on {len(images)} {settings.images} ")
+        print(f"images, {over.replace(' and ', ' ± ')}; chance is the root mean square of unrelated labels:\n")
+        last = spelled(table[table.epoch == table.epoch.max()], ["class"], "layer", layers)
+        last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
+        print((last if settings.maps == "pool" else last.drop(index="chance")).to_string())
+        print(
+            f"\nin {layers[-1]}, classes as they are learned: before the training, after it, and the epochs until 90 %"
+        )
+        print("of the way between:\n")
+        print(learned(ends).to_string())
+        print("\n" + finding(ends, layers[-1]))
+        print(f"\nresults: {folder}")
+
+
+def learned(ends: pd.DataFrame) -> pd.DataFrame:
+    """A row per class, those that are learned first above; mean ± deviation (n - 1) over networks."""
+    grouped = ends.groupby("class", sort=False)[["first", "last", "converged"]]
+    mean, deviation = grouped.mean(), grouped.std()
+    text = mean.map("{:.2f}".format)
+    if deviation.notna().all(axis=None):
+        text += " ± " + deviation.map("{:.2f}".format)
+    return text.loc[mean.sort_values("converged", kind="stable").index]
+
+
+def finding(ends: pd.DataFrame, layer: str) -> str:
+    """Which classes come first and last, and whether the networks agree in that."""
+    mean = ends.groupby("class", sort=False).converged.mean().dropna().sort_values(kind="stable")
+    if mean.empty:
+        return f"{layer}: no class could be followed"
+    by_network = [group.set_index("class").converged[mean.index] for _, group in ends.groupby("seed")]
+    text = f"{layer}: first {', '.join(mean.index[:2])}, last {', '.join(mean.index[-2:])}"
+    agreement = np.mean([rank_correlation(order) for order in by_network])
+    return f"{text} (mean rank correlation of a network's order with that of the mean {agreement:+.2f})"
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
