@@ -6,6 +6,7 @@ from symjax.plots.dynamics import layers_by_layers as layers_by_layers
 from symjax.plots.dynamics import layers_by_time as layers_by_time
 from symjax.plots.dynamics import over_layers as over_layers
 from symjax.plots.dynamics import over_time as over_time
+from symjax.plots.freezing import freezing as freezing
 from symjax.plots.groups import groups as groups
 from symjax.plots.similarity import by_layer as by_layer
 from symjax.plots.similarity import heatmaps as heatmaps

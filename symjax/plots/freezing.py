@@ -1,0 +1,43 @@
+"""Freeze training beside normal training."""
+
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from symjax.plots.style import PAPER, save
+
+
+def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
+    """Validation accuracy over epochs, and what a step costs beside one of normal training; a colour per schedule.
+
+    Args:
+      metrics: schedule, seed, epoch, validation_accuracy (in [0, 1]), in the order in which schedules are to stand.
+      cost: schedule, epoch (from 0, as the epoch begins), share (of the operations of a normal step).
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    schedules = list(metrics.schedule.unique())
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(7, 3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for colour, schedule in zip(sns.color_palette("colorblind", len(schedules)), schedules, strict=True):
+            grouped = 100 * metrics[metrics.schedule == schedule].set_index("epoch").validation_accuracy
+            mean, deviation = (getattr(grouped.groupby("epoch"), name)() for name in ("mean", "std"))
+            deviation = deviation.fillna(0)
+            left.plot(mean.index, mean, color=colour, linewidth=1.4, label=schedule)
+            left.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
+            steps = cost[cost.schedule == schedule]
+            edges = [*steps.epoch, steps.epoch.iloc[-1] + 1]
+            right.stairs(100 * steps.share, edges, color=colour, linewidth=1.6, baseline=None)
+        left.set(xlabel="epoch", ylabel="validation accuracy (%)")
+        right.set(xlabel="epoch", ylabel="operations of a step (% of normal)", ylim=(0, 105))
+        for axes in (left, right):
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+        figure.legend(loc="outside lower center", ncols=len(schedules), frameon=False)
+        save(figure, path)
+    return figure
