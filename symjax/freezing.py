@@ -52,7 +52,8 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], batch_size: 
     """Floating-point operations of one training step with the first `frozen` segments frozen.
 
     As XLA counts them in the program before it optimises: forward pass, loss, gradients, the optimizer's update;
-    without augmentation. A network with method="native" has convolutions counted as such, not as the form in which they run.
+    without augmentation. A network with method="native" has convolutions counted as such, not as the form in which
+    they run.
 
     Args:
       network: its model.

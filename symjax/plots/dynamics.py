@@ -43,7 +43,7 @@ def over_time(
       The figure that was written.
     """
     panels, lines = list(table[panel].unique()), list(table[line].unique())
-    columns = min(4, len(panels))
+    columns = next((n for n in (4, 3, 2) if len(panels) % n == 0), min(4, len(panels)))
     rows = -(-len(panels) // columns)
     colours = sns.color_palette(palette, len(lines))
     epochs = sorted(table.epoch.unique())
@@ -68,7 +68,8 @@ def over_time(
                 shown = epochs[:: -(-len(epochs) // 6)]
                 axes.set_xscale("symlog", linthresh=1)
                 axes.set_xticks(shown, [str(epoch) for epoch in shown])
-        figure.supxlabel("epoch", fontsize=9)
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
         figure.supylabel(label, fontsize=9)
         figure.suptitle(title, fontsize=9)
         handles, labels = grid.flat[0].get_legend_handles_labels()
