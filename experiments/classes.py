@@ -15,6 +15,7 @@ import pandas as pd
 from experiments.dynamics import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import dynamics, plots, runs, zoo
+from symjax.summary import Summary
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
 MEASURE = "cca"
@@ -26,7 +27,7 @@ class Settings(HistorySettings):
     """The folder of the results."""
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     config = settings.zoo_config()
     settings.parse_seeds()
     epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
@@ -66,19 +67,18 @@ def main(settings: Settings) -> None:
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
         runs.write_csv(folder / "convergence.csv", ends)
         accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
-        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
-        print(f"correlation of each layer with each class's indicator at the end, on {len(images)} {settings.images} ")
-        print(f"images, {over.replace(' and ', ' ± ')}; chance is the root mean square of unrelated labels:\n")
-        last = spelled(table[table.epoch == table.epoch.max()], ["class"], "layer", layers)
-        last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
-        print((last if settings.maps == "pool" else last.drop(index="chance")).to_string())
-        print(
-            f"\nin {layers[-1]}, classes as they are learned: before the training, after it, and the epochs until 90 %"
-        )
-        print("of the way between:\n")
-        print(learned(ends).to_string())
-        print("\n" + finding(ends, layers[-1]))
-        print(f"\nresults: {folder}")
+        last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
+        if settings.maps == "pool":
+            last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
+        tables = {
+            f"correlation with each class's indicator at the end, {over.replace(' and ', ' ± ')} (chance: root mean square "
+            "for unrelated labels)": last,
+            f"{layers[-1]}: correlation before the training and after it, epochs until 90 % of the way between is gone, "
+            "classes as they are learned": learned(ends),
+        }
+        count = f"{len(images)} {settings.images} images"
+        title = f"{trained.network.name} on {dataset.name}, {count}; clean accuracy {accuracy:.2f} %"
+        return Summary(folder, title, finding(ends, layers[-1]), tables, ("classes", "layers"))
 
 
 def learned(ends: pd.DataFrame) -> pd.DataFrame:

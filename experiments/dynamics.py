@@ -20,6 +20,7 @@ from experiments.features import FeatureSettings, add_rows, read_rows
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import dynamics, plots, runs, zoo
 from symjax.errors import InputError
+from symjax.summary import Summary
 from symjax.zoo import Zoo
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "end_layer", "value")
@@ -66,7 +67,7 @@ class Settings(HistorySettings):
     """The folder of the results."""
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     config, measures = settings.zoo_config(), parse_measures(settings.measures)
     settings.parse_seeds()
     epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
@@ -103,17 +104,20 @@ def main(settings: Settings) -> None:
         ends = convergence(same, "measure", "layer")
         runs.write_csv(folder / "convergence.csv", ends)
         accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
-        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
-        count = len(settings.chosen(dataset)[0])
-        print(f"similarity of each layer with itself at the end on {count} {settings.images} images,")
-        print(f"mean ± deviation over {len(trained)} networks:\n")
-        print(spelled(same, ["measure", "layer"], "epoch").to_string())
-        print("\nepochs until a layer has gone 90 % of the way from its first similarity to its last:\n")
-        print(spelled(ends.assign(value=ends.converged), ["measure"], "layer", layers).to_string())
-        print(f"\nepochs until its similarity with the end is {LEVEL} or more:\n")
-        print(spelled(ends.assign(value=ends.settled), ["measure"], "layer", layers).to_string())
-        print("\n" + finding(ends, layers))
-        print(f"\nresults: {folder}")
+        caption = f"each layer with itself at the end, by epoch, mean ± deviation over {len(trained)} networks"
+        tables = {
+            f"{measure}: {caption}": spelled(rows, "layer", "epoch")
+            for measure, rows in same.groupby("measure", sort=False)
+        } | {
+            caption: spelled(ends.assign(value=ends[column]), "measure", "layer", layers)
+            for caption, column in (
+                ("epochs until a layer has gone 90 % of the way from its first similarity to its last", "converged"),
+                (f"epochs until its similarity with the end is {LEVEL} or more", "settled"),
+            )
+        }
+        images = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
+        title = f"{trained.network.name} on {dataset.name}, {images}; clean accuracy {accuracy:.2f} %"
+        return Summary(folder, title, finding(ends, layers), tables, ("layers", "time", "curves"))
 
 
 def document_of(settings: FeatureSettings, layers: list[str]) -> dict:
@@ -144,8 +148,7 @@ def follow(
         seed: {m: [epoch for epoch in epochs if (m, seed, epoch) not in there] for m in measures}
         for seed in trained.seeds
     }
-    command = path.parent.parent.name if settings.out is None else path.parent.name
-    bar = tqdm(trained.seeds, desc=command, unit="network", dynamic_ncols=True, file=sys.stderr)
+    bar = tqdm(trained.seeds, desc="layers", unit="network", dynamic_ncols=True, file=sys.stderr)
     for seed in bar:
         wanted = sorted({epoch for lacking in missing[seed].values() for epoch in lacking})
         if not wanted:
@@ -177,14 +180,13 @@ def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def spelled(table: pd.DataFrame, down: list[str], across: str, order: list | None = None) -> pd.DataFrame:
+def spelled(table: pd.DataFrame, down: str, across: str, order: list | None = None) -> pd.DataFrame:
     """Mean and standard deviation (n - 1) of `value` over seeds."""
-    grouped = table.groupby([*down, across], sort=False).value
+    grouped = table.groupby([down, across], sort=False).value
     text = grouped.mean().map("{:.2f}".format)
     if (grouped.size() > 1).all():
         text += " ± " + grouped.std().map("{:.2f}".format)
-    wide = text.unstack(across)[order or sorted(table[across].unique())]
-    return wide.loc[list(dict.fromkeys(table.set_index(down).index))]
+    return text.unstack(across)[order or sorted(table[across].unique())].loc[list(table[down].unique())]
 
 
 def finding(ends: pd.DataFrame, layers: list[str]) -> str:

@@ -22,6 +22,7 @@ from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, models, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.similarity import pairwise
+from symjax.summary import Summary
 
 COLUMNS = ("schedule", "seed", "accuracy", "flops")
 SCHEDULES = ("linear", "similarity")
@@ -58,7 +59,7 @@ class Settings(FeatureSettings):
         return names
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     config, seeds, names = settings.zoo_config(), settings.parse_seeds(), settings.parse_schedules()
     parse_measures(settings.measure)
     dataset = settings.load_dataset()
@@ -92,15 +93,17 @@ def main(settings: Settings) -> None:
         table = evaluate(folder / "results.csv", zoos, schedules, dataset)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
-        print(
-            f"\n{zoos['normal'].network.name} on {dataset.name}; layers are frozen after so many epochs of {epochs}:\n"
-        )
-        frame = pd.DataFrame({name: dict(zip(layers, schedules[name], strict=False)) for name in names}, index=layers)
-        print(frame.T.map(lambda epoch: "never" if np.isnan(epoch) else f"{epoch:.0f}").to_string())
-        print(f"\ntest accuracy in percent, mean ± deviation over {len(seeds)} networks; operations of all steps:\n")
-        print(summary(table).to_string())
-        print("\n" + finding(table))
-        print(f"\nresults: {folder}")
+        begins = pd.DataFrame({name: dict(zip(layers, schedules[name], strict=False)) for name in names}, index=layers)
+        tables = {
+            f"layers are frozen after so many epochs of {epochs}": begins.T.map(
+                lambda epoch: "never" if np.isnan(epoch) else f"{epoch:.0f}"
+            ),
+            f"test accuracy in percent, mean ± deviation over {len(seeds)} networks; operations of all steps of one": summary(
+                table
+            ),
+        }
+        title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
+        return Summary(folder, title, finding(table), tables, ("freezing",))
 
 
 def given(settings: Settings, name: str, layers: int) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
 from symjax.similarity import MEASURES, group_means, pairwise
+from symjax.summary import Summary
 from symjax.zoo import Group, Zoo, ZooConfig
 
 COLUMNS = ("measure", "layer", "group_a", "seed_a", "group_b", "seed_b", "distance")
@@ -73,7 +74,7 @@ class Settings(FeatureSettings):
         ]
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     seeds, measures = settings.parse_seeds(), parse_measures(settings.measures)
     if len(seeds) < 3:
         raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
@@ -96,17 +97,16 @@ def main(settings: Settings) -> None:
         runs.write_csv(folder / "groups.csv", means)
         plots.groups(means, folder / "groups")
         known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].mean()
-        print(f"\n{zoos[0].network.name} on {dataset.name}, {len(seeds)} networks in each group; accuracy in percent,")
-        print("of the training images with the labels that were learnt, and of the test images with the true ones:\n")
-        print(known.to_string(float_format="%.2f"))
-        print(
-            f"\ndistance of equal layers on {len(settings.chosen(dataset)[0])} {settings.images} images, mean ± ",
-            end="",
-        )
-        print("standard error over networks:\n")
-        print(spelled(means, layers).to_string())
-        print("\n" + finding(means, layers, known))
-        print(f"\nresults: {folder}")
+        tables = {
+            "accuracy in percent: training images with the labels that were learnt, test images with true ones": known.map(
+                "{:.2f}".format
+            )
+        }
+        for measure, rows in means.groupby("measure", sort=False):
+            tables[f"{measure}: distance of equal layers, mean ± standard error over networks"] = spelled(rows, layers)
+        count = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
+        title = f"{zoos[0].network.name} on {dataset.name}, {len(seeds)} networks in each group, {count}"
+        return Summary(folder, title, finding(means, layers, known), tables, ("groups",))
 
 
 def accuracy_table(path: Path, zoos: list[Zoo], dataset) -> pd.DataFrame:
@@ -176,11 +176,9 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def spelled(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
-    """Measures and kinds of pairs down, layers across."""
+    """Of one measure: kinds of pairs down, layers across."""
     text = means["mean"].map("{:.3f}".format) + " ± " + means.standard_error.map("{:.3f}".format)
-    table = means.assign(text=text).pivot(index=["measure", "pairs"], columns="layer", values="text")[layers]
-    order = [(measure, pairs) for measure in means.measure.unique() for pairs in (*GROUPS, "across")]
-    return table.loc[order]
+    return means.assign(text=text).pivot(index="pairs", columns="layer", values="text").loc[[*GROUPS, "across"], layers]
 
 
 def finding(means: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
