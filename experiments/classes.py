@@ -70,11 +70,10 @@ def main(settings: Settings) -> Summary:
         last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
         if settings.maps == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
+        over = over.replace(" and ", " ± ")
         tables = {
-            f"correlation with each class's indicator at the end, {over.replace(' and ', ' ± ')} (chance: root mean square "
-            "for unrelated labels)": last,
-            f"{layers[-1]}: correlation before the training and after it, epochs until 90 % of the way between is gone, "
-            "classes as they are learned": learned(ends),
+            f"correlation with each class's indicator at the end, {over} (chance: of unrelated labels)": last,
+            f"{layers[-1]}: correlation before and after the training, epochs until 90 % of the way": learned(ends),
         }
         count = f"{len(images)} {settings.images} images"
         title = f"{trained.network.name} on {dataset.name}, {count}; clean accuracy {accuracy:.2f} %"

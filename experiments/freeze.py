@@ -98,9 +98,7 @@ def main(settings: Settings) -> Summary:
             f"layers are frozen after so many epochs of {epochs}": begins.T.map(
                 lambda epoch: "never" if np.isnan(epoch) else f"{epoch:.0f}"
             ),
-            f"test accuracy in percent, mean ± deviation over {len(seeds)} networks; operations of all steps of one": summary(
-                table
-            ),
+            f"test accuracy in percent, mean ± deviation over {len(seeds)} networks, operations of one": summary(table),
         }
         title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
         return Summary(folder, title, finding(table), tables, ("freezing",))

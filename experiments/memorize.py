@@ -97,11 +97,8 @@ def main(settings: Settings) -> Summary:
         runs.write_csv(folder / "groups.csv", means)
         plots.groups(means, folder / "groups")
         known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].mean()
-        tables = {
-            "accuracy in percent: training images with the labels that were learnt, test images with true ones": known.map(
-                "{:.2f}".format
-            )
-        }
+        learnt = "accuracy in percent: training images with the labels that were learnt, test images with the true ones"
+        tables = {learnt: known.map("{:.2f}".format)}
         for measure, rows in means.groupby("measure", sort=False):
             tables[f"{measure}: distance of equal layers, mean ± standard error over networks"] = spelled(rows, layers)
         count = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
