@@ -2,7 +2,7 @@
 
 With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, trained normally and, from the same seeds, on
 two schedules: layers frozen one after another at even distances, and each when it has nearly stopped to change (Raghu
-et al. 2017, section 4.3). The same command again recomputes nothing; more seeds or schedules extend what is there.
+et al. 2017). The same command again recomputes nothing; more seeds or schedules extend what is there.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Freeze training (Raghu et al. 2017, section 4.3): lower layers stop training first, which saves their gradients."""
+"""Freeze training (Raghu et al. 2017): lower layers stop training first, which saves their gradients."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,0 +1,200 @@
+"""Layers over a training, planted: what is final when, and how well classes are told apart."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.classes import finding as class_finding
+from experiments.classes import learned
+from experiments.dynamics import convergence, finding, spelled
+from symjax import plots
+from symjax.dynamics import (
+    chance_correlation,
+    checkpoints,
+    class_correlations,
+    convergence_epoch,
+    epoch_above,
+    similarity_to_end,
+)
+from symjax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+EPOCHS = (0, 1, 2, 4)
+
+
+def orthonormal(rng, *shape):
+    """Centred columns, orthonormal."""
+    x = rng.normal(size=shape)
+    return np.linalg.qr(x - x.mean(0))[0]
+
+
+def planted(seed=0):
+    """Layer one is final from the first checkpoint on but for a linear map; layer two moves straight there."""
+    rng = np.random.default_rng(seed)
+    basis = orthonormal(rng, 300, 16)
+    one, two, start = basis[:, :4], basis[:, 4:10], basis[:, 10:]
+    turns = [np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in EPOCHS]
+    share = [epoch / EPOCHS[-1] for epoch in EPOCHS]
+    history = {
+        "one": np.stack([start[:, :4], *(2.5 * one @ turn + 1 for turn in turns[1:])]),
+        "two": np.stack([(1 - t) * start + t * two for t in share]),
+    }
+    return {layer: np.float32(array) for layer, array in history.items()}, {"one": one, "two": two}, np.array(share)
+
+
+# --- similarity to the end ---
+
+
+@pytest.mark.parametrize("measure", ["svcca", "pwcca", "cca"])
+def test_a_planted_history_has_its_closed_form(measure):
+    history, end, share = planted()
+    rows = similarity_to_end(history, end, measure, EPOCHS)
+    table = rows.set_index(["layer", "end_layer", "epoch"]).value.unstack("epoch")
+    np.testing.assert_allclose(table.loc["one", "one"], [0, 1, 1, 1], atol=1e-5)
+    # Every direction has gone the same way: its cosine with the end.
+    np.testing.assert_allclose(table.loc["two", "two"], share / np.hypot(share, 1 - share), atol=1e-5)
+    np.testing.assert_allclose(table.loc["two", "one"], 0, atol=1e-5)
+    np.testing.assert_allclose(table.loc["one", "two"], [0, 0, 0, 0], atol=1e-5)
+
+
+def test_maps_that_differ_in_size_are_compared_by_name():
+    rng = np.random.default_rng(0)
+    history = {"a": rng.normal(size=(3, 40, 4, 4, 2)), "b": rng.normal(size=(3, 40, 2, 2, 3))}
+    history = {layer: np.float32(array) for layer, array in history.items()}
+    end = {layer: array[-1] for layer, array in history.items()}
+    for measure, options, pairs in (("svcca", {}, 2), ("cka", {}, 4), ("svcca", {"maps": "pool"}, 4)):
+        rows = similarity_to_end(history, end, measure, (0, 1, 2), **options)
+        assert len(rows) == 3 * pairs
+        same = rows[(rows.layer == rows.end_layer) & (rows.epoch == 2)].value
+        np.testing.assert_allclose(same, 1, atol=1e-5)
+
+
+def test_the_finding_names_the_layer_that_is_first(tmp_path):
+    tables = []
+    for seed in range(3):
+        history, end, _ = planted(seed)
+        tables.append(similarity_to_end(history, end, "svcca", EPOCHS).assign(seed=seed, measure="svcca"))
+    table = pd.concat(tables)
+    ends = convergence(table[table.layer == table.end_layer], "measure", "layer")
+    one, two = (ends[ends.layer == layer] for layer in ("one", "two"))
+    np.testing.assert_allclose(one.converged, 0.9, atol=1e-4)
+    np.testing.assert_allclose(one.settled, 0.95, atol=1e-4)
+    # 0.9 and 0.95 lie on the line from 1 / sqrt(2) at epoch 2 to 1 at epoch 4.
+    half = np.sqrt(0.5)
+    np.testing.assert_allclose(two.converged, 2 + 2 * (0.9 - half) / (1 - half), atol=1e-4)
+    np.testing.assert_allclose(two.settled, 2 + 2 * (0.95 - half) / (1 - half), atol=1e-4)
+    assert "two after 3.7: lower layers converge first" in finding(ends, ["one", "two"])
+    assert ": not that lower layers converge first" in finding(ends, ["two", "one"])
+    assert spelled(ends.assign(value=ends.settled), "measure", "layer").loc["svcca", "one"] == "0.95 ± 0.00"
+    for draw, panels in ((plots.layers_by_layers, 4), (plots.layers_by_time, 1)):
+        figure = draw(table, tmp_path / draw.__name__)
+        assert len(figure.axes) == panels and (tmp_path / f"{draw.__name__}.png").exists()
+    (axes,) = plots.layers_by_time(table, tmp_path / "time").axes
+    shown = np.asarray(axes.collections[0].get_array()).reshape(2, 4)
+    np.testing.assert_allclose(shown[1], [0, 1, 1, 1], atol=1e-5)  # the lowest layer is below
+    words = {"panel": "measure", "line": "layer", "label": "similarity", "title": ""}
+    (axes,) = plots.over_time(table[table.layer == table.end_layer], tmp_path / "curves", **words).axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 1, 1, 1], atol=1e-5)
+    assert plots.layers_by_layers(table[table.layer == table.end_layer], tmp_path / "none") is None
+
+
+# --- when ---
+
+
+def test_epochs_of_convergence():
+    assert convergence_epoch([0, 1, 2], [0.0, 1.0, 1.0]) == pytest.approx(0.9)
+    assert convergence_epoch([0, 10], [0.2, 0.6], share=0.25) == pytest.approx(2.5)
+    assert convergence_epoch([0, 10], [0.6, 0.2], share=0.25) == pytest.approx(2.5)  # downwards, too
+    assert convergence_epoch([0, 1, 2, 3], [0.0, 1.0, 0.0, 1.0]) == pytest.approx(2.9)  # and stays there
+    assert convergence_epoch([3, 4], [0.5, 0.5]) == 3
+    assert np.isnan(convergence_epoch([0, 1], [np.nan, 1.0]))
+    assert epoch_above([0, 2, 4], [0.0, 0.8, 1.0], 0.9) == pytest.approx(3)
+    assert epoch_above([0, 2], [0.95, 1.0], 0.9) == 0
+    assert np.isnan(epoch_above([0, 2], [0.1, 0.5], 0.9))
+    for epochs, values in (([0, 0], [1, 2]), ([0, 1], [1]), ([], [])):
+        with pytest.raises(InputError, match="epochs: got"):
+            epoch_above(epochs, values, 0.5)
+    with pytest.raises(InputError, match="share: got 0"):
+        convergence_epoch([0, 1], [0, 1], 0)
+
+
+def test_checkpoints_are_few_and_early():
+    assert checkpoints(3) == (0, 1, 2, 3) and checkpoints(11) == tuple(range(12))
+    many = checkpoints(50)
+    assert many[:3] == (0, 1, 2) and many[-1] == 50 and 8 <= len(many) <= 12
+    assert (np.diff(many)[1:] >= np.diff(many)[:-1] - 1).all()
+
+
+# --- classes ---
+
+
+def least_squares_correlation(x, y):
+    """R of an ordinary regression with an intercept, in float64."""
+    design = np.column_stack([np.ones(len(x)), np.float64(x)])
+    fitted = design @ np.linalg.lstsq(design, np.float64(y), rcond=None)[0]
+    return np.sqrt(max(0.0, 1 - np.sum((y - fitted) ** 2) / np.sum((y - np.mean(y)) ** 2)))
+
+
+def test_class_correlations_are_those_of_least_squares():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 80)
+    flat = rng.normal(size=(2, 80, 5)) + np.eye(3, 5)[labels]
+    flat[0, :, 4] = 2 * flat[0, :, 3]  # dependent, and dead
+    flat[1, :, 2] = 1.0
+    maps = rng.normal(size=(2, 80, 3, 2, 4))
+    with jax.enable_x64(True):
+        rows = class_correlations({"flat": flat, "maps": maps}, labels, ["a", "b", "c", "none"], (0, 7))
+    assert len(rows) == 2 * 2 * 4
+    table = rows.set_index(["layer", "epoch", "class"]).value
+    for i, epoch in enumerate((0, 7)):
+        for k, name in enumerate("abc"):
+            indicator = np.float64(labels == k)
+            assert table["flat", epoch, name] == pytest.approx(least_squares_correlation(flat[i], indicator), abs=1e-9)
+            expected = least_squares_correlation(maps[i].reshape(-1, 4), np.repeat(indicator, 6))
+            assert table["maps", epoch, name] == pytest.approx(expected, abs=1e-9)
+        assert np.isnan(table["flat", epoch, "none"])
+
+
+def test_planted_classes_are_learned_in_their_order():
+    """A feature turns into the indicator of class b at once, another into that of class a bit by bit."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 4
+    moments = []
+    for epoch in range(5):
+        noise = 10.0 * rng.normal(size=(600, 2))
+        clear = [1.0 if epoch else 0.0, epoch / 4]
+        moments.append(
+            [
+                c * 100 * (labels == k) + (1 - c) * noise[:, i]
+                for i, (c, k) in enumerate(zip(clear, (1, 0), strict=True))
+            ]
+        )
+    history = {"last": np.float32(np.stack(moments).transpose(0, 2, 1) + 1e-3 * rng.normal(size=(5, 600, 2)))}
+    rows = class_correlations(history, labels, list("abcd"), range(5)).assign(seed=0, measure="cca")
+    table = rows.set_index(["class", "epoch"]).value
+    assert table["b", 0] < 0.15 and (table["b"].iloc[1:] > 0.999).all()
+    ends = convergence(rows, "measure", "class")
+    by_class = ends.set_index("class").converged
+    assert by_class["b"] == pytest.approx(0.9, abs=0.01) and by_class["a"] > 1
+    order = list(learned(ends[ends["class"].isin(["a", "b"])]).index)
+    assert order == ["b", "a"]
+    assert class_finding(ends[ends["class"].isin(["a", "b"])], "last").startswith("last: first b, a, last b, a")
+
+
+def test_chance_is_what_unrelated_labels_have():
+    rng = np.random.default_rng(0)
+    history = {"layer": np.float32(rng.normal(size=(60, 101, 9)))}
+    rows = class_correlations(history, rng.integers(0, 2, 101), ["a", "b"], range(60))
+    assert np.mean(rows.value**2) == pytest.approx(chance_correlation(9, 101) ** 2, rel=0.1)
+    assert chance_correlation(9, 101) == pytest.approx(0.3) and chance_correlation(50, 20) == 1
+
+
+def test_bad_labels():
+    history = {"layer": np.zeros((1, 6, 2), np.float32)}
+    for labels, named in (
+        ([0] * 5, "labels: got shape"),
+        ([0, 1, 2, 0, 1, 2], "labels: got 0 to 2, must be from 0 to 1"),
+    ):
+        with pytest.raises(InputError, match=named):
+            class_correlations(history, labels, ["a", "b"], [0])

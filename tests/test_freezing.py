@@ -1,0 +1,131 @@
+"""Freeze training: what is not computed, what does not change, and what does exactly as before."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from symjax import models
+from symjax.errors import InputError
+from symjax.freezing import linear_schedule, lowered_step, saturation_schedule, step_flops, training_flops
+from symjax.training import Recipe, create_state
+from symjax.training.loop import optimizer, train_step
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SHAPE = (16, 16, 3)
+
+
+def stepped(name, frozen, width=2):
+    """A state before and after two steps."""
+    network = models.create(name, width=width, classes=3)
+    recipe = Recipe(epochs=4, batch_size=8, learning_rate=0.01)
+    tx = optimizer(recipe, 5)
+    state = create_state(network, recipe, 5, jnp.int32(0))
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(8, *SHAPE)), jnp.float32)
+    labels = jnp.asarray(np.arange(8) % 3, jnp.int32)
+
+    @jax.jit
+    def run(member, opt_state):
+        for _ in range(2):
+            (member, opt_state), _ = train_step(network, tx, member, opt_state, images, labels, frozen)
+        return member, opt_state
+
+    return state, run(state.member, state.opt_state)
+
+
+def apart(a, b):
+    return [np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
+
+
+@pytest.mark.parametrize(("name", "frozen"), [("mcnn_k", 2), ("resnet20", 2)])
+def test_frozen_segments_and_their_optimizer_stay(name, frozen):
+    state, (member, opt_state) = stepped(name, frozen)
+    assert not any(apart(state.member.params[:frozen], member.params[:frozen]))
+    assert not any(apart(state.member.stats[:frozen], member.stats[:frozen]))
+    moved = [
+        np.any(np.concatenate([np.ravel(d) for d in apart(a, b)]))
+        for a, b in zip(state.member.params[frozen:], member.params[frozen:], strict=True)
+    ]
+    assert all(moved)
+    adam = next(node for node in jax.tree.leaves(opt_state, is_leaf=lambda n: hasattr(n, "mu")) if hasattr(node, "mu"))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves((adam.mu[:frozen], adam.nu[:frozen])))
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(adam.mu[-1]))
+
+
+def test_the_first_step_of_the_others_is_that_of_normal_training():
+    """Without batch norm the front computes the same frozen or not: what lies above has the same gradients."""
+    network = models.create("mcnn_k", width=2, classes=3)
+    recipe = Recipe(epochs=4, batch_size=8)
+    tx = optimizer(recipe, 5)
+    state = create_state(network, recipe, 5, jnp.int32(3))
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(8, *SHAPE)), jnp.float32)
+    labels = jnp.asarray(np.arange(8) % 3, jnp.int32)
+    (normal, _), (loss, _) = jax.jit(lambda s: train_step(network, tx, s.member, s.opt_state, images, labels))(state)
+    (frozen, _), (same, _) = jax.jit(lambda s: train_step(network, tx, s.member, s.opt_state, images, labels, 3))(state)
+    assert loss == pytest.approx(float(same), abs=1e-6)
+    assert max(apart(normal.params[3:], frozen.params[3:])) < 1e-5
+    assert max(apart(normal.params[:3], frozen.params[:3])) > 1e-4
+
+
+@pytest.mark.parametrize("name", ["mcnn", "resnet20"])
+def test_a_frozen_program_has_fewer_operations(name):
+    network = models.create(name, width=4, classes=3)
+    counts = range(0, len(network.points) + 1, max(1, len(network.points) // 4))
+    flops = [step_flops(network, SHAPE, 8, frozen) for frozen in counts]
+    assert all(after < before for before, after in itertools.pairwise(flops))
+    assert flops[-1] < 0.5 * flops[0]
+
+
+def test_the_compiled_program_has_fewer_operations_too():
+    network = models.create("mcnn", width=4, classes=3)
+    whole, front = (
+        lowered_step(network, SHAPE, 8, frozen).compile().cost_analysis()["flops"]
+        for frozen in (0, len(network.points))
+    )
+    assert front < 0.5 * whole
+
+
+def test_operations_of_a_step_are_those_of_its_convolutions():
+    """By hand: a multiplication and an addition for each weight, pixel and example, three times where it is trained."""
+    network = models.create("mcnn_k", width=32, classes=3)
+    sides, channels = (16, 16, 8, 4), (3, 32, 64, 128, 256)
+    # A border pixel has fewer neighbours: (3 n - 2)^2 products of n^2 pixels.
+    forward = [2 * 8 * (3 * n - 2) ** 2 * a * b for n, a, b in zip(sides, channels, channels[1:], strict=False)]
+    # The images need no gradient.
+    whole = sum(3 * f for f in forward) - forward[0]
+    frozen = sum(forward[:2]) + sum(3 * f for f in forward[2:]) - forward[2]
+    for count, expected in ((0, whole), (2, frozen)):
+        assert expected <= step_flops(network, SHAPE, 8, count) <= 1.12 * expected
+
+
+def test_operations_of_a_training_are_those_of_its_steps():
+    network, recipe = models.create("mcnn", width=2, classes=3), Recipe(epochs=3, batch_size=8)
+    one, two, three = (step_flops(network, SHAPE, 8, frozen) for frozen in (0, 1, 2))
+    assert training_flops(network, SHAPE, 43, recipe) == pytest.approx(5 * 3 * one)
+    assert training_flops(network, SHAPE, 43, recipe, (1, 2)) == pytest.approx(5 * (one + two + three))
+    assert training_flops(network, SHAPE, 43, recipe, (0, 3)) == pytest.approx(5 * 3 * two)
+
+
+# --- schedules ---
+
+
+def test_linear_schedules():
+    assert linear_schedule(4, 10) == (2, 4, 6, 8)
+    assert linear_schedule(3, 50, 0.0, 1.0) == (0, 25, 50)
+    assert linear_schedule(1, 10, 0.5, 0.9) == (5,)
+    for begin, end in ((0.5, 0.2), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(InputError, match="begin, end: got"):
+            linear_schedule(4, 10, begin, end)
+
+
+def test_saturation_schedules_go_from_below():
+    similarity = [[0.5, 0.99, 0.2], [0.99, 0.5, 0.5], [0.99, 0.99, 0.6], [1.0, 1.0, 0.7]]
+    # The second layer is ready before the first and waits for it; the third never is.
+    assert saturation_schedule((0, 1, 2, 5, 9), similarity, 0.98) == (2, 2)
+    assert saturation_schedule((0, 1, 2, 5, 9), similarity, 0.6) == (2, 2, 5)
+    assert saturation_schedule((0, 1, 2, 5, 9), similarity, 1.1) == ()
+    with pytest.raises(InputError, match="similarity: got shape"):
+        saturation_schedule((0, 1, 2), similarity, 0.5)

@@ -1,0 +1,143 @@
+"""The commands that look at a training: dynamics, classes, freeze."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import SEEDS, flags, scratch, trained
+from test_dynamics import least_squares_correlation
+
+import experiments.classes
+import experiments.dynamics
+import experiments.freeze
+from experiments.settings import run_command
+from symjax import freezing, models, runs, summary, zoo
+from symjax.representations import representations
+from symjax.similarity import MEASURES
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
+]
+EXAMPLES = 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a zoo that was trained to its end, and kept at no other moment."""
+    trained()
+    folder = tmp_path_factory.mktemp("training")
+    shutil.copytree(scratch() / "zoo", folder / "zoo")
+    return folder
+
+
+def command(module, folder, *others, out=None):
+    argv = [*flags(scratch()), "--zoo", folder / "zoo", "--out", folder / (out or module.__name__.rpartition(".")[2])]
+    argv += ["--examples", EXAMPLES, *others]
+    run_command(module.main, module.Settings, [str(word) for word in argv])
+    return folder / (out or module.__name__.rpartition(".")[2])
+
+
+def features(folder, epoch, **options):
+    dataset, _ = trained()
+    found = zoo.load(folder / "zoo", SEEDS, epoch=epoch)
+    return representations(found, dataset.test.images[:EXAMPLES], dataset.mean, dataset.std, **{"pool": True} | options)
+
+
+def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeypatch):
+    settings = ["--seeds", 2, "--checkpoints", "0,2", "--measures", "pwcca"]
+    out = command(experiments.dynamics, folder, *settings)
+    printed = capsys.readouterr().out
+    rows = runs.read_csv(out / "results.csv")
+    assert len(rows) == 2 * 3 * 4 and sorted(rows.epoch.unique()) == [0, 2, 6]
+    end = features(folder, 6)
+    for row in rows.itertuples():
+        at = features(folder, row.epoch)
+        expected = MEASURES["pwcca"].fn(at[row.layer][row.seed], end[row.end_layer][row.seed])
+        np.testing.assert_allclose(row.value, expected, atol=2e-4)
+    for name in ("layers", "time", "curves"):
+        assert (out / f"{name}.png").stat().st_size > 4000 and (out / f"{name}.pdf").exists()
+    assert "relu1 is at 0.95 of its end" in printed
+    kept = summary.read(out)
+    assert kept.figures == ("layers", "time", "curves") and kept.finding in printed
+    # The same again computes nothing; a seed, a moment and a measure are added alone.
+    asked = []
+    original = experiments.dynamics.dynamics.similarity_to_end
+
+    def watched(history, end, measure, epochs, **options):
+        asked.append((measure, tuple(epochs)))
+        return original(history, end, measure, epochs, **options)
+
+    monkeypatch.setattr(experiments.dynamics.dynamics, "similarity_to_end", watched)
+    command(experiments.dynamics, folder, *settings)
+    assert not asked and capsys.readouterr().out == printed
+    command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "pwcca,cka", "--seeds", "1,2")
+    assert asked == [("pwcca", (4,)), ("cka", (0, 2, 4, 6)), ("pwcca", (0, 2, 4, 6)), ("cka", (0, 2, 4, 6))]
+    more = runs.read_csv(out / "results.csv")
+    pd.testing.assert_frame_equal(more.iloc[: len(rows)], rows)
+    assert not more.duplicated(list(more.columns[:-1])).any()
+
+
+def test_classes_rows_are_least_squares(folder, capsys):
+    out = command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2")
+    printed = capsys.readouterr().out
+    dataset, _ = trained()
+    rows = runs.read_csv(out / "results.csv")
+    assert len(rows) == 3 * 3 * 4
+    labels = dataset.test.labels[:EXAMPLES]
+    for row in rows.itertuples():
+        x = features(folder, row.epoch, pool=False, layers="relu2")["relu2"][row.seed]
+        indicator = np.float64(labels == list(dataset.class_names).index(str(row[5])))
+        x, indicator = x.reshape(-1, x.shape[-1]), np.repeat(indicator, x[0, ..., 0].size)
+        assert row.value == pytest.approx(least_squares_correlation(x, indicator), abs=1e-3)
+    assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
+
+
+def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypatch):
+    out = command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
+    printed = capsys.readouterr().out
+    dataset, zoo_of_all = trained()
+    rows = runs.read_csv(out / "results.csv").set_index(["schedule", "seed"])
+    normal = 100 * zoo.test_accuracy(zoo_of_all, dataset)
+    np.testing.assert_allclose(rows.accuracy["normal"], normal, atol=1e-3)
+    frozen = zoo.load(folder / "zoo-freeze-1-3")
+    np.testing.assert_allclose(rows.accuracy["1/3"], 100 * zoo.test_accuracy(frozen, dataset), atol=1e-3)
+    network = models.create("stitch_tiny", channels=1, classes=4)
+    share = [
+        freezing.step_flops(network, (8, 8, 1), 12, k) / freezing.step_flops(network, (8, 8, 1), 12) for k in (0, 1, 2)
+    ]
+    expected = 1 - (share[0] + 2 * share[1] + 3 * share[2]) / 6
+    flops = rows.flops.groupby("schedule").mean()
+    assert 1 - flops["1/3"] / flops["normal"] == pytest.approx(expected)
+    assert f"1/3: saves {100 * expected:.1f} % of the operations" in printed
+    # Any similarity will do at threshold 0: everything is frozen after an epoch.
+    assert zoo.load(folder / "zoo-freeze-1-1").config.freeze == (1, 1)
+    monkeypatch.setattr(zoo.training, "train_jobs", None)
+    monkeypatch.setattr(experiments.freeze, "pairwise", None)
+    command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "named"),
+    [
+        ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', wanted epochs from 0 to 6, or all"),
+        ("dynamics", ["--checkpoints", "6"], "wanted one before the end"),
+        ("dynamics", ["--measures", "cosine"], "'cosine' not known"),
+        ("dynamics", ["--layers", "relu9"], "relu9"),
+        ("classes", ["--checkpoints", "some"], "checkpoints: got 'some'"),
+        ("classes", ["--examples", "3"], "examples: got 3"),
+        ("freeze", ["--schedules", "cubic"], "schedules: got 'cubic'"),
+        ("freeze", ["--schedules", "3/1"], "freeze: got 3, 1"),
+        ("freeze", ["--schedules", "1/2/3"], "1/2/3 has 3 epochs, wanted at most 2"),
+        ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
+        ("freeze", ["--measure", "cosine"], "'cosine' not known"),
+    ],
+)
+def test_bad_flags_are_one_line(module, words, named, folder, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(getattr(experiments, module), folder, *words, out="bad")
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and named in error and error.count("\n") == 1
+    assert not (folder / "bad").exists()
