@@ -39,10 +39,12 @@ def command(module, folder, *others, out=None):
     return folder / (out or module.__name__.rpartition(".")[2])
 
 
-def features(folder, epoch, **options):
+def features(folder, epochs, seeds=SEEDS, **options):
+    """By epoch, the features of these members."""
     dataset, _ = trained()
-    found = zoo.load(folder / "zoo", SEEDS, epoch=epoch)
-    return representations(found, dataset.test.images[:EXAMPLES], dataset.mean, dataset.std, **{"pool": True} | options)
+    images = dataset.test.images[:EXAMPLES]
+    zoos = {epoch: zoo.load(folder / "zoo", seeds, epoch=epoch) for epoch in epochs}
+    return {epoch: representations(z, images, dataset.mean, dataset.std, **options) for epoch, z in zoos.items()}
 
 
 def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeypatch):
@@ -51,10 +53,9 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     printed = capsys.readouterr().out
     rows = runs.read_csv(out / "results.csv")
     assert len(rows) == 2 * 3 * 4 and sorted(rows.epoch.unique()) == [0, 2, 6]
-    end = features(folder, 6)
+    at = features(folder, (0, 2, 6), (0, 1), pool=True)
     for row in rows.itertuples():
-        at = features(folder, row.epoch)
-        expected = MEASURES["pwcca"].fn(at[row.layer][row.seed], end[row.end_layer][row.seed])
+        expected = MEASURES["pwcca"].fn(at[row.epoch][row.layer][row.seed], at[6][row.end_layer][row.seed])
         np.testing.assert_allclose(row.value, expected, atol=2e-4)
     for name in ("layers", "time", "curves"):
         assert (out / f"{name}.png").stat().st_size > 4000 and (out / f"{name}.pdf").exists()
@@ -86,8 +87,9 @@ def test_classes_rows_are_least_squares(folder, capsys):
     rows = runs.read_csv(out / "results.csv")
     assert len(rows) == 3 * 3 * 4
     labels = dataset.test.labels[:EXAMPLES]
+    at = features(folder, (0, 3, 6), layers="relu2")
     for row in rows.itertuples():
-        x = features(folder, row.epoch, pool=False, layers="relu2")["relu2"][row.seed]
+        x = at[row.epoch]["relu2"][row.seed]
         indicator = np.float64(labels == list(dataset.class_names).index(str(row[5])))
         x, indicator = x.reshape(-1, x.shape[-1]), np.repeat(indicator, x[0, ..., 0].size)
         assert row.value == pytest.approx(least_squares_correlation(x, indicator), abs=1e-3)
