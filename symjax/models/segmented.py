@@ -11,6 +11,7 @@ works with those pytrees, so `jit`, `vmap`, `shard_map`, optax and checkpoints s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from flax import nnx
 
 from symjax.errors import InputError
 from symjax.models.layers import NormMode
+from symjax.models.wiring import Wiring, wire
 
 PyTree = Any
 
@@ -110,6 +112,11 @@ class Network:
     def num_parameters(self) -> int:
         """Trainable numbers, all told."""
         return sum(leaf.size for _, params, _ in self._segments for leaf in jax.tree.leaves(params))
+
+    @cached_property
+    def wiring(self) -> Wiring:
+        """Which channels stand on which axes of the parameters; an InputError where a segment does not say."""
+        return wire([nnx.merge(*segment) for segment in self._segments], self.points)
 
     def init(self, key: jax.Array) -> Member:
         """A fresh member; a pure function of the key, good under jit and vmap."""
