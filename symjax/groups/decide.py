@@ -22,8 +22,8 @@ class Decision:
       verdict: True, False, or None where the numbers cannot tell (see `trouble`).
       matrix: B (n, n), the best there is, as float64 NumPy array; NaN where none could be computed.
       offset: c (n,), zero unless asked for.
-      defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs that B was not fitted to; about 1e-16 where A
-        intertwines. NaN where it cannot be computed.
+      defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs that B was not fitted to; about 1e-15
+        where A intertwines. NaN where it cannot be computed.
       condition: of A.
       trouble: a sentence, or "" where there is none.
     """

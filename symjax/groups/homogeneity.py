@@ -20,7 +20,7 @@ def homogeneity_defect(activation: Callable, scales, *, reach: float = 12.0, poi
 
         sqrt(2 int_0^inf x^2 Q(x)^2 phi(x) dx) = sqrt(1/12 - (1 - 1/sqrt 3) / (2 pi)) = 0.1267,
 
-    by parts twice, int x^2 Q^2 phi = int Q^2 phi - 2 int x Q phi^2 = 1/24 - (1 - 1/sqrt 3) / (4 pi). It is `GELU_SLOPE`.
+    by parts twice, int x^2 Q^2 phi = int Q^2 phi - 2 int x Q phi^2 = 1/24 - (1 - 1/sqrt 3) / (4 pi): `GELU_SLOPE`.
 
     Computed in float64 by the trapezoidal rule on [-reach, reach], whose error is far under 1e-9 for what is smooth on
     the grid's step of reach / 24,000.

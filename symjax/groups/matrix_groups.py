@@ -43,8 +43,8 @@ class MatrixGroup:
         """A random element (size, size) of the default float type: a uniform permutation, random non-zero entries.
 
         Positive entries are exp(z) / exp(1/2) with z standard normal, of mean 1 (Godfrey et al. 2022, section 4),
-        signs are fair. An element of the general linear group is O_1 diag(u) O_2 with Haar orthogonal O and u uniform in
-        [1/2, 2], so its condition number is 4 at most.
+        signs are fair. An element of the general linear group is O_1 diag(u) O_2 with Haar orthogonal O and u uniform
+        in [1/2, 2], so its condition number is 4 at most.
         """
         dtype = jnp.result_type(float)
         first, second, third = jax.random.split(key, 3)
@@ -127,4 +127,4 @@ GROUPS = {
         MatrixGroup("general_linear", "GL(n)", None, lambda d, tol: np.ones(d.shape, bool)),
     )
 }
-"""Every group by name, from the smallest to the largest but for the second and third, which do not contain each other."""
+"""Every group by name, from the smallest to the largest; the second and third do not contain each other."""

@@ -22,10 +22,10 @@ Element = Mapping[str, jax.Array]
 class Symmetry:
     """The symmetry of a network's weights.
 
-    The action of A on a plain layer is (W_l, b_l) -> (A W_l, A b_l), W_{l+1} -> W_{l+1} phi(A)^-1 (Godfrey et al. 2022,
-    section 3). A batch norm in between takes the scale of A into its affine parameters and the permutation into its
-    statistics, which is exact whatever its epsilon. A residual stream is one space, acted on alike in all its blocks; where
-    a shortcut pads with zeros the stream before it stays a space of its own inside of the wider one.
+    The action of A on a plain layer is (W_l, b_l) -> (A W_l, A b_l), W_{l+1} -> W_{l+1} phi(A)^-1 (Godfrey et al.
+    2022, section 3). A batch norm in between takes the scale of A into its affine parameters and the permutation into
+    its statistics, which is exact whatever its epsilon. A residual stream is one space, acted on alike in all its
+    blocks; where a shortcut pads with zeros the stream before it stays a space of its own inside of the wider one.
 
     All methods are pure functions of pytrees and work under `jit` and `vmap`.
 

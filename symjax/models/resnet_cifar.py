@@ -37,7 +37,7 @@ class PadShortcut(nnx.Module):
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.extra // 2, self.extra - self.extra // 2)))
 
     def wire(self, wires, incoming):
-        # The old channels keep their symmetry among themselves; the new ones, where the skip is zero, get one of theirs.
+        # The old channels keep their symmetry among themselves; the new ones, where the skip is 0, get one of theirs.
         new = wires.space(self.extra, "relu", "/new")
         return np.concatenate([new[: self.extra // 2], incoming, new[self.extra // 2 :]])
 
