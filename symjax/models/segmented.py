@@ -142,8 +142,13 @@ class Network:
             raise InputError(f"layers: none given; known: {', '.join(point.name for point in self.points)}, or all")
         return tuple(sorted(found))
 
-    def run(self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference"):
+    def run(
+        self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference", key=None
+    ):
         """Segments `start` to `stop` (excluded) on what travels into segment `start`.
+
+        In mode "train" a random `key` is for segments that do something at random, as stochastic depth; such ones say
+        `takes_key`. Without a key nothing is random.
 
         Returns what leaves the last segment run, and the batch-norm statistics as `mode` left them: those of all
         segments, the ones that did not run as they were.
@@ -154,13 +159,14 @@ class Network:
         for i in range(*slice(start, stop).indices(len(self._segments))):
             graph, params, old = self._segments[i]
             segment = nnx.merge(graph, _fill(params, member.params[i]), _fill(old, stats[i]))
-            x = segment(x, mode)
+            random = key is not None and getattr(segment, "takes_key", False)
+            x = segment(x, mode, jax.random.fold_in(key, i)) if random else segment(x, mode)
             stats[i] = nnx.to_pure_dict(nnx.state(segment, nnx.BatchStat))
         return x, tuple(stats)
 
-    def logits(self, member: Member, x, *, mode: NormMode = "inference"):
+    def logits(self, member: Member, x, *, mode: NormMode = "inference", key=None):
         """The whole chain: logits (n, classes) in float32, and the statistics."""
-        logits, stats = self.run(member, x, mode=mode)
+        logits, stats = self.run(member, x, mode=mode, key=key)
         return logits.astype(jnp.float32), stats
 
     def front(self, member: Member, x, point: int):

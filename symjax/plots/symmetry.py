@@ -79,7 +79,7 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path) -> Figure:
         for (name, rows), colour in zip(table.groupby("activation", sort=False), palette, strict=True):
             axes.plot(rows.scale, rows.xi, color=colour, linewidth=1.6, label=name.replace("_", " "))
         ends = np.array([0, table.scale.max()])
-        axes.plot(ends, slope * ends, color="#777777", linewidth=1, linestyle="--", label=f"slope {slope:.4f}")
+        axes.plot(ends, slope * ends, color="#777777", linewidth=1, linestyle="--", label=f"slope {slope:.5f}")
         axes.set(xlabel="scale $\\ell$", ylabel="$\\xi(\\ell)$ = RMS($s(\\ell X) - \\ell\\, s(X)$)")
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.set_xlim(*ends)
