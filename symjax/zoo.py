@@ -34,7 +34,7 @@ from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
 from symjax.training import Recipe, TrainState, accuracy, create_state, pad_batches, train_epoch
-from symjax.training.loop import device_data
+from symjax.training.loop import LATER, device_data
 
 COLUMNS = ("seed", "epoch", "loss", "accuracy", "validation_accuracy")
 EVALUATION_BATCH = 128
@@ -67,7 +67,7 @@ class ZooConfig:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: {self.precision!r} is unknown; known: {', '.join(PRECISIONS)}")
         if self.model not in models.MODELS:
-            raise InputError(f"model: {self.model!r} is unknown; known: {', '.join(models.MODELS)}")
+            raise InputError(f"model: {self.model!r} is unknown; known: {models.known_models()}")
         if not 0 <= self.split_seed < 2**32:
             raise InputError(f"split_seed: got {self.split_seed}, wanted an integer from 0 to 2**32 - 1")
         if self.width is None:
@@ -75,12 +75,12 @@ class ZooConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict."""
-        return asdict(self)
+        return {**asdict(self), "recipe": self.recipe.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ZooConfig":
         """The inverse of `to_json`; an InputError for keys that are missing or unknown."""
-        return _from_json(cls, {**values, "recipe": _from_json(Recipe, values.get("recipe", {}))})
+        return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**LATER, **values.get("recipe", {})})})
 
     @property
     def fingerprint(self) -> str:
@@ -340,6 +340,7 @@ def _network(document: Mapping[str, Any], execution: Execution) -> Network:
     return models.create(
         document["model"],
         width=document["width"],
+        image_size=document["data"]["image_size"],
         channels=document["data"]["channels"],
         classes=document["data"]["classes"],
         method=execution.conv,
