@@ -53,7 +53,13 @@ def main(settings: Settings) -> None:
         if not least <= (value := getattr(settings, name)) < 2**31:
             raise InputError(f"{name}: got {value}, wanted an integer from {least}")
     dataset = settings.load_dataset()
-    network = models.create(config.model, width=config.width, channels=dataset.channels, classes=dataset.num_classes)
+    network = models.create(
+        config.model,
+        width=config.width,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        classes=dataset.num_classes,
+    )
     points = network.parse_points(settings.layers)
     document = {"zoo": config.to_json(), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
