@@ -159,15 +159,22 @@ def test_homogeneous_activations_have_none():
 
 # --- the action on weights ---
 
-WIDTHS = {"cwcnn": 4, "cwcnn_k": 4}
-DEEP = ("resnet32", "resnet44", "resnet56", "resnet110", "resnet1202")
+# Op by op each shape compiles once; the fewest models that show every kind of layer are always tested.
+QUICK = ("mcnn", "mcnn_k", "mcnn_sigmoid", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct2_sine")
 MODEL_NAMES = [
-    pytest.param(name, marks=pytest.mark.slow if name in DEEP else ()) for name in MODELS if "tiny" not in name
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in MODELS
+    if "tiny" not in name and "nodrop" not in name and name not in ("cct2_3x2", "cct4_3x2", "cct6_3x1", "cct7_3x1")
 ]
 
 
+def width_of(name):
+    """The narrowest that all models can have: 12 channels divide among any number of heads."""
+    return 12 if name.startswith("cct") else 4 if name.startswith("cw") else 2
+
+
 def acted_on(name, seed=0):
-    network = create(name, width=WIDTHS.get(name, 2), dtype=jnp.float64)
+    network = create(name, width=width_of(name), image_size=16, dtype=jnp.float64)
     member = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn(network, seed))
     symmetry = Symmetry(network)
     element = symmetry.sample(KEY)
@@ -195,11 +202,11 @@ def test_the_function_stays_and_features_change_by_exactly_a(name):
             old, new = branch(before[point]), branch(after[point])
             matrix = np.asarray(symmetry.at(point, element))
             np.testing.assert_allclose(new, old @ matrix.T, rtol=0, atol=1e-10 * largest(new))
-            if symmetry.spaces_at(point):
+            if symmetry.spaces_at(point):  # with sine positions there are none
                 assert largest(new - old) > 1e-3 * largest(old)  # something did happen
 
 
-@pytest.mark.parametrize("name", ["mcnn", "resnet20", "resnet18"])
+@pytest.mark.parametrize("name", ["mcnn", "resnet20", "resnet18", "cct2"])
 def test_acting_is_a_group_action(name):
     with jax.enable_x64(True):
         _, symmetry, member, element, moved = acted_on(name)
@@ -241,6 +248,30 @@ def test_padding_shortcuts_keep_the_old_channels_apart():
     assert not matrix[np.ix_(new, old)].any() and not matrix[np.ix_(old, new)].any()
     projected = Symmetry(create("resnet18", width=4))
     assert projected.spaces_at("block2.2") == ("block2.1*/shortcut",)
+
+
+def test_transformers_inside():
+    """Each kind of space alone keeps the function; the MLP's hidden units are permuted, heads turned by any matrix."""
+    with jax.enable_x64(True):
+        network, symmetry, member, element, _ = acted_on("cct2")
+        x = jnp.asarray(images(2), jnp.float64)
+        wanted = network.run(member, x)[0]
+        for name, matrix in element.items():
+            moved = symmetry.act(member, {name: matrix})
+            assert largest(network.run(moved, x)[0] - wanted) < 1e-10 * largest(wanted), name
+        groups = {name.split("/")[1].rstrip("12"): symmetry.row(name).group.name for name in symmetry.spaces}
+        scaled = {"block1/mlp": 1.1 * np.asarray(element["block1/mlp"])}
+        assert not symmetry.contains(scaled)
+        assert largest(network.run(symmetry.act(member, scaled), x)[0] - wanted) > 1e-4 * largest(wanted)
+    assert groups == {
+        "tokens": "positive_monomial",
+        "stream": "permutation",
+        "mlp": "permutation",
+        "scores": "general_linear",
+        "values": "general_linear",
+    }
+    assert symmetry.spaces_at("block2") == ("block1/stream",)
+    assert Symmetry(create("cct2_sine", width=4)).spaces_at("block2") == ()
 
 
 def test_members_side_by_side():
