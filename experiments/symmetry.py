@@ -21,7 +21,8 @@ from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import models, parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
-from symjax.stitching.acted import KINDS, stitch_to_acted
+from symjax.stitching.acted import KINDS, check_points, stitch_to_acted
+from symjax.summary import Summary
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
 VERDICTS = {True: "member", False: "no member", None: "undecided"}
@@ -47,7 +48,7 @@ class Settings(ZooSettings):
     """The folder of the results."""
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     for name, least in {"channels": 2, "draws": 1, "element_seed": 0}.items():
         if not least <= (value := getattr(settings, name)) < 2**31:
@@ -61,6 +62,7 @@ def main(settings: Settings) -> None:
         classes=dataset.num_classes,
     )
     points = network.parse_points(settings.layers)
+    check_points(network, points)
     document = {"zoo": config.to_json(), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
     out = settings.out or Path("runs", "symmetry", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
@@ -76,16 +78,26 @@ def main(settings: Settings) -> None:
         plots.defects(defects, folder / "defects")
         plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
         plots.undone(stitched, folder / "undone")
-        print("\ndefects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is of the activation's group:\n")
-        print(grid(defects).to_string())
         wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
-        print(f"\nnumbers and table disagree on {len(wrong)} of {len(defects)} matrices")
         last = curves[(curves.activation == "gelu") & (curves.scale == SCALES[-1])].iloc[0]
-        print(f"\nGELU: xi(l) / l at l = {last.scale:g}: {last.xi / last.scale:.6f}; its limit: {GELU_SLOPE:.6f}")
-        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {stitched.clean_accuracy.mean():.2f} %")
-        print("penalty of stitching a network to what a random symmetry made of it, percentage points:\n")
-        print(summary(stitched).to_string())
-        print(f"\nresults: {folder}")
+        of_kind = stitched.groupby("family").penalty
+        return Summary(
+            folder,
+            f"{trained.network.name} on {dataset.name}: clean accuracy {stitched.clean_accuracy.mean():.2f} %",
+            f"Numbers and table disagree on {len(wrong)} of {len(defects)} matrices. GELU's xi(l) / l is "
+            f"{last.xi / last.scale:.6f} at l = {last.scale:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
+            f"the matched stitch costs {of_kind.max()['matched']:.2f} percentage points at most, no stitch "
+            f"{of_kind.mean()['identity']:.2f} on average.",
+            {
+                "defects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is of the activation's group": grid(
+                    defects
+                ),
+                "mean penalty of stitching a network to what a random symmetry made of it, percentage points": summary(
+                    stitched
+                ),
+            },
+            ("defects", "homogeneity", "undone"),
+        )
 
 
 def kept(path: Path, columns: tuple[str, ...], make) -> pd.DataFrame:

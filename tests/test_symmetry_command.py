@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,7 +43,7 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     gelu = curve[(curve.activation == "gelu") & (curve.scale == 1000)]
     np.testing.assert_allclose(gelu.xi / 1000, GELU_SLOPE, rtol=1e-5)
     printed = capsys.readouterr().out
-    assert "disagree on 0 of 90" in printed and "0.126754" in printed
+    assert "disagree on 0 of 90 matrices" in printed and "0.126754" in printed
     for name in ("defects", "homogeneity", "undone"):
         assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
     # The same again computes nothing, another layer only that layer.
@@ -81,8 +82,6 @@ def test_the_action_is_the_one_written_by_hand():
     matrix = np.zeros((4, 4))
     matrix[np.arange(4), permutation] = scaling
     wanted = acted(zoo.member(0), 0, permutation, scaling)
-    import jax
-
     moved = Symmetry(zoo.network).act(zoo.member(0), {"relu1": matrix})
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, wanted)
 
@@ -95,6 +94,7 @@ def test_the_action_is_the_one_written_by_hand():
         (["--draws", "0"], "draws: got 0"),
         (["--element-seed", "-1"], "element_seed: got -1"),
         (["--model", "resnet21"], "resnet21"),
+        (["--model", "cct2_sine", "--width", "4"], "no symmetry of cct2_sine (width 4) acts at block1, block2"),
     ],
 )
 def test_bad_flags_are_one_line(words, named, capsys):

@@ -10,7 +10,7 @@ from symjax import parallel, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.groups import Symmetry
-from symjax.models import Member
+from symjax.models import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import FitConfig, Plan, pair_moments
 from symjax.stitching.matching import matched
@@ -53,10 +53,7 @@ def stitch_to_acted(
     Raises:
       InputError: a network whose symmetry does not reach one of the points.
     """
-    network, symmetry = members.network, Symmetry(members.network)
-    without = [network.points[point].name for point in points if not symmetry.spaces_at(point)]
-    if without:
-        raise InputError(f"layers: no symmetry of {network.name} acts at {', '.join(without)}")
+    network, symmetry = members.network, check_points(members.network, points)
     elements = _quickly(jax.vmap(symmetry.sample))(keys)
     count = len(dataset.test)
     rows = []
@@ -101,6 +98,15 @@ def stitch_to_acted(
                     )
                     on_row()
     return rows
+
+
+def check_points(network: Network, points: tuple[int, ...]) -> Symmetry:
+    """The network's symmetry; an InputError where it does not reach one of the points."""
+    symmetry = Symmetry(network)
+    without = [network.points[point].name for point in points if not symmetry.spaces_at(point)]
+    if without:
+        raise InputError(f"layers: no symmetry of {network.name} acts at {', '.join(without)}")
+    return symmetry
 
 
 def _quickly(fn: Callable) -> Callable:
