@@ -1,7 +1,7 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
 The mathematics is importable from here; the rest by module: `symjax.similarity` (with the table of measures),
-`symjax.models`, `symjax.zoo`, `symjax.stitching`, `symjax.data`, `symjax.training`, `symjax.parallel`, `symjax.runs`,
+`symjax.models`, `symjax.groups`, `symjax.zoo`, `symjax.stitching`, `symjax.data`, `symjax.training`, `symjax.parallel`, `symjax.runs`,
 `symjax.plots`.
 """
 

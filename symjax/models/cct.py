@@ -21,7 +21,7 @@ from symjax.models.segmented import Keys, Segmented, StitchPoint
 
 @dataclass(frozen=True)
 class Size:
-    """Encoder blocks, attention heads, the MLP's hidden units and the channels of tokens (times heads or channels)."""
+    """Encoder blocks, attention heads, hidden units of the MLP per channel, and channels of a token."""
 
     blocks: int
     heads: int

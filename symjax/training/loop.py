@@ -44,7 +44,7 @@ class Recipe:
     def __post_init__(self):
         for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
             if (value := getattr(self, name)) not in table:
-                raise InputError(f"{name}: {value!r} is unknown; known: {', '.join(table)}")
+                raise InputError(f"{name}: got {value!r}, wanted one of {', '.join(table)}")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup: got {self.warmup}, wanted a share of the run, from 0 and under 1")
         for name in ("epochs", "batch_size", "translate"):
