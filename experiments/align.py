@@ -50,7 +50,13 @@ def main(settings: Settings) -> None:
     if settings.examples < 2:
         raise InputError(f"examples: got {settings.examples}, wanted 2 or more")
     dataset = settings.load_dataset()
-    network = models.create(config.model, width=config.width, channels=dataset.channels, classes=dataset.num_classes)
+    network = models.create(
+        config.model,
+        width=config.width,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        classes=dataset.num_classes,
+    )
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
     document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
     document["test_size"] = settings.test_size

@@ -23,7 +23,7 @@ from symjax.zoo import ZooConfig, check_seeds
 
 @dataclasses.dataclass(frozen=True)
 class DatasetDefaults:
-    """Settings that depend on the data set; a flag of the same name overrides each."""
+    """Settings that depend on the data set and the kind of model; a flag of the same name overrides each."""
 
     width: int | None = None
     image_size: int | None = None
@@ -31,6 +31,10 @@ class DatasetDefaults:
     learning_rate: float = 1e-3
     flip: bool = False
     translate: int = 2
+    weight_decay: float = 1e-4
+    optimizer: str = "adam"
+    schedule: str = "halving"
+    warmup: float = 0.0
 
 
 # Of data sets that are not listed, nobody knows whether their images may be mirrored.
@@ -39,6 +43,21 @@ DATASET_DEFAULTS = {
     "cifar10": DatasetDefaults(flip=True),
     "cifar100": DatasetDefaults(flip=True),
 }
+# What transformers want besides (Hassani et al. 2021, for runs of 200 epochs and more).
+TRANSFORMER = {"weight_decay": 3e-2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
+TRANSFORMER_DEFAULTS = {
+    "digits": {"width": 32, "epochs": 20, "learning_rate": 3e-3},
+    None: {"learning_rate": 5e-4},
+}
+
+
+def defaults_of(dataset: str, model: str) -> DatasetDefaults:
+    """The settings that suit a data set and a model."""
+    chosen = DATASET_DEFAULTS.get(dataset, DatasetDefaults())
+    if not model.startswith("cct"):
+        return chosen
+    theirs = TRANSFORMER_DEFAULTS.get(dataset, TRANSFORMER_DEFAULTS[None])
+    return dataclasses.replace(chosen, **TRANSFORMER, **theirs)
 
 
 def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
@@ -46,7 +65,12 @@ def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
     value = getattr(DatasetDefaults(), name)
     listed = {dataset: getattr(defaults, name) for dataset, defaults in DATASET_DEFAULTS.items()}
     parts = [f"{dataset} {chosen}" for dataset, chosen in listed.items() if chosen != value]
-    return optional(metavar, ", ".join([*parts, f"otherwise {otherwise or value}"]))
+    text = ", ".join([*parts, f"{'otherwise ' if parts else ''}{otherwise or value}"])
+    if name in TRANSFORMER:
+        return optional(metavar, f"{text}; transformers {TRANSFORMER[name]}")
+    theirs = {dataset: chosen[name] for dataset, chosen in TRANSFORMER_DEFAULTS.items() if name in chosen}
+    listed = [f"{dataset or 'others'} {chosen}" for dataset, chosen in theirs.items() if chosen != listed.get(dataset)]
+    return optional(metavar, f"{text}; transformers: {', '.join(listed)}" if listed else text)
 
 
 def optional(metavar: str, default: str) -> Any:
@@ -58,17 +82,18 @@ def optional(metavar: str, default: str) -> Any:
 class ZooSettings:
     """A data set, a model, and how its zoo is trained.
 
-    What is None by default depends on the data set (see `DATASET_DEFAULTS` in experiments/settings.py). For digits it
-    is chosen so that a zoo trains in a minute; for others it is what Godfrey et al. 2022 published.
+    What is None by default depends on the data set and the model (see `defaults_of` in experiments/settings.py). For
+    digits it is chosen so that a zoo trains in a minute; for others it is what Godfrey et al. 2022 published, and for
+    transformers what Hassani et al. 2021 did.
     """
 
     dataset: str = "digits"
     """digits; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; or a path that ends
     in .npz, of a file with x_train, y_train, x_test and y_test."""
     model: str = "mcnn"
-    """A name of symjax.models.MODELS, such as mcnn, resnet20 or resnet18."""
+    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18 or cct2."""
     width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None
-    """Channels of the first convolution."""
+    """Channels of the first convolution, or of a transformer's tokens."""
     seeds: str = "4"
     """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
     epochs: Annotated[int | None, by_dataset("INT", "epochs")] = None
@@ -76,9 +101,15 @@ class ZooSettings:
     batch_size: int = 32
     """Images per training step."""
     learning_rate: Annotated[float | None, by_dataset("FLOAT", "learning_rate")] = None
-    """Adam's, at first; it is halved after each quarter of the run."""
-    weight_decay: float = 1e-4
-    """The factor of an L2 penalty on kernels, but not on biases and batch norm."""
+    """The step size from which the schedule starts."""
+    optimizer: Annotated[Literal["adam", "adamw"] | None, by_dataset("{adam,adamw}", "optimizer")] = None
+    """Adam, or AdamW, whose weight decay is apart from the gradient."""
+    schedule: Annotated[Literal["halving", "cosine"] | None, by_dataset("{halving,cosine}", "schedule")] = None
+    """The step size is halved after each quarter of the run, or falls to zero on a cosine."""
+    warmup: Annotated[float | None, by_dataset("FLOAT", "warmup")] = None
+    """The share of the run over which the step size rises linearly."""
+    weight_decay: Annotated[float | None, by_dataset("FLOAT", "weight_decay")] = None
+    """Of kernels, but not of biases and norms: for adam the factor of an L2 penalty."""
     flip: Annotated[bool | None, by_dataset("{True,False}", "flip")] = None
     """Mirror training images at random."""
     translate: Annotated[int | None, by_dataset("INT", "translate")] = None
@@ -102,7 +133,7 @@ class ZooSettings:
 
     def zoo_config(self) -> ZooConfig:
         """All that the zoo's members depend on, with the data set's defaults filled in."""
-        defaults = DATASET_DEFAULTS.get(self.dataset, DatasetDefaults())
+        defaults = defaults_of(self.dataset, self.model)
 
         def chosen(name: str) -> Any:
             value = getattr(self, name)
@@ -121,9 +152,12 @@ class ZooSettings:
                 epochs=chosen("epochs"),
                 batch_size=self.batch_size,
                 learning_rate=chosen("learning_rate"),
-                weight_decay=self.weight_decay,
+                weight_decay=chosen("weight_decay"),
                 flip=chosen("flip"),
                 translate=chosen("translate"),
+                optimizer=chosen("optimizer"),
+                schedule=chosen("schedule"),
+                warmup=chosen("warmup"),
             ),
         )
 

@@ -121,6 +121,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     network = models.create(
         config.model,
         width=config.width,
+        image_size=dataset.image_size,
         channels=dataset.channels,
         classes=dataset.num_classes,
         method=execution.conv,

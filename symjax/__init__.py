@@ -1,8 +1,8 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
 The mathematics is importable from here; the rest by module: `symjax.similarity` (with the table of measures),
-`symjax.models`, `symjax.zoo`, `symjax.stitching`, `symjax.data`, `symjax.training`, `symjax.parallel`, `symjax.runs`,
-`symjax.plots`.
+`symjax.models`, `symjax.groups`, `symjax.zoo`, `symjax.stitching`, `symjax.data`, `symjax.training`,
+`symjax.parallel`, `symjax.runs`, `symjax.plots`.
 """
 
 from symjax.birkhoff import ProjectionInfo as ProjectionInfo

@@ -98,6 +98,42 @@ def test_the_learning_rate_halves_after_each_quarter(epochs, steps_per_epoch):
     np.testing.assert_allclose(rates, wanted, rtol=1e-3)  # float32 in Adam's bias correction
 
 
+def rates_of(recipe, steps):
+    tx = optimizer(recipe, steps)
+    params = {"bias": jnp.zeros(1)}
+
+    def step(carry, _):
+        params, state = carry
+        new, state = apply_gradients(tx, {"bias": jnp.ones(1)}, state, params)
+        return (new, state), params["bias"][0] - new["bias"][0]
+
+    return jax.lax.scan(step, (params, tx.init(params)), length=recipe.epochs * steps)[1]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_cosine_with_warm_up(name):
+    recipe = Recipe(epochs=4, learning_rate=0.125, optimizer=name, schedule="cosine", warmup=0.25)
+    t = np.arange(40)
+    wanted = 0.125 * 0.5 * (1 + np.cos(np.pi * t / 40)) * np.minimum(1, (t + 1) / 10)
+    np.testing.assert_allclose(rates_of(recipe, 10), wanted, rtol=1e-3)
+    halved = 0.125 * 0.5 ** (4 * t // 40) * np.minimum(1, (t + 1) / 10)
+    np.testing.assert_allclose(rates_of(dataclasses.replace(recipe, schedule="halving"), 10), halved, rtol=1e-3)
+
+
+def test_decoupled_weight_decay():
+    """AdamW without gradients: kernels shrink by the rate times the decay, whatever their size; others stay."""
+    params = {"kernel": jnp.array([[1.0, -4.0]]), "bias": jnp.array([3.0])}
+    tx = optimizer(Recipe(optimizer="adamw", learning_rate=0.1, weight_decay=0.5), 10)
+    new, _ = apply_gradients(tx, jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(new["kernel"], 0.95 * params["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(new["bias"], params["bias"])
+
+
+def test_recipes_of_old_have_their_old_fingerprint():
+    assert set(Recipe().to_json()) == {"epochs", "batch_size", "learning_rate", "weight_decay", "flip", "translate"}
+    assert Recipe(schedule="cosine", warmup=0.1).to_json()["schedule"] == "cosine"
+
+
 def test_weight_decay_is_on_kernels_alone():
     member = fresh(convolutional())
     params = jax.tree.map(jnp.ones_like, member.params)
@@ -213,6 +249,11 @@ def test_a_fresh_state_depends_on_its_seed():
         {"weight_decay": math.nan},
         {"translate": -1},
         {"translate": 1.5},
+        {"optimizer": "sgd"},
+        {"schedule": "step"},
+        {"warmup": 1.0},
+        {"warmup": -0.1},
+        {"warmup": math.nan},
     ],
     ids=str,
 )

@@ -2,6 +2,7 @@
 
 from symjax.models.registry import MODELS as MODELS
 from symjax.models.registry import create as create
+from symjax.models.registry import known_models as known_models
 from symjax.models.segmented import Member as Member
 from symjax.models.segmented import Network as Network
 from symjax.models.segmented import Segmented as Segmented

@@ -20,6 +20,7 @@ from symjax.models.conv import conv2d as conv2d
 from symjax.models.pool import global_max_pool as global_max_pool
 from symjax.models.pool import global_mean_pool as global_mean_pool
 from symjax.models.pool import max_pool as max_pool
+from symjax.models.pool import overlapping_max_pool as overlapping_max_pool
 
 NormMode = Literal["inference", "batch", "train", "moments"]
 
@@ -101,9 +102,24 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 class Dense(nnx.Module):
     """x @ kernel + bias."""
 
-    def __init__(self, features_in, features_out, *, variance=lecun, rngs):
+    def __init__(self, features_in, features_out, *, bias=True, variance=lecun, rngs):
         self.kernel = nnx.Param(rngs.normal((features_in, features_out), variance(features_in, features_out)))
-        self.bias = nnx.Param(jnp.zeros((features_out,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features_out,), jnp.float32)) if bias else None
 
     def __call__(self, x):
-        return x @ self.kernel[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
+        x = x @ self.kernel[...].astype(x.dtype)
+        return x if self.bias is None else x + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, moments over the channels of each token, in float32 at least."""
+
+    def __init__(self, features, *, epsilon=1e-5):
+        self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x):
+        wide = x if x.dtype.itemsize >= 4 else x.astype(jnp.float32)
+        normed = jax.nn.standardize(wide, axis=-1, epsilon=self.epsilon)
+        return normed.astype(x.dtype) * self.scale[...].astype(x.dtype) + self.bias[...].astype(x.dtype)

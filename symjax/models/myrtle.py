@@ -46,13 +46,19 @@ class ConvSegment(nnx.Module):
             features_in, features_out, bias=not spec.norm, variance=VARIANCES[spec.activation], method=method, rngs=rngs
         )
         self.norm = BatchNorm(features_out) if spec.norm else None
-        self.pool_before, self.activation = pool_before, spec.activation
+        self.features, self.pool_before, self.activation = features_out, pool_before, spec.activation
 
     def __call__(self, x, mode):
         x = self.conv(max_pool(x, self.pool_before))
         if self.norm is not None:
             x = self.norm(x, mode)
         return ACTIVATIONS[self.activation](x)
+
+    def wire(self, wires, incoming):
+        outgoing = wires.space(self.features, self.activation)
+        wires.linear("conv", self.conv, incoming, outgoing, normed=self.norm is not None)
+        wires.norm("norm", outgoing)
+        return outgoing
 
 
 class Head(nnx.Module):
@@ -64,6 +70,9 @@ class Head(nnx.Module):
 
     def __call__(self, x, mode):
         return self.dense(global_max_pool(max_pool(x, self.pool_before)))
+
+    def wire(self, wires, incoming):
+        wires.linear("dense", self.dense, incoming, None)
 
 
 def build(rngs: Keys, *, spec: PlainSpec, width: int, channels: int, classes: int, method: str) -> Segmented:

@@ -45,6 +45,20 @@ def _max_pool_backward(size, saved, g):
 _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
+def overlapping_max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over windows of 3 x 3 around every second pixel; what lies outside of the map does not count.
+
+    Where pixels tie, each gets its share of the gradient.
+    """
+    for axis in (1, 2):
+        count = (x.shape[axis] + 1) // 2
+        padding = [(0, 0, 0)] * x.ndim
+        padding[axis] = (1, 1, 0)
+        padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), padding)
+        x = reduce(jnp.maximum, [lax.slice_in_dim(padded, i, i + 2 * count - 1, 2, axis) for i in range(3)])
+    return x
+
+
 def _slices(x, size, axis):
     return [lax.slice_in_dim(x, i, None, size, axis) for i in range(size)]
 

@@ -1,12 +1,13 @@
 """Every model by name. A new one is one file with a `build` and one line here."""
 
+import inspect
 from functools import lru_cache, partial
 from typing import Any
 
 import jax.numpy as jnp
 
 from symjax.errors import InputError
-from symjax.models import myrtle, resnet18, resnet_cifar
+from symjax.models import cct, myrtle, resnet18, resnet_cifar
 from symjax.models.conv import CONV_METHODS
 from symjax.models.segmented import Network
 
@@ -15,7 +16,14 @@ MODELS: dict[str, tuple[Any, int, dict]] = {
     **{name: (myrtle.build, spec.width, {"spec": spec}) for name, spec in myrtle.SPECS.items()},
     **{f"resnet{depth}": (resnet_cifar.build, 16, {"depth": depth}) for depth in resnet_cifar.DEPTHS},
     "resnet18": (resnet18.build, 64, {}),
+    **{name: (cct.build, spec.size.width, {"spec": spec}) for name, spec in cct.SPECS.items()},
 }
+
+
+def known_models() -> str:
+    """The names for a message, those of transformers by example."""
+    plain = [name for name in MODELS if name not in cct.SPECS or name.removeprefix("cct").isdecimal()]
+    return f"{', '.join(plain)} (also as cct7_3x2, cct7_sine, cct7_nodrop, cct7_3x2_sine_nodrop)"
 
 
 @lru_cache
@@ -23,6 +31,7 @@ def create(
     name: str,
     *,
     width: int | None = None,
+    image_size: int = 32,
     channels: int = 3,
     classes: int = 10,
     method: str = "native",
@@ -32,23 +41,26 @@ def create(
 
     Args:
       name: one of `MODELS`.
-      width: channels of the first convolution; the published one by default.
+      width: channels of the first convolution, of a transformer those of its tokens; the published one by default.
+      image_size: height and width of the images; only models whose parameters depend on it (transformers) look at it.
       channels: of the images.
       classes: number of logits.
       method: how convolutions run, one of `CONV_METHODS` (see `symjax.models.conv`); the parameters are the same.
       dtype: of activations; parameters, statistics and logits stay float32.
 
     Raises:
-      InputError: for an unknown name, method or a width under 1.
+      InputError: for an unknown name, method or a width under 1, or one that the model cannot have.
     """
     if name not in MODELS:
-        raise InputError(f"model: {name!r} is unknown; known: {', '.join(MODELS)}")
+        raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
     if method not in CONV_METHODS:
         raise InputError(f"method: {method!r} is unknown; known: {', '.join(CONV_METHODS)}")
     build, default_width, settings = MODELS[name]
     width = default_width if width is None else width
-    for argument, value in {"width": width, "channels": channels, "classes": classes}.items():
+    for argument, value in {"width": width, "image_size": image_size, "channels": channels, "classes": classes}.items():
         if value < 1:
             raise InputError(f"{argument}: {value} is not positive")
+    if "image_size" in inspect.signature(build).parameters:
+        settings = {**settings, "image_size": image_size}
     build = partial(build, **settings, width=width, channels=channels, classes=classes, method=method)
     return Network(build, name=f"{name} (width {width})", dtype=dtype)

@@ -13,9 +13,16 @@ class ProjectionShortcut(nnx.Module):
     def __init__(self, features_in, features_out, stride, *, method, rngs):
         self.conv = Conv(features_in, features_out, kernel=1, stride=stride, method=method, rngs=rngs)
         self.norm = BatchNorm(features_out)
+        self.features = features_out
 
     def __call__(self, x, mode):
         return self.norm(self.conv(x), mode)
+
+    def wire(self, wires, incoming):
+        outgoing = wires.space(self.features, "relu", "/shortcut")
+        wires.linear("conv", self.conv, incoming, outgoing, normed=True)
+        wires.norm("norm", outgoing)
+        return outgoing
 
 
 def build(rngs: Keys, *, width: int, channels: int, classes: int, method: str) -> Segmented:

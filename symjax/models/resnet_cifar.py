@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from symjax.models.layers import BatchNorm, Conv, Dense, global_mean_pool
@@ -16,9 +17,13 @@ class Stem(nnx.Module):
     def __init__(self, features_in, features_out, *, method, rngs):
         self.conv = Conv(features_in, features_out, method=method, rngs=rngs)
         self.norm = BatchNorm(features_out)
+        self.features = features_out
 
     def __call__(self, x, mode):
         return jax.nn.relu(self.norm(self.conv(x), mode))
+
+    def wire(self, wires, incoming):
+        return _wire_conv(wires, self.conv, incoming, wires.space(self.features, "relu"))
 
 
 class PadShortcut(nnx.Module):
@@ -31,6 +36,11 @@ class PadShortcut(nnx.Module):
         x = x[:, :: self.stride, :: self.stride]
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (self.extra // 2, self.extra - self.extra // 2)))
 
+    def wire(self, wires, incoming):
+        # The old channels keep their symmetry among themselves; the new ones, where the skip is 0, get one of theirs.
+        new = wires.space(self.extra, "relu", "/new")
+        return np.concatenate([new[: self.extra // 2], incoming, new[self.extra // 2 :]])
+
 
 class BlockEntry(nnx.Module):
     """First half of a block: features to (branch, skip), the branch after its ReLU, the skip after its shortcut."""
@@ -38,11 +48,15 @@ class BlockEntry(nnx.Module):
     def __init__(self, features_in, features_out, stride, shortcut, *, method, rngs):
         self.conv = Conv(features_in, features_out, stride=stride, method=method, rngs=rngs)
         self.norm = BatchNorm(features_out)
-        self.shortcut = shortcut
+        self.features, self.shortcut = features_out, shortcut
 
     def __call__(self, x, mode):
         skip = x if self.shortcut is None else self.shortcut(x, mode)
         return jax.nn.relu(self.norm(self.conv(x), mode)), skip
+
+    def wire(self, wires, incoming):
+        skip = incoming if self.shortcut is None else self.shortcut.wire(wires.within("shortcut"), incoming)
+        return _wire_conv(wires, self.conv, incoming, wires.space(self.features, "relu")), skip
 
 
 class BlockExit(nnx.Module):
@@ -56,6 +70,17 @@ class BlockExit(nnx.Module):
         branch, skip = travelling
         return jax.nn.relu(self.norm(self.conv(branch), mode) + skip)
 
+    def wire(self, wires, incoming):
+        branch, skip = incoming
+        return _wire_conv(wires, self.conv, branch, skip)
+
+
+def _wire_conv(wires, conv, incoming, outgoing):
+    """Channels through the conv and the batch norm that every segment here has."""
+    wires.linear("conv", conv, incoming, outgoing, normed=True)
+    wires.norm("norm", outgoing)
+    return outgoing
+
 
 class Head(nnx.Module):
     """Global mean pool - dense."""
@@ -65,6 +90,9 @@ class Head(nnx.Module):
 
     def __call__(self, x, mode):
         return self.dense(global_mean_pool(x))
+
+    def wire(self, wires, incoming):
+        wires.linear("dense", self.dense, incoming, None)
 
 
 def residual_chain(rngs, stages, *, shortcut, channels: int, classes: int, method: str) -> Segmented:

@@ -11,6 +11,7 @@ works with those pytrees, so `jit`, `vmap`, `shard_map`, optax and checkpoints s
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from flax import nnx
 
 from symjax.errors import InputError
 from symjax.models.layers import NormMode
+from symjax.models.wiring import Wiring, wire
 
 PyTree = Any
 
@@ -111,6 +113,11 @@ class Network:
         """Trainable numbers, all told."""
         return sum(leaf.size for _, params, _ in self._segments for leaf in jax.tree.leaves(params))
 
+    @cached_property
+    def wiring(self) -> Wiring:
+        """Which channels stand on which axes of the parameters; an InputError where a segment does not say."""
+        return wire([nnx.merge(*segment) for segment in self._segments], self.points)
+
     def init(self, key: jax.Array) -> Member:
         """A fresh member; a pure function of the key, good under jit and vmap."""
         segments = self._build(Keys(key, self._drawn)).segments
@@ -135,8 +142,13 @@ class Network:
             raise InputError(f"layers: none given; known: {', '.join(point.name for point in self.points)}, or all")
         return tuple(sorted(found))
 
-    def run(self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference"):
+    def run(
+        self, member: Member, x, *, start: int = 0, stop: int | None = None, mode: NormMode = "inference", key=None
+    ):
         """Segments `start` to `stop` (excluded) on what travels into segment `start`.
+
+        In mode "train" a random `key` is for segments that do something at random, as stochastic depth; such ones say
+        `takes_key`. Without a key nothing is random.
 
         Returns what leaves the last segment run, and the batch-norm statistics as `mode` left them: those of all
         segments, the ones that did not run as they were.
@@ -147,22 +159,23 @@ class Network:
         for i in range(*slice(start, stop).indices(len(self._segments))):
             graph, params, old = self._segments[i]
             segment = nnx.merge(graph, _fill(params, member.params[i]), _fill(old, stats[i]))
-            x = segment(x, mode)
+            random = key is not None and getattr(segment, "takes_key", False)
+            x = segment(x, mode, jax.random.fold_in(key, i)) if random else segment(x, mode)
             stats[i] = nnx.to_pure_dict(nnx.state(segment, nnx.BatchStat))
         return x, tuple(stats)
 
-    def logits(self, member: Member, x, *, mode: NormMode = "inference"):
+    def logits(self, member: Member, x, *, mode: NormMode = "inference", key=None):
         """The whole chain: logits (n, classes) in float32, and the statistics."""
-        logits, stats = self.run(member, x, mode=mode)
+        logits, stats = self.run(member, x, mode=mode, key=key)
         return logits.astype(jnp.float32), stats
 
     def front(self, member: Member, x, point: int):
         """What travels through stitch point `point`, in inference mode."""
         return self.run(member, x, stop=point + 1)[0]
 
-    def tail(self, member: Member, travelling, point: int, *, mode: NormMode = "inference"):
+    def tail(self, member: Member, travelling, point: int, *, mode: NormMode = "inference", key=None):
         """From stitch point `point` to logits in float32, and the statistics."""
-        logits, stats = self.run(member, travelling, start=point + 1, mode=mode)
+        logits, stats = self.run(member, travelling, start=point + 1, mode=mode, key=key)
         return logits.astype(jnp.float32), stats
 
     def features(self, member: Member, x, points: tuple[int, ...] | None = None) -> list:

@@ -13,3 +13,7 @@ from symjax.plots.similarity import heatmaps as heatmaps
 from symjax.plots.similarity import of_equal_layers as of_equal_layers
 from symjax.plots.stitching import curves as curves
 from symjax.plots.stitching import penalties as penalties
+from symjax.plots.symmetry import defects as defects
+from symjax.plots.symmetry import homogeneity as homogeneity
+from symjax.plots.symmetry import undone as undone
+from symjax.plots.symmetry import worst_defects as worst_defects

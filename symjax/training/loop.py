@@ -1,7 +1,8 @@
 """Training one member: a pure function of its state, epoch by epoch. Other members come in by `symjax.parallel`."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,11 @@ class Recipe:
 
     Adam with the learning rate halved after every quarter of the run; weight decay is an L2 penalty on kernels, not on
     biases nor on batch norm. `flip` and `translate` are the augmentation.
+
+    Attributes:
+      optimizer: "adam", or "adamw", whose weight decay is no penalty: kernels shrink by the learning rate times it.
+      schedule: "halving" as above, or "cosine" to zero at the end of the run.
+      warmup: the share of the run over which the learning rate rises linearly to what the schedule says.
     """
 
     epochs: int = 50
@@ -31,8 +37,16 @@ class Recipe:
     weight_decay: float = 1e-4
     flip: bool = True
     translate: int = 2
+    optimizer: str = "adam"
+    schedule: str = "halving"
+    warmup: float = 0.0
 
     def __post_init__(self):
+        for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
+            if (value := getattr(self, name)) not in table:
+                raise InputError(f"{name}: got {value!r}, wanted one of {', '.join(table)}")
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup: got {self.warmup}, wanted a share of the run, from 0 and under 1")
         for name in ("epochs", "batch_size", "translate"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, int):
                 raise InputError(f"{name}: got {value!r}, wanted an integer")
@@ -42,6 +56,14 @@ class Recipe:
         for name in ("weight_decay", "translate"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise InputError(f"{name}: got {value}, wanted a number from 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; what came later is left out where it has its default, so old fingerprints stay."""
+        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+
+
+LATER = {"optimizer": "adam", "schedule": "halving", "warmup": 0.0}
+"""Fields of `Recipe` that the first zoos had not, with their defaults."""
 
 
 class TrainState(NamedTuple):
@@ -64,18 +86,39 @@ class TrainData(NamedTuple):
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Adam with L2 weight decay on kernels; the rate halves after each quarter of all steps."""
+    """What `recipe` says, for a run of so many steps per epoch."""
     total = recipe.epochs * steps_per_epoch
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=_is_kernel)
+    rate = SCHEDULES[recipe.schedule](recipe.learning_rate, total)
+    if recipe.warmup:
+        rate = _warmed_up(rate, max(1, round(recipe.warmup * total)))
+    return OPTIMIZERS[recipe.optimizer](rate, decay)
+
+
+def _halving(learning_rate: float, total: int) -> optax.Schedule:
+    """The rate halves after each quarter of all steps."""
     # Step t of the run lies in quarter 4 * t // total. Quarters of very short runs may begin with one step; there the
     # halvings multiply.
     halvings: dict[int, float] = {}
     for quarter in (1, 2, 3):
         step = -(-total * quarter // 4)
         halvings[step] = halvings.get(step, 1.0) * 0.5
-    return optax.chain(
-        optax.add_decayed_weights(recipe.weight_decay, mask=_is_kernel),
-        optax.adam(optax.piecewise_constant_schedule(recipe.learning_rate, halvings)),
-    )
+    return optax.piecewise_constant_schedule(learning_rate, halvings)
+
+
+def _warmed_up(rate: optax.Schedule, steps: int) -> optax.Schedule:
+    """Linearly up to the schedule's own in so many steps, the first of which is not zero."""
+    return lambda step: rate(step) * jnp.minimum(1.0, (step + 1) / steps)
+
+
+SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
+    "halving": _halving,
+    "cosine": optax.cosine_decay_schedule,
+}
+OPTIMIZERS: dict[str, Callable[[optax.Schedule, optax.GradientTransformation], optax.GradientTransformation]] = {
+    "adam": lambda rate, decay: optax.chain(decay, optax.adam(rate)),
+    "adamw": lambda rate, decay: optax.chain(optax.scale_by_adam(), decay, optax.scale_by_learning_rate(rate)),
+}
 
 
 def apply_gradients(tx: optax.GradientTransformation, grads, opt_state, params):
@@ -111,6 +154,7 @@ def train_epoch(
     tx = optimizer(recipe, steps_per_epoch)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.epoch)
     order_key, augment_key = jax.random.split(key)
+    drop_key = jax.random.fold_in(key, 2)  # not of the split, which gives the same two keys as before there was a third
     order = epoch_indices(order_key, data.images.shape[0], recipe.batch_size)
 
     def step(carry, inputs):
@@ -120,7 +164,8 @@ def train_epoch(
         images = augment(jax.random.fold_in(augment_key, index), images, flip=recipe.flip, translate=recipe.translate)
         labels = data.labels[indices]
 
-        return train_step(network, tx, member, opt_state, images, labels, frozen)
+        random = jax.random.fold_in(drop_key, index)
+        return train_step(network, tx, member, opt_state, images, labels, frozen, key=random)
 
     inputs = (jnp.arange(steps_per_epoch, dtype=jnp.int32), order)
     (member, opt_state), (losses, rights) = lax.scan(step, (state.member, state.opt_state), inputs)
@@ -131,17 +176,21 @@ def train_epoch(
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
 
 
-def train_step(network: Network, tx, member: Member, opt_state, images, labels, frozen: int = 0):
+def train_step(network: Network, tx, member: Member, opt_state, images, labels, frozen: int = 0, *, key=None):
     """One step on a batch of normalised images: ((member, optimizer state), (loss, share of right answers)).
 
     The first `frozen` segments stay as they are: they run in inference mode, so that their features are fixed, and for
-    them neither gradients nor updates are computed. What is left of their cost is the forward pass.
+    them neither gradients nor updates are computed. What is left of their cost is the forward pass. `key` is for what
+    the network does at random.
     """
-    front, _ = network.run(member, images, stop=frozen)
+    front = network.front(member, images, frozen - 1) if frozen else None
 
     def loss_fn(trained):
-        params = (*member.params[:frozen], *trained)
-        logits, stats = network.tail(Member(params, member.stats), front, frozen - 1, mode="train")
+        whole = Member((*member.params[:frozen], *trained), member.stats)
+        if frozen:
+            logits, stats = network.tail(whole, front, frozen - 1, mode="train", key=key)
+        else:
+            logits, stats = network.logits(whole, images, mode="train", key=key)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
         return loss, (stats, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32)))
 

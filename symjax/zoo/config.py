@@ -14,6 +14,7 @@ from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
 from symjax.training import Recipe
+from symjax.training.loop import LATER as RECIPE_LATER
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELS = ("true", "permuted", "permuted_each")
@@ -53,7 +54,7 @@ class ZooConfig:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision: {self.precision!r} is unknown; known: {', '.join(PRECISIONS)}")
         if self.model not in models.MODELS:
-            raise InputError(f"model: {self.model!r} is unknown; known: {', '.join(models.MODELS)}")
+            raise InputError(f"model: {self.model!r} is unknown; known: {models.known_models()}")
         if not 0 <= self.split_seed < 2**32:
             raise InputError(f"split_seed: got {self.split_seed}, wanted an integer from 0 to 2**32 - 1")
         if self.labels not in LABELS:
@@ -64,13 +65,15 @@ class ZooConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict, without what came later and is at its default: older zoos keep their names."""
-        values = asdict(self) | {"freeze": list(self.freeze)}
+        values = asdict(self) | {"freeze": list(self.freeze), "recipe": self.recipe.to_json()}
         return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ZooConfig":
         """The inverse of `to_json`; an InputError for keys that are missing or unknown."""
-        return _from_json(cls, {**LATER, **values, "recipe": _from_json(Recipe, values.get("recipe", {}))})
+        return _from_json(
+            cls, {**LATER, **values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})}
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -124,6 +127,7 @@ def network_of(document: Mapping[str, Any], execution: Execution) -> Network:
     return models.create(
         document["model"],
         width=document["width"],
+        image_size=document["data"]["image_size"],
         channels=document["data"]["channels"],
         classes=document["data"]["classes"],
         method=execution.conv,

@@ -1,0 +1,185 @@
+"""Which matrices commute with which activations, and what acting with them on trained networks does.
+
+With no argument: the table of intertwiner groups with measured defects, GELU's lack of homogeneity, and a zoo of 4
+narrow Myrtle CNNs on scikit-learn's digits, each acted on by a random symmetry and stitched to what it became: the
+matched stitch undoes it. The zoo is trained where it is missing. The same command again recomputes nothing; more seeds
+or layers extend what is there.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from symjax import models, parallel, plots, runs, zoo
+from symjax.errors import InputError
+from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
+from symjax.stitching.acted import KINDS, check_points, stitch_to_acted
+from symjax.summary import Summary
+
+DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
+VERDICTS = {True: "member", False: "no member", None: "undecided"}
+SCALES = np.concatenate([np.linspace(0.1, 10, 100), [30.0, 100.0, 1000.0]])
+CURVES = ("gelu", "relu")
+COLUMNS = ("seed", "layer", "layer_index", "starred", "family", "clean_accuracy", "stitched_accuracy", "penalty")
+COLUMNS += ("difference",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    channels: int = 8
+    """The size of the matrices that are tried on activations."""
+    draws: int = 5
+    """How many random matrices of each kind are tried."""
+    element_seed: int = 0
+    """Of the random matrices and symmetries."""
+    layers: str = "all"
+    """Stitch points by name, as in relu1,relu3, or all."""
+    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
+    """The folder of the zoo; trained there where it is missing."""
+    out: Annotated[Path | None, optional("DIR", "runs/symmetry/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> Summary:
+    config, seeds = settings.zoo_config(), settings.parse_seeds()
+    for name, least in {"channels": 2, "draws": 1, "element_seed": 0}.items():
+        if not least <= (value := getattr(settings, name)) < 2**31:
+            raise InputError(f"{name}: got {value}, wanted an integer from {least}")
+    dataset = settings.load_dataset()
+    network = models.create(
+        config.model,
+        width=config.width,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        classes=dataset.num_classes,
+    )
+    points = network.parse_points(settings.layers)
+    check_points(network, points)
+    document = {"zoo": config.to_json(), "test_size": settings.test_size}
+    document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
+    out = settings.out or Path("runs", "symmetry", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
+    if out.exists():
+        with runs.open_folder(out, "symmetry", document):
+            pass
+    trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    with runs.open_folder(out, "symmetry", document) as folder:
+        key = jax.random.key(settings.element_seed)
+        defects = kept(folder / "defects.csv", DEFECTS, lambda: measure(settings.channels, settings.draws, key))
+        curves = kept(folder / "homogeneity.csv", ("activation", "scale", "xi"), homogeneity)
+        stitched = stitch(folder / "results.csv", trained, dataset, points, key)
+        plots.defects(defects, folder / "defects")
+        plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
+        plots.undone(stitched, folder / "undone")
+        wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
+        last = curves[(curves.activation == "gelu") & (curves.scale == SCALES[-1])].iloc[0]
+        of_kind = stitched.groupby("family").penalty
+        return Summary(
+            folder,
+            f"{trained.network.name} on {dataset.name}: clean accuracy {stitched.clean_accuracy.mean():.2f} %",
+            f"Numbers and table disagree on {len(wrong)} of {len(defects)} matrices. GELU's xi(l) / l is "
+            f"{last.xi / last.scale:.6f} at l = {last.scale:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
+            f"the matched stitch costs {of_kind.max()['matched']:.2f} percentage points at most, no stitch "
+            f"{of_kind.mean()['identity']:.2f} on average.",
+            {
+                "defects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is of the activation's group": grid(
+                    defects
+                ),
+                "mean penalty of stitching a network to what a random symmetry made of it, percentage points": summary(
+                    stitched
+                ),
+            },
+            ("defects", "homogeneity", "undone"),
+        )
+
+
+def kept(path: Path, columns: tuple[str, ...], make) -> pd.DataFrame:
+    """The table in the file, made and written first where it is missing."""
+    if not path.exists():
+        runs.write_csv(path, make()[list(columns)])
+    return runs.read_csv(path, columns)
+
+
+def measure(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:
+    """Every activation with random matrices of every group."""
+    rows = []
+    for g, group in enumerate(GROUPS.values()):
+        for draw in range(draws):
+            with jax.enable_x64(True):
+                matrix = np.asarray(group.sample(jax.random.fold_in(jax.random.fold_in(key, g), draw), channels))
+            for row in INTERTWINERS.values():
+                found = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
+                member = row.group.contains(matrix)
+                values = (row.name, group.name, draw, member, VERDICTS[found.verdict], found.defect, found.condition)
+                rows.append(dict(zip(DEFECTS, (*values, found.trouble or "none"), strict=True)))
+    table = pd.DataFrame(rows)
+    return table.sort_values("activation", key=lambda names: names.map(list(INTERTWINERS).index), kind="stable")
+
+
+def homogeneity() -> pd.DataFrame:
+    """xi of a few activations at many scales."""
+    parts = [
+        pd.DataFrame(
+            {"activation": name, "scale": SCALES, "xi": homogeneity_defect(INTERTWINERS[name].activation, SCALES)}
+        )
+        for name in CURVES
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def stitch(path: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: jax.Array) -> pd.DataFrame:
+    """Members stitched to what symmetries make of them; those that the file has not got are computed."""
+    rows = runs.read_csv(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for seed in trained.seeds:
+        there = set(rows[rows.seed == seed].layer_index)
+        groups.setdefault(tuple(point for point in points if point not in there), []).append(seed)
+    total = sum(len(missing) * len(seeds) * len(KINDS) for missing, seeds in groups.items())
+    quiet = 0.1 if sys.stderr.isatty() else 15
+    with tqdm(
+        desc="symmetry", unit="stitch", total=total, mininterval=quiet, dynamic_ncols=True, disable=not total
+    ) as bar:
+        for missing, seeds in groups.items():
+            if missing:
+                where = np.array([trained.seeds.index(seed) for seed in seeds])
+                theirs = dataclasses.replace(trained, seeds=tuple(seeds), members=parallel.take(trained.members, where))
+                keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
+                found = pd.DataFrame(stitch_to_acted(theirs, dataset, keys, missing, on_row=bar.update))
+                rows = found if rows.empty else pd.concat([rows, found], ignore_index=True)
+                runs.write_csv(path, rows)
+    chosen = rows[rows.seed.isin(trained.seeds) & rows.layer_index.isin(points)]
+    return chosen.sort_values(["layer_index", "seed"], kind="stable")
+
+
+def grid(defects: pd.DataFrame) -> pd.DataFrame:
+    """Activations down, kinds of matrices across."""
+    worst = plots.worst_defects(defects)
+    text = worst.defect.map("{:.0e}".format) + worst.member.map({True: "*", False: " "})
+    table = text.unstack("matrix").loc[defects.activation.unique(), list(GROUPS)]
+    table.columns.name = table.index.name = None
+    table.insert(0, "group", [INTERTWINERS[name].group.about for name in table.index])
+    table.insert(1, "phi", [INTERTWINERS[name].formula for name in table.index])
+    return table
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Stitches down, layers across: mean penalty, and by how much the stitch differs from the symmetry."""
+    penalty = table.groupby(["family", "layer"], sort=False).penalty.mean().unstack("layer")
+    off = table.groupby(["family", "layer"], sort=False).difference.max().unstack("layer")
+    both = {
+        "matched": penalty.loc["matched"].map("{:.2f}".format),
+        "identity": penalty.loc["identity"].map("{:.2f}".format),
+        "|matched - phi(A)| / |phi(A)|": off.loc["matched"].map("{:.0e}".format),
+    }
+    return pd.DataFrame(both).T[list(table.layer.unique())]
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

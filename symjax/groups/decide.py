@@ -1,0 +1,126 @@
+"""Whether a matrix is in the intertwiner group of an activation, decided by numbers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from symjax.errors import InputError
+from symjax.groups.matrix_groups import real_matrix
+
+SINGULAR = 1e12
+"""Condition numbers from here on are taken for infinite: float64 has four digits left."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `is_intertwiner` finds.
+
+    Attributes:
+      verdict: True, False, or None where the numbers cannot tell (see `trouble`).
+      matrix: B (n, n), the best there is, as float64 NumPy array; NaN where none could be computed.
+      offset: c (n,), zero unless asked for.
+      defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs that B was not fitted to; about 1e-15
+        where A intertwines. NaN where it cannot be computed.
+      condition: of A.
+      trouble: a sentence, or "" where there is none.
+    """
+
+    verdict: bool | None
+    matrix: np.ndarray
+    offset: np.ndarray
+    defect: float
+    condition: float
+    trouble: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.verdict)
+
+
+def is_intertwiner(
+    activation: Callable,
+    matrix,
+    *,
+    offset: bool = False,
+    tolerance: float = 1e-10,
+    key: jax.Array | None = None,
+    inputs: int | None = None,
+) -> Decision:
+    """Decides whether s(A x) = B s(x) holds for all x with some invertible B.
+
+    B is fitted by least squares to half of some random inputs x, of standard normal entries with lengths spread over
+    two decades (activations differ from homogeneous ones on one scale or another), and the defect is measured on the
+    other half. All in float64.
+
+    Args:
+      activation: s, a function of JAX or NumPy arrays (m, n), rows being examples.
+      matrix: A (n, n).
+      offset: look for s(A x) = B s(x) + c, as a bias after the activation allows.
+      tolerance: the defect up to which the verdict is True.
+      key: of the inputs; key 0 by default.
+      inputs: how many; 8 n + 64 by default.
+
+    Raises:
+      InputError: A is not a finite real square matrix, or the activation does not keep shapes.
+    """
+    matrix = real_matrix(matrix)
+    n = len(matrix)
+    inputs = 8 * n + 64 if inputs is None else inputs
+    if inputs < 4 * n + 4:
+        raise InputError(f"inputs: got {inputs}, wanted 4 n + 4 = {4 * n + 4} or more")
+    condition = _condition(matrix)
+    with jax.enable_x64(True):
+        x = np.asarray(_inputs(jax.random.key(0) if key is None else key, inputs, n))
+        before, after = (_apply(activation, points) for points in (x, x @ matrix.T))
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        return _undecided(n, condition, "the activation has NaN or infinite values")
+    columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if offset else before
+    fitted, held = slice(0, None, 2), slice(1, None, 2)
+    # Columns of very different sizes (powers) are brought to one first.
+    norms = np.linalg.norm(columns[fitted], axis=0)
+    scaled = columns / np.where(norms > 0, norms, 1)
+    solution, _, rank, _ = np.linalg.lstsq(scaled[fitted], after[fitted], rcond=1e-12)
+    size = np.linalg.norm(after[held])
+    defect = float(np.linalg.norm(after[held] - scaled[held] @ solution) / size) if size > 0 else 0.0
+    solution = (solution / np.where(norms > 0, norms, 1)[:, None]).T
+    found, constant = solution[:, :n], solution[:, n] if offset else np.zeros(n)
+    if condition >= SINGULAR:
+        trouble = f"the matrix is singular (condition number {condition:.1e}), so it is in no group"
+        return Decision(False, found, constant, defect, condition, trouble)
+    if rank < columns.shape[1]:
+        trouble = f"s(x) spans {rank} of {columns.shape[1]} dimensions on the inputs, so B is not determined"
+        return Decision(None, found, constant, defect, condition, trouble)
+    if defect > tolerance:
+        return Decision(False, found, constant, defect, condition)
+    if _condition(found) >= SINGULAR:
+        return Decision(False, found, constant, defect, condition, "B is singular")
+    return Decision(True, found, constant, defect, condition)
+
+
+def _inputs(key, count, n):
+    direction, length = jax.random.split(key)
+    return jax.random.normal(direction, (count, n)) * 10 ** jax.random.uniform(length, (count, 1), minval=-1, maxval=1)
+
+
+def _apply(activation, x):
+    values = np.asarray(activation(x))
+    if values.shape != x.shape:
+        raise InputError(f"activation: made {values.shape} of {x.shape}, wanted the same shape")
+    if not np.issubdtype(values.dtype, np.floating):
+        raise InputError(f"activation: gave {values.dtype}, wanted real numbers")
+    return np.asarray(values, np.float64)
+
+
+def _condition(matrix) -> float:
+    """The ratio of the largest singular value to the smallest, of rows brought to one length: scales do no harm."""
+    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+    if not (norms > 0).all():
+        return math.inf
+    values = np.linalg.svd(matrix / norms, compute_uv=False)
+    return float(values[0] / values[-1]) if values[-1] > 0 else math.inf
+
+
+def _undecided(n, condition, trouble):
+    return Decision(None, np.full((n, n), math.nan), np.full(n, math.nan), math.nan, condition, trouble)

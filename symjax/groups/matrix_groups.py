@@ -1,0 +1,130 @@
+"""The groups of matrices that commute with activations, as data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.errors import InputError
+
+
+@dataclass(frozen=True)
+class MatrixGroup:
+    """A group of real n x n matrices, for every n. Elements are arrays (n, n) that act on channels as y = A x.
+
+    Products and inverses are exact for monomial groups (one non-zero entry in each row and column), up to one rounding
+    of each entry.
+
+    Attributes:
+      name: its name in `GROUPS`.
+      about: what its elements are, in a few words.
+      draw: from a key, a number and a dtype, the non-zero entries of a random element; None for the general linear
+        group.
+      allowed: from an array of non-zero entries, which of them an element may have, within a tolerance.
+    """
+
+    name: str
+    about: str
+    draw: Callable | None
+    allowed: Callable
+
+    @property
+    def monomial(self) -> bool:
+        """Whether elements have one non-zero entry in each row and column."""
+        return self.draw is not None
+
+    def identity(self, size: int) -> jax.Array:
+        """The identity (size, size)."""
+        return jnp.eye(size, dtype=jnp.result_type(float))
+
+    def sample(self, key: jax.Array, size: int) -> jax.Array:
+        """A random element (size, size) of the default float type: a uniform permutation, random non-zero entries.
+
+        Positive entries are exp(z) / exp(1/2) with z standard normal, of mean 1 (Godfrey et al. 2022, section 4),
+        signs are fair. An element of the general linear group is O_1 diag(u) O_2 with Haar orthogonal O and u uniform
+        in [1/2, 2], so its condition number is 4 at most.
+        """
+        dtype = jnp.result_type(float)
+        first, second, third = jax.random.split(key, 3)
+        if not self.monomial:
+            spectrum = jax.random.uniform(third, (size,), dtype, 0.5, 2.0)
+            left, right = (jax.random.orthogonal(key, size, dtype=dtype) for key in (first, second))
+            return (left * spectrum) @ right
+        order = jax.random.permutation(first, size)
+        return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.draw(second, size, dtype))
+
+    def contains(self, matrix, *, tolerance: float = 1e-6) -> bool:
+        """Whether a matrix (n, n) is in the group, entries off by `tolerance` of the largest one at most.
+
+        A matrix of the general linear group has a condition number of less than 1 / tolerance.
+
+        Raises:
+          InputError: the matrix is not square or not real, or has entries that are not finite.
+        """
+        matrix = real_matrix(matrix)
+        if not self.monomial:
+            return bool(np.linalg.cond(matrix) < 1 / tolerance)
+        largest = np.abs(matrix).max(initial=0)
+        there = np.abs(matrix) > tolerance * largest
+        if not (there.sum(axis=0) == 1).all() or not (there.sum(axis=1) == 1).all():
+            return False
+        return bool(self.allowed(matrix[there], tolerance).all())
+
+    def compose(self, first, then) -> jax.Array:
+        """The element that acts as `first` and then as `then`: the product then @ first."""
+        return jnp.matmul(then, first, precision="highest")
+
+    def inverse(self, matrix) -> jax.Array:
+        """The inverse of an element: of a monomial one the transpose with reciprocal entries."""
+        matrix = jnp.asarray(matrix)
+        return reciprocal(matrix).T if self.monomial else jnp.linalg.inv(matrix)
+
+
+def real_matrix(matrix) -> np.ndarray:
+    """A square real matrix as a float64 NumPy array; an InputError for anything else, NaN and infinity included."""
+    matrix = np.asarray(matrix)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise InputError(f"matrix: got shape {matrix.shape}, wanted (n, n) with n from 1")
+    if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool) or np.iscomplexobj(matrix):
+        raise InputError(f"matrix: got {matrix.dtype}, wanted real numbers")
+    if not np.isfinite(matrix).all():
+        raise InputError("matrix: has NaN or infinite entries, wanted finite ones")
+    return np.asarray(matrix, np.float64)
+
+
+def reciprocal(matrix: jax.Array) -> jax.Array:
+    """1 / a of the non-zero entries, zeros stay."""
+    there = matrix != 0
+    return jnp.where(there, 1 / jnp.where(there, matrix, 1), 0)
+
+
+def _ones(key, size, dtype):
+    return jnp.ones((size,), dtype)
+
+
+def _signs(key, size, dtype):
+    return jax.random.rademacher(key, (size,), dtype)
+
+
+def _positive(key, size, dtype):
+    return jnp.exp(jax.random.normal(key, (size,), dtype) - 0.5)
+
+
+def _nonzero(key, size, dtype):
+    first, second = jax.random.split(key)
+    return _signs(first, size, dtype) * _positive(second, size, dtype)
+
+
+GROUPS = {
+    group.name: group
+    for group in (
+        MatrixGroup("permutation", "P", _ones, lambda d, tol: np.abs(d - 1) <= tol),
+        MatrixGroup("signed_permutation", "P D, D = ±1", _signs, lambda d, tol: np.abs(np.abs(d) - 1) <= tol),
+        MatrixGroup("positive_monomial", "P D, D > 0", _positive, lambda d, tol: d > 0),
+        MatrixGroup("monomial", "P D, D ≠ 0", _nonzero, lambda d, tol: d != 0),
+        MatrixGroup("general_linear", "GL(n)", None, lambda d, tol: np.ones(d.shape, bool)),
+    )
+}
+"""Every group by name, from the smallest to the largest; the second and third do not contain each other."""

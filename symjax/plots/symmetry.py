@@ -1,0 +1,124 @@
+"""Which matrices commute with which activations, how far GELU is from homogeneous, symmetries undone by stitches."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from symjax.plots.stitching import style_of
+from symjax.plots.style import PAPER, save
+
+
+def defects(table: pd.DataFrame, path: Path) -> Figure:
+    """A heat map of defects, activations down and kinds of matrices across; those of the activation's group are framed.
+
+    Args:
+      table: activation, matrix, member, defect, in the order in which they are to stand; of several draws members show
+        their largest defect, others their least.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    activations, kinds = list(table.activation.unique()), list(table.matrix.unique())
+    worst = worst_defects(table)
+    values = worst.defect.unstack("matrix").loc[activations, kinds]
+    member = worst.member.unstack("matrix").loc[activations, kinds]
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(1.05 * len(kinds) + 1.9, 0.34 * len(activations) + 1.5), layout="constrained")
+        axes = figure.subplots()
+        sns.heatmap(
+            np.maximum(values, 1e-17),
+            ax=axes,
+            norm=LogNorm(1e-16, 1),
+            cmap="viridis",
+            annot=values.map("{:.0e}".format),
+            fmt="",
+            annot_kws={"fontsize": 8},
+            linewidths=0.5,
+            cbar_kws={"label": "defect"},
+        )
+        for row, column in zip(*np.nonzero(member.to_numpy()), strict=True):
+            axes.add_patch(Rectangle((column + 0.03, row + 0.05), 0.94, 0.9, fill=False, edgecolor="#d7301f", lw=1.4))
+        axes.set(xlabel="", ylabel="")
+        axes.set_xticklabels([kind.replace("_", "\n") for kind in kinds], rotation=0)
+        axes.set_yticklabels([name.replace("_", " ") for name in activations], rotation=0)
+        axes.tick_params(length=0)
+        axes.set_title("|s(A x) - B s(x)| / |s(A x)| with the best B; framed: A of the group", fontsize=9, loc="left")
+        save(figure, path)
+    return figure
+
+
+def worst_defects(table: pd.DataFrame) -> pd.DataFrame:
+    """By activation and matrix: member, and the defect that speaks most against the table (largest, else least)."""
+    grouped = table.groupby(["activation", "matrix"], sort=False)
+    member = grouped.member.first()
+    return pd.DataFrame({"member": member, "defect": grouped.defect.max().where(member, grouped.defect.min())})
+
+
+def homogeneity(table: pd.DataFrame, slope: float, path: Path) -> Figure:
+    """xi(l) = RMS(s(l X) - l s(X)) against l, a line per activation, beside the line of the limiting slope.
+
+    Args:
+      table: activation, scale, xi.
+      slope: the limit for GELU.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+        axes = figure.subplots()
+        palette = sns.color_palette("colorblind", table.activation.nunique())
+        for (name, rows), colour in zip(table.groupby("activation", sort=False), palette, strict=True):
+            axes.plot(rows.scale, rows.xi, color=colour, linewidth=1.6, label=name.replace("_", " "))
+        ends = np.array([0, table.scale.max()])
+        axes.plot(ends, slope * ends, color="#777777", linewidth=1, linestyle="--", label=f"slope {slope:.5f}")
+        axes.set(xlabel="scale $\\ell$", ylabel="$\\xi(\\ell)$ = RMS($s(\\ell X) - \\ell\\, s(X)$)")
+        axes.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_xlim(*ends)
+        axes.set_title("Positive homogeneity and what GELU lacks of it", fontsize=9, loc="left")
+        axes.legend(frameon=False)
+        save(figure, path)
+    return figure
+
+
+def undone(table: pd.DataFrame, path: Path) -> Figure:
+    """Penalties by layer of networks stitched to what a symmetry made of them: a dot per network, a colour per stitch.
+
+    Args:
+      table: seed, layer, family, penalty, in the order in which layers and families are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    layers, families = list(table.layer.unique()), list(table.family.unique())
+    styles = style_of(families)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(max(4.6, 0.45 * len(layers) + 1.5), 3.2), layout="constrained")
+        axes = figure.subplots()
+        seeds = list(table.seed.unique())
+        for family in families:
+            name, colour = styles[family]
+            rows = table[table.family == family]
+            shift = 0.5 * ((rows.seed.map(seeds.index) + 0.5) / len(seeds) - 0.5)
+            axes.scatter(rows.layer.map(layers.index) + shift, rows.penalty, s=16, color=colour, label=name, zorder=3)
+        axes.axhline(0, color="#222222", linewidth=0.8)
+        axes.set_xticks(range(len(layers)), layers, rotation=60 if len(layers) > 8 else 0)
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlim(-0.55, len(layers) - 0.45)
+        axes.set_ylabel("stitching penalty (percentage points)")
+        axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        axes.set_title(
+            "Front of a network, stitch, tail of the same network\nafter a random symmetry", fontsize=9, loc="left"
+        )
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        save(figure, path)
+    return figure

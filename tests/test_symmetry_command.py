@@ -1,0 +1,128 @@
+"""The symmetry command: what it measures, what it reuses, and what it says about bad flags."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import SEEDS, acted, flags, scratch, trained
+
+import experiments.symmetry
+from experiments.settings import run_command
+from symjax import plots, runs
+from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder, on a zoo that is trained once."""
+    trained()
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*others, out="run"):
+    argv = [*flags(scratch()), "--out", out, "--channels", 4, "--draws", 2, *others]
+    run_command(experiments.symmetry.main, experiments.symmetry.Settings, [str(word) for word in argv])
+    return Path(out)
+
+
+def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
+    out = command("--layers", "relu2")
+    rows = runs.read_csv(out / "results.csv")
+    assert len(rows) == 2 * len(SEEDS) and set(rows.layer) == {"relu2"}
+    matched, identity = (rows[rows.family == family] for family in ("matched", "identity"))
+    assert (matched.penalty == 0).all() and (matched.difference < 1e-5).all()
+    assert identity.penalty.mean() > 5 and (identity.difference > 0.1).all()
+    defects = runs.read_csv(out / "defects.csv")
+    assert len(defects) == 2 * len(GROUPS) * len(INTERTWINERS)
+    assert (defects[defects.member].defect < 1e-12).all() and (defects[~defects.member].defect > 1e-3).all()
+    curve = runs.read_csv(out / "homogeneity.csv")
+    gelu = curve[(curve.activation == "gelu") & (curve.scale == 1000)]
+    np.testing.assert_allclose(gelu.xi / 1000, GELU_SLOPE, rtol=1e-5)
+    printed = capsys.readouterr().out
+    assert "disagree on 0 of 90 matrices" in printed and "0.126754" in printed
+    for name in ("defects", "homogeneity", "undone"):
+        assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
+    # The same again computes nothing, another layer only that layer.
+    asked = []
+    monkeypatch.setattr(experiments.symmetry, "measure", None)
+    monkeypatch.setattr(experiments.symmetry, "homogeneity", None)
+    compute = experiments.symmetry.stitch_to_acted
+    monkeypatch.setattr(experiments.symmetry, "stitch_to_acted", lambda *a, **o: asked.append(a[3]) or compute(*a, **o))
+    command("--layers", "relu2")
+    assert not asked
+    command("--seeds", "2")
+    assert asked == [(0,)]
+    more = runs.read_csv(out / "results.csv")
+    assert len(more) == len(rows) + 4
+    pd.testing.assert_frame_equal(more[: len(rows)], rows)
+
+
+def test_a_wrong_action_is_seen(monkeypatch):
+    """Planted: the action leaves one layer's readers as they were."""
+    right = Symmetry.act
+
+    def wrong(self, member, element):
+        moved = right(self, member, element)
+        return moved._replace(params=(*moved.params[:2], member.params[2]))
+
+    monkeypatch.setattr(Symmetry, "act", wrong)
+    rows = runs.read_csv(command("--layers", "relu1") / "results.csv")
+    assert (rows[rows.family == "matched"].clean_accuracy < 90).any()
+
+
+def test_the_action_is_the_one_written_by_hand():
+    """Against a permutation and scaling of one layer, acted out in NumPy."""
+    _, zoo = trained()
+    rng = np.random.default_rng(0)
+    permutation, scaling = rng.permutation(4), rng.uniform(0.5, 2, 4)
+    matrix = np.zeros((4, 4))
+    matrix[np.arange(4), permutation] = scaling
+    wanted = acted(zoo.member(0), 0, permutation, scaling)
+    moved = Symmetry(zoo.network).act(zoo.member(0), {"relu1": matrix})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, wanted)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--layers", "relu9"], "relu9"),
+        (["--channels", "1"], "channels: got 1"),
+        (["--draws", "0"], "draws: got 0"),
+        (["--element-seed", "-1"], "element_seed: got -1"),
+        (["--model", "resnet21"], "resnet21"),
+        (["--model", "cct2_sine", "--width", "4"], "no symmetry of cct2_sine (width 4) acts at block1, block2"),
+    ],
+)
+def test_bad_flags_are_one_line(words, named, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(*words)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and named in error and error.count("\n") == 1
+    assert not Path("run").exists()
+
+
+def test_figures_show_the_tables(tmp_path):
+    table = pd.DataFrame(
+        {"activation": a, "matrix": m, "member": a == "relu", "defect": d}
+        for a in ("relu", "gelu")
+        for m in ("p", "q")
+        for d in (1e-3, 1e-2)
+    )
+    worst = plots.worst_defects(table).defect
+    assert worst["relu", "p"] == 1e-2 and worst["gelu", "p"] == 1e-3
+    axes = plots.defects(table, tmp_path / "d").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["1e-02", "1e-02", "1e-03", "1e-03"]
+    assert len(axes.patches) == 2  # frames
+    rows = pd.DataFrame(
+        {"seed": s, "layer": layer, "family": f, "penalty": s + i}
+        for s in (0, 1)
+        for layer in ("a", "b")
+        for i, f in enumerate(("matched", "identity"))
+    )
+    axes = plots.undone(rows, tmp_path / "u").axes[0]
+    heights = [sorted(collection.get_offsets()[:, 1]) for collection in axes.collections]
+    assert heights == [[0, 0, 1, 1], [1, 1, 2, 2]]
