@@ -172,20 +172,17 @@ class Network:
 
     def before_activation(self, member: Member, x, point: int):
         """What enters the activation that ends at stitch point `point`, in inference mode; see `activate`."""
-        self._require_activation(point)
+        self.require_activation(point)
         x, _ = self.run(member, x.astype(self.dtype), stop=point)
         return self._segment(point, member).before_activation(x, "inference")
 
     def activate(self, x, point: int):
-        """The activation that ends at `point`: of `before_activation` it makes what travels through the point.
-
-        Raises:
-          InputError: the segment does not end in one activation of all that travels on, as in residual networks.
-        """
-        self._require_activation(point)
+        """The activation that ends at `point`: of `before_activation` it makes what travels through the point."""
+        self.require_activation(point)
         return self._activations[point](x)
 
-    def _require_activation(self, point: int) -> None:
+    def require_activation(self, point: int) -> None:
+        """An InputError where the segment does not end in one activation of all that travels on."""
         if self._activations[point] is None:
             name = self.points[point].name
             raise InputError(f"model: {self.name} has no activation alone before {name}; take a plain chain, as mcnn_k")

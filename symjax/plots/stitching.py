@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
+from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, save
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
@@ -83,32 +84,11 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
     """
     if table.empty:
         return None
-    layers, families = list(table.layer.unique()), list(table.family.unique())
-    styles = style_of(families)
-    columns = min(4, len(layers))
-    rows = -(-len(layers) // columns)
-    with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(2.4 * columns + 0.8, 2.1 * rows + 0.9), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(layers) :]:
-            axes.set_visible(False)
-        for axes, layer in zip(grid.flat, layers, strict=False):
-            axes.set_title(layer, fontsize=9)
-            axes.grid(True, color="#dddddd", linewidth=0.6)
-            for family in families:
-                chosen = table[(table.layer == layer) & (table.family == family)]
-                if chosen.empty:
-                    continue
-                # Of several step sizes the one that fits best in the end.
-                best = chosen[chosen.epoch == chosen.epoch.max()].groupby("learning_rate").accuracy.mean().idxmax()
-                by_epoch = chosen[chosen.learning_rate == best].groupby("epoch").accuracy
-                name, colour = styles[family]
-                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=name)
-                axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
-        for axes in grid[-1]:
-            axes.set_xlabel("epoch")
-        figure.supylabel("accuracy in training (%)", fontsize=9)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-        save(figure, path)
-    return figure
+    # Of several step sizes the one that fits best in the end.
+    last = table[table.epoch == table.epoch.max()]
+    fit = last.groupby(["layer", "family", "learning_rate"]).accuracy.mean()
+    best = fit.groupby(["layer", "family"]).idxmax()
+    chosen = pd.MultiIndex.from_frame(table[["layer", "family", "learning_rate"]]).isin(list(best))
+    styles = style_of(list(table.family.unique()))
+    title = "accuracy in training (%)"
+    return curve_panels(table[chosen], path, series="family", value="accuracy", styles=styles, title=title)

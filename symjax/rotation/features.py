@@ -10,7 +10,6 @@ import numpy as np
 
 from symjax import data
 from symjax.data import Dataset, Split, batches
-from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution, over_members, replicate
 from symjax.training import Recipe
@@ -146,9 +145,7 @@ def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_s
     One where those of the validation images fit beside them. A block is not smaller than a training batch, and must fit
     beside its copy while it is put together.
     """
-    if not 0 < budget < float("inf"):
-        raise InputError(f"budget: got {budget}, wanted a positive number of bytes")
     size = program.bytes_per_image(dataset)
     if (len(dataset.train) + len(dataset.validation)) * size <= budget:
         return 1
-    return max(1, min(-(-len(dataset.train) * size // int(budget)), len(dataset.train) // batch_size))
+    return max(1, min(-(-len(dataset.train) * size // max(1, int(budget))), len(dataset.train) // batch_size))

@@ -1,6 +1,7 @@
 """Retraining: all matrices at one point of one member at once, on features of the one frozen front."""
 
 import dataclasses
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ class Plan:
       augment: augment training images, the same for all cases; the front then runs anew every epoch.
       budget: bytes of features on each device; see `Features`.
       execution: how cases run.
+
+    Raises:
+      InputError: the model has no activation of its own at the point, an unknown start, a budget that is not positive.
     """
 
     network: Network
@@ -44,6 +48,13 @@ class Plan:
     start: Literal["continue", "fresh"] = "continue"
     augment: bool = False
     budget: float = 2**31
+
+    def __post_init__(self):
+        self.network.require_activation(self.point)
+        if self.start not in ("continue", "fresh"):
+            raise InputError(f"start: {self.start!r} is unknown; choose continue or fresh")
+        if not 0 < self.budget < math.inf:
+            raise InputError(f"budget: got {self.budget}, wanted a positive number of bytes")
 
 
 class Case(NamedTuple):
@@ -82,8 +93,7 @@ class Retraining:
       devices: that cases spread over; all local ones by default.
 
     Raises:
-      InputError: the model has no activation of its own at the point, there are no validation images or fewer training
-        images than a batch has, or the budget is not positive.
+      InputError: there are no validation images, or fewer training images than a batch has.
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, *, devices=None):
@@ -92,8 +102,6 @@ class Retraining:
         if plan.recipe.batch_size > len(dataset.train):
             size, images = plan.recipe.batch_size, len(dataset.train)
             raise InputError(f"batch_size: {size} is more than the {images} training images")
-        if plan.start not in ("continue", "fresh"):
-            raise InputError(f"start: {plan.start!r} is unknown; choose continue or fresh")
         self.plan, self._dataset = plan, dataset
         self._devices = jax.local_devices() if devices is None else list(devices)
         self._front = FrontProgram(plan.network, plan.point, plan.recipe, plan.execution, self._devices)
