@@ -34,10 +34,11 @@ class Defaults:
     learning_rate: float | None = None
     retrain_epochs: int = 50
     retrain_learning_rate: float = 1e-3
+    repeats: int = 10
 
 
 # A sigmoid network without batch norm learns slowly: on digits both networks get the time and the step size it needs.
-DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=20, retrain_learning_rate=1e-2)}
+DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=20, retrain_learning_rate=1e-2, repeats=3)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Settings(ZooSettings):
     """Convolutions by their number from 1, as in 1,3, or all."""
     kinds: str = "none,g_relu,orthogonal"
     """Kinds of matrices: none (retraining alone), permutation, g_relu, orthogonal."""
-    repeats: int = 10
+    repeats: Annotated[int | None, optional("INT", "digits 3, otherwise 10")] = None
     """Matrices of each kind for each layer of each member."""
     rotation_seed: int = 0
     """Of the matrices and the retraining."""
@@ -121,9 +122,10 @@ def main(settings: Settings) -> Summary:
     configs, seeds = settings.configs(), settings.parse_seeds()
     config = next(iter(configs.values()))
     recipe = settings.retraining(config.recipe)
-    cases = [Case(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(settings.repeats)]
-    if not cases:
-        raise InputError(f"repeats: got {settings.repeats}, wanted 1 or more")
+    repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
+    if repeats < 1:
+        raise InputError(f"repeats: got {repeats}, wanted 1 or more")
+    cases = [Case(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
         raise InputError(f"rotation_seed: got {settings.rotation_seed}, wanted an integer from 0 to 2**32 - 1")
     if not 0 < settings.cache_gb < float("inf"):
