@@ -13,7 +13,7 @@ import numpy as np
 from symjax.birkhoff.checks import is_concrete
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
-from symjax.similarity.cca import warn_of_few_examples
+from symjax.similarity.cca import few_examples
 from symjax.similarity.inputs import FewExamplesWarning
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_blocks import Zoo
@@ -238,15 +238,8 @@ def _factored(measure, a, b, wanted, memory, devices, options):
         return values, {}
     samples = a_blocks[0].part.data.shape[-1]
     return values, {
-        (k, m): _few(samples, int(p), int(q)) for k, p in enumerate(a_widths) for m, q in enumerate(b_widths)
+        (k, m): few_examples(samples, int(p), int(q)) for k, p in enumerate(a_widths) for m, q in enumerate(b_widths)
     }
-
-
-def _few(samples, p, q):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FewExamplesWarning)
-        warn_of_few_examples(samples, p, q)
-    return next((str(one.message) for one in caught), None)
 
 
 def _one_by_one(measure, a, b, wanted, options):
