@@ -26,6 +26,11 @@ NAMES = {
 }
 
 
+def is_distance(measure: str) -> bool:
+    """Whether a measure is small where layers are alike; what returns distances is called so."""
+    return measure.endswith("distance")
+
+
 def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
     """Measure, layer, pair and value of equal layers; a measure that is not symmetric has the mean of both orders."""
     same = table[table.layer_a == table.layer_b].rename(columns={"layer_a": "layer"})
@@ -65,8 +70,9 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
                 mean,
                 ax=axes,
                 vmin=min(0.0, np.nanmin(mean.to_numpy())),
-                vmax=max(1.0, np.nanmax(mean.to_numpy())),
-                cmap="viridis",
+                # Similarities end at 1, distances where they end; what is alike is bright.
+                vmax=np.nanmax(mean.to_numpy()) if is_distance(measure) else max(1.0, np.nanmax(mean.to_numpy())),
+                cmap="viridis_r" if is_distance(measure) else "viridis",
                 annot=len(layers) <= 12,
                 fmt=".2f",
                 annot_kws={"fontsize": 8},
@@ -104,7 +110,8 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
         figure = Figure(figsize=(width, 3.4), layout="constrained")
         axes = figure.subplots()
         grouped_bars(axes, same, series="measure", value="value", styles=styles)
-        axes.set_ylabel("similarity")
+        kinds = dict.fromkeys("distance" if is_distance(measure) else "similarity" for measure in measures)
+        axes.set_ylabel(" or ".join(kinds))
         axes.set_title(
             "The same layer of two networks that differ in their seed\n"
             f"({f'mean and standard deviation over {pairs} pairs' if pairs > 1 else 'one pair'})",
