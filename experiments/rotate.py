@@ -38,7 +38,7 @@ class Defaults:
 
 
 # A sigmoid network without batch norm learns slowly: on digits both networks get the time and the step size it needs.
-DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=20, retrain_learning_rate=1e-2, repeats=3)}
+DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10, retrain_learning_rate=1e-2, repeats=3)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Settings(ZooSettings):
     """Matrices of each kind for each layer of each member."""
     rotation_seed: int = 0
     """Of the matrices and the retraining."""
-    retrain_epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
+    retrain_epochs: Annotated[int | None, optional("INT", "digits 10, otherwise 50")] = None
     """Passes over the training images for what is retrained."""
     retrain_learning_rate: Annotated[float | None, optional("FLOAT", "digits 0.01, otherwise 0.001")] = None
     """Adam's, at first; it is halved after each quarter of the retraining."""

@@ -40,10 +40,8 @@ def rotations(table: pd.DataFrame, path: Path) -> Figure:
             axes.set_title(f"{model} (baseline {rows.groupby('seed').baseline.first().mean():.1f} %)", fontsize=9)
         grid[0].set_ylabel("rotation penalty (percentage points)")
         draws = table.groupby(["model", "layer", "kind"]).size().max()
-        over = f"; mean and standard deviation of {draws}" if draws > 1 else ""
-        figure.suptitle(
-            f"Accuracy lost to a fixed random matrix before the activation, the rest retrained{over}", fontsize=9
-        )
+        over = f"(mean and standard deviation of {draws} matrices)" if draws > 1 else "(one matrix)"
+        figure.suptitle(f"Accuracy lost to a fixed random matrix before an activation\n{over}", fontsize=9)
         # Of the panel with the most kinds.
         handles, labels = max((axes.get_legend_handles_labels() for axes in grid), key=lambda found: len(found[1]))
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, handlelength=1.1)
