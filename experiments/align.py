@@ -8,6 +8,7 @@ extend what is there.
 import dataclasses
 import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,12 +17,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import models, plots, runs, zoo
+from symjax import models, parallel, plots, runs, zoo
+from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.representations import representations
 from symjax.similarity import MEASURES, Pairwise, pairwise
+from symjax.summary import Summary
+from symjax.training import percent
 
 COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
+EMPTY = pd.DataFrame(columns=list(COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Settings(ZooSettings):
     """The folder of the results."""
 
 
-def main(settings: Settings) -> None:
+def main(settings: Settings) -> Summary:
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     measures = parse_measures(settings.measures)
     pairs = draw_pairs(seeds, settings.pairs, settings.pair_seed)
@@ -66,27 +71,62 @@ def main(settings: Settings) -> None:
             pass
     trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
     with runs.open_folder(out, "align", document) as folder:
-        missing = {measure: lacking(read_part(folder, measure), pairs) for measure in measures}
+        parts = read_parts(folder)
+        missing = {measure: lacking(parts.get(measure, EMPTY), pairs) for measure in measures}
         images = dataset.test.images[: settings.examples]
-        if any(missing.values()):
-            found = representations(trained, images, dataset.mean, dataset.std, layers=",".join(layers))
-            bar = tqdm(missing.items(), desc="align", unit="measure", dynamic_ncols=True, file=sys.stderr)
-            for measure, theirs in bar:
-                bar.set_postfix_str(measure)
-                if theirs:
-                    rows = pd.concat([read_part(folder, measure), compare(found, measure, theirs, trained.seeds)])
-                    runs.write_csv(part(folder, measure), rows)
-                    assemble(folder)
-        assemble(folder)  # a run may have been stopped just before
-        table = pd.concat([chosen(read_part(folder, measure), pairs) for measure in measures], ignore_index=True)
-        plots.heatmaps(table, folder / "heatmaps")
+        if needed := {seed for theirs in missing.values() for pair in theirs for seed in pair}:
+            compared = only(trained, sorted(needed))
+            found = representations(compared, images, dataset.mean, dataset.std, layers=",".join(layers))
+            total = sum(len(theirs) for theirs in missing.values())
+            with tqdm(desc="align", total=total, unit="pair", dynamic_ncols=True, file=sys.stderr) as bar:
+                for measure, group in steps(missing):
+                    bar.set_postfix_str(measure)
+                    rows = compare(found, measure, group, compared.seeds)
+                    parts[measure] = pd.concat([parts[measure], rows]) if measure in parts else rows
+                    runs.write_csv(part(folder, measure), parts[measure])
+                    assemble(folder, parts)
+                    bar.update(len(group))
+        assemble(folder, parts)  # a run may have been stopped just before
+        table = pd.concat([chosen(parts[measure], pairs) for measure in measures], ignore_index=True)
+        figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
-        accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
-        print(f"\n{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %")
+        accuracy = clean_accuracy(folder, trained, dataset).mean()
         over = f"mean ± deviation over {len(pairs)} pairs" if len(pairs) > 1 else "one pair"
-        print(f"equal layers on {len(images)} test images, {over}:\n")
-        print(summary(table, layers).to_string())
-        print(f"\nresults: {folder}")
+        return Summary(
+            folder,
+            f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
+            finding(table, layers),
+            {f"equal layers on {len(images)} test images, {over}": summary(table, layers)},
+            tuple(figures),
+        )
+
+
+def steps(missing: dict[str, list[tuple[int, int]]]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """What is computed before it is written: all pairs of a measure, or one, where each is computed on its own."""
+    for measure, pairs in missing.items():
+        if MEASURES[measure].factor is None:
+            yield from ((measure, [pair]) for pair in pairs)
+        elif pairs:
+            yield measure, pairs
+
+
+def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
+    """The members of these seeds."""
+    members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
+    metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
+    return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
+
+
+def clean_accuracy(folder: Path, trained: zoo.Zoo, dataset: Dataset) -> np.ndarray:
+    """Of each member, in percent: what accuracy.csv has, or else computed and kept there."""
+    path = folder / "accuracy.csv"
+    kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
+    if not set(trained.seeds) <= set(kept.seed):
+        found = percent(zoo.test_accuracy(trained, dataset), len(dataset.test))
+        new = pd.DataFrame({"seed": trained.seeds, "accuracy": found})
+        kept = pd.concat([kept[~kept.seed.isin(trained.seeds)], new]) if len(kept) else new
+        runs.write_csv(path, kept.sort_values("seed"))
+    return kept.set_index("seed").accuracy.loc[list(trained.seeds)].to_numpy()
 
 
 def parse_measures(text: str) -> list[str]:
@@ -137,22 +177,20 @@ def lacking(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> list[tuple[int,
     return [pair for pair in pairs if pair not in there]
 
 
-def assemble(folder: Path) -> None:
-    """Writes results.csv from the parts that are there."""
-    frames = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
-    runs.write_csv(folder / "results.csv", pd.concat(frames, ignore_index=True))
+def assemble(folder: Path, parts: dict[str, pd.DataFrame]) -> None:
+    """Writes results.csv from the parts."""
+    runs.write_csv(folder / "results.csv", pd.concat([parts[measure] for measure in sorted(parts)], ignore_index=True))
 
 
 def part(folder: Path, measure: str) -> Path:
     """The file of one measure's rows."""
-    (folder / "parts").mkdir(exist_ok=True)
     return folder / "parts" / f"{measure}.csv"
 
 
-def read_part(folder: Path, measure: str) -> pd.DataFrame:
-    """The rows of one measure that are there."""
-    path = part(folder, measure)
-    return runs.read_csv(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+def read_parts(folder: Path) -> dict[str, pd.DataFrame]:
+    """The rows that are there, by measure."""
+    (folder / "parts").mkdir(exist_ok=True)
+    return {path.stem: runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))}
 
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
@@ -161,7 +199,16 @@ def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     text = grouped.mean().map("{:.3f}".format)
     if (grouped.size() > 1).all():
         text += " ± " + grouped.std().map("{:.3f}".format)
-    return text.unstack("layer")[layers].loc[list(table.measure.unique())]
+    text = text.unstack("layer")[layers].loc[list(table.measure.unique())]
+    return text.rename_axis(index=None, columns=None)
+
+
+def finding(table: pd.DataFrame, layers: list[str]) -> str:
+    """How alike the first and the last layers are by each measure."""
+    mean = plots.of_equal_layers(table).groupby(["measure", "layer"]).value.mean()
+    first, last = layers[0], layers[-1]
+    told = [f"{measure} {mean[measure, first]:.3f} and {mean[measure, last]:.3f}" for measure in table.measure.unique()]
+    return f"Between networks, equal layers have at {first} and at {last}: {', '.join(told)}."
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from symjax.models import Network
 from symjax.stitching import FitConfig, Plan, Sweep, draw_pairs
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results
+from symjax.training import percent
 
 # Passes over the training images that suit a data set; of others, what is published.
 STITCH_EPOCHS = {"digits": 6}
@@ -140,7 +140,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     with runs.open_folder(out, kind, document) as folder:
         results = Results(folder)
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
-        clean = dict(zip(seeds, _percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
+        clean = dict(zip(seeds, percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
         for part, theirs in results.missing(pairs, plan).items():
             planned = part == plan and len(theirs) == len(pairs)
             part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
@@ -172,11 +172,6 @@ def _run(kind: str, sweep: Sweep, members, pairs, clean, results: Results, seed:
         found = sweep.run(members.member, pairs, seed=seed, on_epoch=on_epoch, on_evaluation=on_evaluation)
         for result in found:
             results.add(result, clean)
-
-
-def _percent(shares: np.ndarray, count: int) -> np.ndarray:
-    """Shares of `count` examples in percent, free of the rounding of float32: accuracies are compared for equality."""
-    return 100 * np.rint(np.asarray(shares, np.float64) * count) / count
 
 
 def parse_numbers(name: str, text: str) -> tuple[float, ...]:

@@ -62,15 +62,14 @@ def features_of(
     points = network.parse_points(layers)
     run = _features(network, points, pool, tuple(jax.local_devices() if devices is None else devices))
     count, found = parallel.count_members(members), None
-    for first in range(0, len(images), batch_size):
-        batch = images[first : first + batch_size]
-        missing = min(batch_size, len(images)) - len(batch)  # a last, smaller batch is filled up: one compilation
-        filled = np.concatenate([batch, np.repeat(batch[:1], missing, 0)]) if missing else batch
-        features = jax.device_get(run(members, (filled, mean, std)))
+    (cut,), _ = data.batches((images,), min(batch_size, len(images)))
+    for i, batch in enumerate(cut):
+        features = jax.device_get(run(members, (batch, mean, std)))
         if found is None:
             found = [np.empty((count, len(images), *of_point.shape[2:]), of_point.dtype) for of_point in features]
         for whole, part in zip(found, features, strict=True):
-            whole[:, first : first + len(batch)] = part[:, : len(batch)]
+            place = whole[:, i * len(batch) : (i + 1) * len(batch)]
+            place[:] = part[:, : place.shape[1]]
     return {network.points[point].name: whole for point, whole in zip(points, found, strict=True)}
 
 

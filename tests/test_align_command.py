@@ -13,6 +13,7 @@ from experiments.settings import run_command
 from symjax import runs
 from symjax.errors import InputError
 from symjax.plots import by_layer, heatmaps
+from symjax.plots.similarity import is_distance
 from symjax.representations import representations
 from symjax.similarity import MEASURES
 
@@ -111,6 +112,41 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch):
     assert more.groupby("measure").size().to_dict() == {"cka": 12, "procrustes": 12, "svcca": 2}
 
 
+def test_slow_measures_are_kept_pair_by_pair(monkeypatch):
+    assert MEASURES["soft_matching"].factor is None
+    compare, asked = experiments.align.compare, []
+
+    def dies_at_the_third(found, measure, pairs, seeds):
+        asked.append(pairs)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return compare(found, measure, pairs, seeds)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(experiments.align, "compare", dies_at_the_third)
+        command("--layers", "relu1", measures="soft_matching")
+    rows = runs.read_csv(Path("run/results.csv"))
+    assert len(rows[["model_a", "model_b"]].drop_duplicates()) == 2 and asked == [[pair] for pair in PAIRS]
+    asked.clear()
+    monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[2]) or compare(*a))
+    command("--layers", "relu1", measures="soft_matching")
+    assert asked == [PAIRS[2:]]
+
+
+def test_only_what_is_needed_is_computed(monkeypatch):
+    seen, measured = [], []
+    represent, accuracy = experiments.align.representations, experiments.align.zoo.test_accuracy
+    monkeypatch.setattr(
+        experiments.align, "representations", lambda z, *a, **k: seen.append(z) or represent(z, *a, **k)
+    )
+    monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a: measured.append(1) or accuracy(*a))
+    out = command("--pairs", 1, measures="cka")
+    drawn = tuple(runs.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
+    assert [z.seeds for z in seen] == [tuple(sorted(drawn))] and len(seen[0].members.params[0]["conv"]["kernel"]) == 2
+    command("--pairs", 1, measures="cka")
+    assert len(seen) == len(measured) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -159,6 +195,21 @@ def test_heat_maps_show_means(tmp_path):
         np.testing.assert_allclose(axes.collections[0].get_array().ravel(), mean)
     assert heatmaps(table(same=("cka",), measures=("cka",)), tmp_path / "none") is None
     assert not (tmp_path / "none.png").exists()
+
+
+def test_distances_are_called_so(tmp_path):
+    for measure in MEASURES.values():
+        assert is_distance(measure.name) == (measure.kind == "distance")
+    rows = table(measures=("cka", "procrustes_distance"))
+    rows.loc[rows.measure == "procrustes_distance", "value"] *= 0.3
+    one, two = heatmaps(rows, tmp_path / "h").axes
+    assert one.collections[0].get_clim() == (0, 1) and two.collections[0].get_clim()[1] < 0.3
+    for measures, label in (
+        (("cka",), "similarity"),
+        (("procrustes_distance",), "distance"),
+        (("cka", "procrustes_distance"), "similarity or distance"),
+    ):
+        assert by_layer(table(measures=measures), tmp_path / "b").axes[0].get_ylabel() == label
 
 
 def test_bars_show_means_and_deviations(tmp_path):

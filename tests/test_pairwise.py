@@ -196,6 +196,29 @@ def test_pairs_of_models():
     assert not pairwise(a, "cka", pairs=[]).computed.any()
 
 
+def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
+    a, b, prepared = zoo(6), zoo(4, seed=1), []
+    prepare = pair_blocks._prepared
+
+    def watched(factored, array, *others):
+        prepared.append(np.asarray(array))
+        return prepare(factored, array, *others)
+
+    monkeypatch.setattr(pair_blocks, "_prepared", watched)
+    for options, wanted in (
+        ({"pairs": [(4, 1)]}, [a["layer0"][[1, 4]]]),
+        ({"against": b, "pairs": [(5, 0), (5, 3)]}, [a["layer0"][[5]], b["layer0"][[0, 3]]]),
+        ({"pairs": []}, []),
+    ):
+        prepared.clear()
+        found = pairwise(a, "cka", **options)
+        assert len(prepared) == len(wanted) and all(map(np.array_equal, prepared, wanted))
+        assert found.values.shape == (1, 6, 1, 4 if "against" in options else 6)
+        for i, j in options["pairs"]:
+            expected = MEASURES["cka"].fn(a["layer0"][i], options.get("against", a)["layer0"][j])
+            np.testing.assert_allclose(found.select(model_a=i, model_b=j)[0, 0], expected, atol=SAME)
+
+
 def test_two_sets():
     a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
     for measure in ("cka", "pwcca", "soft_matching"):

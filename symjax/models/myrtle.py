@@ -49,9 +49,13 @@ class ConvSegment(nnx.Module):
         self.features, self.pool_before, self.activation = features_out, pool_before, spec.activation
 
     def __call__(self, x, mode):
+        return self.activate(self.before_activation(x, mode))
+
+    def before_activation(self, x, mode):
         x = self.conv(max_pool(x, self.pool_before))
-        if self.norm is not None:
-            x = self.norm(x, mode)
+        return x if self.norm is None else self.norm(x, mode)
+
+    def activate(self, x):
         return ACTIVATIONS[self.activation](x)
 
     def wire(self, wires, incoming):

@@ -104,6 +104,8 @@ class Network:
         # (graph, abstract parameters, abstract statistics) of every segment; segments share nothing
         self._segments = [nnx.split(segment, nnx.Param, nnx.BatchStat) for segment in abstract.segments]
         self.points: tuple[StitchPoint, ...] = abstract.points
+        # Of segments that end in one activation, it alone; it holds no parameters.
+        self._activations = [getattr(segment, "activate", None) for segment in abstract.segments]
 
     def __repr__(self):
         return f"Network({self.name}, points={[point.name for point in self.points]}, parameters={self.num_parameters})"
@@ -157,12 +159,15 @@ class Network:
         if start == 0:
             x = x.astype(self.dtype)
         for i in range(*slice(start, stop).indices(len(self._segments))):
-            graph, params, old = self._segments[i]
-            segment = nnx.merge(graph, _fill(params, member.params[i]), _fill(old, stats[i]))
+            segment = self._segment(i, member)
             random = key is not None and getattr(segment, "takes_key", False)
             x = segment(x, mode, jax.random.fold_in(key, i)) if random else segment(x, mode)
             stats[i] = nnx.to_pure_dict(nnx.state(segment, nnx.BatchStat))
         return x, tuple(stats)
+
+    def _segment(self, i: int, member: Member) -> nnx.Module:
+        graph, params, stats = self._segments[i]
+        return nnx.merge(graph, _fill(params, member.params[i]), _fill(stats, member.stats[i]))
 
     def logits(self, member: Member, x, *, mode: NormMode = "inference", key=None):
         """The whole chain: logits (n, classes) in float32, and the statistics."""
@@ -177,6 +182,23 @@ class Network:
         """From stitch point `point` to logits in float32, and the statistics."""
         logits, stats = self.run(member, travelling, start=point + 1, mode=mode, key=key)
         return logits.astype(jnp.float32), stats
+
+    def before_activation(self, member: Member, x, point: int):
+        """What enters the activation that ends at stitch point `point`, in inference mode; see `activate`."""
+        self.require_activation(point)
+        x, _ = self.run(member, x.astype(self.dtype), stop=point)
+        return self._segment(point, member).before_activation(x, "inference")
+
+    def activate(self, x, point: int):
+        """The activation that ends at `point`: of `before_activation` it makes what travels through the point."""
+        self.require_activation(point)
+        return self._activations[point](x)
+
+    def require_activation(self, point: int) -> None:
+        """An InputError where the segment does not end in one activation of all that travels on."""
+        if self._activations[point] is None:
+            name = self.points[point].name
+            raise InputError(f"model: {self.name} has no activation alone before {name}; take a plain chain, as mcnn_k")
 
     def features(self, member: Member, x, points: tuple[int, ...] | None = None) -> list:
         """What travels through each of `points` (all by default), in one pass in inference mode."""

@@ -6,6 +6,8 @@ from symjax.plots.dynamics import over_layers as over_layers
 from symjax.plots.dynamics import over_time as over_time
 from symjax.plots.freezing import freezing as freezing
 from symjax.plots.groups import groups as groups
+from symjax.plots.rotation import rotation_curves as rotation_curves
+from symjax.plots.rotation import rotations as rotations
 from symjax.plots.selection import choices as choices
 from symjax.plots.selection import sparsity as sparsity
 from symjax.plots.similarity import by_layer as by_layer

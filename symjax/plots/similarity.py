@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.style import PAPER, save
 
 # How a measure is called in a figure; others by their own name.
@@ -23,6 +24,11 @@ NAMES = {
     "permutation_procrustes": "permutation Procrustes",
     "soft_matching": "soft matching",
 }
+
+
+def is_distance(measure: str) -> bool:
+    """Whether a measure is small where layers are alike; what returns distances is called so."""
+    return measure.endswith("distance")
 
 
 def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
@@ -64,8 +70,9 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
                 mean,
                 ax=axes,
                 vmin=min(0.0, np.nanmin(mean.to_numpy())),
-                vmax=max(1.0, np.nanmax(mean.to_numpy())),
-                cmap="viridis",
+                # Similarities end at 1, distances where they end; what is alike is bright.
+                vmax=np.nanmax(mean.to_numpy()) if is_distance(measure) else max(1.0, np.nanmax(mean.to_numpy())),
+                cmap="viridis_r" if is_distance(measure) else "viridis",
                 annot=len(layers) <= 12,
                 fmt=".2f",
                 annot_kws={"fontsize": 8},
@@ -94,32 +101,17 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
       The figure that was written.
     """
     same = of_equal_layers(table)
-    measures, layers = list(same.measure.unique()), list(same.layer.unique())
-    grouped = same.groupby(["measure", "layer"]).value
-    mean, deviation = grouped.mean(), grouped.std().fillna(0)
+    measures = list(same.measure.unique())
+    colours = sns.color_palette("colorblind", len(measures))
+    styles = {measure: (NAMES.get(measure, measure), colour) for measure, colour in zip(measures, colours, strict=True)}
     pairs = same.pair.nunique()
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(max(5.5, 0.16 * len(layers) * (len(measures) + 2) + 1), 3.4), layout="constrained")
+        width = max(5.5, width_of_bars(same.layer.nunique(), len(measures)))
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
         axes = figure.subplots()
-        width, positions = 0.86 / len(measures), np.arange(len(layers))
-        for i, (measure, colour) in enumerate(
-            zip(measures, sns.color_palette("colorblind", len(measures)), strict=True)
-        ):
-            axes.bar(
-                positions + (i - (len(measures) - 1) / 2) * width,
-                [mean[measure, layer] for layer in layers],
-                width=0.92 * width,
-                yerr=[deviation[measure, layer] for layer in layers] if pairs > 1 else None,
-                label=NAMES.get(measure, measure),
-                color=colour,
-                error_kw={"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "ecolor": "#222222"},
-            )
-        axes.axhline(0, color="#222222", linewidth=0.8)
-        axes.set_xticks(positions, layers, rotation=60 if len(layers) > 8 else 0)
-        axes.tick_params(axis="x", length=0)
-        axes.set_xlim(-0.55, len(layers) - 0.45)
-        axes.set_ylabel("similarity")
-        axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        grouped_bars(axes, same, series="measure", value="value", styles=styles)
+        kinds = dict.fromkeys("distance" if is_distance(measure) else "similarity" for measure in measures)
+        axes.set_ylabel(" or ".join(kinds))
         axes.set_title(
             "The same layer of two networks that differ in their seed\n"
             f"({f'mean and standard deviation over {pairs} pairs' if pairs > 1 else 'one pair'})",

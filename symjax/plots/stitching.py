@@ -8,6 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from symjax.plots.bars import grouped_bars, width_of_bars
+from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, save
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
@@ -54,35 +56,14 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
-    layers, families = list(table.layer.unique()), list(table.family.unique())
     starred = table.groupby("layer").starred.first()
-    grouped = table.groupby(["family", "layer"]).penalty
-    mean, deviation = grouped.mean(), grouped.std().fillna(0)
-    styles = style_of(families)
+    names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
+    styles = style_of(list(table.family.unique()))
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(max(6.5, 0.16 * len(layers) * (len(families) + 2) + 1), 3.8), layout="constrained")
+        figure = Figure(figsize=(max(6.5, width_of_bars(len(names), len(styles))), 3.8), layout="constrained")
         axes = figure.subplots()
-        width = 0.86 / len(families)
-        positions = np.arange(len(layers))
-        for i, family in enumerate(families):
-            name, colour = styles[family]
-            axes.bar(
-                positions + (i - (len(families) - 1) / 2) * width,
-                [mean[family, layer] for layer in layers],
-                width=0.92 * width,
-                yerr=[deviation[family, layer] for layer in layers],
-                label=name,
-                color=colour,
-                error_kw={"elinewidth": 0.8, "capsize": 1.6, "capthick": 0.8, "ecolor": "#222222"},
-            )
-        axes.axhline(0, color="#222222", linewidth=0.8)
-        axes.set_xticks(positions, [layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in layers])
-        if len(layers) > 8:
-            axes.tick_params(axis="x", rotation=60)
-        axes.tick_params(axis="x", length=0)
-        axes.set_xlim(-0.55, len(layers) - 0.45)
+        grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
         axes.set_ylabel("stitching penalty (percentage points)")
-        axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
         pairs = table.pair.nunique()
         axes.set_title(
             f"Front of one network, stitch, tail of another: accuracy lost at each layer\n"
@@ -91,7 +72,7 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
             fontsize=9,
             loc="left",
         )
-        figure.legend(loc="outside lower center", ncols=min(4, len(families)), frameon=False, handlelength=1.1)
+        figure.legend(loc="outside lower center", ncols=min(4, len(styles)), frameon=False, handlelength=1.1)
         save(figure, path)
     return figure
 
@@ -103,32 +84,11 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
     """
     if table.empty:
         return None
-    layers, families = list(table.layer.unique()), list(table.family.unique())
-    styles = style_of(families)
-    columns = min(4, len(layers))
-    rows = -(-len(layers) // columns)
-    with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(2.4 * columns + 0.8, 2.1 * rows + 0.9), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(layers) :]:
-            axes.set_visible(False)
-        for axes, layer in zip(grid.flat, layers, strict=False):
-            axes.set_title(layer, fontsize=9)
-            axes.grid(True, color="#dddddd", linewidth=0.6)
-            for family in families:
-                chosen = table[(table.layer == layer) & (table.family == family)]
-                if chosen.empty:
-                    continue
-                # Of several step sizes the one that fits best in the end.
-                best = chosen[chosen.epoch == chosen.epoch.max()].groupby("learning_rate").accuracy.mean().idxmax()
-                by_epoch = chosen[chosen.learning_rate == best].groupby("epoch").accuracy
-                name, colour = styles[family]
-                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=name)
-                axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
-        for axes in grid[-1]:
-            axes.set_xlabel("epoch")
-        figure.supylabel("accuracy in training (%)", fontsize=9)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-        save(figure, path)
-    return figure
+    # Of several step sizes the one that fits best in the end.
+    last = table[table.epoch == table.epoch.max()]
+    fit = last.groupby(["layer", "family", "learning_rate"]).accuracy.mean()
+    best = fit.groupby(["layer", "family"]).idxmax()
+    chosen = pd.MultiIndex.from_frame(table[["layer", "family", "learning_rate"]]).isin(list(best))
+    styles = style_of(list(table.family.unique()))
+    title = "accuracy in training (%)"
+    return curve_panels(table[chosen], path, series="family", value="accuracy", styles=styles, title=title)

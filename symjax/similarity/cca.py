@@ -220,15 +220,21 @@ def check_rcond(rcond, *sides):
 
 
 def warn_of_few_examples(samples, x_width, y_width, stacklevel=3):
+    if message := few_examples(samples, x_width, y_width):
+        warnings.warn(message, FewExamplesWarning, stacklevel=stacklevel)
+
+
+def few_examples(samples, x_width, y_width):
+    """What is to be said of so few samples of so many neurons, or None."""
     # Two subspaces of a space of n - 1 dimensions share at least d_x + d_y - (n - 1); those correlations are 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
-    if trivial > 0:
-        message = (
-            f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
-            f"correlations are 1 whatever the data, unless ranks are lower; more than {x_width + y_width} samples are "
-            "wanted, or fewer directions, as of svcca"
-        )
-        warnings.warn(message, FewExamplesWarning, stacklevel=stacklevel)
+    if trivial <= 0:
+        return None
+    return (
+        f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
+        f"correlations are 1 whatever the data, unless ranks are lower; more than {x_width + y_width} samples are "
+        "wanted, or fewer directions, as of svcca"
+    )
 
 
 MEASURES = (

@@ -13,7 +13,7 @@ import numpy as np
 from symjax.birkhoff.checks import is_concrete
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
-from symjax.similarity.cca import warn_of_few_examples
+from symjax.similarity.cca import few_examples
 from symjax.similarity.inputs import FewExamplesWarning
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_blocks import Zoo
@@ -92,17 +92,19 @@ def pairwise(
 
     shape = (len(a.layers), len(a.models), len(b.layers), len(b.models))
     values, computed = np.full(shape, np.nan, dtype), np.zeros(shape, bool)
-    for lines, columns in comparisons:
-        left = Zoo(tuple(a.arrays[k] for k in lines), dtype)
-        right = left if b is a else Zoo(tuple(b.arrays[k] for k in columns), dtype)
-        mask = np.broadcast_to(wanted[None, :, None, :], (len(lines), shape[1], len(columns), shape[3]))
+    rows, others = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))  # nothing is made of other models
+    named = wanted[np.ix_(rows, others)][None, :, None, :]
+    for lines, columns in comparisons if len(rows) else ():
+        left = Zoo(tuple(_models(a.arrays[k], rows) for k in lines), dtype)
+        right = left if b is a else Zoo(tuple(_models(b.arrays[k], others) for k in columns), dtype)
+        mask = np.broadcast_to(named, (len(lines), len(rows), len(columns), len(others)))
         flat = mask.reshape(left.size, right.size)
         if measure.factor is None:
             found = _one_by_one(measure, left, right, flat, options)
         else:
             found, more = _factored(measure, left, right, flat, memory, devices, options)
             few.update({(lines[k], columns[m]): message for (k, m), message in more.items()})
-        here = np.ix_(lines, range(shape[1]), columns, range(shape[3]))
+        here = np.ix_(lines, rows, columns, others)
         values[here], computed[here] = found.reshape(mask.shape), mask
     _warn(measure, a, b, {pair: message for pair, message in few.items() if message})
     return Pairwise(measure.name, values, computed, a.layers, a.models, b.layers, b.models)
@@ -147,6 +149,11 @@ def _array(name, value):
     if value.ndim not in (3, 5) or value.size == 0:
         raise InputError(f"{name}: got shape {value.shape}, must be (models, n, d) or (models, n, h, w, c), not empty")
     return value
+
+
+def _models(array, chosen):
+    """The models of these numbers; no copy where they are all."""
+    return array if len(chosen) == len(array) else array[chosen]
 
 
 def _float_of(dtype):
@@ -238,15 +245,8 @@ def _factored(measure, a, b, wanted, memory, devices, options):
         return values, {}
     samples = a_blocks[0].part.data.shape[-1]
     return values, {
-        (k, m): _few(samples, int(p), int(q)) for k, p in enumerate(a_widths) for m, q in enumerate(b_widths)
+        (k, m): few_examples(samples, int(p), int(q)) for k, p in enumerate(a_widths) for m, q in enumerate(b_widths)
     }
-
-
-def _few(samples, p, q):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FewExamplesWarning)
-        warn_of_few_examples(samples, p, q)
-    return next((str(one.message) for one in caught), None)
 
 
 def _one_by_one(measure, a, b, wanted, options):

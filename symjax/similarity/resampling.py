@@ -14,6 +14,7 @@ from symjax.birkhoff.checks import is_concrete, real, require_finite
 from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.inputs import examples_agree
+from symjax.similarity.table import MEASURES
 
 BLOCK = 2**24  # numbers held at once, of the resampled data and of matrices of examples by examples
 ALTERNATIVES = ("greater", "less")
@@ -214,8 +215,6 @@ def _block(x, y, examples, batch_size):
 
 def _function(fn):
     """The function, and what is extreme for it."""
-    from symjax.similarity import MEASURES  # which is made of all modules beside this one
-
     if callable(fn):
         return fn, "greater"
     if fn not in MEASURES:

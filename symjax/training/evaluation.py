@@ -45,6 +45,11 @@ def accuracy(logits_of: Callable[[jax.Array], jax.Array], data: Batches) -> jax.
     return correct / jnp.sum(data.mask)
 
 
+def percent(shares, count: int) -> np.ndarray:
+    """Shares of `count` examples in percent, free of the rounding of float32: accuracies are compared for equality."""
+    return 100 * np.rint(np.asarray(shares, np.float64) * count) / count
+
+
 def pool_moments(stats_per_batch):
     """Statistics of equal batches, pooled exactly: mean of means; mean of variances plus variance of means.
 

@@ -82,7 +82,7 @@ class TrainData(NamedTuple):
     labels: jax.Array  # (n,), int32
     mean: jax.Array  # (channels,)
     std: jax.Array  # (channels,)
-    validation: Batches | None  # None where nothing is validated on the way, as for stitches
+    validation: Batches | None  # None where nothing is validated on the way
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -142,7 +142,9 @@ def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: j
 def train_epoch(
     network: Network, recipe: Recipe, state: TrainState, data: TrainData, frozen: int = 0
 ) -> tuple[TrainState, dict]:
-    """One pass over the training images in an order of the member's own, then validation.
+    """One pass over the training images in an order of the member's own, then validation, if there are images for it.
+
+    Of `network` it uses `logits` alone where nothing is frozen.
 
     The first `frozen` segments are not trained (static; see `train_step`).
 
@@ -169,10 +171,11 @@ def train_epoch(
 
     inputs = (jnp.arange(steps_per_epoch, dtype=jnp.int32), order)
     (member, opt_state), (losses, rights) = lax.scan(step, (state.member, state.opt_state), inputs)
-    validation = accuracy(
-        lambda images: network.logits(member, normalize(images, data.mean, data.std))[0], data.validation
-    )
-    metrics = {"loss": losses.mean(), "accuracy": rights.mean(), "validation_accuracy": validation}
+    metrics = {"loss": losses.mean(), "accuracy": rights.mean()}
+    if data.validation is not None:
+        metrics["validation_accuracy"] = accuracy(
+            lambda images: network.logits(member, normalize(images, data.mean, data.std))[0], data.validation
+        )
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
 
 

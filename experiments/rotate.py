@@ -1,0 +1,262 @@
+"""Puts a fixed random matrix before an activation, freezes all up to it, and retrains the rest: what is lost?
+
+With no argument: narrow Myrtle CNNs without batch norm on scikit-learn's digits, with ReLU and with sigmoid, and after
+each of their convolutions an element of ReLU's intertwiner group, an orthogonal matrix, and none. All matrices after
+one convolution train together. The networks are trained where they are missing. The same command again recomputes
+nothing; more models, layers, kinds, seeds or repeats extend what is there.
+"""
+
+import dataclasses
+import itertools
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from symjax import models, parallel, plots, runs, zoo
+from symjax.errors import InputError
+from symjax.rotation import Case, Plan, Retraining, parse_kinds
+from symjax.rotation.results import Results
+from symjax.summary import Summary
+from symjax.training import Recipe, percent
+from symjax.zoo import ZooConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """Settings that depend on the data set; a flag of the same name overrides each."""
+
+    epochs: int | None = None  # None: as every zoo of that data set has it
+    learning_rate: float | None = None
+    retrain_epochs: int = 50
+    retrain_learning_rate: float = 1e-3
+    repeats: int = 10
+
+
+# A sigmoid network without batch norm learns slowly: on digits both networks get the time and the step size it needs.
+DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10, retrain_learning_rate=1e-2, repeats=3)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    model: str = "mcnn_k,mcnn_k_sigmoid"
+    """Names of symjax.models.MODELS with commas between: plain chains of convolutions."""
+    seeds: str = "1"
+    """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
+    epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
+    """Passes over the training images for the baselines."""
+    learning_rate: Annotated[float | None, optional("FLOAT", "digits 0.01, otherwise 0.001")] = None
+    """Adam's for the baselines, at first; it is halved after each quarter of the run."""
+    layers: str = "all"
+    """Convolutions by their number from 1, as in 1,3, or all."""
+    kinds: str = "none,g_relu,orthogonal"
+    """Kinds of matrices: none (retraining alone), permutation, g_relu, orthogonal."""
+    repeats: Annotated[int | None, optional("INT", "digits 3, otherwise 10")] = None
+    """Matrices of each kind for each layer of each member."""
+    rotation_seed: int = 0
+    """Of the matrices and the retraining."""
+    retrain_epochs: Annotated[int | None, optional("INT", "digits 10, otherwise 50")] = None
+    """Passes over the training images for what is retrained."""
+    retrain_learning_rate: Annotated[float | None, optional("FLOAT", "digits 0.01, otherwise 0.001")] = None
+    """Adam's, at first; it is halved after each quarter of the retraining."""
+    start: Literal["continue", "fresh"] = "continue"
+    """Whether what is retrained starts from its trained weights or from new ones."""
+    augment: bool = False
+    """Retrain on images that are flipped and moved as the baseline's were. The frozen layers' features are then
+    computed once an epoch, for all matrices, instead of once."""
+    cache_gb: float = 2.0
+    """Gigabytes that features of frozen layers may take on each device. Where they do not fit, they are computed
+    anew, block by block, in each epoch, for all matrices at once."""
+    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
+    """The folder of the zoo, of one model; trained there where it is missing."""
+    out: Annotated[Path | None, optional("DIR", "runs/rotate/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+    def configs(self) -> dict[str, ZooConfig]:
+        """The zoo of each model."""
+        names = list(dict.fromkeys(name.strip() for name in self.model.split(",") if name.strip()))
+        if not names:
+            raise InputError(f"model: none given; known: {', '.join(models.MODELS)}")
+        configs = {name: self._of_model(name).zoo_config() for name in names}
+        widths = {name: config.width for name, config in configs.items()}
+        if len(set(widths.values())) > 1:
+            listed = ", ".join(f"{name} {width}" for name, width in widths.items())
+            raise InputError(f"width: the models' own differ ({listed}); give one width, or run them apart")
+        if self.zoo is not None and len(names) > 1:
+            raise InputError(f"zoo: one folder for {len(names)} models; leave it out, or run them apart")
+        return configs
+
+    def _of_model(self, model: str) -> "Settings":
+        """The settings of one model, with this experiment's own defaults for its zoo."""
+        defaults = DEFAULTS.get(self.dataset, Defaults())
+        epochs = defaults.epochs if self.epochs is None else self.epochs
+        rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
+        return dataclasses.replace(self, model=model, epochs=epochs, learning_rate=rate)
+
+    def retraining(self, recipe: Recipe) -> Recipe:
+        """How what follows a matrix is retrained."""
+        defaults = DEFAULTS.get(self.dataset, Defaults())
+        epochs, rate = self.retrain_epochs, self.retrain_learning_rate
+        chosen = {
+            "retrain_epochs": defaults.retrain_epochs if epochs is None else epochs,
+            "retrain_learning_rate": defaults.retrain_learning_rate if rate is None else rate,
+        }
+        for name, value in chosen.items():
+            if not 0 < value < float("inf"):
+                raise InputError(f"{name}: got {value}, wanted a positive number")
+        return dataclasses.replace(
+            recipe,
+            epochs=chosen["retrain_epochs"],
+            learning_rate=chosen["retrain_learning_rate"],
+            flip=recipe.flip and self.augment,
+            translate=recipe.translate if self.augment else 0,
+        )
+
+
+def main(settings: Settings) -> Summary:
+    # Everything that can be wrong with the flags is found before anything is trained.
+    configs, seeds = settings.configs(), settings.parse_seeds()
+    config = next(iter(configs.values()))
+    recipe = settings.retraining(config.recipe)
+    repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
+    if repeats < 1:
+        raise InputError(f"repeats: got {repeats}, wanted 1 or more")
+    cases = [Case(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
+    if not 0 <= settings.rotation_seed < 2**32:
+        raise InputError(f"rotation_seed: got {settings.rotation_seed}, wanted an integer from 0 to 2**32 - 1")
+    if not 0 < settings.cache_gb < float("inf"):
+        raise InputError(f"cache_gb: got {settings.cache_gb}, wanted a positive number")
+    dataset = config.load_dataset(test_size=settings.test_size)
+    plans = {name: make_plans(settings, one, recipe, dataset) for name, one in configs.items()}
+    layers = list(dict.fromkeys(layer for theirs in plans.values() for layer in theirs))
+
+    document = {"zoo": {key: value for key, value in config.to_json().items() if key != "model"}}
+    document |= {"retraining": dataclasses.asdict(recipe), "start": settings.start, "augment": settings.augment}
+    document |= {"cache_gb": settings.cache_gb, "rotation_seed": settings.rotation_seed}
+    document["test_size"] = settings.test_size
+    name = f"{Path(config.dataset).stem}-width{config.width}-{runs.fingerprint(document)}"
+    out = settings.out or Path("runs", "rotate", name)
+    if out.exists():
+        with runs.open_folder(out, "rotate", document):
+            pass
+    zoos = {name: zoo.train(one, dataset, seeds, settings.zoo or zoo_folder(one)) for name, one in configs.items()}
+    with runs.open_folder(out, "rotate", document) as folder:
+        results = Results(folder)
+        units = list(missing(results, plans, seeds, cases))
+        bar = tqdm(
+            desc="rotate",
+            unit="epoch",
+            total=len(units) * recipe.epochs,
+            mininterval=0.1 if sys.stderr.isatty() else 15,
+            dynamic_ncols=True,
+            disable=not units,
+        )
+        with bar:
+            for (name, layer), group in itertools.groupby(units, key=lambda unit: unit[:2]):
+                retrain(plans[name][layer], zoos[name], dataset, list(group), results, settings.rotation_seed, bar)
+        results.assemble()  # a run may have been stopped just before
+        wanted = (list(plans), layers, seeds, cases)
+        table = results.table(*wanted)
+        plots.rotations(table, folder / "penalties")
+        plots.rotation_curves(results.curves(*wanted), folder / "curves")
+        tables = {caption(table): summary(table)}
+        return Summary(folder, title(table, dataset.name), finding(table), tables, ("penalties", "curves"))
+
+
+def make_plans(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> dict[str, Plan]:
+    """What is retrained of a model, by layer: conv1, conv2, ...."""
+    execution = parallel.default_execution()
+    network = models.create(
+        config.model,
+        width=config.width,
+        channels=dataset.channels,
+        classes=dataset.num_classes,
+        method=execution.conv,
+        dtype=zoo.PRECISIONS[config.precision],
+    )
+    plan = Plan(network, 0, recipe, execution, settings.start, settings.augment, settings.cache_gb * 1e9)
+    points = parse_layers(settings.layers, len(network.points))
+    return {f"conv{point + 1}": dataclasses.replace(plan, point=point) for point in points}
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """Points from numbers of convolutions."""
+    if text == "all":
+        return list(range(count))
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and 1 <= int(part) <= count for part in parts):
+        raise InputError(f"layers: got {text!r}, wanted numbers from 1 to {count} with commas between, or all")
+    return sorted({int(part) - 1 for part in parts})
+
+
+def missing(results: Results, plans, seeds, cases):
+    """Model, layer, seed and the cases that have no results."""
+    for (name, theirs), seed in itertools.product(plans.items(), seeds):
+        for layer in theirs:
+            if lacking := results.missing(name, layer, seed, cases):
+                yield name, layer, seed, lacking
+
+
+def retrain(plan: Plan, trained: zoo.Zoo, dataset, units, results: Results, rotation_seed: int, bar: tqdm) -> None:
+    """One layer of one model: member after member, all matrices of each at once."""
+    bar.set_postfix_str(f"{units[0][0]} {units[0][1]}, compiling")
+    program = Retraining(plan, dataset)
+    baselines = percent(zoo.test_accuracy(trained, dataset), len(dataset.test))
+
+    def on_epoch(metrics):
+        shown = ", ".join(f"{key}={value:.3f}" for key, value in metrics.items())
+        bar.set_postfix_str(f"{units[0][0]} {units[0][1]}, {shown}", refresh=False)
+        bar.update()
+
+    for name, layer, seed, cases in units:
+        key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
+        found = program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch)
+        results.add(name, layer, seed, found, float(baselines[trained.seeds.index(seed)]))
+
+
+def title(table: pd.DataFrame, dataset: str) -> str:
+    """The models and how good they are."""
+    baselines = table.groupby(["model", "seed"], sort=False).baseline.first().groupby("model", sort=False).mean()
+    return f"Baselines on {dataset}: " + ", ".join(f"{model} {value:.2f} %" for model, value in baselines.items())
+
+
+def caption(table: pd.DataFrame) -> str:
+    """What the numbers of the table are."""
+    draws = table.groupby(["model", "layer", "kind"]).size().max()
+    return "rotation penalty in percentage points" + (f", mean ± deviation of {draws} matrices" if draws > 1 else "")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Models and kinds down, layers across: mean and standard deviation (n - 1) of the penalty."""
+    grouped = table.groupby(["model", "kind", "layer"], sort=False).penalty
+    text = grouped.mean().map("{:.1f}".format)
+    if (grouped.size() > 1).all():
+        text += " ± " + grouped.std().map("{:.1f}".format)
+    text = text.unstack("layer")[list(table.layer.unique())]
+    rows = list(table[["model", "kind"]].drop_duplicates().itertuples(index=False, name=None))
+    text = text.loc[rows]
+    text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in rows]
+    return text.rename_axis(index=None, columns=None)
+
+
+def finding(table: pd.DataFrame) -> str:
+    """What each kind costs each model: on average over layers, and at the first and the last of them."""
+    told = []
+    for model, rows in table.groupby("model", sort=False):
+        parts = []
+        for kind, theirs in rows.groupby("kind", sort=False):
+            points = theirs.groupby("layer", sort=False).penalty.mean()
+            ends = ", ".join(f"{points.iloc[i]:.1f} at {points.index[i]}" for i in (0, -1))
+            parts.append(f"{kind} {points.mean():.1f}" + (f" ({ends})" if len(points) > 1 else ""))
+        told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
+    if failed := int(table.loss.isna().sum()):
+        told.append(f"The loss of {failed} retrainings became NaN.")
+    return " ".join(told)
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

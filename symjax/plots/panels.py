@@ -1,0 +1,56 @@
+"""Learning curves: a panel per layer, a line per series."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from symjax.plots.style import PAPER, save
+
+
+def curve_panels(
+    table: pd.DataFrame, path: Path, *, series: str, value: str, styles: Mapping[str, tuple[str, Any]], title: str
+) -> Figure | None:
+    """Draws a panel per layer and in it a line per series over epochs: the mean of its rows, and their range.
+
+    Args:
+      table: columns layer, epoch, `series` and `value`, in the order in which layers and series are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+      series, value: names of columns.
+      styles: from each series to its label and colour.
+      title: of the values' axis.
+
+    Returns:
+      The figure that was written; None for an empty table.
+    """
+    if table.empty:
+        return None
+    layers, names = list(table.layer.unique()), list(table[series].unique())
+    columns = min(4, len(layers))
+    rows = -(-len(layers) // columns)
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(2.4 * columns + 0.8, 2.1 * rows + 0.9), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(layers) :]:
+            axes.set_visible(False)
+        for axes, layer in zip(grid.flat, layers, strict=False):
+            axes.set_title(layer, fontsize=9)
+            axes.grid(True, color="#dddddd", linewidth=0.6)
+            for name in names:
+                chosen = table[(table.layer == layer) & (table[series] == name)]
+                if chosen.empty:
+                    continue
+                by_epoch = chosen.groupby("epoch")[value]
+                label, colour = styles[name]
+                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=label)
+                axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
+        for axes in grid[-1]:
+            axes.set_xlabel("epoch")
+        figure.supylabel(title, fontsize=9)
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        save(figure, path)
+    return figure

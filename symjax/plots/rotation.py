@@ -1,0 +1,56 @@
+"""Rotation penalties as grouped bars, and the learning curves of what was retrained."""
+
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from symjax.plots.bars import grouped_bars, width_of_bars
+from symjax.plots.panels import curve_panels
+from symjax.plots.style import PAPER, save
+
+# How a kind of matrix is called in a figure, and its colour.
+KINDS = {
+    "none": ("none (retrained alone)", "#b8b8b8"),
+    "permutation": ("permutation", "#f6c667"),
+    "g_relu": ("$G_{\\mathrm{ReLU}}$", "#d7301f"),
+    "orthogonal": ("orthogonal", "#6a51a3"),
+}
+
+
+def rotations(table: pd.DataFrame, path: Path) -> Figure:
+    """Grouped bars, a panel per model: a group per layer, a bar per kind, the mean penalty and its deviation (n - 1).
+
+    Args:
+      table: rows as of results.csv, in the order in which models, layers and kinds are to stand.
+      path: without a suffix; `.png` and `.pdf` are written.
+
+    Returns:
+      The figure that was written.
+    """
+    models = list(table.model.unique())
+    width = max(4.2, width_of_bars(table.layer.nunique(), table.kind.nunique()))
+    with matplotlib.rc_context(PAPER):
+        figure = Figure(figsize=(max(5.5, width * len(models)), 3.8), layout="constrained")
+        grid = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for axes, model in zip(grid, models, strict=True):
+            rows = table[table.model == model]
+            grouped_bars(axes, rows, series="kind", value="penalty", styles=KINDS)
+            axes.set_title(f"{model} (baseline {rows.groupby('seed').baseline.first().mean():.1f} %)", fontsize=9)
+        grid[0].set_ylabel("rotation penalty (percentage points)")
+        draws = table.groupby(["model", "layer", "kind"]).size().max()
+        over = f"(mean and standard deviation of {draws} matrices)" if draws > 1 else "(one matrix)"
+        figure.suptitle(f"Accuracy lost to a fixed random matrix before an activation\n{over}", fontsize=9)
+        # Of the panel with the most kinds.
+        handles, labels = max((axes.get_legend_handles_labels() for axes in grid), key=lambda found: len(found[1]))
+        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, handlelength=1.1)
+        save(figure, path)
+    return figure
+
+
+def rotation_curves(table: pd.DataFrame, path: Path) -> Figure | None:
+    """Validation accuracy over epochs: a panel per model and layer, a line per kind, its mean and range."""
+    named = table.assign(layer=table.model + ", " + table.layer) if table.model.nunique() > 1 else table
+    title = "validation accuracy (%)"
+    return curve_panels(named, path, series="kind", value="val_accuracy", styles=KINDS, title=title)

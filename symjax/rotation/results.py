@@ -1,0 +1,96 @@
+"""A rotation run's folder: a table row per model, layer, member, kind and repeat, and learning curves.
+
+    results.csv   accuracies and penalties in percent
+    curves.csv    loss and accuracies (percent) per epoch
+    parts/        what both are assembled from, one pair of files per model, layer and member
+
+A part is written when its retraining is done, curves first: a row is there when all that belongs to it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from symjax import runs
+from symjax.rotation.retrain import Case, Found
+
+WHERE = ["model", "layer", "seed"]
+KEY = [*WHERE, "kind", "repeat"]
+COLUMNS = (*KEY, "accuracy", "baseline", "penalty", "val_accuracy", "loss")
+CURVES = (*KEY, "epoch", "loss", "accuracy", "val_accuracy")
+
+
+class Results:
+    """What a rotation folder holds."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        (self.folder / "parts").mkdir(exist_ok=True)
+
+    def missing(self, model: str, layer: str, seed: int, cases: Iterable[Case]) -> list[Case]:
+        """Those of the cases that have no row."""
+        rows = self._read(self._part(model, layer, seed, "rows"), COLUMNS)
+        there = set(rows[["kind", "repeat"]].itertuples(index=False, name=None))
+        return [case for case in cases if tuple(case) not in there]
+
+    def add(self, model: str, layer: str, seed: int, found: Sequence[Found], baseline: float) -> None:
+        """Adds what retraining gave; `baseline` is the member's own test accuracy in percent."""
+        rows, curves = [], []
+        for one in found:
+            key = {"model": model, "layer": layer, "seed": seed, **one.case._asdict()}
+            rows.append(
+                {
+                    **key,
+                    "accuracy": one.accuracy,
+                    "baseline": baseline,
+                    "penalty": baseline - one.accuracy,
+                    "val_accuracy": one.val_accuracy,
+                    "loss": one.history[-1]["loss"],
+                }
+            )
+            curves += [{**key, **epoch} for epoch in one.history]
+        self._merge(self._part(model, layer, seed, "curves"), pd.DataFrame(curves), CURVES, [*KEY, "epoch"])
+        self._merge(self._part(model, layer, seed, "rows"), pd.DataFrame(rows), COLUMNS, KEY)
+        self.assemble()
+
+    def assemble(self) -> None:
+        """Writes results.csv and curves.csv from the parts."""
+        for name, kind, columns in (("results", "rows", COLUMNS), ("curves", "curves", CURVES)):
+            runs.write_csv(self.folder / f"{name}.csv", self._all(kind, columns))
+
+    def table(self, models, layers, seeds, cases) -> pd.DataFrame:
+        """The rows of these models, layers, members and cases, in their order."""
+        return self._chosen(self._all("rows", COLUMNS), models, layers, seeds, cases)
+
+    def curves(self, models, layers, seeds, cases) -> pd.DataFrame:
+        """The learning curves of these, in their order."""
+        return self._chosen(self._all("curves", CURVES), models, layers, seeds, cases)
+
+    @staticmethod
+    def _chosen(rows, models, layers, seeds, cases) -> pd.DataFrame:
+        kinds = list(dict.fromkeys(case.kind for case in cases))
+        orders = {"model": list(models), "layer": list(layers), "kind": kinds, "seed": list(seeds)}
+        chosen = pd.MultiIndex.from_frame(rows[["kind", "repeat"]]).isin([tuple(case) for case in cases])
+        for column, order in orders.items():
+            chosen &= rows[column].isin(order)
+        by = lambda column: column.map(orders[column.name].index) if column.name in orders else column  # noqa: E731
+        return rows[chosen].sort_values([*orders, "repeat"], key=by, kind="stable").reset_index(drop=True)
+
+    def _part(self, model: str, layer: str, seed: int, kind: str) -> Path:
+        return self.folder / "parts" / f"{model}.{layer}.{seed}.{kind}.csv"
+
+    def _all(self, kind: str, columns) -> pd.DataFrame:
+        paths = sorted((self.folder / "parts").glob(f"*.{kind}.csv"))
+        frames = [self._read(path, columns) for path in paths]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+
+    @staticmethod
+    def _read(path: Path, columns) -> pd.DataFrame:
+        return runs.read_csv(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
+
+    def _merge(self, path: Path, frame: pd.DataFrame, columns, key: list[str]) -> None:
+        frame = frame[list(columns)]
+        if path.exists():
+            frame = pd.concat([runs.read_csv(path, columns), frame]).drop_duplicates(key, keep="last")
+        runs.write_csv(path, frame)

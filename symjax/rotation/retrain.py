@@ -1,0 +1,201 @@
+"""Retraining: all matrices at one point of one member at once, on features of the one frozen front."""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.data import Dataset, Split
+from symjax.errors import InputError
+from symjax.models import Member, Network
+from symjax.parallel import Execution, over_members, stack, take
+from symjax.rotation.features import Features, FrontProgram, count_blocks
+from symjax.rotation.matrices import sample_rotation
+from symjax.rotation.tail import RotatedTail, tail_of
+from symjax.training import Recipe, TrainState, accuracy, percent, train_epoch
+from symjax.training.loop import optimizer
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is retrained and how.
+
+    Attributes:
+      network, point: the rotation stands before the activation that ends at this stitch point.
+      recipe: of the retraining; `flip` and `translate` count where `augment` is set.
+      start: "continue" from the trained tail, or "fresh" from a random one.
+      augment: augment training images, the same for all cases; the front then runs anew every epoch.
+      budget: bytes of features on each device; see `Features`.
+      execution: how cases run.
+
+    Raises:
+      InputError: the model has no activation of its own at the point, an unknown start, a budget that is not positive.
+    """
+
+    network: Network
+    point: int
+    recipe: Recipe
+    execution: Execution
+    start: Literal["continue", "fresh"] = "continue"
+    augment: bool = False
+    budget: float = 2**31
+
+    def __post_init__(self):
+        self.network.require_activation(self.point)
+        if self.start not in ("continue", "fresh"):
+            raise InputError(f"start: {self.start!r} is unknown; choose continue or fresh")
+        if not 0 < self.budget < math.inf:
+            raise InputError(f"budget: got {self.budget}, wanted a positive number of bytes")
+
+
+class Case(NamedTuple):
+    """One matrix: its kind, and which draw of it. Kinds of one repeat see their training images in the same order."""
+
+    kind: str
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one case.
+
+    Attributes:
+      case: which.
+      accuracy, val_accuracy: on test and validation images at the end, in percent.
+      history: a dict per epoch: epoch (from 1), loss, accuracy and val_accuracy (percent).
+      matrix: (channels, channels).
+      tail: the retrained segments, as NumPy arrays.
+    """
+
+    case: Case
+    accuracy: float
+    val_accuracy: float
+    history: list[dict]
+    matrix: np.ndarray
+    tail: Member
+
+
+class Retraining:
+    """Compiled once, run for any number of members.
+
+    Args:
+      plan: what is to be retrained.
+      dataset: the images.
+      devices: that cases spread over; all local ones by default.
+
+    Raises:
+      InputError: there are no validation images, or fewer training images than a batch has.
+    """
+
+    def __init__(self, plan: Plan, dataset: Dataset, *, devices=None):
+        if not len(dataset.validation):
+            raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+        if plan.recipe.batch_size > len(dataset.train):
+            size, images = plan.recipe.batch_size, len(dataset.train)
+            raise InputError(f"batch_size: {size} is more than the {images} training images")
+        self.plan, self._dataset = plan, dataset
+        self._devices = jax.local_devices() if devices is None else list(devices)
+        self._front = FrontProgram(plan.network, plan.point, plan.recipe, plan.execution, self._devices)
+        self._blocks = blocks = count_blocks(self._front, dataset, plan.budget, plan.recipe.batch_size)
+        # To the loop a block is an epoch: so the step size goes over the whole run.
+        recipe = dataclasses.replace(plan.recipe, epochs=plan.recipe.epochs * blocks, flip=False, translate=0)
+        steps = len(dataset.train) // blocks // recipe.batch_size
+        lift = partial(over_members, execution=plan.execution, devices=self._devices)
+
+        def begin(case, _):
+            tail, seed = case
+            return TrainState(tail, optimizer(recipe, steps).init(tail.params), seed, jnp.int32(0))
+
+        def one_block(case, features):
+            state, matrix = case
+            return train_epoch(RotatedTail(plan.network, plan.point, matrix), recipe, state, features)
+
+        def evaluate(case, chunk):
+            tail, matrix = case
+            network = RotatedTail(plan.network, plan.point, matrix)
+            return accuracy(lambda features: network.logits(tail, features)[0], chunk)
+
+        self._begin = lift(begin, optimise=False)
+        self._block, self._evaluate = lift(one_block), lift(evaluate)
+
+    def run(
+        self,
+        member: Member,
+        cases: Sequence[Case],
+        *,
+        key: jax.Array,
+        on_epoch: Callable[[dict], None] = lambda metrics: None,
+    ) -> list[Found]:
+        """Retrains the tail of `member` behind each case's matrix; the member itself stays as it is.
+
+        Args:
+          member: a trained member of the plan's network.
+          cases: which matrices. What comes of one depends on the key and on itself alone, but for rounding.
+          key: of this member, for matrices, orders and random starts.
+          on_epoch: called after each epoch with the mean loss and accuracies of all cases.
+        """
+        plan, dataset = self.plan, self._dataset
+        keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
+        matrices = np.stack([self._matrix(keys["matrix"], case) for case in cases])
+        orders = np.stack([_seed(jax.random.fold_in(keys["order"], case.repeat)) for case in cases])
+        tails = stack([self._tail(member, keys["start"], case) for case in cases])
+        features = Features(self._front, member, dataset, self._blocks, augment=plan.augment, key=keys["front"])
+        state = self._begin((tails, orders), ())
+        histories: list[list[dict]] = [[] for _ in cases]
+        for epoch in range(plan.recipe.epochs):
+            of_blocks = []
+            for block in features.training(epoch):
+                state, metrics = self._block((state, matrices), block)
+                of_blocks.append(jax.device_get(metrics))
+            loss, right = (np.mean([metrics[name] for metrics in of_blocks], axis=0) for name in ("loss", "accuracy"))
+            validation = self._percent(state, matrices, features, dataset.validation)
+            for i, history in enumerate(histories):
+                row = {"epoch": epoch + 1, "loss": float(loss[i]), "accuracy": 100 * float(right[i])}
+                history.append({**row, "val_accuracy": float(validation[i])})
+            means = {"loss": loss, "accuracy": right, "validation": validation / 100}
+            on_epoch({name: float(np.mean(values)) for name, values in means.items()})
+        test = self._percent(state, matrices, features, dataset.test)
+        tails = jax.device_get(state.member)
+        return [
+            Found(case, float(test[i]), history[-1]["val_accuracy"], history, matrices[i], take(tails, i))
+            for i, (case, history) in enumerate(zip(cases, histories, strict=True))
+        ]
+
+    def _percent(self, state, matrices, features: Features, split: Split) -> np.ndarray:
+        """Accuracy of all cases on a split, over its examples."""
+        right = 0
+        for chunk in features.evaluation(split):
+            count = float(np.sum(chunk.mask))
+            right = right + np.rint(np.asarray(self._evaluate((state.member, matrices), chunk), np.float64) * count)
+        return percent(right / len(split), len(split))
+
+    def _matrix(self, key, case: Case) -> np.ndarray:
+        key = jax.random.fold_in(jax.random.fold_in(key, case.repeat), zlib.crc32(case.kind.encode()))
+        return np.asarray(_sample(key, case.kind, self.plan.network.points[self.plan.point].channels))
+
+    def _tail(self, member: Member, key, case: Case) -> Member:
+        if self.plan.start == "fresh":
+            member = _fresh(self.plan.network, jax.random.fold_in(key, case.repeat))
+        return tail_of(member, self.plan.point)
+
+
+_sample = jax.jit(sample_rotation, static_argnums=(1, 2))
+
+
+@partial(jax.jit, static_argnums=0)
+def _fresh(network: Network, key) -> Member:
+    return network.init(key)
+
+
+def _seed(key) -> jax.Array:
+    """A seed of training from a key."""
+    return jax.random.bits(key, (), jnp.uint32).astype(jnp.int32) & jnp.int32(2**31 - 1)

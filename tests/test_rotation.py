@@ -1,0 +1,450 @@
+"""Rotations: matrices, the tail behind them, features in bounded memory, and the command."""
+
+import dataclasses
+import zlib
+from functools import lru_cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import flags, scratch, settings, write_npz
+
+import experiments.rotate
+from experiments.settings import run_command
+from symjax import models, parallel, runs, zoo
+from symjax.errors import InputError
+from symjax.models import Member
+from symjax.models.myrtle import PlainSpec
+from symjax.plots import rotation_curves, rotations
+from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
+from symjax.rotation.features import Features, count_blocks
+from symjax.rotation.tail import tail_of
+from symjax.training import Recipe
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+TINY = PlainSpec(4, (1, 2), (2, 2), norm=False)
+BUILD = models.MODELS["mcnn"][0]
+models.MODELS.setdefault("rotate_tiny", (BUILD, 4, {"spec": TINY}))
+models.MODELS.setdefault("rotate_tiny_sigmoid", (BUILD, 4, {"spec": dataclasses.replace(TINY, activation="sigmoid")}))
+models.MODELS.setdefault("rotate_tiny_norm", (BUILD, 4, {"spec": dataclasses.replace(TINY, norm=True)}))
+CASES = [Case(kind, repeat) for kind in ("none", "g_relu", "orthogonal") for repeat in (0, 1)]
+STILL = 1e-30  # a learning rate at which nothing is learnt
+
+
+@lru_cache
+def trained(model="rotate_tiny"):
+    write_npz(scratch() / "stripes.npz")
+    chosen = settings(model=model)
+    config, dataset = chosen.zoo_config(), chosen.load_dataset()
+    folder = scratch() / model
+    return dataset, zoo.train(config, dataset, (0, 1), folder, devices=jax.devices()[:1], progress=False)
+
+
+def plan_of(trained_zoo, point=0, *, epochs=2, rate=0.01, **others):
+    recipe = Recipe(epochs=epochs, batch_size=12, learning_rate=rate, flip=False, translate=0)
+    return Plan(trained_zoo.network, point, recipe, parallel.default_execution(), **others)
+
+
+@lru_cache
+def program(model="rotate_tiny", point=0, epochs=4, rate=0.02, start="continue"):
+    """Compiled once for the tests that ask for the same."""
+    dataset, found = trained(model)
+    return Retraining(plan_of(found, point, epochs=epochs, rate=rate, start=start), dataset)
+
+
+def key(seed=0):
+    return jax.random.key(seed)
+
+
+# --- matrices ---
+
+
+@pytest.fixture(scope="module")
+def draws():
+    keys = jax.random.split(jax.random.key(3), 4000)
+    return {kind: np.asarray(jax.vmap(lambda k, kind=kind: sample_rotation(k, kind, 4))(keys)) for kind in KINDS}
+
+
+def test_orthogonal_matrices_have_the_haar_measure(draws):
+    found = draws["orthogonal"].astype(np.float64)
+    np.testing.assert_allclose(found @ found.swapaxes(1, 2), np.broadcast_to(np.eye(4), found.shape), atol=2e-6)
+    trace = np.trace(found, axis1=1, axis2=2)
+    # Diaconis, Shahshahani 1994: on O(d), E tr = 0, E tr^2 = 1, E tr(A^2) = 1, E tr^4 = 3. Standard errors are a few
+    # hundredths; QR without its signs has E tr = -2 here, and special orthogonal matrices have no negative determinant.
+    for value, wanted, within in (
+        (trace.mean(), 0, 0.06),
+        ((trace**2).mean(), 1, 0.1),
+        (np.trace(found @ found, axis1=1, axis2=2).mean(), 1, 0.1),
+        ((trace**4).mean(), 3, 0.6),
+        (np.linalg.det(found).mean(), 0, 0.06),
+    ):
+        assert abs(value - wanted) < within
+    np.testing.assert_allclose((found**2).mean(0), 0.25, atol=0.02)
+
+
+def test_g_relu_matrices_are_scaled_permutations(draws):
+    found = draws["g_relu"]
+    assert ((found > 0).sum(1) == 1).all() and ((found > 0).sum(2) == 1).all() and (found >= 0).all()
+    np.testing.assert_allclose((found > 0).mean(0), 0.25, atol=0.03)  # every permutation alike
+    logs = np.log(found[found > 0])  # exp(N(0, 1)) / exp(1/2)
+    assert abs(logs.mean() + 0.5) < 0.03 and abs(logs.std() - 1) < 0.03
+    assert abs(np.corrcoef(logs[::2], logs[1::2])[0, 1]) < 0.05
+    x = np.random.default_rng(0).normal(size=(4000, 4, 1)).astype(np.float32)
+    relu = lambda z: np.maximum(z, 0)  # noqa: E731
+    np.testing.assert_array_equal(relu(found @ x), found @ relu(x))
+    other = draws["orthogonal"]
+    assert np.abs(relu(other @ x) - other @ relu(x)).max(axis=1).mean() > 0.3
+
+
+def test_the_other_kinds_and_bad_ones(draws):
+    np.testing.assert_array_equal(draws["none"], np.broadcast_to(np.eye(4), (4000, 4, 4)))
+    assert set(np.unique(draws["permutation"])) == {0, 1}
+    assert (draws["permutation"].sum(1) == 1).all() and (draws["permutation"].sum(2) == 1).all()
+    for arguments, named in ((("rotation", 4), "kind: 'rotation'"), (("none", 0), "channels: got 0")):
+        with pytest.raises(InputError, match=named):
+            sample_rotation(key(), *arguments)
+
+
+# --- the tail ---
+
+
+def absorbed(member: Member, point: int, matrix) -> Member:
+    """The tail that takes features A x for x: W' = W A^-1 in the layer behind the point."""
+    params, stats = tail_of(jax.tree.map(np.asarray, member), point)
+    (name, layer), *_ = params[0].items()
+    kernel = np.einsum("...io,ij->...jo", layer["kernel"].astype(np.float64), np.linalg.inv(matrix.astype(np.float64)))
+    return Member(({name: {**layer, "kernel": kernel.astype(np.float32)}}, *params[1:]), stats)
+
+
+@pytest.mark.parametrize("point", [0, 1])
+@pytest.mark.parametrize(
+    ("model", "kind", "undone"),
+    [
+        ("rotate_tiny", "g_relu", True),
+        ("rotate_tiny", "orthogonal", False),
+        ("rotate_tiny_sigmoid", "permutation", True),
+        ("rotate_tiny_sigmoid", "g_relu", False),
+    ],
+)
+def test_a_tail_can_undo_what_commutes_with_the_activation(model, kind, undone, point):
+    dataset, found = trained(model)
+    member, images = found.member(1), np.float32((dataset.test.images - dataset.mean) / dataset.std)
+    matrix = np.asarray(sample_rotation(key(5), kind, found.network.points[point].channels))
+    features = found.network.before_activation(member, images, point)
+    logits, _ = RotatedTail(found.network, point, matrix).logits(absorbed(member, point, matrix), features)
+    wanted, _ = found.network.logits(member, images)
+    error = np.abs(np.asarray(logits) - np.asarray(wanted)).max() / np.abs(np.asarray(wanted)).max()
+    assert error < 1e-5 if undone else error > 0.01
+
+
+def test_features_before_an_activation():
+    dataset, found = trained("rotate_tiny_norm")
+    member, images = found.member(0), np.float32((dataset.test.images - dataset.mean) / dataset.std)
+    for point in (0, 1):
+        before = found.network.before_activation(member, images, point)
+        assert (np.asarray(before) < 0).any()
+        np.testing.assert_array_equal(found.network.activate(before, point), found.network.front(member, images, point))
+    with pytest.raises(InputError, match="resnet20 .* has no activation alone before stem"):
+        plan_of(dataclasses.replace(found, network=models.create("resnet20", width=4)))
+
+
+# --- retraining ---
+
+
+def accuracy_of(found, dataset, member, one, point) -> float:
+    """Percent, over the network's public parts, in one batch."""
+    images = np.float32((dataset.test.images - dataset.mean) / dataset.std)
+    rotated = np.asarray(found.network.before_activation(member, images, point)) @ one.matrix.T
+    travelling = found.network.activate(jnp.asarray(rotated), point)
+    front = jax.tree.map(np.asarray, Member(*(kind[: point + 1] for kind in member)))
+    whole = Member(*(a + b for a, b in zip(front, one.tail, strict=True)))
+    logits, _ = found.network.tail(whole, travelling, point)
+    return 100 * float(np.mean(np.argmax(np.asarray(logits), -1) == dataset.test.labels))
+
+
+@pytest.mark.parametrize("model", ["rotate_tiny", "rotate_tiny_norm"])
+def test_the_front_is_frozen_and_the_rest_learns(model):
+    dataset, found = trained(model)
+    member = found.member(0)
+    before = jax.tree.map(np.copy, member)
+    results = program(model).run(member, CASES, key=key())
+    jax.tree.map(np.testing.assert_array_equal, member, before)
+    for one, case in zip(results, CASES, strict=True):
+        assert one.case == case and len(one.tail.params) == len(member.params) - 1
+        assert one.accuracy == pytest.approx(accuracy_of(found, dataset, member, one, 0), abs=1e-9)
+        moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), one.tail, tail_of(member, 0))
+        assert min(jax.tree.leaves(moved)) > 0
+        assert [row["epoch"] for row in one.history] == [1, 2, 3, 4]
+        assert one.val_accuracy == one.history[-1]["val_accuracy"]
+        assert one.case.kind == "none" or one.history[-1]["loss"] < 0.8 * one.history[0]["loss"]
+    assert not np.allclose(results[2].matrix, results[3].matrix)
+    assert not np.allclose(results[4].matrix, results[5].matrix)
+
+
+def test_a_case_does_not_depend_on_what_it_trains_beside():
+    dataset, found = trained()
+    together = program().run(found.member(0), CASES, key=key())
+    one_device = Retraining(program().plan, dataset, devices=jax.devices()[:1])
+    (alone,) = one_device.run(found.member(0), CASES[4:5], key=key())
+    np.testing.assert_array_equal(alone.matrix, together[4].matrix)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), alone.tail, together[4].tail)
+    # Repeats see their images in orders of their own.
+    first, second = (one.tail.params[0]["conv"]["kernel"] for one in together[:2])
+    assert np.abs(first - second).max() > 1e-3
+    other = program().run(found.member(0), CASES, key=key(1))
+    assert not np.allclose(other[5].matrix, together[5].matrix)
+
+
+def test_without_learning_nothing_but_the_matrix_costs():
+    dataset, found = trained()
+    baseline = 100 * zoo.test_accuracy(found, dataset)
+    still = program(epochs=1, rate=STILL)
+    results = still.run(found.member(1), CASES, key=key())
+    penalties = {kind: [baseline[1] - r.accuracy for r in results if r.case.kind == kind] for kind in KINDS}
+    np.testing.assert_allclose(penalties["none"], 0, atol=1e-4)
+    assert np.mean(penalties["orthogonal"]) > 10
+    fresh = program(epochs=1, rate=STILL, start="fresh").run(found.member(1), CASES, key=key())
+    kernels = [one.tail.params[0]["conv"]["kernel"] for one in (*results[:2], *fresh[:2], fresh[4])]
+    np.testing.assert_array_equal(kernels[0], found.member(1).params[1]["conv"]["kernel"])
+    assert len({kernel.tobytes() for kernel in kernels}) == 3  # one for all that continue, one for each repeat
+
+
+def test_bad_plans_are_refused():
+    _, found = trained()
+    for options, named in (({"start": "again"}, "start: 'again'"), ({"budget": 0}, "budget: got 0")):
+        with pytest.raises(InputError, match=named):
+            plan_of(found, **options)
+
+
+# --- features ---
+
+
+def features_of(found, dataset, blocks, augment=False):
+    plan = dataclasses.replace(plan_of(found), recipe=Recipe(translate=1))
+    front = Retraining(plan, dataset)._front
+    calls = []
+    run = front._run
+    front._run = lambda *arguments: calls.append(1) or run(*arguments)
+    member = found.member(0)
+    return Features(front, member, dataset, blocks, augment=augment, key=key()), calls
+
+
+def test_features_that_fit_are_computed_once():
+    dataset, found = trained()
+    features, calls = features_of(found, dataset, 1)
+    wanted = found.network.before_activation(
+        found.member(0), np.float32((dataset.train.images - dataset.mean) / dataset.std), 0
+    )
+    for epoch in range(3):
+        (block,) = features.training(epoch)
+        np.testing.assert_allclose(block.images, wanted, atol=1e-5)
+        np.testing.assert_array_equal(block.labels, dataset.train.labels)
+        assert sum(float(batch.mask.sum()) for batch in features.evaluation(dataset.validation)) == 18
+    assert len(calls) == 2  # training and validation images
+
+
+def test_features_that_do_not_fit_come_in_blocks():
+    dataset, found = trained()
+    features, calls = features_of(found, dataset, 3)
+    whole, _ = features_of(found, dataset, 1)
+    (everything,) = whole.training(0)
+    rows = {row.tobytes(): i for i, row in enumerate(np.asarray(everything.images).round(4) + 0.0)}
+    orders = []
+    for epoch in range(2):
+        blocks = list(features.training(epoch))
+        assert [len(block.labels) for block in blocks] == [24, 24, 24]
+        order = [rows[row.tobytes()] for block in blocks for row in np.asarray(block.images).round(4) + 0.0]
+        assert sorted(order) == list(range(72))
+        np.testing.assert_array_equal(np.concatenate([b.labels for b in blocks]), dataset.train.labels[order])
+        orders.append(order)
+    assert orders[0] != orders[1] and len(calls) == 6
+
+
+def test_augmented_features_change_from_epoch_to_epoch():
+    dataset, found = trained()
+    features, _ = features_of(found, dataset, 1, augment=True)
+    (first,), (second,), (again,) = (features.training(epoch) for epoch in (0, 1, 0))
+    assert np.abs(np.sort(np.ravel(first.images)) - np.sort(np.ravel(second.images))).max() > 1e-3
+    np.testing.assert_array_equal(first.images, again.images)
+    assert sorted(np.asarray(first.labels)) == sorted(dataset.train.labels)
+
+
+def test_blocks_fit_the_budget():
+    dataset, found = trained()
+    front = program()._front
+    assert front.bytes_per_image(dataset) == 8 * 8 * 4 * 4
+    for images, blocks in ((90, 1), (89, 1), (72, 1), (36, 2), (30, 3), (1, 6)):
+        # 72 training images and 18 for validation; a block holds a batch of 12 at least
+        assert count_blocks(front, dataset, 1024 * images, 12) == blocks, images
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_blocks_train_as_one_does(augment):
+    dataset, found = trained()
+    plan = plan_of(found, epochs=4, rate=0.02, budget=1024 * 24, augment=augment)
+    blocks, told = Retraining(plan, dataset), []
+    assert blocks._blocks == 3
+    (one,) = blocks.run(found.member(0), [Case("orthogonal", 0)], key=key(), on_epoch=told.append)
+    assert len(one.history) == len(told) == 4 and one.history[-1]["loss"] < one.history[0]["loss"]
+    assert one.accuracy == pytest.approx(accuracy_of(found, dataset, found.member(0), one, 0), abs=1e-9)
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def quiet_folder(tmp_path, monkeypatch):
+    write_npz(scratch() / "stripes.npz")
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*others, out="run", model="rotate_tiny", kinds="none,g_relu,orthogonal"):
+    trained(model)
+    argv = flags(scratch())
+    argv[argv.index("--model") + 1], argv[argv.index("--seeds") + 1] = model, "0,"
+    argv[argv.index("--zoo") + 1] = str(scratch() / model)
+    argv += ["--out", out, "--kinds", kinds, "--retrain-epochs", 1, "--retrain-learning-rate", 0.01]
+    argv += ["--repeats", 2, *others]
+    run_command(experiments.rotate.main, experiments.rotate.Settings, [str(word) for word in argv])
+    return Path(out)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What would be retrained: (point, kind, repeat) each time; the results are a function of these alone."""
+    found = []
+
+    def counted(self, member, cases, *, key, on_epoch):
+        found.extend((self.plan.point, *case) for case in cases)
+        on_epoch({"loss": 1.0})
+        values = [float(zlib.crc32(f"{self.plan.point}{case}".encode()) % 100) for case in cases]
+        history = [{"epoch": 1, "loss": 1.0, "accuracy": 9.0, "val_accuracy": value} for value in values]
+        every = zip(cases, values, history, strict=True)
+        return [Found(case, value, value, [row], np.eye(4), None) for case, value, row in every]
+
+    monkeypatch.setattr(Retraining, "run", counted)
+    return found
+
+
+def test_the_command(quiet_folder, capsys, monkeypatch):
+    out = command("--layers", "2")
+    rows = runs.read_csv(out / "results.csv")
+    dataset, found = trained()
+    baseline = 100 * zoo.test_accuracy(found, dataset)[0]
+    assert len(rows) == 6 and set(rows.layer) == {"conv2"} and not rows.duplicated(["kind", "repeat"]).any()
+    np.testing.assert_allclose(rows.baseline, baseline, rtol=1e-6)
+    np.testing.assert_allclose(rows.penalty, rows.baseline - rows.accuracy, rtol=1e-12)
+    # Of the library's own, at the same key.
+    plan = plan_of(found, 1, epochs=1)
+    plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, weight_decay=1e-4))
+    member_key = jax.random.fold_in(key(0), 0)
+    results = Retraining(plan, dataset).run(found.member(0), CASES, key=member_key)
+    for one in results:
+        row = rows[(rows.kind == one.case.kind) & (rows["repeat"] == one.case.repeat)].iloc[0]
+        assert row.accuracy == one.accuracy and row.val_accuracy == one.val_accuracy
+    printed = capsys.readouterr().out
+    for kind, penalties in rows.groupby("kind").penalty:
+        assert f"{penalties.mean():.1f} ± {penalties.std():.1f}" in printed
+        assert f"{kind} {penalties.mean():.1f}" in printed
+    for name in ("penalties", "curves"):
+        assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
+    before = (out / "results.csv").read_bytes()
+    monkeypatch.setattr(Retraining, "run", lambda *_, **__: pytest.fail("retrained"))
+    command("--layers", "2")
+    assert (out / "results.csv").read_bytes() == before and capsys.readouterr().out == printed
+
+
+def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
+    out = command("--layers", "2")
+    rows = runs.read_csv(out / "results.csv")
+    assert len(rows) == len(asked) == 6
+    asked.clear()
+    command("--layers", "all", "--repeats", 3, kinds="orthogonal,permutation")
+    wanted = {(0, kind, i) for kind in ("orthogonal", "permutation") for i in range(3)}
+    wanted |= {(1, "permutation", i) for i in range(3)} | {(1, "orthogonal", 2)}
+    assert set(asked) == wanted and len(asked) == len(wanted)
+    more = runs.read_csv(out / "results.csv")
+    names = ["model", "layer", "seed", "kind", "repeat"]
+    kept = rows.merge(more, on=names)
+    assert len(kept) == 6 and (kept.accuracy_x == kept.accuracy_y).all()
+    assert not more.duplicated(names).any() and len(more) == 16
+    assert len(runs.read_csv(out / "curves.csv")) == 16
+
+
+def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
+    run = Retraining.run
+
+    def dies(self, *arguments, **options):
+        if self.plan.point == 1:
+            raise KeyboardInterrupt
+        return run(self, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(Retraining, "run", dies)
+        command()
+    assert end.value.code == 130 and {point for point, *_ in asked} == {0}
+    asked.clear()
+    command()
+    assert {point for point, *_ in asked} == {1}
+    assert len(runs.read_csv(Path("run/results.csv"))) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--kinds", "none,haar"], "kinds: 'haar' not known; choose from none, permutation, g_relu, orthogonal"),
+        (["--kinds", ","], "kinds: none given"),
+        (["--layers", "relu1"], "layers: got 'relu1', wanted numbers from 1 to 2"),
+        (["--layers", "3"], "layers: got '3'"),
+        (["--repeats", "0"], "repeats: got 0"),
+        (["--retrain-epochs", "0"], "retrain_epochs: got 0"),
+        (["--retrain-learning-rate", "nan"], "retrain_learning_rate: got nan"),
+        (["--rotation-seed", "-1"], "rotation_seed: got -1"),
+        (["--cache-gb", "0"], "cache_gb: got 0"),
+        (["--model", ","], "model: none given"),
+        (["--model", "mlp"], "model: 'mlp' is unknown"),
+        (["--model", "resnet20"], "resnet20 (width 16) has no activation alone before stem"),
+        (["--model", "mcnn_k,cwcnn_k"], "width: the models' own differ (mcnn_k 64, cwcnn_k 512)"),
+        (["--model", "mcnn_k,mcnn_k_sigmoid"], "zoo: one folder for 2 models"),
+    ],
+)
+def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch):
+    monkeypatch.setattr(zoo, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(SystemExit) as end:
+        run_command(
+            experiments.rotate.main,
+            experiments.rotate.Settings,
+            [*flags(scratch()), "--model", "rotate_tiny", "--out", "run", *words],
+        )
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and named in error and error.count("\n") == 1
+    assert not Path("run").exists()
+
+
+# --- figures ---
+
+
+def test_bars_show_means_and_deviations(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {"model": m, "layer": f"conv{i}", "kind": k, "seed": 0, "repeat": r, "baseline": 90.0}
+        | {"penalty": rng.uniform(-1, 9), "epoch": 1, "val_accuracy": 80.0}
+        for m in ("mcnn_k", "mcnn_k_sigmoid")
+        for i in (1, 2)
+        for k in ("none", "g_relu", "orthogonal")
+        for r in range(4)
+    )
+    figure = rotations(rows, tmp_path / "r")
+    for axes, (model, theirs) in zip(figure.axes, rows.groupby("model"), strict=True):
+        assert axes.get_title().startswith(f"{model} (baseline 90.0 %)")
+        heights = [bar.get_height() for container in axes.containers[1::2] for bar in container]
+        by_bar = theirs.groupby([theirs.kind.map(list(KINDS).index), "layer"]).penalty
+        np.testing.assert_allclose(heights, by_bar.mean())
+        spans = [np.ptp(line[:, 1]) for c in axes.containers[::2] for line in c.lines[2][0].get_segments()]
+        np.testing.assert_allclose(spans, 2 * by_bar.std(), rtol=1e-6)
+    assert len(rotation_curves(rows, tmp_path / "c").axes) == 4
+    assert (tmp_path / "r.png").exists() and (tmp_path / "c.pdf").exists()
