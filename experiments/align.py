@@ -17,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import models, parallel, plots, runs, zoo
+from symjax import parallel, plots, runs, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.representations import representations
@@ -55,13 +55,7 @@ def main(settings: Settings) -> Summary:
     if settings.examples < 2:
         raise InputError(f"examples: got {settings.examples}, wanted 2 or more")
     dataset = settings.load_dataset()
-    network = models.create(
-        config.model,
-        width=config.width,
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-        classes=dataset.num_classes,
-    )
+    network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
     document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
     document["test_size"] = settings.test_size

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.settings import ZooSettings
-from symjax import models, runs
+from symjax import runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member, Network
@@ -34,9 +34,7 @@ class FeatureSettings(ZooSettings):
         if self.examples < 4:
             raise InputError(f"examples: got {self.examples}, wanted 4 or more")
         config = self.zoo_config()
-        network = models.create(
-            config.model, width=config.width, channels=dataset.channels, classes=dataset.num_classes
-        )
+        network = config.network(dataset)
         return [network.points[point].name for point in network.parse_points(self.layers)]
 
     def chosen(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:

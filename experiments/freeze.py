@@ -19,7 +19,7 @@ from tqdm import tqdm
 from experiments.align import parse_measures
 from experiments.features import FeatureSettings, add_rows, read_rows
 from experiments.settings import optional, run_command, zoo_folder
-from symjax import freezing, models, plots, runs, zoo
+from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.similarity import pairwise
 from symjax.summary import Summary
@@ -158,10 +158,7 @@ def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
 
 def counted(trained, dataset):
     """The network with convolutions as such, whatever runs here, to count operations by."""
-    config = trained.config
-    return models.create(
-        config.model, width=config.width, channels=dataset.channels, classes=dataset.num_classes, method="native"
-    )
+    return trained.config.network(dataset, method="native")
 
 
 def cost(zoos, dataset) -> pd.DataFrame:

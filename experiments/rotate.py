@@ -170,14 +170,7 @@ def main(settings: Settings) -> Summary:
 def make_plans(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> dict[str, Plan]:
     """What is retrained of a model, by layer: conv1, conv2, ...."""
     execution = parallel.default_execution()
-    network = models.create(
-        config.model,
-        width=config.width,
-        channels=dataset.channels,
-        classes=dataset.num_classes,
-        method=execution.conv,
-        dtype=zoo.PRECISIONS[config.precision],
-    )
+    network = config.network(dataset)
     plan = Plan(network, 0, recipe, execution, settings.start, settings.augment, settings.cache_gb * 1e9)
     points = parse_layers(settings.layers, len(network.points))
     return {f"conv{point + 1}": dataclasses.replace(plan, point=point) for point in points}

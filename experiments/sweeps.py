@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.settings import ZooSettings, optional, zoo_folder
-from symjax import models, parallel, runs, zoo
+from symjax import parallel, runs, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -118,15 +118,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     pairs = draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed)
     dataset = settings.load_dataset()
     execution = parallel.default_execution()
-    network = models.create(
-        config.model,
-        width=config.width,
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-        classes=dataset.num_classes,
-        method=execution.conv,
-        dtype=zoo.PRECISIONS[config.precision],
-    )
+    network = config.network(dataset)
     plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
     whole = Sweep(plan, dataset, num_pairs=len(pairs))
 

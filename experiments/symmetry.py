@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import models, parallel, plots, runs, zoo
+from symjax import parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
 from symjax.stitching.acted import KINDS, check_points, stitch_to_acted
@@ -54,13 +54,7 @@ def main(settings: Settings) -> Summary:
         if not least <= (value := getattr(settings, name)) < 2**31:
             raise InputError(f"{name}: got {value}, wanted an integer from {least}")
     dataset = settings.load_dataset()
-    network = models.create(
-        config.model,
-        width=config.width,
-        image_size=dataset.image_size,
-        channels=dataset.channels,
-        classes=dataset.num_classes,
-    )
+    network = config.network(dataset)
     points = network.parse_points(settings.layers)
     check_points(network, points)
     document = {"zoo": config.to_json(), "test_size": settings.test_size}

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.errors import InputError
+from symjax.groups import GROUPS
 
 
 def identity(key, channels: int) -> jax.Array:
@@ -13,7 +14,7 @@ def identity(key, channels: int) -> jax.Array:
 
 def permutation(key, channels: int) -> jax.Array:
     """A uniformly random permutation matrix: in the intertwiner group of every elementwise activation."""
-    return jnp.eye(channels, dtype=jnp.float32)[jax.random.permutation(key, channels)]
+    return GROUPS["permutation"].sample(key, channels).astype(jnp.float32)
 
 
 def g_relu(key, channels: int) -> jax.Array:
@@ -21,9 +22,7 @@ def g_relu(key, channels: int) -> jax.Array:
 
     The scales have mean 1. relu(A x) = A relu(x), so the layers behind can undo A.
     """
-    order, scale = jax.random.split(key)
-    scales = jnp.exp(jax.random.normal(scale, (channels,), jnp.float32) - 0.5)
-    return permutation(order, channels) * scales
+    return GROUPS["positive_monomial"].sample(key, channels).astype(jnp.float32)
 
 
 def orthogonal(key, channels: int) -> jax.Array:

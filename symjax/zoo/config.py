@@ -12,7 +12,7 @@ from symjax import data, models, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
-from symjax.parallel import Execution
+from symjax.parallel import default_execution
 from symjax.training import Recipe
 from symjax.training.loop import LATER as RECIPE_LATER
 
@@ -91,6 +91,22 @@ class ZooConfig:
             seed=self.split_seed,
         )
 
+    def network(self, dataset: Dataset, *, method: str | None = None) -> Network:
+        """What members are on the images of `dataset`; convolutions by `method`, as suits this backend by default."""
+        return self.network_on(describe_shapes(dataset), method=method)
+
+    def network_on(self, shapes: Mapping[str, Any], *, method: str | None = None) -> Network:
+        """The same from what `describe_shapes` tells of a data set."""
+        return models.create(
+            self.model,
+            width=self.width,
+            image_size=shapes["image_size"],
+            channels=shapes["channels"],
+            classes=shapes["classes"],
+            method=method or default_execution().conv,
+            dtype=PRECISIONS[self.precision],
+        )
+
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
         """The labels of the training images that the member of `seed` learns: (n,), int32."""
         true = np.asarray(dataset.train.labels, np.int32)
@@ -123,16 +139,9 @@ def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
     return tuple(int(seed) for seed in seeds)
 
 
-def network_of(document: Mapping[str, Any], execution: Execution) -> Network:
-    return models.create(
-        document["model"],
-        width=document["width"],
-        image_size=document["data"]["image_size"],
-        channels=document["data"]["channels"],
-        classes=document["data"]["classes"],
-        method=execution.conv,
-        dtype=PRECISIONS[document["precision"]],
-    )
+def describe_shapes(dataset: Dataset) -> dict[str, int]:
+    """What a network's shapes depend on in a data set."""
+    return {"image_size": dataset.image_size, "channels": dataset.channels, "classes": dataset.num_classes}
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -145,9 +154,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         digest.update(np.ascontiguousarray(array).data)
     return {
         "name": dataset.name,
-        "image_size": dataset.image_size,
-        "channels": dataset.channels,
-        "classes": dataset.num_classes,
+        **describe_shapes(dataset),
         "train_images": len(dataset.train),
         "validation_images": len(dataset.validation),
         "digest": digest.hexdigest(),

@@ -18,7 +18,7 @@ from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
 from symjax.training import accuracy, pad_batches
-from symjax.zoo.config import ZooConfig, check_seeds, listed, network_of
+from symjax.zoo.config import ZooConfig, check_seeds, listed
 from symjax.zoo.stored import StoredMember, abstract_state, stored_members
 
 EVALUATION_BATCH = 128
@@ -117,7 +117,7 @@ class _Opened:
         document = runs.read_config(self.folder, "zoo")
         try:
             self.config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
-            self.network = network_of(document, execution or parallel.default_execution())
+            self.network = self.config.network_on(document["data"], method=execution and execution.conv)
             self.like = abstract_state(self.config, self.network, document["data"]["train_images"])
         except (InputError, KeyError, TypeError, AttributeError) as error:
             path = self.folder / runs.CONFIG

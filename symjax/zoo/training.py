@@ -15,7 +15,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
-from symjax.zoo.config import ZooConfig, check_seeds, describe, listed, network_of
+from symjax.zoo.config import ZooConfig, check_seeds, describe, listed
 from symjax.zoo.jobs import plan, train_jobs
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import Zoo, devices_or_all, load
@@ -98,7 +98,7 @@ def train_together(
     groups = [group._replace(seeds=check_seeds(group.seeds), folder=pathlib.Path(group.folder)) for group in groups]
     keep, config = _checked(groups, dataset, keep)
     execution = execution or parallel.default_execution()
-    network = network_of({**config.to_json(), "data": describe(dataset)}, execution)
+    network = config.network(dataset, method=execution.conv)
     _check_image_size(network, dataset)
     if len(config.freeze) > len(network.points):
         raise InputError(
