@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
 
@@ -72,8 +72,7 @@ def over_time(
             axes.set_xlabel("epoch")
         figure.supylabel(label, fontsize=9)
         figure.suptitle(title, fontsize=9)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+        legend_below(figure)
         save(figure, path)
     return figure
 
@@ -108,8 +107,7 @@ def over_layers(table: pd.DataFrame, path: Path, chance: dict | None = None, mom
             axes.set_title(f"epoch {epoch}", fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
         grid[0, 0].set_ylabel("correlation with the class")
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
+        legend_below(figure)
         save(figure, path)
     return figure
 

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 
 def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
@@ -38,6 +38,6 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
         right.set(xlabel="epoch", ylabel="operations of a step (% of normal)", ylim=(0, 105))
         for axes in (left, right):
             axes.grid(True, color="#dddddd", linewidth=0.6)
-        figure.legend(loc="outside lower center", ncols=len(schedules), frameon=False)
+        legend_below(figure)
         save(figure, path)
     return figure

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 COLOURS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6b"}
 MARKERS = {"generalizing": "o", "memorizing": "s", "across": "^"}
@@ -55,8 +55,7 @@ def groups(means: pd.DataFrame, path: Path) -> Figure:
             axes.set_ylim(bottom=0)
             axes.set_ylabel(f"{NAMES.get(measure, measure)} distance")
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure)
         figure.suptitle("Equal layers of two networks of a group, and of one of each (mean, 95 % interval)", fontsize=9)
         save(figure, path)
     return figure

@@ -8,7 +8,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 
 def curve_panels(
@@ -50,7 +50,6 @@ def curve_panels(
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
         figure.supylabel(title, fontsize=9)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+        legend_below(figure)
         save(figure, path)
     return figure

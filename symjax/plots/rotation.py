@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 # How a kind of matrix is called in a figure, and its colour.
 KINDS = {
@@ -42,9 +42,7 @@ def rotations(table: pd.DataFrame, path: Path) -> Figure:
         draws = table.groupby(["model", "layer", "kind"]).size().max()
         over = f"(mean and standard deviation of {draws} matrices)" if draws > 1 else "(one matrix)"
         figure.suptitle(f"Accuracy lost to a fixed random matrix before an activation\n{over}", fontsize=9)
-        # Of the panel with the most kinds.
-        handles, labels = max((axes.get_legend_handles_labels() for axes in grid), key=lambda found: len(found[1]))
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, handlelength=1.1)
+        legend_below(figure, handlelength=1.1)
         save(figure, path)
     return figure
 

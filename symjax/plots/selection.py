@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 
 def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure:
@@ -78,8 +78,7 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
             axes.axhline(0, color="#222222", linewidth=0.6, zorder=0)
             axes.grid(True, color="#dddddd", linewidth=0.6)
         figure.supylabel("stitching penalty (percentage points)", fontsize=9)
-        handles, labels = grid.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(families)), frameon=False)
+        legend_below(figure)
         save(figure, path)
     return figure
 

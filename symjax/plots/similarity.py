@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 # How a measure is called in a figure; others by their own name.
 NAMES = {
@@ -118,6 +118,6 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
             fontsize=9,
             loc="left",
         )
-        figure.legend(loc="outside lower center", ncols=min(3, len(measures)), frameon=False, handlelength=1.1)
+        legend_below(figure, handlelength=1.1)
         save(figure, path)
     return figure

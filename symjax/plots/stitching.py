@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
@@ -72,7 +72,7 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
             fontsize=9,
             loc="left",
         )
-        figure.legend(loc="outside lower center", ncols=min(4, len(styles)), frameon=False, handlelength=1.1)
+        legend_below(figure, handlelength=1.1)
         save(figure, path)
     return figure
 

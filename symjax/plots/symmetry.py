@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, save
+from symjax.plots.style import PAPER, legend_below, save
 
 
 def defects(table: pd.DataFrame, path: Path) -> Figure:
@@ -119,6 +119,6 @@ def undone(table: pd.DataFrame, path: Path) -> Figure:
         axes.set_title(
             "Front of a network, stitch, tail of the same network\nafter a random symmetry", fontsize=9, loc="left"
         )
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        legend_below(figure)
         save(figure, path)
     return figure
