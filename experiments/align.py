@@ -16,14 +16,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import parallel, plots, runs, zoo
-from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.representations import representations
 from symjax.similarity import MEASURES, Pairwise, pairwise
 from symjax.summary import Summary
-from symjax.training import percent
 
 COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
 EMPTY = pd.DataFrame(columns=list(COLUMNS))
@@ -59,12 +58,9 @@ def main(settings: Settings) -> Summary:
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
     document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
     document["test_size"] = settings.test_size
-    out = settings.out or Path("runs", "align", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
-    if out.exists():
-        with runs.open_folder(out, "align", document):
-            pass
+    out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out)
     trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
-    with runs.open_folder(out, "align", document) as folder:
+    with out.open() as folder:
         parts = read_parts(folder)
         missing = {measure: lacking(parts.get(measure, EMPTY), pairs) for measure in measures}
         images = dataset.test.images[: settings.examples]
@@ -109,18 +105,6 @@ def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
     members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
     metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
-
-
-def clean_accuracy(folder: Path, trained: zoo.Zoo, dataset: Dataset) -> np.ndarray:
-    """Of each member, in percent: what accuracy.csv has, or else computed and kept there."""
-    path = folder / "accuracy.csv"
-    kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
-    if not set(trained.seeds) <= set(kept.seed):
-        found = percent(zoo.test_accuracy(trained, dataset), len(dataset.test))
-        new = pd.DataFrame({"seed": trained.seeds, "accuracy": found})
-        kept = pd.concat([kept[~kept.seed.isin(trained.seeds)], new]) if len(kept) else new
-        runs.write_csv(path, kept.sort_values("seed"))
-    return kept.set_index("seed").accuracy.loc[list(trained.seeds)].to_numpy()
 
 
 def parse_measures(text: str) -> list[str]:

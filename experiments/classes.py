@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.dynamics import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
+from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
-from symjax import dynamics, plots, runs, zoo
+from symjax import dynamics, plots, runs
 from symjax.summary import Summary
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
@@ -33,14 +34,11 @@ def main(settings: Settings) -> Summary:
     epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
     layers = settings.parse_layers(dataset)
     document = document_of(settings, layers)
-    out = settings.out or Path("runs", "classes", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
-    if out.exists():
-        with runs.open_folder(out, "classes", document):
-            pass
+    out = run_folder("classes", zoo_folder(config).name, document, dataset, settings.out)
     trained, zoo_path = settings.train(dataset, epochs)
     images, labels = settings.chosen(dataset)
     names = list(dataset.class_names)
-    with runs.open_folder(out, "classes", document) as folder:
+    with out.open() as folder:
 
         def compute(found, _, moments):
             return dynamics.class_correlations(
@@ -66,7 +64,7 @@ def main(settings: Settings) -> Summary:
         plots.over_layers(table, folder / "layers", chance if settings.maps == "pool" else None)
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
         runs.write_csv(folder / "convergence.csv", ends)
-        accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
+        accuracy = clean_accuracy(folder, trained, dataset).mean()
         last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
         if settings.maps == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]

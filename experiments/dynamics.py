@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from experiments.align import parse_measures
 from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import dynamics, plots, runs, zoo
 from symjax.errors import InputError
@@ -73,12 +74,9 @@ def main(settings: Settings) -> Summary:
     epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
     layers = settings.parse_layers(dataset)
     document = document_of(settings, layers)
-    out = settings.out or Path("runs", "dynamics", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
-    if out.exists():
-        with runs.open_folder(out, "dynamics", document):
-            pass
+    out = run_folder("dynamics", zoo_folder(config).name, document, dataset, settings.out)
     trained, zoo_path = settings.train(dataset, epochs)
-    with runs.open_folder(out, "dynamics", document) as folder:
+    with out.open() as folder:
         path = folder / "results.csv"
 
         def compute(found, measure, moments):
@@ -103,7 +101,7 @@ def main(settings: Settings) -> Summary:
         )
         ends = convergence(same, "measure", "layer")
         runs.write_csv(folder / "convergence.csv", ends)
-        accuracy = 100 * zoo.test_accuracy(trained, dataset).mean()
+        accuracy = clean_accuracy(folder, trained, dataset).mean()
         caption = f"each layer with itself at the end, by epoch, mean ± deviation over {len(trained)} networks"
         tables = {
             f"{measure}: {caption}": spelled(rows, "layer", "epoch")

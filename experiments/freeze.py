@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from experiments.align import parse_measures
 from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
@@ -74,14 +75,11 @@ def main(settings: Settings) -> Summary:
     document["similarity"] = {
         name: getattr(settings, name) for name in ("measure", "threshold", "images", "examples", "maps")
     }
-    out = settings.out or Path("runs", "freeze", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
-    if out.exists():
-        with runs.open_folder(out, "freeze", document):
-            pass
+    out = run_folder("freeze", zoo_folder(config).name, document, dataset, settings.out)
     normal = settings.zoo or zoo_folder(config)
     keep = range(epochs + 1) if "similarity" in names else ()
     zoos = {"normal": zoo.train(config, dataset, seeds, normal, keep=keep)}
-    with runs.open_folder(out, "freeze", document) as folder:
+    with out.open() as folder:
         schedules = {"normal": ()} | {
             name: fixed[name] if name in fixed else saturated(folder, settings, zoos["normal"], normal, dataset, layers)
             for name in names

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from experiments.align import parse_measures
 from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
@@ -84,13 +85,9 @@ def main(settings: Settings) -> Summary:
         name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")
     }
     document["layers"] = layers
-    name = f"{zoo_folder(groups[1].config).name}-{runs.fingerprint(document)}"
-    out = settings.out or Path("runs", "memorize", name)
-    if out.exists():
-        with runs.open_folder(out, "memorize", document):
-            pass
+    out = run_folder("memorize", zoo_folder(groups[1].config).name, document, dataset, settings.out)
     zoos = zoo.train_together(groups, dataset)
-    with runs.open_folder(out, "memorize", document) as folder:
+    with out.open() as folder:
         accuracies = accuracy_table(folder / "accuracy.csv", zoos, dataset)
         table = compare(folder / "results.csv", settings, zoos, dataset, layers, measures)
         means = summarise(table)

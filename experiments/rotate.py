@@ -16,8 +16,9 @@ import jax
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import models, parallel, plots, runs, zoo
+from symjax import models, parallel, plots, zoo
 from symjax.errors import InputError
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.results import Results
@@ -138,13 +139,9 @@ def main(settings: Settings) -> Summary:
     document |= {"retraining": dataclasses.asdict(recipe), "start": settings.start, "augment": settings.augment}
     document |= {"cache_gb": settings.cache_gb, "rotation_seed": settings.rotation_seed}
     document["test_size"] = settings.test_size
-    name = f"{Path(config.dataset).stem}-width{config.width}-{runs.fingerprint(document)}"
-    out = settings.out or Path("runs", "rotate", name)
-    if out.exists():
-        with runs.open_folder(out, "rotate", document):
-            pass
+    out = run_folder("rotate", f"{Path(config.dataset).stem}-width{config.width}", document, dataset, settings.out)
     zoos = {name: zoo.train(one, dataset, seeds, settings.zoo or zoo_folder(one)) for name, one in configs.items()}
-    with runs.open_folder(out, "rotate", document) as folder:
+    with out.open() as folder:
         results = Results(folder)
         units = list(missing(results, plans, seeds, cases))
         bar = tqdm(

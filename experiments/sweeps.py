@@ -10,15 +10,15 @@ from typing import Annotated, Literal, NamedTuple
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import ZooSettings, optional, zoo_folder
-from symjax import parallel, runs, zoo
+from symjax import parallel, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.stitching import FitConfig, Plan, Sweep, draw_pairs
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results
-from symjax.training import percent
 
 # Passes over the training images that suit a data set; of others, what is published.
 STITCH_EPOCHS = {"digits": 6}
@@ -124,15 +124,12 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
 
     document = {"zoo": config.to_json(), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
     document["test_size"] = settings.test_size
-    out = settings.out or Path("runs", kind, f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
-    if out.exists():
-        with runs.open_folder(out, kind, document):
-            pass
+    out = run_folder(kind, zoo_folder(config).name, document, dataset, settings.out)
     members = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
-    with runs.open_folder(out, kind, document) as folder:
+    with out.open() as folder:
         results = Results(folder)
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
-        clean = dict(zip(seeds, percent(zoo.test_accuracy(members, dataset), len(dataset.test)), strict=True))
+        clean = dict(zip(seeds, clean_accuracy(folder, members, dataset), strict=True))
         for part, theirs in results.missing(pairs, plan).items():
             planned = part == plan and len(theirs) == len(pairs)
             part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))

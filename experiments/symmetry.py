@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import parallel, plots, runs, zoo
 from symjax.errors import InputError
@@ -59,12 +60,9 @@ def main(settings: Settings) -> Summary:
     check_points(network, points)
     document = {"zoo": config.to_json(), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
-    out = settings.out or Path("runs", "symmetry", f"{zoo_folder(config).name}-{runs.fingerprint(document)}")
-    if out.exists():
-        with runs.open_folder(out, "symmetry", document):
-            pass
+    out = run_folder("symmetry", zoo_folder(config).name, document, dataset, settings.out)
     trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
-    with runs.open_folder(out, "symmetry", document) as folder:
+    with out.open() as folder:
         key = jax.random.key(settings.element_seed)
         defects = kept(folder / "defects.csv", DEFECTS, lambda: measure(settings.channels, settings.draws, key))
         curves = kept(folder / "homogeneity.csv", ("activation", "scale", "xi"), homogeneity)

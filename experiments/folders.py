@@ -1,0 +1,65 @@
+"""The folder of a run: where it is, whose it is, and how good the networks are that it looks at."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from symjax import runs, zoo
+from symjax.data import Dataset
+from symjax.training import percent
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A folder that belongs to one configuration of one command."""
+
+    kind: str
+    path: Path
+    document: dict[str, Any]
+
+    def open(self) -> AbstractContextManager[Path]:
+        """Holds the folder, see `runs.open_folder`."""
+        return runs.open_folder(self.path, self.kind, self.document)
+
+
+def run_folder(kind: str, name: str, document: Mapping[str, Any], dataset: Dataset, out: Path | None) -> RunFolder:
+    """The folder `out`, or one under runs/ that is named by the settings; nothing is made yet.
+
+    Args:
+      kind: the command.
+      name: what the folder's name begins with.
+      document: all that the results depend on, but for keys of their rows. A digest of the test images is added:
+        the zoo's own covers training and validation alone.
+      dataset: the images.
+      out: what the user says.
+
+    Raises:
+      InputError: there is a folder already, of another configuration. So it is known before anything is trained.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (dataset.test.images, dataset.test.labels):
+        digest.update(np.ascontiguousarray(array).data)
+    document = {**document, "test_digest": digest.hexdigest()}
+    folder = RunFolder(kind, out or Path("runs", kind, f"{name}-{runs.fingerprint(document)}"), document)
+    if folder.path.exists():
+        with folder.open():
+            pass
+    return folder
+
+
+def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset) -> np.ndarray:
+    """Test accuracy of each member, in percent: what accuracy.csv has, or else computed and kept there."""
+    path = folder / "accuracy.csv"
+    kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
+    if not set(members.seeds) <= set(kept.seed):
+        found = percent(zoo.test_accuracy(members, dataset), len(dataset.test))
+        new = pd.DataFrame({"seed": members.seeds, "accuracy": found})
+        kept = pd.concat([kept[~kept.seed.isin(members.seeds)], new]) if len(kept) else new
+        runs.write_csv(path, kept.sort_values("seed"))
+    return kept.set_index("seed").accuracy.loc[list(members.seeds)].to_numpy()
