@@ -45,15 +45,16 @@ def main(settings: Settings) -> Summary:
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, found.folder / "penalties")
         plots.choices(chosen, values, found.folder / "choices")
-        mean = fixed.groupby("family", sort=False).penalty.mean()
+        mean = fixed.groupby("family", sort=False)[["penalty", "val_accuracy"]].mean()
+        one = mean.val_accuracy.idxmax()  # one value for all, chosen by validation likewise
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(
             found.folder,
             found.title,
             f"Chosen by validation, {settings.family} costs {chosen.penalty.mean():.1f} points on average over pairs "
-            f"and layers; the best value for all of them ({mean.idxmin()}) costs {mean.min():.1f}, the worst "
-            f"({mean.idxmax()}) {mean.max():.1f}.",
+            f"and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. Single "
+            f"values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}.",
             {
                 f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(together),
                 "how often each value was chosen": counts,

@@ -65,7 +65,7 @@ def finding(table: pd.DataFrame) -> str:
     cheap = lasso[lasso.penalty <= max(CHEAP, lasso.penalty.min())]
     shown = pd.concat([cheap.loc[[cheap.sparsity.idxmax()]], mean.drop(lasso.index)])
     told = [f"{row.Index} costs {row.penalty:.1f} points with {row.sparsity:.0%} zeros" for row in shown.itertuples()]
-    return f"On average over layers, {'; '.join(told)}."
+    return f"On average over layers, on the test images, {'; '.join(told)}."
 
 
 if __name__ == "__main__":

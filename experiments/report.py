@@ -28,7 +28,10 @@ class Settings:
 
 def main(settings: Settings) -> None:
     found = collect(settings.runs)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"out: {settings.out} cannot be a folder ({error.strerror})") from None
     sections = [section(run) for run in found]
     runs.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
     runs.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
@@ -57,7 +60,8 @@ def collect(folder: Path) -> list[Summary]:
 
 def section(run: Summary) -> pages.Section:
     """A run's part of the page."""
-    device = run.versions.get("device", "an unknown device")
+    device, jax = run.versions.get("device", "an unknown device"), run.versions.get("jax", "?")
+    time = f"{pages.duration(run.seconds)} in all its finished runs, on {device} with JAX {jax}"
     return pages.Section(
         title=f"{run.experiment}: {run.title}",
         text=run.finding,
@@ -65,8 +69,7 @@ def section(run: Summary) -> pages.Section:
         tables=run.tables,
         beside={f"published: {caption}": table for caption, table in PUBLISHED.get(run.experiment, {}).items()},
         command=run.command,
-        notes=f"{pages.duration(run.seconds)} in all its runs, on {device} with JAX {run.versions.get('jax', '?')}; "
-        f"results in {run.folder}",
+        notes=f"{time}; results in {run.folder}",
     )
 
 

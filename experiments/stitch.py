@@ -22,7 +22,8 @@ EVERY_FAMILY = (
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
     families: str = EVERY_FAMILY
-    """Stitch families: identity, matched, least_squares, full, orthogonal, lasso[:weight], birkhoff[:alpha],
+    """Stitch families: identity, matched, least_squares, full, orthogonal, lasso[:weight],
+    lasso_proximal[:weight], birkhoff[:alpha],
     birkhoff_published[:alpha], softsort[:tau], rank1, rank2, ..."""
 
 

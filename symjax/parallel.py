@@ -13,8 +13,11 @@ The defaults, and why:
 * gpu, tpu: `vmap`, convolutions as matrix products, which batch over members. Chosen by reasoning, not yet measured.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -121,6 +124,61 @@ def over_members(
         return compiled(jax.device_put(members, place), jax.device_put(shared, everywhere))
 
     return placed
+
+
+class Stopped(Exception):
+    """What `go_on` raises in a task of `at_once` that is to end."""
+
+
+def at_once(tasks: Sequence[Callable]) -> list:
+    """Runs tasks side by side, each in a thread of its own; their results, in order.
+
+    For programs on different devices that need not wait for each other. A thread has the settings of JAX that contexts
+    such as `jax.enable_x64` have made here. One task alone runs in this thread.
+
+    Args:
+      tasks: functions of `go_on`, which they call without arguments now and then: it raises `Stopped` where another
+        task has failed or the user has interrupted.
+
+    Raises:
+      The first task's error that there is, when all have ended.
+    """
+    if len(tasks) == 1:
+        return [tasks[0](lambda: None)]
+    stop, settings = threading.Event(), {name: getattr(jax.config, name) for name in _CONTEXTS}
+
+    def go_on():
+        if stop.is_set():
+            raise Stopped
+
+    def run(task):
+        with contextlib.ExitStack() as contexts:
+            for name, value in settings.items():
+                contexts.enter_context(_CONTEXTS[name](value))
+            return task(go_on)
+
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        try:
+            futures = [pool.submit(run, task) for task in tasks]
+            done, going = set(), futures
+            while going and not any(future.exception() for future in done):
+                # Wakes up now and then: an interruption that another thread has received is seen by this one alone.
+                done, going = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()
+    errors = [future.exception() for future in futures]
+    for error in sorted(filter(None, errors), key=lambda error: isinstance(error, Stopped)):
+        raise error
+    return [future.result() for future in futures]
+
+
+# A thread starts with JAX's global settings, not with those of the contexts around the thread that makes it.
+_CONTEXTS = {
+    "jax_enable_x64": jax.enable_x64,
+    "jax_default_matmul_precision": jax.default_matmul_precision,
+    "jax_debug_nans": jax.debug_nans,
+    "jax_numpy_dtype_promotion": jax.numpy_dtype_promotion,
+}
 
 
 def compiler_options(optimise: bool = True) -> dict | None:

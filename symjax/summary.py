@@ -28,7 +28,7 @@ class Summary:
       figures: names of figures in the folder, without suffix.
       experiment: the name of the command, such as stitch; with the next three filled in by whoever ran it.
       command: the command line.
-      seconds: how long all runs of the command in this folder took together.
+      seconds: how long the runs of the command in this folder took together that came to their end.
       versions: as `runs.versions` gives them.
     """
 

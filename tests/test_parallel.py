@@ -1,5 +1,10 @@
 """The member axis: the same results however members execute and spread over devices."""
 
+import signal
+import threading
+import time
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +102,65 @@ def test_unequal_leading_axes_are_an_error():
 def test_every_backend_has_a_default():
     assert parallel.default_execution() == parallel.default_execution("cpu")
     assert isinstance(parallel.default_execution("a backend of tomorrow"), Execution)
+
+
+# --- tasks side by side ---
+
+
+def wait_for_the_end(go_on, seconds=20):
+    """Goes on until it is told to end, or for so long that it never will be."""
+    for _ in range(100 * seconds):
+        time.sleep(0.01)
+        go_on()
+
+
+def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
+    meeting = threading.Barrier(2, timeout=20)
+
+    def task(name, go_on):
+        meeting.wait()  # nobody passes alone
+        go_on()
+        return name, jnp.ones(1).dtype, jax.config.jax_default_matmul_precision
+
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        found = parallel.at_once([partial(task, "a"), partial(task, "b")])
+    assert found == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
+    assert parallel.at_once([lambda go_on: (go_on(), threading.current_thread())])[0][1] is threading.current_thread()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_task_that_fails_ends_the_others(place):
+    ended = []
+
+    def other(go_on):
+        try:
+            wait_for_the_end(go_on)
+        except parallel.Stopped:
+            ended.append(True)
+            raise
+
+    def failing(go_on):
+        raise FloatingPointError("planted")
+
+    tasks = [other]
+    tasks.insert(place, failing)
+    with pytest.raises(FloatingPointError, match="planted"):
+        parallel.at_once(tasks)
+    assert ended == [True]
+
+
+def test_an_interruption_ends_the_tasks():
+    """Ctrl-C comes to the thread that waits."""
+    ended, meeting = [], threading.Barrier(2, timeout=20)
+
+    def task(go_on):
+        if meeting.wait() == 0:
+            signal.raise_signal(signal.SIGINT)
+        try:
+            wait_for_the_end(go_on)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.at_once([task, task])
+    assert ended == [True, True]

@@ -107,6 +107,14 @@ def test_nothing_to_report_is_one_line(tmp_path, capsys):
         assert stop.value.code == 2 and "runs: " in capsys.readouterr().err
 
 
+def test_a_page_needs_a_folder(tmp_path, capsys):
+    plant(tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stop:
+        report("--runs", tmp_path, "--out", tmp_path / "file")
+    assert stop.value.code == 2 and "out: " in capsys.readouterr().err
+
+
 def test_published_tables_are_drawn_for_known_experiments():
     assert set(PUBLISHED) <= set(experiments.report.ORDER)
     page = pages.html("t", [pages.Section("s", "x", beside=tables) for tables in PUBLISHED.values()])

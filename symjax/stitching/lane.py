@@ -85,6 +85,7 @@ class Lane:
         keys: np.ndarray,
         on_epoch: Callable[[int, dict], None],
         on_evaluation: Callable[[float | None], None],
+        go_on: Callable[[], None],
     ) -> Found:
         """Trains, rounds and evaluates the stitches of stacked pairs.
 
@@ -93,24 +94,33 @@ class Lane:
           keys: raw key data of each.
           on_epoch: called after each epoch with its number, from 0, and its metrics.
           on_evaluation: called after each batch of an evaluation, with the mean accuracy so far where there is one.
+          go_on: called before each stage, epoch and batch; what it raises ends the run.
         """
         plan, config, normalisation = self.plan, self.plan.config, (self._data.mean, self._data.std)
         moments = self._moments(pairs, (self._matching, *normalisation))
+        go_on()
         state = self._begin((pairs, keys, moments), ())
         history = []
         if plan.trained:
             for epoch in range(config.epochs):
+                go_on()
                 if epoch == config.halfway_epoch:
                     state = self._halfway(state, ())
                 state, metrics = self._epoch(state, self._data)
                 history.append(jax.device_get(metrics))
                 on_epoch(epoch, history[-1])
+
+        def batch_done(accuracy):
+            go_on()
+            on_evaluation(accuracy)
+
+        go_on()
         stitches, placed = jax.device_get(self._rounded(state, ())), self._place(pairs)
-        stats = self._reestimate(placed, stitches, on_evaluation)
-        validation = self._accuracy(placed, stitches, stats, self._validation, on_evaluation)
+        stats = self._reestimate(placed, stitches, batch_done)
+        validation = self._accuracy(placed, stitches, stats, self._validation, batch_done)
         chosen = [[_choose(plan, accuracies) for accuracies in of_pair] for of_pair in validation]
         stitches, stats = _pick(stitches, chosen), _pick(stats, chosen)
-        test = self._accuracy(placed, stitches, stats, self._test, on_evaluation)
+        test = self._accuracy(placed, stitches, stats, self._test, batch_done)
         return Found(plan, chosen, validation, test, stitches, stats, history)
 
     def _reestimate(self, pairs, stitches, on_evaluation) -> list[PyTree]:

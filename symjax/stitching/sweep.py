@@ -8,8 +8,8 @@ what was picked.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member
-from symjax.parallel import stack, take
+from symjax.parallel import at_once, stack, take
 from symjax.stitching.division import divide, segment_flops, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
@@ -139,14 +139,12 @@ class Sweep:
                 yield self._result(g, pair, found)
 
     def _run_lanes(self, pairs, keys, on_epoch, on_evaluation) -> list[Found]:
-        """All lanes at once; where one fails the others stop after the batch or epoch they are at."""
-        lock, stop = threading.Lock(), threading.Event()
+        """All lanes at once; where one fails the others stop after the stage, batch or epoch they are at."""
+        lock, epochs = threading.Lock(), {}
         trained = sum(bool(lane.plan.trained) for lane in self.lanes)
-        epochs: dict[int, list[dict]] = {}
 
         def epoch_done(epoch, metrics):
             with lock:
-                _go_on(stop)
                 done = epochs.setdefault(epoch, [])
                 done.append(metrics)
                 if len(done) == trained:
@@ -154,24 +152,9 @@ class Sweep:
 
         def batch_done(accuracy):
             with lock:
-                _go_on(stop)
                 on_evaluation(accuracy)
 
-        def run(lane):
-            return lane.run(pairs, keys, epoch_done, batch_done)
-
-        if len(self.lanes) == 1:
-            return [run(self.lanes[0])]
-        with ThreadPoolExecutor(len(self.lanes)) as pool:
-            futures = [pool.submit(run, lane) for lane in self.lanes]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:
-                stop.set()
-        for error in (future.exception() for future in futures):
-            if error is not None and not isinstance(error, _Stopped):
-                raise error
-        return [future.result() for future in futures]
+        return at_once([partial(lane.run, pairs, keys, epoch_done, batch_done) for lane in self.lanes])
 
     def _result(self, g, pair, found: list[Found]) -> PairResult:
         rows, curves, stitches = [], [], {}
@@ -225,15 +208,6 @@ def _add(found: Found, g: int, rows: list, curves: list, stitches: dict) -> None
 
 def _mean(arrays: list[np.ndarray]) -> np.floating:
     return np.concatenate([array.ravel() for array in arrays]).mean()
-
-
-class _Stopped(Exception):
-    """Another lane has failed, or the user has interrupted."""
-
-
-def _go_on(stop: threading.Event) -> None:
-    if stop.is_set():
-        raise _Stopped
 
 
 def _pair_key(seed: int, pair: tuple[int, int]) -> jax.Array:
