@@ -1,6 +1,7 @@
 """All pairs at once against one pair at a time, for every measure of the table; blocks, devices, labels, errors."""
 
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -353,3 +354,28 @@ def test_mistakes_are_told():
             pairwise(*arguments, **options)
     with pytest.raises(InputError, match=r"^representations\['x'\]: is traced"):
         jax.jit(lambda x: pairwise({"x": x}, "cka").values)(x)
+
+
+def equations(jaxpr):
+    """All equations of a program, those of the programs inside of it too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("measure", ["cca", "svcca", "pwcca", "procrustes"])
+def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
+    """Two devices that decompose a batch each can wait for ever for jaxlib's threads."""
+    factored = MEASURES[measure].factor(((EXAMPLES, 5),))
+    zoo = pair_blocks.Zoo(
+        (np.random.default_rng(0).normal(size=(4, EXAMPLES, 5)).astype(np.float32),), np.dtype(np.float32)
+    )
+    devices = tuple(jax.local_devices()[:1])
+    ((block,), _) = pair_blocks.prepare(factored, zoo, 2**31, devices)
+    tile, parts = partial(pair_blocks._tile, factored, (2, 2)), (block.part, block.part)
+    program = jax.make_jaxpr(tile)(np.zeros(2, np.int32), parts)
+    found = [e for e in equations(program.jaxpr) if e.primitive.name in ("svd", "qr")]
+    assert found and all(equation.invars[0].aval.ndim == 2 for equation in found)

@@ -192,16 +192,25 @@ def _tiles(wanted, edges):
 
 @lru_cache(maxsize=256)
 def _tile_program(factored, edges, devices):
-    def tile(start, parts):
-        a, b = (
-            jax.tree.map(lambda leaf, i=i, edge=edge: lax.dynamic_slice_in_dim(leaf, i, edge), part)
-            for part, i, edge in zip(parts, start, edges, strict=True)
-        )
-        cross = product(a.data, b.data)
-        rows = jax.vmap(factored.finish, (0, None, 0))
-        return jax.vmap(rows, (0, 0, None))(cross, a.rest, b.rest)
+    return parallel.over_members(partial(_tile, factored, edges), _one_by_one(), devices=devices)
 
-    return parallel.over_members(tile, _one_by_one(), devices=devices)
+
+def _tile(factored, edges, start, parts):
+    """Values of the pairs of a tile."""
+    a, b = (
+        jax.tree.map(lambda leaf, i=i, edge=edge: lax.dynamic_slice_in_dim(leaf, i, edge), part)
+        for part, i, edge in zip(parts, start, edges, strict=True)
+    )
+    cross = product(a.data, b.data)
+    rows, columns = jnp.repeat(jnp.arange(edges[0]), edges[1]), jnp.tile(jnp.arange(edges[1]), edges[0])
+
+    def finish(pair):
+        i, j = pair
+        return factored.finish(cross[i, j], parallel.take(a.rest, i), parallel.take(b.rest, j))
+
+    # On a CPU one after the other: jaxlib decomposes a batch on the threads that run the program, and waits there, so
+    # that two devices that decompose a batch each can wait for ever.
+    return parallel.each(finish, parallel.default_execution())((rows, columns)).reshape(edges)
 
 
 @lru_cache(maxsize=256)

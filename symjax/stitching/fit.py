@@ -286,7 +286,7 @@ def rounded(plan: Plan, state: FitState) -> list[Stitch]:
     rounds = []
     for of_point, closed in zip(state.params, state.closed, strict=True):
         stitches = [
-            Stitch(jax.vmap(family.round)(theirs["family"]), theirs["bias"])
+            Stitch(each(family.round, plan.execution)(theirs["family"]), theirs["bias"])
             for family, theirs in zip(plan.trained, of_point, strict=True)
         ]
         stitches += [Stitch(matrix[None], jnp.zeros((1, matrix.shape[0]), jnp.float32)) for matrix in closed]
