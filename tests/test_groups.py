@@ -81,6 +81,18 @@ def test_groups_contain_each_other_as_they_should():
     assert GROUPS["permutation"].contains(sampled("permutation") + 1e-9)
 
 
+@pytest.mark.parametrize("name", [name for name in GROUPS if GROUPS[name].monomial])
+def test_noise_that_is_tolerated_is_not_inverted(name):
+    """Small entries in place of zeros: the inverse is that of the element without them."""
+    group, exact = GROUPS[name], sampled(name)
+    noisy = exact + np.random.default_rng(0).choice([-1e-9, 1e-9], exact.shape)
+    assert group.contains(noisy)
+    with jax.enable_x64(True):
+        back = np.asarray(group.inverse(noisy))
+    np.testing.assert_allclose(back, np.linalg.inv(exact), rtol=1e-6, atol=1e-12)
+    assert group.contains(back) and ((back != 0) == (exact.T != 0)).all()
+
+
 def test_samples_are_spread():
     positive = np.stack([sampled("positive_monomial", seed, 8) for seed in range(40)])
     entries = positive[positive != 0]
@@ -236,6 +248,24 @@ def test_every_space_matters_and_no_other_matrix_will_do():
         half = symmetry.act(member, {"stem": element["stem"]})
         untied = member._replace(params=(half.params[0], *member.params[1:]))
         assert change(untied) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mcnn", "resnet20", "cct2"])
+def test_an_element_with_noise_acts_as_without(name):
+    """mCNN has norms and their statistics, resnet20 tied streams, cct2 permutations and general matrices."""
+    with jax.enable_x64(True):
+        network, symmetry, member, element, moved = acted_on(name)
+        rng = np.random.default_rng(0)
+        noisy = {space: np.asarray(m) + 1e-9 * rng.choice([-1, 1], m.shape) for space, m in element.items()}
+        assert symmetry.contains(noisy)
+        x = jnp.asarray(images(2), jnp.float64)
+        logits = [network.run(m, x)[0] for m in (member, moved, symmetry.act(member, noisy))]
+        assert 1e-14 < largest(logits[2] - logits[0]) / largest(logits[0]) < 1e-6
+        back = symmetry.act(moved, symmetry.inverse(noisy))
+        point = network.points[0].name
+        image = symmetry.at(point, noisy)
+        assert largest(image - symmetry.at(point, element)) < 1e-8
+    jax.tree.map(lambda a, w: np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6), back, member)
 
 
 def test_padding_shortcuts_keep_the_old_channels_apart():

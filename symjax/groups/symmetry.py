@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.errors import InputError
-from symjax.groups.matrix_groups import GROUPS, reciprocal
+from symjax.groups.matrix_groups import GROUPS, monomial_part, reciprocal
 from symjax.groups.table import INTERTWINERS, Intertwiner
 from symjax.models import Member, Network
 from symjax.models.wiring import Space
@@ -107,7 +107,7 @@ class Symmetry:
     def at(self, point: str | int, element: Element) -> jax.Array:
         """What the element does to the features at a stitch point: phi(A) as a matrix (d, d), on the branch."""
         seen = self._branch(point)
-        matrix = None if seen is None else self._matrix(seen, element, lambda row, matrix: row.phi(matrix))
+        matrix = None if seen is None else self._matrix(seen, element, _image)
         size = self.network.points[self.network.index(point)].channels
         return jnp.eye(size, dtype=jnp.result_type(float)) if matrix is None else matrix
 
@@ -155,12 +155,16 @@ ROLES = {
     # What multiplies a parameter along its axis; for "in", W phi(A)^-1, that is phi(A)^-T.
     "out": lambda row, matrix: matrix,
     "in": lambda row, matrix: _inverse_of_image(row, matrix).T,
-    "order": lambda row, matrix: (matrix != 0).astype(matrix.dtype),
+    "order": lambda row, matrix: (monomial_part(matrix) != 0).astype(matrix.dtype),
 }
 
 
+def _image(row: Intertwiner, matrix: jax.Array) -> jax.Array:
+    return row.phi(monomial_part(matrix) if row.group.monomial else matrix)
+
+
 def _inverse_of_image(row: Intertwiner, matrix: jax.Array) -> jax.Array:
-    image = row.phi(matrix)
+    image = _image(row, matrix)
     return reciprocal(image).T if row.group.monomial else jnp.linalg.inv(image)
 
 
