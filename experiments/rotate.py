@@ -184,9 +184,9 @@ def parse_layers(text: str, count: int) -> list[int]:
 
 
 def missing(results: Results, plans, seeds, cases):
-    """Model, layer, seed and the cases that have no results."""
-    for (name, theirs), seed in itertools.product(plans.items(), seeds):
-        for layer in theirs:
+    """Model, layer, seed and the cases that have no results; all seeds of a layer together, which share programs."""
+    for name, theirs in plans.items():
+        for layer, seed in itertools.product(theirs, seeds):
             if lacking := results.missing(name, layer, seed, cases):
                 yield name, layer, seed, lacking
 

@@ -375,6 +375,26 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
     assert len(runs.read_csv(out / "curves.csv")) == 16
 
 
+def test_seeds_share_programs(quiet_folder, asked, monkeypatch):
+    """Two members at two layers: one program for each layer; another member extends them."""
+    points = []
+    begin = Retraining.__init__
+    monkeypatch.setattr(
+        Retraining, "__init__", lambda self, plan, *a: points.append(plan.point) or begin(self, plan, *a)
+    )
+    out = command("--seeds", "1,0", kinds="none,orthogonal")
+    assert points == [0, 1] and len(asked) == 2 * 2 * 2 * 2
+    rows = runs.read_csv(out / "results.csv")
+    names = ["model", "layer", "seed", "kind", "repeat"]
+    assert len(rows) == 16 and not rows.duplicated(names).any() and set(rows.seed) == {0, 1}
+    points.clear()
+    asked.clear()
+    command("--seeds", "0,1", kinds="none,orthogonal")
+    assert not points and not asked and len(runs.read_csv(out / "results.csv")) == 16
+    command("--seeds", "0,1", kinds="none,permutation")
+    assert points == [0, 1] and len(asked) == 8
+
+
 def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
     run = Retraining.run
 
