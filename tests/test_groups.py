@@ -117,6 +117,35 @@ def test_any_activation_can_be_asked():
     assert is_intertwiner(jax.nn.sigmoid, -np.eye(2), offset=True).verdict is True
 
 
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "sigmoid_bias", "power3", "rbf"])
+def test_activations_of_less_than_float64(name):
+    """float32 decides up to its rounding, and says so; 16 bits only decide against."""
+    row = INTERTWINERS[name]
+    for seed in range(3):
+        for group in ("permutation", "signed_permutation", "positive_monomial", "general_linear"):
+            matrix = sampled(group, seed)
+            member = row.group.contains(matrix)
+            for dtype, wanted in ((jnp.float32, True), (jnp.bfloat16, None)):
+                short = lambda x, dtype=dtype: row.activation(jnp.asarray(x, dtype))  # noqa: E731
+                found = is_intertwiner(short, matrix, offset=row.offset is not None)
+                if member or dtype == jnp.float32:
+                    assert found.verdict is (wanted if member else False), (group, seed, found)
+                    assert (f"gives {jnp.dtype(dtype)}" in found.trouble) is member
+                else:
+                    assert found.verdict is not True
+
+
+def test_a_verdict_holds_within_reach():
+    matrix = np.diag([1.0, 2.0, 3.0])
+    clipped = lambda x: np.clip(x, 0, 1000)  # noqa: E731
+    assert is_intertwiner(clipped, matrix).verdict is True
+    assert is_intertwiner(clipped, matrix, reach=3000).verdict is False
+    assert is_intertwiner(clipped, np.eye(3)[[1, 2, 0]], reach=3000).verdict is True
+    asked = []
+    is_intertwiner(lambda x: asked.append(np.abs(x).max()) or x, np.eye(3), reach=7)
+    np.testing.assert_allclose(asked, 7)
+
+
 def test_polynomials_of_any_degree():
     row, matrix = polynomial(5), sampled("monomial")
     np.testing.assert_allclose(is_intertwiner(row.activation, matrix).matrix, matrix**5, rtol=1e-9, atol=1e-9)
@@ -140,6 +169,8 @@ def test_trouble_is_told():
         (np.tanh, np.array([[1j]]), {}, "matrix: got complex"),
         (lambda x: x[:1], np.eye(2), {}, "activation: made"),
         (np.tanh, np.eye(2), {"inputs": 3}, "inputs: got 3"),
+        (np.tanh, np.eye(2), {"reach": 0}, "reach: got 0"),
+        (lambda x: x > 0, np.eye(2), {}, "activation: gave bool"),
     ],
 )
 def test_bad_arguments(activation, matrix, options, named):
