@@ -1,5 +1,7 @@
 """Intertwiner groups: the table against numbers, and the action on the weights of every registered model."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from test_models import drawn, images
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry, homogeneity_defect, is_intertwiner, polynomial
 from symjax.models import MODELS, Network, branch, create
+from symjax.models.wiring import Space, Wiring
 
 KEY = jax.random.key(3)
 SIZE = 5
@@ -359,3 +362,9 @@ def test_what_callers_may_get_wrong():
 
         Symmetry(softmax_regression())
     assert isinstance(symmetry.network, Network)
+    for kind, named in (
+        ("sigmoid_bias", "'sigmoid_bias' of toy's relu1 needs an offset"),
+        ("mish", "'mish' .* unknown"),
+    ):
+        with pytest.raises(InputError, match=named):
+            Symmetry(SimpleNamespace(name="toy", wiring=Wiring({"relu1": Space("relu1", 2, 0, kind)})))

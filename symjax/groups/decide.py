@@ -73,7 +73,8 @@ def is_intertwiner(
       reach: the largest absolute value of an entry of x.
 
     Raises:
-      InputError: a reach that is not positive and finite, too few inputs, A is not a finite real square matrix, or the activation does not keep shapes.
+      InputError: a reach that is not positive and finite, too few inputs, A is not a finite real square matrix, or the
+        activation does not keep shapes or gives no real numbers.
     """
     matrix = real_matrix(matrix)
     n = len(matrix)

@@ -34,13 +34,16 @@ class Symmetry:
       spaces: name to `Space`, in the order of the chain.
 
     Raises:
-      InputError: a segment of the network does not say which channels its parameters carry.
+      InputError: a segment of the network does not say which channels its parameters carry, or gives them a kind that
+        is not known or cannot be acted on: one whose activation needs an offset behind it.
     """
 
     def __init__(self, network: Network):
         self.network = network
         self._wiring = network.wiring
         self.spaces: dict[str, Space] = self._wiring.spaces
+        for space in self.spaces.values():
+            _check_kind(network, space)
         self._firsts = np.array([space.first for space in self.spaces.values()])
 
     def row(self, name: str) -> Intertwiner:
@@ -143,6 +146,14 @@ class Symmetry:
         for where, name in blocks:
             full = full.at[np.ix_(where, where)].set(of(self.row(name), jnp.asarray(element[name])))
         return full
+
+
+def _check_kind(network: Network, space: Space) -> None:
+    allowed = [name for name, row in INTERTWINERS.items() if row.offset is None]
+    if space.kind not in (*allowed, *GROUPS):
+        why = "needs an offset, which is not acted with" if space.kind in INTERTWINERS else "is unknown"
+        known = ", ".join((*allowed, *GROUPS))
+        raise InputError(f"network: the kind {space.kind!r} of {network.name}'s {space.name} {why}; known: {known}")
 
 
 def _along(leaf: jax.Array, axis: int, matrix: jax.Array) -> jax.Array:
