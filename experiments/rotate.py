@@ -216,8 +216,8 @@ def title(table: pd.DataFrame, dataset: str) -> str:
 
 def caption(table: pd.DataFrame) -> str:
     """What the numbers of the table are."""
-    draws = table.groupby(["model", "layer", "kind"]).size().max()
-    return "rotation penalty in percentage points" + (f", mean ± deviation of {draws} matrices" if draws > 1 else "")
+    over, several = plots.draws(table)
+    return "rotation penalty in percentage points" + (f", mean ± deviation over {over}" if several else "")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,16 @@ def test_a_case_does_not_depend_on_what_it_trains_beside():
     assert not np.allclose(other[5].matrix, together[5].matrix)
 
 
+def test_layers_of_one_width_get_matrices_of_their_own():
+    matrices = []
+    for point in (0, 1):
+        network = SimpleNamespace(points=[SimpleNamespace(channels=4)] * 2)
+        fake = SimpleNamespace(plan=SimpleNamespace(point=point, network=network))
+        matrices.append([Retraining._matrix(fake, key(), case) for case in CASES])
+    for case, first, second in zip(CASES, *matrices, strict=True):
+        assert np.array_equal(first, second) == (case.kind == "none")
+
+
 def test_without_learning_nothing_but_the_matrix_costs():
     dataset, found = trained()
     baseline = 100 * zoo.test_accuracy(found, dataset)
@@ -375,7 +386,7 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
     assert len(runs.read_csv(out / "curves.csv")) == 16
 
 
-def test_seeds_share_programs(quiet_folder, asked, monkeypatch):
+def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
     """Two members at two layers: one program for each layer; another member extends them."""
     points = []
     begin = Retraining.__init__
@@ -384,6 +395,7 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch):
     )
     out = command("--seeds", "1,0", kinds="none,orthogonal")
     assert points == [0, 1] and len(asked) == 2 * 2 * 2 * 2
+    assert "mean ± deviation over 2 matrices in each of 2 members" in capsys.readouterr().out
     rows = runs.read_csv(out / "results.csv")
     names = ["model", "layer", "seed", "kind", "repeat"]
     assert len(rows) == 16 and not rows.duplicated(names).any() and set(rows.seed) == {0, 1}
