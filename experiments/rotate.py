@@ -21,6 +21,7 @@ from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import models, parallel, plots, zoo
 from symjax.errors import InputError
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
+from symjax.rotation.published import against_published
 from symjax.rotation.results import Results
 from symjax.summary import Summary
 from symjax.training import Recipe, percent
@@ -161,7 +162,8 @@ def main(settings: Settings) -> Summary:
         plots.rotations(table, folder / "penalties")
         plots.rotation_curves(results.curves(*wanted), folder / "curves")
         tables = {caption(table): summary(table)}
-        return Summary(folder, title(table, dataset.name), finding(table), tables, ("penalties", "curves"))
+        relu = [name for name, theirs in plans.items() if uses_relu(next(iter(theirs.values())).network)]
+        return Summary(folder, title(table, dataset.name), finding(table, relu), tables, ("penalties", "curves"))
 
 
 def make_plans(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> dict[str, Plan]:
@@ -184,9 +186,9 @@ def parse_layers(text: str, count: int) -> list[int]:
 
 
 def missing(results: Results, plans, seeds, cases):
-    """Model, layer, seed and the cases that have no results."""
-    for (name, theirs), seed in itertools.product(plans.items(), seeds):
-        for layer in theirs:
+    """Model, layer, seed and the cases that have no results; all seeds of a layer together, which share programs."""
+    for name, theirs in plans.items():
+        for layer, seed in itertools.product(theirs, seeds):
             if lacking := results.missing(name, layer, seed, cases):
                 yield name, layer, seed, lacking
 
@@ -216,8 +218,8 @@ def title(table: pd.DataFrame, dataset: str) -> str:
 
 def caption(table: pd.DataFrame) -> str:
     """What the numbers of the table are."""
-    draws = table.groupby(["model", "layer", "kind"]).size().max()
-    return "rotation penalty in percentage points" + (f", mean ± deviation of {draws} matrices" if draws > 1 else "")
+    over, several = plots.draws(table)
+    return "rotation penalty in percentage points" + (f", mean ± deviation over {over}" if several else "")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -233,8 +235,13 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return text.rename_axis(index=None, columns=None)
 
 
-def finding(table: pd.DataFrame) -> str:
-    """What each kind costs each model: on average over layers, and at the first and the last of them."""
+def uses_relu(network: models.Network) -> bool:
+    """Whether ReLU is its only activation: of it alone the published finding speaks."""
+    return {space.kind for space in network.wiring.spaces.values()} == {"relu"}
+
+
+def finding(table: pd.DataFrame, relu: list[str]) -> str:
+    """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published."""
     told = []
     for model, rows in table.groupby("model", sort=False):
         parts = []
@@ -243,6 +250,8 @@ def finding(table: pd.DataFrame) -> str:
             ends = ", ".join(f"{points.iloc[i]:.1f} at {points.index[i]}" for i in (0, -1))
             parts.append(f"{kind} {points.mean():.1f}" + (f" ({ends})" if len(points) > 1 else ""))
         told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
+        if model in relu:
+            told.append(against_published(rows))
     if failed := int(table.loss.isna().sum()):
         told.append(f"The loss of {failed} retrainings became NaN.")
     return " ".join(told)

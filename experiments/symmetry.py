@@ -133,6 +133,13 @@ def stitch(path: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: 
     for seed in trained.seeds:
         there = set(rows[rows.seed == seed].layer_index)
         groups.setdefault(tuple(point for point in points if point not in there), []).append(seed)
+
+    def keep(found: list[dict]) -> None:  # member by member, so that a run that is stopped has lost one at most
+        nonlocal rows
+        new = pd.DataFrame(found)
+        rows = new if rows.empty else pd.concat([rows, new], ignore_index=True)
+        runs.write_csv(path, rows)
+
     total = sum(len(missing) * len(seeds) * len(KINDS) for missing, seeds in groups.items())
     quiet = 0.1 if sys.stderr.isatty() else 15
     with tqdm(
@@ -143,9 +150,7 @@ def stitch(path: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: 
                 where = np.array([trained.seeds.index(seed) for seed in seeds])
                 theirs = dataclasses.replace(trained, seeds=tuple(seeds), members=parallel.take(trained.members, where))
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
-                found = pd.DataFrame(stitch_to_acted(theirs, dataset, keys, missing, on_row=bar.update))
-                rows = found if rows.empty else pd.concat([rows, found], ignore_index=True)
-                runs.write_csv(path, rows)
+                stitch_to_acted(theirs, dataset, keys, missing, on_row=bar.update, on_member=keep)
     chosen = rows[rows.seed.isin(trained.seeds) & rows.layer_index.isin(points)]
     return chosen.sort_values(["layer_index", "seed"], kind="stable")
 

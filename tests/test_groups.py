@@ -1,5 +1,7 @@
 """Intertwiner groups: the table against numbers, and the action on the weights of every registered model."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from test_models import drawn, images
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry, homogeneity_defect, is_intertwiner, polynomial
 from symjax.models import MODELS, Network, branch, create
+from symjax.models.wiring import Space, Wiring
 
 KEY = jax.random.key(3)
 SIZE = 5
@@ -81,6 +84,18 @@ def test_groups_contain_each_other_as_they_should():
     assert GROUPS["permutation"].contains(sampled("permutation") + 1e-9)
 
 
+@pytest.mark.parametrize("name", [name for name in GROUPS if GROUPS[name].monomial])
+def test_noise_that_is_tolerated_is_not_inverted(name):
+    """Small entries in place of zeros: the inverse is that of the element without them."""
+    group, exact = GROUPS[name], sampled(name)
+    noisy = exact + np.random.default_rng(0).choice([-1e-9, 1e-9], exact.shape)
+    assert group.contains(noisy)
+    with jax.enable_x64(True):
+        back = np.asarray(group.inverse(noisy))
+    np.testing.assert_allclose(back, np.linalg.inv(exact), rtol=1e-6, atol=1e-12)
+    assert group.contains(back) and ((back != 0) == (exact.T != 0)).all()
+
+
 def test_samples_are_spread():
     positive = np.stack([sampled("positive_monomial", seed, 8) for seed in range(40)])
     entries = positive[positive != 0]
@@ -103,6 +118,35 @@ def test_any_activation_can_be_asked():
     assert one_sided.verdict is False and 1e-3 < one_sided.defect < 1e-1
     assert is_intertwiner(jax.nn.sigmoid, -np.eye(2)).verdict is False
     assert is_intertwiner(jax.nn.sigmoid, -np.eye(2), offset=True).verdict is True
+
+
+@pytest.mark.parametrize("name", ["relu", "sigmoid", "sigmoid_bias", "power3", "rbf"])
+def test_activations_of_less_than_float64(name):
+    """float32 decides up to its rounding, and says so; 16 bits only decide against."""
+    row = INTERTWINERS[name]
+    for seed in range(3):
+        for group in ("permutation", "signed_permutation", "positive_monomial", "general_linear"):
+            matrix = sampled(group, seed)
+            member = row.group.contains(matrix)
+            for dtype, wanted in ((jnp.float32, True), (jnp.bfloat16, None)):
+                short = lambda x, dtype=dtype: row.activation(jnp.asarray(x, dtype))  # noqa: E731
+                found = is_intertwiner(short, matrix, offset=row.offset is not None)
+                if member or dtype == jnp.float32:
+                    assert found.verdict is (wanted if member else False), (group, seed, found)
+                    assert (f"gives {jnp.dtype(dtype)}" in found.trouble) is member
+                else:
+                    assert found.verdict is not True
+
+
+def test_a_verdict_holds_within_reach():
+    matrix = np.diag([1.0, 2.0, 3.0])
+    clipped = lambda x: np.clip(x, 0, 1000)  # noqa: E731
+    assert is_intertwiner(clipped, matrix).verdict is True
+    assert is_intertwiner(clipped, matrix, reach=3000).verdict is False
+    assert is_intertwiner(clipped, np.eye(3)[[1, 2, 0]], reach=3000).verdict is True
+    asked = []
+    is_intertwiner(lambda x: asked.append(np.abs(x).max()) or x, np.eye(3), reach=7)
+    np.testing.assert_allclose(asked, 7)
 
 
 def test_polynomials_of_any_degree():
@@ -128,6 +172,8 @@ def test_trouble_is_told():
         (np.tanh, np.array([[1j]]), {}, "matrix: got complex"),
         (lambda x: x[:1], np.eye(2), {}, "activation: made"),
         (np.tanh, np.eye(2), {"inputs": 3}, "inputs: got 3"),
+        (np.tanh, np.eye(2), {"reach": 0}, "reach: got 0"),
+        (lambda x: x > 0, np.eye(2), {}, "activation: gave bool"),
     ],
 )
 def test_bad_arguments(activation, matrix, options, named):
@@ -238,6 +284,24 @@ def test_every_space_matters_and_no_other_matrix_will_do():
         assert change(untied) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["mcnn", "resnet20", "cct2"])
+def test_an_element_with_noise_acts_as_without(name):
+    """mCNN has norms and their statistics, resnet20 tied streams, cct2 permutations and general matrices."""
+    with jax.enable_x64(True):
+        network, symmetry, member, element, moved = acted_on(name)
+        rng = np.random.default_rng(0)
+        noisy = {space: np.asarray(m) + 1e-9 * rng.choice([-1, 1], m.shape) for space, m in element.items()}
+        assert symmetry.contains(noisy)
+        x = jnp.asarray(images(2), jnp.float64)
+        logits = [network.run(m, x)[0] for m in (member, moved, symmetry.act(member, noisy))]
+        assert 1e-14 < largest(logits[2] - logits[0]) / largest(logits[0]) < 1e-6
+        back = symmetry.act(moved, symmetry.inverse(noisy))
+        point = network.points[0].name
+        image = symmetry.at(point, noisy)
+        assert largest(image - symmetry.at(point, element)) < 1e-8
+    jax.tree.map(lambda a, w: np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6), back, member)
+
+
 def test_padding_shortcuts_keep_the_old_channels_apart():
     symmetry = Symmetry(create("resnet20", width=4))
     assert symmetry.spaces_at("stem") == symmetry.spaces_at("block1.3") == ("stem",)
@@ -298,3 +362,9 @@ def test_what_callers_may_get_wrong():
 
         Symmetry(softmax_regression())
     assert isinstance(symmetry.network, Network)
+    for kind, named in (
+        ("sigmoid_bias", "'sigmoid_bias' of toy's relu1 needs an offset"),
+        ("mish", "'mish' .* unknown"),
+    ):
+        with pytest.raises(InputError, match=named):
+            Symmetry(SimpleNamespace(name="toy", wiring=Wiring({"relu1": Space("relu1", 2, 0, kind)})))

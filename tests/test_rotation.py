@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
 from symjax.rotation.features import Features, count_blocks
+from symjax.rotation.published import against_published, gaps
 from symjax.rotation.tail import tail_of
 from symjax.training import Recipe
 
@@ -199,6 +201,16 @@ def test_a_case_does_not_depend_on_what_it_trains_beside():
     assert not np.allclose(other[5].matrix, together[5].matrix)
 
 
+def test_layers_of_one_width_get_matrices_of_their_own():
+    matrices = []
+    for point in (0, 1):
+        network = SimpleNamespace(points=[SimpleNamespace(channels=4)] * 2)
+        fake = SimpleNamespace(plan=SimpleNamespace(point=point, network=network))
+        matrices.append([Retraining._matrix(fake, key(), case) for case in CASES])
+    for case, first, second in zip(CASES, *matrices, strict=True):
+        assert np.array_equal(first, second) == (case.kind == "none")
+
+
 def test_without_learning_nothing_but_the_matrix_costs():
     dataset, found = trained()
     baseline = 100 * zoo.test_accuracy(found, dataset)
@@ -347,9 +359,10 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
         row = rows[(rows.kind == one.case.kind) & (rows["repeat"] == one.case.repeat)].iloc[0]
         assert row.accuracy == one.accuracy and row.val_accuracy == one.val_accuracy
     printed = capsys.readouterr().out
-    for kind, penalties in rows.groupby("kind").penalty:
-        assert f"{penalties.mean():.1f} ± {penalties.std():.1f}" in printed
-        assert f"{kind} {penalties.mean():.1f}" in printed
+    for kind, theirs in rows.groupby("kind").penalty:
+        assert f"{theirs.mean():.1f} ± {theirs.std():.1f}" in printed
+        assert f"{kind} {theirs.mean():.1f}" in printed
+    assert "95 % intervals over 2 matrices" in " ".join(printed.split())
     for name in ("penalties", "curves"):
         assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
     before = (out / "results.csv").read_bytes()
@@ -373,6 +386,27 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
     assert len(kept) == 6 and (kept.accuracy_x == kept.accuracy_y).all()
     assert not more.duplicated(names).any() and len(more) == 16
     assert len(runs.read_csv(out / "curves.csv")) == 16
+
+
+def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
+    """Two members at two layers: one program for each layer; another member extends them."""
+    points = []
+    begin = Retraining.__init__
+    monkeypatch.setattr(
+        Retraining, "__init__", lambda self, plan, *a: points.append(plan.point) or begin(self, plan, *a)
+    )
+    out = command("--seeds", "1,0", kinds="none,orthogonal")
+    assert points == [0, 1] and len(asked) == 2 * 2 * 2 * 2
+    assert "mean ± deviation over 2 matrices in each of 2 members" in capsys.readouterr().out
+    rows = runs.read_csv(out / "results.csv")
+    names = ["model", "layer", "seed", "kind", "repeat"]
+    assert len(rows) == 16 and not rows.duplicated(names).any() and set(rows.seed) == {0, 1}
+    points.clear()
+    asked.clear()
+    command("--seeds", "0,1", kinds="none,orthogonal")
+    assert not points and not asked and len(runs.read_csv(out / "results.csv")) == 16
+    command("--seeds", "0,1", kinds="none,permutation")
+    assert points == [0, 1] and len(asked) == 8
 
 
 def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
@@ -423,6 +457,55 @@ def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch)
     error = capsys.readouterr().err
     assert end.value.code == 2 and named in error and error.count("\n") == 1
     assert not Path("run").exists()
+
+
+# --- the published finding ---
+
+
+def penalties(gap, *, seeds=1, repeats=4, noise=0.5, layers=("conv1", "conv2", "conv10")):
+    """Rows whose orthogonal penalty exceeds that of G_ReLU by gap[layer], both moved by a common noise per repeat."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for layer, above in zip(layers, gap, strict=True):
+        for seed in range(seeds):
+            for repeat in range(repeats):
+                common = rng.normal(0, 20)
+                for kind, value in (("g_relu", 0.0), ("orthogonal", above)):
+                    where = {"model": "m", "layer": layer, "seed": seed, "kind": kind, "repeat": repeat}
+                    rows.append(where | {"penalty": common + value + noise * rng.normal()})
+    return pd.DataFrame(rows)
+
+
+def test_the_published_finding_is_tested():
+    told = [against_published(penalties(gap)) for gap in ((1, 4, 9), (-1, -4, -9), (0.1, 0.0, 0.1), (9, 4, 1))]
+    assert told[0].count("(holds)") == 2 and "from conv1 to conv10" in told[0] and "over 4 matrices" in told[0]
+    assert told[1].count("(fails)") == 2
+    assert told[2].count("(not settled)") == 2
+    assert told[3].count("(holds)") == 1 and told[3].count("(fails)") == 1
+    one_layer = against_published(penalties((3,), layers=("conv2",)))
+    assert one_layer.count("(holds)") == 1 and "grows" not in one_layer
+    assert "cannot be told from 1" in against_published(penalties((1, 4, 9), repeats=1))
+    rows = penalties((1, 4, 9))
+    assert "needs the kinds" in against_published(rows[rows.kind == "g_relu"])
+
+
+def test_only_relu_networks_are_held_against_it():
+    rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
+    for model, is_relu in (("rotate_tiny", True), ("rotate_tiny_norm", True), ("rotate_tiny_sigmoid", False)):
+        assert experiments.rotate.uses_relu(models.create(model, image_size=8)) is is_relu
+    assert "Published" in experiments.rotate.finding(rows, ["m"])
+    assert "Published" not in experiments.rotate.finding(rows, [])
+
+
+def test_gaps_are_of_members_where_there_are_several():
+    rows = penalties((1, 4, 9), seeds=3)
+    gap, units = gaps(rows)
+    assert units == "members" and list(gap.columns) == ["conv1", "conv2", "conv10"] and len(gap) == 3
+    of = lambda kind: rows[(rows.kind == kind) & (rows.layer == "conv10") & (rows.seed == 1)].penalty  # noqa: E731
+    assert gap.loc[1, "conv10"] == pytest.approx(of("orthogonal").mean() - of("g_relu").mean())
+    values = gap.mean(axis=1).to_numpy()  # against the formula, with Student's t of two degrees of freedom
+    half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
+    assert f"costs {values.mean():.1f} ± {half:.1f} (holds)" in against_published(rows)
 
 
 # --- figures ---

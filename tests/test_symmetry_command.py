@@ -9,6 +9,7 @@ import pytest
 from stitch_helpers import SEEDS, acted, flags, scratch, trained
 
 import experiments.symmetry
+import symjax.stitching.acted
 from experiments.settings import run_command
 from symjax import plots, runs
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
@@ -59,6 +60,29 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     more = runs.read_csv(out / "results.csv")
     assert len(more) == len(rows) + 4
     pd.testing.assert_frame_equal(more[: len(rows)], rows)
+
+
+def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
+    """Stopped in the second member: the first one's rows are there, and are not computed again."""
+    evaluate, calls = symjax.stitching.acted.evaluate_stitch, []
+
+    def stopped(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return evaluate(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(symjax.stitching.acted, "evaluate_stitch", stopped)
+        command("--layers", "relu2")
+    rows = runs.read_csv("run/results.csv")
+    assert list(rows.family) == ["matched", "identity"] and rows.seed.nunique() == 1
+    calls.clear()
+    monkeypatch.setattr(symjax.stitching.acted, "evaluate_stitch", lambda *a, **o: calls.append(1) or evaluate(*a, **o))
+    command("--layers", "relu2")
+    more = runs.read_csv("run/results.csv")
+    assert len(calls) == 2 * (len(SEEDS) - 1) and len(more) == 2 * len(SEEDS)
+    pd.testing.assert_frame_equal(more[:2], rows)
 
 
 def test_a_wrong_action_is_seen(monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from symjax.errors import InputError
@@ -12,6 +13,9 @@ from symjax.groups.matrix_groups import real_matrix
 
 SINGULAR = 1e12
 """Condition numbers from here on are taken for infinite: float64 has four digits left."""
+
+COARSE = 1e-3
+"""Where rounding alone may make defects of this size and more, a small defect says nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,17 @@ def is_intertwiner(
     tolerance: float = 1e-10,
     key: jax.Array | None = None,
     inputs: int | None = None,
+    reach: float = 40.0,
 ) -> Decision:
-    """Decides whether s(A x) = B s(x) holds for all x with some invertible B.
+    """Decides whether s(A x) = B s(x) holds with some invertible B, for x with entries in [-reach, reach].
 
-    B is fitted by least squares to half of some random inputs x, of standard normal entries with lengths spread over
-    two decades (activations differ from homogeneous ones on one scale or another), and the defect is measured on the
-    other half. All in float64.
+    B is fitted by least squares to half of some random inputs x, of normal entries with lengths spread over two decades
+    (activations differ from homogeneous ones on one scale or another), and the defect is measured on the other half.
+    The verdict holds on that range alone: clip(x, 0, 1000) is ReLU as far as 40, and something else for a larger reach.
+
+    All in float64, but the activation where it gives less. Then what rounding may do to the defect is estimated from
+    how s moves when its input moves by one rounding: defects up to that count as none, and `trouble` says so. Where
+    it is 1e-3 or more (16-bit floats), a small defect leaves the verdict at None; a large one is a False all the same.
 
     Args:
       activation: s, a function of JAX or NumPy arrays (m, n), rows being examples.
@@ -61,19 +70,28 @@ def is_intertwiner(
       tolerance: the defect up to which the verdict is True.
       key: of the inputs; key 0 by default.
       inputs: how many; 8 n + 64 by default.
+      reach: the largest absolute value of an entry of x.
 
     Raises:
-      InputError: A is not a finite real square matrix, or the activation does not keep shapes.
+      InputError: a reach that is not positive and finite, too few inputs, A is not a finite real square matrix, or the
+        activation does not keep shapes or gives no real numbers.
     """
     matrix = real_matrix(matrix)
     n = len(matrix)
     inputs = 8 * n + 64 if inputs is None else inputs
     if inputs < 4 * n + 4:
         raise InputError(f"inputs: got {inputs}, wanted 4 n + 4 = {4 * n + 4} or more")
+    if not 0 < reach < math.inf:
+        raise InputError(f"reach: got {reach}, wanted a positive number")
     condition = _condition(matrix)
     with jax.enable_x64(True):
-        x = np.asarray(_inputs(jax.random.key(0) if key is None else key, inputs, n))
-        before, after = (_apply(activation, points) for points in (x, x @ matrix.T))
+        x = np.array(_inputs(jax.random.key(0) if key is None else key, inputs, n))
+        x *= reach / np.abs(x).max()
+        (before, dtype), (after, _) = (_apply(activation, points) for points in (x, x @ matrix.T))
+        eps = float(jnp.finfo(dtype).eps)
+        short = eps > np.finfo(np.float64).eps
+        # s at inputs one rounding away, where that is more than float64's.
+        nudged = [_apply(activation, (1 + eps) * points)[0] for points in (x, x @ matrix.T)] if short else None
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return _undecided(n, condition, "the activation has NaN or infinite values")
     columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if offset else before
@@ -81,11 +99,18 @@ def is_intertwiner(
     # Columns of very different sizes (powers) are brought to one first.
     norms = np.linalg.norm(columns[fitted], axis=0)
     scaled = columns / np.where(norms > 0, norms, 1)
-    solution, _, rank, _ = np.linalg.lstsq(scaled[fitted], after[fitted], rcond=1e-12)
+    solution, _, rank, _ = np.linalg.lstsq(scaled[fitted], after[fitted], rcond=max(1e-12, eps))
     size = np.linalg.norm(after[held])
     defect = float(np.linalg.norm(after[held] - scaled[held] @ solution) / size) if size > 0 else 0.0
     solution = (solution / np.where(norms > 0, norms, 1)[:, None]).T
     found, constant = solution[:, :n], solution[:, n] if offset else np.zeros(n)
+    trouble = ""
+    if short:
+        moves = [np.abs(b - a) + eps * np.abs(a) for a, b in zip((before, after), nudged, strict=True)]
+        noise = np.linalg.norm((moves[1] + moves[0] @ np.abs(found).T)[held])
+        rounding = float(noise / size) if size > 0 else 0.0
+        tolerance = max(tolerance, rounding)
+        trouble = f"the activation gives {dtype}, so defects up to {rounding:.0e} cannot be told from rounding"
     if condition >= SINGULAR:
         trouble = f"the matrix is singular (condition number {condition:.1e}), so it is in no group"
         return Decision(False, found, constant, defect, condition, trouble)
@@ -94,9 +119,11 @@ def is_intertwiner(
         return Decision(None, found, constant, defect, condition, trouble)
     if defect > tolerance:
         return Decision(False, found, constant, defect, condition)
-    if _condition(found) >= SINGULAR:
+    if short and not rounding < COARSE:
+        return Decision(None, found, constant, defect, condition, trouble)
+    if _condition(found) >= min(SINGULAR, 1 / eps):
         return Decision(False, found, constant, defect, condition, "B is singular")
-    return Decision(True, found, constant, defect, condition)
+    return Decision(True, found, constant, defect, condition, trouble)
 
 
 def _inputs(key, count, n):
@@ -105,12 +132,13 @@ def _inputs(key, count, n):
 
 
 def _apply(activation, x):
+    """s(x) as float64, and the dtype that it was computed in."""
     values = np.asarray(activation(x))
     if values.shape != x.shape:
         raise InputError(f"activation: made {values.shape} of {x.shape}, wanted the same shape")
-    if not np.issubdtype(values.dtype, np.floating):
+    if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy does not know bfloat16
         raise InputError(f"activation: gave {values.dtype}, wanted real numbers")
-    return np.asarray(values, np.float64)
+    return np.asarray(values, np.float64), values.dtype
 
 
 def _condition(matrix) -> float:

@@ -77,7 +77,10 @@ class MatrixGroup:
         return jnp.matmul(then, first, precision="highest")
 
     def inverse(self, matrix) -> jax.Array:
-        """The inverse of an element: of a monomial one the transpose with reciprocal entries."""
+        """The inverse of an element: of a monomial one the transpose with reciprocal entries, the largest of each row.
+
+        Entries that `contains` tolerates where zeros should be become zeros.
+        """
         matrix = jnp.asarray(matrix)
         return reciprocal(matrix).T if self.monomial else jnp.linalg.inv(matrix)
 
@@ -94,8 +97,18 @@ def real_matrix(matrix) -> np.ndarray:
     return np.asarray(matrix, np.float64)
 
 
+def monomial_part(matrix: jax.Array) -> jax.Array:
+    """The largest entry of each row, zeros for the others: a monomial matrix (n, n) without its rounding noise.
+
+    `contains` tolerates small entries where zeros should be; these must not be inverted, nor counted as entries.
+    """
+    largest = jnp.argmax(jnp.abs(matrix), axis=-1, keepdims=True)
+    return jnp.where(jnp.arange(matrix.shape[-1]) == largest, matrix, 0)
+
+
 def reciprocal(matrix: jax.Array) -> jax.Array:
-    """1 / a of the non-zero entries, zeros stay."""
+    """1 / a of the largest entry of each row, zeros for the others, and where a row has nothing but zeros."""
+    matrix = monomial_part(matrix)
     there = matrix != 0
     return jnp.where(there, 1 / jnp.where(there, matrix, 1), 0)
 

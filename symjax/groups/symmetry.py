@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.errors import InputError
-from symjax.groups.matrix_groups import GROUPS, reciprocal
+from symjax.groups.matrix_groups import GROUPS, monomial_part, reciprocal
 from symjax.groups.table import INTERTWINERS, Intertwiner
 from symjax.models import Member, Network
 from symjax.models.wiring import Space
@@ -34,13 +34,16 @@ class Symmetry:
       spaces: name to `Space`, in the order of the chain.
 
     Raises:
-      InputError: a segment of the network does not say which channels its parameters carry.
+      InputError: a segment of the network does not say which channels its parameters carry, or gives them a kind that
+        is not known or cannot be acted on: one whose activation needs an offset behind it.
     """
 
     def __init__(self, network: Network):
         self.network = network
         self._wiring = network.wiring
         self.spaces: dict[str, Space] = self._wiring.spaces
+        for space in self.spaces.values():
+            _check_kind(network, space)
         self._firsts = np.array([space.first for space in self.spaces.values()])
 
     def row(self, name: str) -> Intertwiner:
@@ -107,7 +110,7 @@ class Symmetry:
     def at(self, point: str | int, element: Element) -> jax.Array:
         """What the element does to the features at a stitch point: phi(A) as a matrix (d, d), on the branch."""
         seen = self._branch(point)
-        matrix = None if seen is None else self._matrix(seen, element, lambda row, matrix: row.phi(matrix))
+        matrix = None if seen is None else self._matrix(seen, element, _image)
         size = self.network.points[self.network.index(point)].channels
         return jnp.eye(size, dtype=jnp.result_type(float)) if matrix is None else matrix
 
@@ -145,6 +148,14 @@ class Symmetry:
         return full
 
 
+def _check_kind(network: Network, space: Space) -> None:
+    allowed = [name for name, row in INTERTWINERS.items() if row.offset is None]
+    if space.kind not in (*allowed, *GROUPS):
+        why = "needs an offset, which is not acted with" if space.kind in INTERTWINERS else "is unknown"
+        known = ", ".join((*allowed, *GROUPS))
+        raise InputError(f"network: the kind {space.kind!r} of {network.name}'s {space.name} {why}; known: {known}")
+
+
 def _along(leaf: jax.Array, axis: int, matrix: jax.Array) -> jax.Array:
     """The leaf times the matrix along one axis."""
     moved = jnp.tensordot(leaf, matrix.astype(leaf.dtype), ((axis,), (1,)), precision="highest")
@@ -155,12 +166,16 @@ ROLES = {
     # What multiplies a parameter along its axis; for "in", W phi(A)^-1, that is phi(A)^-T.
     "out": lambda row, matrix: matrix,
     "in": lambda row, matrix: _inverse_of_image(row, matrix).T,
-    "order": lambda row, matrix: (matrix != 0).astype(matrix.dtype),
+    "order": lambda row, matrix: (monomial_part(matrix) != 0).astype(matrix.dtype),
 }
 
 
+def _image(row: Intertwiner, matrix: jax.Array) -> jax.Array:
+    return row.phi(monomial_part(matrix) if row.group.monomial else matrix)
+
+
 def _inverse_of_image(row: Intertwiner, matrix: jax.Array) -> jax.Array:
-    image = row.phi(matrix)
+    image = _image(row, matrix)
     return reciprocal(image).T if row.group.monomial else jnp.linalg.inv(image)
 
 

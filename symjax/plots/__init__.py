@@ -6,6 +6,7 @@ from symjax.plots.dynamics import over_layers as over_layers
 from symjax.plots.dynamics import over_time as over_time
 from symjax.plots.freezing import freezing as freezing
 from symjax.plots.groups import groups as groups
+from symjax.plots.rotation import draws as draws
 from symjax.plots.rotation import rotation_curves as rotation_curves
 from symjax.plots.rotation import rotations as rotations
 from symjax.plots.selection import choices as choices

@@ -39,12 +39,20 @@ def rotations(table: pd.DataFrame, path: Path) -> Figure:
             grouped_bars(axes, rows, series="kind", value="penalty", styles=KINDS)
             axes.set_title(f"{model} (baseline {rows.groupby('seed').baseline.first().mean():.1f} %)", fontsize=9)
         grid[0].set_ylabel("rotation penalty (percentage points)")
-        draws = table.groupby(["model", "layer", "kind"]).size().max()
-        over = f"(mean and standard deviation of {draws} matrices)" if draws > 1 else "(one matrix)"
-        figure.suptitle(f"Accuracy lost to a fixed random matrix before an activation\n{over}", fontsize=9)
+        over, several = draws(table)
+        over = f"mean and standard deviation over {over}" if several else over
+        figure.suptitle(f"Accuracy lost to a fixed random matrix before an activation\n({over})", fontsize=9)
         legend_below(figure, handlelength=1.1)
         save(figure, path)
     return figure
+
+
+def draws(table: pd.DataFrame) -> tuple[str, bool]:
+    """What a mean over rows of one model, layer and kind goes over, in words, and whether it is of more than one."""
+    repeats, members = (int(table[column].nunique()) for column in ("repeat", "seed"))
+    matrices = "one matrix" if repeats == 1 else f"{repeats} matrices"
+    words = matrices if members == 1 else f"{matrices} in each of {members} members"
+    return words, repeats * members > 1
 
 
 def rotation_curves(table: pd.DataFrame, path: Path) -> Figure | None:

@@ -179,7 +179,9 @@ class Retraining:
         return percent(right / len(split), len(split))
 
     def _matrix(self, key, case: Case) -> np.ndarray:
-        key = jax.random.fold_in(jax.random.fold_in(key, case.repeat), zlib.crc32(case.kind.encode()))
+        # The point too: layers of one width get matrices of their own.
+        for part in (self.plan.point, case.repeat, zlib.crc32(case.kind.encode())):
+            key = jax.random.fold_in(key, part)
         return np.asarray(_sample(key, case.kind, self.plan.network.points[self.plan.point].channels))
 
     def _tail(self, member: Member, key, case: Case) -> Member:

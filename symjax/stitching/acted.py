@@ -29,6 +29,7 @@ def stitch_to_acted(
     *,
     matching_images: int = 1024,
     on_row: Callable[[], None] = lambda: None,
+    on_member: Callable[[list[dict]], None] = lambda rows: None,
 ) -> list[dict]:
     """Acts on each member with a random element of its symmetry and stitches its front to the tail of the result.
 
@@ -44,6 +45,7 @@ def stitch_to_acted(
       points: stitch points by index.
       matching_images: how many training images the closed form sees, at most.
       on_row: called after each stitch.
+      on_member: called with the new rows of each member, once for points inside of residual blocks and once for others.
 
     Returns:
       For each member, point and kind of stitch: seed, layer, layer_index, starred, family, clean_accuracy (mean of the
@@ -70,6 +72,7 @@ def stitch_to_acted(
         clean = 100 * np.rint(np.asarray(accuracies, np.float64) * count).mean(axis=0) / count
         found = _moments(members, acted, dataset, chosen, matching_images)
         for m, seed in enumerate(members.seeds):
+            theirs = []
             a, b = Member(*parallel.take(members.members, m)), Member(*parallel.take(acted, m))
             for point, moments in zip(chosen, parallel.take(found, m), strict=True):
                 truth = symmetry.at(point, parallel.take(element, m))
@@ -83,7 +86,7 @@ def stitch_to_acted(
                         np.asarray(truth)[:, live]
                     )
                     where = network.points[point]
-                    rows.append(
+                    theirs.append(
                         {
                             "seed": seed,
                             "layer": where.name,
@@ -97,6 +100,8 @@ def stitch_to_acted(
                         }
                     )
                     on_row()
+            on_member(theirs)
+            rows += theirs
     return rows
 
 
