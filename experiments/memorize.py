@@ -76,7 +76,8 @@ class Settings(FeatureSettings):
 
 
 def main(settings: Settings) -> Summary:
-    seeds, measures = settings.parse_seeds(), parse_measures(settings.measures)
+    # Ascending, so that a pair of networks has one name however the seeds are typed.
+    seeds, measures = tuple(sorted(settings.parse_seeds())), parse_measures(settings.measures)
     if len(seeds) < 3:
         raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
     groups, dataset = settings.groups(seeds), settings.load_dataset()

@@ -170,6 +170,11 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     assert asked == ["cka"]
     more = runs.read_csv(out / "results.csv")
     pd.testing.assert_frame_equal(more[more.measure == "pwcca"], rows)
+    # Seeds in another order are the same pairs.
+    capsys.readouterr()
+    command(folder, "--measures", "pwcca", "--seeds", "2,0,1")
+    assert asked == ["cka"] and len(runs.read_csv(out / "results.csv")) == len(more)
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize(
