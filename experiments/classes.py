@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from experiments.dynamics import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
 from experiments.folders import clean_accuracy, run_folder
+from experiments.history import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import dynamics, plots, runs
 from symjax.summary import Summary

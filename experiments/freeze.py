@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.align import parse_measures
-from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
@@ -39,7 +38,7 @@ class Settings(FeatureSettings):
     end: float = 0.8
     """Of linear: when the last layer before the logits is frozen, a share of the run."""
     measure: str = "svcca"
-    """Of similarity: a name of symjax.similarity.MEASURES."""
+    """Of similarity: a name of symjax.similarity.MEASURES, no distance."""
     threshold: float = 0.98
     """Of similarity: how alike two checkpoints of a layer are when it is frozen, in the mean over the networks of
     normal training."""
@@ -62,7 +61,8 @@ class Settings(FeatureSettings):
 
 def main(settings: Settings) -> Summary:
     config, seeds, names = settings.zoo_config(), settings.parse_seeds(), settings.parse_schedules()
-    parse_measures(settings.measure)
+    if parse_measures(settings.measure, "similarity", "measure") != [settings.measure]:
+        raise InputError(f"measure: got {settings.measure!r}, wanted one")
     dataset = settings.load_dataset()
     layers = settings.parse_layers(dataset)
     if settings.layers != "all":

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.align import parse_measures
-from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo

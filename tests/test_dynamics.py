@@ -7,7 +7,8 @@ import pytest
 
 from experiments.classes import finding as class_finding
 from experiments.classes import learned
-from experiments.dynamics import convergence, finding, spelled
+from experiments.dynamics import finding
+from experiments.history import convergence, spelled
 from symjax import plots
 from symjax.dynamics import (
     chance_correlation,

@@ -127,6 +127,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
         ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', wanted epochs from 0 to 6, or all"),
         ("dynamics", ["--checkpoints", "6"], "wanted one before the end"),
         ("dynamics", ["--measures", "cosine"], "'cosine' not known"),
+        ("dynamics", ["--measures", "cka,cka_distance"], "measures: 'cka_distance' is a distance; choose from cca,"),
         ("dynamics", ["--layers", "relu9"], "relu9"),
         ("classes", ["--checkpoints", "some"], "checkpoints: got 'some'"),
         ("classes", ["--examples", "3"], "examples: got 3"),
@@ -134,7 +135,9 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
         ("freeze", ["--schedules", "3/1"], "freeze: got 3, 1"),
         ("freeze", ["--schedules", "1/2/3"], "1/2/3 has 3 epochs, wanted at most 2"),
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
-        ("freeze", ["--measure", "cosine"], "'cosine' not known"),
+        ("freeze", ["--measure", "cosine"], "measure: 'cosine' not known"),
+        ("freeze", ["--measure", "cka_distance"], "measure: 'cka_distance' is a distance"),
+        ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', wanted one"),
     ],
 )
 def test_bad_flags_are_one_line(module, words, named, folder, capsys):
