@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -141,6 +142,28 @@ def test_the_figure_shows_means_and_intervals(tmp_path):
             spans = [np.ptp(line[:, 1]) for line in container[2][0].get_segments()]
             np.testing.assert_allclose(spans, chosen.high - chosen.low, rtol=1e-5)
     assert (tmp_path / "groups.pdf").exists()
+
+
+def test_pairs_of_a_slow_measure_are_written_one_by_one(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    zoos = [SimpleNamespace(seeds=SEEDS, network=None, members=rng.normal(size=(3, 20, 4))) for _ in GROUPS]
+    settings = SimpleNamespace(features=lambda network, members, dataset, layers: {"a": members})
+    path, asked = tmp_path / "results.csv", []
+
+    def compare():
+        return command_module.compare(path, settings, zoos, None, ["a"], ["soft_matching"])
+
+    def stopped(*rest):
+        asked.append(rest[2])
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return distances(*rest)
+
+    monkeypatch.setattr(command_module, "distances", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare()
+    assert len(runs.read_csv(path)) == 3
+    assert len(compare()) == 12 and len(asked) == 4 + 9 and not runs.read_csv(path).duplicated().any()
 
 
 # --- the command ---
