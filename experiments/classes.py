@@ -71,7 +71,9 @@ def main(settings: Settings) -> Summary:
         over = over.replace(" and ", " ± ")
         tables = {
             f"correlation with each class's indicator at the end, {over} (chance: of unrelated labels)": last,
-            f"{layers[-1]}: correlation before and after the training, epochs until 90 % of the way": learned(ends),
+            f"{layers[-1]}: correlation at the first checkpoint and at the end, epochs until 90 % of the way": learned(
+                ends
+            ),
         }
         count = f"{len(images)} {settings.images} images"
         title = f"{trained.network.name} on {dataset.name}, {count}; clean accuracy {accuracy:.2f} %"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
+from scipy import stats
 
 from experiments.features import parse_measures
 from experiments.folders import clean_accuracy, run_folder
@@ -49,7 +50,7 @@ def main(settings: Settings) -> Summary:
             )
 
         table = follow(path, COLUMNS, settings, trained, zoo_path, dataset, layers, epochs, measures, compute)
-        plots.layers_by_layers(table, folder / "layers")
+        crossed = plots.layers_by_layers(table, folder / "layers") is not None
         plots.layers_by_time(table, folder / "time")
         same = table[table.layer == table.end_layer]
         plots.over_time(
@@ -76,22 +77,47 @@ def main(settings: Settings) -> Summary:
         }
         images = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
         title = f"{trained.network.name} on {dataset.name}, {images}; clean accuracy {accuracy:.2f} %"
-        return Summary(folder, title, finding(ends, layers), tables, ("layers", "time", "curves"))
+        return Summary(folder, title, finding(ends, layers), tables, (*["layers"] * crossed, "time", "curves"))
 
 
 def finding(ends: pd.DataFrame, layers: list[str]) -> str:
-    """Whether lower layers converge first, a line for each measure."""
+    """Whether lower layers converge first, a line for each measure.
+
+    Page's test for ordered alternatives (1963), of networks by layers: that layers settle in their order.
+    """
     lines = []
     for measure, table in ends.groupby("measure", sort=False):
         # Not by the share of the way, which says little of a layer that has next to no way to go.
-        mean = table.groupby("layer").settled.mean()[layers]
-        relation = rank_correlation(mean)
-        said = "lower layers converge first" if relation > 0.5 else "not that lower layers converge first"
-        lines.append(
+        settled = table.pivot(index="seed", columns="layer", values="settled")[layers]
+        whole = settled.dropna()
+        if whole.empty:
+            lines.append(f"{measure}: no network has an epoch for every layer, similarities are NaN: nothing to tell")
+            continue
+        mean = whole.mean()
+        text = (
             f"{measure}: {layers[0]} is at {LEVEL} of its end after {mean.iloc[0]:.1f} epochs, {layers[-1]} after "
-            f"{mean.iloc[-1]:.1f}: {said} (rank correlation of depth and epoch {relation:+.2f})"
+            f"{mean.iloc[-1]:.1f}: {said(whole)}"
         )
+        if left_out := len(settled) - len(whole):
+            text += f"; {left_out} of {len(settled)} networks left out, their similarities are NaN"
+        lines.append(text)
     return "\n".join(lines)
+
+
+def said(settled: pd.DataFrame) -> str:
+    """Of networks (down) and layers (across)."""
+    count, layers = settled.shape
+    if count < 2 or layers < 3:
+        verdict = "too few to tell whether lower layers converge first (wanted 2 networks and 3 layers)"
+    else:
+        p = stats.page_trend_test(settled.to_numpy()).pvalue
+        verdict = f"{'' if p < 0.05 else 'not shown that '}lower layers converge first (Page's test: p = {p:.2g})"
+    relations = settled.apply(rank_correlation, axis=1)
+    spread = f" ± {relations.std():.2f}" if count > 1 else ""
+    return (
+        f"{verdict}; rank correlation of depth and epoch {relations.mean():+.2f}{spread}, above 0 in "
+        f"{(relations > 0).sum()} of {count} networks"
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class HistorySettings(FeatureSettings):
     """The folder of the zoo; trained there where it is missing, or where it was not kept at these epochs."""
 
     def parse_checkpoints(self) -> tuple[int, ...]:
-        """Epochs, the first and the last at least."""
+        """Epochs, ascending; the last is always among them, and one before it."""
         last = self.zoo_config().recipe.epochs
         if self.checkpoints is None:
             return dynamics.checkpoints(last)
