@@ -97,6 +97,54 @@ def test_another_way_of_the_training_is_an_error(plain_folder, tmp_path):
     assert all(after[name] == before[name] for name in before if not (folder / name).is_dir())
 
 
+def test_members_trained_again_leave_where_they_are_to_stop(plain_folder, kept_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(plain_folder, tmp_path / "zoo")
+    path = folder / "member-1" / "metrics.csv"
+    frame = runs.read_csv(path)
+    frame.loc[frame.epoch == 3, "loss"] += 0.1  # beyond what is trained again
+    runs.write_csv(path, frame)
+    trained, epochs = [], zoo.jobs._epochs
+
+    def watched(*rest):
+        program = epochs(*rest)
+        return lambda state, data: trained.append(np.asarray(state.seed).tolist()) or program(state, data)
+
+    monkeypatch.setattr(zoo.jobs, "_epochs", watched)
+    whole = train(folder, (*SEEDS, 5), keep=(1,))
+    assert trained == [[0, 1, 2, 5], [5], [5]]
+    assert_close(zoo.load(folder, SEEDS, epoch=1).members, zoo.load(kept_folder, epoch=1).members, atol=1e-6)
+    assert_close(whole.member(5), train(tmp_path / "alone", (5,)).member(5))
+    # Nobody is left until a member that was interrupted later joins.
+    trained.clear()
+    shutil.rmtree(folder / "member-5")
+    save = StoredMember.save
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredMember, "save", lambda *rest: save(*rest) or stop())
+        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, (5,), keep=(0,), save_every_seconds=0)
+    trained.clear()
+    train(folder, (0, 5), keep=(0,))
+    assert trained == [[5], [5]]
+    assert zoo.kept_epochs(folder, (0,)) == (0, 1, 3)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_a_member_that_goes_another_way_costs_the_others_nothing(plain_folder, tmp_path):
+    folder = shutil.copytree(plain_folder, tmp_path / "zoo")
+    path = folder / "member-1" / "metrics.csv"
+    frame = runs.read_csv(path)
+    frame.loc[frame.epoch == 2, "loss"] += 0.1
+    runs.write_csv(path, frame)
+    with pytest.raises(InputError, match=r"member-1 lacks checkpoints.*in epoch 2 the loss is"):
+        train(folder, (*SEEDS, 5), keep=(2,))
+    assert [StoredMember(folder, seed).epoch() for seed in (*SEEDS, 5)] == [3, 3, 3, 2]
+    assert len(StoredMember(folder, 5).metrics(2)) == 2
+
+
 def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tmp_path, monkeypatch):
     save = StoredMember.save
 
