@@ -154,7 +154,7 @@ def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[tu
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """measure, layer, pairs (within a group, or across), mean, standard_error, low, high."""
+    """measure, layer, pairs (within a group, or across), mean, standard_error, low, high; NaN where a distance is."""
     rows = []
     for measure, of_measure in table.groupby("measure", sort=False):
         sides = [list(zip(of_measure[f"group_{s}"], of_measure[f"seed_{s}"], strict=True)) for s in "ab"]
@@ -163,9 +163,12 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         pairs = list(dict.fromkeys((models.index(a), models.index(b)) for a, b in zip(*sides, strict=True)))
         wide = of_measure.pivot(index=["group_a", "seed_a", "group_b", "seed_b"], columns="layer", values="distance")
         values = np.array([wide.loc[(*models[i], *models[j]), layers].to_numpy() for i, j in pairs], float)
-        for (a, b), mean in group_means(values, pairs, [group for group, _ in models]).items():
+        groups, lost = [group for group, _ in models], ~np.isfinite(values)
+        unknown = group_means(lost.astype(float), pairs, groups)  # the share of pairs without a value
+        for (a, b), mean in group_means(np.where(lost, 0, values), pairs, groups).items():
             columns = {"mean": mean.estimate, "standard_error": mean.standard_error, "low": mean.low, "high": mean.high}
-            columns = {name: np.asarray(column, float) for name, column in columns.items()}
+            none = np.asarray(unknown[a, b].estimate) > 0
+            columns = {name: np.where(none, np.nan, np.asarray(column, float)) for name, column in columns.items()}
             rows.append(
                 pd.DataFrame({"measure": measure, "layer": layers, "pairs": a if a == b else "across"} | columns)
             )
@@ -187,6 +190,11 @@ def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
             "(--epochs), on fewer images (--train-size) or wider networks (--width)"
         )
     for measure, rows in table.groupby("measure", sort=False):
+        if lost := sorted(set(rows.layer[~np.isfinite(rows.distance)]), key=layers.index):
+            count = int((~np.isfinite(rows.distance)).sum())
+            lines.append(f"{measure}: {count} of {len(rows)} distances are NaN, in {', '.join(lost)}")
+            if {layers[0], layers[-1]} & set(lost):
+                continue
         first, last, growth = gaps(rows, layers[0], layers[-1])
         farther = (
             f"{measure}: memorizing networks are farther from each other than generalizing ones by "
