@@ -55,6 +55,21 @@ def test_error_bars_across_groups_are_of_models_not_of_pairs():
     assert np.var(means) == pytest.approx(2 / 4, rel=0.2)
 
 
+@pytest.mark.parametrize("relation", [0.0, 0.5])
+def test_error_bars_across_groups_without_equal_seeds(relation):
+    """v_ij = a_i + b_j, i != j, as the command has them: by how much the error is too wide, or too narrow."""
+    k, rng = 4, np.random.default_rng(3)
+    pairs = np.array([(i, k + j) for i in range(k) for j in range(k) if i != j])
+    a, noise = rng.normal(size=(2, k, 4000))
+    b = relation * a + np.sqrt(1 - relation**2) * noise
+    effects = np.concatenate([a, b])
+    found = group_means(effects[pairs[:, 0]] + effects[pairs[:, 1]], pairs, "aaaabbbb")["a", "b"]
+    true = 2 * (1 + relation) / k
+    factor = (2 * k - 1) / (2 * (1 + relation)) * (((k - 1) ** 2 + 1) / (k - 1) ** 3 - 2 * relation / (k - 1) ** 2)
+    assert np.mean(np.square(found.standard_error)) == pytest.approx(factor * true, rel=0.05)
+    assert np.var(found.estimate) == pytest.approx(true, rel=0.1)
+
+
 def test_bad_pairs_of_groups():
     for pairs, named in ((np.zeros((2, 3), int), "pairs: got shape"), (np.array([[0, 9]]), "positions of 3 models")):
         with pytest.raises(InputError, match=named):
@@ -110,6 +125,20 @@ def test_groups_that_are_alike_are_not_published():
 def test_a_large_early_gap_is_not_published():
     told = finding(planted(0.6, early=0.5), ["early", "late"], KNOWN)
     assert told.count(": not as published") == 2 and told.count("the early gap is not under 25%") == 2
+
+
+def test_a_distance_that_is_not_defined_is_reported(tmp_path):
+    rows = planted(0.6).reset_index(drop=True)
+    chosen = (rows.measure == "pwcca") & (rows.layer == "late") & (rows.group_a == rows.group_b)
+    rows.loc[rows[chosen & (rows.group_a == "memorizing")].index[0], "distance"] = np.nan
+    means, whole = summarise(rows), summarise(planted(0.6))
+    lost = (means.measure == "pwcca") & (means.layer == "late") & (means.pairs == "memorizing")
+    assert lost.sum() == 1 and means[lost][["mean", "standard_error", "low", "high"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(means[~lost], whole[~lost])
+    told = finding(rows, ["early", "late"], KNOWN).splitlines()
+    assert told[0] == "pwcca: 1 of 48 distances are NaN, in late" and ": as published" in told[1] and len(told) == 2
+    draw(means, tmp_path / "groups")
+    assert "nan" in spelled(means[means.measure == "pwcca"], ["early", "late"]).loc["memorizing", "late"]
 
 
 def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
