@@ -189,10 +189,10 @@ def cost(zoos, dataset) -> pd.DataFrame:
     rows = []
     for name, trained in zoos.items():
         network, config = counted(trained, dataset), trained.config
-        shape, size = dataset.train.images.shape[1:], config.recipe.batch_size
-        whole = freezing.step_flops(network, shape, size)
+        shape = dataset.train.images.shape[1:]
+        whole = freezing.step_flops(network, shape, config.recipe)
         for epoch in range(config.recipe.epochs):
-            share = freezing.step_flops(network, shape, size, config.frozen(epoch)) / whole
+            share = freezing.step_flops(network, shape, config.recipe, config.frozen(epoch)) / whole
             rows.append({"schedule": name, "epoch": epoch, "share": share})
     return pd.DataFrame(rows)
 
