@@ -10,6 +10,7 @@ from test_zoo import CONFIG, DATASET, assert_close, assert_same, files
 
 from symjax import runs, zoo
 from symjax.errors import InputError
+from symjax.representations import features_of
 from symjax.training import Recipe
 from symjax.zoo import Group, ZooConfig
 from symjax.zoo.stored import StoredMember
@@ -237,6 +238,34 @@ def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
     assert_close(
         alone.metrics.loss[:5], zoos[0].metrics[zoos[0].metrics.seed == 1].loss.reset_index(drop=True)[:5], 1e-3
     )
+
+
+def test_labels_of_members_own_are_counted_over_examples(plain_folder):
+    """40 examples in batches of 16, so the last has padding."""
+    loaded = zoo.load(plain_folder)
+    images, true = (np.concatenate([a, a[:8]]) for a in (DATASET.train.images, DATASET.train.labels))
+    split, seen = dataclasses.replace(DATASET.train, images=images, labels=true), []
+    labels = np.stack([true, (true + 1) % 3, np.roll(true, 1)]).astype(np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo.trained, "EVALUATION_BATCH", 16)
+        pad = zoo.trained.pad_batches
+        patch.setattr(zoo.trained, "pad_batches", lambda *rest: seen.append(1) or pad(*rest))
+        found = zoo.evaluate(loaded.network, loaded.members, split, DATASET.mean, DATASET.std, labels=labels)
+    assert len(seen) == 1
+    normal = (images.astype(np.float32) - DATASET.mean) / DATASET.std
+    for i, seed in enumerate(SEEDS):
+        answers = np.argmax(jax.jit(loaded.network.logits)(loaded.member(seed), normal)[0], -1)
+        assert found[i] == pytest.approx(np.mean(answers == labels[i]))
+
+
+def test_pooled_features_are_not_rounded_to_bfloat16():
+    config = dataclasses.replace(CONFIG, precision="bfloat16")
+    network = config.network(DATASET)
+    members = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), 2))
+    words = (DATASET.test.images[:9], DATASET.mean, DATASET.std)
+    maps, pooled = (features_of(network, members, *words, layers="relu1", pool=pool)["relu1"] for pool in (False, True))
+    assert maps.dtype == jax.numpy.bfloat16 and pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, maps.astype(np.float64).mean((2, 3)), rtol=1e-5)
 
 
 def test_groups_must_fit_together(tmp_path):
