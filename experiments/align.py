@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.features import parse_measures
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import parallel, plots, runs, zoo
@@ -105,16 +106,6 @@ def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
     members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
     metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
-
-
-def parse_measures(text: str) -> list[str]:
-    """Names of measures, each once."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    unknown = [name for name in names if name not in MEASURES]
-    if unknown or not names:
-        wrong = f"{', '.join(map(repr, unknown))} not known" if unknown else "none given"
-        raise InputError(f"measures: {wrong}; choose from {', '.join(MEASURES)}")
-    return names
 
 
 def draw_pairs(seeds: tuple[int, ...], count: str, seed: int) -> list[tuple[int, int]]:

@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from experiments.dynamics import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
 from experiments.folders import clean_accuracy, run_folder
+from experiments.history import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import dynamics, plots, runs
 from symjax.summary import Summary
@@ -71,7 +71,9 @@ def main(settings: Settings) -> Summary:
         over = over.replace(" and ", " ± ")
         tables = {
             f"correlation with each class's indicator at the end, {over} (chance: of unrelated labels)": last,
-            f"{layers[-1]}: correlation before and after the training, epochs until 90 % of the way": learned(ends),
+            f"{layers[-1]}: correlation at the first checkpoint and at the end, epochs until 90 % of the way": learned(
+                ends
+            ),
         }
         count = f"{len(images)} {settings.images} images"
         title = f"{trained.network.name} on {dataset.name}, {count}; clean accuracy {accuracy:.2f} %"

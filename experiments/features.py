@@ -13,6 +13,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.representations import features_of
+from symjax.similarity import MEASURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,29 @@ class FeatureSettings(ZooSettings):
         images, _ = self.chosen(dataset)
         pool = self.maps == "pool"
         return features_of(network, members, images, dataset.mean, dataset.std, layers=",".join(layers), pool=pool)
+
+
+def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:
+    """Names of measures, each once.
+
+    Args:
+      text: names with commas between.
+      kind: "similarity" or "distance" where others will not do.
+      flag: what the message of an error names.
+
+    Raises:
+      InputError: no name, one that is unknown, or one of another kind.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    fitting = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
+    wrong = [
+        f"{name!r} is a {MEASURES[name].kind}" if name in MEASURES else f"{name!r} not known"
+        for name in names
+        if name not in fitting
+    ]
+    if wrong or not names:
+        raise InputError(f"{flag}: {', '.join(wrong) or 'none given'}; choose from {', '.join(fitting)}")
+    return names
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ et al. 2017). The same command again recomputes nothing; more seeds or schedules
 
 import dataclasses
 import itertools
+import os
 import re
 import sys
 from pathlib import Path
@@ -16,16 +17,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.align import parse_measures
-from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
-from symjax.similarity import pairwise
+from symjax.similarity import MEASURES, pairwise
 from symjax.summary import Summary
 
 COLUMNS = ("schedule", "seed", "accuracy", "flops")
+SIMILARITIES = ("seed", "epoch", "layer", "value")
 SCHEDULES = ("linear", "similarity")
 
 
@@ -39,7 +40,7 @@ class Settings(FeatureSettings):
     end: float = 0.8
     """Of linear: when the last layer before the logits is frozen, a share of the run."""
     measure: str = "svcca"
-    """Of similarity: a name of symjax.similarity.MEASURES."""
+    """Of similarity: a name of symjax.similarity.MEASURES, no distance."""
     threshold: float = 0.98
     """Of similarity: how alike two checkpoints of a layer are when it is frozen, in the mean over the networks of
     normal training."""
@@ -62,7 +63,11 @@ class Settings(FeatureSettings):
 
 def main(settings: Settings) -> Summary:
     config, seeds, names = settings.zoo_config(), settings.parse_seeds(), settings.parse_schedules()
-    parse_measures(settings.measure)
+    if parse_measures(settings.measure, "similarity", "measure") != [settings.measure]:
+        raise InputError(f"measure: got {settings.measure!r}, wanted one")
+    low, high = MEASURES[settings.measure].range
+    if not low <= settings.threshold <= high:
+        raise InputError(f"threshold: got {settings.threshold}, wanted a number from {low:g} to {high:g}")
     dataset = settings.load_dataset()
     layers = settings.parse_layers(dataset)
     if settings.layers != "all":
@@ -84,10 +89,16 @@ def main(settings: Settings) -> Summary:
             name: fixed[name] if name in fixed else saturated(folder, settings, zoos["normal"], normal, dataset, layers)
             for name in names
         }
+        write_schedules(folder / "schedules.csv", schedules, seeds)
         for name in names:
+            if not schedules[name]:  # nothing is ever frozen
+                zoos[name] = zoos["normal"]
+                continue
             frozen = dataclasses.replace(config, freeze=schedules[name])
-            beside = normal.with_name(f"{normal.name}-freeze-{'-'.join(map(str, frozen.freeze)) or 'never'}")
-            zoos[name] = zoo.train(frozen, dataset, seeds, beside)
+            own = Path(os.path.abspath(normal))  # with a name, which "." has not
+            zoos[name] = zoo.train(
+                frozen, dataset, seeds, own.with_name(f"{own.name}-freeze-{spelt(frozen.freeze, '-')}")
+            )
         table = evaluate(folder / "results.csv", zoos, schedules, dataset)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
@@ -113,30 +124,45 @@ def given(settings: Settings, name: str, layers: int) -> tuple[int, ...]:
 
 
 def saturated(folder: Path, settings: Settings, trained, zoo_path: Path, dataset, layers) -> tuple[int, ...]:
-    """The schedule of similarity, read off normal training; found once and kept, so that more seeds follow it, too."""
+    """The schedule of similarity, read off the normal training of these networks, whichever were looked at before."""
     path = folder / "similarity.csv"
     epochs = list(range(trained.config.recipe.epochs + 1))
-    if not path.exists():
-        rows = []
-        for seed in tqdm(trained.seeds, desc="similarity", unit="network", dynamic_ncols=True, file=sys.stderr):
-            found = settings.features(*zoo.load_history(zoo_path, seed, epochs), dataset, layers)
-            pairs = list(itertools.pairwise(epochs))
-            result = pairwise(found, settings.measure, pairs=pairs, layers="same", models=epochs)
-            rows += [
-                {"seed": seed, "epoch": b, "layer": layer, "value": result.values[k, a, k, b]}
-                for k, layer in enumerate(layers)
-                for a, b in pairs
-            ]
-        runs.write_csv(path, pd.DataFrame(rows))
-    mean = runs.read_csv(path).groupby(["epoch", "layer"]).value.mean().unstack()[layers]
+    there = set(read_rows(path, SIMILARITIES).seed)
+    missing = [seed for seed in trained.seeds if seed not in there]
+    for seed in tqdm(missing, desc="similarity", unit="network", dynamic_ncols=True, file=sys.stderr):
+        found = settings.features(*zoo.load_history(zoo_path, seed, epochs), dataset, layers)
+        pairs = list(itertools.pairwise(epochs))
+        result = pairwise(found, settings.measure, pairs=pairs, layers="same", models=epochs)
+        rows = [(seed, b, layer, result.values[k, a, k, b]) for k, layer in enumerate(layers) for a, b in pairs]
+        add_rows(path, pd.DataFrame(rows, columns=list(SIMILARITIES)), SIMILARITIES)
+    rows = read_rows(path, SIMILARITIES)
+    mean = rows[rows.seed.isin(trained.seeds)].groupby(["epoch", "layer"]).value.mean().unstack()[layers]
     return freezing.saturation_schedule(epochs, mean.to_numpy(), settings.threshold)
 
 
+def spelt(freeze: tuple[int, ...], between: str = "/") -> str:
+    """A schedule as a flag has it; "normal" where nothing is ever frozen."""
+    return between.join(map(str, freeze)) or "normal"
+
+
+def write_schedules(path: Path, schedules: dict[str, tuple[int, ...]], seeds: tuple[int, ...]) -> None:
+    """What each name stood for with these seeds: that of similarity depends on them. Others' rows stay."""
+    rows = pd.DataFrame({"name": list(schedules), "schedule": list(map(spelt, schedules.values()))})
+    rows["seeds"] = " ".join(map(str, seeds))
+    table = pd.concat([read_rows(path, tuple(rows.columns)), rows]).astype(str)
+    runs.write_csv(path, table.drop_duplicates(["name", "seeds"], keep="last"))
+
+
 def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
-    """Rows of schedule, seed, accuracy (percent), flops; those that `path` lacks are computed."""
+    """Rows of schedule (its name), seed, accuracy (percent), flops.
+
+    In `path` rows have the schedule itself, such as 2/4/6/8; those that it lacks are computed, zoo by zoo.
+    """
+    tables = []
     for name, trained in zoos.items():
+        key = spelt(schedules[name])
         there = read_rows(path, COLUMNS)
-        missing = set(trained.seeds) - set(there.seed[there.schedule == name])
+        missing = set(trained.seeds) - set(there.seed[there.schedule == key])
         if missing:
             accuracy = 100 * np.asarray(zoo.test_accuracy(trained, dataset), np.float64)
             flops = freezing.training_flops(
@@ -146,12 +172,11 @@ def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
                 trained.config.recipe,
                 schedules[name],
             )
-            rows = pd.DataFrame({"schedule": name, "seed": trained.seeds, "accuracy": accuracy, "flops": flops})
-            add_rows(path, rows[rows.seed.isin(missing)], COLUMNS)
-    table = read_rows(path, COLUMNS)
-    table = table[table.schedule.isin(list(zoos)) & table.seed.isin(zoos["normal"].seeds)]
-    order = list(zoos)
-    return table.sort_values("schedule", key=lambda column: column.map(order.index), kind="stable")
+            rows = pd.DataFrame({"schedule": key, "seed": trained.seeds, "accuracy": accuracy, "flops": flops})
+            there = add_rows(path, rows[rows.seed.isin(missing)], COLUMNS)
+        chosen = there[(there.schedule == key) & there.seed.isin(trained.seeds)]
+        tables.append(chosen.assign(schedule=name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def counted(trained, dataset):
@@ -164,10 +189,10 @@ def cost(zoos, dataset) -> pd.DataFrame:
     rows = []
     for name, trained in zoos.items():
         network, config = counted(trained, dataset), trained.config
-        shape, size = dataset.train.images.shape[1:], config.recipe.batch_size
-        whole = freezing.step_flops(network, shape, size)
+        shape = dataset.train.images.shape[1:]
+        whole = freezing.step_flops(network, shape, config.recipe)
         for epoch in range(config.recipe.epochs):
-            share = freezing.step_flops(network, shape, size, config.frozen(epoch)) / whole
+            share = freezing.step_flops(network, shape, config.recipe, config.frozen(epoch)) / whole
             rows.append({"schedule": name, "epoch": epoch, "share": share})
     return pd.DataFrame(rows)
 

@@ -16,13 +16,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.align import parse_measures
-from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
-from symjax.similarity import MEASURES, group_means, pairwise
+from symjax.similarity import MEASURES, PairMean, group_means, mean_over_pairs, pairwise
 from symjax.summary import Summary
 from symjax.zoo import Group, Zoo, ZooConfig
 
@@ -32,6 +31,7 @@ GROUPS = ("generalizing", "memorizing")
 # Passes over the training images after which they are known by heart.
 EPOCHS = {"digits": 40}
 OTHER_EPOCHS = 100
+EARLY = 0.25  # layers are alike in both groups where the gap is at most so much of that in the last layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,8 @@ class Settings(FeatureSettings):
 
 
 def main(settings: Settings) -> Summary:
-    seeds, measures = settings.parse_seeds(), parse_measures(settings.measures)
+    # Ascending, so that a pair of networks has one name however the seeds are typed.
+    seeds, measures = tuple(sorted(settings.parse_seeds())), parse_measures(settings.measures)
     if len(seeds) < 3:
         raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
     groups, dataset = settings.groups(seeds), settings.load_dataset()
@@ -100,7 +101,7 @@ def main(settings: Settings) -> Summary:
             tables[f"{measure}: distance of equal layers, mean ± standard error over networks"] = spelled(rows, layers)
         count = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
         title = f"{zoos[0].network.name} on {dataset.name}, {len(seeds)} networks in each group, {count}"
-        return Summary(folder, title, finding(means, layers, known), tables, ("groups",))
+        return Summary(folder, title, finding(table, layers, known), tables, ("groups",))
 
 
 def accuracy_table(path: Path, zoos: list[Zoo], dataset) -> pd.DataFrame:
@@ -132,7 +133,9 @@ def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, me
         if found is None:
             parts = [settings.features(trained.network, trained.members, dataset, layers) for trained in zoos]
             found = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
-        add_rows(path, distances(found, measure, missing, models), COLUMNS)
+        # All at once, or written pair by pair where each is computed on its own.
+        for pairs_now in [missing] if MEASURES[measure].factor else [[pair] for pair in missing]:
+            add_rows(path, distances(found, measure, pairs_now, models), COLUMNS)
     table = read_rows(path, COLUMNS)
     seeds = set(zoos[0].seeds)
     return table[table.measure.isin(measures) & table.seed_a.isin(seeds) & table.seed_b.isin(seeds)]
@@ -151,7 +154,7 @@ def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[tu
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """measure, layer, pairs (within a group, or across), mean, standard_error, low, high."""
+    """measure, layer, pairs (within a group, or across), mean, standard_error, low, high; NaN where a distance is."""
     rows = []
     for measure, of_measure in table.groupby("measure", sort=False):
         sides = [list(zip(of_measure[f"group_{s}"], of_measure[f"seed_{s}"], strict=True)) for s in "ab"]
@@ -160,9 +163,12 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         pairs = list(dict.fromkeys((models.index(a), models.index(b)) for a, b in zip(*sides, strict=True)))
         wide = of_measure.pivot(index=["group_a", "seed_a", "group_b", "seed_b"], columns="layer", values="distance")
         values = np.array([wide.loc[(*models[i], *models[j]), layers].to_numpy() for i, j in pairs], float)
-        for (a, b), mean in group_means(values, pairs, [group for group, _ in models]).items():
+        groups, lost = [group for group, _ in models], ~np.isfinite(values)
+        unknown = group_means(lost.astype(float), pairs, groups)  # the share of pairs without a value
+        for (a, b), mean in group_means(np.where(lost, 0, values), pairs, groups).items():
             columns = {"mean": mean.estimate, "standard_error": mean.standard_error, "low": mean.low, "high": mean.high}
-            columns = {name: np.asarray(column, float) for name, column in columns.items()}
+            none = np.asarray(unknown[a, b].estimate) > 0
+            columns = {name: np.where(none, np.nan, np.asarray(column, float)) for name, column in columns.items()}
             rows.append(
                 pd.DataFrame({"measure": measure, "layer": layers, "pairs": a if a == b else "across"} | columns)
             )
@@ -175,30 +181,48 @@ def spelled(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     return means.assign(text=text).pivot(index="pairs", columns="layer", values="text").loc[[*GROUPS, "across"], layers]
 
 
-def finding(means: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
-    """What the table says about the published finding, a line for each measure."""
+def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
+    """Whether the published finding holds, a line for each measure."""
     lines = []
     if known.train.memorizing < 95:
         lines.append(
             f"the memorizing networks know only {known.train.memorizing:.1f} % of their labels: train for longer "
             "(--epochs), on fewer images (--train-size) or wider networks (--width)"
         )
-    for measure, table in means.groupby("measure", sort=False):
-        table = table.set_index(["pairs", "layer"])
-        first, last = (gap(table, layers[i]) for i in (0, -1))
-        held = last[0] > 2 * last[1] and last[0] > first[0]
-        lines.append(
+    for measure, rows in table.groupby("measure", sort=False):
+        if lost := sorted(set(rows.layer[~np.isfinite(rows.distance)]), key=layers.index):
+            count = int((~np.isfinite(rows.distance)).sum())
+            lines.append(f"{measure}: {count} of {len(rows)} distances are NaN, in {', '.join(lost)}")
+            if {layers[0], layers[-1]} & set(lost):
+                continue
+        first, last, growth = gaps(rows, layers[0], layers[-1])
+        farther = (
             f"{measure}: memorizing networks are farther from each other than generalizing ones by "
-            f"{first[0]:.3f} ± {first[1]:.3f} in {layers[0]}, by {last[0]:.3f} ± {last[1]:.3f} in {layers[-1]}: "
-            f"{'as' if held else 'not as'} published (alike in early layers, generalizing networks closer in late ones)"
+            f"{first.estimate:.3f} ± {first.standard_error:.3f} in {layers[0]}, by "
+            f"{last.estimate:.3f} ± {last.standard_error:.3f} in {layers[-1]}"
         )
+        late = last.low > 0 and growth.low > 0
+        early = abs(first.estimate) <= EARLY * last.estimate
+        said = [
+            f"generalizing networks are {'' if late else 'not shown to be '}closer in late layers",
+            f"the early gap is {'' if early else 'not '}under {EARLY:.0%} of the late one",
+        ]
+        lines.append(f"{farther}: {'as' if late and early else 'not as'} published ({', '.join(said)})")
     return "\n".join(lines)
 
 
-def gap(table: pd.DataFrame, layer: str) -> tuple[float, float]:
-    """The memorizing group's mean distance less the generalizing group's, and its standard error."""
-    a, b = table.loc[("memorizing", layer)], table.loc[("generalizing", layer)]
-    return a["mean"] - b["mean"], float(np.hypot(a.standard_error, b.standard_error))
+def gaps(rows: pd.DataFrame, first: str, last: str) -> tuple[PairMean, PairMean, PairMean]:
+    """The memorizing group's mean distance less the generalizing group's in two layers, and by how much it grows.
+
+    Networks of one seed begin alike in both groups, so the groups are not independent: the difference is taken for each
+    pair of seeds, and error bars leave a seed out of both groups at a time (`mean_over_pairs`).
+    """
+    within = rows[(rows.group_a == rows.group_b) & rows.layer.isin([first, last])]
+    wide = within.pivot(index=["seed_a", "seed_b"], columns=["group_a", "layer"], values="distance")
+    apart = (wide["memorizing"] - wide["generalizing"])[[first, last]].to_numpy(float)
+    values = np.column_stack([apart, apart[:, 1] - apart[:, 0]])
+    mean = mean_over_pairs(values, np.array(wide.index.tolist()))
+    return tuple(PairMean(*(float(field[i]) for field in mean)) for i in range(3))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def saturation_schedule(epochs: Sequence[int], similarity, threshold: float) -> 
     return tuple(found)
 
 
-def step_flops(network: Network, image_shape: tuple[int, int, int], batch_size: int, frozen: int = 0) -> float:
+def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0) -> float:
     """Floating-point operations of one training step with the first `frozen` segments frozen.
 
     As XLA counts them in the program before it optimises: forward pass, loss, gradients, the optimizer's update;
@@ -58,20 +58,27 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], batch_size: 
     Args:
       network: its model.
       image_shape: (height, width, channels).
-      batch_size: of the step.
+      recipe: its batch size, and its optimizer with what belongs to it.
       frozen: of `symjax.training.train_step`.
+
+    Raises:
+      InputError: XLA counts no operations for this backend.
     """
-    return _step_flops(network, tuple(image_shape), batch_size, frozen)
+    return _step_flops(network, tuple(image_shape), recipe, frozen)
 
 
 @lru_cache
-def _step_flops(network: Network, image_shape: tuple[int, int, int], batch_size: int, frozen: int) -> float:
-    return float(lowered_step(network, image_shape, batch_size, frozen).cost_analysis()["flops"])
+def _step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int) -> float:
+    counted = lowered_step(network, image_shape, recipe, frozen).cost_analysis() or {}
+    if "flops" not in counted:
+        backend = jax.default_backend()
+        raise InputError(f"flops: XLA counts no operations for the backend {backend}; with JAX_PLATFORMS=cpu it does")
+    return float(counted["flops"])
 
 
-def lowered_step(network: Network, image_shape: tuple[int, int, int], batch_size: int, frozen: int = 0):
+def lowered_step(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0):
     """The training step of `step_flops` as `jax.jit(...).lower` gives it."""
-    recipe = Recipe(batch_size=batch_size)
+    batch_size = recipe.batch_size
     tx = optimizer(recipe, steps_per_epoch=1)
     state = jax.eval_shape(lambda: create_state(network, recipe, 1, jnp.int32(0)))
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
@@ -92,9 +99,9 @@ def training_flops(
     Args:
       network, image_shape: as of `step_flops`.
       train_images: how many there are.
-      recipe: its epochs and batch size.
+      recipe: its epochs, batch size and optimizer.
       freeze: of `symjax.zoo.ZooConfig`.
     """
     frozen = [sum(begin <= epoch for begin in freeze) for epoch in range(recipe.epochs)]
     steps = train_images // recipe.batch_size
-    return sum(steps * step_flops(network, image_shape, recipe.batch_size, count) for count in frozen)
+    return sum(steps * step_flops(network, image_shape, recipe, count) for count in frozen)

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from symjax import data, parallel
@@ -43,7 +44,7 @@ def features_of(
       images: (n, height, width, channels) as a data set stores them, before normalisation.
       mean, std: of the data set, by which images are normalised.
       layers: names of stitch points with commas between, or "all".
-      pool: give the mean over pixels, (members, n, c), in place of maps.
+      pool: give the mean over pixels, float32 (members, n, c), in place of maps.
       batch_size: images that go through the members at a time.
       devices: that members spread over; all local ones by default.
 
@@ -80,6 +81,7 @@ def _features(network: Network, points: tuple[int, ...], pool: bool, devices: tu
     def features(member, shared):
         images, mean, std = shared
         found = [branch(x) for x in network.features(member, data.normalize(images, mean, std), points)]
-        return [x.mean(tuple(range(1, x.ndim - 1))) for x in found] if pool else found
+        # A mean in bfloat16 would be rounded to 8 bits before anything is compared.
+        return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in found] if pool else found
 
     return parallel.over_members(features, parallel.default_execution(), devices=devices)

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.classes import finding as class_finding
 from experiments.classes import learned
-from experiments.dynamics import convergence, finding, spelled
+from experiments.dynamics import finding
+from experiments.history import convergence, spelled
 from symjax import plots
 from symjax.dynamics import (
     chance_correlation,
@@ -84,8 +85,8 @@ def test_the_finding_names_the_layer_that_is_first(tmp_path):
     half = np.sqrt(0.5)
     np.testing.assert_allclose(two.converged, 2 + 2 * (0.9 - half) / (1 - half), atol=1e-4)
     np.testing.assert_allclose(two.settled, 2 + 2 * (0.95 - half) / (1 - half), atol=1e-4)
-    assert "two after 3.7: lower layers converge first" in finding(ends, ["one", "two"])
-    assert ": not that lower layers converge first" in finding(ends, ["two", "one"])
+    assert "two after 3.7: too few to tell" in finding(ends, ["one", "two"])
+    assert "+1.00 ± 0.00, above 0 in 3 of 3 networks" in finding(ends, ["one", "two"])
     assert spelled(ends.assign(value=ends.settled), "measure", "layer").loc["svcca", "one"] == "0.95 ± 0.00"
     for draw, panels in ((plots.layers_by_layers, 4), (plots.layers_by_time, 1)):
         figure = draw(table, tmp_path / draw.__name__)
@@ -97,6 +98,25 @@ def test_the_finding_names_the_layer_that_is_first(tmp_path):
     (axes,) = plots.over_time(table[table.layer == table.end_layer], tmp_path / "curves", **words).axes
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [0, 1, 1, 1], atol=1e-5)
     assert plots.layers_by_layers(table[table.layer == table.end_layer], tmp_path / "none") is None
+
+
+def test_an_order_of_layers_needs_networks_that_agree():
+    def ends(*networks):
+        rows = [
+            ("cka", layer, seed, at) for seed, row in enumerate(networks) for layer, at in zip("abcd", row, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=["measure", "layer", "seed", "settled"])
+
+    agreed = finding(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, 0, 2, 3)), list("abcd"))
+    assert "d after 3.7: lower layers converge first" in agreed and "above 0 in 3 of 3" in agreed
+    assert f"{np.mean([1, 1, 0.8]):+.2f} ± {np.std([1, 1, 0.8], ddof=1):.2f}" in agreed
+    # The means are in order, and one network makes them so.
+    one = finding(ends((0, 10, 20, 30), (3, 2, 1, 0), (2, 3, 0, 1)), list("abcd"))
+    assert "not shown that lower layers converge first" in one and "above 0 in 1 of 3" in one
+    assert "too few to tell" in finding(ends((0, 1, 2, 3)), list("abcd"))
+    lost = finding(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, np.nan, 2, 3)), list("abcd"))
+    assert "1 of 3 networks left out" in lost and "above 0 in 2 of 2" in lost
+    assert "nothing to tell" in finding(ends((0, 1, 2, np.nan)), list("abcd"))
 
 
 # --- when ---

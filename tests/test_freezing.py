@@ -1,13 +1,15 @@
 """Freeze training: what is not computed, what does not change, and what does exactly as before."""
 
+import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax import models
+from symjax import freezing, models
 from symjax.errors import InputError
 from symjax.freezing import linear_schedule, lowered_step, saturation_schedule, step_flops, training_flops
 from symjax.training import Recipe, create_state
@@ -15,6 +17,7 @@ from symjax.training.loop import optimizer, train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHAPE = (16, 16, 3)
+RECIPE = Recipe(batch_size=8)
 
 
 def stepped(name, frozen, width=2):
@@ -74,7 +77,7 @@ def test_the_first_step_of_the_others_is_that_of_normal_training():
 def test_a_frozen_program_has_fewer_operations(name):
     network = models.create(name, width=4, classes=3)
     counts = range(0, len(network.points) + 1, max(1, len(network.points) // 4))
-    flops = [step_flops(network, SHAPE, 8, frozen) for frozen in counts]
+    flops = [step_flops(network, SHAPE, RECIPE, frozen) for frozen in counts]
     assert all(after < before for before, after in itertools.pairwise(flops))
     assert flops[-1] < 0.5 * flops[0]
 
@@ -82,7 +85,7 @@ def test_a_frozen_program_has_fewer_operations(name):
 def test_the_compiled_program_has_fewer_operations_too():
     network = models.create("mcnn", width=4, classes=3)
     whole, front = (
-        lowered_step(network, SHAPE, 8, frozen).compile().cost_analysis()["flops"]
+        lowered_step(network, SHAPE, RECIPE, frozen).compile().cost_analysis()["flops"]
         for frozen in (0, len(network.points))
     )
     assert front < 0.5 * whole
@@ -98,15 +101,34 @@ def test_operations_of_a_step_are_those_of_its_convolutions():
     whole = sum(3 * f for f in forward) - forward[0]
     frozen = sum(forward[:2]) + sum(3 * f for f in forward[2:]) - forward[2]
     for count, expected in ((0, whole), (2, frozen)):
-        assert expected <= step_flops(network, SHAPE, 8, count) <= 1.12 * expected
+        assert expected <= step_flops(network, SHAPE, RECIPE, count) <= 1.12 * expected
 
 
 def test_operations_of_a_training_are_those_of_its_steps():
     network, recipe = models.create("mcnn", width=2, classes=3), Recipe(epochs=3, batch_size=8)
-    one, two, three = (step_flops(network, SHAPE, 8, frozen) for frozen in (0, 1, 2))
+    one, two, three = (step_flops(network, SHAPE, recipe, frozen) for frozen in (0, 1, 2))
     assert training_flops(network, SHAPE, 43, recipe) == pytest.approx(5 * 3 * one)
     assert training_flops(network, SHAPE, 43, recipe, (1, 2)) == pytest.approx(5 * (one + two + three))
     assert training_flops(network, SHAPE, 43, recipe, (0, 3)) == pytest.approx(5 * 3 * two)
+
+
+def test_operations_are_those_of_the_recipe():
+    """The schedule's and the penalty's operations are few beside those of the network, but they are counted."""
+    network = models.create("mcnn", width=2, classes=3)
+    usual = step_flops(network, SHAPE, RECIPE)
+    for change in ({"weight_decay": 0.0}, {"schedule": "cosine"}):
+        other = step_flops(network, SHAPE, dataclasses.replace(RECIPE, **change))
+        assert other < usual and other == pytest.approx(usual, rel=0.01)
+    half = step_flops(network, SHAPE, dataclasses.replace(RECIPE, batch_size=4))
+    assert half == pytest.approx(usual / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("nothing", [None, {}])
+def test_a_backend_that_counts_nothing_is_an_error(nothing, monkeypatch):
+    lowered = SimpleNamespace(cost_analysis=lambda: nothing)
+    monkeypatch.setattr(freezing, "lowered_step", lambda *rest: lowered)
+    with pytest.raises(InputError, match="flops: XLA counts no operations for the backend cpu"):
+        step_flops(models.create("mcnn", width=3, classes=5), SHAPE, RECIPE)
 
 
 # --- schedules ---

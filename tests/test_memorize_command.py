@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 from stitch_helpers import scratch, trained
 
 import experiments.memorize as command_module
-from experiments.memorize import GROUPS, distances, finding, spelled, summarise
+from experiments.memorize import COLUMNS, GROUPS, distances, finding, gaps, spelled, summarise
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.errors import InputError
@@ -54,6 +55,21 @@ def test_error_bars_across_groups_are_of_models_not_of_pairs():
     assert np.var(means) == pytest.approx(2 / 4, rel=0.2)
 
 
+@pytest.mark.parametrize("relation", [0.0, 0.5])
+def test_error_bars_across_groups_without_equal_seeds(relation):
+    """v_ij = a_i + b_j, i != j, as the command has them: by how much the error is too wide, or too narrow."""
+    k, rng = 4, np.random.default_rng(3)
+    pairs = np.array([(i, k + j) for i in range(k) for j in range(k) if i != j])
+    a, noise = rng.normal(size=(2, k, 4000))
+    b = relation * a + np.sqrt(1 - relation**2) * noise
+    effects = np.concatenate([a, b])
+    found = group_means(effects[pairs[:, 0]] + effects[pairs[:, 1]], pairs, "aaaabbbb")["a", "b"]
+    true = 2 * (1 + relation) / k
+    factor = (2 * k - 1) / (2 * (1 + relation)) * (((k - 1) ** 2 + 1) / (k - 1) ** 3 - 2 * relation / (k - 1) ** 2)
+    assert np.mean(np.square(found.standard_error)) == pytest.approx(factor * true, rel=0.05)
+    assert np.var(found.estimate) == pytest.approx(true, rel=0.1)
+
+
 def test_bad_pairs_of_groups():
     for pairs, named in ((np.zeros((2, 3), int), "pairs: got shape"), (np.array([[0, 9]]), "positions of 3 models")):
         with pytest.raises(InputError, match=named):
@@ -63,19 +79,20 @@ def test_bad_pairs_of_groups():
 # --- planted groups ---
 
 
-def planted(closer: float):
-    """Two layers of 2 x 4 networks: the first alike in all, in the second group one has `closer` less noise."""
+def planted(closer: float, early: float = 0.0):
+    """Two layers of 2 x 4 networks: in the second generalizing ones have `closer` less noise, in the first `early`."""
     rng = np.random.default_rng(0)
     models = [(group, seed) for group in GROUPS for seed in range(4)]
     common = rng.normal(size=(200, 5))
     noise = {"generalizing": 1 - closer, "memorizing": 1.0}
+    early = {"generalizing": 0.1, "memorizing": 0.1 + early}
 
     def network(noise):
         turn, _ = np.linalg.qr(rng.normal(size=(5, 5)))
         return (common + noise * rng.normal(size=(200, 5))) @ turn
 
     layers = {
-        "early": np.stack([network(0.1) for _ in models]),
+        "early": np.stack([network(early[group]) for group, _ in models]),
         "late": np.stack([network(noise[group]) for group, _ in models]),
     }
     pairs = [(i, j) for i, j in itertools.combinations(range(8), 2) if models[i][1] != models[j][1]]
@@ -86,22 +103,60 @@ KNOWN = pd.DataFrame({"train": [100.0, 99.0], "test": [90.0, 10.0]}, index=list(
 
 
 def test_planted_groups_are_found():
-    means = summarise(planted(0.6))
+    rows = planted(0.6)
+    means = summarise(rows)
     table = means.set_index(["measure", "pairs", "layer"])["mean"]
     for measure in ("pwcca", "svcca"):
         late = [table[measure, kind, "late"] for kind in ("generalizing", "across", "memorizing")]
         assert late == sorted(late) and late[0] < late[2] - 0.1
         assert abs(table[measure, "memorizing", "early"] - table[measure, "generalizing", "early"]) < 0.05
-    told = finding(means, ["early", "late"], KNOWN)
+    told = finding(rows, ["early", "late"], KNOWN)
     assert told.count(": as published") == 2 and "know only" not in told
     assert spelled(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
 
 
 def test_groups_that_are_alike_are_not_published():
-    told = finding(summarise(planted(0.0)), ["early", "late"], KNOWN)
+    told = finding(planted(0.0), ["early", "late"], KNOWN)
     assert told.count("not as published") == 2
-    turned = finding(summarise(planted(-1.0)), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
+    turned = finding(planted(-1.0), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
     assert turned.count("not as published") == 2 and "know only 60.0 %" in turned
+
+
+def test_a_large_early_gap_is_not_published():
+    told = finding(planted(0.6, early=0.5), ["early", "late"], KNOWN)
+    assert told.count(": not as published") == 2 and told.count("the early gap is not under 25%") == 2
+
+
+def test_a_distance_that_is_not_defined_is_reported(tmp_path):
+    rows = planted(0.6).reset_index(drop=True)
+    chosen = (rows.measure == "pwcca") & (rows.layer == "late") & (rows.group_a == rows.group_b)
+    rows.loc[rows[chosen & (rows.group_a == "memorizing")].index[0], "distance"] = np.nan
+    means, whole = summarise(rows), summarise(planted(0.6))
+    lost = (means.measure == "pwcca") & (means.layer == "late") & (means.pairs == "memorizing")
+    assert lost.sum() == 1 and means[lost][["mean", "standard_error", "low", "high"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(means[~lost], whole[~lost])
+    told = finding(rows, ["early", "late"], KNOWN).splitlines()
+    assert told[0] == "pwcca: 1 of 48 distances are NaN, in late" and ": as published" in told[1] and len(told) == 2
+    draw(means, tmp_path / "groups")
+    assert "nan" in spelled(means[means.measure == "pwcca"], ["early", "late"]).loc["memorizing", "late"]
+
+
+def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
+    """What a seed adds in both groups alike is no error of the gap; by hand, the jackknife over seeds."""
+    rng = np.random.default_rng(2)
+    own, shared = rng.normal(size=(2, 5)), 100 * rng.normal(size=5)
+    rows, gap = [], np.zeros((5, 5))
+    for i, j in itertools.combinations(range(5), 2):
+        for group, effect in zip(GROUPS, own, strict=True):
+            value = effect[i] * effect[j] + shared[i] + shared[j]
+            gap[i, j] += value if group == "memorizing" else -value
+            rows += [("m", "a", group, i, group, j, 0.0), ("m", "b", group, i, group, j, value)]
+    first, last, growth = gaps(pd.DataFrame(rows, columns=list(COLUMNS)), "a", "b")
+    without = [np.delete(np.delete(gap, s, 0), s, 1).sum() / 6 for s in range(5)]
+    assert first.estimate == first.standard_error == 0
+    for found in (last, growth):
+        assert found.estimate == pytest.approx(gap.sum() / 10, abs=1e-4)
+        assert found.standard_error == pytest.approx(np.sqrt(4 * np.var(without)), rel=1e-3)
 
 
 def test_the_figure_shows_means_and_intervals(tmp_path):
@@ -116,6 +171,28 @@ def test_the_figure_shows_means_and_intervals(tmp_path):
             spans = [np.ptp(line[:, 1]) for line in container[2][0].get_segments()]
             np.testing.assert_allclose(spans, chosen.high - chosen.low, rtol=1e-5)
     assert (tmp_path / "groups.pdf").exists()
+
+
+def test_pairs_of_a_slow_measure_are_written_one_by_one(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    zoos = [SimpleNamespace(seeds=SEEDS, network=None, members=rng.normal(size=(3, 20, 4))) for _ in GROUPS]
+    settings = SimpleNamespace(features=lambda network, members, dataset, layers: {"a": members})
+    path, asked = tmp_path / "results.csv", []
+
+    def compare():
+        return command_module.compare(path, settings, zoos, None, ["a"], ["soft_matching"])
+
+    def stopped(*rest):
+        asked.append(rest[2])
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return distances(*rest)
+
+    monkeypatch.setattr(command_module, "distances", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare()
+    assert len(runs.read_csv(path)) == 3
+    assert len(compare()) == 12 and len(asked) == 4 + 9 and not runs.read_csv(path).duplicated().any()
 
 
 # --- the command ---
@@ -158,18 +235,23 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
         y = features[row.group_b][row.layer][SEEDS.index(row.seed_b)]
         expected = 1 - (MEASURES["pwcca"].fn(x, y) + MEASURES["pwcca"].fn(y, x)) / 2
         np.testing.assert_allclose(row.distance, expected, atol=2e-4)
-    assert "not as published" in printed or "as published" in printed
+    assert printed.count("pwcca: memorizing networks are farther") == 1
     # The same again computes nothing; another measure is added.
     asked = []
     original = command_module.distances
     monkeypatch.setattr(command_module, "distances", lambda *a: asked.append(a[1]) or original(*a))
     command(folder, "--measures", "pwcca")
     assert not asked and capsys.readouterr().out == printed
-    assert "as published" in summary.read(out).finding
+    assert summary.read(out).finding in printed
     command(folder, "--measures", "cka,pwcca")
     assert asked == ["cka"]
     more = runs.read_csv(out / "results.csv")
     pd.testing.assert_frame_equal(more[more.measure == "pwcca"], rows)
+    # Seeds in another order are the same pairs.
+    capsys.readouterr()
+    command(folder, "--measures", "pwcca", "--seeds", "2,0,1")
+    assert asked == ["cka"] and len(runs.read_csv(out / "results.csv")) == len(more)
+    assert capsys.readouterr().out == printed
 
 
 @pytest.mark.parametrize(

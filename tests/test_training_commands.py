@@ -1,6 +1,7 @@
 """The commands that look at a training: dynamics, classes, freeze."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from experiments.settings import run_command
 from symjax import freezing, models, runs, summary, zoo
 from symjax.representations import representations
 from symjax.similarity import MEASURES
+from symjax.training import Recipe
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),
@@ -75,6 +77,9 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     assert not asked and capsys.readouterr().out == printed
     command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "pwcca,cka", "--seeds", "1,2")
     assert asked == [("pwcca", (4,)), ("cka", (0, 2, 4, 6)), ("pwcca", (0, 2, 4, 6)), ("cka", (0, 2, 4, 6))]
+    capsys.readouterr()
+    one = command(experiments.dynamics, folder, *settings, "--layers", "relu1", out="one")
+    assert summary.read(one).figures == ("time", "curves") and not (one / "layers.png").exists()
     more = runs.read_csv(out / "results.csv")
     pd.testing.assert_frame_equal(more.iloc[: len(rows)], rows)
     assert not more.duplicated(list(more.columns[:-1])).any()
@@ -106,19 +111,53 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     frozen = zoo.load(folder / "zoo-freeze-1-3")
     np.testing.assert_allclose(rows.accuracy["1/3"], 100 * zoo.test_accuracy(frozen, dataset), atol=1e-3)
     network = models.create("stitch_tiny", channels=1, classes=4)
-    share = [
-        freezing.step_flops(network, (8, 8, 1), 12, k) / freezing.step_flops(network, (8, 8, 1), 12) for k in (0, 1, 2)
-    ]
+    recipe = zoo_of_all.config.recipe
+    share = [freezing.step_flops(network, (8, 8, 1), recipe, k) for k in (0, 1, 2)]
+    share = [flops / share[0] for flops in share]
     expected = 1 - (share[0] + 2 * share[1] + 3 * share[2]) / 6
     flops = rows.flops.groupby("schedule").mean()
     assert 1 - flops["1/3"] / flops["normal"] == pytest.approx(expected)
     assert f"1/3: saves {100 * expected:.1f} % of the operations" in printed
     # Any similarity will do at threshold 0: everything is frozen after an epoch.
     assert zoo.load(folder / "zoo-freeze-1-1").config.freeze == (1, 1)
-    monkeypatch.setattr(zoo.training, "train_jobs", None)
-    monkeypatch.setattr(experiments.freeze, "pairwise", None)
+    kept = runs.read_csv(out / "schedules.csv").set_index("name")
+    assert kept.schedule.to_dict() == {"normal": "normal", "1/3": "1/3", "similarity": "1/1"}
+    assert (kept.seeds == "0 1 2").all()
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.training, "train_jobs", None)
+        patch.setattr(experiments.freeze, "pairwise", None)
+        command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
+        assert capsys.readouterr().out == printed
+    # Similarities of networks that were looked at before are not computed again; the file can be deleted, too.
+    compared = []
+    pairwise = experiments.freeze.pairwise
+    monkeypatch.setattr(experiments.freeze, "pairwise", lambda *a, **k: compared.append(1) or pairwise(*a, **k))
+    similarity = runs.read_csv(out / "similarity.csv")
+    runs.write_csv(out / "similarity.csv", similarity[similarity.seed != 1])
     command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
-    assert capsys.readouterr().out == printed
+    assert len(compared) == 1 and capsys.readouterr().out == printed
+
+
+def test_the_schedule_of_similarity_is_that_of_the_networks_asked_for(tmp_path):
+    """Whichever were looked at before: seed 0 alone is ready after an epoch, the mean of both is not."""
+    values = {0: (0.9, 0.9), 1: (0.1, 0.9)}
+    rows = [(seed, epoch, "relu1", value) for seed, both in values.items() for epoch, value in enumerate(both, 1)]
+    runs.write_csv(tmp_path / "similarity.csv", pd.DataFrame(rows, columns=["seed", "epoch", "layer", "value"]))
+    settings = experiments.freeze.Settings(threshold=0.8)
+    config = zoo.ZooConfig(recipe=Recipe(epochs=2))
+    for seeds, expected in (((0, 1), (2,)), ((0,), (1,)), ((1,), (2,))):
+        members = SimpleNamespace(seeds=seeds, config=config)
+        assert experiments.freeze.saturated(tmp_path, settings, members, None, None, ["relu1"]) == expected
+
+
+def test_layers_that_never_saturate_are_normal_training(folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder / "zoo")
+    words = ["--schedules", "similarity", "--threshold", 1, "--measure", "cka", "--zoo", "."]
+    out = command(experiments.freeze, folder, *words, out="never")
+    printed = capsys.readouterr().out
+    assert "similarity: saves 0.0 % of the operations at +0.00 ± 0.00 points" in printed
+    assert set(runs.read_csv(out / "results.csv").schedule) == {"normal"}
+    assert not [path for path in folder.iterdir() if "never" in path.name and path != out]
 
 
 @pytest.mark.parametrize(
@@ -127,6 +166,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
         ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', wanted epochs from 0 to 6, or all"),
         ("dynamics", ["--checkpoints", "6"], "wanted one before the end"),
         ("dynamics", ["--measures", "cosine"], "'cosine' not known"),
+        ("dynamics", ["--measures", "cka,cka_distance"], "measures: 'cka_distance' is a distance; choose from cca,"),
         ("dynamics", ["--layers", "relu9"], "relu9"),
         ("classes", ["--checkpoints", "some"], "checkpoints: got 'some'"),
         ("classes", ["--examples", "3"], "examples: got 3"),
@@ -134,7 +174,11 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
         ("freeze", ["--schedules", "3/1"], "freeze: got 3, 1"),
         ("freeze", ["--schedules", "1/2/3"], "1/2/3 has 3 epochs, wanted at most 2"),
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
-        ("freeze", ["--measure", "cosine"], "'cosine' not known"),
+        ("freeze", ["--threshold", "nan"], "threshold: got nan, wanted a number from 0 to 1"),
+        ("freeze", ["--threshold", "5"], "threshold: got 5.0"),
+        ("freeze", ["--measure", "cosine"], "measure: 'cosine' not known"),
+        ("freeze", ["--measure", "cka_distance"], "measure: 'cka_distance' is a distance"),
+        ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', wanted one"),
     ],
 )
 def test_bad_flags_are_one_line(module, words, named, folder, capsys):

@@ -10,6 +10,7 @@ from test_zoo import CONFIG, DATASET, assert_close, assert_same, files
 
 from symjax import runs, zoo
 from symjax.errors import InputError
+from symjax.representations import features_of
 from symjax.training import Recipe
 from symjax.zoo import Group, ZooConfig
 from symjax.zoo.stored import StoredMember
@@ -95,6 +96,54 @@ def test_another_way_of_the_training_is_an_error(plain_folder, tmp_path):
         train(folder, keep=(2,))
     after = files(folder)
     assert all(after[name] == before[name] for name in before if not (folder / name).is_dir())
+
+
+def test_members_trained_again_leave_where_they_are_to_stop(plain_folder, kept_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(plain_folder, tmp_path / "zoo")
+    path = folder / "member-1" / "metrics.csv"
+    frame = runs.read_csv(path)
+    frame.loc[frame.epoch == 3, "loss"] += 0.1  # beyond what is trained again
+    runs.write_csv(path, frame)
+    trained, epochs = [], zoo.jobs._epochs
+
+    def watched(*rest):
+        program = epochs(*rest)
+        return lambda state, data: trained.append(np.asarray(state.seed).tolist()) or program(state, data)
+
+    monkeypatch.setattr(zoo.jobs, "_epochs", watched)
+    whole = train(folder, (*SEEDS, 5), keep=(1,))
+    assert trained == [[0, 1, 2, 5], [5], [5]]
+    assert_close(zoo.load(folder, SEEDS, epoch=1).members, zoo.load(kept_folder, epoch=1).members, atol=1e-6)
+    assert_close(whole.member(5), train(tmp_path / "alone", (5,)).member(5))
+    # Nobody is left until a member that was interrupted later joins.
+    trained.clear()
+    shutil.rmtree(folder / "member-5")
+    save = StoredMember.save
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredMember, "save", lambda *rest: save(*rest) or stop())
+        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
+        with pytest.raises(KeyboardInterrupt):
+            train(folder, (5,), keep=(0,), save_every_seconds=0)
+    trained.clear()
+    train(folder, (0, 5), keep=(0,))
+    assert trained == [[5], [5]]
+    assert zoo.kept_epochs(folder, (0,)) == (0, 1, 3)
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_a_member_that_goes_another_way_costs_the_others_nothing(plain_folder, tmp_path):
+    folder = shutil.copytree(plain_folder, tmp_path / "zoo")
+    path = folder / "member-1" / "metrics.csv"
+    frame = runs.read_csv(path)
+    frame.loc[frame.epoch == 2, "loss"] += 0.1
+    runs.write_csv(path, frame)
+    with pytest.raises(InputError, match=r"member-1 lacks checkpoints.*in epoch 2 the loss is"):
+        train(folder, (*SEEDS, 5), keep=(2,))
+    assert [StoredMember(folder, seed).epoch() for seed in (*SEEDS, 5)] == [3, 3, 3, 2]
+    assert len(StoredMember(folder, 5).metrics(2)) == 2
 
 
 def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tmp_path, monkeypatch):
@@ -189,6 +238,34 @@ def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
     assert_close(
         alone.metrics.loss[:5], zoos[0].metrics[zoos[0].metrics.seed == 1].loss.reset_index(drop=True)[:5], 1e-3
     )
+
+
+def test_labels_of_members_own_are_counted_over_examples(plain_folder):
+    """40 examples in batches of 16, so the last has padding."""
+    loaded = zoo.load(plain_folder)
+    images, true = (np.concatenate([a, a[:8]]) for a in (DATASET.train.images, DATASET.train.labels))
+    split, seen = dataclasses.replace(DATASET.train, images=images, labels=true), []
+    labels = np.stack([true, (true + 1) % 3, np.roll(true, 1)]).astype(np.int32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo.trained, "EVALUATION_BATCH", 16)
+        pad = zoo.trained.pad_batches
+        patch.setattr(zoo.trained, "pad_batches", lambda *rest: seen.append(1) or pad(*rest))
+        found = zoo.evaluate(loaded.network, loaded.members, split, DATASET.mean, DATASET.std, labels=labels)
+    assert len(seen) == 1
+    normal = (images.astype(np.float32) - DATASET.mean) / DATASET.std
+    for i, seed in enumerate(SEEDS):
+        answers = np.argmax(jax.jit(loaded.network.logits)(loaded.member(seed), normal)[0], -1)
+        assert found[i] == pytest.approx(np.mean(answers == labels[i]))
+
+
+def test_pooled_features_are_not_rounded_to_bfloat16():
+    config = dataclasses.replace(CONFIG, precision="bfloat16")
+    network = config.network(DATASET)
+    members = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), 2))
+    words = (DATASET.test.images[:9], DATASET.mean, DATASET.std)
+    maps, pooled = (features_of(network, members, *words, layers="relu1", pool=pool)["relu1"] for pool in (False, True))
+    assert maps.dtype == jax.numpy.bfloat16 and pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, maps.astype(np.float64).mean((2, 3)), rtol=1e-5)
 
 
 def test_groups_must_fit_together(tmp_path):

@@ -80,7 +80,7 @@ def train_jobs(
     progress: bool,
     save_every_seconds: float,
 ) -> None:
-    """Those that are furthest behind first, until they meet the next."""
+    """Those that are furthest behind first, until they meet the next; each leaves when it is where it is to stop."""
     recipe = config.recipe
     training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
     own_labels = any(job.labels is not None for job in jobs)
@@ -121,11 +121,19 @@ def train_jobs(
                 save_every = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
             if epoch == last:
                 break
+            if any(job.stop == epoch for job in active):  # trained again, and as far as is wanted
+                going = np.array([i for i, job in enumerate(active) if job.stop > epoch], int)
+                host = jax.device_get(stacked)
+                active = [active[i] for i in going]
+                stacked = parallel.take(host, going)
+                labels = labels[going] if own_labels else None
+            if not active:  # until the next join
+                bar.update()
+                continue
             program = _epochs(network, recipe, execution, devices, config.frozen(epoch), own_labels)
             stacked, metrics = program((stacked, labels) if own_labels else stacked, training)
             metrics = jax.device_get(metrics)
-            for i, job in enumerate(active):
-                job.add(epoch + 1, {name: float(values[i]) for name, values in metrics.items()})
+            _add(active, stacked, epoch + 1, metrics)
             shown = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
             bar.set_postfix({label: f"{np.mean(metrics[key]):.3f}" for label, key in shown.items()}, refresh=False)
             bar.update()
@@ -149,6 +157,19 @@ def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Seque
         created = jax.device_get(_create(network, config.recipe, steps_per_epoch, seeds))
         for i, job in enumerate(fresh):
             job.state = parallel.take(created, i)
+
+
+def _add(active: Sequence[Job], stacked: TrainState, epoch: int, metrics: dict[str, np.ndarray]) -> None:
+    """Gives jobs an epoch's metrics. Where one goes another way than before, the others are saved before the error."""
+    errors = []
+    for i, job in enumerate(active):
+        try:
+            job.add(epoch, {name: float(values[i]) for name, values in metrics.items()})
+        except InputError as error:
+            errors.append(error)
+    if errors:
+        _save(active, stacked)  # members that are trained again are not: what is saved of them is further
+        raise errors[0]
 
 
 def _keep(active: Sequence[Job], stacked: TrainState, epoch: int) -> None:

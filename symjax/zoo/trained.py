@@ -179,8 +179,10 @@ def evaluate(network: Network, members: Member, split: Split, mean, std, *, labe
     batches = pad_batches(split, EVALUATION_BATCH)
     shared = parallel.replicate((batches, mean, std), devices)
     if labels is not None:
-        rows = [pad_batches(Split(split.images, row), EVALUATION_BATCH).labels for row in labels]
-        members = (members, np.stack(rows))
+        examples = batches.mask.astype(bool)  # in order, then padding, whose labels do not count
+        padded = np.zeros((len(labels), *examples.shape), batches.labels.dtype)
+        padded[:, examples] = labels
+        members = (members, padded)
     return np.asarray(_accuracies(network, devices, labels is not None)(members, shared))
 
 

@@ -108,11 +108,11 @@ def train_together(
     with contextlib.ExitStack() as stack:
         jobs = []
         # In one order everywhere, so that two processes never wait for each other.
-        for config, seeds, folder in sorted(groups, key=lambda group: str(group.folder.absolute())):
-            document = {**config.to_json(), "data": describe(dataset)}
-            folder = stack.enter_context(runs.open_folder(folder, "zoo", document))
-            for seed in seeds:
-                labels = config.training_labels(dataset, seed) if own_labels else None
+        for group in sorted(groups, key=lambda group: str(group.folder.absolute())):
+            document = {**group.config.to_json(), "data": describe(dataset)}
+            folder = stack.enter_context(runs.open_folder(group.folder, "zoo", document))
+            for seed in group.seeds:
+                labels = group.config.training_labels(dataset, seed) if own_labels else None
                 jobs.append(plan(StoredMember(folder, seed), config.recipe.epochs, keep, labels))
         if jobs := [job for job in jobs if job is not None]:
             devices = devices_or_all(devices)
