@@ -52,8 +52,8 @@ def main(settings: Settings) -> Summary:
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     measures = parse_measures(settings.measures)
     pairs = draw_pairs(seeds, settings.pairs, settings.pair_seed)
-    if settings.examples < 2:
-        raise InputError(f"examples: got {settings.examples}, wanted 2 or more")
+    if settings.examples < 4:
+        raise InputError(f"examples: got {settings.examples}, wanted 4 or more")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]

@@ -183,8 +183,8 @@ def spelled(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
 
 def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
     """Whether the published finding holds, a line for each measure."""
-    lines = []
-    if known.train.memorizing < 95:
+    lines, learned = [], known.train.memorizing >= 95
+    if not learned:
         lines.append(
             f"the memorizing networks know only {known.train.memorizing:.1f} % of their labels: train for longer "
             "(--epochs), on fewer images (--train-size) or wider networks (--width)"
@@ -207,7 +207,8 @@ def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
             f"generalizing networks are {'' if late else 'not shown to be '}closer in late layers",
             f"the early gap is {'' if early else 'not '}under {EARLY:.0%} of the late one",
         ]
-        lines.append(f"{farther}: {'as' if late and early else 'not as'} published ({', '.join(said)})")
+        verdict = f"{'as' if late and early else 'not as'} published" if learned else "nothing is shown by that"
+        lines.append(f"{farther}: {verdict} ({', '.join(said)})")
     return "\n".join(lines)
 
 

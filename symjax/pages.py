@@ -53,7 +53,7 @@ def markdown(title: str, sections: list[Section], folder: Path) -> str:
     lines = [f"# {title}", ""]
     lines += [f"- [{section.title}](#section-{i})" for i, section in enumerate(sections, 1)] + [""]
     for i, section in enumerate(sections, 1):
-        lines += [f'<a id="section-{i}"></a>', "", f"## {section.title}", "", section.text, ""]
+        lines += [f'<a id="section-{i}"></a>', "", f"## {section.title}", "", section.text.replace("\n", "\\\n"), ""]
         for path in section.figures:
             link = Path(os.path.relpath(path, folder)).as_posix().replace(" ", "%20")
             lines += [f"![{path.stem}](<{link}>)" if path.exists() else f"(no figure at {path})", ""]
@@ -77,7 +77,7 @@ def html(title: str, sections: list[Section]) -> str:
     for i, section in enumerate(sections, 1):
         parts += [
             f'<h2 id="section-{i}">{escape(section.title)}</h2>',
-            f'<p class="finding">{escape(section.text)}</p>',
+            f'<p class="finding">{escape(section.text).replace(chr(10), "<br>")}</p>',
         ]
         parts += [_picture(path) for path in section.figures]
         for caption, table in (section.tables | section.beside).items():

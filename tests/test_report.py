@@ -61,7 +61,7 @@ class Reader(html.parser.HTMLParser):
     def handle_starttag(self, tag, attributes):
         if tag == "img":
             self.pictures.append(dict(attributes)["src"])
-        elif tag != "meta":
+        elif tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):

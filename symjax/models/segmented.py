@@ -139,7 +139,10 @@ class Network:
         """The indices of stitch points given as "all" or as names with commas between, in the chain's order."""
         if text == "all":
             return tuple(range(len(self.points)))
-        found = {self.index(name.strip()) for name in text.split(",") if name.strip()}
+        try:
+            found = {self.index(name.strip()) for name in text.split(",") if name.strip()}
+        except InputError as error:
+            raise InputError(str(error).replace("point:", "layers:", 1)) from None
         if not found:
             raise InputError(f"layers: none given; known: {', '.join(point.name for point in self.points)}, or all")
         return tuple(sorted(found))
