@@ -58,6 +58,10 @@ def use_cores(count: int | None = None) -> None:
 
     A member's small operations keep one core busy, seldom two. To be called before anything runs; a number of CPU
     devices that the user has set already is left alone.
+
+    With several CPU devices, do not decompose batches of matrices (a `vmap` of svd, qr or of what calls them, such as
+    `symjax.cca`) on two of them at once: jaxlib (0.10) does that on the threads that run the programs and waits there,
+    so that both can wait for ever. `lax.map` in place of `vmap` is safe; `symjax.pairwise` keeps to it.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
