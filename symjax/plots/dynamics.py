@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from symjax.plots.panels import panel_grid
 from symjax.plots.similarity import NAMES
 from symjax.plots.style import PAPER, legend_below, save
 
@@ -44,14 +45,11 @@ def over_time(
     """
     panels, lines = list(table[panel].unique()), list(table[line].unique())
     columns = next((n for n in (4, 3, 2) if len(panels) % n == 0), min(4, len(panels)))
-    rows = -(-len(panels) // columns)
     colours = sns.color_palette(palette, len(lines))
     epochs = sorted(table.epoch.unique())
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(max(5.2, 2.7 * columns + 0.4), 2.5 * rows + 0.9), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
+        margins = (max(0.4, 5.2 - 2.7 * columns), 0.9)
+        figure, grid = panel_grid(len(panels), 2.7, 2.5, columns=columns, margins=margins, sharex=True, sharey=True)
         for axes, name in zip(grid.flat, panels, strict=False):
             for colour, which in zip(colours, lines, strict=True):
                 chosen = table[(table[panel] == name) & (table[line] == which)].groupby("epoch").value

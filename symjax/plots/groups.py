@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symjax.plots.panels import panel_grid
 from symjax.plots.similarity import NAMES
 from symjax.plots.style import PAPER, legend_below, save
 
@@ -26,14 +27,9 @@ def groups(means: pd.DataFrame, path: Path) -> Figure:
       The figure that was written.
     """
     measures, layers = list(means.measure.unique()), list(means.layer.unique())
-    columns = min(3, len(measures))
-    rows = -(-len(measures) // columns)
     with matplotlib.rc_context(PAPER):
         width = max(3.1, 0.3 * len(layers) + 1)
-        figure = Figure(figsize=(width * columns, 2.7 * rows + 0.5), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat[len(measures) :]:
-            axes.set_visible(False)
+        figure, grid = panel_grid(len(measures), width, 2.7, columns=3, margins=(0.0, 0.5))
         for axes, measure in zip(grid.flat, measures, strict=False):
             for i, kind in enumerate(COLOURS):
                 chosen = means[(means.measure == measure) & (means.pairs == kind)].set_index("layer").loc[layers]

@@ -1,14 +1,36 @@
-"""Learning curves: a panel per layer, a line per series."""
+"""Panels in a grid, and learning curves in them: a panel per layer, a line per series."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from symjax.plots.style import PAPER, legend_below, save
+
+
+def panel_grid(
+    count: int, width: float, height: float, *, columns: int = 4, margins: tuple[float, float] = (0.0, 0.0), **options
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its grid of at least `count` axes, at most `columns` across; what is over is hidden.
+
+    Args:
+      count: of panels.
+      width, height: of each, in inches.
+      columns: at most.
+      margins: what the figure has besides, across and down.
+      options: of `Figure.subplots`.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns + margins[0], height * rows + margins[1]), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
 
 
 def curve_panels(
@@ -29,13 +51,8 @@ def curve_panels(
     if table.empty:
         return None
     layers, names = list(table.layer.unique()), list(table[series].unique())
-    columns = min(4, len(layers))
-    rows = -(-len(layers) // columns)
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(2.4 * columns + 0.8, 2.1 * rows + 0.9), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(layers) :]:
-            axes.set_visible(False)
+        figure, grid = panel_grid(len(layers), 2.4, 2.1, margins=(0.8, 0.9), sharex=True, sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             axes.set_title(layer, fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)

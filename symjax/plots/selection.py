@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from symjax.plots.panels import panel_grid
 from symjax.plots.stitching import style_of
 from symjax.plots.style import PAPER, legend_below, save
 
@@ -26,7 +26,7 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
     """
     layers = list(chosen.layer.unique())
     with matplotlib.rc_context(PAPER):
-        figure, grid = _panels(len(layers), 2.0, 1.8, sharey=True)
+        figure, grid = panel_grid(len(layers), 2.0, 1.8, margins=(0.6, 0.9), sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             counts = chosen[chosen.layer == layer].hyperparameter.value_counts()
             axes.bar(range(len(values)), [counts.get(value, 0) for value in values], width=0.8, color="#d7301f")
@@ -58,7 +58,7 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
     lasso = [family for family in families if family.startswith("lasso")]
     several = table.pair.nunique() > 1
     with matplotlib.rc_context(PAPER):
-        figure, grid = _panels(len(layers), 2.6, 2.3, sharey=False)
+        figure, grid = panel_grid(len(layers), 2.6, 2.3, margins=(0.6, 0.9))
         for axes, layer in zip(grid.flat, layers, strict=False):
             grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
             mean, deviation = grouped.mean(), grouped.std()
@@ -81,14 +81,3 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
         legend_below(figure)
         save(figure, path)
     return figure
-
-
-def _panels(count: int, width: float, height: float, *, sharey: bool) -> tuple[Figure, np.ndarray]:
-    """A grid of at least `count` axes, at most four across; what is over is hidden."""
-    columns = min(4, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns + 0.6, height * rows + 0.9), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=sharey)
-    for axes in grid.flat[count:]:
-        axes.set_visible(False)
-    return figure, grid

@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
+from symjax.plots.panels import panel_grid
 from symjax.plots.style import PAPER, legend_below, save
 
 # How a measure is called in a figure; others by their own name.
@@ -54,14 +55,9 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
     if crossed.empty:
         return None
     measures, layers = list(crossed.measure.unique()), list(crossed.layer_a.unique())
-    columns = min(3, len(measures))
-    rows = -(-len(measures) // columns)
     side = max(2.2, 0.42 * len(layers) + 0.6)
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(side * columns + 0.4, (side + 0.15) * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat[len(measures) :]:
-            axes.set_visible(False)
+        figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.0))
         for axes, measure in zip(grid.flat, measures, strict=False):
             chosen = crossed[crossed.measure == measure]
             mean = chosen.groupby(["layer_a", "layer_b"]).value.mean().unstack()
