@@ -7,23 +7,22 @@ extend what is there.
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from experiments.features import parse_measures
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import parallel, plots, runs, zoo
 from symjax.errors import InputError
+from symjax.progress import progress_bar
 from symjax.representations import representations
 from symjax.similarity import MEASURES, Pairwise, pairwise
-from symjax.summary import Summary
+from symjax.summary import Summary, mean_and_deviation
 
 COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
 EMPTY = pd.DataFrame(columns=list(COLUMNS))
@@ -69,7 +68,7 @@ def main(settings: Settings) -> Summary:
             compared = only(trained, sorted(needed))
             found = representations(compared, images, dataset.mean, dataset.std, layers=",".join(layers))
             total = sum(len(theirs) for theirs in missing.values())
-            with tqdm(desc="align", total=total, unit="pair", dynamic_ncols=True, file=sys.stderr) as bar:
+            with progress_bar(desc="align", total=total, unit="pair") as bar:
                 for measure, group in steps(missing):
                     bar.set_postfix_str(measure)
                     rows = compare(found, measure, group, compared.seeds)
@@ -165,10 +164,7 @@ def read_parts(folder: Path) -> dict[str, pd.DataFrame]:
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """Measures down, layers across: mean and standard deviation (n - 1) over pairs."""
     grouped = plots.of_equal_layers(table).groupby(["measure", "layer"], sort=False).value
-    text = grouped.mean().map("{:.3f}".format)
-    if (grouped.size() > 1).all():
-        text += " ± " + grouped.std().map("{:.3f}".format)
-    text = text.unstack("layer")[layers].loc[list(table.measure.unique())]
+    text = mean_and_deviation(grouped, 3).unstack("layer")[layers].loc[list(table.measure.unique())]
     return text.rename_axis(index=None, columns=None)
 
 

@@ -9,19 +9,18 @@ import dataclasses
 import itertools
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
+from symjax.progress import progress_bar
 from symjax.similarity import MEASURES, pairwise
 from symjax.summary import Summary
 
@@ -129,7 +128,7 @@ def saturated(folder: Path, settings: Settings, trained, zoo_path: Path, dataset
     epochs = list(range(trained.config.recipe.epochs + 1))
     there = set(read_rows(path, SIMILARITIES).seed)
     missing = [seed for seed in trained.seeds if seed not in there]
-    for seed in tqdm(missing, desc="similarity", unit="network", dynamic_ncols=True, file=sys.stderr):
+    for seed in progress_bar(iterable=missing, desc="similarity", unit="network"):
         found = settings.features(*zoo.load_history(zoo_path, seed, epochs), dataset, layers)
         pairs = list(itertools.pairwise(epochs))
         result = pairwise(found, settings.measure, pairs=pairs, layers="same", models=epochs)

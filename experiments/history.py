@@ -1,19 +1,19 @@
 """What commands that follow a training share: a zoo kept at moments, rows for each, and when a value is reached."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from experiments.features import FeatureSettings, add_rows, read_rows
 from experiments.settings import optional, zoo_folder
 from symjax import dynamics, zoo
 from symjax.errors import InputError
+from symjax.progress import progress_bar
+from symjax.summary import mean_and_deviation
 from symjax.zoo import Zoo
 
 LEVEL = 0.95  # of a similarity, at which a layer is taken to be what it will be
@@ -79,7 +79,7 @@ def follow(
         seed: {m: [epoch for epoch in epochs if (m, seed, epoch) not in there] for m in measures}
         for seed in trained.seeds
     }
-    bar = tqdm(trained.seeds, desc="layers", unit="network", dynamic_ncols=True, file=sys.stderr)
+    bar = progress_bar(iterable=trained.seeds, desc="layers", unit="network")
     for seed in bar:
         wanted = sorted({epoch for lacking in missing[seed].values() for epoch in lacking})
         if not wanted:
@@ -114,9 +114,7 @@ def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def spelled(table: pd.DataFrame, down: str, across: str, order: list | None = None) -> pd.DataFrame:
     """Mean and standard deviation (n - 1) of `value` over seeds."""
     grouped = table.groupby([down, across], sort=False).value
-    text = grouped.mean().map("{:.2f}".format)
-    if (grouped.size() > 1).all():
-        text += " ± " + grouped.std().map("{:.2f}".format)
+    text = mean_and_deviation(grouped, 2)
     return text.unstack(across)[order or sorted(table[across].unique())].loc[list(table[down].unique())]
 
 

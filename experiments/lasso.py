@@ -16,7 +16,7 @@ from symjax import plots
 from symjax.errors import InputError
 from symjax.stitching import parse_families
 from symjax.stitching.selection import GRIDS
-from symjax.summary import Summary
+from symjax.summary import Summary, mean_and_deviation
 
 DEFAULTS = "; ".join(f"{family} {','.join(GRIDS[family])}" for family in ("lasso_proximal", "lasso"))
 
@@ -50,10 +50,7 @@ CAPTION = "stitching penalty in percentage points @ share of entries that are ze
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Families down, layers across: mean and deviation (n - 1) of the penalty, and the mean sparsity."""
     grouped = table.groupby(["family", "layer"], sort=False)
-    text = grouped.penalty.mean().map("{:.1f}".format)
-    if table.pair.nunique() > 1:
-        text += " ± " + grouped.penalty.std().map("{:.1f}".format)
-    text += " @ " + grouped.sparsity.mean().map("{:.2f}".format)
+    text = mean_and_deviation(grouped.penalty, 1) + " @ " + grouped.sparsity.mean().map("{:.2f}".format)
     text = text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
     return text.rename_axis(index=None, columns=None)
 

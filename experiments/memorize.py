@@ -8,19 +8,18 @@ is there.
 
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
+from symjax.progress import progress_bar
 from symjax.similarity import MEASURES, PairMean, group_means, mean_over_pairs, pairwise
 from symjax.summary import Summary
 from symjax.zoo import Group, Zoo, ZooConfig
@@ -123,7 +122,7 @@ def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, me
     pairs = [(i, j) for i, j in itertools.combinations(range(len(models)), 2) if models[i][1] != models[j][1]]
     found = None
     keys = ["measure", "group_a", "seed_a", "group_b", "seed_b"]
-    bar = tqdm(measures, desc="memorize", unit="measure", dynamic_ncols=True, file=sys.stderr)
+    bar = progress_bar(iterable=measures, desc="memorize", unit="measure")
     for measure in bar:
         bar.set_postfix_str(measure)
         there = set(read_rows(path, COLUMNS)[keys].itertuples(index=False, name=None))

@@ -8,7 +8,6 @@ nothing; more models, layers, kinds, seeds or repeats extend what is there.
 
 import dataclasses
 import itertools
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,10 +19,11 @@ from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import models, parallel, plots, zoo
 from symjax.errors import InputError
+from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.published import against_published
 from symjax.rotation.results import Results
-from symjax.summary import Summary
+from symjax.summary import Summary, mean_and_deviation
 from symjax.training import Recipe, percent
 from symjax.zoo import ZooConfig
 
@@ -145,15 +145,8 @@ def main(settings: Settings) -> Summary:
     with out.open() as folder:
         results = Results(folder)
         units = list(missing(results, plans, seeds, cases))
-        bar = tqdm(
-            desc="rotate",
-            unit="epoch",
-            total=len(units) * recipe.epochs,
-            mininterval=0.1 if sys.stderr.isatty() else 15,
-            dynamic_ncols=True,
-            disable=not units,
-        )
-        with bar:
+        total = len(units) * recipe.epochs
+        with progress_bar(desc="rotate", unit="epoch", total=total, disable=not units) as bar:
             for (name, layer), group in itertools.groupby(units, key=lambda unit: unit[:2]):
                 retrain(plans[name][layer], zoos[name], dataset, list(group), results, settings.rotation_seed, bar)
         results.assemble()  # a run may have been stopped just before
@@ -225,10 +218,7 @@ def caption(table: pd.DataFrame) -> str:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Models and kinds down, layers across: mean and standard deviation (n - 1) of the penalty."""
     grouped = table.groupby(["model", "kind", "layer"], sort=False).penalty
-    text = grouped.mean().map("{:.1f}".format)
-    if (grouped.size() > 1).all():
-        text += " ± " + grouped.std().map("{:.1f}".format)
-    text = text.unstack("layer")[list(table.layer.unique())]
+    text = mean_and_deviation(grouped, 1).unstack("layer")[list(table.layer.unique())]
     rows = list(table[["model", "kind"]].drop_duplicates().itertuples(index=False, name=None))
     text = text.loc[rows]
     text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in rows]

@@ -2,13 +2,11 @@
 
 import contextlib
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import ZooSettings, optional, zoo_folder
@@ -16,6 +14,7 @@ from symjax import parallel, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
+from symjax.progress import progress_bar
 from symjax.stitching import FitConfig, Plan, Sweep, draw_pairs
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results
@@ -140,12 +139,10 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
 
 def _run(kind: str, sweep: Sweep, members, pairs, clean, results: Results, seed: int) -> None:
     groups = -(-len(pairs) // sweep.group_size)
-    quiet = 0.1 if sys.stderr.isatty() else 15
     epochs = sweep.plan.config.epochs if sweep.plan.trained else 0
-    bars = {"mininterval": quiet, "dynamic_ncols": True}
     with (
-        tqdm(desc=kind, unit="epoch", total=groups * epochs, **bars) as training,
-        tqdm(desc="evaluate", unit="batch", total=groups * sweep.evaluation_steps, **bars) as evaluation,
+        progress_bar(desc=kind, unit="epoch", total=groups * epochs) as training,
+        progress_bar(desc="evaluate", unit="batch", total=groups * sweep.evaluation_steps) as evaluation,
     ):
         training.set_postfix_str("compiling")
 

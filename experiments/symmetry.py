@@ -7,7 +7,6 @@ or layers extend what is there.
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
+from symjax.progress import progress_bar
 from symjax.stitching.acted import KINDS, check_points, stitch_to_acted
 from symjax.summary import Summary
 
@@ -141,10 +140,7 @@ def stitch(path: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: 
         runs.write_csv(path, rows)
 
     total = sum(len(missing) * len(seeds) * len(KINDS) for missing, seeds in groups.items())
-    quiet = 0.1 if sys.stderr.isatty() else 15
-    with tqdm(
-        desc="symmetry", unit="stitch", total=total, mininterval=quiet, dynamic_ncols=True, disable=not total
-    ) as bar:
+    with progress_bar(desc="symmetry", unit="stitch", total=total, disable=not total) as bar:
         for missing, seeds in groups.items():
             if missing:
                 where = np.array([trained.seeds.index(seed) for seed in seeds])

@@ -84,5 +84,12 @@ def read(folder: runs.PathLike) -> Summary:
         raise InputError(f"{path}: not a summary of this version ({error!r}); run its command again") from None
 
 
+def mean_and_deviation(grouped, digits: int) -> pd.Series:
+    """Of each group of a pandas `SeriesGroupBy` its mean as text, with ± standard deviation (n - 1) if all have two."""
+    spell = f"{{:.{digits}f}}".format
+    text = grouped.mean().map(spell)
+    return text + " ± " + grouped.std().map(spell) if (grouped.size() > 1).all() else text
+
+
 def _table(index: list, columns: list, data: list) -> pd.DataFrame:
     return pd.DataFrame(data, index=index, columns=columns)

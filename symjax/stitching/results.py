@@ -23,6 +23,7 @@ from symjax.errors import InputError
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
+from symjax.summary import mean_and_deviation
 
 COLUMNS = (
     "pair",
@@ -159,10 +160,8 @@ class Results:
     def summary(table: pd.DataFrame) -> pd.DataFrame:
         """Families down, layers across: mean and standard deviation (n - 1) of the penalty over pairs."""
         grouped = table.groupby(["family", "layer"], sort=False).penalty
-        text = grouped.mean().map("{:.1f}".format)
-        if table.pair.nunique() > 1:
-            text += " ± " + grouped.std().map("{:.1f}".format)
-        return text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
+        text = mean_and_deviation(grouped, 1).unstack("layer")
+        return text[list(table.layer.unique())].loc[list(table.family.unique())]
 
 
 def load_stitch(folder: str | Path, pair: tuple[int, int], layer: str, family: str, like: Any) -> tuple[Stitch, Any]:

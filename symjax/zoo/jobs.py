@@ -1,6 +1,5 @@
 """Members that are not as far as they are wanted, trained there side by side, epoch by epoch."""
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from symjax import parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
+from symjax.progress import progress_bar
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig
@@ -89,17 +88,7 @@ def train_jobs(
     for job in jobs:
         groups.setdefault(job.start, []).append(job)
     first, last = min(groups), max(job.stop for job in jobs)
-    # Without a terminal every update is a line of its own in a file.
-    bar = tqdm(
-        desc="zoo",
-        unit="epoch",
-        total=last,
-        initial=first,
-        disable=not progress,
-        mininterval=0.1 if sys.stderr.isatty() else 15,
-        dynamic_ncols=True,
-    )
-    with bar:
+    with progress_bar(desc="zoo", unit="epoch", total=last, initial=first, disable=not progress) as bar:
         bar.set_postfix_str("compiling")
         active: list[Job] = []
         stacked, labels = None, None
