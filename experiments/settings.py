@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
-from symjax import parallel, runs, summary
+from symjax import memory, parallel, runs, summary, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.memory import parse_bytes
 from symjax.summary import Summary
 from symjax.training import Recipe
-from symjax.zoo import ZooConfig, check_seeds
+from symjax.zoo import Zoo, ZooConfig, check_seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +127,21 @@ class ZooSettings:
     """Of the random cuts into training, validation and smaller sets."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of activations; parameters are always float32."""
+    max_device_memory: Annotated[str | None, optional("BYTES", "what it takes")] = None
+    """On each device, as 16GB: networks train in groups, and stitches in parts, that need no more."""
 
     def parse_seeds(self) -> tuple[int, ...]:
         """The seeds as integers."""
         return parse_seeds(self.seeds)
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes on each device."""
+        return None if self.max_device_memory is None else parse_bytes(self.max_device_memory)
+
+    def train(self, config: ZooConfig, dataset: Dataset, folder: Path, **options) -> Zoo:
+        """The zoo of `config`, of these seeds, as `zoo.train` makes it within these settings' limits."""
+        return zoo.train(config, dataset, self.parse_seeds(), folder, max_device_memory=self.memory_limit, **options)
 
     def zoo_config(self) -> ZooConfig:
         """All that the zoo's members depend on, with the data set's defaults filled in."""
@@ -164,6 +176,18 @@ class ZooSettings:
     def load_dataset(self) -> Dataset:
         """The images."""
         return self.zoo_config().load_dataset(test_size=self.test_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class DrySettings(ZooSettings):
+    """Of commands that can tell beforehand what they cost."""
+
+    dry_run: bool = False
+    """Only tell what there is to do, and what it costs in operations, device memory and time."""
+
+
+class Told(Exception):
+    """Ends a command that has nothing to do but to tell this."""
 
 
 def zoo_folder(config: ZooConfig) -> Path:
@@ -233,9 +257,16 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
             print(f"\n{found.text()}")
         if seconds:
             print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
+    except Told as told:
+        print(told)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except jax.errors.JaxRuntimeError as error:
+        if (told := memory.advice(error)) is None:
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted; the same command again goes on from what is saved", file=sys.stderr)
         raise SystemExit(130) from None

@@ -8,14 +8,15 @@ from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
 
+from experiments import dry_run
 from experiments.folders import clean_accuracy, run_folder
-from experiments.settings import ZooSettings, optional, zoo_folder
-from symjax import parallel, zoo
+from experiments.settings import DrySettings, Told, optional, zoo_folder
+from symjax import parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.progress import progress_bar
-from symjax.stitching import FitConfig, Plan, Sweep, draw_pairs
+from symjax.stitching import FitConfig, Plan, Sweep, bounds, draw_pairs
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results
 
@@ -24,7 +25,7 @@ STITCH_EPOCHS = {"digits": 6}
 
 
 @dataclasses.dataclass(frozen=True)
-class StitchSettings(ZooSettings):
+class StitchSettings(DrySettings):
     """A zoo, which pairs of its members are stitched where, and how stitches are trained."""
 
     pairs: str = "4"
@@ -124,15 +125,23 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     document = {"zoo": config.to_json(), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
     document["test_size"] = settings.test_size
     out = run_folder(kind, zoo_folder(config).name, document, dataset, settings.out)
-    members = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
+    if settings.dry_run:
+        phases = [
+            dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
+            dry_run.stitch_phase(config, dataset, plan, pairs, out.path, limit),
+        ]
+        raise Told(dry_run.tell(f"{network.name} on {dataset.name}, for {out.path}", config, dataset, phases))
+    members = settings.train(config, dataset, zoo_path)
     with out.open() as folder:
         results = Results(folder)
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
         clean = dict(zip(seeds, clean_accuracy(folder, members, dataset), strict=True))
-        for part, theirs in results.missing(pairs, plan).items():
-            planned = part == plan and len(theirs) == len(pairs)
-            part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
-            _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
+        for lacking, theirs in results.missing(pairs, plan).items():
+            for part in [lacking] if limit is None else bounds.fitting(lacking, dataset, limit):
+                planned = part == plan and len(theirs) == len(pairs)
+                part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
+                _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
         results.assemble()  # a run may have been stopped just before
         yield Swept(folder, network, dataset, pairs, results.table(pairs, plan), results.curves(pairs, plan))
 

@@ -10,13 +10,14 @@ from typing import Annotated
 
 import pandas as pd
 
-from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from experiments import dry_run
+from experiments.settings import DrySettings, Told, optional, run_command, zoo_folder
 from symjax import runs, zoo
 from symjax.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(DrySettings):
     out: Annotated[Path | None, optional("DIR", "runs/zoo/ and a name made from the settings")] = None
     """The folder of this zoo."""
 
@@ -25,7 +26,10 @@ def main(settings: Settings) -> Summary:
     seeds, config = settings.parse_seeds(), settings.zoo_config()
     dataset = settings.load_dataset()
     folder = settings.out or zoo_folder(config)
-    trained = zoo.train(config, dataset, seeds, folder)
+    if settings.dry_run:
+        phase = dry_run.zoo_phase(config, dataset, seeds, folder, settings.memory_limit)
+        raise Told(dry_run.tell(f"{config.model} on {dataset.name}, for {folder}", config, dataset, [phase]))
+    trained = settings.train(config, dataset, folder)
     table = pd.DataFrame(
         {
             "seed": trained.seeds,

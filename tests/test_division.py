@@ -8,9 +8,10 @@ import pytest
 from stitch_helpers import trained
 
 from symjax import models
+from symjax.flops import segment_flops
 from symjax.parallel import Execution
 from symjax.stitching import FitConfig, Plan, parse_families
-from symjax.stitching.division import Work, cost, divide, segment_flops, work_of
+from symjax.stitching.division import Work, cost, divide, work_of
 
 WORK = Work(front=3, trained=2, closed=1)
 # Conv, then two convolutions of a quarter of the cost, a dense layer: five segments, four points.

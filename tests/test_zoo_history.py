@@ -68,8 +68,8 @@ def test_a_finished_zoo_gets_checkpoints_and_loses_nothing(kept_folder, plain_fo
     folder = shutil.copytree(plain_folder, tmp_path / "zoo")
     before = files(folder)
     trained = []
-    epochs = zoo.jobs._epochs
-    monkeypatch.setattr(zoo.jobs, "_epochs", lambda *rest: trained.append(1) or epochs(*rest))
+    epochs = zoo.jobs.epochs_program
+    monkeypatch.setattr(zoo.jobs, "epochs_program", lambda *rest: trained.append(1) or epochs(*rest))
     with pytest.raises(InputError, match=r"has members none after 1 epochs, wanted 0, 1; train\(..., keep=\[1\]\)"):
         zoo.load(folder, (0, 1), epoch=1)
     again = train(folder, keep=(0, 1))
@@ -104,13 +104,13 @@ def test_members_trained_again_leave_where_they_are_to_stop(plain_folder, kept_f
     frame = runs.read_csv(path)
     frame.loc[frame.epoch == 3, "loss"] += 0.1  # beyond what is trained again
     runs.write_csv(path, frame)
-    trained, epochs = [], zoo.jobs._epochs
+    trained, epochs = [], zoo.jobs.epochs_program
 
     def watched(*rest):
         program = epochs(*rest)
         return lambda state, data: trained.append(np.asarray(state.seed).tolist()) or program(state, data)
 
-    monkeypatch.setattr(zoo.jobs, "_epochs", watched)
+    monkeypatch.setattr(zoo.jobs, "epochs_program", watched)
     whole = train(folder, (*SEEDS, 5), keep=(1,))
     assert trained == [[0, 1, 2, 5], [5], [5]]
     assert_close(zoo.load(folder, SEEDS, epoch=1).members, zoo.load(kept_folder, epoch=1).members, atol=1e-6)
@@ -219,10 +219,10 @@ def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, DATASET.train.images.shape, dtype=np.uint8)
     dataset = dataclasses.replace(DATASET, train=dataclasses.replace(DATASET.train, images=images))
     each = dataclasses.replace(TRUE, labels="permuted_each")
-    before = zoo.jobs._epochs.cache_info().misses
+    before = zoo.jobs.epochs_program.cache_info().misses
     groups = [Group(TRUE, (0, 1), tmp_path / "true"), Group(each, (0, 1), tmp_path / "each")]
     zoos = zoo.train_together(groups, dataset, **SETTINGS)
-    assert zoo.jobs._epochs.cache_info().misses == before + 1
+    assert zoo.jobs.epochs_program.cache_info().misses == before + 1
     rows = [z.config.training_labels(dataset, seed) for z in zoos for seed in z.seeds]
     members = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(z.members for z in zoos))
     network = zoos[0].network

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-
-import jax
+from functools import cache
 
 from symjax.data import Dataset
-from symjax.models import Network
 from symjax.stitching.fit import Plan
 
 
@@ -33,26 +30,6 @@ def work_of(plan: Plan, dataset: Dataset) -> Work:
     training = config.epochs * images if plan.trained else 0
     matching = 2 * min(config.matching_images, images)  # through both fronts
     return Work(front=training + seen + matching, trained=2 * training + seen, closed=seen)
-
-
-def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
-    """Floating-point operations of each segment for one image (h, w, c), as the compiler counts them before it begins.
-
-    Where it does not, each segment counts as one.
-    """
-    member = jax.eval_shape(network.init, jax.random.key(0))
-    travelling = jax.ShapeDtypeStruct((1, *image), "float32")
-    found = []
-    for i in range(len(network.points) + 1):
-        run = jax.jit(partial(_segment, network, i))
-        analysis = run.lower(member, travelling).cost_analysis()
-        found.append(float((analysis or {}).get("flops", 1.0)))
-        travelling = jax.eval_shape(run, member, travelling)
-    return found
-
-
-def _segment(network, i, member, travelling):
-    return network.run(member, travelling, start=i, stop=i + 1)[0]
 
 
 def divide(plan: Plan, parts: int, flops: Sequence[float], work: Work) -> list[Plan]:

@@ -183,7 +183,7 @@ def begin(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMoments])
             of_families.append(_repeat(theirs, len(config.learning_rates)))
         params.append(of_families)
         closed.append([start(family, family.start) for family in plan.closed])
-    opt_state = optimizer(config).init(params)
+    opt_state = optimizer(config).init(params) if plan.trained else ()  # optax flattens no empty tree
     return FitState(pair, params, opt_state, closed, key, jnp.zeros((), jnp.int32))
 
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.flops import segment_flops
 from symjax.models import Member
 from symjax.parallel import at_once, stack, take
-from symjax.stitching.division import divide, segment_flops, work_of
+from symjax.stitching.division import divide, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
 from symjax.stitching.lane import Found, Lane

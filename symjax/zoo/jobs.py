@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from symjax import parallel
+from symjax import memory, parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -119,7 +119,7 @@ def train_jobs(
             if not active:  # until the next join
                 bar.update()
                 continue
-            program = _epochs(network, recipe, execution, devices, config.frozen(epoch), own_labels)
+            program = epochs_program(network, recipe, execution, devices, config.frozen(epoch), own_labels)
             stacked, metrics = program((stacked, labels) if own_labels else stacked, training)
             metrics = jax.device_get(metrics)
             _add(active, stacked, epoch + 1, metrics)
@@ -179,16 +179,31 @@ def _save(active: Sequence[Job], stacked: TrainState) -> None:
 
 
 @lru_cache
-def _epochs(
+def epochs_program(
     network: Network, recipe: Recipe, execution: Execution, devices: tuple, frozen: int = 0, own_labels: bool = False
 ):
     """`train_epoch` lifted over members, remembered, so that the same process does not compile it again."""
+    return parallel.over_members(_epoch(network, recipe, frozen, own_labels), execution, devices=devices)
+
+
+def _epoch(network: Network, recipe: Recipe, frozen: int, own_labels: bool):
+    """`train_epoch` of a member, with labels of its own or without, on what all share."""
 
     def epoch(member, shared):
         state, labels = member if own_labels else (member, shared.labels)
         return train_epoch(network, recipe, state, shared._replace(labels=labels), frozen)
 
-    return parallel.over_members(epoch, execution, devices=devices)
+    return epoch
+
+
+def need(
+    config: ZooConfig, network: Network, dataset: Dataset, execution: Execution, own_labels: bool = False
+) -> memory.Need:
+    """The device memory that training members takes; compiles the program of an epoch for one member."""
+    state = abstract_state(config, network, len(dataset.train))
+    shared = jax.eval_shape(lambda: device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)))
+    member = (state, shared.labels) if own_labels else state
+    return memory.need_of(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)
 
 
 def _create(network: Network, recipe: Recipe, steps_per_epoch: int, seeds: list[int]) -> TrainState:

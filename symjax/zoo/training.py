@@ -16,7 +16,7 @@ from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
 from symjax.zoo.config import ZooConfig, check_seeds, describe, listed
-from symjax.zoo.jobs import plan, train_jobs
+from symjax.zoo.jobs import need, plan, train_jobs
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import Zoo, devices_or_all, load
 
@@ -40,6 +40,7 @@ def train(
     devices=None,
     progress: bool = True,
     save_every_seconds: float = 30,
+    max_device_memory: float | None = None,
 ) -> Zoo:
     """The members of `seeds`: those that `folder` holds, and the others trained as far as they are not.
 
@@ -59,10 +60,12 @@ def train(
       progress: show a bar on stderr.
       save_every_seconds: how often unfinished members are saved, at the end of an epoch; rarer where saving takes more
         than a twentieth of the time.
+      max_device_memory: bytes on each device; members train in groups, one after another, that need no more (see
+        `symjax.memory`). By default all train at once.
 
     Raises:
-      InputError: bad seeds, epochs or sizes, a folder of another configuration, or a damaged checkpoint; a member that
-        is to be trained again for `keep` has other losses than the first time.
+      InputError: bad seeds, epochs or sizes, a folder of another configuration, or a damaged checkpoint; memory that
+        does not hold one member; a member that is to be trained again for `keep` has other losses than the first time.
     """
     (zoo,) = train_together(
         [Group(config, seeds, folder)],
@@ -72,6 +75,7 @@ def train(
         devices=devices,
         progress=progress,
         save_every_seconds=save_every_seconds,
+        max_device_memory=max_device_memory,
     )
     return zoo
 
@@ -85,6 +89,7 @@ def train_together(
     devices=None,
     progress: bool = True,
     save_every_seconds: float = 30,
+    max_device_memory: float | None = None,
 ) -> list[Zoo]:
     """Zoos that differ in the labels that they learn, trained side by side in one program; each a zoo as of `train`.
 
@@ -115,8 +120,12 @@ def train_together(
                 labels = group.config.training_labels(dataset, seed) if own_labels else None
                 jobs.append(plan(StoredMember(folder, seed), config.recipe.epochs, keep, labels))
         if jobs := [job for job in jobs if job is not None]:
-            devices = devices_or_all(devices)
-            train_jobs(config, network, dataset, jobs, execution, devices, progress, save_every_seconds)
+            devices, size = devices_or_all(devices), len(jobs)
+            if max_device_memory is not None:
+                size = len(devices) * need(config, network, dataset, execution, own_labels).fitting(max_device_memory)
+            jobs.sort(key=lambda job: job.start)  # those that are equally far train together
+            for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
+                train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds)
     return [load(group.folder, group.seeds, execution=execution) for group in groups]
 
 

@@ -1,0 +1,61 @@
+"""A sweep within a bound of device memory: what a plan needs of it, and plans cut until each part fits."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.flops import segment_flops
+from symjax.memory import Need, need_of, spell_bytes
+from symjax.stitching import fit
+from symjax.stitching.division import divide, work_of
+from symjax.stitching.fit import Plan
+from symjax.stitching.stitched import Pair
+from symjax.training.loop import device_data
+
+
+def need(plan: Plan, dataset: Dataset) -> Need:
+    """The device memory that one pair of a plan takes in training; compiles two programs.
+
+    The passes without gradients that follow hold less at once.
+    """
+    member = jax.eval_shape(plan.network.init, jax.random.key(0))
+    pair, config = Pair(member, member), plan.config
+    shared = jax.eval_shape(lambda: device_data(dataset, None))
+    batch = config.eval_batch_size
+    steps = max(1, min(config.matching_images, len(dataset.train)) // batch)
+    images = jax.ShapeDtypeStruct((steps, min(batch, len(dataset.train)), *shared.images.shape[1:]), jnp.uint8)
+    moments = partial(fit.pair_moments, plan)
+    needs = [
+        need_of(lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std))
+    ]
+    if plan.trained:
+        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        found = jax.eval_shape(moments, pair, images, shared.mean, shared.std)
+        state = jax.eval_shape(partial(fit.begin, plan), pair, key, found)
+        needs.append(need_of(partial(fit.fit_epoch, plan), plan.execution, state, shared))
+    return max(needs, key=lambda one: one.of(1))
+
+
+def fitting(plan: Plan, dataset: Dataset, limit: float) -> list[Plan]:
+    """Plans that together are `plan`, as few as may be, none of which needs more than `limit` bytes of a device.
+
+    Raises:
+      InputError: a single stitch needs more.
+    """
+    flops, work = segment_flops(plan.network, dataset.train.images.shape[1:]), work_of(plan, dataset)
+    count, most = 1, len(plan.points) * len(plan.families)
+    while True:
+        parts = divide(plan, count, flops, work)
+        # The first has the largest maps and the most families, the last the most points.
+        needed = max(need(part, dataset).of(1) for part in dict.fromkeys((parts[0], parts[-1])))
+        if needed <= limit:
+            return parts
+        if count == most:
+            raise InputError(
+                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed)} or more, which is what a "
+                "single stitch needs"
+            )
+        count = min(2 * count, most)

@@ -1,0 +1,70 @@
+"""What training a zoo will cost, before it is trained: operations, device memory, and time after a short rehearsal."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+
+from symjax import parallel, runs
+from symjax.data import Dataset, Split
+from symjax.flops import segment_flops, training_flops
+from symjax.parallel import Execution
+from symjax.training import create_state, pad_batches
+from symjax.training.loop import device_data
+from symjax.zoo.config import ZooConfig
+from symjax.zoo.jobs import epochs_program
+from symjax.zoo.stored import StoredMember
+from symjax.zoo.trained import EVALUATION_BATCH
+
+REHEARSED = 8  # training steps
+
+
+def epochs_to_go(folder: str | pathlib.Path, seeds: Iterable[int], epochs: int) -> dict[int, int]:
+    """Epochs that each member lacks in a zoo folder, which need not be there; finished members are left out."""
+    folder = pathlib.Path(folder)
+    if (folder / runs.CONFIG).exists():
+        runs.read_config(folder, "zoo")
+    left = {seed: epochs - StoredMember(folder, seed).epoch() for seed in seeds}
+    return {seed: count for seed, count in left.items() if count > 0}
+
+
+def epoch_flops(config: ZooConfig, dataset: Dataset) -> float:
+    """Floating-point operations of an epoch of one member, convolutions counted plainly, without the optimizer."""
+    network, image = config.network(dataset, method="native"), dataset.train.images.shape[1:]
+    steps = len(dataset.train) // config.recipe.batch_size
+    trained = steps * config.recipe.batch_size * training_flops(network, image)
+    return trained + len(dataset.validation) * sum(segment_flops(network, image))
+
+
+def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float:
+    """Floating-point operations per second of one of `devices`, as `epoch_flops` counts, in training `members` on all.
+
+    A few steps on random images, once to compile and once on the clock; nothing is kept.
+    """
+    batch = config.recipe.batch_size
+    small = dataclasses.replace(
+        dataset,
+        train=_random(dataset.train, min(len(dataset.train), REHEARSED * batch)),
+        validation=_random(dataset.validation, min(len(dataset.validation), EVALUATION_BATCH)),
+    )
+    network = config.network(dataset, method=execution.conv)
+    shared = parallel.replicate(device_data(small, pad_batches(small.validation, EVALUATION_BATCH)), devices)
+    create = jax.jit(create_state, static_argnums=(0, 1, 2), compiler_options=parallel.compiler_options(optimise=False))
+    one = jax.device_get(create(network, config.recipe, len(small.train) // batch, 0))
+    states = parallel.stack([one] * members)
+    program = epochs_program(network, config.recipe, execution, devices)
+    states, _ = jax.block_until_ready(program(states, shared))
+    began = time.perf_counter()
+    jax.block_until_ready(program(states, shared))
+    seconds = time.perf_counter() - began
+    most = -(-members // len(devices))  # on one device
+    return most * epoch_flops(config, small) / seconds
+
+
+def _random(split: Split, count: int) -> Split:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *split.images.shape[1:]), np.uint8)
+    return Split(images, rng.choice(split.labels, count))

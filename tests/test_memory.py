@@ -1,0 +1,262 @@
+"""What programs will need of a device's memory, groups and parts that keep within a bound, and --dry-run."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from stitch_helpers import SEEDS, flags, scratch, settings, trained
+
+import experiments.dry_run
+import experiments.stitch
+import experiments.zoo
+from experiments.settings import run_command
+from symjax import memory, models, parallel, zoo
+from symjax.errors import InputError
+from symjax.flops import segment_flops, training_flops
+from symjax.memory import Need, need_of, num_bytes, parse_bytes, spell_bytes
+from symjax.parallel import Execution
+from symjax.stitching import Plan, bounds, parse_families
+from symjax.zoo import estimate, jobs, training
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+# --- numbers ---
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("16GB", 16 * 10**9), ("1.5 GiB", 3 * 2**29), (".5mb", 500_000), (" 800 KB ", 800_000), ("2tib", 2**41)],
+)
+def test_bytes_are_read(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "16", "GB", "-1GB", "0GB", "16 G", "1e3MB", "nan GB", "1.2.3GB"])
+def test_what_is_no_size(text):
+    with pytest.raises(InputError, match="max_device_memory: got .* wanted a number with a unit"):
+        parse_bytes(text)
+
+
+def test_bytes_are_told():
+    assert [spell_bytes(n) for n in (512, 1_500_000, 2.5e9, 3e12)] == ["0.512 KB", "1.5 MB", "2.5 GB", "3 TB"]
+
+
+def test_members_that_fit():
+    need = Need(fixed=100, member=30)
+    assert [need.fitting(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
+    assert all(need.of(need.fitting(limit)) <= limit < need.of(need.fitting(limit) + 1) for limit in range(130, 400))
+    with pytest.raises(InputError, match="one member needs"):
+        need.fitting(129)
+
+
+# --- predictions ---
+
+
+def steps(member, shared):
+    """Something with workspace: a few products in a loop."""
+    return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ shared @ (shared.T @ x.T) @ x), member)
+
+
+@pytest.mark.parametrize("members", ["map", "vmap"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
+    execution = Execution(members, "matmul")
+    member, shared = jax.ShapeDtypeStruct((64, 96), jnp.float32), jax.ShapeDtypeStruct((96, 96), jnp.float32)
+    need = need_of(steps, execution, member, shared)
+    stacked = jax.ShapeDtypeStruct((count, 64, 96), jnp.float32)
+    lifted = jax.jit(lambda members, shared: parallel.each(lambda m: steps(m, shared), execution)(members))
+    told = lifted.lower(stacked, shared).compile().memory_analysis()
+    whole = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
+    assert whole - 1024 <= need.of(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
+
+
+def test_a_zoo_needs_more_for_more_members():
+    dataset, members = trained()
+    config = settings().zoo_config()
+    network = config.network(dataset, method="matmul")
+    one_by_one, together = (jobs.need(config, network, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
+    state = num_bytes(jobs.abstract_state(config, network, len(dataset.train)))
+    assert one_by_one.member == pytest.approx(2 * state, rel=0.05)  # and metrics
+    assert together.member > 5 * one_by_one.member  # workspace of its own
+    assert one_by_one.fixed > dataset.train.images.nbytes + dataset.validation.images.nbytes
+
+
+# --- zoos in groups ---
+
+
+def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
+    dataset, members = trained()
+    config, devices = settings().zoo_config(), jax.devices()[:1]
+    need = jobs.need(config, members.network, dataset, parallel.default_execution())
+    groups, train_jobs = [], jobs.train_jobs
+    monkeypatch.setattr(training, "train_jobs", lambda *a: groups.append(len(a[3])) or train_jobs(*a))
+    options = {"devices": devices, "progress": False}
+    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=need.of(2), **options)
+    assert groups == [2, 1]
+    at_once = zoo.train(config, dataset, SEEDS, tmp_path / "b", **options)
+    assert groups == [2, 1, 3]
+    jax.tree.map(np.testing.assert_array_equal, bounded.members, at_once.members)
+    with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
+        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.of(1) - 1, **options)
+
+
+# --- sweeps in parts ---
+
+
+def plan_of(families):
+    dataset, members = trained()
+    network, config = members.network, settings().fit_config(settings().zoo_config().recipe)
+    return Plan(network, (0, 1), parse_families(families), config, parallel.default_execution()), dataset
+
+
+def test_parts_fit_and_are_the_whole(monkeypatch):
+    plan, dataset = plan_of("full,rank1,lasso,matched")
+    sizes = {}
+
+    def need(part, _):
+        """Of a size that is easy to see through; the real one takes the compiler seconds."""
+        return sizes.setdefault(part, Need(100, 10 * len(part.points) * len(part.families)))
+
+    monkeypatch.setattr(bounds, "need", need)
+    for limit in (180, 150, 125, 115):
+        parts = bounds.fitting(plan, dataset, limit)
+        stitches = [s for part in parts for s in itertools.product(part.points, part.families)]
+        assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
+        assert all(need(part, None).of(1) <= limit for part in parts)
+    assert bounds.fitting(plan, dataset, 180) == [plan]
+    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, wanted 0.11 KB .* single stitch"):
+        bounds.fitting(plan, dataset, 109)
+
+
+def test_what_a_plan_needs():
+    plan, dataset = plan_of("full,rank1")
+    closed, _ = plan_of("identity")
+    whole, alone = bounds.need(plan, dataset), bounds.need(closed, dataset)
+    pair = 2 * num_bytes(jax.tree.map(lambda leaf: leaf[0], trained()[1].members))
+    assert whole.of(1) >= alone.of(1) > pair
+    assert whole.fixed > dataset.train.images.nbytes
+
+
+def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
+    """In two parts, a stitch each; one of them has nothing to train."""
+    argv = [*flags(scratch()), "--families", "full,identity", "--layers", "relu2", "--stitch-epochs", "1"]
+    argv += ["--pairs", "1", "--out"]
+    monkeypatch.chdir(tmp_path)
+    run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
+    parts = []
+    monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 1000))
+    run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1KB"])
+    assert [len(part.families) for part in parts] == [2, 1, 1]
+    assert Path("whole", "results.csv").read_text() == Path("parts", "results.csv").read_text()
+
+
+# --- operations ---
+
+
+@pytest.mark.parametrize("name", ["mcnn", "resnet20", "cct2"])
+def test_training_takes_three_times_the_operations(name):
+    network = models.create(name, width=16, image_size=32, channels=3, classes=10, method="native")
+    forward = sum(segment_flops(network, (32, 32, 3)))
+    assert 2.7 < training_flops(network, (32, 32, 3)) / forward < 3.3
+
+
+def test_operations_of_an_epoch():
+    dataset, members = trained()
+    config = settings().zoo_config()
+    network = config.network(dataset, method="native")
+    image = dataset.train.images.shape[1:]
+    wanted = 72 * training_flops(network, image) + 18 * sum(segment_flops(network, image))
+    assert estimate.epoch_flops(config, dataset) == pytest.approx(wanted)
+
+
+# --- the commands ---
+
+
+def dry(module, *argv):
+    run_command(module.main, module.Settings, [str(word) for word in (*argv, "--dry-run")])
+
+
+@pytest.fixture
+def rehearsed(monkeypatch, tmp_path):
+    """Rehearsals say 1 GFLOP/s for each device."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
+    return tmp_path
+
+
+def lines(capsys):
+    return {line[:27].strip(): line[27:].split() for line in capsys.readouterr().out.splitlines()[2:-3]}
+
+
+def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
+    argv = flags(scratch())
+    there = scratch() / "zoo"
+    before = sorted(there.rglob("*"))
+    dry(experiments.zoo, *argv[:-2], "--out", there, "--seeds", "5")
+    told = lines(capsys)
+    assert told["to do"] == ["2"] and told["there already"] == ["3"]
+    dataset, _ = trained()
+    flops = estimate.epoch_flops(settings().zoo_config(), dataset)
+    assert float(told["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
+    assert float(told["time on 1 device"][0]) == pytest.approx(12 * flops / 1e9, rel=0.01)
+    assert float(told["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
+    assert sorted(there.rglob("*")) == before and not list(rehearsed.iterdir())
+    dry(experiments.zoo, *argv[:-2], "--out", there)
+    assert "All is there" in capsys.readouterr().out
+
+
+def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
+    argv = [*flags(scratch()), "--families", "full,identity", "--pairs", "3"]
+    monkeypatch.setattr(bounds, "need", lambda part, _: Need(1000, 500 * len(part.points)))
+    dry(experiments.stitch, *argv, "--out", "new")
+    told = lines(capsys)
+    assert told["to do"] == ["0", "3"] and told["there already"] == ["3", "0"]
+    assert told["device memory"][-2:] == ["2", "KB"] and not list(rehearsed.iterdir())
+    dry(experiments.stitch, *argv, "--out", "new", "--max-device-memory", "1.5KB")
+    assert lines(capsys)["device memory"][-2:] == ["1.5", "KB"]
+
+
+def test_a_rehearsal_measures_something():
+    dataset, members = trained()
+    config, devices = settings().zoo_config(), tuple(jax.devices())
+    rate = estimate.rehearse(config, dataset, parallel.default_execution(), devices, 2)
+    assert 1e4 < rate < 1e15
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(42, "42 s"), (720, "12 min"), (19_080, "5.3 h"), (1_036_800, "12 days")]
+)
+def test_times_are_told(seconds, told):
+    assert experiments.dry_run.spell_seconds(seconds) == told
+
+
+def test_bad_bounds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(zoo, "train", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match="2"):
+        run_command(
+            experiments.stitch.main, experiments.stitch.Settings, [*flags(scratch()), "--max-device-memory", "lots"]
+        )
+    assert "max_device_memory: got 'lots'" in capsys.readouterr().err
+
+
+def test_exhausted_memory_is_told(monkeypatch, capsys):
+    def exhausted(_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes")
+
+    monkeypatch.setattr(experiments.zoo, "main", exhausted)
+    exhausted.__module__ = "experiments.zoo"
+    with pytest.raises(SystemExit, match="1"):
+        run_command(exhausted, experiments.zoo.Settings, [])
+    assert "--max-device-memory" in capsys.readouterr().err
+    assert memory.advice(ValueError("another")) is None
