@@ -222,6 +222,11 @@ def width_of(name):
 def acted_on(name, seed=0):
     network = create(name, width=width_of(name), image_size=16, dtype=jnp.float64)
     member = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), drawn(network, seed))
+    if len(network.points) > 20:  # hundreds of random residual blocks multiply rounding to no end
+        ends = [i > 0 and network.points[i - 1].starred for i in range(len(network.points) + 1)]
+        params = zip(ends, member.params, strict=True)
+        params = (jax.tree.map(lambda a, end=end: a / 10 if end and a.ndim > 1 else a, part) for end, part in params)
+        member = member._replace(params=tuple(params))
     symmetry = Symmetry(network)
     element = symmetry.sample(KEY)
     return network, symmetry, member, element, symmetry.act(member, element)
