@@ -13,7 +13,7 @@ from symjax.parallel import over_members, replicate, spread, take
 from symjax.stitching import evaluate, fit
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair, Stitch
-from symjax.training.evaluation import pad_batches
+from symjax.training.evaluation import Batches, pad_batches
 from symjax.training.loop import device_data
 
 PyTree = Any
@@ -42,21 +42,25 @@ class Found:
     history: list[dict]
 
 
+def evaluation_batches(dataset: Dataset, batch_size: int) -> dict[str, Batches]:
+    """Each split cut into batches, on the host."""
+    return {name: pad_batches(getattr(dataset, name), batch_size) for name in ("train", "validation", "test")}
+
+
 class Lane:
     """Compiled once, run for any number of groups, each of one pair for every device.
 
     Args:
       plan: what is to be fitted here.
       dataset: the images.
+      evaluated: its splits as `evaluation_batches` cuts them, which lanes share.
       devices: of this lane.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, devices: list):
+    def __init__(self, plan: Plan, dataset: Dataset, evaluated: dict[str, Batches], devices: list):
         self.plan, config = plan, plan.config
         lift = partial(over_members, execution=plan.execution, devices=devices)
-        self._train = pad_batches(dataset.train, config.eval_batch_size)
-        self._validation = pad_batches(dataset.validation, config.eval_batch_size)
-        self._test = pad_batches(dataset.test, config.eval_batch_size)
+        self._train, self._validation, self._test = (evaluated[name] for name in ("train", "validation", "test"))
         self._data = replicate(device_data(dataset, None), devices)
         self._matching = self._moment_batches(config.matching_images)
         self._reestimation = self._moment_batches(config.reestimation_images)

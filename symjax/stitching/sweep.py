@@ -23,7 +23,7 @@ from symjax.parallel import at_once, stack, take
 from symjax.stitching.division import divide, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
-from symjax.stitching.lane import Found, Lane
+from symjax.stitching.lane import Found, Lane, evaluation_batches
 from symjax.stitching.stitched import Pair, Stitch
 
 PyTree = Any
@@ -104,7 +104,8 @@ class Sweep:
             parts = divide(plan, share, segment_flops(plan.network, image), work_of(plan, dataset))
         self.group_size = len(devices) // len(parts)
         own = np.asarray(devices[: self.group_size * len(parts)]).reshape(self.group_size, len(parts)).T
-        self.lanes = [Lane(part, dataset, list(theirs)) for part, theirs in zip(parts, own, strict=True)]
+        evaluated = evaluation_batches(dataset, plan.config.eval_batch_size)
+        self.lanes = [Lane(part, dataset, evaluated, list(theirs)) for part, theirs in zip(parts, own, strict=True)]
 
     @property
     def evaluation_steps(self) -> int:
