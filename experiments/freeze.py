@@ -20,6 +20,7 @@ from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
+from symjax.flops import step_flops, training_flops
 from symjax.progress import progress_bar
 from symjax.similarity import MEASURES, pairwise
 from symjax.summary import Summary
@@ -164,7 +165,7 @@ def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
         missing = set(trained.seeds) - set(there.seed[there.schedule == key])
         if missing:
             accuracy = 100 * np.asarray(zoo.test_accuracy(trained, dataset), np.float64)
-            flops = freezing.training_flops(
+            flops = training_flops(
                 counted(trained, dataset),
                 dataset.train.images.shape[1:],
                 len(dataset.train),
@@ -189,9 +190,9 @@ def cost(zoos, dataset) -> pd.DataFrame:
     for name, trained in zoos.items():
         network, config = counted(trained, dataset), trained.config
         shape = dataset.train.images.shape[1:]
-        whole = freezing.step_flops(network, shape, config.recipe)
+        whole = step_flops(network, shape, config.recipe)
         for epoch in range(config.recipe.epochs):
-            share = freezing.step_flops(network, shape, config.recipe, config.frozen(epoch)) / whole
+            share = step_flops(network, shape, config.recipe, config.frozen(epoch)) / whole
             rows.append({"schedule": name, "epoch": epoch, "share": share})
     return pd.DataFrame(rows)
 

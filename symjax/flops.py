@@ -1,12 +1,16 @@
 """Floating-point operations of networks, as the compiler counts them before it begins; nothing is compiled or run."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+from symjax.errors import InputError
 from symjax.models import Network
+from symjax.training import Recipe, create_state
+from symjax.training.loop import optimizer, train_step
 
 
 def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
@@ -20,30 +24,69 @@ def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
     found = []
     for i in range(len(network.points) + 1):
         run = jax.jit(partial(_segment, network, i))
-        found.append(_count(run, member, travelling))
+        found.append(float((run.lower(member, travelling).cost_analysis() or {}).get("flops", 1.0)))
         travelling = jax.eval_shape(run, member, travelling)
     return found
 
 
-def training_flops(network: Network, image: Sequence[int]) -> float:
-    """Operations of a training step for one image: forward and backward, without the optimizer."""
-    member = jax.eval_shape(network.init, jax.random.key(0))
+def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0) -> float:
+    """Floating-point operations of one training step with the first `frozen` segments frozen.
 
-    def loss(params, images):
-        logits, _ = network.logits(member._replace(params=params, stats=stats_of(member)), images, mode="train")
-        return logits.sum()
+    As XLA counts them in the program before it optimises: forward pass, loss, gradients, the optimizer's update;
+    without augmentation. A network with method="native" has convolutions counted as such, not as the form in which
+    they run.
 
-    def stats_of(member):
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), member.stats)
+    Args:
+      network: its model.
+      image_shape: (height, width, channels).
+      recipe: its batch size, and its optimizer with what belongs to it.
+      frozen: of `symjax.training.train_step`.
 
-    # Two images: batch norm over a single value would be folded away.
-    return _count(jax.jit(jax.grad(loss)), member.params, jax.ShapeDtypeStruct((2, *image), "float32")) / 2
+    Raises:
+      InputError: XLA counts no operations for this backend.
+    """
+    return _step_flops(network, tuple(image_shape), recipe, frozen)
+
+
+@lru_cache
+def _step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int) -> float:
+    counted = lowered_step(network, image_shape, recipe, frozen).cost_analysis() or {}
+    if "flops" not in counted:
+        backend = jax.default_backend()
+        raise InputError(f"flops: XLA counts no operations for the backend {backend}; with JAX_PLATFORMS=cpu it does")
+    return float(counted["flops"])
+
+
+def lowered_step(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0):
+    """The training step of `step_flops` as `jax.jit(...).lower` gives it."""
+    batch_size = recipe.batch_size
+    tx = optimizer(recipe, steps_per_epoch=1)
+    state = jax.eval_shape(lambda: create_state(network, recipe, 1, jnp.int32(0)))
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+
+    def step(member, opt_state, images, labels):
+        (after, opt_state), metrics = train_step(network, tx, member, opt_state, images, labels, frozen)
+        return lax.optimization_barrier((after, opt_state)), metrics
+
+    return jax.jit(step).lower(state.member, state.opt_state, images, labels)
+
+
+def training_flops(
+    network: Network, image_shape: tuple[int, int, int], train_images: int, recipe: Recipe, freeze: Sequence[int] = ()
+) -> float:
+    """Floating-point operations of all training steps of one member: `step_flops` of each; without validation.
+
+    Args:
+      network, image_shape: as of `step_flops`.
+      train_images: how many there are.
+      recipe: its epochs, batch size and optimizer.
+      freeze: of `symjax.zoo.ZooConfig`.
+    """
+    frozen = [sum(begin <= epoch for begin in freeze) for epoch in range(recipe.epochs)]
+    steps = train_images // recipe.batch_size
+    return sum(steps * step_flops(network, image_shape, recipe, count) for count in frozen)
 
 
 def _segment(network, i, member, travelling):
     return network.run(member, travelling, start=i, stop=i + 1)[0]
-
-
-def _count(run, *arguments) -> float:
-    analysis = run.lower(*arguments).cost_analysis()
-    return float((analysis or {}).get("flops", 1.0))

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax import freezing, models
+from symjax import flops as counting
+from symjax import models
 from symjax.errors import InputError
-from symjax.freezing import linear_schedule, lowered_step, saturation_schedule, step_flops, training_flops
+from symjax.flops import lowered_step, step_flops, training_flops
+from symjax.freezing import linear_schedule, saturation_schedule
 from symjax.training import Recipe, create_state
 from symjax.training.loop import optimizer, train_step
 
@@ -126,7 +128,7 @@ def test_operations_are_those_of_the_recipe():
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_a_backend_that_counts_nothing_is_an_error(nothing, monkeypatch):
     lowered = SimpleNamespace(cost_analysis=lambda: nothing)
-    monkeypatch.setattr(freezing, "lowered_step", lambda *rest: lowered)
+    monkeypatch.setattr(counting, "lowered_step", lambda *rest: lowered)
     with pytest.raises(InputError, match="flops: XLA counts no operations for the backend cpu"):
         step_flops(models.create("mcnn", width=3, classes=5), SHAPE, RECIPE)
 

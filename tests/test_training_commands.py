@@ -13,7 +13,8 @@ import experiments.classes
 import experiments.dynamics
 import experiments.freeze
 from experiments.settings import run_command
-from symjax import freezing, models, runs, summary, zoo
+from symjax import models, runs, summary, zoo
+from symjax.flops import step_flops
 from symjax.representations import representations
 from symjax.similarity import MEASURES
 from symjax.training import Recipe
@@ -112,7 +113,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     np.testing.assert_allclose(rows.accuracy["1/3"], 100 * zoo.test_accuracy(frozen, dataset), atol=1e-3)
     network = models.create("stitch_tiny", channels=1, classes=4)
     recipe = zoo_of_all.config.recipe
-    share = [freezing.step_flops(network, (8, 8, 1), recipe, k) for k in (0, 1, 2)]
+    share = [step_flops(network, (8, 8, 1), recipe, k) for k in (0, 1, 2)]
     share = [flops / share[0] for flops in share]
     expected = 1 - (share[0] + 2 * share[1] + 3 * share[2]) / 6
     flops = rows.flops.groupby("schedule").mean()

@@ -10,7 +10,7 @@ import numpy as np
 
 from symjax import parallel, runs
 from symjax.data import Dataset, Split
-from symjax.flops import segment_flops, training_flops
+from symjax.flops import segment_flops, step_flops
 from symjax.parallel import Execution
 from symjax.training import create_state, pad_batches
 from symjax.training.loop import device_data
@@ -32,11 +32,12 @@ def epochs_to_go(folder: str | pathlib.Path, seeds: Iterable[int], epochs: int) 
 
 
 def epoch_flops(config: ZooConfig, dataset: Dataset) -> float:
-    """Floating-point operations of an epoch of one member, convolutions counted plainly, without the optimizer."""
+    """Floating-point operations of an epoch of one member, convolutions counted plainly."""
     network, image = config.network(dataset, method="native"), dataset.train.images.shape[1:]
     steps = len(dataset.train) // config.recipe.batch_size
-    trained = steps * config.recipe.batch_size * training_flops(network, image)
-    return trained + len(dataset.validation) * sum(segment_flops(network, image))
+    return steps * step_flops(network, image, config.recipe) + len(dataset.validation) * sum(
+        segment_flops(network, image)
+    )
 
 
 def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float:
