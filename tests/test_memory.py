@@ -237,6 +237,7 @@ def test_times_are_told(seconds, told):
 
 def test_bad_bounds(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    trained()
     monkeypatch.setattr(zoo, "train", lambda *_, **__: pytest.fail("trained"))
     with pytest.raises(SystemExit, match="2"):
         run_command(
