@@ -85,7 +85,7 @@ def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase
     return "\n".join(
         [
             *lines,
-            pd.DataFrame(columns).to_string(),
+            pd.DataFrame(columns, index=max(columns.values(), key=len)).fillna("").to_string(),
             "",
             f"In all about {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), "
             f"each of which trained {config.model} at {rate / 1e9:.3g} GFLOP/s just now.",
