@@ -59,7 +59,7 @@ def main(settings: Settings) -> Summary:
     document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
     document["test_size"] = settings.test_size
     out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out)
-    trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    trained = settings.train_zoo(config, dataset, settings.zoo or zoo_folder(config))
     with out.open() as folder:
         parts = read_parts(folder)
         missing = {measure: lacking(parts.get(measure, EMPTY), pairs) for measure in measures}

@@ -5,16 +5,11 @@ layer over epochs and over layers, and which classes are learned first (after Ra
 command again recomputes nothing; more seeds or checkpoints extend what is there.
 """
 
-import dataclasses
-from pathlib import Path
-from typing import Annotated
-
 import numpy as np
 import pandas as pd
 
-from experiments.folders import clean_accuracy, run_folder
-from experiments.history import HistorySettings, convergence, document_of, follow, rank_correlation, spelled
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.history import HistorySettings, convergence, rank_correlation, spelled
+from experiments.settings import run_command
 from symjax import dynamics, plots, runs
 from symjax.summary import Summary
 
@@ -22,35 +17,24 @@ COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
 MEASURE = "cca"
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings(HistorySettings):
-    out: Annotated[Path | None, optional("DIR", "runs/classes/ and a name made from the settings")] = None
-    """The folder of the results."""
+Settings = HistorySettings
 
 
 def main(settings: Settings) -> Summary:
-    config = settings.zoo_config()
-    settings.parse_seeds()
-    epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
-    layers = settings.parse_layers(dataset)
-    document = document_of(settings, layers)
-    out = run_folder("classes", zoo_folder(config).name, document, dataset, settings.out)
-    trained, zoo_path = settings.train(dataset, epochs)
-    images, labels = settings.chosen(dataset)
-    names = list(dataset.class_names)
-    with out.open() as folder:
+    history = settings.begin("classes")
+    layers, network = history.layers, history.zoo.network
+    images, labels = settings.chosen(history.dataset)
+    names = list(history.dataset.class_names)
+    with history.out.open() as folder:
 
-        def compute(found, _, moments):
-            return dynamics.class_correlations(
-                {layer: array[:-1] for layer, array in found.items()}, labels, names, moments
-            )
+        def compute(then, _, __, epochs):
+            return dynamics.class_correlations(then, labels, names, epochs)
 
-        path = folder / "results.csv"
-        table = follow(path, COLUMNS, settings, trained, zoo_path, dataset, layers, epochs, [MEASURE], compute)
+        table = history.follow(folder / "results.csv", COLUMNS, [MEASURE], compute)
         table = table.assign(**{"class": table["class"].astype(str)})  # names such as 0, 1, 2 come back as numbers
-        channels = {point.name: point.channels for point in trained.network.points}
+        channels = {point.name: point.channels for point in network.points}
         chance = {layer: dynamics.chance_correlation(channels[layer], len(images)) for layer in layers}
-        over = f"mean and deviation over {len(trained)} networks"
+        over = f"mean and deviation over {len(history.zoo)} networks"
         plots.over_time(
             table,
             folder / "classes",
@@ -64,7 +48,6 @@ def main(settings: Settings) -> Summary:
         plots.over_layers(table, folder / "layers", chance if settings.maps == "pool" else None)
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
         runs.write_csv(folder / "convergence.csv", ends)
-        accuracy = clean_accuracy(folder, trained, dataset).mean()
         last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
         if settings.maps == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
@@ -75,9 +58,7 @@ def main(settings: Settings) -> Summary:
                 ends
             ),
         }
-        count = f"{len(images)} {settings.images} images"
-        title = f"{trained.network.name} on {dataset.name}, {count}; clean accuracy {accuracy:.2f} %"
-        return Summary(folder, title, finding(ends, layers[-1]), tables, ("classes", "layers"))
+        return Summary(folder, history.title(folder), finding(ends, layers[-1]), tables, ("classes", "layers"))
 
 
 def learned(ends: pd.DataFrame) -> pd.DataFrame:

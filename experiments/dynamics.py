@@ -6,16 +6,13 @@ command again recomputes nothing; more seeds, measures or checkpoints extend wha
 """
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 from scipy import stats
 
 from experiments.features import parse_measures
-from experiments.folders import clean_accuracy, run_folder
-from experiments.history import LEVEL, HistorySettings, convergence, document_of, follow, rank_correlation, spelled
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
+from experiments.settings import run_command
 from symjax import dynamics, plots, runs
 from symjax.summary import Summary
 
@@ -26,30 +23,13 @@ COLUMNS = ("measure", "seed", "epoch", "layer", "end_layer", "value")
 class Settings(HistorySettings):
     measures: str = "svcca,pwcca,cka"
     """Similarities, not distances: names of symjax.similarity.MEASURES with commas between."""
-    out: Annotated[Path | None, optional("DIR", "runs/dynamics/ and a name made from the settings")] = None
-    """The folder of the results."""
 
 
 def main(settings: Settings) -> Summary:
-    config, measures = settings.zoo_config(), parse_measures(settings.measures, "similarity")
-    settings.parse_seeds()
-    epochs, dataset = settings.parse_checkpoints(), settings.load_dataset()
-    layers = settings.parse_layers(dataset)
-    document = document_of(settings, layers)
-    out = run_folder("dynamics", zoo_folder(config).name, document, dataset, settings.out)
-    trained, zoo_path = settings.train(dataset, epochs)
-    with out.open() as folder:
-        path = folder / "results.csv"
-
-        def compute(found, measure, moments):
-            return dynamics.similarity_to_end(
-                {layer: array[:-1] for layer, array in found.items()},
-                {layer: array[-1] for layer, array in found.items()},
-                measure,
-                moments,
-            )
-
-        table = follow(path, COLUMNS, settings, trained, zoo_path, dataset, layers, epochs, measures, compute)
+    measures = parse_measures(settings.measures, "similarity")
+    history = settings.begin("dynamics")
+    with history.out.open() as folder:
+        table = history.follow(folder / "results.csv", COLUMNS, measures, dynamics.similarity_to_end)
         crossed = plots.layers_by_layers(table, folder / "layers") is not None
         plots.layers_by_time(table, folder / "time")
         same = table[table.layer == table.end_layer]
@@ -59,25 +39,23 @@ def main(settings: Settings) -> Summary:
             panel="measure",
             line="layer",
             label="similarity",
-            title=f"Each layer with itself at the end (mean and deviation over {len(trained)} networks)",
+            title=f"Each layer with itself at the end (mean and deviation over {len(history.zoo)} networks)",
         )
         ends = convergence(same, "measure", "layer")
         runs.write_csv(folder / "convergence.csv", ends)
-        accuracy = clean_accuracy(folder, trained, dataset).mean()
-        caption = f"each layer with itself at the end, by epoch, mean ± deviation over {len(trained)} networks"
+        caption = f"each layer with itself at the end, by epoch, mean ± deviation over {len(history.zoo)} networks"
         tables = {
             f"{measure}: {caption}": spelled(rows, "layer", "epoch")
             for measure, rows in same.groupby("measure", sort=False)
         } | {
-            caption: spelled(ends.assign(value=ends[column]), "measure", "layer", layers)
+            caption: spelled(ends.assign(value=ends[column]), "measure", "layer", history.layers)
             for caption, column in (
                 ("epochs until a layer has gone 90 % of the way from its first similarity to its last", "converged"),
                 (f"epochs until its similarity with the end is {LEVEL} or more", "settled"),
             )
         }
-        images = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
-        title = f"{trained.network.name} on {dataset.name}, {images}; clean accuracy {accuracy:.2f} %"
-        return Summary(folder, title, finding(ends, layers), tables, (*["layers"] * crossed, "time", "curves"))
+        figures = (*["layers"] * crossed, "time", "curves")
+        return Summary(folder, history.title(folder), finding(ends, history.layers), tables, figures)
 
 
 def finding(ends: pd.DataFrame, layers: list[str]) -> str:

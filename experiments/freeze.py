@@ -83,7 +83,7 @@ def main(settings: Settings) -> Summary:
     out = run_folder("freeze", zoo_folder(config).name, document, dataset, settings.out)
     normal = settings.zoo or zoo_folder(config)
     keep = range(epochs + 1) if "similarity" in names else ()
-    zoos = {"normal": zoo.train(config, dataset, seeds, normal, keep=keep)}
+    zoos = {"normal": settings.train_zoo(config, dataset, normal, keep=keep)}
     with out.open() as folder:
         schedules = {"normal": ()} | {
             name: fixed[name] if name in fixed else saturated(folder, settings, zoos["normal"], normal, dataset, layers)
@@ -96,8 +96,8 @@ def main(settings: Settings) -> Summary:
                 continue
             frozen = dataclasses.replace(config, freeze=schedules[name])
             own = Path(os.path.abspath(normal))  # with a name, which "." has not
-            zoos[name] = zoo.train(
-                frozen, dataset, seeds, own.with_name(f"{own.name}-freeze-{spelt(frozen.freeze, '-')}")
+            zoos[name] = settings.train_zoo(
+                frozen, dataset, own.with_name(f"{own.name}-freeze-{spelt(frozen.freeze, '-')}")
             )
         table = evaluate(folder / "results.csv", zoos, schedules, dataset)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])

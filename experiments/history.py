@@ -3,14 +3,16 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.folders import RunFolder, clean_accuracy, run_folder
 from experiments.settings import optional, zoo_folder
 from symjax import dynamics, zoo
+from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.summary import mean_and_deviation
@@ -28,6 +30,8 @@ class HistorySettings(FeatureSettings):
     always among them."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the zoo; trained there where it is missing, or where it was not kept at these epochs."""
+    out: Annotated[Path | None, optional("DIR", "under runs/, by command and settings")] = None
+    """The folder of the results."""
 
     def parse_checkpoints(self) -> tuple[int, ...]:
         """Epochs, ascending; the last is always among them, and one before it."""
@@ -44,58 +48,71 @@ class HistorySettings(FeatureSettings):
             raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted one before the end, {last}, or more")
         return found
 
-    def train(self, dataset, epochs: tuple[int, ...]) -> tuple[Zoo, Path]:
-        """The zoo, kept at these epochs, and its folder."""
+    def begin(self, kind: str) -> "History":
+        """What the command `kind` follows; flags are checked before the zoo is trained."""
         config = self.zoo_config()
-        folder = self.zoo or zoo_folder(config)
-        return zoo.train(config, dataset, self.parse_seeds(), folder, keep=epochs), folder
+        self.parse_seeds()
+        epochs, dataset = self.parse_checkpoints(), self.load_dataset()
+        layers = self.parse_layers(dataset)
+        document = {name: getattr(self, name) for name in ("images", "examples", "maps", "test_size")}
+        document |= {"zoo": config.to_json(), "layers": layers}  # all that rows depend on, but for their keys
+        out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
+        path = self.zoo or zoo_folder(config)
+        return History(self, out, self.train_zoo(config, dataset, path, keep=epochs), path, dataset, layers, epochs)
 
 
-def document_of(settings: FeatureSettings, layers: list[str]) -> dict:
-    """All that rows depend on, but for their keys."""
-    values = {name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")}
-    return {"zoo": settings.zoo_config().to_json(), "layers": layers} | values
+class History(NamedTuple):
+    """The moments of a training.
 
-
-def follow(
-    path: Path,
-    columns: tuple[str, ...],
-    settings: HistorySettings,
-    trained: Zoo,
-    zoo_path: Path,
-    dataset,
-    layers: list[str],
-    epochs: tuple[int, ...],
-    measures: list[str],
-    compute: Callable,
-) -> pd.DataFrame:
-    """Rows for all measures, seeds and epochs; those that `path` lacks are computed, network by network.
-
-    `compute(found, measure, epochs)` makes rows of a network's layers, {name: (moments + 1, n, ...)}: after each of
-    these epochs, and at the end.
+    Attributes:
+      settings: of the command.
+      out: its folder.
+      zoo, zoo_path: members at the end of their training, and the folder that keeps them at the moments before.
+      dataset: the images.
+      layers: by name.
+      epochs: after which the moments are.
     """
-    there = set(read_rows(path, columns)[["measure", "seed", "epoch"]].itertuples(index=False, name=None))
-    missing = {
-        seed: {m: [epoch for epoch in epochs if (m, seed, epoch) not in there] for m in measures}
-        for seed in trained.seeds
-    }
-    bar = progress_bar(iterable=trained.seeds, desc="layers", unit="network")
-    for seed in bar:
-        wanted = sorted({epoch for lacking in missing[seed].values() for epoch in lacking})
-        if not wanted:
-            continue
-        network, members = zoo.load_history(zoo_path, seed, (*wanted, trained.config.recipe.epochs))
-        found = settings.features(network, members, dataset, layers)
-        for measure, lacking in missing[seed].items():
-            bar.set_postfix_str(measure)
-            if lacking:
-                chosen = [*(wanted.index(epoch) for epoch in lacking), len(wanted)]
-                rows = compute({layer: array[chosen] for layer, array in found.items()}, measure, lacking)
-                add_rows(path, rows.assign(measure=measure, seed=seed), columns)
-    table = read_rows(path, columns)
-    table = table[table.measure.isin(measures) & table.seed.isin(trained.seeds) & table.epoch.isin(epochs)]
-    order = {name: i for i, name in enumerate(measures)}
-    return table.sort_values(["measure", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "measure" else c)
+
+    settings: HistorySettings
+    out: RunFolder
+    zoo: Zoo
+    zoo_path: Path
+    dataset: Dataset
+    layers: list[str]
+    epochs: tuple[int, ...]
+
+    def follow(self, path: Path, columns: tuple[str, ...], measures: list[str], compute: Callable) -> pd.DataFrame:
+        """Rows for all measures, seeds and epochs; those that `path` lacks are computed, network by network.
+
+        `compute(then, end, measure, epochs)` makes rows of a network's layers: `then` is {name: (moments, n, ...)}
+        after each of these epochs, `end` {name: (n, ...)} at the end of the training.
+        """
+        there = set(read_rows(path, columns)[["measure", "seed", "epoch"]].itertuples(index=False, name=None))
+        bar = progress_bar(iterable=self.zoo.seeds, desc="layers", unit="network")
+        for seed in bar:
+            missing = {m: [epoch for epoch in self.epochs if (m, seed, epoch) not in there] for m in measures}
+            wanted = sorted({epoch for lacking in missing.values() for epoch in lacking})
+            if not wanted:
+                continue
+            network, members = zoo.load_history(self.zoo_path, seed, (*wanted, self.zoo.config.recipe.epochs))
+            found = self.settings.features(network, members, self.dataset, self.layers)
+            end = {layer: array[-1] for layer, array in found.items()}
+            for measure, lacking in missing.items():
+                bar.set_postfix_str(measure)
+                if lacking:
+                    chosen = [wanted.index(epoch) for epoch in lacking]
+                    rows = compute({layer: array[chosen] for layer, array in found.items()}, end, measure, lacking)
+                    add_rows(path, rows.assign(measure=measure, seed=seed), columns)
+        table = read_rows(path, columns)
+        table = table[table.measure.isin(measures) & table.seed.isin(self.zoo.seeds) & table.epoch.isin(self.epochs)]
+        order = {name: i for i, name in enumerate(measures)}
+        return table.sort_values(["measure", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "measure" else c)
+
+    def title(self, folder: Path) -> str:
+        """The network, the images looked at, and how good the members are, which is kept in `folder`."""
+        accuracy = clean_accuracy(folder, self.zoo, self.dataset).mean()
+        count = f"{len(self.settings.chosen(self.dataset)[0])} {self.settings.images} images"
+        return f"{self.zoo.network.name} on {self.dataset.name}, {count}; clean accuracy {accuracy:.2f} %"
 
 
 def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:

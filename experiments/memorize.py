@@ -86,7 +86,7 @@ def main(settings: Settings) -> Summary:
     }
     document["layers"] = layers
     out = run_folder("memorize", zoo_folder(groups[1].config).name, document, dataset, settings.out)
-    zoos = zoo.train_together(groups, dataset)
+    zoos = zoo.train_together(groups, dataset, max_device_memory=settings.memory_limit)
     with out.open() as folder:
         accuracies = accuracy_table(folder / "accuracy.csv", zoos, dataset)
         table = compare(folder / "results.csv", settings, zoos, dataset, layers, measures)

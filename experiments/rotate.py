@@ -141,7 +141,7 @@ def main(settings: Settings) -> Summary:
     document |= {"cache_gb": settings.cache_gb, "rotation_seed": settings.rotation_seed}
     document["test_size"] = settings.test_size
     out = run_folder("rotate", f"{Path(config.dataset).stem}-width{config.width}", document, dataset, settings.out)
-    zoos = {name: zoo.train(one, dataset, seeds, settings.zoo or zoo_folder(one)) for name, one in configs.items()}
+    zoos = {name: settings.train_zoo(one, dataset, settings.zoo or zoo_folder(one)) for name, one in configs.items()}
     with out.open() as folder:
         results = Results(folder)
         units = list(missing(results, plans, seeds, cases))

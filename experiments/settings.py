@@ -139,7 +139,7 @@ class ZooSettings:
         """Bytes on each device."""
         return None if self.max_device_memory is None else parse_bytes(self.max_device_memory)
 
-    def train(self, config: ZooConfig, dataset: Dataset, folder: Path, **options) -> Zoo:
+    def train_zoo(self, config: ZooConfig, dataset: Dataset, folder: Path, **options) -> Zoo:
         """The zoo of `config`, of these seeds, as `zoo.train` makes it within these settings' limits."""
         return zoo.train(config, dataset, self.parse_seeds(), folder, max_device_memory=self.memory_limit, **options)
 

@@ -132,7 +132,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
             dry_run.stitch_phase(config, dataset, plan, pairs, out.path, limit),
         ]
         raise Told(dry_run.tell(f"{network.name} on {dataset.name}, for {out.path}", config, dataset, phases))
-    members = settings.train(config, dataset, zoo_path)
+    members = settings.train_zoo(config, dataset, zoo_path)
     with out.open() as folder:
         results = Results(folder)
         results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)

@@ -49,7 +49,8 @@ class Settings(ZooSettings):
 
 
 def main(settings: Settings) -> Summary:
-    config, seeds = settings.zoo_config(), settings.parse_seeds()
+    config = settings.zoo_config()
+    settings.parse_seeds()
     for name, least in {"channels": 2, "draws": 1, "element_seed": 0}.items():
         if not least <= (value := getattr(settings, name)) < 2**31:
             raise InputError(f"{name}: got {value}, wanted an integer from {least}")
@@ -60,7 +61,7 @@ def main(settings: Settings) -> Summary:
     document = {"zoo": config.to_json(), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
     out = run_folder("symmetry", zoo_folder(config).name, document, dataset, settings.out)
-    trained = zoo.train(config, dataset, seeds, settings.zoo or zoo_folder(config))
+    trained = settings.train_zoo(config, dataset, settings.zoo or zoo_folder(config))
     with out.open() as folder:
         key = jax.random.key(settings.element_seed)
         defects = kept(folder / "defects.csv", DEFECTS, lambda: measure(settings.channels, settings.draws, key))

@@ -29,7 +29,7 @@ def main(settings: Settings) -> Summary:
     if settings.dry_run:
         phase = dry_run.zoo_phase(config, dataset, seeds, folder, settings.memory_limit)
         raise Told(dry_run.tell(f"{config.model} on {dataset.name}, for {folder}", config, dataset, [phase]))
-    trained = settings.train(config, dataset, folder)
+    trained = settings.train_zoo(config, dataset, folder)
     table = pd.DataFrame(
         {
             "seed": trained.seeds,
