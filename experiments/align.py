@@ -14,10 +14,11 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
-from experiments.features import parse_measures
+from experiments.features import add_rows, parse_measures
 from experiments.folders import clean_accuracy, run_folder
-from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import parallel, plots, runs, zoo
+from experiments.settings import optional, run_command, zoo_folder
+from experiments.sharing import SharedSettings
+from symjax import hosts, parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.representations import representations
@@ -29,7 +30,7 @@ EMPTY = pd.DataFrame(columns=list(COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(SharedSettings):
     measures: str = "procrustes,wreath_procrustes,cka,channel_normalized_cka,wreath_cka,svcca"
     """Similarity measures, names of symjax.similarity.MEASURES with commas between. channel_normalized_cka is what
     Godfrey et al. 2022 call orthogonal CKA."""
@@ -50,7 +51,9 @@ class Settings(ZooSettings):
 def main(settings: Settings) -> Summary:
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     measures = parse_measures(settings.measures)
-    pairs = draw_pairs(seeds, settings.pairs, settings.pair_seed)
+    pairs = settings.part(draw_pairs(seeds, settings.pairs, settings.pair_seed), "pairs")
+    if settings.task is not None:
+        seeds = tuple(seed for seed in seeds if any(seed in pair for pair in pairs))
     if settings.examples < 4:
         raise InputError(f"examples: got {settings.examples}, wanted 4 or more")
     dataset = settings.load_dataset()
@@ -58,11 +61,11 @@ def main(settings: Settings) -> Summary:
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
     document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
     document["test_size"] = settings.test_size
-    out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out)
-    trained = settings.train_zoo(config, dataset, settings.zoo or zoo_folder(config))
+    out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
+    trained = settings.train_zoo(config, dataset, settings.zoo or zoo_folder(config), seeds=seeds)
     with out.open() as folder:
-        parts = read_parts(folder)
-        missing = {measure: lacking(parts.get(measure, EMPTY), pairs) for measure in measures}
+        missing = hosts.agreed("missing rows", lambda: lacking(folder, measures, pairs))
+        missing = {measure: hosts.own(theirs) for measure, theirs in missing.items()}
         images = dataset.test.images[: settings.examples]
         if needed := {seed for theirs in missing.values() for pair in theirs for seed in pair}:
             compared = only(trained, sorted(needed))
@@ -72,11 +75,13 @@ def main(settings: Settings) -> Summary:
                 for measure, group in steps(missing):
                     bar.set_postfix_str(measure)
                     rows = compare(found, measure, group, compared.seeds)
-                    parts[measure] = pd.concat([parts[measure], rows]) if measure in parts else rows
-                    runs.write_csv(part(folder, measure), parts[measure])
-                    assemble(folder, parts)
+                    add_rows(part(folder, measure), rows, COLUMNS)
+                    assemble(folder)
                     bar.update(len(group))
-        assemble(folder, parts)  # a run may have been stopped just before
+        hosts.together("pairs are compared")
+        hosts.agreed("rows", lambda: lacking(folder, measures, pairs))
+        hosts.leave_to_first("rows")
+        parts = assemble(folder)  # a run may have been stopped just before
         table = pd.concat([chosen(parts[measure], pairs) for measure in measures], ignore_index=True)
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
@@ -139,26 +144,37 @@ def chosen(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> pd.DataFrame:
     return rows[theirs.isin(wanted)]
 
 
-def lacking(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The pairs that have no rows."""
-    there = set(rows[["model_a", "model_b"]].itertuples(index=False, name=None))
-    return [pair for pair in pairs if pair not in there]
+def lacking(folder: Path, measures: list[str], pairs: list[tuple[int, int]]) -> dict[str, list[tuple[int, int]]]:
+    """The pairs of each measure that have no rows."""
+    parts, missing = read_parts(folder), {}
+    for measure in measures:
+        rows = parts.get(measure, EMPTY)
+        there = set(rows[["model_a", "model_b"]].itertuples(index=False, name=None))
+        missing[measure] = [pair for pair in pairs if pair not in there]
+    return missing
 
 
-def assemble(folder: Path, parts: dict[str, pd.DataFrame]) -> None:
-    """Writes results.csv from the parts."""
-    runs.write_csv(folder / "results.csv", pd.concat([parts[measure] for measure in sorted(parts)], ignore_index=True))
+def assemble(folder: Path) -> dict[str, pd.DataFrame]:
+    """Writes results.csv from the parts, and gives them; of several processes the first alone writes."""
+    parts = read_parts(folder)
+    if parts and hosts.is_first():
+        runs.write_csv(folder / "results.csv", pd.concat(parts.values(), ignore_index=True))
+    return parts
 
 
 def part(folder: Path, measure: str) -> Path:
-    """The file of one measure's rows."""
-    return folder / "parts" / f"{measure}.csv"
+    """The file of one measure's rows that this process writes."""
+    return folder / "parts" / f"{hosts.own_name(measure)}.csv"
 
 
 def read_parts(folder: Path) -> dict[str, pd.DataFrame]:
-    """The rows that are there, by measure."""
+    """The rows that are there, by measure, pair by pair."""
     (folder / "parts").mkdir(exist_ok=True)
-    return {path.stem: runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))}
+    files = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
+    if not files:
+        return {}
+    rows = pd.concat(files).sort_values(["measure", "model_a", "model_b"], kind="stable", ignore_index=True)
+    return dict(list(rows.groupby("measure")))
 
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:

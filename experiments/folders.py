@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from symjax import runs, zoo
+from symjax import hosts, runs, zoo
 from symjax.data import Dataset
 from symjax.training import percent
 
@@ -28,7 +28,14 @@ class RunFolder:
         return runs.open_folder(self.path, self.kind, self.document)
 
 
-def run_folder(kind: str, name: str, document: Mapping[str, Any], dataset: Dataset, out: Path | None) -> RunFolder:
+def run_folder(
+    kind: str,
+    name: str,
+    document: Mapping[str, Any],
+    dataset: Dataset,
+    out: Path | None,
+    part_folder: Callable[[Path], Path] = lambda folder: folder,
+) -> RunFolder:
     """The folder `out`, or one under runs/ that is named by the settings; nothing is made yet.
 
     Args:
@@ -38,6 +45,7 @@ def run_folder(kind: str, name: str, document: Mapping[str, Any], dataset: Datas
         the zoo's own covers training and validation alone.
       dataset: the images.
       out: what the user says.
+      part_folder: from that folder to the one of a task, see `sharing.SharedSettings`.
 
     Raises:
       InputError: there is a folder already, of another configuration. So it is known before anything is trained.
@@ -46,8 +54,9 @@ def run_folder(kind: str, name: str, document: Mapping[str, Any], dataset: Datas
     for array in (dataset.test.images, dataset.test.labels):
         digest.update(np.ascontiguousarray(array).data)
     document = {**document, "test_digest": digest.hexdigest()}
-    folder = RunFolder(kind, out or Path("runs", kind, f"{name}-{runs.fingerprint(document)}"), document)
-    if folder.path.exists():
+    path = part_folder(out or Path("runs", kind, f"{name}-{runs.fingerprint(document)}"))
+    folder = RunFolder(kind, path, document)
+    if hosts.from_first(f"{path} exists", path.exists):
         with folder.open():
             pass
     return folder

@@ -16,8 +16,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments.folders import run_folder
-from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import models, parallel, plots, zoo
+from experiments.settings import optional, run_command, zoo_folder
+from experiments.sharing import SharedSettings
+from symjax import hosts, models, parallel, plots, zoo
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
@@ -44,7 +45,7 @@ DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10,
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
     """Names of symjax.models.MODELS with commas between: plain chains of convolutions."""
     seeds: str = "1"
@@ -135,20 +136,34 @@ def main(settings: Settings) -> Summary:
     dataset = config.load_dataset(test_size=settings.test_size)
     plans = {name: make_plans(settings, one, recipe, dataset) for name, one in configs.items()}
     layers = list(dict.fromkeys(layer for theirs in plans.values() for layer in theirs))
+    units = [(name, layer, seed, cases) for name in plans for layer in plans[name] for seed in seeds]
+    if task := settings.parse_task():
+        units = settings.part(divided(units, task[1]), "sets of matrices")
+        seeds = tuple(seed for seed in seeds if any(seed == unit[2] for unit in units))
+        configs = {name: one for name, one in configs.items() if any(name == unit[0] for unit in units)}
 
     document = {"zoo": {key: value for key, value in config.to_json().items() if key != "model"}}
     document |= {"retraining": dataclasses.asdict(recipe), "start": settings.start, "augment": settings.augment}
     document |= {"cache_gb": settings.cache_gb, "rotation_seed": settings.rotation_seed}
     document["test_size"] = settings.test_size
-    out = run_folder("rotate", f"{Path(config.dataset).stem}-width{config.width}", document, dataset, settings.out)
-    zoos = {name: settings.train_zoo(one, dataset, settings.zoo or zoo_folder(one)) for name, one in configs.items()}
+    name = f"{Path(config.dataset).stem}-width{config.width}"
+    out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
+    zoos = {
+        name: settings.train_zoo(one, dataset, settings.zoo or zoo_folder(one), seeds=seeds)
+        for name, one in configs.items()
+    }
     with out.open() as folder:
         results = Results(folder)
-        units = list(missing(results, plans, seeds, cases))
-        total = len(units) * recipe.epochs
-        with progress_bar(desc="rotate", unit="epoch", total=total, disable=not units) as bar:
-            for (name, layer), group in itertools.groupby(units, key=lambda unit: unit[:2]):
-                retrain(plans[name][layer], zoos[name], dataset, list(group), results, settings.rotation_seed, bar)
+        lacking = hosts.agreed("missing rows", lambda: missing(results, units))
+        mine = hosts.own(divided(lacking, hosts.count()))
+        baselines = {name: baseline(zoos[name], dataset) for name in (zoos if lacking else ())}
+        with progress_bar(desc="rotate", unit="epoch", total=len(mine) * recipe.epochs, disable=not mine) as bar:
+            for (name, layer), group in itertools.groupby(mine, key=lambda unit: unit[:2]):
+                of = zoos[name], baselines[name]
+                retrain(plans[name][layer], *of, dataset, list(group), results, settings.rotation_seed, bar)
+        hosts.together("retraining is done")
+        hosts.agreed("rows", lambda: missing(results, units))
+        hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
         wanted = (list(plans), layers, seeds, cases)
         table = results.table(*wanted)
@@ -178,19 +193,35 @@ def parse_layers(text: str, count: int) -> list[int]:
     return sorted({int(part) - 1 for part in parts})
 
 
-def missing(results: Results, plans, seeds, cases):
-    """Model, layer, seed and the cases that have no results; all seeds of a layer together, which share programs."""
-    for name, theirs in plans.items():
-        for layer, seed in itertools.product(theirs, seeds):
-            if lacking := results.missing(name, layer, seed, cases):
-                yield name, layer, seed, lacking
+Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices; those of a layer together share programs
 
 
-def retrain(plan: Plan, trained: zoo.Zoo, dataset, units, results: Results, rotation_seed: int, bar: tqdm) -> None:
+def missing(results: Results, units: list[Unit]) -> list[Unit]:
+    """What has no results."""
+    lacking = [(*unit[:3], results.missing(*unit)) for unit in units]
+    return [unit for unit in lacking if unit[3]]
+
+
+def divided(units: list[Unit], parts: int) -> list[Unit]:
+    """At least so many units if there can be: where there are fewer, their matrices are shared out."""
+    cuts = -(-parts // max(1, len(units)))
+    shares = ((*unit[:3], unit[3][first::cuts]) for unit in units for first in range(cuts))
+    return [share for share in shares if share[3]]
+
+
+def baseline(trained: zoo.Zoo, dataset) -> dict[int, float]:
+    """Test accuracy of each member in percent."""
+    return dict(
+        zip(trained.seeds, map(float, percent(zoo.test_accuracy(trained, dataset), len(dataset.test))), strict=True)
+    )
+
+
+def retrain(
+    plan: Plan, trained: zoo.Zoo, baselines, dataset, units: list[Unit], results: Results, rotation_seed: int, bar: tqdm
+) -> None:
     """One layer of one model: member after member, all matrices of each at once."""
     bar.set_postfix_str(f"{units[0][0]} {units[0][1]}, compiling")
     program = Retraining(plan, dataset)
-    baselines = percent(zoo.test_accuracy(trained, dataset), len(dataset.test))
 
     def on_epoch(metrics):
         shown = ", ".join(f"{key}={value:.3f}" for key, value in metrics.items())
@@ -200,7 +231,7 @@ def retrain(plan: Plan, trained: zoo.Zoo, dataset, units, results: Results, rota
     for name, layer, seed, cases in units:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
         found = program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch)
-        results.add(name, layer, seed, found, float(baselines[trained.seeds.index(seed)]))
+        results.add(name, layer, seed, found, baselines[seed])
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
-from symjax import memory, parallel, runs, summary, zoo
+from symjax import hosts, memory, parallel, runs, summary, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.memory import parse_bytes
@@ -139,9 +139,10 @@ class ZooSettings:
         """Bytes on each device."""
         return None if self.max_device_memory is None else parse_bytes(self.max_device_memory)
 
-    def train_zoo(self, config: ZooConfig, dataset: Dataset, folder: Path, **options) -> Zoo:
-        """The zoo of `config`, of these seeds, as `zoo.train` makes it within these settings' limits."""
-        return zoo.train(config, dataset, self.parse_seeds(), folder, max_device_memory=self.memory_limit, **options)
+    def train_zoo(self, config: ZooConfig, dataset: Dataset, folder: Path, seeds=None, **options) -> Zoo:
+        """The zoo of `config`, by default of these seeds, as `zoo.train` makes it within these settings' limits."""
+        seeds = self.parse_seeds() if seeds is None else seeds
+        return zoo.train(config, dataset, seeds, folder, max_device_memory=self.memory_limit, **options)
 
     def zoo_config(self) -> ZooConfig:
         """All that the zoo's members depend on, with the data set's defaults filled in."""
@@ -240,25 +241,30 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()
-        with compilation() as seconds:
-            found = main(parsed)
-        if found is not None:
-            command = shlex.join(["python", "-m", name, *map(str, sys.argv[1:] if argv is None else argv)])
-            took = time.monotonic() - began
-            summary.write(
-                dataclasses.replace(
-                    found,
-                    experiment=name.rpartition(".")[2],
-                    command=command,
-                    seconds=took,
-                    versions=runs.versions(),
+        if getattr(parsed, "distributed", False):
+            hosts.initialize()
+        with compilation() as seconds, hosts.job():
+            try:
+                found = main(parsed)
+            except Told as told:
+                found = None
+                if hosts.is_first():
+                    print(told)
+            if found is not None:
+                command = shlex.join(["python", "-m", name, *map(str, sys.argv[1:] if argv is None else argv)])
+                took = time.monotonic() - began
+                summary.write(
+                    dataclasses.replace(
+                        found,
+                        experiment=name.rpartition(".")[2],
+                        command=command,
+                        seconds=took,
+                        versions=runs.versions(),
+                    )
                 )
-            )
-            print(f"\n{found.text()}")
-        if seconds:
+                print(f"\n{found.text()}")
+        if seconds and hosts.is_first():
             print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
-    except Told as told:
-        print(told)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -11,7 +11,8 @@ import pandas as pd
 from experiments import dry_run
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import DrySettings, Told, optional, zoo_folder
-from symjax import parallel
+from experiments.sharing import SharedSettings
+from symjax import hosts, parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -25,7 +26,7 @@ STITCH_EPOCHS = {"digits": 6}
 
 
 @dataclasses.dataclass(frozen=True)
-class StitchSettings(DrySettings):
+class StitchSettings(DrySettings, SharedSettings):
     """A zoo, which pairs of its members are stitched where, and how stitches are trained."""
 
     pairs: str = "4"
@@ -115,16 +116,19 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     """
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     fit_config = settings.fit_config(config.recipe)
-    pairs = draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed)
+    pairs = settings.part(draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed), "pairs")
+    if settings.task is not None:
+        seeds = tuple(seed for seed in seeds if any(seed in pair for pair in pairs))
     dataset = settings.load_dataset()
     execution = parallel.default_execution()
     network = config.network(dataset)
     plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
-    whole = Sweep(plan, dataset, num_pairs=len(pairs))
+    share = max(1, len(hosts.own(pairs)))
+    whole = Sweep(plan, dataset, num_pairs=share)
 
     document = {"zoo": config.to_json(), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
     document["test_size"] = settings.test_size
-    out = run_folder(kind, zoo_folder(config).name, document, dataset, settings.out)
+    out = run_folder(kind, zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
     if settings.dry_run:
         phases = [
@@ -132,18 +136,30 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
             dry_run.stitch_phase(config, dataset, plan, pairs, out.path, limit),
         ]
         raise Told(dry_run.tell(f"{network.name} on {dataset.name}, for {out.path}", config, dataset, phases))
-    members = settings.train_zoo(config, dataset, zoo_path)
+    members = settings.train_zoo(config, dataset, zoo_path, seeds=seeds)
     with out.open() as folder:
         results = Results(folder)
-        results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
-        clean = dict(zip(seeds, clean_accuracy(folder, members, dataset), strict=True))
-        for lacking, theirs in results.missing(pairs, plan).items():
+        if hosts.is_first():
+            results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
+        accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset).tolist())
+        clean = dict(zip(seeds, accuracy, strict=True))
+        missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
+        for lacking, theirs in ((lacking, hosts.own(theirs)) for lacking, theirs in missing.items()):
             for part in [lacking] if limit is None else bounds.fitting(lacking, dataset, limit):
-                planned = part == plan and len(theirs) == len(pairs)
-                part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
-                _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
+                planned = part == plan and len(theirs) == share
+                if theirs:
+                    part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
+                    _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
+        hosts.together("stitches are done")
+        hosts.agreed("stitches", lambda: results.missing(pairs, plan), _told)
+        hosts.leave_to_first("stitches")
         results.assemble()  # a run may have been stopped just before
         yield Swept(folder, network, dataset, pairs, results.table(pairs, plan), results.curves(pairs, plan))
+
+
+def _told(missing: dict[Plan, list[tuple[int, int]]]) -> list:
+    """What is missing, for processes to compare."""
+    return [[part.points, [family.label for family in part.families], pairs] for part, pairs in missing.items()]
 
 
 def _run(kind: str, sweep: Sweep, members, pairs, clean, results: Results, seed: int) -> None:

@@ -12,24 +12,26 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.settings import DrySettings, Told, optional, run_command, zoo_folder
-from symjax import runs, zoo
+from experiments.sharing import SharedSettings
+from symjax import hosts, runs, zoo
 from symjax.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(DrySettings):
+class Settings(DrySettings, SharedSettings):
     out: Annotated[Path | None, optional("DIR", "runs/zoo/ and a name made from the settings")] = None
     """The folder of this zoo."""
 
 
 def main(settings: Settings) -> Summary:
-    seeds, config = settings.parse_seeds(), settings.zoo_config()
+    seeds, config = settings.part(settings.parse_seeds(), "seeds"), settings.zoo_config()
     dataset = settings.load_dataset()
-    folder = settings.out or zoo_folder(config)
+    folder = settings.part_folder(settings.out or zoo_folder(config))
     if settings.dry_run:
         phase = dry_run.zoo_phase(config, dataset, seeds, folder, settings.memory_limit)
         raise Told(dry_run.tell(f"{config.model} on {dataset.name}, for {folder}", config, dataset, [phase]))
-    trained = settings.train_zoo(config, dataset, folder)
+    trained = settings.train_zoo(config, dataset, folder, seeds=seeds)
+    hosts.leave_to_first("the zoo is trained")
     table = pd.DataFrame(
         {
             "seed": trained.seeds,

@@ -25,10 +25,12 @@ import numpy as np
 import pandas as pd
 
 import symjax
+from symjax import hosts
 from symjax.errors import InputError
 
 CONFIG = "config.json"
 _LOCK = ".lock"
+_JOB = ".job"
 
 PathLike = str | os.PathLike
 
@@ -41,7 +43,8 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
     """Holds `folder` as the run folder of `config`; the path is what a `with` statement gets.
 
     Where another process holds it, this says so on stderr and waits for its end. The lock is the operating system's and
-    goes with its process, however that ends.
+    goes with its process, however that ends. Of a job of several processes (`symjax.hosts`) the first holds the folder
+    for all; each of them calls this.
 
     Args:
       folder: made where it is missing.
@@ -50,9 +53,40 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
 
     Raises:
       InputError: the folder belongs to another configuration, which the message compares with this one key by key; it
-        has other contents; or it cannot be written.
+        has other contents; it cannot be written; or the processes of a job do not share it.
     """
     folder = pathlib.Path(folder)
+    with contextlib.ExitStack() as stack:
+        if hosts.is_first():
+            stack.enter_context(_held(folder, kind, config))
+        if hosts.count() > 1:
+            _check_shared(folder)
+            check_config(folder, kind, config)
+        try:
+            yield folder
+        except BaseException as error:
+            hosts.tell(error)  # the others may be writing: the folder is held until they have stopped
+            raise
+
+
+def _check_shared(folder: pathlib.Path) -> None:
+    """An InputError unless all processes see what the first one has just written."""
+
+    def look() -> str | None:
+        try:
+            return (folder / _JOB).read_text()
+        except OSError:
+            return None
+
+    if hosts.is_first():
+        write_bytes(folder / _JOB, uuid.uuid4().hex.encode())
+    hosts.together(f"{folder} is held")
+    hosts.agreed(f"{folder}", look)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Holds `folder` for this process; makes it and its `config.json` where they are missing."""
     _check_free(folder, kind, config)  # before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +101,7 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
             fcntl.flock(file, fcntl.LOCK_EX)
         if not _check_free(folder, kind, config):  # by now another process may have made it its own
             write_json(folder / CONFIG, {"kind": kind, "config": dict(config), "versions": versions()})
-        yield folder
+        yield
 
 
 def _check_free(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> bool:

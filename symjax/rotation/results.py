@@ -2,7 +2,8 @@
 
     results.csv   accuracies and penalties in percent
     curves.csv    loss and accuracies (percent) per epoch
-    parts/        what both are assembled from, one pair of files per model, layer and member
+    parts/        what both are assembled from, one pair of files per model, layer and member (and per process, where
+                  several share its matrices out among them)
 
 A part is written when its retraining is done, curves first: a row is there when all that belongs to it is.
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from symjax import runs
+from symjax import hosts, runs
 from symjax.rotation.retrain import Case, Found
 
 WHERE = ["model", "layer", "seed"]
@@ -30,7 +31,7 @@ class Results:
 
     def missing(self, model: str, layer: str, seed: int, cases: Iterable[Case]) -> list[Case]:
         """Those of the cases that have no row."""
-        rows = self._read(self._part(model, layer, seed, "rows"), COLUMNS)
+        rows = self._all("rows", COLUMNS, name=f"{model}.{layer}.{seed}")
         there = set(rows[["kind", "repeat"]].itertuples(index=False, name=None))
         return [case for case in cases if tuple(case) not in there]
 
@@ -55,9 +56,13 @@ class Results:
         self.assemble()
 
     def assemble(self) -> None:
-        """Writes results.csv and curves.csv from the parts."""
+        """Writes results.csv and curves.csv from the parts; of several processes the first alone."""
+        if not hosts.is_first():
+            return
         for name, kind, columns in (("results", "rows", COLUMNS), ("curves", "curves", CURVES)):
-            runs.write_csv(self.folder / f"{name}.csv", self._all(kind, columns))
+            # In an order that does not depend on which process computed what.
+            rows = self._all(kind, columns).sort_values([*KEY, "epoch"] if kind == "curves" else KEY)
+            runs.write_csv(self.folder / f"{name}.csv", rows)
 
     def table(self, models, layers, seeds, cases) -> pd.DataFrame:
         """The rows of these models, layers, members and cases, in their order."""
@@ -78,16 +83,13 @@ class Results:
         return rows[chosen].sort_values([*orders, "repeat"], key=by, kind="stable").reset_index(drop=True)
 
     def _part(self, model: str, layer: str, seed: int, kind: str) -> Path:
-        return self.folder / "parts" / f"{model}.{layer}.{seed}.{kind}.csv"
+        return self.folder / "parts" / f"{hosts.own_name(f'{model}.{layer}.{seed}')}.{kind}.csv"
 
-    def _all(self, kind: str, columns) -> pd.DataFrame:
-        paths = sorted((self.folder / "parts").glob(f"*.{kind}.csv"))
-        frames = [self._read(path, columns) for path in paths]
+    def _all(self, kind: str, columns, name: str = "*") -> pd.DataFrame:
+        parts = self.folder / "parts"
+        paths = sorted({*parts.glob(f"{name}.{kind}.csv"), *parts.glob(f"{name}+*.{kind}.csv")})
+        frames = [runs.read_csv(path, columns) for path in paths]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
-
-    @staticmethod
-    def _read(path: Path, columns) -> pd.DataFrame:
-        return runs.read_csv(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
 
     def _merge(self, path: Path, frame: pd.DataFrame, columns, key: list[str]) -> None:
         frame = frame[list(columns)]

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import runs
+from symjax import hosts, runs
 from symjax.errors import InputError
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
@@ -134,7 +134,9 @@ class Results:
         runs.write_csv(path, frame)
 
     def assemble(self) -> None:
-        """Writes results.csv and curves.csv from the pairs' parts."""
+        """Writes results.csv and curves.csv from the pairs' parts; of several processes the first alone."""
+        if not hosts.is_first():
+            return
         order = ["model_a", "model_b", "layer_index"]
         runs.write_csv(self.folder / "results.csv", self.rows().sort_values(order, kind="stable"))
         curves = self.curves()

@@ -31,10 +31,10 @@ class Job:
     """A member to be trained to the end, or trained again as far as checkpoints are missing."""
 
     stored: StoredMember
-    labels: np.ndarray | None  # None where members learn the labels of the data set
     start: int  # epochs done before
     stop: int  # epochs wanted
     keep: frozenset[int]  # of which parameters and statistics are to be kept
+    labels: np.ndarray | None = None  # None where members learn the labels of the data set
     state: TrainState | None = None
     rows: list[dict] = field(default_factory=list)
     known: list[float] = field(default_factory=list)  # the losses of epochs that were trained before
@@ -59,14 +59,14 @@ class Job:
             )
 
 
-def plan(stored: StoredMember, epochs: int, keep: Iterable[int], labels: np.ndarray | None) -> Job | None:
+def plan(stored: StoredMember, epochs: int, keep: Iterable[int]) -> Job | None:
     """What is left to do for a member, or None. What it holds already stays, whatever has to be trained again."""
     done, there = stored.epoch(), stored.kept()
     missing = frozenset(epoch for epoch in keep if epoch != epochs and epoch not in there)
     if done == epochs and not missing:
         return None
     start = done if all(epoch >= done for epoch in missing) else 0
-    return Job(stored, labels, start, max(missing) if done == epochs else epochs, missing)
+    return Job(stored, start, max(missing) if done == epochs else epochs, missing)
 
 
 def train_jobs(

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import time
+import uuid
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
-from symjax import runs
+from symjax import hosts, runs
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.training import TrainState, create_state
@@ -52,8 +53,7 @@ class StoredMember:
             self.folder.mkdir(exist_ok=True)
             # First the metrics: rows beyond the checkpoint do not count.
             runs.write_csv(self.folder / "metrics.csv", metrics)
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(self.path(int(state.epoch)), {"state": state, "checksum": _checksum(state)})
+            _save(self.path(int(state.epoch)), {"state": state, "checksum": _checksum(state)})
         except OSError as error:
             raise InputError(f"folder: {self.folder} cannot be written ({error.strerror or error})") from error
         for epoch in self.epochs():
@@ -65,8 +65,7 @@ class StoredMember:
         path = self.path(self.epoch())
         target = {"state": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like), "checksum": np.zeros(16, np.uint8)}
         try:
-            with _quiet_failure(), ocp.StandardCheckpointer() as checkpointer:
-                restored = checkpointer.restore(path, target)
+            restored = _restore(path, target)
             state = jax.tree.map(lambda a, b: _exactly(a, b.shape, b.dtype), restored["state"], target["state"])
             if not np.array_equal(restored["checksum"], _checksum(state)):
                 raise ValueError("its numbers are not those that were saved")
@@ -126,6 +125,40 @@ class StoredMember:
             path.unlink()
         for epoch in self.epochs()[:-1]:
             shutil.rmtree(self.path(epoch))
+
+
+STATE = "state.npz"  # of a checkpoint that is one file
+
+
+def _save(path: pathlib.Path, tree: PyTree) -> None:
+    """Writes a checkpoint, whole or not at all.
+
+    With Orbax; but of the processes of a job each saves members of its own, and Orbax (0.12) writes NumPy arrays in the
+    first process alone. There a checkpoint is one file of NumPy's.
+    """
+    if hosts.count() == 1:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, tree)
+        return
+    unfinished = path.with_name(f"{path.name}.orbax-checkpoint-tmp-{uuid.uuid4().hex}")  # for `sweep`
+    unfinished.mkdir()
+    runs.write_npz(unfinished / STATE, {_name(p): leaf for p, leaf in jax.tree.leaves_with_path(tree)})
+    unfinished.rename(path)
+
+
+def _restore(path: pathlib.Path, target: PyTree) -> PyTree:
+    """What `_save` saved, in whatever way; an exception of any kind where it cannot be read."""
+    if (path / STATE).exists():
+        arrays = runs.read_npz(path / STATE)
+        if len(arrays) != len(jax.tree.leaves(target)):
+            raise ValueError(f"it holds {len(arrays)} arrays")
+        return jax.tree.map_with_path(lambda p, _: arrays[_name(p)], target)
+    options = ocp.options.MultiprocessingOptions()
+    if hosts.count() > 1:
+        alone = {"primary_host": hosts.index(), "active_processes": {hosts.index()}}
+        options = ocp.options.MultiprocessingOptions(**alone, barrier_sync_key_prefix=f"process{hosts.index()}")
+    with _quiet_failure(), ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
+        return checkpointer.restore(path, target)
 
 
 def stored_members(folder: pathlib.Path) -> list[StoredMember]:

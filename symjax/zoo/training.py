@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax import parallel, runs
+from symjax import hosts, parallel, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
 from symjax.zoo.config import ZooConfig, check_seeds, describe, listed
-from symjax.zoo.jobs import need, plan, train_jobs
+from symjax.zoo.jobs import Job, need, plan, train_jobs
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import Zoo, devices_or_all, load
 
@@ -51,7 +51,8 @@ def train(
       config: of all members.
       dataset: what `config.load_dataset()` gives.
       seeds: different integers from 0.
-      folder: kept for this zoo alone; made where it is missing. One process at a time trains in it, others wait.
+      folder: kept for this zoo alone; made where it is missing. One process at a time trains in it, others wait; the
+        processes of one job (`symjax.hosts`) share the members out among them.
       keep: after how many epochs, 0 for the network as it is drawn, to keep each member's parameters and statistics
         for `load(folder, epoch=...)`. A member that was trained without them is trained again as far as the last of
         them, which leaves everything that is there as it is.
@@ -111,21 +112,32 @@ def train_together(
         )
     own_labels = any(group.config.labels != "true" for group in groups)
     with contextlib.ExitStack() as stack:
-        jobs = []
+        members = []
         # In one order everywhere, so that two processes never wait for each other.
         for group in sorted(groups, key=lambda group: str(group.folder.absolute())):
             document = {**group.config.to_json(), "data": describe(dataset)}
             folder = stack.enter_context(runs.open_folder(group.folder, "zoo", document))
-            for seed in group.seeds:
-                labels = group.config.training_labels(dataset, seed) if own_labels else None
-                jobs.append(plan(StoredMember(folder, seed), config.recipe.epochs, keep, labels))
-        if jobs := [job for job in jobs if job is not None]:
+            members += [(StoredMember(folder, seed), group.config) for seed in group.seeds]
+
+        def look() -> list[Job | None]:
+            return [plan(member, config.recipe.epochs, keep) for member, _ in members]
+
+        def tell(jobs: list[Job | None]) -> list:
+            return [job and [str(job.stored.folder), job.start, job.stop, sorted(job.keep)] for job in jobs]
+
+        jobs = hosts.agreed("members to be trained", look, tell)
+        chosen = hosts.own([i for i, job in enumerate(jobs) if job is not None])
+        for i in chosen if own_labels else ():
+            jobs[i].labels = members[i][1].training_labels(dataset, jobs[i].stored.seed)
+        if jobs := [jobs[i] for i in chosen]:
             devices, size = devices_or_all(devices), len(jobs)
             if max_device_memory is not None:
                 size = len(devices) * need(config, network, dataset, execution, own_labels).fitting(max_device_memory)
             jobs.sort(key=lambda job: job.start)  # those that are equally far train together
             for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
                 train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds)
+        hosts.together("members are trained")  # until then the folders are held
+        hosts.agreed("trained members", look, tell)
     return [load(group.folder, group.seeds, execution=execution) for group in groups]
 
 

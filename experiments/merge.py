@@ -1,0 +1,138 @@
+"""Makes one run folder of those that the tasks of an array job have left, by the keys of their rows.
+
+The folders are of one command and one configuration: python -m experiments.stitch ... --task 1/8 to --task 8/8 leave
+eight. What is in two of them is taken once if it is the same, and is an error if not. Then the command itself, without
+--task, finds everything done in the folder and draws it; what is missing it computes. A merge can be repeated, and gone
+on with where it was interrupted; the folders stay as they are.
+"""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import experiments.align
+from experiments.settings import optional, run_command
+from experiments.sharing import split_name
+from symjax import runs, summary
+from symjax.errors import InputError
+from symjax.merging import Parts, merge_parts, merge_table
+from symjax.rotation import results as rotation
+from symjax.stitching import results as stitching
+from symjax.zoo.merging import merge_members
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """The folders of the tasks."""
+    out: Annotated[Path | None, optional("DIR", "their name without .task-I-of-N")] = None
+    """The folder to make, or to add to."""
+
+
+STITCHES = Parts(
+    tuple(stitching.KEY),
+    ".rows.csv",
+    ".curves.csv",
+    ("learning_rate", "epoch"),
+    arrays="stitches",
+    prefix=lambda row: f"{row.layer}/{row.family}/",
+)
+ROTATIONS = Parts(tuple(rotation.KEY), ".rows.csv", ".curves.csv", ("epoch",))
+SIMILARITIES = Parts(("measure", "model_a", "layer_a", "model_b", "layer_b"))
+
+
+def of_stitches(folder: Path) -> None:
+    stitching.Results(folder).assemble()
+
+
+# From the kind of a folder to how its rows are kept, and how its results.csv is made of them.
+KINDS: dict[str, tuple[Parts, Callable[[Path], object]]] = {
+    "stitch": (STITCHES, of_stitches),
+    "crossval": (STITCHES, of_stitches),
+    "lasso": (STITCHES, of_stitches),
+    "rotate": (ROTATIONS, lambda folder: rotation.Results(folder).assemble()),
+    "align": (SIMILARITIES, experiments.align.assemble),
+}
+
+
+def main(settings: Settings) -> None:
+    folders = list(dict.fromkeys(settings.folders))
+    if not folders:
+        raise InputError("folders: none given")
+    out = settings.out or default_out(folders)
+    kind = kind_of(folders[0])
+    if kind != "zoo" and kind not in KINDS:
+        raise InputError(f"folders: {folders[0]} is a {kind} folder; those of zoo, {', '.join(KINDS)} can be merged")
+    config = runs.read_config(folders[0], kind)
+    for folder in folders[1:]:
+        runs.check_config(folder, kind, config)
+    with runs.open_folder(out, kind, config):
+        sources = [out, *(folder for folder in folders if folder.resolve() != out.resolve())]
+        if kind == "zoo":
+            finished, going = merge_members(sources, out)
+            found = f"{len(finished)} finished members"
+            for seed, epochs in sorted(going.items()):
+                print(f"not finished: seed {seed}, after {epochs} epochs", file=sys.stderr)
+        else:
+            parts, assemble = KINDS[kind]
+            found = f"{merge_parts(parts, sources, out)} rows"
+            assemble(out)
+        merge_table("accuracy.csv", "seed", sources, out)
+    for line in unfinished(folders, kind):
+        print(line, file=sys.stderr)
+    print(f"{out}: {found} of {len(folders)} folder{'s' * (len(folders) > 1)}")
+    if command := whole_command(folders, out):
+        print(f"next: {command}")
+
+
+def default_out(folders: list[Path]) -> Path:
+    """The folder of which all of these are parts."""
+    wholes = {split_name(folder)[0] if split_name(folder)[1] else None for folder in folders}
+    if len(wholes) > 1 or None in wholes:
+        raise InputError("out: the folders are not NAME.task-I-of-N of one NAME; say where to merge them (--out)")
+    return wholes.pop()
+
+
+def kind_of(folder: Path) -> str:
+    """What a run folder holds."""
+    path = folder / runs.CONFIG
+    if not path.exists():
+        raise InputError(f"folders: {folder} is no run folder: it has no {runs.CONFIG}")
+    document = runs.read_json(path)
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        raise InputError(f"folders: {path} was not written by symjax")
+    return document["kind"]
+
+
+def unfinished(folders: list[Path], kind: str) -> list[str]:
+    """Tasks that have not come to their end (of a zoo its members tell), and those that are not there."""
+    ended = [kind == "zoo" or (folder / summary.SUMMARY).exists() for folder in folders]
+    told = [f"not finished: {folder}" for folder, end in zip(folders, ended, strict=True) if not end]
+    tasks = [task for _, task in map(split_name, folders) if task]
+    if len({count for _, count in tasks}) == 1:
+        count, there = tasks[0][1], {number for number, _ in tasks}
+        told += [f"not there: task {i}/{count}" for i in range(1, count + 1) if i not in there]
+    return told
+
+
+def whole_command(folders: list[Path], out: Path) -> str | None:
+    """The command of the tasks as it is for the whole, if one of them has come to its end."""
+    for folder in folders:
+        if (folder / summary.SUMMARY).exists():
+            words, kept = shlex.split(summary.read(folder).command), []
+            skip = False
+            for word in words:
+                if not skip and word.partition("=")[0] not in ("--task", "--out"):
+                    kept.append(word)
+                skip = not skip and word in ("--task", "--out")
+            return shlex.join([*kept, "--out", str(out)])
+    return None
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

@@ -1,0 +1,76 @@
+"""Zoos of one configuration, trained apart, made into one."""
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from symjax import runs
+from symjax.errors import InputError
+from symjax.zoo.stored import StoredMember, stored_members
+from symjax.zoo.trained import _Opened
+
+
+def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[int, int]]:
+    """Copies the members of `folders` to `out`, one of them: of each seed the one that is furthest in its training.
+
+    Returns:
+      The seeds of finished members, and of others how many epochs they have done.
+
+    Raises:
+      InputError: two folders have members of one seed that are as far, and differ; a damaged checkpoint.
+    """
+    opened = _Opened(out, None)
+    for folder in folders:
+        if folder.resolve() == out.resolve():
+            continue
+        for member in sorted(stored_members(folder), key=lambda member: member.seed):
+            _take(member, StoredMember(out, member.seed), opened.like)
+    there = {member.seed: member.epoch() for member in stored_members(out)}
+    last = opened.config.recipe.epochs
+    return sorted(seed for seed in there if there[seed] == last), {s: e for s, e in there.items() if e < last}
+
+
+def _take(theirs: StoredMember, ours: StoredMember, like) -> None:
+    epoch = theirs.epoch()
+    for kept in theirs.kept():
+        _copy(theirs.kept_path(kept), ours.kept_path(kept))
+    if not epoch or epoch < ours.epoch():
+        return
+    state, metrics = theirs.restore(like), theirs.metrics(epoch)  # an error where it is damaged
+    if epoch == ours.epoch():
+        leaves = (dict(enumerate(jax.tree.leaves(one))) for one in (state, ours.restore(like)))
+        if not _same_arrays(*leaves) or not metrics.equals(ours.metrics(epoch)):
+            raise _different(theirs.folder, ours.folder)
+        return
+    ours.folder.mkdir(exist_ok=True)
+    runs.write_csv(ours.folder / "metrics.csv", metrics)
+    unfinished = ours.path(epoch).with_name(f"{ours.path(epoch).name}.orbax-checkpoint-tmp-{uuid.uuid4().hex}")
+    try:
+        shutil.copytree(theirs.path(epoch), unfinished)
+        unfinished.rename(ours.path(epoch))
+    except OSError as error:
+        raise InputError(f"folder: {ours.folder} cannot be written ({error.strerror or error})") from error
+    ours.sweep()
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        runs.write_bytes(target, source.read_bytes())
+    elif not _same_arrays(runs.read_npz(source), runs.read_npz(target)):
+        raise _different(source, target)
+
+
+def _same_arrays(a: dict, b: dict) -> bool:
+    def same(x, y):
+        return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+
+    return a.keys() == b.keys() and all(same(np.asarray(a[key]), np.asarray(b[key])) for key in a)
+
+
+def _different(theirs: Path, ours: Path) -> InputError:
+    return InputError(f"folders: {theirs} and {ours} are of one seed and differ; leave one out, or delete one of them")

@@ -1,0 +1,270 @@
+"""Merging the folders of tasks: each key once, conflicts and what is missing told, and the same as one whole run."""
+
+import dataclasses
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import flags, scratch, trained
+
+import experiments.align
+import experiments.merge
+from experiments.settings import run_command
+from experiments.sharing import SharedSettings, split_name
+from symjax import runs, zoo
+from symjax.errors import InputError
+from symjax.rotation.results import COLUMNS as ROTATED
+from symjax.rotation.results import CURVES as ROTATED_CURVES
+from symjax.stitching.results import COLUMNS, KEY
+from symjax.zoo.merging import merge_members
+
+CONFIG = {"zoo": {"model": "none"}, "pair_seed": 0}
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def merge(*argv):
+    run_command(experiments.merge.main, experiments.merge.Settings, [str(word) for word in argv])
+
+
+def refused(capsys, *argv) -> str:
+    with pytest.raises(SystemExit) as ended:
+        merge(*argv)
+    assert ended.value.code == 2
+    told = capsys.readouterr()
+    assert not told.out and "Traceback" not in told.err
+    return told.err
+
+
+def stitch_rows(pair, families=("full", "rank1"), accuracy=90.0) -> pd.DataFrame:
+    a, b = map(int, pair.split("-"))
+    plain = {"pair": pair, "model_a": a, "model_b": b, "layer": "relu1", "layer_index": 0, "starred": False}
+    numbers = {"hyperparameter": np.nan, "start": "auto", "learning_rate": 1e-2, "clean_accuracy": 95.1}
+    numbers |= {"stitched_accuracy": accuracy, "penalty": 95.1 - accuracy, "val_accuracy": 1 / 3, "sparsity": 0.0}
+    return pd.DataFrame([{**plain, "family": family, **numbers} for family in families])[list(COLUMNS)]
+
+
+def plant(folder, pairs, config=CONFIG, families=("full", "rank1"), accuracy=90.0, matrix=1.0, done=True) -> Path:
+    """A stitch folder as a task leaves it."""
+    with runs.open_folder(folder, "stitch", config) as folder:
+        for name in ("parts", "stitches"):
+            (folder / name).mkdir(exist_ok=True)
+        for pair in pairs:
+            rows = stitch_rows(pair, families, accuracy)
+            curves = [{"pair": pair, "layer": "relu1", "family": family, "learning_rate": 1e-2} for family in families]
+            curves = pd.DataFrame([{**row, "epoch": epoch, "loss": 0.1} for row in curves for epoch in (1, 2)])
+            arrays = {f"relu1/{family}/matrix": np.full((2, 2), matrix) for family in families}
+            runs.write_npz(folder / "stitches" / f"{pair}.npz", arrays)
+            runs.write_csv(folder / "parts" / f"{pair}.curves.csv", curves)
+            runs.write_csv(folder / "parts" / f"{pair}.rows.csv", rows)
+        seeds = sorted({int(seed) for pair in pairs for seed in pair.split("-")})
+        runs.write_csv(folder / "accuracy.csv", pd.DataFrame({"seed": seeds, "accuracy": 95.1}))
+        if done:
+            command = "python -m experiments.stitch --pairs 4 --task 1/2 --out run --bias"
+            summary = {"experiment": "stitch", "title": "", "finding": "", "tables": {}, "figures": [], "seconds": 1}
+            runs.write_json(folder / "summary.json", summary | {"command": command, "versions": {}})
+    return folder
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def test_keys_are_taken_once(capsys):
+    plant("run.task-1-of-2", ["0-1", "1-2"])
+    plant("run.task-2-of-2", ["2-0", "1-2"])
+    merge("run.task-1-of-2", "run.task-2-of-2")
+    told = capsys.readouterr()
+    assert "run: 6 rows of 2 folders" in told.out and "not " not in told.err
+    assert "next: python -m experiments.stitch --pairs 4 --bias --out run\n" in told.out
+    rows = runs.read_csv("run/results.csv", COLUMNS)
+    wanted = pd.concat([stitch_rows(pair) for pair in ("0-1", "1-2", "2-0")], ignore_index=True)
+    pd.testing.assert_frame_equal(rows, wanted, check_exact=True)
+    assert len(runs.read_csv("run/curves.csv")) == 3 * 2 * 2
+    assert runs.read_csv("run/accuracy.csv").seed.tolist() == [0, 1, 2]
+    assert sorted(path.stem for path in Path("run/stitches").iterdir()) == ["0-1", "1-2", "2-0"]
+    assert runs.read_config("run", "stitch") == CONFIG
+
+
+def test_a_merge_can_be_repeated_gone_on_with_and_added_to(capsys):
+    for i, pairs in enumerate((["0-1"], ["1-2"], ["2-0"]), 1):
+        plant(f"run.task-{i}-of-3", pairs)
+    before = {i: contents(f"run.task-{i}-of-3") for i in (1, 2, 3)}
+    merge("run.task-1-of-3", "run.task-3-of-3")
+    assert "not there: task 2/3" in capsys.readouterr().err
+    merge("run.task-2-of-3")
+    one = contents("run")
+    assert len(runs.read_csv("run/results.csv")) == 6
+    merge("run.task-3-of-3", "run.task-1-of-3", "run.task-2-of-3", "run", "--out", "run")  # itself among them
+    assert contents("run") == one
+    # Stopped half-way: stitches and curves of a pair are there, its rows are not.
+    (Path("run/parts/1-2.rows.csv")).unlink()
+    merge(*(f"run.task-{i}-of-3" for i in (1, 2, 3)))
+    assert contents("run") == one
+    assert {i: contents(f"run.task-{i}-of-3") for i in (1, 2, 3)} == before
+
+
+def test_families_of_one_pair_in_two_folders():
+    plant("a", ["0-1"], families=("full",))
+    plant("b", ["0-1"], families=("rank1", "full"))
+    merge("a", "b", "--out", "c")
+    assert set(map(tuple, runs.read_csv("c/results.csv")[KEY].to_numpy())) == {
+        ("0-1", "relu1", "full"),
+        ("0-1", "relu1", "rank1"),
+    }
+    assert set(runs.read_npz("c/stitches/0-1.npz")) == {"relu1/full/matrix", "relu1/rank1/matrix"}
+
+
+@pytest.mark.parametrize("what", ["accuracy", "matrix"])
+def test_a_key_with_two_values_is_an_error(what, capsys):
+    plant("a", ["0-1", "1-2"])
+    plant("b", ["1-2"], **{what: 89.0})
+    told = refused(capsys, "a", "b", "--out", "c")
+    assert (
+        "a and b" in told
+        and "1-2" in told
+        and {"accuracy": "stitched_accuracy 90.0 and 89.0", "matrix": "arrays"}[what] in told
+    )
+    assert not Path("c/parts/1-2.rows.csv").exists()
+
+
+def test_what_has_no_row_does_not_count():
+    """Of a task that was stopped between a stitch and its row, another has computed the pair again."""
+    plant("a", ["0-1"], matrix=2.0)
+    Path("a/parts/0-1.rows.csv").unlink()
+    plant("b", ["0-1"], matrix=1.0)
+    merge("a", "b", "--out", "c")
+    assert (runs.read_npz("c/stitches/0-1.npz")["relu1/full/matrix"] == 1).all()
+
+
+def test_bad_folders_are_errors(capsys):
+    plant("run.task-1-of-2", ["0-1"])
+    plant("run.task-2-of-2", ["1-2"], config={**CONFIG, "pair_seed": 1})
+    told = refused(capsys, "run.task-1-of-2", "run.task-2-of-2")
+    assert "run.task-2-of-2" in told and "pair_seed: 1 there, 0 here" in told
+    assert "--out" in refused(capsys, "run.task-1-of-2", "elsewhere")
+    Path("empty").mkdir()
+    for wrong in ("empty", "nowhere"):
+        assert f"{wrong} is no run folder" in refused(capsys, wrong, "--out", "c")
+    with runs.open_folder("other", "dynamics", {}):
+        pass
+    assert "dynamics" in refused(capsys, "other", "--out", "c")
+    path = Path("run.task-1-of-2/parts/0-1.rows.csv")
+    path.write_bytes(path.read_bytes()[:-30])
+    assert str(path) in refused(capsys, "run.task-1-of-2", "--out", "c")
+    assert not Path("c/results.csv").exists()
+    assert "folders" in refused(capsys, "--out", "c")
+
+
+def test_unfinished_tasks_are_told(capsys):
+    plant("run.task-1-of-2", ["0-1"], done=False)
+    plant("run.task-2-of-2", ["1-2"])
+    merge("run.task-1-of-2", "run.task-2-of-2")
+    assert "not finished: run.task-1-of-2" in capsys.readouterr().err
+
+
+def test_rotations_of_two_processes_and_two_folders():
+    for folder, marks in (("a", ("", "+1")), ("b", ("",))):
+        with runs.open_folder(folder, "rotate", {"x": 1}) as path:
+            (path / "parts").mkdir()
+            for mark, kind in zip(marks, ("none", "orthogonal") if folder == "a" else ("g_relu",), strict=True):
+                key = {"model": "m", "layer": "conv1", "seed": 0, "kind": kind, "repeat": 0}
+                rows = pd.DataFrame([{**dict.fromkeys(ROTATED, 1.5), **key}])
+                curves = pd.DataFrame([{**dict.fromkeys(ROTATED_CURVES, 2.5), **key, "epoch": e} for e in (1, 2)])
+                runs.write_csv(path / "parts" / f"m.conv1.0{mark}.curves.csv", curves)
+                runs.write_csv(path / "parts" / f"m.conv1.0{mark}.rows.csv", rows)
+    merge("a", "b", "--out", "c")
+    assert sorted(path.name for path in Path("c/parts").iterdir()) == ["m.conv1.0.curves.csv", "m.conv1.0.rows.csv"]
+    assert runs.read_csv("c/results.csv").kind.tolist() == ["g_relu", "none", "orthogonal"]
+    assert len(runs.read_csv("c/curves.csv")) == 6
+
+
+# --- members ---
+
+
+def test_members_of_zoos(capsys):
+    trained()
+    whole = scratch() / "zoo"
+    for i, seeds in enumerate(((0, 2), (1, 2)), 1):
+        folder = Path(f"zoo.task-{i}-of-2")
+        folder.mkdir()
+        shutil.copy(whole / "config.json", folder)
+        for seed in seeds:
+            shutil.copytree(whole / f"member-{seed}", folder / f"member-{seed}")
+    last = next(Path("zoo.task-1-of-2/member-0").glob("epoch-*"))
+    shutil.move(last, "kept")  # a member without a checkpoint: not begun, or stopped before the first
+    merge("zoo.task-1-of-2", "zoo.task-2-of-2")
+    assert "2 finished members" in capsys.readouterr().out
+    shutil.move("kept", last)
+    merge("zoo.task-1-of-2", "zoo.task-2-of-2")
+    merge("zoo.task-1-of-2", "zoo.task-2-of-2")
+    assert "3 finished members" in capsys.readouterr().out
+    ours, theirs = zoo.load("zoo"), zoo.load(whole)
+    assert ours.seeds == theirs.seeds
+    pd.testing.assert_frame_equal(ours.metrics, theirs.metrics, check_exact=True)
+    assert json.dumps([np.asarray(a).tolist() for a in np.atleast_1d(ours.validation_accuracy)]) == json.dumps(
+        theirs.validation_accuracy.tolist()
+    )
+    # A member of one seed, but another network.
+    metrics = Path("zoo.task-1-of-2/member-2/metrics.csv")
+    runs.write_csv(metrics, runs.read_csv(metrics).assign(loss=0.5))
+    assert "member-2" in refused(capsys, "zoo.task-1-of-2", "zoo.task-2-of-2", "--out", "zoo")
+    with pytest.raises(InputError, match="of one seed and differ"):
+        merge_members([Path("zoo"), Path("zoo.task-1-of-2")], Path("zoo"))
+
+
+# --- tasks ---
+
+
+def test_tasks_make_the_whole(capsys, quick_compilation):
+    trained()
+    argv = [*flags(scratch()), "--measures", "cka", "--examples", "24"]
+
+    def align(*more):
+        run_command(experiments.align.main, experiments.align.Settings, [*argv, *more])
+
+    align("--out", "whole")
+    align("--out", "run", "--task", "1/2")
+    align("--out", "run", "--task", "2/2")
+    assert len(runs.read_csv("run.task-1-of-2/results.csv")) == 2 * 4  # pairs, times layers with layers
+    assert len(runs.read_csv("run.task-2-of-2/results.csv")) == 1 * 4
+    merge("run.task-1-of-2", "run.task-2-of-2")
+    merged, whole = (runs.read_csv(f"{name}/results.csv") for name in ("run", "whole"))
+    pd.testing.assert_frame_equal(merged, whole, rtol=1e-5)
+    before = Path("run/results.csv").read_bytes()
+    capsys.readouterr()
+    align("--out", "run")
+    assert "pair/s" not in capsys.readouterr().err and Path("run/results.csv").read_bytes() == before
+    assert Path("run/heatmaps.png").exists()
+
+
+@pytest.mark.parametrize("count", [1, 5, 8])
+@pytest.mark.parametrize("tasks", [1, 2, 5])
+def test_parts_make_the_whole(count, tasks):
+    items = [f"pair {i}" for i in range(count)]
+    if tasks > count:
+        with pytest.raises(InputError, match=f"at most {count}"):
+            SharedSettings(task=f"1/{tasks}").part(items, "pairs")
+        return
+    parts = [SharedSettings(task=f"{i}/{tasks}").part(items, "pairs") for i in range(1, tasks + 1)]
+    assert sorted(itertools.chain(*parts)) == sorted(items) and max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert SharedSettings().part(items, "pairs") == items
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "-1/2", "1/2/3", "", "1/0"])
+def test_bad_tasks(text):
+    with pytest.raises(InputError, match="task: got"):
+        dataclasses.replace(SharedSettings(), task=text).parse_task()
+
+
+def test_names_of_tasks():
+    assert SharedSettings(task="3/8").part_folder(Path("a/b.c")) == Path("a/b.c.task-3-of-8")
+    assert split_name(Path("a/b.c.task-3-of-8")) == (Path("a/b.c"), (3, 8))
+    assert SharedSettings().part_folder(Path("a")) == Path("a") and split_name(Path("a")) == (Path("a"), None)
