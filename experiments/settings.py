@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import re
 import shlex
 import sys
@@ -13,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
-from symjax import memory, parallel, runs, summary, zoo
+from symjax import interruption, memory, parallel, runs, summary, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.memory import parse_bytes
@@ -209,6 +211,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return check_seeds([int(part) for part in parts] if "," in text else range(int(text)))
 
 
+# What a disk may have against a file, and a user can mend.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 Settings = TypeVar("Settings")
 
 
@@ -232,7 +236,8 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     """Runs `main` on the settings that the command line gives; ends the process where they are wrong.
 
     What `main` has found is printed and kept in its folder. A caller's mistake is one line on stderr and exit code 2;
-    an interruption is one line and exit code 130.
+    an interruption is one line and exit code 130, a SIGTERM one line and exit code 143. For these what has been done is
+    saved before (`symjax.interruption`); a second one ends the process at once.
     """
     began = time.monotonic()
     module = sys.modules[main.__module__]
@@ -240,7 +245,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()
-        with compilation() as seconds:
+        with compilation() as seconds, interruption.ending():
             found = main(parsed)
         if found is not None:
             command = shlex.join(["python", "-m", name, *map(str, sys.argv[1:] if argv is None else argv)])
@@ -267,6 +272,17 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
             raise
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; the same command again goes on from what is saved", file=sys.stderr)
+        raise SystemExit(2) from None
+    except interruption.Ending as ended:
+        print(ended, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.exit_code)  # Python would wait for what is being computed
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from what is saved", file=sys.stderr)
+        print(f"interrupted; {interruption.MESSAGE}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import sys
 import uuid
 import zipfile
@@ -25,10 +26,12 @@ import numpy as np
 import pandas as pd
 
 import symjax
+from symjax import interruption
 from symjax.errors import InputError
 
 CONFIG = "config.json"
 _LOCK = ".lock"
+_TEMPORARY = ".tmp"
 
 PathLike = str | os.PathLike
 
@@ -58,16 +61,25 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("ab")
     except OSError as error:
-        raise InputError(f"folder: {folder} cannot be written ({error.strerror})") from None
+        raise InputError(f"folder: {folder} cannot be written ({error.strerror}); take another folder") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder} is in use by another process; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        _sweep(folder)
         if not _check_free(folder, kind, config):  # by now another process may have made it its own
             write_json(folder / CONFIG, {"kind": kind, "config": dict(config), "versions": versions()})
         yield folder
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Deletes what killed writers left, in the folder and in those that lie in it; it is held, so they are no more."""
+    for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
+        if re.fullmatch(rf"\..+\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}", path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _check_free(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> bool:
@@ -220,18 +232,19 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 def _write(path: PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file under another name and renames it when it is complete and on the disk."""
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is there only if something went wrong
-            temporary.unlink()
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+    with interruption.deferred():
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        finally:
+            with contextlib.suppress(OSError):  # it is there only if something went wrong
+                temporary.unlink()
 
 
 def _read(path: PathLike) -> bytes:

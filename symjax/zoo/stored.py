@@ -1,8 +1,11 @@
 """The folder of one member: checkpoints, each with a checksum of its numbers, and metrics."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
+import os
 import pathlib
 import re
 import shutil
@@ -52,20 +55,21 @@ class StoredMember:
             self.folder.mkdir(exist_ok=True)
             # First the metrics: rows beyond the checkpoint do not count.
             runs.write_csv(self.folder / "metrics.csv", metrics)
-            with ocp.StandardCheckpointer() as checkpointer:
+            with _quiet_failure(), _checkpointer() as checkpointer:
                 checkpointer.save(self.path(int(state.epoch)), {"state": state, "checksum": _checksum(state)})
-        except OSError as error:
-            raise InputError(f"folder: {self.folder} cannot be written ({error.strerror or error})") from error
-        for epoch in self.epochs():
-            if epoch < int(state.epoch):
-                shutil.rmtree(self.path(epoch))
+        except InputError:
+            raise
+        except Exception as error:  # a full disk, say, of which TensorStore makes a ValueError
+            self.sweep()
+            raise InputError(f"folder: {self.folder} cannot be written ({_reason(error)})") from error
+        self._delete_older()
 
     def restore(self, like: TrainState) -> TrainState:
         """The last state, as NumPy arrays."""
         path = self.path(self.epoch())
         target = {"state": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like), "checksum": np.zeros(16, np.uint8)}
         try:
-            with _quiet_failure(), ocp.StandardCheckpointer() as checkpointer:
+            with _quiet_failure(), _checkpointer() as checkpointer:
                 restored = checkpointer.restore(path, target)
             state = jax.tree.map(lambda a, b: _exactly(a, b.shape, b.dtype), restored["state"], target["state"])
             if not np.array_equal(restored["checksum"], _checksum(state)):
@@ -73,9 +77,9 @@ class StoredMember:
             if int(state.seed) != self.seed or int(state.epoch) != self.epoch():
                 raise ValueError(f"it holds seed {state.seed} after epoch {state.epoch}")
         except Exception as error:  # Orbax and TensorStore raise nearly anything, according to what is damaged
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"checkpoint: {path} is damaged ({reason}); delete {self.folder} to have the member trained again"
+                f"checkpoint: {path} is damaged ({_reason(error)}); "
+                f"delete {self.folder} to have the member trained again"
             ) from error
         return state
 
@@ -119,13 +123,20 @@ class StoredMember:
         return frame
 
     def sweep(self) -> None:
-        """Deletes what an interrupted save left."""
+        """Deletes what an interrupted save left; its temporary files, `runs.open_folder` does."""
         for path in self.folder.glob("epoch-*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink()
+        self._delete_older()
+
+    def _delete_older(self) -> None:
+        """Deletes all checkpoints but the last. One that cannot be deleted does no harm."""
         for epoch in self.epochs()[:-1]:
-            shutil.rmtree(self.path(epoch))
+            shutil.rmtree(self.path(epoch), ignore_errors=True)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    # Where it makes folders in a thread of their own and cannot, it waits for them for five minutes.
+    return ocp.StandardCheckpointer(async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False))
 
 
 def stored_members(folder: pathlib.Path) -> list[StoredMember]:
@@ -153,10 +164,20 @@ def _checksum(state: PyTree) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
+def _reason(error: Exception) -> str:
+    """Why Orbax or TensorStore failed, in a line."""
+    text = str(error).strip()
+    known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
+    found = [reason for reason in known if reason in text]
+    return found[0] if found else (text.splitlines()[0][:200] if text else type(error).__name__)
+
+
 @contextlib.contextmanager
 def _quiet_failure():
-    """Keeps the other reads of a restore that failed, which find their event loop closed, from printing tracebacks."""
-    hook = sys.unraisablehook
+    """Keeps Orbax from logging tracebacks where it fails, and its other reads and writes, whose event loop is closed
+    then, from printing them: all that there is to say is in the error."""
+    hook, log = sys.unraisablehook, logging.getLogger("absl")
+    disabled, log.disabled = log.disabled, True
     sys.unraisablehook = lambda what: None if "loop is closed" in str(what.exc_value) else hook(what)
     try:
         yield
@@ -164,7 +185,7 @@ def _quiet_failure():
         time.sleep(0.3)  # they are under way in threads of TensorStore's
         raise
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, log.disabled = hook, disabled
 
 
 def _exactly(array, shape, dtype) -> np.ndarray:

@@ -118,7 +118,9 @@ def train_together(
             folder = stack.enter_context(runs.open_folder(group.folder, "zoo", document))
             for seed in group.seeds:
                 labels = group.config.training_labels(dataset, seed) if own_labels else None
-                jobs.append(plan(StoredMember(folder, seed), config.recipe.epochs, keep, labels))
+                stored = StoredMember(folder, seed)
+                stored.sweep()
+                jobs.append(plan(stored, config.recipe.epochs, keep, labels))
         if jobs := [job for job in jobs if job is not None]:
             devices, size = devices_or_all(devices), len(jobs)
             if max_device_memory is not None:
