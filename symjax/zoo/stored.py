@@ -135,8 +135,10 @@ class StoredMember:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    # Where it makes folders in a thread of their own and cannot, it waits for them for five minutes.
-    return ocp.StandardCheckpointer(async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False))
+    # Where it makes folders in a thread of their own and cannot, it waits for them for five minutes; and it measures its
+    # timeouts by the wall clock, which may jump.
+    options = ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=10**9)
+    return ocp.StandardCheckpointer(async_options=options)
 
 
 def stored_members(folder: pathlib.Path) -> list[StoredMember]:
