@@ -135,7 +135,7 @@ class StoredMember:
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
-    # Where it makes folders in a thread of their own and cannot, it waits for them for five minutes; and it measures its
+    # Where it makes folders in a thread of its own and cannot, it waits for them for five minutes. It measures its
     # timeouts by the wall clock, which may jump.
     options = ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=10**9)
     return ocp.StandardCheckpointer(async_options=options)
