@@ -177,7 +177,10 @@ def read_json(path: PathLike) -> Any:
 
 
 def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
-    """Writes a table without its index. Floats are written so that they read back the same."""
+    """Writes a table without its index. Floats are written so that they read back the same, float32 as float64."""
+    # As float32 they would have fewer digits, and other ones after a run that was stopped has read and written them.
+    short = {name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")}
+    frame = frame.astype(short)
     text = frame.to_csv(index=False)
     _write(path, lambda file: file.write(text.encode()))
 
@@ -188,7 +191,7 @@ def read_csv(path: PathLike, columns: Iterable[str] = ()) -> pd.DataFrame:
     try:
         if not data.endswith(b"\n"):
             raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data))
+        frame = pd.read_csv(io.BytesIO(data), float_precision="round_trip")
     except ValueError as error:  # pandas' own parser errors, too
         raise _broken(path, "CSV", error) from None
     if absent := [column for column in columns if column not in frame.columns]:

@@ -230,6 +230,16 @@ def test_commands_go_on_after_faults(flags, tmp_path):
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
+def test_numbers_in_tables_are_the_same_after_any_number_of_readings(tmp_path):
+    values = np.random.default_rng(0).normal(size=3000)
+    for dtype in ("float32", "float64"):
+        runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"a": values.astype(dtype)}))
+        read = runs.read_csv(tmp_path / "a.csv")
+        assert np.array_equal(read.a, values.astype(dtype).astype(np.float64))
+        runs.write_csv(tmp_path / "b.csv", read)
+        assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
 # --- clocks ---
 
 
