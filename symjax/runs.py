@@ -191,7 +191,7 @@ def read_csv(path: PathLike, columns: Iterable[str] = ()) -> pd.DataFrame:
     try:
         if not data.endswith(b"\n"):
             raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data), float_precision="round_trip")
+        frame = pd.read_csv(io.BytesIO(data))
     except ValueError as error:  # pandas' own parser errors, too
         raise _broken(path, "CSV", error) from None
     if absent := [column for column in columns if column not in frame.columns]:
