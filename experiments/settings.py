@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import re
 import shlex
 import sys
@@ -13,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
-from symjax import hosts, memory, parallel, runs, summary, zoo
+from symjax import hosts, interruption, memory, parallel, runs, summary, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.memory import parse_bytes
@@ -210,6 +212,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return check_seeds([int(part) for part in parts] if "," in text else range(int(text)))
 
 
+# What a disk may have against a file, and a user can mend.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 Settings = TypeVar("Settings")
 
 
@@ -229,11 +233,19 @@ def compilation() -> Iterator[list[float]]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+def _keep(found: Summary, name: str, argv: list[str], seconds: float) -> None:
+    """Writes and prints what the command `name` has found."""
+    told = {"experiment": name.rpartition(".")[2], "command": shlex.join(["python", "-m", name, *map(str, argv)])}
+    summary.write(dataclasses.replace(found, **told, seconds=seconds, versions=runs.versions()))
+    print(f"\n{found.text()}")
+
+
 def run_command(main: Callable[[Settings], Summary | None], settings: type[Settings], argv: list[str] | None = None):
     """Runs `main` on the settings that the command line gives; ends the process where they are wrong.
 
     What `main` has found is printed and kept in its folder. A caller's mistake is one line on stderr and exit code 2;
-    an interruption is one line and exit code 130.
+    an interruption is one line and exit code 130, a SIGTERM one line and exit code 143. For these what has been done is
+    saved before (`symjax.interruption`); a second one ends the process at once.
     """
     began = time.monotonic()
     module = sys.modules[main.__module__]
@@ -243,7 +255,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
         parallel.use_cores()
         if getattr(parsed, "distributed", False):
             hosts.initialize()
-        with compilation() as seconds, hosts.job():
+        with compilation() as seconds, interruption.ending(), hosts.job():
             try:
                 found = main(parsed)
             except Told as told:
@@ -251,18 +263,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
                 if hosts.is_first():
                     print(told)
             if found is not None:
-                command = shlex.join(["python", "-m", name, *map(str, sys.argv[1:] if argv is None else argv)])
-                took = time.monotonic() - began
-                summary.write(
-                    dataclasses.replace(
-                        found,
-                        experiment=name.rpartition(".")[2],
-                        command=command,
-                        seconds=took,
-                        versions=runs.versions(),
-                    )
-                )
-                print(f"\n{found.text()}")
+                _keep(found, name, sys.argv[1:] if argv is None else argv, time.monotonic() - began)
         if seconds and hosts.is_first():
             print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
     except InputError as error:
@@ -273,6 +274,17 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
             raise
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}; the same command again goes on from what is saved", file=sys.stderr)
+        raise SystemExit(2) from None
+    except interruption.Ending as ended:
+        print(ended, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.exit_code)  # Python would wait for what is being computed
     except KeyboardInterrupt:
-        print("interrupted; the same command again goes on from what is saved", file=sys.stderr)
+        print(f"interrupted; {interruption.MESSAGE}", file=sys.stderr)
         raise SystemExit(130) from None

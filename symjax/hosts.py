@@ -26,6 +26,7 @@ import numpy as np
 from jax._src.distributed import global_state
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from symjax import interruption
 from symjax.errors import InputError
 
 Item = TypeVar("Item")
@@ -228,15 +229,19 @@ def tell(error: BaseException) -> None:
     error.told = True
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(FailedElsewhere):
-        _meet({"error": f"process {index()} on {socket.gethostname()} has failed: {message}"})
+        # One that is to end at once does not wait until the others are there.
+        wait = not isinstance(error, interruption.Ending)
+        _meet({"error": f"process {index()} on {socket.gethostname()} has failed: {message}"}, wait)
 
 
 _met = iter(range(2**62))  # like the connection that it numbers the meetings of, there is one in a process
 
 
-def _meet(mine: dict[str, Any]) -> list[Any]:
+def _meet(mine: dict[str, Any], wait: bool = True) -> list[Any]:
     number, client = next(_met), global_state.client
     client.key_value_set(f"symjax/{number}/{index()}", json.dumps(mine))
+    if not wait:
+        return []
     answers = [json.loads(_wait(client, f"symjax/{number}/{process}", process)) for process in range(count())]
     if number:
         client.key_value_delete(f"symjax/{number - 1}/{index()}")  # who is here has read it

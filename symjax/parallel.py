@@ -28,6 +28,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from symjax.errors import InputError
+from symjax.interruption import Ending
 from symjax.models.layers import ConvMethod
 
 PyTree = Any
@@ -145,7 +146,7 @@ def at_once(tasks: Sequence[Callable]) -> list:
         task has failed or the user has interrupted.
 
     Raises:
-      The first task's error that there is, when all have ended.
+      The first task's error that there is, when all have ended; `interruption.Ending` at once.
     """
     if len(tasks) == 1:
         return [tasks[0](lambda: None)]
@@ -161,15 +162,19 @@ def at_once(tasks: Sequence[Callable]) -> list:
                 contexts.enter_context(_CONTEXTS[name](value))
             return task(go_on)
 
-    with ThreadPoolExecutor(len(tasks)) as pool:
-        try:
-            futures = [pool.submit(run, task) for task in tasks]
-            done, going = set(), futures
-            while going and not any(future.exception() for future in done):
-                # Wakes up now and then: an interruption that another thread has received is seen by this one alone.
-                done, going = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
-        finally:
-            stop.set()
+    pool, leave = ThreadPoolExecutor(len(tasks)), False
+    try:
+        futures = [pool.submit(run, task) for task in tasks]
+        done, going = set(), futures
+        while going and not any(future.exception() for future in done):
+            # Wakes up now and then: an interruption that another thread has received is seen by this one alone.
+            done, going = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
+    except Ending:
+        leave = True
+        raise
+    finally:
+        stop.set()
+        pool.shutdown(wait=not leave)
     errors = [future.exception() for future in futures]
     for error in sorted(filter(None, errors), key=lambda error: isinstance(error, Stopped)):
         raise error

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import sys
 import uuid
 import zipfile
@@ -25,12 +26,13 @@ import numpy as np
 import pandas as pd
 
 import symjax
-from symjax import hosts
+from symjax import hosts, interruption
 from symjax.errors import InputError
 
 CONFIG = "config.json"
 _LOCK = ".lock"
 _JOB = ".job"
+_TEMPORARY = ".tmp"
 
 PathLike = str | os.PathLike
 
@@ -92,16 +94,25 @@ def _held(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterato
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("ab")
     except OSError as error:
-        raise InputError(f"folder: {folder} cannot be written ({error.strerror})") from None
+        raise InputError(f"folder: {folder} cannot be written ({error.strerror}); take another folder") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"{folder} is in use by another process; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        _sweep(folder)
         if not _check_free(folder, kind, config):  # by now another process may have made it its own
             write_json(folder / CONFIG, {"kind": kind, "config": dict(config), "versions": versions()})
         yield
+
+
+def _sweep(folder: pathlib.Path) -> None:
+    """Deletes what killed writers left, in the folder and in those that lie in it; it is held, so they are no more."""
+    for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
+        if re.fullmatch(rf"\..+\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}", path.name):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _check_free(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> bool:
@@ -199,7 +210,10 @@ def read_json(path: PathLike) -> Any:
 
 
 def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
-    """Writes a table without its index. Floats are written so that they read back the same."""
+    """Writes a table without its index. Floats are written so that they read back the same, float32 as float64."""
+    # As float32 they would have fewer digits, and other ones after a run that was stopped has read and written them.
+    short = {name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")}
+    frame = frame.astype(short)
     text = frame.to_csv(index=False)
     _write(path, lambda file: file.write(text.encode()))
 
@@ -254,18 +268,19 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 def _write(path: PathLike, write: Callable[[BinaryIO], Any]) -> None:
     """Writes a file under another name and renames it when it is complete and on the disk."""
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):  # it is there only if something went wrong
-            temporary.unlink()
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+    with interruption.deferred():
+        try:
+            with temporary.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        finally:
+            with contextlib.suppress(OSError):  # it is there only if something went wrong
+                temporary.unlink()
 
 
 def _read(path: PathLike) -> bytes:

@@ -147,7 +147,7 @@ def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
         raise AssertionError("recomputed")
 
     monkeypatch.setattr(zoo.training, "train_jobs", fail)
-    monkeypatch.setattr(zoo.jobs, "_epochs", fail)
+    monkeypatch.setattr(zoo.jobs, "epochs_program", fail)
     again = train(copy)
     assert_same(again.members, reference.members)
     assert again.metrics.equals(reference.metrics)

@@ -1,7 +1,7 @@
 """Members that are not as far as they are wanted, trained there side by side, epoch by epoch."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from symjax import memory, parallel
+from symjax import interruption, memory, parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -79,7 +79,10 @@ def train_jobs(
     progress: bool,
     save_every_seconds: float,
 ) -> None:
-    """Those that are furthest behind first, until they meet the next; each leaves when it is where it is to stop."""
+    """Those that are furthest behind first, until they meet the next; each leaves when it is where it is to stop.
+
+    An interruption ends this between two epochs or in one, with the members saved as they were at the last one's end.
+    """
     recipe = config.recipe
     training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
     own_labels = any(job.labels is not None for job in jobs)
@@ -88,7 +91,10 @@ def train_jobs(
     for job in jobs:
         groups.setdefault(job.start, []).append(job)
     first, last = min(groups), max(job.stop for job in jobs)
-    with progress_bar(desc="zoo", unit="epoch", total=last, initial=first, disable=not progress) as bar:
+    with (
+        progress_bar(desc="zoo", unit="epoch", total=last, initial=first, disable=not progress) as bar,
+        interruption.deferred() as interrupted,
+    ):
         bar.set_postfix_str("compiling")
         active: list[Job] = []
         stacked, labels = None, None
@@ -103,12 +109,13 @@ def train_jobs(
                     job.state = None
                 labels = np.stack([job.labels for job in active]) if own_labels else None
             _keep(active, stacked, epoch)
-            if epoch > first and (epoch == last or time.monotonic() - saved >= save_every):
+            end = interrupted() or epoch == last
+            if epoch > first and (end or time.monotonic() - saved >= save_every):
                 begin = time.monotonic()
                 _save(active, stacked)
                 saved = time.monotonic()
                 save_every = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
-            if epoch == last:
+            if end:
                 break
             if any(job.stop == epoch for job in active):  # trained again, and as far as is wanted
                 going = np.array([i for i, job in enumerate(active) if job.stop > epoch], int)
@@ -120,8 +127,11 @@ def train_jobs(
                 bar.update()
                 continue
             program = epochs_program(network, recipe, execution, devices, config.frozen(epoch), own_labels)
-            stacked, metrics = program((stacked, labels) if own_labels else stacked, training)
-            metrics = jax.device_get(metrics)
+            following, metrics = program((stacked, labels) if own_labels else stacked, training)
+            if not _wait(metrics, interrupted):  # the epoch is lost, and the one before may not be saved
+                _save(active, stacked)
+                break
+            stacked, metrics = following, jax.device_get(metrics)
             _add(active, stacked, epoch + 1, metrics)
             shown = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
             bar.set_postfix({label: f"{np.mean(metrics[key]):.3f}" for label, key in shown.items()}, refresh=False)
@@ -133,7 +143,6 @@ def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Seque
     like = None
     fresh = [job for job in jobs if not job.start]
     for job in jobs:
-        job.stored.sweep()
         if done := job.stored.epoch():
             known = job.stored.metrics(done)
             job.known = known.loss.tolist()
@@ -167,6 +176,15 @@ def _keep(active: Sequence[Job], stacked: TrainState, epoch: int) -> None:
         for i, job in enumerate(active):
             if epoch in job.keep:
                 job.stored.keep(epoch, parallel.take(members, i), job.frame())
+
+
+def _wait(arrays: dict[str, jax.Array], interrupted: Callable[[], bool]) -> bool:
+    """Whether these were computed before the user or the system interrupted."""
+    while not all(array.is_ready() for array in arrays.values()):
+        if interrupted():
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _save(active: Sequence[Job], stacked: TrainState) -> None:

@@ -1,8 +1,11 @@
 """The folder of one member: checkpoints, each with a checksum of its numbers, and metrics."""
 
 import contextlib
+import errno
 import hashlib
 import json
+import logging
+import os
 import pathlib
 import re
 import shutil
@@ -54,11 +57,12 @@ class StoredMember:
             # First the metrics: rows beyond the checkpoint do not count.
             runs.write_csv(self.folder / "metrics.csv", metrics)
             _save(self.path(int(state.epoch)), {"state": state, "checksum": _checksum(state)})
-        except OSError as error:
-            raise InputError(f"folder: {self.folder} cannot be written ({error.strerror or error})") from error
-        for epoch in self.epochs():
-            if epoch < int(state.epoch):
-                shutil.rmtree(self.path(epoch))
+        except InputError:
+            raise
+        except Exception as error:  # a full disk, say, of which TensorStore makes a ValueError
+            self.sweep()
+            raise InputError(f"folder: {self.folder} cannot be written ({_reason(error)})") from error
+        self._delete_older()
 
     def restore(self, like: TrainState) -> TrainState:
         """The last state, as NumPy arrays."""
@@ -72,9 +76,9 @@ class StoredMember:
             if int(state.seed) != self.seed or int(state.epoch) != self.epoch():
                 raise ValueError(f"it holds seed {state.seed} after epoch {state.epoch}")
         except Exception as error:  # Orbax and TensorStore raise nearly anything, according to what is damaged
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
             raise InputError(
-                f"checkpoint: {path} is damaged ({reason}); delete {self.folder} to have the member trained again"
+                f"checkpoint: {path} is damaged ({_reason(error)}); "
+                f"delete {self.folder} to have the member trained again"
             ) from error
         return state
 
@@ -118,13 +122,29 @@ class StoredMember:
         return frame
 
     def sweep(self) -> None:
-        """Deletes what an interrupted save left."""
+        """Deletes what an interrupted save left; its temporary files, `runs.open_folder` does."""
         for path in self.folder.glob("epoch-*.orbax-checkpoint-tmp*"):
             shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob(".*.tmp"):
-            path.unlink()
+        self._delete_older()
+
+    def _delete_older(self) -> None:
+        """Deletes all checkpoints but the last. One that cannot be deleted does no harm."""
         for epoch in self.epochs()[:-1]:
-            shutil.rmtree(self.path(epoch))
+            shutil.rmtree(self.path(epoch), ignore_errors=True)
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    # Where it makes folders in a thread of its own and cannot, it waits for them for five minutes. It measures its
+    # timeouts by the wall clock, which may jump.
+    patient = ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=10**9)
+    if hosts.count() == 1:
+        return ocp.StandardCheckpointer(async_options=patient)
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=hosts.index(),
+        active_processes={hosts.index()},
+        barrier_sync_key_prefix=f"process{hosts.index()}",
+    )
+    return ocp.StandardCheckpointer(async_options=patient, multiprocessing_options=alone)
 
 
 STATE = "state.npz"  # of a checkpoint that is one file
@@ -137,7 +157,7 @@ def _save(path: pathlib.Path, tree: PyTree) -> None:
     first process alone. There a checkpoint is one file of NumPy's.
     """
     if hosts.count() == 1:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _quiet_failure(), _checkpointer() as checkpointer:
             checkpointer.save(path, tree)
         return
     unfinished = path.with_name(f"{path.name}.orbax-checkpoint-tmp-{uuid.uuid4().hex}")  # for `sweep`
@@ -153,11 +173,7 @@ def _restore(path: pathlib.Path, target: PyTree) -> PyTree:
         if len(arrays) != len(jax.tree.leaves(target)):
             raise ValueError(f"it holds {len(arrays)} arrays")
         return jax.tree.map_with_path(lambda p, _: arrays[_name(p)], target)
-    options = ocp.options.MultiprocessingOptions()
-    if hosts.count() > 1:
-        alone = {"primary_host": hosts.index(), "active_processes": {hosts.index()}}
-        options = ocp.options.MultiprocessingOptions(**alone, barrier_sync_key_prefix=f"process{hosts.index()}")
-    with _quiet_failure(), ocp.StandardCheckpointer(multiprocessing_options=options) as checkpointer:
+    with _quiet_failure(), _checkpointer() as checkpointer:
         return checkpointer.restore(path, target)
 
 
@@ -186,10 +202,20 @@ def _checksum(state: PyTree) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
+def _reason(error: Exception) -> str:
+    """Why Orbax or TensorStore failed, in a line."""
+    text = str(error).strip()
+    known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
+    found = [reason for reason in known if reason in text]
+    return found[0] if found else (text.splitlines()[0][:200] if text else type(error).__name__)
+
+
 @contextlib.contextmanager
 def _quiet_failure():
-    """Keeps the other reads of a restore that failed, which find their event loop closed, from printing tracebacks."""
-    hook = sys.unraisablehook
+    """Keeps Orbax from logging tracebacks where it fails, and its other reads and writes, whose event loop is closed
+    then, from printing them: all that there is to say is in the error."""
+    hook, log = sys.unraisablehook, logging.getLogger("absl")
+    disabled, log.disabled = log.disabled, True
     sys.unraisablehook = lambda what: None if "loop is closed" in str(what.exc_value) else hook(what)
     try:
         yield
@@ -197,7 +223,7 @@ def _quiet_failure():
         time.sleep(0.3)  # they are under way in threads of TensorStore's
         raise
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook, log.disabled = hook, disabled
 
 
 def _exactly(array, shape, dtype) -> np.ndarray:

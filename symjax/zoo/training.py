@@ -118,6 +118,8 @@ def train_together(
             document = {**group.config.to_json(), "data": describe(dataset)}
             folder = stack.enter_context(runs.open_folder(group.folder, "zoo", document))
             members += [(StoredMember(folder, seed), group.config) for seed in group.seeds]
+        for member, _ in members if hosts.is_first() else ():
+            member.sweep()
 
         def look() -> list[Job | None]:
             return [plan(member, config.recipe.epochs, keep) for member, _ in members]

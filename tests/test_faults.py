@@ -1,0 +1,302 @@
+"""Signals, full disks, leftovers, clocks, pickles: nothing is lost, nothing is executed, nothing is other numbers.
+
+`python -m benchmarks.faults` does the same to whole commands, at random and many times over.
+"""
+
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from test_zoo import CONFIG, LONG, assert_same, train
+
+import symjax.data.cache
+from benchmarks import faults
+from symjax import interruption, runs, zoo
+from symjax.errors import InputError
+
+PROJECT = pathlib.Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, quick_compilation):
+    """A zoo that nothing disturbed, and its folder."""
+    folder = tmp_path_factory.mktemp("faults") / "zoo"
+    return train(folder), folder
+
+
+def temporary(folder):
+    return [str(path) for path in folder.rglob("*") if "tmp" in path.name]
+
+
+# --- signals ---
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_raises_and_the_second_is_the_systems(number, code, handlers):
+    with pytest.raises(interruption.Ending, match="goes on from what is saved") as caught, interruption.ending():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == code
+    assert all(signal.getsignal(each) == signal.SIG_DFL for each in interruption.SIGNALS)
+
+
+def test_without_a_signal_handlers_are_as_before(handlers):
+    before = [signal.getsignal(number) for number in interruption.SIGNALS]
+    with interruption.ending(), interruption.deferred() as interrupted:
+        assert not interrupted()
+    assert before == [signal.getsignal(number) for number in interruption.SIGNALS]
+
+
+def test_what_is_ignored_stays_ignored(handlers):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruption.ending():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_is_kept_back(handlers):
+    done = []
+    with pytest.raises(interruption.Ending), interruption.ending(), interruption.deferred() as interrupted:
+        signal.raise_signal(signal.SIGTERM)
+        done.append(interrupted())
+    assert done == [True]
+
+
+def test_a_written_file_is_whole_when_the_signal_comes(tmp_path, monkeypatch, handlers):
+    replace = os.replace
+
+    def signalled(source, target):
+        signal.raise_signal(signal.SIGTERM)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", signalled)
+    with pytest.raises(interruption.Ending), interruption.ending():
+        runs.write_json(tmp_path / "a.json", [1])
+    assert runs.read_json(tmp_path / "a.json") == [1] and not temporary(tmp_path)
+
+
+def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
+    """The main thread is in C, as in a compilation; and in a block that keeps signals back."""
+    script = """
+        import ctypes, os, signal, sys, threading
+        from symjax import interruption
+        interruption.GRACE = 0.1
+        if sys.argv[1] == "blind":
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            with interruption.ending():
+                lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+                lock(mutex), lock(mutex)
+        with interruption.ending(), interruption.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+    """
+    for way, code in (("blind", 143), ("twice", -signal.SIGTERM)):
+        command = [sys.executable, "-c", textwrap.dedent(script), way]
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+        assert ended.returncode == code, ended.stderr
+        assert ("stopped by SIGTERM" in ended.stderr) == (way == "blind")
+
+
+def test_an_interrupted_zoo_is_saved_as_far_as_it_is(tmp_path, monkeypatch, handlers):
+    """Nothing was due to be saved; the signal comes in the middle of the fourth epoch."""
+    is_ready, epochs = zoo.jobs._wait, []
+
+    def wait(arrays, interrupted):
+        epochs.append(1)
+        if len(epochs) == 4:
+            signal.raise_signal(signal.SIGTERM)
+            return False
+        return is_ready(arrays, interrupted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.jobs, "_wait", wait)
+        with pytest.raises(interruption.Ending), interruption.ending():
+            train(tmp_path / "a", config=LONG, save_every_seconds=1e9)
+    assert {path.name for path in (tmp_path / "a").glob("member-*/epoch-*")} == {"epoch-00003"}
+    assert not temporary(tmp_path)
+
+
+# --- disks ---
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """Mounts a file system of so many kilobytes, or enlarges it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options, *flags):
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("needs the right to mount a file system")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "-l", str(folder)], capture_output=True)
+
+
+@pytest.mark.parametrize("kilobytes", [4, 16, 96])
+def test_a_disk_that_fills_up(reference, disk, kilobytes, monkeypatch, capfd):
+    """In the first table, in a checkpoint of the first member, in one of a later member."""
+    monkeypatch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
+    folder = disk(f"size={kilobytes}k")
+    with pytest.raises(InputError, match="cannot be written .No space left on device"):
+        train(folder / "zoo", save_every_seconds=0)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not temporary(folder)
+    disk("remount,size=4096k")
+    resumed = train(folder / "zoo")
+    assert_same(resumed.members, reference[0].members)
+    assert resumed.metrics.equals(reference[0].metrics)
+
+
+def test_a_read_only_disk(reference, disk):
+    folder = disk("size=4096k")
+    shutil.copytree(reference[1], folder / "zoo")
+    disk("remount,ro")
+    with pytest.raises(InputError, match="Read-only file system.; take another folder"):
+        train(folder / "zoo")
+    assert_same(zoo.load(folder / "zoo").members, reference[0].members)
+
+
+# --- what killed processes leave ---
+
+
+def test_temporary_files_are_swept_and_others_stay(reference, tmp_path):
+    folder = shutil.copytree(reference[1], tmp_path / "zoo")
+    left = [folder / f".results.csv.{32 * 'a'}.tmp", folder / "member-1" / f".metrics.csv.{32 * 'b'}.tmp"]
+    own = folder / ".notes.tmp"
+    for path in [*left, own]:
+        path.write_text("x")
+    for name in ("epoch-00002.orbax-checkpoint-tmp", "epoch-00002"):
+        (folder / "member-2" / name).mkdir()
+    again = train(folder)
+    assert_same(again.members, reference[0].members)
+    assert not any(path.exists() for path in left) and own.exists()
+    assert [path.name for path in (folder / "member-2").glob("epoch*")] == ["epoch-00003"]
+
+
+def test_campaigns_see_what_differs(reference, tmp_path):
+    whole = faults.what_is_left(reference[1])
+    assert sum("kernel" in name for name in whole) >= 4 * 3
+    folder = shutil.copytree(reference[1], tmp_path / "zoo")
+    assert not faults.differences("same", faults.what_is_left(folder), whole)
+    metrics = pd.read_csv(folder / "member-0" / "metrics.csv")
+    runs.write_csv(folder / "member-0" / "metrics.csv", metrics.assign(loss=metrics.loss * (1 + 1e-12)))
+    (folder / "more.csv").write_text("a\n")
+    found = faults.differences("other", faults.what_is_left(folder), whole)
+    assert found == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
+    other = train(tmp_path / "other", seeds=(5, 1, 2, 3))
+    assert other.seeds == (5, 1, 2, 3)
+    shutil.rmtree(folder / "member-0")
+    shutil.copytree(tmp_path / "other" / "member-5", folder / "member-0")
+    with pytest.raises(InputError, match="member-0"):
+        faults.what_is_left(folder)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="audits paths by /proc")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--commands", "zoo", "--times", "2", "--ways", "operations"],
+        pytest.param(["--times", "3"], marks=pytest.mark.slow),
+        pytest.param(["--times", "2", "--fault", "full"], marks=pytest.mark.slow),
+        pytest.param(["--times", "2", "--fault", "term", "--ways", "between"], marks=pytest.mark.slow),
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_commands_go_on_after_faults(flags, tmp_path):
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = os.environ | cache | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    command = [sys.executable, "-m", "benchmarks.faults", *flags]
+    ended = subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_numbers_in_tables_are_the_same_after_any_number_of_readings(tmp_path):
+    values = np.random.default_rng(0).normal(size=3000)
+    for dtype in ("float32", "float64"):
+        runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"a": values.astype(dtype)}))
+        read = runs.read_csv(tmp_path / "a.csv")
+        assert np.array_equal(read.a, values.astype(dtype).astype(np.float64))
+        runs.write_csv(tmp_path / "b.csv", read)
+        assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+# --- clocks ---
+
+
+@pytest.mark.parametrize("jump", [-1e7, 1e7])
+def test_a_clock_that_jumps(reference, tmp_path, monkeypatch, jump):
+    """Over half a year between any two looks at it, for zoos and for the cache of data sets."""
+    now, looks = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: now() + jump * next(looks))
+    assert_same(train(tmp_path / "zoo").members, reference[0].members)
+    made = [symjax.data.cache.cached(tmp_path / "cache", key, lambda: ({"a": np.arange(3)}, {"n": 1})) for key in "aba"]
+    assert all(np.array_equal(arrays["a"], np.arange(3)) and facts == {"n": 1} for arrays, facts in made)
+
+
+# --- pickles ---
+
+
+class Malicious:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path(self.path),)
+
+
+def test_pickles_are_never_loaded(reference, tmp_path):
+    """In place of every file of a zoo in turn, as such and as an array of objects."""
+    folder, proof = shutil.copytree(reference[1], tmp_path / "zoo"), tmp_path / "executed"
+    train(folder, keep=[2])
+    np.save(tmp_path / "objects.npy", np.array([Malicious(proof)], dtype=object))
+    np.savez(tmp_path / "objects.npz", metrics=np.array([Malicious(proof)], dtype=object))
+    loads = [pickle.dumps(Malicious(proof)), *((tmp_path / f"objects.{kind}").read_bytes() for kind in ("npy", "npz"))]
+    paths = [path for path in folder.rglob("*") if path.is_file() and "member-1" in str(path)]
+    assert len(paths) > 5
+    for path in [*paths, folder / "config.json"]:
+        whole = path.read_bytes()
+        for load in loads:
+            path.write_bytes(load)
+            for epoch in (None, 2):
+                try:
+                    assert_same(zoo.load(folder, [1], epoch=epoch).members, zoo.load(folder, [1], epoch=epoch).members)
+                except InputError:
+                    pass
+        path.write_bytes(whole)
+    assert not proof.exists()
+    np.load(tmp_path / "objects.npy", allow_pickle=True)
+    assert proof.exists()  # it would have been
+
+
+# --- determinism ---
+
+
+def test_the_same_again_is_the_same_bitwise_and_on_more_devices_nearly(reference, tmp_path):
+    again = train(tmp_path / "again")
+    assert_same(again.members, reference[0].members)
+    assert again.metrics.equals(reference[0].metrics)
+    spread = train(tmp_path / "spread", devices=jax.devices())
+    assert len(jax.devices()) == 2 and spread.config == CONFIG
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), spread.members, reference[0].members)
