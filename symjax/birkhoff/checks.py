@@ -12,7 +12,15 @@ def is_concrete(value):
 
 
 def real(name, value):
-    value = jnp.asarray(value)
+    given = value
+    try:
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iu":
+            value = value.astype(jnp.result_type(float))  # JAX would cut off integers of 64 bits
+        with np.errstate(over="ignore"):  # an infinity that comes of it is found later
+            value = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        kind = getattr(given, "dtype", type(given).__name__)
+        raise InputError(f"{name}: got {kind}, must be an array of real numbers") from None
     if jnp.issubdtype(value.dtype, jnp.floating):
         return value
     if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
