@@ -4,9 +4,7 @@ Commands and flags are found by introspection; a new one is thrown at without a 
 and `zoo.train_together` are replaced by what says that a command came so far.
 """
 
-import dataclasses
 import importlib
-import math
 import pkgutil
 import re
 import types
@@ -14,15 +12,12 @@ import typing
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import experiments
 import experiments.settings
 from experiments.settings import ZooSettings, run_command
-from experiments.sweeps import StitchSettings
 from symjax import zoo
-from symjax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -48,7 +43,11 @@ TRAINING = [name for name, module in COMMANDS.items() if issubclass(module.Setti
 def kind_of(command, field):
     """(int, float, str, bool, Path or "choice", whether it may be None) of a field."""
     hint = typing.get_type_hints(COMMANDS[command].Settings)[field.name]
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    options = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     first = next(option for option in options if option is not type(None))
     return "choice" if typing.get_origin(first) is typing.Literal else first
 
@@ -70,7 +69,22 @@ WRONG = {
 DOUBTFUL = {
     int: ["0", "1", "2", "3", "100", "1000000", str(2**31), str(2**32), str(2**63), str(10**30)],
     float: ["0", "1e-45", "1e-30", "1e30", "0.999999", "1", "2"],
-    str: ["1", "2", "1,", "1,1", "0", "99999", "1e-3,1e-3", "all", "all,all", "none", "relu1", "relu1,relu1", "9" * 30, "x" * 300],
+    str: [
+        "1",
+        "2",
+        "1,",
+        "1,1",
+        "0",
+        "99999",
+        "1e-3,1e-3",
+        "all",
+        "all,all",
+        "none",
+        "relu1",
+        "relu1,relu1",
+        "9" * 30,
+        "x" * 300,
+    ],
     "choice": ["None"],
     bool: ["True", "False"],
     Path: ["new", "new/below", "with space", "naïve-✓"],

@@ -14,6 +14,8 @@ def is_concrete(value):
 def real(name, value):
     given = value
     try:
+        if any(isinstance(leaf, (str, bytes)) for leaf in jax.tree.leaves(value)):
+            raise TypeError
         if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iu":
             value = value.astype(jnp.result_type(float))  # JAX would cut off integers of 64 bits
         with np.errstate(over="ignore"):  # an infinity that comes of it is found later
@@ -26,6 +28,20 @@ def real(name, value):
     if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
         return value.astype(jnp.result_type(float))
     raise InputError(f"{name}: got {value.dtype}, must be real")
+
+
+def scalar(name, value, wanted, holds):
+    """`value`, a number, traced or one for which `holds`; an `InputError` that wants `wanted` for anything else."""
+    if is_concrete(value):
+        try:
+            good = not isinstance(value, (str, bytes)) and np.ndim(value) == 0 and holds(float(value))
+        except (TypeError, ValueError, OverflowError):
+            good = False
+    else:
+        good = value.ndim == 0
+    if not good:
+        raise InputError(f"{name}: got {value}, must be {wanted}")
+    return value
 
 
 def square(name, value):

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
 from itertools import product
 
@@ -194,6 +194,8 @@ def _wanted_models(pairs, a, b):
         if pairs != "all":
             raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
         return np.ones((len(a.models), len(b.models)), bool)
+    if not isinstance(pairs, Iterable):
+        raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
     wanted = np.zeros((len(a.models), len(b.models)), bool)
     for pair in pairs:
         if isinstance(pair, str) or np.shape(pair) != (2,):

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
-from symjax.errors import InputError
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import centre, magnitude, masked, narrow, reciprocal, triangular, widen
 
@@ -56,9 +55,7 @@ def _pca(x):
 
 
 def check_variance(variance):
-    if is_concrete(variance) and (np.ndim(variance) != 0 or not 0 < float(variance) <= 1):
-        raise InputError(f"variance: got {variance}, must be a number in (0, 1]")
-    return variance
+    return scalar("variance", variance, "a number in (0, 1]", lambda value: 0 < value <= 1)
 
 
 def leading_directions(centred, variance):
