@@ -109,8 +109,8 @@ class Settings(SharedSettings):
             "retrain_learning_rate": defaults.retrain_learning_rate if rate is None else rate,
         }
         for name, value in chosen.items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name}: got {value}, wanted a positive number")
+            if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
+                raise InputError(f"{name}: got {value}, wanted a positive number, of epochs under a million")
         return dataclasses.replace(
             recipe,
             epochs=chosen["retrain_epochs"],

@@ -124,7 +124,7 @@ def epoch_above(epochs, values, level: float) -> float:
     """
     epochs, values = _floats("epochs", epochs), _floats("values", values)
     if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or not (np.diff(epochs) > 0).all():
-        raise InputError(f"epochs: got {list(epochs)} for {len(values)} values, wanted as many, ascending")
+        raise InputError(f"epochs: got {epochs.tolist()} for {values.size} values, wanted as many, ascending")
     if np.isnan(values).any() or values[-1] < level:
         return float("nan")
     below = np.flatnonzero(values < level)
