@@ -40,7 +40,8 @@ def throws(count):
 # --- the table of what there is ---
 
 PUBLIC = {name: value for name, value in vars(symjax).items() if not name.startswith("_") and inspect.isfunction(value)}
-PAIRED = {name: f for name, f in PUBLIC.items() if list(inspect.signature(f).parameters)[:2] == ["x", "y"]}
+FIRST = {name: list(inspect.signature(f).parameters) for name, f in PUBLIC.items()}
+PAIRED = {name: f for name, f in PUBLIC.items() if FIRST[name][:2] == ["x", "y"] or FIRST[name][:3] == ["fn", "x", "y"]}
 STREAMS = {
     name: f for name, f in PUBLIC.items() if name.endswith("_stream") and name not in ("load_stream", "save_stream")
 }
@@ -119,8 +120,8 @@ WRONG = {
 @given(bad=not_a_representation(), left=st.booleans())
 def test_what_is_no_representation_is_refused_by_name(name, bad, left):
     f = PAIRED[name]
-    extra = (jax.random.key(0),) if "key" in inspect.signature(f).parameters else ()
-    f = partial(f, "cka") if name in BY_NAME else f
+    extra = (jax.random.key(0),) if "key" in FIRST[name] else ()
+    f = partial(f, "cka") if "fn" in FIRST[name] else f
     with pytest.raises(InputError, match="^[xy]: "):
         f(*((bad, GOOD) if left else (GOOD, bad)), *extra)
 
