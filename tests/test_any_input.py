@@ -541,7 +541,7 @@ def test_mean_over_pairs_at_any_size(values):
     left_out = np.array([values[2], values[1], values[0]], np.float64) / size  # without models 0, 1, 2
     error = math.sqrt(2 / 3 * np.sum((left_out - left_out.mean()) ** 2))
     if size < 1e15 and (size > 1e-15):
-        assert close(float(found.error) / size, error, 1e-5)
+        assert close(float(found.standard_error) / size, error, 1e-5)
 
 
 # --- groups, dynamics, stitches ---

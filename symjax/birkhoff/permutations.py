@@ -85,7 +85,7 @@ def permutation_matrix(permutation, dtype=jnp.float32):
     if permutation.ndim < 1 or not jnp.issubdtype(permutation.dtype, jnp.integer):
         raise InputError(f"permutation: got {permutation.dtype}{list(permutation.shape)}, must be integers (..., n)")
     if permutation.dtype.itemsize > 4:  # JAX would cut off integers of 64 bits; what indexes nothing stays so
-        permutation = jnp.clip(permutation, -1, permutation.shape[-1])
+        permutation = permutation.clip(-1, permutation.shape[-1])
     return jax.nn.one_hot(permutation, permutation.shape[-1], dtype=dtype)
 
 
