@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from experiments.settings import optional, run_command
+from experiments.settings import named, optional, run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots, runs
 from symjax.errors import InputError
@@ -32,7 +32,8 @@ class Settings(StitchSettings):
 
 def main(settings: Settings) -> Summary:
     grid = GRIDS[settings.family] if settings.values is None else settings.values.split(",")
-    families = parse_families(",".join(f"{settings.family}:{value.strip()}" for value in grid if value.strip()))
+    with named("families", "values"):
+        families = parse_families(",".join(f"{settings.family}:{value.strip()}" for value in grid if value.strip()))
     if len(families) < 2:
         raise InputError(f"values: got {settings.values!r}, wanted two or more different ones to choose from")
     with sweep(settings, families, "crossval") as found:

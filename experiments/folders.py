@@ -12,6 +12,7 @@ import pandas as pd
 
 from symjax import hosts, runs, zoo
 from symjax.data import Dataset
+from symjax.errors import InputError
 from symjax.training import percent
 
 
@@ -48,18 +49,24 @@ def run_folder(
       part_folder: from that folder to the one of a task, see `sharing.SharedSettings`.
 
     Raises:
-      InputError: there is a folder already, of another configuration. So it is known before anything is trained.
+      InputError: there is a folder already, of another configuration, or none can be made. So it is known before
+        anything is trained.
     """
     digest = hashlib.blake2b(digest_size=8)
     for array in (dataset.test.images, dataset.test.labels):
         digest.update(np.ascontiguousarray(array).data)
     document = {**document, "test_digest": digest.hexdigest()}
     path = part_folder(out or Path("runs", kind, f"{name}-{runs.fingerprint(document)}"))
-    folder = RunFolder(kind, path, document)
-    if hosts.from_first(f"{path} exists", path.exists):
-        with folder.open():
-            pass
-    return folder
+
+    def fault() -> str | None:
+        try:
+            runs.check_folder(path, kind, document)
+        except InputError as error:
+            return str(error)
+
+    if told := hosts.from_first(f"{path} is free", fault):
+        raise InputError(told)
+    return RunFolder(kind, path, document)
 
 
 def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset) -> np.ndarray:

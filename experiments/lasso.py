@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from experiments.settings import optional, run_command
+from experiments.settings import named, optional, run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError
@@ -33,8 +33,10 @@ class Settings(StitchSettings):
 
 def main(settings: Settings) -> Summary:
     weights = GRIDS[settings.family] if settings.weights is None else settings.weights.split(",")
-    lasso = parse_families(",".join(f"{settings.family}:{weight.strip()}" for weight in weights))
-    families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
+    with named("families", "weights"):
+        lasso = parse_families(",".join(f"{settings.family}:{weight.strip()}" for weight in weights if weight.strip()))
+    with named("families", "beside"):
+        families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
     if len(set(families)) < len(families):
         raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; wanted other families")
     with sweep(settings, families, "lasso") as found:

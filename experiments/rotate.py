@@ -109,8 +109,8 @@ class Settings(SharedSettings):
             "retrain_learning_rate": defaults.retrain_learning_rate if rate is None else rate,
         }
         for name, value in chosen.items():
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name}: got {value}, wanted a positive number")
+            if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
+                raise InputError(f"{name}: got {value}, wanted a positive number, of epochs under a million")
         return dataclasses.replace(
             recipe,
             epochs=chosen["retrain_epochs"],
@@ -126,8 +126,8 @@ def main(settings: Settings) -> Summary:
     config = next(iter(configs.values()))
     recipe = settings.retraining(config.recipe)
     repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
-    if repeats < 1:
-        raise InputError(f"repeats: got {repeats}, wanted 1 or more")
+    if not 1 <= repeats < 10**6:
+        raise InputError(f"repeats: got {repeats}, wanted a number from 1 and under a million")
     cases = [Case(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
         raise InputError(f"rotation_seed: got {settings.rotation_seed}, wanted an integer from 0 to 2**32 - 1")

@@ -178,7 +178,9 @@ class ZooSettings:
 
     def load_dataset(self) -> Dataset:
         """The images."""
-        return self.zoo_config().load_dataset(test_size=self.test_size)
+        config = self.zoo_config()
+        with named("name", "dataset"):
+            return config.load_dataset(test_size=self.test_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +189,15 @@ class DrySettings(ZooSettings):
 
     dry_run: bool = False
     """Only tell what there is to do, and what it costs in operations, device memory and time."""
+
+
+@contextlib.contextmanager
+def named(argument: str, flag: str) -> Iterator[None]:
+    """Within it an `InputError` about `argument` of the library is told as one about `flag`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(rf"^{argument}:", f"{flag}:", str(error))) from error
 
 
 class Told(Exception):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.folders import clean_accuracy, run_folder
-from experiments.settings import DrySettings, Told, optional, zoo_folder
+from experiments.settings import DrySettings, Told, named, optional, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, parallel
 from symjax.data import Dataset
@@ -58,17 +58,18 @@ class StitchSettings(DrySettings, SharedSettings):
         rates = parse_numbers("stitch_learning_rates", self.stitch_learning_rates)
         if self.stitch_epochs is not None and self.stitch_epochs < 1:
             raise InputError(f"stitch_epochs: got {self.stitch_epochs}, wanted a positive number")
-        return FitConfig(
-            epochs=default_epochs if self.stitch_epochs is None else self.stitch_epochs,
-            batch_size=self.batch_size,
-            optimizer=self.stitch_optimizer,
-            learning_rates=rates,
-            schedule=self.stitch_schedule,
-            start=self.start,
-            bias=self.bias,
-            flip=recipe.flip,
-            translate=recipe.translate,
-        )
+        with named("learning_rates", "stitch_learning_rates"), named("epochs", "stitch_epochs"):
+            return FitConfig(
+                epochs=default_epochs if self.stitch_epochs is None else self.stitch_epochs,
+                batch_size=self.batch_size,
+                optimizer=self.stitch_optimizer,
+                learning_rates=rates,
+                schedule=self.stitch_schedule,
+                start=self.start,
+                bias=self.bias,
+                flip=recipe.flip,
+                translate=recipe.translate,
+            )
 
 
 class Swept(NamedTuple):

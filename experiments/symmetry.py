@@ -51,9 +51,9 @@ class Settings(ZooSettings):
 def main(settings: Settings) -> Summary:
     config = settings.zoo_config()
     settings.parse_seeds()
-    for name, least in {"channels": 2, "draws": 1, "element_seed": 0}.items():
-        if not least <= (value := getattr(settings, name)) < 2**31:
-            raise InputError(f"{name}: got {value}, wanted an integer from {least}")
+    for name, (least, most) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
+        if not least <= (value := getattr(settings, name)) <= most:
+            raise InputError(f"{name}: got {value}, wanted an integer from {least} to {most}")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)

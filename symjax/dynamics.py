@@ -81,6 +81,8 @@ def class_correlations(
         InputError: as `pairwise`; labels that are not as many as examples or not among the classes.
     """
     labels = np.asarray(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f"labels: got {labels.dtype}, must be integers")
     count = {np.shape(array)[1] for array in history.values()}
     if labels.ndim != 1 or count != {len(labels)}:
         raise InputError(f"labels: got shape {list(labels.shape)}, must be one for each of {sorted(count)} examples")
@@ -120,9 +122,9 @@ def epoch_above(epochs, values, level: float) -> float:
         values: (k,), as many.
         level: a number.
     """
-    epochs, values = np.asarray(epochs, float), np.asarray(values, float)
-    if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or (np.diff(epochs) <= 0).any():
-        raise InputError(f"epochs: got {list(epochs)} for {len(values)} values, wanted as many, ascending")
+    epochs, values = _floats("epochs", epochs), _floats("values", values)
+    if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or not (np.diff(epochs) > 0).all():
+        raise InputError(f"epochs: got {epochs.tolist()} for {values.size} values, wanted as many, ascending")
     if np.isnan(values).any() or values[-1] < level:
         return float("nan")
     below = np.flatnonzero(values < level)
@@ -131,6 +133,13 @@ def epoch_above(epochs, values, level: float) -> float:
     last = below[-1]
     part = (level - values[last]) / (values[last + 1] - values[last])
     return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))
+
+
+def _floats(name: str, values) -> np.ndarray:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: got {values!r}, wanted numbers") from None
 
 
 def convergence_epoch(epochs, values, share: float = 0.9) -> float:
@@ -146,6 +155,8 @@ def convergence_epoch(epochs, values, share: float = 0.9) -> float:
     """
     if not 0 < share <= 1:
         raise InputError(f"share: got {share}, wanted a number in (0, 1]")
-    values = np.asarray(values, float)
+    values = _floats("values", values)
+    if values.ndim != 1:
+        raise InputError(f"values: got shape {list(values.shape)}, wanted a number for each epoch")
     way = values[-1] - values[0] if len(values) else 0.0
     return epoch_above(epochs, (values - values[0]) / way if way else np.ones_like(values), share)

@@ -89,7 +89,7 @@ def _check_shared(folder: pathlib.Path) -> None:
 @contextlib.contextmanager
 def _held(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterator[None]:
     """Holds `folder` for this process; makes it and its `config.json` where they are missing."""
-    _check_free(folder, kind, config)  # before anything is written
+    check_folder(folder, kind, config)  # before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK).open("ab")
@@ -102,7 +102,7 @@ def _held(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterato
             print(f"{folder} is in use by another process; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         _sweep(folder)
-        if not _check_free(folder, kind, config):  # by now another process may have made it its own
+        if not check_folder(folder, kind, config):  # by now another process may have made it its own
             write_json(folder / CONFIG, {"kind": kind, "config": dict(config), "versions": versions()})
         yield
 
@@ -115,11 +115,19 @@ def _sweep(folder: pathlib.Path) -> None:
                 path.unlink()
 
 
-def _check_free(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> bool:
-    """Whether the folder belongs to `config` already; an InputError unless it does or is free."""
+def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether the folder belongs to `config` already; nothing is written.
+
+    Raises:
+      InputError: as of `open_folder`. That the folder is in use is none.
+    """
+    folder = pathlib.Path(folder)
     try:
         contents = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
+        parent = next(path for path in folder.absolute().parents if path.exists())
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise InputError(f"folder: {folder} cannot be made (Permission denied); take another folder") from None
         return False
     except OSError as error:
         raise InputError(f"folder: {folder} cannot be read ({error.strerror})") from None

@@ -12,12 +12,36 @@ def is_concrete(value):
 
 
 def real(name, value):
-    value = jnp.asarray(value)
+    given = value
+    try:
+        if any(isinstance(leaf, (str, bytes)) for leaf in jax.tree.leaves(value)):
+            raise TypeError
+        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iu":
+            value = value.astype(jnp.result_type(float))  # JAX would cut off integers of 64 bits
+        with np.errstate(over="ignore"):  # an infinity that comes of it is found later
+            value = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError):
+        kind = getattr(given, "dtype", type(given).__name__)
+        raise InputError(f"{name}: got {kind}, must be an array of real numbers") from None
     if jnp.issubdtype(value.dtype, jnp.floating):
         return value
     if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
         return value.astype(jnp.result_type(float))
     raise InputError(f"{name}: got {value.dtype}, must be real")
+
+
+def scalar(name, value, wanted, holds):
+    """`value`, a number, traced or one for which `holds`; an `InputError` that wants `wanted` for anything else."""
+    if is_concrete(value):
+        try:
+            good = not isinstance(value, (str, bytes)) and np.ndim(value) == 0 and holds(float(value))
+        except (TypeError, ValueError, OverflowError):
+            good = False
+    else:
+        good = value.ndim == 0
+    if not good:
+        raise InputError(f"{name}: got {value}, must be {wanted}")
+    return value
 
 
 def square(name, value):

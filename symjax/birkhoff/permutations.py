@@ -7,7 +7,7 @@ from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
 from scipy.optimize import linear_sum_assignment
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, square
+from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square
 from symjax.errors import InputError
 
 
@@ -77,9 +77,15 @@ def permutation_matrix(permutation, dtype=jnp.float32):
     Raises:
         InputError: `permutation` (..., n) is not an array of integers.
     """
-    permutation = jnp.asarray(permutation)
+    if not isinstance(permutation, jax.Array):
+        try:
+            permutation = np.asarray(permutation)
+        except (TypeError, ValueError):
+            raise InputError(f"permutation: got {type(permutation).__name__}, must be integers (..., n)") from None
     if permutation.ndim < 1 or not jnp.issubdtype(permutation.dtype, jnp.integer):
         raise InputError(f"permutation: got {permutation.dtype}{list(permutation.shape)}, must be integers (..., n)")
+    if permutation.dtype.itemsize > 4:  # JAX would cut off integers of 64 bits; what indexes nothing stays so
+        permutation = permutation.clip(-1, permutation.shape[-1])
     return jax.nn.one_hot(permutation, permutation.shape[-1], dtype=dtype)
 
 
@@ -97,13 +103,15 @@ def softsort(scores, tau):
         (..., n, n).
 
     Raises:
-        InputError: scores without an axis or not real; a concrete tau that is not positive.
+        InputError: scores without an axis or not real; concrete scores that are not finite, a concrete tau that is not
+            positive.
     """
     scores = real("scores", scores)
     if scores.ndim < 1:
         raise InputError("scores: got a scalar, must be (..., n)")
-    if jnp.ndim(tau) != 0 or (is_concrete(tau) and not np.asarray(tau) > 0):
-        raise InputError(f"tau: got {tau}, must be a positive scalar")
+    require_finite("scores", scores)
+    tiny = float(jnp.finfo(scores.dtype).tiny)
+    tau = jnp.asarray(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
     descending = -jnp.sort(-scores, axis=-1)
     distance = jnp.abs(descending[..., :, None] - scores[..., None, :])
-    return jax.nn.softmax(-distance / jnp.asarray(tau, scores.dtype), axis=-1)
+    return jax.nn.softmax(-distance / tau, axis=-1)

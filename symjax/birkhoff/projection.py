@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, square
+from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square
 from symjax.birkhoff.dual import marginals
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
@@ -74,13 +73,13 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
             matrix with NaN or infinite entries.
     """
     matrix = square("matrix", matrix)
-    if method not in MAX_ITERS:
+    if not isinstance(method, str) or method not in MAX_ITERS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
     max_iters = MAX_ITERS[method] if max_iters is None else max_iters
-    if is_concrete(tol) and not np.asarray(tol) > 0:
-        raise InputError(f"tol: got {tol}, must be positive")
-    if is_concrete(max_iters) and not np.asarray(max_iters) >= 0:
-        raise InputError(f"max_iters: got {max_iters}, must not be negative")
+    scalar("tol", tol, "positive", lambda value: value > 0)
+    scalar("max_iters", max_iters, "an integer, 0 or more", lambda value: value >= 0 and value == int(value))
+    if is_concrete(max_iters):
+        max_iters = min(int(max_iters), 2**31 - 1)
     require_finite("matrix", matrix)
     dtype = matrix.dtype if matrix.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     duals = _check_duals(init, matrix.shape[:-1], dtype)

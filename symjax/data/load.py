@@ -42,9 +42,9 @@ def load(
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise InputError(f"name: got {name!r}, wanted the name of a data set or a path ending in .npz.")
     if image_size is not None and (
-        isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or image_size < 1
+        isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or not 1 <= image_size <= 4096
     ):
-        raise InputError(f"image_size: got {image_size!r}, wanted an integer of pixels, 1 or more.")
+        raise InputError(f"image_size: got {image_size!r}, wanted an integer of pixels from 1 to 4096.")
     name = os.fspath(name)
     if name == "digits":
         source = read_digits(image_size)

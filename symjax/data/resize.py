@@ -1,10 +1,13 @@
 """Resizing of uint8 images, in NumPy."""
 
 import functools
+import os
 
 import numpy as np
 
-_CHUNK = 1024  # images at a time: bounds the float copies
+from symjax.errors import InputError
+
+_CHUNK = 1024  # images at a time, of up to 127 pixels: bounds the float copies
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
@@ -17,17 +20,27 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     Returns:
         (n, size, size, channels), uint8, rounded. The same array when it has that size already. Agrees with
         `jax.image.resize(..., method="linear")`.
+
+    Raises:
+        InputError: the machine's memory does not hold the result.
     """
     _, height, width, _ = images.shape
     if height == width == size:
         return images
+    needed, memory = len(images) * size**2 * images.shape[3], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise InputError(
+            f"image_size: {len(images)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB; wanted what fits "
+            f"into {memory / 1e9:.0f} GB of memory."
+        )
     rows, columns = _weights(height, size), _weights(width, size)
     out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        block = images[start : start + _CHUNK].astype(np.float32)
+    chunk = max(1, _CHUNK // max(1, size // 64) ** 2)
+    for start in range(0, len(images), chunk):
+        block = images[start : start + chunk].astype(np.float32)
         block = np.einsum("ih,nhwc->niwc", rows, block, optimize=True)
         block = np.einsum("jw,niwc->nijc", columns, block, optimize=True)
-        out[start : start + _CHUNK] = np.clip(np.rint(block), 0, 255)
+        out[start : start + chunk] = np.clip(np.rint(block), 0, 255)
     return out
 
 

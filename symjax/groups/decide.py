@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax.birkhoff.checks import scalar
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
 
@@ -79,10 +80,9 @@ def is_intertwiner(
     matrix = real_matrix(matrix)
     n = len(matrix)
     inputs = 8 * n + 64 if inputs is None else inputs
-    if inputs < 4 * n + 4:
-        raise InputError(f"inputs: got {inputs}, wanted 4 n + 4 = {4 * n + 4} or more")
-    if not 0 < reach < math.inf:
-        raise InputError(f"reach: got {reach}, wanted a positive number")
+    scalar("inputs", inputs, f"an integer from 4 n + 4 = {4 * n + 4}", lambda m: m == int(m) and m >= 4 * n + 4)
+    scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
+    scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
     condition = _condition(matrix)
     with jax.enable_x64(True):
         x = np.array(_inputs(jax.random.key(0) if key is None else key, inputs, n))

@@ -35,7 +35,10 @@ def homogeneity_defect(activation: Callable, scales, *, reach: float = 12.0, poi
     Raises:
       InputError: a scale that is not positive and finite.
     """
-    scales = np.asarray(scales, np.float64)
+    try:
+        scales = np.asarray(scales, np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"scales: got {scales}, wanted positive numbers") from None
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         raise InputError("scales: wanted positive numbers")
     x, step = np.linspace(-reach, reach, points, retstep=True)

@@ -87,7 +87,10 @@ class MatrixGroup:
 
 def real_matrix(matrix) -> np.ndarray:
     """A square real matrix as a float64 NumPy array; an InputError for anything else, NaN and infinity included."""
-    matrix = np.asarray(matrix)
+    try:
+        matrix = np.asarray(matrix)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"matrix: is no array ({error})") from None
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise InputError(f"matrix: got shape {matrix.shape}, wanted (n, n) with n from 1")
     if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool) or np.iscomplexobj(matrix):

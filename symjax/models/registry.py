@@ -58,8 +58,8 @@ def create(
     build, default_width, settings = MODELS[name]
     width = default_width if width is None else width
     for argument, value in {"width": width, "image_size": image_size, "channels": channels, "classes": classes}.items():
-        if value < 1:
-            raise InputError(f"{argument}: {value} is not positive")
+        if not 1 <= value < 2**20:
+            raise InputError(f"{argument}: got {value}, wanted a number from 1 and under a million")
     if "image_size" in inspect.signature(build).parameters:
         settings = {**settings, "image_size": image_size}
     build = partial(build, **settings, width=width, channels=channels, classes=classes, method=method)

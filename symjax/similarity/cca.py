@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.factored import Factored, Part
@@ -214,9 +214,9 @@ def check_rcond(rcond, *sides):
     """`rcond` as a float in [0, 1), by default what rounding leaves of a direction that is not there."""
     if rcond is None:
         return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
-    if not is_concrete(rcond) or np.ndim(rcond) != 0 or not 0 <= float(rcond) < 1:
+    if not is_concrete(rcond):
         raise InputError(f"rcond: got {rcond}, must be a number in [0, 1), not traced")
-    return float(rcond)
+    return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
 
 
 def warn_of_few_examples(samples, x_width, y_width, stacklevel=3):

@@ -6,12 +6,12 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.channels import centred, root, unit, unit_channels
 from symjax.similarity.factored import Factored, Part
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product, power_of_features
 from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
@@ -38,7 +38,8 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
 
     Returns:
         0-d array in [-1, 1] ([0, 1] for "gretton"): negative values are legitimate estimates of small ones. NaN where
-        all examples of x or of y are equal, and with "rbf" where half of the pairs are. Symmetric. Invariant under
+        all examples of x or of y are equal, with "rbf" where half of the pairs are, and with "song" and "rbf" where
+        but one example differs from the others: of such kernels U-centring leaves nothing. Symmetric. Invariant under
         translation, isotropic scaling and orthogonal transformations.
 
     Raises:
@@ -128,7 +129,7 @@ def factor(
 
     def prepare_features(x):
         x = matrix(x)
-        return Part(x.T, ((x * x).sum(1), hsic_of_features(x, x, estimator)))
+        return Part(x.T, ((x * x).sum(1), power_of_features(x, estimator)))
 
     def finish_features(cross, a, b):
         (a_diagonal, a_power), (b_diagonal, b_power) = a, b
@@ -174,8 +175,7 @@ def _checked(x, y, estimator, kernel, bandwidth, maps, form):
 def check_kernel(kernel, bandwidth):
     if kernel not in KERNELS:
         raise InputError(f"kernel: {kernel!r} is not known; choose one of {', '.join(KERNELS)}")
-    if jnp.ndim(bandwidth) != 0 or (is_concrete(bandwidth) and not bandwidth > 0):
-        raise InputError(f"bandwidth: got {bandwidth}, must be a positive scalar")
+    scalar("bandwidth", bandwidth, "a positive scalar", lambda value: 0 < value < math.inf)
 
 
 def cheaper_form(x, y, kernel):
@@ -188,7 +188,8 @@ def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     # At unit norm, fourth powers neither overflow nor vanish.
     (x, _), (y, _) = unit(centred(x)), unit(centred(y))
     if form == "features":
-        similarity = ratio(*(hsic_of_features(*pair, estimator) for pair in ((x, y), (x, x), (y, y))))
+        powers = (power_of_features(z, estimator) for z in (x, y))
+        similarity = ratio(hsic_of_features(x, y, estimator), *powers)
         return arccos(similarity) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)

@@ -12,7 +12,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
 from symjax.similarity.inputs import as_map_pair
-from symjax.similarity.linalg import adjoint, masked, reciprocal, unit_columns, without_rounding
+from symjax.similarity.linalg import adjoint, magnitude, masked, reciprocal, unit_columns, without_rounding
 from symjax.similarity.measure import LINEAR, Measure
 
 
@@ -91,6 +91,7 @@ def _shared(size, other):
 
 def _spectrum(x, rows, columns):
     """(frequencies, n, c), centred, and 0 where there is nothing but rounding."""
+    x = x / magnitude(x, (0, 1, 2))  # of each channel, which no correlation feels
     centred = x - x.mean(0)
     spectrum = jnp.fft.rfft2(centred, axes=(1, 2))[:, rows][:, :, columns]
     spectrum = spectrum.transpose(1, 2, 0, 3).reshape(len(rows) * len(columns), x.shape[0], x.shape[3])

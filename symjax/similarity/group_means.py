@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from symjax.errors import InputError
-from symjax.similarity.resampling import PairMean, mean_over_pairs
+from symjax.similarity.resampling import PairMean, array_of, mean_over_pairs
 
 
 def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tuple, PairMean]:
@@ -38,7 +38,11 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
     Raises:
         InputError: as `mean_over_pairs`, so fewer than 3 models in a group; a position that is none.
     """
-    values, pairs = np.asarray(values), np.asarray(pairs)
+    values, pairs = array_of("values", values), array_of("pairs", pairs)
+    if values.ndim < 1 or not np.issubdtype(pairs.dtype, np.integer):
+        raise InputError(
+            f"values, pairs: got {values.dtype}{list(values.shape)} and {pairs.dtype}, must be (p, ...) and integers"
+        )
     if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) != len(values):
         raise InputError(f"pairs: got shape {list(pairs.shape)}, must be one for each of {len(values)} values, (p, 2)")
     if pairs.size and not (0 <= pairs.min() and pairs.max() < len(groups)):

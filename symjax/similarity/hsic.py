@@ -15,12 +15,14 @@ but <K, L> and the diagonals, which for the linear kernel K = X X' come from X a
 """
 
 import jax.numpy as jnp
+from jax import lax
 
 from symjax.birkhoff.checks import real, require_finite
 from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 
 ESTIMATORS = ("song", "gretton", "lange")
+_ROUNDING = 16  # times eps and the size of a kernel: what centring may leave of one that it should make 0
 
 
 def check_estimator(estimator, n):
@@ -71,7 +73,9 @@ def centre_kernel(k, estimator):
     n = len(k)
     k = _without_diagonal(k)
     rows = k.sum(0) / (n - 2)
-    return _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
+    centred = _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
+    # Of a_i + a_j, as where one example alone differs from the others, nothing but rounding is left.
+    return jnp.where(jnp.abs(centred).max() <= _ROUNDING * float(jnp.finfo(k.dtype).eps) * jnp.abs(k).max(), 0, centred)
 
 
 def hsic_of_features(x, y, estimator):
@@ -80,6 +84,13 @@ def hsic_of_features(x, y, estimator):
     Costs n p q and no memory of size n^2. <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """
     return hsic_of_product(matmul(x.T, y), (x * x).sum(1), (y * y).sum(1), estimator)
+
+
+def power_of_features(x, estimator):
+    """`hsic_of_features` of x with itself; NaN where that is 0 up to rounding, so that nothing is divided by it."""
+    power = hsic_of_features(x, x, estimator)
+    products = lax.stop_gradient((x * x).sum()) ** 2  # no less than |x'x|^2
+    return jnp.where(power <= _ROUNDING * float(jnp.finfo(x.dtype).eps) * products, jnp.nan, power)
 
 
 def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):

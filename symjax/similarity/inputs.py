@@ -4,10 +4,15 @@ Representations are (n, d) or (n, h, w, c): examples first, features or channels
 show is an `InputError` before anything is compiled. NaN and infinities are one too, but only where values can be seen:
 under `jit`, `vmap` or `grad` they make the result NaN. So does a comparison that is 0 / 0, such as one with a
 representation that is constant.
+
+So are numbers at the ends of the floating type's range: a largest entry over 2^-24 of the largest number (2e31 in
+float32), where sums overflow, or under 2^24 times the least normal number (2e-31), where digits are missing, since
+devices take what is not normal for 0. In between no measure overflows nor vanishes, unless its value does.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from symjax.birkhoff.checks import is_concrete, real
 from symjax.errors import InputError
@@ -26,7 +31,7 @@ def representation(x, name="x", *, min_examples=2):
 
     Raises:
         InputError: not real, of another rank, an empty axis, fewer than `min_examples` examples; concrete and not
-            finite.
+            finite, or at the ends of the range.
     """
     given, x = x, real(name, x)
     if x.dtype.itemsize < 4:
@@ -37,7 +42,7 @@ def representation(x, name="x", *, min_examples=2):
         raise InputError(f"{name}: got shape {x.shape}, must not be empty")
     if x.shape[0] < min_examples:
         raise InputError(f"{name}: got shape {x.shape}, must have at least {min_examples} examples")
-    require_finite(name, x if is_concrete(x) else given)  # inside of jit, conversion makes a tracer of a constant
+    require_in_range(name, x, given)
     return x
 
 
@@ -104,17 +109,34 @@ def check_maps(maps):
     return maps
 
 
-def require_finite(name, x):
+def require_in_range(name, x, given):
+    """Raises an `InputError` where entries of `x`, made of `given`, are seen not to be finite or beyond `fault`."""
     with jax.ensure_compile_time_eval():  # a constant inside of jit is concrete, but its test would be traced
-        x = jnp.asarray(x)
-        finite = not is_concrete(x) or bool(_all_finite(x))
-    if not finite:
-        raise InputError(f"{name}: has NaN or infinite entries, must be finite")
+        # Inside of jit, conversion has made a tracer of a constant.
+        seen = x if is_concrete(x) else jnp.asarray(given)
+        if not is_concrete(seen):
+            return
+        largest = float(_largest(seen))
+    # What is not normal may have been read as 0.
+    if message := fault(largest or float(np.abs(np.asarray(given, np.float64)).max()), x.dtype):
+        raise InputError(f"{name}: {message}")
+
+
+def fault(largest, dtype):
+    """What is wrong with numbers whose greatest absolute value is `largest`, if computed with in `dtype`, or None."""
+    info, margin = jnp.finfo(dtype), 2.0**24
+    if not largest <= float(info.max):  # NaN, too
+        return f"has NaN or infinite entries in {dtype}, must be finite"
+    if largest > float(info.max) / margin:
+        return f"has entries up to {largest:.1e}, where sums overflow {dtype}; multiply it by a small constant"
+    if 0 < largest < float(info.tiny) * margin:
+        return f"has no entry over {largest:.1e}, where {dtype} lacks digits; multiply it by a large constant"
+    return None
 
 
 @jax.jit
-def _all_finite(x):
-    return jnp.isfinite(x).all()
+def _largest(x):
+    return jnp.abs(x).max()
 
 
 def _matrix(x, maps):

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
 from itertools import product
 
@@ -14,7 +14,7 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
-from symjax.similarity.inputs import FewExamplesWarning
+from symjax.similarity.inputs import FewExamplesWarning, fault
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_blocks import Zoo
 from symjax.similarity.pairwise_result import Pairwise, position
@@ -88,7 +88,7 @@ def pairwise(
             if b is not a or k <= m:
                 few[k, m] = _checked(measure, a, k, b, m, dtype, options, layers == "same")
     for side in dict.fromkeys((a, b)):
-        side.require_finite()
+        side.require_in_range(dtype)
 
     shape = (len(a.layers), len(a.models), len(b.layers), len(b.models))
     values, computed = np.full(shape, np.nan, dtype), np.zeros(shape, bool)
@@ -133,11 +133,14 @@ class _Side:
             raise InputError(f"{models_name}: got {self.models}, must be {first[0]} different labels")
         self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
 
-    def require_finite(self):
+    def require_in_range(self, dtype):
         for layer, array in zip(self.layers, self.arrays, strict=True):
             for label, one in zip(self.models, array, strict=True):
-                if not (jnp if isinstance(one, jax.Array) else np).isfinite(one).all():
-                    raise InputError(f"{self.name}: layer {layer!r} of model {label!r} has NaN or infinite entries")
+                if not jnp.issubdtype(one.dtype, jnp.floating):
+                    continue
+                largest = float((jnp if isinstance(one, jax.Array) else np).abs(one).max())
+                if message := fault(largest, dtype):
+                    raise InputError(f"{self.name}: layer {layer!r} of model {label!r} {message}")
 
 
 def _array(name, value):
@@ -191,6 +194,8 @@ def _wanted_models(pairs, a, b):
         if pairs != "all":
             raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
         return np.ones((len(a.models), len(b.models)), bool)
+    if not isinstance(pairs, Iterable):
+        raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
     wanted = np.zeros((len(a.models), len(b.models)), bool)
     for pair in pairs:
         if isinstance(pair, str) or np.shape(pair) != (2,):

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete
+from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
-from symjax.errors import InputError
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import centre, masked, narrow, reciprocal, triangular, widen
+from symjax.similarity.linalg import centre, magnitude, masked, narrow, reciprocal, triangular, widen
 
 
 class PCA(NamedTuple):
@@ -48,16 +47,15 @@ def pca(x, *, maps="pixels"):
 @jax.jit
 def _pca(x):
     centred, mean = centre(x)
-    reduced, q = narrow(centred)
+    size = magnitude(centred)
+    reduced, q = narrow(centred / size)
     _, s, vt = jnp.linalg.svd(triangular(reduced), full_matrices=False)
     variances = s**2 / (x.shape[0] - 1)
-    return PCA(widen(vt.T, q), variances, variances / variances.sum(), mean)
+    return PCA(widen(vt.T, q), variances * size * size, variances / variances.sum(), mean)
 
 
 def check_variance(variance):
-    if is_concrete(variance) and (np.ndim(variance) != 0 or not 0 < float(variance) <= 1):
-        raise InputError(f"variance: got {variance}, must be a number in (0, 1]")
-    return variance
+    return scalar("variance", variance, "a number in (0, 1]", lambda value: 0 < value <= 1)
 
 
 def leading_directions(centred, variance):
@@ -66,7 +64,7 @@ def leading_directions(centred, variance):
 
     The derivative is that of the subspace: V moves orthogonally to itself. For what depends on the span of V alone.
     """
-    return _leading(centred, jnp.asarray(variance, centred.dtype))[0]
+    return _leading(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
 
 
 @jax.custom_jvp

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.factored import Factored, Part
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import centre, narrow, widen
+from symjax.similarity.linalg import centre, magnitude, narrow, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 
@@ -55,10 +55,11 @@ def _pls(x, y):
 def of_centred(x, y, samples):
     """The `PLS` of pairs (centred data, mean) whose rows may be rotated."""
     (x_centred, x_mean), (y_centred, y_mean) = x, y
-    (x_narrow, x_q), (y_narrow, y_q) = narrow(x_centred), narrow(y_centred)
+    x_size, y_size = magnitude(x_centred), magnitude(y_centred)
+    (x_narrow, x_q), (y_narrow, y_q) = narrow(x_centred / x_size), narrow(y_centred / y_size)
     cross = matmul(x_narrow.T, y_narrow) / (samples - 1)
     u, covariances, vt = jnp.linalg.svd(cross, full_matrices=False)
-    return PLS(covariances, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
+    return PLS(covariances * x_size * y_size, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
 
 
 def pls_similarity(x, y, *, maps="pixels"):
@@ -93,6 +94,7 @@ def _unit(x):
 
 
 def _unit_norm(x):
+    x = x / magnitude(x)
     return x / jnp.sqrt((x**2).sum())
 
 

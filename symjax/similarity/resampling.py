@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from scipy import stats
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite
+from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.inputs import examples_agree
@@ -166,7 +166,7 @@ def mean_over_pairs(values, pairs, level=0.95):
     require_finite("values", values)
     if not is_concrete(pairs):
         raise InputError("pairs: is traced, must be concrete")
-    pairs = np.asarray(pairs)
+    pairs = array_of("pairs", pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise InputError(f"pairs: got {pairs.dtype}{list(pairs.shape)}, must be integers (p, 2)")
     if values.ndim < 1 or len(values) != len(pairs):
@@ -229,11 +229,20 @@ def _number(fn, x, y):
     return estimate
 
 
+def array_of(name, value):
+    """`value` as a NumPy array; an `InputError` where it is none."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: is no array ({error})") from None
+
+
 def _require_count(name, value, least):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise InputError(f"{name}: got {value}, must be an integer, at least {least}")
 
 
 def _check_level(level):
-    if not is_concrete(level) or np.ndim(level) != 0 or not 0 < float(level) < 1:
-        raise InputError(f"level: got {level}, must be a number in (0, 1)")
+    if not is_concrete(level):
+        raise InputError("level: is traced, must be a number in (0, 1)")
+    scalar("level", level, "a number in (0, 1)", lambda value: 0 < value < 1)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.channels import centred, root, unit_channels
+from symjax.similarity.linalg import magnitude
 from symjax.similarity.measure import Measure
 from symjax.similarity.transport import transport_plan
 
@@ -71,8 +72,10 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_outpu
     Raises:
         InputError: as `soft_matching`.
     """
-    squares, transport = _transported(*samples_of(x, y, maps), standardize)
-    distance = root(squares)
+    x, y = samples_of(x, y, maps)
+    size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
+    squares, transport = _transported(x / size, y / size, standardize)
+    distance = root(squares) if standardize else size * root(squares)
     return (distance, transport) if full_output else distance
 
 

@@ -62,6 +62,8 @@ class FitConfig:
         for name in ("epochs", "batch_size", "matching_images", "reestimation_images", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: {getattr(self, name)} is not positive")
+        if self.epochs >= 10**6:
+            raise InputError(f"epochs: got {self.epochs}, wanted less than a million")
         if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
             raise InputError(f"learning_rates: got {self.learning_rates}, wanted one or more positive numbers")
         if len(set(self.learning_rates)) < len(self.learning_rates):

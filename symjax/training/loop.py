@@ -53,6 +53,8 @@ class Recipe:
         for name in ("epochs", "batch_size", "learning_rate"):
             if not 0 < (value := getattr(self, name)) < math.inf:
                 raise InputError(f"{name}: got {value}, wanted a positive number")
+        if self.epochs >= 10**6:
+            raise InputError(f"epochs: got {self.epochs}, wanted less than a million")
         for name in ("weight_decay", "translate"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise InputError(f"{name}: got {value}, wanted a number from 0")

@@ -157,6 +157,9 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
         raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
     if recipe.batch_size > len(dataset.train):
         raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
+    if recipe.translate >= dataset.image_size:
+        size = dataset.image_size
+        raise InputError(f"translate: got {recipe.translate}, wanted less than the images' {size} pixels")
     return check_epochs(keep, recipe.epochs), alike.pop()
 
 
