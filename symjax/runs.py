@@ -135,7 +135,7 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
         check_config(folder, kind, config)
         return True
     if contents:
-        raise InputError(f"folder: {folder} has contents but no {CONFIG}; take another folder (--out)")
+        raise InputError(f"folder: {folder} has contents but no {CONFIG}; take another folder ({_flags(kind)})")
     return False
 
 
@@ -163,8 +163,13 @@ def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None
         listed = "".join(f"\n  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
         raise InputError(
             f"folder: {folder} belongs to another configuration:{listed}\n"
-            "Take another folder (--out), or delete this one."
+            f"Take another folder ({_flags(kind)}), or delete this one."
         )
+
+
+def _flags(kind: str) -> str:
+    """With which a command is given folders of this kind."""
+    return "--zoo, of experiments.zoo --out" if kind == "zoo" else "--out"
 
 
 def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, str]]:
