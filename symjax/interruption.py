@@ -34,13 +34,26 @@ class _First:
 
     def __init__(self):
         self.seen = threading.Event()
+        self.handled: list[int] = []
+        self.timer: threading.Timer | None = None  # that will send `number` once more
+        self.number = 0
 
     def __call__(self, number: int, frame: object) -> None:
         self.seen.set()
-        for each in SIGNALS:
-            if signal.getsignal(each) is self:
-                signal.signal(each, signal.SIG_DFL)
+        self.timer = None
+        self.handled = [each for each in SIGNALS if signal.getsignal(each) is self]
+        for each in self.handled:
+            signal.signal(each, signal.SIG_DFL)
         raise Ending(number)
+
+    def again(self, number: int) -> None:
+        """Sends the signal once more, where Python has dropped what was raised."""
+        self.seen.clear()
+        for each in self.handled:
+            signal.signal(each, self)
+        self.timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
+        self.number = number
+        self.timer.start()
 
 
 @contextlib.contextmanager
@@ -56,17 +69,31 @@ def ending() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    first, (read, write) = _First(), os.pipe()
+    first, (read, write), hook = _First(), os.pipe(), sys.unraisablehook
+
+    def unraisable(what):
+        """In a callback of the garbage collector, or in a destructor, an exception has nowhere to go."""
+        if isinstance(what.exc_value, Ending):
+            first.again(what.exc_value.number)
+        else:
+            hook(what)
+
     os.set_blocking(write, False)
     watcher = threading.Thread(target=_watch, args=(read, first.seen), daemon=True)
     before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     watcher.start()
     try:
+        sys.unraisablehook = unraisable
         for number in before:
             signal.signal(number, first)
         yield
+        if first.timer is not None:
+            raise Ending(first.number)
     finally:
+        sys.unraisablehook = hook
+        if first.timer is not None:
+            first.timer.cancel()
         for number, handler in before.items():
             if signal.getsignal(number) is first:  # else it has come: a second one is to end the process
                 signal.signal(number, handler)
@@ -97,15 +124,17 @@ def deferred() -> Iterator[Callable[[], bool]]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     before = {number: handler for number, handler in before.items() if callable(handler)}
     received: list[int] = []
+    seen = next((handler.seen for handler in before.values() if hasattr(handler, "seen")), None)
 
     def later(number, _):
         if received:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         received.append(number)
-        if isinstance(before[number], _First):
-            before[number].seen.set()
+        if seen is not None:
+            seen.set()
 
+    later.seen = seen  # for blocks in this one
     for number in before:
         signal.signal(number, later)
     try:

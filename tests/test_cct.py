@@ -181,7 +181,7 @@ def test_stochastic_depth():
 def test_bad_widths_and_sizes():
     with pytest.raises(InputError, match="7 channels do not divide among 2"):
         create("cct2", width=7)
-    with pytest.raises(InputError, match="image_size: 0"):
+    with pytest.raises(InputError, match="image_size: got 0"):
         create("cct2", image_size=0)
     with pytest.raises(InputError, match=r"known: mcnn.*cct2, cct4, cct6, cct7, cct14.*\(also as"):
         create("cct3")

@@ -3,6 +3,7 @@
 `python -m benchmarks.faults` does the same to whole commands, at random and many times over.
 """
 
+import gc
 import os
 import pathlib
 import pickle
@@ -45,6 +46,8 @@ def temporary(folder):
 @pytest.fixture
 def handlers():
     before = {number: signal.getsignal(number) for number in interruption.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -112,6 +115,28 @@ def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
         ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
         assert ended.returncode == code, ended.stderr
         assert ("stopped by SIGTERM" in ended.stderr) == (way == "blind")
+
+
+def test_a_signal_in_a_callback_of_the_garbage_collector_comes_again(handlers):
+    """There Python drops what a handler raises."""
+
+    def callback(phase, _):
+        if phase == "stop" and not sent:
+            sent.append(phase)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)  # the handler runs here
+
+    sent = []
+    gc.callbacks.append(callback)
+    try:
+        with pytest.raises(interruption.Ending) as ended, interruption.ending():
+            gc.collect()
+            assert sent
+            time.sleep(5)
+            pytest.fail("went on")
+    finally:
+        gc.callbacks.remove(callback)
+    assert ended.value.exit_code == 143
 
 
 def test_an_interrupted_zoo_is_saved_as_far_as_it_is(tmp_path, monkeypatch, handlers):

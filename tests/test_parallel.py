@@ -161,6 +161,10 @@ def test_an_interruption_ends_the_tasks():
         finally:
             ended.append(True)
 
-    with pytest.raises(KeyboardInterrupt):
-        parallel.at_once([task, task])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            parallel.at_once([task, task])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended == [True, True]

@@ -437,7 +437,7 @@ def test_as_a_process():
         (["--stitch-schedule", "linear"], ["stitch-schedule", "cosine", "constant"]),
         (["--start", "zero"], ["start", "identity", "least_squares"]),
         (["--epochs", "0"], ["epochs: got 0"]),
-        (["--width", "0"], ["width: 0"]),
+        (["--width", "0"], ["width: got 0"]),
         (["--batch-size", "5000"], ["batch_size: 5000 is more than"]),
         (["--validation", "0"], ["validation: "]),
         (["--test-size", "0"], ["test_size: got 0"]),

@@ -413,7 +413,7 @@ def test_the_command_trains_and_prints_a_table(reference, npz, tmp_path, capsys,
         (["--seeds", "3000000000,"], "seeds: got 3000000000"),
         (["--seeds", ""], "seeds: got ''"),
         (["--model", "mlp"], "known: mcnn"),
-        (["--width", "0"], "width: 0"),
+        (["--width", "0"], "width: got 0"),
         (["--epochs", "0"], "epochs: got 0"),
         (["--epochs", "many"], "epochs"),
         (["--batch-size", "0"], "batch_size: got 0"),
@@ -462,7 +462,7 @@ def test_an_interruption_is_one_line(capsys, monkeypatch, tmp_path):
 
 def test_as_a_process(tmp_path):
     project = os.path.dirname(os.path.dirname(__file__))
-    for flags, code, wanted in ((["--help"], 0, "--learning-rate FLOAT"), (["--width", "0"], 2, "error: width: 0")):
+    for flags, code, wanted in ((["--help"], 0, "--learning-rate FLOAT"), (["--width", "0"], 2, "error: width: got 0")):
         result = subprocess.run(
             [sys.executable, "-m", "experiments.zoo", *flags], cwd=project, capture_output=True, text=True
         )

@@ -34,7 +34,7 @@ def magnitude(x, axes=None):
 
 def centre(x):
     """`x` less its mean over samples, and the mean. What deviates from it by no more than rounding does becomes 0."""
-    size = magnitude(x, 0)
+    size = magnitude(x, 0).astype(x.dtype)  # complex for complex numbers
     x = x / size
     mean = x.mean(0)
     centred = x - mean
@@ -52,7 +52,7 @@ def without_rounding(x, size):
 
 def column_norms(x):
     size = magnitude(x, 0)
-    x = x / size
+    x = x / size.astype(x.dtype)
     return size * jnp.sqrt(jnp.einsum("ni,ni->i", x.conj(), x, precision="highest").real)
 
 
