@@ -78,8 +78,7 @@ def main(settings: Settings) -> Summary:
                     add_rows(part(folder, measure), rows, COLUMNS)
                     assemble(folder)
                     bar.update(len(group))
-        hosts.together("pairs are compared")
-        hosts.agreed("rows", lambda: lacking(folder, measures, pairs))
+        hosts.complete("pairs are compared", lambda: {m: p for m, p in lacking(folder, measures, pairs).items() if p})
         hosts.leave_to_first("rows")
         parts = assemble(folder)  # a run may have been stopped just before
         table = pd.concat([chosen(parts[measure], pairs) for measure in measures], ignore_index=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import pandas as pd
 
-from symjax import parallel, runs
+from symjax import parallel, runs, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops
 from symjax.memory import Need, spell_bytes
@@ -41,13 +41,15 @@ class Phase(NamedTuple):
 
 
 def zoo_phase(config: ZooConfig, dataset: Dataset, seeds: Sequence[int], folder: Path, limit: float | None) -> Phase:
-    """Training what a zoo lacks."""
+    """Training what a zoo lacks; an InputError where the real command would raise one."""
+    execution = parallel.default_execution()
+    network = zoo.check(config, dataset, execution)
+    runs.check_folder(folder, "zoo", config.document(dataset))
     left = estimate.epochs_to_go(folder, seeds, config.recipe.epochs)
     flops = sum(left.values()) * estimate.epoch_flops(config, dataset)
     if not left:
         return Phase("members to train", 0, len(seeds), 0.0, None, 0)
-    execution = parallel.default_execution()
-    needed = jobs.need(config, config.network(dataset), dataset, execution, config.labels != "true")
+    needed = jobs.need(config, network, dataset, execution, config.labels != "true")
     at_once = -(-len(left) // jax.local_device_count())
     at_once = at_once if limit is None else min(at_once, needed.fitting(limit))
     return Phase("members to train", len(left), len(seeds) - len(left), flops, needed, at_once)
@@ -67,7 +69,7 @@ def stitch_phase(
     if not to_do:
         return Phase("pairs to stitch", 0, len(pairs), 0.0, None, 0)
     parts = [plan] if limit is None else bounds.fitting(plan, dataset, limit)
-    needed = max((bounds.need(part, dataset) for part in dict.fromkeys((parts[0], parts[-1]))), key=lambda n: n.of(1))
+    needed = max((bounds.need(part, dataset) for part in bounds.largest(parts)), key=lambda need: need.of(1))
     return Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, needed, 1, divisible=True)
 
 

@@ -161,8 +161,7 @@ def main(settings: Settings) -> Summary:
             for (name, layer), group in itertools.groupby(mine, key=lambda unit: unit[:2]):
                 of = zoos[name], baselines[name]
                 retrain(plans[name][layer], *of, dataset, list(group), results, settings.rotation_seed, bar)
-        hosts.together("retraining is done")
-        hosts.agreed("rows", lambda: missing(results, units))
+        hosts.complete("retraining is done", lambda: missing(results, units))
         hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
         wanted = (list(plans), layers, seeds, cases)

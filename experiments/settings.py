@@ -200,6 +200,12 @@ def named(argument: str, flag: str) -> Iterator[None]:
         raise InputError(re.sub(rf"^{argument}:", f"{flag}:", str(error))) from error
 
 
+def check_dry(settings: Any) -> None:
+    """An InputError where a dry run is asked of several processes, each of which would tell of its own devices."""
+    if getattr(settings, "dry_run", False) and getattr(settings, "distributed", False):
+        raise InputError("dry_run: not together with --distributed; a dry run on one host tells of 1, 8 and 64 devices")
+
+
 class Told(Exception):
     """Ends a command that has nothing to do but to tell this."""
 
@@ -264,6 +270,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()
+        check_dry(parsed)
         if getattr(parsed, "distributed", False):
             hosts.initialize()
         with compilation() as seconds, interruption.ending(), hosts.job():

@@ -145,14 +145,16 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset).tolist())
         clean = dict(zip(seeds, accuracy, strict=True))
         missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
-        for lacking, theirs in ((lacking, hosts.own(theirs)) for lacking, theirs in missing.items()):
+        # A pair is one process's, whatever plans it is in: that one alone writes its files.
+        mine = set(hosts.own(dict.fromkeys(pair for theirs in missing.values() for pair in theirs)))
+        for lacking, theirs in missing.items():
+            theirs = [pair for pair in theirs if pair in mine]
             for part in [lacking] if limit is None else bounds.fitting(lacking, dataset, limit):
                 planned = part == plan and len(theirs) == share
                 if theirs:
                     part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
                     _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
-        hosts.together("stitches are done")
-        hosts.agreed("stitches", lambda: results.missing(pairs, plan), _told)
+        hosts.complete("stitches are done", lambda: results.missing(pairs, plan), _told)
         hosts.leave_to_first("stitches")
         results.assemble()  # a run may have been stopped just before
         yield Swept(folder, network, dataset, pairs, results.table(pairs, plan), results.curves(pairs, plan))

@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from symjax.birkhoff.checks import scalar
 from symjax.errors import InputError
 from symjax.similarity import MEASURES, Pairwise, pairwise
 
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
     """Up to `count` epochs from 0 to `epochs`, every one where they are few, else closer at the beginning."""
+    scalar("epochs", epochs, "an integer from 0", lambda value: value == int(value) and value >= 0)
+    scalar("count", count, "an integer from 2", lambda value: value == int(value) and value >= 2)
+    epochs, count = int(epochs), int(count)
     if epochs < count:
         return tuple(range(epochs + 1))
     spread = np.rint(np.geomspace(1, epochs, count - 1)).astype(int)
@@ -125,6 +129,7 @@ def epoch_above(epochs, values, level: float) -> float:
     epochs, values = _floats("epochs", epochs), _floats("values", values)
     if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or not (np.diff(epochs) > 0).all():
         raise InputError(f"epochs: got {epochs.tolist()} for {values.size} values, wanted as many, ascending")
+    scalar("level", level, "a number", lambda value: not np.isnan(value))
     if np.isnan(values).any() or values[-1] < level:
         return float("nan")
     below = np.flatnonzero(values < level)
@@ -153,8 +158,7 @@ def convergence_epoch(epochs, values, share: float = 0.9) -> float:
         values: (k,), as many.
         share: in (0, 1].
     """
-    if not 0 < share <= 1:
-        raise InputError(f"share: got {share}, wanted a number in (0, 1]")
+    scalar("share", share, "a number in (0, 1]", lambda value: 0 < value <= 1)
     values = _floats("values", values)
     if values.ndim != 1:
         raise InputError(f"values: got shape {list(values.shape)}, wanted a number for each epoch")

@@ -200,6 +200,19 @@ def agreed(step: str, look: Callable[[], Item], tell: Callable[[Item], Any] = la
     return look()
 
 
+def complete(step: str, look: Callable[[], Item], tell: Callable[[Item], Any] = lambda found: found) -> None:
+    """Waits for all processes, which then find by `look` that nothing is missing; see `agreed`.
+
+    Raises:
+      InputError: something is: `look` finds what is not empty.
+    """
+    together(step)
+    if missing := agreed(step, look, tell):
+        raise InputError(
+            f"folder: {step}, but {str(tell(missing))[:200]} are missing; the same command again makes them"
+        )
+
+
 def leave_to_first(step: str) -> None:
     """Waits for all; then the first process goes on alone, and in the others `job` ends."""
     together(step)

@@ -90,7 +90,7 @@ def parse_bytes(text: str) -> int:
     Raises:
       InputError: it is no positive number with one of the units.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]+)\s*", text)
     units = {name.lower(): size for name, size in UNITS.items()}
     if not match or match[2].lower() not in units or not float(match[1]):
         raise InputError(f"max_device_memory: got {text!r}, wanted a number with a unit of {', '.join(UNITS)}: 16GB")
@@ -105,9 +105,8 @@ def spell_bytes(count: float) -> str:
     return f"{count / 1000:.3g} KB"
 
 
-def advice(error: BaseException, limit: float | None = None) -> str | None:
+def advice(error: BaseException) -> str | None:
     """What to do about an error of a device whose memory is exhausted; None for another error."""
     if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
         return None
-    held = f" ({spell_bytes(limit)} now)" if limit else ""
-    return f"the device's memory is exhausted; --max-device-memory{held} makes members run in smaller groups"
+    return "the device's memory is exhausted; --max-device-memory makes members train in smaller groups"

@@ -92,10 +92,13 @@ def merge_rows(frames: dict[Path, pd.DataFrame], key: Iterable[str]) -> pd.DataF
 
 
 def merge_table(name: str, key: str, folders: Sequence[Path], out: Path) -> None:
-    """Merges the table `name` of those of `folders` that have it, in the order of `key`."""
-    frames = {folder: runs.read_csv(folder / name, (key,)) for folder in folders if (folder / name).exists()}
+    """Merges the table `name` of those of `folders` that have it, in the order of `key`, the first row of each.
+
+    For what all folders have and can be computed again: on different devices an accuracy may differ by an image.
+    """
+    frames = [runs.read_csv(folder / name, (key,)) for folder in folders if (folder / name).exists()]
     if frames:
-        runs.write_csv(out / name, merge_rows(frames, (key,)).sort_values(key))
+        runs.write_csv(out / name, pd.concat(frames).drop_duplicates(key).sort_values(key))
 
 
 _FOLDER = "its folder"

@@ -257,3 +257,18 @@ def test_exhausted_memory_is_told(monkeypatch, capsys):
         run_command(exhausted, experiments.zoo.Settings, [])
     assert "--max-device-memory" in capsys.readouterr().err
     assert memory.advice(ValueError("another")) is None
+
+
+def test_a_dry_run_refuses_what_the_command_refuses(rehearsed, capsys):
+    zoo_flags = flags(scratch())[:-2]
+    for extra, named in (
+        (["--translate", "9"], "translate: got 9"),
+        (["--validation", "0"], "validation: "),
+        (["--batch-size", "73"], "batch_size: 73"),
+        (["--out", scratch() / "zoo", "--width", "2"], "another configuration"),
+        (["--distributed"], "dry_run: not together with --distributed"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            dry(experiments.zoo, *zoo_flags, *extra)
+        assert named in capsys.readouterr().err
+    assert not list(rehearsed.iterdir())

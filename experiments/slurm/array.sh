@@ -20,4 +20,4 @@ zoo=$(PARTS=$ZOO_PARTS OUT=$ZOO submit --dependency="afterok:$trained" "$here/me
     zoo "${zoo_flags[@]}" --out "$ZOO")
 all=("${zoo_flags[@]}" "${flags[@]}" --zoo "$ZOO" --out "$OUT")
 swept=$(submit --dependency="afterok:$zoo" --array="1-$PARTS" "$here/array.sbatch" "$experiment" "${all[@]}")
-submit --dependency="afterok:$swept" "$here/merge.sbatch" "$experiment" "${all[@]}"
+submit --dependency="afterany:$swept" "$here/merge.sbatch" "$experiment" "${all[@]}"

@@ -81,6 +81,7 @@ def is_intertwiner(
     n = len(matrix)
     inputs = 8 * n + 64 if inputs is None else inputs
     scalar("inputs", inputs, f"an integer from 4 n + 4 = {4 * n + 4}", lambda m: m == int(m) and m >= 4 * n + 4)
+    inputs = int(inputs)
     scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
     scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
     condition = _condition(matrix)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from symjax.birkhoff.checks import scalar
 from symjax.errors import InputError
 
 GELU_SLOPE = math.sqrt(1 / 12 - (1 - 1 / math.sqrt(3)) / (2 * math.pi))
@@ -33,7 +34,7 @@ def homogeneity_defect(activation: Callable, scales, *, reach: float = 12.0, poi
       xi, of the shape of `scales`, from 0.
 
     Raises:
-      InputError: a scale that is not positive and finite.
+      InputError: a scale or a reach that is not positive and finite, or fewer than 3 points.
     """
     try:
         scales = np.asarray(scales, np.float64)
@@ -41,7 +42,9 @@ def homogeneity_defect(activation: Callable, scales, *, reach: float = 12.0, poi
         raise InputError(f"scales: got {scales}, wanted positive numbers") from None
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         raise InputError("scales: wanted positive numbers")
-    x, step = np.linspace(-reach, reach, points, retstep=True)
+    scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
+    scalar("points", points, "an integer from 3", lambda value: value == int(value) and 3 <= value < 10**8)
+    x, step = np.linspace(-float(reach), float(reach), int(points), retstep=True)
     weights = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * step
     with jax.enable_x64(True):
         plain = np.asarray(activation(x), np.float64)

@@ -88,8 +88,11 @@ class Results:
     def _all(self, kind: str, columns, name: str = "*") -> pd.DataFrame:
         parts = self.folder / "parts"
         paths = sorted({*parts.glob(f"{name}.{kind}.csv"), *parts.glob(f"{name}+*.{kind}.csv")})
-        frames = [runs.read_csv(path, columns) for path in paths]
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(columns))
+        if not paths:
+            return pd.DataFrame(columns=list(columns))
+        key = [column for column in (*KEY, "epoch") if column in columns]
+        # Of a process that was stopped between curves and rows, another has written the curves once more.
+        return pd.concat([runs.read_csv(path, columns) for path in paths]).drop_duplicates(key, ignore_index=True)
 
     def _merge(self, path: Path, frame: pd.DataFrame, columns, key: list[str]) -> None:
         frame = frame[list(columns)]

@@ -1,5 +1,6 @@
 """A sweep within a bound of device memory: what a plan needs of it, and plans cut until each part fits."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -19,7 +20,8 @@ from symjax.training.loop import device_data
 def need(plan: Plan, dataset: Dataset) -> Need:
     """The device memory that one pair of a plan takes in training; compiles two programs.
 
-    The passes without gradients that follow hold less at once.
+    The passes without gradients that follow hold less at once, unless batches are larger in them
+    (`FitConfig.eval_batch_size`).
     """
     member = jax.eval_shape(plan.network.init, jax.random.key(0))
     pair, config = Pair(member, member), plan.config
@@ -39,8 +41,20 @@ def need(plan: Plan, dataset: Dataset) -> Need:
     return max(needs, key=lambda one: one.of(1))
 
 
+def largest(parts: Sequence[Plan]) -> list[Plan]:
+    """Of the plans that `divide` gives, those that may need most: of each stretch of points the most families."""
+    most: dict[tuple[int, ...], Plan] = {}
+    for part in parts:
+        known = most.setdefault(part.points, part)
+        if (len(part.trained), len(part.families)) > (len(known.trained), len(known.families)):
+            most[part.points] = part
+    return list(most.values())
+
+
 def fitting(plan: Plan, dataset: Dataset, limit: float) -> list[Plan]:
-    """Plans that together are `plan`, as few as may be, none of which needs more than `limit` bytes of a device.
+    """Plans that together are `plan`, none of which needs more than `limit` bytes of a device.
+
+    It is cut into twice as many, until each fits.
 
     Raises:
       InputError: a single stitch needs more.
@@ -49,8 +63,7 @@ def fitting(plan: Plan, dataset: Dataset, limit: float) -> list[Plan]:
     count, most = 1, len(plan.points) * len(plan.families)
     while True:
         parts = divide(plan, count, flops, work)
-        # The first has the largest maps and the most families, the last the most points.
-        needed = max(need(part, dataset).of(1) for part in dict.fromkeys((parts[0], parts[-1])))
+        needed = max(need(part, dataset).of(1) for part in largest(parts))
         if needed <= limit:
             return parts
         if count == most:

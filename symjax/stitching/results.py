@@ -55,8 +55,6 @@ class Results:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        for name in ("parts", "stitches"):
-            (self.folder / name).mkdir(exist_ok=True)
 
     def record(self, **settings: Any) -> None:
         """Keeps what was asked for last beside the configuration."""
@@ -99,6 +97,8 @@ class Results:
 
     def add(self, result: PairResult, clean: dict[int, float]) -> None:
         """Adds a pair's results to the folder; rows with the same key take the place of older ones."""
+        for name in ("parts", "stitches"):
+            (self.folder / name).mkdir(exist_ok=True)
         a, b = result.pair
         name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], clean[b]]))
         rows = pd.DataFrame(

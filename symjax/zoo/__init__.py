@@ -20,6 +20,7 @@ from symjax.zoo.trained import load_history as load_history
 from symjax.zoo.trained import test_accuracy as test_accuracy
 from symjax.zoo.trained import train_accuracy as train_accuracy
 from symjax.zoo.training import Group as Group
+from symjax.zoo.training import check as check
 from symjax.zoo.training import check_epochs as check_epochs
 from symjax.zoo.training import train as train
 from symjax.zoo.training import train_together as train_together

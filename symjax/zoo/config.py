@@ -75,6 +75,10 @@ class ZooConfig:
             cls, {**LATER, **values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})}
         )
 
+    def document(self, dataset: Dataset) -> dict[str, Any]:
+        """What the `config.json` of a zoo's folder holds: the configuration, and what it sees of the data set."""
+        return {**self.to_json(), "data": describe(dataset)}
+
     @property
     def fingerprint(self) -> str:
         """Ten hexadecimal digits that name this configuration."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from symjax import parallel, runs
+from symjax import parallel
 from symjax.data import Dataset, Split
 from symjax.flops import segment_flops, step_flops
 from symjax.parallel import Execution
@@ -24,10 +24,7 @@ REHEARSED = 8  # training steps
 
 def epochs_to_go(folder: str | pathlib.Path, seeds: Iterable[int], epochs: int) -> dict[int, int]:
     """Epochs that each member lacks in a zoo folder, which need not be there; finished members are left out."""
-    folder = pathlib.Path(folder)
-    if (folder / runs.CONFIG).exists():
-        runs.read_config(folder, "zoo")
-    left = {seed: epochs - StoredMember(folder, seed).epoch() for seed in seeds}
+    left = {seed: epochs - StoredMember(pathlib.Path(folder), seed).epoch() for seed in seeds}
     return {seed: count for seed, count in left.items() if count > 0}
 
 

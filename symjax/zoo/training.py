@@ -15,7 +15,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
-from symjax.zoo.config import ZooConfig, check_seeds, describe, listed
+from symjax.zoo.config import ZooConfig, check_seeds, listed
 from symjax.zoo.jobs import Job, need, plan, train_jobs
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import Zoo, devices_or_all, load
@@ -104,19 +104,13 @@ def train_together(
     groups = [group._replace(seeds=check_seeds(group.seeds), folder=pathlib.Path(group.folder)) for group in groups]
     keep, config = _checked(groups, dataset, keep)
     execution = execution or parallel.default_execution()
-    network = config.network(dataset, method=execution.conv)
-    _check_image_size(network, dataset)
-    if len(config.freeze) > len(network.points):
-        raise InputError(
-            f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
-        )
+    network = check(config, dataset, execution)
     own_labels = any(group.config.labels != "true" for group in groups)
     with contextlib.ExitStack() as stack:
         members = []
         # In one order everywhere, so that two processes never wait for each other.
         for group in sorted(groups, key=lambda group: str(group.folder.absolute())):
-            document = {**group.config.to_json(), "data": describe(dataset)}
-            folder = stack.enter_context(runs.open_folder(group.folder, "zoo", document))
+            folder = stack.enter_context(runs.open_folder(group.folder, "zoo", group.config.document(dataset)))
             members += [(StoredMember(folder, seed), group.config) for seed in group.seeds]
         for member, _ in members if hosts.is_first() else ():
             member.sweep()
@@ -138,9 +132,21 @@ def train_together(
             jobs.sort(key=lambda job: job.start)  # those that are equally far train together
             for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
                 train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds)
-        hosts.together("members are trained")  # until then the folders are held
-        hosts.agreed("trained members", look, tell)
+        # Until then the folders are held.
+        hosts.complete("members are trained", lambda: [job for job in look() if job is not None], tell)
     return [load(group.folder, group.seeds, execution=execution) for group in groups]
+
+
+def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
+    """The network of a zoo; an InputError where it cannot be trained on these images."""
+    _check_sizes(config, dataset)
+    network = config.network(dataset, method=execution.conv)
+    _check_image_size(network, dataset)
+    if len(config.freeze) > len(network.points):
+        raise InputError(
+            f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
+        )
+    return network
 
 
 def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> tuple[tuple[int, ...], ZooConfig]:
@@ -152,7 +158,12 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
         raise InputError("groups: configurations differ in more than labels, so that no program trains them together")
     if len({group.folder.absolute() for group in groups}) < len(groups):
         raise InputError("groups: two have one folder, wanted one for each")
-    recipe = groups[0].config.recipe
+    return check_epochs(keep, groups[0].config.recipe.epochs), alike.pop()
+
+
+def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
+    """An InputError where there are not enough images, or too small ones."""
+    recipe = config.recipe
     if not len(dataset.validation):
         raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
     if recipe.batch_size > len(dataset.train):
@@ -160,7 +171,6 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
     if recipe.translate >= dataset.image_size:
         size = dataset.image_size
         raise InputError(f"translate: got {recipe.translate}, wanted less than the images' {size} pixels")
-    return check_epochs(keep, recipe.epochs), alike.pop()
 
 
 def check_epochs(epochs: Iterable[int], last: int) -> tuple[int, ...]:
