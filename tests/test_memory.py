@@ -1,5 +1,6 @@
 """What programs will need of a device's memory, groups and parts that keep within a bound, and --dry-run."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -138,6 +139,13 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
         bounds.fitting(plan, dataset, 109)
 
 
+def test_the_largest_parts_are_of_each_stretch_the_most_families():
+    plan, _ = plan_of("full,rank1,lasso,matched")
+    few, many = (dataclasses.replace(plan, points=(0,), families=plan.families[:n]) for n in (1, 2))
+    late = dataclasses.replace(plan, points=(1,), families=plan.families[2:])
+    assert bounds.largest([few, many, late]) == [many, late] == bounds.largest([many, late, few])
+
+
 def test_what_a_plan_needs():
     plan, dataset = plan_of("full,rank1")
     closed, _ = plan_of("identity")
@@ -156,7 +164,7 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     parts = []
     monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 1000))
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1KB"])
-    assert [len(part.families) for part in parts] == [2, 1, 1]
+    assert [len(part.families) for part in parts] == [2, 1]  # the whole, and the larger half
     assert Path("whole", "results.csv").read_text() == Path("parts", "results.csv").read_text()
 
 
