@@ -130,7 +130,7 @@ class ZooSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of activations; parameters are always float32."""
     max_device_memory: Annotated[str | None, optional("BYTES", "what it takes")] = None
-    """On each device, as 16GB: networks train in groups, and stitches in parts, that need no more."""
+    """On each device, as 16GB, in training: networks train in groups, and stitches in parts, that need no more."""
 
     def parse_seeds(self) -> tuple[int, ...]:
         """The seeds as integers."""
