@@ -21,6 +21,8 @@ class Device:
 
     id: int
     process_index: int
+    platform: str = "cpu"
+    device_kind: str = "cpu"
 
 
 def devices(*per_process):
