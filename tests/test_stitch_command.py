@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -258,6 +259,24 @@ def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_
         command(*part, out=tmp_path / "bit by bit")
     assert len(fake.asked) == len(set(fake.asked)) and set(fake.asked) == set(at_once)
     assert_alike(tmp_path / "bit by bit", tmp_path / "at once")
+
+
+def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, capsys):
+    """Two processes' shares, one after the other, where pairs lack different things; each finds more missing than is its own, which is an error."""
+    prepared, shares = tmp_path / "prepared", []
+    command("--families", "full", "--pairs", 1, out=prepared)
+    command(
+        "--families", "full", "--layers", "relu1", "--pairs", 3, out=prepared
+    )
+    for process in (0, 1):
+        fake.asked = []
+        shutil.copytree(prepared, tmp_path / str(process))
+        monkeypatch.setattr(experiments.sweeps.hosts, "own", lambda items, process=process: list(items)[process::2])
+        with pytest.raises(SystemExit, match="2"):
+            command("--families", "full,rank1", "--pairs", 4, out=tmp_path / str(process))
+        assert "stitches are done, but" in capsys.readouterr().err
+        shares.append({pair for pair, _, _ in fake.asked})
+    assert len(shares[0]) == len(shares[1]) == 2 and not shares[0] & shares[1]
 
 
 def test_an_interrupted_run_finishes_what_is_missing(fake, tmp_path, capsys):
