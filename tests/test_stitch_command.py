@@ -262,12 +262,13 @@ def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_
 
 
 def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, capsys):
-    """Two processes' shares, one after the other, where pairs lack different things; each finds more missing than is its own, which is an error."""
+    """Two processes' shares, one after the other, where pairs lack different things.
+
+    Each finds in the end that the other's are missing, which is an error.
+    """
     prepared, shares = tmp_path / "prepared", []
     command("--families", "full", "--pairs", 1, out=prepared)
-    command(
-        "--families", "full", "--layers", "relu1", "--pairs", 3, out=prepared
-    )
+    command("--families", "full", "--layers", "relu1", "--pairs", 3, out=prepared)
     for process in (0, 1):
         fake.asked = []
         shutil.copytree(prepared, tmp_path / str(process))
