@@ -89,8 +89,7 @@ def measure_zoo(settings: Settings, members: int, groups: int) -> dict[str, int]
     recipe = Recipe(epochs=2, batch_size=settings.batch_size)
     one = jax.eval_shape(partial(create_state, network, recipe, settings.images // settings.batch_size), 0)
     host = parallel.stack([zeros(one)] * members)
-    shared = parallel.stack([device_data(dataset, pad_batches(dataset.validation, 128))])
-    shared = jax.tree.map(lambda leaf: leaf[0], shared)
+    shared = jax.device_get(device_data(dataset, pad_batches(dataset.validation, 128)))
     epoch = partial(train_epoch, network, recipe)
 
     def run(program):
@@ -109,7 +108,7 @@ def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
     config = FitConfig(epochs=2, batch_size=settings.batch_size)
     whole = Plan(network, tuple(range(len(network.points))), parse_families(FAMILIES), config, execution)
     plans = divide(whole, parts, segment_flops(network, (32, 32, 3)), work_of(whole, dataset))
-    shared = jax.tree.map(lambda leaf: leaf[0], parallel.stack([device_data(dataset, None)]))
+    shared = jax.device_get(device_data(dataset, None))
     member = zeros(jax.eval_shape(network.init, jax.random.key(0)))
     most, used = 0, 0
     for plan in plans:

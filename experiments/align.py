@@ -51,9 +51,7 @@ class Settings(SharedSettings):
 def main(settings: Settings) -> Summary:
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     measures = parse_measures(settings.measures)
-    pairs = settings.part(draw_pairs(seeds, settings.pairs, settings.pair_seed), "pairs")
-    if settings.task is not None:
-        seeds = tuple(seed for seed in seeds if any(seed in pair for pair in pairs))
+    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed), seeds)
     if settings.examples < 4:
         raise InputError(f"examples: got {settings.examples}, wanted 4 or more")
     dataset = settings.load_dataset()

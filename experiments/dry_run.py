@@ -1,5 +1,6 @@
 """What --dry-run tells: what a command would do, what it would cost, and how long it would take here and elsewhere."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -68,8 +69,7 @@ def stitch_phase(
     to_do = len({pair for theirs in lacking.values() for pair in theirs})
     if not to_do:
         return Phase("pairs to stitch", 0, len(pairs), 0.0, None, 0)
-    parts = [plan] if limit is None else bounds.fitting(plan, dataset, limit)
-    needed = max((bounds.need(part, dataset) for part in bounds.largest(parts)), key=lambda need: need.of(1))
+    _, needed = bounds.fitted(plan, dataset, math.inf if limit is None else limit)
     return Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, needed, 1, divisible=True)
 
 

@@ -49,6 +49,13 @@ class SharedSettings(ZooSettings):
             )
         return list(items[number - 1 :: tasks])
 
+    def part_of_pairs(self, pairs: Sequence[tuple[int, int]], seeds: Sequence[int]) -> tuple[list, tuple[int, ...]]:
+        """The `part` of pairs of seeds, and the seeds that a task needs for it."""
+        pairs = self.part(pairs, "pairs")
+        if self.task is None:
+            return pairs, tuple(seeds)
+        return pairs, tuple(seed for seed in seeds if any(seed in pair for pair in pairs))
+
     def part_folder(self, folder: Path) -> Path:
         """The folder of this task, of what would be in `folder` otherwise."""
         task = self.parse_task()

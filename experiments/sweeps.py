@@ -117,9 +117,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     """
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     fit_config = settings.fit_config(config.recipe)
-    pairs = settings.part(draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed), "pairs")
-    if settings.task is not None:
-        seeds = tuple(seed for seed in seeds if any(seed in pair for pair in pairs))
+    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed), seeds)
     dataset = settings.load_dataset()
     execution = parallel.default_execution()
     network = config.network(dataset)

@@ -22,13 +22,7 @@ from symjax.parallel import Execution
 from symjax.stitching import Plan, bounds, parse_families
 from symjax.zoo import estimate, jobs, training
 
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 # --- numbers ---

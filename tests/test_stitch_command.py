@@ -28,12 +28,7 @@ from symjax.stitching.results import COLUMNS, KEY, flatten, load_stitch
 FAMILIES = ["--families", "full,matched,birkhoff", "--stitch-epochs", "2"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(autouse=True)

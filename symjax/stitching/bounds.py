@@ -52,9 +52,17 @@ def largest(parts: Sequence[Plan]) -> list[Plan]:
 
 
 def fitting(plan: Plan, dataset: Dataset, limit: float) -> list[Plan]:
+    """The plans of `fitted`."""
+    return fitted(plan, dataset, limit)[0]
+
+
+def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], Need]:
     """Plans that together are `plan`, none of which needs more than `limit` bytes of a device.
 
     It is cut into twice as many, until each fits.
+
+    Returns:
+      The plans, and the most that one of them needs.
 
     Raises:
       InputError: a single stitch needs more.
@@ -63,12 +71,12 @@ def fitting(plan: Plan, dataset: Dataset, limit: float) -> list[Plan]:
     count, most = 1, len(plan.points) * len(plan.families)
     while True:
         parts = divide(plan, count, flops, work)
-        needed = max(need(part, dataset).of(1) for part in largest(parts))
-        if needed <= limit:
-            return parts
+        needed = max((need(part, dataset) for part in largest(parts)), key=lambda one: one.of(1))
+        if needed.of(1) <= limit:
+            return parts, needed
         if count == most:
             raise InputError(
-                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed)} or more, which is what a "
-                "single stitch needs"
+                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed.of(1))} or more, which is "
+                "what a single stitch needs"
             )
         count = min(2 * count, most)
