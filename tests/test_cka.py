@@ -11,6 +11,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from symjax.errors import InputError
 from symjax.similarity import channel_normalized_cka, cka, cka_distance, hsic
+from symjax.similarity.linalg import gram
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,6 +56,23 @@ def rbf(x, bandwidth):
 def ratio(k, l, estimator):  # noqa: E741
     powers = hsic_by_definition(k, k, estimator) * hsic_by_definition(l, l, estimator)
     return hsic_by_definition(k, l, estimator) / np.sqrt(powers)
+
+
+# Gram matrices
+
+
+@pytest.mark.parametrize("n", [3, 511, 512, 513])
+def test_products_of_rows_are_symmetric_and_differentiable(n):
+    """On either side of the number from which they are computed by halves."""
+    x = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(n, n)).astype(np.float32)
+    with jax.enable_x64(True):
+        value, pulled = jax.vjp(gram, np.float64(x))
+        np.testing.assert_allclose(value, np.float64(x) @ np.float64(x).T, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            pulled(np.float64(weights))[0], (weights + weights.T) @ np.float64(x), rtol=1e-5, atol=1e-5
+        )
+    np.testing.assert_array_equal(gram(x), gram(x).T)
 
 
 # HSIC

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import scalar
-from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.channels import centred, root, unit, unit_channels
 from symjax.similarity.factored import Factored, Part
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product, power_of_features
 from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
+from symjax.similarity.linalg import gram
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 KERNELS = ("linear", "rbf")
@@ -206,12 +206,12 @@ def ratio(cross, x_power, y_power):
 
 
 def kernel_of(x, kernel, bandwidth):
-    gram = matmul(x, x.T)
+    products = gram(x)
     if kernel == "linear":
-        return gram
+        return products
     n = len(x)
-    squares = jnp.diagonal(gram)
-    apart = jnp.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+    squares = jnp.diagonal(products)
+    apart = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0)
     median = jnp.median(apart[jnp.triu_indices(n, 1)])
     return jnp.exp(-jnp.where(jnp.eye(n, dtype=bool), 0, apart) / (2 * bandwidth**2 * median))
 
