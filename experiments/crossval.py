@@ -53,9 +53,11 @@ def main(settings: Settings) -> Summary:
         return Summary(
             found.folder,
             found.title,
-            f"Chosen by validation, {settings.family} costs {chosen.penalty.mean():.1f} points on average over pairs "
-            f"and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. Single "
-            f"values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}.",
+            found.finding(
+                f"Chosen by validation, {settings.family} costs {chosen.penalty.mean():.1f} points on average over "
+                f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. "
+                f"Single values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}."
+            ),
             {
                 f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(together),
                 "how often each value was chosen": counts,

@@ -35,9 +35,11 @@ def main(settings: Settings) -> Summary:
         return Summary(
             found.folder,
             found.title,
-            "Over all layers the penalty is "
-            + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in mean.items())
-            + " percentage points.",
+            found.finding(
+                "Over all layers the penalty is "
+                + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in mean.items())
+                + " percentage points."
+            ),
             {f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(found.table)},
             tuple(figures),
         )

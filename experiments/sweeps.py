@@ -19,7 +19,7 @@ from symjax.models import Network
 from symjax.progress import progress_bar
 from symjax.stitching import FitConfig, Plan, Sweep, bounds, draw_pairs
 from symjax.stitching.families import Family
-from symjax.stitching.results import Results
+from symjax.stitching.results import Results, trouble
 
 # Passes over the training images that suit a data set; of others, what is published.
 STITCH_EPOCHS = {"digits": 6}
@@ -94,6 +94,10 @@ class Swept(NamedTuple):
     def over_pairs(self) -> str:
         """What the numbers of a table are."""
         return f"mean ± deviation over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "one pair"
+
+    def finding(self, text: str) -> str:
+        """The text, with a warning behind it where training met numerical trouble."""
+        return " ".join(part for part in (text, trouble(self.curves)) if part)
 
     @property
     def title(self) -> str:

@@ -258,6 +258,42 @@ def test_a_misleading_warm_start_is_survived():
     np.testing.assert_allclose(projected, newton(matrix)[0], atol=2e-2)  # float32 has 1e-3 left between numbers of 1e4
 
 
+@pytest.mark.parametrize("method", ["sweeps", "newton"])
+def test_steps_that_crowd_the_support_do_not_end_in_a_cycle(method):
+    """Over-relaxed sweeps with one step to each threshold went round and round in the third of these projections.
+
+    From a permutation, steps of Adam with noise for a gradient: just under each threshold there are many entries.
+    """
+    n, step_size = 128, 0.01
+    key, noise_key = jax.random.split(jax.random.key(3))
+    matrix = jnp.eye(n)[jax.random.permutation(key, n)]
+    duals, momentum, squares = (jnp.zeros(n), jnp.zeros(n)), jnp.zeros((n, n)), jnp.zeros((n, n))
+    # The keys of a run of 600 steps, as it was met.
+    for t, step_key in enumerate(jax.random.split(noise_key, 600)[:4], start=1):
+        gradient = jax.random.normal(step_key, (n, n)) - 0.1 * matrix / jnp.linalg.norm(matrix)
+        momentum, squares = 0.9 * momentum + 0.1 * gradient, 0.999 * squares + 0.001 * gradient**2
+        step = momentum / (1 - 0.9**t) / (jnp.sqrt(squares / (1 - 0.999**t)) + 1e-8)
+        moved = matrix - step_size * step
+        matrix, info = projection_birkhoff(moved, method=method, init=duals, max_iters=200, full_output=True)
+        assert info.converged and info.iterations < 100
+        np.testing.assert_allclose(matrix, newton(moved)[0], atol=2e-6)
+        duals = info.duals
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sweeps_converge_from_anywhere(seed):
+    """Sizes, noise and duals to begin with of all sizes."""
+    rng = np.random.default_rng(seed)
+    for n in (2, 5, 33):
+        start = np.eye(n)[rng.permutation(n)] + 10.0 ** rng.uniform(-3, 0) * rng.normal(size=(n, n))
+        duals = [np.float32(10.0 ** rng.uniform(-3, 0.5) * rng.normal(size=n)) for _ in "uv"]
+        projected, info = projection_birkhoff(
+            np.float32(start), method="sweeps", init=duals, max_iters=20_000, full_output=True
+        )
+        assert info.residual < 1e-5
+        np.testing.assert_allclose(projected, newton(np.float32(start))[0], atol=2e-5)
+
+
 def test_options_do_not_retrace():
     traces = []
 

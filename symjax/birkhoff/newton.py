@@ -16,6 +16,7 @@ FIRST_SWEEPS = 48  # before the first Newton step, from nothing, beside which th
 SWEEPS = 16  # before the first from given duals, and after each: they mend rows and columns that a long step emptied
 RATE_WINDOW = 4  # sweeps over which a rate of convergence is measured
 MAX_RELAXATION = 1.9
+EXACT_STEPS = 8  # to a threshold, after which no more than rounding is left but for freaks
 LOST = 0.1  # residual after the first sweeps that calls for scaling down
 SCALE_STEP = 8  # between the stages of scaling
 COARSE_TOL = 1e-2  # residual at which a stage ends
@@ -86,27 +87,34 @@ def _solve_stage(state, tol, max_iters, first_sweeps, may_give_up):
 def _sweeps(state, tol, count):
     """Up to `count` sweeps: move each row's dual towards the threshold at which the row sums to one; then the columns'.
 
-    Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence:
-    fewer sweeps where they are slow.
+    Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence: fewer sweeps
+    where they are slow. Neither one step to a threshold nor over-relaxation lowers the dual objective for sure. So
+    where the residual has not fallen, thresholds are exact from then on, and over-relaxation is held back, more each
+    time: block coordinate descent in the end, which converges from anywhere.
     """
 
     def unfinished(carry):
-        *_, done, _, _, residual = carry
+        *_, done, _, _, _, residual = carry
         return (residual > tol) & (done < count)
 
     def sweep(carry):
-        shifted, u, v, done, relaxation, marked, _ = carry
-        du, rows = _threshold_step(shifted, 1, relaxation)
+        shifted, u, v, done, relaxation, troubles, marked, _ = carry
+        steps = jnp.where(troubles > 0, EXACT_STEPS, 1)
+        du, rows = _threshold(shifted, 1, relaxation, steps)
         shifted = shifted - du[:, None]
-        dv, columns = _threshold_step(shifted, 0, relaxation)
+        dv, columns = _threshold(shifted, 0, relaxation, steps)
         shifted = shifted - dv[None, :]
         residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())  # as seen half a sweep ago
         due = (done + 1) % RATE_WINDOW == 0
-        relaxation = jnp.where(due, _better_relaxation(relaxation, residual / marked), relaxation)
-        return shifted, u + du, v + dv, done + 1, relaxation, jnp.where(due, residual, marked), residual
+        troubles += (due & (residual >= marked)).astype(troubles.dtype)
+        most = 1 + (MAX_RELAXATION - 1) * 0.5 ** troubles.astype(residual.dtype)
+        better = jnp.minimum(_better_relaxation(relaxation, residual / marked), most)
+        relaxation = jnp.where(due, better, relaxation)
+        return shifted, u + du, v + dv, done + 1, relaxation, troubles, jnp.where(due, residual, marked), residual
 
-    begin = (state.shifted, state.u, state.v, jnp.zeros_like(count), jnp.ones_like(tol), jnp.full_like(tol, jnp.inf))
-    shifted, u, v, done, *_ = lax.while_loop(unfinished, sweep, (*begin, state.residual))
+    none, one = jnp.zeros_like(count), jnp.ones_like(tol)
+    begin = (state.shifted, state.u, state.v, none, one, none, jnp.full_like(tol, jnp.inf), state.residual)
+    shifted, u, v, done, *_ = lax.while_loop(unfinished, sweep, begin)
     return measure(shifted, u, v, state.iterations + done)
 
 
@@ -119,17 +127,25 @@ def _better_relaxation(relaxation, decrease):
     return jnp.where(rate > relaxation - 1, jnp.clip(best, relaxation, MAX_RELAXATION), relaxation)
 
 
-def _threshold_step(shifted, axis, relaxation):
-    """One Newton step towards the t with sum max(w - t, 0) = 1 along `axis`, and the sum, less one, at t = 0.
+def _threshold(shifted, axis, relaxation, steps):
+    """So many Newton steps towards the t with sum max(w - t, 0) = 1 along `axis`, and the sum, less one, at t = 0.
 
-    The root lies between max w - 1 and max w - 1/n, and the step is kept between them. One step is enough: the next
-    sweep takes up the rest, and the support seldom changes after a few.
+    The root lies between max w - 1 and max w - 1/n, and steps are kept between them. The sum is convex in t: the first
+    step may pass the root, from where on steps come closer. One is enough as a rule: the next sweep takes up the rest,
+    and the support seldom changes after a few.
     """
-    excess = total(jnp.maximum(shifted, 0), axis) - 1
-    support = total((shifted > 0).astype(shifted.dtype), axis)
-    largest = shifted.max(axis)
-    step = jnp.clip(relaxation * excess / jnp.maximum(support, 1), largest - 1, largest - 1 / shifted.shape[axis])
-    return jnp.where(support > 0, step, largest - 1), excess
+    largest, count = shifted.max(axis), shifted.shape[axis]
+
+    def step(t):
+        left = shifted - jnp.expand_dims(t, axis)
+        excess = total(jnp.maximum(left, 0), axis) - 1
+        support = total((left > 0).astype(shifted.dtype), axis)
+        nearer = jnp.clip(t + excess / jnp.maximum(support, 1), largest - 1, largest - 1 / count)
+        return jnp.where(support > 0, nearer, largest - 1), excess
+
+    first, excess = step(jnp.zeros_like(largest))
+    found = lax.fori_loop(1, steps, lambda _, t: step(t)[0], first)
+    return jnp.clip(relaxation * found, largest - 1, largest - 1 / count), excess
 
 
 def _newton_step(state, tol):

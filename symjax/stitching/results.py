@@ -50,6 +50,26 @@ def pair_name(pair: tuple[int, int]) -> str:
     return f"{pair[0]}-{pair[1]}"
 
 
+MISSED = 1e-3  # a residual from which on a projection counts as failed; those of good ones are under 1e-4
+
+
+def trouble(curves: pd.DataFrame) -> str:
+    """A sentence on what went wrong numerically in training, by rows of curves.csv; empty if nothing did."""
+    told = []
+    for what, wrong in (
+        ("the loss was not finite", ~np.isfinite(curves.loss)),
+        (f"the projection missed its constraint by more than {MISSED:g}", ~(curves.residual <= MISSED)),
+    ):
+        rows = curves[wrong & curves.epoch.notna()]
+        if len(rows):
+            count = len(rows[["pair", "layer", "family", "learning_rate"]].drop_duplicates())
+            where = ", ".join(
+                f"{family} at {layer}" for layer, family in dict.fromkeys(zip(rows.layer, rows.family, strict=True))
+            )
+            told.append(f"of {count} stitches {what} ({where})")
+    return f"Beware: {'; '.join(told)}; see curves.csv." if told else ""
+
+
 class Results:
     """What a stitch folder holds."""
 
