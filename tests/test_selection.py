@@ -6,6 +6,7 @@ import pytest
 
 from symjax.errors import InputError
 from symjax.stitching import parse_families
+from symjax.stitching.results import trouble
 from symjax.stitching.selection import GRIDS, choose
 
 
@@ -57,3 +58,23 @@ def test_incomplete_tables_are_refused():
 def test_grids_are_of_their_family(family):
     made = parse_families(",".join(f"{family}:{value}" for value in GRIDS[family]))
     assert [f.hyperparameter for f in made] == [float(value) for value in GRIDS[family]]
+
+
+def test_what_went_wrong_in_training_is_said():
+    curves = pd.DataFrame(
+        {
+            "pair": ["0-1", "0-1", "1-0", "1-0"],
+            "layer": "relu4",
+            "family": "birkhoff",
+            "learning_rate": 0.01,
+            "epoch": [1, 2, 1, 2],
+            "loss": 1.0,
+            "residual": [1e-7, 0.0, 3e-7, 2e-5],
+        }
+    )
+    assert trouble(curves) == "" and trouble(pd.DataFrame()) == "" and trouble(curves.drop(columns="residual")) == ""
+    missed = trouble(curves.assign(residual=[30.0, 120.0, 0.0, 0.0]))
+    assert (
+        "of 1 stitches the projection missed" in missed and "(birkhoff at relu4)" in missed and "curves.csv" in missed
+    )
+    assert "of 2 stitches the loss was not finite" in trouble(curves.assign(loss=[1.0, np.nan, np.inf, 1.0]))

@@ -55,18 +55,15 @@ MISSED = 1e-3  # a residual from which on a projection counts as failed; those o
 
 def trouble(curves: pd.DataFrame) -> str:
     """A sentence on what went wrong numerically in training, by rows of curves.csv; empty if nothing did."""
-    told = []
+    told, key = [], ["pair", "layer", "family", "learning_rate"]
+    curves = curves.reindex(columns=[*key, "loss", "residual"])  # no families that train: no columns
     for what, wrong in (
-        ("the loss was not finite", ~np.isfinite(curves.loss)),
-        (f"the projection missed its constraint by more than {MISSED:g}", ~(curves.residual <= MISSED)),
+        ("the loss was not finite", ~np.isfinite(curves.loss.astype(float))),
+        (f"the projection missed its constraint by more than {MISSED:g}", curves.residual > MISSED),
     ):
-        rows = curves[wrong & curves.epoch.notna()]
-        if len(rows):
-            count = len(rows[["pair", "layer", "family", "learning_rate"]].drop_duplicates())
-            where = ", ".join(
-                f"{family} at {layer}" for layer, family in dict.fromkeys(zip(rows.layer, rows.family, strict=True))
-            )
-            told.append(f"of {count} stitches {what} ({where})")
+        if len(rows := curves[wrong]):
+            where = dict.fromkeys(f"{row.family} at {row.layer}" for row in rows.itertuples())
+            told.append(f"of {len(rows[key].drop_duplicates())} stitches {what} ({', '.join(where)})")
     return f"Beware: {'; '.join(told)}; see curves.csv." if told else ""
 
 
