@@ -35,16 +35,16 @@ def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[i
 
 
 def _take(theirs: StoredMember, ours: StoredMember, like) -> None:
-    epoch = theirs.epoch()
+    epoch, done = theirs.epoch(), ours.epoch()
+    if epoch and epoch >= done:
+        state, metrics = theirs.restore(like), theirs.metrics(epoch)  # an error where it is damaged
+        if epoch == done:
+            leaves = (dict(enumerate(jax.tree.leaves(one))) for one in (state, ours.restore(like)))
+            if not _same_arrays(*leaves) or not metrics.equals(ours.metrics(epoch)):
+                raise _different(theirs.folder, ours.folder)
     for kept in theirs.kept():
         _copy(theirs.kept_path(kept), ours.kept_path(kept))
-    if not epoch or epoch < ours.epoch():
-        return
-    state, metrics = theirs.restore(like), theirs.metrics(epoch)  # an error where it is damaged
-    if epoch == ours.epoch():
-        leaves = (dict(enumerate(jax.tree.leaves(one))) for one in (state, ours.restore(like)))
-        if not _same_arrays(*leaves) or not metrics.equals(ours.metrics(epoch)):
-            raise _different(theirs.folder, ours.folder)
+    if epoch <= done:
         return
     ours.folder.mkdir(exist_ok=True)
     runs.write_csv(ours.folder / "metrics.csv", metrics)
