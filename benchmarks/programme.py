@@ -63,7 +63,7 @@ def zoo_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     flops = settings.epochs * estimate.epoch_flops(config, dataset)
     need = None
     if settings.memory:
-        need = jobs.need(config, config.network(dataset, method=ACCELERATOR.conv), dataset, ACCELERATOR)
+        need = jobs.need(config, dataset, ACCELERATOR)
     return row(settings, f"{model}: {settings.members} members", settings.members, flops, need, "member")
 
 

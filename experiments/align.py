@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
+from experiments import dry_run
 from experiments.features import add_rows, parse_measures
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
@@ -60,19 +61,34 @@ def main(settings: Settings) -> Summary:
     document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
     document["test_size"] = settings.test_size
     out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
-    trained = settings.train_zoo(config, dataset, settings.zoo or zoo_folder(config), seeds=seeds)
+    zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
+
+    def phases() -> list[dry_run.Phase]:
+        missing = lacking(out.path, measures, pairs)
+        needed, to_do = needed_seeds(missing), sum(map(len, missing.values()))
+        looked = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
+        looked |= {"images": min(settings.examples, len(dataset.test)), "pool": False, "limit": limit}
+        return [
+            dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
+            dry_run.layers_phase("members to look at", config, dataset, layers, **looked),
+            dry_run.Phase("pairs to compare", to_do, len(measures) * len(pairs) - to_do),
+        ]
+
+    dry_run.stop(settings, config, dataset, out.path, phases)
+    trained = settings.train_zoo(config, dataset, zoo_path, seeds=seeds)
     with out.open() as folder:
         missing = hosts.agreed("missing rows", lambda: lacking(folder, measures, pairs))
         missing = {measure: hosts.own(theirs) for measure, theirs in missing.items()}
         images = dataset.test.images[: settings.examples]
-        if needed := {seed for theirs in missing.values() for pair in theirs for seed in pair}:
-            compared = only(trained, sorted(needed))
-            found = representations(compared, images, dataset.mean, dataset.std, layers=",".join(layers))
+        if needed := needed_seeds(missing):
+            compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
+            found = representations(compared, images, dataset.mean, dataset.std, **options)
             total = sum(len(theirs) for theirs in missing.values())
             with progress_bar(desc="align", total=total, unit="pair") as bar:
                 for measure, group in steps(missing):
                     bar.set_postfix_str(measure)
                     rows = compare(found, measure, group, compared.seeds)
+                    (folder / "parts").mkdir(exist_ok=True)
                     add_rows(part(folder, measure), rows, COLUMNS)
                     assemble(folder)
                     bar.update(len(group))
@@ -82,7 +98,7 @@ def main(settings: Settings) -> Summary:
         table = pd.concat([chosen(parts[measure], pairs) for measure in measures], ignore_index=True)
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
-        accuracy = clean_accuracy(folder, trained, dataset).mean()
+        accuracy = clean_accuracy(folder, trained, dataset, limit).mean()
         over = f"mean ± deviation over {len(pairs)} pairs" if len(pairs) > 1 else "one pair"
         return Summary(
             folder,
@@ -100,6 +116,11 @@ def steps(missing: dict[str, list[tuple[int, int]]]) -> Iterator[tuple[str, list
             yield from ((measure, [pair]) for pair in pairs)
         elif pairs:
             yield measure, pairs
+
+
+def needed_seeds(missing: dict[str, list[tuple[int, int]]]) -> list[int]:
+    """Of the members that are in one of these pairs."""
+    return sorted({seed for theirs in missing.values() for pair in theirs for seed in pair})
 
 
 def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
@@ -166,7 +187,6 @@ def part(folder: Path, measure: str) -> Path:
 
 def read_parts(folder: Path) -> dict[str, pd.DataFrame]:
     """The rows that are there, by measure, pair by pair."""
-    (folder / "parts").mkdir(exist_ok=True)
     files = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
     if not files:
         return {}

@@ -21,7 +21,7 @@ Settings = HistorySettings
 
 
 def main(settings: Settings) -> Summary:
-    history = settings.begin("classes")
+    history = settings.begin("classes", COLUMNS, [MEASURE])
     layers, network = history.layers, history.zoo.network
     images, labels = settings.chosen(history.dataset)
     names = list(history.dataset.class_names)
@@ -30,7 +30,7 @@ def main(settings: Settings) -> Summary:
         def compute(then, _, __, epochs):
             return dynamics.class_correlations(then, labels, names, epochs)
 
-        table = history.follow(folder / "results.csv", COLUMNS, [MEASURE], compute)
+        table = history.follow(folder, compute)
         table = table.assign(**{"class": table["class"].astype(str)})  # names such as 0, 1, 2 come back as numbers
         channels = {point.name: point.channels for point in network.points}
         chance = {layer: dynamics.chance_correlation(channels[layer], len(images)) for layer in layers}

@@ -1,76 +1,155 @@
-"""What --dry-run tells: what a command would do, what it would cost, and how long it would take here and elsewhere."""
+"""What --dry-run tells: what a command would do, what it would cost, and how long it would take here and elsewhere.
 
-import math
-from collections.abc import Sequence
+A command says what it does as phases, each a column of one table. What several of them do, training a zoo and looking
+at its members' layers, is here; what is a command's own is with the command.
+"""
+
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import pandas as pd
 
-from symjax import parallel, runs, zoo
+from experiments.settings import Told, ZooSettings
+from symjax import parallel, representations, runs, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops
 from symjax.memory import Need, spell_bytes
-from symjax.stitching import Plan, bounds
-from symjax.stitching.division import cost, work_of
-from symjax.stitching.results import Results
-from symjax.zoo import ZooConfig, estimate, jobs
+from symjax.zoo import Group, ZooConfig, estimate, jobs
 
 DEVICES = (1, 8, 64)
+ROWS = (
+    "to do",
+    "there already",
+    "operations",
+    "device memory",
+    "of which fixed",
+    "at once on a device",
+    "representations",
+)
 
 
 class Phase(NamedTuple):
     """A part of a command.
 
     Attributes:
-      name: what it is.
-      to_do, there: how many members, or pairs, it has to work on, and how many more are done.
-      flops: floating-point operations of those that are to do.
-      need: of device memory.
+      name: what it works on.
+      to_do, there: how many of them, and how many more are done.
+      flops: floating-point operations of those that are to do; None where they are not counted.
+      need: of device memory; None where it is not known.
       at_once: members that are on one device at a time, at most.
       divisible: whether devices share one where there are more of them.
+      at_most: whether it may be less, which is not known beforehand.
+      stored: bytes of representations that lie in the host's memory at a time.
     """
 
     name: str
     to_do: int
     there: int
-    flops: float
-    need: Need | None
-    at_once: int
+    flops: float | None = None
+    need: Need | None = None
+    at_once: int = 0
     divisible: bool = False
+    at_most: bool = False
+    stored: int = 0
 
 
-def zoo_phase(config: ZooConfig, dataset: Dataset, seeds: Sequence[int], folder: Path, limit: float | None) -> Phase:
-    """Training what a zoo lacks; an InputError where the real command would raise one."""
-    execution = parallel.default_execution()
-    network = zoo.check(config, dataset, execution)
-    runs.check_folder(folder, "zoo", config.document(dataset))
-    left = estimate.epochs_to_go(folder, seeds, config.recipe.epochs)
-    flops = sum(left.values()) * estimate.epoch_flops(config, dataset)
-    if not left:
-        return Phase("members to train", 0, len(seeds), 0.0, None, 0)
-    needed = jobs.need(config, network, dataset, execution, config.labels != "true")
-    at_once = -(-len(left) // jax.local_device_count())
-    at_once = at_once if limit is None else min(at_once, needed.fitting(limit))
-    return Phase("members to train", len(left), len(seeds) - len(left), flops, needed, at_once)
+def stop(
+    settings: ZooSettings, config: ZooConfig, dataset: Dataset, folder: Path, phases: Callable[[], Sequence[Phase]]
+) -> None:
+    """Ends a dry run, which tells of its phases; a command that is to run goes on.
+
+    To be called where all flags have been checked and nothing has been written.
+
+    Args:
+      settings: of the command.
+      config: of a zoo that is rehearsed.
+      dataset: its images.
+      folder: of the results.
+      phases: makes them; an InputError where the command itself would raise one.
+    """
+    if settings.dry_run:
+        raise Told(tell(f"{settings.model} on {dataset.name}, for {folder}", config, dataset, phases()))
 
 
-def stitch_phase(
-    config: ZooConfig, dataset: Dataset, plan: Plan, pairs: Sequence[tuple[int, int]], folder: Path, limit: float | None
+# --- phases that commands share ---
+
+
+def zoo_phase(
+    config: ZooConfig,
+    dataset: Dataset,
+    seeds: Sequence[int],
+    folder: Path,
+    limit: float | None,
+    *,
+    keep: Collection[int] = (),
+    name: str = "members to train",
 ) -> Phase:
-    """Stitching what a run folder lacks."""
-    lacking = {plan: list(pairs)}
-    if (folder / runs.CONFIG).exists():
-        lacking = Results(folder).missing(pairs, plan)
-    # Counted on plain convolutions, as the zoo's are.
-    plain = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
-    flops = sum(len(theirs) * cost(part, plain, work_of(part, dataset)) for part, theirs in lacking.items())
-    to_do = len({pair for theirs in lacking.values() for pair in theirs})
+    """Training what a zoo lacks; an InputError where the real command would raise one."""
+    return zoo_phases({name: Group(config, seeds, folder)}, dataset, limit, keep)[0]
+
+
+def zoo_phases(
+    groups: dict[str, Group], dataset: Dataset, limit: float | None, keep: Collection[int] = ()
+) -> list[Phase]:
+    """Zoos that train side by side in one program, see `zoo.train_together`; by what their phases are called."""
+    execution = parallel.default_execution()
+    left = []
+    for config, seeds, folder in groups.values():
+        zoo.check(config, dataset, execution)
+        runs.check_folder(folder, "zoo", config.document(dataset))
+        left.append(estimate.epochs_to_go(folder, seeds, config.recipe.epochs, keep))
+    needed, together = None, 0
+    if any(left):
+        own_labels = any(group.config.labels != "true" for group in groups.values())
+        needed = jobs.need(config, dataset, execution, own_labels)
+        together = on_a_device(sum(map(len, left)), needed, limit)
+    phases = []
+    for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):
+        flops = sum(estimate.training_flops(config, dataset, epochs) for epochs in lacking.values())
+        there = len(seeds) - len(lacking)
+        phases.append(Phase(name, len(lacking), there, flops, needed if lacking else None, together))
+    return phases
+
+
+def layers_phase(
+    name: str,
+    config: ZooConfig,
+    dataset: Dataset,
+    layers: Sequence[str],
+    *,
+    to_do: int,
+    there: int,
+    together: int,
+    images: int,
+    pool: bool,
+    limit: float | None,
+) -> Phase:
+    """Passes of `images` through `to_do` networks, `together` at a time, as far as the last of these layers."""
+    network, image = config.network(dataset), dataset.test.images.shape[1:]
+    points = network.parse_points(",".join(layers))
     if not to_do:
-        return Phase("pairs to stitch", 0, len(pairs), 0.0, None, 0)
-    _, needed = bounds.fitted(plan, dataset, math.inf if limit is None else limit)
-    return Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, needed, 1, divisible=True)
+        return Phase(name, 0, there, 0.0)
+    needed = representations.need(network, image, points, pool=pool, batch_size=min(images, representations.BATCH))
+    flops = to_do * images * forward_flops(config, dataset, max(points))
+    stored = together * images * representations.bytes_per_image(network, image, points, pool=pool)
+    return Phase(name, to_do, there, flops, needed, on_a_device(together, needed, limit), stored=stored)
+
+
+def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None) -> float:
+    """Floating-point operations of one image as far as a stitch point, by default to the logits."""
+    flops = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
+    return sum(flops if point is None else flops[: point + 1])
+
+
+def on_a_device(count: int, need: Need, limit: float | None, what: str = "member") -> int:
+    """How many of `count` are on one device at a time, spread over all devices within the limit."""
+    most = -(-count // jax.local_device_count())
+    return most if limit is None else min(most, need.fitting(limit, what))
+
+
+# --- the table ---
 
 
 def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase]) -> str:
@@ -80,37 +159,55 @@ def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase
     lines = [title, ""]
     if not busy:
         return "\n".join([*lines, "All is there; the command would only draw and print it."])
-    members = len(devices) * min(8, max(phase.at_once for phase in busy))
-    rate = estimate.rehearse(config, dataset, parallel.default_execution(), devices, members)
+    rate, members = 0.0, len(devices) * min(8, max(1, *(phase.at_once for phase in busy)))
+    if counted := any(phase.flops for phase in busy):
+        rate = estimate.rehearse(config, dataset, parallel.default_execution(), devices, members)
     columns = {phase.name: _column(phase, len(devices), rate) for phase in phases}
-    total = sum(_seconds(phase, len(devices), rate) for phase in phases)
+    rows = {row: None for column in columns.values() for row in column}  # in the order of `ROWS`, then times
+    rows = [*(row for row in ROWS if row in rows), *(row for row in rows if row not in ROWS)]
+    total = sum(_seconds(phase, len(devices), rate) for phase in busy)
+    kind = "At most" if any(phase.at_most for phase in busy) else "In all about"
+    uncounted = [phase.name for phase in busy if phase.flops is None]
+    besides = ", ".join(
+        [*(f"{name} (not counted)" for name in uncounted), "compiling, test accuracy, reading and drawing"]
+    )
+    time = (
+        f"{kind} {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), each of which "
+        f"trained {config.model} at {rate / 1e9:.3g} GFLOP/s just now."
+        if counted
+        else "No operations are counted of what is to do."
+    )
     return "\n".join(
         [
             *lines,
-            pd.DataFrame(columns, index=max(columns.values(), key=len)).fillna("").to_string(),
+            pd.DataFrame(columns, index=rows).fillna("").to_string(),
             "",
-            f"In all about {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), "
-            f"each of which trained {config.model} at {rate / 1e9:.3g} GFLOP/s just now.",
-            "Compiling, reading and drawing come on top; other numbers of devices are like the ones here.",
+            time,
+            f"On top come {besides}; other numbers of devices are like the ones here.",
         ]
     )
 
 
 def _column(phase: Phase, here: int, rate: float) -> dict[str, str]:
     column = {"to do": str(phase.to_do), "there already": str(phase.there)}
+    bound = "at most " if phase.at_most else ""
+    if not phase.to_do:
+        return column
+    column["operations"] = "not counted" if phase.flops is None else f"{bound}{phase.flops:.2e}"
     if phase.need is not None:
-        column["operations"] = f"{phase.flops:.2e}"
         column["device memory"] = spell_bytes(phase.need.of(phase.at_once))
         column["of which fixed"] = spell_bytes(phase.need.fixed)
         column["at once on a device"] = str(phase.at_once)
-    for count in dict.fromkeys((here, *DEVICES)):
+    if phase.stored:
+        column["representations"] = spell_bytes(phase.stored)
+    for count in dict.fromkeys((here, *DEVICES) if phase.flops is not None else ()):
         told = "devices here" if count == here else "device" if count == 1 else "devices"
-        column[f"time on {count} {told}"] = spell_seconds(_seconds(phase, count, rate))
+        column[f"time on {count} {told}"] = bound + spell_seconds(_seconds(phase, count, rate))
     return column
 
 
 def _seconds(phase: Phase, devices: int, rate: float) -> float:
-    if not phase.to_do:
+    if not phase.to_do or phase.flops is None:
         return 0.0
     each = phase.flops / phase.to_do
     if phase.divisible and phase.to_do < devices:

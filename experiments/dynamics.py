@@ -27,9 +27,9 @@ class Settings(HistorySettings):
 
 def main(settings: Settings) -> Summary:
     measures = parse_measures(settings.measures, "similarity")
-    history = settings.begin("dynamics")
+    history = settings.begin("dynamics", COLUMNS, measures)
     with history.out.open() as folder:
-        table = history.follow(folder / "results.csv", COLUMNS, measures, dynamics.similarity_to_end)
+        table = history.follow(folder, dynamics.similarity_to_end)
         crossed = plots.layers_by_layers(table, folder / "layers") is not None
         plots.layers_by_time(table, folder / "time")
         same = table[table.layer == table.end_layer]

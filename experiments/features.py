@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from experiments.dry_run import Phase, layers_phase
 from experiments.settings import ZooSettings
 from symjax import runs
 from symjax.data import Dataset
@@ -47,7 +48,13 @@ class FeatureSettings(ZooSettings):
         """From each layer to (members, n, c), or with maps="pixels" to (members, n, h, w, c)."""
         images, _ = self.chosen(dataset)
         pool = self.maps == "pool"
-        return features_of(network, members, images, dataset.mean, dataset.std, layers=",".join(layers), pool=pool)
+        options = {"layers": ",".join(layers), "pool": pool, "max_device_memory": self.memory_limit}
+        return features_of(network, members, images, dataset.mean, dataset.std, **options)
+
+    def layers_phase(self, name: str, dataset: Dataset, layers: list[str], **counts: int) -> Phase:
+        """What a dry run tells of `features`; `counts` are those of `dry_run.layers_phase`."""
+        options = {"images": len(self.chosen(dataset)[0]), "pool": self.maps == "pool", "limit": self.memory_limit}
+        return layers_phase(name, self.zoo_config(), dataset, layers, **counts, **options)
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:

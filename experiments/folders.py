@@ -69,12 +69,15 @@ def run_folder(
     return RunFolder(kind, path, document)
 
 
-def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset) -> np.ndarray:
-    """Test accuracy of each member, in percent: what accuracy.csv has, or else computed and kept there."""
+def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
+    """Test accuracy of each member, in percent: what accuracy.csv has, or else computed and kept there.
+
+    `limit` is in bytes of a device, as of `zoo.evaluate`.
+    """
     path = folder / "accuracy.csv"
     kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
     if not set(members.seeds) <= set(kept.seed):
-        found = percent(zoo.test_accuracy(members, dataset), len(dataset.test))
+        found = percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), len(dataset.test))
         new = pd.DataFrame({"seed": members.seeds, "accuracy": found})
         kept = pd.concat([kept[~kept.seed.isin(members.seeds)], new]) if len(kept) else new
         runs.write_csv(path, kept.sort_values("seed"))

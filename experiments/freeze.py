@@ -15,6 +15,7 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 
+from experiments import dry_run
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
@@ -24,6 +25,7 @@ from symjax.flops import step_flops, training_flops
 from symjax.progress import progress_bar
 from symjax.similarity import MEASURES, pairwise
 from symjax.summary import Summary
+from symjax.zoo import estimate
 
 COLUMNS = ("schedule", "seed", "accuracy", "flops")
 SIMILARITIES = ("seed", "epoch", "layer", "value")
@@ -83,6 +85,9 @@ def main(settings: Settings) -> Summary:
     out = run_folder("freeze", zoo_folder(config).name, document, dataset, settings.out)
     normal = settings.zoo or zoo_folder(config)
     keep = range(epochs + 1) if "similarity" in names else ()
+    dry_run.stop(
+        settings, config, dataset, out.path, lambda: phases(settings, dataset, layers, out.path, normal, keep, fixed)
+    )
     zoos = {"normal": settings.train_zoo(config, dataset, normal, keep=keep)}
     with out.open() as folder:
         schedules = {"normal": ()} | {
@@ -95,11 +100,8 @@ def main(settings: Settings) -> Summary:
                 zoos[name] = zoos["normal"]
                 continue
             frozen = dataclasses.replace(config, freeze=schedules[name])
-            own = Path(os.path.abspath(normal))  # with a name, which "." has not
-            zoos[name] = settings.train_zoo(
-                frozen, dataset, own.with_name(f"{own.name}-freeze-{spelt(frozen.freeze, '-')}")
-            )
-        table = evaluate(folder / "results.csv", zoos, schedules, dataset)
+            zoos[name] = settings.train_zoo(frozen, dataset, beside(normal, frozen.freeze))
+        table = evaluate(folder / "results.csv", zoos, schedules, dataset, settings.memory_limit)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
         begins = pd.DataFrame({name: dict(zip(layers, schedules[name], strict=False)) for name in names}, index=layers)
@@ -111,6 +113,44 @@ def main(settings: Settings) -> Summary:
         }
         title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
         return Summary(folder, title, finding(table), tables, ("freezing",))
+
+
+def phases(
+    settings: Settings, dataset, layers: list[str], folder: Path, normal: Path, keep, fixed: dict[str, tuple[int, ...]]
+) -> list[dry_run.Phase]:
+    """What a dry run tells: normal training, then each schedule's; `fixed` are those that flags say."""
+    config, seeds, limit = settings.zoo_config(), settings.parse_seeds(), settings.memory_limit
+    found = [dry_run.zoo_phase(config, dataset, seeds, normal, limit, keep=keep, name="normal training")]
+
+    def frozen(name: str, freeze: tuple[int, ...]) -> dry_run.Phase:
+        theirs = dataclasses.replace(config, freeze=freeze)
+        return dry_run.zoo_phase(theirs, dataset, seeds, beside(normal, freeze), limit, name=name)
+
+    every = {name: freeze for name, freeze in fixed.items() if freeze}
+    if len(keep):
+        moments = len(keep) * len(missing := not_looked_at(folder, seeds))
+        counts = {"to_do": moments, "there": len(keep) * len(seeds) - moments, "together": len(keep) if moments else 0}
+        found += [
+            settings.layers_phase("moments to look at", dataset, layers, **counts),
+            dry_run.Phase(
+                "moments to compare", (len(keep) - 1) * len(missing), (len(keep) - 1) * (len(seeds) - len(missing))
+            ),
+        ]
+        if missing:
+            # Which schedule it will be is not known before, but none costs more than normal training.
+            flops = len(seeds) * estimate.training_flops(config, dataset, range(config.recipe.epochs))
+            found.append(dry_run.Phase("similarity", len(seeds), 0, flops, at_most=True))
+        elif freeze := schedule_of_similarity(folder, settings, seeds, layers):
+            every["similarity"] = freeze
+    # Two names may stand for one schedule, which is trained once.
+    once = {freeze: name for name, freeze in reversed(every.items())}
+    return found + [frozen(name, freeze) for name, freeze in every.items() if once[freeze] == name]
+
+
+def beside(normal: Path, freeze: tuple[int, ...]) -> Path:
+    """The folder of the zoo of a schedule."""
+    own = Path(os.path.abspath(normal))  # with a name, which "." has not
+    return own.with_name(f"{own.name}-freeze-{spelt(freeze, '-')}")
 
 
 def given(settings: Settings, name: str, layers: int) -> tuple[int, ...]:
@@ -127,17 +167,26 @@ def saturated(folder: Path, settings: Settings, trained, zoo_path: Path, dataset
     """The schedule of similarity, read off the normal training of these networks, whichever were looked at before."""
     path = folder / "similarity.csv"
     epochs = list(range(trained.config.recipe.epochs + 1))
-    there = set(read_rows(path, SIMILARITIES).seed)
-    missing = [seed for seed in trained.seeds if seed not in there]
-    for seed in progress_bar(iterable=missing, desc="similarity", unit="network"):
+    for seed in progress_bar(iterable=not_looked_at(folder, trained.seeds), desc="similarity", unit="network"):
         found = settings.features(*zoo.load_history(zoo_path, seed, epochs), dataset, layers)
         pairs = list(itertools.pairwise(epochs))
         result = pairwise(found, settings.measure, pairs=pairs, layers="same", models=epochs)
         rows = [(seed, b, layer, result.values[k, a, k, b]) for k, layer in enumerate(layers) for a, b in pairs]
         add_rows(path, pd.DataFrame(rows, columns=list(SIMILARITIES)), SIMILARITIES)
-    rows = read_rows(path, SIMILARITIES)
-    mean = rows[rows.seed.isin(trained.seeds)].groupby(["epoch", "layer"]).value.mean().unstack()[layers]
-    return freezing.saturation_schedule(epochs, mean.to_numpy(), settings.threshold)
+    return schedule_of_similarity(folder, settings, trained.seeds, layers)
+
+
+def not_looked_at(folder: Path, seeds) -> list[int]:
+    """Those of the networks whose similarities are not there."""
+    there = set(read_rows(folder / "similarity.csv", SIMILARITIES).seed)
+    return [seed for seed in seeds if seed not in there]
+
+
+def schedule_of_similarity(folder: Path, settings: Settings, seeds, layers: list[str]) -> tuple[int, ...]:
+    """The schedule that the similarities of these networks say."""
+    rows = read_rows(folder / "similarity.csv", SIMILARITIES)
+    mean = rows[rows.seed.isin(seeds)].groupby(["epoch", "layer"]).value.mean().unstack()[layers]
+    return freezing.saturation_schedule([0, *mean.index], mean.to_numpy(), settings.threshold)
 
 
 def spelt(freeze: tuple[int, ...], between: str = "/") -> str:
@@ -153,7 +202,7 @@ def write_schedules(path: Path, schedules: dict[str, tuple[int, ...]], seeds: tu
     runs.write_csv(path, table.drop_duplicates(["name", "seeds"], keep="last"))
 
 
-def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
+def evaluate(path: Path, zoos, schedules, dataset, limit: float | None) -> pd.DataFrame:
     """Rows of schedule (its name), seed, accuracy (percent), flops.
 
     In `path` rows have the schedule itself, such as 2/4/6/8; those that it lacks are computed, zoo by zoo.
@@ -164,7 +213,8 @@ def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
         there = read_rows(path, COLUMNS)
         missing = set(trained.seeds) - set(there.seed[there.schedule == key])
         if missing:
-            accuracy = 100 * np.asarray(zoo.test_accuracy(trained, dataset), np.float64)
+            accuracy = np.asarray(zoo.test_accuracy(trained, dataset, max_device_memory=limit), np.float64)
+            accuracy = 100 * accuracy
             flops = training_flops(
                 counted(trained, dataset),
                 dataset.train.images.shape[1:],

@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import pandas as pd
 
+from experiments import dry_run
 from experiments.features import FeatureSettings, add_rows, read_rows
 from experiments.folders import RunFolder, clean_accuracy, run_folder
 from experiments.settings import optional, zoo_folder
@@ -48,17 +49,62 @@ class HistorySettings(FeatureSettings):
             raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted one before the end, {last}, or more")
         return found
 
-    def begin(self, kind: str) -> "History":
-        """What the command `kind` follows; flags are checked before the zoo is trained."""
-        config = self.zoo_config()
-        self.parse_seeds()
+    def begin(self, kind: str, columns: tuple[str, ...], measures: list[str]) -> "History":
+        """What the command `kind` follows by these measures; flags are checked before the zoo is trained.
+
+        `columns` are those of its results.csv: measure, seed, epoch, and what there is a row for.
+        """
+        config, seeds = self.zoo_config(), self.parse_seeds()
         epochs, dataset = self.parse_checkpoints(), self.load_dataset()
         layers = self.parse_layers(dataset)
         document = {name: getattr(self, name) for name in ("images", "examples", "maps", "test_size")}
         document |= {"zoo": config.to_json(), "layers": layers}  # all that rows depend on, but for their keys
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
         path = self.zoo or zoo_folder(config)
-        return History(self, out, self.train_zoo(config, dataset, path, keep=epochs), path, dataset, layers, epochs)
+        rows = Rows(columns, measures, epochs)
+
+        def phases() -> list[dry_run.Phase]:
+            missing = {seed: rows.missing(out.path, seed) for seed in seeds}
+            to_do = sum(len(lacking) for theirs in missing.values() for lacking in theirs.values())
+            # The end of the training is looked at beside the moments.
+            moments = [1 + len(found) for theirs in missing.values() if (found := set().union(*theirs.values()))]
+            counts = {"to_do": sum(moments), "there": 0, "together": max(moments, default=0)}
+            every = len(seeds) * len(measures) * len(epochs)
+            return [
+                dry_run.zoo_phase(config, dataset, seeds, path, self.memory_limit, keep=epochs),
+                self.layers_phase("moments to look at", dataset, layers, **counts),
+                dry_run.Phase("moments to compare", to_do, every - to_do),
+            ]
+
+        dry_run.stop(self, config, dataset, out.path, phases)
+        return History(self, out, self.train_zoo(config, dataset, path, keep=epochs), path, dataset, layers, rows)
+
+
+class Rows(NamedTuple):
+    """What a results.csv is to have.
+
+    Attributes:
+      columns: of the table.
+      measures: by name.
+      epochs: after which each network is looked at.
+    """
+
+    columns: tuple[str, ...]
+    measures: list[str]
+    epochs: tuple[int, ...]
+
+    def read(self, folder: Path) -> pd.DataFrame:
+        """The table that is there, which may have other rows."""
+        return read_rows(folder / "results.csv", self.columns)
+
+    def add(self, folder: Path, rows: pd.DataFrame) -> None:
+        """Writes these behind them."""
+        add_rows(folder / "results.csv", rows, self.columns)
+
+    def missing(self, folder: Path, seed: int) -> dict[str, list[int]]:
+        """By measure, the epochs of one network that have no rows."""
+        there = set(self.read(folder)[["measure", "seed", "epoch"]].itertuples(index=False, name=None))
+        return {m: [epoch for epoch in self.epochs if (m, seed, epoch) not in there] for m in self.measures}
 
 
 class History(NamedTuple):
@@ -70,7 +116,7 @@ class History(NamedTuple):
       zoo, zoo_path: members at the end of their training, and the folder that keeps them at the moments before.
       dataset: the images.
       layers: by name.
-      epochs: after which the moments are.
+      rows: what is wanted of them.
     """
 
     settings: HistorySettings
@@ -79,18 +125,17 @@ class History(NamedTuple):
     zoo_path: Path
     dataset: Dataset
     layers: list[str]
-    epochs: tuple[int, ...]
+    rows: Rows
 
-    def follow(self, path: Path, columns: tuple[str, ...], measures: list[str], compute: Callable) -> pd.DataFrame:
-        """Rows for all measures, seeds and epochs; those that `path` lacks are computed, network by network.
+    def follow(self, folder: Path, compute: Callable) -> pd.DataFrame:
+        """Rows for all measures, seeds and epochs; those that `folder` lacks are computed, network by network.
 
         `compute(then, end, measure, epochs)` makes rows of a network's layers: `then` is {name: (moments, n, ...)}
         after each of these epochs, `end` {name: (n, ...)} at the end of the training.
         """
-        there = set(read_rows(path, columns)[["measure", "seed", "epoch"]].itertuples(index=False, name=None))
         bar = progress_bar(iterable=self.zoo.seeds, desc="layers", unit="network")
         for seed in bar:
-            missing = {m: [epoch for epoch in self.epochs if (m, seed, epoch) not in there] for m in measures}
+            missing = self.rows.missing(folder, seed)
             wanted = sorted({epoch for lacking in missing.values() for epoch in lacking})
             if not wanted:
                 continue
@@ -102,15 +147,15 @@ class History(NamedTuple):
                 if lacking:
                     chosen = [wanted.index(epoch) for epoch in lacking]
                     rows = compute({layer: array[chosen] for layer, array in found.items()}, end, measure, lacking)
-                    add_rows(path, rows.assign(measure=measure, seed=seed), columns)
-        table = read_rows(path, columns)
-        table = table[table.measure.isin(measures) & table.seed.isin(self.zoo.seeds) & table.epoch.isin(self.epochs)]
+                    self.rows.add(folder, rows.assign(measure=measure, seed=seed))
+        table, measures, epochs = self.rows.read(folder), self.rows.measures, self.rows.epochs
+        table = table[table.measure.isin(measures) & table.seed.isin(self.zoo.seeds) & table.epoch.isin(epochs)]
         order = {name: i for i, name in enumerate(measures)}
         return table.sort_values(["measure", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "measure" else c)
 
     def title(self, folder: Path) -> str:
         """The network, the images looked at, and how good the members are, which is kept in `folder`."""
-        accuracy = clean_accuracy(folder, self.zoo, self.dataset).mean()
+        accuracy = clean_accuracy(folder, self.zoo, self.dataset, self.settings.memory_limit).mean()
         count = f"{len(self.settings.chosen(self.dataset)[0])} {self.settings.images} images"
         return f"{self.zoo.network.name} on {self.dataset.name}, {count}; clean accuracy {accuracy:.2f} %"
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 
+from experiments import dry_run
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
@@ -86,9 +87,19 @@ def main(settings: Settings) -> Summary:
     }
     document["layers"] = layers
     out = run_folder("memorize", zoo_folder(groups[1].config).name, document, dataset, settings.out)
+    dry_run.stop(
+        settings,
+        groups[0].config,
+        dataset,
+        out.path,
+        lambda: [
+            *dry_run.zoo_phases(dict(zip(GROUPS, groups, strict=True)), dataset, settings.memory_limit),
+            *phases(settings, dataset, layers, out.path, measures, seeds),
+        ],
+    )
     zoos = zoo.train_together(groups, dataset, max_device_memory=settings.memory_limit)
     with out.open() as folder:
-        accuracies = accuracy_table(folder / "accuracy.csv", zoos, dataset)
+        accuracies = accuracy_table(folder / "accuracy.csv", zoos, dataset, settings.memory_limit)
         table = compare(folder / "results.csv", settings, zoos, dataset, layers, measures)
         means = summarise(table)
         runs.write_csv(folder / "groups.csv", means)
@@ -103,31 +114,61 @@ def main(settings: Settings) -> Summary:
         return Summary(folder, title, finding(table, layers, known), tables, ("groups",))
 
 
-def accuracy_table(path: Path, zoos: list[Zoo], dataset) -> pd.DataFrame:
+def phases(
+    settings: Settings, dataset, layers: list[str], folder: Path, measures: list[str], seeds
+) -> list[dry_run.Phase]:
+    """What a dry run tells of `compare`."""
+    models = both(seeds)
+    missing = lacking(folder / "results.csv", measures, models)
+    to_do, every = sum(map(len, missing.values())), len(measures) * len(pairs_of(models))
+    counts = {"to_do": len(models) if to_do else 0, "there": 0 if to_do else len(models), "together": len(seeds)}
+    looked = settings.layers_phase("members to look at", dataset, layers, **counts)
+    return [looked._replace(stored=2 * looked.stored), dry_run.Phase("pairs to compare", to_do, every - to_do)]
+
+
+def accuracy_table(path: Path, zoos: list[Zoo], dataset, limit: float | None) -> pd.DataFrame:
     """Accuracy of every member on its own training labels and on the test images, in [0, 1]; kept in `path`."""
     for group, trained in zip(GROUPS, zoos, strict=True):
         there = read_rows(path, ACCURACIES)
         if not set(trained.seeds) <= set(there.seed[there.group == group]):
-            train, test = zoo.train_accuracy(trained, dataset), zoo.test_accuracy(trained, dataset)
+            train, test = (
+                accuracy(trained, dataset, max_device_memory=limit)
+                for accuracy in (zoo.train_accuracy, zoo.test_accuracy)
+            )
             rows = pd.DataFrame({"group": group, "seed": trained.seeds, "train": train, "test": test})
             add_rows(path, rows[~rows.seed.isin(there.seed[there.group == group])], ACCURACIES)
     table = read_rows(path, ACCURACIES)
     return table[table.seed.isin(zoos[0].seeds)].sort_values(["group", "seed"])
 
 
+Model = tuple[str, int]  # its group and its seed
+
+
+def both(seeds) -> list[Model]:
+    """The networks of both groups."""
+    return [(group, seed) for group in GROUPS for seed in seeds]
+
+
+def pairs_of(models: list[Model]) -> list[tuple[int, int]]:
+    """Positions of two. Networks of one seed begin with the same weights, so across the groups they are no pair."""
+    return [(i, j) for i, j in itertools.combinations(range(len(models)), 2) if models[i][1] != models[j][1]]
+
+
+def lacking(path: Path, measures: list[str], models: list[Model]) -> dict[str, list[tuple[int, int]]]:
+    """By measure, the pairs that have no rows."""
+    keys = ["measure", "group_a", "seed_a", "group_b", "seed_b"]
+    there = set(read_rows(path, COLUMNS)[keys].itertuples(index=False, name=None))
+    return {m: [(i, j) for i, j in pairs_of(models) if (m, *models[i], *models[j]) not in there] for m in measures}
+
+
 def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, measures) -> pd.DataFrame:
     """The distances of equal layers of all pairs of networks, of both groups; those that `path` lacks are computed."""
-    models = [(group, seed) for group, trained in zip(GROUPS, zoos, strict=True) for seed in trained.seeds]
-    # Networks of one seed begin with the same weights, so across the groups they are no pair.
-    pairs = [(i, j) for i, j in itertools.combinations(range(len(models)), 2) if models[i][1] != models[j][1]]
-    found = None
-    keys = ["measure", "group_a", "seed_a", "group_b", "seed_b"]
+    models = both(zoos[0].seeds)
+    found, pairs = None, lacking(path, measures, models)
     bar = progress_bar(iterable=measures, desc="memorize", unit="measure")
     for measure in bar:
         bar.set_postfix_str(measure)
-        there = set(read_rows(path, COLUMNS)[keys].itertuples(index=False, name=None))
-        missing = [(i, j) for i, j in pairs if (measure, *models[i], *models[j]) not in there]
-        if not missing:
+        if not (missing := pairs[measure]):
             continue
         if found is None:
             parts = [settings.features(trained.network, trained.members, dataset, layers) for trained in zoos]
@@ -140,7 +181,7 @@ def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, me
     return table[table.measure.isin(measures) & table.seed_a.isin(seeds) & table.seed_b.isin(seeds)]
 
 
-def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[tuple[str, int]]) -> pd.DataFrame:
+def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[Model]) -> pd.DataFrame:
     """Rows of equal layers of these pairs: a distance, or 1 - a similarity; the mean of both orders of a pair."""
     result = pairwise(found, measure, pairs=pairs, layers="same")
     rows = []

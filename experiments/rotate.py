@@ -15,6 +15,7 @@ import jax
 import pandas as pd
 from tqdm import tqdm
 
+from experiments import dry_run
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
@@ -22,6 +23,7 @@ from symjax import hosts, models, parallel, plots, zoo
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
+from symjax.rotation.cost import retraining_flops
 from symjax.rotation.published import against_published
 from symjax.rotation.results import Results
 from symjax.summary import Summary, mean_and_deviation
@@ -148,6 +150,9 @@ def main(settings: Settings) -> Summary:
     document["test_size"] = settings.test_size
     name = f"{Path(config.dataset).stem}-width{config.width}"
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
+    dry_run.stop(
+        settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
+    )
     zoos = {
         name: settings.train_zoo(one, dataset, settings.zoo or zoo_folder(one), seeds=seeds)
         for name, one in configs.items()
@@ -156,11 +161,13 @@ def main(settings: Settings) -> Summary:
         results = Results(folder)
         lacking = hosts.agreed("missing rows", lambda: missing(results, units))
         mine = hosts.own(divided(lacking, hosts.count()))
-        baselines = {name: baseline(zoos[name], dataset) for name in (zoos if lacking else ())}
+        limit = settings.memory_limit
+        baselines = {name: baseline(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
         with progress_bar(desc="rotate", unit="epoch", total=len(mine) * recipe.epochs, disable=not mine) as bar:
             for (name, layer), group in itertools.groupby(mine, key=lambda unit: unit[:2]):
                 of = zoos[name], baselines[name]
-                retrain(plans[name][layer], *of, dataset, list(group), results, settings.rotation_seed, bar)
+                program = Retraining(plans[name][layer], dataset, max_device_memory=limit)
+                retrain(program, *of, list(group), results, settings.rotation_seed, bar)
         hosts.complete("retraining is done", lambda: missing(results, units))
         hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
@@ -171,6 +178,51 @@ def main(settings: Settings) -> Summary:
         tables = {caption(table): summary(table)}
         relu = [name for name, theirs in plans.items() if uses_relu(next(iter(theirs.values())).network)]
         return Summary(folder, title(table, dataset.name), finding(table, relu), tables, ("penalties", "curves"))
+
+
+Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices; those of a layer together share programs
+
+
+def phases(
+    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, dict[str, Plan]], dataset, seeds, units, folder
+) -> list[dry_run.Phase]:
+    """What a dry run tells: for each model the training of its zoo, and its matrices."""
+    limit, results = settings.memory_limit, Results(folder)
+    training, matrices = ["members to train"], ["matrices"]
+    if len(configs) > 1:
+        training, matrices = ([f"{name} {what}" for name in configs] for what in ("to train", "matrices"))
+    found = []
+    for called, one in zip(training, configs.values(), strict=True):
+        path = settings.zoo or zoo_folder(one)
+        found.append(dry_run.zoo_phase(one, dataset, seeds, path, limit, name=called))
+    for called, (name, one) in zip(matrices, configs.items(), strict=True):
+        theirs = [unit for unit in units if unit[0] == name]
+        lacking = missing(results, theirs)
+        to_do = sum(len(cases) for *_, cases in lacking)
+        phase = dry_run.Phase(called, to_do, sum(len(cases) for *_, cases in theirs) - to_do, 0.0)
+        if to_do:
+            phase = phase._replace(**costs(plans[name], one.network(dataset, method="native"), dataset, lacking, limit))
+        found.append(phase)
+    return found
+
+
+def costs(plans: dict[str, Plan], plain: models.Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
+    """Operations and device memory of what is lacking of one model."""
+    programs = {layer: Retraining(plans[layer], dataset) for layer in dict.fromkeys(unit[1] for unit in lacking)}
+    flops = sum(
+        retraining_flops(dataclasses.replace(plans[layer], network=plain), dataset, len(cases), programs[layer].blocks)
+        for _, layer, _, cases in lacking
+    )
+    looked = list(programs)
+    if limit is None:  # the longest tail and the largest features: to compile for every layer takes its time
+        looked = {looked[0]: None, max(looked, key=lambda layer: programs[layer].feature_bytes): None}
+    most = {}
+    for layer in looked:
+        needed = programs[layer].need()
+        cases = max(len(unit[3]) for unit in lacking if unit[1] == layer)
+        at_once = dry_run.on_a_device(cases, needed, limit, "matrix")
+        most[needed.of(at_once)] = {"need": needed, "at_once": at_once}
+    return {"flops": flops, **most[max(most)]}
 
 
 def make_plans(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> dict[str, Plan]:
@@ -192,9 +244,6 @@ def parse_layers(text: str, count: int) -> list[int]:
     return sorted({int(part) - 1 for part in parts})
 
 
-Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices; those of a layer together share programs
-
-
 def missing(results: Results, units: list[Unit]) -> list[Unit]:
     """What has no results."""
     lacking = [(*unit[:3], results.missing(*unit)) for unit in units]
@@ -208,19 +257,18 @@ def divided(units: list[Unit], parts: int) -> list[Unit]:
     return [share for share in shares if share[3]]
 
 
-def baseline(trained: zoo.Zoo, dataset) -> dict[int, float]:
+def baseline(trained: zoo.Zoo, dataset, limit: float | None) -> dict[int, float]:
     """Test accuracy of each member in percent."""
-    return dict(
-        zip(trained.seeds, map(float, percent(zoo.test_accuracy(trained, dataset), len(dataset.test))), strict=True)
-    )
+    accuracy = zoo.test_accuracy(trained, dataset, max_device_memory=limit)
+    return dict(zip(trained.seeds, map(float, percent(accuracy, len(dataset.test))), strict=True))
 
 
 def retrain(
-    plan: Plan, trained: zoo.Zoo, baselines, dataset, units: list[Unit], results: Results, rotation_seed: int, bar: tqdm
+    program: Retraining, trained: zoo.Zoo, baselines, units: list[Unit], results: Results, rotation_seed: int, bar: tqdm
 ) -> None:
-    """One layer of one model: member after member, all matrices of each at once."""
+    """One layer of one model: member after member, all matrices of each at once that memory is to hold."""
     bar.set_postfix_str(f"{units[0][0]} {units[0][1]}, compiling")
-    program = Retraining(plan, dataset)
+    bar.total += program.plan.recipe.epochs * sum(program.rounds(len(cases)) - 1 for *_, cases in units)
 
     def on_epoch(metrics):
         shown = ", ".join(f"{key}={value:.3f}" for key, value in metrics.items())

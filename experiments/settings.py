@@ -130,7 +130,9 @@ class ZooSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of activations; parameters are always float32."""
     max_device_memory: Annotated[str | None, optional("BYTES", "what it takes")] = None
-    """On each device, as 16GB, in training: networks train in groups, and stitches in parts, that need no more."""
+    """On each device, as 16GB: networks train and are evaluated in groups, and stitches in parts, that need no more."""
+    dry_run: bool = False
+    """Only tell what there is to do, and what it costs in operations, device memory and time."""
 
     def parse_seeds(self) -> tuple[int, ...]:
         """The seeds as integers."""
@@ -181,14 +183,6 @@ class ZooSettings:
         config = self.zoo_config()
         with named("name", "dataset"):
             return config.load_dataset(test_size=self.test_size)
-
-
-@dataclasses.dataclass(frozen=True)
-class DrySettings(ZooSettings):
-    """Of commands that can tell beforehand what they cost."""
-
-    dry_run: bool = False
-    """Only tell what there is to do, and what it costs in operations, device memory and time."""
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -10,23 +11,26 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.folders import clean_accuracy, run_folder
-from experiments.settings import DrySettings, Told, named, optional, zoo_folder
+from experiments.settings import named, optional, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, parallel
+from symjax import hosts, parallel, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.flops import segment_flops
 from symjax.models import Network
 from symjax.progress import progress_bar
-from symjax.stitching import FitConfig, Plan, Sweep, bounds, draw_pairs
+from symjax.stitching import FitConfig, Plan, Sweep, bounds, check_plan, draw_pairs
+from symjax.stitching.division import cost, work_of
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results, trouble
+from symjax.zoo import ZooConfig
 
 # Passes over the training images that suit a data set; of others, what is published.
 STITCH_EPOCHS = {"digits": 6}
 
 
 @dataclasses.dataclass(frozen=True)
-class StitchSettings(DrySettings, SharedSettings):
+class StitchSettings(SharedSettings):
     """A zoo, which pairs of its members are stitched where, and how stitches are trained."""
 
     pairs: str = "4"
@@ -126,25 +130,24 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     execution = parallel.default_execution()
     network = config.network(dataset)
     plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
-    share = max(1, len(hosts.own(pairs)))
-    whole = Sweep(plan, dataset, num_pairs=share)
+    check_plan(plan, dataset)
 
     document = {"zoo": config.to_json(), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
     document["test_size"] = settings.test_size
     out = run_folder(kind, zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
-    if settings.dry_run:
-        phases = [
-            dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
-            dry_run.stitch_phase(config, dataset, plan, pairs, out.path, limit),
-        ]
-        raise Told(dry_run.tell(f"{network.name} on {dataset.name}, for {out.path}", config, dataset, phases))
+
+    def phases() -> list[dry_run.Phase]:
+        trained = dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit)
+        return [trained, stitch_phase(config, dataset, plan, pairs, out.path, limit)]
+
+    dry_run.stop(settings, config, dataset, out.path, phases)
     members = settings.train_zoo(config, dataset, zoo_path, seeds=seeds)
     with out.open() as folder:
         results = Results(folder)
         if hosts.is_first():
             results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
-        accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset).tolist())
+        accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset, limit).tolist())
         clean = dict(zip(seeds, accuracy, strict=True))
         missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
@@ -152,14 +155,30 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         for lacking, theirs in missing.items():
             theirs = [pair for pair in theirs if pair in mine]
             for part in [lacking] if limit is None else bounds.fitting(lacking, dataset, limit):
-                planned = part == plan and len(theirs) == share
                 if theirs:
-                    part_sweep = whole if planned else Sweep(part, dataset, num_pairs=len(theirs))
+                    part_sweep = Sweep(part, dataset, num_pairs=len(theirs))
                     _run(kind, part_sweep, members, theirs, clean, results, settings.pair_seed)
         hosts.complete("stitches are done", lambda: results.missing(pairs, plan), _told)
         hosts.leave_to_first("stitches")
         results.assemble()  # a run may have been stopped just before
         yield Swept(folder, network, dataset, pairs, results.table(pairs, plan), results.curves(pairs, plan))
+
+
+def stitch_phase(
+    config: ZooConfig, dataset: Dataset, plan: Plan, pairs: Sequence[tuple[int, int]], folder: Path, limit: float | None
+) -> dry_run.Phase:
+    """Stitching what a run folder lacks."""
+    lacking = {plan: list(pairs)}
+    if (folder / runs.CONFIG).exists():
+        lacking = Results(folder).missing(pairs, plan)
+    # Counted on plain convolutions, as the zoo's are.
+    plain = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
+    flops = sum(len(theirs) * cost(part, plain, work_of(part, dataset)) for part, theirs in lacking.items())
+    to_do = len({pair for theirs in lacking.values() for pair in theirs})
+    if not to_do:
+        return dry_run.Phase("pairs to stitch", 0, len(pairs), 0.0)
+    _, needed = bounds.fitted(plan, dataset, math.inf if limit is None else limit)
+    return dry_run.Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, needed, 1, divisible=True)
 
 
 def _told(missing: dict[Plan, list[tuple[int, int]]]) -> list:

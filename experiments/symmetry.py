@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from experiments import dry_run
+from experiments.features import add_rows, read_rows
 from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import parallel, plots, runs, zoo
+from symjax import memory, parallel, plots, runs, zoo
 from symjax.errors import InputError
+from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
 from symjax.progress import progress_bar
-from symjax.stitching.acted import KINDS, check_points, stitch_to_acted
+from symjax.stitching.acted import KINDS, acted_flops, check_points, moments_need, stitch_to_acted
 from symjax.summary import Summary
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
@@ -50,7 +53,7 @@ class Settings(ZooSettings):
 
 def main(settings: Settings) -> Summary:
     config = settings.zoo_config()
-    settings.parse_seeds()
+    seeds = settings.parse_seeds()
     for name, (least, most) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
         if not least <= (value := getattr(settings, name)) <= most:
             raise InputError(f"{name}: got {value}, wanted an integer from {least} to {most}")
@@ -61,12 +64,23 @@ def main(settings: Settings) -> Summary:
     document = {"zoo": config.to_json(), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
     out = run_folder("symmetry", zoo_folder(config).name, document, dataset, settings.out)
-    trained = settings.train_zoo(config, dataset, settings.zoo or zoo_folder(config))
+    zoo_path = settings.zoo or zoo_folder(config)
+    dry_run.stop(
+        settings,
+        config,
+        dataset,
+        out.path,
+        lambda: [
+            dry_run.zoo_phase(config, dataset, seeds, zoo_path, settings.memory_limit),
+            *phases(settings, config, dataset, points, out.path),
+        ],
+    )
+    trained = settings.train_zoo(config, dataset, zoo_path)
     with out.open() as folder:
         key = jax.random.key(settings.element_seed)
         defects = kept(folder / "defects.csv", DEFECTS, lambda: measure(settings.channels, settings.draws, key))
         curves = kept(folder / "homogeneity.csv", ("activation", "scale", "xi"), homogeneity)
-        stitched = stitch(folder / "results.csv", trained, dataset, points, key)
+        stitched = stitch(folder, trained, dataset, points, key, settings.memory_limit)
         plots.defects(defects, folder / "defects")
         plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
         plots.undone(stitched, folder / "undone")
@@ -90,6 +104,31 @@ def main(settings: Settings) -> Summary:
             },
             ("defects", "homogeneity", "undone"),
         )
+
+
+def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: Path) -> list[dry_run.Phase]:
+    """What a dry run tells of what comes after the training."""
+    seeds, tried = settings.parse_seeds(), len(GROUPS) * settings.draws
+    name, left = "members to act on", [theirs for theirs in missing(folder, seeds, points).values() if theirs]
+    there = (folder / "defects.csv").exists()
+    matrices = dry_run.Phase("matrices to try", 0 if there else tried, tried if there else 0)
+    if not left:
+        return [dry_run.Phase(name, 0, len(seeds), 0.0), matrices]
+    network = config.network(dataset)
+    plain = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
+    flops = sum(acted_flops(network, plain, dataset, theirs) for theirs in left)
+    needed = memory.most(
+        [zoo.evaluation_need(network, dataset.test), *(moments_need(network, dataset, p) for p in set(left))]
+    )
+    at_once = dry_run.on_a_device(len(left), needed, settings.memory_limit)
+    return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, needed, at_once), matrices]
+
+
+def missing(folder: Path, seeds, points: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
+    """By seed, the points of which results.csv has no rows."""
+    rows = read_rows(folder / "results.csv", COLUMNS)
+    there = set(rows[["seed", "layer_index"]].itertuples(index=False, name=None))
+    return {seed: tuple(point for point in points if (seed, point) not in there) for seed in seeds}
 
 
 def kept(path: Path, columns: tuple[str, ...], make) -> pd.DataFrame:
@@ -126,28 +165,27 @@ def homogeneity() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def stitch(path: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: jax.Array) -> pd.DataFrame:
-    """Members stitched to what symmetries make of them; those that the file has not got are computed."""
-    rows = runs.read_csv(path, COLUMNS) if path.exists() else pd.DataFrame(columns=list(COLUMNS))
+def stitch(
+    folder: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: jax.Array, limit: float | None
+) -> pd.DataFrame:
+    """Members stitched to what symmetries make of them; those that results.csv has not got are computed."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for seed in trained.seeds:
-        there = set(rows[rows.seed == seed].layer_index)
-        groups.setdefault(tuple(point for point in points if point not in there), []).append(seed)
+    for seed, theirs in missing(folder, trained.seeds, points).items():
+        groups.setdefault(theirs, []).append(seed)
 
     def keep(found: list[dict]) -> None:  # member by member, so that a run that is stopped has lost one at most
-        nonlocal rows
-        new = pd.DataFrame(found)
-        rows = new if rows.empty else pd.concat([rows, new], ignore_index=True)
-        runs.write_csv(path, rows)
+        add_rows(folder / "results.csv", pd.DataFrame(found), COLUMNS)
 
-    total = sum(len(missing) * len(seeds) * len(KINDS) for missing, seeds in groups.items())
+    total = sum(len(lacking) * len(seeds) * len(KINDS) for lacking, seeds in groups.items())
     with progress_bar(desc="symmetry", unit="stitch", total=total, disable=not total) as bar:
-        for missing, seeds in groups.items():
-            if missing:
+        for lacking, seeds in groups.items():
+            if lacking:
                 where = np.array([trained.seeds.index(seed) for seed in seeds])
                 theirs = dataclasses.replace(trained, seeds=tuple(seeds), members=parallel.take(trained.members, where))
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
-                stitch_to_acted(theirs, dataset, keys, missing, on_row=bar.update, on_member=keep)
+                options = {"on_row": bar.update, "on_member": keep, "max_device_memory": limit}
+                stitch_to_acted(theirs, dataset, keys, lacking, **options)
+    rows = read_rows(folder / "results.csv", COLUMNS)
     chosen = rows[rows.seed.isin(trained.seeds) & rows.layer_index.isin(points)]
     return chosen.sort_values(["layer_index", "seed"], kind="stable")
 

@@ -11,14 +11,14 @@ from typing import Annotated
 import pandas as pd
 
 from experiments import dry_run
-from experiments.settings import DrySettings, Told, optional, run_command, zoo_folder
+from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, runs, zoo
 from symjax.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(DrySettings, SharedSettings):
+class Settings(SharedSettings):
     out: Annotated[Path | None, optional("DIR", "runs/zoo/ and a name made from the settings")] = None
     """The folder of this zoo."""
 
@@ -27,16 +27,20 @@ def main(settings: Settings) -> Summary:
     seeds, config = settings.part(settings.parse_seeds(), "seeds"), settings.zoo_config()
     dataset = settings.load_dataset()
     folder = settings.part_folder(settings.out or zoo_folder(config))
-    if settings.dry_run:
-        phase = dry_run.zoo_phase(config, dataset, seeds, folder, settings.memory_limit)
-        raise Told(dry_run.tell(f"{config.model} on {dataset.name}, for {folder}", config, dataset, [phase]))
+    dry_run.stop(
+        settings,
+        config,
+        dataset,
+        folder,
+        lambda: [dry_run.zoo_phase(config, dataset, seeds, folder, settings.memory_limit)],
+    )
     trained = settings.train_zoo(config, dataset, folder, seeds=seeds)
     hosts.leave_to_first("the zoo is trained")
     table = pd.DataFrame(
         {
             "seed": trained.seeds,
             "validation": 100 * trained.validation_accuracy,
-            "test": 100 * zoo.test_accuracy(trained, dataset),
+            "test": 100 * zoo.test_accuracy(trained, dataset, max_device_memory=settings.memory_limit),
         }
     )
     runs.write_csv(folder / "accuracy.csv", table)

@@ -9,7 +9,7 @@ which `need_of` finds by compiling it for one member, or two. Members then run i
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,8 +32,8 @@ class Need(NamedTuple):
         """With so many members on the device."""
         return self.fixed + members * self.member
 
-    def fitting(self, limit: float) -> int:
-        """The most members that `limit` bytes of a device hold.
+    def fitting(self, limit: float, what: str = "member") -> int:
+        """The most members that `limit` bytes of a device hold; `what` is what the message of an error calls one.
 
         Raises:
           InputError: they do not hold one.
@@ -41,7 +41,7 @@ class Need(NamedTuple):
         if limit < self.of(1):
             raise InputError(
                 f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(self.of(1))} or more, which is what "
-                "one member needs"
+                f"one {what} needs"
             )
         return int((limit - self.fixed) // self.member)
 
@@ -77,6 +77,12 @@ def need_of(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, member
         return Need(num_bytes(shared), -(-(before + after + workspace) // count))
     # The loop over members holds one more in its hands.
     return Need(num_bytes(shared) + workspace + before, before + after)
+
+
+def most(needs: Iterable[Need]) -> Need:
+    """For programs that take the same members in turn: enough for each of them, whatever the number of members."""
+    needs = list(needs)
+    return Need(max(need.fixed for need in needs), max(need.member for need in needs))
 
 
 def num_bytes(tree: PyTree) -> int:

@@ -131,6 +131,25 @@ def over_members(
     return placed
 
 
+def in_groups(run: Callable[[PyTree, PyTree], PyTree], size: int | None) -> Callable[[PyTree, PyTree], PyTree]:
+    """Like `run`, which `over_members` gives, with at most `size` members at a time (None: all), results on the host.
+
+    A last, smaller group is filled up with copies, so that it needs no compilation of its own.
+    """
+
+    def grouped(members, shared):
+        count = count_members(members)
+        if size is None or count <= size:
+            return jax.device_get(run(members, shared))
+        found = []
+        for first in range(0, count, size):
+            index = np.minimum(np.arange(first, first + size), count - 1)
+            found.append(jax.device_get(run(take(members, index), shared)))
+        return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
+
+    return grouped
+
+
 class Stopped(Exception):
     """What `go_on` raises in a task of `at_once` that is to end."""
 

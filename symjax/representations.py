@@ -1,5 +1,6 @@
 """What the members of a zoo make of images, layer by layer: what similarity measures compare."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import jax
@@ -8,12 +9,24 @@ import numpy as np
 
 from symjax import data, parallel
 from symjax.errors import InputError
+from symjax.memory import Need, need_of, num_bytes
 from symjax.models import Member, Network, branch
 from symjax.zoo import Zoo
 
+BATCH = 64  # images that go through the members at a time
+
 
 def representations(
-    zoo: Zoo, images, mean, std, *, layers="all", pool: bool = False, batch_size: int = 64, devices=None
+    zoo: Zoo,
+    images,
+    mean,
+    std,
+    *,
+    layers="all",
+    pool: bool = False,
+    batch_size: int = BATCH,
+    devices=None,
+    max_device_memory: float | None = None,
 ):
     """The features of all members of a zoo at stitch points, in inference mode: `features_of` its network and members.
 
@@ -21,6 +34,7 @@ def representations(
       From each layer's name to a NumPy array (members, n, h, w, c), members in the order of `zoo.seeds`.
     """
     settings = {"layers": layers, "pool": pool, "batch_size": batch_size, "devices": devices}
+    settings["max_device_memory"] = max_device_memory
     return features_of(zoo.network, zoo.members, images, mean, std, **settings)
 
 
@@ -33,8 +47,9 @@ def features_of(
     *,
     layers="all",
     pool: bool = False,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     devices=None,
+    max_device_memory: float | None = None,
 ):
     """The features of stacked members at stitch points, in inference mode.
 
@@ -47,13 +62,14 @@ def features_of(
       pool: give the mean over pixels, float32 (members, n, c), in place of maps.
       batch_size: images that go through the members at a time.
       devices: that members spread over; all local ones by default.
+      max_device_memory: bytes on each device; members go in groups that need no more (`need`). By default all at once.
 
     Returns:
       From each layer's name to a NumPy array (members, n, h, w, c); inside a residual block the branch without the
       skip. This lies in the host's memory: members x n x the sum of the layers' sizes numbers.
 
     Raises:
-      InputError: an unknown layer, images of another rank or none.
+      InputError: an unknown layer, images of another rank or none; memory that does not hold one member.
     """
     images = np.asarray(images)
     if images.ndim != 4 or not len(images):
@@ -61,11 +77,16 @@ def features_of(
     if batch_size < 1:
         raise InputError(f"batch_size: got {batch_size}, wanted a positive number")
     points = network.parse_points(layers)
-    run = _features(network, points, pool, tuple(jax.local_devices() if devices is None else devices))
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    batch_size, size = min(batch_size, len(images)), None
+    if max_device_memory is not None:
+        needed = need(network, images.shape[1:], points, pool=pool, batch_size=batch_size)
+        size = len(devices) * needed.fitting(max_device_memory)
+    run = parallel.in_groups(_features(network, points, pool, devices), size)
     count, found = parallel.count_members(members), None
-    (cut,), _ = data.batches((images,), min(batch_size, len(images)))
+    (cut,), _ = data.batches((images,), batch_size)
     for i, batch in enumerate(cut):
-        features = jax.device_get(run(members, (batch, mean, std)))
+        features = run(members, (batch, mean, std))
         if found is None:
             found = [np.empty((count, len(images), *of_point.shape[2:]), of_point.dtype) for of_point in features]
         for whole, part in zip(found, features, strict=True):
@@ -74,9 +95,38 @@ def features_of(
     return {network.points[point].name: whole for point, whole in zip(points, found, strict=True)}
 
 
+def need(
+    network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False, batch_size: int = BATCH
+) -> Need:
+    """The device memory that `features_of` takes of images (h, w, c) at these points; compiles its program."""
+    return _need(network, (batch_size, *image), tuple(points), pool)
+
+
+@lru_cache
+def _need(network: Network, shape: tuple[int, ...], points: tuple[int, ...], pool: bool) -> Need:
+    return need_of(_features_of(network, points, pool), parallel.default_execution(), *_abstract(network, shape))
+
+
+def bytes_per_image(network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False) -> int:
+    """Of what `features_of` gives of one member, for one image (h, w, c) at these points."""
+    return num_bytes(jax.eval_shape(_features_of(network, tuple(points), pool), *_abstract(network, (1, *image))))
+
+
+def _abstract(network: Network, shape: tuple[int, ...]):
+    """Shapes of one member, and of what members share for images (n, h, w, c)."""
+    channels = jax.ShapeDtypeStruct(shape[-1:], np.float32)
+    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    return member, (jax.ShapeDtypeStruct(shape, np.uint8), channels, channels)
+
+
 @lru_cache(maxsize=8)
 def _features(network: Network, points: tuple[int, ...], pool: bool, devices: tuple):
     """Remembered, so that the same process does not compile it again."""
+    return parallel.over_members(_features_of(network, points, pool), parallel.default_execution(), devices=devices)
+
+
+def _features_of(network: Network, points: tuple[int, ...], pool: bool):
+    """The features of one member of images that all share."""
 
     def features(member, shared):
         images, mean, std = shared
@@ -84,4 +134,4 @@ def _features(network: Network, points: tuple[int, ...], pool: bool, devices: tu
         # A mean in bfloat16 would be rounded to 8 bits before anything is compared.
         return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in found] if pool else found
 
-    return parallel.over_members(features, parallel.default_execution(), devices=devices)
+    return features

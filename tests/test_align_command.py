@@ -139,7 +139,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     monkeypatch.setattr(
         experiments.align, "representations", lambda z, *a, **k: seen.append(z) or represent(z, *a, **k)
     )
-    monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a: measured.append(1) or accuracy(*a))
+    monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a, **k: measured.append(1) or accuracy(*a, **k))
     out = command("--pairs", 1, measures="cka")
     drawn = tuple(runs.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
     assert [z.seeds for z in seen] == [tuple(sorted(drawn))] and len(seen[0].members.params[0]["conv"]["kernel"]) == 2

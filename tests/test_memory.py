@@ -79,7 +79,7 @@ def test_a_zoo_needs_more_for_more_members():
     dataset, members = trained()
     config = settings().zoo_config()
     network = config.network(dataset, method="matmul")
-    one_by_one, together = (jobs.need(config, network, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
+    one_by_one, together = (jobs.need(config, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
     state = num_bytes(jobs.abstract_state(config, network, len(dataset.train)))
     assert one_by_one.member == pytest.approx(2 * state, rel=0.05)  # and metrics
     assert together.member > 5 * one_by_one.member  # workspace of its own
@@ -92,7 +92,7 @@ def test_a_zoo_needs_more_for_more_members():
 def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
     dataset, members = trained()
     config, devices = settings().zoo_config(), jax.devices()[:1]
-    need = jobs.need(config, members.network, dataset, parallel.default_execution())
+    need = jobs.need(config, dataset, parallel.default_execution())
     groups, train_jobs = [], jobs.train_jobs
     monkeypatch.setattr(training, "train_jobs", lambda *a: groups.append(len(a[3])) or train_jobs(*a))
     options = {"devices": devices, "progress": False}

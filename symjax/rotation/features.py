@@ -1,7 +1,7 @@
 """The frozen front's features, within bounded memory: kept where they fit, else made again, chunk by chunk."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from symjax import data
 from symjax.data import Dataset, Split, batches
+from symjax.memory import Need, need_of, num_bytes
 from symjax.models import Member, Network
 from symjax.parallel import Execution, over_members, replicate
 from symjax.training import Recipe
@@ -40,14 +41,29 @@ class FrontProgram:
                 images = data.augment(key, images, flip=augmentation.flip, translate=augmentation.translate)
             return network.before_activation(member, images, point)
 
-        self._run = over_members(features, dataclasses.replace(execution, members="map"), devices=devices)
+        self._features, self._execution = features, dataclasses.replace(execution, members="map")
+        self._run = over_members(features, self._execution, devices=devices)
+
+    def features_of(self, images: int, image: Sequence[int]) -> jax.ShapeDtypeStruct:
+        """The shape and type of the features of so many images (h, w, c)."""
+        seen = jax.ShapeDtypeStruct((images, *image), jnp.float32)
+        return jax.eval_shape(lambda m, x: self.network.before_activation(m, x, self.point), self._member(), seen)
 
     def bytes_per_image(self, dataset: Dataset) -> int:
         """Of the features of one image."""
-        images = jax.ShapeDtypeStruct(dataset.train.images[:1].shape, jnp.float32)
-        member = jax.eval_shape(self.network.init, jax.eval_shape(lambda: jax.random.key(0)))
-        found = jax.eval_shape(lambda m, x: self.network.before_activation(m, x, self.point), member, images)
-        return found.size * found.dtype.itemsize
+        return num_bytes(self.features_of(1, dataset.train.images.shape[1:]))
+
+    def need(self, image: Sequence[int], augment: bool) -> Need:
+        """The device memory that a batch of images (h, w, c) takes, augmented or not; compiles the program."""
+        batch = {"images": jax.ShapeDtypeStruct((FRONT_BATCH, *image), jnp.uint8)}
+        if augment:
+            batch["key"] = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        channels = jax.ShapeDtypeStruct(image[-1:], jnp.float32)
+        return need_of(self._features, self._execution, batch, (self._member(), channels, channels))
+
+    def _member(self) -> Member:
+        """Its shapes."""
+        return jax.eval_shape(self.network.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     @property
     def batch_size(self) -> int:

@@ -27,7 +27,6 @@ class Results:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        (self.folder / "parts").mkdir(exist_ok=True)
 
     def missing(self, model: str, layer: str, seed: int, cases: Iterable[Case]) -> list[Case]:
         """Those of the cases that have no row."""
@@ -96,6 +95,7 @@ class Results:
 
     def _merge(self, path: Path, frame: pd.DataFrame, columns, key: list[str]) -> None:
         frame = frame[list(columns)]
+        path.parent.mkdir(exist_ok=True)
         if path.exists():
             frame = pd.concat([runs.read_csv(path, columns), frame]).drop_duplicates(key, keep="last")
         runs.write_csv(path, frame)

@@ -14,13 +14,15 @@ import numpy as np
 
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
+from symjax.memory import Need, most, need_of, num_bytes
 from symjax.models import Member, Network
 from symjax.parallel import Execution, over_members, stack, take
 from symjax.rotation.features import Features, FrontProgram, count_blocks
 from symjax.rotation.matrices import sample_rotation
 from symjax.rotation.tail import RotatedTail, tail_of
 from symjax.training import Recipe, TrainState, accuracy, percent, train_epoch
-from symjax.training.loop import optimizer
+from symjax.training.evaluation import Batches
+from symjax.training.loop import TrainData, optimizer
 
 PyTree = Any
 
@@ -91,12 +93,15 @@ class Retraining:
       plan: what is to be retrained.
       dataset: the images.
       devices: that cases spread over; all local ones by default.
+      max_device_memory: bytes on each device; cases train in groups, one after another, that need no more (`need`),
+        and find the same. By default all train at once.
 
     Raises:
-      InputError: there are no validation images, or fewer training images than a batch has.
+      InputError: there are no validation images, or fewer training images than a batch has; memory that does not hold
+        one case.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, *, devices=None):
+    def __init__(self, plan: Plan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):
         if not len(dataset.validation):
             raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
         if plan.recipe.batch_size > len(dataset.train):
@@ -105,15 +110,16 @@ class Retraining:
         self.plan, self._dataset = plan, dataset
         self._devices = jax.local_devices() if devices is None else list(devices)
         self._front = FrontProgram(plan.network, plan.point, plan.recipe, plan.execution, self._devices)
-        self._blocks = blocks = count_blocks(self._front, dataset, plan.budget, plan.recipe.batch_size)
+        self.blocks = blocks = count_blocks(self._front, dataset, plan.budget, plan.recipe.batch_size)
         # To the loop a block is an epoch: so the step size goes over the whole run.
         recipe = dataclasses.replace(plan.recipe, epochs=plan.recipe.epochs * blocks, flip=False, translate=0)
         steps = len(dataset.train) // blocks // recipe.batch_size
+        self._optimizer = optimizer(recipe, steps)
         lift = partial(over_members, execution=plan.execution, devices=self._devices)
 
         def begin(case, _):
             tail, seed = case
-            return TrainState(tail, optimizer(recipe, steps).init(tail.params), seed, jnp.int32(0))
+            return TrainState(tail, self._optimizer.init(tail.params), seed, jnp.int32(0))
 
         def one_block(case, features):
             state, matrix = case
@@ -126,6 +132,56 @@ class Retraining:
 
         self._begin = lift(begin, optimise=False)
         self._block, self._evaluate = lift(one_block), lift(evaluate)
+        self._programs = one_block, evaluate
+        self._size = None
+        if max_device_memory is not None:
+            self._size = len(self._devices) * self.need().fitting(max_device_memory, "matrix")
+
+    def rounds(self, cases: int) -> int:
+        """In how many groups so many cases train."""
+        return -(-cases // (self._size or cases))
+
+    @property
+    def feature_bytes(self) -> int:
+        """Of the features of all training images."""
+        return len(self._dataset.train) * self._front.bytes_per_image(self._dataset)
+
+    def need(self) -> Need:
+        """The device memory that cases take; compiles the programs for one case, or two.
+
+        Enough for training, for evaluation, and for making the features.
+        """
+        plan, (block, evaluate), dataset = self.plan, self._programs, self._dataset
+        member = jax.eval_shape(plan.network.init, jax.eval_shape(lambda: jax.random.key(0)))
+        tail, one, number = tail_of(member, plan.point), jax.ShapeDtypeStruct((), np.float32), self._matrix_shape()
+        count, image = jax.ShapeDtypeStruct((), np.int32), dataset.train.images.shape[1:]
+        state = TrainState(tail, jax.eval_shape(self._optimizer.init, tail.params), count, count)
+
+        def features(images: int, *leading: int):
+            found = self._front.features_of(images, image)
+            labels = jax.ShapeDtypeStruct((*leading, images), np.int32)
+            return jax.ShapeDtypeStruct((*leading, *found.shape), found.dtype), labels
+
+        images = len(dataset.train) // self.blocks
+        shared = TrainData(*features(images), one, one, None)
+        chunk = Batches(
+            *features(self._front.batch_size, 1), jax.ShapeDtypeStruct((1, self._front.batch_size), np.float32)
+        )
+        batches = -(-len(dataset.validation) // self._front.batch_size) if self.blocks == 1 else 0
+        beside = batches * num_bytes(chunk)  # kept all the while
+        training = need_of(block, plan.execution, (state, number), shared)
+        passing = need_of(evaluate, plan.execution, (tail, number), chunk)
+        return most(
+            [
+                Need(training.fixed + beside, training.member),
+                Need(passing.fixed + beside + num_bytes(shared), passing.member + num_bytes(state.opt_state)),
+                # A block lies beside the batches that it is put together from.
+                Need(
+                    self._front.need(image, plan.augment).of(1) + beside + 2 * num_bytes(shared),
+                    num_bytes((state, number)),
+                ),
+            ]
+        )
 
     def run(
         self,
@@ -141,14 +197,25 @@ class Retraining:
           member: a trained member of the plan's network.
           cases: which matrices. What comes of one depends on the key and on itself alone, but for rounding.
           key: of this member, for matrices, orders and random starts.
-          on_epoch: called after each epoch with the mean loss and accuracies of all cases.
+          on_epoch: called after each epoch of each group with the mean loss and accuracies of its cases.
         """
         plan, dataset = self.plan, self._dataset
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
+        features = Features(self._front, member, dataset, self.blocks, augment=plan.augment, key=keys["front"])
+        size, found = self._size or len(cases), []
+        for first in range(0, len(cases), size):
+            group = list(cases[first : first + size])
+            # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
+            filled = group + group[:1] * (size - len(group)) if len(cases) > size else group
+            found += self._run(member, features, keys, filled, on_epoch)[: len(group)]
+        return found
+
+    def _run(self, member: Member, features: Features, keys, cases: Sequence[Case], on_epoch) -> list[Found]:
+        """A group of cases."""
+        plan, dataset = self.plan, self._dataset
         matrices = np.stack([self._matrix(keys["matrix"], case) for case in cases])
         orders = np.stack([_seed(jax.random.fold_in(keys["order"], case.repeat)) for case in cases])
         tails = stack([self._tail(member, keys["start"], case) for case in cases])
-        features = Features(self._front, member, dataset, self._blocks, augment=plan.augment, key=keys["front"])
         state = self._begin((tails, orders), ())
         histories: list[list[dict]] = [[] for _ in cases]
         for epoch in range(plan.recipe.epochs):
@@ -177,6 +244,10 @@ class Retraining:
             count = float(np.sum(chunk.mask))
             right = right + np.rint(np.asarray(self._evaluate((state.member, matrices), chunk), np.float64) * count)
         return percent(right / len(split), len(split))
+
+    def _matrix_shape(self) -> jax.ShapeDtypeStruct:
+        channels = self.plan.network.points[self.plan.point].channels
+        return jax.ShapeDtypeStruct((channels, channels), np.float32)
 
     def _matrix(self, key, case: Case) -> np.ndarray:
         # The point too: layers of one width get matrices of their own.

@@ -1,12 +1,12 @@
 """Networks stitched to what a symmetry makes of them: there the right stitch is known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax import parallel, zoo
+from symjax import memory, parallel, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.groups import Symmetry
@@ -19,6 +19,7 @@ from symjax.training.evaluation import pad_batches
 
 KINDS = ("matched", "identity")
 BATCH = 32
+MATCHING = 1024  # training images that the closed form sees, at most
 
 
 def stitch_to_acted(
@@ -27,9 +28,10 @@ def stitch_to_acted(
     keys: jax.Array,
     points: tuple[int, ...],
     *,
-    matching_images: int = 1024,
+    matching_images: int = MATCHING,
     on_row: Callable[[], None] = lambda: None,
     on_member: Callable[[list[dict]], None] = lambda rows: None,
+    max_device_memory: float | None = None,
 ) -> list[dict]:
     """Acts on each member with a random element of its symmetry and stitches its front to the tail of the result.
 
@@ -46,6 +48,8 @@ def stitch_to_acted(
       matching_images: how many training images the closed form sees, at most.
       on_row: called after each stitch.
       on_member: called with the new rows of each member, once for points inside of residual blocks and once for others.
+      max_device_memory: bytes on each device; members go through their passes in groups that need no more. By default
+        all at once. Acting itself, which needs the weights alone, is not bounded.
 
     Returns:
       For each member, point and kind of stitch: seed, layer, layer_index, starred, family, clean_accuracy (mean of the
@@ -53,7 +57,7 @@ def stitch_to_acted(
       the stitch from phi(A), relative, over channels that are not dead).
 
     Raises:
-      InputError: a network whose symmetry does not reach one of the points.
+      InputError: a network whose symmetry does not reach one of the points; memory that does not hold one member.
     """
     network, symmetry = members.network, check_points(members.network, points)
     elements = _quickly(jax.vmap(symmetry.sample))(keys)
@@ -65,12 +69,14 @@ def stitch_to_acted(
             continue
         names = set().union(*(symmetry.spaces_at(p) for p in chosen)) if starred else set(symmetry.spaces)
         element = {name: matrices for name, matrices in elements.items() if name in names}
-        acted = _quickly(jax.vmap(symmetry.act))(members.members, element)
+        acted = jax.device_get(_quickly(jax.vmap(symmetry.act))(members.members, element))
+        options = {"max_device_memory": max_device_memory}
         accuracies = [
-            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std) for which in (members.members, acted)
+            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, **options)
+            for which in (members.members, acted)
         ]
         clean = 100 * np.rint(np.asarray(accuracies, np.float64) * count).mean(axis=0) / count
-        found = _moments(members, acted, dataset, chosen, matching_images)
+        found = _moments(members, acted, dataset, chosen, matching_images, max_device_memory)
         for m, seed in enumerate(members.seeds):
             theirs = []
             a, b = Member(*parallel.take(members.members, m)), Member(*parallel.take(acted, m))
@@ -119,12 +125,44 @@ def _quickly(fn: Callable) -> Callable:
     return jax.jit(fn, compiler_options=parallel.compiler_options(optimise=False))
 
 
-def _moments(members: zoo.Zoo, acted: Member, dataset: Dataset, points: tuple[int, ...], images: int):
+def acted_flops(
+    network: Network, flops: Sequence[float], dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
+) -> float:
+    """Floating-point operations of `stitch_to_acted` for one member; `flops` are those of the network's segments."""
+    test, total = len(dataset.test), 0.0
+    matching = min(matching_images, len(dataset.train))
+    for starred in (False, True):
+        if chosen := [point for point in points if network.points[point].starred == starred]:
+            passes = 2 + len(KINDS) * len(chosen)  # the member, what it becomes, and stitches
+            total += passes * test * sum(flops) + 2 * matching * sum(flops[: max(chosen) + 1])
+    return total
+
+
+def moments_need(
+    network: Network, dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
+) -> memory.Need:
+    """The device memory that the features of a member and of what it becomes take; compiles the program."""
+    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    images = jax.ShapeDtypeStruct(_matching(dataset, matching_images).shape, np.uint8)
+    shared = (images, dataset.mean, dataset.std)
+    return memory.need_of(_moments_of(network, points), parallel.default_execution(), Pair(member, member), shared)
+
+
+def _moments(members: zoo.Zoo, acted: Member, dataset: Dataset, points: tuple[int, ...], images: int, limit):
     """Per point the moments of features of all members and of what they became, on full batches of training images."""
+    network, size = members.network, None
+    if limit is not None:
+        size = jax.local_device_count() * moments_need(network, dataset, points, images).fitting(limit)
+    run = parallel.over_members(_moments_of(network, points), parallel.default_execution())
+    shared = (_matching(dataset, images), dataset.mean, dataset.std)
+    return parallel.in_groups(run, size)(Pair(members.members, acted), shared)
+
+
+def _moments_of(network: Network, points: Sequence[int]):
+    plan = Plan(network, tuple(points), (), FitConfig(), parallel.default_execution())
+    return lambda pair, shared: pair_moments(plan, pair, *shared)
+
+
+def _matching(dataset: Dataset, images: int) -> np.ndarray:
     batches = pad_batches(dataset.train, BATCH).images
-    batches = batches[: max(1, min(images, len(dataset.train)) // batches.shape[1])]
-    execution = parallel.default_execution()
-    plan = Plan(members.network, points, (), FitConfig(), execution)
-    run = parallel.over_members(lambda pair, shared: pair_moments(plan, pair, *shared), execution)
-    pairs = Pair(jax.tree.map(jnp.asarray, members.members), acted)
-    return jax.device_get(run(pairs, (batches, dataset.mean, dataset.std)))
+    return batches[: max(1, min(images, len(dataset.train)) // batches.shape[1])]

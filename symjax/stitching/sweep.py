@@ -72,6 +72,23 @@ def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0) -> list[tu
     return [pairs[i] for i in order[: int(count)]]
 
 
+def check_plan(plan: Plan, dataset: Dataset) -> None:
+    """An InputError where a plan cannot be carried out on these images; nothing is sent to a device."""
+    for family in plan.families:
+        for point in plan.points:
+            channels = plan.network.points[point].channels
+            if isinstance(family, LowRank) and family.rank > channels:
+                name = plan.network.points[point].name
+                raise InputError(f"families: {family.label} exceeds the {channels} channels of {name}")
+    if not plan.families or not plan.points:
+        raise InputError("families, layers: at least one of each is wanted")
+    if plan.config.batch_size > len(dataset.train):
+        size, images = plan.config.batch_size, len(dataset.train)
+        raise InputError(f"batch_size: {size} is more than the {images} training images")
+    if not len(dataset.validation):
+        raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+
+
 class Sweep:
     """Compiled once, run for any number of pairs.
 
@@ -80,22 +97,13 @@ class Sweep:
       dataset: the images.
       num_pairs: how many pairs are to come; where they are fewer than the devices, devices share a pair.
       devices: all local ones by default.
+
+    Raises:
+      InputError: as of `check_plan`.
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, *, num_pairs: int | None = None, devices=None):
-        for family in plan.families:
-            for point in plan.points:
-                channels = plan.network.points[point].channels
-                if isinstance(family, LowRank) and family.rank > channels:
-                    name = plan.network.points[point].name
-                    raise InputError(f"families: {family.label} exceeds the {channels} channels of {name}")
-        if not plan.families or not plan.points:
-            raise InputError("families, layers: at least one of each is wanted")
-        if plan.config.batch_size > len(dataset.train):
-            size, images = plan.config.batch_size, len(dataset.train)
-            raise InputError(f"batch_size: {size} is more than the {images} training images")
-        if not len(dataset.validation):
-            raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+        check_plan(plan, dataset)
         self.plan = plan
         devices = jax.local_devices() if devices is None else list(devices)
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 import jax
@@ -15,24 +16,39 @@ from symjax.parallel import Execution
 from symjax.training import create_state, pad_batches
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig
-from symjax.zoo.jobs import epochs_program
+from symjax.zoo.jobs import epochs_program, plan
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import EVALUATION_BATCH
 
 REHEARSED = 8  # training steps
 
 
-def epochs_to_go(folder: str | pathlib.Path, seeds: Iterable[int], epochs: int) -> dict[int, int]:
-    """Epochs that each member lacks in a zoo folder, which need not be there; finished members are left out."""
-    left = {seed: epochs - StoredMember(pathlib.Path(folder), seed).epoch() for seed in seeds}
-    return {seed: count for seed, count in left.items() if count > 0}
+def epochs_to_go(
+    folder: str | pathlib.Path, seeds: Iterable[int], epochs: int, keep: Iterable[int] = ()
+) -> dict[int, range]:
+    """The epochs, from 0, that members are still to be trained in a zoo folder, which need not be there.
+
+    Members that are finished, and kept after all epochs of `keep`, are left out; one that is finished but not kept is
+    trained again, see `symjax.zoo.train`.
+    """
+    jobs = {seed: plan(StoredMember(pathlib.Path(folder), seed), epochs, keep) for seed in seeds}
+    return {seed: range(job.start, job.stop) for seed, job in jobs.items() if job is not None}
 
 
-def epoch_flops(config: ZooConfig, dataset: Dataset) -> float:
-    """Floating-point operations of an epoch of one member, convolutions counted plainly."""
+def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -> float:
+    """Floating-point operations of these epochs, as of `epoch_flops`, with what `config` freezes in each."""
+    counts = Counter(config.frozen(epoch) for epoch in epochs)
+    return sum(count * epoch_flops(config, dataset, frozen) for frozen, count in counts.items())
+
+
+def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
+    """Floating-point operations of an epoch of one member, convolutions counted plainly.
+
+    The first `frozen` segments are not trained.
+    """
     network, image = config.network(dataset, method="native"), dataset.train.images.shape[1:]
     steps = len(dataset.train) // config.recipe.batch_size
-    return steps * step_flops(network, image, config.recipe) + len(dataset.validation) * sum(
+    return steps * step_flops(network, image, config.recipe, frozen) + len(dataset.validation) * sum(
         segment_flops(network, image)
     )
 

@@ -1,5 +1,6 @@
 """Members that are not as far as they are wanted, trained there side by side, epoch by epoch."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from symjax.parallel import Execution
 from symjax.progress import progress_bar
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
-from symjax.zoo.config import ZooConfig
+from symjax.zoo.config import ZooConfig, describe_shapes
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
 from symjax.zoo.trained import EVALUATION_BATCH, warn
 
@@ -214,12 +215,22 @@ def _epoch(network: Network, recipe: Recipe, frozen: int, own_labels: bool):
     return epoch
 
 
-def need(
-    config: ZooConfig, network: Network, dataset: Dataset, execution: Execution, own_labels: bool = False
-) -> memory.Need:
-    """The device memory that training members takes; compiles the program of an epoch for one member."""
-    state = abstract_state(config, network, len(dataset.train))
+def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: bool = False) -> memory.Need:
+    """The device memory that training members takes; compiles the program of an epoch for one member.
+
+    Of a schedule that freezes layers it is that of the epochs before.
+    """
     shared = jax.eval_shape(lambda: device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)))
+    plain = dataclasses.replace(config, freeze=(), labels="true")
+    sizes = tuple(describe_shapes(dataset).items())
+    return _need(plain, sizes, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
+
+
+@lru_cache
+def _need(config: ZooConfig, sizes, leaves, structure, execution: Execution, own_labels: bool) -> memory.Need:
+    """Remembered, so that zoos that differ in labels and schedules alone are compiled once."""
+    network, shared = config.network_on(dict(sizes), method=execution.conv), jax.tree.unflatten(structure, leaves)
+    state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if own_labels else state
     return memory.need_of(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)
 

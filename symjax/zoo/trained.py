@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from symjax import data, parallel, runs
+from symjax import data, memory, parallel, runs
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
 from symjax.training import accuracy, pad_batches
+from symjax.training.evaluation import Batches
 from symjax.zoo.config import ZooConfig, check_seeds, listed
 from symjax.zoo.stored import StoredMember, abstract_state, stored_members
 
@@ -156,24 +157,31 @@ def _held(member: StoredMember, last: int) -> set[int]:
     return {*member.kept(), *({last} if member.epoch() == last else ())}
 
 
-def test_accuracy(zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validation"] = "test", devices=None):
-    """Share of the examples of `split` that each member classifies rightly: (members,), in [0, 1]."""
-    return evaluate(zoo.network, zoo.members, getattr(dataset, split), dataset.mean, dataset.std, devices=devices)
+def test_accuracy(
+    zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validation"] = "test", devices=None, max_device_memory=None
+):
+    """Share of the examples of `split` that each member classifies rightly: (members,), in [0, 1]; see `evaluate`."""
+    options = {"devices": devices, "max_device_memory": max_device_memory}
+    return evaluate(zoo.network, zoo.members, getattr(dataset, split), dataset.mean, dataset.std, **options)
 
 
 test_accuracy.__test__ = False  # pytest collects what is called test_* wherever it is imported
 
 
-def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None):
+def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
     """Share of the training images, not augmented, to which each member gives the label that it was trained on."""
+    options = {"devices": devices, "max_device_memory": max_device_memory}
     labels = np.stack([zoo.config.training_labels(dataset, seed) for seed in zoo.seeds])
-    return evaluate(zoo.network, zoo.members, dataset.train, dataset.mean, dataset.std, labels=labels, devices=devices)
+    return evaluate(zoo.network, zoo.members, dataset.train, dataset.mean, dataset.std, labels=labels, **options)
 
 
-def evaluate(network: Network, members: Member, split: Split, mean, std, *, labels=None, devices=None) -> np.ndarray:
+def evaluate(
+    network: Network, members: Member, split: Split, mean, std, *, labels=None, devices=None, max_device_memory=None
+) -> np.ndarray:
     """Accuracy of stacked members on the examples of `split`: (members,), in [0, 1].
 
-    `labels` (members, n), one row for each member, takes the place of the split's.
+    `labels` (members, n), one row for each member, takes the place of the split's. With `max_device_memory`, bytes on
+    each device, members go in groups that need no more (`evaluation_need`); an InputError where it does not hold one.
     """
     devices = devices_or_all(devices)
     batches = pad_batches(split, EVALUATION_BATCH)
@@ -183,12 +191,39 @@ def evaluate(network: Network, members: Member, split: Split, mean, std, *, labe
         padded = np.zeros((len(labels), *examples.shape), batches.labels.dtype)
         padded[:, examples] = labels
         members = (members, padded)
-    return np.asarray(_accuracies(network, devices, labels is not None)(members, shared))
+    size = None
+    if max_device_memory is not None:
+        needed = evaluation_need(network, split, own_labels=labels is not None)
+        size = len(devices) * needed.fitting(max_device_memory)
+    run = parallel.in_groups(_accuracies(network, devices, labels is not None), size)
+    return np.asarray(run(members, shared))
+
+
+def evaluation_need(network: Network, split: Split, *, own_labels: bool = False) -> memory.Need:
+    """The device memory that `evaluate` takes; compiles its program for one or two members."""
+    count, size = len(split), min(EVALUATION_BATCH, len(split))
+    return _evaluation_need(network, (-(-count // size), size, *split.images.shape[1:]), own_labels)
+
+
+@lru_cache
+def _evaluation_need(network: Network, shape: tuple[int, ...], own_labels: bool) -> memory.Need:
+    """For images of this shape, (steps, batch, height, width, channels)."""
+    images, channels = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[-1:], np.float32)
+    labels, mask = (jax.ShapeDtypeStruct(shape[:2], kind) for kind in (np.int32, np.float32))
+    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    shared = (Batches(images, labels, mask), channels, channels)
+    one = (member, labels) if own_labels else member
+    return memory.need_of(_accuracy_of(network, own_labels), parallel.default_execution(), one, shared)
 
 
 @lru_cache
 def _accuracies(network: Network, devices: tuple, own_labels: bool):
     """Accuracy lifted over members. Remembered, so that the same process does not compile it again."""
+    return parallel.over_members(_accuracy_of(network, own_labels), parallel.default_execution(), devices=devices)
+
+
+def _accuracy_of(network: Network, own_labels: bool):
+    """Accuracy of one member, with labels of its own or without, on what all share."""
 
     def accuracy_of(item, shared):
         batches, mean, std = shared
@@ -196,7 +231,7 @@ def _accuracies(network: Network, devices: tuple, own_labels: bool):
         batches = batches._replace(labels=labels)
         return accuracy(lambda images: network.logits(member, data.normalize(images, mean, std))[0], batches)
 
-    return parallel.over_members(accuracy_of, parallel.default_execution(), devices=devices)
+    return accuracy_of
 
 
 def devices_or_all(devices) -> tuple:

@@ -128,7 +128,7 @@ def train_together(
         if jobs := [jobs[i] for i in chosen]:
             devices, size = devices_or_all(devices), len(jobs)
             if max_device_memory is not None:
-                size = len(devices) * need(config, network, dataset, execution, own_labels).fitting(max_device_memory)
+                size = len(devices) * need(config, dataset, execution, own_labels).fitting(max_device_memory)
             jobs.sort(key=lambda job: job.start)  # those that are equally far train together
             for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
                 train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds)

@@ -1,0 +1,67 @@
+"""What a retraining costs in floating-point operations, counted before it begins."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.flops import segment_flops
+from symjax.rotation.retrain import Plan
+from symjax.rotation.tail import RotatedTail, tail_of
+from symjax.training.loop import optimizer, train_step
+
+
+def retraining_flops(plan: Plan, dataset: Dataset, cases: int, blocks: int = 1) -> float:
+    """Operations of retraining `cases` matrices behind one member's frozen front: of the front, which runs once for
+    all of them, and of what trains. Where `max_device_memory` cuts cases into groups, a front that is not kept runs for
+    each group, which is not counted.
+
+    Args:
+      plan: its network with method="native" has convolutions counted as such.
+      dataset: the images.
+      cases: how many matrices.
+      blocks: of `symjax.rotation.retrain.Retraining`.
+
+    Raises:
+      InputError: the compiler counts no operations for this backend.
+    """
+    epochs, train, held_out = plan.recipe.epochs, len(dataset.train), len(dataset.validation)
+    front = sum(segment_flops(plan.network, dataset.train.images.shape[1:])[: plan.point + 1])
+    seen = train * (1 if blocks == 1 and not plan.augment else epochs)
+    seen += held_out * (1 if blocks == 1 else epochs) + len(dataset.test)
+    step, forward = tail_flops(plan, dataset)
+    steps = blocks * (train // blocks // plan.recipe.batch_size)
+    return seen * front + cases * (epochs * (steps * step + held_out * forward) + len(dataset.test) * forward)
+
+
+def tail_flops(plan: Plan, dataset: Dataset) -> tuple[float, float]:
+    """Operations of a training step of what is behind the matrix, and of its forward pass for one image."""
+    network, point, batch = plan.network, plan.point, plan.recipe.batch_size
+    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    tail, tx, channels = tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
+    opt_state = jax.eval_shape(tx.init, tail.params)
+    matrix = jax.ShapeDtypeStruct((channels, channels), np.float32)
+    images = jax.ShapeDtypeStruct((batch, *dataset.train.images.shape[1:]), jnp.float32)
+    features = jax.eval_shape(partial(network.before_activation, point=point), member, images)
+    one = jax.ShapeDtypeStruct((1, *features.shape[1:]), features.dtype)
+    labels = jax.ShapeDtypeStruct((batch,), np.int32)
+
+    def step(tail, opt_state, matrix, features, labels):
+        after, metrics = train_step(RotatedTail(network, point, matrix), tx, tail, opt_state, features, labels)
+        return jax.lax.optimization_barrier(after), metrics
+
+    def forward(tail, matrix, features):
+        return RotatedTail(network, point, matrix).logits(tail, features)[0]
+
+    return _counted(step, tail, opt_state, matrix, features, labels), _counted(forward, tail, matrix, one)
+
+
+def _counted(fn, *arguments) -> float:
+    counted = jax.jit(fn).lower(*arguments).cost_analysis() or {}
+    if "flops" not in counted:
+        backend = jax.default_backend()
+        raise InputError(f"flops: XLA counts no operations for the backend {backend}; with JAX_PLATFORMS=cpu it does")
+    return float(counted["flops"])

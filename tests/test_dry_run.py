@@ -1,0 +1,184 @@
+"""--dry-run of every command: it tells its phases, writes nothing, trains nothing, refuses what the command refuses."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import test_any_flags
+from stitch_helpers import SEEDS, flags, scratch, settings, trained
+
+import experiments.dry_run
+import symjax.zoo.training
+from experiments.settings import ZooSettings, run_command
+from symjax import models, parallel
+from symjax.flops import segment_flops, step_flops, training_flops
+from symjax.models.myrtle import PlainSpec
+from symjax.rotation import Plan
+from symjax.rotation.cost import retraining_flops, tail_flops
+from symjax.training import Recipe
+from symjax.zoo import estimate
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
+]
+models.MODELS.setdefault(
+    "rotate_tiny", (models.MODELS["mcnn"][0], 4, {"spec": PlainSpec(4, (1, 2), (2, 2), norm=False)})
+)
+EXAMPLES = 20
+# What a command is given besides, and its phases.
+COMMANDS = {
+    "align": (["--examples", EXAMPLES, "--measures", "cka,procrustes"], {"members to look at", "pairs to compare"}),
+    "dynamics": (
+        ["--examples", EXAMPLES, "--measures", "cka", "--checkpoints", "0,6"],
+        {"moments to look at", "moments to compare"},
+    ),
+    "classes": (["--examples", EXAMPLES, "--checkpoints", "0,6"], {"moments to look at", "moments to compare"}),
+    "freeze": (
+        ["--examples", EXAMPLES, "--measure", "cka"],
+        {"normal training", "moments to look at", "moments to compare", "similarity", "linear"},
+    ),
+    "memorize": (
+        ["--examples", EXAMPLES, "--measures", "pwcca"],
+        {"generalizing", "memorizing", "members to look at", "pairs to compare"},
+    ),
+    "symmetry": (["--draws", 1], {"members to act on", "matrices to try"}),
+    "rotate": (["--model", "rotate_tiny", "--seeds", "2", "--repeats", 2, "--retrain-epochs", 2], {"matrices"}),
+}
+
+
+@pytest.fixture(autouse=True)
+def phases(monkeypatch, tmp_path):
+    """In an empty folder, where nothing may train; rehearsals say 1 GFLOP/s for each device. By name, what was told."""
+    trained()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
+    monkeypatch.setattr(symjax.zoo.training, "train_jobs", lambda *_: pytest.fail("trained"))
+    told, tell = {}, experiments.dry_run.tell
+
+    def told_of(title, config, dataset, phases):
+        told.update({phase.name: phase for phase in phases})
+        return tell(title, config, dataset, phases)
+
+    monkeypatch.setattr(experiments.dry_run, "tell", told_of)
+    return told
+
+
+def dry(name, *words, zoo="zoo"):
+    """A dry run on the tiny data set, whose zoo is in a new folder unless said otherwise."""
+    module = importlib.import_module(f"experiments.{name}")
+    argv = [*flags(scratch()), "--zoo", zoo, *COMMANDS[name][0], *words, "--dry-run"]
+    run_command(module.main, module.Settings, [str(word) for word in argv])
+
+
+def images():
+    """Operations of each segment for one image."""
+    dataset, _ = trained()
+    return segment_flops(settings().zoo_config().network(dataset, method="native"), (8, 8, 1))
+
+
+def test_every_command_that_computes_has_the_flag():
+    assert set(test_any_flags.TRAINING) == {*COMMANDS, "zoo", "stitch", "crossval", "lasso"}
+    assert "dry_run" in vars(ZooSettings)["__annotations__"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
+    dry(name)
+    printed = capsys.readouterr().out
+    wanted = COMMANDS[name][1] | ({"members to train"} if name not in ("freeze", "memorize") else set())
+    assert set(phases) == wanted and all(called in printed.splitlines()[2] for called in wanted)
+    assert not list(Path().iterdir())
+    assert all(phase.to_do and not phase.there for phase in phases.values())
+    training = {"members to train", "normal training", "generalizing", "memorizing"} & wanted
+    config, (dataset, _) = settings().zoo_config(), trained()
+    if name != "rotate":  # of another network
+        for called in training:
+            members = len(SEEDS) * 6 * estimate.epoch_flops(config, dataset)
+            assert phases[called].flops == pytest.approx(members, rel=0.01)
+    uncounted = [called for called, phase in phases.items() if phase.flops is None]
+    assert all(f"{called} (not counted)" in printed for called in uncounted)
+    if "operations" in printed and uncounted:
+        assert "not counted" in printed.split("operations")[1].splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "told"),
+    [
+        ("align", ["--examples", "3"], "examples: got 3"),
+        ("align", ["--max-device-memory", "1KB"], "max_device_memory: got 1 KB"),
+        ("dynamics", ["--checkpoints", "9"], "checkpoints: got '9'"),
+        ("classes", ["--layers", "relu9"], "relu9"),
+        ("freeze", ["--schedules", "1/2/3"], "schedules: 1/2/3 has 3 epochs"),
+        ("memorize", ["--seeds", "2"], "seeds: got 2 for each group"),
+        ("symmetry", ["--draws", "0"], "draws: got 0"),
+        ("rotate", ["--repeats", "0"], "repeats: got 0"),
+        ("rotate", ["--max-device-memory", "lots"], "max_device_memory: got 'lots'"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_command_refuses(name, words, told, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        dry(name, *words)
+    assert told in capsys.readouterr().err and not list(Path().iterdir())
+
+
+def test_passes_over_examples(phases, capsys):
+    dry("align", "--layers", "relu1", zoo=scratch() / "zoo")
+    looked = phases["members to look at"]
+    assert looked.flops == pytest.approx(3 * EXAMPLES * images()[0])
+    assert looked.stored == 3 * EXAMPLES * 4 * 8 * 8 * 4  # float32 maps of 4 channels
+    assert looked.at_once == 2 and phases["pairs to compare"].to_do == 2 * 3
+    assert phases["members to train"].there == 3 and not phases["members to train"].to_do
+    dry("classes", zoo=scratch() / "zoo")
+    # Each network before its training and, twice, at the end; of 4 and 8 channels the means.
+    assert phases["moments to look at"].flops == pytest.approx(3 * 3 * EXAMPLES * sum(images()[:2]))
+    assert phases["moments to look at"].stored == 3 * EXAMPLES * (4 + 8) * 4
+    # Trained already, but not kept at its beginning.
+    assert phases["members to train"].to_do == 3 and phases["members to train"].flops == 0
+    assert phases["moments to compare"].to_do == 3 * 2
+
+
+def test_frozen_layers_cost_less(phases, capsys):
+    dry("freeze", "--schedules", "1/3,2/4,similarity")
+    config, (dataset, _) = settings().zoo_config(), trained()
+    network = config.network(dataset, method="native")
+    validation = 6 * len(dataset.validation) * sum(images())
+    steps = training_flops(network, (8, 8, 1), len(dataset.train), config.recipe, (1, 3))
+    assert phases["1/3"].flops == pytest.approx(3 * (steps + validation))
+    assert phases["1/3"].flops < phases["2/4"].flops < phases["normal training"].flops
+    assert phases["similarity"].at_most and phases["similarity"].flops == phases["normal training"].flops
+    assert "at most" in capsys.readouterr().out
+
+
+def test_both_groups_are_trained_side_by_side(phases):
+    dry("memorize")
+    assert [phases[name].at_once for name in ("generalizing", "memorizing")] == [3, 3]
+    assert phases["pairs to compare"].to_do == 15 - 3  # no pair of one seed across
+    assert phases["members to look at"].to_do == 6
+
+
+@pytest.mark.parametrize("point", [0, 1])
+def test_operations_of_a_retraining(point):
+    """A step of the tail is one of the network with its front frozen, less that front, and with the matrix."""
+    dataset, _ = trained()
+    network = settings(model="rotate_tiny").zoo_config().network(dataset, method="native")
+    recipe, image = Recipe(epochs=2, batch_size=12, flip=False, translate=0), (8, 8, 1)
+    plan = Plan(network, point, recipe, parallel.default_execution())
+    step, forward = tail_flops(plan, dataset)
+    segments, channels, pixels = segment_flops(network, image), (4, 8)[point], (64, 16)[point]
+    matrix = 2 * pixels * channels**2
+    expected = step_flops(network, image, recipe, point + 1) - 12 * sum(segments[: point + 1]) + 12 * matrix
+    assert step == pytest.approx(expected, rel=0.05)
+    assert forward == pytest.approx(sum(segments[point + 1 :]) + matrix, rel=0.05)
+    front = sum(segments[: point + 1])
+    each = 2 * (6 * step + 18 * forward) + 37 * forward
+    assert retraining_flops(plan, dataset, 3) == pytest.approx((72 + 18 + 37) * front + 3 * each)
+    blocked = retraining_flops(plan, dataset, 3, blocks=2)
+    assert blocked == pytest.approx((2 * 72 + 2 * 18 + 37) * front + 3 * each)
+
+
+def test_matrices_of_every_layer_are_counted(phases):
+    dry("rotate")
+    assert phases["matrices"].to_do == 2 * 2 * 3 * 2  # layers, seeds, kinds, repeats
+    assert phases["matrices"].at_once == 3 and phases["matrices"].need.member > 0
+    assert phases["members to train"].to_do == 2
