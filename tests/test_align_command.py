@@ -94,7 +94,7 @@ def test_rows_are_the_measures(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
-def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch):
+def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, capsys):
     out = command("--pairs", 1)
     one = runs.read_csv(out / "results.csv")
     asked = []
@@ -102,6 +102,9 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch):
     monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[1:3]) or compare(*a))
     command("--pairs", 1)
     assert not asked
+    capsys.readouterr()
+    command("--pairs", 1, "--dry-run")
+    assert "All is there" in capsys.readouterr().out
     command(measures="cka,procrustes")
     drawn = tuple(one[["model_a", "model_b"]].iloc[0])
     assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("procrustes", PAIRS)]

@@ -248,6 +248,8 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     command(folder, "--measures", "pwcca")
     assert not asked and capsys.readouterr().out == printed
     assert summary.read(out).finding in printed
+    command(folder, "--measures", "pwcca", "--dry-run")
+    assert "All is there" in capsys.readouterr().out
     command(folder, "--measures", "cka,pwcca")
     assert asked == ["cka"]
     more = runs.read_csv(out / "results.csv")

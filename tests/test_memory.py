@@ -13,12 +13,14 @@ from stitch_helpers import SEEDS, flags, scratch, settings, trained
 import experiments.dry_run
 import experiments.stitch
 import experiments.zoo
+import symjax.representations
 from experiments.settings import run_command
 from symjax import memory, parallel, zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
 from symjax.memory import Need, need_of, num_bytes, parse_bytes, spell_bytes
 from symjax.parallel import Execution
+from symjax.representations import representations
 from symjax.stitching import Plan, bounds, parse_families
 from symjax.zoo import estimate, jobs, training
 
@@ -103,6 +105,68 @@ def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, bounded.members, at_once.members)
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
         zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.of(1) - 1, **options)
+
+
+# --- evaluation and features in groups ---
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many members each program over members is given at a time."""
+    found, over_members = [], parallel.over_members
+
+    def watched(*arguments, **options):
+        run = over_members(*arguments, **options)
+        return lambda members, shared: found.append(parallel.count_members(members)) or run(members, shared)
+
+    monkeypatch.setattr(parallel, "over_members", watched)
+    zoo.trained._accuracies.cache_clear()
+    symjax.representations._features.cache_clear()
+    yield found
+    zoo.trained._accuracies.cache_clear()
+    symjax.representations._features.cache_clear()
+
+
+@pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])
+def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
+    dataset, members = trained()
+    own = accuracy is zoo.train_accuracy
+    need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, own_labels=own)
+    for devices, groups in ((jax.devices()[:1], [2, 2]), (jax.devices(), [3])):
+        sizes.clear()
+        bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.of(2))
+        assert sizes == groups
+        np.testing.assert_array_equal(bounded, accuracy(members, dataset, devices=devices))
+        assert sizes == [*groups, 3]
+    with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
+        accuracy(members, dataset, max_device_memory=need.of(1) - 1)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_features_in_groups_are_the_same(sizes, pool):
+    dataset, members = trained()
+    images, devices = dataset.test.images[:20], jax.devices()[:1]
+    need = symjax.representations.need(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
+    options = {"pool": pool, "devices": devices, "batch_size": 8}
+    arguments = members, images, dataset.mean, dataset.std
+    bounded = representations(*arguments, **options, max_device_memory=need.of(2))
+    assert sizes == [2, 2] * 3  # three batches
+    whole = representations(*arguments, **options)
+    assert sizes[6:] == [3] * 3
+    jax.tree.map(np.testing.assert_array_equal, bounded, whole)
+    found = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), pool=pool)
+    assert sum(array.nbytes for array in whole.values()) == 3 * 20 * found
+    with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
+        representations(*arguments, max_device_memory=1000)
+
+
+def test_groups_on_all_devices_and_with_leaves_of_both_kinds():
+    run = parallel.over_members(lambda member, shared: (member[0] + shared, member[1]), Execution("vmap", "matmul"))
+    members = (np.arange(7.0, dtype=np.float32), np.arange(14, dtype=np.int32).reshape(7, 2))
+    for size in (None, 1, 2, 3, 7, 9):
+        found = parallel.in_groups(run, size)(members, np.float32(1))
+        np.testing.assert_array_equal(found[0], members[0] + 1)
+        np.testing.assert_array_equal(found[1], members[1])
 
 
 # --- sweeps in parts ---

@@ -17,6 +17,7 @@ import experiments.rotate
 from experiments.settings import run_command
 from symjax import models, parallel, runs, zoo
 from symjax.errors import InputError
+from symjax.memory import num_bytes
 from symjax.models import Member
 from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
@@ -369,6 +370,8 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     monkeypatch.setattr(Retraining, "run", lambda *_, **__: pytest.fail("retrained"))
     command("--layers", "2")
     assert (out / "results.csv").read_bytes() == before and capsys.readouterr().out == printed
+    command("--layers", "2", "--dry-run")
+    assert "All is there" in capsys.readouterr().out
 
 
 def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
@@ -457,6 +460,41 @@ def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch)
     error = capsys.readouterr().err
     assert end.value.code == 2 and named in error and error.count("\n") == 1
     assert not Path("run").exists()
+
+
+# --- memory ---
+
+
+def test_matrices_in_groups_find_what_all_at_once_do():
+    whole, (dataset, found) = program(epochs=2), trained()
+    devices = jax.devices()[:1]
+    limit = whole.need().of(4)
+    grouped = Retraining(whole.plan, dataset, devices=devices, max_device_memory=limit)
+    seen, run = [], grouped._block
+
+    def counted(items, features):
+        seen.append(len(items[1]))
+        return run(items, features)
+
+    grouped._block = counted
+    one_by_one = grouped.run(found.member(0), CASES, key=key())
+    assert grouped.rounds(len(CASES)) == 2 and seen == [4] * 2 * 2  # the second group is filled up
+    at_once = Retraining(whole.plan, dataset, devices=devices).run(found.member(0), CASES, key=key())
+    assert [one.case for one in one_by_one] == CASES
+    for one, other in zip(one_by_one, at_once, strict=True):
+        assert one.accuracy == other.accuracy and one.history == other.history
+        jax.tree.map(np.testing.assert_array_equal, one.tail, other.tail)
+    with pytest.raises(InputError, match="max_device_memory: .* which is what one matrix needs"):
+        Retraining(whole.plan, dataset, max_device_memory=whole.need().of(1) - 1)
+
+
+def test_what_a_retraining_needs():
+    """On each device the features of training and validation images, and for each case its state, before and after."""
+    whole, (dataset, found) = program(epochs=2), trained()
+    need, one = whole.need(), jax.tree.map(np.asarray, tail_of(found.member(0), 0))
+    kept = (len(dataset.train) + len(dataset.validation)) * whole._front.bytes_per_image(dataset)
+    assert kept < need.fixed < 100 * kept
+    assert need.member >= 3 * num_bytes(one) + 4 * 4 * 4  # parameters and two moments
 
 
 # --- the published finding ---

@@ -11,8 +11,10 @@ from stitch_helpers import SEEDS, acted, flags, scratch, trained
 import experiments.symmetry
 import symjax.stitching.acted
 from experiments.settings import run_command
-from symjax import plots, runs
+from symjax import plots, runs, zoo
+from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
+from symjax.stitching.acted import moments_need, stitch_to_acted
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -55,11 +57,25 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     monkeypatch.setattr(experiments.symmetry, "stitch_to_acted", lambda *a, **o: asked.append(a[3]) or compute(*a, **o))
     command("--layers", "relu2")
     assert not asked
+    capsys.readouterr()
+    command("--layers", "relu2", "--dry-run")
+    assert "All is there" in capsys.readouterr().out
     command("--seeds", "2")
     assert asked == [(0,)]
     more = runs.read_csv(out / "results.csv")
     assert len(more) == len(rows) + 4
     pd.testing.assert_frame_equal(more[: len(rows)], rows)
+
+
+def test_members_in_groups_give_the_same_rows():
+    dataset, members = trained()
+    passes = (zoo.evaluation_need(members.network, dataset.test), moments_need(members.network, dataset, (1,)))
+    keys = jax.random.split(jax.random.key(1), len(SEEDS))
+    limit = max(need.of(1) for need in passes)
+    bounded = stitch_to_acted(members, dataset, keys, (1,), max_device_memory=limit)
+    assert len(bounded) == 2 * len(SEEDS) and bounded == stitch_to_acted(members, dataset, keys, (1,))
+    with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
+        stitch_to_acted(members, dataset, keys, (1,), max_device_memory=limit - 1)
 
 
 def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):

@@ -76,6 +76,8 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     monkeypatch.setattr(experiments.dynamics.dynamics, "similarity_to_end", watched)
     command(experiments.dynamics, folder, *settings)
     assert not asked and capsys.readouterr().out == printed
+    command(experiments.dynamics, folder, *settings, "--dry-run")
+    assert "All is there" in capsys.readouterr().out
     command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "pwcca,cka", "--seeds", "1,2")
     assert asked == [("pwcca", (4,)), ("cka", (0, 2, 4, 6)), ("pwcca", (0, 2, 4, 6)), ("cka", (0, 2, 4, 6))]
     capsys.readouterr()
@@ -99,6 +101,8 @@ def test_classes_rows_are_least_squares(folder, capsys):
         indicator = np.float64(labels == list(dataset.class_names).index(str(row[5])))
         x, indicator = x.reshape(-1, x.shape[-1]), np.repeat(indicator, x[0, ..., 0].size)
         assert row.value == pytest.approx(least_squares_correlation(x, indicator), abs=1e-3)
+    command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2", "--dry-run")
+    assert "All is there" in capsys.readouterr().out
     assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
 
 
@@ -129,6 +133,9 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
         patch.setattr(experiments.freeze, "pairwise", None)
         command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
         assert capsys.readouterr().out == printed
+        words = ["--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka", "--dry-run"]
+        command(experiments.freeze, folder, *words)
+        assert "All is there" in capsys.readouterr().out
     # Similarities of networks that were looked at before are not computed again; the file can be deleted, too.
     compared = []
     pairwise = experiments.freeze.pairwise
