@@ -220,8 +220,8 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
     parts = []
-    monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 1000))
-    run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1KB"])
+    monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9))
+    run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1GB"])
     assert [len(part.families) for part in parts] == [2, 1]  # the whole, and the larger half
     assert Path("whole", "results.csv").read_text() == Path("parts", "results.csv").read_text()
 

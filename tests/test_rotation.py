@@ -468,7 +468,8 @@ def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch)
 def test_matrices_in_groups_find_what_all_at_once_do():
     whole, (dataset, found) = program(epochs=2), trained()
     devices = jax.devices()[:1]
-    limit = whole.need().of(4)
+    unbounded = Retraining(whole.plan, dataset, devices=devices)
+    limit = unbounded.need().of(4)
     grouped = Retraining(whole.plan, dataset, devices=devices, max_device_memory=limit)
     seen, run = [], grouped._block
 
@@ -479,7 +480,7 @@ def test_matrices_in_groups_find_what_all_at_once_do():
     grouped._block = counted
     one_by_one = grouped.run(found.member(0), CASES, key=key())
     assert grouped.rounds(len(CASES)) == 2 and seen == [4] * 2 * 2  # the second group is filled up
-    at_once = Retraining(whole.plan, dataset, devices=devices).run(found.member(0), CASES, key=key())
+    at_once = unbounded.run(found.member(0), CASES, key=key())
     assert [one.case for one in one_by_one] == CASES
     for one, other in zip(one_by_one, at_once, strict=True):
         assert one.accuracy == other.accuracy and one.history == other.history

@@ -8,7 +8,6 @@ import numpy as np
 
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.flops import segment_flops
 from symjax.rotation.retrain import Plan
 from symjax.rotation.tail import RotatedTail, tail_of
 from symjax.training.loop import optimizer, train_step
@@ -29,24 +28,27 @@ def retraining_flops(plan: Plan, dataset: Dataset, cases: int, blocks: int = 1) 
       InputError: the compiler counts no operations for this backend.
     """
     epochs, train, held_out = plan.recipe.epochs, len(dataset.train), len(dataset.validation)
-    front = sum(segment_flops(plan.network, dataset.train.images.shape[1:])[: plan.point + 1])
     seen = train * (1 if blocks == 1 and not plan.augment else epochs)
     seen += held_out * (1 if blocks == 1 else epochs) + len(dataset.test)
-    step, forward = tail_flops(plan, dataset)
+    front, step, forward = parts_flops(plan, dataset)
     steps = blocks * (train // blocks // plan.recipe.batch_size)
     return seen * front + cases * (epochs * (steps * step + held_out * forward) + len(dataset.test) * forward)
 
 
-def tail_flops(plan: Plan, dataset: Dataset) -> tuple[float, float]:
-    """Operations of a training step of what is behind the matrix, and of its forward pass for one image."""
+def parts_flops(plan: Plan, dataset: Dataset) -> tuple[float, float, float]:
+    """Operations of the front for one image, of a training step of what is behind it, and of its forward pass likewise.
+
+    The matrix and the activation after it belong to what is behind.
+    """
     network, point, batch = plan.network, plan.point, plan.recipe.batch_size
     member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
     tail, tx, channels = tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
     opt_state = jax.eval_shape(tx.init, tail.params)
     matrix = jax.ShapeDtypeStruct((channels, channels), np.float32)
-    images = jax.ShapeDtypeStruct((batch, *dataset.train.images.shape[1:]), jnp.float32)
-    features = jax.eval_shape(partial(network.before_activation, point=point), member, images)
-    one = jax.ShapeDtypeStruct((1, *features.shape[1:]), features.dtype)
+    front, image = partial(network.before_activation, point=point), dataset.train.images.shape[1:]
+    one = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    of_one = jax.eval_shape(front, member, one)
+    features = jax.ShapeDtypeStruct((batch, *of_one.shape[1:]), of_one.dtype)
     labels = jax.ShapeDtypeStruct((batch,), np.int32)
 
     def step(tail, opt_state, matrix, features, labels):
@@ -56,7 +58,11 @@ def tail_flops(plan: Plan, dataset: Dataset) -> tuple[float, float]:
     def forward(tail, matrix, features):
         return RotatedTail(network, point, matrix).logits(tail, features)[0]
 
-    return _counted(step, tail, opt_state, matrix, features, labels), _counted(forward, tail, matrix, one)
+    return (
+        _counted(front, member, one),
+        _counted(step, tail, opt_state, matrix, features, labels),
+        _counted(forward, tail, matrix, of_one),
+    )
 
 
 def _counted(fn, *arguments) -> float:
