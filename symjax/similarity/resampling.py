@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy import stats
+from scipy.special import stdtrit
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
@@ -184,7 +184,7 @@ def mean_over_pairs(values, pairs, level=0.95):
     left_out = matmul(weights, values.reshape(len(values), -1)).reshape(len(models), *values.shape[1:])
     share = (len(models) - 1) / len(models)
     error = jnp.sqrt(share * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    estimate, reach = values.mean(0), float(stats.t.ppf((1 + level) / 2, len(models) - 1)) * error
+    estimate, reach = values.mean(0), float(stdtrit(len(models) - 1, (1 + level) / 2)) * error
     return PairMean(estimate, error, estimate - reach, estimate + reach)
 
 
