@@ -69,13 +69,20 @@ def run_folder(
     return RunFolder(kind, path, document)
 
 
+def test_percent(members: zoo.Zoo, dataset: Dataset) -> np.ndarray:
+    """Test accuracy of each member, in percent."""
+    return percent(zoo.test_accuracy(members, dataset), len(dataset.test))
+
+
+test_percent.__test__ = False  # pytest collects what is called test_* wherever it is imported
+
+
 def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset) -> np.ndarray:
-    """Test accuracy of each member, in percent: what accuracy.csv has, or else computed and kept there."""
+    """`test_percent`: what accuracy.csv has, or else computed and kept there."""
     path = folder / "accuracy.csv"
     kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
     if not set(members.seeds) <= set(kept.seed):
-        found = percent(zoo.test_accuracy(members, dataset), len(dataset.test))
-        new = pd.DataFrame({"seed": members.seeds, "accuracy": found})
+        new = pd.DataFrame({"seed": members.seeds, "accuracy": test_percent(members, dataset)})
         kept = pd.concat([kept[~kept.seed.isin(members.seeds)], new]) if len(kept) else new
         runs.write_csv(path, kept.sort_values("seed"))
     return kept.set_index("seed").accuracy.loc[list(members.seeds)].to_numpy()

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
-from experiments.folders import run_folder
+from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
@@ -164,7 +164,6 @@ def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
         there = read_rows(path, COLUMNS)
         missing = set(trained.seeds) - set(there.seed[there.schedule == key])
         if missing:
-            accuracy = 100 * np.asarray(zoo.test_accuracy(trained, dataset), np.float64)
             flops = training_flops(
                 counted(trained, dataset),
                 dataset.train.images.shape[1:],
@@ -172,6 +171,7 @@ def evaluate(path: Path, zoos, schedules, dataset) -> pd.DataFrame:
                 trained.config.recipe,
                 schedules[name],
             )
+            accuracy = test_percent(trained, dataset)
             rows = pd.DataFrame({"schedule": key, "seed": trained.seeds, "accuracy": accuracy, "flops": flops})
             there = add_rows(path, rows[rows.seed.isin(missing)], COLUMNS)
         chosen = there[(there.schedule == key) & there.seed.isin(trained.seeds)]

@@ -15,7 +15,7 @@ import jax
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.folders import run_folder
+from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, models, parallel, plots, zoo
@@ -25,7 +25,7 @@ from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.published import against_published
 from symjax.rotation.results import Results
 from symjax.summary import Summary, mean_and_deviation
-from symjax.training import Recipe, percent
+from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 
 
@@ -156,7 +156,7 @@ def main(settings: Settings) -> Summary:
         results = Results(folder)
         lacking = hosts.agreed("missing rows", lambda: missing(results, units))
         mine = hosts.own(divided(lacking, hosts.count()))
-        baselines = {name: baseline(zoos[name], dataset) for name in (zoos if lacking else ())}
+        baselines = {name: test_percent(zoos[name], dataset) for name in (zoos if lacking else ())}
         with progress_bar(desc="rotate", unit="epoch", total=len(mine) * recipe.epochs, disable=not mine) as bar:
             for (name, layer), group in itertools.groupby(mine, key=lambda unit: unit[:2]):
                 of = zoos[name], baselines[name]
@@ -208,13 +208,6 @@ def divided(units: list[Unit], parts: int) -> list[Unit]:
     return [share for share in shares if share[3]]
 
 
-def baseline(trained: zoo.Zoo, dataset) -> dict[int, float]:
-    """Test accuracy of each member in percent."""
-    return dict(
-        zip(trained.seeds, map(float, percent(zoo.test_accuracy(trained, dataset), len(dataset.test))), strict=True)
-    )
-
-
 def retrain(
     plan: Plan, trained: zoo.Zoo, baselines, dataset, units: list[Unit], results: Results, rotation_seed: int, bar: tqdm
 ) -> None:
@@ -230,7 +223,7 @@ def retrain(
     for name, layer, seed, cases in units:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
         found = program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch)
-        results.add(name, layer, seed, found, baselines[seed])
+        results.add(name, layer, seed, found, float(baselines[trained.seeds.index(seed)]))
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:
