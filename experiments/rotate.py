@@ -8,6 +8,7 @@ nothing; more models, layers, kinds, seeds or repeats extend what is there.
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -170,7 +171,9 @@ def main(settings: Settings) -> Summary:
         plots.rotation_curves(results.curves(*wanted), folder / "curves")
         tables = {caption(table): summary(table)}
         relu = [name for name, theirs in plans.items() if uses_relu(next(iter(theirs.values())).network)]
-        return Summary(folder, title(table, dataset.name), finding(table, relu), tables, ("penalties", "curves"))
+        normed = [name for name, theirs in plans.items() if uses_batch_norm(next(iter(theirs.values())).network)]
+        told = finding(table, relu, normed)
+        return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
 
 
 def make_plans(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> dict[str, Plan]:
@@ -253,8 +256,23 @@ def uses_relu(network: models.Network) -> bool:
     return {space.kind for space in network.wiring.spaces.values()} == {"relu"}
 
 
-def finding(table: pd.DataFrame, relu: list[str]) -> str:
-    """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published."""
+def uses_batch_norm(network: models.Network) -> bool:
+    """Whether it keeps statistics of its channels."""
+    return bool(jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats))
+
+
+NORMED = (
+    "{models}: with batch norm, which the published networks have not. Behind the matrix it sets mean and scale of "
+    "each channel anew and so undoes part of what a matrix does, of whatever kind, in all layers but the last: these "
+    "penalties are not of the matrices alone. Take a model without, as mcnn_k."
+)
+
+
+def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = ()) -> str:
+    """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published.
+
+    Of the models `normed` it says what their batch norm means for that.
+    """
     told = []
     for model, rows in table.groupby("model", sort=False):
         parts = []
@@ -265,6 +283,8 @@ def finding(table: pd.DataFrame, relu: list[str]) -> str:
         told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
         if model in relu:
             told.append(against_published(rows))
+    if normed:
+        told.append(NORMED.format(models=", ".join(normed)))
     if failed := int(table.loss.isna().sum()):
         told.append(f"The loss of {failed} retrainings became NaN.")
     return " ".join(told)

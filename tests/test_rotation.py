@@ -497,6 +497,23 @@ def test_only_relu_networks_are_held_against_it():
     assert "Published" not in experiments.rotate.finding(rows, [])
 
 
+def test_batch_norm_is_told():
+    rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
+    for model in ("rotate_tiny", "rotate_tiny_norm", "rotate_tiny_sigmoid"):
+        network = models.create(model, image_size=8)
+        assert experiments.rotate.uses_batch_norm(network) is (model == "rotate_tiny_norm")
+    told = experiments.rotate.finding(rows, ["m"], ["m"])
+    assert "Published" in told and "m: with batch norm, which the published networks have not" in told
+    assert "batch norm" not in experiments.rotate.finding(rows, ["m"])
+
+
+def test_the_command_tells_of_batch_norm(quiet_folder, asked, capsys):
+    command(kinds="g_relu,orthogonal", model="rotate_tiny_norm")
+    assert "rotate_tiny_norm: with batch norm" in capsys.readouterr().out
+    command(kinds="g_relu,orthogonal", out="plain")
+    assert "batch norm" not in capsys.readouterr().out
+
+
 def test_gaps_are_of_members_where_there_are_several():
     rows = penalties((1, 4, 9), seeds=3)
     gap, units = gaps(rows)
