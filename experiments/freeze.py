@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
@@ -34,7 +33,8 @@ SCHEDULES = ("linear", "similarity")
 class Settings(FeatureSettings):
     schedules: str = "linear,similarity"
     """linear: layers freeze one by one at even distances; similarity: a layer freezes when it is nearly what it was an
-    epoch before; a list as 2/4/6/8: after so many epochs each, from the lowest layer. With commas between."""
+    epoch before; a list as 2/4/6/8: after so many epochs each, from the lowest layer; those above the end of a list, as
+    of 2/4, are never frozen. With commas between."""
     begin: float = 0.2
     """Of linear: when the lowest layer is frozen, a share of the run."""
     end: float = 0.8
@@ -102,15 +102,18 @@ def main(settings: Settings) -> Summary:
         table = evaluate(folder / "results.csv", zoos, schedules, dataset)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
-        begins = pd.DataFrame({name: dict(zip(layers, schedules[name], strict=False)) for name in names}, index=layers)
         tables = {
-            f"layers are frozen after so many epochs of {epochs}": begins.T.map(
-                lambda epoch: "never" if np.isnan(epoch) else f"{epoch:.0f}"
-            ),
+            f"layers are frozen after so many epochs of {epochs}": begins({n: schedules[n] for n in names}, layers),
             f"test accuracy in percent, mean ± deviation over {len(seeds)} networks, operations of one": summary(table),
         }
         title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
         return Summary(folder, title, finding(table), tables, ("freezing",))
+
+
+def begins(schedules: dict[str, tuple[int, ...]], layers: list[str]) -> pd.DataFrame:
+    """Schedules down, layers across: when each is frozen; never, where it lies above the end of a schedule."""
+    padded = {name: [*map(str, freeze), *["never"] * (len(layers) - len(freeze))] for name, freeze in schedules.items()}
+    return pd.DataFrame.from_dict(padded, orient="index", columns=layers)
 
 
 def given(settings: Settings, name: str, layers: int) -> tuple[int, ...]:
