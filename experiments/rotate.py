@@ -48,7 +48,8 @@ DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10,
 @dataclasses.dataclass(frozen=True)
 class Settings(SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
-    """Names of symjax.models.MODELS with commas between: plain chains of convolutions."""
+    """Names of symjax.models.MODELS with commas between: plain chains of convolutions; as published without batch norm
+    (..._k), which behind a matrix would undo part of what it does."""
     seeds: str = "1"
     """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
     epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
