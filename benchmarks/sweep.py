@@ -22,7 +22,8 @@ import tyro
 
 from symjax import data, models, parallel, runs, zoo
 from symjax.data import Dataset, Split
-from symjax.stitching import FitConfig, Plan, Sweep, all_pairs, parse_families
+from symjax.pairs import all_pairs
+from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.training import Recipe, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
 

@@ -6,7 +6,6 @@ extend what is there.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +20,7 @@ from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, parallel, plots, runs, zoo
 from symjax.errors import InputError
+from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.representations import representations
 from symjax.similarity import MEASURES, Pairwise, pairwise
@@ -52,7 +52,7 @@ class Settings(SharedSettings):
 def main(settings: Settings) -> Summary:
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     measures = parse_measures(settings.measures)
-    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed), seeds)
+    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed, ordered=False), seeds)
     if settings.examples < 4:
         raise InputError(f"examples: got {settings.examples}, wanted 4 or more")
     dataset = settings.load_dataset()
@@ -128,20 +128,6 @@ def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
     members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
     metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
-
-
-def draw_pairs(seeds: tuple[int, ...], count: str, seed: int) -> list[tuple[int, int]]:
-    """`count` pairs of different seeds, or "all"; more pairs extend fewer."""
-    pairs = list(itertools.combinations(sorted(seeds), 2))
-    if not pairs:
-        raise InputError(f"seeds: {len(seeds)} member; a pair needs two different ones")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"pair_seed: got {seed}, wanted an integer from 0 to 2**32 - 1")
-    if count == "all":
-        return pairs
-    if not count.isdecimal() or not 1 <= int(count) <= len(pairs):
-        raise InputError(f"pairs: got {count!r}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
-    return [pairs[i] for i in np.random.RandomState(seed).permutation(len(pairs))[: int(count)]]
 
 
 def compare(found: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds) -> pd.DataFrame:

@@ -42,10 +42,15 @@ def main(settings: Settings) -> Summary:
             line="class",
             label="correlation with the class",
             title=f"CCA of each layer with each class's indicator ({over})",
-            palette="husl",
+            ordered=False,
             chance=chance if settings.maps == "pool" else None,
         )
-        plots.over_layers(table, folder / "layers", chance if settings.maps == "pool" else None)
+        plots.over_layers(
+            table,
+            folder / "layers",
+            title=f"CCA of each layer with each class's indicator (mean over {len(history.zoo)} networks)",
+            chance=chance if settings.maps == "pool" else None,
+        )
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
         runs.write_csv(folder / "convergence.csv", ends)
         last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)

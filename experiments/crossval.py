@@ -14,9 +14,8 @@ from experiments.settings import named, optional, run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots, runs
 from symjax.errors import InputError
-from symjax.stitching import parse_families
 from symjax.stitching.results import Results
-from symjax.stitching.selection import GRIDS, choose
+from symjax.stitching.selection import GRIDS, choose, with_numbers
 from symjax.summary import Summary
 
 DEFAULTS = "; ".join(f"{family} {','.join(values)}" for family, values in GRIDS.items())
@@ -31,9 +30,8 @@ class Settings(StitchSettings):
 
 
 def main(settings: Settings) -> Summary:
-    grid = GRIDS[settings.family] if settings.values is None else settings.values.split(",")
     with named("families", "values"):
-        families = parse_families(",".join(f"{settings.family}:{value.strip()}" for value in grid if value.strip()))
+        families = with_numbers(settings.family, settings.values)
     if len(families) < 2:
         raise InputError(f"values: got {settings.values!r}, wanted two or more different ones to choose from")
     with sweep(settings, families, "crossval") as found:

@@ -69,16 +69,20 @@ def run_folder(
     return RunFolder(kind, path, document)
 
 
-def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
-    """Test accuracy of each member, in percent: what accuracy.csv has, or else computed and kept there.
+def test_percent(members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
+    """Test accuracy of each member, in percent; `limit` is in bytes of a device, as of `zoo.evaluate`."""
+    return percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), len(dataset.test))
 
-    `limit` is in bytes of a device, as of `zoo.evaluate`.
-    """
+
+test_percent.__test__ = False  # pytest collects what is called test_* wherever it is imported
+
+
+def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
+    """`test_percent`: what accuracy.csv has, or else computed and kept there."""
     path = folder / "accuracy.csv"
     kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
     if not set(members.seeds) <= set(kept.seed):
-        found = percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), len(dataset.test))
-        new = pd.DataFrame({"seed": members.seeds, "accuracy": found})
+        new = pd.DataFrame({"seed": members.seeds, "accuracy": test_percent(members, dataset, limit)})
         kept = pd.concat([kept[~kept.seed.isin(members.seeds)], new]) if len(kept) else new
         runs.write_csv(path, kept.sort_values("seed"))
     return kept.set_index("seed").accuracy.loc[list(members.seeds)].to_numpy()

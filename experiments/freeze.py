@@ -12,12 +12,11 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import pandas as pd
 
 from experiments import dry_run
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
-from experiments.folders import run_folder
+from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs, zoo
 from symjax.errors import InputError
@@ -36,7 +35,8 @@ SCHEDULES = ("linear", "similarity")
 class Settings(FeatureSettings):
     schedules: str = "linear,similarity"
     """linear: layers freeze one by one at even distances; similarity: a layer freezes when it is nearly what it was an
-    epoch before; a list as 2/4/6/8: after so many epochs each, from the lowest layer. With commas between."""
+    epoch before; a list as 2/4/6/8: after so many epochs each, from the lowest layer; those above the end of a list, as
+    of 2/4, are never frozen. With commas between."""
     begin: float = 0.2
     """Of linear: when the lowest layer is frozen, a share of the run."""
     end: float = 0.8
@@ -104,11 +104,8 @@ def main(settings: Settings) -> Summary:
         table = evaluate(folder / "results.csv", zoos, schedules, dataset, settings.memory_limit)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
-        begins = pd.DataFrame({name: dict(zip(layers, schedules[name], strict=False)) for name in names}, index=layers)
         tables = {
-            f"layers are frozen after so many epochs of {epochs}": begins.T.map(
-                lambda epoch: "never" if np.isnan(epoch) else f"{epoch:.0f}"
-            ),
+            f"layers are frozen after so many epochs of {epochs}": begins({n: schedules[n] for n in names}, layers),
             f"test accuracy in percent, mean ± deviation over {len(seeds)} networks, operations of one": summary(table),
         }
         title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
@@ -151,6 +148,12 @@ def beside(normal: Path, freeze: tuple[int, ...]) -> Path:
     """The folder of the zoo of a schedule."""
     own = Path(os.path.abspath(normal))  # with a name, which "." has not
     return own.with_name(f"{own.name}-freeze-{spelt(freeze, '-')}")
+
+
+def begins(schedules: dict[str, tuple[int, ...]], layers: list[str]) -> pd.DataFrame:
+    """Schedules down, layers across: when each is frozen; never, where it lies above the end of a schedule."""
+    padded = {name: [*map(str, freeze), *["never"] * (len(layers) - len(freeze))] for name, freeze in schedules.items()}
+    return pd.DataFrame.from_dict(padded, orient="index", columns=layers)
 
 
 def given(settings: Settings, name: str, layers: int) -> tuple[int, ...]:
@@ -213,8 +216,6 @@ def evaluate(path: Path, zoos, schedules, dataset, limit: float | None) -> pd.Da
         there = read_rows(path, COLUMNS)
         missing = set(trained.seeds) - set(there.seed[there.schedule == key])
         if missing:
-            accuracy = np.asarray(zoo.test_accuracy(trained, dataset, max_device_memory=limit), np.float64)
-            accuracy = 100 * accuracy
             flops = training_flops(
                 counted(trained, dataset),
                 dataset.train.images.shape[1:],
@@ -222,6 +223,7 @@ def evaluate(path: Path, zoos, schedules, dataset, limit: float | None) -> pd.Da
                 trained.config.recipe,
                 schedules[name],
             )
+            accuracy = test_percent(trained, dataset, limit)
             rows = pd.DataFrame({"schedule": key, "seed": trained.seeds, "accuracy": accuracy, "flops": flops})
             there = add_rows(path, rows[rows.seed.isin(missing)], COLUMNS)
         chosen = there[(there.schedule == key) & there.seed.isin(trained.seeds)]

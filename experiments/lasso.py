@@ -15,7 +15,7 @@ from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError
 from symjax.stitching import parse_families
-from symjax.stitching.selection import GRIDS
+from symjax.stitching.selection import GRIDS, with_numbers
 from symjax.summary import Summary, mean_and_deviation
 
 DEFAULTS = "; ".join(f"{family} {','.join(GRIDS[family])}" for family in ("lasso_proximal", "lasso"))
@@ -32,9 +32,8 @@ class Settings(StitchSettings):
 
 
 def main(settings: Settings) -> Summary:
-    weights = GRIDS[settings.family] if settings.weights is None else settings.weights.split(",")
     with named("families", "weights"):
-        lasso = parse_families(",".join(f"{settings.family}:{weight.strip()}" for weight in weights if weight.strip()))
+        lasso = with_numbers(settings.family, settings.weights)
     with named("families", "beside"):
         families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
     if len(set(families)) < len(families):

@@ -62,15 +62,35 @@ def section(run: Summary) -> pages.Section:
     """A run's part of the page."""
     device, jax = run.versions.get("device", "an unknown device"), run.versions.get("jax", "?")
     time = f"{pages.duration(run.seconds)} in all its finished runs, on {device} with JAX {jax}"
+    published = PUBLISHED.get(run.experiment, {})
     return pages.Section(
         title=f"{run.experiment}: {run.title}",
         text=run.finding,
         figures=tuple(Path(run.folder, f"{name}.png") for name in run.figures),
         tables=run.tables,
-        beside={f"published: {caption}": table for caption, table in PUBLISHED.get(run.experiment, {}).items()},
+        beside={f"published{unlike(run)}: {caption}": table for caption, table in published.items()},
         command=run.command,
         notes=f"{time}; results in {run.folder}",
     )
+
+
+def unlike(run: Summary) -> str:
+    """What is to be said before published figures, which are of another data set where a run is not on CIFAR-10."""
+    found = dataset_of(run)
+    if found == "cifar10":
+        return ""
+    here = f"this run is on {found}" if found else "this run does not say on which data it is"
+    return f" for CIFAR-10 ({here}: compare how figures go with layers and families, not the figures themselves)"
+
+
+def dataset_of(run: Summary) -> str | None:
+    """The name of the data set that the configuration of a run folder has."""
+    try:
+        config = runs.read_config(run.folder, run.experiment)
+    except InputError:
+        return None
+    name = config.get("zoo", config).get("dataset")
+    return Path(name).stem if name else None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ nothing; more models, layers, kinds, seeds or repeats extend what is there.
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments import dry_run
-from experiments.folders import run_folder
+from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, models, parallel, plots, zoo
@@ -27,7 +28,7 @@ from symjax.rotation.cost import retraining_flops
 from symjax.rotation.published import against_published
 from symjax.rotation.results import Results
 from symjax.summary import Summary, mean_and_deviation
-from symjax.training import Recipe, percent
+from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 
 
@@ -49,7 +50,8 @@ DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10,
 @dataclasses.dataclass(frozen=True)
 class Settings(SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
-    """Names of symjax.models.MODELS with commas between: plain chains of convolutions."""
+    """Names of symjax.models.MODELS with commas between: plain chains of convolutions; as published without batch norm
+    (..._k), which behind a matrix would undo part of what it does."""
     seeds: str = "1"
     """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
     epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
@@ -162,7 +164,7 @@ def main(settings: Settings) -> Summary:
         lacking = hosts.agreed("missing rows", lambda: missing(results, units))
         mine = hosts.own(divided(lacking, hosts.count()))
         limit = settings.memory_limit
-        baselines = {name: baseline(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
+        baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
         with progress_bar(desc="rotate", unit="epoch", total=len(mine) * recipe.epochs, disable=not mine) as bar:
             for (name, layer), group in itertools.groupby(mine, key=lambda unit: unit[:2]):
                 of = zoos[name], baselines[name]
@@ -177,7 +179,9 @@ def main(settings: Settings) -> Summary:
         plots.rotation_curves(results.curves(*wanted), folder / "curves")
         tables = {caption(table): summary(table)}
         relu = [name for name, theirs in plans.items() if uses_relu(next(iter(theirs.values())).network)]
-        return Summary(folder, title(table, dataset.name), finding(table, relu), tables, ("penalties", "curves"))
+        normed = [name for name, theirs in plans.items() if uses_batch_norm(next(iter(theirs.values())).network)]
+        told = finding(table, relu, normed)
+        return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
 
 
 Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices; those of a layer together share programs
@@ -257,12 +261,6 @@ def divided(units: list[Unit], parts: int) -> list[Unit]:
     return [share for share in shares if share[3]]
 
 
-def baseline(trained: zoo.Zoo, dataset, limit: float | None) -> dict[int, float]:
-    """Test accuracy of each member in percent."""
-    accuracy = zoo.test_accuracy(trained, dataset, max_device_memory=limit)
-    return dict(zip(trained.seeds, map(float, percent(accuracy, len(dataset.test))), strict=True))
-
-
 def retrain(
     program: Retraining, trained: zoo.Zoo, baselines, units: list[Unit], results: Results, rotation_seed: int, bar: tqdm
 ) -> None:
@@ -278,7 +276,7 @@ def retrain(
     for name, layer, seed, cases in units:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
         found = program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch)
-        results.add(name, layer, seed, found, baselines[seed])
+        results.add(name, layer, seed, found, float(baselines[trained.seeds.index(seed)]))
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:
@@ -308,8 +306,23 @@ def uses_relu(network: models.Network) -> bool:
     return {space.kind for space in network.wiring.spaces.values()} == {"relu"}
 
 
-def finding(table: pd.DataFrame, relu: list[str]) -> str:
-    """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published."""
+def uses_batch_norm(network: models.Network) -> bool:
+    """Whether it keeps statistics of its channels."""
+    return bool(jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats))
+
+
+NORMED = (
+    "{models}: with batch norm, which the published networks have not. Behind the matrix it sets mean and scale of "
+    "each channel anew and so undoes part of what a matrix does, of whatever kind, in all layers but the last: these "
+    "penalties are not of the matrices alone. Take a model without, as mcnn_k."
+)
+
+
+def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = ()) -> str:
+    """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published.
+
+    Of the models `normed` it says what their batch norm means for that.
+    """
     told = []
     for model, rows in table.groupby("model", sort=False):
         parts = []
@@ -320,6 +333,8 @@ def finding(table: pd.DataFrame, relu: list[str]) -> str:
         told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
         if model in relu:
             told.append(against_published(rows))
+    if normed:
+        told.append(NORMED.format(models=", ".join(normed)))
     if failed := int(table.loss.isna().sum()):
         told.append(f"The loss of {failed} retrainings became NaN.")
     return " ".join(told)

@@ -18,8 +18,9 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.models import Network
+from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
-from symjax.stitching import FitConfig, Plan, Sweep, bounds, check_plan, draw_pairs
+from symjax.stitching import FitConfig, Plan, Sweep, bounds, check_plan
 from symjax.stitching.division import cost, work_of
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results, trouble
@@ -125,7 +126,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     """
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     fit_config = settings.fit_config(config.recipe)
-    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, _pair_count(settings.pairs), settings.pair_seed), seeds)
+    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed), seeds)
     dataset = settings.load_dataset()
     execution = parallel.default_execution()
     network = config.network(dataset)
@@ -215,11 +216,3 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise InputError(f"{name}: got {text!r}, wanted numbers with commas between") from None
-
-
-def _pair_count(text: str) -> int | str:
-    if text == "all":
-        return text
-    if not text.isdecimal():
-        raise InputError(f"pairs: got {text!r}, wanted a number of pairs, or all")
-    return int(text)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from symjax import freezing
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.training import Recipe, create_state
@@ -83,9 +84,9 @@ def training_flops(
       recipe: its epochs, batch size and optimizer.
       freeze: of `symjax.zoo.ZooConfig`.
     """
-    frozen = [sum(begin <= epoch for begin in freeze) for epoch in range(recipe.epochs)]
     steps = train_images // recipe.batch_size
-    return sum(steps * step_flops(network, image_shape, recipe, count) for count in frozen)
+    counts = [freezing.frozen(freeze, epoch) for epoch in range(recipe.epochs)]
+    return sum(steps * step_flops(network, image_shape, recipe, count) for count in counts)
 
 
 def _segment(network, i, member, travelling):

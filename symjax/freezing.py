@@ -7,6 +7,11 @@ import numpy as np
 from symjax.errors import InputError
 
 
+def frozen(freeze: Sequence[int], epoch: int) -> int:
+    """How many segments the schedule `freeze` no longer trains after `epoch` epochs."""
+    return sum(begin <= epoch for begin in freeze)
+
+
 def linear_schedule(layers: int, epochs: int, begin: float = 0.2, end: float = 0.8) -> tuple[int, ...]:
     """After how many epochs each layer is frozen: the lowest at `begin` of the run, the last at `end`, evenly between.
 

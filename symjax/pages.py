@@ -2,6 +2,7 @@
 
 import base64
 import os
+import struct
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -14,7 +15,8 @@ h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ddd; 
 table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1.5rem; display: block; overflow-x: auto; }
 th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap; }
 tr > :first-child { text-align: left; } caption { text-align: left; color: #555; padding: .3rem 0; }
-pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wrap; } img { max-width: 100%; }
+pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wrap; }
+img { max-width: 100%; height: auto; }
 .finding { font-size: 1.1rem; } .notes { color: #555; font-size: .9rem; }
 """
 
@@ -90,8 +92,27 @@ def html(title: str, sections: list[Section]) -> str:
 def _picture(path: Path) -> str:
     if not path.exists():
         return f"<p>(no figure at {escape(str(path))})</p>"
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img alt="{escape(path.stem, quote=True)}" src="data:image/png;base64,{data}"></p>'
+    content = path.read_bytes()
+    data, width = base64.b64encode(content).decode(), display_width(content)
+    size = f' width="{width}"' if width else ""
+    return f'<p><img alt="{escape(path.stem, quote=True)}"{size} src="data:image/png;base64,{data}"></p>'
+
+
+def display_width(png: bytes) -> int | None:
+    """The width in CSS pixels, 96 to the inch, that a PNG says it has on paper; None where it does not say.
+
+    So letters of all figures have one size on a page, whatever a figure's width in pixels.
+    """
+    place, found = 8, {}
+    while place + 8 <= len(png):
+        length, name = struct.unpack(">I4s", png[place : place + 8])
+        found.setdefault(name, png[place + 8 : place + 8 + length])
+        place += length + 12
+    physical = found.get(b"pHYs", b"")
+    if len(physical) != 9 or len(found.get(b"IHDR", b"")) != 13:
+        return None
+    (pixels,), (per_metre, _, unit) = struct.unpack(">I", found[b"IHDR"][:4]), struct.unpack(">IIB", physical)
+    return round(pixels / per_metre / 0.0254 * 96) if unit == 1 and per_metre else None
 
 
 def _rows(table: pd.DataFrame) -> list[str]:

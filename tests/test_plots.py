@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.container import BarContainer
 
-from symjax.plots import curves, penalties
+from symjax.plots import choices, curves, freezing, over_layers, penalties, sparsity
+from symjax.plots.style import apart
 
 
 def make_table(layers=2, families=("identity", "full", "rank1"), pairs=3, starred=False, seed=0):
@@ -133,3 +134,34 @@ def test_curves_of_uneven_tables(tmp_path):
     figure = curves(table, tmp_path / "curves")
     assert_whole(tmp_path / "curves")
     assert [len(axes.lines) for axes in figure.axes if axes.get_visible()] == [2, 2, 1, 2, 2]
+
+
+def test_classes_look_different():
+    looks = apart(range(100))
+    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
+    first = [np.asarray(looks[i]["color"]) for i in range(10)]
+    assert min(np.abs(a - b).sum() for a, b in itertools.combinations(first, 2)) > 0.25
+    assert len({looks[i]["marker"] for i in range(10)}) == 10
+
+
+def test_sparsities_have_one_scale(tmp_path):
+    table = make_table(layers=5, families=("lasso:0.1", "lasso:1", "birkhoff"))
+    table = table.assign(sparsity=0.5, penalty=table.penalty * (1 + table.layer_index))
+    figure = sparsity(table, tmp_path / "sparsity")
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert len({axes.get_ylim() for axes in panels}) == 1 and len({axes.get_xlim() for axes in panels}) == 1
+    assert [bool(axes.get_xlabel()) for axes in panels] == [False, True, True, True, True]
+    assert "over 3 pairs" in figure.get_suptitle()
+
+
+def test_figures_say_what_they_show(tmp_path):
+    assert "over 2 pairs, the best step size" in curves(make_curves(), tmp_path / "a").get_suptitle()
+    assert "one pair)" in curves(make_curves(pairs=1, rates=(0.1,)), tmp_path / "b").get_suptitle()
+    chosen = make_table(pairs=4, families=("birkhoff",)).assign(hyperparameter=1.0)
+    assert "of 4 pairs" in choices(chosen, [0.1, 1.0], tmp_path / "c").get_suptitle()
+    rows = [{"schedule": s, "seed": k, "epoch": e} for s in ("normal", "linear") for k in (0, 1) for e in (1, 2)]
+    metrics, cost = pd.DataFrame(rows).assign(validation_accuracy=0.5), pd.DataFrame(rows).assign(share=1.0)
+    figure = freezing(metrics, cost[cost.seed == 0], tmp_path / "d")
+    assert "over 2 networks" in figure.get_suptitle()
+    classes = pd.DataFrame({"seed": 0, "epoch": 1, "layer": "relu1", "class": list("ab"), "value": [0.2, 0.3]})
+    assert over_layers(classes, tmp_path / "e", title="what it shows").get_suptitle() == "what it shows"

@@ -6,11 +6,12 @@ import json
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 import experiments.report
 from experiments.published import PUBLISHED
 from experiments.settings import run_command
-from symjax import pages, summary
+from symjax import pages, runs, summary
 from symjax.errors import InputError
 from symjax.summary import Summary
 
@@ -93,11 +94,36 @@ def test_the_page_holds_every_run(tmp_path, capsys):
     for words in ("a < b", "found by stitch", "1.0 ± 0.1", "Caption of it", "--seeds '3,'", "2.0 h", "gone.png"):
         assert words in text
     assert all(caption in text for caption in PUBLISHED["stitch"]) and "62" in text
+    assert "this run does not say on which data it is" in text
 
     lines = (out / "report.md").read_text().splitlines()
     assert lines.count("| full | 1.0 ± 0.1 | 0.25 |") == 3 and lines.count("| rank1 | 2\\|3 |  |") == 3
     link = next(line for line in lines if line.startswith("![penalties]")).partition("<")[2].rstrip(">)")
     assert (out / link).read_bytes() == PNG
+
+
+def test_published_figures_of_another_data_set_say_so(tmp_path, capsys):
+    for name, config in (("a", {"zoo": {"dataset": "digits"}}), ("b", {"zoo": {"dataset": "cifar10"}})):
+        runs.write_json(plant(tmp_path / name) / runs.CONFIG, {"kind": "stitch", "config": config})
+    config = {"kind": "zoo", "config": {"dataset": "/some/where/mine.npz"}}
+    runs.write_json(plant(tmp_path / "c", "zoo") / runs.CONFIG, config)
+    report("--runs", tmp_path, "--out", tmp_path / "page")
+    page = (tmp_path / "page" / "report.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("Published")]
+    assert [("on mine:" in line, "on digits:" in line, "Published: " in line) for line in lines] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+
+
+def test_pictures_have_the_size_they_have_on_paper(tmp_path):
+    figure = Figure(figsize=(4, 1))
+    figure.savefig(tmp_path / "a.png", dpi=200)
+    (tmp_path / "b.png").write_bytes(PNG)  # which says nothing of that
+    page = pages.html("t", [pages.Section("s", "x", figures=(tmp_path / "a.png", tmp_path / "b.png"))])
+    assert page.count("<img ") == 2 and page.count("width=") == 1 and ' width="384" src' in page
+    assert pages.display_width((tmp_path / "a.png").read_bytes()[:-200]) == 384 and pages.display_width(b"") is None
 
 
 def test_nothing_to_report_is_one_line(tmp_path, capsys):

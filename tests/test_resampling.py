@@ -11,6 +11,9 @@ from scipy import stats
 
 from symjax.errors import InputError
 from symjax.similarity import (
+    ErrorBars,
+    PairMean,
+    PermutationTest,
     cka,
     error_bars,
     mean_over_pairs,
@@ -122,6 +125,18 @@ def test_measures_that_call_the_host():
     np.testing.assert_allclose(bars.values[3], permutation_procrustes(x[chosen], y[chosen]), rtol=1e-5)
     test = permutation_test("permutation_procrustes", x, y, KEY, 10)
     assert np.isfinite(test.values).all() and len(np.unique(test.values)) > 5
+
+
+def test_results_are_printed_short():
+    numbers, values = np.float32([0.64, 0.03, 0.5812345, 0.7, -0.01]), np.zeros(200, np.float32)
+    assert repr(ErrorBars(*numbers, values)) == "ErrorBars(0.64 [0.5812, 0.7])"
+    assert str(PermutationTest(*numbers[:2], values)) == "PermutationTest(0.64, p = 0.03)"
+    assert repr(PairMean(*map(jnp.asarray, numbers[:4]))) == "PairMean(0.64 [0.5812, 0.7])"
+    several = PairMean(*[np.zeros(5)] * 4)
+    assert repr(several) == "PairMean(estimate: (5,), standard_error: (5,), low: (5,), high: (5,))"
+    traced = []
+    jax.eval_shape(lambda *parts: traced.append(repr(ErrorBars(*parts))), *numbers, values)
+    assert traced[0].startswith("ErrorBars(estimate: (), ") and traced[0].endswith("values: (200,))")
 
 
 # Permutation tests

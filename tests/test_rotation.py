@@ -363,7 +363,7 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     for kind, theirs in rows.groupby("kind").penalty:
         assert f"{theirs.mean():.1f} ± {theirs.std():.1f}" in printed
         assert f"{kind} {theirs.mean():.1f}" in printed
-    assert "95 % intervals over 2 matrices" in " ".join(printed.split())
+    assert "95 % intervals over 2 matrices" in " ".join(printed.split()) and "batch norm" not in printed
     for name in ("penalties", "curves"):
         assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
     before = (out / "results.csv").read_bytes()
@@ -534,6 +534,21 @@ def test_only_relu_networks_are_held_against_it():
         assert experiments.rotate.uses_relu(models.create(model, image_size=8)) is is_relu
     assert "Published" in experiments.rotate.finding(rows, ["m"])
     assert "Published" not in experiments.rotate.finding(rows, [])
+
+
+def test_batch_norm_is_told():
+    rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
+    for model in ("rotate_tiny", "rotate_tiny_norm", "rotate_tiny_sigmoid"):
+        network = models.create(model, image_size=8)
+        assert experiments.rotate.uses_batch_norm(network) is (model == "rotate_tiny_norm")
+    told = experiments.rotate.finding(rows, ["m"], ["m"])
+    assert "Published" in told and "m: with batch norm, which the published networks have not" in told
+    assert "batch norm" not in experiments.rotate.finding(rows, ["m"])
+
+
+def test_the_command_tells_of_batch_norm(quiet_folder, asked, capsys):
+    command(kinds="g_relu,orthogonal", model="rotate_tiny_norm")
+    assert "rotate_tiny_norm: with batch norm" in capsys.readouterr().out
 
 
 def test_gaps_are_of_members_where_there_are_several():

@@ -13,6 +13,7 @@ from symjax import models
 from symjax.data import Split, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Member, Network, branch
+from symjax.pairs import all_pairs, draw_pairs
 from symjax.parallel import Execution
 from symjax.stitching import (
     FitConfig,
@@ -20,9 +21,7 @@ from symjax.stitching import (
     Plan,
     Stitch,
     Sweep,
-    all_pairs,
     apply_stitch,
-    draw_pairs,
     evaluate,
     evaluate_stitch,
     fit,
@@ -549,6 +548,10 @@ def test_pairs_are_drawn_by_a_key():
         assert draw_pairs(seeds, count, 7) == drawn[:count]
     assert len({tuple(draw_pairs(seeds, 6, seed)) for seed in range(5)}) == 5
     assert draw_pairs((1, 2), 1, 0) in ([(1, 2)], [(2, 1)])
+    either = draw_pairs(seeds, "all", ordered=False)
+    assert either == [(0, 3), (0, 5), (0, 8), (3, 5), (3, 8), (5, 8)]
+    some = draw_pairs(seeds, "4", 7, ordered=False)
+    assert some == draw_pairs(seeds[::-1], 6, 7, ordered=False)[:4] and set(some) < set(either)
 
 
 @pytest.mark.parametrize(
@@ -556,8 +559,9 @@ def test_pairs_are_drawn_by_a_key():
     [
         (((1,), 1), "seeds: 1 member"),
         (((1,), "all"), "seeds: 1 member"),
-        (((1, 2), 0), "pairs: 0, wanted 1 to 2"),
-        (((1, 2), 3), "pairs: 3, wanted 1 to 2"),
+        (((1, 2), 0), "pairs: got 0, wanted 1 to 2 with 2 members, or all"),
+        (((1, 2), 3), "pairs: got 3, wanted 1 to 2"),
+        (((1, 2), "some"), "pairs: got 'some', wanted 1 to 2"),
         (((1, 2), 1, -1), "pair_seed: got -1"),
         (((1, 2), 1, 2**32), "pair_seed: got 4294967296"),
     ],

@@ -158,6 +158,16 @@ def test_the_schedule_of_similarity_is_that_of_the_networks_asked_for(tmp_path):
         assert experiments.freeze.saturated(tmp_path, settings, members, None, None, ["relu1"]) == expected
 
 
+def test_a_schedule_shorter_than_the_layers_is_of_the_lowest():
+    layers = ["relu1", "relu2", "relu3", "relu4"]
+    settings = experiments.freeze.Settings(schedules="2/4")
+    shorter = experiments.freeze.given(settings, "2/4", len(layers))
+    table = experiments.freeze.begins({"2/4": shorter, "none": ()}, layers)
+    assert table.loc["2/4"].tolist() == ["2", "4", "never", "never"] and set(table.loc["none"]) == {"never"}
+    config = zoo.ZooConfig(freeze=shorter)
+    assert [config.frozen(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
+
+
 def test_layers_that_never_saturate_are_normal_training(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder / "zoo")
     words = ["--schedules", "similarity", "--threshold", 1, "--measure", "cka", "--zoo", "."]

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
-from scipy.optimize import linear_sum_assignment
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square
 from symjax.errors import InputError
@@ -65,6 +64,8 @@ def _permutation_of(matrix):
 
 
 def _assign(matrix):
+    from scipy.optimize import linear_sum_assignment  # not above: `import symjax` would take most of a second more
+
     matrix = matrix.astype(np.float64)
     if not np.isfinite(matrix).all():
         return np.full(len(matrix), -1, np.int32)

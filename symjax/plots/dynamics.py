@@ -9,9 +9,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax.plots.panels import panel_grid
+from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, apart, in_order, legend_below, save
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
 
@@ -24,7 +24,7 @@ def over_time(
     line: str,
     label: str,
     title: str,
-    palette: str = "viridis",
+    ordered: bool = True,
     chance: dict | None = None,
 ) -> Figure:
     """A panel per value of column `panel`, in it a curve over epochs per value of column `line`.
@@ -37,7 +37,7 @@ def over_time(
       panel, line: columns.
       label: of the value's axis.
       title: of the figure.
-      palette: of the lines.
+      ordered: whether the lines have an order, such as layers, that their colours are to show.
       chance: for each panel, what to expect of nothing but chance; drawn dotted.
 
     Returns:
@@ -45,19 +45,20 @@ def over_time(
     """
     panels, lines = list(table[panel].unique()), list(table[line].unique())
     columns = next((n for n in (4, 3, 2) if len(panels) % n == 0), min(4, len(panels)))
-    colours = sns.color_palette(palette, len(lines))
+    looks = in_order(lines) if ordered else apart(lines)
     epochs = sorted(table.epoch.unique())
     with matplotlib.rc_context(PAPER):
         margins = (max(0.4, 5.2 - 2.7 * columns), 0.9)
         figure, grid = panel_grid(len(panels), 2.7, 2.5, columns=columns, margins=margins, sharex=True, sharey=True)
         for axes, name in zip(grid.flat, panels, strict=False):
-            for colour, which in zip(colours, lines, strict=True):
+            for which, look in looks.items():
                 chosen = table[(table[panel] == name) & (table[line] == which)].groupby("epoch").value
                 mean, deviation = chosen.mean(), chosen.std().fillna(0)
                 if mean.empty:
                     continue
-                axes.plot(mean.index, mean, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=which)
-                axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.15, lw=0)
+                axes.plot(mean.index, mean, linewidth=1.4, label=which, **look)
+                band = mean - deviation, mean + deviation
+                axes.fill_between(mean.index, *band, color=look["color"], alpha=0.15 if ordered else 0.08, lw=0)
             if chance is not None:
                 axes.axhline(chance[name], color="#222222", linewidth=0.8, linestyle=":", label="chance")
             axes.set_title(NAMES.get(name, name), fontsize=9)
@@ -66,7 +67,7 @@ def over_time(
                 shown = epochs[:: -(-len(epochs) // 6)]
                 axes.set_xscale("symlog", linthresh=1)
                 axes.set_xticks(shown, [str(epoch) for epoch in shown])
-        for axes in grid[-1]:
+        for axes in lowest(grid):
             axes.set_xlabel("epoch")
         figure.supylabel(label, fontsize=9)
         figure.suptitle(title, fontsize=9)
@@ -75,12 +76,13 @@ def over_time(
     return figure
 
 
-def over_layers(table: pd.DataFrame, path: Path, chance: dict | None = None, moments: int = 4) -> Figure:
+def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | None = None, moments: int = 4) -> Figure:
     """A panel per epoch, in it a curve over layers per class: how sensitive each layer is to it.
 
     Args:
       table: seed, epoch, layer, class, value, in the order in which layers and classes are to stand.
       path: without a suffix; `.png` and `.pdf` are written.
+      title: of the figure.
       chance: for each layer, what to expect of nothing but chance; drawn dotted.
       moments: of more epochs so many are shown, the first and the last among them.
 
@@ -91,20 +93,22 @@ def over_layers(table: pd.DataFrame, path: Path, chance: dict | None = None, mom
     epochs = _some(sorted(table.epoch.unique()), moments)
     with matplotlib.rc_context(PAPER):
         width = max(2.1, 0.25 * len(layers) + 0.8)
-        figure = Figure(figsize=(width * len(epochs) + 0.5, 3.3), layout="constrained")
+        figure = Figure(figsize=(width * len(epochs) + 0.5, 3.5), layout="constrained")
         grid = figure.subplots(1, len(epochs), sharey=True, squeeze=False)
         for axes, epoch in zip(grid.flat, epochs, strict=True):
-            for colour, name in zip(sns.color_palette("husl", len(classes)), classes, strict=True):
+            for name, look in apart(classes).items():
                 chosen = table[(table.epoch == epoch) & (table["class"] == name)]
                 mean = chosen.groupby("layer").value.mean().reindex(layers)
-                axes.plot(range(len(layers)), mean, color=colour, linewidth=1.4, marker="o", markersize=2.5, label=name)
+                axes.plot(range(len(layers)), mean, linewidth=1.4, label=name, **look)
             if chance is not None:
                 shown = [chance[layer] for layer in layers]
                 axes.plot(range(len(layers)), shown, color="#222222", linewidth=0.8, linestyle=":", label="chance")
             axes.set_xticks(range(len(layers)), layers, rotation=60 if len(layers) > 4 else 0)
+            axes.set_xlim(-0.4, len(layers) - 0.6)
             axes.set_title(f"epoch {epoch}", fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
         grid[0, 0].set_ylabel("correlation with the class")
+        figure.suptitle(title, fontsize=9)
         legend_below(figure)
         save(figure, path)
     return figure

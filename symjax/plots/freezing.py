@@ -23,7 +23,7 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
     """
     schedules = list(metrics.schedule.unique())
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(7, 3), layout="constrained")
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         for colour, schedule in zip(sns.color_palette("colorblind", len(schedules)), schedules, strict=True):
             grouped = 100 * metrics[metrics.schedule == schedule].set_index("epoch").validation_accuracy
@@ -36,6 +36,9 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
             right.stairs(100 * steps.share, edges, color=colour, linewidth=1.6, baseline=None)
         left.set(xlabel="epoch", ylabel="validation accuracy (%)")
         right.set(xlabel="epoch", ylabel="operations of a step (% of normal)", ylim=(0, 105))
+        members = metrics.seed.nunique()
+        over = f"mean and standard deviation over {members} networks" if members > 1 else "one network"
+        figure.suptitle(f"Layers frozen from below, beside normal training ({over})", fontsize=9)
         for axes in (left, right):
             axes.grid(True, color="#dddddd", linewidth=0.6)
         legend_below(figure)

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from symjax.plots.style import PAPER, legend_below, save
@@ -33,8 +34,23 @@ def panel_grid(
     return figure, grid
 
 
+def lowest(grid: np.ndarray) -> list[Axes]:
+    """Of each column of a grid the lowest axes that are not hidden, which get the labels of their ticks."""
+    found = [next(axes for axes in column[::-1] if axes.get_visible()) for column in grid.T]
+    for axes in found:
+        axes.tick_params(labelbottom=True)
+    return found
+
+
 def curve_panels(
-    table: pd.DataFrame, path: Path, *, series: str, value: str, styles: Mapping[str, tuple[str, Any]], title: str
+    table: pd.DataFrame,
+    path: Path,
+    *,
+    series: str,
+    value: str,
+    styles: Mapping[str, tuple[str, Any]],
+    label: str,
+    title: str,
 ) -> Figure | None:
     """Draws a panel per layer and in it a line per series over epochs: the mean of its rows, and their range.
 
@@ -43,7 +59,8 @@ def curve_panels(
       path: without a suffix; `.png` and `.pdf` are written.
       series, value: names of columns.
       styles: from each series to its label and colour.
-      title: of the values' axis.
+      label: of the values' axis.
+      title: of the figure.
 
     Returns:
       The figure that was written; None for an empty table.
@@ -52,7 +69,7 @@ def curve_panels(
         return None
     layers, names = list(table.layer.unique()), list(table[series].unique())
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(layers), 2.4, 2.1, margins=(0.8, 0.9), sharex=True, sharey=True)
+        figure, grid = panel_grid(len(layers), 2.4, 2.1, margins=(0.8, 1.1), sharex=True, sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             axes.set_title(layer, fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
@@ -61,12 +78,13 @@ def curve_panels(
                 if chosen.empty:
                     continue
                 by_epoch = chosen.groupby("epoch")[value]
-                label, colour = styles[name]
-                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=label)
+                spelled, colour = styles[name]
+                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=spelled)
                 axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
-        for axes in grid[-1]:
+        for axes in lowest(grid):
             axes.set_xlabel("epoch")
-        figure.supylabel(title, fontsize=9)
+        figure.supylabel(label, fontsize=9)
+        figure.suptitle(title, fontsize=9)
         legend_below(figure)
         save(figure, path)
     return figure

@@ -58,5 +58,13 @@ def draws(table: pd.DataFrame) -> tuple[str, bool]:
 def rotation_curves(table: pd.DataFrame, path: Path) -> Figure | None:
     """Validation accuracy over epochs: a panel per model and layer, a line per kind, its mean and range."""
     named = table.assign(layer=table.model + ", " + table.layer) if table.model.nunique() > 1 else table
-    title = "validation accuracy (%)"
-    return curve_panels(named, path, series="kind", value="val_accuracy", styles=KINDS, title=title)
+    over, several = draws(table)
+    return curve_panels(
+        named,
+        path,
+        series="kind",
+        value="val_accuracy",
+        styles=KINDS,
+        label="validation accuracy (%)",
+        title=f"Retraining behind a fixed random matrix ({f'mean and range over {over}' if several else over})",
+    )

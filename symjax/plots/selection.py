@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from symjax.plots.panels import panel_grid
+from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.stitching import style_of
 from symjax.plots.style import PAPER, legend_below, save
 
@@ -26,7 +26,7 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
     """
     layers = list(chosen.layer.unique())
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(layers), 2.0, 1.8, margins=(0.6, 0.9), sharey=True)
+        figure, grid = panel_grid(len(layers), 2.0, 1.8, margins=(0.6, 1.1), sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             counts = chosen[chosen.layer == layer].hyperparameter.value_counts()
             axes.bar(range(len(values)), [counts.get(value, 0) for value in values], width=0.8, color="#d7301f")
@@ -35,6 +35,9 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
             axes.tick_params(axis="x", length=0, labelbottom=True)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+        pairs = chosen.pair.nunique()
+        over = f"How many of {pairs} pairs chose each value" if pairs > 1 else "The value that one pair chose"
+        figure.suptitle(f"{over}, layer by layer", fontsize=9)
         figure.supylabel("pairs", fontsize=9)
         figure.supxlabel("value chosen by validation", fontsize=9)
         save(figure, path)
@@ -44,7 +47,7 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
 def sparsity(table: pd.DataFrame, path: Path) -> Figure:
     """Penalty against the share of zero entries: a panel per layer, a line through lasso's weights, points for others.
 
-    Means over pairs, with deviations (n - 1) both ways where there is more than one pair.
+    All panels have one scale. Means over pairs, with deviations (n - 1) both ways where there is more than one pair.
 
     Args:
       table: rows as of results.csv.
@@ -58,7 +61,7 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
     lasso = [family for family in families if family.startswith("lasso")]
     several = table.pair.nunique() > 1
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(layers), 2.6, 2.3, margins=(0.6, 0.9))
+        figure, grid = panel_grid(len(layers), 2.6, 2.3, margins=(0.6, 1.1), sharex=True, sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
             mean, deviation = grouped.mean(), grouped.std()
@@ -70,13 +73,25 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
                 dx, dy = deviation.loc[family] if several else (None, None)
                 marker = "o" if family in lasso else "*" if family.startswith("birkhoff") else "s"
                 size = 10 if marker == "*" else 5
-                look = {"color": colour, "mec": "#222222", "mew": 0.5, "elinewidth": 0.7, "capsize": 1.5}
+                bars = styles[lasso[0]][1] if family in lasso else colour  # the lightest of lasso's would be lost
+                look = {
+                    "color": colour,
+                    "ecolor": bars,
+                    "mec": "#222222",
+                    "mew": 0.5,
+                    "elinewidth": 0.7,
+                    "capsize": 1.5,
+                }
                 axes.errorbar(x, y, dy, dx, fmt=marker, ms=size, label=name, **look)
             axes.set_title(layer, fontsize=9)
             axes.set_xlim(-0.04, 1.04)
-            axes.set_xlabel("share of zero entries")
+            axes.tick_params(labelleft=True)
             axes.axhline(0, color="#222222", linewidth=0.6, zorder=0)
             axes.grid(True, color="#dddddd", linewidth=0.6)
+        for axes in lowest(grid):
+            axes.set_xlabel("share of zero entries")
+        pairs = f"mean and standard deviation over {table.pair.nunique()} pairs" if several else "one pair"
+        figure.suptitle(f"What sparse stitches cost at each layer ({pairs})", fontsize=9)
         figure.supylabel("stitching penalty (percentage points)", fontsize=9)
         legend_below(figure)
         save(figure, path)

@@ -42,7 +42,7 @@ def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
         name, colour = STYLE.get(family) or STYLE.get(base) or (family, next(spare))
         count = seen[base] = seen.get(base, -1) + 1
         colour = np.asarray(matplotlib.colors.to_rgb(colour))
-        styles[family] = (f"{name} {number}".strip(), tuple(colour + (1 - colour) * min(0.2 * count, 0.8)))
+        styles[family] = (f"{name} {number}".strip(), tuple(colour + (1 - colour) * min(0.15 * count, 0.75)))
     return styles
 
 
@@ -78,7 +78,7 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
 
 
 def curves(table: pd.DataFrame, path: Path) -> Figure | None:
-    """Training accuracy over epochs: a panel per layer, a line per family, its mean and range over pairs.
+    """Training accuracy over epochs: a panel per layer, a line per family that trains, its mean and range over pairs.
 
     An empty table (no family trains) has no figure.
     """
@@ -90,5 +90,14 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
     best = fit.groupby(["layer", "family"]).idxmax()
     chosen = pd.MultiIndex.from_frame(table[["layer", "family", "learning_rate"]]).isin(list(best))
     styles = style_of(list(table.family.unique()))
-    title = "accuracy in training (%)"
-    return curve_panels(table[chosen], path, series="family", value="accuracy", styles=styles, title=title)
+    pairs, several = table.pair.nunique(), table.learning_rate.nunique() > 1
+    over = f"mean and range over {pairs} pairs" if pairs > 1 else "one pair"
+    return curve_panels(
+        table[chosen],
+        path,
+        series="family",
+        value="accuracy",
+        styles=styles,
+        label="accuracy in training (%)",
+        title=f"Stitches in training at each layer ({over}{', the best step size of each' if several else ''})",
+    )

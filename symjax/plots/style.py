@@ -2,8 +2,11 @@
 
 import io
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax import runs
@@ -26,6 +29,36 @@ def save(figure: Figure, path: Path) -> None:
         runs.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())
 
 
+MARKERS = "os^DvPX<>h"
+LINES = ("-", "--", "-.", ":")
+
+
+def apart(names: Iterable) -> dict[Any, dict[str, Any]]:
+    """For each of what has no order, such as classes, options of `Axes.plot` that tell it from the others.
+
+    Ten colours, each with a marker of its own; what comes after the first ten has a colour with another marker and
+    another kind of line.
+    """
+    colours = sns.color_palette("tab10", 10)
+    return {
+        name: {
+            "color": colours[i % 10],
+            "marker": MARKERS[(i + i // 10) % 10],
+            "linestyle": LINES[i // 10 % 4],
+            "markersize": 4.5,
+            "markeredgecolor": "white",
+            "markeredgewidth": 0.4,
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def in_order(names: Sequence) -> dict[Any, dict[str, Any]]:
+    """Likewise for what has an order, such as layers: colours from dark to bright."""
+    colours = sns.color_palette("viridis", len(names))
+    return {name: {"color": c, "marker": "o", "markersize": 2.5} for name, c in zip(names, colours, strict=True)}
+
+
 def legend_below(figure: Figure, **options) -> None:
     """A legend of everything that has a label, once, below the axes, in as many columns as fit the figure's width."""
     handles = {}
@@ -35,5 +68,6 @@ def legend_below(figure: Figure, **options) -> None:
     longest = max((len(re.sub(r"\$.*?\$", "GReLU", label)) for label in handles), default=1)
     inches = 0.07 * longest + 0.5  # of 9 point text with its handle
     columns = max(1, min(int((figure.get_size_inches()[0] - 0.2) / inches), len(handles)))
+    columns = max(1, -(-len(handles) // -(-max(1, len(handles)) // columns)))  # rows of about equal length
     shown = list(handles.values()), list(handles)
     figure.legend(*shown, loc="outside lower center", ncols=columns, frameon=False, **options)

@@ -3,7 +3,7 @@
 import math
 
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtrit
 
 from symjax.rotation.results import KEY
 
@@ -49,6 +49,6 @@ def against_published(rows: pd.DataFrame) -> str:
 def _claim(values: pd.Series) -> str:
     """Mean and half the interval's length, and whether it lies above zero."""
     mean = values.mean()
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std() / math.sqrt(len(values))
+    half = stdtrit(len(values) - 1, 0.975) * values.std() / math.sqrt(len(values))
     verdict = "holds" if mean - half > 0 else "fails" if mean + half < 0 else "not settled"
     return f"{mean:.1f} ± {half:.1f} ({verdict})"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from symjax.errors import InputError
 
@@ -40,6 +39,8 @@ class Pairwise:
 
     def to_frame(self):
         """One row for each computed value: model_a, layer_a, model_b, layer_b, measure, value."""
+        import pandas as pd  # not above: `import symjax` goes without it
+
         where = np.nonzero(self.computed)
         layer_a, model_a, layer_b, model_b = (
             [labels[i] for i in indices] for labels, indices in zip(self._labels(), where, strict=True)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy import stats
+from scipy.special import stdtrit
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
@@ -30,11 +30,17 @@ class ErrorBars(NamedTuple):
     bias: jax.Array  # of the estimate, itself estimated; the interval does not take it off
     values: jax.Array  # (num_resamples,), of half samples
 
+    def __repr__(self):
+        return _spelled(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
+
 
 class PermutationTest(NamedTuple):
     estimate: jax.Array
     p_value: jax.Array  # at least 1 / (1 + num_permutations)
     values: jax.Array  # (num_permutations,), without a relation of x and y
+
+    def __repr__(self):
+        return _spelled(self, "{estimate:.4g}, p = {p_value:.4g}")
 
 
 class PairMean(NamedTuple):
@@ -44,6 +50,9 @@ class PairMean(NamedTuple):
     standard_error: jax.Array
     low: jax.Array
     high: jax.Array
+
+    def __repr__(self):
+        return _spelled(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
 
 
 def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, batch_size=None):
@@ -184,7 +193,7 @@ def mean_over_pairs(values, pairs, level=0.95):
     left_out = matmul(weights, values.reshape(len(values), -1)).reshape(len(models), *values.shape[1:])
     share = (len(models) - 1) / len(models)
     error = jnp.sqrt(share * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    estimate, reach = values.mean(0), float(stats.t.ppf((1 + level) / 2, len(models) - 1)) * error
+    estimate, reach = values.mean(0), float(stdtrit(len(models) - 1, (1 + level) / 2)) * error
     return PairMean(estimate, error, estimate - reach, estimate + reach)
 
 
@@ -227,6 +236,17 @@ def _number(fn, x, y):
     if not isinstance(estimate, jax.Array) or estimate.shape != ():
         raise InputError(f"fn: returned {type(estimate).__name__} of shape {jnp.shape(estimate)}, must be a 0-d array")
     return estimate
+
+
+def _spelled(result, words):
+    """For `repr`: a result's numbers in these words; of traced ones and of arrays of results the shapes alone."""
+    parts = result._asdict()
+    known = all(isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result)
+    if known and jnp.ndim(result.estimate) == 0:
+        text = words.format(**{name: float(part) for name, part in parts.items() if jnp.ndim(part) == 0})
+    else:
+        text = ", ".join(f"{name}: {getattr(part, 'shape', part)}" for name, part in parts.items())
+    return f"{type(result).__name__}({text})"
 
 
 def array_of(name, value):

@@ -4,8 +4,6 @@ import jax
 import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
-from scipy import sparse
-from scipy.optimize import linear_sum_assignment, linprog
 
 
 def transport_plan(gain, rows, columns):
@@ -61,6 +59,8 @@ def _solve(gain, rows, columns):
 
 def _assigned(gain):
     """The plan in units of 1 / (p q): each point of the smaller set takes several places."""
+    from scipy.optimize import linear_sum_assignment  # here as in `symjax.birkhoff.permutations`
+
     p, q = gain.shape
     width = max(p, q)
     picked = linear_sum_assignment(gain.repeat(width // p, 0).repeat(width // q, 1), maximize=True)
@@ -70,6 +70,9 @@ def _assigned(gain):
 
 
 def _programmed(gain):
+    from scipy import sparse
+    from scipy.optimize import linprog
+
     p, q = gain.shape
     of_rows = sparse.kron(sparse.eye_array(p), np.ones((1, q)))
     of_columns = sparse.kron(np.ones((1, p)), sparse.eye_array(q))

@@ -15,6 +15,4 @@ from symjax.stitching.stitched import apply_stitch as apply_stitch
 from symjax.stitching.stitched import stitched_logits as stitched_logits
 from symjax.stitching.sweep import PairResult as PairResult
 from symjax.stitching.sweep import Sweep as Sweep
-from symjax.stitching.sweep import all_pairs as all_pairs
 from symjax.stitching.sweep import check_plan as check_plan
-from symjax.stitching.sweep import draw_pairs as draw_pairs

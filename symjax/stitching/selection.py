@@ -3,6 +3,7 @@
 import pandas as pd
 
 from symjax.errors import InputError
+from symjax.stitching.families import Family, parse_families
 
 # The published grids; of ranks and of SoftSort's temperature, which have none, powers of two and of ten.
 GRIDS: dict[str, tuple[str, ...]] = {
@@ -13,6 +14,16 @@ GRIDS: dict[str, tuple[str, ...]] = {
     "rank": ("1", "2", "4"),
     "softsort": ("1e-2", "1e-1", "1", "10"),
 }
+
+
+def with_numbers(family: str, numbers: str | None = None) -> tuple[Family, ...]:
+    """The family `family` with each of `numbers` (with commas between), by default those of its grid.
+
+    Raises:
+      InputError: none is given, or one that the family cannot have.
+    """
+    parts = GRIDS[family] if numbers is None else numbers.split(",")
+    return parse_families(",".join(f"{family}:{part.strip()}" for part in parts if part.strip()))
 
 
 def choose(table: pd.DataFrame) -> pd.DataFrame:

@@ -48,30 +48,6 @@ class PairResult:
     stitches: dict[tuple[str, str], tuple[Stitch, PyTree]]
 
 
-def all_pairs(seeds: Sequence[int]) -> list[tuple[int, int]]:
-    """Every ordered pair of two different seeds."""
-    return [(a, b) for a in seeds for b in seeds if a != b]
-
-
-def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0) -> list[tuple[int, int]]:
-    """`count` ordered pairs (or "all"), drawn without replacement by a seeded key; more pairs extend fewer.
-
-    Raises:
-      InputError: for fewer than two members, more pairs than there are, or a bad seed.
-    """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"pair_seed: got {seed}, wanted an integer from 0 to 2**32 - 1")
-    pairs = all_pairs(seeds)
-    if not pairs:
-        raise InputError(f"seeds: {len(seeds)} member(s); a pair needs two different ones")
-    if count == "all":
-        return pairs
-    if not 1 <= int(count) <= len(pairs):
-        raise InputError(f"pairs: {count}, wanted 1 to {len(pairs)} with {len(seeds)} members, or 'all'")
-    order = np.random.RandomState(seed).permutation(len(pairs))
-    return [pairs[i] for i in order[: int(count)]]
-
-
 def check_plan(plan: Plan, dataset: Dataset) -> None:
     """An InputError where a plan cannot be carried out on these images; nothing is sent to a device."""
     for family in plan.families:

@@ -15,7 +15,6 @@ from symjax.zoo.config import check_seeds as check_seeds
 from symjax.zoo.trained import Zoo as Zoo
 from symjax.zoo.trained import evaluate as evaluate
 from symjax.zoo.trained import evaluation_need as evaluation_need
-from symjax.zoo.trained import kept_epochs as kept_epochs
 from symjax.zoo.trained import load as load
 from symjax.zoo.trained import load_history as load_history
 from symjax.zoo.trained import test_accuracy as test_accuracy

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from symjax import data, models, runs
+from symjax import data, freezing, models, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -121,7 +121,7 @@ class ZooConfig:
 
     def frozen(self, epoch: int) -> int:
         """How many segments are no longer trained after `epoch` epochs."""
-        return sum(begin <= epoch for begin in self.freeze)
+        return freezing.frozen(self.freeze, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:

@@ -87,14 +87,6 @@ def load(
     return Zoo(opened.config, opened.network, seeds, parallel.stack(members), metrics)
 
 
-def kept_epochs(folder: str | pathlib.Path, seeds: Iterable[int]) -> tuple[int, ...]:
-    """The epochs, ascending, after which `load(folder, seeds, epoch=...)` has all of these members."""
-    opened = _Opened(folder, None)
-    wanted = check_seeds(seeds)
-    held = {member.seed: _held(member, opened.config.recipe.epochs) for member in opened.stored}
-    return tuple(sorted(set.intersection(*(held.get(seed, set()) for seed in wanted))))
-
-
 def load_history(
     folder: str | pathlib.Path, seed: int, epochs: Iterable[int], *, execution: Execution | None = None
 ) -> tuple[Network, Member]:

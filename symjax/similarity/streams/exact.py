@@ -45,8 +45,9 @@ def cca_stream(rcond=None, *, maps="pixels"):
     if rcond is not None:
         check_rcond(rcond)
 
-    def finalize(state):
-        return _cca(_few_examples_told(state), _rcond(rcond, state))
+    def finalize(state, seen):
+        _tell_few_examples(state, seen)
+        return _cca(state, _rcond(rcond, state))
 
     return _stream(as_pair, maps, finalize)
 
@@ -56,8 +57,9 @@ def pwcca_stream(rcond=None, *, maps="pixels"):
     if rcond is not None:
         check_rcond(rcond)
 
-    def finalize(state):
-        return _pwcca(_few_examples_told(state), _rcond(rcond, state))
+    def finalize(state, seen):
+        _tell_few_examples(state, seen)
+        return _pwcca(state, _rcond(rcond, state))
 
     return _stream(as_pair, maps, finalize)
 
@@ -73,11 +75,10 @@ def svcca_stream(variance=0.99, *, maps="pixels", full_output=False):
     """
     check_variance(variance)
 
-    def finalize(state):
-        seen = require_seen(state.count, 2, "samples")
+    def finalize(state, seen):
         similarity, result = _svcca(state, variance)
         if seen is not None and is_concrete(similarity):
-            warn_of_few_examples(seen, int(result.x_rank), int(result.y_rank))
+            warn_of_few_examples(seen, int(result.x_rank), int(result.y_rank), stacklevel=4)
         return (similarity, result) if full_output else similarity
 
     return _stream(as_pair, maps, finalize)
@@ -86,8 +87,7 @@ def svcca_stream(variance=0.99, *, maps="pixels", full_output=False):
 def pls_stream(*, maps="pixels"):
     """`pls` of all samples that came in batches, always with min(d_x, d_y) pairs. The rest is as of `cca_stream`."""
 
-    def finalize(state):
-        require_seen(state.count, 2, "samples")
+    def finalize(state, _):
         return _pls(state)
 
     return _stream(as_pair, maps, finalize)
@@ -103,8 +103,7 @@ def procrustes_stream(*, center=False, maps="pixels", full_output=False):
         `Stream`; finalize gives the similarity, or this and the `Rotation`.
     """
 
-    def finalize(state):
-        require_seen(state.count, 2, "samples")
+    def finalize(state, _):
         return as_similarity(*_rotated(state, center), full_output)
 
     return _stream(samples_of, maps, finalize)
@@ -116,8 +115,7 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", full_output=Fa
     Everything else is as of `procrustes_stream`.
     """
 
-    def finalize(state):
-        require_seen(state.count, 2, "samples")
+    def finalize(state, _):
         return as_similarity(*_permuted(state, center), full_output)
 
     return _stream(samples_of, maps, finalize)
@@ -129,15 +127,17 @@ def wreath_procrustes_stream(*, maps="pixels", full_output=False):
     Everything else is as of `procrustes_stream`.
     """
 
-    def finalize(state):
-        require_seen(state.count, 2, "samples")
+    def finalize(state, _):
         return as_similarity(*_matched(state), full_output)
 
     return _stream(samples_of, maps, finalize)
 
 
 def _stream(pair_of, maps, finalize):
-    """The `Stream` of `Moments` of matrices that `pair_of` (`as_pair` or `samples_of`) makes."""
+    """The `Stream` of `Moments` of matrices that `pair_of` (`as_pair` or `samples_of`) makes.
+
+    `finalize(state, seen)` gets how many samples the state has seen, 2 or more, or None if it is traced.
+    """
     check_maps(maps)
     pair_of = partial(pair_of, maps=maps, min_examples=1)
 
@@ -161,8 +161,11 @@ def _stream(pair_of, maps, finalize):
         require_same_shapes(a, b)
         return joined(a, b)
 
+    def checked_finalize(state):
+        return finalize(state, require_seen(state.count, 2, "samples"))
+
     how = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is samples_of else maps
-    return Stream(init, update, merge, finalize, f"moments (maps: {how})")
+    return Stream(init, update, merge, checked_finalize, f"moments (maps: {how})")
 
 
 def _padding_cleared(x, y, mask):
@@ -177,10 +180,9 @@ def _rcond(rcond, state):
     return check_rcond(rcond, *(jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y)))
 
 
-def _few_examples_told(state):
-    if (seen := require_seen(state.count, 2, "samples")) is not None:
-        warn_of_few_examples(seen, len(state.x.shift), len(state.y.shift), stacklevel=4)
-    return state
+def _tell_few_examples(state, seen):
+    if seen is not None:
+        warn_of_few_examples(seen, len(state.x.shift), len(state.y.shift), stacklevel=5)
 
 
 @partial(jax.jit, static_argnums=1)

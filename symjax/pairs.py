@@ -1,0 +1,38 @@
+"""Pairs of members, by their seeds."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from symjax.errors import InputError
+
+
+def all_pairs(seeds: Sequence[int], *, ordered: bool = True) -> list[tuple[int, int]]:
+    """Every pair of two different seeds; where the order does not matter, once, the smaller first."""
+    return list(itertools.permutations(seeds, 2) if ordered else itertools.combinations(sorted(seeds), 2))
+
+
+def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0, *, ordered: bool = True) -> list[tuple[int, int]]:
+    """`count` pairs, drawn without replacement by a seeded key; more pairs extend fewer.
+
+    Args:
+      seeds: of the members, each once.
+      count: how many, as a number or its digits; or "all", in the order of `all_pairs`.
+      seed: of the draw.
+      ordered: of `all_pairs`.
+
+    Raises:
+      InputError: for fewer than two members, more pairs than there are, or a bad seed.
+    """
+    if not 0 <= seed < 2**32:
+        raise InputError(f"pair_seed: got {seed}, wanted an integer from 0 to 2**32 - 1")
+    pairs = all_pairs(seeds, ordered=ordered)
+    if not pairs:
+        raise InputError(f"seeds: {len(seeds)} member; a pair needs two different ones")
+    if count == "all":
+        return pairs
+    if not str(count).isdecimal() or not 1 <= int(count) <= len(pairs):
+        raise InputError(f"pairs: got {count!r}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
+    order = np.random.RandomState(seed).permutation(len(pairs))
+    return [pairs[i] for i in order[: int(count)]]
