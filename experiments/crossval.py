@@ -51,7 +51,7 @@ def main(settings: Settings) -> Summary:
         return Summary(
             found.folder,
             found.title,
-            found.finding(
+            found.with_warning(
                 f"Chosen by validation, {settings.family} costs {chosen.penalty.mean():.1f} points on average over "
                 f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. "
                 f"Single values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}."

@@ -60,7 +60,8 @@ def stop(
 ) -> None:
     """Ends a dry run, which tells of its phases; a command that is to run goes on.
 
-    To be called where all flags have been checked and nothing has been written.
+    To be called where all flags have been checked and nothing has been written. With a bound of device memory the
+    phases are made for a command that is to run too: what does not fit is refused here, before anything is trained.
 
     Args:
       settings: of the command.
@@ -69,8 +70,10 @@ def stop(
       folder: of the results.
       phases: makes them; an InputError where the command itself would raise one.
     """
-    if settings.dry_run:
-        raise Told(tell(f"{settings.model} on {dataset.name}, for {folder}", config, dataset, phases()))
+    if settings.dry_run or settings.memory_limit is not None:
+        found = phases()
+        if settings.dry_run:
+            raise Told(tell(f"{settings.model} on {dataset.name}, for {folder}", config, dataset, found))
 
 
 # --- phases that commands share ---
@@ -97,7 +100,11 @@ def zoo_phases(
     execution = parallel.default_execution()
     left = []
     for config, seeds, folder in groups.values():
-        zoo.check(config, dataset, execution)
+        network = zoo.check(config, dataset, execution)
+        if limit is not None:  # its evaluation has to fit too
+            zoo.evaluation_need(network, dataset.test).fitting(limit)
+            if config.labels != "true":
+                zoo.evaluation_need(network, dataset.train, own_labels=True).fitting(limit)
         runs.check_folder(folder, "zoo", config.document(dataset))
         left.append(estimate.epochs_to_go(folder, seeds, config.recipe.epochs, keep))
     needed, together = None, 0

@@ -41,7 +41,7 @@ def main(settings: Settings) -> Summary:
     with sweep(settings, families, "lasso") as found:
         plots.sparsity(found.table, found.folder / "sparsity")
         tables = {f"{CAPTION}, {found.over_pairs}": summary(found.table)}
-        return Summary(found.folder, found.title, found.finding(finding(found.table)), tables, ("sparsity",))
+        return Summary(found.folder, found.title, found.with_warning(finding(found.table)), tables, ("sparsity",))
 
 
 CHEAP = 5.0  # points, up to which a lasso's penalty is called cheap

@@ -89,7 +89,8 @@ def dataset_of(run: Summary) -> str | None:
         config = runs.read_config(run.folder, run.experiment)
     except InputError:
         return None
-    name = config.get("zoo", config).get("dataset")
+    zoos = (config.get(key) for key in ("zoo", "generalizing"))  # experiments.memorize has two
+    name = next((found for found in zoos if found), config).get("dataset")
     return Path(name).stem if name else None
 
 

@@ -74,10 +74,10 @@ class Settings(SharedSettings):
     """Whether what is retrained starts from its trained weights or from new ones."""
     augment: bool = False
     """Retrain on images that are flipped and moved as the baseline's were. The frozen layers' features are then
-    computed once an epoch, for all matrices, instead of once."""
+    computed once an epoch, for all matrices at once (with --max-device-memory: of a group), instead of once."""
     cache_gb: float = 2.0
     """Gigabytes that features of frozen layers may take on each device. Where they do not fit, they are computed
-    anew, block by block, in each epoch, for all matrices at once."""
+    anew, block by block, in each epoch, likewise."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the zoo, of one model; trained there where it is missing."""
     out: Annotated[Path | None, optional("DIR", "runs/rotate/ and a name made from the settings")] = None

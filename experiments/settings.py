@@ -130,7 +130,7 @@ class ZooSettings:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of activations; parameters are always float32."""
     max_device_memory: Annotated[str | None, optional("BYTES", "what it takes")] = None
-    """On each device, as 16GB: networks train and are evaluated in groups, and stitches in parts, that need no more."""
+    """On each device, as 16GB: networks and matrices go in groups, and stitches in parts, that need no more."""
     dry_run: bool = False
     """Only tell what there is to do, and what it costs in operations, device memory and time."""
 

@@ -35,7 +35,7 @@ def main(settings: Settings) -> Summary:
         return Summary(
             found.folder,
             found.title,
-            found.finding(
+            found.with_warning(
                 "Over all layers the penalty is "
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in mean.items())
                 + " percentage points."

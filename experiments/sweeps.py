@@ -100,7 +100,7 @@ class Swept(NamedTuple):
         """What the numbers of a table are."""
         return f"mean ± deviation over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "one pair"
 
-    def finding(self, text: str) -> str:
+    def with_warning(self, text: str) -> str:
         """The text, with a warning behind it where training met numerical trouble."""
         return " ".join(part for part in (text, trouble(self.curves)) if part)
 

@@ -19,7 +19,7 @@ from experiments import dry_run
 from experiments.features import add_rows, read_rows
 from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import memory, parallel, plots, runs, zoo
+from symjax import parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
@@ -117,10 +117,11 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
     network = config.network(dataset)
     plain = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
     flops = sum(acted_flops(network, plain, dataset, theirs) for theirs in left)
-    needed = memory.most(
-        [zoo.evaluation_need(network, dataset.test), *(moments_need(network, dataset, p) for p in set(left))]
-    )
-    at_once = dry_run.on_a_device(len(left), needed, settings.memory_limit)
+    # Points inside of residual blocks and others go apart, as in `stitch_to_acted`.
+    sets = {tuple(p for p in theirs if network.points[p].starred == starred) for theirs in left for starred in (0, 1)}
+    needs = [zoo.evaluation_need(network, dataset.test), *(moments_need(network, dataset, p) for p in sets if p)]
+    at_once = min(dry_run.on_a_device(len(left), need, settings.memory_limit) for need in needs)
+    needed = max(needs, key=lambda need: need.of(at_once))
     return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, needed, at_once), matrices]
 
 

@@ -115,4 +115,4 @@ def advice(error: BaseException) -> str | None:
     """What to do about an error of a device whose memory is exhausted; None for another error."""
     if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
         return None
-    return "the device's memory is exhausted; --max-device-memory makes members train in smaller groups"
+    return "the device's memory is exhausted; --max-device-memory makes networks and what is done to them go in groups"

@@ -8,15 +8,17 @@ import test_any_flags
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
 import experiments.dry_run
+import symjax.zoo
 import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
 from symjax import models, parallel
 from symjax.flops import segment_flops, step_flops, training_flops
+from symjax.memory import Need
 from symjax.models.myrtle import PlainSpec
 from symjax.rotation import Plan
 from symjax.rotation.cost import parts_flops, retraining_flops
 from symjax.training import Recipe
-from symjax.zoo import estimate
+from symjax.zoo import estimate, jobs
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),
@@ -66,8 +68,12 @@ def phases(monkeypatch, tmp_path):
 
 def dry(name, *words, zoo="zoo"):
     """A dry run on the tiny data set, whose zoo is in a new folder unless said otherwise."""
+    run(name, *words, "--dry-run", zoo=zoo)
+
+
+def run(name, *words, zoo="zoo"):
     module = importlib.import_module(f"experiments.{name}")
-    argv = [*flags(scratch()), "--zoo", zoo, *COMMANDS[name][0], *words, "--dry-run"]
+    argv = [*flags(scratch()), "--zoo", zoo, *COMMANDS[name][0], *words]
     run_command(module.main, module.Settings, [str(word) for word in argv])
 
 
@@ -120,6 +126,18 @@ def test_a_dry_run_refuses_what_the_command_refuses(name, words, told, capsys):
     with pytest.raises(SystemExit, match="2"):
         dry(name, *words)
     assert told in capsys.readouterr().err and not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypatch, capsys):
+    """Training would fit, and the evaluation of all test images after it does not."""
+    monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: Need(2 * 10**9, 1))
+    monkeypatch.setattr(jobs, "need", lambda *_: Need(1, 1))
+    for start in (run, dry):
+        with pytest.raises(SystemExit, match="2"):
+            start(name, "--max-device-memory", "1GB")
+        assert "max_device_memory: got 1 GB, wanted 2 GB" in capsys.readouterr().err
+    assert not list(Path().iterdir())
 
 
 def test_passes_over_examples(phases, capsys):

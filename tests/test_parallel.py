@@ -155,6 +155,7 @@ def test_an_interruption_ends_the_tasks():
 
     def task(go_on):
         if meeting.wait() == 0:
+            time.sleep(0.1)  # until the pool knows its second thread, which it would not wait for otherwise
             signal.raise_signal(signal.SIGINT)
         try:
             wait_for_the_end(go_on)

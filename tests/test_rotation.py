@@ -300,7 +300,7 @@ def test_blocks_train_as_one_does(augment):
     dataset, found = trained()
     plan = plan_of(found, epochs=4, rate=0.02, budget=1024 * 24, augment=augment)
     blocks, told = Retraining(plan, dataset), []
-    assert blocks._blocks == 3
+    assert blocks.blocks == 3
     (one,) = blocks.run(found.member(0), [Case("orthogonal", 0)], key=key(), on_epoch=told.append)
     assert len(one.history) == len(told) == 4 and one.history[-1]["loss"] < one.history[0]["loss"]
     assert one.accuracy == pytest.approx(accuracy_of(found, dataset, found.member(0), one, 0), abs=1e-9)
@@ -396,7 +396,7 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
     points = []
     begin = Retraining.__init__
     monkeypatch.setattr(
-        Retraining, "__init__", lambda self, plan, *a: points.append(plan.point) or begin(self, plan, *a)
+        Retraining, "__init__", lambda self, plan, *a, **o: points.append(plan.point) or begin(self, plan, *a, **o)
     )
     out = command("--seeds", "1,0", kinds="none,orthogonal")
     assert points == [0, 1] and len(asked) == 2 * 2 * 2 * 2

@@ -74,7 +74,5 @@ def test_what_went_wrong_in_training_is_said():
     )
     assert trouble(curves) == "" and trouble(pd.DataFrame()) == "" and trouble(curves.drop(columns="residual")) == ""
     missed = trouble(curves.assign(residual=[30.0, 120.0, 0.0, 0.0]))
-    assert (
-        "of 1 stitches the projection missed" in missed and "(birkhoff at relu4)" in missed and "curves.csv" in missed
-    )
-    assert "of 2 stitches the loss was not finite" in trouble(curves.assign(loss=[1.0, np.nan, np.inf, 1.0]))
+    assert "in 1 stitch the projection missed" in missed and "(birkhoff at relu4)" in missed and "curves.csv" in missed
+    assert "in 2 stitches the loss was not finite" in trouble(curves.assign(loss=[1.0, np.nan, np.inf, 1.0]))

@@ -106,12 +106,13 @@ def _sweeps(state, tol, count):
         shifted = shifted - dv[None, :]
         residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())  # as seen half a sweep ago
         due = (done + 1) % RATE_WINDOW == 0
-        troubles += (due & (residual >= marked)).astype(troubles.dtype)
+        troubles += (due & (residual >= marked) & (residual > floor)).astype(troubles.dtype)
         most = 1 + (MAX_RELAXATION - 1) * 0.5 ** troubles.astype(residual.dtype)
         better = jnp.minimum(_better_relaxation(relaxation, residual / marked), most)
         relaxation = jnp.where(due, better, relaxation)
         return shifted, u + du, v + dv, done + 1, relaxation, troubles, jnp.where(due, residual, marked), residual
 
+    floor = 4 * len(state.u) ** 0.5 * float(jnp.finfo(state.u.dtype).eps)  # where rounding moves the residual
     none, one = jnp.zeros_like(count), jnp.ones_like(tol)
     begin = (state.shifted, state.u, state.v, none, one, none, jnp.full_like(tol, jnp.inf), state.residual)
     shifted, u, v, done, *_ = lax.while_loop(unfinished, sweep, begin)

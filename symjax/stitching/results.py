@@ -63,7 +63,8 @@ def trouble(curves: pd.DataFrame) -> str:
     ):
         if len(rows := curves[wrong]):
             where = dict.fromkeys(f"{row.family} at {row.layer}" for row in rows.itertuples())
-            told.append(f"of {len(rows[key].drop_duplicates())} stitches {what} ({', '.join(where)})")
+            count = len(rows[key].drop_duplicates())
+            told.append(f"in {count} stitch{'es' * (count > 1)} {what} ({', '.join(where)})")
     return f"Beware: {'; '.join(told)}; see curves.csv." if told else ""
 
 

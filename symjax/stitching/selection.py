@@ -22,6 +22,8 @@ def with_numbers(family: str, numbers: str | None = None) -> tuple[Family, ...]:
     Raises:
       InputError: none is given, or one that the family cannot have.
     """
+    if numbers is None and family not in GRIDS:
+        raise InputError(f"family: {family!r} has no grid; give numbers, or choose one of {', '.join(GRIDS)}")
     parts = GRIDS[family] if numbers is None else numbers.split(",")
     return parse_families(",".join(f"{family}:{part.strip()}" for part in parts if part.strip()))
 
