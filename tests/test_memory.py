@@ -145,6 +145,7 @@ def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
 @pytest.mark.parametrize("pool", [False, True])
 def test_features_in_groups_are_the_same(sizes, pool):
     dataset, members = trained()
+    sizes.clear()  # of the training, where this is the first test
     images, devices = dataset.test.images[:20], jax.devices()[:1]
     need = symjax.representations.need(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
     options = {"pool": pool, "devices": devices, "batch_size": 8}
