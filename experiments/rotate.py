@@ -8,7 +8,6 @@ nothing; more models, layers, kinds, seeds or repeats extend what is there.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +24,7 @@ from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.cost import retraining_flops
-from symjax.rotation.published import against_published
+from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.results import Results
 from symjax.summary import Summary, mean_and_deviation
 from symjax.training import Recipe
@@ -299,45 +298,6 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     text = text.loc[rows]
     text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in rows]
     return text.rename_axis(index=None, columns=None)
-
-
-def uses_relu(network: models.Network) -> bool:
-    """Whether ReLU is its only activation: of it alone the published finding speaks."""
-    return {space.kind for space in network.wiring.spaces.values()} == {"relu"}
-
-
-def uses_batch_norm(network: models.Network) -> bool:
-    """Whether it keeps statistics of its channels."""
-    return bool(jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats))
-
-
-NORMED = (
-    "{models}: with batch norm, which the published networks have not. Behind the matrix it sets mean and scale of "
-    "each channel anew and so undoes part of what a matrix does, of whatever kind, in all layers but the last: these "
-    "penalties are not of the matrices alone. Take a model without, as mcnn_k."
-)
-
-
-def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = ()) -> str:
-    """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published.
-
-    Of the models `normed` it says what their batch norm means for that.
-    """
-    told = []
-    for model, rows in table.groupby("model", sort=False):
-        parts = []
-        for kind, theirs in rows.groupby("kind", sort=False):
-            points = theirs.groupby("layer", sort=False).penalty.mean()
-            ends = ", ".join(f"{points.iloc[i]:.1f} at {points.index[i]}" for i in (0, -1))
-            parts.append(f"{kind} {points.mean():.1f}" + (f" ({ends})" if len(points) > 1 else ""))
-        told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
-        if model in relu:
-            told.append(against_published(rows))
-    if normed:
-        told.append(NORMED.format(models=", ".join(normed)))
-    if failed := int(table.loss.isna().sum()):
-        told.append(f"The loss of {failed} retrainings became NaN.")
-    return " ".join(told)
 
 
 if __name__ == "__main__":

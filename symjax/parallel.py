@@ -141,7 +141,7 @@ def in_groups(run: Callable[[PyTree, PyTree], PyTree], size: int | None) -> Call
         count = count_members(members)
         if size is None or count <= size:
             return jax.device_get(run(members, shared))
-        found = []
+        found, members = [], jax.device_get(members)  # they are not to wait on a device for their turn
         for first in range(0, count, size):
             index = np.minimum(np.arange(first, first + size), count - 1)
             found.append(jax.device_get(run(take(members, index), shared)))

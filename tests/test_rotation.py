@@ -23,6 +23,7 @@ from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
 from symjax.rotation.features import Features, count_blocks
+from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.published import against_published, gaps
 from symjax.rotation.tail import tail_of
 from symjax.training import Recipe
@@ -531,19 +532,19 @@ def test_the_published_finding_is_tested():
 def test_only_relu_networks_are_held_against_it():
     rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
     for model, is_relu in (("rotate_tiny", True), ("rotate_tiny_norm", True), ("rotate_tiny_sigmoid", False)):
-        assert experiments.rotate.uses_relu(models.create(model, image_size=8)) is is_relu
-    assert "Published" in experiments.rotate.finding(rows, ["m"])
-    assert "Published" not in experiments.rotate.finding(rows, [])
+        assert uses_relu(models.create(model, image_size=8)) is is_relu
+    assert "Published" in finding(rows, ["m"])
+    assert "Published" not in finding(rows, [])
 
 
 def test_batch_norm_is_told():
     rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
     for model in ("rotate_tiny", "rotate_tiny_norm", "rotate_tiny_sigmoid"):
         network = models.create(model, image_size=8)
-        assert experiments.rotate.uses_batch_norm(network) is (model == "rotate_tiny_norm")
-    told = experiments.rotate.finding(rows, ["m"], ["m"])
+        assert uses_batch_norm(network) is (model == "rotate_tiny_norm")
+    told = finding(rows, ["m"], ["m"])
     assert "Published" in told and "m: with batch norm, which the published networks have not" in told
-    assert "batch norm" not in experiments.rotate.finding(rows, ["m"])
+    assert "batch norm" not in finding(rows, ["m"])
 
 
 def test_the_command_tells_of_batch_norm(quiet_folder, asked, capsys):
