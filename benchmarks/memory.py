@@ -109,7 +109,7 @@ def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
     whole = Plan(network, tuple(range(len(network.points))), parse_families(FAMILIES), config, execution)
     plans = divide(whole, parts, segment_flops(network, (32, 32, 3)), work_of(whole, dataset))
     shared = jax.device_get(device_data(dataset, None))
-    member = zeros(jax.eval_shape(network.init, jax.random.key(0)))
+    member = zeros(network.shapes)
     most, used = 0, 0
     for plan in plans:
         moments = [fit.FeatureMoments(*(np.zeros(s) for s in ((d, d), (d, d), (d,)))) for d in channels(plan)]

@@ -20,7 +20,7 @@ def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
     They are those of the network's own method of convolution; `method="native"` gives a convolution's plain count.
     Where the compiler does not count, each segment counts as one.
     """
-    member = jax.eval_shape(network.init, jax.random.key(0))
+    member = network.shapes
     travelling = jax.ShapeDtypeStruct((1, *image), "float32")
     found = []
     for i in range(len(network.points) + 1):
@@ -51,11 +51,16 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Reci
 
 @lru_cache
 def _step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int) -> float:
-    counted = lowered_step(network, image_shape, recipe, frozen).cost_analysis() or {}
-    if "flops" not in counted:
+    return counted(lowered_step(network, image_shape, recipe, frozen))
+
+
+def counted(lowered) -> float:
+    """The operations of a program as `jax.jit(...).lower` gives it; an InputError where XLA counts none here."""
+    found = lowered.cost_analysis() or {}
+    if "flops" not in found:
         backend = jax.default_backend()
         raise InputError(f"flops: XLA counts no operations for the backend {backend}; with JAX_PLATFORMS=cpu it does")
-    return float(counted["flops"])
+    return float(found["flops"])
 
 
 def lowered_step(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0):

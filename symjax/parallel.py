@@ -16,7 +16,7 @@ The defaults, and why:
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -132,22 +132,27 @@ def over_members(
 
 
 def in_groups(run: Callable[[PyTree, PyTree], PyTree], size: int | None) -> Callable[[PyTree, PyTree], PyTree]:
-    """Like `run`, which `over_members` gives, with at most `size` members at a time (None: all), results on the host.
-
-    A last, smaller group is filled up with copies, so that it needs no compilation of its own.
-    """
+    """`run`, which `over_members` gives, with at most `size` members at a time (None: all); results on the host."""
 
     def grouped(members, shared):
         count = count_members(members)
         if size is None or count <= size:
             return jax.device_get(run(members, shared))
         found, members = [], jax.device_get(members)  # they are not to wait on a device for their turn
-        for first in range(0, count, size):
-            index = np.minimum(np.arange(first, first + size), count - 1)
+        for index, _ in groups(count, size):
             found.append(jax.device_get(run(take(members, index), shared)))
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *found)
 
     return grouped
+
+
+def groups(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """The indices of `count` members in groups of `size`, and how many of each group count.
+
+    A last, smaller group is filled up with copies of its last member, so that it needs no compilation of its own.
+    """
+    for first in range(0, count, size):
+        yield np.minimum(np.arange(first, first + size), count - 1), min(size, count - first)
 
 
 class Stopped(Exception):

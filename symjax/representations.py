@@ -16,26 +16,17 @@ from symjax.zoo import Zoo
 BATCH = 64  # images that go through the members at a time
 
 
-def representations(
-    zoo: Zoo,
-    images,
-    mean,
-    std,
-    *,
-    layers="all",
-    pool: bool = False,
-    batch_size: int = BATCH,
-    devices=None,
-    max_device_memory: float | None = None,
-):
+def representations(zoo: Zoo, images, mean, std, **options):
     """The features of all members of a zoo at stitch points, in inference mode: `features_of` its network and members.
+
+    Args:
+      zoo: the members.
+      images, mean, std, options: as of `features_of`.
 
     Returns:
       From each layer's name to a NumPy array (members, n, h, w, c), members in the order of `zoo.seeds`.
     """
-    settings = {"layers": layers, "pool": pool, "batch_size": batch_size, "devices": devices}
-    settings["max_device_memory"] = max_device_memory
-    return features_of(zoo.network, zoo.members, images, mean, std, **settings)
+    return features_of(zoo.network, zoo.members, images, mean, std, **options)
 
 
 def features_of(
@@ -115,8 +106,7 @@ def bytes_per_image(network: Network, image: Sequence[int], points: Sequence[int
 def _abstract(network: Network, shape: tuple[int, ...]):
     """Shapes of one member, and of what members share for images (n, h, w, c)."""
     channels = jax.ShapeDtypeStruct(shape[-1:], np.float32)
-    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
-    return member, (jax.ShapeDtypeStruct(shape, np.uint8), channels, channels)
+    return network.shapes, (jax.ShapeDtypeStruct(shape, np.uint8), channels, channels)
 
 
 @lru_cache(maxsize=8)

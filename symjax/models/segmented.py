@@ -126,6 +126,11 @@ class Network:
         states = [nnx.split(segment, nnx.Param, nnx.BatchStat)[1:] for segment in segments]
         return Member(*(tuple(map(nnx.to_pure_dict, kind)) for kind in zip(*states, strict=True)))
 
+    @cached_property
+    def shapes(self) -> Member:
+        """A member's shapes and types (`jax.ShapeDtypeStruct`) in place of its arrays."""
+        return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
+
     def index(self, point: str | int) -> int:
         """The index of a stitch point given by name or by index."""
         names = [p.name for p in self.points]

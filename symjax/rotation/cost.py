@@ -1,13 +1,13 @@
 """What a retraining costs in floating-point operations, counted before it begins."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from symjax.data import Dataset
-from symjax.errors import InputError
+from symjax.flops import counted
 from symjax.rotation.retrain import Plan
 from symjax.rotation.tail import RotatedTail, tail_of
 from symjax.training.loop import optimizer, train_step
@@ -40,12 +40,18 @@ def parts_flops(plan: Plan, dataset: Dataset) -> tuple[float, float, float]:
 
     The matrix and the activation after it belong to what is behind.
     """
+    return _parts_flops(plan, dataset.train.images.shape[1:])
+
+
+@lru_cache
+def _parts_flops(plan: Plan, image: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Remembered, since all members have the same."""
     network, point, batch = plan.network, plan.point, plan.recipe.batch_size
-    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
+    member = network.shapes
     tail, tx, channels = tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
     opt_state = jax.eval_shape(tx.init, tail.params)
     matrix = jax.ShapeDtypeStruct((channels, channels), np.float32)
-    front, image = partial(network.before_activation, point=point), dataset.train.images.shape[1:]
+    front = partial(network.before_activation, point=point)
     one = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     of_one = jax.eval_shape(front, member, one)
     features = jax.ShapeDtypeStruct((batch, *of_one.shape[1:]), of_one.dtype)
@@ -59,15 +65,7 @@ def parts_flops(plan: Plan, dataset: Dataset) -> tuple[float, float, float]:
         return RotatedTail(network, point, matrix).logits(tail, features)[0]
 
     return (
-        _counted(front, member, one),
-        _counted(step, tail, opt_state, matrix, features, labels),
-        _counted(forward, tail, matrix, of_one),
+        counted(jax.jit(front).lower(member, one)),
+        counted(jax.jit(step).lower(tail, opt_state, matrix, features, labels)),
+        counted(jax.jit(forward).lower(tail, matrix, of_one)),
     )
-
-
-def _counted(fn, *arguments) -> float:
-    counted = jax.jit(fn).lower(*arguments).cost_analysis() or {}
-    if "flops" not in counted:
-        backend = jax.default_backend()
-        raise InputError(f"flops: XLA counts no operations for the backend {backend}; with JAX_PLATFORMS=cpu it does")
-    return float(counted["flops"])

@@ -47,7 +47,7 @@ class FrontProgram:
     def features_of(self, images: int, image: Sequence[int]) -> jax.ShapeDtypeStruct:
         """The shape and type of the features of so many images (h, w, c)."""
         seen = jax.ShapeDtypeStruct((images, *image), jnp.float32)
-        return jax.eval_shape(lambda m, x: self.network.before_activation(m, x, self.point), self._member(), seen)
+        return jax.eval_shape(lambda m, x: self.network.before_activation(m, x, self.point), self.network.shapes, seen)
 
     def bytes_per_image(self, dataset: Dataset) -> int:
         """Of the features of one image."""
@@ -59,11 +59,7 @@ class FrontProgram:
         if augment:
             batch["key"] = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         channels = jax.ShapeDtypeStruct(image[-1:], jnp.float32)
-        return need_of(self._features, self._execution, batch, (self._member(), channels, channels))
-
-    def _member(self) -> Member:
-        """Its shapes."""
-        return jax.eval_shape(self.network.init, jax.eval_shape(lambda: jax.random.key(0)))
+        return need_of(self._features, self._execution, batch, (self.network.shapes, channels, channels))
 
     @property
     def batch_size(self) -> int:

@@ -16,7 +16,7 @@ def uses_relu(network: models.Network) -> bool:
 
 def uses_batch_norm(network: models.Network) -> bool:
     """Whether it keeps statistics of its channels."""
-    return bool(jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats))
+    return bool(jax.tree.leaves(network.shapes.stats))
 
 
 NORMED = (

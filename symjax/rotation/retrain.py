@@ -16,7 +16,7 @@ from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.memory import Need, most, need_of, num_bytes
 from symjax.models import Member, Network
-from symjax.parallel import Execution, over_members, stack, take
+from symjax.parallel import Execution, groups, over_members, stack, take
 from symjax.rotation.features import Features, FrontProgram, count_blocks
 from symjax.rotation.matrices import sample_rotation
 from symjax.rotation.tail import RotatedTail, tail_of
@@ -152,8 +152,8 @@ class Retraining:
         Enough for training, for evaluation, and for making the features.
         """
         plan, (block, evaluate), dataset = self.plan, self._programs, self._dataset
-        member = jax.eval_shape(plan.network.init, jax.eval_shape(lambda: jax.random.key(0)))
-        tail, one, number = tail_of(member, plan.point), jax.ShapeDtypeStruct((), np.float32), self._matrix_shape()
+        tail, one = tail_of(plan.network.shapes, plan.point), jax.ShapeDtypeStruct((), np.float32)
+        number = self._matrix_shape()
         count, image = jax.ShapeDtypeStruct((), np.int32), dataset.train.images.shape[1:]
         state = TrainState(tail, jax.eval_shape(self._optimizer.init, tail.params), count, count)
 
@@ -202,12 +202,9 @@ class Retraining:
         plan, dataset = self.plan, self._dataset
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
         features = Features(self._front, member, dataset, self.blocks, augment=plan.augment, key=keys["front"])
-        size, found = self._size or len(cases), []
-        for first in range(0, len(cases), size):
-            group = list(cases[first : first + size])
-            # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
-            filled = group + group[:1] * (size - len(group)) if len(cases) > size else group
-            found += self._run(member, features, keys, filled, on_epoch)[: len(group)]
+        found = []
+        for index, kept in groups(len(cases), min(self._size or len(cases), len(cases))):
+            found += self._run(member, features, keys, [cases[i] for i in index], on_epoch)[:kept]
         return found
 
     def _run(self, member: Member, features: Features, keys, cases: Sequence[Case], on_epoch) -> list[Found]:

@@ -142,10 +142,11 @@ def moments_need(
     network: Network, dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
 ) -> memory.Need:
     """The device memory that the features of a member and of what it becomes take; compiles the program."""
-    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
     images = jax.ShapeDtypeStruct(_matching(dataset, matching_images).shape, np.uint8)
     shared = (images, dataset.mean, dataset.std)
-    return memory.need_of(_moments_of(network, points), parallel.default_execution(), Pair(member, member), shared)
+    return memory.need_of(
+        _moments_of(network, points), parallel.default_execution(), Pair(network.shapes, network.shapes), shared
+    )
 
 
 def _moments(members: zoo.Zoo, acted: Member, dataset: Dataset, points: tuple[int, ...], images: int, limit):

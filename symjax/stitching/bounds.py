@@ -1,7 +1,7 @@
 """A sweep within a bound of device memory: what a plan needs of it, and plans cut until each part fits."""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,18 @@ def need(plan: Plan, dataset: Dataset) -> Need:
     The passes without gradients that follow hold less at once, unless batches are larger in them
     (`FitConfig.eval_batch_size`).
     """
-    member = jax.eval_shape(plan.network.init, jax.random.key(0))
-    pair, config = Pair(member, member), plan.config
-    shared = jax.eval_shape(lambda: device_data(dataset, None))
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: device_data(dataset, None)))
+    return _need(plan, tuple(leaves), structure)
+
+
+@lru_cache
+def _need(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> Need:
+    """Remembered: a sweep is looked at before anything is trained, and again when it runs."""
+    member, shared, config = plan.network.shapes, jax.tree.unflatten(structure, leaves), plan.config
+    pair, (count, *image) = Pair(member, member), shared.images.shape
     batch = config.eval_batch_size
-    steps = max(1, min(config.matching_images, len(dataset.train)) // batch)
-    images = jax.ShapeDtypeStruct((steps, min(batch, len(dataset.train)), *shared.images.shape[1:]), jnp.uint8)
+    steps = max(1, min(config.matching_images, count) // batch)
+    images = jax.ShapeDtypeStruct((steps, min(batch, count), *image), jnp.uint8)
     moments = partial(fit.pair_moments, plan)
     needs = [
         need_of(lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std))

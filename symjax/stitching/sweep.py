@@ -19,7 +19,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.models import Member
-from symjax.parallel import at_once, stack, take
+from symjax.parallel import at_once, groups, stack, take
 from symjax.stitching.division import divide, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
@@ -114,14 +114,12 @@ class Sweep:
           on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
           on_evaluation: called after each batch of an evaluation, with the mean accuracy so far where there is one.
         """
-        for first in range(0, len(pairs), self.group_size):
-            group = list(pairs[first : first + self.group_size])
-            # A last, smaller group is filled up with copies, so that it needs no compilation of its own.
-            padded = group + [group[0]] * (self.group_size - len(group))
-            stacked = stack([Pair(member(a), member(b)) for a, b in padded])
-            keys = stack([_pair_key(seed, pair) for pair in padded])
+        for index, kept in groups(len(pairs), self.group_size):
+            group = [pairs[i] for i in index]
+            stacked = stack([Pair(member(a), member(b)) for a, b in group])
+            keys = stack([_pair_key(seed, pair) for pair in group])
             found = self._run_lanes(stacked, keys, on_epoch, on_evaluation)
-            for g, pair in enumerate(group):
+            for g, pair in enumerate(group[:kept]):
                 yield self._result(g, pair, found)
 
     def _run_lanes(self, pairs, keys, on_epoch, on_evaluation) -> list[Found]:

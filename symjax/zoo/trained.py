@@ -202,9 +202,8 @@ def _evaluation_need(network: Network, shape: tuple[int, ...], own_labels: bool)
     """For images of this shape, (steps, batch, height, width, channels)."""
     images, channels = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[-1:], np.float32)
     labels, mask = (jax.ShapeDtypeStruct(shape[:2], kind) for kind in (np.int32, np.float32))
-    member = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)))
     shared = (Batches(images, labels, mask), channels, channels)
-    one = (member, labels) if own_labels else member
+    one = (network.shapes, labels) if own_labels else network.shapes
     return memory.need_of(_accuracy_of(network, own_labels), parallel.default_execution(), one, shared)
 
 
