@@ -12,7 +12,7 @@ from symjax.similarity.channels import centred, root, unit, unit_channels
 from symjax.similarity.factored import Factored, Part
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product, power_of_features
 from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
-from symjax.similarity.linalg import gram
+from symjax.similarity.linalg import gram, gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 KERNELS = ("linear", "rbf")
@@ -124,8 +124,11 @@ def factor(
         few = rows[0] > MANY_EXAMPLES and 8 * sum(widths) < sum(rows)
         form = "features" if few and kernel == "linear" else "gram"
 
+    def rows(x):
+        return as_matrix(_normalized(x) if normalized else x, "x", maps)
+
     def matrix(x):
-        return unit(centred(as_matrix(_normalized(x) if normalized else x, "x", maps)))[0]
+        return unit(centred(rows(x)))[0]
 
     def prepare_features(x):
         x = matrix(x)
@@ -139,6 +142,8 @@ def factor(
 
     if form == "features":
         return Factored(prepare_features, finish_features)
+    if kernel == "linear":
+        return factored_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
     return factored_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
 
 

@@ -1,14 +1,17 @@
 """Centring, scaling and reduction of data matrices (samples by features), real or complex."""
 
 import math
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
+from symjax.similarity.channels import centred
 
-_LEAST_HALF = 256  # rows, under which products are too small to be quick
+_LEAST_ROWS = 250  # of a factor, under which products are too small to be quick
+_COLUMNS = 1024  # at a time, of a kernel matrix: what is centred of them stays in the cache
 
 
 def adjoint(matrix):
@@ -31,11 +34,37 @@ def gram(x):
     fifth of the time for 1,000 x 8,192 on one core of a CPU; quarters are slower again).
     """
     half = len(x) // 2
-    if half < _LEAST_HALF:
+    if half < _LEAST_ROWS:
         return matmul(x, x.T)
     above = matmul(x[:half], x.T)
     corner = matmul(x[half:], x[half:].T)
     return jnp.concatenate([above, jnp.concatenate([above[:, half:].T, corner], axis=1)])
+
+
+def gram_of_centred(x):
+    """Y Y' of rows Y (n, d) that are those of x less their mean, over a power of two; not for derivatives in reverse.
+
+    Columns are centred and multiplied so many at a time, which spares the memory of x once more (where each fresh page
+    costs as much as the product of what lies on it), and what lies under the diagonal blocks is not computed but
+    copied: of 1,000 x 8,192 on one core of a CPU two thirds of the time of `gram` of what was centred before.
+    """
+    n, d = x.shape
+    size, parts = magnitude(x), max(1, min(4, n // _LEAST_ROWS))
+    edges = [n * i // parts for i in range(parts + 1)]
+
+    def add(total, columns):
+        y = centred(columns / size)
+        return [rows + matmul(y[a:b], y[a:].T) for rows, (a, b) in zip(total, pairwise(edges), strict=True)]
+
+    total = [jnp.zeros((b - a, n - a), x.dtype) for a, b in pairwise(edges)]
+    width = min(d, _COLUMNS)
+    steps = d // width
+    total = lax.fori_loop(
+        0, steps, lambda i, total: add(total, lax.dynamic_slice_in_dim(x, i * width, width, 1)), total
+    )
+    total = add(total, x[:, steps * width :]) if d % width else total
+    above = jnp.concatenate([jnp.pad(rows, ((0, 0), (n - rows.shape[1], 0))) for rows in total])
+    return jnp.where(jnp.tri(n, k=-1, dtype=bool), above.T, above)
 
 
 def magnitude(x, axes=None):
