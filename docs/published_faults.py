@@ -120,6 +120,27 @@ def svcca_threshold():
     return defined, published
 
 
+def svcca_normalised_twice():
+    """SVCCA with a threshold that is never reached
+
+    Where the shares of the variance, which sum to 1, are divided by the whole variance once more, their sum stays under
+    99 %, and the search for the first direction that reaches it ends at the first of all. Of 50 neurons with equal
+    variances, one direction is kept where all 50 are due.
+    """
+    rng = np.random.default_rng(0)
+    q = np.linalg.qr(np.hstack([np.ones((500, 1)), rng.standard_normal((500, 100))]))[0]
+    x, y = 10 * q[:, 1:51], 6 * q[:, 1:51] + 8 * q[:, 51:]  # equal variances; each neuron of y is .6 one of x
+
+    def kept(x):
+        u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
+        share = s**2 / (s**2).sum()
+        return u[:, : np.argmax(np.cumsum(share) / (s**2).sum() >= 0.99) + 1]
+
+    defined = symjax.svcca(x, y)
+    published = np.linalg.svd(kept(x).T @ kept(y), compute_uv=False).mean()
+    return defined, published
+
+
 def mean_of_the_largest():
     """A mean of correlations without the smallest
 
@@ -338,6 +359,7 @@ FAULTS = (
     pwcca_uncentred,
     pwcca_of_the_other_side,
     svcca_threshold,
+    svcca_normalised_twice,
     mean_of_the_largest,
     robust_threshold,
     inverted_covariance,

@@ -89,6 +89,29 @@ def test_front_and_tail_make_the_whole(name):
     check_front_and_tail(network, range(last + 1) if last < 4 else (0, last // 2, last // 2 + 1, last))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_point_of_every_model(name):
+    """Segment by segment: what travels is what the point says, and the way through all of them is the whole."""
+    network = create(name, width=24 if "cct" in name else 2)
+
+    def walk(member, x):
+        travelling = []
+        for i in range(len(network.points) + 1):
+            x, _ = network.run(member, x, start=i, stop=i + 1)
+            travelling.append(x)
+        return travelling
+
+    side = 32 if "cct" in name else 16
+    member, x = drawn(network), images(size=side)
+    *fronts, logits = jax.eval_shape(walk, member, x)
+    assert logits.shape == (2, 10)
+    for point, front in zip(network.points, fronts, strict=True):
+        assert isinstance(front, tuple) == point.starred
+        assert branch(front).shape[-1] == point.channels
+    if len(network.points) < 60:  # operation by operation, which compiles little
+        close(walk(member, x)[-1], network.logits(member, x)[0])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet32"])
 def test_front_and_tail_at_every_point(name):

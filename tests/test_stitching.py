@@ -147,12 +147,18 @@ def train_only(plan, pair, dataset, key=0, epochs=None):
     return state, fit.rounded(plan, state)
 
 
-def test_birkhoff_finds_a_planted_permutation_from_a_random_start():
+def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
+    """Its permutation at both layers, no penalty, and at relu1, which others follow, about the scaling too."""
     problem = planted()
     config = FitConfig(epochs=24, learning_rates=(0.03,), start="random", eval_batch_size=32, **PLAIN)
-    plan = make_plan("birkhoff", config, points=(0,))
-    _, (stitches,) = train_only(plan, Pair(problem.members[0], problem.members[1]), problem.dataset)
-    np.testing.assert_array_equal(stitches.matrix[0] > 0, problem.matrices["relu1"] > 0)
+    sweep = Sweep(make_plan("birkhoff", config), problem.dataset, devices=jax.devices()[:1])
+    (result,) = sweep.run(problem.members.get, [(0, 1)])
+    for (layer, family), row in by_key(result).items():
+        matrix, wanted = result.stitches[layer, family][0].matrix, problem.matrices[layer]
+        np.testing.assert_array_equal(matrix > 0, wanted > 0)
+        assert row["stitched_accuracy"] == problem.clean
+        if layer == "relu1":
+            np.testing.assert_allclose(matrix, wanted, rtol=0.3)
 
 
 # --- the forward ---
@@ -183,7 +189,7 @@ def test_an_identity_stitch_of_a_model_with_itself_is_the_model():
 def residual():
     """A ResNet of one block a stage, 2 channels wide, and random numbers for it (its own take long to compile)."""
     build, _, _ = models.MODELS["resnet20"]
-    network = Network(lambda rngs: build(rngs, depth=8, width=2, channels=1, classes=3, method="matmul"), name="res8")
+    network = Network(lambda rngs: build(rngs, depth=8, width=2, channels=1, classes=4, method="matmul"), name="res8")
     rng = np.random.RandomState(0)
     draw = lambda leaf: jnp.asarray(rng.uniform(0.2, 1, leaf.shape), leaf.dtype)  # noqa: E731
     params, stats = jax.eval_shape(network.init, jax.random.key(1))
@@ -201,6 +207,23 @@ def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
     stitched, skip = apply_stitch(Stitch(jnp.asarray(matrix, jnp.float32), jnp.asarray(bias, jnp.float32)), travelling)
     assert skip is travelling[1]
     np.testing.assert_allclose(stitched, np.einsum("ij,nhwj->nhwi", matrix, travelling[0]) + bias, rtol=1e-5)
+
+
+def test_points_inside_residual_blocks_are_swept(residual):
+    network, member = residual
+    dataset, _ = trained()
+    points = tuple(network.index(name) for name in ("block1.1*", "block2.1"))
+    plan = make_plan("identity,birkhoff,full", dataclasses.replace(SGD, epochs=1), points, network=network)
+    other = Member(jax.tree.map(lambda leaf: leaf[::-1], member.params), member.stats)
+    members = {0: member, 1: other}
+    before = jax.tree.map(np.array, members)
+    (result,) = Sweep(plan, dataset, devices=jax.devices()[:1]).run(members.get, [(0, 1)])
+    assert same(members, before)
+    assert [(row["layer"], row["starred"]) for row in result.rows[::3]] == [("block1.1*", True), ("block2.1", False)]
+    where = dataset.test, dataset.mean, dataset.std
+    for row in result.rows:
+        saved = result.stitches[row["layer"], row["family"]]
+        assert evaluate_stitch(network, member, other, *saved, row["layer_index"], *where) == row["stitched_accuracy"]
 
 
 # --- frozen sides ---

@@ -74,6 +74,7 @@ def _joined(*leaves):
 def _prepared(factored, array, dtype, devices, size):
     """The `Part`s of (M, n, ...), with a leading axis M, on the host."""
     count, each = len(array), array[0].size * dtype.itemsize
+    devices = devices[:count]
     at_once = min(count, max(1, PREPARED_AT_ONCE // each))
     at_once = -(-at_once // len(devices)) * len(devices)
     program = _prepare_program(factored, size, devices)
