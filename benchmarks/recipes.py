@@ -1,0 +1,101 @@
+"""Recipes for stitches in G_ReLU, side by side: where P starts, when the scaling trains, when P is rounded.
+
+    python -m benchmarks.recipes                      # digits, the default zoo, 4 pairs
+    python -m benchmarks.recipes --dataset cifar10 --width 16 --seeds 4 --epochs 10 --train-size 10000 \
+        --stitch-epochs 4 --test-size 4000 --layers relu1,relu4
+
+Each recipe is trained with every step size, and the validation split picks, for each pair and layer. Flags are those of
+`python -m experiments.stitch`. To be chosen between by the accuracy on the validation split, which the first table has;
+the second has the penalty on the test split.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import lax
+
+from experiments.settings import run_command
+from experiments.sweeps import StitchSettings, sweep
+from symjax.stitching.families import Birkhoff, parse_families
+from symjax.summary import Summary
+
+NEVER = 2.0  # more than the whole of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe(Birkhoff):
+    """`Birkhoff` with its choices as data; shares of the run are 0, 1/2 and `NEVER`."""
+
+    name: str = ""
+    start: str = "matched"
+    scaling_trains: float = 0.5
+    """From this share of the run on."""
+    permutation_rests: float = 0.5
+    """From this share of the run on, rounded."""
+
+    @property
+    def label(self):
+        return self.name
+
+    def matrix(self, params, progress):
+        permutation, scaling = params["permutation"], params["scaling"]
+        permutation = jnp.where(progress >= self.permutation_rests, lax.stop_gradient(permutation), permutation)
+        return permutation * jnp.where(progress >= self.scaling_trains, scaling, lax.stop_gradient(scaling))
+
+    def project(self, params, previous, progress, length=0.0):
+        found = super().project(params, previous, jnp.float32(0), length)
+        rests, trains = progress >= self.permutation_rests, progress >= self.scaling_trains
+        return {
+            "permutation": jnp.where(rests, previous["permutation"], found["permutation"]),
+            "scaling": jnp.where(trains, jnp.maximum(params["scaling"], 0), previous["scaling"]),
+            "duals": found["duals"],
+        }
+
+    def halfway(self, params):
+        return super().halfway(params) if self.permutation_rests == 0.5 else params
+
+
+RECIPES = (
+    Recipe(name="P, then s (default)"),
+    Recipe(name="P, then s; from identity", start="identity"),
+    Recipe(name="P, then s; from random", start="random"),
+    Recipe(name="P, then s; from least squares", start="least_squares"),
+    Recipe(name="P with s, then s", scaling_trains=0),
+    Recipe(name="P, then P with s", permutation_rests=NEVER),
+    Recipe(name="P with s", scaling_trains=0, permutation_rests=NEVER),
+    Recipe(name="s alone", scaling_trains=0, permutation_rests=0),
+    *parse_families("matched,softsort,birkhoff_published"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(StitchSettings):
+    stitch_learning_rates: str = "3e-3,1e-2,3e-2"
+    """Step sizes to try for every recipe alike; the validation split picks."""
+
+
+def main(settings: Settings) -> Summary:
+    with sweep(settings, RECIPES, "recipes") as found:
+        table = found.table
+
+        def by_layer(column):
+            means = table.pivot_table(column, "family", "layer", sort=False)
+            return means.assign(mean=means.mean(axis=1)).round(1)
+
+        rates = table.groupby("family", sort=False).learning_rate.agg(lambda r: r.value_counts().to_dict())
+        validation = by_layer("val_accuracy")
+        return Summary(
+            found.folder,
+            found.title,
+            found.with_warning(f"Best on the validation split: {validation['mean'].idxmax()}."),
+            {
+                f"validation accuracy, {found.over_pairs}": validation,
+                "penalty in percentage points (test)": by_layer("penalty"),
+                "step sizes chosen, and how often": rates.to_frame(),
+            },
+            (),
+        )
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
