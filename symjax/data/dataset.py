@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from symjax.checks import sequence, text
+from symjax.data.augment import statistics
 from symjax.errors import InputError
 
 # Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
@@ -20,6 +22,12 @@ class Split:
     labels: np.ndarray
 
     def __post_init__(self):
+        for name, ndim, kinds in (("images", 4, "u"), ("labels", 1, "iu")):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in kinds:
+                raise InputError(f"{name}: got {_described(array)}, wanted images of uint8 (n, h, w, c), labels (n,)")
+        if len(self.images) != len(self.labels):
+            raise InputError(f"images, labels: got {len(self.images)} and {len(self.labels)}, wanted as many of each")
         for field in dataclasses.fields(self):
             view = getattr(self, field.name).view()
             view.setflags(write=False)
@@ -27,6 +35,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +71,14 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+
+    def __post_init__(self):
+        text("name", self.name)
+        for name in sequence("class_names", self.class_names, "names"):
+            text("class_names", name)
+        for name, value in zip(("mean", "std"), statistics(self.mean, self.std, (self.channels,)), strict=True):
+            if value.shape != (self.channels,):
+                raise InputError(f"{name}: got a number, wanted one for each of {self.channels} channels")
 
     @property
     def num_classes(self) -> int:
