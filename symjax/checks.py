@@ -19,9 +19,14 @@ from symjax.errors import InputError
 def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`, as Python's."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        wanted = f"from {low}" if high == 2**31 - 1 else f"from {low} to {high}"
-        raise InputError(f"{name}: got {_short(value)}, wanted an integer {wanted}")
+        raise InputError(f"{name}: got {_short(value)}, wanted an integer from {low} to {high}")
     return int(value)
+
+
+def integer_fields(config: Any, **ranges: tuple[int, int]) -> None:
+    """Makes fields of a frozen dataclass Python's integers, as JSON wants them; each from least to greatest."""
+    for name, (low, high) in ranges.items():
+        object.__setattr__(config, name, integer(name, getattr(config, name), low, high))
 
 
 def sequence(name: str, value: Any, what: str = "values") -> tuple:
@@ -49,7 +54,7 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
 
 def seeds(value: Any) -> tuple[int, ...]:
     """One or more different integers that a member can have for a seed."""
-    found = integers("seeds", value, 0, 2**31 - 2)
+    found = integers("seeds", value)
     if not found or len(set(found)) < len(found):
         raise InputError(f"seeds: got {', '.join(map(str, found)) or 'none'}, wanted one or more, each once")
     return found

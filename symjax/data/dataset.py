@@ -4,8 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from symjax.checks import sequence, text
-from symjax.data.augment import statistics
+from symjax import checks
 from symjax.errors import InputError
 
 # Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
@@ -73,12 +72,14 @@ class Dataset:
     std: np.ndarray
 
     def __post_init__(self):
-        text("name", self.name)
-        for name in sequence("class_names", self.class_names, "names"):
-            text("class_names", name)
-        for name, value in zip(("mean", "std"), statistics(self.mean, self.std, (self.channels,)), strict=True):
-            if value.shape != (self.channels,):
-                raise InputError(f"{name}: got a number, wanted one for each of {self.channels} channels")
+        checks.text("name", self.name)
+        for name in checks.sequence("class_names", self.class_names, "names"):
+            checks.text("class_names", name)
+        for name, low in (("mean", -np.inf), ("std", 0)):
+            value = checks.array(name, getattr(self, name))
+            if value.shape != (self.channels,) or not (np.isfinite(value) & (value > low)).all():
+                wanted = f"{'positive' if name == 'std' else 'finite'} numbers, one for each channel"
+                raise InputError(f"{name}: got {value.tolist()} for {self.channels} channels, wanted {wanted}")
 
     @property
     def num_classes(self) -> int:

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, integers, one_of, sequence
+from symjax.checks import integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Network, branch
@@ -61,17 +61,17 @@ class FitConfig:
     eval_batch_size: int = 32
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "matching_images", "reestimation_images", "eval_batch_size"):
-            integer(name, getattr(self, name), 1, 10**6 - 1 if name == "epochs" else 2**31 - 1)
+        sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
+        integer_fields(self, epochs=(1, 10**6 - 1), translate=(0, 4096), **dict.fromkeys(sizes, (1, 2**31 - 1)))
         rates = sequence("learning_rates", self.learning_rates, "positive numbers")
         for rate in rates:
             scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)
         if not rates or len(set(rates)) < len(rates):
             raise InputError(f"learning_rates: got {rates}, wanted one or more, each once")
+        object.__setattr__(self, "learning_rates", rates)
         known = {"optimizer": ("adam", "sgd"), "schedule": ("cosine", "constant"), "start": STARTS}
         for name, choices in known.items():
             one_of(name, getattr(self, name), choices)
-        integer("translate", self.translate, 0, 4096)
 
     @property
     def halfway_epoch(self) -> int:
@@ -97,9 +97,12 @@ class Plan:
     execution: Execution
 
     def __post_init__(self):
-        integers("points", self.points, 0, len(self.network.points) - 1)
-        if not all(isinstance(family, Family) for family in sequence("families", self.families, "families")):
+        points = integers("points", self.points, 0, len(self.network.points) - 1)
+        families = sequence("families", self.families, "families")
+        if not all(isinstance(family, Family) for family in families):
             raise InputError("families: wanted each a Family, as parse_families gives them")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "families", families)
 
     @property
     def trained(self) -> tuple[Family, ...]:

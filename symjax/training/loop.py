@@ -11,7 +11,7 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, one_of
+from symjax.checks import integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.models import Member, Network
 from symjax.training.evaluation import Batches, accuracy
@@ -46,9 +46,7 @@ class Recipe:
         for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
             one_of(name, getattr(self, name), table)
         scalar("warmup", self.warmup, "a share of the run, from 0 and under 1", lambda value: 0 <= value < 1)
-        integer("epochs", self.epochs, 1, 10**6 - 1)
-        integer("batch_size", self.batch_size, 1)
-        integer("translate", self.translate, 0, 4096)
+        integer_fields(self, epochs=(1, 10**6 - 1), batch_size=(1, 2**31 - 1), translate=(0, 4096))
         scalar("learning_rate", self.learning_rate, "a positive number", lambda value: 0 < value < math.inf)
         scalar("weight_decay", self.weight_decay, "a number from 0", lambda value: 0 <= value < math.inf)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from symjax import data, freezing, models, runs
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, integers, one_of, text
+from symjax.checks import integer_fields, integers, one_of, text
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -58,10 +58,9 @@ class ZooConfig:
         one_of("labels", self.labels, LABELS)
         if not isinstance(self.model, str) or self.model not in models.MODELS:
             raise InputError(f"model: {self.model!r} is unknown; known: {models.known_models()}")
-        integer("split_seed", self.split_seed, 0, 2**32 - 1)
-        for name, high in {"width": 2**20, "image_size": 4096, "train_size": 2**31 - 1}.items():
-            if (value := getattr(self, name)) is not None:
-                integer(name, value, 1, high)
+        sizes = {"width": (1, 2**20), "image_size": (1, 4096), "train_size": (1, 2**31 - 1)}
+        given = {name: ends for name, ends in sizes.items() if getattr(self, name) is not None}
+        integer_fields(self, split_seed=(0, 2**32 - 1), **given)
         scalar("validation", self.validation, "a share of the images, under 1", lambda value: 0 <= value < 1)
         object.__setattr__(self, "freeze", _check_freeze(self.freeze))
         if self.width is None:
