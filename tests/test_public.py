@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from stitch_helpers import images
 
 import symjax
@@ -209,6 +210,17 @@ def called(name, calls):
             continue
         arguments[argument] = known[argument]
     return function, arguments
+
+
+OTHERS = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if not name.startswith(("similarity.", "birkhoff."))]
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name != "parallel.use_cores"])  # which is too late here
+def test_right_arguments_do(name, calls, monkeypatch):
+    """So that what is refused below is refused for what is thrown; those left out have tests of their values."""
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    function, arguments = called(name, calls)
+    function(**arguments)
 
 
 # --- wrong ones ---

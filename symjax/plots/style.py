@@ -7,6 +7,7 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def check(path: Path, table: pd.DataFrame, columns: str, numbers: str = "", *, n
     if table.empty:
         raise InputError(f"{name}: has no rows")
     for column in numbers.split():
-        if not all(isinstance(value, Number) for value in table[column].unique()):
+        if not all(isinstance(value, (Number, np.bool)) for value in table[column].unique()):
             raise InputError(f"{name}: {column} holds {table[column].dtype}, wanted numbers")
 
 
