@@ -239,8 +239,9 @@ def shards(told):
 def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
     ((code, _, told),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
     assert code == 0, told
-    # Three members and five copies; of three pairs with two devices each, one member, and one copy, in each lane.
-    assert shards(told) == (8, {(8, 1), (4, 1)})
+    devices, found = shards(told)
+    # Three members and five copies, one on each; lanes of stitches, in which pairs share devices, have half of them.
+    assert devices == 8 and (8, 1) in found and {size for size, _ in found} <= {4, 8}
     assert_same(tmp_path, alone)
 
 
@@ -260,7 +261,8 @@ def test_matrices_are_shared_out(tmp_path):
         argv = tiny(folder, *ROTATE, "--out", folder / "rotate", *["--distributed"] * ("processes" in how))
         job = end(start(folder, [["rotate", *argv]], **how))
         assert all(code == 0 for code, _, _ in job), job
-    assert shards(job[0][2]) == (8, {(8, 1)})  # four matrices and four copies
+    devices, found = shards(job[0][2])
+    assert devices == 8 and (8, 1) in found and {size for size, _ in found} == {8}  # four matrices and four copies
     assert len(list((folders[2] / "rotate" / "parts").glob("*.rows.csv"))) == 2
     for name in ("results.csv", "curves.csv"):
         assert len({(folder / "rotate" / name).read_bytes() for folder in folders[:2]}) == 1

@@ -7,6 +7,7 @@ are. A function whose arguments are not known by name or default needs an entry 
 
 import importlib
 import inspect
+import itertools
 import math
 import pkgutil
 import re
@@ -95,8 +96,8 @@ def calls(tmp_path_factory):
     similarity.save_stream(folder / "state.npz", stream, state)
     history = {"a": np.stack([ANY, ANY[::-1]])}
     seen = training.device_data(dataset, None)
-    rows = {"seed": 0, "epoch": [0, 1], "value": 0.5, "layer": "a", "end_layer": ["a", "b"], "measure": "cka"}
-    of_time = pd.DataFrame(rows | {"class": "b"})
+    of_time = pd.DataFrame(itertools.product((0, 1), "ab", "ab"), columns=["epoch", "layer", "end_layer"])
+    of_time = of_time.assign(**{"seed": 0, "value": 0.5, "measure": "cka", "class": "b"})
     results = pd.DataFrame(
         {
             **{"pair": ["0-1", "1-0"], "model": "m", "model_a": 0, "model_b": 1, "layer": "a", "layer_a": "a"},
@@ -152,6 +153,7 @@ def calls(tmp_path_factory):
         "parallel.default_execution": {"backend": "cpu"},
         "parallel.over_members": {"fn": lambda member, shared: member},
         "parallel.use_cores": {"count": 2},
+        "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.choices": {"chosen": results, "values": (0.1, 1.0)},
         "plots.freezing": {"metrics": results, "cost": results},
         "plots.groups": {"means": three},
@@ -212,10 +214,12 @@ def called(name, calls):
     return function, arguments
 
 
-OTHERS = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if not name.startswith(("similarity.", "birkhoff."))]
+COSTLY = ("rotation.Retraining", "training.train_epoch", "dynamics.class_correlations", "zoo.train_accuracy")
+COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
+QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
 
 
-@pytest.mark.parametrize("name", [name for name in OTHERS if name != "parallel.use_cores"])  # which is too late here
+@pytest.mark.parametrize("name", [name for name in QUICK if name not in COSTLY])
 def test_right_arguments_do(name, calls, monkeypatch):
     """So that what is refused below is refused for what is thrown; those left out have tests of their values."""
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
