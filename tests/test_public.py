@@ -214,7 +214,14 @@ def called(name, calls):
     return function, arguments
 
 
-COSTLY = ("rotation.Retraining", "training.train_epoch", "dynamics.class_correlations", "zoo.train_accuracy")
+COSTLY = (
+    "zoo.evaluate",
+    "zoo.test_accuracy",
+    "rotation.Retraining",
+    "training.train_epoch",
+    "dynamics.class_correlations",
+    "zoo.train_accuracy",
+)
 COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
 QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
 
