@@ -60,8 +60,8 @@ def seeds(value: Any) -> tuple[int, ...]:
     return found
 
 
-def text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
+def text(name: str, value: Any, *, empty: bool = False) -> str:
+    if not isinstance(value, str) or not (empty or value.strip()):
         raise InputError(f"{name}: got {_short(value)}, wanted text")
     return value
 

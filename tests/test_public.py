@@ -299,7 +299,7 @@ def thrown(name, calls, folder):
     for argument, good in arguments.items():
         kind = None if argument in PYTREES else kind_of(good)
         for bad in WRONG.get(kind, []):
-            if (bad is None and defaults[argument] is None) or (isinstance(bad, str) and bad and argument in WORDS):
+            if (bad is None and defaults[argument] is None) or (isinstance(bad, str) and argument in WORDS):
                 continue
             right = taken(name, argument, bad)
             yield argument, folder / bad if isinstance(bad, str) and bad == "file/below" else bad, right

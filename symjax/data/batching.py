@@ -17,7 +17,7 @@ def epoch_indices(key, num_examples: int, batch_size: int) -> jax.Array:
     Raises:
         InputError: no integers, or batch_size is not in 1..num_examples.
     """
-    num_examples = integer("num_examples", num_examples, 1)
+    num_examples = integer("num_examples", num_examples)
     if integer("batch_size", batch_size, 1) > num_examples:
         raise InputError(f"batch_size: got {batch_size}, wanted 1 to {num_examples}, the number of examples.")
     steps = num_examples // batch_size
@@ -44,8 +44,8 @@ def batches(arrays, batch_size: int):
     """
     batch_size = integer("batch_size", batch_size, 1)
     leaves = jax.tree.leaves(arrays)
-    if not leaves or not all(getattr(leaf, "ndim", 0) for leaf in leaves):
-        raise InputError("arrays: wanted one or more arrays with an axis of examples.")
+    if not all(getattr(leaf, "ndim", 0) for leaf in leaves):
+        raise InputError("arrays: wanted each with an axis of examples.")
     lengths = sorted({len(array) for array in leaves})
     if len(lengths) != 1 or lengths[0] == 0:
         raise InputError(f"arrays: got lengths {lengths}, wanted one common length of 1 or more.")

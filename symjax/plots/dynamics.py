@@ -46,8 +46,8 @@ def over_time(
     Returns:
       The figure that was written.
     """
-    for name, column in (("panel", panel), ("line", line), ("label", label), ("title", title)):
-        text(name, column)
+    for name, words in {"panel": panel, "line": line, "label": label, "title": title}.items():
+        text(name, words, empty=name in ("label", "title"))
     check(path, table, f"{panel} {line} seed", "epoch value")
     panels, lines = list(table[panel].unique()), list(table[line].unique())
     _check_chance(chance, panels)
@@ -97,7 +97,7 @@ def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | N
       The figure that was written.
     """
     check(path, table, "layer class seed", "epoch value")
-    text("title", title)
+    text("title", title, empty=True)
     layers, classes = list(table.layer.unique()), list(table["class"].unique())
     epochs = _some(sorted(table.epoch.unique()), integer("moments", moments, 1))
     _check_chance(chance, layers)
