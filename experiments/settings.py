@@ -16,12 +16,13 @@ import jax
 import tyro
 
 from symjax import hosts, interruption, memory, parallel, runs, summary, zoo
+from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.memory import parse_bytes
 from symjax.summary import Summary
 from symjax.training import Recipe
-from symjax.zoo import Zoo, ZooConfig, check_seeds
+from symjax.zoo import Zoo, ZooConfig
 
 
 @dataclasses.dataclass(frozen=True)

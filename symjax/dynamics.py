@@ -5,9 +5,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from symjax import checks
 from symjax.birkhoff.checks import scalar
+from symjax.checks import integer, one_of, sequence
 from symjax.errors import InputError
 from symjax.similarity import MEASURES, Pairwise, pairwise
+
+__all__ = [
+    "chance_correlation",
+    "checkpoints",
+    "class_correlations",
+    "convergence_epoch",
+    "epoch_above",
+    "similarity_to_end",
+]
 
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
@@ -43,15 +54,18 @@ def similarity_to_end(
     Raises:
         InputError: as `pairwise`.
     """
+    history, end = _layers("history", history, (3, 5)), _layers("end", end, (2, 4))
+    epochs = _moments(epochs, history)
+    one_of("measure", measure, MEASURES)
     shapes = {np.shape(array)[2:-1] for array in history.values()}
     pooled = options.get("maps", "pixels") != "pixels"
-    crossed = len(shapes) == 1 or pooled or not (measure in MEASURES and MEASURES[measure].one_map_size)
+    crossed = len(shapes) == 1 or pooled or not MEASURES[measure].one_map_size
     result: Pairwise = pairwise(
         history,
         measure,
-        against={layer: np.asarray(array)[None] for layer, array in end.items()},
+        against={layer: array[None] for layer, array in end.items()},
         layers="all" if crossed else "same",
-        models=tuple(epochs),
+        models=epochs,
         against_models=("end",),
         **options,
     )
@@ -84,7 +98,14 @@ def class_correlations(
     Raises:
         InputError: as `pairwise`; labels that are not as many as examples or not among the classes.
     """
-    labels = np.asarray(labels)
+    history = _layers("history", history, (3, 5))
+    epochs, classes = _moments(epochs, history), sequence("classes", classes, "names")
+    try:
+        labels = np.asarray(labels)
+    except (TypeError, ValueError):
+        raise InputError("labels: must be integers, one for each example") from None
+    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise InputError(f"classes: got {classes!r}, must be different names")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels: got {labels.dtype}, must be integers")
     count = {np.shape(array)[1] for array in history.values()}
@@ -102,7 +123,7 @@ def class_correlations(
             )
             for i in present
         }
-        result = pairwise({layer: array}, "cca", against=indicators, models=tuple(epochs))
+        result = pairwise({layer: array}, "cca", against=indicators, models=epochs)
         frames.append(result.to_frame())
         for i in set(range(len(classes))) - set(present):
             frames.append(pd.DataFrame({"model_a": epochs, "layer_a": layer, "layer_b": classes[i], "value": np.nan}))
@@ -113,7 +134,30 @@ def class_correlations(
 
 def chance_correlation(features: int, samples: int) -> float:
     """The root mean square of R for an indicator without a relation to the features: sqrt(d / (n - 1)), at most 1."""
+    features, samples = integer("features", features), integer("samples", samples, 2)
     return float(np.sqrt(min(1.0, features / (samples - 1))))
+
+
+def _layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:
+    """Layers whose arrays have one of these ranks."""
+    if not isinstance(layers, Mapping) or not layers:
+        raise InputError(f"{name}: got {type(layers).__name__}, must map names of layers to arrays")
+    found = {layer: checks.array(f"{name}[{layer!r}]", array) for layer, array in layers.items()}
+    for layer, array in found.items():
+        if array.ndim not in ranks:
+            wanted = " or ".join(map(str, ranks))
+            raise InputError(f"{name}[{layer!r}]: got shape {array.shape}, must be numbers along {wanted} axes")
+    return found
+
+
+def _moments(epochs: Sequence, history: Mapping) -> tuple:
+    """Different epochs, one for each moment of a history."""
+    epochs, count = sequence("epochs", epochs, "numbers"), len(next(iter(history.values())))
+    for epoch in epochs:
+        scalar("epochs", epoch, "numbers", lambda value: value == value)
+    if len(set(epochs)) < len(epochs) or len(epochs) != count:
+        raise InputError(f"epochs: got {epochs}, must be {count} different ones")
+    return epochs
 
 
 def epoch_above(epochs, values, level: float) -> float:

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax import freezing
+from symjax.checks import integer, integers
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.training import Recipe, create_state
 from symjax.training.loop import optimizer, train_step
+
+__all__ = ["step_flops", "training_flops"]
 
 
 def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
@@ -46,7 +49,10 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Reci
     Raises:
       InputError: XLA counts no operations for this backend.
     """
-    return _step_flops(network, tuple(image_shape), recipe, frozen)
+    image_shape = integers("image_shape", image_shape, 1)
+    if len(image_shape) != 3:
+        raise InputError(f"image_shape: got {image_shape}, wanted height, width and channels")
+    return _step_flops(network, image_shape, recipe, integer("frozen", frozen, 0, len(network.points)))
 
 
 @lru_cache
@@ -89,7 +95,8 @@ def training_flops(
       recipe: its epochs, batch size and optimizer.
       freeze: of `symjax.zoo.ZooConfig`.
     """
-    steps = train_images // recipe.batch_size
+    steps = integer("train_images", train_images) // recipe.batch_size
+    freeze = integers("freeze", freeze)
     counts = [freezing.frozen(freeze, epoch) for epoch in range(recipe.epochs)]
     return sum(steps * step_flops(network, image_shape, recipe, count) for count in counts)
 

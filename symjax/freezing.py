@@ -4,7 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from symjax.birkhoff.checks import real, require_finite, scalar
+from symjax.checks import integer, integers
 from symjax.errors import InputError
+
+__all__ = ["linear_schedule", "saturation_schedule"]
 
 
 def frozen(freeze: Sequence[int], epoch: int) -> int:
@@ -16,9 +20,12 @@ def linear_schedule(layers: int, epochs: int, begin: float = 0.2, end: float = 0
     """After how many epochs each layer is frozen: the lowest at `begin` of the run, the last at `end`, evenly between.
 
     Raises:
-      InputError: not 0 <= begin <= end <= 1.
+      InputError: not 0 <= begin <= end <= 1; numbers of layers or epochs that are none.
     """
-    if not 0 <= begin <= end <= 1:
+    layers, epochs = integer("layers", layers), integer("epochs", epochs)
+    for share in (begin, end):
+        scalar("begin, end", share, "a share of the run, from 0 to 1", lambda value: 0 <= value <= 1)
+    if not begin <= end:
         raise InputError(f"begin, end: got {begin} and {end}, wanted 0 <= begin <= end <= 1")
     return tuple(int(epoch) for epoch in np.rint(epochs * np.linspace(begin, end, layers)))
 
@@ -34,6 +41,9 @@ def saturation_schedule(epochs: Sequence[int], similarity, threshold: float) -> 
       similarity: (k - 1, layers), of each checkpoint from the second with the one before.
       threshold: a similarity.
     """
+    epochs, similarity = integers("epochs", epochs), real("similarity", similarity)
+    require_finite("similarity", similarity)
+    scalar("threshold", threshold, "a number", lambda value: value == value)
     similarity = np.asarray(similarity)
     if similarity.ndim != 2 or len(similarity) != len(epochs) - 1:
         raise InputError(f"similarity: got shape {list(similarity.shape)}, wanted {len(epochs) - 1} rows")

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from symjax.birkhoff.checks import scalar
 from symjax.errors import InputError
 from symjax.parallel import Execution, compiler_options, each
+
+__all__ = ["Need", "need_of", "parse_bytes"]
 
 PyTree = Any
 
@@ -38,6 +41,7 @@ class Need(NamedTuple):
         Raises:
           InputError: they do not hold one.
         """
+        check_limit(limit)
         if limit < self.of(1):
             raise InputError(
                 f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(self.of(1))} or more, which is what "
@@ -79,6 +83,12 @@ def need_of(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, member
     return Need(num_bytes(shared) + workspace + before, before + after)
 
 
+def check_limit(limit: float | None) -> None:
+    """An InputError unless it is a number of bytes, or None."""
+    if limit is not None:
+        scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
+
+
 def most(needs: Iterable[Need]) -> Need:
     """For programs that take the same members in turn: enough for each of them, whatever the number of members."""
     needs = list(needs)
@@ -96,7 +106,7 @@ def parse_bytes(text: str) -> int:
     Raises:
       InputError: it is no positive number with one of the units.
     """
-    match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]+)\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
     units = {name.lower(): size for name, size in UNITS.items()}
     if not match or match[2].lower() not in units or not float(match[1]):
         raise InputError(f"max_device_memory: got {text!r}, wanted a number with a unit of {', '.join(UNITS)}: 16GB")

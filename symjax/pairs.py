@@ -5,11 +5,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from symjax import checks
 from symjax.errors import InputError
+
+__all__ = ["all_pairs", "draw_pairs"]
 
 
 def all_pairs(seeds: Sequence[int], *, ordered: bool = True) -> list[tuple[int, int]]:
     """Every pair of two different seeds; where the order does not matter, once, the smaller first."""
+    seeds = checks.seeds(seeds)
     return list(itertools.permutations(seeds, 2) if ordered else itertools.combinations(sorted(seeds), 2))
 
 
@@ -25,12 +29,11 @@ def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0, *, ordered
     Raises:
       InputError: for fewer than two members, more pairs than there are, or a bad seed.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"pair_seed: got {seed}, wanted an integer from 0 to 2**32 - 1")
+    seed = checks.integer("pair_seed", seed, 0, 2**32 - 1)
     pairs = all_pairs(seeds, ordered=ordered)
     if not pairs:
         raise InputError(f"seeds: {len(seeds)} member; a pair needs two different ones")
-    if count == "all":
+    if isinstance(count, str) and count == "all":
         return pairs
     if not str(count).isdecimal() or not 1 <= int(count) <= len(pairs):
         raise InputError(f"pairs: got {count!r}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")

@@ -27,9 +27,12 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from symjax.checks import integer, one_of, text
 from symjax.errors import InputError
 from symjax.interruption import Ending
-from symjax.models.layers import ConvMethod
+from symjax.models.layers import CONV_METHODS, ConvMethod
+
+__all__ = ["Execution", "default_execution", "over_members", "use_cores"]
 
 PyTree = Any
 
@@ -41,6 +44,10 @@ class Execution:
     members: Literal["vmap", "map"]
     conv: ConvMethod
 
+    def __post_init__(self):
+        one_of("members", self.members, ("vmap", "map"))
+        one_of("conv", self.conv, CONV_METHODS)
+
 
 DEFAULTS = {
     "cpu": Execution(members="map", conv="mixed"),
@@ -51,7 +58,8 @@ DEFAULTS = {
 
 def default_execution(backend: str | None = None) -> Execution:
     """The execution for `backend`, by default the one that JAX runs on."""
-    return DEFAULTS.get(backend or jax.default_backend(), DEFAULTS["gpu"])
+    backend = jax.default_backend() if backend is None else text("backend", backend)
+    return DEFAULTS.get(backend, DEFAULTS["gpu"])
 
 
 def use_cores(count: int | None = None) -> None:
@@ -64,6 +72,8 @@ def use_cores(count: int | None = None) -> None:
     `symjax.cca`) on two of them at once: jaxlib (0.10) does that on the threads that run the programs and waits there,
     so that both can wait for ever. `lax.map` in place of `vmap` is safe; `symjax.pairwise` keeps to it.
     """
+    if count is not None:
+        integer("count", count, 1)
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         jax.config.update("jax_num_cpu_devices", count or cores)
@@ -259,7 +269,7 @@ def _fill_up(members: PyTree, multiple: int) -> PyTree:
 
 def count_members(members: PyTree) -> int:
     """The length of the leading axis that all leaves share."""
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(members)}
+    lengths = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(members)}
     if len(lengths) != 1 or None in lengths:
         raise InputError(f"members: leading axes of {sorted(lengths, key=str)}, wanted one common length")
     return lengths.pop()

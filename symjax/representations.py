@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import data, parallel
+from symjax.checks import array, integer
 from symjax.errors import InputError
-from symjax.memory import Need, need_of, num_bytes
+from symjax.memory import Need, check_limit, need_of, num_bytes
 from symjax.models import Member, Network, branch
 from symjax.zoo import Zoo
+
+__all__ = ["features_of", "representations"]
 
 BATCH = 64  # images that go through the members at a time
 
@@ -62,11 +65,12 @@ def features_of(
     Raises:
       InputError: an unknown layer, images of another rank or none; memory that does not hold one member.
     """
-    images = np.asarray(images)
+    images = np.asarray(array("images", images))
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels)")
-    if batch_size < 1:
-        raise InputError(f"batch_size: got {batch_size}, wanted a positive number")
+    mean, std = data.statistics(mean, std, images.shape[-1:])
+    batch_size = integer("batch_size", batch_size, 1)
+    check_limit(max_device_memory)
     points = network.parse_points(layers)
     devices = tuple(jax.local_devices() if devices is None else devices)
     batch_size, size = min(batch_size, len(images)), None

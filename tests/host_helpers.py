@@ -1,5 +1,6 @@
 """Jobs of one or of several real processes that run commands on the tiny zoo, and what they leave."""
 
+import contextlib
 import json
 import os
 import socket
@@ -8,7 +9,10 @@ import sys
 import threading
 from pathlib import Path
 
-from stitch_helpers import flags, write_npz
+import numpy as np
+from stitch_helpers import TEST, flags, write_npz
+
+from symjax import runs
 
 TESTS = Path(__file__).parent
 SCRIPT = """
@@ -32,6 +36,53 @@ for name, *argv in json.loads(sys.argv[1]):
 """
 
 
+SHARDS = """
+from symjax import parallel
+print("devices", jax.device_count(), file=sys.stderr)
+shard_map = jax.shard_map
+
+def watched(fn, *, mesh, **options):
+    def shard(members, shared):
+        print("shard", mesh.size, parallel.count_members(members), file=sys.stderr)
+        return fn(members, shared)
+
+    return shard_map(shard, mesh=mesh, **options)
+
+jax.shard_map = watched
+"""
+"""Code for `before`, which tells how many devices there are and, of each sharded program, over how many of them members
+spread and how many each of these gets."""
+
+# By how much results may differ between numbers of devices or of processes, column by column: (relative, absolute). One
+# image more or less where rounding decides; features, similarities and losses agree to rounding; the rest is the same.
+IMAGE = (0, 100 / TEST + 1e-9)
+TOLERANCES = {
+    **dict.fromkeys(("accuracy", "stitched_accuracy", "clean_accuracy", "baseline", "penalty"), IMAGE),
+    "val_accuracy": (0, 100 / 18 + 1e-9),  # of the tiny zoo's 18 images to validate
+    "value": (0, 1e-5),
+    "loss": (1e-4, 0),
+    **dict.fromkeys(("sparsity", "hyperparameter", "learning_rate"), (0, 0)),
+}
+WEIGHTS = (1e-5, 1e-5)
+
+
+def assert_same_tables(ours, theirs, what=""):
+    """Tables of results as `TOLERANCES` allow; a column of floating-point numbers that it lacks is an error."""
+    assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs) > 0
+    for column in ours.columns:
+        if ours[column].dtype.kind == "f":
+            rtol, atol = TOLERANCES[column]
+            np.testing.assert_allclose(ours[column], theirs[column], rtol=rtol, atol=atol, err_msg=f"{what} {column}")
+        else:
+            assert ours[column].tolist() == theirs[column].tolist(), (what, column)
+
+
+def assert_same_results(folder: Path, other: Path, names) -> None:
+    """What commands left in folders of these names, up to `TOLERANCES`."""
+    for name in names:
+        assert_same_tables(*(runs.read_csv(where / name / "results.csv") for where in (folder, other)), name)
+
+
 def words(*argv) -> list[str]:
     return [str(word) for word in argv]
 
@@ -43,21 +94,32 @@ def tiny(folder: Path, *argv) -> list[str]:
     return [*flags(folder), *words(*argv)]
 
 
+def free_port(low: int = 0, high: int = 0) -> int:
+    """A port that nobody listens at, from `low` to below `high` where they are given."""
+    for port in range(low, max(high, low + 1)):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return free.getsockname()[1]
+    raise OSError(f"no port is free from {low} to {high}")
+
+
+def spawn(folder: Path, script: str, *argv: str, **environment) -> subprocess.Popen:
+    """A process that runs a script in Python, under an environment with these variables."""
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"} | {k: str(v) for k, v in environment.items()}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", script, *argv], cwd=folder, env=env, **pipes)
+
+
 def start(folder: Path, commands, *, processes: int = 1, devices: int = 1, before: str = "") -> list[subprocess.Popen]:
     """The processes of a job that run `commands` one after the other, each a list: a name and its flags."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     script = SCRIPT.format(tests=str(TESTS), root=str(TESTS.parent), before=before)
     started = []
     for i in range(processes):
-        env = os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu", "MPLBACKEND": "agg"}
+        env = {"JAX_NUM_CPU_DEVICES": devices}
         if processes > 1:
-            env |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": str(processes)}
-            env |= {"JAX_PROCESS_ID": str(i)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        argv = [sys.executable, "-c", script, json.dumps(commands)]
-        started.append(subprocess.Popen(argv, cwd=folder, env=env, **pipes))
+            env |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}", "JAX_NUM_PROCESSES": processes, "JAX_PROCESS_ID": i}
+        started.append(spawn(folder, script, json.dumps(commands), **env))
     return started
 
 

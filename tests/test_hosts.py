@@ -1,18 +1,35 @@
 """Jobs of several processes: who computes what, that results are those of one process, and that none waits for ever."""
 
 import itertools
+import json
+import os
 import re
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
-from host_helpers import end, start, tiny
-from stitch_helpers import SEEDS
+from host_helpers import (
+    SHARDS,
+    WEIGHTS,
+    assert_same_results,
+    assert_same_tables,
+    end,
+    free_port,
+    spawn,
+    start,
+    tiny,
+)
+from stitch_helpers import SEEDS, TEST
 
 import experiments.zoo
 from experiments.settings import run_command
-from symjax import hosts, runs
+from symjax import hosts, runs, zoo
+
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,41 @@ def test_what_is_no_job_is_an_error(given, named, monkeypatch, capsys):
 
 # --- real processes on this host ---
 
+JOIN = """
+import json
+import jax
+from symjax import hosts
+hosts.initialize()
+with hosts.job():
+    found = [jax.process_index(), jax.process_count(), jax.device_count(), hosts.own("abcde"), hosts.gather("met", "!")]
+print(json.dumps(found))
+"""
+
+
+def variables(cluster, port, i):
+    """What the launcher of a cluster sets for process `i` of two on this host."""
+    if cluster == "slurm":
+        names = {"JOB_ID": port - EPHEMERAL, "STEP_NODELIST": "127.0.0.1", "NTASKS": 2, "PROCID": i, "LOCALID": i}
+        return {f"SLURM_{name}": value for name, value in names.items()}
+    names = {"SIZE": 2, "RANK": i, "LOCAL_RANK": i}
+    uri = {"OMPI_MCA_orte_hnp_uri": f"{(port - EPHEMERAL) * 2**12}.0;tcp://127.0.0.1:34911"}
+    return uri | {f"OMPI_COMM_WORLD_{name}": value for name, value in names.items()}
+
+
+EPHEMERAL = 65536 - 2**12  # from here on JAX takes a port for each number of a job
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "ompi"])
+def test_a_launcher_is_found(cluster, tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
+        monkeypatch.delenv(name)
+    port = free_port(EPHEMERAL + 1, 65536)
+    job = [spawn(tmp_path, JOIN, **variables(cluster, port, i), PYTHONPATH=ROOT) for i in range(2)]
+    for i, (code, printed, told) in enumerate(end(job, timeout=120)):
+        assert code == 0, told
+        assert json.loads(printed) == [i, 2, 2, list("abcde")[i::2], ["!", "!"]]
+
+
 STITCH = ("--families", "full,matched", "--stitch-epochs", 2, "--pairs", 3, "--layers", "relu2")
 ALIGN = ("--measures", "cka,svcca", "--examples", 24)
 ROTATE = ("--model", "mcnn_k", "--width", 2, "--image-size", 16, "--seeds", "3,", "--epochs", 1, "--zoo", "chain")
@@ -125,21 +177,38 @@ def alone(tmp_path_factory):
     return folder
 
 
-def assert_same_results(folder, alone, names=("stitch", "align")):
-    for name in names:
-        ours, theirs = (runs.read_csv(where / name / "results.csv") for where in (folder, alone))
-        assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs) > 0
-        for column in ours.columns:
-            if ours[column].dtype.kind == "f":
-                # One image more or less where rounding decides; features agree to rounding.
-                np.testing.assert_allclose(ours[column], theirs[column], rtol=1e-3, atol=1e-4, err_msg=name + column)
-            else:
-                assert ours[column].tolist() == theirs[column].tolist(), (name, column)
-    if "stitch" not in names:
-        return
+def assert_same(folder, alone):
+    """Tables and the weights in the checkpoints, as `host_helpers` says."""
+    assert_same_results(folder, alone, ("stitch", "align"))
+    ours, theirs = (zoo.load(where / "zoo") for where in (folder, alone))
+    assert ours.seeds == theirs.seeds == SEEDS
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
     ours, theirs = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
     assert (folder / "stitch" / "penalties.png").exists() and (folder / "align" / "summary.json").exists()
+
+
+def test_a_tolerance_is_no_more_than_it_says():
+    table = pd.DataFrame(
+        {"family": ["full", "rank1"], "penalty": [10.0, 20.0], "value": [0.5, 0.25], "loss": [1.0, 2.0]}
+    )
+    assert_same_tables(table, table.copy())
+    for column, wrong in {"penalty": 2 * 100 / TEST, "value": 2e-5, "loss": 4e-4}.items():
+        for other in (table.assign(**{column: table[column] + wrong}), table.assign(**{column: np.nan})):
+            with pytest.raises(AssertionError, match=column):
+                assert_same_tables(table, other)
+    with pytest.raises(AssertionError):
+        assert_same_tables(table, table.assign(family="full"))
+    with pytest.raises(KeyError, match="new"):
+        assert_same_tables(table.assign(new=0.5), table.assign(new=0.5))
+
+
+@pytest.mark.slow
+def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
+    ((code, _, told),) = end(start(tmp_path, commands(tmp_path)))
+    assert code == 0, told
+    for name in ("zoo/accuracy.csv", "stitch/results.csv", "stitch/curves.csv", "align/results.csv"):
+        assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
 
 def test_two_processes_leave_what_one_leaves(tmp_path, alone):
@@ -150,7 +219,7 @@ def test_two_processes_leave_what_one_leaves(tmp_path, alone):
     assert saved == [{0, 2}, {1}]
     assert other == "" and "stitching penalty" in first and "it/s" not in told_other and "epoch/s" not in told_other
     assert sorted(path.name for path in (tmp_path / "zoo").glob("member-*")) == [f"member-{seed}" for seed in SEEDS]
-    assert_same_results(tmp_path, alone)
+    assert_same(tmp_path, alone)
     assert len(list((tmp_path / "align" / "parts").iterdir())) == 2 * 2  # measures, and processes
     # One process goes on with it, and has nothing to do.
     before = (tmp_path / "align" / "results.csv").read_bytes()
@@ -160,23 +229,43 @@ def test_two_processes_leave_what_one_leaves(tmp_path, alone):
     assert (tmp_path / "align" / "results.csv").read_bytes() == before
 
 
+def shards(told):
+    """The number of devices; and of sharded programs, on how many devices with how many members on each."""
+    (devices,) = re.findall("^devices ([0-9]+)$", told, re.M)
+    return int(devices), {(int(a), int(b)) for a, b in re.findall("^shard ([0-9]+) ([0-9]+)$", told, re.M)}
+
+
 @pytest.mark.slow
 def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path), devices=8))
+    ((code, _, told),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
     assert code == 0, told
-    assert_same_results(tmp_path, alone)
+    devices, found = shards(told)
+    # Three members and five copies, one on each; lanes of stitches, in which pairs share devices, have half of them.
+    assert devices == 8 and (8, 1) in found and {size for size, _ in found} <= {4, 8}
+    assert_same(tmp_path, alone)
+
+
+def test_eight_devices_train_what_one_trains(tmp_path, alone):
+    ((code, _, told),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
+    assert code == 0 and shards(told) == (8, {(8, 1)}), told
+    ours, theirs = (zoo.load(where / "zoo") for where in (tmp_path, alone))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
 
 
 @pytest.mark.slow
 def test_matrices_are_shared_out(tmp_path):
-    """Those of one layer of one member: between two processes, and over eight devices."""
-    folders = [tmp_path / name for name in ("alone", "two", "eight")]
-    for folder, how in zip(folders, ({}, {"processes": 2}, {"devices": 8}), strict=True):
+    """Those of one layer of one member: between two processes, and over eight devices; the same twice in a row."""
+    folders = [tmp_path / name for name in ("alone", "again", "two", "eight")]
+    for folder, how in zip(folders, ({}, {}, {"processes": 2}, {"devices": 8, "before": SHARDS}), strict=True):
         folder.mkdir()
         argv = tiny(folder, *ROTATE, "--out", folder / "rotate", *["--distributed"] * ("processes" in how))
         job = end(start(folder, [["rotate", *argv]], **how))
         assert all(code == 0 for code, _, _ in job), job
-    assert len(list((folders[1] / "rotate" / "parts").glob("*.rows.csv"))) == 2
+    devices, found = shards(job[0][2])
+    assert devices == 8 and (8, 1) in found and {size for size, _ in found} == {8}  # four matrices and four copies
+    assert len(list((folders[2] / "rotate" / "parts").glob("*.rows.csv"))) == 2
+    for name in ("results.csv", "curves.csv"):
+        assert len({(folder / "rotate" / name).read_bytes() for folder in folders[:2]}) == 1
     for folder in folders[1:]:
         assert_same_results(folder, folders[0], ("rotate",))
 

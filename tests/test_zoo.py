@@ -128,7 +128,7 @@ def test_every_execution_trains_alike(reference, tmp_path, members, conv):
 
 
 def test_a_lost_member_is_reported(tmp_path, capsys):
-    lost = train(tmp_path, [7], dataset=dataclasses.replace(DATASET, mean=np.full(1, np.nan, np.float32)))
+    lost = train(tmp_path, [7], dataset=dataclasses.replace(DATASET, std=np.full(1, 1e-38, np.float32)))
     assert lost.metrics.loss.isna().tolist() == [True] * 3
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "warning: the loss of seed 7 became NaN in epoch 1"

@@ -76,7 +76,7 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     if not isinstance(method, str) or method not in MAX_ITERS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
     max_iters = MAX_ITERS[method] if max_iters is None else max_iters
-    scalar("tol", tol, "positive", lambda value: value > 0)
+    scalar("tol", tol, "positive", lambda value: 0 < value < float("inf"))
     scalar("max_iters", max_iters, "an integer, 0 or more", lambda value: value >= 0 and value == int(value))
     if is_concrete(max_iters):
         max_iters = min(int(max_iters), 2**31 - 1)

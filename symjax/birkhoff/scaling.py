@@ -5,6 +5,7 @@ import numpy as np
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, require_finite, square
+from symjax.checks import integer
 from symjax.errors import InputError
 
 
@@ -24,8 +25,7 @@ def sinkhorn(matrix, num_iters=16):
             negative entries.
     """
     matrix = square("matrix", matrix)
-    if not isinstance(num_iters, (int, np.integer)) or num_iters < 0:
-        raise InputError(f"num_iters: got {num_iters!r}, must be an integer, 0 or more")
+    integer("num_iters", num_iters)
     require_finite("matrix", matrix)
     if is_concrete(matrix) and (np.asarray(matrix) < 0).any():
         raise InputError("matrix: has negative entries, must be nonnegative")

@@ -4,6 +4,7 @@ Importing this package reads no file and imports neither tensorflow_datasets, sc
 """
 
 from symjax.data.augment import augment, normalize
+from symjax.data.augment import statistics as statistics
 from symjax.data.batching import batches, epoch_indices
 from symjax.data.dataset import Dataset, Split
 from symjax.data.load import load

@@ -2,8 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
+from symjax.birkhoff.checks import is_concrete, real, require_finite
+from symjax.checks import array, integer
 from symjax.errors import InputError
 
 
@@ -14,9 +17,30 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
         images: (..., channels), uint8 or any real type, in units of 0..255.
         mean, std: (channels,) or scalars, in the same units; std is positive.
         dtype: a floating type.
+
+    Raises:
+        InputError: what is not real or of other shapes; where values can be seen, a mean or std that is not finite, or
+            a std that is not positive.
     """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return ((jnp.asarray(images).astype(jnp.float32) - mean) / std).astype(dtype)
+    images = jnp.asarray(array("images", images))
+    if not images.ndim or not images.shape[-1]:
+        raise InputError(f"images: got shape {images.shape}, wanted (..., channels)")
+    mean, std = statistics(mean, std, images.shape[-1:])
+    return ((images.astype(jnp.float32) - mean) / std).astype(dtype)
+
+
+def statistics(mean, std, channels: tuple[int, ...]):
+    """`mean` and `std` as float32, scalars or of shape `channels`, or an InputError; see `normalize`."""
+    found = []
+    for name, given in (("mean", mean), ("std", std)):
+        value = real(name, given).astype(jnp.float32)
+        if value.shape not in ((), channels):
+            raise InputError(f"{name}: got shape {value.shape}, wanted a number or one for each channel, {channels}")
+        require_finite(name, value)
+        found.append(value)
+    if is_concrete(found[1]) and not (np.asarray(found[1]) > 0).all():
+        raise InputError("std: has entries that are not positive, wanted positive ones")
+    return found
 
 
 def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> jax.Array:
@@ -36,15 +60,16 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
         The augmented images; shape and dtype of `images`.
 
     Raises:
-        InputError: `images` is not 4-dimensional, or `translate` is not a non-negative int.
+        InputError: `images` is not 4-dimensional, `translate` no integer from 0, or `fill` of another shape.
 
     Source: the augmentation of Godfrey et al. 2022.
     """
-    images = jnp.asarray(images)
+    images, filling = jnp.asarray(array("images", images)), array("fill", fill)
     if images.ndim != 4:
         raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels).")
-    if isinstance(translate, bool) or not isinstance(translate, int) or translate < 0:
-        raise InputError(f"translate: got {translate!r}, wanted an integer of pixels, 0 or more.")
+    if filling.shape not in ((), images.shape[-1:]):
+        raise InputError(f"fill: got shape {filling.shape}, wanted a number or one for each channel")
+    translate = integer("translate", translate, 0, 4096)
     if not flip and not translate:
         return images
     n, height, width, channels = images.shape

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax.checks import integer
 from symjax.errors import InputError
 
 
@@ -14,9 +15,10 @@ def epoch_indices(key, num_examples: int, batch_size: int) -> jax.Array:
     which ones they are depends on the key. A pure function of its arguments; the two sizes are Python ints.
 
     Raises:
-        InputError: batch_size is not in 1..num_examples.
+        InputError: no integers, or batch_size is not in 1..num_examples.
     """
-    if not 1 <= batch_size <= num_examples:
+    num_examples = integer("num_examples", num_examples)
+    if integer("batch_size", batch_size, 1) > num_examples:
         raise InputError(f"batch_size: got {batch_size}, wanted 1 to {num_examples}, the number of examples.")
     steps = num_examples // batch_size
     order = jax.random.permutation(key, jnp.arange(num_examples, dtype=jnp.int32))
@@ -40,9 +42,11 @@ def batches(arrays, batch_size: int):
     Raises:
         InputError: batch_size under 1, no examples, or arrays of unequal lengths.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size: got {batch_size}, wanted 1 or more.")
-    lengths = sorted({len(array) for array in jax.tree.leaves(arrays)})
+    batch_size = integer("batch_size", batch_size, 1)
+    leaves = jax.tree.leaves(arrays)
+    if not all(getattr(leaf, "ndim", 0) for leaf in leaves):
+        raise InputError("arrays: wanted each with an axis of examples.")
+    lengths = sorted({len(array) for array in leaves})
     if len(lengths) != 1 or lengths[0] == 0:
         raise InputError(f"arrays: got lengths {lengths}, wanted one common length of 1 or more.")
     n = lengths[0]

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from symjax import checks
 from symjax.errors import InputError
 
 # Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
@@ -20,6 +21,12 @@ class Split:
     labels: np.ndarray
 
     def __post_init__(self):
+        for name, ndim, kinds in (("images", 4, "u"), ("labels", 1, "iu")):
+            array = getattr(self, name)
+            if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in kinds:
+                raise InputError(f"{name}: got {_described(array)}, wanted images of uint8 (n, h, w, c), labels (n,)")
+        if len(self.images) != len(self.labels):
+            raise InputError(f"images, labels: got {len(self.images)} and {len(self.labels)}, wanted as many of each")
         for field in dataclasses.fields(self):
             view = getattr(self, field.name).view()
             view.setflags(write=False)
@@ -27,6 +34,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,6 +70,16 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+
+    def __post_init__(self):
+        checks.text("name", self.name)
+        for name in checks.sequence("class_names", self.class_names, "names"):
+            checks.text("class_names", name)
+        for name, low in (("mean", -np.inf), ("std", 0)):
+            value = checks.array(name, getattr(self, name))
+            if value.shape != (self.channels,) or not (np.isfinite(value) & (value > low)).all():
+                wanted = f"{'positive' if name == 'std' else 'finite'} numbers, one for each channel"
+                raise InputError(f"{name}: got {value.tolist()} for {self.channels} channels, wanted {wanted}")
 
     @property
     def num_classes(self) -> int:

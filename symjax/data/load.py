@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from symjax.checks import path
 from symjax.data.dataset import Dataset, build
 from symjax.data.digits import read_digits
 from symjax.data.npz import read_npz
@@ -45,6 +46,9 @@ def load(
         isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or not 1 <= image_size <= 4096
     ):
         raise InputError(f"image_size: got {image_size!r}, wanted an integer of pixels from 1 to 4096.")
+    for argument, folder in (("data_dir", data_dir), ("cache_dir", cache_dir)):
+        if folder is not None:
+            path(argument, folder)
     name = os.fspath(name)
     if name == "digits":
         source = read_digits(image_size)

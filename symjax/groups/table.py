@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from symjax.checks import integer
 from symjax.groups.matrix_groups import GROUPS, MatrixGroup
 
 SECTION = "Godfrey et al. 2022, section 3"
@@ -55,6 +56,7 @@ class Intertwiner:
 
 def polynomial(degree: int) -> Intertwiner:
     """The row of x^degree, degree from 2: of degree 1 it is the identity, which has a larger group."""
+    degree = integer("degree", degree, 2)
     return Intertwiner(
         f"power{degree}", lambda x: x**degree, GROUPS["monomial"], _power(degree), f"entries of A to the {degree}"
     )

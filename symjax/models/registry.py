@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from symjax.checks import integer, one_of
 from symjax.errors import InputError
 from symjax.models import cct, myrtle, resnet18, resnet_cifar
 from symjax.models.conv import CONV_METHODS
@@ -26,7 +27,6 @@ def known_models() -> str:
     return f"{', '.join(plain)} (also as cct7_3x2, cct7_sine, cct7_nodrop, cct7_3x2_sine_nodrop)"
 
 
-@lru_cache
 def create(
     name: str,
     *,
@@ -51,15 +51,19 @@ def create(
     Raises:
       InputError: for an unknown name, method or a width under 1, or one that the model cannot have.
     """
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
-    if method not in CONV_METHODS:
-        raise InputError(f"method: {method!r} is unknown; known: {', '.join(CONV_METHODS)}")
-    build, default_width, settings = MODELS[name]
-    width = default_width if width is None else width
-    for argument, value in {"width": width, "image_size": image_size, "channels": channels, "classes": classes}.items():
-        if not 1 <= value < 2**20:
-            raise InputError(f"{argument}: got {value}, wanted a number from 1 and under a million")
+    one_of("method", method, CONV_METHODS)
+    width = MODELS[name][1] if width is None else width
+    sizes = {"width": width, "image_size": image_size, "channels": channels, "classes": classes}
+    sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items()}
+    return _create(name, method=method, dtype=dtype, **sizes)
+
+
+@lru_cache
+def _create(name, *, width, image_size, channels, classes, method, dtype) -> Network:
+    """Remembered: equal arguments, however they were given, have one network, which is compiled for once."""
+    build, _, settings = MODELS[name]
     if "image_size" in inspect.signature(build).parameters:
         settings = {**settings, "image_size": image_size}
     build = partial(build, **settings, width=width, channels=channels, classes=classes, method=method)

@@ -142,6 +142,8 @@ class Network:
 
     def parse_points(self, text: str) -> tuple[int, ...]:
         """The indices of stitch points given as "all" or as names with commas between, in the chain's order."""
+        if not isinstance(text, str):
+            raise InputError(f"layers: got {text!r}, wanted names of stitch points with commas between, or all")
         if text == "all":
             return tuple(range(len(self.points)))
         try:

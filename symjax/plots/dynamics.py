@@ -1,6 +1,6 @@
 """What changes over a training: curves, and heat maps over layers and time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -9,9 +9,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integer, text
+from symjax.errors import InputError
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, apart, in_order, legend_below, save
+from symjax.plots.style import PAPER, apart, check, in_order, legend_below, save
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
 
@@ -43,7 +46,11 @@ def over_time(
     Returns:
       The figure that was written.
     """
+    for name, words in {"panel": panel, "line": line, "label": label, "title": title}.items():
+        text(name, words, empty=name in ("label", "title"))
+    check(path, table, f"{panel} {line} seed", "epoch value")
     panels, lines = list(table[panel].unique()), list(table[line].unique())
+    _check_chance(chance, panels)
     columns = next((n for n in (4, 3, 2) if len(panels) % n == 0), min(4, len(panels)))
     looks = in_order(lines) if ordered else apart(lines)
     epochs = sorted(table.epoch.unique())
@@ -89,8 +96,11 @@ def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | N
     Returns:
       The figure that was written.
     """
+    check(path, table, "layer class seed", "epoch value")
+    text("title", title, empty=True)
     layers, classes = list(table.layer.unique()), list(table["class"].unique())
-    epochs = _some(sorted(table.epoch.unique()), moments)
+    epochs = _some(sorted(table.epoch.unique()), integer("moments", moments, 1))
+    _check_chance(chance, layers)
     with matplotlib.rc_context(PAPER):
         width = max(2.1, 0.25 * len(layers) + 0.8)
         figure = Figure(figsize=(width * len(epochs) + 0.5, 3.5), layout="constrained")
@@ -124,6 +134,7 @@ def layers_by_time(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "measure seed layer end_layer", "epoch value")
     same = table[table.layer == table.end_layer]
     measures, layers, epochs = list(same.measure.unique()), list(same.layer.unique()), sorted(same.epoch.unique())
     with matplotlib.rc_context(PAPER):
@@ -154,11 +165,12 @@ def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figur
     Returns:
       The figure that was written.
     """
+    check(path, table, "measure seed layer end_layer", "epoch value")
     table = table[table.measure.isin(table[table.layer != table.end_layer].measure)]
     if table.empty:
         return None
     measures, layers = list(table.measure.unique()), list(table.layer.unique())
-    epochs = _some(sorted(table.epoch.unique()), moments)
+    epochs = _some(sorted(table.epoch.unique()), integer("moments", moments, 1))
     side = max(1.5, 0.3 * len(layers) + 0.3)
     with matplotlib.rc_context(PAPER):
         size = (side * len(epochs) + 0.6, (side + 0.1) * len(measures) + 0.6)
@@ -178,6 +190,15 @@ def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figur
         figure.supylabel("layer at the epoch", fontsize=9)
         save(figure, path)
     return figure
+
+
+def _check_chance(chance: dict | None, wanted: list) -> None:
+    """An InputError unless it is None or has a number for each of these."""
+    if chance is not None:
+        if not isinstance(chance, Mapping) or not set(wanted) <= set(chance):
+            raise InputError(f"chance: wanted a number for each of {', '.join(map(str, wanted))}")
+        for name in wanted:
+            scalar("chance", chance[name], "numbers", lambda value: True)
 
 
 def _some(values: Sequence, count: int) -> list:

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 from symjax.summary import over_networks
 
 
@@ -22,6 +22,8 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, metrics, "schedule seed", "epoch validation_accuracy", name="metrics")
+    check(path, cost, "schedule", "epoch share", name="cost")
     schedules = list(metrics.schedule.unique())
     with matplotlib.rc_context(PAPER):
         figure = Figure(figsize=(7, 3.2), layout="constrained")

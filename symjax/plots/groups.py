@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.panels import panel_grid
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 
 COLOURS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6b"}
 MARKERS = {"generalizing": "o", "memorizing": "s", "across": "^"}
@@ -26,6 +26,7 @@ def groups(means: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, means, "measure layer pairs", "mean low high", name="means")
     measures, layers = list(means.measure.unique()), list(means.layer.unique())
     with matplotlib.rc_context(PAPER):
         width = max(3.1, 0.3 * len(layers) + 1)

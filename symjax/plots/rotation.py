@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 
 # How a kind of matrix is called in a figure, and its colour.
 KINDS = {
@@ -29,6 +29,7 @@ def rotations(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "model layer seed kind repeat", "penalty baseline")
     models = list(table.model.unique())
     width = max(4.2, width_of_bars(table.layer.nunique(), table.kind.nunique()))
     with matplotlib.rc_context(PAPER):
@@ -57,6 +58,7 @@ def draws(table: pd.DataFrame) -> tuple[str, bool]:
 
 def rotation_curves(table: pd.DataFrame, path: Path) -> Figure | None:
     """Validation accuracy over epochs: a panel per model and layer, a line per kind, its mean and range."""
+    check(path, table, "model layer seed kind repeat", "epoch val_accuracy")
     named = table.assign(layer=table.model + ", " + table.layer) if table.model.nunique() > 1 else table
     over, several = draws(table)
     return curve_panels(

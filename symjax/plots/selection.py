@@ -8,9 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from symjax.birkhoff.checks import scalar
+from symjax.checks import sequence
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 
 
 def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure:
@@ -24,6 +26,10 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
     Returns:
       The figure that was written.
     """
+    values = sequence("values", values, "numbers")
+    for value in values:
+        scalar("values", value, "numbers", lambda value: value == value)
+    check(path, chosen, "pair layer", "hyperparameter", name="chosen")
     layers = list(chosen.layer.unique())
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(layers), 2.0, 1.8, margins=(0.6, 1.1), sharey=True)
@@ -56,6 +62,7 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "pair layer family", "sparsity penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())
     styles = style_of(families)
     lasso = [family for family in families if family.startswith("lasso")]

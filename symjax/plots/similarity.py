@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import panel_grid
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 
 # How a measure is called in a figure; others by their own name.
 NAMES = {
@@ -51,6 +51,7 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
     Returns:
       The figure that was written.
     """
+    check(path, table, "measure layer_a layer_b", "value")
     crossed = table[table.measure.isin(table[table.layer_a != table.layer_b].measure)]
     if crossed.empty:
         return None
@@ -96,6 +97,7 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "measure layer_a layer_b model_a model_b", "value")
     same = of_equal_layers(table)
     measures = list(same.measure.unique())
     colours = sns.color_palette("colorblind", len(measures))

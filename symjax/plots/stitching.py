@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
@@ -56,6 +56,7 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "pair layer family starred", "penalty clean_accuracy")
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = style_of(list(table.family.unique()))
@@ -82,8 +83,9 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
 
     An empty table (no family trains) has no figure.
     """
-    if table.empty:
+    if isinstance(table, pd.DataFrame) and table.empty:
         return None
+    check(path, table, "pair layer family", "learning_rate epoch accuracy")
     # Of several step sizes the one that fits best in the end.
     last = table[table.epoch == table.epoch.max()]
     fit = last.groupby(["layer", "family", "learning_rate"]).accuracy.mean()

@@ -3,13 +3,17 @@
 import io
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax import runs
+from symjax import checks, runs
+from symjax.errors import InputError
 
 PAPER = {
     "font.size": 9,
@@ -19,6 +23,32 @@ PAPER = {
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
 }
+
+
+def check(path: Path, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table") -> None:
+    """Asks for what a figure needs before it is drawn.
+
+    Args:
+      path: of the figure, in a folder that is there.
+      table: a table of one row at least.
+      columns, numbers: names of its columns with blanks between; those of the second hold numbers.
+      name: of the table in messages.
+
+    Raises:
+      InputError: it is not so.
+    """
+    folder = checks.path("path", path).parent
+    if not folder.is_dir():
+        raise InputError(f"path: got {path}, but there is no folder {folder}")
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"{name}: got {type(table).__name__}, wanted a pandas DataFrame")
+    if absent := [column for column in (*columns.split(), *numbers.split()) if column not in table.columns]:
+        raise InputError(f"{name}: columns {', '.join(absent)} are missing")
+    if table.empty:
+        raise InputError(f"{name}: has no rows")
+    for column in numbers.split():
+        if not all(isinstance(value, (Number, np.bool)) for value in table[column].unique()):
+            raise InputError(f"{name}: {column} holds {table[column].dtype}, wanted numbers")
 
 
 def save(figure: Figure, path: Path) -> None:

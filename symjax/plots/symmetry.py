@@ -10,8 +10,9 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from symjax.birkhoff.checks import scalar
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, check, legend_below, save
 
 
 def defects(table: pd.DataFrame, path: Path) -> Figure:
@@ -25,6 +26,7 @@ def defects(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "activation matrix", "member defect")
     activations, kinds = list(table.activation.unique()), list(table.matrix.unique())
     worst = worst_defects(table)
     values = worst.defect.unstack("matrix").loc[activations, kinds]
@@ -72,6 +74,8 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "activation", "scale xi")
+    scalar("slope", slope, "a finite number", np.isfinite)
     with matplotlib.rc_context(PAPER):
         figure = Figure(figsize=(4.6, 3.2), layout="constrained")
         axes = figure.subplots()
@@ -99,6 +103,7 @@ def undone(table: pd.DataFrame, path: Path) -> Figure:
     Returns:
       The figure that was written.
     """
+    check(path, table, "seed layer family", "penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())
     styles = style_of(families)
     with matplotlib.rc_context(PAPER):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from symjax.checks import integer, one_of
 from symjax.errors import InputError
 from symjax.groups import GROUPS
 
@@ -46,15 +47,13 @@ def sample_rotation(key, kind: str, channels: int) -> jax.Array:
 
     Source: Godfrey et al. 2022 (arXiv 2205.14258).
     """
-    if kind not in KINDS:
-        raise InputError(f"kind: {kind!r} is unknown; known: {', '.join(KINDS)}")
-    if channels < 1:
-        raise InputError(f"channels: got {channels}, wanted 1 or more")
-    return KINDS[kind](key, channels)
+    return KINDS[one_of("kind", kind, KINDS)](key, integer("channels", channels, 1, 2**15))
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
     """Kinds from names with commas between, each once, in the order of `KINDS`."""
+    if not isinstance(text, str):
+        raise InputError(f"kinds: got {text!r}, wanted names with commas between")
     names = {name.strip() for name in text.split(",") if name.strip()}
     unknown = sorted(names - set(KINDS))
     if unknown or not names:

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integer, one_of
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
-from symjax.memory import Need, most, need_of, num_bytes
+from symjax.memory import Need, check_limit, most, need_of, num_bytes
 from symjax.models import Member, Network
 from symjax.parallel import Execution, groups, over_members, stack, take
 from symjax.rotation.features import Features, FrontProgram, count_blocks
@@ -52,11 +54,9 @@ class Plan:
     budget: float = 2**31
 
     def __post_init__(self):
-        self.network.require_activation(self.point)
-        if self.start not in ("continue", "fresh"):
-            raise InputError(f"start: {self.start!r} is unknown; choose continue or fresh")
-        if not 0 < self.budget < math.inf:
-            raise InputError(f"budget: got {self.budget}, wanted a positive number of bytes")
+        self.network.require_activation(integer("point", self.point, 0, len(self.network.points) - 1))
+        one_of("start", self.start, ("continue", "fresh"))
+        scalar("budget", self.budget, "a positive number of bytes", lambda value: 0 < value < math.inf)
 
 
 class Case(NamedTuple):
@@ -102,6 +102,7 @@ class Retraining:
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):
+        check_limit(max_device_memory)
         if not len(dataset.validation):
             raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
         if plan.recipe.batch_size > len(dataset.train):

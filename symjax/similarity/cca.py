@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import is_concrete, scalar
+from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.factored import Factored, Part
@@ -167,8 +168,7 @@ def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
     Raises:
         InputError: as `cca`; unknown summary.
     """
-    if summary not in SUMMARIES:
-        raise InputError(f"summary: {summary!r} is not known; choose one of {', '.join(SUMMARIES)}")
+    one_of("summary", summary, SUMMARIES)
     return _summary(*checked_pair(x, y, maps, rcond), summary)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import scalar
+from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.channels import centred, root, unit, unit_channels
 from symjax.similarity.factored import Factored, Part
@@ -170,16 +171,14 @@ def _checked(x, y, estimator, kernel, bandwidth, maps, form):
     x, y = as_pair(x, y, maps)
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
-    if form not in FORMS:
-        raise InputError(f"form: {form!r} is not known; choose one of {', '.join(FORMS)}")
+    one_of("form", form, FORMS)
     if kernel == "rbf" and form == "features":
         raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
     return x, y, bandwidth, estimator, kernel, cheaper_form(x, y, kernel) if form == "auto" else form
 
 
 def check_kernel(kernel, bandwidth):
-    if kernel not in KERNELS:
-        raise InputError(f"kernel: {kernel!r} is not known; choose one of {', '.join(KERNELS)}")
+    one_of("kernel", kernel, KERNELS)
     scalar("bandwidth", bandwidth, "a positive scalar", lambda value: 0 < value < math.inf)
 
 

@@ -14,21 +14,23 @@ terms that nearly cancel is never formed. Of kernel matrices that are already ce
 but <K, L> and the diagonals, which for the linear kernel K = X X' come from X alone: `hsic_of_features`.
 """
 
+import math
+
 import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.checks import real, require_finite
 from symjax.birkhoff.dual import matmul
+from symjax.checks import one_of
 from symjax.errors import InputError
 
 ESTIMATORS = ("song", "gretton", "lange")
 _ROUNDING = 16  # times eps and the size of a kernel: what centring may leave of one that it should make 0
 
 
-def check_estimator(estimator, n):
+def check_estimator(estimator, n=math.inf):
     """Raises an `InputError` if the estimator is unknown or n examples are too few for it."""
-    if estimator not in ESTIMATORS:
-        raise InputError(f"estimator: {estimator!r} is not known; choose one of {', '.join(ESTIMATORS)}")
+    one_of("estimator", estimator, ESTIMATORS)
     if n < least_examples(estimator):
         raise InputError(
             f"x: got {n} examples, must be at least {least_examples(estimator)} for the estimator {estimator!r}"

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import is_concrete, real
+from symjax.checks import one_of
 from symjax.errors import InputError
 
 MAPS = ("pixels", "flatten", "pool")
@@ -104,8 +105,7 @@ def examples_agree(x, y, *, min_examples=2):
 
 
 def check_maps(maps):
-    if maps not in MAPS:
-        raise InputError(f"maps: {maps!r} is not known; choose one of {', '.join(MAPS)}")
+    one_of("maps", maps, MAPS)
     return maps
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import is_concrete
+from symjax.checks import one_of, sequence
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
@@ -75,7 +76,7 @@ def pairwise(
     b = a if against is None else _Side("against", against, "against_models", against_models)
     if a.examples != b.examples:
         raise InputError(f"against: got {b.examples} examples, must be as many as in representations, {a.examples}")
-    if isinstance(memory, bool) or not isinstance(memory, (int, float, np.number)) or not memory > 0:
+    if isinstance(memory, bool) or not isinstance(memory, (int, float, np.number)) or not 0 < memory < np.inf:
         raise InputError(f"memory: got {memory!r}, must be a positive number of bytes")
     devices = tuple(jax.local_devices() if devices is None else devices)
     dtype = np.promote_types(a.dtype, b.dtype)
@@ -128,7 +129,7 @@ class _Side:
                         f"{self.layers[0]!r}, {first[axis]}"
                     )
         self.examples = first[1]
-        self.models = tuple(range(first[0]) if models is None else models)
+        self.models = tuple(range(first[0]) if models is None else sequence(models_name, _letters(models), "labels"))
         if len(self.models) != first[0] or len(set(self.models)) != first[0]:
             raise InputError(f"{models_name}: got {self.models}, must be {first[0]} different labels")
         self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
@@ -154,6 +155,11 @@ def _array(name, value):
     return value
 
 
+def _letters(labels):
+    """Text stands for a label in each letter."""
+    return tuple(labels) if isinstance(labels, str) else labels
+
+
 def _models(array, chosen):
     """The models of these numbers; no copy where they are all."""
     return array if len(chosen) == len(array) else array[chosen]
@@ -170,7 +176,7 @@ def _float_of(dtype):
 def _known(measure):
     if isinstance(measure, Measure):
         return measure
-    if measure not in MEASURES:
+    if not isinstance(measure, str) or measure not in MEASURES:
         raise InputError(f"measure: {measure!r} is not known; choose one of {', '.join(MEASURES)}")
     return MEASURES[measure]
 
@@ -194,7 +200,7 @@ def _wanted_models(pairs, a, b):
         if pairs != "all":
             raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
         return np.ones((len(a.models), len(b.models)), bool)
-    if not isinstance(pairs, Iterable):
+    if not isinstance(pairs, Iterable) or isinstance(pairs, Mapping):
         raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
     wanted = np.zeros((len(a.models), len(b.models)), bool)
     for pair in pairs:
@@ -207,8 +213,7 @@ def _wanted_models(pairs, a, b):
 
 def _comparisons(layers, a, b):
     """Sets of layers of a and of b, by number, that are compared with each other."""
-    if layers not in LAYERS:
-        raise InputError(f"layers: {layers!r} is not known; choose one of {', '.join(LAYERS)}")
+    one_of("layers", layers, LAYERS)
     if layers == "all":
         return [(list(range(len(a.layers))), list(range(len(b.layers))))]
     shared = [layer for layer in a.layers if layer in b.layers]

@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
+from symjax.checks import integer, one_of
 from symjax.errors import InputError
 from symjax.similarity.inputs import examples_agree
 from symjax.similarity.table import MEASURES
@@ -94,7 +95,7 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, batch_size=None)
     """
     x, y = examples_agree(x, y, min_examples=4)
     fn = _function(fn)[0]
-    _require_count("num_resamples", num_resamples, 2)
+    integer("num_resamples", num_resamples, 2)
     _check_level(level)
     estimate = _number(fn, x, y)
     chosen = len(x) // 2
@@ -133,9 +134,8 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     x, y = examples_agree(x, y)
     fn, usual = _function(fn)
     alternative = usual if alternative is None else alternative
-    if alternative not in ALTERNATIVES:
-        raise InputError(f"alternative: {alternative!r} is not known; choose one of {', '.join(ALTERNATIVES)}")
-    _require_count("num_permutations", num_permutations, 1)
+    one_of("alternative", alternative, ALTERNATIVES)
+    integer("num_permutations", num_permutations, 1)
     estimate = _number(fn, x, y)
     values = _permutations(fn, x, y, key, num_permutations, _block(x, y, len(x), batch_size))
     sign = 1 if alternative == "greater" else -1
@@ -216,7 +216,7 @@ def _permutations(fn, x, y, key, count, batch_size):
 
 def _block(x, y, examples, batch_size):
     if batch_size is not None:
-        _require_count("batch_size", batch_size, 1)
+        integer("batch_size", batch_size, 1)
         return batch_size
     numbers = examples * (x[0].size + y[0].size + 2 * examples)
     return max(1, BLOCK // numbers)
@@ -226,7 +226,7 @@ def _function(fn):
     """The function, and what is extreme for it."""
     if callable(fn):
         return fn, "greater"
-    if fn not in MEASURES:
+    if not isinstance(fn, str) or fn not in MEASURES:
         raise InputError(f"fn: {fn!r} is not known; pass a function or one of {', '.join(MEASURES)}")
     return MEASURES[fn].fn, "greater" if MEASURES[fn].kind == "similarity" else "less"
 
@@ -255,11 +255,6 @@ def array_of(name, value):
         return np.asarray(value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name}: is no array ({error})") from None
-
-
-def _require_count(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name}: got {value}, must be an integer, at least {least}")
 
 
 def _check_level(level):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.errors import InputError
+from symjax.checks import one_of
 from symjax.similarity.alignment import Matching, assign, positive_scaling, samples_of
 from symjax.similarity.channels import centred_whole, root, unit, unit_channels
 from symjax.similarity.cka import angle, cosine, factored_kernels
@@ -166,8 +166,7 @@ def factor_procrustes(shapes, *, maps="pixels", similarity=False):
 
 
 def check_reduce(reduce):
-    if reduce not in REDUCTIONS:
-        raise InputError(f"reduce: {reduce!r} is not known; choose one of {', '.join(REDUCTIONS)}")
+    one_of("reduce", reduce, REDUCTIONS)
 
 
 def _checked(x, y, reduce, estimator):

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from symjax.data import normalize
+from symjax.checks import integer
+from symjax.data import normalize, statistics
 from symjax.models import Member, Network
 from symjax.parallel import each, take
 from symjax.stitching.fit import Plan
@@ -83,6 +84,8 @@ def evaluate_stitch(
       mean, std: of the data set.
       batch_size: of the passes; the one of the original evaluation repeats it exactly.
     """
+    integer("point", point, 0, len(network.points) - 1)
+    mean, std = statistics(mean, std, split.images.shape[-1:])
     data, tail = pad_batches(split, batch_size), Member(b.params, stats)
     steps = range(len(data.images))
     total = sum(float(_correct(network, point, a, tail, stitch, take(data, i), mean, std)) for i in steps)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Network, branch
@@ -59,22 +61,17 @@ class FitConfig:
     eval_batch_size: int = 32
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "matching_images", "reestimation_images", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: {getattr(self, name)} is not positive")
-        if self.epochs >= 10**6:
-            raise InputError(f"epochs: got {self.epochs}, wanted less than a million")
-        if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
-            raise InputError(f"learning_rates: got {self.learning_rates}, wanted one or more positive numbers")
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            raise InputError(f"learning_rates: got {self.learning_rates}, wanted each once")
-        for name, known in (("optimizer", ("adam", "sgd")), ("schedule", ("cosine", "constant"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name}: {getattr(self, name)!r} is unknown; known: {', '.join(known)}")
-        if self.translate < 0:
-            raise InputError(f"translate: got {self.translate}, wanted 0 or more pixels")
-        if self.start not in STARTS:
-            raise InputError(f"start: {self.start!r} is unknown; known: {', '.join(STARTS)}")
+        sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
+        integer_fields(self, epochs=(1, 10**6 - 1), translate=(0, 4096), **dict.fromkeys(sizes, (1, 2**31 - 1)))
+        rates = sequence("learning_rates", self.learning_rates, "positive numbers")
+        for rate in rates:
+            scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)
+        if not rates or len(set(rates)) < len(rates):
+            raise InputError(f"learning_rates: got {rates}, wanted one or more, each once")
+        object.__setattr__(self, "learning_rates", rates)
+        known = {"optimizer": ("adam", "sgd"), "schedule": ("cosine", "constant"), "start": STARTS}
+        for name, choices in known.items():
+            one_of(name, getattr(self, name), choices)
 
     @property
     def halfway_epoch(self) -> int:
@@ -98,6 +95,14 @@ class Plan:
     families: tuple[Family, ...]
     config: FitConfig
     execution: Execution
+
+    def __post_init__(self):
+        points = integers("points", self.points, 0, len(self.network.points) - 1)
+        families = sequence("families", self.families, "families")
+        if not all(isinstance(family, Family) for family in families):
+            raise InputError("families: wanted each a Family, as parse_families gives them")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "families", families)
 
     @property
     def trained(self) -> tuple[Family, ...]:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from symjax.birkhoff.checks import real, require_finite, scalar
+from symjax.errors import InputError
 from symjax.similarity.alignment import Matching, assign, positive_scaling
 
 
@@ -18,8 +20,12 @@ class FeatureMoments(NamedTuple):
 
 def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
     """Moments of one batch; those of equal batches are averaged. Inputs (..., d), all leading axes are samples."""
-    x = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-    y = y.reshape(-1, y.shape[-1]).astype(jnp.float32)
+    x, y = real("x", x), real("y", y)
+    for name, value in (("x", x), ("y", y)):
+        if value.ndim < 2 or value.shape[:-1] != x.shape[:-1] or not value.size:
+            raise InputError(f"{name}: got shape {value.shape}, wanted (..., d), equally many samples of both")
+        require_finite(name, value)
+    x, y = (value.reshape(-1, value.shape[-1]).astype(jnp.float32) for value in (x, y))
     samples = x.shape[0]
     return FeatureMoments((x.T @ x) / samples, (y.T @ x) / samples, jnp.einsum("nc,nc->c", y, y) / samples)
 
@@ -43,6 +49,7 @@ def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
 
     The ridge, relative to the features' own scale, keeps dead and duplicate channels of x from blowing up.
     """
+    scalar("ridge", ridge, "a number from 0", lambda value: 0 <= value < float("inf"))
     channels = moments.xx.shape[0]
     power = jnp.trace(moments.xx) / channels
     damping = ridge * jnp.where(power > 0, power, 1) * jnp.eye(channels, dtype=jnp.float32)

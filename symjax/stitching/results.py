@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 from symjax import hosts, runs
+from symjax.checks import integers
+from symjax.checks import path as checked_path
 from symjax.errors import InputError
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
@@ -196,7 +198,9 @@ def load_stitch(folder: str | Path, pair: tuple[int, int], layer: str, family: s
     Raises:
       InputError: for a stitch that is not there, or a broken file.
     """
-    path = Path(folder, "stitches", f"{pair_name(pair)}.npz")
+    if len(integers("pair", pair)) != 2:
+        raise InputError(f"pair: got {pair}, wanted the seeds of front and tail")
+    path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
     arrays, prefix = runs.read_npz(path), f"{layer}/{family}/"
     found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in found:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from symjax.checks import integer
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.flops import segment_flops
@@ -80,6 +81,8 @@ class Sweep:
 
     def __init__(self, plan: Plan, dataset: Dataset, *, num_pairs: int | None = None, devices=None):
         check_plan(plan, dataset)
+        if num_pairs is not None:
+            integer("num_pairs", num_pairs)
         self.plan = plan
         devices = jax.local_devices() if devices is None else list(devices)
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]

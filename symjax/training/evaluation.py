@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from symjax.checks import integer
 from symjax.data import Split, batches
 
 
@@ -21,7 +22,8 @@ class Batches(NamedTuple):
 
 def pad_batches(split: Split, batch_size: int) -> Batches:
     """Every example of `split` once, in order, as NumPy arrays."""
-    (images, labels), mask = batches((split.images, split.labels), min(batch_size, len(split)))
+    batch_size = min(integer("batch_size", batch_size, 1), len(split))
+    (images, labels), mask = batches((split.images, split.labels), batch_size)
     return Batches(images, labels, mask.astype(np.float32))
 
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
-from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.training.evaluation import Batches, accuracy
 
@@ -43,21 +44,11 @@ class Recipe:
 
     def __post_init__(self):
         for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
-            if (value := getattr(self, name)) not in table:
-                raise InputError(f"{name}: got {value!r}, wanted one of {', '.join(table)}")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup: got {self.warmup}, wanted a share of the run, from 0 and under 1")
-        for name in ("epochs", "batch_size", "translate"):
-            if isinstance(value := getattr(self, name), bool) or not isinstance(value, int):
-                raise InputError(f"{name}: got {value!r}, wanted an integer")
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not 0 < (value := getattr(self, name)) < math.inf:
-                raise InputError(f"{name}: got {value}, wanted a positive number")
-        if self.epochs >= 10**6:
-            raise InputError(f"epochs: got {self.epochs}, wanted less than a million")
-        for name in ("weight_decay", "translate"):
-            if not 0 <= (value := getattr(self, name)) < math.inf:
-                raise InputError(f"{name}: got {value}, wanted a number from 0")
+            one_of(name, getattr(self, name), table)
+        scalar("warmup", self.warmup, "a share of the run, from 0 and under 1", lambda value: 0 <= value < 1)
+        integer_fields(self, epochs=(1, 10**6 - 1), batch_size=(1, 2**31 - 1), translate=(0, 4096))
+        scalar("learning_rate", self.learning_rate, "a positive number", lambda value: 0 < value < math.inf)
+        scalar("weight_decay", self.weight_decay, "a number from 0", lambda value: 0 <= value < math.inf)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; what came later is left out where it has its default, so old fingerprints stay."""
@@ -136,6 +127,8 @@ def _is_kernel(params: PyTree) -> PyTree:
 
 def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: jax.Array) -> TrainState:
     """A fresh member from its seed alone."""
+    integer("steps_per_epoch", steps_per_epoch, 1)
+    scalar("seed", seed, "an integer from 0 and under 2**31", lambda value: value == int(value) and 0 <= value < 2**31)
     member = network.init(jax.random.fold_in(jax.random.key(seed), 0))
     opt_state = optimizer(recipe, steps_per_epoch).init(member.params)
     return TrainState(member, opt_state, jnp.asarray(seed, jnp.int32), jnp.zeros((), jnp.int32))
@@ -154,6 +147,8 @@ def train_epoch(
       The next state, and metrics: `loss` and `accuracy` (of the training batches as they were seen, in [0, 1]),
       `validation_accuracy` (in [0, 1]).
     """
+    if frozen != 0:
+        integer("frozen", frozen, 0, len(network.points))
     steps_per_epoch = data.images.shape[0] // recipe.batch_size
     tx = optimizer(recipe, steps_per_epoch)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.epoch)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import data, freezing, models, runs
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integer_fields, integers, one_of, text
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
@@ -51,14 +53,15 @@ class ZooConfig:
     freeze: tuple[int, ...] = ()
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision: {self.precision!r} is unknown; known: {', '.join(PRECISIONS)}")
-        if self.model not in models.MODELS:
+        text("dataset", self.dataset)
+        one_of("precision", self.precision, PRECISIONS)
+        one_of("labels", self.labels, LABELS)
+        if not isinstance(self.model, str) or self.model not in models.MODELS:
             raise InputError(f"model: {self.model!r} is unknown; known: {models.known_models()}")
-        if not 0 <= self.split_seed < 2**32:
-            raise InputError(f"split_seed: got {self.split_seed}, wanted an integer from 0 to 2**32 - 1")
-        if self.labels not in LABELS:
-            raise InputError(f"labels: {self.labels!r} is unknown; known: {', '.join(LABELS)}")
+        sizes = {"width": (1, 2**20), "image_size": (1, 4096), "train_size": (1, 2**31 - 1)}
+        given = {name: ends for name, ends in sizes.items() if getattr(self, name) is not None}
+        integer_fields(self, split_seed=(0, 2**32 - 1), **given)
+        scalar("validation", self.validation, "a share of the images, under 1", lambda value: 0 <= value < 1)
         object.__setattr__(self, "freeze", _check_freeze(self.freeze))
         if self.width is None:
             object.__setattr__(self, "width", models.MODELS[self.model][1])
@@ -125,22 +128,10 @@ class ZooConfig:
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
-    freeze = tuple(freeze)
-    whole = all(isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool) and epoch >= 0 for epoch in freeze)
-    if not whole or list(freeze) != sorted(freeze):
+    freeze = integers("freeze", freeze)
+    if list(freeze) != sorted(freeze):
         raise InputError(f"freeze: got {listed(freeze)}, wanted epochs from 0, none before that of a lower layer")
-    return tuple(int(epoch) for epoch in freeze)
-
-
-def check_seeds(seeds: Iterable[int]) -> tuple[int, ...]:
-    """Seeds as a tuple; an InputError unless they are one or more different integers that a member can have."""
-    seeds = tuple(seeds)
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31:
-            raise InputError(f"seeds: got {seed!r}, wanted integers from 0 to 2**31 - 1")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds: got {listed(seeds) or 'none'}, wanted one or more, each once")
-    return tuple(int(seed) for seed in seeds)
+    return freeze
 
 
 def describe_shapes(dataset: Dataset) -> dict[str, int]:

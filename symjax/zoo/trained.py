@@ -13,13 +13,15 @@ import pandas as pd
 from tqdm import tqdm
 
 from symjax import data, memory, parallel, runs
+from symjax.checks import integer, integers, one_of, path
+from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches
-from symjax.zoo.config import ZooConfig, check_seeds, listed
+from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.stored import StoredMember, abstract_state, stored_members
 
 EVALUATION_BATCH = 128
@@ -95,7 +97,7 @@ def load_history(
     Raises:
       InputError: as `load`.
     """
-    epochs = tuple(epochs)
+    seed, epochs = integer("seed", seed), integers("epochs", epochs)
     if not epochs:
         raise InputError("epochs: got none, wanted one or more")
     opened = _Opened(folder, execution)
@@ -106,23 +108,21 @@ class _Opened:
     """A zoo folder."""
 
     def __init__(self, folder: str | pathlib.Path, execution: Execution | None):
-        self.folder = pathlib.Path(folder)
+        self.folder = path("folder", folder)
         document = runs.read_config(self.folder, "zoo")
         try:
             self.config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
             self.network = self.config.network_on(document["data"], method=execution and execution.conv)
             self.like = abstract_state(self.config, self.network, document["data"]["train_images"])
         except (InputError, KeyError, TypeError, AttributeError) as error:
-            path = self.folder / runs.CONFIG
-            raise InputError(f"folder: {path} is damaged or of another version ({error!r})") from None
+            document = self.folder / runs.CONFIG
+            raise InputError(f"folder: {document} is damaged or of another version ({error!r})") from None
         self.stored = stored_members(self.folder)
 
     def load(self, seeds: Iterable[int] | None, epoch: int | None) -> tuple[tuple[int, ...], list, pd.DataFrame]:
         """Seeds, members and metrics after `epoch` epochs, by default the last."""
         last = self.config.recipe.epochs
-        if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer))):
-            raise InputError(f"epoch: got {epoch!r}, wanted an integer")
-        epoch = last if epoch is None else int(epoch)
+        epoch = last if epoch is None else integer("epoch", epoch)
         found = {member.seed: member for member in self.stored if epoch in _held(member, last)}
         seeds = tuple(sorted(found)) if seeds is None else check_seeds(seeds)
         if not found or not set(seeds) <= set(found):
@@ -154,7 +154,8 @@ def test_accuracy(
 ):
     """Share of the examples of `split` that each member classifies rightly: (members,), in [0, 1]; see `evaluate`."""
     options = {"devices": devices, "max_device_memory": max_device_memory}
-    return evaluate(zoo.network, zoo.members, getattr(dataset, split), dataset.mean, dataset.std, **options)
+    split = getattr(dataset, one_of("split", split, ("test", "validation")))
+    return evaluate(zoo.network, zoo.members, split, dataset.mean, dataset.std, **options)
 
 
 test_accuracy.__test__ = False  # pytest collects what is called test_* wherever it is imported
@@ -175,6 +176,10 @@ def evaluate(
     `labels` (members, n), one row for each member, takes the place of the split's. With `max_device_memory`, bytes on
     each device, members go in groups that need no more (`evaluation_need`); an InputError where it does not hold one.
     """
+    memory.check_limit(max_device_memory)
+    mean, std = data.statistics(mean, std, split.images.shape[-1:])
+    if labels is not None and (np.ndim(labels) != 2 or np.shape(labels)[1] != len(split)):
+        raise InputError(f"labels: got shape {np.shape(labels)}, wanted (members, {len(split)})")
     devices = devices_or_all(devices)
     batches = pad_batches(split, EVALUATION_BATCH)
     shared = parallel.replicate((batches, mean, std), devices)

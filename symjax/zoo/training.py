@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from symjax import hosts, parallel, runs
+from symjax import hosts, memory, parallel, runs
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integers, path, sequence
+from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.models import Network
 from symjax.parallel import Execution
-from symjax.zoo.config import ZooConfig, check_seeds, listed
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.jobs import Job, need, plan, train_jobs
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import Zoo, devices_or_all, load
@@ -101,7 +103,12 @@ def train_together(
     Raises:
       InputError: as of `train`; configurations that differ in more, folders that do not differ.
     """
-    groups = [group._replace(seeds=check_seeds(group.seeds), folder=pathlib.Path(group.folder)) for group in groups]
+    groups = sequence("groups", groups, "groups")
+    if not all(isinstance(group, Group) for group in groups):
+        raise InputError("groups: wanted each a Group of a configuration, seeds and a folder")
+    groups = [group._replace(seeds=check_seeds(group.seeds), folder=path("folder", group.folder)) for group in groups]
+    memory.check_limit(max_device_memory)
+    scalar("save_every_seconds", save_every_seconds, "a number from 0", lambda value: value >= 0)
     keep, config = _checked(groups, dataset, keep)
     execution = execution or parallel.default_execution()
     network = check(config, dataset, execution)
@@ -175,11 +182,7 @@ def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
 
 def check_epochs(epochs: Iterable[int], last: int) -> tuple[int, ...]:
     """Different epochs, ascending; an InputError unless they are integers from 0 to `last`."""
-    epochs = tuple(epochs)
-    for epoch in epochs:
-        if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or not 0 <= epoch <= last:
-            raise InputError(f"keep: got {listed(epochs)}, wanted epochs from 0 to {last}")
-    return tuple(sorted({int(epoch) for epoch in epochs}))
+    return tuple(sorted(set(integers("keep", epochs, 0, last))))
 
 
 def _check_image_size(network: Network, dataset: Dataset) -> None:

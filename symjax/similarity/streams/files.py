@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax import checks
 from symjax.errors import InputError
 from symjax.similarity.streams.stream import described
 
@@ -18,7 +19,7 @@ def save_stream(path, stream, state):
     """
     from symjax.runs import write_npz  # and with it pandas, which similarity does not need otherwise
 
-    write_npz(path, {_KIND: np.array(stream.kind)} | _named(state))
+    write_npz(checks.path("path", path), {_KIND: np.array(stream.kind)} | _named(state))
 
 
 def load_stream(path, stream, like):
@@ -34,7 +35,7 @@ def load_stream(path, stream, like):
     """
     from symjax.runs import read_npz
 
-    arrays = read_npz(path)
+    arrays = read_npz(checks.path("path", path))
     kind = str(arrays.pop(_KIND, "nothing that a stream wrote"))
     if kind != stream.kind:
         raise InputError(f"path: {path} holds {kind}, wanted {stream.kind}")

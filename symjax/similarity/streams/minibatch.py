@@ -20,7 +20,7 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.errors import InputError
 from symjax.similarity.channels import centred, unit
 from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, least_examples, pairs
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, pairs
 from symjax.similarity.inputs import as_map_pair, as_pair, check_maps
 from symjax.similarity.streams.stream import (
     Stream,
@@ -60,7 +60,7 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
         InputError: as `cka`, of every batch: "song" and "lange" want 4 examples, "gretton" 2; a mask; of finalize, no
             batch.
     """
-    check_estimator(estimator, least_examples(estimator))
+    check_estimator(estimator)
     if not is_concrete(bandwidth):
         raise InputError("bandwidth: is traced, must be a number")
     check_kernel(kernel, bandwidth)
@@ -89,7 +89,7 @@ def wreath_cka_stream(reduce="max", estimator="song"):
         InputError: as `wreath_cka`, of every batch; a mask; of finalize, no batch.
     """
     check_reduce(reduce)
-    check_estimator(estimator, least_examples(estimator))
+    check_estimator(estimator)
     batch = partial(_wreath, reduce=reduce, estimator=estimator)
     return _stream(as_map_pair, batch, estimator, f"hsic ({estimator}, wreath kernel: {reduce})")
 

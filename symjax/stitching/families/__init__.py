@@ -74,6 +74,8 @@ def parse_family(text: str) -> Family:
 
 def parse_families(text: str) -> tuple[Family, ...]:
     """The families of a comma-separated list, without repetition."""
+    if not isinstance(text, str):
+        raise InputError(f"families: got {text!r}, wanted names with commas between")
     families = [parse_family(part) for part in text.split(",") if part.strip()]
     if not families:
         raise InputError("families: none given")

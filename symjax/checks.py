@@ -1,0 +1,84 @@
+"""What public functions ask of plain arguments: each an `InputError` that names the argument, or the value itself.
+
+Numbers that may be traced and matrices are asked in `symjax.birkhoff.checks`, representations in
+`symjax.similarity.inputs`.
+"""
+
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.errors import InputError
+
+
+def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
+    """An integer from `low` to `high`, as Python's."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise InputError(f"{name}: got {_short(value)}, wanted an integer from {low} to {high}")
+    return int(value)
+
+
+def integer_fields(config: Any, **ranges: tuple[int, int]) -> None:
+    """Makes fields of a frozen dataclass Python's integers, as JSON wants them; each from least to greatest."""
+    for name, (low, high) in ranges.items():
+        object.__setattr__(config, name, integer(name, getattr(config, name), low, high))
+
+
+def sequence(name: str, value: Any, what: str = "values") -> tuple:
+    """What is in a list, a tuple, a range, ...; text and mappings are none."""
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
+        raise InputError(f"{name}: got {_short(value)}, wanted a sequence of {what}")
+    return tuple(value)
+
+
+def integers(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> tuple[int, ...]:
+    """Integers from `low` to `high`."""
+    return tuple(integer(name, item, low, high) for item in sequence(name, value, "integers"))
+
+
+def array(name: str, value: Any) -> np.ndarray | jax.Array:
+    """An array of real numbers: JAX's as it is, anything else as NumPy's."""
+    try:
+        found = value if isinstance(value, jax.Array) else np.asarray(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: got {_short(value)}, wanted an array of real numbers") from None
+    if found.dtype != bool and not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+        raise InputError(f"{name}: got {found.dtype}, wanted real numbers")
+    return found
+
+
+def seeds(value: Any) -> tuple[int, ...]:
+    """One or more different integers that a member can have for a seed."""
+    found = integers("seeds", value)
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"seeds: got {', '.join(map(str, found)) or 'none'}, wanted one or more, each once")
+    return found
+
+
+def text(name: str, value: Any, *, empty: bool = False) -> str:
+    if not isinstance(value, str) or not (empty or value.strip()):
+        raise InputError(f"{name}: got {_short(value)}, wanted text")
+    return value
+
+
+def one_of(name: str, value: Any, known: Iterable[str]) -> str:
+    known = tuple(known)
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"{name}: {_short(value)} is unknown; known: {', '.join(known)}")
+    return value
+
+
+def path(name: str, value: Any) -> pathlib.Path:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
+        raise InputError(f"{name}: got {_short(value)}, wanted a path")
+    return pathlib.Path(value)
+
+
+def _short(value: Any) -> str:
+    shown = repr(value) if not isinstance(value, int) or abs(value) < 2**64 else f"{'-' * (value < 0)}2**64 or more"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,0 +1,339 @@
+"""What is public, and what it makes of arguments that are wrong: an InputError that names them.
+
+Public is what `symjax` and the modules right under it list in `__all__`. Every function there is called with each of
+its arguments replaced by what no caller can have meant; library objects, keys, functions and truth values stay as they
+are. A function whose arguments are not known by name or default needs an entry in `calls`.
+"""
+
+import importlib
+import inspect
+import itertools
+import math
+import pkgutil
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from stitch_helpers import images
+
+import symjax
+from symjax import InputError, parallel, rotation, runs, similarity, stitching, training, zoo
+from symjax.stitching.results import flatten
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
+]
+
+MODULES = {}
+for found in pkgutil.iter_modules(symjax.__path__):
+    module = importlib.import_module(f"symjax.{found.name}")
+    if hasattr(module, "__all__"):
+        MODULES[found.name] = module
+PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.items() for item in module.__all__}
+FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
+CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
+MAKES = (  # classes that a caller makes by hand
+    *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.Plan"),
+    *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining", "groups.Symmetry"),
+)
+MADE = (  # classes that the library makes, or that hold whatever they are given
+    *("birkhoff.ProjectionInfo", "groups.Decision", "groups.Intertwiner", "groups.MatrixGroup", "memory.Need"),
+    *("models.Member", "models.Network", "models.Segmented", "models.StitchPoint", "rotation.Case", "rotation.Found"),
+    *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
+    *("training.TrainData", "training.TrainState", "zoo.Group", "zoo.Zoo"),
+    *(name for name in CLASSES if name.startswith("similarity.")),
+)
+METHODS = ("zoo.Zoo.member", "models.Network.index", "models.Network.parse_points")
+
+
+def test_the_docstring_says_what_is_public():
+    assert set(re.findall(r"`symjax\.(\w+)`", symjax.__doc__)) == set(MODULES)
+    for name, value in vars(symjax).items():
+        if name in symjax.__all__ and name != "InputError":
+            assert value in (getattr(similarity, name, None), getattr(symjax.birkhoff, name, None))
+    for module in (symjax, *MODULES.values()):
+        assert len(set(module.__all__)) == len(module.__all__) and not [n for n in module.__all__ if n[0] == "_"]
+        assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_every_class_is_known():
+    assert sorted({*MAKES, *MADE}) == sorted(CLASSES), "a new class belongs to MAKES or to MADE"
+
+
+# --- right arguments ---
+
+ANY = np.random.default_rng(0).random((12, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """Arguments that do, by function or class, beside those that `NAMED` knows and defaults."""
+    folder = tmp_path_factory.mktemp("public")
+    (x, y), (x_test, y_test) = images(30, 0), images(20, 1)
+    np.savez(folder / "stripes.npz", x_train=x, y_train=y, x_test=x_test, y_test=y_test)
+    recipe = training.Recipe(epochs=2, batch_size=12, translate=1)
+    config = zoo.ZooConfig(dataset=str(folder / "stripes.npz"), model="mcnn_k", width=2, image_size=16, recipe=recipe)
+    dataset = config.load_dataset()
+    own = zoo.train(config, dataset, (0, 1), folder / "zoo", keep=[1], devices=jax.devices()[:1], progress=False)
+    network, member = own.network, own.member(0)
+    stitch = stitching.Stitch(np.eye(network.points[0].channels, dtype=np.float32), np.zeros(2, np.float32))
+    saved = {"relu1/full/matrix": stitch.matrix, "relu1/full/bias": stitch.bias}
+    saved |= {f"relu1/full/stats/{key}": value for key, value in flatten(member.stats).items()}
+    (folder / "stitches").mkdir()
+    runs.write_npz(folder / "stitches" / "0-1.npz", saved)
+    fit = stitching.FitConfig(epochs=1, batch_size=12)
+    execution = parallel.default_execution()
+    plan = stitching.Plan(network, (0,), stitching.parse_families("full"), fit, execution)
+    turned = rotation.Plan(network, 0, recipe, execution)
+    stream = similarity.cka_stream()
+    state = stream.init(ANY, ANY)
+    similarity.save_stream(folder / "state.npz", stream, state)
+    history = {"a": np.stack([ANY, ANY[::-1]])}
+    seen = training.device_data(dataset, None)
+    of_time = pd.DataFrame(itertools.product((0, 1), "ab", "ab"), columns=["epoch", "layer", "end_layer"])
+    of_time = of_time.assign(**{"seed": 0, "value": 0.5, "measure": "cka", "class": "b"})
+    results = pd.DataFrame(
+        {
+            **{"pair": ["0-1", "1-0"], "model": "m", "model_a": 0, "model_b": 1, "layer": "a", "layer_a": "a"},
+            **{"layer_b": ["a", "b"], "starred": False, "family": "full", "kind": "none", "penalty": 1.0},
+            **{"clean_accuracy": 90.0, "baseline": 90.0, "accuracy": 80.0, "val_accuracy": 80.0, "sparsity": 0.5},
+            **{"learning_rate": 0.1, "hyperparameter": 0.1, "epoch": 1, "repeat": 0, "seed": 0, "value": 0.5},
+            **{"measure": "cka", "activation": "relu", "matrix": "permutation", "member": True, "defect": 1e-9},
+            **{"scale": [1.0, 2.0], "xi": 0.1, "pairs": "across", "mean": 0.5, "low": 0.4, "high": 0.6},
+            **{"schedule": "normal", "validation_accuracy": 0.5, "share": 0.5},
+        }
+    )
+    three = pd.concat([results.head(1).assign(pairs=kind) for kind in ("generalizing", "memorizing", "across")])
+    out = Path(folder, "figure")
+    whole = {"network": network, "dataset": dataset, "config": config, "recipe": recipe, "execution": execution}
+    whole |= {"zoo": own, "members": own.members, "member": member, "mean": dataset.mean, "std": dataset.std}
+    whole |= {"split": dataset.test, "images": dataset.test.images, "folder": folder / "zoo", "stream": stream}
+    whole |= {"state": state, "stitch": stitch, "stats": member.stats, "table": results, "path": out, "seeds": (0, 1)}
+    whole |= {"key": jax.random.key(0), "fn": "cka", "measure": "cka", "activation": jax.nn.relu, "x": ANY, "y": ANY}
+    whole |= {"matrix": np.eye(3), "epochs": (0, 1), "values": (0.0, 1.0), "history": history, "rcond": 1e-6}
+    whole |= {"labels": None, "image_shape": (16, 16, 1), "max_device_memory": 2**40, "epoch": 1, "devices": None}
+    whole |= {"max_iters": 10, "init": None, "batch_size": 4, "image_size": 16, "width": 2, "train_size": 12}
+    whole |= {"test_size": 12, "data_dir": folder, "cache_dir": folder, "alternative": "greater"}
+    special = {
+        "birkhoff.permutation_matrix": {"permutation": [1, 0]},
+        "birkhoff.softsort": {"scores": np.arange(3.0), "tau": 0.5},
+        "data.batches": {"arrays": (ANY,)},
+        "data.epoch_indices": {"num_examples": 12},
+        "data.load": {"name": config.dataset},
+        "data.Split": {"labels": dataset.test.labels},
+        "data.Dataset": {
+            **{"name": "own", "train": dataset.train, "validation": dataset.validation, "test": dataset.test},
+            "class_names": dataset.class_names,
+        },
+        "dynamics.chance_correlation": {"features": 3, "samples": 12},
+        "dynamics.checkpoints": {"epochs": 20},
+        "dynamics.class_correlations": {"labels": np.arange(12) % 2, "classes": ("a", "b")},
+        "dynamics.epoch_above": {"level": 0.5},
+        "dynamics.similarity_to_end": {"end": {"a": ANY}},
+        "flops.training_flops": {"train_images": 24},
+        "freezing.linear_schedule": {"layers": 3, "epochs": 10},
+        "freezing.saturation_schedule": {"similarity": [[0.9, 0.8]], "threshold": 0.85},
+        "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
+        "groups.is_intertwiner": {"inputs": 50},
+        "groups.polynomial": {"degree": 2},
+        "memory.need_of": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
+        "memory.parse_bytes": {"text": "1GB"},
+        "models.branch": {"travelling": ANY},
+        "models.create": {"name": "mcnn_k"},
+        "models.Network.index": {"point": 0},
+        "models.Network.parse_points": {"text": "relu1"},
+        "pairs.draw_pairs": {"count": 2},
+        "parallel.Execution": {"members": "map", "conv": "native"},
+        "parallel.default_execution": {"backend": "cpu"},
+        "parallel.over_members": {"fn": lambda member, shared: member},
+        "parallel.use_cores": {"count": 2},
+        "plots.by_layer": {"table": results.drop(columns="layer")},
+        "plots.choices": {"chosen": results, "values": (0.1, 1.0)},
+        "plots.freezing": {"metrics": results, "cost": results},
+        "plots.groups": {"means": three},
+        "plots.homogeneity": {"slope": 0.1},
+        "plots.over_time": {"table": of_time, "panel": "measure", "line": "layer", "label": "l", "title": "t"}
+        | {"chance": {"cka": 0.1}},
+        "plots.over_layers": {"table": of_time, "title": "t", "chance": {"a": 0.1, "b": 0.1}},
+        "plots.layers_by_layers": {"table": of_time},
+        "plots.layers_by_time": {"table": of_time},
+        "rotation.parse_kinds": {"text": "none,orthogonal"},
+        "rotation.Plan": {"point": 0},
+        "rotation.Retraining": {"plan": turned},
+        "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
+        "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aab"},
+        "similarity.hsic": {"k": np.eye(12), "l": np.eye(12)},
+        "similarity.load_stream": {"path": folder / "state.npz", "like": state},
+        "similarity.mean_correlation": {"result": similarity.cca(ANY, ANY)},
+        "similarity.mean_square_correlation": {"result": similarity.cca(ANY, ANY)},
+        "similarity.mean_over_pairs": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]]},
+        "similarity.pairwise": {"representations": history, "against": history, "models": "ab", "against_models": "ab"},
+        "stitching.apply_stitch": {"travelling": np.zeros((2, 3, 3, 2), np.float32)},
+        "stitching.evaluate_stitch": {"a": member, "b": member, "point": 0},
+        "stitching.least_squares": {"moments": stitching.feature_moments(ANY, ANY)},
+        "stitching.matched": {"moments": stitching.feature_moments(ANY, ANY)},
+        "stitching.load_stitch": {"folder": folder, "pair": (0, 1), "layer": "relu1", "family": "full"}
+        | {"like": member.stats},
+        "stitching.parse_families": {"text": "full,rank2"},
+        "stitching.Plan": {"points": (0,), "families": stitching.parse_families("full"), "config": fit},
+        "stitching.Sweep": {"plan": plan, "num_pairs": 1},
+        "training.accuracy": {"logits_of": lambda x: jnp.zeros((len(x), 4))}
+        | {"data": training.pad_batches(dataset.test, 4)},
+        "training.create_state": {"steps_per_epoch": 2, "seed": 0},
+        "training.device_data": {"validation_batches": None},
+        "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": seen},
+        "zoo.load_history": {"seed": 0, "epochs": [1]},
+        "zoo.test_accuracy": {"split": "test"},
+        "zoo.train": {"keep": [1]},
+        "zoo.train_together": {"groups": [zoo.Group(config, (0, 1), folder / "zoo")], "keep": [1]},
+        "zoo.Zoo.member": {"seed": 0},
+    }
+    return {"whole": whole, **special, "objects": {"zoo.Zoo": own, "models.Network": network}}
+
+
+def called(name, calls):
+    """The function and arguments that do."""
+    owner, _, method = name.rpartition(".")
+    function = getattr(calls["objects"][owner], method) if name in METHODS else PUBLIC[name]
+    arguments = {}
+    for argument, parameter in inspect.signature(function).parameters.items():
+        default = None if parameter.default in (parameter.empty, None, ()) else parameter.default
+        known = {**calls["whole"], **({argument: default} if default is not None else {}), **calls.get(name, {})}
+        if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        if argument not in known:
+            assert parameter.default is not parameter.empty, f"{name} is new: `calls` wants a good {argument} for it"
+            continue
+        arguments[argument] = known[argument]
+    return function, arguments
+
+
+COSTLY = (
+    "zoo.evaluate",
+    "zoo.test_accuracy",
+    "rotation.Retraining",
+    "training.train_epoch",
+    "dynamics.class_correlations",
+    "zoo.train_accuracy",
+)
+COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
+QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
+
+
+@pytest.mark.parametrize("name", [name for name in QUICK if name not in COSTLY])
+def test_right_arguments_do(name, calls, monkeypatch):
+    """So that what is refused below is refused for what is thrown; those left out have tests of their values."""
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    function, arguments = called(name, calls)
+    function(**arguments)
+
+
+# --- wrong ones ---
+
+NOTHING = [None, {}, object()]
+PYTREES = {"travelling", "stats", "like", "state", "member", "shared", "result"}  # of the library's own making
+NAMED = {  # arguments whose messages name the flag or what the argument belongs to
+    "memory.parse_bytes.text": "max_device_memory",
+    "models.Network.parse_points.text": "layers",
+    "models.create.name": "model",
+    "pairs.draw_pairs.count": "pairs",
+    "pairs.draw_pairs.seed": "pair_seed",
+    "plots.over_time.line": "line|table: columns x",
+    "plots.over_time.panel": "panel|table: columns x",
+    "rotation.parse_kinds.text": "kinds",
+    "stitching.parse_families.text": "families",
+}
+WORDS = ("label", "title")  # which any text may be
+SIZES = [math.inf, -math.inf, -1]
+TAKEN = {  # what is right after all
+    "birkhoff.softsort.scores": [[]],
+    "birkhoff.softsort.tau": [math.inf],  # uniform rows
+    "data.Dataset.name": ["x"],
+    "data.augment.fill": [math.nan, *SIZES],
+    "data.load.cache_dir": ["file/below"],  # which this set does not need
+    "data.load.data_dir": ["file/below"],
+    "data.normalize.images": [[math.nan]],  # NaN
+    "dynamics.epoch_above.level": SIZES,
+    "freezing.saturation_schedule.threshold": SIZES,
+    "groups.homogeneity_defect.scales": [[]],
+    "parallel.default_execution.backend": ["x"],  # one of tomorrow
+    "plots.curves.table": [pd.DataFrame()],  # no figure
+    "plots.homogeneity.slope": [-1],
+    "similarity.pairwise.memory": [10**400],
+    "similarity.pairwise.pairs": [[]],
+    "zoo.ZooConfig.dataset": ["x"],  # asked for when it is loaded
+    "zoo.train.save_every_seconds": [math.inf],
+    "zoo.train_together.save_every_seconds": [math.inf],
+}
+WRONG = {
+    "number": [*NOTHING, "x", "", math.nan, math.inf, -math.inf, -1, 1j, [], [1, 2], 10**400],
+    "name": [*NOTHING, "x", "", -1, math.nan, [], ["x"], np.ones(2)],
+    "path": [*NOTHING, "", -1, math.nan, [], "\0", "file/below"],
+    "array": [*NOTHING, "x", -1, math.nan, [], [[1, 2], [3]], [None], [math.nan], ["x"], [1j]],
+    "sequence": [*NOTHING, "x", -1, math.nan, [None], [math.nan], [[1, 2], [3]], [object()]],
+    "mapping": [*NOTHING, "x", -1, math.nan, [], {"a": None}, {"a": "x"}, {"a": object()}],
+    "table": [*NOTHING, "x", -1, math.nan, [], pd.DataFrame()],
+}
+
+
+def kind_of(value):
+    if isinstance(value, (bool, np.bool)) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return None
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return None
+    kinds = {(int, float): "number", str: "name", Path: "path", (np.ndarray, jax.Array): "array"}
+    kinds |= {(list, tuple): "sequence", dict: "mapping", pd.DataFrame: "table"}
+    return next((kind for types, kind in kinds.items() if isinstance(value, types)), None)
+
+
+def thrown(name, calls, folder):
+    """(argument, what is thrown, whether it is right after all) of a function."""
+    function, arguments = called(name, calls)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
+    for argument, good in arguments.items():
+        kind = None if argument in PYTREES else kind_of(good)
+        for bad in WRONG.get(kind, []):
+            if (bad is None and defaults[argument] is None) or (isinstance(bad, str) and argument in WORDS):
+                continue
+            right = taken(name, argument, bad)
+            yield argument, folder / bad if isinstance(bad, str) and bad == "file/below" else bad, right
+        if kind == "table" and name != "plots.curves":
+            yield argument, good.head(0), False
+            yield argument, good.drop(columns=good.columns), False
+            yield argument, good.astype(str), False
+
+
+def taken(name, argument, value):
+    if argument == "mean" and value == -1:  # of any size, for all channels alike
+        return name != "data.Dataset"
+    return any(value is right or repr(value) == repr(right) for right in TAKEN.get(f"{name}.{argument}", []))
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *MAKES, *METHODS])
+def test_what_is_wrong_is_refused_by_name(name, calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    function, arguments = called(name, calls)
+    failed = []
+    for argument, bad, right in thrown(name, calls, tmp_path):
+        try:
+            function(**{**arguments, argument: bad})
+        except InputError as error:
+            if right:
+                failed.append((argument, repr(bad)[:40], f"was refused: {str(error)[:80]}"))
+            named = NAMED.get(f"{name}.{argument}", argument)
+            a_path = isinstance(bad, Path) and str(bad) in str(error)
+            if not re.search(rf"\b({named})\b", str(error)) and not a_path:
+                failed.append((argument, repr(bad)[:40], f"does not name it: {str(error)[:80]}"))
+        except Exception as error:
+            failed.append((argument, repr(bad)[:40], repr(error)[:100]))
+        else:
+            if not right:
+                failed.append((argument, repr(bad)[:40], "was taken"))
+    assert not failed, "\n" + "\n".join(map(str, failed))
