@@ -1,4 +1,4 @@
-"""Batch files: all lines that their headers and docs/cluster.md give, submitted to a SLURM that is two small scripts."""
+"""Batch files: all lines that their headers and docs/cluster.md give, submitted to a SLURM that is two tiny scripts."""
 
 import fnmatch
 import importlib
