@@ -28,7 +28,8 @@ done
 for i in $(seq "${array%-*}" "${array#*-}"); do
     SLURM_ARRAY_TASK_ID=$i bash "$@" >>log || exit 1
 done
-echo $(($(cat jobs) + 1)) | tee jobs
+job=$(($(cat jobs) + 1))
+echo $job | tee jobs
 """
 SRUN = """#!/bin/bash
 printf '%q ' "$@" >>steps
@@ -97,3 +98,4 @@ def test_an_array_divides_merges_and_draws(line, tmp_path):
         assert all(fnmatch.fnmatch(str(folder), str(pattern)) for folder in folders)
         assert [split_name(folder) for folder in folders] == [(whole.out, (i, 8)) for i in range(1, 9)]
     assert steps[10][1].zoo == steps[0][1].out
+    assert (tmp_path / "jobs").read_text() == "4\n"
