@@ -50,8 +50,15 @@ class Operations:
         return int(count or 0), last
 
 
-def start(command: str, argv: list[str], folder: pathlib.Path, log: pathlib.Path, fault: Fault | None = None):
-    """Begins `python -m experiments.COMMAND ARGV` with what is imported here already, on one device.
+def start(
+    command: str,
+    argv: list[str],
+    folder: pathlib.Path,
+    log: pathlib.Path,
+    fault: Fault | None = None,
+    devices: int = 1,
+):
+    """Begins `python -m experiments.COMMAND ARGV` with what is imported here already.
 
     Args:
       command: name of a module of experiments.
@@ -59,12 +66,13 @@ def start(command: str, argv: list[str], folder: pathlib.Path, log: pathlib.Path
       folder: whose file operations count.
       log: takes stdout and stderr, after what it holds.
       fault: what goes wrong; nothing by default.
+      devices: of the CPU, for JAX.
 
     Returns:
       The process (`multiprocessing.Process`) and its `Operations`. This process must not have used JAX yet.
     """
     operations = Operations()
-    arguments = (command, argv, folder, log, fault, operations)
+    arguments = (command, argv, folder, log, fault, devices, operations)
     process = multiprocessing.get_context("fork").Process(target=_run, args=arguments)
     process.start()
     return process, operations
@@ -76,14 +84,14 @@ def call(function: Callable, *arguments):
         return pool.apply(function, arguments)
 
 
-def _run(command, argv, folder, log, fault, operations) -> None:
+def _run(command, argv, folder, log, fault, devices, operations) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     import jax
 
-    jax.config.update("jax_num_cpu_devices", 1)
-    os.environ["JAX_NUM_CPU_DEVICES"] = "1"  # which `parallel.use_cores` leaves alone
+    jax.config.update("jax_num_cpu_devices", devices)
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)  # which `parallel.use_cores` leaves alone
     _save_often()
     sys.addaudithook(_Watch(folder, fault, operations))
     module = importlib.import_module(f"experiments.{command}")

@@ -236,6 +236,19 @@ def test_campaigns_see_what_differs(reference, tmp_path):
         faults.what_is_left(folder)
 
 
+def test_campaigns_see_by_how_much_numbers_differ():
+    """On another number of devices: numbers may be others, nothing else may; findings follow the numbers."""
+    left = {"a": np.float32([1, np.nan, np.inf]), "n": np.arange(2), "t.csv": "seed,loss\n0,1.5\n", "summary.json": "1"}
+    arrays, tables, rest = faults.sorted_out(left)
+    assert list(arrays) == ["a"] and list(tables) == ["t.csv: loss"] and tables["t.csv: loss"].tolist() == [1.5]
+    changed = {"a": arrays["a"] + 1, "t.csv": "seed,loss\n0,1.6\n", "summary.json": "2"}
+    assert not faults.differences("same", faults.sorted_out(left | changed)[2], rest)
+    others = faults.sorted_out(left | {"n": np.arange(1, 3), "t.csv": "seed,loss\n1,1.5\n"})[2]
+    assert faults.differences("other", others, rest) == ["other: n differs", "other: t.csv: seed differs"]
+    apart = faults.distance(arrays["a"], np.float32([1.5, 0, np.inf]))
+    assert apart.tolist() == [0.5, np.inf, 0] and not faults.distance(arrays["a"], arrays["a"]).any()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="audits paths by /proc")
 @pytest.mark.parametrize(
     "flags",
@@ -244,6 +257,8 @@ def test_campaigns_see_what_differs(reference, tmp_path):
         pytest.param(["--times", "3"], marks=pytest.mark.slow),
         pytest.param(["--times", "2", "--fault", "full"], marks=pytest.mark.slow),
         pytest.param(["--times", "2", "--fault", "term", "--ways", "between"], marks=pytest.mark.slow),
+        pytest.param(["--times", "1", "--fault", "together"], marks=pytest.mark.slow),
+        pytest.param(["--devices", "1,2"], marks=pytest.mark.slow),
     ],
     ids=lambda flags: " ".join(flags),
 )
