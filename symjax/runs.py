@@ -6,6 +6,7 @@ renamed when complete, so it is whole or absent; nothing is pickled.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -128,8 +129,16 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
         contents = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
         parent = next(path for path in folder.absolute().parents if path.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"folder: {folder} cannot be made (Permission denied); take another folder") from None
+        reason = None if os.access(parent, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+        for name in folder.absolute().relative_to(parent).parts:
+            try:
+                (parent / name).lstat()
+            except FileNotFoundError:
+                pass
+            except OSError as error:  # it is too long
+                reason = error.strerror
+        if reason:
+            raise InputError(f"folder: {folder} cannot be made ({reason}); take another folder") from None
         return False
     except OSError as error:
         raise InputError(f"folder: {folder} cannot be read ({error.strerror})") from None

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,16 @@ def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     command(measures="cka")
     again = command(measures="cka", out="again")
     assert (own / "results.csv").read_bytes() == (again / "results.csv").read_bytes()
+
+
+def test_a_clock_that_jumps(monkeypatch):
+    """By months, back and forth, between any two looks at it."""
+    still = command(measures="cka")
+    now, looks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + 1e7 * (-1) ** next(looks))
+    jumped = command(measures="cka", out="jumped")
+    assert (still / "results.csv").read_bytes() == (jumped / "results.csv").read_bytes()
+    assert next(looks) > 0
 
 
 def test_slow_measures_are_kept_pair_by_pair(monkeypatch):

@@ -1,5 +1,8 @@
 """Cross-validated stitching and the lasso's sparsity, as commands on a tiny zoo."""
 
+import dataclasses
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +10,9 @@ from stitch_helpers import flags, scratch, trained
 
 import experiments.crossval
 import experiments.lasso
+import experiments.stitch
+import experiments.zoo
+from experiments.folders import diverged
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.stitching import Sweep
@@ -76,6 +82,38 @@ def test_lasso(tmp_path, capsys, monkeypatch):
     assert "lasso_proximal:0.1 costs" in told.finding and "birkhoff costs" in told.finding
     assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
+
+
+def of_diverged_members(module, *others):
+    argv = flags(scratch())[:-2]  # but for --zoo
+    argv[argv.index("--learning-rate") + 1] = "1e30"
+    run_command(module.main, module.Settings, [*argv, *others])
+
+
+def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
+    """Nor is their accuracy that of the first class, which the largest of NaN would be."""
+    trained()
+    for module in (experiments.stitch, experiments.crossval, experiments.lasso):
+        with pytest.raises(SystemExit) as stop:
+            of_diverged_members(module, "--zoo", "zoo", "--out", "run")
+        told = capsys.readouterr()
+        assert stop.value.code == 2 and not told.out
+        assert "error: seeds: 0, 1, 2 have diverged" in told.err and "Traceback" not in told.err
+        assert not (tmp_path / "run" / "parts").exists()
+        shutil.rmtree(tmp_path / "run")
+    of_diverged_members(experiments.zoo, "--out", "zoo")
+    assert "test accuracy nan % on average, but for seeds 0, 1, 2, which have diverged" in capsys.readouterr().out
+    rows = runs.read_csv(tmp_path / "zoo" / "accuracy.csv")
+    assert rows.seed.tolist() == [0, 1, 2] and rows[["validation", "test"]].isna().all(axis=None)
+
+
+def test_members_whose_logits_alone_are_not_finite_have_diverged():
+    _, members = trained()
+    assert not diverged(members, [90.0, 0.0, 100.0])
+    assert diverged(members, [90.0, np.nan, 100.0]) == "1"
+    worst = jax.tree.map(np.copy, members.members)
+    jax.tree.leaves(worst.stats)[-1][2] = np.inf  # divides by itself in batch norm: the logits are finite
+    assert diverged(dataclasses.replace(members, members=worst), [np.nan, 90.0, 90.0]) == "0, 2"
 
 
 @pytest.mark.parametrize(
