@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ def test_percent(members: zoo.Zoo, dataset: Dataset, limit: float | None = None)
 
 
 test_percent.__test__ = False  # pytest collects what is called test_* wherever it is imported
+
+
+def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:
+    """The seeds of members whose weights, or else logits, behind their `accuracy`, are not finite; as "1, 3"."""
+    lost = {*members.not_finite, *(seed for seed, a in zip(members.seeds, accuracy, strict=True) if np.isnan(a))}
+    return ", ".join(str(seed) for seed in sorted(lost))
 
 
 def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:

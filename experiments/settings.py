@@ -158,7 +158,7 @@ class ZooSettings:
             return getattr(defaults, name) if value is None else value
 
         return ZooConfig(
-            dataset=str(Path(self.dataset).resolve()) if self.dataset.endswith(".npz") else self.dataset,
+            dataset=os.path.realpath(self.dataset) if self.dataset.endswith(".npz") else self.dataset,
             model=self.model,
             width=chosen("width"),
             image_size=chosen("image_size"),
@@ -226,6 +226,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 # What a disk may have against a file, and a user can mend.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+NAMES = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # what against the name of one
 Settings = TypeVar("Settings")
 
 
@@ -288,10 +289,13 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
         print(f"error: {told}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in (*DISK, *NAMES):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}; the same command again goes on from what is saved", file=sys.stderr)
+        advice = "the same command again goes on from what is saved"
+        if error.errno in NAMES:
+            where, advice = f"folder or file: {where}", "take another name"
+        print(f"error: {where}{error.strerror}; {advice}", file=sys.stderr)
         raise SystemExit(2) from None
     except interruption.Ending as ended:
         print(ended, file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import pandas as pd
 
 from experiments import dry_run
-from experiments.folders import clean_accuracy, run_folder
+from experiments.folders import clean_accuracy, diverged, run_folder
 from experiments.settings import named, optional, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, parallel, runs
@@ -149,6 +149,11 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         if hosts.is_first():
             results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
         accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset, limit).tolist())
+        if lost := diverged(members, accuracy):
+            raise InputError(
+                f"seeds: {lost} have diverged in {zoo_path}: weights or logits are not finite, so that nothing can be "
+                "stitched to them; leave them out (--seeds), or train a zoo with other settings (--learning-rate)"
+            )
         clean = dict(zip(seeds, accuracy, strict=True))
         missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.

@@ -11,6 +11,7 @@ from typing import Annotated
 import pandas as pd
 
 from experiments import dry_run
+from experiments.folders import diverged
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, runs, zoo
@@ -46,10 +47,13 @@ def main(settings: Settings) -> Summary:
     runs.write_csv(folder / "accuracy.csv", table)
     shown = table.set_index("seed")
     shown.loc["mean"] = shown.mean()
+    finding = f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
+    if lost := diverged(trained, table.test):
+        finding += f", but for seeds {lost}, which have diverged: their weights or logits are not finite"
     return Summary(
         folder,
         f"{trained.network} on {dataset.name}",
-        f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}.",
+        f"{finding}.",
         {"accuracy in percent": shown.map("{:.2f}".format)},
     )
 

@@ -1,10 +1,12 @@
 """Run folders: what a command keeps on disk, so that the same command again goes on from there.
 
-A folder belongs to one configuration, which its `config.json` holds. Every file is written under another name and
+A folder belongs to one configuration, which its `config.json` holds, and so do its tables and archives: they carry a
+mark of it, and where one lies in the folder of another, it is not read. Every file is written under another name and
 renamed when complete, so it is whole or absent; nothing is pickled.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -30,6 +32,7 @@ from symjax import hosts, interruption
 from symjax.errors import InputError
 
 CONFIG = "config.json"
+MARK = "configuration"  # the column of a table, and the array of an archive, that says whose it is
 _LOCK = ".lock"
 _JOB = ".job"
 _TEMPORARY = ".tmp"
@@ -126,8 +129,16 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
         contents = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
         parent = next(path for path in folder.absolute().parents if path.exists())
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise InputError(f"folder: {folder} cannot be made (Permission denied); take another folder") from None
+        reason = None if os.access(parent, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+        for name in folder.absolute().relative_to(parent).parts:
+            try:
+                (parent / name).lstat()
+            except FileNotFoundError:
+                pass
+            except OSError as error:  # it is too long
+                reason = error.strerror
+        if reason:
+            raise InputError(f"folder: {folder} cannot be made ({reason}); take another folder") from None
         return False
     except OSError as error:
         raise InputError(f"folder: {folder} cannot be read ({error.strerror})") from None
@@ -192,6 +203,35 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(_dump(config).encode()).hexdigest()[:10]
 
 
+def mark(path: PathLike) -> str | None:
+    """What marks a file at `path` as of its run folder: the fingerprint of all that `check_folder` compares.
+
+    None outside of run folders. The folder is the nearest one above; files lie up to three levels deep in it.
+    """
+    for folder in list(pathlib.Path(path).absolute().parents)[:3]:
+        if (folder / CONFIG).is_file():
+            document = read_json(folder / CONFIG)
+            if not isinstance(document, dict) or not {"kind", "config"} <= set(document):
+                return None
+            owner = {key: document[key] for key in ("kind", "config")}
+            return fingerprint(json.loads(_dump(owner), parse_int=float))  # 1 and 1.0 are equal, as in `compare`
+    return None
+
+
+def check_mark(path: PathLike, found: str, delete: PathLike | None = None) -> None:
+    """An InputError where a mark that is `found` at `path` is not that of its folder.
+
+    `delete` is what to delete to have it made again, by default the file. Files of folders that older versions have
+    made carry no mark, and are taken to be theirs.
+    """
+    own = mark(path)
+    if own is not None and found != own:
+        raise InputError(
+            f"{path}: made with another configuration ({found}) than its folder's ({own}); delete {delete or 'it'} and "
+            "run the command again to have it made"
+        )
+
+
 def versions() -> dict[str, str]:
     """What computes here: packages, Python, and the kind of device."""
     device = jax.devices()[0]
@@ -223,7 +263,12 @@ def read_json(path: PathLike) -> Any:
 
 
 def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
-    """Writes a table without its index. Floats are written so that they read back the same, float32 as float64."""
+    """Writes a table without its index, marked in a last column.
+
+    Floats are written so that they read back the same, float32 as float64.
+    """
+    if (own := mark(path)) is not None:
+        frame = frame.assign(**{MARK: own})
     # As float32 they would have fewer digits, and other ones after a run that was stopped has read and written them.
     short = {name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")}
     frame = frame.astype(short)
@@ -231,23 +276,33 @@ def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
     _write(path, lambda file: file.write(text.encode()))
 
 
-def read_csv(path: PathLike, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """What `write_csv` wrote; an InputError where the file is missing or broken, or lacks one of `columns`."""
+def read_csv(path: PathLike, columns: Iterable[str] = (), *, delete: PathLike | None = None) -> pd.DataFrame:
+    """What `write_csv` wrote.
+
+    Raises:
+      InputError: the file is missing, broken or of another configuration (see `check_mark`), or lacks one of `columns`.
+    """
     data = _read(path)
     try:
         if not data.endswith(b"\n"):
             raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data))
+        frame = pd.read_csv(io.BytesIO(data), dtype={MARK: str})  # digits alone would be a number
     except ValueError as error:  # pandas' own parser errors, too
-        raise _broken(path, "CSV", error) from None
+        raise _broken(path, "CSV", error, delete) from None
     if absent := [column for column in columns if column not in frame.columns]:
-        raise InputError(f"{path}: columns {', '.join(absent)} are missing; delete the file to have it made again")
+        what = delete or "the file"
+        raise InputError(f"{path}: columns {', '.join(absent)} are missing; delete {what} to have it made again")
+    if MARK in frame.columns:
+        for found in frame.pop(MARK).unique():
+            check_mark(path, found, delete)
     return frame
 
 
 def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
-    """Writes named arrays of numbers, uncompressed."""
+    """Writes named arrays of numbers, uncompressed, and a mark."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    if (own := mark(path)) is not None:
+        arrays[MARK] = np.array(own)
 
     def write(file):
         with zipfile.ZipFile(file, "w") as archive:  # np.savez has no room for an array called "file"
@@ -259,7 +314,7 @@ def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
 
 
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
-    """What `write_npz` wrote; an InputError where the file is missing or broken."""
+    """What `write_npz` wrote; an InputError where the file is missing, broken or of another configuration."""
     data = _read(path)
     try:
         if not data.startswith(b"PK"):  # what else np.load knows, it would not name
@@ -268,9 +323,11 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
             arrays = {name: archive[name] for name in archive.files}
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # other members come as bytes
             raise ValueError("it holds more than arrays")
-        return arrays
     except (ValueError, EOFError, KeyError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise _broken(path, "npz", error) from None
+    if MARK in arrays:
+        check_mark(path, str(arrays.pop(MARK)))
+    return arrays
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
@@ -303,10 +360,9 @@ def _read(path: PathLike) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _broken(path: PathLike, kind: str, error: Exception) -> InputError:
-    return InputError(
-        f"{path}: not a whole {kind} file ({' '.join(str(error).split())}); delete it to have it made again"
-    )
+def _broken(path: PathLike, kind: str, error: Exception, delete: PathLike | None = None) -> InputError:
+    reason = " ".join(str(error).split())
+    return InputError(f"{path}: not a whole {kind} file ({reason}); delete {delete or 'it'} to have it made again")
 
 
 def _dump(config: Mapping[str, Any]) -> str:

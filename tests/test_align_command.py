@@ -1,6 +1,8 @@
 """The align command: rows against the measures' own functions, what it reuses, and what it says about bad flags."""
 
 import itertools
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,32 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     kept = one.merge(more, how="left", on=list(one.columns[:-1]))
     np.testing.assert_array_equal(kept.value_x, kept.value_y)
     assert more.groupby("measure").size().to_dict() == {"cka": 12, "procrustes": 12, "svcca": 2}
+
+
+@pytest.mark.parametrize("piece", ["parts/cka.csv", "accuracy.csv"])
+def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
+    own, other = command(measures="cka"), command("--examples", 30, measures="cka", out="other")
+    shutil.copy(other / piece, own / piece)
+    (own / "results.csv").unlink()
+    with pytest.raises(SystemExit) as ended:
+        command(measures="cka")
+    assert ended.value.code == 2
+    assert f"error: {own / piece}: made with another configuration" in capsys.readouterr().err
+    assert not (own / "results.csv").exists() or piece == "accuracy.csv"
+    (own / piece).unlink()
+    command(measures="cka")
+    again = command(measures="cka", out="again")
+    assert (own / "results.csv").read_bytes() == (again / "results.csv").read_bytes()
+
+
+def test_a_clock_that_jumps(monkeypatch):
+    """By months, back and forth, between any two looks at it."""
+    still = command(measures="cka")
+    now, looks = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: now() + 1e7 * (-1) ** next(looks))
+    jumped = command(measures="cka", out="jumped")
+    assert (still / "results.csv").read_bytes() == (jumped / "results.csv").read_bytes()
+    assert next(looks) > 0
 
 
 def test_slow_measures_are_kept_pair_by_pair(monkeypatch):

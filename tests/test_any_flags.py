@@ -22,6 +22,7 @@ import experiments
 import symjax.data
 import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
+from symjax import runs
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -90,10 +91,13 @@ WRONG = {
         "1;2",
         "\n",
         "x" * 300,
+        "x" * 300 + ".npz",
+        "file/below.npz",
+        "loop/below.npz",
     ],
     "choice": ["", "no such choice", "ADAM"],
     bool: ["maybe", "2"],
-    Path: ["file", "file/below"],
+    Path: ["file", "file/below", "x" * 300, "x" * 300 + "/below", "new/" + "x" * 300, "loop", "loop/below"],
 }
 TAKEN = {("beside", ""), ("beside", "\n")}  # none beside
 # The command says what is wrong with one of these, or goes ahead.
@@ -142,6 +146,7 @@ def thrown(command, words, folder, monkeypatch, capsys):
     here.mkdir()
     monkeypatch.chdir(here)
     Path("file").write_text("hello")
+    Path("loop").symlink_to("loop")
     module = COMMANDS[command]
     try:
         run_command(module.main, module.Settings, [str(word) for word in words])
@@ -150,7 +155,7 @@ def thrown(command, words, folder, monkeypatch, capsys):
         code = 0
     except SystemExit as end:
         code = end.code
-    left = sorted(str(path) for path in Path().rglob("*") if path.name != "file")
+    left = sorted(str(path) for path in Path().rglob("*") if path.name not in ("file", "loop"))
     return code, capsys.readouterr().err, left
 
 
@@ -260,6 +265,15 @@ def test_contradictory_flags(command, words, named, tmp_path, monkeypatch, capsy
 def test_flags_that_are_none(command, words, tmp_path, monkeypatch, capsys):
     code, error, left = thrown(command, words, tmp_path, monkeypatch, capsys)
     assert code == 2 and ("--help" in error or error.startswith("error: ")) and not left
+
+
+@pytest.mark.parametrize("path", [*WRONG[Path], "", "nowhere", "naïve ✓"], ids=lambda path: path[:8] or "empty")
+def test_folders_to_merge_that_are_none(path, tmp_path, monkeypatch, capsys):
+    with runs.open_folder(tmp_path / "run", "align", {}):
+        pass
+    run = tmp_path / "run"
+    for words in ([path, "--out", "out"], [path, run, "--out", "out"], [run, path, "--out", "out"]):
+        assert_refused(words, ["folder"], *thrown("merge", words, tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize("command", TRAINING)

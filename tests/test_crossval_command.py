@@ -1,5 +1,8 @@
 """Cross-validated stitching and the lasso's sparsity, as commands on a tiny zoo."""
 
+import dataclasses
+import shutil
+
 import jax
 import numpy as np
 import pandas as pd
@@ -8,7 +11,10 @@ from stitch_helpers import flags, scratch, trained
 
 import experiments.crossval
 import experiments.lasso
+import experiments.stitch
 import experiments.sweeps
+import experiments.zoo
+from experiments.folders import diverged
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.stitching import Sweep
@@ -139,6 +145,41 @@ def test_the_finding_is_the_sparsest_of_the_cheap(lassos, told):
     table = planted(**lassos, full=(0.5, 0.02), birkhoff=(17.0, 0.96))
     others = "full costs 0.5 points with 2% zeros; birkhoff costs 17.0 points with 96% zeros"
     assert experiments.lasso.finding(table) == f"On average over layers, on the test images, {told}; {others}."
+
+
+def of_diverged_members(module, *others):
+    argv = flags(scratch())[:-2]  # but for --zoo
+    argv[argv.index("--learning-rate") + 1] = "1e30"
+    run_command(module.main, module.Settings, [*argv, *others])
+
+
+def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
+    """Nor is their accuracy that of the first class, which the largest of NaN would be."""
+    trained()
+    for module in (experiments.stitch, experiments.crossval, experiments.lasso):
+        with pytest.raises(SystemExit) as stop:
+            of_diverged_members(module, "--zoo", "zoo", "--out", "run")
+        told = capsys.readouterr()
+        assert stop.value.code == 2 and not told.out
+        assert "error: seeds: 0, 1, 2 have diverged" in told.err and "Traceback" not in told.err
+        assert not (tmp_path / "run" / "parts").exists()
+        shutil.rmtree(tmp_path / "run")
+    of_diverged_members(experiments.zoo, "--out", "zoo")
+    assert (
+        "Test accuracy nan %, on average over 3 networks, but for seeds 0, 1, 2, which have diverged"
+        in capsys.readouterr().out
+    )
+    rows = runs.read_csv(tmp_path / "zoo" / "accuracy.csv")
+    assert rows.seed.tolist() == [0, 1, 2] and rows[["validation", "test"]].isna().all(axis=None)
+
+
+def test_members_whose_logits_alone_are_not_finite_have_diverged():
+    _, members = trained()
+    assert not diverged(members, [90.0, 0.0, 100.0])
+    assert diverged(members, [90.0, np.nan, 100.0]) == "1"
+    worst = jax.tree.map(np.copy, members.members)
+    jax.tree.leaves(worst.stats)[-1][2] = np.inf  # divides by itself in batch norm: the logits are finite
+    assert diverged(dataclasses.replace(members, members=worst), [np.nan, 90.0, 90.0]) == "0, 2"
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,16 @@ def test_a_key_with_two_values_is_an_error(what, capsys):
     assert not Path("c/parts/1-2.rows.csv").exists()
 
 
+@pytest.mark.parametrize("piece", ["parts/0-1.rows.csv", "parts/0-1.curves.csv", "stitches/0-1.npz", "accuracy.csv"])
+def test_a_piece_of_another_configuration_is_an_error(piece, capsys):
+    plant("a", ["0-1"])
+    plant("b", ["1-2"])
+    plant("other", ["0-1"], CONFIG | {"pair_seed": 1}, accuracy=80.0, matrix=2.0)
+    shutil.copy(Path("other", piece), Path("a", piece))
+    assert f"error: a/{piece}: made with another configuration" in refused(capsys, "a", "b", "--out", "c")
+    assert not Path("c/results.csv").exists() or piece == "accuracy.csv"
+
+
 def test_what_has_no_row_does_not_count():
     """Of a task that was stopped between a stitch and its row, another has computed the pair again."""
     plant("a", ["0-1"], matrix=2.0)

@@ -1,6 +1,7 @@
 """Run folders: whole files, one configuration, one process at a time."""
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -171,6 +172,49 @@ def test_folders_of_others_are_refused(tmp_path):
             hold(path)
     with pytest.raises(InputError, match=r"not a zoo folder: it has no config\.json"):
         runs.read_config(tmp_path, "zoo")
+
+
+def test_files_of_another_configuration_are_not_read(tmp_path):
+    """In a folder, in one that lies in it, and two levels down; of the same configuration, or outside of folders, they
+    are, and so are files without a mark, which older versions have written."""
+    frame, arrays = pd.DataFrame({"x": [1.5, 2.5]}), {"a": np.arange(3)}
+    cases = {"own": CONFIG, "same": CONFIG | {"width": 8.0}, "other": CONFIG | {"width": 9}, "kind": CONFIG}
+    for name, config in cases.items():
+        hold(tmp_path / name, "stitch" if name == "kind" else "zoo", config)
+        (tmp_path / name / "parts" / "deep").mkdir(parents=True)
+    (tmp_path / "none").mkdir()
+    for inner in ("", "parts", "parts/deep"):
+        source = tmp_path / "own" / inner
+        runs.write_csv(source / "a.csv", frame)
+        runs.write_npz(source / "a.npz", arrays)
+        for target in (source, tmp_path / "none", tmp_path / "same" / inner):
+            if target != source:
+                shutil.copy(source / "a.csv", target), shutil.copy(source / "a.npz", target)
+            pd.testing.assert_frame_equal(runs.read_csv(target / "a.csv", ["x"]), frame)
+            assert list(runs.read_npz(target / "a.npz")) == ["a"]
+        for target in (tmp_path / "other" / inner, tmp_path / "kind" / inner):
+            for read, name in ((runs.read_csv, "a.csv"), (runs.read_npz, "a.npz")):
+                shutil.copy(source / name, target)
+                with pytest.raises(InputError, match=rf"{target / name}: made with another configuration.*delete it"):
+                    read(target / name)
+            runs.write_csv(target / "a.csv", frame)
+            with (target / "a.csv").open("a") as file:  # a single row will do
+                file.write((source / "a.csv").read_text().splitlines(keepends=True)[-1])
+            with pytest.raises(InputError, match="another configuration"):
+                runs.read_csv(target / "a.csv")
+            frame.to_csv(target / "a.csv", index=False)
+            np.savez(target / "a.npz", **arrays)
+            pd.testing.assert_frame_equal(runs.read_csv(target / "a.csv"), frame)
+            assert list(runs.read_npz(target / "a.npz")) == ["a"]
+
+
+def test_a_mark_of_digits_alone_stays_text(tmp_path, monkeypatch):
+    hold(tmp_path)
+    for mark in ("0012345678", "12345e6789"):
+        monkeypatch.setattr(runs, "fingerprint", lambda _, mark=mark: mark)
+        runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1]}))
+        assert list(runs.read_csv(tmp_path / "a.csv")) == ["x"]
+        assert mark in (tmp_path / "a.csv").read_text()
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):

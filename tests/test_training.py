@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -281,6 +282,19 @@ def test_accuracy_is_over_examples_with_a_partial_last_batch(batch_size):
         return jax.nn.one_hot(answers[jnp.argmax(found, axis=1)], CLASSES)
 
     assert float(accuracy(logits_of, pad_batches(split, batch_size))) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_accuracy_of_logits_that_are_not_finite_is_nan(value):
+    split = Split(np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), np.zeros(10, np.int32))
+
+    def logits_of(images, wrong):
+        which = images[:, 0, 0, 0]
+        return jnp.where((which == wrong)[:, None], value, jax.nn.one_hot(jnp.int32(which) % 3, CLASSES))
+
+    for wrong in (0, 3, 9):
+        assert np.isnan(accuracy(partial(logits_of, wrong=wrong), pad_batches(split, 4)))
+    assert np.isfinite(accuracy(partial(logits_of, wrong=200), pad_batches(split, 4)))
 
 
 def test_pool_moments_are_those_of_all_data():

@@ -22,6 +22,7 @@ from symjax.models.myrtle import PlainSpec
 from symjax.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
+from symjax.zoo.merging import merge_members
 from symjax.zoo.stored import StoredMember
 
 # A model and images that compile and train in seconds.
@@ -260,6 +261,49 @@ def test_a_checkpoint_without_its_arrays_and_a_foreign_one(copy):
     with pytest.raises(InputError, match="it holds seed 0 after epoch 3"):
         zoo.load(copy, [1])
     assert zoo.load(copy, [3]).seeds == (3,)
+
+
+@pytest.fixture(scope="module")
+def other_folder(tmp_path_factory):
+    """Members of the same seeds and shapes as those of `reference`, trained otherwise."""
+    folder = tmp_path_factory.mktemp("zoo") / "other"
+    train(
+        folder,
+        keep=[1],
+        config=dataclasses.replace(CONFIG, recipe=dataclasses.replace(CONFIG.recipe, learning_rate=0.05)),
+    )
+    return folder
+
+
+@pytest.mark.parametrize("piece", ["epoch-00003", "metrics.csv", "kept-00001.npz"])
+def test_pieces_of_members_of_another_zoo(piece, reference, copy, other_folder, tmp_path):
+    train(copy, keep=[1])
+    ours, theirs = copy / "member-1" / piece, other_folder / "member-1" / piece
+    if ours.is_dir():
+        shutil.rmtree(ours)
+        shutil.copytree(theirs, ours)
+    else:
+        shutil.copy(theirs, ours)
+    kept = piece.startswith("kept")
+    told = f"{ours}: made with another configuration.*delete {'it' if kept else ours.parent} and run"
+    with pytest.raises(InputError, match=told):
+        zoo.load(copy, [1], epoch=1 if kept else None)
+    if not kept:
+        with pytest.raises(InputError, match=told):
+            train(copy)
+    with pytest.raises(InputError, match=told):  # as the folder of a task
+        with runs.open_folder(tmp_path / "whole", "zoo", CONFIG.document(DATASET)) as whole:
+            merge_members([whole, copy], whole)
+    shutil.rmtree(ours.parent) if not kept else ours.unlink()
+    assert_same(train(copy, keep=[1]).members, reference.members)
+    assert zoo.load(copy, epoch=1).seeds == SEEDS
+
+
+def test_checkpoints_of_older_versions_have_no_mark(reference, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "mark", lambda path: None)
+        train(tmp_path / "old")
+    assert_same(train(tmp_path / "old").members, reference.members)
 
 
 def test_damaged_metrics(copy):

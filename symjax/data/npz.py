@@ -57,7 +57,7 @@ def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file without an error for a name that is too long
         raise InputError(f"name: there is no file {path}, wanted an .npz file with {', '.join(_KEYS)}.")
     try:
         with zipfile.ZipFile(path):

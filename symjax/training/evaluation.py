@@ -35,13 +35,17 @@ def count_correct(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.
 def accuracy(logits_of: Callable[[jax.Array], jax.Array], data: Batches) -> jax.Array:
     """Share of examples classified rightly, in [0, 1]: over examples, not over batches.
 
+    NaN where logits are not finite: the largest of them is none.
+
     Args:
       logits_of: images (batch, height, width, channels) as stored to logits (batch, classes).
       data: what `pad_batches` returns.
     """
 
     def step(correct, batch):
-        return correct + count_correct(logits_of(batch.images), batch.labels, batch.mask), None
+        logits = logits_of(batch.images)
+        sound = jnp.isfinite(logits).all()  # padding repeats an example
+        return correct + jnp.where(sound, count_correct(logits, batch.labels, batch.mask), jnp.nan), None
 
     correct, _ = lax.scan(step, jnp.float32(0), data)
     return correct / jnp.sum(data.mask)

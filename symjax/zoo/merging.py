@@ -58,10 +58,11 @@ def _take(theirs: StoredMember, ours: StoredMember, like) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
+    arrays = runs.read_npz(source)  # an error where it is damaged
     if not target.exists():
         target.parent.mkdir(exist_ok=True)
-        runs.write_bytes(target, source.read_bytes())
-    elif not _same_arrays(runs.read_npz(source), runs.read_npz(target)):
+        runs.write_npz(target, arrays)
+    elif not _same_arrays(arrays, runs.read_npz(target)):
         raise _different(source, target)
 
 

@@ -56,7 +56,8 @@ class StoredMember:
             self.folder.mkdir(exist_ok=True)
             # First the metrics: rows beyond the checkpoint do not count.
             runs.write_csv(self.folder / "metrics.csv", metrics)
-            _save(self.path(int(state.epoch)), {"state": state, "checksum": _checksum(state)})
+            path = self.path(int(state.epoch))
+            _save(path, {"state": state, "checksum": _marked(_checksum(state), runs.mark(path))})
         except InputError:
             raise
         except Exception as error:  # a full disk, say, of which TensorStore makes a ValueError
@@ -71,7 +72,8 @@ class StoredMember:
         try:
             restored = _restore(path, target)
             state = jax.tree.map(lambda a, b: _exactly(a, b.shape, b.dtype), restored["state"], target["state"])
-            if not np.array_equal(restored["checksum"], _checksum(state)):
+            stored, checksum = np.asarray(restored["checksum"]), _checksum(state)
+            if not np.array_equal(stored[:_MARKED], checksum[:_MARKED]):
                 raise ValueError("its numbers are not those that were saved")
             if int(state.seed) != self.seed or int(state.epoch) != self.epoch():
                 raise ValueError(f"it holds seed {state.seed} after epoch {state.epoch}")
@@ -80,6 +82,8 @@ class StoredMember:
                 f"checkpoint: {path} is damaged ({_reason(error)}); "
                 f"delete {self.folder} to have the member trained again"
             ) from error
+        if not np.array_equal(stored, checksum):  # otherwise an older version's, without a mark
+            runs.check_mark(path, stored[_MARKED:].tobytes().hex(), self.folder)
         return state
 
     def kept(self) -> list[int]:
@@ -115,7 +119,7 @@ class StoredMember:
     def metrics(self, epochs: int) -> pd.DataFrame:
         """The first `epochs` epochs' metrics."""
         path = self.folder / "metrics.csv"
-        frame = runs.read_csv(path, COLUMNS)[list(COLUMNS)]
+        frame = runs.read_csv(path, COLUMNS, delete=self.folder)[list(COLUMNS)]
         frame = frame[frame.epoch <= epochs]
         if frame.epoch.tolist() != list(range(1, epochs + 1)) or not (frame.seed == self.seed).all():
             raise InputError(f"metrics: {path} is damaged; delete {self.folder} to have the member trained again")
@@ -200,6 +204,14 @@ def _checksum(state: PyTree) -> np.ndarray:
         digest.update(json.dumps([jax.tree_util.keystr(path), leaf.shape, leaf.dtype.name]).encode())
         digest.update(leaf.tobytes())
     return np.frombuffer(digest.digest(), np.uint8)
+
+
+_MARKED = 11  # bytes of a checksum that are kept in front of the five of a mark
+
+
+def _marked(checksum: np.ndarray, mark: str | None) -> np.ndarray:
+    """A checksum with the mark of `symjax.runs` in place of its end, as long as that of older versions."""
+    return checksum if mark is None else np.frombuffer(checksum[:_MARKED].tobytes() + bytes.fromhex(mark), np.uint8)
 
 
 def _reason(error: Exception) -> str:

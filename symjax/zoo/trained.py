@@ -55,9 +55,16 @@ class Zoo:
         return parallel.take(self.members, self.seeds.index(seed))
 
     @property
+    def not_finite(self) -> tuple[int, ...]:
+        """Seeds of the members that have parameters or statistics that are not finite."""
+        leaves = [np.asarray(leaf).reshape(len(self), -1) for leaf in jax.tree.leaves(self.members)]
+        sound = np.all([np.isfinite(leaf).all(axis=1) for leaf in leaves], axis=0)
+        return tuple(seed for seed, good in zip(self.seeds, sound, strict=True) if not good)
+
+    @property
     def validation_accuracy(self) -> np.ndarray:
-        """Of each member at the end of its training, in [0, 1]; NaN of one that was not trained."""
-        last = self.metrics.groupby("seed").validation_accuracy.last()
+        """Of each member at the end of its training, in [0, 1]; NaN of one that was not trained, or has diverged."""
+        last = self.metrics.drop_duplicates("seed", keep="last").set_index("seed").validation_accuracy
         return last.reindex(list(self.seeds)).to_numpy()
 
 
