@@ -574,15 +574,15 @@ def test_pairs_that_cannot_be_drawn(arguments, wanted):
 @pytest.mark.parametrize(
     "settings,wanted",
     [
-        ({"epochs": 0}, "epochs: 0"),
-        ({"batch_size": 0}, "batch_size: 0"),
+        ({"epochs": 0}, "epochs: got 0"),
+        ({"batch_size": 0}, "batch_size: got 0"),
         ({"learning_rates": ()}, "learning_rates: "),
         ({"learning_rates": (0.1, 0.0)}, "learning_rates: "),
         ({"learning_rates": (float("nan"),)}, "learning_rates: "),
         ({"learning_rates": (float("inf"),)}, "learning_rates: "),
         ({"learning_rates": (0.1, 0.1)}, "learning_rates: .*once"),
         ({"start": "zero"}, "start: 'zero' is unknown; known: auto, identity"),
-        ({"eval_batch_size": 0}, "eval_batch_size: 0"),
+        ({"eval_batch_size": 0}, "eval_batch_size: got 0"),
     ],
 )
 def test_bad_configurations(settings, wanted):

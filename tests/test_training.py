@@ -258,7 +258,7 @@ def test_a_fresh_state_depends_on_its_seed():
     ids=str,
 )
 def test_bad_recipes(wrong):
-    with pytest.raises(InputError, match=f"{next(iter(wrong))}: got"):
+    with pytest.raises(InputError, match=f"^{next(iter(wrong))}: "):
         dataclasses.replace(Recipe(), **wrong)
 
 
