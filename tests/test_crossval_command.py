@@ -94,6 +94,7 @@ def test_all_values_train_together(family, tmp_path, monkeypatch):
 
     class Asked:
         def __init__(self, plan, dataset, *, num_pairs):
+            self.plan = plan
             asked.append((plan.points, [one.hyperparameter for one in plan.families], num_pairs))
 
         group_size, evaluation_steps = 1, 0
