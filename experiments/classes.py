@@ -11,7 +11,7 @@ import pandas as pd
 from experiments.history import HistorySettings, convergence, rank_correlation, spelled
 from experiments.settings import run_command
 from symjax import dynamics, plots, runs
-from symjax.summary import Summary
+from symjax.summary import Summary, over_networks
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
 MEASURE = "cca"
@@ -34,21 +34,21 @@ def main(settings: Settings) -> Summary:
         table = table.assign(**{"class": table["class"].astype(str)})  # names such as 0, 1, 2 come back as numbers
         channels = {point.name: point.channels for point in network.points}
         chance = {layer: dynamics.chance_correlation(channels[layer], len(images)) for layer in layers}
-        over = f"mean and deviation over {len(history.zoo)} networks"
+        count = len(history.zoo)
         plots.over_time(
             table,
             folder / "classes",
             panel="layer",
             line="class",
             label="correlation with the class",
-            title=f"CCA of each layer with each class's indicator ({over})",
+            title=f"CCA of each layer with each class's indicator ({over_networks(count, 'mean and deviation')})",
             ordered=False,
             chance=chance if settings.maps == "pool" else None,
         )
         plots.over_layers(
             table,
             folder / "layers",
-            title=f"CCA of each layer with each class's indicator (mean over {len(history.zoo)} networks)",
+            title=f"CCA of each layer with each class's indicator ({over_networks(count, 'mean')})",
             chance=chance if settings.maps == "pool" else None,
         )
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
@@ -56,9 +56,9 @@ def main(settings: Settings) -> Summary:
         last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
         if settings.maps == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
-        over = over.replace(" and ", " ± ")
+        at_the_end = f"correlation with each class's indicator at the end, {over_networks(count)}"
         tables = {
-            f"correlation with each class's indicator at the end, {over} (chance: of unrelated labels)": last,
+            f"{at_the_end} (chance: of unrelated labels)": last,
             f"{layers[-1]}: correlation at the first checkpoint and at the end, epochs until 90 % of the way": learned(
                 ends
             ),
@@ -83,6 +83,8 @@ def finding(ends: pd.DataFrame, layer: str) -> str:
         return f"{layer}: no class could be followed"
     by_network = [group.set_index("class").converged[mean.index] for _, group in ends.groupby("seed")]
     text = f"{layer}: first {', '.join(mean.index[:2])}, last {', '.join(mean.index[-2:])}"
+    if len(by_network) < 2:
+        return text
     agreement = np.mean([rank_correlation(order) for order in by_network])
     return f"{text} (mean rank correlation of a network's order with that of the mean {agreement:+.2f})"
 

@@ -14,7 +14,7 @@ from experiments.features import parse_measures
 from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
 from experiments.settings import run_command
 from symjax import dynamics, plots, runs
-from symjax.summary import Summary
+from symjax.summary import Summary, over_networks
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "end_layer", "value")
 
@@ -39,11 +39,11 @@ def main(settings: Settings) -> Summary:
             panel="measure",
             line="layer",
             label="similarity",
-            title=f"Each layer with itself at the end (mean and deviation over {len(history.zoo)} networks)",
+            title=f"Each layer with itself at the end ({over_networks(len(history.zoo), 'mean and deviation')})",
         )
         ends = convergence(same, "measure", "layer")
         runs.write_csv(folder / "convergence.csv", ends)
-        caption = f"each layer with itself at the end, by epoch, mean ± deviation over {len(history.zoo)} networks"
+        caption = f"each layer with itself at the end, by epoch, {over_networks(len(history.zoo))}"
         tables = {
             f"{measure}: {caption}": spelled(rows, "layer", "epoch")
             for measure, rows in same.groupby("measure", sort=False)
@@ -91,11 +91,10 @@ def said(settled: pd.DataFrame) -> str:
         p = stats.page_trend_test(settled.to_numpy()).pvalue
         verdict = f"{'' if p < 0.05 else 'not shown that '}lower layers converge first (Page's test: p = {p:.2g})"
     relations = settled.apply(rank_correlation, axis=1)
-    spread = f" ± {relations.std():.2f}" if count > 1 else ""
-    return (
-        f"{verdict}; rank correlation of depth and epoch {relations.mean():+.2f}{spread}, above 0 in "
-        f"{(relations > 0).sum()} of {count} networks"
-    )
+    text = f"{verdict}; rank correlation of depth and epoch {relations.mean():+.2f}"
+    if count < 2:
+        return text
+    return f"{text} ± {relations.std():.2f}, above 0 in {(relations > 0).sum()} of {count} networks"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from experiments import dry_run
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, runs, zoo
-from symjax.summary import Summary
+from symjax.summary import Summary, over_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def main(settings: Settings) -> Summary:
     return Summary(
         folder,
         f"{trained.network} on {dataset.name}",
-        f"{len(seeds)} networks that differ in their seed; test accuracy {shown.test['mean']:.2f} % on average.",
+        f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}.",
         {"accuracy in percent": shown.map("{:.2f}".format)},
     )
 

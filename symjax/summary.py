@@ -91,5 +91,10 @@ def mean_and_deviation(grouped, digits: int) -> pd.Series:
     return text + " ± " + grouped.std().map(spell) if (grouped.size() > 1).all() else text
 
 
+def over_networks(count: int, what: str = "mean ± deviation") -> str:
+    """What numbers are of so many networks: `what` over them, of one the number itself."""
+    return f"{what} over {count} networks" if count > 1 else "of one network"
+
+
 def _table(index: list, columns: list, data: list) -> pd.DataFrame:
     return pd.DataFrame(data, index=index, columns=columns)

@@ -178,6 +178,36 @@ def test_layers_that_never_saturate_are_normal_training(folder, capsys, monkeypa
     assert not [path for path in folder.iterdir() if "never" in path.name and path != out]
 
 
+def test_a_schedule_that_was_read_off_normal_training_says_so():
+    rows = [
+        (s, k, a, f)
+        for s, a, f in (("normal", 90.0, 8.0), ("linear", 89.0, 4.0), ("similarity", 88.0, 2.0))
+        for k in (0, 1)
+    ]
+    told = experiments.freeze.finding(
+        pd.DataFrame(rows, columns=["schedule", "seed", "accuracy", "flops"])
+    ).splitlines()
+    assert told == [
+        "linear: saves 50.0 % of the operations at -1.00 ± 0.00 points",
+        "similarity: saves 75.0 % of the operations at -2.00 ± 0.00 points (its schedule is read off a full normal "
+        "training, whose operations are not counted against it)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("dynamics", ["--checkpoints", "2", "--measures", "cka"]),
+        ("classes", ["--checkpoints", "2"]),
+        ("freeze", ["--schedules", "1/1"]),
+    ],
+)
+def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
+    out = command(getattr(experiments, module), folder, "--seeds", "0,", *words, out=f"one-{module}")
+    kept = (out / summary.SUMMARY).read_text()
+    assert "of one network" in kept and "1 networks" not in kept
+
+
 @pytest.mark.parametrize(
     ("module", "words", "named"),
     [

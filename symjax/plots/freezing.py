@@ -8,6 +8,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.plots.style import PAPER, legend_below, save
+from symjax.summary import over_networks
 
 
 def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
@@ -37,7 +38,7 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
         left.set(xlabel="epoch", ylabel="validation accuracy (%)")
         right.set(xlabel="epoch", ylabel="operations of a step (% of normal)", ylim=(0, 105))
         members = metrics.seed.nunique()
-        over = f"mean and standard deviation over {members} networks" if members > 1 else "one network"
+        over = over_networks(members, "mean and standard deviation")
         figure.suptitle(f"Layers frozen from below, beside normal training ({over})", fontsize=9)
         for axes in (left, right):
             axes.grid(True, color="#dddddd", linewidth=0.6)
