@@ -8,7 +8,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from experiments.published import PUBLISHED
+from experiments.published import PUBLISHED, WITHOUT_DATA
 from experiments.settings import run_command
 from symjax import pages, runs, summary
 from symjax.errors import InputError
@@ -77,7 +77,7 @@ def section(run: Summary) -> pages.Section:
 def unlike(run: Summary) -> str:
     """What is to be said before published figures, which are of another data set where a run is not on CIFAR-10."""
     found = dataset_of(run)
-    if found == "cifar10":
+    if found == "cifar10" or run.experiment in WITHOUT_DATA:
         return ""
     here = f"this run is on {found}" if found else "this run does not say on which data it is"
     return f" for CIFAR-10 ({here}: compare how figures go with layers and families, not the figures themselves)"

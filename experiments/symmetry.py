@@ -84,20 +84,21 @@ def main(settings: Settings) -> Summary:
         plots.defects(defects, folder / "defects")
         plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
         plots.undone(stitched, folder / "undone")
+        slope = pd.DataFrame({f"xi(l) / l at l = {SCALES[-1]:g}": last_slopes(curves)}).map("{:.6f}".format)
         wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
-        last = curves[(curves.activation == "gelu") & (curves.scale == SCALES[-1])].iloc[0]
         of_kind = stitched.groupby("family").penalty
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: clean accuracy {stitched.clean_accuracy.mean():.2f} %",
             f"Numbers and table disagree on {len(wrong)} of {len(defects)} matrices. GELU's xi(l) / l is "
-            f"{last.xi / last.scale:.6f} at l = {last.scale:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
+            f"{slope.iloc[0, 0]} at l = {SCALES[-1]:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
             f"the matched stitch costs {of_kind.max()['matched']:.2f} percentage points at most, no stitch "
             f"{of_kind.mean()['identity']:.2f} on average.",
             {
                 "defects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is of the activation's group": grid(
                     defects
                 ),
+                "lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard normal": slope,
                 "mean penalty of stitching a network to what a random symmetry made of it, percentage points": summary(
                     stitched
                 ),
@@ -164,6 +165,12 @@ def homogeneity() -> pd.DataFrame:
         for name in CURVES
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def last_slopes(curves: pd.DataFrame) -> pd.Series:
+    """xi(l) / l at the largest scale, GELU's first."""
+    last = curves[curves.scale == SCALES[-1]].set_index("activation")
+    return (last.xi / last.scale)[list(CURVES)].rename(index={"gelu": "GELU", "relu": "ReLU"}).rename_axis(None)
 
 
 def stitch(

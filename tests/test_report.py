@@ -117,6 +117,25 @@ def test_published_figures_of_another_data_set_say_so(tmp_path, capsys):
     ]
 
 
+def test_a_published_figure_of_no_data_stands_beside_ours(tmp_path):
+    ours = {"lack of homogeneity": pd.DataFrame({"xi(l) / l": ["0.126754"]}, index=["GELU"])}
+    runs.write_json(
+        plant(tmp_path / "a", "symmetry", tables=ours) / runs.CONFIG,
+        {"kind": "symmetry", "config": {"zoo": {"dataset": "digits"}}},
+    )
+    report("--runs", tmp_path, "--out", tmp_path / "page")
+    lines = (tmp_path / "page" / "report.md").read_text().splitlines()
+    (published,) = (i for i, line in enumerate(lines) if line.startswith("Published"))
+    assert "homogeneity" in lines[published] and "CIFAR-10" not in lines[published]
+    assert lines.index("| GELU | 0.126754 |") < published < lines.index("| GELU | 0.1267 |")
+
+
+def test_numbers_of_one_network_are_over_none():
+    assert summary.over_networks(1) == "of one network" == summary.over_networks(1, "mean")
+    assert summary.over_networks(3) == "mean ± deviation over 3 networks"
+    assert summary.over_networks(2, "mean") == "mean over 2 networks"
+
+
 def test_pictures_have_the_size_they_have_on_paper(tmp_path):
     figure = Figure(figsize=(4, 1))
     figure.savefig(tmp_path / "a.png", dpi=200)
