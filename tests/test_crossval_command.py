@@ -2,15 +2,18 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from stitch_helpers import flags, scratch, trained
 
 import experiments.crossval
 import experiments.lasso
+import experiments.sweeps
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.stitching import Sweep
 from symjax.stitching.results import COLUMNS, load_stitch
+from symjax.stitching.selection import GRIDS
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +79,67 @@ def test_lasso(tmp_path, capsys, monkeypatch):
     assert "lasso_proximal:0.1 costs" in told.finding and "birkhoff costs" in told.finding
     assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
+
+
+@pytest.mark.parametrize("family", GRIDS)
+def test_all_values_train_together(family, tmp_path, monkeypatch):
+    """One sweep is asked for, of all values of the family, for all pairs and layers."""
+    asked = []
+
+    class Asked:
+        def __init__(self, plan, dataset, *, num_pairs):
+            self.plan = plan
+            asked.append((plan.points, [one.hyperparameter for one in plan.families], num_pairs))
+
+        group_size, evaluation_steps = 1, 0
+
+        def run(self, *_, **__):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments.sweeps, "Sweep", Asked)
+    monkeypatch.setattr(zoo, "test_accuracy", lambda *_, **__: np.zeros(3))
+    values = ["--values", "1,3"] if family == "rank" else []  # rank 4 is all of the narrower layer
+    with pytest.raises(SystemExit):
+        command(experiments.crossval, "--family", family, *values, "--pairs", 2, out=tmp_path / "run")
+    grid = [1.0, 3.0] if values else [float(value) for value in GRIDS[family]]
+    assert asked == [((0, 1), grid, 2)] and len(grid) > 1
+
+
+def planted(**families):
+    """Rows of two pairs and two layers whose means over both are these (penalty, sparsity)."""
+    return pd.DataFrame(
+        {"family": name, "pair": pair, "layer": layer, "penalty": penalty + p + 3 * k, "sparsity": zeros + k / 100}
+        for name, (penalty, zeros) in families.items()
+        for pair, p in (("0-1", 0.5), ("1-0", -0.5))
+        for layer, k in (("relu1", 1), ("relu2", -1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("lassos", "told"),
+    [
+        # The sparsest of those that cost 5 points at most; another is sparser, and dearer.
+        (
+            {"lasso:0.1": (2.0, 0.3), "lasso:0.5": (4.9, 0.6), "lasso:1": (5.1, 0.9)},
+            "lasso:0.5 costs 4.9 points with 60% zeros",
+        ),
+        ({"lasso:0.1": (5.0, 0.3), "lasso:0.5": (6.0, 0.6)}, "lasso:0.1 costs 5.0 points with 30% zeros"),
+        # Not the heaviest, not the cheapest.
+        (
+            {"lasso:0.1": (1.0, 0.2), "lasso:0.5": (3.0, 0.7), "lasso:1": (4.0, 0.5)},
+            "lasso:0.5 costs 3.0 points with 70% zeros",
+        ),
+        # None is cheap: the cheapest.
+        (
+            {"lasso_proximal:0.1": (9.0, 0.2), "lasso_proximal:1": (8.0, 0.1), "lasso_proximal:2": (30.0, 0.9)},
+            "lasso_proximal:1 costs 8.0 points with 10% zeros",
+        ),
+    ],
+)
+def test_the_finding_is_the_sparsest_of_the_cheap(lassos, told):
+    table = planted(**lassos, full=(0.5, 0.02), birkhoff=(17.0, 0.96))
+    others = "full costs 0.5 points with 2% zeros; birkhoff costs 17.0 points with 96% zeros"
+    assert experiments.lasso.finding(table) == f"On average over layers, on the test images, {told}; {others}."
 
 
 @pytest.mark.parametrize(

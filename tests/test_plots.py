@@ -154,6 +154,73 @@ def test_sparsities_have_one_scale(tmp_path):
     assert "over 3 pairs" in figure.get_suptitle()
 
 
+def test_choices_are_counts(tmp_path):
+    chosen = pd.DataFrame(
+        {"pair": f"{p}-9", "layer": layer, "hyperparameter": value}
+        for layer, values in {"relu1": (0.1, 0.1, 0.1, 10.0), "relu2": (1.0, 10.0, 10.0, 0.1)}.items()
+        for p, value in enumerate(values)
+    )
+    figure = choices(chosen, [0.1, 1.0, 5.0, 10.0], tmp_path / "c")
+    assert_whole(tmp_path / "c")
+    panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
+    heights = {layer: [bar.get_height() for bar in axes.patches] for layer, axes in panels.items()}
+    assert heights == {"relu1": [3, 0, 0, 1], "relu2": [1, 1, 0, 2]}
+    for axes in panels.values():
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["0.1", "1", "5", "10"]
+        np.testing.assert_allclose([bar.get_x() + bar.get_width() / 2 for bar in axes.patches], axes.get_xticks())
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_sparsity_has_a_point_for_each_family(tmp_path, pairs):
+    families = ("lasso:0.1", "full", "lasso:1", "birkhoff")
+    table = make_table(layers=2, families=families, pairs=pairs)
+    table = table.assign(sparsity=np.random.RandomState(1).rand(len(table)))
+    figure = sparsity(table, tmp_path / "s")
+    assert_whole(tmp_path / "s")
+    for axes, layer in zip((axes for axes in figure.axes if axes.get_visible()), ("relu0", "relu1"), strict=True):
+        grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
+        mean, deviation = grouped.mean(), grouped.std()
+        marks = dict(zip(families, axes.containers, strict=True))
+        for family, container in marks.items():
+            point, _, spans = container
+            np.testing.assert_allclose([*point.get_xdata(), *point.get_ydata()], mean.loc[family])
+            halves = [np.ptp(lines.get_segments()[0], axis=0).max() / 2 for lines in spans]
+            np.testing.assert_allclose(halves, deviation.loc[family] if pairs > 1 else [], rtol=1e-6)
+        assert [marks[family][0].get_marker() for family in families] == ["o", "s", "o", "*"]
+        np.testing.assert_allclose(axes.lines[0].get_xydata(), mean.loc[["lasso:0.1", "lasso:1"]])
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_freezing_shows_accuracies_and_shares(tmp_path, seeds):
+    rng = np.random.RandomState(0)
+    metrics = pd.DataFrame(
+        {"schedule": s, "seed": k, "epoch": e, "validation_accuracy": rng.rand()}
+        for s in ("normal", "linear")
+        for k in range(seeds)
+        for e in (1, 2, 3)
+    )
+    shares = {"normal": [1.0, 1.0, 1.0], "linear": [1.0, 0.6, 0.25]}
+    cost = pd.DataFrame({"schedule": s, "epoch": e, "share": v} for s, vs in shares.items() for e, v in enumerate(vs))
+    figure = freezing(metrics, cost, tmp_path / "f")
+    assert_whole(tmp_path / "f")
+    assert ("of one network" if seeds == 1 else "over 3 networks") in figure.get_suptitle()
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == list(shares)
+    for line, band, steps, (name, share) in zip(
+        left.lines, left.collections, right.patches, shares.items(), strict=True
+    ):
+        grouped = 100 * metrics[metrics.schedule == name].pivot(index="epoch", columns="seed").validation_accuracy
+        np.testing.assert_allclose(line.get_xydata(), np.column_stack([[1, 2, 3], grouped.mean(axis=1)]))
+        deviation = grouped.std(axis=1).fillna(0)
+        edge = band.get_paths()[0].vertices
+        for epoch in (1, 2, 3):
+            height = np.ptp(edge[edge[:, 0] == epoch, 1])
+            assert height == pytest.approx(2 * deviation[epoch], abs=1e-6)
+        np.testing.assert_allclose(steps.get_data().values, 100 * np.array(share))
+        np.testing.assert_allclose(steps.get_data().edges, [0, 1, 2, 3])
+        assert line.get_color() == tuple(steps.get_edgecolor()[:3])
+
+
 def test_figures_say_what_they_show(tmp_path):
     assert "over 2 pairs, the best step size" in curves(make_curves(), tmp_path / "a").get_suptitle()
     assert "one pair)" in curves(make_curves(pairs=1, rates=(0.1,)), tmp_path / "b").get_suptitle()
