@@ -1,0 +1,91 @@
+"""An interrupted command keeps its pieces; the same command again goes on from them and finds the same."""
+
+import shutil
+from typing import Any, NamedTuple
+
+import pytest
+from stitch_helpers import flags, scratch, trained
+
+import experiments.classes
+import experiments.dynamics
+import experiments.freeze
+import experiments.lasso
+from experiments.settings import run_command
+from symjax import dynamics, summary
+from symjax.stitching.results import Results
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_compilation"),
+    pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
+]
+
+
+class Case(NamedTuple):
+    """A command, and where it is interrupted: as `owner.name` is about to make a piece behind the first `kept`."""
+
+    module: Any
+    flags: list
+    owner: Any
+    name: str
+    kept: int = 1
+    file: str = "results.csv"  # where pieces are kept
+
+
+LOOKS = ["--seeds", 2, "--examples", 30]
+MOMENTS = [*LOOKS, "--checkpoints", "3"]
+STITCHES = ["--weights", "0.1", "--beside", "", "--pairs", 4, "--layers", "relu1", "--stitch-epochs", 1]
+CASES = {
+    "dynamics": Case(experiments.dynamics, [*MOMENTS, "--measures", "cka"], dynamics, "similarity_to_end"),
+    "classes": Case(experiments.classes, MOMENTS, dynamics, "class_correlations"),
+    "freeze": Case(experiments.freeze, [*LOOKS, "--schedules", "1"], experiments.freeze, "test_percent"),
+    "freeze by similarity": Case(
+        experiments.freeze,
+        [*LOOKS, "--schedules", "similarity", "--threshold", 1, "--measure", "cka"],
+        experiments.freeze,
+        "pairwise",
+        file="similarity.csv",
+    ),
+    # Two pairs at a time on two devices; the second two begin.
+    "lasso": Case(experiments.lasso, STITCHES, Results, "add", kept=2),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    trained()
+    folder = tmp_path_factory.mktemp("resume")
+    shutil.copytree(scratch() / "zoo", folder / "zoo")
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_what_was_kept_is_not_computed_again(case, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores
+    compute, calls, dies = getattr(case.owner, case.name), [], [case.kept + 1]
+
+    def counted(*arguments, **options):
+        calls.append(1)
+        if len(calls) in dies:
+            raise KeyboardInterrupt
+        return compute(*arguments, **options)
+
+    monkeypatch.setattr(case.owner, case.name, counted)
+
+    def command(out):
+        calls.clear()
+        argv = [*flags(scratch()), "--zoo", folder / "zoo", "--out", tmp_path / out, *case.flags]
+        run_command(case.module.main, case.module.Settings, [str(word) for word in argv])
+        return len(calls)
+
+    with pytest.raises(SystemExit) as end:
+        command("cut")
+    assert end.value.code == 130
+    before = (tmp_path / "cut" / case.file).read_text().splitlines()
+    dies.clear()
+    again, every = command("cut"), command("whole")
+    assert again == every - case.kept > 0
+    for name in {case.file, "results.csv"}:
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+    after = (tmp_path / "cut" / case.file).read_text().splitlines()
+    assert 1 < len(before) < len(after) and set(before) < set(after)
+    assert summary.read(tmp_path / "cut").finding == summary.read(tmp_path / "whole").finding
