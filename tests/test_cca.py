@@ -261,7 +261,7 @@ def test_maps():
         assert cca(x, small, maps="flatten").correlations.shape == (4,)
     with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), must have the map size of x"):
         cca(x, small)
-    with pytest.raises(InputError, match="^maps: 'pixel' is not known"):
+    with pytest.raises(InputError, match="^maps: 'pixel' is unknown"):
         cca(x, y, maps="pixel")
 
 

@@ -96,7 +96,9 @@ def test_the_folder_is_complete(reference):
         assert row.penalty == row.clean_accuracy - row.stitched_accuracy
         assert (row.stitched_accuracy * count / 100) == pytest.approx(round(row.stitched_accuracy * count / 100))
     curves = runs.read_csv(reference / "curves.csv")
-    assert len(curves) == 3 * 2 * 2 * 2 and set(curves.family) == {"full", "birkhoff"} and set(curves.epoch) == {1, 2}
+    assert (
+        len(curves) == 3 * 2 * 2 * 2 * 2 and set(curves.family) == {"full", "birkhoff"} and set(curves.epoch) == {1, 2}
+    )
     assert curves.accuracy.between(0, 100).all() and curves.accuracy.max() > 1
     document = json.loads((reference / "config.json").read_text())
     assert document["kind"] == "stitch" and document["versions"]["jax"] == jax.__version__

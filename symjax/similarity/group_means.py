@@ -48,7 +48,7 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
         raise InputError(f"pairs: got shape {list(pairs.shape)}, must be one for each of {len(values)} values, (p, 2)")
     groups = sequence("groups", list(groups) if isinstance(groups, str) else groups, "a label for each model")
     if pairs.size and not (0 <= pairs.min() and pairs.max() < len(groups)):
-        raise InputError(f"pairs: got {pairs.min()} to {pairs.max()}, must be positions of {len(groups)} groups")
+        raise InputError(f"pairs: got {pairs.min()} to {pairs.max()}, must be positions of {len(groups)} models")
     names = list(dict.fromkeys(groups))
     kinds = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
     found = {}
