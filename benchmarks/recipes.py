@@ -11,48 +11,25 @@ the second has the penalty on the test split.
 
 import dataclasses
 
-import jax.numpy as jnp
-from jax import lax
-
 from experiments.settings import run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax.stitching.families import Birkhoff, parse_families
+from symjax.stitching.families.relu import HALF, NEVER
 from symjax.summary import Summary
-
-NEVER = 2.0  # more than the whole of a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Birkhoff):
-    """`Birkhoff` with its choices as data; shares of the run are 0, 1/2 and `NEVER`."""
+    """`Birkhoff` with its choices as data."""
 
     name: str = ""
     start: str = "matched"
-    scaling_trains: float = 0.5
-    """From this share of the run on."""
-    permutation_rests: float = 0.5
-    """From this share of the run on, rounded."""
+    scaling_trains: float = HALF
+    permutation_rests: float = HALF
 
     @property
     def label(self):
         return self.name
-
-    def matrix(self, params, progress):
-        permutation, scaling = params["permutation"], params["scaling"]
-        permutation = jnp.where(progress >= self.permutation_rests, lax.stop_gradient(permutation), permutation)
-        return permutation * jnp.where(progress >= self.scaling_trains, scaling, lax.stop_gradient(scaling))
-
-    def project(self, params, previous, progress, length=0.0):
-        found = super().project(params, previous, jnp.float32(0), length)
-        rests, trains = progress >= self.permutation_rests, progress >= self.scaling_trains
-        return {
-            "permutation": jnp.where(rests, previous["permutation"], found["permutation"]),
-            "scaling": jnp.where(trains, jnp.maximum(params["scaling"], 0), previous["scaling"]),
-            "duals": found["duals"],
-        }
-
-    def halfway(self, params):
-        return super().halfway(params) if self.permutation_rests == 0.5 else params
 
 
 RECIPES = (

@@ -227,13 +227,15 @@ _CONTEXTS = {
 def compiler_options(optimise: bool = True) -> dict | None:
     """Options of the compiler for programs on this backend.
 
-    On a CPU, LLVM's first level, whose code is as fast here and compiles in 3/4 of the time (with `optimise=False`, for
-    what runs once, its level zero); and `optimization_barrier`s are kept, which its compiler drops before it fuses:
-    without them it computes a pooling gradient or a convolution's tiles again in every fusion that reads them.
+    On a CPU, LLVM's first level, whose code is as fast here and compiles in 3/4 of the time; and
+    `optimization_barrier`s are kept, which its compiler drops before it fuses: without them it computes a pooling
+    gradient or a convolution's tiles again in every fusion that reads them. With `optimise=False`, for what runs once,
+    LLVM's level zero and XLA's older way to write kernels: code that is slower and compiles in half of the time.
     """
     if jax.default_backend() != "cpu":
         return None
-    return {"xla_backend_optimization_level": int(optimise), "xla_disable_hlo_passes": "cse_barrier_expander"}
+    options = {"xla_backend_optimization_level": int(optimise), "xla_disable_hlo_passes": "cse_barrier_expander"}
+    return options if optimise else options | {"xla_cpu_use_fusion_emitters": False}
 
 
 def replicate(shared: PyTree, devices=None) -> PyTree:

@@ -10,6 +10,8 @@ from jax import lax
 from symjax.birkhoff import nearest_permutation, permutation_matrix, projection_birkhoff, sinkhorn, softsort
 from symjax.stitching.families.base import Family
 
+HALF, NEVER = 0.5, 2.0  # shares of a run
+
 
 def split_scaling(start):
     """A nonnegative matrix as (doubly stochastic P, scaling s) with P diag(s) near it; exact where it is in G_ReLU.
@@ -30,9 +32,14 @@ class Birkhoff(Family):
     P trains alone in the first half; in the second, P is rounded to a permutation and kept, and s trains, so that
     rounding costs nothing afterwards. After every step P is projected onto the Birkhoff polytope (Euclidean, warm
     started) and s onto the nonnegative numbers.
+
+    Class attributes:
+      scaling_trains, permutation_rests: from which share of the run on.
     """
 
     start: ClassVar[str] = "matched"
+    scaling_trains: ClassVar[float] = HALF
+    permutation_rests: ClassVar[float] = HALF
     alpha: float = 0.1
 
     @property
@@ -52,32 +59,37 @@ class Birkhoff(Family):
         return {"permutation": permutation, "scaling": scaling, "duals": (duals, duals)}
 
     def matrix(self, params, progress):
-        second = progress >= 0.5
         permutation, scaling = params["permutation"], params["scaling"]
-        permutation = jnp.where(second, lax.stop_gradient(permutation), permutation)
-        return permutation * jnp.where(second, scaling, lax.stop_gradient(scaling))
+        permutation = jnp.where(progress >= self.permutation_rests, lax.stop_gradient(permutation), permutation)
+        return permutation * jnp.where(progress >= self.scaling_trains, scaling, lax.stop_gradient(scaling))
 
     def penalty(self, params, progress):
         return -self.alpha * jnp.linalg.norm(params["permutation"])
 
     def project(self, params, previous, progress, length=0.0):
-        projected, info = projection_birkhoff(
-            params["permutation"], method="sweeps", init=previous["duals"], max_iters=200, full_output=True
-        )
-        second = progress >= 0.5
+        permutation, duals = self.projected(params["permutation"], previous["duals"])
+        rests, trains = progress >= self.permutation_rests, progress >= self.scaling_trains
         return {
-            "permutation": jnp.where(second, previous["permutation"], projected),
-            "scaling": jnp.where(second, jnp.maximum(params["scaling"], 0), previous["scaling"]),
-            "duals": info.duals,
+            "permutation": jnp.where(rests, previous["permutation"], permutation),
+            "scaling": jnp.where(trains, jnp.maximum(params["scaling"], 0), previous["scaling"]),
+            "duals": duals,
         }
+
+    def projected(self, permutation, duals):
+        """P brought back to the Birkhoff polytope, and the duals to begin with after the next step."""
+        permutation, info = projection_birkhoff(
+            permutation, method="sweeps", init=duals, max_iters=200, full_output=True
+        )
+        return permutation, info.duals
 
     def residual(self, params):
         sums = jnp.stack([params["permutation"].sum(axis) for axis in (0, 1)])
         return jnp.maximum(jnp.abs(sums - 1).max(), -params["permutation"].min())
 
     def halfway(self, params):
-        permutation = permutation_matrix(nearest_permutation(params["permutation"]))
-        return {**params, "permutation": permutation}
+        if self.permutation_rests != HALF:
+            return params
+        return {**params, "permutation": permutation_matrix(nearest_permutation(params["permutation"]))}
 
     def round(self, params):
         return permutation_matrix(nearest_permutation(params["permutation"])) * params["scaling"]
@@ -91,21 +103,14 @@ class PublishedBirkhoff(Birkhoff):
     """
 
     start: ClassVar[str] = "random"
+    permutation_rests: ClassVar[float] = NEVER
 
     @property
     def label(self):
         return f"birkhoff_published:{self.alpha:g}" if self.alpha != 0.1 else "birkhoff_published"
 
-    def matrix(self, params, progress):
-        scaling = params["scaling"]
-        return params["permutation"] * jnp.where(progress >= 0.5, scaling, lax.stop_gradient(scaling))
-
-    def project(self, params, previous, progress, length=0.0):
-        scaling = jnp.where(progress >= 0.5, jnp.maximum(params["scaling"], 0), previous["scaling"])
-        return {**params, "permutation": sinkhorn(jnp.maximum(params["permutation"], 0)), "scaling": scaling}
-
-    def halfway(self, params):
-        return params
+    def projected(self, permutation, duals):
+        return sinkhorn(jnp.maximum(permutation, 0)), duals
 
 
 @dataclass(frozen=True)
