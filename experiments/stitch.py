@@ -25,8 +25,6 @@ class Settings(StitchSettings):
     """Stitch families: identity, matched, least_squares, full, orthogonal, lasso[:weight],
     lasso_proximal[:weight], birkhoff[:alpha],
     birkhoff_published[:alpha], softsort[:tau], rank1, rank2, ..."""
-    stitch_learning_rates: str = "1e-2,3e-2"
-    """Step sizes to try for every family alike, as in 1e-2,1e-3; the validation split picks."""
 
 
 def main(settings: Settings) -> Summary:

@@ -44,7 +44,7 @@ class StitchSettings(SharedSettings):
     """Passes over the training images for the stitches."""
     stitch_optimizer: Literal["adam", "sgd"] = "adam"
     """Of the stitches; sgd is the published one."""
-    stitch_learning_rates: str = "1e-2"
+    stitch_learning_rates: str = "3e-2"
     """Step sizes to try for every family alike, as in 1e-2,1e-3; the validation split picks."""
     stitch_schedule: Literal["cosine", "constant"] = "cosine"
     """How the step size goes over the run."""

@@ -36,6 +36,11 @@ def sequence(name: str, value: Any, what: str = "values") -> tuple:
     return tuple(value)
 
 
+def labels(name: str, value: Any, what: str = "labels") -> tuple:
+    """A `sequence`, or text, which stands for a label in each letter."""
+    return tuple(value) if isinstance(value, str) else sequence(name, value, what)
+
+
 def integers(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> tuple[int, ...]:
     """Integers from `low` to `high`."""
     return tuple(integer(name, item, low, high) for item in sequence(name, value, "integers"))

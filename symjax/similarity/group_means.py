@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from symjax.checks import sequence
+from symjax.checks import labels
 from symjax.errors import InputError
 from symjax.similarity.resampling import PairMean, array_of, mean_over_pairs
 
@@ -46,9 +46,10 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
         )
     if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) != len(values):
         raise InputError(f"pairs: got shape {list(pairs.shape)}, must be one for each of {len(values)} values, (p, 2)")
-    groups = sequence("groups", list(groups) if isinstance(groups, str) else groups, "a label for each model")
+    groups = labels("groups", groups, "a label for each model")
     if pairs.size and not (0 <= pairs.min() and pairs.max() < len(groups)):
-        raise InputError(f"pairs: got {pairs.min()} to {pairs.max()}, must be positions of {len(groups)} models")
+        seen = f"{pairs.min()} to {pairs.max()}"
+        raise InputError(f"pairs, groups: got {seen}, must be positions of {len(groups)} models")
     names = list(dict.fromkeys(groups))
     kinds = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
     found = {}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import is_concrete
-from symjax.checks import one_of, sequence
+from symjax.checks import labels, one_of
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
@@ -129,7 +129,7 @@ class _Side:
                         f"{self.layers[0]!r}, {first[axis]}"
                     )
         self.examples = first[1]
-        self.models = tuple(range(first[0]) if models is None else sequence(models_name, _letters(models), "labels"))
+        self.models = tuple(range(first[0]) if models is None else labels(models_name, models))
         if len(self.models) != first[0] or len(set(self.models)) != first[0]:
             raise InputError(f"{models_name}: got {self.models}, must be {first[0]} different labels")
         self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
@@ -153,11 +153,6 @@ def _array(name, value):
     if value.ndim not in (3, 5) or value.size == 0:
         raise InputError(f"{name}: got shape {value.shape}, must be (models, n, d) or (models, n, h, w, c), not empty")
     return value
-
-
-def _letters(labels):
-    """Text stands for a label in each letter."""
-    return tuple(labels) if isinstance(labels, str) else labels
 
 
 def _models(array, chosen):
