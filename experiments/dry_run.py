@@ -101,6 +101,9 @@ def zoo_phases(
     left = []
     for config, seeds, folder in groups.values():
         network = zoo.check(config, dataset, execution)
+        if config.rule is not None:
+            group = Group(config, seeds, folder)
+            zoo.check_rule([group], dataset, execution, jax.local_device_count(), limit)
         if limit is not None:  # its evaluation has to fit too
             zoo.evaluation_need(network, dataset.test).fitting(limit)
             if config.labels != "true":
@@ -116,7 +119,8 @@ def zoo_phases(
     for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):
         flops = sum(estimate.training_flops(config, dataset, epochs) for epochs in lacking.values())
         there = len(seeds) - len(lacking)
-        phases.append(Phase(name, len(lacking), there, flops, needed if lacking else None, together))
+        rule = config.rule is not None  # what it freezes is not known before
+        phases.append(Phase(name, len(lacking), there, flops, needed if lacking else None, together, at_most=rule))
     return phases
 
 

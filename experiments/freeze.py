@@ -1,16 +1,16 @@
 """Freezes layers from below while the others go on training: what does it save, and what does it cost?
 
 With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, trained normally and, from the same seeds, on
-two schedules: layers frozen one after another at even distances, and each when it has nearly stopped to change (Raghu
-et al. 2017). The same command again recomputes nothing; more seeds or schedules extend what is there.
+two schedules: layers frozen one after another at even distances, and each, while the networks train, as soon as it has
+nearly stopped to change (Raghu et al. 2017). The same command again recomputes nothing; more schedules extend what is
+there, and so do more seeds, but that those train anew whose schedule depends on all of them.
 """
 
 import dataclasses
-import itertools
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 
@@ -18,25 +18,25 @@ from experiments import dry_run
 from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
 from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
-from symjax import freezing, plots, runs, zoo
+from symjax import freezing, plots, runs
 from symjax.errors import InputError
 from symjax.flops import step_flops, training_flops
-from symjax.progress import progress_bar
-from symjax.similarity import MEASURES, pairwise
+from symjax.freezing import Saturation
+from symjax.similarity import MEASURES
 from symjax.summary import Summary, over_networks
-from symjax.zoo import estimate
+from symjax.zoo import Zoo, ZooConfig, estimate
 
 COLUMNS = ("schedule", "seed", "accuracy", "flops")
-SIMILARITIES = ("seed", "epoch", "layer", "value")
 SCHEDULES = ("linear", "similarity")
+OF_SIMILARITY = ("measure", "threshold", "images", "examples", "maps")  # flags
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(FeatureSettings):
     schedules: str = "linear,similarity"
-    """linear: layers freeze one by one at even distances; similarity: a layer freezes when it is nearly what it was an
-    epoch before; a list as 2/4/6/8: after so many epochs each, from the lowest layer; those above the end of a list, as
-    of 2/4, are never frozen. With commas between."""
+    """linear: layers freeze one by one at even distances; similarity: found while the networks train, a layer freezes
+    after an epoch in which it has hardly changed, if all below it are frozen; a list as 2/4/6/8: after so many epochs
+    each, from the lowest layer; those above the end of a list, as of 2/4, are never frozen. With commas between."""
     begin: float = 0.2
     """Of linear: when the lowest layer is frozen, a share of the run."""
     end: float = 0.8
@@ -44,8 +44,10 @@ class Settings(FeatureSettings):
     measure: str = "svcca"
     """Of similarity: a name of symjax.similarity.MEASURES, no distance."""
     threshold: float = 0.98
-    """Of similarity: how alike two checkpoints of a layer are when it is frozen, in the mean over the networks of
-    normal training."""
+    """Of similarity: how alike a layer is to itself an epoch before when it is frozen, in the mean over the networks,
+    which share one schedule."""
+    images: Literal["train", "validation"] = "train"
+    """Of similarity: the images to look at the layers on, as they are stored, without augmentation."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the normal zoo; trained there where it is missing. Beside it lie the others, with their schedules
     behind its name."""
@@ -75,33 +77,21 @@ def main(settings: Settings) -> Summary:
     if settings.layers != "all":
         raise InputError("layers: schedules are for all layers; leave --layers out")
     epochs = config.recipe.epochs
-    fixed = {name: given(settings, name, len(layers)) for name in names if name != "similarity"}
-    for freeze in fixed.values():
-        dataclasses.replace(config, freeze=freeze)
-    document = {"zoo": config.to_json(), "test_size": settings.test_size, "linear": [settings.begin, settings.end]}
-    document["similarity"] = {
-        name: getattr(settings, name) for name in ("measure", "threshold", "images", "examples", "maps")
+    configs = {"normal": config} | {
+        name: dataclasses.replace(config, freeze=of_name(settings, name, len(layers))) for name in names
     }
+    document = {"zoo": config.to_json(), "test_size": settings.test_size, "linear": [settings.begin, settings.end]}
+    document["similarity"] = {name: getattr(settings, name) for name in OF_SIMILARITY}
     out = run_folder("freeze", zoo_folder(config).name, document, dataset, settings.out)
     normal = settings.zoo or zoo_folder(config)
-    keep = range(epochs + 1) if "similarity" in names else ()
-    dry_run.stop(
-        settings, config, dataset, out.path, lambda: phases(settings, dataset, layers, out.path, normal, keep, fixed)
-    )
-    zoos = {"normal": settings.train_zoo(config, dataset, normal, keep=keep)}
+    dry_run.stop(settings, config, dataset, out.path, lambda: phases(settings, dataset, normal, configs))
+    zoos = {
+        name: settings.train_zoo(theirs, dataset, beside(normal, theirs.freeze)) for name, theirs in configs.items()
+    }
     with out.open() as folder:
-        schedules = {"normal": ()} | {
-            name: fixed[name] if name in fixed else saturated(folder, settings, zoos["normal"], normal, dataset, layers)
-            for name in names
-        }
+        schedules = {name: trained.freeze for name, trained in zoos.items()}
         write_schedules(folder / "schedules.csv", schedules, seeds)
-        for name in names:
-            if not schedules[name]:  # nothing is ever frozen
-                zoos[name] = zoos["normal"]
-                continue
-            frozen = dataclasses.replace(config, freeze=schedules[name])
-            zoos[name] = settings.train_zoo(frozen, dataset, beside(normal, frozen.freeze))
-        table = evaluate(folder / "results.csv", zoos, schedules, dataset, settings.memory_limit)
+        table = evaluate(folder / "results.csv", zoos, dataset, settings.memory_limit)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
         tables = {
@@ -112,42 +102,25 @@ def main(settings: Settings) -> Summary:
         return Summary(folder, title, finding(table), tables, ("freezing",))
 
 
-def phases(
-    settings: Settings, dataset, layers: list[str], folder: Path, normal: Path, keep, fixed: dict[str, tuple[int, ...]]
-) -> list[dry_run.Phase]:
-    """What a dry run tells: normal training, then each schedule's; `fixed` are those that flags say."""
-    config, seeds, limit = settings.zoo_config(), settings.parse_seeds(), settings.memory_limit
-    found = [dry_run.zoo_phase(config, dataset, seeds, normal, limit, keep=keep, name="normal training")]
-
-    def frozen(name: str, freeze: tuple[int, ...]) -> dry_run.Phase:
-        theirs = dataclasses.replace(config, freeze=freeze)
-        return dry_run.zoo_phase(theirs, dataset, seeds, beside(normal, freeze), limit, name=name)
-
-    every = {name: freeze for name, freeze in fixed.items() if freeze}
-    if len(keep):
-        moments = len(keep) * len(missing := not_looked_at(folder, seeds))
-        counts = {"to_do": moments, "there": len(keep) * len(seeds) - moments, "together": len(keep) if moments else 0}
-        found += [
-            settings.layers_phase("moments to look at", dataset, layers, **counts),
-            dry_run.Phase(
-                "moments to compare", (len(keep) - 1) * len(missing), (len(keep) - 1) * (len(seeds) - len(missing))
-            ),
-        ]
-        if missing:
-            # Which schedule it will be is not known before, but none costs more than normal training.
-            flops = len(seeds) * estimate.training_flops(config, dataset, range(config.recipe.epochs))
-            found.append(dry_run.Phase("similarity", len(seeds), 0, flops, at_most=True))
-        elif freeze := schedule_of_similarity(folder, settings, seeds, layers):
-            every["similarity"] = freeze
-    # Two names may stand for one schedule, which is trained once.
-    once = {freeze: name for name, freeze in reversed(every.items())}
-    return found + [frozen(name, freeze) for name, freeze in every.items() if once[freeze] == name]
+def phases(settings: Settings, dataset, normal: Path, configs: dict[str, ZooConfig]) -> list[dry_run.Phase]:
+    """What a dry run tells: the training of each schedule's zoo, by its name."""
+    seeds, limit, found = settings.parse_seeds(), settings.memory_limit, {}
+    for name, config in configs.items():
+        # Two names may stand for one schedule, which is trained once.
+        if (folder := beside(normal, config.freeze)) not in found:
+            name = "normal training" if name == "normal" else name
+            found[folder] = dry_run.zoo_phase(config, dataset, seeds, folder, limit, name=name)
+    return list(found.values())
 
 
-def beside(normal: Path, freeze: tuple[int, ...]) -> Path:
-    """The folder of the zoo of a schedule."""
+def beside(normal: Path, freeze: tuple[int, ...] | Saturation) -> Path:
+    """The folder of the zoo of a schedule, given or to be found; the normal one where nothing is frozen."""
+    if freeze == ():
+        return normal
     own = Path(os.path.abspath(normal))  # with a name, which "." has not
-    return own.with_name(f"{own.name}-freeze-{spelt(freeze, '-')}")
+    found = isinstance(freeze, Saturation)
+    name = f"similarity-{runs.fingerprint(freeze.to_json())}" if found else spelt(freeze, "-")
+    return own.with_name(f"{own.name}-freeze-{name}")
 
 
 def begins(schedules: dict[str, tuple[int, ...]], layers: list[str]) -> pd.DataFrame:
@@ -156,40 +129,17 @@ def begins(schedules: dict[str, tuple[int, ...]], layers: list[str]) -> pd.DataF
     return pd.DataFrame.from_dict(padded, orient="index", columns=layers)
 
 
-def given(settings: Settings, name: str, layers: int) -> tuple[int, ...]:
-    """A schedule that the flags say."""
+def of_name(settings: Settings, name: str, layers: int) -> tuple[int, ...] | Saturation:
+    """What a name stands for: a schedule that the flags say, or the rule by which the networks find one."""
+    if name == "similarity":
+        options = {key: getattr(settings, key) for key in OF_SIMILARITY}
+        return Saturation(settings.parse_seeds(), **options)
     if name == "linear":
         return freezing.linear_schedule(layers, settings.zoo_config().recipe.epochs, settings.begin, settings.end)
     freeze = tuple(map(int, name.split("/")))
     if len(freeze) > layers:
         raise InputError(f"schedules: {name} has {len(freeze)} epochs, wanted at most {layers}, one for each layer")
     return freeze
-
-
-def saturated(folder: Path, settings: Settings, trained, zoo_path: Path, dataset, layers) -> tuple[int, ...]:
-    """The schedule of similarity, read off the normal training of these networks, whichever were looked at before."""
-    path = folder / "similarity.csv"
-    epochs = list(range(trained.config.recipe.epochs + 1))
-    for seed in progress_bar(iterable=not_looked_at(folder, trained.seeds), desc="similarity", unit="network"):
-        found = settings.features(*zoo.load_history(zoo_path, seed, epochs), dataset, layers)
-        pairs = list(itertools.pairwise(epochs))
-        result = pairwise(found, settings.measure, pairs=pairs, layers="same", models=epochs)
-        rows = [(seed, b, layer, result.values[k, a, k, b]) for k, layer in enumerate(layers) for a, b in pairs]
-        add_rows(path, pd.DataFrame(rows, columns=list(SIMILARITIES)), SIMILARITIES)
-    return schedule_of_similarity(folder, settings, trained.seeds, layers)
-
-
-def not_looked_at(folder: Path, seeds) -> list[int]:
-    """Those of the networks whose similarities are not there."""
-    there = set(read_rows(folder / "similarity.csv", SIMILARITIES).seed)
-    return [seed for seed in seeds if seed not in there]
-
-
-def schedule_of_similarity(folder: Path, settings: Settings, seeds, layers: list[str]) -> tuple[int, ...]:
-    """The schedule that the similarities of these networks say."""
-    rows = read_rows(folder / "similarity.csv", SIMILARITIES)
-    mean = rows[rows.seed.isin(seeds)].groupby(["epoch", "layer"]).value.mean().unstack()[layers]
-    return freezing.saturation_schedule([0, *mean.index], mean.to_numpy(), settings.threshold)
 
 
 def spelt(freeze: tuple[int, ...], between: str = "/") -> str:
@@ -205,30 +155,46 @@ def write_schedules(path: Path, schedules: dict[str, tuple[int, ...]], seeds: tu
     runs.write_csv(path, table.drop_duplicates(["name", "seeds"], keep="last"))
 
 
-def evaluate(path: Path, zoos, schedules, dataset, limit: float | None) -> pd.DataFrame:
+def evaluate(path: Path, zoos: dict[str, Zoo], dataset, limit: float | None) -> pd.DataFrame:
     """Rows of schedule (its name), seed, accuracy (percent), flops.
 
-    In `path` rows have the schedule itself, such as 2/4/6/8; those that it lacks are computed, zoo by zoo.
+    In `path` rows have the schedule itself, such as 2/4/6/8, and of one that was found, the seeds that found it; those
+    that it lacks are computed, zoo by zoo.
     """
     tables = []
     for name, trained in zoos.items():
-        key = spelt(schedules[name])
+        key, rule = spelt(trained.freeze), trained.config.rule
+        if rule is not None:
+            key = f"{key} found by {' '.join(map(str, rule.seeds))}"
         there = read_rows(path, COLUMNS)
         missing = set(trained.seeds) - set(there.seed[there.schedule == key])
         if missing:
-            flops = training_flops(
-                counted(trained, dataset),
-                dataset.train.images.shape[1:],
-                len(dataset.train),
-                trained.config.recipe,
-                schedules[name],
-            )
             accuracy = test_percent(trained, dataset, limit)
+            flops = operations(trained, dataset)
             rows = pd.DataFrame({"schedule": key, "seed": trained.seeds, "accuracy": accuracy, "flops": flops})
             there = add_rows(path, rows[rows.seed.isin(missing)], COLUMNS)
         chosen = there[(there.schedule == key) & there.seed.isin(trained.seeds)]
         tables.append(chosen.assign(schedule=name))
     return pd.concat(tables, ignore_index=True)
+
+
+def operations(trained: Zoo, dataset) -> float:
+    """Of one network's training: all steps, and where it has found its schedule, the passes that this took."""
+    image, count = dataset.train.images.shape[1:], len(dataset.train)
+    steps = training_flops(counted(trained, dataset), image, count, trained.config.recipe, trained.freeze)
+    if trained.config.rule is None:
+        return steps
+    return steps + looks(trained) * estimate.look_flops(trained.config, dataset)
+
+
+def looks(trained: Zoo) -> int:
+    """How many passes finding a schedule took: after each epoch that is compared, and before the first.
+
+    Nothing is compared any more when all layers are frozen, nor after the last epoch.
+    """
+    every = len(trained.freeze) == len(trained.network.points)
+    last = trained.freeze[-1] if every else trained.config.recipe.epochs - 1
+    return last + 1 if last else 0
 
 
 def counted(trained, dataset):
@@ -244,7 +210,8 @@ def cost(zoos, dataset) -> pd.DataFrame:
         shape = dataset.train.images.shape[1:]
         whole = step_flops(network, shape, config.recipe)
         for epoch in range(config.recipe.epochs):
-            share = step_flops(network, shape, config.recipe, config.frozen(epoch)) / whole
+            frozen = freezing.frozen(trained.freeze, epoch)
+            share = step_flops(network, shape, config.recipe, frozen) / whole
             rows.append({"schedule": name, "epoch": epoch, "share": share})
     return pd.DataFrame(rows)
 
@@ -276,7 +243,7 @@ def spread(values: pd.Series, sign: str = "") -> str:
 
 
 # Behind what the schedule of similarity saves.
-READ_OFF = " (its schedule is read off a full normal training, whose operations are not counted against it)"
+FOUND = " (found while the networks trained; the passes that this took are counted)"
 
 
 def finding(table: pd.DataFrame) -> str:
@@ -287,7 +254,7 @@ def finding(table: pd.DataFrame) -> str:
         if name != "normal":
             difference = spread(group.set_index("seed").accuracy - whole, "+")
             line = f"{name}: saves {100 * saved(table, name):.1f} % of the operations at {difference} points"
-            lines.append(f"{line}{READ_OFF}" if name == "similarity" else line)
+            lines.append(f"{line}{FOUND}" if name == "similarity" else line)
     return "\n".join(lines)
 
 

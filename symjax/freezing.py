@@ -1,14 +1,19 @@
 """Freeze training (Raghu et al. 2017): lower layers stop training first, which saves their gradients."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from symjax.birkhoff.checks import real, require_finite, scalar
-from symjax.checks import integer, integers
+from symjax.birkhoff.checks import scalar
+from symjax.checks import integer, integer_fields, one_of
+from symjax.checks import seeds as check_seeds
 from symjax.errors import InputError
+from symjax.similarity import MEASURES
 
-__all__ = ["linear_schedule", "saturation_schedule"]
+__all__ = ["Saturation", "linear_schedule"]
 
 
 def frozen(freeze: Sequence[int], epoch: int) -> int:
@@ -30,27 +35,45 @@ def linear_schedule(layers: int, epochs: int, begin: float = 0.2, end: float = 0
     return tuple(int(epoch) for epoch in np.rint(epochs * np.linspace(begin, end, layers)))
 
 
-def saturation_schedule(epochs: Sequence[int], similarity, threshold: float) -> tuple[int, ...]:
-    """After how many epochs each layer is frozen, by how little it still changes.
+@dataclass(frozen=True)
+class Saturation:
+    """A schedule that members find while they train, together: a layer is frozen when it has nearly stopped to change.
 
-    A layer is frozen at the first checkpoint at which its similarity with the checkpoint before is `threshold` or more,
-    no layer before those under it. Layers that never come so far are not in the schedule, nor are those above them.
+    After each epoch but the last, each layer that is not frozen is compared with what it was an epoch before, on fixed
+    examples without augmentation. The lowest of them whose similarity, in the mean over the members, is `threshold` or
+    more are frozen from the next epoch on; none above one that has not come so far. A similarity that is not a number,
+    as of a member that has diverged, freezes nothing.
 
-    Args:
-      epochs: of the checkpoints, ascending, (k,).
-      similarity: (k - 1, layers), of each checkpoint from the second with the one before.
+    Attributes:
+      seeds: of the members, ascending; others, or fewer, would find another schedule.
+      measure: a name of `symjax.similarity.MEASURES`, no distance.
       threshold: a similarity.
+      images: of which split the examples are.
+      examples: how many, from the first; all where there are fewer.
+      maps: what is compared of a convolutional layer: "pool", the mean over pixels of each channel, or "pixels".
     """
-    epochs, similarity = integers("epochs", epochs), real("similarity", similarity)
-    require_finite("similarity", similarity)
-    scalar("threshold", threshold, "a number", lambda value: value == value)
-    similarity = np.asarray(similarity)
-    if similarity.ndim != 2 or len(similarity) != len(epochs) - 1:
-        raise InputError(f"similarity: got shape {list(similarity.shape)}, wanted {len(epochs) - 1} rows")
-    found: list[int] = []
-    for layer in similarity.T:
-        reached = np.flatnonzero(layer >= threshold)
-        if not len(reached):
-            break
-        found.append(max([int(epochs[reached[0] + 1]), *found[-1:]]))
-    return tuple(found)
+
+    seeds: tuple[int, ...]
+    measure: str = "svcca"
+    threshold: float = 0.98
+    images: Literal["train", "validation"] = "train"
+    examples: int = 500
+    maps: Literal["pool", "pixels"] = "pool"
+
+    def __post_init__(self):
+        object.__setattr__(self, "seeds", tuple(sorted(check_seeds(self.seeds))))
+        one_of("measure", self.measure, [name for name, found in MEASURES.items() if found.kind == "similarity"])
+        scalar("threshold", self.threshold, "a finite number", lambda value: -math.inf < value < math.inf)
+        object.__setattr__(self, "threshold", float(self.threshold))
+        one_of("images", self.images, ("train", "validation"))
+        integer_fields(self, examples=(4, 2**31 - 1))
+        one_of("maps", self.maps, ("pool", "pixels"))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict."""
+        return asdict(self) | {"seeds": list(self.seeds)}
+
+    def reached(self, similarity: Sequence[float]) -> int:
+        """How many layers, from the lowest, are to be frozen by these similarities."""
+        below = np.flatnonzero(~(np.asarray(similarity) >= self.threshold))
+        return int(below[0]) if len(below) else len(similarity)

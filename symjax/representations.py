@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,16 @@ from symjax.checks import array, integer
 from symjax.errors import InputError
 from symjax.memory import Need, check_limit, need_of, num_bytes
 from symjax.models import Member, Network, branch
-from symjax.zoo import Zoo
+
+if TYPE_CHECKING:  # training a zoo may look at representations
+    from symjax.zoo import Zoo
 
 __all__ = ["features_of", "representations"]
 
 BATCH = 64  # images that go through the members at a time
 
 
-def representations(zoo: Zoo, images, mean, std, **options):
+def representations(zoo: "Zoo", images, mean, std, **options):
     """The features of all members of a zoo at stitch points, in inference mode: `features_of` its network and members.
 
     Args:

@@ -13,7 +13,7 @@ from symjax import flops as counting
 from symjax import models
 from symjax.errors import InputError
 from symjax.flops import lowered_step, step_flops, training_flops
-from symjax.freezing import linear_schedule, saturation_schedule
+from symjax.freezing import Saturation, linear_schedule
 from symjax.training import Recipe, create_state
 from symjax.training.loop import optimizer, train_step
 
@@ -145,11 +145,13 @@ def test_linear_schedules():
             linear_schedule(4, 10, begin, end)
 
 
-def test_saturation_schedules_go_from_below():
-    similarity = [[0.5, 0.99, 0.2], [0.99, 0.5, 0.5], [0.99, 0.99, 0.6], [1.0, 1.0, 0.7]]
-    # The second layer is ready before the first and waits for it; the third never is.
-    assert saturation_schedule((0, 1, 2, 5, 9), similarity, 0.98) == (2, 2)
-    assert saturation_schedule((0, 1, 2, 5, 9), similarity, 0.6) == (2, 2, 5)
-    assert saturation_schedule((0, 1, 2, 5, 9), similarity, 1.1) == ()
-    with pytest.raises(InputError, match="similarity: got shape"):
-        saturation_schedule((0, 1, 2), similarity, 0.5)
+def test_the_lowest_layers_that_have_saturated_are_frozen():
+    rule = Saturation((2, 0), threshold=0.9)
+    assert rule.seeds == (0, 2)
+    assert rule.reached([0.89, 0.99, 0.99]) == 0  # the lowest is not ready, and the others wait for it
+    assert rule.reached([0.9, 0.95, 0.5, 0.99]) == 2
+    assert rule.reached([1.0, 0.9]) == 2
+    assert rule.reached([float("nan"), 1.0]) == 0
+    for words in ({"measure": "cka_distance"}, {"images": "test"}, {"maps": "all"}, {"examples": 3}):
+        with pytest.raises(InputError, match=f"{next(iter(words))}: "):
+            Saturation((0,), **words)

@@ -41,6 +41,7 @@ CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.Plan"),
     *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining", "groups.Symmetry"),
+    "freezing.Saturation",
 )
 MADE = (  # classes that the library makes, or that hold whatever they are given
     *("birkhoff.ProjectionInfo", "groups.Decision", "groups.Intertwiner", "groups.MatrixGroup", "memory.Need"),
@@ -138,7 +139,6 @@ def calls(tmp_path_factory):
         "dynamics.similarity_to_end": {"end": {"a": ANY}},
         "flops.training_flops": {"train_images": 24},
         "freezing.linear_schedule": {"layers": 3, "epochs": 10},
-        "freezing.saturation_schedule": {"similarity": [[0.9, 0.8]], "threshold": 0.85},
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
@@ -260,7 +260,7 @@ TAKEN = {  # what is right after all
     "data.load.data_dir": ["file/below"],
     "data.normalize.images": [[math.nan]],  # NaN
     "dynamics.epoch_above.level": SIZES,
-    "freezing.saturation_schedule.threshold": SIZES,
+    "freezing.Saturation.threshold": [-1],
     "groups.homogeneity_defect.scales": [[]],
     "parallel.default_execution.backend": ["x"],  # one of tomorrow
     "plots.curves.table": [pd.DataFrame()],  # no figure

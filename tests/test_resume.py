@@ -38,13 +38,6 @@ CASES = {
     "dynamics": Case(experiments.dynamics, [*MOMENTS, "--measures", "cka"], dynamics, "similarity_to_end"),
     "classes": Case(experiments.classes, MOMENTS, dynamics, "class_correlations"),
     "freeze": Case(experiments.freeze, [*LOOKS, "--schedules", "1"], experiments.freeze, "test_percent"),
-    "freeze by similarity": Case(
-        experiments.freeze,
-        [*LOOKS, "--schedules", "similarity", "--threshold", 1, "--measure", "cka"],
-        experiments.freeze,
-        "pairwise",
-        file="similarity.csv",
-    ),
     # Two pairs at a time on two devices; the second two begin.
     "lasso": Case(experiments.lasso, STITCHES, Results, "add", kept=2),
 }

@@ -14,7 +14,7 @@ import experiments.dynamics
 import experiments.freeze
 from experiments.settings import run_command
 from symjax import models, runs, summary, zoo
-from symjax.flops import step_flops
+from symjax.flops import segment_flops, step_flops
 from symjax.representations import representations
 from symjax.similarity import MEASURES
 from symjax.training import Recipe
@@ -106,8 +106,17 @@ def test_classes_rows_are_least_squares(folder, capsys):
     assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
 
 
+FROZEN = ["--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka"]
+
+
+def found_zoo(folder, name):
+    """The zoo that the schedule of similarity has made beside the zoo of this name."""
+    (found,) = folder.glob(f"{name}-freeze-similarity-*")
+    return found
+
+
 def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypatch):
-    out = command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
+    out = command(experiments.freeze, folder, *FROZEN)
     printed = capsys.readouterr().out
     dataset, zoo_of_all = trained()
     rows = runs.read_csv(out / "results.csv").set_index(["schedule", "seed"])
@@ -117,81 +126,63 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     np.testing.assert_allclose(rows.accuracy["1/3"], 100 * zoo.test_accuracy(frozen, dataset), atol=1e-3)
     network = models.create("stitch_tiny", channels=1, classes=4)
     recipe = zoo_of_all.config.recipe
-    share = [step_flops(network, (8, 8, 1), recipe, k) for k in (0, 1, 2)]
-    share = [flops / share[0] for flops in share]
+    steps = [step_flops(network, (8, 8, 1), recipe, k) for k in (0, 1, 2)]
+    share = [flops / steps[0] for flops in steps]
     expected = 1 - (share[0] + 2 * share[1] + 3 * share[2]) / 6
     flops = rows.flops.groupby("schedule").mean()
     assert 1 - flops["1/3"] / flops["normal"] == pytest.approx(expected)
     assert f"1/3: saves {100 * expected:.1f} % of the operations" in printed
-    # Any similarity will do at threshold 0: everything is frozen after an epoch.
-    assert zoo.load(folder / "zoo-freeze-1-1").config.freeze == (1, 1)
+    # Any similarity will do at threshold 0: everything is frozen after an epoch, found by one pass before and one after.
+    found = zoo.load(found_zoo(folder, "zoo"))
+    assert found.freeze == (1, 1) and found.config.rule.seeds == SEEDS
+    looks = 2 * EXAMPLES * sum(segment_flops(network, (8, 8, 1))[:2])
+    whole = len(dataset.train) // recipe.batch_size * (steps[0] + 5 * steps[2]) + looks
+    assert flops["1/1 found by 0 1 2"] == pytest.approx(whole)
+    assert "similarity: saves " in printed and printed.count("the passes that this took are counted") == 1
     kept = runs.read_csv(out / "schedules.csv").set_index("name")
     assert kept.schedule.to_dict() == {"normal": "normal", "1/3": "1/3", "similarity": "1/1"}
     assert (kept.seeds == "0 1 2").all()
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.training, "train_jobs", None)
-        patch.setattr(experiments.freeze, "pairwise", None)
-        command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
-        assert capsys.readouterr().out == printed
-        words = ["--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka", "--dry-run"]
-        command(experiments.freeze, folder, *words)
-        assert "All is there" in capsys.readouterr().out
-    # Similarities of networks that were looked at before are not computed again; the file can be deleted, too.
-    compared = []
-    pairwise = experiments.freeze.pairwise
-    monkeypatch.setattr(experiments.freeze, "pairwise", lambda *a, **k: compared.append(1) or pairwise(*a, **k))
-    similarity = runs.read_csv(out / "similarity.csv")
-    runs.write_csv(out / "similarity.csv", similarity[similarity.seed != 1])
-    command(experiments.freeze, folder, "--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka")
-    assert len(compared) == 1 and capsys.readouterr().out == printed
-
-
-def test_the_schedule_of_similarity_is_that_of_the_networks_asked_for(tmp_path):
-    """Whichever were looked at before: seed 0 alone is ready after an epoch, the mean of both is not."""
-    values = {0: (0.9, 0.9), 1: (0.1, 0.9)}
-    rows = [(seed, epoch, "relu1", value) for seed, both in values.items() for epoch, value in enumerate(both, 1)]
-    runs.write_csv(tmp_path / "similarity.csv", pd.DataFrame(rows, columns=["seed", "epoch", "layer", "value"]))
-    settings = experiments.freeze.Settings(threshold=0.8)
-    config = zoo.ZooConfig(recipe=Recipe(epochs=2))
-    for seeds, expected in (((0, 1), (2,)), ((0,), (1,)), ((1,), (2,))):
-        members = SimpleNamespace(seeds=seeds, config=config)
-        assert experiments.freeze.saturated(tmp_path, settings, members, None, None, ["relu1"]) == expected
+    monkeypatch.setattr(zoo.training, "train_jobs", None)
+    monkeypatch.setattr(experiments.freeze, "test_percent", None)
+    command(experiments.freeze, folder, *FROZEN)
+    assert capsys.readouterr().out == printed
+    command(experiments.freeze, folder, *FROZEN, "--dry-run")
+    assert "All is there" in capsys.readouterr().out
 
 
 def test_a_schedule_shorter_than_the_layers_is_of_the_lowest():
     layers = ["relu1", "relu2", "relu3", "relu4"]
     settings = experiments.freeze.Settings(schedules="2/4")
-    shorter = experiments.freeze.given(settings, "2/4", len(layers))
+    shorter = experiments.freeze.of_name(settings, "2/4", len(layers))
     table = experiments.freeze.begins({"2/4": shorter, "none": ()}, layers)
     assert table.loc["2/4"].tolist() == ["2", "4", "never", "never"] and set(table.loc["none"]) == {"never"}
     config = zoo.ZooConfig(freeze=shorter)
     assert [config.frozen(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
 
 
-def test_layers_that_never_saturate_are_normal_training(folder, capsys, monkeypatch):
-    monkeypatch.chdir(folder / "zoo")
+def test_layers_that_never_saturate_are_normal_training_and_cost_their_looks(folder, capsys, monkeypatch):
+    shutil.copytree(folder / "zoo", folder / "other")
+    monkeypatch.chdir(folder / "other")
     words = ["--schedules", "similarity", "--threshold", 1, "--measure", "cka", "--zoo", "."]
     out = command(experiments.freeze, folder, *words, out="never")
-    printed = capsys.readouterr().out
-    assert "similarity: saves 0.0 % of the operations at +0.00 ± 0.00 points" in printed
-    assert set(runs.read_csv(out / "results.csv").schedule) == {"normal"}
-    assert not [path for path in folder.iterdir() if "never" in path.name and path != out]
+    rows = runs.read_csv(out / "results.csv").set_index(["schedule", "seed"])
+    np.testing.assert_array_equal(rows.accuracy["normal found by 0 1 2"], rows.accuracy["normal"])
+    never = zoo.load(found_zoo(folder, "other"))
+    assert never.freeze == () and experiments.freeze.looks(never) == 6  # before the first epoch, and after five of six
+    looks = rows.flops.groupby("schedule").mean().diff().abs().iloc[-1]
+    network = models.create("stitch_tiny", channels=1, classes=4)
+    assert looks == pytest.approx(6 * EXAMPLES * sum(segment_flops(network, (8, 8, 1))[:2]))
+    assert "similarity: saves -" in capsys.readouterr().out
 
 
-def test_a_schedule_that_was_read_off_normal_training_says_so():
-    rows = [
-        (s, k, a, f)
-        for s, a, f in (("normal", 90.0, 8.0), ("linear", 89.0, 4.0), ("similarity", 88.0, 2.0))
-        for k in (0, 1)
-    ]
-    told = experiments.freeze.finding(
-        pd.DataFrame(rows, columns=["schedule", "seed", "accuracy", "flops"])
-    ).splitlines()
-    assert told == [
-        "linear: saves 50.0 % of the operations at -1.00 ± 0.00 points",
-        "similarity: saves 75.0 % of the operations at -2.00 ± 0.00 points (its schedule is read off a full normal "
-        "training, whose operations are not counted against it)",
-    ]
+def test_looks_end_with_the_last_layer_and_with_the_last_epoch():
+    def trained_as(freeze, epochs=9):
+        config, network = zoo.ZooConfig(recipe=Recipe(epochs=epochs)), SimpleNamespace(points=(1, 2))
+        return SimpleNamespace(freeze=freeze, config=config, network=network)
+
+    for freeze, expected in (((), 9), ((3,), 9), ((3, 3), 4), ((1, 8), 9)):
+        assert experiments.freeze.looks(trained_as(freeze)) == expected
+    assert experiments.freeze.looks(trained_as((), epochs=1)) == 0
 
 
 @pytest.mark.parametrize(

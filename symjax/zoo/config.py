@@ -13,6 +13,7 @@ from symjax.birkhoff.checks import scalar
 from symjax.checks import integer_fields, integers, one_of, text
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.freezing import Saturation
 from symjax.models import Network
 from symjax.parallel import default_execution
 from symjax.training import Recipe
@@ -37,7 +38,8 @@ class ZooConfig:
 
     `freeze` is the schedule of freeze training (Raghu et al. 2017): the segment i of the network (up to its i-th stitch
     point) is trained for `freeze[i]` epochs and then no longer, segments beyond its length to the end. See
-    `symjax.training.train_epoch`.
+    `symjax.training.train_epoch`. Or it is a rule, a `symjax.freezing.Saturation`, by which its members find a schedule
+    while they train; that is `Zoo.freeze`.
     """
 
     dataset: str = "digits"
@@ -50,7 +52,7 @@ class ZooConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     recipe: Recipe = field(default_factory=Recipe)
     labels: Literal["true", "permuted", "permuted_each"] = "true"
-    freeze: tuple[int, ...] = ()
+    freeze: tuple[int, ...] | Saturation = ()
 
     def __post_init__(self):
         text("dataset", self.dataset)
@@ -62,21 +64,24 @@ class ZooConfig:
         given = {name: ends for name, ends in sizes.items() if getattr(self, name) is not None}
         integer_fields(self, split_seed=(0, 2**32 - 1), **given)
         scalar("validation", self.validation, "a share of the images, under 1", lambda value: 0 <= value < 1)
-        object.__setattr__(self, "freeze", _check_freeze(self.freeze))
+        if self.rule is None:
+            object.__setattr__(self, "freeze", _check_freeze(self.freeze))
         if self.width is None:
             object.__setattr__(self, "width", models.MODELS[self.model][1])
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict, without what came later and is at its default: older zoos keep their names."""
-        values = asdict(self) | {"freeze": list(self.freeze), "recipe": self.recipe.to_json()}
+        freeze = list(self.freeze) if self.rule is None else self.rule.to_json()
+        values = asdict(self) | {"freeze": freeze, "recipe": self.recipe.to_json()}
         return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "ZooConfig":
         """The inverse of `to_json`; an InputError for keys that are missing or unknown."""
-        return _from_json(
-            cls, {**LATER, **values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})}
-        )
+        values = {**LATER, **values}
+        if isinstance(values["freeze"], Mapping):
+            values["freeze"] = _from_json(Saturation, values["freeze"])
+        return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})})
 
     def document(self, dataset: Dataset) -> dict[str, Any]:
         """What the `config.json` of a zoo's folder holds: the configuration, and what it sees of the data set."""
@@ -122,9 +127,14 @@ class ZooConfig:
         own = [1, seed] if self.labels == "permuted_each" else [0]
         return np.random.default_rng([self.split_seed, *own]).permutation(true)
 
+    @property
+    def rule(self) -> Saturation | None:
+        """By which members find their schedule; None where it is given."""
+        return self.freeze if isinstance(self.freeze, Saturation) else None
+
     def frozen(self, epoch: int) -> int:
-        """How many segments are no longer trained after `epoch` epochs."""
-        return freezing.frozen(self.freeze, epoch)
+        """How many segments are no longer trained after `epoch` epochs; by a rule, at the least: none."""
+        return freezing.frozen(() if self.rule else self.freeze, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from symjax.training import create_state, pad_batches
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig
 from symjax.zoo.jobs import epochs_program, plan
+from symjax.zoo.saturation import looked_at
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import EVALUATION_BATCH
 
@@ -36,9 +37,22 @@ def epochs_to_go(
 
 
 def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -> float:
-    """Floating-point operations of these epochs, as of `epoch_flops`, with what `config` freezes in each."""
+    """Floating-point operations of these epochs, as of `epoch_flops`, with what `config` freezes in each.
+
+    Of a rule the most that they can take: nothing is ever frozen, and each epoch is looked at.
+    """
     counts = Counter(config.frozen(epoch) for epoch in epochs)
-    return sum(count * epoch_flops(config, dataset, frozen) for frozen, count in counts.items())
+    looks = 0.0 if config.rule is None else counts.total() * look_flops(config, dataset)
+    return looks + sum(count * epoch_flops(config, dataset, frozen) for frozen, count in counts.items())
+
+
+def look_flops(config: ZooConfig, dataset: Dataset) -> float:
+    """Floating-point operations of a pass of the examples by which a rule freezes, through one member's layers.
+
+    One for each epoch that is compared, and one before the first. What the measure takes is not counted.
+    """
+    network, examples = config.network(dataset, method="native"), len(looked_at(config.rule, dataset))
+    return examples * sum(segment_flops(network, dataset.train.images.shape[1:])[: len(network.points)])
 
 
 def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:

@@ -20,6 +20,7 @@ from symjax.progress import progress_bar
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig, describe_shapes
+from symjax.zoo.saturation import Finder
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
 from symjax.zoo.trained import EVALUATION_BATCH, warn
 
@@ -79,8 +80,11 @@ def train_jobs(
     devices: tuple,
     progress: bool,
     save_every_seconds: float,
+    finder: Finder | None = None,
 ) -> None:
     """Those that are furthest behind first, until they meet the next; each leaves when it is where it is to stop.
+
+    What is frozen, the configuration says, or where that is a rule, the `finder`.
 
     An interruption ends this between two epochs or in one, with the members saved as they were at the last one's end.
     """
@@ -109,6 +113,8 @@ def train_jobs(
                 for job in groups[epoch]:
                     job.state = None
                 labels = np.stack([job.labels for job in active]) if own_labels else None
+            if finder is not None and active:  # before members are saved that are so far
+                finder.look([job.stored.seed for job in active], stacked.member, epoch)
             _keep(active, stacked, epoch)
             end = interrupted() or epoch == last
             if epoch > first and (end or time.monotonic() - saved >= save_every):
@@ -127,7 +133,8 @@ def train_jobs(
             if not active:  # until the next join
                 bar.update()
                 continue
-            program = epochs_program(network, recipe, execution, devices, config.frozen(epoch), own_labels)
+            frozen = config.frozen(epoch) if finder is None else finder.frozen(epoch)
+            program = epochs_program(network, recipe, execution, devices, frozen, own_labels)
             following, metrics = program((stacked, labels) if own_labels else stacked, training)
             if not _wait(metrics, interrupted):  # the epoch is lost, and the one before may not be saved
                 _save(active, stacked)

@@ -21,9 +21,14 @@ def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[i
       The seeds of finished members, and of others how many epochs they have done.
 
     Raises:
-      InputError: two folders have members of one seed that are as far, and differ; a damaged checkpoint.
+      InputError: two folders have members of one seed that are as far, and differ; a damaged checkpoint; members that
+        find a schedule of freezing.
     """
     opened = _Opened(out, None)
+    if opened.config.rule is not None:
+        raise InputError(
+            f"folders: members of {out} find a schedule of freezing together; they are in one folder alone"
+        )
     for folder in folders:
         if folder.resolve() == out.resolve():
             continue

@@ -22,6 +22,7 @@ from symjax.parallel import Execution
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches
 from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.saturation import read_found, schedule_of
 from symjax.zoo.stored import StoredMember, abstract_state, stored_members
 
 EVALUATION_BATCH = 128
@@ -37,6 +38,7 @@ class Zoo:
       seeds: one per member.
       members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
       metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]).
+      freeze: the schedule of freeze training: that of `config`, or what its rule has found.
     """
 
     config: ZooConfig
@@ -44,6 +46,7 @@ class Zoo:
     seeds: tuple[int, ...]
     members: Member
     metrics: pd.DataFrame
+    freeze: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -93,7 +96,8 @@ def load(
     failed = [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]
     if failed:
         warn(f"the loss of seeds {listed(failed)} became NaN in training; their weights are of no use")
-    return Zoo(opened.config, opened.network, seeds, parallel.stack(members), metrics)
+    freeze = opened.config.freeze if opened.config.rule is None else schedule_of(read_found(opened.folder))
+    return Zoo(opened.config, opened.network, seeds, parallel.stack(members), metrics, freeze)
 
 
 def load_history(

@@ -19,6 +19,7 @@ from symjax.models import Network
 from symjax.parallel import Execution
 from symjax.zoo.config import ZooConfig
 from symjax.zoo.jobs import Job, need, plan, train_jobs
+from symjax.zoo.saturation import Finder
 from symjax.zoo.stored import StoredMember
 from symjax.zoo.trained import Zoo, devices_or_all, load
 
@@ -47,12 +48,13 @@ def train(
     """The members of `seeds`: those that `folder` holds, and the others trained as far as they are not.
 
     A member depends on `config`, `dataset` and its seed alone; which others it trains beside and on which devices
-    changes it by rounding at most.
+    changes it by rounding at most. Members that find a schedule of freezing (`config.rule`) train all at once; the
+    folder holds what they have found, by which the same zoo is trained again.
 
     Args:
       config: of all members.
       dataset: what `config.load_dataset()` gives.
-      seeds: different integers from 0.
+      seeds: different integers from 0; of a rule those that it names.
       folder: kept for this zoo alone; made where it is missing. One process at a time trains in it, others wait; the
         processes of one job (`symjax.hosts`) share the members out among them.
       keep: after how many epochs, 0 for the network as it is drawn, to keep each member's parameters and statistics
@@ -112,6 +114,9 @@ def train_together(
     keep, config = _checked(groups, dataset, keep)
     execution = execution or parallel.default_execution()
     network = check(config, dataset, execution)
+    devices = devices_or_all(devices)
+    if config.rule is not None:
+        check_rule(groups, dataset, execution, len(devices), max_device_memory)
     own_labels = any(group.config.labels != "true" for group in groups)
     with contextlib.ExitStack() as stack:
         members = []
@@ -132,13 +137,17 @@ def train_together(
         chosen = hosts.own([i for i, job in enumerate(jobs) if job is not None])
         for i in chosen if own_labels else ():
             jobs[i].labels = members[i][1].training_labels(dataset, jobs[i].stored.seed)
+        finder = None
+        if config.rule is not None and chosen:
+            finder = Finder(config, network, dataset, folder, devices, max_device_memory)
+            finder.check(max(member.epoch() for member, _ in members))
         if jobs := [jobs[i] for i in chosen]:
-            devices, size = devices_or_all(devices), len(jobs)
+            size = len(jobs)
             if max_device_memory is not None:
                 size = len(devices) * need(config, dataset, execution, own_labels).fitting(max_device_memory)
             jobs.sort(key=lambda job: job.start)  # those that are equally far train together
             for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
-                train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds)
+                train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds, finder)
         # Until then the folders are held.
         hosts.complete("members are trained", lambda: [job for job in look() if job is not None], tell)
     return [load(group.folder, group.seeds, execution=execution) for group in groups]
@@ -149,11 +158,32 @@ def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
     _check_sizes(config, dataset)
     network = config.network(dataset, method=execution.conv)
     _check_image_size(network, dataset)
-    if len(config.freeze) > len(network.points):
+    if config.rule is None and len(config.freeze) > len(network.points):
         raise InputError(
             f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
         )
     return network
+
+
+def check_rule(
+    groups: Sequence[Group], dataset: Dataset, execution: Execution, devices: int, max_device_memory: float | None
+) -> None:
+    """An InputError where the members that are to find a schedule cannot do so together."""
+    config, seeds = groups[0].config, groups[0].seeds
+    if len(groups) > 1:
+        raise InputError("groups: they are to find a schedule of freezing, which they would have to share; wanted one")
+    if sorted(seeds) != list(config.rule.seeds):
+        there, wanted = (", ".join(map(str, chosen)) for chosen in (sorted(seeds), config.rule.seeds))
+        raise InputError(f"seeds: got {there}, wanted {wanted}, which find the schedule of freezing together")
+    if hosts.count() > 1:
+        raise InputError("freeze: members find a schedule of freezing in one process; wanted no more, or a given one")
+    if max_device_memory is not None:
+        most = devices * need(config, dataset, execution, config.labels != "true").fitting(max_device_memory)
+        if most < len(seeds):
+            raise InputError(
+                f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that find a schedule of "
+                "freezing train all at once; wanted more memory, fewer seeds or a given schedule"
+            )
 
 
 def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> tuple[tuple[int, ...], ZooConfig]:

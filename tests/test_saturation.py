@@ -1,0 +1,207 @@
+"""Schedules of freezing that members find while they train: what is frozen, when, and that it stays so."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from test_zoo import CONFIG, DATASET, assert_close, assert_same
+
+from symjax import runs, zoo
+from symjax.errors import InputError
+from symjax.freezing import Saturation
+from symjax.representations import features_of
+from symjax.similarity import cka
+from symjax.training import Recipe
+from symjax.zoo import Group, ZooConfig, merging, saturation
+from symjax.zoo.stored import StoredMember
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+SEEDS = (0, 1, 2)
+SETTINGS = {"devices": jax.devices()[:1], "progress": False}
+LONGER = dataclasses.replace(CONFIG, recipe=dataclasses.replace(CONFIG.recipe, epochs=6))
+
+
+def ruled(threshold, config=LONGER, seeds=SEEDS, **words):
+    return dataclasses.replace(config, freeze=Saturation(seeds, "cka", threshold, examples=20, **words))
+
+
+def train(folder, config, seeds=SEEDS, **settings):
+    return zoo.train(config, DATASET, seeds, folder, **SETTINGS | settings)
+
+
+def given(freeze, config=LONGER):
+    return dataclasses.replace(config, freeze=freeze)
+
+
+def similarities(folder):
+    """(epochs from the second on, layers), the mean over members, by each measure's own function."""
+    images = DATASET.train.images[:20]
+    at = []
+    for epoch in range(7):
+        loaded = zoo.load(folder, SEEDS, epoch=epoch)
+        at.append(features_of(loaded.network, loaded.members, images, DATASET.mean, DATASET.std, pool=True))
+    return np.array(
+        [
+            [np.mean([cka(x, y) for x, y in zip(before[layer], after[layer], strict=True)]) for layer in before]
+            for before, after in zip(at, at[1:], strict=False)
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def normal(tmp_path_factory):
+    """The folder of normal training, with all epochs."""
+    folder = tmp_path_factory.mktemp("saturation") / "normal"
+    train(folder, LONGER, keep=range(7))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def middle(normal):
+    """A threshold that the lowest layer reaches, but not at once."""
+    lowest = similarities(normal)[:5, 0]
+    place = int(np.argmax(lowest[1:])) + 1
+    assert lowest[place] > lowest[:place].max()  # as an ordinary training has it
+    return float((lowest[place] + lowest[:place].max()) / 2)
+
+
+@pytest.fixture(scope="module")
+def live(middle, tmp_path_factory):
+    """The folder of a zoo that was trained by that rule at one go, with all epochs."""
+    folder = tmp_path_factory.mktemp("saturation") / "live"
+    train(folder, ruled(middle), keep=range(7))
+    return folder
+
+
+def test_at_threshold_zero_all_is_frozen_after_an_epoch(tmp_path):
+    found = train(tmp_path / "found", ruled(0))
+    assert found.freeze == (1, 1) and found.config == ruled(0)
+    same = train(tmp_path / "given", given((1, 1)))
+    assert same.freeze == (1, 1)
+    assert_same(found.members, same.members)
+    assert found.metrics.equals(same.metrics)
+    assert zoo.load(tmp_path / "found").freeze == (1, 1)
+
+
+def test_a_threshold_that_is_never_reached_is_normal_training(normal, tmp_path):
+    never = train(tmp_path / "zoo", ruled(1.1))
+    assert never.freeze == ()
+    assert_same(never.members, zoo.load(normal).members)
+    assert never.metrics.equals(zoo.load(normal).metrics)
+    table = runs.read_csv(tmp_path / "zoo" / saturation.FILE)
+    assert table.epoch.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5] and not table.frozen.any()
+    # Nothing was frozen, so what was compared are the epochs of normal training.
+    np.testing.assert_allclose(table.similarity, similarities(normal)[:5].ravel(), atol=2e-5)
+
+
+def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
+    found = zoo.load(live)
+    table, similar = runs.read_csv(live / saturation.FILE), similarities(live)
+    count = 0
+    for epoch in range(1, 6):
+        rows = table[table.epoch == epoch]
+        assert rows.layer.tolist() == ["relu1", "relu2"][count:]
+        np.testing.assert_allclose(rows.similarity, similar[epoch - 1, count:], atol=2e-5)
+        frozen = np.cumprod(rows.similarity >= middle).astype(bool)  # none above one that is not
+        assert rows.frozen.tolist() == frozen.tolist()
+        count += frozen.sum()
+    assert found.freeze == tuple(table.epoch[table.frozen]) and min(found.freeze) > 1
+    same = train(tmp_path / "given", given(found.freeze))
+    assert_same(found.members, same.members)
+    assert found.metrics.equals(same.metrics)
+
+
+@pytest.mark.parametrize("cut", [(1, 0), (1, 1), (2, 1), (3, 2), (5, 1)], ids=str)
+def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
+    """Killed as one member is saved, and others are or are not."""
+    save = StoredMember.save
+
+    def interrupted(self, state, metrics):
+        if (int(state.epoch), self.seed) == cut:
+            raise KeyboardInterrupt
+        save(self, state, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
+        patch.setattr(StoredMember, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, ruled(middle), save_every_seconds=0)
+    before = (tmp_path / saturation.FILE).read_text() if (tmp_path / saturation.FILE).exists() else ""
+    resumed, whole = train(tmp_path, ruled(middle)), zoo.load(live)
+    assert resumed.freeze == whole.freeze
+    assert_same(resumed.members, whole.members)
+    assert resumed.metrics.equals(whole.metrics)
+    after = (tmp_path / saturation.FILE).read_text()
+    assert before and after.startswith(before) and after == (live / saturation.FILE).read_text()
+
+
+def test_what_the_folder_holds_is_decided(live, middle, tmp_path, monkeypatch):
+    """However similar layers are: what is written is followed, also where the members train anew."""
+    folder = shutil.copytree(live, tmp_path / "zoo")
+    table = runs.read_csv(folder / saturation.FILE).iloc[:2].assign(frozen=[True, True])
+    for seed in SEEDS:
+        shutil.rmtree(folder / f"member-{seed}")
+    runs.write_csv(folder / saturation.FILE, table)
+    monkeypatch.setattr(saturation, "features_of", lambda *_, **__: pytest.fail("looked at"))
+    found = train(folder, ruled(middle))
+    assert found.freeze == (1, 1)
+    assert_same(found.members, train(tmp_path / "given", given((1, 1))).members)
+
+
+def test_members_trained_again_for_what_they_lack_follow_their_schedule(live, middle, tmp_path, monkeypatch):
+    folder = shutil.copytree(live, tmp_path / "zoo")
+    StoredMember(folder, 1).kept_path(4).unlink()
+    monkeypatch.setattr(saturation, "features_of", lambda *_, **__: pytest.fail("looked at"))
+    train(folder, ruled(middle), keep=(4,))
+    assert_close(zoo.load(folder, epoch=4).members, zoo.load(live, epoch=4).members, 1e-6)
+
+
+def test_a_schedule_that_is_lost_or_damaged_is_an_error(live, middle, tmp_path):
+    folder = shutil.copytree(live, tmp_path / "zoo")
+    shutil.rmtree(folder / "member-2")  # is to be trained again
+    path = folder / saturation.FILE
+    table = runs.read_csv(path)
+    runs.write_csv(path, table.assign(frozen="perhaps"))
+    with pytest.raises(InputError, match=r"frozen\.csv: damaged \(frozen is to be True or False\); delete .*zoo"):
+        train(folder, ruled(middle))
+    runs.write_csv(path, table)
+    train(folder, ruled(middle))
+    path.unlink()
+    shutil.rmtree(folder / "member-2")
+    with pytest.raises(InputError, match=r"frozen\.csv lacks the schedule by which .* epochs were trained; delete"):
+        train(folder, ruled(middle))
+
+
+def test_a_member_that_diverges_freezes_nothing(tmp_path, capsys):
+    recipe = Recipe(epochs=3, batch_size=6, learning_rate=1e30, translate=1)
+    config = ruled(0, dataclasses.replace(CONFIG, recipe=recipe), seeds=(0,))
+    found = train(tmp_path / "zoo", config, (0,))
+    assert found.freeze == () and "became NaN" in capsys.readouterr().err
+
+
+def test_a_rule_is_a_configuration_of_its_own():
+    config = ruled(0.9, seeds=(2, 0), images="validation", maps="pixels")
+    assert ZooConfig.from_json(config.to_json()) == config and config.rule.seeds == (0, 2)
+    assert LONGER.rule is None and given((1, 1)).rule is None
+    assert len({c.fingerprint for c in (config, ruled(0.9, seeds=(0,)), ruled(0.8, seeds=(0, 2)), given((1, 1)))}) == 4
+    assert config.frozen(5) == 0  # at the least
+
+
+def test_who_cannot_find_a_schedule_together_is_refused(tmp_path):
+    config = ruled(0.9)
+    with pytest.raises(InputError, match="seeds: got 0, 1, wanted 0, 1, 2, which find the schedule"):
+        train(tmp_path / "zoo", config, (1, 0))
+    groups = [Group(config, SEEDS, tmp_path / "a"), Group(config, SEEDS, tmp_path / "b")]
+    with pytest.raises(InputError, match="groups: they are to find a schedule of freezing"):
+        zoo.train_together(groups, DATASET, **SETTINGS)
+    need = zoo.jobs.need(config, DATASET, zoo.training.parallel.default_execution())
+    with pytest.raises(InputError, match="max_device_memory: 2 of 3 members fit at a time"):
+        train(tmp_path / "zoo", config, max_device_memory=need.of(2))
+    assert not list(tmp_path.iterdir())
+
+
+def test_zoos_by_a_rule_are_not_merged(live, tmp_path):
+    with pytest.raises(InputError, match="find a schedule of freezing together"):
+        merging.merge_members([live], live)
