@@ -1,6 +1,7 @@
 """Schedules of freezing that members find while they train: what is frozen, when, and that it stays so."""
 
 import dataclasses
+import itertools
 import shutil
 
 import jax
@@ -45,7 +46,7 @@ def similarities(folder):
     return np.array(
         [
             [np.mean([cka(x, y) for x, y in zip(before[layer], after[layer], strict=True)]) for layer in before]
-            for before, after in zip(at, at[1:], strict=False)
+            for before, after in itertools.pairwise(at)
         ]
     )
 

@@ -132,7 +132,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     flops = rows.flops.groupby("schedule").mean()
     assert 1 - flops["1/3"] / flops["normal"] == pytest.approx(expected)
     assert f"1/3: saves {100 * expected:.1f} % of the operations" in printed
-    # Any similarity will do at threshold 0: everything is frozen after an epoch, found by one pass before and one after.
+    # Any similarity will do at threshold 0: all is frozen after an epoch, with one pass before it and one after.
     found = zoo.load(found_zoo(folder, "zoo"))
     assert found.freeze == (1, 1) and found.config.rule.seeds == SEEDS
     looks = 2 * EXAMPLES * sum(segment_flops(network, (8, 8, 1))[:2])

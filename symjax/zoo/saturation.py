@@ -76,7 +76,7 @@ class Finder:
 
     def check(self, epoch: int) -> None:
         """An InputError where members were trained for `epoch` epochs by a schedule that is lost."""
-        if not self.decided(epoch):
+        if not self.decided(min(epoch, self.last - 1)):
             raise InputError(
                 f"folder: {self.folder / FILE} lacks the schedule by which {epoch} epochs were trained; delete "
                 f"{self.folder} to have both made again"
