@@ -104,13 +104,17 @@ def main(settings: Settings) -> Summary:
 
 def phases(settings: Settings, dataset, normal: Path, configs: dict[str, ZooConfig]) -> list[dry_run.Phase]:
     """What a dry run tells: the training of each schedule's zoo, by its name."""
-    seeds, limit, found = settings.parse_seeds(), settings.memory_limit, {}
+    seeds, limit, found, compared = settings.parse_seeds(), settings.memory_limit, {}, []
     for name, config in configs.items():
         # Two names may stand for one schedule, which is trained once.
-        if (folder := beside(normal, config.freeze)) not in found:
-            name = "normal training" if name == "normal" else name
-            found[folder] = dry_run.zoo_phase(config, dataset, seeds, folder, limit, name=name)
-    return list(found.values())
+        if (folder := beside(normal, config.freeze)) in found:
+            continue
+        name = "normal training" if name == "normal" else name
+        found[folder] = dry_run.zoo_phase(config, dataset, seeds, folder, limit, name=name)
+        if config.rule is not None:  # the passes are counted with the training, what the measure takes is not
+            every, to_do = (config.recipe.epochs - 1) * len(seeds), bool(found[folder].to_do)
+            compared.append(dry_run.Phase("moments to compare", every * to_do, every * (not to_do)))
+    return [*found.values(), *compared]
 
 
 def beside(normal: Path, freeze: tuple[int, ...] | Saturation) -> Path:

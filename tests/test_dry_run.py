@@ -38,7 +38,7 @@ COMMANDS = {
     "classes": (["--examples", EXAMPLES, "--checkpoints", "0,6"], {"moments to look at", "moments to compare"}),
     "freeze": (
         ["--examples", EXAMPLES, "--measure", "cka"],
-        {"normal training", "similarity", "linear"},
+        {"normal training", "similarity", "linear", "moments to compare"},
     ),
     "memorize": (
         ["--examples", EXAMPLES, "--measures", "pwcca"],
@@ -165,6 +165,7 @@ def test_frozen_layers_cost_less(phases, capsys):
     assert phases["1/3"].flops == pytest.approx(3 * (steps + validation))
     assert phases["1/3"].flops < phases["2/4"].flops < phases["normal training"].flops
     # At most nothing is ever frozen, and every epoch looked at.
+    assert phases["moments to compare"].to_do == 3 * 5 and phases["moments to compare"].flops is None
     looks = 3 * 6 * EXAMPLES * sum(images()[:2])
     assert phases["similarity"].at_most and not phases["normal training"].at_most
     assert phases["similarity"].flops == pytest.approx(phases["normal training"].flops + looks)
