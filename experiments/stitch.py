@@ -12,7 +12,7 @@ from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.stitching import parse_families
 from symjax.stitching.results import Results
-from symjax.summary import Summary
+from symjax.summary import Summary, mean
 
 EVERY_FAMILY = (
     "identity,matched,least_squares,full,orthogonal,lasso:1e-3,birkhoff,birkhoff_published,softsort,rank4,rank1"
@@ -31,13 +31,13 @@ def main(settings: Settings) -> Summary:
     with sweep(settings, parse_families(settings.families), "stitch") as found:
         plots.penalties(found.table, found.folder / "penalties")
         figures = ["penalties"] + ["curves"] * (plots.curves(found.curves, found.folder / "curves") is not None)
-        mean = found.table.groupby("family", sort=False).penalty.mean().sort_values()
+        means = found.table.groupby("family", sort=False).penalty.agg(mean).sort_values()
         return Summary(
             found.folder,
             found.title,
             found.with_warning(
                 "Over all layers the penalty is "
-                + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in mean.items())
+                + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
             ),
             {f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(found.table)},

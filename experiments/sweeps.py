@@ -147,7 +147,8 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     with out.open() as folder:
         results = Results(folder)
         if hosts.is_first():
-            results.record(pairs=pairs, layers=[network.points[p].name for p in plan.points], seeds=seeds)
+            layers = [network.points[p].name for p in plan.points]
+            results.record(seeds=seeds, pairs=pairs, layers=layers, families=[f.label for f in families])
         accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset, limit).tolist())
         if lost := diverged(members, accuracy):
             raise InputError(

@@ -85,10 +85,18 @@ def read(folder: runs.PathLike) -> Summary:
 
 
 def mean_and_deviation(grouped, digits: int) -> pd.Series:
-    """Of each group of a pandas `SeriesGroupBy` its mean as text, with ± standard deviation (n - 1) if all have two."""
+    """Of each group of a pandas `SeriesGroupBy` its mean as text, with ± standard deviation (n - 1) if all have two.
+
+    A group with NaN has the mean NaN.
+    """
     spell = f"{{:.{digits}f}}".format
-    text = grouped.mean().map(spell)
-    return text + " ± " + grouped.std().map(spell) if (grouped.size() > 1).all() else text
+    text = grouped.agg(mean).map(spell)
+    return text + " ± " + grouped.agg(lambda s: s.std(skipna=False)).map(spell) if (grouped.size() > 1).all() else text
+
+
+def mean(values: pd.Series) -> float:
+    """NaN where one value is: what failed is not to vanish from a mean."""
+    return values.mean(skipna=False)
 
 
 def over_networks(count: int, what: str = "mean ± deviation") -> str:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from symjax.errors import InputError
 from symjax.stitching import FAMILIES, parse_families
@@ -197,6 +198,32 @@ def test_projections_land_in_the_set_and_stay(label, progress):
         np.testing.assert_allclose(permutation, swept, atol=1e-6)
     else:
         jax.tree.map(np.testing.assert_array_equal, once, after)
+
+
+@pytest.mark.parametrize("length", [0.003, 0.03, 3.0])
+def test_orthogonal_comes_back_from_any_step(length):
+    """Against SciPy's polar factor: steps of Adam, signs times a length, have norms far over 1 where they are of low
+    rank, as gradients are.
+    """
+    rng, d = np.random.default_rng(0), 256
+    start = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    step = np.sign(rng.standard_normal((d, 2)) @ rng.standard_normal((2, d)))
+    stepped = (start + length * step).astype(np.float32)
+    family = parse_family("orthogonal")
+    found = {"matrix": jnp.asarray(stepped)}
+    found = family.project(found, found, FIRST)
+    exact, _ = scipy.linalg.polar(stepped.astype(np.float64))
+    smallest = np.linalg.svd(stepped.astype(np.float64), compute_uv=False)[-1]
+    assert family.residual(found) < 1e-5
+    np.testing.assert_allclose(found["matrix"], exact, atol=2e-6 / smallest)
+
+
+def test_orthogonal_tells_of_rank_loss():
+    family = parse_family("orthogonal")
+    lost = {"matrix": jnp.eye(6).at[0, 0].set(0)}
+    found = family.project(lost, lost, FIRST)
+    np.testing.assert_allclose(found["matrix"], lost["matrix"], atol=1e-6)
+    assert family.residual(found) == 1
 
 
 def test_birkhoff_projects_to_the_nearest_doubly_stochastic_matrix():

@@ -96,15 +96,14 @@ def test_the_folder_is_complete(reference):
         assert row.penalty == row.clean_accuracy - row.stitched_accuracy
         assert (row.stitched_accuracy * count / 100) == pytest.approx(round(row.stitched_accuracy * count / 100))
     curves = runs.read_csv(reference / "curves.csv")
-    assert (
-        len(curves) == 3 * 2 * 2 * 2 * 2 and set(curves.family) == {"full", "birkhoff"} and set(curves.epoch) == {1, 2}
-    )
+    assert len(curves) == 3 * 2 * 2 * 2 and set(curves.family) == {"full", "birkhoff"} and set(curves.epoch) == {1, 2}
     assert curves.accuracy.between(0, 100).all() and curves.accuracy.max() > 1
     document = json.loads((reference / "config.json").read_text())
     assert document["kind"] == "stitch" and document["versions"]["jax"] == jax.__version__
     assert document["config"]["fit"]["epochs"] == 2 and document["config"]["zoo"]["model"] == "stitch_tiny"
-    request = json.loads((reference / "request.json").read_text())
+    request = document["request"]
     assert request["seeds"] == list(SEEDS) and len(request["pairs"]) == 3
+    assert request["layers"] == list(dict.fromkeys(rows.layer)) and set(request["families"]) == set(rows.family)
     for name, start in (("penalties", b""), ("curves", b"")):
         assert (reference / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" + start
         assert (reference / f"{name}.pdf").read_bytes()[:5] == b"%PDF-" + start

@@ -28,7 +28,7 @@ from symjax.stitching import (
     parse_families,
     stitched_logits,
 )
-from symjax.stitching.lane import Lane
+from symjax.stitching.lane import Lane, _choose
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
@@ -402,6 +402,16 @@ def test_accuracy_counts_examples(sweep):
     for mask, right in (([1, 1, 1, 1, 1, 1], 5), ([1, 1, 1, 0, 0, 0], 2), ([1, 0, 0, 0, 0, 0], 1)):
         (found,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
         assert found.tolist() == [right]
+    broken = [Stitch(stitches[0].matrix.at[0, 0, 0].set(jnp.nan), stitches[0].bias)]
+    batch = Batches(images, jnp.asarray(labels), jnp.ones(6, jnp.float32))
+    (found,) = evaluate.batch_correct(plan, pair, broken, stats, batch, dataset.mean, dataset.std)
+    assert np.isnan(found).all()  # and not what the first class gets
+
+
+def test_a_stitch_that_failed_is_not_picked():
+    plan = make_plan("full,birkhoff", dataclasses.replace(CONFIG, learning_rates=(1e-2, 1e-1)))
+    assert _choose(plan, np.array([np.nan, 12.5, 50.0, 50.0])) == [1, 2]
+    assert _choose(plan, np.array([np.nan, np.nan, 0.0, np.nan])) == [0, 2]
 
 
 def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypatch):

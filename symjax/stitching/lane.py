@@ -149,8 +149,11 @@ class Lane:
 
 
 def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
-    """Per family, the index of the candidate with the best validation accuracy; the first of equals."""
+    """Per family, the index of the candidate with the best validation accuracy, of NaN only where all are so; the first
+    of equals.
+    """
     families = [candidate.family for candidate in plan.candidates]
+    accuracies = np.where(np.isnan(accuracies), -1, accuracies)
     return [
         max((i for i, family in enumerate(families) if family == wanted), key=lambda i: accuracies[i])
         for wanted in plan.families

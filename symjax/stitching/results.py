@@ -77,8 +77,10 @@ class Results:
         self.folder = Path(folder)
 
     def record(self, **settings: Any) -> None:
-        """Keeps what was asked for last beside the configuration."""
-        runs.write_json(self.folder / "request.json", {key: list(value) for key, value in settings.items()})
+        """Keeps in config.json what was asked for last, which is no part of the configuration."""
+        document = runs.read_json(self.folder / runs.CONFIG)
+        request = {key: list(value) for key, value in settings.items()}
+        runs.write_json(self.folder / runs.CONFIG, {**document, "request": request})
 
     def rows(self) -> pd.DataFrame:
         """All rows there are."""

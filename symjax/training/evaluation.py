@@ -28,8 +28,9 @@ def pad_batches(split: Split, batch_size: int) -> Batches:
 
 
 def count_correct(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
-    """How many of the examples with mask 1 have their largest logit at their label."""
-    return jnp.sum((jnp.argmax(logits, axis=-1) == labels).astype(mask.dtype) * mask)
+    """How many of the examples with mask 1 have their largest logit at their label; NaN where logits are not finite."""
+    count = jnp.sum((jnp.argmax(logits, axis=-1) == labels).astype(mask.dtype) * mask)
+    return jnp.where(jnp.isfinite(logits).all(), count, jnp.nan)  # padding repeats an example
 
 
 def accuracy(logits_of: Callable[[jax.Array], jax.Array], data: Batches) -> jax.Array:
@@ -43,9 +44,7 @@ def accuracy(logits_of: Callable[[jax.Array], jax.Array], data: Batches) -> jax.
     """
 
     def step(correct, batch):
-        logits = logits_of(batch.images)
-        sound = jnp.isfinite(logits).all()  # padding repeats an example
-        return correct + jnp.where(sound, count_correct(logits, batch.labels, batch.mask), jnp.nan), None
+        return correct + count_correct(logits_of(batch.images), batch.labels, batch.mask), None
 
     correct, _ = lax.scan(step, jnp.float32(0), data)
     return correct / jnp.sum(data.mask)
