@@ -8,7 +8,7 @@ command again recomputes nothing; more seeds or checkpoints extend what is there
 import numpy as np
 import pandas as pd
 
-from experiments.history import HistorySettings, convergence, rank_correlation, spelled
+from experiments.history import HistorySettings, agreement, convergence, spelled
 from experiments.settings import run_command
 from symjax import dynamics, plots, runs
 from symjax.summary import Summary, over_networks
@@ -81,12 +81,12 @@ def finding(ends: pd.DataFrame, layer: str) -> str:
     mean = ends.groupby("class", sort=False).converged.mean().dropna().sort_values(kind="stable")
     if mean.empty:
         return f"{layer}: no class could be followed"
-    by_network = [group.set_index("class").converged[mean.index] for _, group in ends.groupby("seed")]
     text = f"{layer}: first {', '.join(mean.index[:2])}, last {', '.join(mean.index[-2:])}"
-    if len(by_network) < 2:
+    relation, p = agreement(ends.pivot(index="seed", columns="class", values="converged").dropna(axis=1))
+    if np.isnan(p):
         return text
-    agreement = np.mean([rank_correlation(order) for order in by_network])
-    return f"{text} (mean rank correlation of a network's order with that of the mean {agreement:+.2f})"
+    verdict = "networks agree in the order" if p < 0.05 else "no agreement of networks in the order shown"
+    return f"{text}; {verdict} (mean rank correlation of two networks {relation:+.2f}, permutation test: p = {p:.2g})"
 
 
 if __name__ == "__main__":

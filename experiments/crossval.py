@@ -44,24 +44,32 @@ def main(settings: Settings) -> Summary:
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, found.folder / "penalties")
         plots.choices(chosen, values, found.folder / "choices")
-        mean = fixed.groupby("family", sort=False)[["penalty", "val_accuracy"]].mean()
-        one = mean.val_accuracy.idxmax()  # one value for all, chosen by validation likewise
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(
             found.folder,
             found.title,
-            found.with_warning(
-                f"Chosen by validation, {settings.family} costs {chosen.penalty.mean():.1f} points on average over "
-                f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. "
-                f"Single values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}."
-            ),
+            found.with_warning(finding(fixed, chosen)),
             {
                 f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(together),
                 "how often each value was chosen": counts,
             },
             ("penalties", "choices"),
         )
+
+
+def finding(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
+    """What the choice by validation costs, beside each value kept for all pairs and layers, in `fixed` as family:value.
+
+    By the test images are no choices: one value for all is chosen by validation, too.
+    """
+    mean = fixed.groupby("family", sort=False)[["penalty", "val_accuracy"]].mean()
+    one = mean.val_accuracy.idxmax()
+    return (
+        f"Chosen by validation, {one.partition(':')[0]} costs {chosen.penalty.mean():.1f} points on average over "
+        f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. "
+        f"Single values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}."
+    )
 
 
 if __name__ == "__main__":

@@ -184,3 +184,28 @@ def rank_correlation(values: pd.Series) -> float:
     """Of the position and the value, in [-1, 1]; NaN where there is nothing to order."""
     ranks = values.rank()
     return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1]) if ranks.nunique() > 1 else float("nan")
+
+
+def agreement(orders: pd.DataFrame, draws: int = 9999) -> tuple[float, float]:
+    """How far networks (down) agree in the order of things (across), and how likely chance agrees as far.
+
+    The mean rank correlation of two of the networks, which is 0 on average where their orders have nothing to do with
+    each other: with the networks' mean order each would correlate by its own part in it. The p-value is of a
+    permutation test, one-sided: as many draws of orders, each network's on its own. NaN for fewer than two networks
+    whose values differ.
+    """
+    ranks = orders.rank(axis=1).to_numpy()
+    ranks = ranks[np.ptp(ranks, axis=1) > 0] if ranks.size else ranks
+    count = len(ranks)
+    if count < 2:
+        return float("nan"), float("nan")
+    ranks = ranks - ranks.mean(1, keepdims=True)
+    ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
+
+    def mean(ranks):
+        """Of the products of all pairs: of the squared sum, those of each with itself taken away."""
+        return (np.square(ranks.sum(-2)).sum(-1) - count) / (count * (count - 1))
+
+    found, drawn = mean(ranks), np.broadcast_to(ranks, (draws, *ranks.shape))
+    by_chance = mean(np.random.default_rng(0).permuted(drawn, axis=-1))
+    return float(found), float((1 + (by_chance >= found - 1e-9).sum()) / (1 + draws))

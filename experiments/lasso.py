@@ -1,6 +1,6 @@
 """Penalty against sparsity: stitches with an L1 penalty of growing weight at every layer, and G_ReLU as a point.
 
-With no argument: four weights, full and G_ReLU stitches on a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits. All
+With no argument: five weights, full and G_ReLU stitches on a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits. All
 train together. Sparsity is the share of entries of the stitch that are zero: 1 - 1/channels for a matrix of G_ReLU. The
 same command again recomputes nothing.
 """

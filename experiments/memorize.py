@@ -9,7 +9,7 @@ is there.
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -235,35 +235,62 @@ def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
             lines.append(f"{measure}: {count} of {len(rows)} distances are NaN, in {', '.join(lost)}")
             if {layers[0], layers[-1]} & set(lost):
                 continue
-        first, last, growth = gaps(rows, layers[0], layers[-1])
+        found = gaps(rows, layers[0], layers[-1])
         farther = (
             f"{measure}: memorizing networks are farther from each other than generalizing ones by "
-            f"{first.estimate:.3f} ± {first.standard_error:.3f} in {layers[0]}, by "
-            f"{last.estimate:.3f} ± {last.standard_error:.3f} in {layers[-1]}"
+            f"{found.first.estimate:.3f} ± {found.first.standard_error:.3f} in {layers[0]}, by "
+            f"{found.last.estimate:.3f} ± {found.last.standard_error:.3f} in {layers[-1]}"
         )
-        late = last.low > 0 and growth.low > 0
-        early = abs(first.estimate) <= EARLY * last.estimate
+        late, early = (shown(*claim) for claim in ((found.last, found.growth), (found.below, found.above)))
         said = [
-            f"generalizing networks are {'' if late else 'not shown to be '}closer in late layers",
-            f"the early gap is {'' if early else 'not '}under {EARLY:.0%} of the late one",
+            f"generalizing networks are {WORDS[late]}closer in late layers",
+            f"the early gap is {WORDS[early]}under {EARLY:.0%} of the late one",
         ]
-        verdict = f"{'as' if late and early else 'not as'} published" if learned else "nothing is shown by that"
+        whole = False if False in (late, early) else late and early
+        verdict = VERDICTS[whole] if learned else "nothing is shown by that"
         lines.append(f"{farther}: {verdict} ({', '.join(said)})")
     return "\n".join(lines)
 
 
-def gaps(rows: pd.DataFrame, first: str, last: str) -> tuple[PairMean, PairMean, PairMean]:
-    """The memorizing group's mean distance less the generalizing group's in two layers, and by how much it grows.
+WORDS = {True: "", False: "not ", None: "not shown to be "}
+VERDICTS = {True: "as published", False: "not as published", None: "not settled"}
+
+
+def shown(*means: PairMean) -> bool | None:
+    """Whether all are above zero, by their intervals; False where one is shown to be below, None where it is open."""
+    if any(mean.high < 0 for mean in means):
+        return False
+    return True if all(mean.low > 0 for mean in means) else None
+
+
+class Gaps(NamedTuple):
+    """The memorizing group's mean distance less the generalizing group's.
+
+    Attributes:
+      first, last: in these layers.
+      growth: from the first to the last.
+      below, above: room of the first under `EARLY` of the last, and over minus that: both positive where it is within.
+    """
+
+    first: PairMean
+    last: PairMean
+    growth: PairMean
+    below: PairMean
+    above: PairMean
+
+
+def gaps(rows: pd.DataFrame, first: str, last: str) -> Gaps:
+    """Of one measure, in two layers, with error bars.
 
     Networks of one seed begin alike in both groups, so the groups are not independent: the difference is taken for each
     pair of seeds, and error bars leave a seed out of both groups at a time (`mean_over_pairs`).
     """
     within = rows[(rows.group_a == rows.group_b) & rows.layer.isin([first, last])]
     wide = within.pivot(index=["seed_a", "seed_b"], columns=["group_a", "layer"], values="distance")
-    apart = (wide["memorizing"] - wide["generalizing"])[[first, last]].to_numpy(float)
-    values = np.column_stack([apart, apart[:, 1] - apart[:, 0]])
+    early, late = (wide["memorizing"] - wide["generalizing"])[[first, last]].to_numpy(float).T
+    values = np.column_stack([early, late, late - early, EARLY * late - early, EARLY * late + early])
     mean = mean_over_pairs(values, np.array(wide.index.tolist()))
-    return tuple(PairMean(*(float(field[i]) for field in mean)) for i in range(3))
+    return Gaps(*(PairMean(*(float(field[i]) for field in mean)) for i in range(values.shape[1])))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.stitching import Sweep
 from symjax.stitching.results import COLUMNS, load_stitch
-from symjax.stitching.selection import GRIDS
+from symjax.stitching.selection import GRIDS, choose
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +58,39 @@ def test_crossval(tmp_path, capsys, monkeypatch):
     assert told.experiment == "crossval" and told.figures == ("penalties", "choices") and told.seconds > 0
     counts = told.tables["how often each value was chosen"]
     assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "2", "4"]
-    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.finding and told.finding in printed
+    fixed = rows.assign(family="rank:" + rows.hyperparameter.map("{:g}".format))
+    assert told.finding == experiments.crossval.finding(fixed, chosen) and told.finding in printed
+    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.finding
     assert "chosen by validation" in printed
     assert all((out / f"{name}.png").exists() for name in told.figures)
 
     compute_nothing(monkeypatch)
     command(experiments.crossval, *ask, out=out)
     assert capsys.readouterr().out == printed and summary.read(out).seconds > told.seconds
+
+
+def test_validation_chooses_and_the_test_images_tell():
+    """Planted: what validation takes for best is best on the test images nowhere, and the other way round."""
+    # By value, a number for each of two layers: accuracy on the validation images, and the penalty on the test images.
+    values = {
+        0.1: ((90.0, 70.0), (3.0, 9.0)),  # best at the first layer
+        1.0: ((80.0, 85.0), (5.0, 6.0)),  # at none, but on average
+        10.0: ((60.0, 88.0), (1.0, 9.6)),  # at the second
+        100.0: ((50.0, 50.0), (0.5, 0.7)),  # by the test images alone
+    }
+    rows = pd.DataFrame(
+        {"pair": pair, "layer": layer, "family": f"alpha:{value:g}", "hyperparameter": value}
+        | {"val_accuracy": val[k] + shift, "penalty": penalty[k] + shift, "stitched_accuracy": 95 - penalty[k]}
+        for pair, shift in (("0-1", 0.25), ("1-0", -0.25))
+        for k, layer in enumerate(("relu1", "relu2"))
+        for value, (val, penalty) in values.items()
+    )
+    chosen = choose(rows)
+    assert chosen.hyperparameter.tolist() == [0.1, 10, 0.1, 10]
+    assert experiments.crossval.finding(rows, chosen) == (
+        "Chosen by validation, alpha costs 6.3 points on average over pairs and layers; one value for all of them, "
+        "chosen likewise (alpha:1), costs 5.5. Single values cost from 0.6 to 6.0."
+    )
 
 
 def test_lasso(tmp_path, capsys, monkeypatch):
@@ -189,7 +215,7 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
         (experiments.crossval, ["--values", "0.1"], "values: got '0.1'"),
         (experiments.crossval, ["--values", "0.1,x"], "'x' is not a number"),
         (experiments.crossval, ["--family", "lasso", "--values", "-1,1"], "weight must be positive"),
-        (experiments.lasso, ["--beside", "lasso_proximal:1"], "beside"),
+        (experiments.lasso, ["--beside", "lasso_proximal:0.5"], "beside"),
         (experiments.lasso, ["--weights", "zero"], "'zero' is not a number"),
     ],
 )

@@ -4,11 +4,12 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from experiments.classes import finding as class_finding
 from experiments.classes import learned
 from experiments.dynamics import finding
-from experiments.history import convergence, spelled
+from experiments.history import agreement, convergence, spelled
 from symjax import plots
 from symjax.dynamics import (
     chance_correlation,
@@ -202,9 +203,44 @@ def test_planted_classes_are_learned_in_their_order():
     assert order == ["b", "a"]
     # One network has no other to agree with.
     assert class_finding(ends[ends["class"].isin(["a", "b"])], "last") == "last: first b, a, last b, a"
-    both = pd.concat([ends, ends.assign(seed=1)])
-    told = class_finding(both[both["class"].isin(["a", "b"])], "last")
-    assert told.startswith("last: first b, a, last b, a (mean rank correlation of") and told.endswith("+1.00)")
+
+
+def of_networks(orders):
+    """Ends as `class_finding` has them: networks down, classes across."""
+    return pd.DataFrame(
+        {"class": f"c{k}", "seed": seed, "converged": value}
+        for seed, order in enumerate(orders)
+        for k, value in enumerate(order)
+    )
+
+
+def test_independent_orders_of_classes_are_no_agreement():
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.broadcast_to(np.arange(10.0), (200, 4, 10)), axis=-1)
+    found = np.array([agreement(pd.DataFrame(order), 999) for order in orders])
+    # The mean over 6 pairs of correlations of variance 1 / (n - 1): over 200 draws its error is 0.01.
+    assert abs(found[:, 0].mean()) < 0.03 and found[:, 0].std() == pytest.approx(1 / np.sqrt(6 * 9), rel=0.15)
+    assert 0.02 < (found[:, 1] < 0.05).mean() < 0.09 and abs(found[:, 1].mean() - 0.5) < 0.06
+    told = class_finding(of_networks(orders[0]), "last")
+    assert "; no agreement of networks in the order shown (mean rank correlation of two networks" in told
+
+
+def test_a_common_order_of_classes_is_agreement():
+    noise = np.random.default_rng(0).normal(size=(4, 10))
+    told = class_finding(of_networks(np.arange(10) + noise), "last")
+    assert told.startswith("last: first c0, c1, last c8, c9; networks agree in the order (")
+    assert told.endswith("permutation test: p = 0.0001)")
+    relation, p = agreement(pd.DataFrame(np.arange(10) + noise))
+    pairs = [stats.spearmanr(noise[i] + np.arange(10), noise[j] + np.arange(10))[0] for i in range(4) for j in range(i)]
+    assert relation == pytest.approx(np.mean(pairs)) and p == 1e-4
+    # A class that one network never learns has no place in any order; two networks with two classes show nothing.
+    orders = np.arange(10) + noise
+    orders[1, 9] = np.nan
+    assert f"two networks {agreement(pd.DataFrame(orders[:, :9]))[0]:+.2f}" in class_finding(
+        of_networks(orders), "last"
+    )
+    assert "no agreement of networks in the order shown" in class_finding(of_networks([[1, 2], [1, 2]]), "last")
+    assert class_finding(of_networks([[1, 1, 1], [1, 2, 3]]), "last").endswith("last c1, c2")  # one has no order
 
 
 def test_chance_is_what_unrelated_labels_have():

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import ndtr, softmax
 from test_models import drawn, images
 
 from symjax.errors import InputError
@@ -255,6 +256,49 @@ def test_the_function_stays_and_features_change_by_exactly_a(name):
             np.testing.assert_allclose(new, old @ matrix.T, rtol=0, atol=1e-10 * largest(new))
             if symmetry.spaces_at(point):  # with sine positions there are none
                 assert largest(new - old) > 1e-3 * largest(old)  # something did happen
+
+
+def inside_block(params, x, heads):
+    """What an encoder block makes of its tokens, and its MLP's hidden units, in NumPy."""
+    x = np.asarray(x).reshape(len(x), -1, x.shape[-1])
+
+    def dense(name, x):
+        part = params["attention"][name] if name in params["attention"] else params[name]
+        return x @ part["kernel"] + part.get("bias", 0)
+
+    def norm(name, x):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * params[name]["scale"] + params[name]["bias"]
+
+    seen = norm("norm1", x)
+    split = lambda y: np.moveaxis(y.reshape(*y.shape[:2], heads, -1), 2, 1)  # noqa: E731
+    query, key, value = (split(dense(name, seen)) for name in ("query", "key", "value"))
+    weights = softmax(query @ np.swapaxes(key, -1, -2) / np.sqrt(query.shape[-1]), axis=-1)
+    x = x + dense("write", np.moveaxis(weights @ value, 1, 2).reshape(x.shape))
+    pre = dense("expand", norm("norm2", x))
+    hidden = pre * ndtr(pre)  # GELU
+    return x + dense("contract", hidden), hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"), [("cct2", 2), ("cct2_sine", 2), pytest.param("cct6", 4, marks=pytest.mark.slow)]
+)
+def test_hidden_units_of_transformers_change_by_exactly_a(name, heads):
+    """Between stitch points, so in NumPy; what it makes of a whole block is what the network makes of it."""
+    with jax.enable_x64(True):
+        network, symmetry, member, element, moved = acted_on(name)
+        features = [network.features(m, jnp.asarray(images(2), jnp.float64)) for m in (member, moved)]
+    for block in range(2, len(network.points) + 1):
+        hidden = []
+        for m, theirs in zip((member, moved), features, strict=True):
+            params = jax.tree.map(np.asarray, m.params[block - 1])
+            out, inner = inside_block(params, theirs[block - 2], heads)
+            wanted = np.asarray(theirs[block - 1])
+            np.testing.assert_allclose(out.reshape(wanted.shape), wanted, rtol=0, atol=1e-12 * largest(wanted))
+            hidden.append(inner)
+        matrix = np.asarray(element[f"block{block}/mlp"])
+        np.testing.assert_allclose(hidden[1], hidden[0] @ matrix.T, rtol=1e-10)
+        assert largest(hidden[1] - hidden[0]) > 1e-3 * largest(hidden[0])  # something did happen
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20", "resnet18", "cct2"])

@@ -115,11 +115,41 @@ def test_planted_groups_are_found():
     assert spelled(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
 
 
-def test_groups_that_are_alike_are_not_published():
+def test_groups_that_are_alike_settle_nothing():
     told = finding(planted(0.0), ["early", "late"], KNOWN)
-    assert told.count("not as published") == 2
+    assert told.count(": not settled (generalizing networks are not shown to be closer in late layers, the early") == 2
+
+
+def test_groups_the_other_way_round_are_not_published():
     turned = finding(planted(-1.0), ["early", "late"], KNOWN)
-    assert turned.count("not as published") == 2 and turned.count("not shown to be closer in late layers") == 2
+    assert turned.count(": not as published (generalizing networks are not closer in late layers, the early") == 2
+
+
+def with_gaps(early: float, spread: float):
+    """Rows of 2 x 4 networks: gaps of `early`, which networks spread by so much, and .2; .05 is where it ends."""
+    rows, effects = [], spread * np.array([1, -1, 1, -1]) / 2
+    for i, j in itertools.combinations(range(4), 2):
+        for group in GROUPS:
+            gap = np.array([early + effects[i] + effects[j], 0.2]) if group == "memorizing" else np.zeros(2)
+            rows += [("m", layer, group, i, group, j, 0.5 + g) for layer, g in zip("ab", gap, strict=True)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("early", "spread", "verdict", "word"),
+    [
+        (0.02, 0.005, "as published", ""),
+        (0.02, 0.05, "not settled", "not shown to be "),
+        (0.0, 0.08, "not settled", "not shown to be "),
+        (0.07, 0.05, "not settled", "not shown to be "),
+        (0.07, 0.005, "not as published", "not "),
+    ],
+)
+def test_the_early_gap_is_judged_by_its_interval(early, spread, verdict, word, sign):
+    told = finding(with_gaps(sign * early, spread), ["a", "b"], KNOWN)
+    assert f": {verdict} (generalizing networks are closer in late layers" in told
+    assert told.endswith(f", the early gap is {word}under 25% of the late one)")
 
 
 def test_networks_that_do_not_know_their_labels_show_nothing():
@@ -156,9 +186,12 @@ def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
             value = effect[i] * effect[j] + shared[i] + shared[j]
             gap[i, j] += value if group == "memorizing" else -value
             rows += [("m", "a", group, i, group, j, 0.0), ("m", "b", group, i, group, j, value)]
-    first, last, growth = gaps(pd.DataFrame(rows, columns=list(COLUMNS)), "a", "b")
+    first, last, growth, below, above = gaps(pd.DataFrame(rows, columns=list(COLUMNS)), "a", "b")
     without = [np.delete(np.delete(gap, s, 0), s, 1).sum() / 6 for s in range(5)]
     assert first.estimate == first.standard_error == 0
+    for found in (below, above):
+        assert found.estimate == pytest.approx(last.estimate / 4, abs=1e-4)
+        assert found.standard_error == pytest.approx(last.standard_error / 4, rel=1e-3)
     for found in (last, growth):
         assert found.estimate == pytest.approx(gap.sum() / 10, abs=1e-4)
         assert found.standard_error == pytest.approx(np.sqrt(4 * np.var(without)), rel=1e-3)
