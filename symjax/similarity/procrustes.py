@@ -66,9 +66,9 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
         x, y, center, maps, full_output: as of `procrustes`.
 
     Returns:
-        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout.
-        NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic scaling, if centred under
-        translation.
+        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout
+        (of centred data, if centred). NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic
+        scaling, if centred under translation.
 
     Raises:
         InputError: as `procrustes`.
@@ -212,16 +212,17 @@ def _row_space(x):
 
 @partial(jax.jit, static_argnames="center")
 def _permuted(x, y, center):
-    return permuted(*_origin(x, y, center)[:2])
+    return permuted(*_origin(x, y, center))
 
 
-def permuted(x, y):
-    """Distance and `Matching` of x and y; rows of both may be rotated."""
+def permuted(x, y, means):
+    """Distance and `Matching` of x and y, from which `means` have been taken; rows of both may be rotated."""
     (x, x_norm), (y, y_norm) = unit(x), unit(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
     distance = root(left_over(x, y, selection))
-    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection)
+    bias = means[1] - scaling * matmul(selection, means[0])
+    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
 
 
 def _origin(x, y, center):
