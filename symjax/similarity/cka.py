@@ -222,7 +222,7 @@ def kernel_of(x, kernel, bandwidth):
 
 _INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling"}
 _OF_CHANNELS = frozenset({"translation", "isotropic_scaling", "permutation", "positive_diagonal", "sign_flip"})
-_KORNBLITH = "Kornblith et al. 2019, equation 3"
+_KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
 def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, factor=factor):

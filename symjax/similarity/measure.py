@@ -31,7 +31,7 @@ class Measure:
 
     name: its name in tables; unique.
     fn: called as fn(x, y), with (n, d) or (n, h, w, c) on both sides.
-    reference: paper and equation.
+    reference: paper, with the equation or section where that is known.
     range: the least and the largest value, infinite where there is no bound.
     kind: "similarity" or "distance".
     symmetric: whether fn(x, y) = fn(y, x).

@@ -43,7 +43,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
     """min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm: sqrt(2 - 2 |x'y|_* / (|x| |y|)).
 
     |.|_* is the nuclear norm. The narrower of both is filled up with zero channels. A metric, up to the invariances, on
-    representations of any width (Williams et al. 2021, equation 4, without whitening).
+    representations of any width (Williams et al. 2021, without whitening).
 
     Args:
         x, y, center, maps, full_output: as of `procrustes`.
@@ -78,7 +78,7 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
-    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021, section 2).
+    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021).
 
     The narrower of both is filled up with zero channels. Linear assignment, exact, on the host. A metric, up to the
     invariances, on representations of one width, and on nonnegative ones of any width: negative inner products may make
@@ -238,7 +238,7 @@ def _where_both(x_norm, y_norm, distance):
 
 _SCALED = frozenset({"isotropic_scaling"})
 _ROTATED = ORTHOGONAL | _SCALED
-_WILLIAMS = "Williams et al. 2021, equation 4"
+_WILLIAMS = "Williams et al. 2021"
 
 
 def _similarity_of(name, fn, reference, least, invariances, factor):
@@ -250,19 +250,16 @@ def _distance_of(name, fn, reference, most, invariances, factor):
 
 
 _PERMUTED = _SCALED | {"permutation"}
-_OF_PERMUTATIONS = "Williams et al. 2021, section 2"
 _factor_permuted = partial(factor, permuted=True)
 
 MEASURES = (
     _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATED, factor),
     _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATED, factor),
-    _similarity_of(
-        "permutation_procrustes", permutation_procrustes, _OF_PERMUTATIONS, 0.0, _PERMUTED, _factor_permuted
-    ),
+    _similarity_of("permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTED, _factor_permuted),
     _distance_of(
         "permutation_procrustes_distance",
         permutation_procrustes_distance,
-        _OF_PERMUTATIONS,
+        _WILLIAMS,
         2.0,
         _PERMUTED,
         _factor_permuted,
