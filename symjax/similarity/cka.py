@@ -220,8 +220,10 @@ def kernel_of(x, kernel, bandwidth):
     return jnp.exp(-jnp.where(jnp.eye(n, dtype=bool), 0, apart) / (2 * bandwidth**2 * median))
 
 
-_INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling"}
-_OF_CHANNELS = frozenset({"translation", "isotropic_scaling", "permutation", "positive_diagonal", "sign_flip"})
+_INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}
+_OF_CHANNELS = frozenset(
+    {"translation", "isotropic_scaling", "permutation", "positive_diagonal", "sign_flip", "cyclic_shift"}
+)
 _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 

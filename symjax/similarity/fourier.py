@@ -156,6 +156,6 @@ MEASURES = (
         range=(0.0, 1.0),
         kind="similarity",
         symmetric=True,
-        invariances=LINEAR | {"translation"},
+        invariances=LINEAR | {"translation", "cyclic_shift"},
     ),
 )

@@ -259,7 +259,7 @@ def _median_kernel(channels):
 
 
 _RELU = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
-_EVEN = _RELU | {"translation", "sign_flip"}
+_EVEN = _RELU | {"translation", "sign_flip", "cyclic_shift"}
 _GODFREY = "Godfrey et al. 2022"
 _MEDIAN = {"reduce": "median"}
 _median, _factor_median = partial(wreath_cka, **_MEDIAN), partial(factor_cka, **_MEDIAN)
