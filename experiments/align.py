@@ -6,6 +6,7 @@ extend what is there.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +24,7 @@ from symjax.errors import InputError
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.representations import representations
-from symjax.similarity import MEASURES, Pairwise, pairwise
+from symjax.similarity import MEASURES, Pairwise, diagnose, pairwise
 from symjax.summary import Summary, mean_and_deviation
 
 COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
@@ -88,6 +89,8 @@ def main(settings: Settings) -> Summary:
         if needed := needed_seeds(missing):
             compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
             found = representations(compared, images, dataset.mean, dataset.std, **options)
+            if (told := degenerate(found)) and hosts.is_first():
+                print(told, file=sys.stderr)
             total = sum(len(theirs) for theirs in missing.values())
             with progress_bar(desc="align", total=total, unit="pair") as bar:
                 for measure, group in steps(missing):
@@ -134,6 +137,27 @@ def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
     members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
     metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
+
+
+def degenerate(found: dict[str, np.ndarray]) -> str:
+    """A line that names layers with dead or duplicate channels, and how many all members have of these; or nothing."""
+    told = []
+    for layer, members in found.items():
+        counts = np.zeros(2, int)
+        for one in members:
+            # What is zero, or alike, on all images is so on the first few.
+            if any(number_of_faults(one[:16])):
+                counts += number_of_faults(one)
+        faults = zip(counts, ("dead", "duplicate"), strict=True)
+        if text := ", ".join(f"{count} {what}" for count, what in faults if count):
+            told.append(f"{layer} ({text})")
+    return f"dead or duplicate channels, of {len(members)} networks: {', '.join(told)}" if told else ""
+
+
+def number_of_faults(features: np.ndarray) -> tuple[int, int]:
+    """Dead and duplicate channels."""
+    result = diagnose(features)
+    return int(result.num_dead), int(result.num_duplicate)
 
 
 def compare(

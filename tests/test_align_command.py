@@ -231,6 +231,23 @@ def test_bad_flags_are_one_line(words, named, capsys):
     assert not Path("run").exists()
 
 
+def test_dead_and_duplicate_channels_are_told(monkeypatch, capsys):
+    command("--layers", "relu1", measures="procrustes")
+    assert "duplicate" not in capsys.readouterr().err
+    represent = experiments.align.representations
+
+    def degenerate(*args, **options):
+        found = {layer: np.array(array) for layer, array in represent(*args, **options).items()}
+        found["relu2"][0, ..., 1] = 0
+        found["relu2"][:2, ..., 3] = 2 * found["relu2"][:2, ..., 0]
+        return found
+
+    monkeypatch.setattr(experiments.align, "representations", degenerate)
+    command("--layers", "relu1,relu2", measures="procrustes", out="degenerate")
+    told = f"dead or duplicate channels, of {len(SEEDS)} networks: relu2 (1 dead, 2 duplicate)"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 # --- figures ---
 
 
