@@ -277,6 +277,20 @@ def test_heat_maps_show_means(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.parametrize("layers", [1, 2, 12, 13, 19, 40])
+def test_heat_maps_of_any_number_of_layers_have_numbers_that_fit(layers, tmp_path):
+    rows = table(layers=layers, pairs=1, measures=("procrustes_distance", "cka"))
+    if layers == 1:
+        assert heatmaps(rows, tmp_path / "h") is None
+        return
+    rows.loc[rows.value < 0.2, "value"] *= -1  # with a sign they are widest
+    figure = heatmaps(rows, tmp_path / "h")
+    for axes in figure.axes:
+        assert len(axes.texts) == layers**2
+        square = axes.get_window_extent().width / layers
+        assert max(text.get_window_extent().width for text in axes.texts) < square
+
+
 def test_distances_are_called_so(tmp_path):
     for measure in MEASURES.values():
         assert is_distance(measure.name) == (measure.kind == "distance")

@@ -60,8 +60,9 @@ def pairwise(
         layers: "all" compares every layer with every layer; "same" a layer with that of the same name alone.
         models, against_models: labels of models, by default 0, 1, ....
         memory: bytes that compared representations may take on each device, about; two representations with what the
-            measure makes of them must fit in any case. On the host, what is made of all of them lies beside them:
-            n^2 numbers for a kernel matrix, otherwise as much as the representation itself.
+            measure makes of them must fit in any case. On the host, what is made of all M L of them lies beside them,
+            which `memory` does not bound: M L n^2 numbers for kernel matrices (CKA in Gram form, wreath CKA), otherwise
+            about as many as the representations have.
         devices: to compute on; all local ones by default.
         options: of the measure's function, such as maps="pool".
 
