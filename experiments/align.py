@@ -6,15 +6,16 @@ extend what is there.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import add_rows, parse_measures
+from experiments.features import add_rows, maps_option, parse_measures, which_layers
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
@@ -23,7 +24,7 @@ from symjax.errors import InputError
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.representations import representations
-from symjax.similarity import MEASURES, Pairwise, pairwise
+from symjax.similarity import MEASURES, Pairwise, diagnose, pairwise
 from symjax.summary import Summary, mean_and_deviation
 
 COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
@@ -43,6 +44,11 @@ class Settings(SharedSettings):
     """Stitch points by name, as in relu1,relu3, or all."""
     examples: int = 500
     """How many test images to compare the layers on; all where there are fewer."""
+    maps: Literal["default", "pool", "flatten", "pixels"] = "default"
+    """What measures that leave it open compare of a convolutional layer: pool, the mean over pixels of each channel;
+    flatten, each channel of a pixel a neuron; pixels, each pixel a sample, whereby the CCA family and CKA compare
+    layers of one map size alone, so equal layers where sizes differ; default, each measure's own way: pixels for the
+    CCA family and Procrustes, flatten for CKA."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the zoo; trained there where it is missing."""
     out: Annotated[Path | None, optional("DIR", "runs/align/ and a name made from the settings")] = None
@@ -58,8 +64,8 @@ def main(settings: Settings) -> Summary:
     dataset = settings.load_dataset()
     network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
-    document = {"zoo": config.to_json(), "layers": layers, "examples": settings.examples}
-    document["test_size"] = settings.test_size
+    document = {"zoo": config.to_json(), "layers": layers}
+    document |= {name: getattr(settings, name) for name in ("examples", "maps", "test_size")}
     out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
 
@@ -83,11 +89,13 @@ def main(settings: Settings) -> Summary:
         if needed := needed_seeds(missing):
             compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
             found = representations(compared, images, dataset.mean, dataset.std, **options)
+            if (told := degenerate(found)) and hosts.is_first():
+                print(told, file=sys.stderr)
             total = sum(len(theirs) for theirs in missing.values())
             with progress_bar(desc="align", total=total, unit="pair") as bar:
                 for measure, group in steps(missing):
                     bar.set_postfix_str(measure)
-                    rows = compare(found, measure, group, compared.seeds)
+                    rows = compare(found, measure, group, compared.seeds, settings.maps)
                     (folder / "parts").mkdir(exist_ok=True)
                     add_rows(part(folder, measure), rows, COLUMNS)
                     assemble(folder)
@@ -99,12 +107,13 @@ def main(settings: Settings) -> Summary:
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
         accuracy = clean_accuracy(folder, trained, dataset, limit).mean()
+        maps = "" if settings.maps == "default" else f", maps: {settings.maps}"
         over = f"mean ± deviation over {len(pairs)} pairs" if len(pairs) > 1 else "one pair"
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
             finding(table, layers),
-            {f"equal layers on {len(images)} test images, {over}": summary(table, layers)},
+            {f"equal layers on {len(images)} test images{maps}, {over}": summary(table, layers)},
             tuple(figures),
         )
 
@@ -130,12 +139,34 @@ def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
 
 
-def compare(found: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds) -> pd.DataFrame:
+def degenerate(found: dict[str, np.ndarray]) -> str:
+    """A line that names layers with dead or duplicate channels, and how many all members have of these; or nothing."""
+    told = []
+    for layer, members in found.items():
+        counts = np.zeros(2, int)
+        for one in members:
+            # What is zero, or alike, on all images is so on the first few.
+            if any(number_of_faults(one[:16])):
+                counts += number_of_faults(one)
+        faults = zip(counts, ("dead", "duplicate"), strict=True)
+        if text := ", ".join(f"{count} {what}" for count, what in faults if count):
+            told.append(f"{layer} ({text})")
+    return f"dead or duplicate channels, of {len(members)} networks: {', '.join(told)}" if told else ""
+
+
+def number_of_faults(features: np.ndarray) -> tuple[int, int]:
+    """Dead and duplicate channels."""
+    result = diagnose(features)
+    return int(result.num_dead), int(result.num_duplicate)
+
+
+def compare(
+    found: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds, maps: str = "default"
+) -> pd.DataFrame:
     """The measure for these pairs: all layers with all layers, or where the measure cannot, equal layers."""
-    shapes = {representation.shape[2:-1] for representation in found.values()}
-    # The CCA family takes pixels for samples, of which two layers must have equally many.
-    layers = "all" if len(shapes) == 1 or not MEASURES[measure].one_map_size else "same"
-    result: Pairwise = pairwise(found, measure, pairs=pairs, layers=layers, models=seeds)
+    layers = which_layers(measure, maps, (representation.shape for representation in found.values()))
+    options = {"pairs": pairs, "layers": layers, "models": seeds, **maps_option(measure, maps)}
+    result: Pairwise = pairwise(found, measure, **options)
     return chosen(result.to_frame(), pairs)[list(COLUMNS)]
 
 

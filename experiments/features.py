@@ -1,6 +1,8 @@
 """What commands that look at layers share: which layers, on which images, and a results.csv that grows."""
 
 import dataclasses
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +57,27 @@ class FeatureSettings(ZooSettings):
         """What a dry run tells of `features`; `counts` are those of `dry_run.layers_phase`."""
         options = {"images": len(self.chosen(dataset)[0]), "pool": self.maps == "pool", "limit": self.memory_limit}
         return layers_phase(name, self.zoo_config(), dataset, layers, **counts, **options)
+
+
+def maps_option(measure: str, maps: str) -> dict[str, str]:
+    """`maps` as an option of `pairwise`: none for the measure's own way, or where the measure has but one."""
+    return {"maps": maps} if own_maps(measure) and maps != "default" else {}
+
+
+def own_maps(measure: str) -> str | None:
+    """What a measure makes of maps if not told; None where there is nothing to tell."""
+    parameters = inspect.signature(MEASURES[measure].fn).parameters
+    return parameters["maps"].default if "maps" in parameters else None
+
+
+def which_layers(measure: str, maps: str, shapes: Iterable[tuple[int, ...]]) -> str:
+    """`layers` of `pairwise`: all with all, but of maps that differ in size equal layers where pixels are samples.
+
+    Two layers must then have equally many, except for measures of the Procrustes kind, which enlarge the smaller map.
+    """
+    alike = {"default": MEASURES[measure].one_map_size}
+    alike["pixels"] = alike["default"] or own_maps(measure) == "flatten"
+    return "same" if alike.get(maps, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:

@@ -96,6 +96,38 @@ def test_rows_are_the_measures(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.parametrize("maps", ["pool", "flatten", "pixels"])
+def test_maps_reach_the_measures_that_take_them(maps):
+    measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
+    out = command("--maps", maps, measures=",".join(measures))
+    rows, found = runs.read_csv(out / "results.csv"), features()
+    same = {"pls", "cka"} if maps == "pixels" else set()  # whose sizes differ
+    for measure in measures:
+        theirs = rows[rows.measure == measure]
+        assert len(theirs) == (2 if measure in same else 4) * len(PAIRS)
+        options = {} if measure == "channel_normalized_cka" else {"maps": maps}
+        for row in theirs.itertuples():
+            x, y = found[row.layer_a][SEEDS.index(row.model_a)], found[row.layer_b][SEEDS.index(row.model_b)]
+            np.testing.assert_allclose(row.value, MEASURES[measure].fn(x, y, **options), atol=2e-5)
+
+
+def test_other_maps_are_another_configuration(capsys):
+    out = command("--maps", "pool", measures="cka")
+    assert runs.read_config(out, "align")["maps"] == "pool"
+    before = (out / "results.csv").read_bytes()
+    assert "maps: pool" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        command(measures="cka")
+    assert ended.value.code == 2 and "maps" in capsys.readouterr().err
+    assert (out / "results.csv").read_bytes() == before
+    default = command(measures="cka", out="default")
+    flat = command("--maps", "flatten", measures="cka", out="flat")  # which is the way of cka, but another command
+    values = [runs.read_csv(folder / "results.csv").value for folder in (default, flat)]
+    np.testing.assert_array_equal(*values)
+    assert len({runs.fingerprint(runs.read_config(folder, "align")) for folder in (out, default, flat)}) == 3
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, capsys):
     out = command("--pairs", 1)
     one = runs.read_csv(out / "results.csv")
@@ -147,11 +179,11 @@ def test_slow_measures_are_kept_pair_by_pair(monkeypatch):
     assert MEASURES["soft_matching"].factor is None
     compare, asked = experiments.align.compare, []
 
-    def dies_at_the_third(found, measure, pairs, seeds):
+    def dies_at_the_third(found, measure, pairs, *others):
         asked.append(pairs)
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return compare(found, measure, pairs, seeds)
+        return compare(found, measure, pairs, *others)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(experiments.align, "compare", dies_at_the_third)
@@ -199,6 +231,23 @@ def test_bad_flags_are_one_line(words, named, capsys):
     assert not Path("run").exists()
 
 
+def test_dead_and_duplicate_channels_are_told(monkeypatch, capsys):
+    command("--layers", "relu1", measures="procrustes")
+    assert "duplicate" not in capsys.readouterr().err
+    represent = experiments.align.representations
+
+    def degenerate(*args, **options):
+        found = {layer: np.array(array) for layer, array in represent(*args, **options).items()}
+        found["relu2"][0, ..., 1] = 0
+        found["relu2"][:2, ..., 3] = 2 * found["relu2"][:2, ..., 0]
+        return found
+
+    monkeypatch.setattr(experiments.align, "representations", degenerate)
+    command("--layers", "relu1,relu2", measures="procrustes", out="degenerate")
+    told = f"dead or duplicate channels, of {len(SEEDS)} networks: relu2 (1 dead, 2 duplicate)"
+    assert told in capsys.readouterr().err.splitlines()
+
+
 # --- figures ---
 
 
@@ -226,6 +275,20 @@ def test_heat_maps_show_means(tmp_path):
         np.testing.assert_allclose(axes.collections[0].get_array().ravel(), mean)
     assert heatmaps(table(same=("cka",), measures=("cka",)), tmp_path / "none") is None
     assert not (tmp_path / "none.png").exists()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 12, 13, 19, 40])
+def test_heat_maps_of_any_number_of_layers_have_numbers_that_fit(layers, tmp_path):
+    rows = table(layers=layers, pairs=1, measures=("procrustes_distance", "cka"))
+    if layers == 1:
+        assert heatmaps(rows, tmp_path / "h") is None
+        return
+    rows.loc[rows.value < 0.2, "value"] *= -1  # with a sign they are widest
+    figure = heatmaps(rows, tmp_path / "h")
+    for axes in figure.axes:
+        assert len(axes.texts) == layers**2
+        square = axes.get_window_extent().width / layers
+        assert max(text.get_window_extent().width for text in axes.texts) < square
 
 
 def test_distances_are_called_so(tmp_path):

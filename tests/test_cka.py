@@ -87,7 +87,7 @@ def test_hsic_agrees_with_its_definition(estimator):
 
 
 def test_hsic_song_is_the_mean_over_quadruples():
-    """The U-statistic that makes it unbiased (Song et al. 2012, equation 4), term by term."""
+    """The U-statistic that makes it unbiased (Song et al. 2012), term by term."""
     x, y = data(n=6)
     k, l = linear(x), linear(y)  # noqa: E741
     terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]

@@ -94,6 +94,41 @@ def test_bias_of_a_biased_measure_is_told():
     np.testing.assert_allclose(bars.bias.mean(), bars.estimate.mean(), rtol=0.3)  # the limit is 0
 
 
+def drawn(count, size):
+    """What the bootstrap draws: (count, size) indices."""
+    return np.array([jax.random.randint(key, (size,), 0, size) for key in jax.random.split(KEY, count)])
+
+
+def test_bootstrap_over_examples():
+    """Against NumPy, with the same draws."""
+    x, y = data(n=25)
+    bars = error_bars(covariance, x, y, KEY, 400, level=0.8, method="bootstrap")
+    products = np.float64(x[:, 0]) * y[:, 0]
+    values = products[drawn(400, 25)].mean(1)
+    np.testing.assert_allclose(bars.values, values, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(bars.standard_error, values.std(ddof=1), rtol=1e-4)
+    np.testing.assert_allclose((bars.low, bars.high), np.quantile(values, [0.1, 0.9]), rtol=1e-4)
+    np.testing.assert_allclose(bars.bias, values.mean() - products.mean(), atol=1e-5)
+    np.testing.assert_allclose(bars.standard_error, products.std() / np.sqrt(25), rtol=0.15)  # known for a mean
+    blocked = error_bars(covariance, x, y, KEY, 400, level=0.8, method="bootstrap", batch_size=7)
+    np.testing.assert_allclose(blocked.values, bars.values, rtol=1e-4, atol=1e-5)
+
+
+def test_coverage_of_the_bootstrap():
+    """Of a mean as it should be; of CKA, whose repeated examples agree, never where the truth is 0."""
+    independent = tuple(np.float32(np.random.default_rng(d).normal(size=(100, 100, d))) for d in (10, 8))
+    for fn, (x, y), planted, (least, most) in (
+        (covariance, data(n=50, sets=300), 4.0, (0.82, 0.93)),
+        (cka, independent, 0.0, (0.0, 0.02)),
+    ):
+
+        def bars(x, y, key, fn=fn):
+            return error_bars(fn, x, y, key, 100, 0.9, method="bootstrap")
+
+        bars = jax.jit(jax.vmap(bars))(x, y, jax.random.split(KEY, len(x)))
+        assert least <= np.mean((bars.low <= planted) & (planted <= bars.high)) <= most
+
+
 def test_keys_blocks_and_names():
     x, y = data()
     first, again = (error_bars("pls", x, y, KEY, 20) for _ in range(2))
@@ -221,6 +256,46 @@ def test_models_that_differ_are_covered():
     np.testing.assert_allclose(result.standard_error, 2 * a.std(0, ddof=1) / np.sqrt(5), rtol=1e-3)
 
 
+def by_drawing(values, pairs, draws):
+    """Means over the pairs of different models among those drawn, which may be drawn more than once."""
+    found = dict(zip(map(tuple, pairs.tolist()), np.float64(values), strict=True))
+    found |= {(j, i): value for (i, j), value in found.items()}
+    means = []
+    for models in draws:
+        chosen = [found[pair] for pair in itertools.combinations(models.tolist(), 2) if pair in found]
+        if chosen:
+            means.append(np.mean(chosen, 0))
+    return np.array(means)
+
+
+def test_bootstrap_over_models():
+    rng = np.random.default_rng(0)
+    models = np.array([3, 5, 6, 11])
+    every = np.array(list(itertools.combinations(models, 2)))
+    draws = models[drawn(300, 4)]
+    assert any(len(set(draw)) == 1 for draw in draws.tolist())  # no pair at all
+    for pairs in (every, every[:3]):  # the latter all of model 3, which cannot be left out
+        values = np.float32(rng.normal(size=(len(pairs), 2, 3)))
+        result = mean_over_pairs(values, pairs, 0.9, method="bootstrap", key=KEY, num_resamples=300)
+        means = by_drawing(values, pairs, draws)
+        np.testing.assert_allclose(result.estimate, values.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(result.standard_error, means.std(0, ddof=1), rtol=1e-4)
+        ends = np.quantile(means, [0.05, 0.95], axis=0)
+        np.testing.assert_allclose((result.low, result.high), ends, rtol=1e-4, atol=1e-5)
+    one = mean_over_pairs(values[:, 0, 0], pairs, method="bootstrap", key=KEY)
+    assert one.estimate.shape == one.low.shape == () and one.low.dtype == jnp.float32
+
+
+def test_coverage_of_the_bootstrap_over_models():
+    """v_ij = a_i + a_j: of 20 models about as it should be, of 4 too narrow, as the docstring says."""
+    rng = np.random.default_rng(0)
+    for count, (least, most) in ((20, (0.9, 0.96)), (4, (0.7, 0.8))):
+        a = rng.normal(size=(count, 1000))
+        pairs = np.array(list(itertools.combinations(range(count), 2)))
+        result = mean_over_pairs(np.float32(a[pairs].sum(1)), pairs, method="bootstrap", key=KEY)
+        assert least < np.mean((result.low <= 0) & (result.high >= 0)) < most
+
+
 # Mistakes
 
 
@@ -236,6 +311,7 @@ def test_models_that_differ_are_covered():
         ({"num_resamples": 2.0}, "num_resamples: got 2.0"),
         ({"level": 1}, "level: got 1"),
         ({"batch_size": 0}, "batch_size: got 0"),
+        ({"method": "jackknife"}, "method: 'jackknife'"),
     ],
 )
 def test_mistakes_in_error_bars(change, message):
@@ -267,3 +343,14 @@ def test_mistakes_in_permutation_tests():
 def test_mistakes_in_pairs(values, pairs, message):
     with pytest.raises(InputError, match=message):
         mean_over_pairs(values, pairs)
+
+
+def test_mistakes_in_bootstraps_over_models():
+    values, pairs = np.ones(3), [(0, 1), (1, 2), (0, 2)]
+    for options, message in (
+        ({"method": "bootstrap"}, "key: is None"),
+        ({"method": "halves"}, "method: 'halves'"),
+        ({"method": "bootstrap", "key": KEY, "num_resamples": 1}, "num_resamples: got 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            mean_over_pairs(values, pairs, **options)

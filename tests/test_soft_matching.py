@@ -103,7 +103,7 @@ def test_a_planted_permutation_is_found(d):
     scaling = np.exp(np.linspace(-3, 3, d, dtype=np.float32))
     similarity, transport = soft_matching(x, x[:, order] * scaling + 5, full_output=True)
     assert similarity > 1 - 1e-6
-    np.testing.assert_array_equal(transport.matrix, np.eye(d)[order])
+    np.testing.assert_array_equal(transport.weights, np.eye(d)[order])
 
 
 def test_repetition_of_all_neurons_changes_nothing():

@@ -56,7 +56,9 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
     if crossed.empty:
         return None
     measures, layers = list(crossed.measure.unique()), list(crossed.layer_a.unique())
-    side = max(2.2, 0.42 * len(layers) + 0.6)
+    # Of many layers the squares are smaller, and what is written in them.
+    square, fontsize = (0.42, 8) if len(layers) <= 12 else (0.34, 6)
+    side = max(2.2, square * len(layers) + 0.6)
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.0))
         for axes, measure in zip(grid.flat, measures, strict=False):
@@ -70,9 +72,9 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
                 # Similarities end at 1, distances where they end; what is alike is bright.
                 vmax=np.nanmax(mean.to_numpy()) if is_distance(measure) else max(1.0, np.nanmax(mean.to_numpy())),
                 cmap="viridis_r" if is_distance(measure) else "viridis",
-                annot=len(layers) <= 12,
+                annot=True,
                 fmt=".2f",
-                annot_kws={"fontsize": 8},
+                annot_kws={"fontsize": fontsize},
                 square=True,
                 cbar=False,
                 linewidths=0.5,

@@ -7,6 +7,7 @@ Functions take two representations (n, d) or (n, h, w, c), examples first, and a
 from symjax.similarity.alignment import Matching, Rotation
 from symjax.similarity.cca import CCA, cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
+from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
 from symjax.similarity.hsic import hsic
@@ -61,6 +62,7 @@ __all__ = [
     "MEASURES",
     "PCA",
     "PLS",
+    "Diagnosis",
     "ErrorBars",
     "FewExamplesWarning",
     "FourierCCA",
@@ -80,6 +82,7 @@ __all__ = [
     "cka",
     "cka_distance",
     "cka_stream",
+    "diagnose",
     "error_bars",
     "fourier_cca",
     "fourier_cca_similarity",

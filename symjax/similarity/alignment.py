@@ -1,6 +1,6 @@
 """What carries one representation onto another: rotations and matchings of channels, ready to be used as stitches.
 
-The matrix of an alignment acts on the channels of x as y_i = sum_j matrix_ij x_j, for samples in rows y = x @ matrix.T.
+An alignment carries x to y_i ~ sum_j matrix_ij x_j + bias_i, for samples in rows y ~ x @ matrix.T + bias.
 """
 
 from functools import partial
@@ -27,11 +27,12 @@ class Rotation(NamedTuple):
 
 
 class Matching(NamedTuple):
-    """y_i ~ scaling_i x_permutation(i)."""
+    """y_i ~ scaling_i x_permutation(i) + bias_i."""
 
     permutation: jax.Array  # (d_y,), int32; -1 where x is narrower and no channel is left for that of y
     scaling: jax.Array  # (d_y,), 0 where the permutation is -1
     selection: jax.Array  # (d_y, d_x), the permutation as a matrix; a zero row for each -1
+    bias: jax.Array  # (d_y,), zero unless means were taken off; then what has no partner is its mean
 
     @property
     def matrix(self):

@@ -178,7 +178,7 @@ def _summary(x, y, rcond, summary):
 
 
 def cca_distance(x, y, *, maps="pixels", rcond=None):
-    """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.1). Not a metric."""
+    """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.2). Not a metric."""
     return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
 
 
@@ -263,7 +263,7 @@ MEASURES = (
     Measure(
         name="cca_distance",
         fn=cca_distance,
-        reference="Morcos et al. 2018, section 2.1",
+        reference="Morcos et al. 2018, section 2.2",
         range=(0.0, 1.0),
         kind="distance",
         symmetric=True,

@@ -220,9 +220,11 @@ def kernel_of(x, kernel, bandwidth):
     return jnp.exp(-jnp.where(jnp.eye(n, dtype=bool), 0, apart) / (2 * bandwidth**2 * median))
 
 
-_INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling"}
-_OF_CHANNELS = frozenset({"translation", "isotropic_scaling", "permutation", "positive_diagonal", "sign_flip"})
-_KORNBLITH = "Kornblith et al. 2019, equation 3"
+_INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}
+_OF_CHANNELS = frozenset(
+    {"translation", "isotropic_scaling", "permutation", "positive_diagonal", "sign_flip", "cyclic_shift"}
+)
+_KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
 def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, factor=factor):

@@ -29,7 +29,7 @@ class FourierCCA(NamedTuple):
 
 
 def fourier_cca(x, y, *, rcond=None):
-    """CCA of the channels of two maps at each spatial frequency ("DFT CCA", Raghu et al. 2017, section 4 and appendix).
+    """CCA of the channels of two maps at each spatial frequency ("DFT CCA", Raghu et al. 2017, section 3.1).
 
     The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix for each frequency,
     so layers that are convolutions of each other correlate by 1 everywhere. At each frequency the n complex vectors of
@@ -152,10 +152,10 @@ MEASURES = (
     Measure(
         name="fourier_cca",
         fn=fourier_cca_similarity,
-        reference="Raghu et al. 2017, section 4 (DFT CCA)",
+        reference="Raghu et al. 2017, section 3.1 (DFT CCA)",
         range=(0.0, 1.0),
         kind="similarity",
         symmetric=True,
-        invariances=LINEAR | {"translation"},
+        invariances=LINEAR | {"translation", "cyclic_shift"},
     ),
 )

@@ -2,12 +2,13 @@
 
 With H = 1 - 11'/n, and K, L kernel matrices (n, n), symmetric:
 
-    gretton   <H K H, H L H> / (n - 1)^2: biased. Gretton et al. 2005, equation 4 ("HSIC_0").
+    gretton   <H K H, H L H> / (n - 1)^2: biased. Gretton et al. 2005 ("HSIC_0"); Kornblith et al. 2019, equation 3.
     song      <U(K), U(L)> / (n (n - 3)), U the U-centring of Szekely and Rizzo 2014, which leaves a zero diagonal and
               zero row sums: unbiased. Equal to Song et al. 2012, equation 5 ("HSIC_1"),
               (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), diagonals set to zero.
-    lange     the same with H K H, its diagonal set to zero, for U(K). Lange et al. 2023. Biased all the same: centring
-              spreads the diagonal over the rest, which tells where there are many more features than examples.
+    lange     the same with H K H, its diagonal set to zero, for U(K): centre first, then drop the diagonal, as the code
+              of Lange et al. 2023 has it. Biased all the same: centring spreads the diagonal over the rest, which tells
+              where there are many more features than examples.
 
 Centring first has two uses: it is done once per representation, not per pair; and the published sum of three large
 terms that nearly cancel is never formed. Of kernel matrices that are already centred, H K H = K, all three need nothing

@@ -17,8 +17,9 @@ INVARIANCES = {
     "permutation": "features in another order",
     "positive_diagonal": "every feature times a positive number of its own",
     "sign_flip": "some features times -1",
+    "cyclic_shift": "all maps moved by some pixels, those that leave at one edge coming in at the other",
 }
-"""Transformations of the features (channels) of one side, the other left as it is."""
+"""Transformations of the features (channels) of one side, and the last of its maps, the other side left as it is."""
 
 ORTHOGONAL = frozenset({"orthogonal", "permutation", "sign_flip"})
 LINEAR = ORTHOGONAL | {"isotropic_scaling", "invertible_linear", "positive_diagonal"}
@@ -31,7 +32,7 @@ class Measure:
 
     name: its name in tables; unique.
     fn: called as fn(x, y), with (n, d) or (n, h, w, c) on both sides.
-    reference: paper and equation.
+    reference: paper, with the equation or section where that is known.
     range: the least and the largest value, infinite where there is no bound.
     kind: "similarity" or "distance".
     symmetric: whether fn(x, y) = fn(y, x).

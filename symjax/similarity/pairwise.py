@@ -42,8 +42,9 @@ def pairwise(
     What a measure makes of one representation alone (a kernel matrix, an orthonormal basis, unit norms) is made once
     for each, not once for each pair, and pairs are computed many at a time. The values are those of the measure's own
     function up to rounding; small distances are computed once more, from differences, so that they keep their digits.
-    Where a measure has no such form (`Measure.factor`), its function is called pair by pair, on one device; other pairs
-    are spread over all devices. Of a symmetric measure each pair is computed once. Not differentiable: for a loss, take
+    Where a measure has no such form (`Measure.factor` is None: Fourier CCA and soft matching), its function is called
+    pair by pair, on one device, and work on one representation is done again for each pair; pairs of other measures are
+    spread over all devices. Of a symmetric measure each pair is computed once. Not differentiable: for a loss, take
     the functions themselves.
 
     The default of `rcond` in cca and pwcca is here for each side that for its own width.
@@ -59,8 +60,9 @@ def pairwise(
         layers: "all" compares every layer with every layer; "same" a layer with that of the same name alone.
         models, against_models: labels of models, by default 0, 1, ....
         memory: bytes that compared representations may take on each device, about; two representations with what the
-            measure makes of them must fit in any case. On the host, what is made of all of them lies beside them:
-            n^2 numbers for a kernel matrix, otherwise as much as the representation itself.
+            measure makes of them must fit in any case. On the host, what is made of all M L of them lies beside them,
+            which `memory` does not bound: M L n^2 numbers for kernel matrices (CKA in Gram form, wreath CKA), otherwise
+            about as many as the representations have.
         devices: to compute on; all local ones by default.
         options: of the measure's function, such as maps="pool".
 

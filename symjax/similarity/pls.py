@@ -66,8 +66,8 @@ def pls_similarity(x, y, *, maps="pixels"):
     """The sum of PLS covariances over its bound, |X' Y|_* / (|X|_F |Y|_F), X and Y centred.
 
     0-d, in [0, 1]: 0 when no neuron of x covaries with one of y, 1 when the centred y is a multiple of the centred x,
-    rotated. NaN when a side is constant. It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021,
-    equation 5 and section 2.2). Symmetric; invariant to translation, isotropic scaling and orthogonal maps.
+    rotated. NaN when a side is constant. It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021).
+    Symmetric; invariant to translation, isotropic scaling and orthogonal maps.
 
     Args and Raises: as `pls`.
     """
@@ -102,7 +102,7 @@ MEASURES = (
     Measure(
         name="pls",
         fn=pls_similarity,
-        reference="Wegelin 2000; Williams et al. 2021, section 2.2",
+        reference="Wegelin 2000; Williams et al. 2021",
         range=(0.0, 1.0),
         kind="similarity",
         symmetric=True,

@@ -43,7 +43,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
     """min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm: sqrt(2 - 2 |x'y|_* / (|x| |y|)).
 
     |.|_* is the nuclear norm. The narrower of both is filled up with zero channels. A metric, up to the invariances, on
-    representations of any width (Williams et al. 2021, equation 4, without whitening).
+    representations of any width (Williams et al. 2021, without whitening).
 
     Args:
         x, y, center, maps, full_output: as of `procrustes`.
@@ -66,9 +66,9 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
         x, y, center, maps, full_output: as of `procrustes`.
 
     Returns:
-        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout.
-        NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic scaling, if centred under
-        translation.
+        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout
+        (of centred data, if centred). NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic
+        scaling, if centred under translation.
 
     Raises:
         InputError: as `procrustes`.
@@ -78,7 +78,7 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
-    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021, section 2).
+    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021).
 
     The narrower of both is filled up with zero channels. Linear assignment, exact, on the host. A metric, up to the
     invariances, on representations of one width, and on nonnegative ones of any width: negative inner products may make
@@ -212,16 +212,17 @@ def _row_space(x):
 
 @partial(jax.jit, static_argnames="center")
 def _permuted(x, y, center):
-    return permuted(*_origin(x, y, center)[:2])
+    return permuted(*_origin(x, y, center))
 
 
-def permuted(x, y):
-    """Distance and `Matching` of x and y; rows of both may be rotated."""
+def permuted(x, y, means):
+    """Distance and `Matching` of x and y, from which `means` have been taken; rows of both may be rotated."""
     (x, x_norm), (y, y_norm) = unit(x), unit(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
     distance = root(left_over(x, y, selection))
-    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection)
+    bias = means[1] - scaling * matmul(selection, means[0])
+    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
 
 
 def _origin(x, y, center):
@@ -237,7 +238,7 @@ def _where_both(x_norm, y_norm, distance):
 
 _SCALED = frozenset({"isotropic_scaling"})
 _ROTATED = ORTHOGONAL | _SCALED
-_WILLIAMS = "Williams et al. 2021, equation 4"
+_WILLIAMS = "Williams et al. 2021"
 
 
 def _similarity_of(name, fn, reference, least, invariances, factor):
@@ -249,19 +250,16 @@ def _distance_of(name, fn, reference, most, invariances, factor):
 
 
 _PERMUTED = _SCALED | {"permutation"}
-_OF_PERMUTATIONS = "Williams et al. 2021, section 2"
 _factor_permuted = partial(factor, permuted=True)
 
 MEASURES = (
     _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATED, factor),
     _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATED, factor),
-    _similarity_of(
-        "permutation_procrustes", permutation_procrustes, _OF_PERMUTATIONS, 0.0, _PERMUTED, _factor_permuted
-    ),
+    _similarity_of("permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTED, _factor_permuted),
     _distance_of(
         "permutation_procrustes_distance",
         permutation_procrustes_distance,
-        _OF_PERMUTATIONS,
+        _WILLIAMS,
         2.0,
         _PERMUTED,
         _factor_permuted,

@@ -18,8 +18,11 @@ def pwcca(x, y, *, maps="pixels", rcond=None):
     """The mean of the canonical correlations, each weighted by how much of x its variate accounts for.
 
     sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|: h_i the i-th canonical variate of x over the
-    examples, x_j the j-th neuron of x, centred (Morcos et al. 2018, section 2.1 and equation 2). As many variates as
-    the smaller rank. Not symmetric: the weights are of x.
+    examples, x_j the j-th neuron of x, centred (Morcos et al. 2018, section 2.2; Kornblith et al. 2019, equation 9). As
+    many variates as the smaller rank. Not symmetric: the weights are of x.
+
+    Of maps, the default "pixels" is the convention of Raghu et al. 2017; Morcos et al. average over positions, which is
+    maps="pool".
 
     0-d, in [0, 1]; NaN when a side is constant. Invariant to translation, isotropic scaling, permutation and signs of
     neurons on both sides, to every invertible map of y. Differentiable where the correlations are distinct, or all 1.
@@ -37,11 +40,16 @@ def _pwcca(x, y, rcond):
 def weighted_mean(result):
     """`pwcca` of a `CCA`."""
     weights = jnp.abs(result.x_loadings).sum(0)
-    return (weights * result.correlations).sum() / weights.sum()
+    return _mean(weights, result.correlations)
+
+
+def _mean(weights, correlations):
+    # A weighted mean of numbers up to 1 exceeds 1 by rounding.
+    return jnp.minimum((weights * correlations).sum() / weights.sum(), 1)
 
 
 def pwcca_distance(x, y, *, maps="pixels", rcond=None):
-    """1 - `pwcca`, in [0, 1] (Morcos et al. 2018, section 2.1). Not symmetric, not a metric."""
+    """1 - `pwcca`, in [0, 1] (Morcos et al. 2018, section 2.2). Not symmetric, not a metric."""
     return 1 - pwcca(x, y, maps=maps, rcond=rcond)
 
 
@@ -60,14 +68,14 @@ def factor(shapes, *, maps="pixels", rcond=None, distance=False):
         turn, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
         used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(a_rank, b_rank)
         weights = jnp.where(used, jnp.abs(matmul(a_back, turn)).sum(0), 0)
-        similarity = (weights * jnp.minimum(correlations, 1)).sum() / weights.sum()
+        similarity = _mean(weights, jnp.minimum(correlations, 1))
         return 1 - similarity if distance else similarity
 
     return Factored(prepare, finish)
 
 
 _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})
-_REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.1, equation 2"
+_REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.2; Kornblith et al. 2019, equation 9"
 
 MEASURES = (
     Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, factor, one_map_size=True),

@@ -9,21 +9,29 @@ import jax.numpy as jnp
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.channels import centred, root, unit_channels
-from symjax.similarity.linalg import magnitude
+from symjax.similarity.linalg import magnitude, reciprocal
 from symjax.similarity.measure import Measure
 from symjax.similarity.transport import transport_plan
 
 
 class Transport(NamedTuple):
-    """How much of each neuron of x goes to each neuron of y."""
+    """How much of each neuron of x goes to each neuron of y: y_j ~ sum_i matrix_ji x_i + bias_j."""
 
     plan: jax.Array  # (p, q); rows sum to 1 / p, columns to 1 / q, those of neurons left out to zero
+    x_scaling: jax.Array  # (p,), 1, or where neurons were standardized what brought them to unit norm, 0 if constant
+    y_scaling: jax.Array  # (q,), 1, or the norms of the centred neurons
+    bias: jax.Array  # (q,), zero unless means were taken off
+
+    @property
+    def weights(self):
+        """(q, p): for each neuron of y the shares of those of x, which sum to one. For equal widths a permutation."""
+        totals = self.plan.sum(0)[:, None]
+        return self.plan.T / jnp.where(totals > 0, totals, 1)
 
     @property
     def matrix(self):
-        """(q, p): y_j ~ sum_i matrix_ji x_i, rows sum to one. For equal widths a permutation."""
-        totals = self.plan.sum(0)[:, None]
-        return self.plan.T / jnp.where(totals > 0, totals, 1)
+        """(q, p): the weights, in the units of x and y as they came."""
+        return self.y_scaling[:, None] * self.weights * self.x_scaling
 
 
 def soft_matching(x, y, *, maps="pixels", full_output=False):
@@ -39,9 +47,9 @@ def soft_matching(x, y, *, maps="pixels", full_output=False):
         full_output: whether to return the plan too.
 
     Returns:
-        0-d array in [-1, 1]; with `full_output` also the `Transport`, between neurons centred and at unit norm. Neurons
-        that are constant are left out; NaN where all of x or of y are. Symmetric. Invariant under translation,
-        permutations and positive scalings of neurons.
+        0-d array in [-1, 1]; with `full_output` also the `Transport`, whose plan is between neurons centred and at
+        unit norm, and whose matrix and bias carry x itself to y. Neurons that are constant are left out; NaN where all
+        of x or of y are. Symmetric. Invariant under translation, permutations and positive scalings of neurons.
 
         Exact (`transport_plan`), on the host. The derivative is that at the best plan held fixed, which is the true one
         wherever that is unique.
@@ -76,19 +84,22 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_outpu
     size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
     squares, transport = _transported(x / size, y / size, standardize)
     distance = root(squares) if standardize else size * root(squares)
+    transport = transport._replace(bias=size * transport.bias)
     return (distance, transport) if full_output else distance
 
 
 @partial(jax.jit, static_argnums=2)
 def _transported(x, y, standardize):
     """The squared distance and the `Transport`."""
-    live = jnp.ones(x.shape[1], bool), jnp.ones(y.shape[1], bool)
+    means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
+    x_norm, y_norm = jnp.ones_like(x[0]), jnp.ones_like(y[0])
     if standardize:
+        means = x.mean(0), y.mean(0)
         (x, x_norm), (y, y_norm) = unit_channels(centred(x)), unit_channels(centred(y))
-        live = x_norm > 0, y_norm > 0
     # Norms of neurons add the same to every plan.
-    plan = transport_plan(matmul(x.T, y), *live)
-    return _squared_distance(x, y, plan), Transport(plan)
+    plan = transport_plan(matmul(x.T, y), x_norm > 0, y_norm > 0)
+    transport = Transport(plan, reciprocal(x_norm), y_norm, means[1])
+    return _squared_distance(x, y, plan), transport._replace(bias=means[1] - matmul(transport.matrix, means[0]))
 
 
 def _squared_distance(x, y, plan):

@@ -130,7 +130,8 @@ def matched(x, y):
     x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
     distance = root(left_over(x, y, selection) / jnp.maximum(x_live, y_live))
     distance = jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance)
-    return distance, Matching(permutation, positive_scaling(permutation, x_norm, y_norm), selection)
+    scaling = positive_scaling(permutation, x_norm, y_norm)
+    return distance, Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
 
 
 @lru_cache(maxsize=64)
@@ -258,7 +259,7 @@ def _median_kernel(channels):
 
 
 _RELU = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
-_EVEN = _RELU | {"translation", "sign_flip"}
+_EVEN = _RELU | {"translation", "sign_flip", "cyclic_shift"}
 _GODFREY = "Godfrey et al. 2022"
 _MEDIAN = {"reduce": "median"}
 _median, _factor_median = partial(wreath_cka, **_MEDIAN), partial(factor_cka, **_MEDIAN)

@@ -41,7 +41,8 @@ def matched(moments: FeatureMoments) -> jax.Array:
     safe = lambda norm: jnp.where(norm > 0, norm, 1)  # noqa: E731
     correlations = moments.yx / safe(y_norm)[:, None] / safe(x_norm)[None, :]
     permutation, selection = assign(correlations, y_norm > 0, x_norm > 0)
-    return Matching(permutation, positive_scaling(permutation, x_norm, y_norm), selection).matrix
+    scaling = positive_scaling(permutation, x_norm, y_norm)
+    return Matching(permutation, scaling, selection, jnp.zeros_like(scaling)).matrix
 
 
 def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:

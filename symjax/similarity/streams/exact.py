@@ -215,7 +215,7 @@ def _rotated(state, center):
 
 @partial(jax.jit, static_argnums=1)
 def _permuted(state, center):
-    return permuted(*_origin(state, center)[:2])
+    return permuted(*_origin(state, center))
 
 
 def _origin(state, center):
