@@ -186,9 +186,8 @@ def test_float32_keeps_five_digits(noise):
     np.testing.assert_allclose(projected, oracle(matrix), atol=1e-5 * max(1, np.abs(matrix).max()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("n", [64, 256, 512])
-@pytest.mark.parametrize("noise", [0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("n", [256, 512])
+@pytest.mark.parametrize("noise", [0.01, 1.0, 10.0])
 def test_float32_keeps_five_digits_at_full_size(n, noise):
     batch = np.stack([sample(kind, noise, n) for kind in ("feasible", "vertex", "zero")])
     projected, info = newton(batch)
