@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -202,16 +203,13 @@ def _run(kind: str, sweep: Sweep, members, pairs, clean, results: Results, seed:
     ):
         training.set_postfix_str("compiling")
 
-        def on_epoch(metrics):
-            training.set_postfix({name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False)
-            training.update()
+        def step(bar, metrics):
+            if metrics is not None:
+                bar.set_postfix({name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False)
+            bar.update()
 
-        def on_evaluation(accuracy):
-            if accuracy is not None:
-                evaluation.set_postfix({"accuracy": f"{accuracy:.3f}"}, refresh=False)
-            evaluation.update()
-
-        found = sweep.run(members.member, pairs, seed=seed, on_epoch=on_epoch, on_evaluation=on_evaluation)
+        steps = {"on_epoch": partial(step, training), "on_evaluation": partial(step, evaluation)}
+        found = sweep.run(members.member, pairs, seed=seed, **steps)
         for result in found:
             results.add(result, clean)
 

@@ -203,7 +203,7 @@ class FakeSweep:
                         curve = {"layer": where.name, "family": family.label, "learning_rate": 0.01}
                         curves += [curve | {"epoch": e, "loss": rng.rand(), "accuracy": rng.rand()} for e in (1, 2)]
             on_epoch({"loss": 0.0, "accuracy": 0.0})
-            on_evaluation(0.5)
+            on_evaluation({"loss": 1.0, "accuracy": 0.5})
             yield PairResult(pair, rows, curves, stitches)
 
 

@@ -7,10 +7,12 @@ stitch reproduces its reported accuracy.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from symjax.checks import integer
 from symjax.data import normalize, statistics
@@ -36,18 +38,26 @@ def batch_statistics(plan: Plan, pair: Pair, stitches: list[Stitch], images: jax
     ]
 
 
-def batch_correct(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[jax.Array]:
-    """Per point, how many examples of one batch each stitch classifies rightly: (stitches,)."""
+class Scores(NamedTuple):
+    """Sums over the examples of one batch, each (stitches,)."""
+
+    right: jax.Array  # how many are classified rightly
+    loss: jax.Array  # cross-entropy
+
+
+def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
+    """Per point, how well each stitch classifies the examples of one batch."""
     fronts = plan.network.features(pair.a, normalize(batch.images, mean, std), plan.points)
 
-    def correct(point, travelling, item):
+    def score(point, travelling, item):
         stitch, their_stats = item
         tail = Member(pair.b.params, their_stats)
         logits, _ = stitched_logits(plan.network, tail, travelling, stitch, point, "inference")
-        return count_correct(logits, batch.labels, batch.mask)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        return Scores(count_correct(logits, batch.labels, batch.mask), jnp.sum(losses * batch.mask))
 
     return [
-        each(partial(correct, point, travelling), plan.execution)(items)
+        each(partial(score, point, travelling), plan.execution)(items)
         for point, travelling, *items in zip(plan.points, fronts, stitches, stats, strict=True)
     ]
 

@@ -70,7 +70,7 @@ class Lane:
         self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
         self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
         self._statistics = lift(lambda m, shared: evaluate.batch_statistics(plan, *m, *shared))
-        self._correct = lift(lambda m, shared: evaluate.batch_correct(plan, *m, *shared))
+        self._scores = lift(lambda m, shared: evaluate.batch_scores(plan, *m, *shared))
         self._place = partial(spread, devices=devices)
 
     def _moment_batches(self, images: int) -> jax.Array:
@@ -88,7 +88,7 @@ class Lane:
         pairs: Pair,
         keys: np.ndarray,
         on_epoch: Callable[[int, dict], None],
-        on_evaluation: Callable[[float | None], None],
+        on_evaluation: Callable[[dict | None], None],
         go_on: Callable[[], None],
     ) -> Found:
         """Trains, rounds and evaluates the stitches of stacked pairs.
@@ -97,7 +97,7 @@ class Lane:
           pairs: one for every device of the lane.
           keys: raw key data of each.
           on_epoch: called after each epoch with its number, from 0, and its metrics.
-          on_evaluation: called after each batch of an evaluation, with the mean accuracy so far where there is one.
+          on_evaluation: called after each batch of an evaluation, with the mean loss and accuracy so far or None.
           go_on: called before each stage, epoch and batch; what it raises ends the run.
         """
         plan, config, normalisation = self.plan, self.plan.config, (self._data.mean, self._data.std)
@@ -114,9 +114,9 @@ class Lane:
                 history.append(jax.device_get(metrics))
                 on_epoch(epoch, history[-1])
 
-        def batch_done(accuracy):
+        def batch_done(metrics):
             go_on()
-            on_evaluation(accuracy)
+            on_evaluation(metrics)
 
         go_on()
         stitches, placed = jax.device_get(self._rounded(state, ())), self._place(pairs)
@@ -137,14 +137,15 @@ class Lane:
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
         """Percent, (pairs, points, stitches)."""
-        right = seen = 0
+        right = loss = seen = 0
         stitches, stats = self._place((stitches, stats))
         for i in range(len(batches.images)):
             batch = take(batches, i)
-            counts = self._correct((pairs, stitches, stats), (batch, self._data.mean, self._data.std))
-            right = right + np.stack(jax.device_get(counts), axis=1).astype(np.float64)
+            scores = self._scores((pairs, stitches, stats), (batch, self._data.mean, self._data.std))
+            of_batch = jax.tree.map(lambda *points: np.stack(points, axis=1), *jax.device_get(scores))
+            right, loss = right + of_batch.right.astype(np.float64), loss + of_batch.loss
             seen += batch.mask.sum()
-            on_evaluation(float(np.mean(right) / seen))
+            on_evaluation({"loss": float(np.mean(loss) / seen), "accuracy": float(np.mean(right) / seen)})
         return 100 * right / float(seen)
 
 

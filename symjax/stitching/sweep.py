@@ -106,7 +106,7 @@ class Sweep:
         *,
         seed: int = 0,
         on_epoch: Callable[[dict], None] = lambda metrics: None,
-        on_evaluation: Callable[[float | None], None] = lambda accuracy: None,
+        on_evaluation: Callable[[dict | None], None] = lambda metrics: None,
     ) -> Iterator[PairResult]:
         """Results pair by pair, group by group.
 
@@ -115,7 +115,7 @@ class Sweep:
           pairs: ordered pairs of seeds.
           seed: of the stitches' random numbers; a pair's own depend on it and on the pair.
           on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
-          on_evaluation: called after each batch of an evaluation, with the mean accuracy so far where there is one.
+          on_evaluation: called after each batch of an evaluation, with the mean loss and accuracy so far or None.
         """
         for index, kept in groups(len(pairs), self.group_size):
             group = [pairs[i] for i in index]
@@ -137,9 +137,9 @@ class Sweep:
                 if len(done) == trained:
                     on_epoch({name: float(_mean([m[name] for m in done])) for name in ("loss", "accuracy")})
 
-        def batch_done(accuracy):
+        def batch_done(metrics):
             with lock:
-                on_evaluation(accuracy)
+                on_evaluation(metrics)
 
         return at_once([partial(lane.run, pairs, keys, epoch_done, batch_done) for lane in self.lanes])
 
