@@ -379,8 +379,8 @@ def pwcca_of_a_narrower_side():
 def pls_of_unequal_widths():
     """PLS of unequal widths
 
-    Scores are projections of centred data. A version of the SVCCA repository adds to them the means of the neurons, one to each
-    score, of which there are fewer than neurons on the wider side. The first number is `pls_similarity`. (In
+    Scores are projections of centred data. A version of the SVCCA repository adds to them the means of the neurons, one
+    to each score, of which there are fewer than neurons on the wider side. The first number is `pls_similarity`. (In
     another version the means are over neurons, which runs: see above.)
     """
     x, y = related(p=14, q=6)
