@@ -3,7 +3,8 @@
     python -m docs.published_faults > docs/published-faults.md
 
 Each function of `FAULTS` is a section of the page: its docstring, its source, and the two numbers that it returns, by
-the definition (as symjax has it) and as published. `tests/test_published_faults.py` holds the page to them.
+the definition (as symjax has it) and as published. Those of `ERRORS` return a function for the second, which ends in an
+error. `tests/test_published_faults.py` holds the page to them.
 """
 
 import inspect
@@ -25,8 +26,7 @@ our own words; the few lines of NumPy show each by itself, on made-up data, and 
 al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022.
 
 This page is written by `python -m docs.published_faults > docs/published-faults.md`, which runs every example; the
-tests run them again. Other faults of the same codes end in an error, so there is no number to show: PLS and PWCCA of
-unequal widths, and CCA by Fourier transform, which fails on its first call."""
+tests run them again. Where the published way ends in an error, that stands in the place of the number."""
 
 
 def related(n=500, p=10, q=10, seed=0):
@@ -124,12 +124,14 @@ def svcca_normalised_twice():
     """SVCCA with a threshold that is never reached
 
     Where the shares of the variance, which sum to 1, are divided by the whole variance once more, their sum stays under
-    99 %, and the search for the first direction that reaches it ends at the first of all. Of 50 neurons with equal
-    variances, one direction is kept where all 50 are due.
+    99 %, and the search for the first direction that reaches it ends at the first of all. Of 50 neurons with almost
+    equal variances, one direction is kept where all 50 are due: here the first neuron of x and the last of y.
     """
     rng = np.random.default_rng(0)
     q = np.linalg.qr(np.hstack([np.ones((500, 1)), rng.standard_normal((500, 100))]))[0]
-    x, y = 10 * q[:, 1:51], 6 * q[:, 1:51] + 8 * q[:, 51:]  # equal variances; each neuron of y is .6 one of x
+    scales = np.linspace(1.01, 0.99, 50)
+    x = scales * q[:, 1:51]
+    y = scales[::-1] * (0.6 * q[:, 1:51] + 0.8 * q[:, 51:])  # each neuron of y correlates by .6 with one of x
 
     def kept(x):
         u, s, _ = np.linalg.svd(centre(x), full_matrices=False)
@@ -354,6 +356,69 @@ def changed_in_place():
     return defined, published
 
 
+def pwcca_of_a_narrower_side():
+    """PWCCA of unequal widths
+
+    Where y is narrower than x, a version of the SVCCA repository means to take weights of y, but picks the neurons of x
+    by a mask that has an entry for each neuron of y. (Neurons by examples there, with all neurons kept. Where that is
+    mended, the weights are of the other side: see above.)
+    """
+    x, y = related(p=14, q=6)
+    defined = symjax.pwcca(x, y)
+
+    def published():
+        acts_x, acts_y = x.T, y.T
+        kept_y = np.var(acts_y, axis=1) > 0
+        _, _, v = canonical(x, y)
+        mean_y = acts_y.mean(1, keepdims=True)
+        return v @ (acts_x[kept_y] - mean_y) + mean_y
+
+    return defined, published
+
+
+def pls_of_unequal_widths():
+    """PLS of unequal widths
+
+    Scores are projections of centred data. A version of the SVCCA repository adds to them the means of the neurons, one
+    to each score, of which there are fewer than neurons on the wider side. The first number is `pls_similarity`. (In
+    another version the means are over neurons, which runs: see above.)
+    """
+    x, y = related(p=14, q=6)
+    defined = symjax.pls_similarity(x, y)
+
+    def published():
+        u, _, _ = np.linalg.svd(centre(x).T @ centre(y) / (len(x) - 1), full_matrices=False)
+        return u.T @ centre(x).T + x.mean(0)[:, None]
+
+    return defined, published
+
+
+def dft_cca():
+    """CCA by Fourier transform, which never ran
+
+    Channels of a map are complex numbers at each frequency, and so are the coefficients of their CCA. The SVCCA
+    repository runs its CCA for real data on them, which writes coefficients into an array of real numbers, so that the
+    first frequency is the last. (Later lines would fail as well: they remove entries of the result that it does not
+    have. And before them all, the loop counts by a function of Python 2.)
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 4, 4, 3))
+    y = x @ rng.standard_normal((3, 3)) + rng.standard_normal((500, 4, 4, 3))
+    defined = symjax.fourier_cca_similarity(x, y)
+
+    def published():
+        spectrum_x, spectrum_y = (np.fft.fft2(side, axes=(1, 2)) for side in (x, y))
+        for i, j in np.ndindex(4, 4):
+            a, b = spectrum_x[:, i, j], spectrum_y[:, i, j]
+            covariance = np.cov(a.T, b.T)
+            sxx, sxy, syy = covariance[:3, :3], covariance[:3, 3:], covariance[3:, 3:]
+            u, _, _ = np.linalg.svd(root_inverse(sxx) @ sxy @ root_inverse(syy))
+            coefficients = np.zeros((3, 3))
+            np.place(coefficients, np.ones((3, 3), bool), u.T)
+
+    return defined, published
+
+
 FAULTS = (
     pwcca_without_whitening,
     pwcca_uncentred,
@@ -374,23 +439,40 @@ FAULTS = (
     negative_under_the_root,
     changed_in_place,
 )
+ERRORS = (pwcca_of_a_narrower_side, pls_of_unequal_widths, dft_cca)
 HELPERS = (related, centre, root_inverse, canonical, weighted)
 
 
 def main():
     numbers = {fault: run(fault) for fault in FAULTS}
+    errors = {fault: run_to_error(fault) for fault in ERRORS}
     print(INTRODUCTION, "\n\n| fault | by the definition | as published |\n|---|---|---|", sep="")
     for fault, (defined, published) in numbers.items():
         print(f"| {title(fault)} | {defined:.3f} | {published:.3f} |")
+    for fault, (defined, error, _) in errors.items():
+        print(f"| {title(fault)} | {defined:.3f} | `{error}` |")
     print("\nThe examples share these functions:\n\n```python\n", "\n\n".join(map(source, HELPERS)), "```", sep="")
     for fault, (defined, published) in numbers.items():
         print(f"\n## {title(fault)}\n\n{explanation(fault)}\n\n```python\n{without_docstring(fault)}```\n")
         print(f"By the definition {defined:.3f}, as published {published:.3f}.")
+    for fault, (defined, error, message) in errors.items():
+        print(f"\n## {title(fault)}\n\n{explanation(fault)}\n\n```python\n{without_docstring(fault)}```\n")
+        print(f"By the definition {defined:.3f}, as published `{error}: {message}`.")
 
 
 def run(fault):
     """What the definition gives, and what was published."""
     return [float(number) for number in fault()]
+
+
+def run_to_error(fault):
+    """What the definition gives, and in which error the published way ends: its type and its message."""
+    defined, published = fault()
+    try:
+        published()
+    except Exception as error:
+        return float(defined), type(error).__name__, str(error).strip()
+    raise AssertionError(f"{fault.__name__} did not end in an error")
 
 
 def title(fault):

@@ -277,7 +277,7 @@ def test_heat_maps_show_means(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
-@pytest.mark.parametrize("layers", [1, 2, 12, 13, 19, 40])
+@pytest.mark.parametrize("layers", [1, 2, 12, 13, 19])
 def test_heat_maps_of_any_number_of_layers_have_numbers_that_fit(layers, tmp_path):
     rows = table(layers=layers, pairs=1, measures=("procrustes_distance", "cka"))
     if layers == 1:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from docs import published_faults
-from docs.published_faults import FAULTS, run, title
+from docs.published_faults import ERRORS, FAULTS, run, run_to_error, title
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -21,6 +21,14 @@ def quoted(fault):
     return [float(number) for number in row.groups()]
 
 
+def quoted_error(fault):
+    """The same of one that ends in an error, with the error's message."""
+    name = re.escape(title(fault))
+    defined, error = re.search(rf"^\| {name} \| ({NUMBER}) \| `(\w+)` \|$", PAGE, re.MULTILINE).groups()
+    section = PAGE.split(f"\n## {title(fault)}\n")[1].split("\n## ")[0]
+    return float(defined), error, re.search(rf"as published `{error}: (.*)`\.$", section, re.MULTILINE)[1]
+
+
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_example_gives_what_the_page_says(fault):
     np.testing.assert_allclose(run(fault), quoted(fault), atol=1e-3)
@@ -32,7 +40,15 @@ def test_fault_shows(fault):
     assert not abs(defined - published) < 0.03  # NaN does too
 
 
+@pytest.mark.parametrize("fault", ERRORS, ids=lambda fault: fault.__name__)
+def test_published_way_ends_in_the_error_that_the_page_says(fault):
+    (defined, error, _), (quoted_number, quoted_type, message) = run_to_error(fault), quoted_error(fault)
+    np.testing.assert_allclose(defined, quoted_number, atol=1e-3)
+    assert error == quoted_type and message  # whose words are NumPy's and may change
+
+
 def test_page_is_what_the_script_prints(monkeypatch, capsys):
     monkeypatch.setattr(published_faults, "run", quoted)
+    monkeypatch.setattr(published_faults, "run_to_error", quoted_error)
     published_faults.main()
     assert capsys.readouterr().out == PAGE

@@ -58,9 +58,9 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
     measures, layers = list(crossed.measure.unique()), list(crossed.layer_a.unique())
     # Of many layers the squares are smaller, and what is written in them.
     square, fontsize = (0.42, 8) if len(layers) <= 12 else (0.34, 6)
-    side = max(2.2, square * len(layers) + 0.6)
+    side = max(2.2, square * len(layers) + 0.6) + 0.075 * max(0, max(len(str(layer)) for layer in layers) - 5)
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.0))
+        figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.3))
         for axes, measure in zip(grid.flat, measures, strict=False):
             chosen = crossed[crossed.measure == measure]
             mean = chosen.groupby(["layer_a", "layer_b"]).value.mean().unstack()
