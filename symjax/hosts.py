@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src.distributed import global_state
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from symjax import interruption
@@ -41,7 +40,7 @@ class Left(Exception):
 
 
 class FailedElsewhere(InputError):
-    """Another process has failed; all have been told."""
+    """Another process has failed, and all have been told; or none can be."""
 
 
 # --- processes ---
@@ -92,12 +91,12 @@ def _from_environment() -> dict[str, Any]:
 
 def count() -> int:
     """How many processes there are."""
-    return global_state.num_processes if jax.distributed.is_initialized() else 1
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
     """The number of this one, from 0."""
-    return global_state.process_id if jax.distributed.is_initialized() else 0
+    return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def is_first() -> bool:
@@ -250,8 +249,21 @@ def tell(error: BaseException) -> None:
 _met = iter(range(2**62))  # like the connection that it numbers the meetings of, there is one in a process
 
 
+def _client() -> Any:
+    """The connection to the coordination service, to which JAX has no public way; asked for where processes meet."""
+    try:
+        from jax._src.distributed import global_state
+
+        return global_state.client
+    except (ImportError, AttributeError):
+        raise FailedElsewhere(  # which nobody can be told
+            f"distributed: JAX {jax.__version__} has its coordination service in another place than JAX 0.10, so that "
+            "processes cannot meet; wanted JAX 0.10, or one process"
+        ) from None
+
+
 def _meet(mine: dict[str, Any], wait: bool = True) -> list[Any]:
-    number, client = next(_met), global_state.client
+    number, client = next(_met), _client()
     client.key_value_set(f"symjax/{number}/{index()}", json.dumps(mine))
     if not wait:
         return []

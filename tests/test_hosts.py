@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from stitch_helpers import SEEDS, TEST
 
 import experiments.zoo
 from experiments.settings import run_command
-from symjax import hosts, runs, zoo
+from symjax import InputError, hosts, runs, zoo
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +82,15 @@ def test_a_process_alone_does_everything():
     with hosts.job():
         pass
     with pytest.raises(KeyError), hosts.job():
+        raise KeyError("planted")
+
+
+def test_a_service_that_has_moved_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    with pytest.raises(InputError, match="^distributed: JAX .* coordination service"), hosts.job():
+        hosts.gather("step")
+    with pytest.raises(KeyError), hosts.job():  # is not hidden by it
         raise KeyError("planted")
 
 
@@ -205,6 +215,7 @@ def test_a_tolerance_is_no_more_than_it_says():
 
 @pytest.mark.slow
 def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
+    (tmp_path / "stripes.npz").symlink_to(alone / "stripes.npz")  # tables say which file they are of
     ((code, _, told),) = end(start(tmp_path, commands(tmp_path)))
     assert code == 0, told
     for name in ("zoo/accuracy.csv", "stitch/results.csv", "stitch/curves.csv", "align/results.csv"):
@@ -235,13 +246,13 @@ def shards(told):
     return int(devices), {(int(a), int(b)) for a, b in re.findall("^shard ([0-9]+) ([0-9]+)$", told, re.M)}
 
 
-@pytest.mark.slow
 def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
     ((code, _, told),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
     assert code == 0, told
     devices, found = shards(told)
-    # Three members and five copies, one on each; lanes of stitches, in which pairs share devices, have half of them.
-    assert devices == 8 and (8, 1) in found and {size for size, _ in found} <= {4, 8}
+    # Three members and five copies, one on each, or on three of them; lanes of stitches, in which pairs share devices,
+    # have half of them.
+    assert devices == 8 and (8, 1) in found and {size for size, _ in found} <= {3, 4, 8}
     assert_same(tmp_path, alone)
 
 
@@ -258,6 +269,8 @@ def test_matrices_are_shared_out(tmp_path):
     folders = [tmp_path / name for name in ("alone", "again", "two", "eight")]
     for folder, how in zip(folders, ({}, {}, {"processes": 2}, {"devices": 8, "before": SHARDS}), strict=True):
         folder.mkdir()
+        if folder != folders[0]:  # tables say which file they are of
+            (folder / "stripes.npz").symlink_to(folders[0] / "stripes.npz")
         argv = tiny(folder, *ROTATE, "--out", folder / "rotate", *["--distributed"] * ("processes" in how))
         job = end(start(folder, [["rotate", *argv]], **how))
         assert all(code == 0 for code, _, _ in job), job
