@@ -4,10 +4,10 @@
     python -m benchmarks.programme --teraflops 40 --models mcnn
 
 Zoos of 100 members of 50 epochs, then stitches of 32 pairs at all layers, 20 epochs each: full, rank 1, 2 and 4, lasso
-with 4 weights, G_ReLU with 5 alphas (Godfrey et al. 2022). Operations are the compiler's count of plain convolutions;
-memory is its analysis of the programs in the form for accelerators (`vmap` and matrix products), compiled here. Only
-`--teraflops`, what an accelerator sustains, is assumed: `python -m experiments.stitch ... --dry-run` measures it on the
-machine that it runs on.
+with 4 weights, G_ReLU with 5 alphas and by softsort (Godfrey et al. 2022). Operations are the compiler's count of plain
+convolutions; memory is its analysis of the programs in the form for accelerators (`vmap` and matrix products), compiled
+here. Only `--teraflops`, what an accelerator sustains, is assumed: `python -m experiments.stitch ... --dry-run`
+measures it on the machine that it runs on.
 """
 
 import dataclasses
@@ -31,6 +31,7 @@ FAMILIES = ",".join(
         "full,rank1,rank2,rank4",
         *(f"lasso:{weight}" for weight in ("1e-4", "1e-3", "1e-2", "1e-1")),
         *(f"birkhoff:{alpha}" for alpha in ("1e-3", "1e-2", "1e-1", "1", "10")),
+        "softsort",
     ]
 )
 ACCELERATOR = Execution(members="vmap", conv="matmul")
@@ -85,8 +86,7 @@ def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
 
 def row(settings: Settings, what: str, count: int, each: float, need: Need | None, unit: str) -> dict:
     seconds = each / (settings.teraflops * 1e12)
-    divisible = unit == "stitch"  # devices share the stitches of a pair
-    times = {n: count / n if divisible else -(-count // n) for n in DEVICES}
+    times = {n: -(-count // n) for n in DEVICES}  # on a process for each device, so that none share a pair's stitches
     memory = "" if need is None else f"{spell_bytes(need.fixed)} + {spell_bytes(need.member)} for each {unit}"
     return {
         "what": what,

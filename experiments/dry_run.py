@@ -39,7 +39,7 @@ class Phase(NamedTuple):
       flops: floating-point operations of those that are to do; None where they are not counted.
       need: of device memory; None where it is not known.
       at_once: members that are on one device at a time, at most.
-      divisible: whether devices share one where there are more of them.
+      divisible: whether the devices of a process share one where there are more of them.
       at_most: whether it may be less, which is not known beforehand.
       stored: bytes of representations that lie in the host's memory at a time.
     """
@@ -194,7 +194,7 @@ def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase
             pd.DataFrame(columns, index=rows).fillna("").to_string(),
             "",
             time,
-            f"On top come {besides}; other numbers of devices are like the ones here.",
+            f"On top come {besides}; other devices are like the ones here, and {len(devices)} in each process.",
         ]
     )
 
@@ -221,9 +221,9 @@ def _seconds(phase: Phase, devices: int, rate: float) -> float:
     if not phase.to_do or phase.flops is None:
         return 0.0
     each = phase.flops / phase.to_do
-    if phase.divisible and phase.to_do < devices:
-        return phase.flops / devices / rate
-    return -(-phase.to_do // devices) * each / rate
+    # A pair is one process's. Others are taken to have as many devices as this one.
+    share = min(max(1, devices // phase.to_do), jax.local_device_count()) if phase.divisible else 1
+    return -(-phase.to_do // (devices // share)) * each / share / rate
 
 
 def spell_seconds(seconds: float) -> str:
