@@ -15,12 +15,21 @@ import numpy as np
 
 from symjax.errors import InputError
 
+LONGEST_NAME = 255  # bytes of a file's name that file systems take
+
 
 def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`, as Python's."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
         raise InputError(f"{name}: got {_short(value)}, wanted an integer from {low} to {high}")
     return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or false, and nothing that merely counts as such."""
+    if not isinstance(value, (bool, np.bool)):
+        raise InputError(f"{name}: got {_short(value)}, wanted True or False")
+    return bool(value)
 
 
 def integer_fields(config: Any, **ranges: tuple[int, int]) -> None:
@@ -81,7 +90,14 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 def path(name: str, value: Any) -> pathlib.Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
         raise InputError(f"{name}: got {_short(value)}, wanted a path")
-    return pathlib.Path(value)
+    found = pathlib.Path(value)
+    try:
+        longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
+    except UnicodeEncodeError:
+        raise InputError(f"{name}: got {_short(value)}, which no file can be called") from None
+    if longest > LONGEST_NAME:
+        raise InputError(f"{name}: got {_short(value)}, wanted names of at most {LONGEST_NAME} bytes")
+    return found
 
 
 def _short(value: Any) -> str:

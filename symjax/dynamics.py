@@ -23,7 +23,7 @@ __all__ = [
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
     """Up to `count` epochs from 0 to `epochs`, every one where they are few, else closer at the beginning."""
-    scalar("epochs", epochs, "an integer from 0", lambda value: value == int(value) and value >= 0)
+    scalar("epochs", epochs, "an integer from 0", lambda value: value == int(value) and 0 <= value < 2**31)
     scalar("count", count, "an integer from 2", lambda value: value == int(value) and value >= 2)
     epochs, count = int(epochs), int(count)
     if epochs < count:

@@ -14,7 +14,9 @@ __all__ = ["all_pairs", "draw_pairs"]
 def all_pairs(seeds: Sequence[int], *, ordered: bool = True) -> list[tuple[int, int]]:
     """Every pair of two different seeds; where the order does not matter, once, the smaller first."""
     seeds = checks.seeds(seeds)
-    return list(itertools.permutations(seeds, 2) if ordered else itertools.combinations(sorted(seeds), 2))
+    if checks.flag("ordered", ordered):
+        return list(itertools.permutations(seeds, 2))
+    return list(itertools.combinations(sorted(seeds), 2))
 
 
 def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0, *, ordered: bool = True) -> list[tuple[int, int]]:

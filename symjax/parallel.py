@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from symjax.checks import integer, one_of, text
+from symjax.checks import flag, integer, one_of, text
 from symjax.errors import InputError
 from symjax.interruption import Ending
 from symjax.models.layers import CONV_METHODS, ConvMethod
@@ -234,7 +234,8 @@ def compiler_options(optimise: bool = True) -> dict | None:
     """
     if jax.default_backend() != "cpu":
         return None
-    options = {"xla_backend_optimization_level": int(optimise), "xla_disable_hlo_passes": "cse_barrier_expander"}
+    level = int(flag("optimise", optimise))
+    options = {"xla_backend_optimization_level": level, "xla_disable_hlo_passes": "cse_barrier_expander"}
     return options if optimise else options | {"xla_cpu_use_fusion_emitters": False}
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import data, parallel
-from symjax.checks import array, integer
+from symjax.checks import array, flag, integer
 from symjax.errors import InputError
 from symjax.memory import Need, check_limit, need_of, num_bytes
 from symjax.models import Member, Network, branch
@@ -72,7 +72,7 @@ def features_of(
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels)")
     mean, std = data.statistics(mean, std, images.shape[-1:])
-    batch_size = integer("batch_size", batch_size, 1)
+    batch_size, pool = integer("batch_size", batch_size, 1), flag("pool", pool)
     check_limit(max_device_memory)
     points = network.parse_points(layers)
     devices = tuple(jax.local_devices() if devices is None else devices)

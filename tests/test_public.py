@@ -272,9 +272,10 @@ TAKEN = {  # what is right after all
     "zoo.train_together.save_every_seconds": [math.inf],
 }
 WRONG = {
+    "flag": [*NOTHING, "no", 0, math.nan, [], np.ones(2)],
     "number": [*NOTHING, "x", "", math.nan, math.inf, -math.inf, -1, 1j, [], [1, 2], 10**400],
     "name": [*NOTHING, "x", "", -1, math.nan, [], ["x"], np.ones(2)],
-    "path": [*NOTHING, "", -1, math.nan, [], "\0", "file/below"],
+    "path": [*NOTHING, "", -1, math.nan, [], "\0", "\ud800", "x" * 300, "file/below"],
     "array": [*NOTHING, "x", -1, math.nan, [], [[1, 2], [3]], [None], [math.nan], ["x"], [1j]],
     "sequence": [*NOTHING, "x", -1, math.nan, [None], [math.nan], [[1, 2], [3]], [object()]],
     "mapping": [*NOTHING, "x", -1, math.nan, [], {"a": None}, {"a": "x"}, {"a": object()}],
@@ -283,7 +284,9 @@ WRONG = {
 
 
 def kind_of(value):
-    if isinstance(value, (bool, np.bool)) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+    if isinstance(value, (bool, np.bool)):
+        return "flag"
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
         return None
     if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return None

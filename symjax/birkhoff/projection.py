@@ -12,6 +12,7 @@ from symjax.birkhoff.dual import marginals
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
 from symjax.birkhoff.newton import newton, sweeps
+from symjax.checks import flag
 from symjax.errors import InputError
 
 SOLVERS = {"newton": newton, "sweeps": sweeps, "dykstra": dykstra}
@@ -86,7 +87,7 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     tol, max_iters = jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32)
     projected, info = _project(method, matrix.astype(dtype), duals, tol, max_iters)
     projected = projected.astype(matrix.dtype)
-    return (projected, info) if full_output else projected
+    return (projected, info) if flag("full_output", full_output) else projected
 
 
 @partial(jax.jit, static_argnums=0)

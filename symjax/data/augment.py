@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite
-from symjax.checks import array, integer
+from symjax.checks import array, flag, integer
 from symjax.errors import InputError
 
 
@@ -70,7 +70,7 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
     if filling.shape not in ((), images.shape[-1:]):
         raise InputError(f"fill: got shape {filling.shape}, wanted a number or one for each channel")
     translate = integer("translate", translate, 0, 4096)
-    if not flip and not translate:
+    if not flag("flip", flip) and not translate:
         return images
     n, height, width, channels = images.shape
     # One draw for everything: generating random numbers is most of this function's compilation.

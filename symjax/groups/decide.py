@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import scalar
+from symjax.checks import flag
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
 
@@ -80,7 +81,7 @@ def is_intertwiner(
     matrix = real_matrix(matrix)
     n = len(matrix)
     inputs = 8 * n + 64 if inputs is None else inputs
-    scalar("inputs", inputs, f"an integer from 4 n + 4 = {4 * n + 4}", lambda m: m == int(m) and m >= 4 * n + 4)
+    scalar("inputs", inputs, f"an integer from 4 n + 4 = {4 * n + 4}", lambda m: m == int(m) and 4 * n + 4 <= m < 2**31)
     inputs = int(inputs)
     scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
     scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
@@ -95,7 +96,7 @@ def is_intertwiner(
         nudged = [_apply(activation, (1 + eps) * points)[0] for points in (x, x @ matrix.T)] if short else None
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return _undecided(n, condition, "the activation has NaN or infinite values")
-    columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if offset else before
+    columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if flag("offset", offset) else before
     fitted, held = slice(0, None, 2), slice(1, None, 2)
     # Columns of very different sizes (powers) are brought to one first.
     norms = np.linalg.norm(columns[fitted], axis=0)

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, text
+from symjax.checks import flag, integer, text
 from symjax.errors import InputError
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.similarity import NAMES
@@ -52,7 +52,7 @@ def over_time(
     panels, lines = list(table[panel].unique()), list(table[line].unique())
     _check_chance(chance, panels)
     columns = next((n for n in (4, 3, 2) if len(panels) % n == 0), min(4, len(panels)))
-    looks = in_order(lines) if ordered else apart(lines)
+    looks = in_order(lines) if flag("ordered", ordered) else apart(lines)
     epochs = sorted(table.epoch.unique())
     with matplotlib.rc_context(PAPER):
         margins = (max(0.4, 5.2 - 2.7 * columns), 0.9)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, one_of
+from symjax.checks import flag, integer, one_of
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.memory import Need, check_limit, most, need_of, num_bytes
@@ -56,6 +56,7 @@ class Plan:
     def __post_init__(self):
         self.network.require_activation(integer("point", self.point, 0, len(self.network.points) - 1))
         one_of("start", self.start, ("continue", "fresh"))
+        flag("augment", self.augment)
         scalar("budget", self.budget, "a positive number of bytes", lambda value: 0 < value < math.inf)
 
 

@@ -172,6 +172,7 @@ def _checked(x, y, estimator, kernel, bandwidth, maps, form):
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
     one_of("form", form, FORMS)
+    bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX takes no integers from 2**31 on
     if kernel == "rbf" and form == "features":
         raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
     return x, y, bandwidth, estimator, kernel, cheaper_form(x, y, kernel) if form == "auto" else form

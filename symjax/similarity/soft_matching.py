@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
+from symjax.checks import flag
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.channels import centred, root, unit_channels
 from symjax.similarity.linalg import magnitude, reciprocal
@@ -59,7 +60,7 @@ def soft_matching(x, y, *, maps="pixels", full_output=False):
     """
     squares, transport = _transported(*samples_of(x, y, maps), True)
     similarity = 1 - squares / 2
-    return (similarity, transport) if full_output else similarity
+    return (similarity, transport) if flag("full_output", full_output) else similarity
 
 
 def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_output=False):
@@ -82,10 +83,10 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_outpu
     """
     x, y = samples_of(x, y, maps)
     size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
-    squares, transport = _transported(x / size, y / size, standardize)
+    squares, transport = _transported(x / size, y / size, flag("standardize", standardize))
     distance = root(squares) if standardize else size * root(squares)
     transport = transport._replace(bias=size * transport.bias)
-    return (distance, transport) if full_output else distance
+    return (distance, transport) if flag("full_output", full_output) else distance
 
 
 @partial(jax.jit, static_argnums=2)

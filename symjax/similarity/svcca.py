@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
+from symjax.checks import flag
 from symjax.similarity.canonical import whiten
 from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
 from symjax.similarity.factored import Factored, Part
@@ -40,7 +41,7 @@ def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
         warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
-    return (similarity, result) if full_output else similarity
+    return (similarity, result) if flag("full_output", full_output) else similarity
 
 
 @jax.jit

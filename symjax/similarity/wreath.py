@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.checks import one_of
+from symjax.checks import flag, one_of
 from symjax.similarity.alignment import Matching, assign, positive_scaling, samples_of
 from symjax.similarity.channels import centred_whole, root, unit, unit_channels
 from symjax.similarity.cka import angle, cosine, factored_kernels
@@ -77,7 +77,7 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
         InputError: as `wreath_procrustes`.
     """
     distance, matching = matched(*samples_of(x, y, maps))
-    return (distance, matching) if full_output else distance
+    return (distance, matching) if flag("full_output", full_output) else distance
 
 
 def wreath_cka(x, y, reduce="max", estimator="song"):

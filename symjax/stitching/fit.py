@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer_fields, integers, one_of, sequence
+from symjax.checks import flag, integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Network, branch
@@ -63,6 +63,8 @@ class FitConfig:
     def __post_init__(self):
         sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
         integer_fields(self, epochs=(1, 10**6 - 1), translate=(0, 4096), **dict.fromkeys(sizes, (1, 2**31 - 1)))
+        for name in ("bias", "flip"):
+            flag(name, getattr(self, name))
         rates = sequence("learning_rates", self.learning_rates, "positive numbers")
         for rate in rates:
             scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)

@@ -11,7 +11,7 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, integer_fields, one_of
+from symjax.checks import flag, integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.models import Member, Network
 from symjax.training.evaluation import Batches, accuracy
@@ -43,6 +43,7 @@ class Recipe:
     warmup: float = 0.0
 
     def __post_init__(self):
+        flag("flip", self.flip)
         for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
             one_of(name, getattr(self, name), table)
         scalar("warmup", self.warmup, "a share of the run, from 0 and under 1", lambda value: 0 <= value < 1)
@@ -147,8 +148,8 @@ def train_epoch(
       The next state, and metrics: `loss` and `accuracy` (of the training batches as they were seen, in [0, 1]),
       `validation_accuracy` (in [0, 1]).
     """
-    if frozen != 0:
-        integer("frozen", frozen, 0, len(network.points))
+    if type(frozen) is not int or frozen != 0:
+        frozen = integer("frozen", frozen, 0, len(network.points))
     steps_per_epoch = data.images.shape[0] // recipe.batch_size
     tx = optimizer(recipe, steps_per_epoch)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 1), state.epoch)

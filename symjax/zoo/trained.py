@@ -53,6 +53,7 @@ class Zoo:
 
     def member(self, seed: int) -> Member:
         """The member of one seed."""
+        seed = integer("seed", seed)
         if seed not in self.seeds:
             raise InputError(f"seed: {seed} is not in this zoo; its seeds: {listed(self.seeds)}")
         return parallel.take(self.members, self.seeds.index(seed))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from symjax import hosts, memory, parallel, runs
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integers, path, sequence
+from symjax.checks import flag, integers, path, sequence
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.errors import InputError
@@ -110,6 +110,7 @@ def train_together(
         raise InputError("groups: wanted each a Group of a configuration, seeds and a folder")
     groups = [group._replace(seeds=check_seeds(group.seeds), folder=path("folder", group.folder)) for group in groups]
     memory.check_limit(max_device_memory)
+    flag("progress", progress)
     scalar("save_every_seconds", save_every_seconds, "a number from 0", lambda value: value >= 0)
     keep, config = _checked(groups, dataset, keep)
     execution = execution or parallel.default_execution()

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete, real
+from symjax.checks import flag
 from symjax.errors import InputError
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
@@ -74,6 +75,7 @@ def svcca_stream(variance=0.99, *, maps="pixels", full_output=False):
         `Stream`; finalize gives the similarity, or (similarity, `CCA`).
     """
     check_variance(variance)
+    flag("full_output", full_output)
 
     def finalize(state, seen):
         similarity, result = _svcca(state, variance)
@@ -102,6 +104,8 @@ def procrustes_stream(*, center=False, maps="pixels", full_output=False):
     Returns:
         `Stream`; finalize gives the similarity, or this and the `Rotation`.
     """
+    flag("center", center)
+    flag("full_output", full_output)
 
     def finalize(state, _):
         return as_similarity(*_rotated(state, center), full_output)
@@ -114,6 +118,8 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", full_output=Fa
 
     Everything else is as of `procrustes_stream`.
     """
+    flag("center", center)
+    flag("full_output", full_output)
 
     def finalize(state, _):
         return as_similarity(*_permuted(state, center), full_output)
@@ -126,6 +132,7 @@ def wreath_procrustes_stream(*, maps="pixels", full_output=False):
 
     Everything else is as of `procrustes_stream`.
     """
+    flag("full_output", full_output)
 
     def finalize(state, _):
         return as_similarity(*_matched(state), full_output)
