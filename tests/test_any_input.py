@@ -48,7 +48,7 @@ STREAMS = {
 OF_MATRICES = ("nearest_permutation", "projection_birkhoff", "sinkhorn")
 BY_NAME = {  # those with a test of their own here
     *OF_MATRICES,
-    *("permutation_matrix", "softsort", "pca", "hsic", "pairwise", "error_bars", "permutation_test"),
+    *("permutation_matrix", "softsort", "pca", "diagnose", "hsic", "pairwise", "error_bars", "permutation_test"),
     *("mean_over_pairs", "group_means", "save_stream", "load_stream", "mean_correlation", "mean_square_correlation"),
 }
 
@@ -479,14 +479,30 @@ def test_softsort_refuses(bad):
         symjax.softsort(bad, 0.1)
 
 
-@pytest.mark.parametrize("name", ["pca"])
+@pytest.mark.parametrize("name", ["pca", "diagnose"])
 @throws(30)
 @given(bad=not_a_representation())
-def test_pca_refuses(name, bad):
+def test_functions_of_one_representation_refuse(name, bad):
     if isinstance(bad, np.ndarray) and bad.ndim in (2, 4) and bad.size and len(bad) > 1 and (bad == 1).all():
         bad = bad[:1]  # another number of examples is no fault here
     with pytest.raises(InputError, match="^x: "):
-        symjax.pca(bad)
+        PUBLIC[name](bad)
+
+
+@throws(20)
+@given(x=degenerate(), power=st.integers(-90, 90))
+def test_degenerate_columns_are_diagnosed(x, power):
+    found = symjax.diagnose(scaled(x, power))
+    np.testing.assert_array_equal(found.dead, ~x.any(0))
+    np.testing.assert_array_equal(found.constant, np.ptp(x, axis=0) == 0)
+    live = [i for i in range(FEATURES) if np.ptp(x[:, i]) > 0]
+    units = x / np.where(x.any(0), np.linalg.norm(np.float64(x), axis=0), 1)
+    duplicate = [
+        i in live and any(np.allclose(units[:, i], units[:, j]) for j in live if j < i) for i in range(FEATURES)
+    ]
+    np.testing.assert_array_equal(found.duplicate, duplicate)
+    centred = np.float64(x)[:, live] - np.float64(x)[:, live].mean(0)
+    assert found.rank == (np.linalg.matrix_rank(centred, rtol=1e-5) if live else 0)
 
 
 @throws(60)
