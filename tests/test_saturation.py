@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_zoo import CONFIG, DATASET, assert_close, assert_same
+from test_zoo import CONFIG, DATASET, assert_close, assert_same, stopped_in_a_save
 
 from symjax import runs, zoo
 from symjax.errors import InputError
@@ -124,11 +124,8 @@ def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tm
             raise KeyboardInterrupt
         save(self, state, metrics)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
-        patch.setattr(StoredMember, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, ruled(middle), save_every_seconds=0)
+    with stopped_in_a_save(monkeypatch, interrupted):
+        train(tmp_path, ruled(middle), save_every_seconds=0)
     before = (tmp_path / saturation.FILE).read_text() if (tmp_path / saturation.FILE).exists() else ""
     resumed, whole = train(tmp_path, ruled(middle)), zoo.load(live)
     assert resumed.freeze == whole.freeze

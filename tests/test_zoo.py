@@ -1,5 +1,6 @@
 """Zoos: seeds that do not feel each other, and folders that survive what happens to folders."""
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -58,6 +59,16 @@ def assert_close(a, b, atol=1e-4):
 
 def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@contextlib.contextmanager
+def stopped_in_a_save(monkeypatch, save):
+    """Members are saved after every epoch, by `save` in place of `StoredMember.save`, which is to interrupt once."""
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
+        patch.setattr(StoredMember, "save", save)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def files(folder):
@@ -183,11 +194,8 @@ def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         save(self, state, metrics)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
-        patch.setattr(StoredMember, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, save_every_seconds=0)
+    with stopped_in_a_save(monkeypatch, interrupted):
+        train(tmp_path, save_every_seconds=0)
     checkpoints = sorted(path.name for path in tmp_path.glob("member-*/epoch-?????"))
     assert checkpoints == ["epoch-00001", "epoch-00001", "epoch-00002", "epoch-00002"]
     with pytest.raises(InputError, match="has finished members none, wanted any"):

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_zoo import CONFIG, DATASET, assert_close, assert_same, files
+from test_zoo import CONFIG, DATASET, assert_close, assert_same, files, stopped_in_a_save
 
 from symjax import runs, zoo
 from symjax.errors import InputError
@@ -149,11 +149,8 @@ def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tm
             raise KeyboardInterrupt
         save(self, state, metrics)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
-        patch.setattr(StoredMember, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(tmp_path, keep=KEEP, save_every_seconds=0)
+    with stopped_in_a_save(monkeypatch, interrupted):
+        train(tmp_path, keep=KEEP, save_every_seconds=0)
     assert kept(tmp_path) == {0, 1}
     assert_same(zoo.load(tmp_path, epoch=1).members, zoo.load(kept_folder, epoch=1).members)
     resumed = train(tmp_path, keep=(*KEEP, 2))

@@ -82,6 +82,13 @@ def positive_scaling(permutation, x_norm, y_norm):
     return jnp.where(permutation < 0, 0 * y_norm, scaling)  # NaN stays NaN
 
 
+def positive_matching(products, x_norm, y_norm):
+    """The `Matching` of the greatest sum of `products` (d_y, d_x), positive scalings with it; without dead channels."""
+    permutation, selection = assign(products, y_norm > 0, x_norm > 0)
+    scaling = positive_scaling(permutation, x_norm, y_norm)
+    return Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
+
+
 def samples_of(x, y, maps="pixels", *, min_examples=2):
     """`x` and `y` as matrices with equally many rows (`as_pair`), maps of different sizes made equal first.
 

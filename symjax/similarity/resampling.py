@@ -19,7 +19,6 @@ from symjax.similarity.table import MEASURES
 
 BLOCK = 2**24  # numbers held at once, of the resampled data and of matrices of examples by examples
 ALTERNATIVES = ("greater", "less")
-OVER_EXAMPLES = ("halves", "bootstrap")
 OVER_MODELS = ("jackknife", "bootstrap")
 
 
@@ -103,14 +102,13 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
     fn = _function(fn)[0]
     integer("num_resamples", num_resamples, 2)
     _check_level(level)
-    one_of("method", method, OVER_EXAMPLES)
+    one_of("method", method, DRAWS)
     estimate = _number(fn, x, y)
     ends = jnp.array([(1 - level) / 2, (1 + level) / 2], estimate.dtype)
+    chosen = len(x) // 2 if method == "halves" else len(x)
+    values = _resampled(fn, x, y, key, num_resamples, _block(x, y, chosen, batch_size), method)
     if method == "bootstrap":
-        values = _with_replacement(fn, x, y, key, num_resamples, _block(x, y, len(x), batch_size))
         return ErrorBars(estimate, values.std(ddof=1), *jnp.quantile(values, ends), values.mean() - estimate, values)
-    chosen = len(x) // 2
-    values = _halves(fn, x, y, key, num_resamples, _block(x, y, chosen, batch_size))
     weight = chosen / (len(x) - chosen)
     low, high = math.sqrt(weight) * jnp.quantile(values - values.mean(), ends)
     return ErrorBars(
@@ -237,19 +235,16 @@ def _over_drawn_models(values, pairs, count, level, key, num_resamples):
     return PairMean(values.mean(0), jnp.nanstd(means, axis=0, ddof=1), *jnp.nanquantile(means, ends, axis=0))
 
 
-@partial(jax.jit, static_argnums=(0, 4, 5))
-def _halves(fn, x, y, key, count, batch_size):
+DRAWS = {
+    "halves": lambda key, n: jax.random.permutation(key, n)[: n // 2],
+    "bootstrap": lambda key, n: jax.random.randint(key, (n,), 0, n),
+}  # numbers of examples, by the method of `error_bars`
+
+
+@partial(jax.jit, static_argnums=(0, 4, 5, 6))
+def _resampled(fn, x, y, key, count, batch_size, method):
     def value(key):
-        chosen = jax.random.permutation(key, len(x))[: len(x) // 2]
-        return fn(x[chosen], y[chosen])
-
-    return lax.map(value, jax.random.split(key, count), batch_size=batch_size)
-
-
-@partial(jax.jit, static_argnums=(0, 4, 5))
-def _with_replacement(fn, x, y, key, count, batch_size):
-    def value(key):
-        chosen = jax.random.randint(key, (len(x),), 0, len(x))
+        chosen = DRAWS[method](key, len(x))
         return fn(x[chosen], y[chosen])
 
     return lax.map(value, jax.random.split(key, count), batch_size=batch_size)

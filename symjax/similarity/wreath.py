@@ -13,7 +13,7 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, one_of
-from symjax.similarity.alignment import Matching, assign, positive_scaling, samples_of
+from symjax.similarity.alignment import assign, positive_matching, samples_of
 from symjax.similarity.channels import centred_whole, root, unit, unit_channels
 from symjax.similarity.cka import angle, cosine, factored_kernels
 from symjax.similarity.factored import Factored, Part
@@ -126,12 +126,10 @@ def wreath_kernel(x, reduce="max"):
 def matched(x, y):
     """Distance and `Matching` of two matrices, whose rows may be rotated."""
     (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
-    permutation, selection = assign(matmul(y.T, x), y_norm > 0, x_norm > 0)
+    matching = positive_matching(matmul(y.T, x), x_norm, y_norm)
     x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
-    distance = root(left_over(x, y, selection) / jnp.maximum(x_live, y_live))
-    distance = jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance)
-    scaling = positive_scaling(permutation, x_norm, y_norm)
-    return distance, Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
+    distance = root(left_over(x, y, matching.selection) / jnp.maximum(x_live, y_live))
+    return jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance), matching
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.checks import real, require_finite, scalar
 from symjax.errors import InputError
-from symjax.similarity.alignment import Matching, assign, positive_scaling
+from symjax.similarity.alignment import positive_matching
 
 
 class FeatureMoments(NamedTuple):
@@ -40,9 +40,7 @@ def matched(moments: FeatureMoments) -> jax.Array:
     x_norm, y_norm = jnp.sqrt(jnp.diagonal(moments.xx)), jnp.sqrt(moments.yy)
     safe = lambda norm: jnp.where(norm > 0, norm, 1)  # noqa: E731
     correlations = moments.yx / safe(y_norm)[:, None] / safe(x_norm)[None, :]
-    permutation, selection = assign(correlations, y_norm > 0, x_norm > 0)
-    scaling = positive_scaling(permutation, x_norm, y_norm)
-    return Matching(permutation, scaling, selection, jnp.zeros_like(scaling)).matrix
+    return positive_matching(correlations, x_norm, y_norm).matrix
 
 
 def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
