@@ -1,5 +1,6 @@
 """All pairs at once against one pair at a time, for every measure of the table; blocks, devices, labels, errors."""
 
+import dataclasses
 import warnings
 from functools import partial
 
@@ -11,7 +12,7 @@ import pytest
 import symjax
 from symjax.errors import InputError
 from symjax.similarity import MEASURES, FewExamplesWarning, pair_blocks, pairwise
-from symjax.similarity.factored import grown, shrunk
+from symjax.similarity.meeting import grown, shrunk
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -27,7 +28,12 @@ def strict_promotion():
 
 # One of each kind runs always; the others differ from it in their two parts, which are tested for all.
 KINDS = {"cca", "svcca", "pwcca", "cka_distance", "procrustes", "wreath_procrustes_distance", "soft_matching"}
+KINDS |= {"fourier_cca"}
 every = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in MEASURES]
+
+
+# One that somebody else may have, not in two parts.
+OWN = dataclasses.replace(MEASURES["cka"], name="own", factor=None)
 
 
 def zoo(models=MODELS, examples=EXAMPLES, seed=0, sizes=((2, 2, 5),), noise=0.6):
@@ -44,17 +50,23 @@ def zoo(models=MODELS, examples=EXAMPLES, seed=0, sizes=((2, 2, 5),), noise=0.6)
 
 def loop(measure, a, b, **options):
     """One pair at a time."""
-    fn = MEASURES[measure].fn
+    measure = MEASURES[measure] if isinstance(measure, str) else measure
     models = [len(next(iter(side.values()))) for side in (a, b)]
     values = np.full((len(a), models[0], len(b), models[1]), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewExamplesWarning)
         for k, i, m, j in np.ndindex(values.shape):
-            if a is b and MEASURES[measure].symmetric and k > m:  # fewer programs to compile
+            if a is b and measure.symmetric and k > m:  # fewer programs to compile
                 values[k, i, m, j] = values[m, j, k, i]
             else:
-                values[k, i, m, j] = fn(list(a.values())[k][i], list(b.values())[m][j], **options)
+                values[k, i, m, j] = measure.fn(list(a.values())[k][i], list(b.values())[m][j], **options)
     return values
+
+
+def agree(measure, found, expected, error=SAME):
+    """Up to rounding, which is of the size of a distance where no norm bounds it."""
+    bounded = np.isfinite(MEASURES[measure].range[1])
+    np.testing.assert_allclose(found, expected, atol=error, rtol=0 if bounded else error)
 
 
 @pytest.mark.parametrize("measure", every)
@@ -62,16 +74,16 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     a = zoo()
     found = pairwise(a, measure)
     assert found.values.dtype == np.float32 and found.computed.all()
-    np.testing.assert_allclose(found.values, loop(measure, a, a), atol=SAME)
+    agree(measure, found.values, loop(measure, a, a))
 
 
-@pytest.mark.parametrize("measure", [name for name, measure in MEASURES.items() if measure.factor is not None])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_two_parts_are_the_whole(measure):
     x, y, _ = zoo(seed=1)["layer0"]
     factored = MEASURES[measure].factor((x.shape,))
     assert factored is MEASURES[measure].factor((x.shape,))  # or programs would be compiled at every call
     values = jax.jit(lambda x, y: factored.compare(factored.prepare(x), factored.prepare(y)))(x, y)
-    np.testing.assert_allclose(values, MEASURES[measure].fn(x, y), atol=SAME)
+    agree(measure, values, MEASURES[measure].fn(x, y))
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
@@ -82,13 +94,15 @@ def test_two_parts_are_the_whole(measure):
         ("procrustes", ((1, 1, 3), (1, 1, 34))),
         ("wreath_procrustes_distance", ((2, 2, 3), (2, 2, 4))),
         ("wreath_procrustes_distance", ((4, 2, 3), (3, 4, 3))),  # of map sizes neither divides the other
+        ("soft_matching_distance", ((4, 2, 3), (2, 4, 3), (3, 2, 3))),  # not of unit norm, which grows with the map
+        ("fourier_cca", ((4, 4, 3), (4, 5, 2), (1, 1, 3))),  # at the frequencies that both have
         # Each divides the other along one axis; along both; neither does.
         pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
     ],
 )
 def test_layers_may_differ_in_shape(measure, sizes):
     a = zoo(2, sizes=sizes)
-    np.testing.assert_allclose(pairwise(a, measure).values, loop(measure, a, a), atol=5e-6)
+    agree(measure, pairwise(a, measure).values, loop(measure, a, a), 5e-6)
 
 
 def test_an_enlarged_map_is_the_same_map():
@@ -99,7 +113,9 @@ def test_an_enlarged_map_is_the_same_map():
     np.testing.assert_allclose(shrunk(grown(jnp.asarray(data), (4, 6)), (2, 2)), data, rtol=1e-6)
 
 
-@pytest.mark.parametrize("measure", ["cka_distance", "procrustes_distance", "permutation_procrustes_distance"])
+@pytest.mark.parametrize(
+    "measure", ["cka_distance", "procrustes_distance", "permutation_procrustes_distance", "soft_matching_distance"]
+)
 def test_small_distances_keep_their_digits(measure):
     rng = np.random.default_rng(3)
     start = np.maximum(rng.normal(size=(EXAMPLES, 40)), 0)
@@ -184,7 +200,7 @@ def test_constant_and_dead_are_nan_but_computed():
 
 def test_pairs_of_models():
     a = zoo(5)
-    for measure in ("cka", "pwcca", "soft_matching"):
+    for measure in ("cka", "pwcca", OWN):
         whole, some = (
             pairwise(a, measure, models="abcde"),
             pairwise(a, measure, models="abcde", pairs=[("a", "c"), ("d", "d")]),
@@ -222,7 +238,7 @@ def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
 
 def test_two_sets():
     a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
-    for measure in ("cka", "pwcca", "soft_matching"):
+    for measure in ("cka", "pwcca", OWN):
         found = pairwise(a, measure, against=b, against_models=["last"])
         assert found.values.shape == (2, 2, 1, 1)
         np.testing.assert_allclose(found.values, loop(measure, a, b), atol=SAME)

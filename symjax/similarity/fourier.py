@@ -1,7 +1,7 @@
 """CCA of maps, frequency by frequency."""
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -11,9 +11,11 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
-from symjax.similarity.inputs import as_map_pair
+from symjax.similarity.factored import Factored
+from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.linalg import adjoint, magnitude, masked, reciprocal, unit_columns, without_rounding
 from symjax.similarity.measure import LINEAR, Measure
+from symjax.similarity.meeting import Meeting, Part
 
 
 class FourierCCA(NamedTuple):
@@ -62,14 +64,12 @@ def fourier_cca(x, y, *, rcond=None):
 
 @partial(jax.jit, static_argnums=2)
 def _fourier_cca(x, y, rcond):
-    rows = _shared(x.shape[1], y.shape[1])
-    columns = np.unique(np.abs(_shared(x.shape[2], y.shape[2])))
+    rows, columns = _frequencies(x.shape[1:3], y.shape[1:3])
     x_spectrum, y_spectrum = (_spectrum(side, rows, columns) for side in (x, y))
     correlations, x_rank, y_rank = _at_each(x_spectrum, y_spectrum, rcond)
     correlations, x_rank, y_rank = (
         part.reshape(len(rows), len(columns), *part.shape[1:]) for part in (correlations, x_rank, y_rank)
     )
-    own_conjugate = (columns == 0) | (2 * columns == x.shape[2])
     return FourierCCA(
         correlations,
         correlations.sum(-1) / jnp.minimum(x_rank, y_rank).astype(correlations.dtype),
@@ -77,8 +77,19 @@ def _fourier_cca(x, y, rcond):
         y_rank,
         jnp.asarray(rows, jnp.int32),
         jnp.asarray(columns, jnp.int32),
-        jnp.where(own_conjugate, 1, 2).astype(correlations.dtype),
+        _weights(columns, x.shape[2]).astype(correlations.dtype),
     )
+
+
+def _frequencies(size, other):
+    """(rows, columns): those that maps of both sizes (h, w) have, without what is conjugate to another."""
+    (h, w), (other_h, other_w) = size, other
+    return _shared(h, other_h), np.unique(np.abs(_shared(w, other_w)))
+
+
+def _weights(columns, width):
+    """How many frequencies of the full transform of `width` a column stands for."""
+    return jnp.where((columns == 0) | (2 * columns == width), 1, 2)
 
 
 def _shared(size, other):
@@ -142,10 +153,60 @@ def fourier_cca_similarity(x, y, *, rcond=None):
     Args and Raises: as `fourier_cca`.
     """
     result = fourier_cca(x, y, rcond=rcond)
-    ranks = jnp.minimum(result.x_rank, result.y_rank)
-    weights = jnp.where(ranks > 0, result.weights, 0)
-    means = result.correlations.sum(-1) / jnp.maximum(ranks, 1).astype(weights.dtype)
-    return (weights * means).sum() / weights.sum()
+    return _mean(result.correlations.sum(-1), jnp.minimum(result.x_rank, result.y_rank), result.weights)
+
+
+def _mean(totals, ranks, weights):
+    """Of correlations over ranks, then over frequencies, from the totals (f_h, f_w) of the former."""
+    weights = jnp.where(ranks > 0, weights, 0)
+    return (weights * totals / jnp.maximum(ranks, 1).astype(weights.dtype)).sum() / weights.sum()
+
+
+class Spectrum(NamedTuple):
+    """Of one representation."""
+
+    rank: jax.Array  # int32 (f_h, f_w)
+    size: jax.Array  # (h, w, 0), whose shape is that of the maps
+
+
+@lru_cache(maxsize=64)
+def factor(shapes, *, rcond=None):
+    """`fourier_cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
+
+    def prepare(x):
+        x = as_maps(x)
+        rows, columns = _frequencies(x.shape[1:3], x.shape[1:3])
+        least = check_rcond(rcond, x[:, 0, 0])
+        basis, _, rank = jax.vmap(lambda z: _basis(unit_columns(z)[0], least))(_spectrum(x, rows, columns))
+        shape = len(rows), len(columns)
+        data = basis.transpose(2, 1, 0).reshape(basis.shape[2], basis.shape[1], *shape)
+        return Part(data, Spectrum(rank.reshape(shape), jnp.zeros((*x.shape[1:3], 0), x.dtype)))
+
+    def finish(cross, a, b):
+        size, other = a.size.shape[:2], b.size.shape[:2]
+        rows, columns = _frequencies(size, other)
+        ranks = jnp.minimum(*(side.rank[rows][:, columns] for side in (a, b)))
+        totals = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1).sum(-1)
+        return _mean(totals, ranks, _weights(columns, size[1]).astype(totals.dtype))
+
+    return Factored(prepare, finish, meeting=Meeting(_meet, _cropped, _at_each_frequency))
+
+
+def _meet(a, b):
+    size, other = a.rest.size.shape[:2], b.rest.size.shape[:2]
+    return tuple(tuple(map(int, axis)) for axis in _frequencies(size, other))
+
+
+def _cropped(data, frequencies):
+    rows, columns = frequencies
+    if data.shape[-2:] == (len(rows), len(columns)):
+        return data
+    return data[..., np.array(rows), :][..., np.array(columns)]
+
+
+def _at_each_frequency(a, b):
+    """Qx* Qy at each frequency for all pairs of (i, p, n, f_h, f_w) and (j, q, n, f_h, f_w): (i, j, f_h, f_w, p, q)."""
+    return jnp.einsum("ipnhw,jqnhw->ijhwpq", a.conj(), b, precision="highest")
 
 
 MEASURES = (
@@ -157,5 +218,6 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation", "cyclic_shift"},
+        factor=factor,
     ),
 )

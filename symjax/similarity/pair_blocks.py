@@ -15,7 +15,7 @@ from jax import lax
 
 from symjax import parallel
 from symjax.similarity.alignment import enlarged
-from symjax.similarity.factored import Part, common_size, meeting_size, product, shrunk
+from symjax.similarity.meeting import Part, common_size
 
 WIDTH = 512  # of a tile, in rows of its product: wider ones are not faster
 EDGE = 64  # of a tile, in representations
@@ -120,7 +120,7 @@ def all_pairs(factored, a, b, wanted, symmetric, devices, prepared):
             if (once and j < i) or not mask.any():
                 continue
             sent = left_sent, left_sent if right is left else parallel.replicate(right.part, devices)
-            size = _too_odd(left, right)
+            size = _too_odd(factored, left, right)
             if size:
                 sent = (_again(factored, *side, size, devices) for side in ((a, left), (b, right)))
             values[here] = np.where(mask, _between(factored, *sent, mask, devices), values[here])
@@ -128,10 +128,10 @@ def all_pairs(factored, a, b, wanted, symmetric, devices, prepared):
     return np.where(done, values, values.T) if once else values
 
 
-def _too_odd(left, right):
+def _too_odd(factored, left, right):
     """The size to enlarge maps to before they are prepared, where neither size divides the other; otherwise None."""
     a, b = _one(left.part), _one(right.part)
-    return common_size(a.data.shape, b.data.shape) if meeting_size(a, b) is None else None
+    return common_size(a.data.shape, b.data.shape) if factored.meeting.size(a, b) is None else None
 
 
 def _again(factored, zoo, block, size, devices):
@@ -142,14 +142,12 @@ def _again(factored, zoo, block, size, devices):
 
 def _between(factored, a, b, wanted, devices):
     """Values of the pairs of two prepared blocks on the devices, right where `wanted`."""
-    size = meeting_size(_one(a), _one(b))
-    meeting = tuple(
-        part if _one(part).data.shape[2:] == size else part._replace(data=_shrunk(part.data, size)) for part in (a, b)
-    )
+    size = factored.meeting.size(_one(a), _one(b))
+    meeting = tuple(part._replace(data=_shrunk(factored.meeting, part.data, size)) for part in (a, b))
     edges = _edges(wanted, a.data.shape[1], b.data.shape[1])
     starts = _tiles(wanted, edges)
-    values = np.zeros(wanted.shape, a.data.dtype)
     tiles = np.asarray(_tile_program(factored, edges, devices)(starts, meeting))
+    values = np.zeros(wanted.shape, tiles.dtype)
     for (i, j), tile in zip(starts, tiles, strict=True):
         values[i : i + edges[0], j : j + edges[1]] = tile
     if factored.exact is not None:
@@ -166,9 +164,9 @@ def _one(part):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), part)
 
 
-@partial(jax.jit, static_argnums=1)
-def _shrunk(data, size):
-    return shrunk(data, size)
+@partial(jax.jit, static_argnums=(0, 2))
+def _shrunk(meeting, data, size):
+    return meeting.shrunk(data, size)
 
 
 def _edges(wanted, a_rows, b_rows):
@@ -202,7 +200,7 @@ def _tile(factored, edges, start, parts):
         jax.tree.map(lambda leaf, i=i, edge=edge: lax.dynamic_slice_in_dim(leaf, i, edge), part)
         for part, i, edge in zip(parts, start, edges, strict=True)
     )
-    cross = product(a.data, b.data)
+    cross = factored.meeting.product(a.data, b.data)
     rows, columns = jnp.repeat(jnp.arange(edges[0]), edges[1]), jnp.tile(jnp.arange(edges[1]), edges[0])
 
     def finish(pair):

@@ -42,12 +42,11 @@ def pairwise(
     What a measure makes of one representation alone (a kernel matrix, an orthonormal basis, unit norms) is made once
     for each, not once for each pair, and pairs are computed many at a time. The values are those of the measure's own
     function up to rounding; small distances are computed once more, from differences, so that they keep their digits.
-    Where a measure has no such form (`Measure.factor` is None: Fourier CCA and soft matching), its function is called
-    pair by pair, on one device, and work on one representation is done again for each pair; pairs of other measures are
-    spread over all devices. Of a symmetric measure each pair is computed once. Not differentiable: for a loss, take
-    the functions themselves.
+    Pairs are spread over all devices. Of a symmetric measure each is computed once. A measure of your own that has no
+    such form (`Measure.factor` is None) is called pair by pair, on one device. Not differentiable: for a loss, take the
+    functions themselves.
 
-    The default of `rcond` in cca and pwcca is here for each side that for its own width.
+    The default of `rcond` in cca, pwcca and fourier_cca is here for each side that for its own width.
 
     Args:
         representations: from names of layers to arrays (models, n, d) or (models, n, h, w, c), NumPy's or JAX's; d, h,

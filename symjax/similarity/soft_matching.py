@@ -1,6 +1,6 @@
 """Soft matching of neurons (Khosla and Williams 2024): permutations made soft, so that widths may differ."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -10,8 +10,10 @@ from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.channels import centred, root, unit_channels
+from symjax.similarity.factored import Factored, Part
 from symjax.similarity.linalg import magnitude, reciprocal
 from symjax.similarity.measure import Measure
+from symjax.similarity.procrustes import channels_first, samples
 from symjax.similarity.transport import transport_plan
 
 
@@ -114,13 +116,74 @@ def _squared_distance(x, y, plan):
     return (weights * ((picked_x - picked_y) ** 2).sum(0)).sum()
 
 
+class Neurons(NamedTuple):
+    """Of one representation, whose neurons are at unit norm or, all of them, over `size`."""
+
+    live: jax.Array  # (p,), which take part
+    square: jax.Array  # 0-d, the mean square norm of these
+    size: jax.Array  # 0-d
+    pixels: jax.Array  # (2,), the size of maps that count the more the larger they are made; otherwise ones
+
+
+SMALL = 0.02  # squared distances under this part of what they are the difference of have lost more than a digit
+AGAIN = -1  # in the place of a distance that is one of these
+
+
+@lru_cache(maxsize=64)
+def factor(shapes, *, maps="pixels", standardize=True, distance=False):
+    """`soft_matching` or `soft_matching_distance` in two parts."""
+
+    def prepare(x):
+        x = samples(x, maps)
+        size, live, pixels = jnp.ones((), x.dtype), jnp.ones(x.shape[-1], bool), jnp.ones(2, x.dtype)
+        if standardize:
+            x, norms = unit_channels(centred(x))
+            live = norms > 0
+        else:
+            size = magnitude(x).astype(x.dtype)
+            x = x / size
+            pixels = jnp.asarray(x.shape[1:-1] or (1, 1), x.dtype)
+        square = (x * x).sum() / live.sum().astype(x.dtype)
+        return Part(channels_first(x), Neurons(live, square, size, pixels))
+
+    def sizes(a, b):
+        """The unit of the distance, and in this unit those of both sides."""
+        pixels = jnp.maximum(a.pixels, b.pixels).prod()  # to which the smaller map is enlarged
+        a_size, b_size = (side.size * jnp.sqrt(pixels / side.pixels.prod()) for side in (a, b))
+        unit = jnp.maximum(a_size, b_size)
+        return unit, a_size / unit, b_size / unit
+
+    def finish(cross, a, b):
+        inner = (transport_plan(cross, a.live, b.live) * cross).sum()
+        if not distance:
+            return inner
+        unit, a_size, b_size = sizes(a, b)
+        whole = a_size**2 * a.square + b_size**2 * b.square
+        squares = whole - 2 * a_size * b_size * inner
+        return jnp.where(squares < SMALL * whole, AGAIN, unit * root(squares))
+
+    def exact(a, b):
+        unit, a_size, b_size = sizes(a.rest, b.rest)
+        plan = transport_plan(matmul(a.data, b.data.T), a.rest.live, b.rest.live)
+        return unit * root(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
+
+    return Factored(prepare, finish, exact, lambda value: value == AGAIN) if distance else Factored(prepare, finish)
+
+
 _PERMUTED = frozenset({"permutation"})
 _STANDARDIZED = _PERMUTED | {"translation", "isotropic_scaling", "positive_diagonal"}
 _KHOSLA = "Khosla and Williams 2024"
 
 MEASURES = (
-    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED),
+    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED, factor),
     Measure(
-        "soft_matching_distance", soft_matching_distance, _KHOSLA, (0.0, float("inf")), "distance", True, _PERMUTED
+        "soft_matching_distance",
+        soft_matching_distance,
+        _KHOSLA,
+        (0.0, float("inf")),
+        "distance",
+        True,
+        _PERMUTED,
+        partial(factor, standardize=False, distance=True),
     ),
 )
