@@ -96,7 +96,7 @@ def main(settings: Settings) -> Summary:
                 for measure, group in steps(missing):
                     bar.set_postfix_str(measure)
                     rows = compare(found, measure, group, compared.seeds, settings.maps)
-                    (folder / "parts").mkdir(exist_ok=True)
+                    runs.make_folder(folder / "parts")
                     add_rows(part(folder, measure), rows, COLUMNS)
                     assemble(folder)
                     bar.update(len(group))

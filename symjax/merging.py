@@ -46,7 +46,7 @@ def merge_parts(parts: Parts, folders: Sequence[Path], out: Path) -> int:
       InputError: a row, or what belongs to it, differs between two folders; a broken file.
     """
     for name in (parts.arrays, "parts"):
-        (out / name).mkdir(exist_ok=True)
+        runs.make_folder(out / name)
     count = 0
     for name in sorted({name for folder in folders for name in _names(folder, parts.rows)}):
         rows = {folder: _read(folder, name, parts.rows, parts.key) for folder in folders}

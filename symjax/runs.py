@@ -248,6 +248,14 @@ def versions() -> dict[str, str]:
 # --- files ---
 
 
+def make_folder(path: PathLike) -> None:
+    """Makes a folder in one that is there, if it is missing; an InputError where it cannot be made."""
+    try:
+        pathlib.Path(path).mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"folder: {path} cannot be written ({error.strerror or error})") from error
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Writes a JSON-able value, readably."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"

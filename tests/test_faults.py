@@ -254,7 +254,7 @@ def test_campaigns_see_by_how_much_numbers_differ():
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--commands", "zoo", "--times", "2", "--ways", "operations"],
+        "--commands zoo,stitch,align --times 1 --ways operations --seed 128".split(),
         pytest.param(["--times", "3"], marks=pytest.mark.slow),
         pytest.param(["--times", "2", "--fault", "full"], marks=pytest.mark.slow),
         pytest.param(["--times", "2", "--fault", "term", "--ways", "between"], marks=pytest.mark.slow),

@@ -107,6 +107,35 @@ def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
         zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.of(1) - 1, **options)
 
 
+@pytest.mark.parametrize("members", ["map", "vmap"])
+def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
+    """On the device that they are for, within what training one takes, with weights as of a `vmap` over all."""
+    dataset, config = trained()[0], settings().zoo_config()
+    execution, device = Execution(members, "matmul"), jax.devices()[1]
+    network, steps = config.network(dataset, method="matmul"), len(dataset.train) // config.recipe.batch_size
+    create, lying, devices = jobs.creation(network, config.recipe, steps), [], []
+    told = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
+    shared = num_bytes(jax.eval_shape(lambda: jobs.device_data(dataset, None)))
+    need = jobs.need(config, dataset, execution)
+    assert shared + told.output_size_in_bytes + told.temp_size_in_bytes < need.of(1)
+
+    def watched(seed):
+        lying.append(sum(array.nbytes for array in jax.live_arrays()))
+        made = create(seed)
+        devices.append({leaf.device for leaf in jax.tree.leaves(made)})
+        return made
+
+    monkeypatch.setattr(jobs, "creation", lambda *_: watched)
+    wanted = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0, 1, frozenset()) for seed in (3, 0, 2**31 - 1)]
+    jobs._prepare(config, network, len(dataset.train), wanted, device)
+    assert len(set(lying)) == 1 and devices == [{device}] * 3
+    together = jax.vmap(lambda seed: jobs.create_state(network, config.recipe, steps, seed))
+    options = parallel.compiler_options(optimise=False)
+    seeds = np.int32([job.stored.seed for job in wanted])
+    at_once = jax.jit(together, compiler_options=options)(seeds)
+    jax.tree.map(np.testing.assert_array_equal, parallel.stack([job.state for job in wanted]), jax.device_get(at_once))
+
+
 # --- evaluation and features in groups ---
 
 

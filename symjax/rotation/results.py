@@ -95,7 +95,7 @@ class Results:
 
     def _merge(self, path: Path, frame: pd.DataFrame, columns, key: list[str]) -> None:
         frame = frame[list(columns)]
-        path.parent.mkdir(exist_ok=True)
+        runs.make_folder(path.parent)
         if path.exists():
             frame = pd.concat([runs.read_csv(path, columns), frame]).drop_duplicates(key, keep="last")
         runs.write_csv(path, frame)

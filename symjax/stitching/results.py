@@ -120,7 +120,7 @@ class Results:
     def add(self, result: PairResult, clean: dict[int, float]) -> None:
         """Adds a pair's results to the folder; rows with the same key take the place of older ones."""
         for name in ("parts", "stitches"):
-            (self.folder / name).mkdir(exist_ok=True)
+            runs.make_folder(self.folder / name)
         a, b = result.pair
         name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], clean[b]]))
         rows = pd.DataFrame(

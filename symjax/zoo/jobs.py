@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -91,7 +90,7 @@ def train_jobs(
     recipe = config.recipe
     training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
     own_labels = any(job.labels is not None for job in jobs)
-    _prepare(config, network, len(dataset.train), jobs)
+    _prepare(config, network, len(dataset.train), jobs, devices[0])
     groups: dict[int, list[Job]] = {}
     for job in jobs:
         groups.setdefault(job.start, []).append(job)
@@ -146,10 +145,12 @@ def train_jobs(
             bar.update()
 
 
-def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job]) -> None:
-    """Gives jobs the states that they start from, and what is known of their training."""
-    like = None
-    fresh = [job for job in jobs if not job.start]
+def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job], device: jax.Device) -> None:
+    """Gives jobs the states that they start from, on the host, and what is known of their training.
+
+    Fresh ones are made on `device` one at a time, which takes less of it than training one does.
+    """
+    like, create = None, creation(network, config.recipe, train_images // config.recipe.batch_size)
     for job in jobs:
         if done := job.stored.epoch():
             known = job.stored.metrics(done)
@@ -157,12 +158,8 @@ def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Seque
         if job.start:
             like = abstract_state(config, network, train_images) if like is None else like
             job.state, job.rows = job.stored.restore(like), known.to_dict("records")
-    if fresh:
-        seeds = [job.stored.seed for job in fresh]
-        steps_per_epoch = train_images // config.recipe.batch_size
-        created = jax.device_get(_create(network, config.recipe, steps_per_epoch, seeds))
-        for i, job in enumerate(fresh):
-            job.state = parallel.take(created, i)
+        else:
+            job.state = jax.device_get(create(jax.device_put(np.int32(job.stored.seed), device)))
 
 
 def _add(active: Sequence[Job], stacked: TrainState, epoch: int, metrics: dict[str, np.ndarray]) -> None:
@@ -242,7 +239,8 @@ def _need(config: ZooConfig, sizes, leaves, structure, execution: Execution, own
     return memory.need_of(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)
 
 
-def _create(network: Network, recipe: Recipe, steps_per_epoch: int, seeds: list[int]) -> TrainState:
-    """Fresh states, stacked. Compiled without optimisation on a CPU, where it takes LLVM half a minute otherwise."""
-    create = jax.vmap(partial(create_state, network, recipe, steps_per_epoch))
-    return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))(jnp.asarray(seeds, jnp.int32))
+@lru_cache
+def creation(network: Network, recipe: Recipe, steps_per_epoch: int):
+    """`create_state` of a seed, remembered. Compiled without optimisation on a CPU, where LLVM takes long otherwise."""
+    create = partial(create_state, network, recipe, steps_per_epoch)
+    return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))

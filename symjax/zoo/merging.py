@@ -10,7 +10,7 @@ import numpy as np
 
 from symjax import runs
 from symjax.errors import InputError
-from symjax.zoo.stored import StoredMember, stored_members
+from symjax.zoo.stored import StoredMember, reason, stored_members
 from symjax.zoo.trained import _Opened
 
 
@@ -51,21 +51,22 @@ def _take(theirs: StoredMember, ours: StoredMember, like) -> None:
         _copy(theirs.kept_path(kept), ours.kept_path(kept))
     if epoch <= done:
         return
-    ours.folder.mkdir(exist_ok=True)
+    runs.make_folder(ours.folder)
     runs.write_csv(ours.folder / "metrics.csv", metrics)
     unfinished = ours.path(epoch).with_name(f"{ours.path(epoch).name}.orbax-checkpoint-tmp-{uuid.uuid4().hex}")
     try:
         shutil.copytree(theirs.path(epoch), unfinished)
         unfinished.rename(ours.path(epoch))
     except OSError as error:
-        raise InputError(f"folder: {ours.folder} cannot be written ({error.strerror or error})") from error
+        ours.sweep()
+        raise InputError(f"folder: {ours.folder} cannot be written ({reason(error)})") from error
     ours.sweep()
 
 
 def _copy(source: Path, target: Path) -> None:
     arrays = runs.read_npz(source)  # an error where it is damaged
     if not target.exists():
-        target.parent.mkdir(exist_ok=True)
+        runs.make_folder(target.parent)
         runs.write_npz(target, arrays)
     elif not _same_arrays(arrays, runs.read_npz(target)):
         raise _different(source, target)

@@ -53,16 +53,16 @@ class StoredMember:
     def save(self, state: TrainState, metrics: pd.DataFrame) -> None:
         """Saves a state of NumPy arrays, then deletes the older ones."""
         try:
-            self.folder.mkdir(exist_ok=True)
+            runs.make_folder(self.folder)
             # First the metrics: rows beyond the checkpoint do not count.
             runs.write_csv(self.folder / "metrics.csv", metrics)
             path = self.path(int(state.epoch))
             _save(path, {"state": state, "checksum": _marked(_checksum(state), runs.mark(path))})
-        except InputError:
-            raise
         except Exception as error:  # a full disk, say, of which TensorStore makes a ValueError
             self.sweep()
-            raise InputError(f"folder: {self.folder} cannot be written ({_reason(error)})") from error
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"folder: {self.folder} cannot be written ({reason(error)})") from error
         self._delete_older()
 
     def restore(self, like: TrainState) -> TrainState:
@@ -79,7 +79,7 @@ class StoredMember:
                 raise ValueError(f"it holds seed {state.seed} after epoch {state.epoch}")
         except Exception as error:  # Orbax and TensorStore raise nearly anything, according to what is damaged
             raise InputError(
-                f"checkpoint: {path} is damaged ({_reason(error)}); "
+                f"checkpoint: {path} is damaged ({reason(error)}); "
                 f"delete {self.folder} to have the member trained again"
             ) from error
         if not np.array_equal(stored, checksum):  # otherwise an older version's, without a mark
@@ -96,10 +96,7 @@ class StoredMember:
 
     def keep(self, epoch: int, member: Member, metrics: pd.DataFrame) -> None:
         """Keeps parameters and statistics as they are after `epoch` epochs, with the metrics so far."""
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(f"folder: {self.folder} cannot be written ({error.strerror or error})") from error
+        runs.make_folder(self.folder)
         arrays = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(member)}
         runs.write_npz(self.kept_path(epoch), {**arrays, "metrics": metrics[list(COLUMNS)].to_numpy(np.float64)})
 
@@ -214,8 +211,8 @@ def _marked(checksum: np.ndarray, mark: str | None) -> np.ndarray:
     return checksum if mark is None else np.frombuffer(checksum[:_MARKED].tobytes() + bytes.fromhex(mark), np.uint8)
 
 
-def _reason(error: Exception) -> str:
-    """Why Orbax or TensorStore failed, in a line."""
+def reason(error: Exception) -> str:
+    """Why Orbax, TensorStore or a copy of what they wrote failed, in a line."""
     text = str(error).strip()
     known = [os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)]
     found = [reason for reason in known if reason in text]
