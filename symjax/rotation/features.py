@@ -161,3 +161,29 @@ def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_s
     if (len(dataset.train) + len(dataset.validation)) * size <= budget:
         return 1
     return max(1, min(-(-len(dataset.train) * size // max(1, int(budget))), len(dataset.train) // batch_size))
+
+
+def share_budget(
+    programs: Sequence[FrontProgram], dataset: Dataset, budget: float, batch_size: int
+) -> list[tuple[list[FrontProgram], int]]:
+    """Fronts whose features lie side by side, and the number of their blocks.
+
+    A front's blocks are its own, so that the order of its images does not depend on the others. Those of as many blocks
+    come together as long as their features, and those of validation images that are kept, take `budget` bytes.
+    """
+    shares: list[tuple[list[FrontProgram], int]] = []
+    for program in programs:
+        blocks = count_blocks(program, dataset, budget, batch_size)
+        for others, theirs in shares:
+            sizes = sum(one.bytes_per_image(dataset) for one in (*others, program))
+            if theirs == blocks and sizes * _held(dataset, blocks) <= budget:
+                others.append(program)
+                break
+        else:
+            shares.append(([program], blocks))
+    return shares
+
+
+def _held(dataset: Dataset, blocks: int) -> int:
+    """Images whose features are there at a time."""
+    return len(dataset.train) // blocks + (len(dataset.validation) if blocks == 1 else 0)

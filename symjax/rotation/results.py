@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from symjax import hosts, runs
-from symjax.rotation.retrain import Case, Found
+from symjax.rotation.plan import Case, Found
 
 WHERE = ["model", "layer", "seed"]
 KEY = [*WHERE, "kind", "repeat"]
