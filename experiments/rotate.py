@@ -8,6 +8,7 @@ recomputes nothing; more models, layers, kinds, seeds or repeats extend what is 
 
 import dataclasses
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,7 +27,7 @@ from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.cost import retraining_flops
 from symjax.rotation.division import Unit, divided, missing, side_by_side
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
-from symjax.rotation.results import Results
+from symjax.rotation.results import Results, layer_name
 from symjax.summary import Summary, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
@@ -170,8 +171,8 @@ def main(settings: Settings) -> Summary:
         with progress_bar(desc="rotate", unit="epoch", total=total, disable=not mine) as bar:
             for (name, theirs), members in runs.items():
                 program = Retraining(at_layers(plans[name], theirs), dataset, max_device_memory=limit)
-                of = name, zoos[name], baselines[name]
-                retrain(program, *of, members, results, settings.rotation_seed, bar)
+                of = zoos[name], baselines[name]
+                retrain(program, name, of, members, results, settings.rotation_seed, bar)
         hosts.complete("retraining is done", lambda: missing(results, units))
         hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
@@ -237,11 +238,6 @@ def at_layers(plan: Plan, layers: Collection[str]) -> Plan:
     return dataclasses.replace(plan, points=tuple(point for point in plan.points if layer_name(point) in layers))
 
 
-def layer_name(point: int) -> str:
-    """conv1, conv2, ...."""
-    return f"conv{point + 1}"
-
-
 def parse_layers(text: str, count: int) -> list[int]:
     """Points from numbers of convolutions."""
     if text == "all":
@@ -252,18 +248,10 @@ def parse_layers(text: str, count: int) -> list[int]:
     return sorted({int(part) - 1 for part in parts})
 
 
-def retrain(
-    program: Retraining,
-    name: str,
-    trained: zoo.Zoo,
-    baselines,
-    members: list[tuple[int, list[Case]]],
-    results: Results,
-    rotation_seed: int,
-    bar: tqdm,
-) -> None:
+def retrain(program: Retraining, name: str, of, members, results: Results, rotation_seed: int, bar: tqdm) -> None:
     """Layers of one model: member after member, all matrices of each at once that memory is to hold."""
-    what = f"{name} {','.join(layer_name(point) for point in program.plan.points)}"
+    trained, baselines = of
+    what = f"{name} {','.join(map(layer_name, program.plan.points))}"
     bar.set_postfix_str(f"{what}, compiling")
     bar.total += program.plan.recipe.epochs * sum(program.rounds(len(cases)) - 1 for _, cases in members)
 
@@ -274,14 +262,8 @@ def retrain(
 
     for seed, cases in members:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
-        baseline = float(baselines[trained.seeds.index(seed)])
-
-        def on_found(found, seed=seed, baseline=baseline):
-            for point in dict.fromkeys(one.point for one in found):
-                theirs = [one for one in found if one.point == point]
-                results.add(name, layer_name(point), seed, theirs, baseline)
-
-        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_found=on_found)
+        add = partial(results.add, name, seed, float(baselines[trained.seeds.index(seed)]))
+        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_found=add)
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:
