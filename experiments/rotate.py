@@ -20,7 +20,7 @@ from experiments import dry_run
 from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, models, parallel, plots, zoo
+from symjax import hosts, models, parallel, plots
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
