@@ -166,24 +166,20 @@ def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_s
 def share_budget(
     programs: Sequence[FrontProgram], dataset: Dataset, budget: float, batch_size: int
 ) -> list[tuple[list[FrontProgram], int]]:
-    """Fronts whose features lie side by side, and the number of their blocks.
+    """Fronts whose features lie side by side within `budget` bytes, and into how many blocks each cuts its images.
 
-    A front's blocks are its own, so that the order of its images does not depend on the others. Those of as many blocks
-    come together as long as their features, and those of validation images that are kept, take `budget` bytes.
+    The blocks are a front's own, so that the order of its images does not depend on the others. A front that needs
+    several is alone, since each block about fills the budget.
     """
     shares: list[tuple[list[FrontProgram], int]] = []
+    images = len(dataset.train) + len(dataset.validation)
     for program in programs:
         blocks = count_blocks(program, dataset, budget, batch_size)
         for others, theirs in shares:
             sizes = sum(one.bytes_per_image(dataset) for one in (*others, program))
-            if theirs == blocks and sizes * _held(dataset, blocks) <= budget:
+            if theirs == blocks == 1 and images * sizes <= budget:
                 others.append(program)
                 break
         else:
             shares.append(([program], blocks))
     return shares
-
-
-def _held(dataset: Dataset, blocks: int) -> int:
-    """Images whose features are there at a time."""
-    return len(dataset.train) // blocks + (len(dataset.validation) if blocks == 1 else 0)
