@@ -77,8 +77,8 @@ class Settings(SharedSettings):
     """Retrain on images that are flipped and moved as the baseline's were. The frozen layers' features are then
     computed once an epoch, for all matrices at once (with --max-device-memory: of a group), instead of once."""
     cache_gb: float = 2.0
-    """Gigabytes that features of frozen layers may take on each device. Where they do not fit, they are computed
-    anew, block by block, in each epoch, likewise."""
+    """Gigabytes that features of frozen layers may take on each device. Layers train together whose features fit; those
+    of a layer that do not fit alone are computed anew, block by block, in each epoch, likewise."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the zoo, of one model; trained there where it is missing."""
     out: Annotated[Path | None, optional("DIR", "runs/rotate/ and a name made from the settings")] = None
