@@ -129,14 +129,14 @@ class Retraining:
                 states, metrics = program.block((states, matrices), block)
                 of_blocks.append(jax.device_get(metrics))
                 del block  # before the next one is made
-            mean = lambda name, seen=of_blocks: np.mean([[m[name] for m in metrics] for metrics in seen], axis=0)  # noqa: E731
-            loss, right = mean("loss"), mean("accuracy")  # (points, cases)
+            means = jax.tree.map(lambda *values: np.mean(values, axis=0), *of_blocks)
+            loss, right = (np.stack([of_point[name] for of_point in means]) for name in ("loss", "accuracy"))
             validation = self._percent(program, states, matrices, features, self._dataset.validation)
-            for where in np.ndindex(loss.shape):
-                row = {"epoch": epoch + 1, "loss": float(loss[where]), "accuracy": 100 * float(right[where])}
-                histories[where[0]][where[1]].append({**row, "val_accuracy": float(validation[where])})
-            means = {"loss": loss, "accuracy": right, "validation": validation / 100}
-            on_epoch({name: float(np.mean(values)) for name, values in means.items()})
+            for p, i in np.ndindex(loss.shape):
+                row = {"epoch": epoch + 1, "loss": float(loss[p, i]), "accuracy": 100 * float(right[p, i])}
+                histories[p][i].append({**row, "val_accuracy": float(validation[p, i])})
+            shown = {"loss": loss, "accuracy": right, "validation": validation / 100}
+            on_epoch({name: float(np.mean(values)) for name, values in shown.items()})
         test = self._percent(program, states, matrices, features, self._dataset.test)
         tails = jax.device_get([state.member for state in states])
         return [
