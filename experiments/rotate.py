@@ -1,13 +1,14 @@
 """Puts a fixed random matrix before an activation, freezes all up to it, and retrains the rest: what is lost?
 
 With no argument: narrow Myrtle CNNs without batch norm on scikit-learn's digits, with ReLU and with sigmoid, and after
-each of their convolutions an element of ReLU's intertwiner group, an orthogonal matrix, and none. All matrices after
-one convolution train together. The networks are trained where they are missing. The same command again recomputes
-nothing; more models, layers, kinds, seeds or repeats extend what is there.
+each of their convolutions an element of ReLU's intertwiner group, an orthogonal matrix, and none. All matrices of
+a network train together, those of all layers. The networks are trained where they are missing. The same command again
+recomputes nothing; more models, layers, kinds, seeds or repeats extend what is there.
 """
 
 import dataclasses
-import itertools
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,13 +20,14 @@ from experiments import dry_run
 from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, models, parallel, plots, zoo
+from symjax import hosts, models, parallel, plots
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.cost import retraining_flops
+from symjax.rotation.division import Unit, divided, missing, side_by_side
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
-from symjax.rotation.results import Results
+from symjax.rotation.results import Results, layer_name
 from symjax.summary import Summary, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
@@ -75,8 +77,8 @@ class Settings(SharedSettings):
     """Retrain on images that are flipped and moved as the baseline's were. The frozen layers' features are then
     computed once an epoch, for all matrices at once (with --max-device-memory: of a group), instead of once."""
     cache_gb: float = 2.0
-    """Gigabytes that features of frozen layers may take on each device. Where they do not fit, they are computed
-    anew, block by block, in each epoch, likewise."""
+    """Gigabytes that features of frozen layers may take on each device. Layers train together whose features fit; those
+    of a layer that do not fit alone are computed anew, block by block, in each epoch, likewise."""
     zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
     """The folder of the zoo, of one model; trained there where it is missing."""
     out: Annotated[Path | None, optional("DIR", "runs/rotate/ and a name made from the settings")] = None
@@ -137,9 +139,9 @@ def main(settings: Settings) -> Summary:
     if not 0 < settings.cache_gb < float("inf"):
         raise InputError(f"cache_gb: got {settings.cache_gb}, wanted a positive number")
     dataset = config.load_dataset(test_size=settings.test_size)
-    plans = {name: make_plans(settings, one, recipe, dataset) for name, one in configs.items()}
-    layers = list(dict.fromkeys(layer for theirs in plans.values() for layer in theirs))
-    units = [(name, layer, seed, cases) for name in plans for layer in plans[name] for seed in seeds]
+    plans = {name: make_plan(settings, one, recipe, dataset) for name, one in configs.items()}
+    layers = list(dict.fromkeys(layer_name(point) for plan in plans.values() for point in plan.points))
+    units = [(name, layer_name(point), seed, cases) for name in plans for point in plans[name].points for seed in seeds]
     if task := settings.parse_task():
         units = settings.part(divided(units, task[1]), "sets of matrices")
         seeds = tuple(seed for seed in seeds if any(seed == unit[2] for unit in units))
@@ -164,11 +166,13 @@ def main(settings: Settings) -> Summary:
         mine = hosts.own(divided(lacking, hosts.count()))
         limit = settings.memory_limit
         baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
-        with progress_bar(desc="rotate", unit="epoch", total=len(mine) * recipe.epochs, disable=not mine) as bar:
-            for (name, layer), group in itertools.groupby(mine, key=lambda unit: unit[:2]):
+        runs = side_by_side(mine)
+        total = recipe.epochs * sum(map(len, runs.values()))
+        with progress_bar(desc="rotate", unit="epoch", total=total, disable=not mine) as bar:
+            for (name, theirs), members in runs.items():
+                program = Retraining(at_layers(plans[name], theirs), dataset, max_device_memory=limit)
                 of = zoos[name], baselines[name]
-                program = Retraining(plans[name][layer], dataset, max_device_memory=limit)
-                retrain(program, *of, list(group), results, settings.rotation_seed, bar)
+                retrain(program, name, of, members, results, settings.rotation_seed, bar)
         hosts.complete("retraining is done", lambda: missing(results, units))
         hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
@@ -177,17 +181,14 @@ def main(settings: Settings) -> Summary:
         plots.rotations(table, folder / "penalties")
         plots.rotation_curves(results.curves(*wanted), folder / "curves")
         tables = {caption(table): summary(table)}
-        relu = [name for name, theirs in plans.items() if uses_relu(next(iter(theirs.values())).network)]
-        normed = [name for name, theirs in plans.items() if uses_batch_norm(next(iter(theirs.values())).network)]
+        relu = [name for name, plan in plans.items() if uses_relu(plan.network)]
+        normed = [name for name, plan in plans.items() if uses_batch_norm(plan.network)]
         told = finding(table, relu, normed)
         return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
 
 
-Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices; those of a layer together share programs
-
-
 def phases(
-    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, dict[str, Plan]], dataset, seeds, units, folder
+    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, Plan], dataset, seeds, units, folder
 ) -> list[dry_run.Phase]:
     """What a dry run tells: for each model the training of its zoo, and its matrices."""
     limit, results = settings.memory_limit, Results(folder)
@@ -209,32 +210,32 @@ def phases(
     return found
 
 
-def costs(plans: dict[str, Plan], plain: models.Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
+def costs(plan: Plan, plain: models.Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
     """Operations and device memory of what is lacking of one model."""
-    programs = {layer: Retraining(plans[layer], dataset) for layer in dict.fromkeys(unit[1] for unit in lacking)}
-    flops = sum(
-        retraining_flops(dataclasses.replace(plans[layer], network=plain), dataset, len(cases), programs[layer].blocks)
-        for _, layer, _, cases in lacking
-    )
-    looked = list(programs)
-    if limit is None:  # the longest tail and the largest features: to compile for every layer takes its time
-        looked = {looked[0]: None, max(looked, key=lambda layer: programs[layer].feature_bytes): None}
-    most = {}
-    for layer in looked:
-        needed = programs[layer].need()
-        cases = max(len(unit[3]) for unit in lacking if unit[1] == layer)
-        at_once = dry_run.on_a_device(cases, needed, limit, "matrix")
-        most[needed.of(at_once)] = {"need": needed, "at_once": at_once}
+    flops, most = 0.0, {}
+    counted = dataclasses.replace(plan, network=plain)
+    for (_, layers), members in side_by_side(lacking).items():
+        for program in Retraining(at_layers(plan, layers), dataset, max_device_memory=limit).programs:
+            for point in program.points:
+                flops += sum(retraining_flops(counted, point, dataset, len(own), program.blocks) for _, own in members)
+            need, together = program.need, len(program.points)
+            at_once = dry_run.on_a_device(max(len(own) for _, own in members), need, limit, "matrix")
+            share = need._replace(member=-(-need.member // together))  # of the matrix at one layer
+            most[need.of(at_once)] = {"need": share, "at_once": together * at_once}
     return {"flops": flops, **most[max(most)]}
 
 
-def make_plans(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> dict[str, Plan]:
-    """What is retrained of a model, by layer: conv1, conv2, ...."""
-    execution = parallel.default_execution()
+def make_plan(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> Plan:
+    """What is retrained of a model."""
     network = config.network(dataset)
-    plan = Plan(network, 0, recipe, execution, settings.start, settings.augment, settings.cache_gb * 1e9)
     points = parse_layers(settings.layers, len(network.points))
-    return {f"conv{point + 1}": dataclasses.replace(plan, point=point) for point in points}
+    execution, budget = parallel.default_execution(), settings.cache_gb * 1e9
+    return Plan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
+
+
+def at_layers(plan: Plan, layers: Collection[str]) -> Plan:
+    """The same at some of its layers."""
+    return dataclasses.replace(plan, points=tuple(point for point in plan.points if layer_name(point) in layers))
 
 
 def parse_layers(text: str, count: int) -> list[int]:
@@ -247,35 +248,22 @@ def parse_layers(text: str, count: int) -> list[int]:
     return sorted({int(part) - 1 for part in parts})
 
 
-def missing(results: Results, units: list[Unit]) -> list[Unit]:
-    """What has no results."""
-    lacking = [(*unit[:3], results.missing(*unit)) for unit in units]
-    return [unit for unit in lacking if unit[3]]
-
-
-def divided(units: list[Unit], parts: int) -> list[Unit]:
-    """At least so many units if there can be: where there are fewer, their matrices are shared out."""
-    cuts = -(-parts // max(1, len(units)))
-    shares = ((*unit[:3], unit[3][first::cuts]) for unit in units for first in range(cuts))
-    return [share for share in shares if share[3]]
-
-
-def retrain(
-    program: Retraining, trained: zoo.Zoo, baselines, units: list[Unit], results: Results, rotation_seed: int, bar: tqdm
-) -> None:
-    """One layer of one model: member after member, all matrices of each at once that memory is to hold."""
-    bar.set_postfix_str(f"{units[0][0]} {units[0][1]}, compiling")
-    bar.total += program.plan.recipe.epochs * sum(program.rounds(len(cases)) - 1 for *_, cases in units)
+def retrain(program: Retraining, name: str, of, members, results: Results, rotation_seed: int, bar: tqdm) -> None:
+    """Layers of one model: member after member, all matrices of each at once that memory is to hold."""
+    trained, baselines = of
+    what = f"{name} {','.join(map(layer_name, program.plan.points))}"
+    bar.set_postfix_str(f"{what}, compiling")
+    bar.total += program.plan.recipe.epochs * sum(program.rounds(len(cases)) - 1 for _, cases in members)
 
     def on_epoch(metrics):
         shown = ", ".join(f"{key}={value:.3f}" for key, value in metrics.items())
-        bar.set_postfix_str(f"{units[0][0]} {units[0][1]}, {shown}", refresh=False)
+        bar.set_postfix_str(f"{what}, {shown}", refresh=False)
         bar.update()
 
-    for name, layer, seed, cases in units:
+    for seed, cases in members:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
-        found = program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch)
-        results.add(name, layer, seed, found, float(baselines[trained.seeds.index(seed)]))
+        add = partial(results.add, name, seed, float(baselines[trained.seeds.index(seed)]))
+        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_found=add)
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:

@@ -91,7 +91,7 @@ def calls(tmp_path_factory):
     fit = stitching.FitConfig(epochs=1, batch_size=12)
     execution = parallel.default_execution()
     plan = stitching.Plan(network, (0,), stitching.parse_families("full"), fit, execution)
-    turned = rotation.Plan(network, 0, recipe, execution)
+    turned = rotation.Plan(network, (0,), recipe, execution)
     stream = similarity.cka_stream()
     state = stream.init(ANY, ANY)
     similarity.save_stream(folder / "state.npz", stream, state)
@@ -164,7 +164,7 @@ def calls(tmp_path_factory):
         "plots.layers_by_layers": {"table": of_time},
         "plots.layers_by_time": {"table": of_time},
         "rotation.parse_kinds": {"text": "none,orthogonal"},
-        "rotation.Plan": {"point": 0},
+        "rotation.Plan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aab"},

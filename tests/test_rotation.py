@@ -23,9 +23,11 @@ from symjax.models import Member
 from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
-from symjax.rotation.features import Features, count_blocks
+from symjax.rotation.division import divided, side_by_side
+from symjax.rotation.features import Features, count_blocks, share_budget
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.published import against_published, gaps
+from symjax.rotation.results import Results
 from symjax.rotation.tail import tail_of
 from symjax.training import Recipe
 
@@ -49,16 +51,16 @@ def trained(model="rotate_tiny"):
     return dataset, zoo.train(config, dataset, (0, 1), folder, devices=jax.devices()[:1], progress=False)
 
 
-def plan_of(trained_zoo, point=0, *, epochs=2, rate=0.01, **others):
+def plan_of(trained_zoo, points=(0,), *, epochs=2, rate=0.01, **others):
     recipe = Recipe(epochs=epochs, batch_size=12, learning_rate=rate, flip=False, translate=0)
-    return Plan(trained_zoo.network, point, recipe, parallel.default_execution(), **others)
+    return Plan(trained_zoo.network, points, recipe, parallel.default_execution(), **others)
 
 
 @lru_cache
-def program(model="rotate_tiny", point=0, epochs=4, rate=0.02, start="continue"):
+def program(model="rotate_tiny", points=(0,), epochs=4, rate=0.02, start="continue"):
     """Compiled once for the tests that ask for the same."""
     dataset, found = trained(model)
-    return Retraining(plan_of(found, point, epochs=epochs, rate=rate, start=start), dataset)
+    return Retraining(plan_of(found, points, epochs=epochs, rate=rate, start=start), dataset)
 
 
 def key(seed=0):
@@ -204,12 +206,38 @@ def test_a_case_does_not_depend_on_what_it_trains_beside():
     assert not np.allclose(other[5].matrix, together[5].matrix)
 
 
+def assert_same(ours, theirs):
+    """To the last bit."""
+    assert [(one.point, one.case) for one in ours] == [(one.point, one.case) for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.accuracy == other.accuracy and one.history == other.history
+        jax.tree.map(np.testing.assert_array_equal, (one.matrix, one.tail), (other.matrix, other.tail))
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_layers_together_find_what_they_do_apart(augment):
+    dataset, found = trained()
+    whole = Retraining(plan_of(found, (0, 1), augment=augment), dataset, devices=jax.devices()[:1])
+    assert [program.points for program in whole.programs] == [(0, 1)]
+    told, saved = [], []
+    together = whole.run(found.member(0), CASES, key=key(), on_epoch=told.append, on_found=saved.append)
+    assert len(told) == 2 and len(saved) == 1
+    assert_same(together, saved[0])
+    apart = []
+    for point in (0, 1):
+        alone = Retraining(plan_of(found, (point,), augment=augment), dataset, devices=jax.devices()[:1])
+        apart += alone.run(found.member(0), CASES, key=key())
+    assert_same(together, apart)
+    mean = np.mean([one.history[-1]["loss"] for one in together])
+    assert told[-1]["loss"] == pytest.approx(mean, rel=1e-6)
+
+
 def test_layers_of_one_width_get_matrices_of_their_own():
     matrices = []
     for point in (0, 1):
         network = SimpleNamespace(points=[SimpleNamespace(channels=4)] * 2)
-        fake = SimpleNamespace(plan=SimpleNamespace(point=point, network=network))
-        matrices.append([Retraining._matrix(fake, key(), case) for case in CASES])
+        fake = SimpleNamespace(plan=SimpleNamespace(network=network))
+        matrices.append([Retraining._matrix(fake, key(), point, case) for case in CASES])
     for case, first, second in zip(CASES, *matrices, strict=True):
         assert np.array_equal(first, second) == (case.kind == "none")
 
@@ -230,7 +258,13 @@ def test_without_learning_nothing_but_the_matrix_costs():
 
 def test_bad_plans_are_refused():
     _, found = trained()
-    for options, named in (({"start": "again"}, "start: 'again'"), ({"budget": 0}, "budget: got 0")):
+    for options, named in (
+        ({"start": "again"}, "start: 'again'"),
+        ({"budget": 0}, "budget: got 0"),
+        ({"points": ()}, "points: got none"),
+        ({"points": (0, 0)}, "points: got 0, 0, wanted one or more, each once"),
+        ({"points": (0, 2)}, "points: got 2"),
+    ):
         with pytest.raises(InputError, match=named):
             plan_of(found, **options)
 
@@ -240,7 +274,7 @@ def test_bad_plans_are_refused():
 
 def features_of(found, dataset, blocks, augment=False):
     plan = dataclasses.replace(plan_of(found), recipe=Recipe(translate=1))
-    front = Retraining(plan, dataset)._front
+    (front,) = Retraining(plan, dataset).programs[0]._fronts
     calls = []
     run = front._run
     front._run = lambda *arguments: calls.append(1) or run(*arguments)
@@ -290,11 +324,29 @@ def test_augmented_features_change_from_epoch_to_epoch():
 
 def test_blocks_fit_the_budget():
     dataset, found = trained()
-    front = program()._front
+    (front,) = program().programs[0]._fronts
     assert front.bytes_per_image(dataset) == 8 * 8 * 4 * 4
     for images, blocks in ((90, 1), (89, 1), (72, 1), (36, 2), (30, 3), (1, 6)):
         # 72 training images and 18 for validation; a block holds a batch of 12 at least
         assert count_blocks(front, dataset, 1024 * images, 12) == blocks, images
+
+
+def test_layers_share_the_budget():
+    """Together where the features of both fit; how many blocks a layer has does not depend on the other."""
+    dataset, found = trained()
+    fronts = Retraining(plan_of(found, (0, 1)), dataset).programs[0]._fronts
+    both = 1024 + 512  # bytes of an image's features
+    for budget, wanted in (
+        (90 * both, [([0, 1], 1)]),
+        (90 * both - 1, [([0], 1), ([1], 1)]),
+        (36 * 1024, [([0], 2), ([1], 1)]),
+        (1, [([0], 6), ([1], 6)]),
+    ):
+        shares = share_budget(fronts, dataset, budget, 12)
+        assert [([front.point for front in theirs], blocks) for theirs, blocks in shares] == wanted, budget
+        assert [blocks for _, blocks in wanted for _ in range(3 - len(wanted))] == [
+            count_blocks(front, dataset, budget, 12) for front in fronts
+        ]
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -302,7 +354,7 @@ def test_blocks_train_as_one_does(augment):
     dataset, found = trained()
     plan = plan_of(found, epochs=4, rate=0.02, budget=1024 * 24, augment=augment)
     blocks, told = Retraining(plan, dataset), []
-    assert blocks.blocks == 3
+    assert blocks.programs[0].blocks == 3
     (one,) = blocks.run(found.member(0), [Case("orthogonal", 0)], key=key(), on_epoch=told.append)
     assert len(one.history) == len(told) == 4 and one.history[-1]["loss"] < one.history[0]["loss"]
     assert one.accuracy == pytest.approx(accuracy_of(found, dataset, found.member(0), one, 0), abs=1e-9)
@@ -333,13 +385,16 @@ def asked(monkeypatch):
     """What would be retrained: (point, kind, repeat) each time; the results are a function of these alone."""
     found = []
 
-    def counted(self, member, cases, *, key, on_epoch):
-        found.extend((self.plan.point, *case) for case in cases)
+    def counted(self, member, cases, *, key, on_epoch, on_found):
+        found.extend((point, *case) for point in self.plan.points for case in cases)
         on_epoch({"loss": 1.0})
-        values = [float(zlib.crc32(f"{self.plan.point}{case}".encode()) % 100) for case in cases]
-        history = [{"epoch": 1, "loss": 1.0, "accuracy": 9.0, "val_accuracy": value} for value in values]
-        every = zip(cases, values, history, strict=True)
-        return [Found(case, value, value, [row], np.eye(4), None) for case, value, row in every]
+        for case in cases:  # as in groups of one
+            of_case = []
+            for point in self.plan.points:
+                value = float(zlib.crc32(f"{point}{case}".encode()) % 100)
+                row = {"epoch": 1, "loss": 1.0, "accuracy": 9.0, "val_accuracy": value}
+                of_case.append(Found(point, case, value, value, [row], np.eye(4), None))
+            on_found(of_case)
 
     monkeypatch.setattr(Retraining, "run", counted)
     return found
@@ -354,7 +409,7 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     np.testing.assert_allclose(rows.baseline, baseline, rtol=1e-6)
     np.testing.assert_allclose(rows.penalty, rows.baseline - rows.accuracy, rtol=1e-12)
     # Of the library's own, at the same key.
-    plan = plan_of(found, 1, epochs=1)
+    plan = plan_of(found, (1,), epochs=1)
     plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, weight_decay=1e-4))
     member_key = jax.random.fold_in(key(0), 0)
     results = Retraining(plan, dataset).run(found.member(0), CASES, key=member_key)
@@ -394,14 +449,14 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
 
 
 def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
-    """Two members at two layers: one program for each layer; another member extends them."""
+    """Two members at two layers: one program for both layers; more matrices extend them."""
     points = []
     begin = Retraining.__init__
     monkeypatch.setattr(
-        Retraining, "__init__", lambda self, plan, *a, **o: points.append(plan.point) or begin(self, plan, *a, **o)
+        Retraining, "__init__", lambda self, plan, *a, **o: points.append(plan.points) or begin(self, plan, *a, **o)
     )
     out = command("--seeds", "1,0", kinds="none,orthogonal")
-    assert points == [0, 1] and len(asked) == 2 * 2 * 2 * 2
+    assert points == [(0, 1)] and len(asked) == 2 * 2 * 2 * 2
     assert "mean ± deviation over 2 matrices in each of 2 members" in capsys.readouterr().out
     rows = runs.read_csv(out / "results.csv")
     names = ["model", "layer", "seed", "kind", "repeat"]
@@ -411,25 +466,64 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
     command("--seeds", "0,1", kinds="none,orthogonal")
     assert not points and not asked and len(runs.read_csv(out / "results.csv")) == 16
     command("--seeds", "0,1", kinds="none,permutation")
-    assert points == [0, 1] and len(asked) == 8
+    assert points == [(0, 1)] and len(asked) == 8
 
 
 def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
-    run = Retraining.run
+    """What is saved, group by group and layer by layer, is not asked for again."""
+    add, added = Results._add, []
 
-    def dies(self, *arguments, **options):
-        if self.plan.point == 1:
+    def dies(self, where, *arguments):
+        if len(added) == 5:  # one layer of the third group
             raise KeyboardInterrupt
-        return run(self, *arguments, **options)
+        added.append(where["layer"])
+        add(self, where, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(Retraining, "run", dies)
+        patch.setattr(Results, "_add", dies)
         command()
-    assert end.value.code == 130 and {point for point, *_ in asked} == {0}
+    assert end.value.code == 130 and added == ["conv1", "conv2"] * 2 + ["conv1"]
+    everything = set(asked)
     asked.clear()
     command()
-    assert {point for point, *_ in asked} == {1}
+    assert sorted(asked) == sorted(everything - {(0, *case) for case in CASES[:3]} - {(1, *case) for case in CASES[:2]})
     assert len(runs.read_csv(Path("run/results.csv"))) == 12
+
+
+def test_layers_that_lack_different_matrices_find_the_same(quiet_folder, monkeypatch):
+    """A run whose layers are there in part, against one in one go."""
+    whole, points, begin = command(out="whole"), [], Retraining.__init__
+    command("--layers", "2", "--repeats", 1, out="parts", kinds="g_relu")
+    command("--layers", "1", "--repeats", 2, out="parts", kinds="orthogonal")
+    monkeypatch.setattr(
+        Retraining, "__init__", lambda self, plan, *a, **o: points.append(plan.points) or begin(self, plan, *a, **o)
+    )
+    parts = command(out="parts")
+    assert sorted(points) == [(0,), (1,)]
+    for name in ("results", "curves"):
+        frames = [runs.read_csv(folder / f"{name}.csv") for folder in (whole, parts)]
+        pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+
+
+def test_matrices_of_layers_are_shared_out():
+    """Among processes or tasks each has whole layers where there are enough, else the same matrices of several."""
+    units = [("m", layer, 0, CASES) for layer in ("conv1", "conv2", "conv3")]
+    assert side_by_side(units) == {("m", ("conv1", "conv2", "conv3")): [(0, CASES)]}
+    whole = divided(units, 2)
+    assert whole == units and side_by_side(whole[::2]) == {("m", ("conv1", "conv3")): [(0, CASES)]}
+    cut = divided(units, 6)
+    assert side_by_side(cut[::2]) == {("m", ("conv1", "conv2", "conv3")): [(0, CASES[::2])]}
+    uneven = [
+        ("m", "conv1", 0, CASES),
+        ("m", "conv2", 0, CASES[1:]),
+        ("m", "conv1", 1, CASES[1:]),
+        ("k", "conv2", 0, CASES),
+    ]
+    assert side_by_side(uneven) == {
+        ("m", ("conv1",)): [(0, CASES), (1, CASES[1:])],
+        ("m", ("conv2",)): [(0, CASES[1:])],
+        ("k", ("conv2",)): [(0, CASES)],
+    }
 
 
 @pytest.mark.parametrize(
@@ -471,31 +565,48 @@ def test_matrices_in_groups_find_what_all_at_once_do():
     whole, (dataset, found) = program(epochs=2), trained()
     devices = jax.devices()[:1]
     unbounded = Retraining(whole.plan, dataset, devices=devices)
-    limit = unbounded.need().of(4)
+    limit = unbounded.programs[0].need.of(4)
     grouped = Retraining(whole.plan, dataset, devices=devices, max_device_memory=limit)
-    seen, run = [], grouped._block
+    seen, run = [], grouped.programs[0].block
 
     def counted(items, features):
-        seen.append(len(items[1]))
+        seen.append(len(items[1][0]))
         return run(items, features)
 
-    grouped._block = counted
+    grouped.programs[0].block = counted
     one_by_one = grouped.run(found.member(0), CASES, key=key())
     assert grouped.rounds(len(CASES)) == 2 and seen == [4] * 2 * 2  # the second group is filled up
     at_once = unbounded.run(found.member(0), CASES, key=key())
     assert [one.case for one in one_by_one] == CASES
-    for one, other in zip(one_by_one, at_once, strict=True):
-        assert one.accuracy == other.accuracy and one.history == other.history
-        jax.tree.map(np.testing.assert_array_equal, one.tail, other.tail)
+    assert_same(one_by_one, at_once)
     with pytest.raises(InputError, match="max_device_memory: .* which is what one matrix needs"):
-        Retraining(whole.plan, dataset, max_device_memory=whole.need().of(1) - 1)
+        Retraining(whole.plan, dataset, max_device_memory=whole.programs[0].need.of(1) - 1)
+
+
+def test_layers_that_do_not_fit_follow_each_other():
+    dataset, found = trained()
+    plan, devices = plan_of(found, (0, 1)), jax.devices()[:1]
+    whole = Retraining(plan, dataset, devices=devices)
+    at_once = whole.run(found.member(0), CASES, key=key())
+    (together,) = whole.programs
+    limit, saved = together.need.of(1) - 1, []
+    bounded = Retraining(plan, dataset, devices=devices, max_device_memory=limit)
+    assert [program.points for program in bounded.programs] == [(0,), (1,)]
+    assert bounded.rounds(6) == sum(-(-6 // min(6, one.need.fitting(limit))) for one in bounded.programs)
+    assert_same(bounded.run(found.member(0), CASES, key=key(), on_found=saved.append), at_once)
+    assert len(saved) == bounded.rounds(6) and {one.point for one in saved[0]} == {0}
+    # With a little more both train together, in groups.
+    several = Retraining(plan, dataset, devices=devices, max_device_memory=together.need.of(4))
+    assert [program.points for program in several.programs] == [(0, 1)] and several.rounds(6) == 2
+    assert_same(several.run(found.member(0), CASES, key=key()), at_once)
 
 
 def test_what_a_retraining_needs():
     """On each device the features of training and validation images, and for each case its state, before and after."""
     whole, (dataset, found) = program(epochs=2), trained()
-    need, one = whole.need(), jax.tree.map(np.asarray, tail_of(found.member(0), 0))
-    kept = (len(dataset.train) + len(dataset.validation)) * whole._front.bytes_per_image(dataset)
+    need, one = whole.programs[0].need, jax.tree.map(np.asarray, tail_of(found.member(0), 0))
+    (front,) = whole.programs[0]._fronts
+    kept = (len(dataset.train) + len(dataset.validation)) * front.bytes_per_image(dataset)
     assert kept < need.fixed < 100 * kept
     assert need.member >= 3 * num_bytes(one) + 4 * 4 * 4  # parameters and two moments
 

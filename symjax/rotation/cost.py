@@ -8,21 +8,22 @@ import numpy as np
 
 from symjax.data import Dataset
 from symjax.flops import counted
-from symjax.rotation.retrain import Plan
+from symjax.rotation.plan import Plan
 from symjax.rotation.tail import RotatedTail, tail_of
 from symjax.training.loop import optimizer, train_step
 
 
-def retraining_flops(plan: Plan, dataset: Dataset, cases: int, blocks: int = 1) -> float:
+def retraining_flops(plan: Plan, point: int, dataset: Dataset, cases: int, blocks: int = 1) -> float:
     """Operations of retraining `cases` matrices behind one member's frozen front: of the front, which runs once for
     all of them, and of what trains. Where `max_device_memory` cuts cases into groups, a front that is not kept runs for
     each group, which is not counted.
 
     Args:
       plan: its network with method="native" has convolutions counted as such.
+      point: one of the plan's.
       dataset: the images.
       cases: how many matrices.
-      blocks: of `symjax.rotation.retrain.Retraining`.
+      blocks: of `symjax.rotation.features.count_blocks`.
 
     Raises:
       InputError: the compiler counts no operations for this backend.
@@ -30,23 +31,23 @@ def retraining_flops(plan: Plan, dataset: Dataset, cases: int, blocks: int = 1) 
     epochs, train, held_out = plan.recipe.epochs, len(dataset.train), len(dataset.validation)
     seen = train * (1 if blocks == 1 and not plan.augment else epochs)
     seen += held_out * (1 if blocks == 1 else epochs) + len(dataset.test)
-    front, step, forward = parts_flops(plan, dataset)
+    front, step, forward = parts_flops(plan, point, dataset)
     steps = blocks * (train // blocks // plan.recipe.batch_size)
     return seen * front + cases * (epochs * (steps * step + held_out * forward) + len(dataset.test) * forward)
 
 
-def parts_flops(plan: Plan, dataset: Dataset) -> tuple[float, float, float]:
+def parts_flops(plan: Plan, point: int, dataset: Dataset) -> tuple[float, float, float]:
     """Operations of the front for one image, of a training step of what is behind it, and of its forward pass likewise.
 
     The matrix and the activation after it belong to what is behind.
     """
-    return _parts_flops(plan, dataset.train.images.shape[1:])
+    return _parts_flops(plan, point, dataset.train.images.shape[1:])
 
 
 @lru_cache
-def _parts_flops(plan: Plan, image: tuple[int, int, int]) -> tuple[float, float, float]:
+def _parts_flops(plan: Plan, point: int, image: tuple[int, int, int]) -> tuple[float, float, float]:
     """Remembered, since all members have the same."""
-    network, point, batch = plan.network, plan.point, plan.recipe.batch_size
+    network, batch = plan.network, plan.recipe.batch_size
     member = network.shapes
     tail, tx, channels = tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
     opt_state = jax.eval_shape(tx.init, tail.params)

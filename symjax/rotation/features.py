@@ -161,3 +161,25 @@ def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_s
     if (len(dataset.train) + len(dataset.validation)) * size <= budget:
         return 1
     return max(1, min(-(-len(dataset.train) * size // max(1, int(budget))), len(dataset.train) // batch_size))
+
+
+def share_budget(
+    programs: Sequence[FrontProgram], dataset: Dataset, budget: float, batch_size: int
+) -> list[tuple[list[FrontProgram], int]]:
+    """Fronts whose features lie side by side within `budget` bytes, and into how many blocks each cuts its images.
+
+    The blocks are a front's own, so that the order of its images does not depend on the others. A front that needs
+    several is alone, since each block about fills the budget.
+    """
+    shares: list[tuple[list[FrontProgram], int]] = []
+    images = len(dataset.train) + len(dataset.validation)
+    for program in programs:
+        blocks = count_blocks(program, dataset, budget, batch_size)
+        for others, theirs in shares:
+            sizes = sum(one.bytes_per_image(dataset) for one in (*others, program))
+            if theirs == blocks == 1 and images * sizes <= budget:
+                others.append(program)
+                break
+        else:
+            shares.append(([program], blocks))
+    return shares

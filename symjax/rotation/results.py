@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from symjax import hosts, runs
-from symjax.rotation.retrain import Case, Found
+from symjax.rotation.plan import Case, Found
 
 WHERE = ["model", "layer", "seed"]
 KEY = [*WHERE, "kind", "repeat"]
@@ -34,11 +34,18 @@ class Results:
         there = set(rows[["kind", "repeat"]].itertuples(index=False, name=None))
         return [case for case in cases if tuple(case) not in there]
 
-    def add(self, model: str, layer: str, seed: int, found: Sequence[Found], baseline: float) -> None:
+    def add(self, model: str, seed: int, baseline: float, found: Sequence[Found]) -> None:
         """Adds what retraining gave; `baseline` is the member's own test accuracy in percent."""
+        for point in dict.fromkeys(one.point for one in found):
+            where = {"model": model, "layer": layer_name(point), "seed": seed}
+            self._add(where, baseline, [one for one in found if one.point == point])
+        self.assemble()
+
+    def _add(self, where: dict, baseline: float, found: Sequence[Found]) -> None:
+        """Of one layer."""
         rows, curves = [], []
         for one in found:
-            key = {"model": model, "layer": layer, "seed": seed, **one.case._asdict()}
+            key = {**where, **one.case._asdict()}
             rows.append(
                 {
                     **key,
@@ -50,9 +57,8 @@ class Results:
                 }
             )
             curves += [{**key, **epoch} for epoch in one.history]
-        self._merge(self._part(model, layer, seed, "curves"), pd.DataFrame(curves), CURVES, [*KEY, "epoch"])
-        self._merge(self._part(model, layer, seed, "rows"), pd.DataFrame(rows), COLUMNS, KEY)
-        self.assemble()
+        self._merge(self._part(**where, kind="curves"), pd.DataFrame(curves), CURVES, [*KEY, "epoch"])
+        self._merge(self._part(**where, kind="rows"), pd.DataFrame(rows), COLUMNS, KEY)
 
     def assemble(self) -> None:
         """Writes results.csv and curves.csv from the parts; of several processes the first alone."""
@@ -99,3 +105,8 @@ class Results:
         if path.exists():
             frame = pd.concat([runs.read_csv(path, columns), frame]).drop_duplicates(key, keep="last")
         runs.write_csv(path, frame)
+
+
+def layer_name(point: int) -> str:
+    """conv1, conv2, ...."""
+    return f"conv{point + 1}"

@@ -1,105 +1,46 @@
-"""Retraining: all matrices at one point of one member at once, on features of the one frozen front."""
+"""Retraining: all matrices at all points of one member at once, on features of the frozen fronts."""
 
-import dataclasses
-import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integer, one_of
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
-from symjax.memory import Need, check_limit, most, need_of, num_bytes
+from symjax.memory import check_limit
 from symjax.models import Member, Network
-from symjax.parallel import Execution, groups, over_members, stack, take
-from symjax.rotation.features import Features, FrontProgram, count_blocks
+from symjax.parallel import groups, stack, take
+from symjax.rotation.features import Features, FrontProgram, share_budget
 from symjax.rotation.matrices import sample_rotation
-from symjax.rotation.tail import RotatedTail, tail_of
-from symjax.training import Recipe, TrainState, accuracy, percent, train_epoch
-from symjax.training.evaluation import Batches
-from symjax.training.loop import TrainData, optimizer
-
-PyTree = Any
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is retrained and how.
-
-    Attributes:
-      network, point: the rotation stands before the activation that ends at this stitch point.
-      recipe: of the retraining; `flip` and `translate` count where `augment` is set.
-      start: "continue" from the trained tail, or "fresh" from a random one.
-      augment: augment training images, the same for all cases; the front then runs anew every epoch.
-      budget: bytes of features on each device; see `Features`.
-      execution: how cases run.
-
-    Raises:
-      InputError: the model has no activation of its own at the point, an unknown start, a budget that is not positive.
-    """
-
-    network: Network
-    point: int
-    recipe: Recipe
-    execution: Execution
-    start: Literal["continue", "fresh"] = "continue"
-    augment: bool = False
-    budget: float = 2**31
-
-    def __post_init__(self):
-        self.network.require_activation(integer("point", self.point, 0, len(self.network.points) - 1))
-        one_of("start", self.start, ("continue", "fresh"))
-        flag("augment", self.augment)
-        scalar("budget", self.budget, "a positive number of bytes", lambda value: 0 < value < math.inf)
-
-
-class Case(NamedTuple):
-    """One matrix: its kind, and which draw of it. Kinds of one repeat see their training images in the same order."""
-
-    kind: str
-    repeat: int
-
-
-@dataclass(frozen=True)
-class Found:
-    """What came of one case.
-
-    Attributes:
-      case: which.
-      accuracy, val_accuracy: on test and validation images at the end, in percent.
-      history: a dict per epoch: epoch (from 1), loss, accuracy and val_accuracy (percent).
-      matrix: (channels, channels).
-      tail: the retrained segments, as NumPy arrays.
-    """
-
-    case: Case
-    accuracy: float
-    val_accuracy: float
-    history: list[dict]
-    matrix: np.ndarray
-    tail: Member
+from symjax.rotation.plan import Case, Found, Plan
+from symjax.rotation.tail import tail_of
+from symjax.rotation.together import Together
+from symjax.training import percent
 
 
 class Retraining:
     """Compiled once, run for any number of members.
 
+    All points train together whose features fit the plan's budget side by side.
+
     Args:
       plan: what is to be retrained.
       dataset: the images.
       devices: that cases spread over; all local ones by default.
-      max_device_memory: bytes on each device; cases train in groups, one after another, that need no more (`need`),
-        and find the same. By default all train at once.
+      max_device_memory: bytes on each device; fewer points train together where one case at all of them needs more, and
+        cases train in groups, one after another, that need no more. What is found is the same. By default all train at
+        once.
+
+    Attributes:
+      programs: of points that train together, each with `points`, `blocks` and its `need` of memory; they run one after
+        another.
 
     Raises:
       InputError: there are no validation images, or fewer training images than a batch has; memory that does not hold
-        one case.
+        one case at one point.
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):
@@ -109,81 +50,34 @@ class Retraining:
         if plan.recipe.batch_size > len(dataset.train):
             size, images = plan.recipe.batch_size, len(dataset.train)
             raise InputError(f"batch_size: {size} is more than the {images} training images")
-        self.plan, self._dataset = plan, dataset
+        self.plan, self._dataset, self._limit = plan, dataset, max_device_memory
         self._devices = jax.local_devices() if devices is None else list(devices)
-        self._front = FrontProgram(plan.network, plan.point, plan.recipe, plan.execution, self._devices)
-        self.blocks = blocks = count_blocks(self._front, dataset, plan.budget, plan.recipe.batch_size)
-        # To the loop a block is an epoch: so the step size goes over the whole run.
-        recipe = dataclasses.replace(plan.recipe, epochs=plan.recipe.epochs * blocks, flip=False, translate=0)
-        steps = len(dataset.train) // blocks // recipe.batch_size
-        self._optimizer = optimizer(recipe, steps)
-        lift = partial(over_members, execution=plan.execution, devices=self._devices)
+        fronts = [
+            FrontProgram(plan.network, point, plan.recipe, plan.execution, self._devices) for point in plan.points
+        ]
+        shares = share_budget(fronts, dataset, plan.budget, plan.recipe.batch_size)
+        self.programs = [program for share in shares for program in self._fitting(*share)]
 
-        def begin(case, _):
-            tail, seed = case
-            return TrainState(tail, self._optimizer.init(tail.params), seed, jnp.int32(0))
+    def _fitting(self, fronts: list[FrontProgram], blocks: int) -> list[Together]:
+        """Programs of all these points, or of half of them, and so on, as many as a device holds with one case."""
+        program = Together(self.plan, fronts, blocks, self._dataset, self._devices)
+        if self._limit is None:
+            return [program]
+        if len(fronts) > 1 and program.need.of(1) > self._limit:
+            half = len(fronts) // 2
+            return self._fitting(fronts[:half], blocks) + self._fitting(fronts[half:], blocks)
+        program.need.fitting(self._limit, "matrix")
+        return [program]
 
-        def one_block(case, features):
-            state, matrix = case
-            return train_epoch(RotatedTail(plan.network, plan.point, matrix), recipe, state, features)
-
-        def evaluate(case, chunk):
-            tail, matrix = case
-            network = RotatedTail(plan.network, plan.point, matrix)
-            return accuracy(lambda features: network.logits(tail, features)[0], chunk)
-
-        self._begin = lift(begin, optimise=False)
-        self._block, self._evaluate = lift(one_block), lift(evaluate)
-        self._programs = one_block, evaluate
-        self._size = None
-        if max_device_memory is not None:
-            self._size = len(self._devices) * self.need().fitting(max_device_memory, "matrix")
+    def _size(self, program: Together, cases: int) -> int:
+        """How many of so many cases train at a time."""
+        if self._limit is None:
+            return cases
+        return min(cases, len(self._devices) * program.need.fitting(self._limit, "matrix"))
 
     def rounds(self, cases: int) -> int:
-        """In how many groups so many cases train."""
-        return -(-cases // (self._size or cases))
-
-    @property
-    def feature_bytes(self) -> int:
-        """Of the features of all training images."""
-        return len(self._dataset.train) * self._front.bytes_per_image(self._dataset)
-
-    def need(self) -> Need:
-        """The device memory that cases take; compiles the programs for one case, or two.
-
-        Enough for training, for evaluation, and for making the features.
-        """
-        plan, (block, evaluate), dataset = self.plan, self._programs, self._dataset
-        tail, one = tail_of(plan.network.shapes, plan.point), jax.ShapeDtypeStruct((), np.float32)
-        number = self._matrix_shape()
-        count, image = jax.ShapeDtypeStruct((), np.int32), dataset.train.images.shape[1:]
-        state = TrainState(tail, jax.eval_shape(self._optimizer.init, tail.params), count, count)
-
-        def features(images: int, *leading: int):
-            found = self._front.features_of(images, image)
-            labels = jax.ShapeDtypeStruct((*leading, images), np.int32)
-            return jax.ShapeDtypeStruct((*leading, *found.shape), found.dtype), labels
-
-        images = len(dataset.train) // self.blocks
-        shared = TrainData(*features(images), one, one, None)
-        chunk = Batches(
-            *features(self._front.batch_size, 1), jax.ShapeDtypeStruct((1, self._front.batch_size), np.float32)
-        )
-        batches = -(-len(dataset.validation) // self._front.batch_size) if self.blocks == 1 else 0
-        beside = batches * num_bytes(chunk)  # kept all the while
-        training = need_of(block, plan.execution, (state, number), shared)
-        passing = need_of(evaluate, plan.execution, (tail, number), chunk)
-        return most(
-            [
-                Need(training.fixed + beside, training.member),
-                Need(passing.fixed + beside + num_bytes(shared), passing.member + num_bytes(state.opt_state)),
-                # A block lies beside the batches that it is put together from.
-                Need(
-                    self._front.need(image, plan.augment).of(1) + beside + 2 * num_bytes(shared),
-                    num_bytes((state, number)),
-                ),
-            ]
-        )
+        """How many groups of so many cases, at points that train together, train one after another."""
+        return sum(-(-cases // self._size(program, cases)) for program in self.programs)
 
     def run(
         self,
@@ -192,72 +86,93 @@ class Retraining:
         *,
         key: jax.Array,
         on_epoch: Callable[[dict], None] = lambda metrics: None,
+        on_found: Callable[[list[Found]], None] = lambda found: None,
     ) -> list[Found]:
-        """Retrains the tail of `member` behind each case's matrix; the member itself stays as it is.
+        """Retrains the tails of `member` behind each case's matrices; the member itself stays as it is.
 
         Args:
           member: a trained member of the plan's network.
-          cases: which matrices. What comes of one depends on the key and on itself alone, but for rounding.
+          cases: which matrices. What comes of one depends on the key, the point and itself alone, but for rounding.
           key: of this member, for matrices, orders and random starts.
           on_epoch: called after each epoch of each group with the mean loss and accuracies of its cases.
-        """
-        plan, dataset = self.plan, self._dataset
-        keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
-        features = Features(self._front, member, dataset, self.blocks, augment=plan.augment, key=keys["front"])
-        found = []
-        for index, kept in groups(len(cases), min(self._size or len(cases), len(cases))):
-            found += self._run(member, features, keys, [cases[i] for i in index], on_epoch)[:kept]
-        return found
+          on_found: called with what came of a group when it is done.
 
-    def _run(self, member: Member, features: Features, keys, cases: Sequence[Case], on_epoch) -> list[Found]:
-        """A group of cases."""
-        plan, dataset = self.plan, self._dataset
-        matrices = np.stack([self._matrix(keys["matrix"], case) for case in cases])
+        Returns:
+          What came of all cases at the plan's first point, at its second, and so on.
+        """
+        keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
+        found = {}
+        for program in self.programs:
+            features = program.features(member, keys["front"])
+            for index, kept in groups(len(cases), self._size(program, len(cases))):
+                of_points = self._run(program, member, features, keys, [cases[i] for i in index], on_epoch)
+                counting = [one for of_point in of_points for one in of_point[:kept]]
+                found |= {(one.point, one.case): one for one in counting}
+                on_found(counting)
+        return [found[point, case] for point in self.plan.points for case in cases]
+
+    def _run(
+        self, program: Together, member: Member, features: list[Features], keys, cases: Sequence[Case], on_epoch
+    ) -> list[list[Found]]:
+        """A group of cases, point by point."""
+        matrices = tuple(
+            np.stack([self._matrix(keys["matrix"], point, case) for case in cases]) for point in program.points
+        )
         orders = np.stack([_seed(jax.random.fold_in(keys["order"], case.repeat)) for case in cases])
-        tails = stack([self._tail(member, keys["start"], case) for case in cases])
-        state = self._begin((tails, orders), ())
-        histories: list[list[dict]] = [[] for _ in cases]
-        for epoch in range(plan.recipe.epochs):
-            of_blocks = []
-            for block in features.training(epoch):
-                state, metrics = self._block((state, matrices), block)
+        tails = stack([self._tails(member, program.points, keys["start"], case) for case in cases])
+        states = program.begin((tails, orders), ())
+        histories: list[list[list[dict]]] = [[[] for _ in cases] for _ in program.points]
+        for epoch in range(self.plan.recipe.epochs):
+            of_blocks, turns = [], [of_point.training(epoch) for of_point in features]
+            for _ in range(program.blocks):
+                block = tuple(next(turn) for turn in turns)
+                states, metrics = program.block((states, matrices), block)
                 of_blocks.append(jax.device_get(metrics))
-            loss, right = (np.mean([metrics[name] for metrics in of_blocks], axis=0) for name in ("loss", "accuracy"))
-            validation = self._percent(state, matrices, features, dataset.validation)
-            for i, history in enumerate(histories):
-                row = {"epoch": epoch + 1, "loss": float(loss[i]), "accuracy": 100 * float(right[i])}
-                history.append({**row, "val_accuracy": float(validation[i])})
-            means = {"loss": loss, "accuracy": right, "validation": validation / 100}
-            on_epoch({name: float(np.mean(values)) for name, values in means.items()})
-        test = self._percent(state, matrices, features, dataset.test)
-        tails = jax.device_get(state.member)
+                del block  # before the next one is made
+            means = jax.tree.map(lambda *values: np.mean(values, axis=0), *of_blocks)
+            loss, right = (np.stack([of_point[name] for of_point in means]) for name in ("loss", "accuracy"))
+            validation = self._percent(program, states, matrices, features, self._dataset.validation)
+            for p, i in np.ndindex(loss.shape):
+                row = {"epoch": epoch + 1, "loss": float(loss[p, i]), "accuracy": 100 * float(right[p, i])}
+                histories[p][i].append({**row, "val_accuracy": float(validation[p, i])})
+            shown = {"loss": loss, "accuracy": right, "validation": validation / 100}
+            on_epoch({name: float(np.mean(values)) for name, values in shown.items()})
+        test = self._percent(program, states, matrices, features, self._dataset.test)
+        tails = jax.device_get([state.member for state in states])
         return [
-            Found(case, float(test[i]), history[-1]["val_accuracy"], history, matrices[i], take(tails, i))
-            for i, (case, history) in enumerate(zip(cases, histories, strict=True))
+            [
+                Found(
+                    point,
+                    case,
+                    float(test[p, i]),
+                    history[-1]["val_accuracy"],
+                    history,
+                    *take((matrices[p], tails[p]), i),
+                )
+                for i, (case, history) in enumerate(zip(cases, histories[p], strict=True))
+            ]
+            for p, point in enumerate(program.points)
         ]
 
-    def _percent(self, state, matrices, features: Features, split: Split) -> np.ndarray:
-        """Accuracy of all cases on a split, over its examples."""
-        right = 0
-        for chunk in features.evaluation(split):
-            count = float(np.sum(chunk.mask))
-            right = right + np.rint(np.asarray(self._evaluate((state.member, matrices), chunk), np.float64) * count)
+    def _percent(self, program: Together, states, matrices, features: list[Features], split: Split) -> np.ndarray:
+        """Accuracies (points, cases) on a split, over its examples."""
+        tails, right = tuple(state.member for state in states), 0
+        for chunks in zip(*(of_point.evaluation(split) for of_point in features), strict=True):
+            count = float(np.sum(chunks[0].mask))
+            shares = np.asarray(jax.device_get(program.evaluate((tails, matrices), chunks)), np.float64)
+            right = right + np.rint(shares * count)
         return percent(right / len(split), len(split))
 
-    def _matrix_shape(self) -> jax.ShapeDtypeStruct:
-        channels = self.plan.network.points[self.plan.point].channels
-        return jax.ShapeDtypeStruct((channels, channels), np.float32)
-
-    def _matrix(self, key, case: Case) -> np.ndarray:
+    def _matrix(self, key, point: int, case: Case) -> np.ndarray:
         # The point too: layers of one width get matrices of their own.
-        for part in (self.plan.point, case.repeat, zlib.crc32(case.kind.encode())):
+        for part in (point, case.repeat, zlib.crc32(case.kind.encode())):
             key = jax.random.fold_in(key, part)
-        return np.asarray(_sample(key, case.kind, self.plan.network.points[self.plan.point].channels))
+        return np.asarray(_sample(key, case.kind, self.plan.network.points[point].channels))
 
-    def _tail(self, member: Member, key, case: Case) -> Member:
+    def _tails(self, member: Member, points: Sequence[int], key, case: Case) -> tuple[Member, ...]:
         if self.plan.start == "fresh":
             member = _fresh(self.plan.network, jax.random.fold_in(key, case.repeat))
-        return tail_of(member, self.plan.point)
+        return tuple(tail_of(member, point) for point in points)
 
 
 _sample = jax.jit(sample_rotation, static_argnums=(1, 2))

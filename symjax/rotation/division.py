@@ -1,0 +1,31 @@
+"""What a run has to retrain: sets of matrices, shared out among processes, and side by side within one."""
+
+from symjax.rotation.plan import Case
+from symjax.rotation.results import Results
+
+Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices
+Runs = dict[tuple[str, tuple[str, ...]], list[tuple[int, list[Case]]]]  # by model and layers: seeds with matrices
+
+
+def missing(results: Results, units: list[Unit]) -> list[Unit]:
+    """What has no results."""
+    lacking = [(*unit[:3], results.missing(*unit)) for unit in units]
+    return [unit for unit in lacking if unit[3]]
+
+
+def divided(units: list[Unit], parts: int) -> list[Unit]:
+    """At least so many units if there can be: where there are fewer, their matrices are shared out."""
+    cuts = -(-parts // max(1, len(units)))
+    shares = ((*unit[:3], unit[3][first::cuts]) for unit in units for first in range(cuts))
+    return [share for share in shares if share[3]]
+
+
+def side_by_side(units: list[Unit]) -> Runs:
+    """Layers of a member that lack the same matrices train together; members at the same layers share programs."""
+    layers: dict[tuple[str, int, tuple[Case, ...]], list[str]] = {}
+    for name, layer, seed, cases in units:
+        layers.setdefault((name, seed, tuple(cases)), []).append(layer)
+    runs: Runs = {}
+    for (name, seed, cases), theirs in layers.items():
+        runs.setdefault((name, tuple(theirs)), []).append((seed, list(cases)))
+    return runs
