@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square
+from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
 from symjax.errors import InputError
 
 
@@ -112,7 +112,7 @@ def softsort(scores, tau):
         raise InputError("scores: got a scalar, must be (..., n)")
     require_finite("scores", scores)
     tiny = float(jnp.finfo(scores.dtype).tiny)
-    tau = jnp.asarray(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
+    tau = typed(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
     descending = -jnp.sort(-scores, axis=-1)
     distance = jnp.abs(descending[..., :, None] - scores[..., None, :])
     return jax.nn.softmax(-distance / tau, axis=-1)

@@ -48,7 +48,7 @@ def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
 
     The ridge, relative to the features' own scale, keeps dead and duplicate channels of x from blowing up.
     """
-    scalar("ridge", ridge, "a number from 0", lambda value: 0 <= value < float("inf"))
+    ridge = scalar("ridge", ridge, "a number from 0", lambda value: 0 <= value < float("inf"))
     channels = moments.xx.shape[0]
     power = jnp.trace(moments.xx) / channels
     damping = ridge * jnp.where(power > 0, power, 1) * jnp.eye(channels, dtype=jnp.float32)
