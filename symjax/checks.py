@@ -20,9 +20,19 @@ LONGEST_NAME = 255  # bytes of a file's name that file systems take
 
 def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`, as Python's."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+    if not is_integer(value) or not low <= value <= high:
         raise InputError(f"{name}: got {short(value)}, wanted an integer from {low} to {high}")
     return int(value)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is one of Python's or NumPy's; to NumPy a span of time is an integer, too."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Whether what has this type is real numbers or truth values."""
+    return dtype.kind != "m" and any(jnp.issubdtype(dtype, kind) for kind in (np.bool, jnp.integer, jnp.floating))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -61,7 +71,7 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
         found = value if isinstance(value, jax.Array) else np.asarray(value)
     except (TypeError, ValueError):
         raise InputError(f"{name}: got {short(value)}, wanted an array of real numbers") from None
-    if found.dtype != bool and not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+    if not is_real(found.dtype):
         raise InputError(f"{name}: got {found.dtype}, wanted real numbers")
     return found
 

@@ -1,6 +1,8 @@
 """Networks over their training: what becomes of each layer, and when (Raghu et al. 2017; Morcos et al. 2018)."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -58,15 +60,16 @@ def similarity_to_end(
     shapes = {np.shape(array)[2:-1] for array in history.values()}
     pooled = options.get("maps", "pixels") != "pixels"
     crossed = len(shapes) == 1 or pooled or not MEASURES[measure].one_map_size
-    result: Pairwise = pairwise(
-        history,
-        measure,
-        against={layer: array[None] for layer, array in end.items()},
-        layers="all" if crossed else "same",
-        models=epochs,
-        against_models=("end",),
-        **options,
-    )
+    with _named(representations="history", against="end"):
+        result: Pairwise = pairwise(
+            history,
+            measure,
+            against={layer: array[None] for layer, array in end.items()},
+            layers="all" if crossed else "same",
+            models=epochs,
+            against_models=("end",),
+            **options,
+        )
     frame = result.to_frame().rename(columns={"model_a": "epoch", "layer_a": "layer", "layer_b": "end_layer"})
     return frame[["epoch", "layer", "end_layer", "value"]]
 
@@ -118,7 +121,8 @@ def class_correlations(
             )
             for i in present
         }
-        result = pairwise({layer: array}, "cca", against=indicators, models=epochs)
+        with _named(representations="history"):
+            result = pairwise({layer: array}, "cca", against=indicators, models=epochs)
         frames.append(result.to_frame())
         for i in set(range(len(classes))) - set(present):
             frames.append(pd.DataFrame({"model_a": epochs, "layer_a": layer, "layer_b": classes[i], "value": np.nan}))
@@ -131,6 +135,15 @@ def chance_correlation(features: int, samples: int) -> float:
     """The root mean square of R for an indicator without a relation to the features: sqrt(d / (n - 1)), at most 1."""
     features, samples = integer("features", features), integer("samples", samples, 2)
     return float(np.sqrt(min(1.0, features / (samples - 1))))
+
+
+@contextlib.contextmanager
+def _named(**names: str) -> Iterator[None]:
+    """Arguments by other names in the messages of errors."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"^\w+", lambda name: names.get(name[0], name[0]), str(error))) from error
 
 
 def _layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:

@@ -38,7 +38,7 @@ def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0, *, ordered
     if isinstance(count, str) and count == "all":
         return pairs
     wanted = int(count) if isinstance(count, str) and count.isdecimal() and len(count) <= 20 else count
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)) or not 1 <= wanted <= len(pairs):
+    if not checks.is_integer(wanted) or not 1 <= wanted <= len(pairs):
         given = checks.short(count)
         raise InputError(f"pairs: got {given}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
     order = np.random.RandomState(seed).permutation(len(pairs))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import short
+from symjax.checks import is_real, short
 from symjax.errors import InputError
 
 
@@ -55,8 +55,7 @@ def _is_number(value):
     if isinstance(value, (int, float)):
         return True
     dtype = getattr(value, "dtype", None)
-    kinds = (np.bool, jnp.integer, jnp.floating)
-    return dtype is not None and np.ndim(value) == 0 and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    return dtype is not None and np.ndim(value) == 0 and is_real(dtype)
 
 
 def typed(value, dtype):

@@ -163,8 +163,7 @@ def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_number(name: str, value: object, kind: type) -> None:
-    allowed = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, allowed):
+    if not (checks.is_integer(value) or (kind is float and isinstance(value, (float, np.floating)))):
         wanted = "an integer" if kind is int else "a number"
         raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), wanted {wanted}.")
 

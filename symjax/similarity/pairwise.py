@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax import checks
 from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.checks import labels, one_of, short
 from symjax.errors import InputError
@@ -148,9 +149,7 @@ class _Side:
 def _array(name, value):
     if not is_concrete(value):
         raise InputError(f"{name}: is traced, must be an array of numbers that can be seen")
-    value = value if isinstance(value, jax.Array) else np.asarray(value)
-    if not (value.dtype == bool or any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))):
-        raise InputError(f"{name}: got {value.dtype}, must be real")
+    value = checks.array(name, value)
     if value.ndim not in (3, 5) or value.size == 0:
         raise InputError(f"{name}: got shape {value.shape}, must be (models, n, d) or (models, n, h, w, c), not empty")
     return value

@@ -21,10 +21,10 @@ class FeatureMoments(NamedTuple):
 def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
     """Moments of one batch; those of equal batches are averaged. Inputs (..., d), all leading axes are samples."""
     x, y = real("x", x), real("y", y)
-    for name, value in (("x", x), ("y", y)):
-        if value.ndim < 2 or value.shape[:-1] != x.shape[:-1] or not value.size:
-            raise InputError(f"{name}: got shape {value.shape}, wanted (..., d), equally many samples of both")
-        require_finite(name, value)
+    if x.ndim < 2 or x.shape[:-1] != y.shape[:-1] or not (x.size and y.size):
+        raise InputError(f"x, y: got shapes {x.shape} and {y.shape}, wanted (..., d), equally many samples of both")
+    require_finite("x", x)
+    require_finite("y", y)
     x, y = (value.reshape(-1, value.shape[-1]).astype(jnp.float32) for value in (x, y))
     samples = x.shape[0]
     return FeatureMoments((x.T @ x) / samples, (y.T @ x) / samples, jnp.einsum("nc,nc->c", y, y) / samples)
