@@ -16,7 +16,7 @@ from symjax import plots, runs
 from symjax.errors import InputError
 from symjax.stitching.results import Results
 from symjax.stitching.selection import GRIDS, choose, with_numbers
-from symjax.summary import Summary
+from symjax.summary import Summary, mean
 
 DEFAULTS = "; ".join(f"{family} {','.join(values)}" for family, values in GRIDS.items())
 
@@ -63,12 +63,12 @@ def finding(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
 
     By the test images are no choices: one value for all is chosen by validation, too.
     """
-    mean = fixed.groupby("family", sort=False)[["penalty", "val_accuracy"]].mean()
-    one = mean.val_accuracy.idxmax()
+    means = fixed.groupby("family", sort=False)[["penalty", "val_accuracy"]].agg(mean)
+    one = means.val_accuracy.idxmax()
     return (
-        f"Chosen by validation, {one.partition(':')[0]} costs {chosen.penalty.mean():.1f} points on average over "
-        f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {mean.penalty[one]:.1f}. "
-        f"Single values cost from {mean.penalty.min():.1f} to {mean.penalty.max():.1f}."
+        f"Chosen by validation, {one.partition(':')[0]} costs {mean(chosen.penalty):.1f} points on average over "
+        f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {means.penalty[one]:.1f}. "
+        f"Single values cost from {means.penalty.min(skipna=False):.1f} to {means.penalty.max(skipna=False):.1f}."
     )
 
 

@@ -23,7 +23,7 @@ from symjax.errors import InputError
 from symjax.flops import step_flops, training_flops
 from symjax.freezing import Saturation
 from symjax.similarity import MEASURES
-from symjax.summary import Summary, over_networks
+from symjax.summary import Summary, mean, over_networks
 from symjax.zoo import Zoo, ZooConfig, estimate
 
 COLUMNS = ("schedule", "seed", "accuracy", "flops")
@@ -242,8 +242,8 @@ def saved(table: pd.DataFrame, name: str) -> float:
 
 
 def spread(values: pd.Series, sign: str = "") -> str:
-    text = format(values.mean(), f"{sign}.2f")
-    return f"{text} ± {values.std():.2f}" if len(values) > 1 else text
+    text = format(mean(values), f"{sign}.2f")
+    return f"{text} ± {values.std(skipna=False):.2f}" if len(values) > 1 else text
 
 
 # Behind what the schedule of similarity saves.

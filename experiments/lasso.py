@@ -16,7 +16,7 @@ from symjax import plots
 from symjax.errors import InputError
 from symjax.stitching import parse_families
 from symjax.stitching.selection import GRIDS, with_numbers
-from symjax.summary import Summary, mean_and_deviation
+from symjax.summary import Summary, mean, mean_and_deviation
 
 DEFAULTS = "; ".join(f"{family} {','.join(GRIDS[family])}" for family in ("lasso_proximal", "lasso"))
 
@@ -51,17 +51,18 @@ CAPTION = "stitching penalty in percentage points @ share of entries that are ze
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Families down, layers across: mean and deviation (n - 1) of the penalty, and the mean sparsity."""
     grouped = table.groupby(["family", "layer"], sort=False)
-    text = mean_and_deviation(grouped.penalty, 1) + " @ " + grouped.sparsity.mean().map("{:.2f}".format)
+    text = mean_and_deviation(grouped.penalty, 1) + " @ " + grouped.sparsity.agg(mean).map("{:.2f}".format)
     text = text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
     return text.rename_axis(index=None, columns=None)
 
 
 def finding(table: pd.DataFrame) -> str:
     """What the sparsest of the cheap lassos costs on average over layers, beside the other families."""
-    mean = table.groupby("family", sort=False)[["penalty", "sparsity"]].mean()
-    lasso = mean[mean.index.str.startswith("lasso")]
+    means = table.groupby("family", sort=False)[["penalty", "sparsity"]].agg(mean)
+    lasso = means[means.index.str.startswith("lasso")]
     cheap = lasso[lasso.penalty <= max(CHEAP, lasso.penalty.min())]
-    shown = pd.concat([cheap.loc[[cheap.sparsity.idxmax()]], mean.drop(lasso.index)])
+    cheap = cheap if len(cheap) else lasso  # no penalty is a number
+    shown = pd.concat([cheap.loc[[cheap.sparsity.idxmax()]], means.drop(lasso.index)])
     told = [f"{row.Index} costs {row.penalty:.1f} points with {row.sparsity:.0%} zeros" for row in shown.itertuples()]
     return f"On average over layers, on the test images, {'; '.join(told)}."
 

@@ -25,7 +25,7 @@ from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
 from symjax.progress import progress_bar
 from symjax.stitching.acted import KINDS, acted_flops, check_points, moments_need, stitch_to_acted
-from symjax.summary import Summary
+from symjax.summary import Summary, mean
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
 VERDICTS = {True: "member", False: "no member", None: "undecided"}
@@ -86,14 +86,14 @@ def main(settings: Settings) -> Summary:
         plots.undone(stitched, folder / "undone")
         slope = pd.DataFrame({f"xi(l) / l at l = {SCALES[-1]:g}": last_slopes(curves)}).map("{:.6f}".format)
         wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
-        of_kind = stitched.groupby("family").penalty
+        matched, identity = (stitched[stitched.family == kind].penalty for kind in ("matched", "identity"))
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: clean accuracy {stitched.clean_accuracy.mean():.2f} %",
             f"Numbers and table disagree on {len(wrong)} of {len(defects)} matrices. GELU's xi(l) / l is "
             f"{slope.iloc[0, 0]} at l = {SCALES[-1]:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
-            f"the matched stitch costs {of_kind.max()['matched']:.2f} percentage points at most, no stitch "
-            f"{of_kind.mean()['identity']:.2f} on average.",
+            f"the matched stitch costs {matched.max(skipna=False):.2f} percentage points at most, no stitch "
+            f"{mean(identity):.2f} on average.",
             {
                 "defects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is of the activation's group": grid(
                     defects
@@ -211,7 +211,7 @@ def grid(defects: pd.DataFrame) -> pd.DataFrame:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Stitches down, layers across: mean penalty, and by how much the stitch differs from the symmetry."""
-    penalty = table.groupby(["family", "layer"], sort=False).penalty.mean().unstack("layer")
+    penalty = table.groupby(["family", "layer"], sort=False).penalty.agg(mean).unstack("layer")
     off = table.groupby(["family", "layer"], sort=False).difference.max().unstack("layer")
     both = {
         "matched": penalty.loc["matched"].map("{:.2f}".format),

@@ -20,15 +20,25 @@ LONGEST_NAME = 255  # bytes of a file's name that file systems take
 
 def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`, as Python's."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
-        raise InputError(f"{name}: got {_short(value)}, wanted an integer from {low} to {high}")
+    if not is_integer(value) or not low <= value <= high:
+        raise InputError(f"{name}: got {short(value)}, wanted an integer from {low} to {high}")
     return int(value)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is one of Python's or NumPy's; to NumPy a span of time is an integer, too."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+
+
+def is_real(dtype: np.dtype) -> bool:
+    """Whether what has this type is real numbers or truth values."""
+    return dtype.kind != "m" and any(jnp.issubdtype(dtype, kind) for kind in (np.bool, jnp.integer, jnp.floating))
 
 
 def flag(name: str, value: Any) -> bool:
     """True or false, and nothing that merely counts as such."""
     if not isinstance(value, (bool, np.bool)):
-        raise InputError(f"{name}: got {_short(value)}, wanted True or False")
+        raise InputError(f"{name}: got {short(value)}, wanted True or False")
     return bool(value)
 
 
@@ -41,7 +51,7 @@ def integer_fields(config: Any, **ranges: tuple[int, int]) -> None:
 def sequence(name: str, value: Any, what: str = "values") -> tuple:
     """What is in a list, a tuple, a range, ...; text and mappings are none."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
-        raise InputError(f"{name}: got {_short(value)}, wanted a sequence of {what}")
+        raise InputError(f"{name}: got {short(value)}, wanted a sequence of {what}")
     return tuple(value)
 
 
@@ -60,10 +70,28 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
     try:
         found = value if isinstance(value, jax.Array) else np.asarray(value)
     except (TypeError, ValueError):
-        raise InputError(f"{name}: got {_short(value)}, wanted an array of real numbers") from None
-    if found.dtype != bool and not any(jnp.issubdtype(found.dtype, kind) for kind in (jnp.integer, jnp.floating)):
+        raise InputError(f"{name}: got {short(value)}, wanted an array of real numbers") from None
+    if not is_real(found.dtype):
         raise InputError(f"{name}: got {found.dtype}, wanted real numbers")
     return found
+
+
+def numpy_array(name: str, value: Any) -> np.ndarray:
+    """An `array` as NumPy's; an InputError where it is traced."""
+    found = array(name, value)
+    if isinstance(found, jax.core.Tracer):
+        raise InputError(f"{name}: is traced, must be concrete")
+    return np.asarray(found)
+
+
+def jax_array(name: str, value: Any) -> jax.Array:
+    """An `array` as JAX's; an InputError where it has integers that JAX would cut off."""
+    found = array(name, value)
+    with np.errstate(over="ignore"):  # an infinity, where it has no such float
+        held = jnp.asarray(found)
+    if held.dtype != found.dtype and found.dtype.kind in "iu" and (found.astype(held.dtype) != found).any():
+        raise InputError(f"{name}: has integers that {held.dtype} cannot hold")
+    return held
 
 
 def seeds(value: Any) -> tuple[int, ...]:
@@ -76,30 +104,36 @@ def seeds(value: Any) -> tuple[int, ...]:
 
 def text(name: str, value: Any, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise InputError(f"{name}: got {_short(value)}, wanted text")
+        raise InputError(f"{name}: got {short(value)}, wanted text")
     return value
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     known = tuple(known)
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name}: {_short(value)} is unknown; known: {', '.join(known)}")
+        raise InputError(f"{name}: {short(value)} is unknown; known: {', '.join(known)}")
     return value
 
 
 def path(name: str, value: Any) -> pathlib.Path:
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
-        raise InputError(f"{name}: got {_short(value)}, wanted a path")
+        raise InputError(f"{name}: got {short(value)}, wanted a path")
     found = pathlib.Path(value)
     try:
         longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
     except UnicodeEncodeError:
-        raise InputError(f"{name}: got {_short(value)}, which no file can be called") from None
+        raise InputError(f"{name}: got {short(value)}, which no file can be called") from None
     if longest > LONGEST_NAME:
-        raise InputError(f"{name}: got {_short(value)}, wanted names of at most {LONGEST_NAME} bytes")
+        raise InputError(f"{name}: got {short(value)}, wanted names of at most {LONGEST_NAME} bytes")
     return found
 
 
-def _short(value: Any) -> str:
-    shown = repr(value) if not isinstance(value, int) or abs(value) < 2**64 else f"{'-' * (value < 0)}2**64 or more"
+def short(value: Any) -> str:
+    """For messages."""
+    if isinstance(value, int) and abs(value) >= 2**64:
+        return f"{'-' * (value < 0)}2**64 or more"
+    try:
+        shown = repr(value)
+    except ValueError:  # somewhere in it an integer of more digits than Python spells
+        shown = f"a {type(value).__name__} of huge integers"
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -1,6 +1,8 @@
 """Networks over their training: what becomes of each layer, and when (Raghu et al. 2017; Morcos et al. 2018)."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -23,9 +25,7 @@ __all__ = [
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
     """Up to `count` epochs from 0 to `epochs`, every one where they are few, else closer at the beginning."""
-    scalar("epochs", epochs, "an integer from 0", lambda value: value == int(value) and 0 <= value < 2**31)
-    scalar("count", count, "an integer from 2", lambda value: value == int(value) and value >= 2)
-    epochs, count = int(epochs), int(count)
+    epochs, count = integer("epochs", epochs), integer("count", count, 2)
     if epochs < count:
         return tuple(range(epochs + 1))
     spread = np.rint(np.geomspace(1, epochs, count - 1)).astype(int)
@@ -60,15 +60,16 @@ def similarity_to_end(
     shapes = {np.shape(array)[2:-1] for array in history.values()}
     pooled = options.get("maps", "pixels") != "pixels"
     crossed = len(shapes) == 1 or pooled or not MEASURES[measure].one_map_size
-    result: Pairwise = pairwise(
-        history,
-        measure,
-        against={layer: array[None] for layer, array in end.items()},
-        layers="all" if crossed else "same",
-        models=epochs,
-        against_models=("end",),
-        **options,
-    )
+    with _named(representations="history", against="end"):
+        result: Pairwise = pairwise(
+            history,
+            measure,
+            against={layer: array[None] for layer, array in end.items()},
+            layers="all" if crossed else "same",
+            models=epochs,
+            against_models=("end",),
+            **options,
+        )
     frame = result.to_frame().rename(columns={"model_a": "epoch", "layer_a": "layer", "layer_b": "end_layer"})
     return frame[["epoch", "layer", "end_layer", "value"]]
 
@@ -100,12 +101,9 @@ def class_correlations(
     """
     history = _layers("history", history, (3, 5))
     epochs, classes = _moments(epochs, history), sequence("classes", classes, "names")
-    try:
-        labels = np.asarray(labels)
-    except (TypeError, ValueError):
-        raise InputError("labels: must be integers, one for each example") from None
-    if not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
-        raise InputError(f"classes: got {classes!r}, must be different names")
+    labels = checks.numpy_array("labels", labels)
+    if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
+        raise InputError(f"classes: got {checks.short(classes)}, must be one or more different names")
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels: got {labels.dtype}, must be integers")
     count = {np.shape(array)[1] for array in history.values()}
@@ -123,7 +121,8 @@ def class_correlations(
             )
             for i in present
         }
-        result = pairwise({layer: array}, "cca", against=indicators, models=epochs)
+        with _named(representations="history"):
+            result = pairwise({layer: array}, "cca", against=indicators, models=epochs)
         frames.append(result.to_frame())
         for i in set(range(len(classes))) - set(present):
             frames.append(pd.DataFrame({"model_a": epochs, "layer_a": layer, "layer_b": classes[i], "value": np.nan}))
@@ -136,6 +135,15 @@ def chance_correlation(features: int, samples: int) -> float:
     """The root mean square of R for an indicator without a relation to the features: sqrt(d / (n - 1)), at most 1."""
     features, samples = integer("features", features), integer("samples", samples, 2)
     return float(np.sqrt(min(1.0, features / (samples - 1))))
+
+
+@contextlib.contextmanager
+def _named(**names: str) -> Iterator[None]:
+    """Arguments by other names in the messages of errors."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub(r"^\w+", lambda name: names.get(name[0], name[0]), str(error))) from error
 
 
 def _layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:
@@ -156,7 +164,7 @@ def _moments(epochs: Sequence, history: Mapping) -> tuple:
     for epoch in epochs:
         scalar("epochs", epoch, "numbers", lambda value: value == value)
     if len(set(epochs)) < len(epochs) or len(epochs) != count:
-        raise InputError(f"epochs: got {epochs}, must be {count} different ones")
+        raise InputError(f"epochs: got {checks.short(epochs)}, must be {count} different ones")
     return epochs
 
 
@@ -171,6 +179,8 @@ def epoch_above(epochs, values, level: float) -> float:
         level: a number.
     """
     epochs, values = _floats("epochs", epochs), _floats("values", values)
+    if not np.isfinite(epochs).all():
+        raise InputError(f"epochs: got {epochs.tolist()}, wanted finite ones")
     if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or not (np.diff(epochs) > 0).all():
         raise InputError(f"epochs: got {epochs.tolist()} for {values.size} values, wanted as many, ascending")
     scalar("level", level, "a number", lambda value: not np.isnan(value))
@@ -180,15 +190,13 @@ def epoch_above(epochs, values, level: float) -> float:
     if not len(below):
         return float(epochs[0])
     last = below[-1]
-    part = (level - values[last]) / (values[last + 1] - values[last])
-    return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        part = (level - values[last]) / (values[last + 1] - values[last])
+        return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))
 
 
 def _floats(name: str, values) -> np.ndarray:
-    try:
-        return np.asarray(values, float)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: got {values!r}, wanted numbers") from None
+    return checks.numpy_array(name, values).astype(float)
 
 
 def convergence_epoch(epochs, values, share: float = 0.9) -> float:
@@ -206,5 +214,7 @@ def convergence_epoch(epochs, values, share: float = 0.9) -> float:
     values = _floats("values", values)
     if values.ndim != 1:
         raise InputError(f"values: got shape {list(values.shape)}, wanted a number for each epoch")
-    way = values[-1] - values[0] if len(values) else 0.0
-    return epoch_above(epochs, (values - values[0]) / way if way else np.ones_like(values), share)
+    with np.errstate(over="ignore", invalid="ignore"):  # of infinities: NaN
+        way = values[-1] - values[0] if len(values) else 0.0
+        gone = (values - values[0]) / way if way else np.ones_like(values)
+    return epoch_above(epochs, gone, share)

@@ -47,11 +47,16 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Reci
       frozen: of `symjax.training.train_step`.
 
     Raises:
-      InputError: XLA counts no operations for this backend.
+      InputError: the network takes no such images; XLA counts no operations for this backend.
     """
     image_shape = integers("image_shape", image_shape, 1)
     if len(image_shape) != 3:
         raise InputError(f"image_shape: got {image_shape}, wanted height, width and channels")
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    try:
+        jax.eval_shape(network.logits, network.shapes, images)
+    except (TypeError, ValueError, OverflowError):  # which one depends on the layer
+        raise InputError(f"image_shape: got {image_shape}, which {network.name} cannot take") from None
     return _step_flops(network, image_shape, recipe, integer("frozen", frozen, 0, len(network.points)))
 
 

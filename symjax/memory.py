@@ -41,7 +41,7 @@ class Need(NamedTuple):
         Raises:
           InputError: they do not hold one.
         """
-        check_limit(limit)
+        limit = check_limit(limit)
         if limit < self.of(1):
             raise InputError(
                 f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(self.of(1))} or more, which is what "
@@ -83,10 +83,11 @@ def need_of(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, member
     return Need(num_bytes(shared) + workspace + before, before + after)
 
 
-def check_limit(limit: float | None) -> None:
-    """An InputError unless it is a number of bytes, or None."""
-    if limit is not None:
-        scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
+def check_limit(limit: float | None) -> float | None:
+    """A number of bytes, or None; an InputError for anything else."""
+    if limit is None:
+        return None
+    return scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
 
 
 def most(needs: Iterable[Need]) -> Need:

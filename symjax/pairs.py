@@ -37,7 +37,9 @@ def draw_pairs(seeds: Sequence[int], count: int | str, seed: int = 0, *, ordered
         raise InputError(f"seeds: {len(seeds)} member; a pair needs two different ones")
     if isinstance(count, str) and count == "all":
         return pairs
-    if not str(count).isdecimal() or not 1 <= int(count) <= len(pairs):
-        raise InputError(f"pairs: got {count!r}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
+    wanted = int(count) if isinstance(count, str) and count.isdecimal() and len(count) <= 20 else count
+    if not checks.is_integer(wanted) or not 1 <= wanted <= len(pairs):
+        given = checks.short(count)
+        raise InputError(f"pairs: got {given}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
     order = np.random.RandomState(seed).permutation(len(pairs))
-    return [pairs[i] for i in order[: int(count)]]
+    return [pairs[i] for i in order[:wanted]]

@@ -126,6 +126,13 @@ def test_what_is_no_representation_is_refused_by_name(name, bad, left):
         f(*((bad, GOOD) if left else (GOOD, bad)), *extra)
 
 
+@pytest.mark.parametrize("name", sorted(name for name in PUBLIC if "full_output" in FIRST[name]))
+def test_what_is_to_come_out_is_asked_before_anything_is_done(name):
+    bad = () if name.endswith("_stream") else (None,) if name in OF_MATRICES else (None, None)
+    with pytest.raises(InputError, match="^full_output: got 2"):
+        PUBLIC[name](*bad, full_output=2)
+
+
 # --- measures ---
 
 

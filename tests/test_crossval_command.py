@@ -147,6 +147,23 @@ def planted(**families):
     )
 
 
+def test_a_penalty_that_is_nan_is_not_passed_over():
+    """Of one of two pairs: no mean, extreme or deviation is that of the other alone."""
+    rows = pd.DataFrame({"pair": ["0-1", "1-0"], "layer": "relu1", "hyperparameter": 1.0, "val_accuracy": 80.0})
+    rows = pd.concat([rows.assign(family=f"alpha:{n}", penalty=[n, n + 1.0], hyperparameter=n) for n in (1.0, 2.0)])
+    rows.iloc[1, rows.columns.get_loc("penalty")] = np.nan
+    assert experiments.crossval.finding(rows, rows.head(2)) == (
+        "Chosen by validation, alpha costs nan points on average over pairs and layers; one value for all of them, "
+        "chosen likewise (alpha:1.0), costs nan. Single values cost from nan to nan."
+    )
+    table = planted(**{"lasso:0.1": (2.0, 0.3), "lasso:0.5": (1.0, 0.9)}, full=(0.5, 0.02))
+    lost = table.assign(penalty=table.penalty.where(table.index != 4))  # of lasso:0.5, which would be chosen
+    assert "images, lasso:0.1 costs 2.0 points with 30% zeros; full" in experiments.lasso.finding(lost)
+    assert experiments.lasso.summary(lost).loc["lasso:0.5", "relu1"] == "nan ± nan @ 0.91"
+    alone = planted(**{"lasso:0.1": (np.nan, 0.3)}, full=(0.5, 0.02))
+    assert "lasso:0.1 costs nan points" in experiments.lasso.finding(alone)
+
+
 @pytest.mark.parametrize(
     ("lassos", "told"),
     [

@@ -11,6 +11,7 @@ import itertools
 import math
 import pkgutil
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import jax
@@ -18,6 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays as numpy_arrays
 from matplotlib.figure import Figure
 from stitch_helpers import images
 
@@ -28,6 +32,7 @@ from symjax.stitching.results import flatten
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
+    pytest.mark.filterwarnings("ignore:constrained_layout not applied"),  # matplotlib's, for numbers of 300 digits
 ]
 
 MODULES = {}
@@ -167,7 +172,7 @@ def calls(tmp_path_factory):
         "rotation.Plan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
-        "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aab"},
+        "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},
         "similarity.hsic": {"k": np.eye(12), "l": np.eye(12)},
         "similarity.load_stream": {"path": folder / "state.npz", "like": state},
         "similarity.mean_correlation": {"result": similarity.cca(ANY, ANY)},
@@ -247,7 +252,9 @@ NAMED = {  # arguments whose messages name the flag or what the argument belongs
     "plots.over_time.line": "line|table: columns x",
     "plots.over_time.panel": "panel|table: columns x",
     "rotation.parse_kinds.text": "kinds",
+    "stitching.load_stitch.pair": "pair|stitches",
     "stitching.parse_families.text": "families",
+    "zoo.load.seeds": "seeds|members",
 }
 WORDS = ("label", "title")  # which any text may be
 SIZES = [math.inf, -math.inf, -1]
@@ -265,7 +272,6 @@ TAKEN = {  # what is right after all
     "parallel.default_execution.backend": ["x"],  # one of tomorrow
     "plots.curves.table": [pd.DataFrame()],  # no figure
     "plots.homogeneity.slope": [-1],
-    "similarity.pairwise.memory": [10**400],
     "similarity.pairwise.pairs": [[]],
     "zoo.ZooConfig.dataset": ["x"],  # asked for when it is loaded
     "zoo.train.save_every_seconds": [math.inf],
@@ -280,6 +286,14 @@ WRONG = {
     "sequence": [*NOTHING, "x", -1, math.nan, [None], [math.nan], [[1, 2], [3]], [object()]],
     "mapping": [*NOTHING, "x", -1, math.nan, [], {"a": None}, {"a": "x"}, {"a": object()}],
     "table": [*NOTHING, "x", -1, math.nan, [], pd.DataFrame()],
+}
+EITHER = {  # what some may take and others not, as it comes: with InputError or without, and nothing else
+    "number": [
+        *(-0.0, 0.0, 2**31, 2**63, -(2**63), 10**30, 10**5000, np.int64(2**40), 1e-45, 1e300, np.float64(0.5)),
+        *(Fraction(1, 2), np.complex64(1), np.datetime64(1, "s"), np.array(3), np.array([3]), jnp.asarray(3)),
+    ],
+    "array": [2**63, 10**400, [2**40], [2**63], [10**400], -0.0, np.array(1e300), np.array([np.datetime64(1, "s")])],
+    "sequence": [[2**63], [10**400], [10**5000], [-0.0], [np.float32(1e-45)], range(0), [np.complex64(1)]],
 }
 
 
@@ -296,7 +310,7 @@ def kind_of(value):
 
 
 def thrown(name, calls, folder):
-    """(argument, what is thrown, whether it is right after all) of a function."""
+    """(argument, what is thrown, whether it is right after all or None where it may be) of a function."""
     function, arguments = called(name, calls)
     defaults = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
     for argument, good in arguments.items():
@@ -306,10 +320,16 @@ def thrown(name, calls, folder):
                 continue
             right = taken(name, argument, bad)
             yield argument, folder / bad if isinstance(bad, str) and bad == "file/below" else bad, right
+        for odd in EITHER.get(kind, []):
+            yield argument, odd, None
         if kind == "table" and name != "plots.curves":
             yield argument, good.head(0), False
             yield argument, good.drop(columns=good.columns), False
             yield argument, good.astype(str), False
+
+
+def spelt(value):
+    return f"10**{math.log10(value):.0f}" if isinstance(value, int) and value > 10**40 else repr(value)[:40]
 
 
 def taken(name, argument, value):
@@ -329,14 +349,115 @@ def test_what_is_wrong_is_refused_by_name(name, calls, tmp_path, monkeypatch):
             function(**{**arguments, argument: bad})
         except InputError as error:
             if right:
-                failed.append((argument, repr(bad)[:40], f"was refused: {str(error)[:80]}"))
+                failed.append((argument, spelt(bad), f"was refused: {str(error)[:80]}"))
             named = NAMED.get(f"{name}.{argument}", argument)
             a_path = isinstance(bad, Path) and str(bad) in str(error)
             if not re.search(rf"\b({named})\b", str(error)) and not a_path:
-                failed.append((argument, repr(bad)[:40], f"does not name it: {str(error)[:80]}"))
+                failed.append((argument, spelt(bad), f"does not name it: {str(error)[:80]}"))
         except Exception as error:
-            failed.append((argument, repr(bad)[:40], repr(error)[:100]))
+            failed.append((argument, spelt(bad), repr(error)[:100]))
         else:
-            if not right:
-                failed.append((argument, repr(bad)[:40], "was taken"))
+            if right is False:
+                failed.append((argument, spelt(bad), "was taken"))
     assert not failed, "\n" + "\n".join(map(str, failed))
+
+
+# --- arrays of any kind ---
+
+REAL = ["float32", "float64", "float16", "bfloat16", "int8", "uint8", "int32", "int64", "uint64", "bool"]
+UNREAL = ["complex64", "object", "U3", "S3", "M8[D]", "m8[s]", "V4"]
+
+
+@st.composite
+def arrays(draw, good):
+    """(whether it is ordinary, an array) in the place of one that does.
+
+    Ordinary are numbers of usual size in a usual shape and type: of them no function may make NaN.
+    """
+    good = np.asarray(good)
+    kind = draw(st.sampled_from(["ordinary", "values", "shape", "type"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+    if kind == "ordinary" and good.dtype.kind == "f":
+        numbers = rng.normal(size=good.shape) * 2.0 ** draw(st.integers(-10, 10))
+        return True, numbers.astype(draw(st.sampled_from(["float32", "float64"])))
+    if kind == "ordinary":
+        return True, rng.permutation(good)
+    if kind == "values":
+        dtype = draw(st.sampled_from(REAL))
+        if dtype == "bfloat16":
+            return False, draw(numpy_arrays(np.float32, good.shape)).astype(jnp.bfloat16)
+        return False, draw(numpy_arrays(dtype, good.shape))
+    if kind == "type":
+        return False, np.ones(good.shape, "int8").astype(draw(st.sampled_from(UNREAL)))
+    shapes = [(), (0,), (1,), (*good.shape, 1), (1, *good.shape), (*good.shape, 0), good.shape[1:], good.shape[:-1]]
+    return False, rng.random(draw(st.sampled_from(shapes)), np.float32)
+
+
+def places(arguments):
+    """(argument, the array that does there, what puts another in its place): arrays, and the first of a mapping."""
+    for argument, good in arguments.items():
+        kind = None if argument in PYTREES else kind_of(good)
+        if kind == "mapping" and good and kind_of(next(iter(good.values()))) == "array":
+            key = next(iter(good))
+            yield argument, good[key], lambda array, good=good, key=key: {**good, key: array}
+        elif kind == "array" or (kind == "sequence" and are_numbers(good)):
+            yield argument, good, lambda array: array
+
+
+def are_numbers(values):
+    flat = jax.tree.leaves(values)
+    return bool(flat) and all(isinstance(value, (int, float)) for value in flat)
+
+
+def has_nan(result):
+    if isinstance(result, pd.DataFrame):
+        return bool(result.select_dtypes("number").isna().any(axis=None))
+    leaves = [leaf for leaf in jax.tree.leaves(result) if isinstance(leaf, (float, np.ndarray, np.generic, jax.Array))]
+    leaves = [leaf for leaf in leaves if not jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)]
+    return any(bool(jnp.isnan(leaf).any()) for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+
+
+def throw_at(place, arrays_of_any_kind, call, named, nan):
+    """Calls with arrays in this place; an error is to name it, and begin with an argument's name."""
+
+    @settings(
+        max_examples=int(__import__("os").environ.get("EX", "10")),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(arrays_of_any_kind)
+    def throw(drawn):
+        ordinary, array = drawn
+        try:
+            result = call(place(array))
+        except InputError as error:
+            assert re.match(r"[\w ,\[\]'./-]+: ", str(error)) and re.search(rf"\b({named})\b", str(error)), str(error)
+        else:
+            assert nan or not ordinary or not has_nan(result)
+
+    throw()
+
+
+TRAIN = ("zoo.train", "zoo.train_together")  # whichever seeds they are given
+MAY_BE_NAN = ("dynamics.epoch_above", "dynamics.convergence_epoch")  # of ordinary numbers, as documented
+
+
+@pytest.mark.parametrize("name", [n for n in (*FUNCTIONS, *MAKES, *METHODS) if n not in (*COSTLY, *TRAIN)])
+def test_any_array_is_refused_by_name_or_gives_numbers(name, calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
+    function, arguments = called(name, calls)
+    failed = {}
+    nan = True if name in MAY_BE_NAN else None
+    for argument, good, place in places(arguments):
+        nan = has_nan(function(**arguments)) if nan is None else nan
+        named = NAMED.get(f"{name}.{argument}", argument)
+        try:
+            call = lambda value, argument=argument: function(**{**arguments, argument: value})  # noqa: E731
+            throw_at(place, arrays(good), call, named, nan)
+        except Exception as error:
+            notes = " ".join(getattr(error, "__notes__", []))
+            failed[argument] = f"{error!r:.300} {notes:.600}"
+    assert not failed, "\n" + "\n".join(f"{argument}: {text}" for argument, text in failed.items())

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax.checks import is_real, short
 from symjax.errors import InputError
 
 
@@ -31,17 +32,36 @@ def real(name, value):
 
 
 def scalar(name, value, wanted, holds):
-    """`value`, a number, traced or one for which `holds`; an `InputError` that wants `wanted` for anything else."""
+    """`value`, a number, traced or one for which `holds`; an `InputError` that wants `wanted` for anything else.
+
+    A concrete one is given back as a number of Python's, an integer that JAX would cut off or refuse as a float.
+    """
     if is_concrete(value):
         try:
-            good = not isinstance(value, (str, bytes)) and np.ndim(value) == 0 and holds(float(value))
-        except (TypeError, ValueError, OverflowError):
+            good = _is_number(value) and holds(number := float(value))
+        except (ValueError, OverflowError):  # of integers that no float can hold
             good = False
+        if good and (abs(number) >= 2**31 or not isinstance(value, int)):
+            value = number
     else:
         good = value.ndim == 0
     if not good:
-        raise InputError(f"{name}: got {value}, must be {wanted}")
+        raise InputError(f"{name}: got {short(value)}, must be {wanted}")
     return value
+
+
+def _is_number(value):
+    """Whether it is a real number of Python's, NumPy's or JAX's."""
+    if isinstance(value, (int, float)):
+        return True
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and np.ndim(value) == 0 and is_real(dtype)
+
+
+def typed(value, dtype):
+    """A number as an array of this type; infinite where it is beyond it."""
+    with np.errstate(over="ignore"):
+        return jnp.asarray(value, dtype)
 
 
 def square(name, value):

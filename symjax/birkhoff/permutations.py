@@ -6,7 +6,8 @@ import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square
+from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
+from symjax.checks import array
 from symjax.errors import InputError
 
 
@@ -78,15 +79,11 @@ def permutation_matrix(permutation, dtype=jnp.float32):
     Raises:
         InputError: `permutation` (..., n) is not an array of integers.
     """
-    if not isinstance(permutation, jax.Array):
-        try:
-            permutation = np.asarray(permutation)
-        except (TypeError, ValueError):
-            raise InputError(f"permutation: got {type(permutation).__name__}, must be integers (..., n)") from None
+    permutation = array("permutation", permutation)
     if permutation.ndim < 1 or not jnp.issubdtype(permutation.dtype, jnp.integer):
         raise InputError(f"permutation: got {permutation.dtype}{list(permutation.shape)}, must be integers (..., n)")
     if permutation.dtype.itemsize > 4:  # JAX would cut off integers of 64 bits; what indexes nothing stays so
-        permutation = permutation.clip(-1, permutation.shape[-1])
+        permutation = permutation.clip(0 if permutation.dtype.kind == "u" else -1, permutation.shape[-1])
     return jax.nn.one_hot(permutation, permutation.shape[-1], dtype=dtype)
 
 
@@ -112,7 +109,7 @@ def softsort(scores, tau):
         raise InputError("scores: got a scalar, must be (..., n)")
     require_finite("scores", scores)
     tiny = float(jnp.finfo(scores.dtype).tiny)
-    tau = jnp.asarray(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
+    tau = typed(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
     descending = -jnp.sort(-scores, axis=-1)
     distance = jnp.abs(descending[..., :, None] - scores[..., None, :])
     return jax.nn.softmax(-distance / tau, axis=-1)

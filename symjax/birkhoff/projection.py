@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square
+from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
 from symjax.birkhoff.dual import marginals
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
@@ -73,6 +73,7 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
         InputError: not square, not real, unknown method, bad tol, max_iters or init; a concrete
             matrix with NaN or infinite entries.
     """
+    flag("full_output", full_output)
     matrix = square("matrix", matrix)
     if not isinstance(method, str) or method not in MAX_ITERS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
@@ -84,10 +85,10 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     require_finite("matrix", matrix)
     dtype = matrix.dtype if matrix.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     duals = _check_duals(init, matrix.shape[:-1], dtype)
-    tol, max_iters = jnp.asarray(tol, dtype), jnp.asarray(max_iters, jnp.int32)
+    tol, max_iters = typed(tol, dtype), jnp.asarray(max_iters, jnp.int32)
     projected, info = _project(method, matrix.astype(dtype), duals, tol, max_iters)
     projected = projected.astype(matrix.dtype)
-    return (projected, info) if flag("full_output", full_output) else projected
+    return (projected, info) if full_output else projected
 
 
 @partial(jax.jit, static_argnums=0)

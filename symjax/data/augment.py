@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite
-from symjax.checks import array, flag, integer
+from symjax.checks import flag, integer, jax_array
 from symjax.errors import InputError
 
 
@@ -22,7 +22,7 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
         InputError: what is not real or of other shapes; where values can be seen, a mean or std that is not finite, or
             a std that is not positive.
     """
-    images = jnp.asarray(array("images", images))
+    images = jax_array("images", images)
     if not images.ndim or not images.shape[-1]:
         raise InputError(f"images: got shape {images.shape}, wanted (..., channels)")
     mean, std = statistics(mean, std, images.shape[-1:])
@@ -64,11 +64,11 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
 
     Source: the augmentation of Godfrey et al. 2022.
     """
-    images, filling = jnp.asarray(array("images", images)), array("fill", fill)
+    images, fill = jax_array("images", images), real("fill", fill)
     if images.ndim != 4:
         raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels).")
-    if filling.shape not in ((), images.shape[-1:]):
-        raise InputError(f"fill: got shape {filling.shape}, wanted a number or one for each channel")
+    if fill.shape not in ((), images.shape[-1:]):
+        raise InputError(f"fill: got shape {fill.shape}, wanted a number or one for each channel")
     translate = integer("translate", translate, 0, 4096)
     if not flag("flip", flip) and not translate:
         return images
@@ -83,7 +83,7 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
         offsets = (bits[:, 1:] % (2 * translate + 1)).astype(jnp.int32)  # uniform to within (2 * translate + 1) / 2**32
         rows, columns = rows + offsets[:, :1], columns + offsets[:, 1:]
         frame = (n, height + 2 * translate, width + 2 * translate, channels)
-        filled = jnp.broadcast_to(jnp.asarray(fill).astype(images.dtype), frame)
+        filled = jnp.broadcast_to(fill.astype(images.dtype), frame)
         images = lax.dynamic_update_slice(filled, images, (0, translate, translate, 0))
         # Whole rows, then pixels: on a CPU two to four times as fast as one gather, matmuls or sliced windows.
         images = jax.vmap(lambda image, index: image.at[index].get(mode="promise_in_bounds"))(images, rows)

@@ -113,10 +113,12 @@ def build(source: Source, *, validation: float, train_size: int | None, test_siz
     """
     _check_number("validation", validation, float)
     if not 0 <= validation < 1:
-        raise InputError(f"validation: got {validation!r}, wanted a fraction of the training images in [0, 1).")
+        raise InputError(
+            f"validation: got {checks.short(validation)}, wanted a fraction of the training images in [0, 1)."
+        )
     _check_number("seed", seed, int)
     if not 0 <= seed < 2**32:
-        raise InputError(f"seed: got {seed!r}, wanted an integer from 0 to 2**32 - 1.")
+        raise InputError(f"seed: got {checks.short(seed)}, wanted an integer from 0 to 2**32 - 1.")
     train, held_out = split_indices(len(source.train), validation, seed)
     _check_size(
         "train_size", train_size, len(train), f"training images of {source.name!r} (after validation={validation})"
@@ -161,10 +163,9 @@ def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_number(name: str, value: object, kind: type) -> None:
-    allowed = (int, np.integer) if kind is int else (int, float, np.integer, np.floating)
-    if isinstance(value, bool) or not isinstance(value, allowed):
+    if not (checks.is_integer(value) or (kind is float and isinstance(value, (float, np.floating)))):
         wanted = "an integer" if kind is int else "a number"
-        raise InputError(f"{name}: got {value!r} ({type(value).__name__}), wanted {wanted}.")
+        raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), wanted {wanted}.")
 
 
 def _check_size(name: str, size: object, available: int, of_what: str) -> None:
@@ -172,4 +173,4 @@ def _check_size(name: str, size: object, available: int, of_what: str) -> None:
         return
     _check_number(name, size, int)
     if not 1 <= size <= available:
-        raise InputError(f"{name}: got {size}, wanted 1 to {available}, the number of {of_what}.")
+        raise InputError(f"{name}: got {checks.short(size)}, wanted 1 to {available}, the number of {of_what}.")

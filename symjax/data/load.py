@@ -2,9 +2,7 @@
 
 import os
 
-import numpy as np
-
-from symjax.checks import path
+from symjax.checks import integer, path
 from symjax.data.dataset import Dataset, build
 from symjax.data.digits import read_digits
 from symjax.data.npz import read_npz
@@ -42,10 +40,8 @@ def load(
     """
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise InputError(f"name: got {name!r}, wanted the name of a data set or a path ending in .npz.")
-    if image_size is not None and (
-        isinstance(image_size, bool) or not isinstance(image_size, (int, np.integer)) or not 1 <= image_size <= 4096
-    ):
-        raise InputError(f"image_size: got {image_size!r}, wanted an integer of pixels from 1 to 4096.")
+    if image_size is not None:
+        integer("image_size", image_size, 1, 4096)
     for argument, folder in (("data_dir", data_dir), ("cache_dir", cache_dir)):
         if folder is not None:
             path(argument, folder)

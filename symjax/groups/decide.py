@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import flag
+from symjax.checks import flag, integer
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
 
@@ -18,6 +18,9 @@ SINGULAR = 1e12
 
 COARSE = 1e-3
 """Where rounding alone may make defects of this size and more, a small defect says nothing."""
+
+SQUARED = (1e-150, 1e150)
+"""Numbers between which float64 holds sums of squares."""
 
 
 @dataclass(frozen=True)
@@ -78,15 +81,13 @@ def is_intertwiner(
       InputError: a reach that is not positive and finite, too few inputs, A is not a finite real square matrix, or the
         activation does not keep shapes or gives no real numbers.
     """
-    matrix = real_matrix(matrix)
+    matrix, offset = real_matrix(matrix), flag("offset", offset)
     n = len(matrix)
-    inputs = 8 * n + 64 if inputs is None else inputs
-    scalar("inputs", inputs, f"an integer from 4 n + 4 = {4 * n + 4}", lambda m: m == int(m) and 4 * n + 4 <= m < 2**31)
-    inputs = int(inputs)
-    scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
-    scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
+    inputs = integer("inputs", 8 * n + 64 if inputs is None else inputs, 4 * n + 4)
+    reach = scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
+    tolerance = scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
     condition = _condition(matrix)
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore"):  # found below
         x = np.array(_inputs(jax.random.key(0) if key is None else key, inputs, n))
         x *= reach / np.abs(x).max()
         (before, dtype), (after, _) = (_apply(activation, points) for points in (x, x @ matrix.T))
@@ -96,7 +97,9 @@ def is_intertwiner(
         nudged = [_apply(activation, (1 + eps) * points)[0] for points in (x, x @ matrix.T)] if short else None
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return _undecided(n, condition, "the activation has NaN or infinite values")
-    columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if flag("offset", offset) else before
+    if any(values.any() and not SQUARED[0] < np.abs(values).max() < SQUARED[1] for values in (before, after)):
+        return _undecided(n, condition, "the activation has values that float64 cannot square")
+    columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if offset else before
     fitted, held = slice(0, None, 2), slice(1, None, 2)
     # Columns of very different sizes (powers) are brought to one first.
     norms = np.linalg.norm(columns[fitted], axis=0)
@@ -145,10 +148,11 @@ def _apply(activation, x):
 
 def _condition(matrix) -> float:
     """The ratio of the largest singular value to the smallest, of rows brought to one length: scales do no harm."""
-    norms = np.linalg.norm(matrix, axis=1, keepdims=True)
-    if not (norms > 0).all():
+    sizes = np.abs(matrix).max(axis=1, keepdims=True)
+    if not (sizes > 0).all():
         return math.inf
-    values = np.linalg.svd(matrix / norms, compute_uv=False)
+    matrix = matrix / sizes
+    values = np.linalg.svd(matrix / np.linalg.norm(matrix, axis=1, keepdims=True), compute_uv=False)
     return float(values[0] / values[-1]) if values[-1] > 0 else math.inf
 
 

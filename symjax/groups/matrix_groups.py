@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from symjax.checks import numpy_array
 from symjax.errors import InputError
 
 
@@ -87,17 +88,12 @@ class MatrixGroup:
 
 def real_matrix(matrix) -> np.ndarray:
     """A square real matrix as a float64 NumPy array; an InputError for anything else, NaN and infinity included."""
-    try:
-        matrix = np.asarray(matrix)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"matrix: is no array ({error})") from None
+    matrix = numpy_array("matrix", matrix).astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise InputError(f"matrix: got shape {matrix.shape}, wanted (n, n) with n from 1")
-    if not (np.issubdtype(matrix.dtype, np.number) or matrix.dtype == bool) or np.iscomplexobj(matrix):
-        raise InputError(f"matrix: got {matrix.dtype}, wanted real numbers")
     if not np.isfinite(matrix).all():
         raise InputError("matrix: has NaN or infinite entries, wanted finite ones")
-    return np.asarray(matrix, np.float64)
+    return matrix
 
 
 def monomial_part(matrix: jax.Array) -> jax.Array:

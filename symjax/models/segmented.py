@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from symjax.checks import short
 from symjax.errors import InputError
 from symjax.models.layers import NormMode
 from symjax.models.wiring import Wiring, wire
@@ -138,7 +139,7 @@ class Network:
             return names.index(point)
         if isinstance(point, int) and 0 <= point < len(names):
             return point
-        raise InputError(f"point: {point!r} is not a stitch point of {self.name}; known: {', '.join(names)}")
+        raise InputError(f"point: {short(point)} is not a stitch point of {self.name}; known: {', '.join(names)}")
 
     def parse_points(self, text: str) -> tuple[int, ...]:
         """The indices of stitch points given as "all" or as names with commas between, in the chain's order."""

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from symjax.checks import labels
+from symjax.checks import labels, numpy_array
 from symjax.errors import InputError
-from symjax.similarity.resampling import PairMean, array_of, mean_over_pairs
+from symjax.similarity.resampling import PairMean, mean_over_pairs
 
 
 def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tuple, PairMean]:
@@ -39,7 +39,7 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
     Raises:
         InputError: as `mean_over_pairs`, so fewer than 3 models in a group; a position that is none.
     """
-    values, pairs = array_of("values", values), array_of("pairs", pairs)
+    values, pairs = numpy_array("values", values), numpy_array("pairs", pairs)
     if values.ndim < 1 or not np.issubdtype(pairs.dtype, np.integer):
         raise InputError(
             f"values, pairs: got {values.dtype}{list(values.shape)} and {pairs.dtype}, must be (p, ...) and integers"

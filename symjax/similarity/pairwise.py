@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete
-from symjax.checks import labels, one_of
+from symjax import checks
+from symjax.birkhoff.checks import is_concrete, scalar
+from symjax.checks import labels, one_of, short
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
@@ -77,8 +78,7 @@ def pairwise(
     b = a if against is None else _Side("against", against, "against_models", against_models)
     if a.examples != b.examples:
         raise InputError(f"against: got {b.examples} examples, must be as many as in representations, {a.examples}")
-    if isinstance(memory, bool) or not isinstance(memory, (int, float, np.number)) or not 0 < memory < np.inf:
-        raise InputError(f"memory: got {memory!r}, must be a positive number of bytes")
+    memory = scalar("memory", memory, "a positive number of bytes", lambda value: 0 < value < np.inf)
     devices = tuple(jax.local_devices() if devices is None else devices)
     dtype = np.promote_types(a.dtype, b.dtype)
     options = _options(measure, options)
@@ -148,9 +148,7 @@ class _Side:
 def _array(name, value):
     if not is_concrete(value):
         raise InputError(f"{name}: is traced, must be an array of numbers that can be seen")
-    value = value if isinstance(value, jax.Array) else np.asarray(value)
-    if not (value.dtype == bool or any(jnp.issubdtype(value.dtype, kind) for kind in (jnp.floating, jnp.integer))):
-        raise InputError(f"{name}: got {value.dtype}, must be real")
+    value = checks.array(name, value)
     if value.ndim not in (3, 5) or value.size == 0:
         raise InputError(f"{name}: got shape {value.shape}, must be (models, n, d) or (models, n, h, w, c), not empty")
     return value
@@ -194,14 +192,14 @@ def _wanted_models(pairs, a, b):
     """Booleans (models a, models b)."""
     if isinstance(pairs, str):
         if pairs != "all":
-            raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
+            raise InputError(f"pairs: got {short(pairs)}, must be 'all' or a list of pairs of models")
         return np.ones((len(a.models), len(b.models)), bool)
     if not isinstance(pairs, Iterable) or isinstance(pairs, Mapping):
-        raise InputError(f"pairs: got {pairs!r}, must be 'all' or a list of pairs of models")
+        raise InputError(f"pairs: got {short(pairs)}, must be 'all' or a list of pairs of models")
     wanted = np.zeros((len(a.models), len(b.models)), bool)
     for pair in pairs:
         if isinstance(pair, str) or np.shape(pair) != (2,):
-            raise InputError(f"pairs: got {pair!r}, must be pairs of models")
+            raise InputError(f"pairs: got {short(pair)}, must be pairs of models")
         i, j = (position("pairs", label, side.models) for label, side in zip(pair, (a, b), strict=True))
         wanted[i, j] = True
     return wanted | wanted.T if a is b else wanted

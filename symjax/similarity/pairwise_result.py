@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from symjax.checks import short
 from symjax.errors import InputError
 
 
@@ -56,5 +57,5 @@ def position(name, label, labels):
     """Where `label` is among `labels`, or an `InputError` about the argument `name`."""
     if label not in labels:
         shown = ", ".join(map(repr, labels[:20])) + (", ..." if len(labels) > 20 else "")
-        raise InputError(f"{name}: {label!r} is not known; there are {shown}")
+        raise InputError(f"{name}: {short(label)} is not known; there are {shown}")
     return labels.index(label)

@@ -36,7 +36,8 @@ def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
     Raises:
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
-    distance, rotation = _rotated(*samples_of(x, y, maps), flag("center", center))
+    center, full_output = flag("center", center), flag("full_output", full_output)
+    distance, rotation = _rotated(*samples_of(x, y, maps), center)
     return as_similarity(distance, rotation, full_output)
 
 
@@ -56,8 +57,9 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
     Raises:
         InputError: as `procrustes`.
     """
-    distance, rotation = _rotated(*samples_of(x, y, maps), flag("center", center))
-    return (distance, rotation) if flag("full_output", full_output) else distance
+    center, full_output = flag("center", center), flag("full_output", full_output)
+    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    return (distance, rotation) if full_output else distance
 
 
 def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=False):
@@ -74,7 +76,8 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
     Raises:
         InputError: as `procrustes`.
     """
-    distance, matching = _permuted(*samples_of(x, y, maps), flag("center", center))
+    center, full_output = flag("center", center), flag("full_output", full_output)
+    distance, matching = _permuted(*samples_of(x, y, maps), center)
     return as_similarity(distance, matching, full_output)
 
 
@@ -94,8 +97,9 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_o
     Raises:
         InputError: as `procrustes`.
     """
-    distance, matching = _permuted(*samples_of(x, y, maps), flag("center", center))
-    return (distance, matching) if flag("full_output", full_output) else distance
+    center, full_output = flag("center", center), flag("full_output", full_output)
+    distance, matching = _permuted(*samples_of(x, y, maps), center)
+    return (distance, matching) if full_output else distance
 
 
 SMALL = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
@@ -166,7 +170,7 @@ def unmatched(x, y, permutation, selection):
 
 def as_similarity(distance, alignment, full_output):
     similarity = 1 - distance / 2
-    return (similarity, alignment) if flag("full_output", full_output) else similarity
+    return (similarity, alignment) if full_output else similarity
 
 
 @partial(jax.jit, static_argnames="center")

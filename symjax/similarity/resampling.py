@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
-from symjax.checks import integer, one_of
+from symjax.checks import integer, numpy_array, one_of
 from symjax.errors import InputError
 from symjax.similarity.inputs import examples_agree
 from symjax.similarity.table import MEASURES
@@ -190,9 +190,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
     """
     values = real("values", values)
     require_finite("values", values)
-    if not is_concrete(pairs):
-        raise InputError("pairs: is traced, must be concrete")
-    pairs = array_of("pairs", pairs)
+    pairs = numpy_array("pairs", pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
         raise InputError(f"pairs: got {pairs.dtype}{list(pairs.shape)}, must be integers (p, 2)")
     if values.ndim < 1 or len(values) != len(pairs):
@@ -291,14 +289,6 @@ def _spelled(result, words):
     else:
         text = ", ".join(f"{name}: {getattr(part, 'shape', part)}" for name, part in parts.items())
     return f"{type(result).__name__}({text})"
-
-
-def array_of(name, value):
-    """`value` as a NumPy array; an `InputError` where it is none."""
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: is no array ({error})") from None
 
 
 def _check_level(level):

@@ -60,9 +60,10 @@ def soft_matching(x, y, *, maps="pixels", full_output=False):
     Raises:
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
+    flag("full_output", full_output)
     squares, transport = _transported(*samples_of(x, y, maps), True)
     similarity = 1 - squares / 2
-    return (similarity, transport) if flag("full_output", full_output) else similarity
+    return (similarity, transport) if full_output else similarity
 
 
 def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_output=False):
@@ -83,12 +84,13 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_outpu
     Raises:
         InputError: as `soft_matching`.
     """
+    standardize, full_output = flag("standardize", standardize), flag("full_output", full_output)
     x, y = samples_of(x, y, maps)
     size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
-    squares, transport = _transported(x / size, y / size, flag("standardize", standardize))
+    squares, transport = _transported(x / size, y / size, standardize)
     distance = root(squares) if standardize else size * root(squares)
     transport = transport._replace(bias=size * transport.bias)
-    return (distance, transport) if flag("full_output", full_output) else distance
+    return (distance, transport) if full_output else distance
 
 
 @partial(jax.jit, static_argnums=2)

@@ -37,11 +37,12 @@ def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
     Raises:
         InputError: as `cca`; a concrete variance not in (0, 1].
     """
+    flag("full_output", full_output)
     x, y = as_pair(x, y, maps)
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
         warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
-    return (similarity, result) if flag("full_output", full_output) else similarity
+    return (similarity, result) if full_output else similarity
 
 
 @jax.jit

@@ -56,6 +56,7 @@ def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
     Raises:
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
+    flag("full_output", full_output)
     distance, matching = matched(*samples_of(x, y, maps))
     return as_similarity(distance, matching, full_output)
 
@@ -76,8 +77,9 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
     Raises:
         InputError: as `wreath_procrustes`.
     """
+    flag("full_output", full_output)
     distance, matching = matched(*samples_of(x, y, maps))
-    return (distance, matching) if flag("full_output", full_output) else distance
+    return (distance, matching) if full_output else distance
 
 
 def wreath_cka(x, y, reduce="max", estimator="song"):

@@ -65,9 +65,10 @@ class FitConfig:
         integer_fields(self, epochs=(1, 10**6 - 1), translate=(0, 4096), **dict.fromkeys(sizes, (1, 2**31 - 1)))
         for name in ("bias", "flip"):
             flag(name, getattr(self, name))
-        rates = sequence("learning_rates", self.learning_rates, "positive numbers")
-        for rate in rates:
+        rates = tuple(
             scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)
+            for rate in sequence("learning_rates", self.learning_rates, "positive numbers")
+        )
         if not rates or len(set(rates)) < len(rates):
             raise InputError(f"learning_rates: got {rates}, wanted one or more, each once")
         object.__setattr__(self, "learning_rates", rates)

@@ -21,10 +21,10 @@ class FeatureMoments(NamedTuple):
 def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
     """Moments of one batch; those of equal batches are averaged. Inputs (..., d), all leading axes are samples."""
     x, y = real("x", x), real("y", y)
-    for name, value in (("x", x), ("y", y)):
-        if value.ndim < 2 or value.shape[:-1] != x.shape[:-1] or not value.size:
-            raise InputError(f"{name}: got shape {value.shape}, wanted (..., d), equally many samples of both")
-        require_finite(name, value)
+    if x.ndim < 2 or x.shape[:-1] != y.shape[:-1] or not (x.size and y.size):
+        raise InputError(f"x, y: got shapes {x.shape} and {y.shape}, wanted (..., d), equally many samples of both")
+    require_finite("x", x)
+    require_finite("y", y)
     x, y = (value.reshape(-1, value.shape[-1]).astype(jnp.float32) for value in (x, y))
     samples = x.shape[0]
     return FeatureMoments((x.T @ x) / samples, (y.T @ x) / samples, jnp.einsum("nc,nc->c", y, y) / samples)
@@ -48,7 +48,7 @@ def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
 
     The ridge, relative to the features' own scale, keeps dead and duplicate channels of x from blowing up.
     """
-    scalar("ridge", ridge, "a number from 0", lambda value: 0 <= value < float("inf"))
+    ridge = scalar("ridge", ridge, "a number from 0", lambda value: 0 <= value < float("inf"))
     channels = moments.xx.shape[0]
     power = jnp.trace(moments.xx) / channels
     damping = ridge * jnp.where(power > 0, power, 1) * jnp.eye(channels, dtype=jnp.float32)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from symjax.birkhoff.checks import scalar
+from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.checks import flag, integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.models import Member, Network
@@ -48,8 +48,10 @@ class Recipe:
             one_of(name, getattr(self, name), table)
         scalar("warmup", self.warmup, "a share of the run, from 0 and under 1", lambda value: 0 <= value < 1)
         integer_fields(self, epochs=(1, 10**6 - 1), batch_size=(1, 2**31 - 1), translate=(0, 4096))
-        scalar("learning_rate", self.learning_rate, "a positive number", lambda value: 0 < value < math.inf)
-        scalar("weight_decay", self.weight_decay, "a number from 0", lambda value: 0 <= value < math.inf)
+        rate = scalar("learning_rate", self.learning_rate, "a positive number", lambda value: 0 < value < math.inf)
+        decay = scalar("weight_decay", self.weight_decay, "a number from 0", lambda value: 0 <= value < math.inf)
+        object.__setattr__(self, "learning_rate", rate)
+        object.__setattr__(self, "weight_decay", decay)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; what came later is left out where it has its default, so old fingerprints stay."""
@@ -129,7 +131,9 @@ def _is_kernel(params: PyTree) -> PyTree:
 def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: jax.Array) -> TrainState:
     """A fresh member from its seed alone."""
     integer("steps_per_epoch", steps_per_epoch, 1)
-    scalar("seed", seed, "an integer from 0 and under 2**31", lambda value: value == int(value) and 0 <= value < 2**31)
+    whole = isinstance(seed, jax.Array) and seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)
+    if not whole or is_concrete(seed):
+        seed = integer("seed", int(seed) if whole else seed)
     member = network.init(jax.random.fold_in(jax.random.key(seed), 0))
     opt_state = optimizer(recipe, steps_per_epoch).init(member.params)
     return TrainState(member, opt_state, jnp.asarray(seed, jnp.int32), jnp.zeros((), jnp.int32))
