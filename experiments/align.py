@@ -7,7 +7,6 @@ extend what is there.
 
 import dataclasses
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import add_rows, maps_option, parse_measures, which_layers
+from experiments.features import add_rows, in_blocks, maps_option, parse_measures, which_layers
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
@@ -93,13 +92,14 @@ def main(settings: Settings) -> Summary:
                 print(told, file=sys.stderr)
             total = sum(len(theirs) for theirs in missing.values())
             with progress_bar(desc="align", total=total, unit="pair") as bar:
-                for measure, group in steps(missing):
+                for measure, theirs in missing.items():
                     bar.set_postfix_str(measure)
-                    rows = compare(found, measure, group, compared.seeds, settings.maps)
-                    runs.make_folder(folder / "parts")
-                    add_rows(part(folder, measure), rows, COLUMNS)
-                    assemble(folder)
-                    bar.update(len(group))
+                    for group in in_blocks(theirs, sorted(trained.seeds)):
+                        rows = compare(found, measure, group, compared.seeds, settings.maps)
+                        runs.make_folder(folder / "parts")
+                        add_rows(part(folder, measure), rows, COLUMNS)
+                        assemble(folder)
+                        bar.update(len(group))
         hosts.complete("pairs are compared", lambda: {m: p for m, p in lacking(folder, measures, pairs).items() if p})
         hosts.leave_to_first("rows")
         parts = assemble(folder)  # a run may have been stopped just before
@@ -116,15 +116,6 @@ def main(settings: Settings) -> Summary:
             {f"equal layers on {len(images)} test images{maps}, {over}": summary(table, layers)},
             tuple(figures),
         )
-
-
-def steps(missing: dict[str, list[tuple[int, int]]]) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """What is computed before it is written: all pairs of a measure, or one, where each is computed on its own."""
-    for measure, pairs in missing.items():
-        if MEASURES[measure].factor is None:
-            yield from ((measure, [pair]) for pair in pairs)
-        elif pairs:
-            yield measure, pairs
 
 
 def needed_seeds(missing: dict[str, list[tuple[int, int]]]) -> list[int]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,8 @@ from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.representations import features_of
 from symjax.similarity import MEASURES
+
+MODELS_IN_BLOCK = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,19 @@ def which_layers(measure: str, maps: str, shapes: Iterable[tuple[int, ...]]) -> 
     alike = {"default": MEASURES[measure].one_map_size}
     alike["pixels"] = alike["default"] or own_maps(measure) == "flatten"
     return "same" if alike.get(maps, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
+
+
+def in_blocks(pairs: Iterable[tuple], models: Sequence) -> list[list[tuple]]:
+    """Pairs of these models in groups that are computed, then written: those between one block of models and another.
+
+    What a measure makes of one model is made once for each group, so groups have few models and many pairs. They
+    depend on the places of the models alone, so that a run that goes on computes the same groups.
+    """
+    place = {model: position // MODELS_IN_BLOCK for position, model in enumerate(models)}
+    groups: dict[tuple[int, int], list[tuple]] = {}
+    for pair in pairs:
+        groups.setdefault(tuple(sorted(place[model] for model in pair)), []).append(pair)
+    return list(groups.values())
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
+from experiments.features import FeatureSettings, add_rows, in_blocks, parse_measures, read_rows
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
@@ -173,9 +173,8 @@ def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, me
         if found is None:
             parts = [settings.features(trained.network, trained.members, dataset, layers) for trained in zoos]
             found = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
-        # All at once, or written pair by pair where each is computed on its own.
-        for pairs_now in [missing] if MEASURES[measure].factor else [[pair] for pair in missing]:
-            add_rows(path, distances(found, measure, pairs_now, models), COLUMNS)
+        for group in in_blocks(missing, range(len(models))):
+            add_rows(path, distances(found, measure, group, models), COLUMNS)
     table = read_rows(path, COLUMNS)
     seeds = set(zoos[0].seeds)
     return table[table.measure.isin(measures) & table.seed_a.isin(seeds) & table.seed_b.isin(seeds)]

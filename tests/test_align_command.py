@@ -11,6 +11,8 @@ import pytest
 from stitch_helpers import SEEDS, flags, scratch, trained
 
 import experiments.align
+import experiments.features
+from experiments.features import in_blocks
 from experiments.settings import run_command
 from symjax import runs
 from symjax.errors import InputError
@@ -175,9 +177,9 @@ def test_a_clock_that_jumps(monkeypatch):
     assert next(looks) > 0
 
 
-def test_slow_measures_are_kept_pair_by_pair(monkeypatch):
-    assert MEASURES["soft_matching"].factor is None
-    compare, asked = experiments.align.compare, []
+def test_blocks_of_pairs_are_kept(monkeypatch):
+    compare, asked, blocks = experiments.align.compare, [], [[pair] for pair in PAIRS]
+    monkeypatch.setattr(experiments.features, "MODELS_IN_BLOCK", 1)
 
     def dies_at_the_third(found, measure, pairs, *others):
         asked.append(pairs)
@@ -187,13 +189,22 @@ def test_slow_measures_are_kept_pair_by_pair(monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(experiments.align, "compare", dies_at_the_third)
-        command("--layers", "relu1", measures="soft_matching")
+        command("--layers", "relu1", measures="cka")
     rows = runs.read_csv(Path("run/results.csv"))
-    assert len(rows[["model_a", "model_b"]].drop_duplicates()) == 2 and asked == [[pair] for pair in PAIRS]
+    assert len(rows[["model_a", "model_b"]].drop_duplicates()) == 2 and asked == blocks[:3]
     asked.clear()
     monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[2]) or compare(*a))
-    command("--layers", "relu1", measures="soft_matching")
-    assert asked == [PAIRS[2:]]
+    command("--layers", "relu1", measures="cka")
+    assert asked == blocks[2:]
+
+
+def test_blocks_hold_each_pair_once_and_few_models():
+    pairs = list(itertools.combinations(range(20), 2))
+    blocks = in_blocks(pairs, range(20))
+    assert sorted(pair for block in blocks for pair in block) == pairs and len(blocks) == 6  # of 8, 8 and 4 models
+    assert max(len({model for pair in block for model in pair}) for block in blocks) == 16
+    missing = pairs[3:50:2]  # what is left is computed in parts of the same blocks
+    assert all(any(set(part) <= set(block) for block in blocks) for part in in_blocks(missing, range(20)))
 
 
 def test_only_what_is_needed_is_computed(monkeypatch):

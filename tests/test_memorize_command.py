@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from stitch_helpers import scratch, trained
 
+import experiments.features
 import experiments.memorize as command_module
 from experiments.memorize import COLUMNS, GROUPS, distances, finding, gaps, spelled, summarise
 from experiments.settings import run_command
@@ -211,14 +212,15 @@ def test_the_figure_shows_means_and_intervals(tmp_path):
     assert (tmp_path / "groups.pdf").exists()
 
 
-def test_pairs_of_a_slow_measure_are_written_one_by_one(tmp_path, monkeypatch):
+def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     zoos = [SimpleNamespace(seeds=SEEDS, network=None, members=rng.normal(size=(3, 20, 4))) for _ in GROUPS]
     settings = SimpleNamespace(features=lambda network, members, dataset, layers: {"a": members})
     path, asked = tmp_path / "results.csv", []
+    monkeypatch.setattr(experiments.features, "MODELS_IN_BLOCK", 1)
 
     def compare():
-        return command_module.compare(path, settings, zoos, None, ["a"], ["soft_matching"])
+        return command_module.compare(path, settings, zoos, None, ["a"], ["cka"])
 
     def stopped(*rest):
         asked.append(rest[2])

@@ -394,12 +394,14 @@ def arrays(draw, good):
 
 
 def places(arguments):
-    """(argument, the array that does there, what puts another in its place): arrays, and the first of a mapping."""
+    """(argument, array that does, what puts another in its place): of arrays, of numbers, of the first of several."""
     for argument, good in arguments.items():
         kind = None if argument in PYTREES else kind_of(good)
         if kind == "mapping" and good and kind_of(next(iter(good.values()))) == "array":
             key = next(iter(good))
             yield argument, good[key], lambda array, good=good, key=key: {**good, key: array}
+        elif kind == "sequence" and good and kind_of(good[0]) == "array":
+            yield argument, good[0], lambda array, good=good: (array, *good[1:])
         elif kind == "array" or (kind == "sequence" and are_numbers(good)):
             yield argument, good, lambda array: array
 

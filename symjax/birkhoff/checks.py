@@ -51,11 +51,11 @@ def scalar(name, value, wanted, holds):
 
 
 def _is_number(value):
-    """Whether it is a real number of Python's, NumPy's or JAX's."""
+    """Whether it is a real number of Python's, NumPy's or JAX's, and no truth value."""
     if isinstance(value, (int, float)):
-        return True
+        return not isinstance(value, bool)
     dtype = getattr(value, "dtype", None)
-    return dtype is not None and np.ndim(value) == 0 and is_real(dtype)
+    return dtype is not None and np.ndim(value) == 0 and is_real(dtype) and dtype.kind != "b"
 
 
 def typed(value, dtype):
