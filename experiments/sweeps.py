@@ -150,12 +150,12 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         if hosts.is_first():
             layers = [network.points[p].name for p in plan.points]
             results.record(seeds=seeds, pairs=pairs, layers=layers, families=[f.label for f in families])
-        accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset, limit).tolist())
-        if lost := diverged(members, accuracy):
+        if lost := diverged(members, members.validation_accuracy):
             raise InputError(
                 f"seeds: {lost} have diverged in {zoo_path}: weights or logits are not finite, so that nothing can be "
                 "stitched to them; leave them out (--seeds), or train a zoo with other settings (--learning-rate)"
             )
+        accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset, limit).tolist())
         clean = dict(zip(seeds, accuracy, strict=True))
         missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
