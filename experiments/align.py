@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import add_rows, in_blocks, maps_option, parse_measures, which_layers
+from experiments.features import add_rows, in_blocks, maps_option, only_those, parse_measures, which_layers
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
@@ -24,7 +24,7 @@ from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.representations import representations
 from symjax.similarity import MEASURES, Pairwise, diagnose, pairwise
-from symjax.summary import Summary, mean_and_deviation
+from symjax.summary import Summary, mean, mean_and_deviation
 
 COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
 EMPTY = pd.DataFrame(columns=list(COLUMNS))
@@ -94,12 +94,12 @@ def main(settings: Settings) -> Summary:
             with progress_bar(desc="align", total=total, unit="pair") as bar:
                 for measure, theirs in missing.items():
                     bar.set_postfix_str(measure)
-                    for group in in_blocks(theirs, sorted(trained.seeds)):
+                    for group in in_blocks(pairs, sorted(trained.seeds), theirs):
                         rows = compare(found, measure, group, compared.seeds, settings.maps)
                         runs.make_folder(folder / "parts")
                         add_rows(part(folder, measure), rows, COLUMNS)
-                        assemble(folder)
                         bar.update(len(group))
+                    assemble(folder)
         hosts.complete("pairs are compared", lambda: {m: p for m, p in lacking(folder, measures, pairs).items() if p})
         hosts.leave_to_first("rows")
         parts = assemble(folder)  # a run may have been stopped just before
@@ -156,6 +156,7 @@ def compare(
 ) -> pd.DataFrame:
     """The measure for these pairs: all layers with all layers, or where the measure cannot, equal layers."""
     layers = which_layers(measure, maps, (representation.shape for representation in found.values()))
+    found, seeds = only_those(found, seeds, pairs)
     options = {"pairs": pairs, "layers": layers, "models": seeds, **maps_option(measure, maps)}
     result: Pairwise = pairwise(found, measure, **options)
     return chosen(result.to_frame(), pairs)[list(COLUMNS)]
@@ -211,9 +212,9 @@ def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
 
 def finding(table: pd.DataFrame, layers: list[str]) -> str:
     """How alike the first and the last layers are by each measure."""
-    mean = plots.of_equal_layers(table).groupby(["measure", "layer"]).value.mean()
+    means = plots.of_equal_layers(table).groupby(["measure", "layer"]).value.agg(mean)
     first, last = layers[0], layers[-1]
-    told = [f"{measure} {mean[measure, first]:.3f} and {mean[measure, last]:.3f}" for measure in table.measure.unique()]
+    told = [f"{name} {means[name, first]:.3f} and {means[name, last]:.3f}" for name in table.measure.unique()]
     return f"Between networks, equal layers have at {first} and at {last}: {', '.join(told)}."
 
 

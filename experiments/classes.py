@@ -11,7 +11,7 @@ import pandas as pd
 from experiments.history import HistorySettings, agreement, convergence, spelled
 from experiments.settings import run_command
 from symjax import dynamics, plots, runs
-from symjax.summary import Summary, over_networks
+from symjax.summary import Summary, mean, over_networks
 
 COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
 MEASURE = "cca"
@@ -69,19 +69,19 @@ def main(settings: Settings) -> Summary:
 def learned(ends: pd.DataFrame) -> pd.DataFrame:
     """A row per class, those that are learned first above; mean ± deviation (n - 1) over networks."""
     grouped = ends.groupby("class", sort=False)[["first", "last", "converged"]]
-    mean, deviation = grouped.mean(), grouped.std()
-    text = mean.map("{:.2f}".format)
+    means, deviation = grouped.agg(mean), grouped.std()
+    text = means.map("{:.2f}".format)
     if deviation.notna().all(axis=None):
         text += " ± " + deviation.map("{:.2f}".format)
-    return text.loc[mean.sort_values("converged", kind="stable").index]
+    return text.loc[means.sort_values("converged", kind="stable").index]
 
 
 def finding(ends: pd.DataFrame, layer: str) -> str:
     """Which classes come first and last, and whether the networks agree in that."""
-    mean = ends.groupby("class", sort=False).converged.mean().dropna().sort_values(kind="stable")
-    if mean.empty:
+    order = ends.groupby("class", sort=False).converged.agg(mean).dropna().sort_values(kind="stable")
+    if order.empty:
         return f"{layer}: no class could be followed"
-    text = f"{layer}: first {', '.join(mean.index[:2])}, last {', '.join(mean.index[-2:])}"
+    text = f"{layer}: first {', '.join(order.index[:2])}, last {', '.join(order.index[-2:])}"
     relation, p = agreement(ends.pivot(index="seed", columns="class", values="converged").dropna(axis=1))
     if np.isnan(p):
         return text

@@ -39,6 +39,7 @@ class Phase(NamedTuple):
       flops: floating-point operations of those that are to do; None where they are not counted.
       need: of device memory; None where it is not known.
       at_once: members that are on one device at a time, at most.
+      together: how many of them always go side by side, on one device.
       divisible: whether the devices of a process share one where there are more of them.
       at_most: whether it may be less, which is not known beforehand.
       stored: bytes of representations that lie in the host's memory at a time.
@@ -50,6 +51,7 @@ class Phase(NamedTuple):
     flops: float | None = None
     need: Need | None = None
     at_once: int = 0
+    together: int = 1
     divisible: bool = False
     at_most: bool = False
     stored: int = 0
@@ -220,10 +222,11 @@ def _column(phase: Phase, here: int, rate: float) -> dict[str, str]:
 def _seconds(phase: Phase, devices: int, rate: float) -> float:
     if not phase.to_do or phase.flops is None:
         return 0.0
-    each = phase.flops / phase.to_do
+    units = -(-phase.to_do // phase.together)
+    each = phase.flops / units
     # A pair is one process's. Others are taken to have as many devices as this one.
-    share = min(max(1, devices // phase.to_do), jax.local_device_count()) if phase.divisible else 1
-    return -(-phase.to_do // (devices // share)) * each / share / rate
+    share = min(max(1, devices // units), jax.local_device_count()) if phase.divisible else 1
+    return -(-units // (devices // share)) * each / share / rate
 
 
 def spell_seconds(seconds: float) -> str:

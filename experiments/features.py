@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from symjax.models import Member, Network
 from symjax.representations import features_of
 from symjax.similarity import MEASURES
 
-MODELS_IN_BLOCK = 8
+MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,17 +82,33 @@ def which_layers(measure: str, maps: str, shapes: Iterable[tuple[int, ...]]) -> 
     return "same" if alike.get(maps, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
 
 
-def in_blocks(pairs: Iterable[tuple], models: Sequence) -> list[list[tuple]]:
-    """Pairs of these models in groups that are computed, then written: those between one block of models and another.
+def in_blocks(pairs: Sequence[tuple], models: Sequence, missing: Iterable[tuple]) -> Iterator[list[tuple]]:
+    """The missing ones of these pairs of models in groups, each of which is computed, then written.
 
-    What a measure makes of one model is made once for each group, so groups have few models and many pairs. They
-    depend on the places of the models alone, so that a run that goes on computes the same groups.
+    What a measure makes of one model is made once for each group, so groups have few models and many pairs: those
+    between one block of models and another, as many blocks as have `PAIRS_IN_BLOCK` pairs or more. Groups depend on
+    `pairs` and the places of the models, so that a run that goes on computes the same groups.
     """
     place = {model: position // MODELS_IN_BLOCK for position, model in enumerate(models)}
-    groups: dict[tuple[int, int], list[tuple]] = {}
+    blocks: dict[tuple[int, int], list[tuple]] = {}
     for pair in pairs:
-        groups.setdefault(tuple(sorted(place[model] for model in pair)), []).append(pair)
-    return list(groups.values())
+        blocks.setdefault(tuple(sorted(place[model] for model in pair)), []).append(pair)
+    missing, group = set(missing), []
+    for index, block in enumerate(blocks.values()):
+        group += block
+        if len(group) >= PAIRS_IN_BLOCK or index == len(blocks) - 1:
+            if left := [pair for pair in group if pair in missing]:
+                yield left
+            group = []
+
+
+def only_those(found: dict[str, np.ndarray], models: Sequence, pairs: Iterable[tuple]) -> tuple[dict, list]:
+    """The representations of the models in these pairs, and these models."""
+    needed = {model for pair in pairs for model in pair}
+    chosen = [position for position, model in enumerate(models) if model in needed]
+    if len(chosen) < len(models):
+        found = {layer: representations[chosen] for layer, representations in found.items()}
+    return found, [models[position] for position in chosen]
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:

@@ -22,7 +22,7 @@ from symjax import plots, runs, zoo
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.similarity import MEASURES, PairMean, group_means, mean_over_pairs, pairwise
-from symjax.summary import Summary
+from symjax.summary import Summary, mean
 from symjax.zoo import Group, Zoo, ZooConfig
 
 COLUMNS = ("measure", "layer", "group_a", "seed_a", "group_b", "seed_b", "distance")
@@ -104,7 +104,7 @@ def main(settings: Settings) -> Summary:
         means = summarise(table)
         runs.write_csv(folder / "groups.csv", means)
         plots.groups(means, folder / "groups")
-        known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].mean()
+        known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].agg(mean)
         learnt = "accuracy in percent: training images with the labels that were learnt, test images with the true ones"
         tables = {learnt: known.map("{:.2f}".format)}
         for measure, rows in means.groupby("measure", sort=False):
@@ -173,7 +173,7 @@ def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, me
         if found is None:
             parts = [settings.features(trained.network, trained.members, dataset, layers) for trained in zoos]
             found = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
-        for group in in_blocks(missing, range(len(models))):
+        for group in in_blocks(pairs_of(models), range(len(models)), missing):
             add_rows(path, distances(found, measure, group, models), COLUMNS)
     table = read_rows(path, COLUMNS)
     seeds = set(zoos[0].seeds)
@@ -204,8 +204,9 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         values = np.array([wide.loc[(*models[i], *models[j]), layers].to_numpy() for i, j in pairs], float)
         groups, lost = [group for group, _ in models], ~np.isfinite(values)
         unknown = group_means(lost.astype(float), pairs, groups)  # the share of pairs without a value
-        for (a, b), mean in group_means(np.where(lost, 0, values), pairs, groups).items():
-            columns = {"mean": mean.estimate, "standard_error": mean.standard_error, "low": mean.low, "high": mean.high}
+        for (a, b), found in group_means(np.where(lost, 0, values), pairs, groups).items():
+            columns = {"mean": found.estimate, "standard_error": found.standard_error}
+            columns |= {"low": found.low, "high": found.high}
             none = np.asarray(unknown[a, b].estimate) > 0
             columns = {name: np.where(none, np.nan, np.asarray(column, float)) for name, column in columns.items()}
             rows.append(
@@ -257,9 +258,9 @@ VERDICTS = {True: "as published", False: "not as published", None: "not settled"
 
 def shown(*means: PairMean) -> bool | None:
     """Whether all are above zero, by their intervals; False where one is shown to be below, None where it is open."""
-    if any(mean.high < 0 for mean in means):
+    if any(one.high < 0 for one in means):
         return False
-    return True if all(mean.low > 0 for mean in means) else None
+    return True if all(one.low > 0 for one in means) else None
 
 
 class Gaps(NamedTuple):
@@ -288,8 +289,8 @@ def gaps(rows: pd.DataFrame, first: str, last: str) -> Gaps:
     wide = within.pivot(index=["seed_a", "seed_b"], columns=["group_a", "layer"], values="distance")
     early, late = (wide["memorizing"] - wide["generalizing"])[[first, last]].to_numpy(float).T
     values = np.column_stack([early, late, late - early, EARLY * late - early, EARLY * late + early])
-    mean = mean_over_pairs(values, np.array(wide.index.tolist()))
-    return Gaps(*(PairMean(*(float(field[i]) for field in mean)) for i in range(values.shape[1])))
+    found = mean_over_pairs(values, np.array(wide.index.tolist()))
+    return Gaps(*(PairMean(*(float(field[i]) for field in found)) for i in range(values.shape[1])))
 
 
 if __name__ == "__main__":

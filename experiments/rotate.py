@@ -28,7 +28,7 @@ from symjax.rotation.cost import retraining_flops
 from symjax.rotation.division import Unit, divided, missing, side_by_side
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.results import Results, layer_name
-from symjax.summary import Summary, mean_and_deviation
+from symjax.summary import Summary, mean, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 
@@ -221,7 +221,7 @@ def costs(plan: Plan, plain: models.Network, dataset, lacking: list[Unit], limit
             need, together = program.need, len(program.points)
             at_once = dry_run.on_a_device(max(len(own) for _, own in members), need, limit, "matrix")
             share = need._replace(member=-(-need.member // together))  # of the matrix at one layer
-            most[need.of(at_once)] = {"need": share, "at_once": together * at_once}
+            most[need.of(at_once)] = {"need": share, "at_once": together * at_once, "together": together}
     return {"flops": flops, **most[max(most)]}
 
 
@@ -268,7 +268,7 @@ def retrain(program: Retraining, name: str, of, members, results: Results, rotat
 
 def title(table: pd.DataFrame, dataset: str) -> str:
     """The models and how good they are."""
-    baselines = table.groupby(["model", "seed"], sort=False).baseline.first().groupby("model", sort=False).mean()
+    baselines = table.drop_duplicates(["model", "seed"]).groupby("model", sort=False).baseline.agg(mean)
     return f"Baselines on {dataset}: " + ", ".join(f"{model} {value:.2f} %" for model, value in baselines.items())
 
 

@@ -25,7 +25,8 @@ from symjax.stitching import FitConfig, Plan, Sweep, bounds, check_plan
 from symjax.stitching.division import cost, work_of
 from symjax.stitching.families import Family
 from symjax.stitching.results import Results, trouble
-from symjax.zoo import ZooConfig
+from symjax.summary import mean
+from symjax.zoo import Zoo, ZooConfig
 
 # Passes over the training images that suit a data set; of others, what is published.
 STITCH_EPOCHS = {"digits": 6}
@@ -108,7 +109,7 @@ class Swept(NamedTuple):
     @property
     def title(self) -> str:
         """The network, the data set and how good the members are."""
-        return f"{self.network.name} on {self.dataset.name}: clean accuracy {self.table.clean_accuracy.mean():.2f} %"
+        return f"{self.network.name} on {self.dataset.name}: clean accuracy {mean(self.table.clean_accuracy):.2f} %"
 
 
 @contextlib.contextmanager
@@ -150,12 +151,9 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         if hosts.is_first():
             layers = [network.points[p].name for p in plan.points]
             results.record(seeds=seeds, pairs=pairs, layers=layers, families=[f.label for f in families])
-        if lost := diverged(members, members.validation_accuracy):
-            raise InputError(
-                f"seeds: {lost} have diverged in {zoo_path}: weights or logits are not finite, so that nothing can be "
-                "stitched to them; leave them out (--seeds), or train a zoo with other settings (--learning-rate)"
-            )
+        _require_finite(members, members.validation_accuracy, zoo_path)
         accuracy = hosts.from_first("clean accuracy", lambda: clean_accuracy(folder, members, dataset, limit).tolist())
+        _require_finite(members, accuracy, zoo_path)
         clean = dict(zip(seeds, accuracy, strict=True))
         missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
@@ -170,6 +168,14 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         hosts.leave_to_first("stitches")
         results.assemble()  # a run may have been stopped just before
         yield Swept(folder, network, dataset, pairs, results.table(pairs, plan), results.curves(pairs, plan))
+
+
+def _require_finite(members: Zoo, accuracy: Sequence[float], path: Path) -> None:
+    if lost := diverged(members, accuracy):
+        raise InputError(
+            f"seeds: {lost} have diverged in {path}: weights or logits are not finite, so that nothing can be stitched "
+            "to them; leave them out (--seeds), or train a zoo with other settings (--learning-rate)"
+        )
 
 
 def stitch_phase(

@@ -89,7 +89,7 @@ def main(settings: Settings) -> Summary:
         matched, identity = (stitched[stitched.family == kind].penalty for kind in ("matched", "identity"))
         return Summary(
             folder,
-            f"{trained.network.name} on {dataset.name}: clean accuracy {stitched.clean_accuracy.mean():.2f} %",
+            f"{trained.network.name} on {dataset.name}: clean accuracy {mean(stitched.clean_accuracy):.2f} %",
             f"Numbers and table disagree on {len(wrong)} of {len(defects)} matrices. GELU's xi(l) / l is "
             f"{slope.iloc[0, 0]} at l = {SCALES[-1]:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
             f"the matched stitch costs {matched.max(skipna=False):.2f} percentage points at most, no stitch "
@@ -212,7 +212,7 @@ def grid(defects: pd.DataFrame) -> pd.DataFrame:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Stitches down, layers across: mean penalty, and by how much the stitch differs from the symmetry."""
     penalty = table.groupby(["family", "layer"], sort=False).penalty.agg(mean).unstack("layer")
-    off = table.groupby(["family", "layer"], sort=False).difference.max().unstack("layer")
+    off = table.groupby(["family", "layer"], sort=False).difference.agg(lambda d: d.max(skipna=False)).unstack("layer")
     both = {
         "matched": penalty.loc["matched"].map("{:.2f}".format),
         "identity": penalty.loc["identity"].map("{:.2f}".format),

@@ -32,7 +32,9 @@ def is_integer(value: Any) -> bool:
 
 def is_real(dtype: np.dtype) -> bool:
     """Whether what has this type is real numbers or truth values."""
-    return dtype.kind != "m" and any(jnp.issubdtype(dtype, kind) for kind in (np.bool, jnp.integer, jnp.floating))
+    if getattr(dtype, "kind", "m") == "m":  # JAX's keys have none, and to NumPy a span of time is an integer
+        return False
+    return any(jnp.issubdtype(dtype, kind) for kind in (np.bool, jnp.integer, jnp.floating))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -49,15 +51,30 @@ def integer_fields(config: Any, **ranges: tuple[int, int]) -> None:
 
 
 def sequence(name: str, value: Any, what: str = "values") -> tuple:
-    """What is in a list, a tuple, a range, ...; text and mappings are none."""
+    """What is in a list, a tuple, a range, ...; text and mappings are none. Of an array, numbers of Python's."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         raise InputError(f"{name}: got {short(value)}, wanted a sequence of {what}")
-    return tuple(value)
+    if isinstance(value, jax.core.Tracer):
+        raise InputError(f"{name}: is traced, must be concrete")
+    return tuple(value.tolist() if isinstance(value, (np.ndarray, jax.Array)) else value)
 
 
 def labels(name: str, value: Any, what: str = "labels") -> tuple:
-    """A `sequence`, or text, which stands for a label in each letter."""
-    return tuple(value) if isinstance(value, str) else sequence(name, value, what)
+    """A `sequence` of what can be a key, or text, which stands for a label in each letter."""
+    found = tuple(value) if isinstance(value, str) else sequence(name, value, what)
+    for label in found:
+        if not can_be_key(label):
+            raise InputError(f"{name}: got {short(label)}, wanted {what} that can be keys")
+    return found
+
+
+def can_be_key(value: Any) -> bool:
+    """Whether it can be looked up in a dict."""
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 def integers(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> tuple[int, ...]:
@@ -87,8 +104,11 @@ def numpy_array(name: str, value: Any) -> np.ndarray:
 def jax_array(name: str, value: Any) -> jax.Array:
     """An `array` as JAX's; an InputError where it has integers that JAX would cut off."""
     found = array(name, value)
-    with np.errstate(over="ignore"):  # an infinity, where it has no such float
-        held = jnp.asarray(found)
+    try:
+        with np.errstate(over="ignore"):  # an infinity, where it has no such float
+            held = jnp.asarray(found)
+    except TypeError:  # as of long doubles
+        raise InputError(f"{name}: got {found.dtype}, wanted real numbers") from None
     if held.dtype != found.dtype and found.dtype.kind in "iu" and (found.astype(held.dtype) != found).any():
         raise InputError(f"{name}: has integers that {held.dtype} cannot hold")
     return held
@@ -116,9 +136,10 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 
 def path(name: str, value: Any) -> pathlib.Path:
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or "\0" in str(value):
+    spelled = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    if not isinstance(spelled, str) or not spelled or "\0" in spelled:
         raise InputError(f"{name}: got {short(value)}, wanted a path")
-    found = pathlib.Path(value)
+    found = pathlib.Path(spelled)
     try:
         longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
     except UnicodeEncodeError:

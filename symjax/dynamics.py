@@ -161,8 +161,7 @@ def _layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:
 def _moments(epochs: Sequence, history: Mapping) -> tuple:
     """Different epochs, one for each moment of a history."""
     epochs, count = sequence("epochs", epochs, "numbers"), len(next(iter(history.values())))
-    for epoch in epochs:
-        scalar("epochs", epoch, "numbers", lambda value: value == value)
+    epochs = tuple(scalar("epochs", epoch, "numbers", lambda value: value == value) for epoch in epochs)
     if len(set(epochs)) < len(epochs) or len(epochs) != count:
         raise InputError(f"epochs: got {checks.short(epochs)}, must be {count} different ones")
     return epochs

@@ -180,6 +180,7 @@ def test_a_clock_that_jumps(monkeypatch):
 def test_blocks_of_pairs_are_kept(monkeypatch):
     compare, asked, blocks = experiments.align.compare, [], [[pair] for pair in PAIRS]
     monkeypatch.setattr(experiments.features, "MODELS_IN_BLOCK", 1)
+    monkeypatch.setattr(experiments.features, "PAIRS_IN_BLOCK", 1)
 
     def dies_at_the_third(found, measure, pairs, *others):
         asked.append(pairs)
@@ -190,21 +191,40 @@ def test_blocks_of_pairs_are_kept(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(experiments.align, "compare", dies_at_the_third)
         command("--layers", "relu1", measures="cka")
-    rows = runs.read_csv(Path("run/results.csv"))
-    assert len(rows[["model_a", "model_b"]].drop_duplicates()) == 2 and asked == blocks[:3]
+    assert asked == blocks[:3]
     asked.clear()
     monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[2]) or compare(*a))
-    command("--layers", "relu1", measures="cka")
-    assert asked == blocks[2:]
+    out = command("--layers", "relu1", measures="cka")
+    assert asked == blocks[2:] and len(runs.read_csv(out / "results.csv")) == len(PAIRS)
 
 
-def test_blocks_hold_each_pair_once_and_few_models():
-    pairs = list(itertools.combinations(range(20), 2))
-    blocks = in_blocks(pairs, range(20))
-    assert sorted(pair for block in blocks for pair in block) == pairs and len(blocks) == 6  # of 8, 8 and 4 models
-    assert max(len({model for pair in block for model in pair}) for block in blocks) == 16
-    missing = pairs[3:50:2]  # what is left is computed in parts of the same blocks
-    assert all(any(set(part) <= set(block) for block in blocks) for part in in_blocks(missing, range(20)))
+def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
+    models = range(20)
+    pairs = list(itertools.combinations(models, 2))
+    blocks = list(in_blocks(pairs, models, pairs))
+    assert sorted(pair for block in blocks for pair in block) == pairs and len(blocks) == 4  # of 28 to 64 between 8
+    assert all(len(block) >= 32 for block in blocks[:-1])
+    drawn = pairs[::7]
+    assert [len(block) for block in in_blocks(drawn, models, drawn)] == [28]
+    missing = pairs[3:150:2]  # what is left is computed in parts of the same blocks
+    left = list(in_blocks(pairs, models, missing))
+    assert sorted(pair for block in left for pair in block) == missing
+    assert all(any(set(part) <= set(block) for block in blocks) for part in left)
+
+
+def test_a_value_that_is_none_does_not_vanish_from_the_finding():
+    rows = [("cka", 0, "relu1", j, "relu1", value) for j, value in ((1, 0.5), (2, np.nan))]
+    table = pd.DataFrame(rows, columns=list(experiments.align.COLUMNS))
+    assert "cka nan and nan" in experiments.align.finding(table, ["relu1"])
+
+
+def test_only_the_models_of_a_block_are_compared():
+    rng = np.random.default_rng(0)
+    found = {"a": rng.normal(size=(4, 9, 3)).astype(np.float32)}
+    rows = experiments.align.compare(found, "cka", [(7, 3)], [3, 5, 7, 9])
+    expected = MEASURES["cka"].fn(found["a"][0], found["a"][2])
+    assert rows[["model_a", "model_b"]].to_numpy().tolist() == [[7, 3]]
+    np.testing.assert_allclose(rows.value, expected, rtol=1e-5)
 
 
 def test_only_what_is_needed_is_computed(monkeypatch):

@@ -218,6 +218,7 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     settings = SimpleNamespace(features=lambda network, members, dataset, layers: {"a": members})
     path, asked = tmp_path / "results.csv", []
     monkeypatch.setattr(experiments.features, "MODELS_IN_BLOCK", 1)
+    monkeypatch.setattr(experiments.features, "PAIRS_IN_BLOCK", 1)
 
     def compare():
         return command_module.compare(path, settings, zoos, None, ["a"], ["cka"])

@@ -74,6 +74,8 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     found = pairwise(a, measure)
     assert found.values.dtype == np.float32 and found.computed.all()
     agree(measure, found.values, loop(measure, a, a))
+    low, high = MEASURES[measure].range
+    assert low <= found.values.min() and found.values.max() <= high
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -292,7 +294,7 @@ def test_tiles_cover_what_is_wanted_and_little_more():
             wanted = np.triu(np.ones((len(wanted), len(wanted)), bool))
         if not wanted.any():
             continue
-        edges = pair_blocks._edges(wanted, 16, 8)
+        edges = pair_blocks._edges(wanted, 32)
         starts = pair_blocks._tiles(wanted, edges)
         covered = np.zeros_like(wanted)
         for i, j in starts:
@@ -381,16 +383,24 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
-@pytest.mark.parametrize("measure", ["cca", "svcca", "pwcca", "procrustes"])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     """Two devices that decompose a batch each can wait for ever for jaxlib's threads."""
-    factored = MEASURES[measure].factor(((EXAMPLES, 5),))
-    zoo = pair_blocks.Zoo(
-        (np.random.default_rng(0).normal(size=(4, EXAMPLES, 5)).astype(np.float32),), np.dtype(np.float32)
-    )
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(4, EXAMPLES, 3, 4, 2)).astype(np.float32)
+    factored = MEASURES[measure].factor((maps.shape[1:],))
     devices = tuple(jax.local_devices()[:1])
-    ((block,), _) = pair_blocks.prepare(factored, zoo, 2**31, devices)
-    tile, parts = partial(pair_blocks._tile, factored, (2, 2)), (block.part, block.part)
-    program = jax.make_jaxpr(tile)(np.zeros(2, np.int32), parts)
-    found = [e for e in equations(program.jaxpr) if e.primitive.name in ("svd", "qr")]
-    assert found and all(equation.invars[0].aval.ndim == 2 for equation in found)
+    ((block,), _) = pair_blocks.prepare(factored, pair_blocks.Zoo((maps,), maps.dtype), 2**31, devices)
+    one = jax.tree.map(lambda leaf: leaf[0], block.part)
+    size = factored.meeting.size(one, one)
+    part = block.part._replace(data=factored.meeting.shrunk(jnp.asarray(block.part.data), size))
+    programs = [
+        jax.make_jaxpr(factored.prepare)(maps[0]),
+        jax.make_jaxpr(partial(pair_blocks._tile, factored, (2, 2)))(np.zeros(2, np.int32), (part, part)),
+    ]
+    if factored.exact is not None:
+        programs.append(jax.make_jaxpr(factored.directly)(one, one))
+    names = ("svd", "qr", "eigh", "cholesky", "householder_product")
+    found = [e for program in programs for e in equations(program.jaxpr) if e.primitive.name in names]
+    assert all(equation.invars[0].aval.ndim == 2 for equation in found)
+    assert found or measure not in ("cca", "svcca", "pwcca", "pls", "fourier_cca", "procrustes_distance")

@@ -24,7 +24,7 @@ from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
 from symjax.rotation.division import divided, side_by_side
-from symjax.rotation.features import Features, count_blocks, share_budget
+from symjax.rotation.features import Features, FrontProgram, count_blocks, share_budget
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.published import against_published, gaps
 from symjax.rotation.results import Results
@@ -296,6 +296,19 @@ def test_features_that_fit_are_computed_once():
     assert len(calls) == 2  # training and validation images
 
 
+def test_augmentation_does_not_depend_on_the_number_of_devices():
+    dataset, found = trained()
+    recipe, execution = Recipe(translate=2), parallel.default_execution()
+    images = np.concatenate([dataset.train.images] * 2)  # more than a batch of one device
+    seen = []
+    for devices in (jax.local_devices()[:1], jax.local_devices()[:2]):
+        front = FrontProgram(found.network, 0, recipe, execution, devices)
+        batches = list(front.batches(found.member(0), images, dataset.mean, dataset.std, key()))
+        seen.append(np.concatenate([np.asarray(batch) for batch in batches])[: len(images)])
+    np.testing.assert_allclose(*seen, atol=1e-6)
+    assert not np.allclose(seen[0][:64], seen[0][72 : 72 + 64])  # of the same images, moved otherwise
+
+
 def test_features_that_do_not_fit_come_in_blocks():
     dataset, found = trained()
     features, calls = features_of(found, dataset, 3)
@@ -326,7 +339,7 @@ def test_blocks_fit_the_budget():
     dataset, found = trained()
     (front,) = program().programs[0]._fronts
     assert front.bytes_per_image(dataset) == 8 * 8 * 4 * 4
-    for images, blocks in ((90, 1), (89, 1), (72, 1), (36, 2), (30, 3), (1, 6)):
+    for images, blocks in ((90, 1), (89, 2), (72, 2), (36, 2), (30, 3), (1, 6)):
         # 72 training images and 18 for validation; a block holds a batch of 12 at least
         assert count_blocks(front, dataset, 1024 * images, 12) == blocks, images
 
@@ -336,17 +349,16 @@ def test_layers_share_the_budget():
     dataset, found = trained()
     fronts = Retraining(plan_of(found, (0, 1)), dataset).programs[0]._fronts
     both = 1024 + 512  # bytes of an image's features
-    for budget, wanted in (
-        (90 * both, [([0, 1], 1)]),
-        (90 * both - 1, [([0], 1), ([1], 1)]),
-        (36 * 1024, [([0], 2), ([1], 1)]),
-        (1, [([0], 6), ([1], 6)]),
+    for budget, wanted, alone in (
+        (90 * both, [([0, 1], 1)], [1, 1]),
+        (90 * both - 1, [([0], 1), ([1], 1)], [1, 1]),
+        (45 * 1024, [([0], 2), ([1], 1)], [2, 1]),
+        (36 * 1024, [([0], 2), ([1], 2)], [2, 2]),  # the second's validation images do not fit beside the others
+        (1, [([0], 6), ([1], 6)], [6, 6]),
     ):
         shares = share_budget(fronts, dataset, budget, 12)
         assert [([front.point for front in theirs], blocks) for theirs, blocks in shares] == wanted, budget
-        assert [blocks for _, blocks in wanted for _ in range(3 - len(wanted))] == [
-            count_blocks(front, dataset, budget, 12) for front in fronts
-        ]
+        assert [count_blocks(front, dataset, budget, 12) for front in fronts] == alone
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -511,6 +523,8 @@ def test_matrices_of_layers_are_shared_out():
     assert side_by_side(units) == {("m", ("conv1", "conv2", "conv3")): [(0, CASES)]}
     whole = divided(units, 2)
     assert whole == units and side_by_side(whole[::2]) == {("m", ("conv1", "conv3")): [(0, CASES)]}
+    uneven = [("m", "conv1", 0, CASES[:1]), ("m", "conv2", 0, CASES)]
+    assert [len(unit[3]) for unit in divided(uneven, 4)] == [1] + 3 * [len(CASES) // 3]
     cut = divided(units, 6)
     assert side_by_side(cut[::2]) == {("m", ("conv1", "conv2", "conv3")): [(0, CASES[::2])]}
     uneven = [
@@ -703,6 +717,18 @@ def test_only_relu_networks_are_held_against_it():
         assert uses_relu(models.create(model, image_size=8)) is is_relu
     assert "published" in finding(rows, ["m"])
     assert "published" not in finding(rows, [])
+
+
+def test_what_became_nan_does_not_vanish_from_a_finding():
+    rows = penalties((1, 4, 9)).assign(baseline=90.0, loss=0.1)
+    lost = (rows.kind == "orthogonal") & (rows.layer == "conv1") & (rows.repeat == 0)
+    assert "nan" not in finding(rows, []) and lost.sum() == 1
+    assert "orthogonal nan (nan at conv1" in finding(rows.assign(penalty=rows.penalty.where(~lost)), [])
+
+
+def test_no_cases_are_nothing_to_retrain():
+    _, found = trained()
+    assert program().run(found.member(0), [], key=key()) == [] and program().rounds(0) == 0
 
 
 def test_batch_norm_is_told():

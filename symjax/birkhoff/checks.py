@@ -17,8 +17,8 @@ def real(name, value):
     try:
         if any(isinstance(leaf, (str, bytes)) for leaf in jax.tree.leaves(value)):
             raise TypeError
-        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "iu":
-            value = value.astype(jnp.result_type(float))  # JAX would cut off integers of 64 bits
+        if not isinstance(value, (jax.Array, bool, int, float)):
+            value = _as_numpy(value)
         with np.errstate(over="ignore"):  # an infinity that comes of it is found later
             value = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
@@ -29,6 +29,15 @@ def real(name, value):
     if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
         return value.astype(jnp.result_type(float))
     raise InputError(f"{name}: got {value.dtype}, must be real")
+
+
+def _as_numpy(value):
+    """NumPy's array, of integers as floats, since JAX would cut off those of 64 bits; as it is if a part is traced."""
+    try:
+        found = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return value
+    return found.astype(jnp.result_type(float)) if found.dtype.kind in "iu" else found
 
 
 def scalar(name, value, wanted, holds):

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from symjax.summary import mean
+
 
 def grouped_bars(
     axes: Axes, table: pd.DataFrame, *, series: str, value: str, styles: Mapping[str, tuple[str, Any]]
@@ -23,13 +25,13 @@ def grouped_bars(
     """
     layers, names = list(table.layer.unique()), list(table[series].unique())
     grouped = table.groupby([series, "layer"])[value]
-    mean, deviation = grouped.mean().unstack(), grouped.std().fillna(0).unstack()
+    means, deviation = grouped.agg(mean).unstack(), grouped.std().fillna(0).unstack()
     width, positions = 0.86 / len(names), np.arange(len(layers))
     for i, name in enumerate(names):
         label, colour = styles[name]
         axes.bar(
             positions + (i - (len(names) - 1) / 2) * width,
-            mean.loc[name, layers],
+            means.loc[name, layers],
             width=0.92 * width,
             yerr=deviation.loc[name, layers] if (grouped.size() > 1).any() else None,
             label=label,

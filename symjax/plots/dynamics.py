@@ -15,6 +15,7 @@ from symjax.errors import InputError
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.similarity import NAMES
 from symjax.plots.style import PAPER, apart, check, in_order, legend_below, save
+from symjax.summary import mean
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
 
@@ -60,12 +61,12 @@ def over_time(
         for axes, name in zip(grid.flat, panels, strict=False):
             for which, look in looks.items():
                 chosen = table[(table[panel] == name) & (table[line] == which)].groupby("epoch").value
-                mean, deviation = chosen.mean(), chosen.std().fillna(0)
-                if mean.empty:
+                if len(chosen) == 0:
                     continue
-                axes.plot(mean.index, mean, linewidth=1.4, label=which, **look)
-                band = mean - deviation, mean + deviation
-                axes.fill_between(mean.index, *band, color=look["color"], alpha=0.15 if ordered else 0.08, lw=0)
+                means, deviation = chosen.agg(mean), chosen.std().fillna(0)
+                axes.plot(means.index, means, linewidth=1.4, label=which, **look)
+                band = means - deviation, means + deviation
+                axes.fill_between(means.index, *band, color=look["color"], alpha=0.15 if ordered else 0.08, lw=0)
             if chance is not None:
                 axes.axhline(chance[name], color="#222222", linewidth=0.8, linestyle=":", label="chance")
             axes.set_title(NAMES.get(name, name), fontsize=9)
@@ -108,8 +109,8 @@ def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | N
         for axes, epoch in zip(grid.flat, epochs, strict=True):
             for name, look in apart(classes).items():
                 chosen = table[(table.epoch == epoch) & (table["class"] == name)]
-                mean = chosen.groupby("layer").value.mean().reindex(layers)
-                axes.plot(range(len(layers)), mean, linewidth=1.4, label=name, **look)
+                means = chosen.groupby("layer").value.agg(mean).reindex(layers)
+                axes.plot(range(len(layers)), means, linewidth=1.4, label=name, **look)
             if chance is not None:
                 shown = [chance[layer] for layer in layers]
                 axes.plot(range(len(layers)), shown, color="#222222", linewidth=0.8, linestyle=":", label="chance")
@@ -142,9 +143,9 @@ def layers_by_time(table: pd.DataFrame, path: Path) -> Figure:
         figure = Figure(figsize=(max(4.5, 0.5 * len(epochs) + 1), height * len(measures) + 0.5), layout="constrained")
         grid = figure.subplots(len(measures), 1, sharex=True, squeeze=False)
         for axes, measure in zip(grid.flat, measures, strict=True):
-            mean = same[same.measure == measure].groupby(["layer", "epoch"]).value.mean().unstack("epoch")
+            means = same[same.measure == measure].groupby(["layer", "epoch"]).value.agg(mean).unstack("epoch")
             # The input is below, as in the published figure.
-            _heat(mean.reindex(index=layers[::-1], columns=epochs), axes, annot=len(epochs) <= 16)
+            _heat(means.reindex(index=layers[::-1], columns=epochs), axes, annot=len(epochs) <= 16)
             axes.set_title(NAMES.get(measure, measure), fontsize=9)
         grid[-1, 0].set_xlabel("epoch")
         figure.suptitle("Each layer at an epoch with the same layer at the end", fontsize=9)
@@ -179,8 +180,8 @@ def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figur
         for row, measure in zip(grid, measures, strict=True):
             for axes, epoch in zip(row, epochs, strict=True):
                 chosen = table[(table.measure == measure) & (table.epoch == epoch)]
-                mean = chosen.groupby(["layer", "end_layer"]).value.mean().unstack()
-                _heat(mean.reindex(index=layers[::-1], columns=layers), axes, annot=len(layers) <= 5, square=True)
+                means = chosen.groupby(["layer", "end_layer"]).value.agg(mean).unstack()
+                _heat(means.reindex(index=layers[::-1], columns=layers), axes, annot=len(layers) <= 5, square=True)
             row[0].set_ylabel(NAMES.get(measure, measure))
         for axes, epoch in zip(grid[0], epochs, strict=True):
             axes.set_title(f"epoch {epoch}", fontsize=9)

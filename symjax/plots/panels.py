@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from symjax.plots.style import PAPER, legend_below, save
+from symjax.summary import mean
 
 
 def panel_grid(
@@ -79,7 +80,7 @@ def curve_panels(
                     continue
                 by_epoch = chosen.groupby("epoch")[value]
                 spelled, colour = styles[name]
-                axes.plot(by_epoch.mean(), color=colour, linewidth=1.4, label=spelled)
+                axes.plot(by_epoch.agg(mean), color=colour, linewidth=1.4, label=spelled)
                 axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
         for axes in lowest(grid):
             axes.set_xlabel("epoch")

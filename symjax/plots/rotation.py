@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.summary import mean
 
 # How a kind of matrix is called in a figure, and its colour.
 KINDS = {
@@ -38,7 +39,7 @@ def rotations(table: pd.DataFrame, path: Path) -> Figure:
         for axes, model in zip(grid, models, strict=True):
             rows = table[table.model == model]
             grouped_bars(axes, rows, series="kind", value="penalty", styles=KINDS)
-            axes.set_title(f"{model} (baseline {rows.groupby('seed').baseline.first().mean():.1f} %)", fontsize=9)
+            axes.set_title(f"{model} (baseline {mean(rows.drop_duplicates('seed').baseline):.1f} %)", fontsize=9)
         grid[0].set_ylabel("rotation penalty (percentage points)")
         over, several = draws(table)
         over = f"mean and standard deviation over {over}" if several else over

@@ -13,6 +13,7 @@ from symjax.checks import sequence
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.stitching import style_of
 from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.summary import mean
 
 
 def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure:
@@ -71,12 +72,12 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
         figure, grid = panel_grid(len(layers), 2.6, 2.3, margins=(0.6, 1.1), sharex=True, sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
-            mean, deviation = grouped.mean(), grouped.std()
-            line = mean.loc[lasso]
+            means, deviation = grouped.agg(mean), grouped.std()
+            line = means.loc[lasso]
             axes.plot(line.sparsity, line.penalty, color=styles[lasso[0]][1] if lasso else None, linewidth=1, zorder=1)
             for family in families:
                 name, colour = styles[family]
-                x, y = mean.loc[family]
+                x, y = means.loc[family]
                 dx, dy = deviation.loc[family] if several else (None, None)
                 marker = "o" if family in lasso else "*" if family.startswith("birkhoff") else "s"
                 size = 10 if marker == "*" else 5

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import panel_grid
 from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.summary import mean
 
 # How a measure is called in a figure; others by their own name.
 NAMES = {
@@ -36,7 +36,7 @@ def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
     """Measure, layer, pair and value of equal layers; a measure that is not symmetric has the mean of both orders."""
     same = table[table.layer_a == table.layer_b].rename(columns={"layer_a": "layer"})
     same = same.assign(pair=[f"{min(p)}-{max(p)}" for p in zip(same.model_a, same.model_b, strict=True)])
-    return same.groupby(["measure", "layer", "pair"], sort=False).value.mean().reset_index()
+    return same.groupby(["measure", "layer", "pair"], sort=False).value.agg(mean).reset_index()
 
 
 def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
@@ -63,14 +63,15 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
         figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.3))
         for axes, measure in zip(grid.flat, measures, strict=False):
             chosen = crossed[crossed.measure == measure]
-            mean = chosen.groupby(["layer_a", "layer_b"]).value.mean().unstack()
-            mean = mean.reindex(index=layers, columns=layers)
+            means = chosen.groupby(["layer_a", "layer_b"]).value.agg(mean).unstack()
+            means = means.reindex(index=layers, columns=layers)
+            least, most = means.min(axis=None), means.max(axis=None)
             sns.heatmap(
-                mean,
+                means,
                 ax=axes,
-                vmin=min(0.0, np.nanmin(mean.to_numpy())),
+                vmin=min(0.0, least),
                 # Similarities end at 1, distances where they end; what is alike is bright.
-                vmax=np.nanmax(mean.to_numpy()) if is_distance(measure) else max(1.0, np.nanmax(mean.to_numpy())),
+                vmax=most if is_distance(measure) else max(1.0, most),
                 cmap="viridis_r" if is_distance(measure) else "viridis",
                 annot=True,
                 fmt=".2f",

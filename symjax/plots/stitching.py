@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.summary import mean
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
@@ -69,7 +70,7 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
         axes.set_title(
             f"Front of one network, stitch, tail of another: accuracy lost at each layer\n"
             f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
-            f"clean accuracy {table.clean_accuracy.mean():.1f} %)",
+            f"clean accuracy {mean(table.clean_accuracy):.1f} %)",
             fontsize=9,
             loc="left",
         )

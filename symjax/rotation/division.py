@@ -15,7 +15,9 @@ def missing(results: Results, units: list[Unit]) -> list[Unit]:
 
 def divided(units: list[Unit], parts: int) -> list[Unit]:
     """At least so many units if there can be: where there are fewer, their matrices are shared out."""
-    cuts = -(-parts // max(1, len(units)))
+    cuts, most = -(-parts // max(1, len(units))), max((len(unit[3]) for unit in units), default=0)
+    while cuts < most and sum(min(cuts, len(unit[3])) for unit in units) < parts:
+        cuts += 1
     shares = ((*unit[:3], unit[3][first::cuts]) for unit in units for first in range(cuts))
     return [share for share in shares if share[3]]
 

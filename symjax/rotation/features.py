@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +75,9 @@ class FrontProgram:
         for i, batch in enumerate(cut):
             items = {"images": batch.reshape(-1, FRONT_BATCH, *batch.shape[1:])}
             if key is not None:
-                keys = jax.random.split(jax.random.fold_in(key, i), len(self.devices))
+                # The same for the same images, whatever the number of devices.
+                numbers = i * len(self.devices) + jnp.arange(len(self.devices), dtype=jnp.int32)
+                keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
                 items["key"] = np.asarray(jax.random.key_data(keys))
             found = self._run(items, (member, mean, std))
             yield replicate(found.reshape(-1, *found.shape[2:]), self.devices)
@@ -87,7 +89,7 @@ class Features:
     Training images come in blocks of one size, all of them in one where they fit. Then, without augmentation, they are
     computed once and kept, and so are those of the validation images. Otherwise each epoch cuts a new permutation of
     the images into blocks and computes the features of each when its turn comes, for all tails alike; the images left
-    over, fewer than blocks, sit the epoch out.
+    over, fewer than blocks, sit the epoch out, as in each block those that fill no training batch do.
 
     Args:
       program: the front.
@@ -154,13 +156,15 @@ class Features:
 def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_size: int) -> int:
     """Into how many blocks training images are cut so that features take `budget` bytes on each device, about.
 
-    One where those of the validation images fit beside them. A block is not smaller than a training batch, and must fit
-    beside its copy while it is put together.
+    One where those of the validation images fit beside them, otherwise two or more. A block is not smaller than a
+    training batch, and must fit beside its copy while it is put together. By numbers of images alone, not of devices,
+    so that results do not depend on these; validation images then fill whole batches, which takes a little more.
     """
     size = program.bytes_per_image(dataset)
     if (len(dataset.train) + len(dataset.validation)) * size <= budget:
         return 1
-    return max(1, min(-(-len(dataset.train) * size // max(1, int(budget))), len(dataset.train) // batch_size))
+    wanted = max(2, -(-len(dataset.train) * size // max(1, int(budget))))
+    return max(1, min(wanted, len(dataset.train) // batch_size))
 
 
 def share_budget(

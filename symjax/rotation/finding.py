@@ -7,6 +7,7 @@ import pandas as pd
 
 from symjax import models
 from symjax.rotation.published import against_published
+from symjax.summary import mean
 
 
 def uses_relu(network: models.Network) -> bool:
@@ -35,9 +36,9 @@ def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = ()) ->
     for model, rows in table.groupby("model", sort=False):
         parts = []
         for kind, theirs in rows.groupby("kind", sort=False):
-            points = theirs.groupby("layer", sort=False).penalty.mean()
+            points = theirs.groupby("layer", sort=False).penalty.agg(mean)
             ends = ", ".join(f"{points.iloc[i]:.1f} at {points.index[i]}" for i in (0, -1))
-            parts.append(f"{kind} {points.mean():.1f}" + (f" ({ends})" if len(points) > 1 else ""))
+            parts.append(f"{kind} {mean(points):.1f}" + (f" ({ends})" if len(points) > 1 else ""))
         told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
         if model in relu:
             told.append(against_published(rows))

@@ -49,7 +49,8 @@ class Plan:
         object.__setattr__(self, "points", points)
         one_of("start", self.start, ("continue", "fresh"))
         flag("augment", self.augment)
-        scalar("budget", self.budget, "a positive number of bytes", lambda value: 0 < value < math.inf)
+        budget = scalar("budget", self.budget, "a positive number of bytes", lambda value: 0 < value < math.inf)
+        object.__setattr__(self, "budget", budget)
 
 
 class Case(NamedTuple):

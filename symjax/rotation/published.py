@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from symjax.rotation.results import KEY
+from symjax.summary import mean
 
 LITTLE = 2.0  # percentage points over no matrix; the published penalties of G_ReLU are 0, 1.8 and 1.4
 
@@ -25,7 +26,7 @@ def gaps(rows: pd.DataFrame, kind: str = "orthogonal", over: str = "g_relu") -> 
     """
     kinds = rows.set_index(KEY[1:]).penalty.unstack("kind").reindex(columns=[kind, over])
     unit = "seed" if rows.seed.nunique() > 1 else "repeat"
-    gap = (kinds[kind] - kinds[over]).groupby(["layer", unit]).mean().unstack("layer")
+    gap = (kinds[kind] - kinds[over]).groupby(["layer", unit]).agg(mean).unstack("layer")
     return gap.reindex(columns=rows.layer.unique()).dropna(), {"seed": "members", "repeat": "matrices"}[unit]
 
 
@@ -72,10 +73,12 @@ def _claim(words: str, values: pd.DataFrame, minus: float | None = None) -> tupl
     verdicts, parts = [], []
     one, together = (stdtrit(len(values) - 1, 1 - 0.025 / count) for count in (1, len(values.columns)))
     for name, column in values.items():
-        mean, error = column.mean(), column.std() / math.sqrt(len(column))
+        estimate, error = column.mean(), column.std() / math.sqrt(len(column))
         half = one * error
-        verdicts.append("holds" if mean - half > 0 else "fails" if mean + together * error < 0 else "not settled")
-        shown = mean if minus is None else minus - mean
+        verdicts.append(
+            "holds" if estimate - half > 0 else "fails" if estimate + together * error < 0 else "not settled"
+        )
+        shown = estimate if minus is None else minus - estimate
         parts.append(f"{name} {shown:.1f} ± {half:.1f} {verdicts[-1]}")
     whole = "fails" if "fails" in verdicts else "holds" if set(verdicts) == {"holds"} else "not settled"
     return whole, f"{words}: {whole} ({', '.join(parts)})"

@@ -72,8 +72,8 @@ class Retraining:
     def _size(self, program: Together, cases: int) -> int:
         """How many of so many cases train at a time."""
         if self._limit is None:
-            return cases
-        return min(cases, len(self._devices) * program.need.fitting(self._limit, "matrix"))
+            return max(1, cases)
+        return min(max(1, cases), len(self._devices) * program.need.fitting(self._limit, "matrix"))
 
     def rounds(self, cases: int) -> int:
         """How many groups of so many cases, at points that train together, train one after another."""
@@ -102,7 +102,7 @@ class Retraining:
         """
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
         found = {}
-        for program in self.programs:
+        for program in self.programs if len(cases) else ():
             features = program.features(member, keys["front"])
             for index, kept in groups(len(cases), self._size(program, len(cases))):
                 of_points = self._run(program, member, features, keys, [cases[i] for i in index], on_epoch)
@@ -161,6 +161,7 @@ class Retraining:
             count = float(np.sum(chunks[0].mask))
             shares = np.asarray(jax.device_get(program.evaluate((tails, matrices), chunks)), np.float64)
             right = right + np.rint(shares * count)
+            del chunks  # before the next ones are made
         return percent(right / len(split), len(split))
 
     def _matrix(self, key, point: int, case: Case) -> np.ndarray:

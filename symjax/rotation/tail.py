@@ -16,7 +16,7 @@ class RotatedTail:
 
     The matrix acts on the channels of each pixel, before the activation. There it matters which matrix it is: behind
     the activation, the next linear layer could undo any invertible one. An A with s(A z) = A s(z), as ReLU has for
-    permutations times positive scales, can be undone there as well; an orthogonal A cannot.
+    permutations times positive scales, can be undone there as well; a random orthogonal A cannot.
 
     To `symjax.training.train_epoch` it is a network whose images are features, and whose members are tails: parameters
     and statistics of the segments behind `point` alone. A is fixed.

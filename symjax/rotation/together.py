@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.data import Dataset
+from symjax.errors import InputError
 from symjax.memory import Need, most, need_of, num_bytes
 from symjax.parallel import over_members
 from symjax.rotation.features import Features, FrontProgram
@@ -43,6 +44,9 @@ class Together:
     def __init__(self, plan: Plan, fronts: Sequence[FrontProgram], blocks: int, dataset: Dataset, devices):
         self._plan, self._fronts, self.blocks, self._dataset = plan, tuple(fronts), blocks, dataset
         self.points = tuple(front.point for front in self._fronts)
+        if plan.recipe.epochs * blocks >= 10**6:
+            epochs = plan.recipe.epochs
+            raise InputError(f"budget: {epochs} epochs of {blocks} blocks each, wanted under a million blocks in all")
         # To the loop a block is an epoch: so the step size goes over the whole run.
         recipe = dataclasses.replace(plan.recipe, epochs=plan.recipe.epochs * blocks, flip=False, translate=0)
         self._optimizer = optimizer(recipe, len(dataset.train) // blocks // recipe.batch_size)
@@ -112,7 +116,8 @@ class Together:
         moments = num_bytes([state.opt_state for state in states])
         # A block lies beside the batches that it is put together from.
         fronts = zip(self._fronts, shared, strict=True)
-        making = [front.need(image, plan.augment).of(1) + num_bytes(block) for front, block in fronts]
+        made = num_bytes(chunks)
+        making = [front.need(image, plan.augment).of(1) + max(num_bytes(block), made) for front, block in fronts]
         return most(
             [
                 Need(training.fixed + beside, training.member),

@@ -10,11 +10,12 @@ from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.channels import centred, root, unit, unit_channels
-from symjax.similarity.factored import Factored, Part
+from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product, power_of_features
 from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
 from symjax.similarity.linalg import gram, gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.meeting import Part
 
 KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from symjax import parallel
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
 from symjax.similarity.factored import Factored
@@ -177,7 +178,7 @@ def factor(shapes, *, rcond=None):
         x = as_maps(x)
         rows, columns = _frequencies(x.shape[1:3], x.shape[1:3])
         least = check_rcond(rcond, x[:, 0, 0])
-        basis, _, rank = jax.vmap(lambda z: _basis(unit_columns(z)[0], least))(_spectrum(x, rows, columns))
+        basis, rank = _each(lambda z: _basis(unit_columns(z)[0], least)[::2])(_spectrum(x, rows, columns))
         shape = len(rows), len(columns)
         data = basis.transpose(2, 1, 0).reshape(basis.shape[2], basis.shape[1], *shape)
         return Part(data, Spectrum(rank.reshape(shape), jnp.zeros((*x.shape[1:3], 0), x.dtype)))
@@ -186,10 +187,16 @@ def factor(shapes, *, rcond=None):
         size, other = a.size.shape[:2], b.size.shape[:2]
         rows, columns = _frequencies(size, other)
         ranks = jnp.minimum(*(side.rank[rows][:, columns] for side in (a, b)))
-        totals = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1).sum(-1)
+        correlations = _each(partial(jnp.linalg.svd, compute_uv=False))(cross.reshape(-1, *cross.shape[2:]))
+        totals = jnp.minimum(correlations, 1).sum(-1).reshape(ranks.shape)
         return _mean(totals, ranks, _weights(columns, size[1]).astype(totals.dtype))
 
     return Factored(prepare, finish, meeting=Meeting(_meet, _cropped, _at_each_frequency))
+
+
+def _each(fn):
+    """Over the frequencies, for programs that several devices run at once: see `parallel.use_cores`."""
+    return parallel.each(fn, parallel.default_execution())
 
 
 def _meet(a, b):

@@ -1,10 +1,11 @@
 """A `Factored` measure on all wanted pairs of many representations, in blocks that fit in memory, on all devices.
 
 Each representation is prepared once, and the results lie on the host. Then, for two blocks of prepared representations
-at a time, sent to all devices, the wanted pairs are covered with square tiles: a tile is one matrix product, followed
-by the small work of its pairs. Devices share the tiles.
+at a time, sent to all devices, the wanted pairs are covered with square tiles: a tile is one matrix product (of Fourier
+CCA one at each frequency), followed by the small work of its pairs. Devices share the tiles.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -19,6 +20,7 @@ from symjax.similarity.meeting import Part, common_size
 
 WIDTH = 512  # of a tile, in rows of its product: wider ones are not faster
 EDGE = 64  # of a tile, in representations
+PRODUCT = 2**24  # numbers in the product of a tile: of maps there may be one at each frequency
 WASTE = 1.25  # how many pairs may be computed for one that is wanted
 PREPARED_AT_ONCE = 2**26  # bytes of representations
 
@@ -144,7 +146,9 @@ def _between(factored, a, b, wanted, devices):
     """Values of the pairs of two prepared blocks on the devices, right where `wanted`."""
     size = factored.meeting.size(_one(a), _one(b))
     meeting = tuple(part._replace(data=_shrunk(factored.meeting, part.data, size)) for part in (a, b))
-    edges = _edges(wanted, a.data.shape[1], b.data.shape[1])
+    of_a_pair = jax.eval_shape(factored.meeting.product, *(part.data[:1] for part in meeting)).size
+    widest = min(EDGE, WIDTH // max(a.data.shape[1], b.data.shape[1]), math.isqrt(PRODUCT // of_a_pair))
+    edges = _edges(wanted, widest)
     starts = _tiles(wanted, edges)
     tiles = np.asarray(_tile_program(factored, edges, devices)(starts, meeting))
     values = np.zeros(wanted.shape, tiles.dtype)
@@ -169,9 +173,9 @@ def _shrunk(meeting, data, size):
     return meeting.shrunk(data, size)
 
 
-def _edges(wanted, a_rows, b_rows):
-    """Representations on the two sides of a tile: as many as make few pairs that are not wanted."""
-    edge = 2 ** int(np.log2(max(1, min(EDGE, WIDTH // max(a_rows, b_rows), max(wanted.shape)))))
+def _edges(wanted, widest):
+    """Representations on the two sides of a tile: as many, up to `widest`, as make few pairs that are not wanted."""
+    edge = 2 ** int(np.log2(max(1, min(widest, max(wanted.shape)))))
     while edge > 1:
         edges = tuple(min(edge, count) for count in wanted.shape)
         if len(_tiles(wanted, edges)) * edges[0] * edges[1] <= WASTE * wanted.sum():

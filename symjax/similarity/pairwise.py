@@ -12,7 +12,7 @@ import numpy as np
 
 from symjax import checks
 from symjax.birkhoff.checks import is_concrete, scalar
-from symjax.checks import labels, one_of, short
+from symjax.checks import labels, one_of, sequence, short
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
@@ -171,7 +171,7 @@ def _known(measure):
     if isinstance(measure, Measure):
         return measure
     if not isinstance(measure, str) or measure not in MEASURES:
-        raise InputError(f"measure: {measure!r} is not known; choose one of {', '.join(MEASURES)}")
+        raise InputError(f"measure: {short(measure)} is not known; choose one of {', '.join(MEASURES)}")
     return MEASURES[measure]
 
 
@@ -198,7 +198,8 @@ def _wanted_models(pairs, a, b):
         raise InputError(f"pairs: got {short(pairs)}, must be 'all' or a list of pairs of models")
     wanted = np.zeros((len(a.models), len(b.models)), bool)
     for pair in pairs:
-        if isinstance(pair, str) or np.shape(pair) != (2,):
+        pair = sequence("pairs", pair, "two models")
+        if len(pair) != 2:
             raise InputError(f"pairs: got {short(pair)}, must be pairs of models")
         i, j = (position("pairs", label, side.models) for label, side in zip(pair, (a, b), strict=True))
         wanted[i, j] = True

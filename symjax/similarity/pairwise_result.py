@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from symjax.checks import short
+from symjax.checks import can_be_key, short
 from symjax.errors import InputError
 
 
@@ -55,7 +55,7 @@ class Pairwise:
 
 def position(name, label, labels):
     """Where `label` is among `labels`, or an `InputError` about the argument `name`."""
-    if label not in labels:
+    if not can_be_key(label) or label not in labels:
         shown = ", ".join(map(repr, labels[:20])) + (", ..." if len(labels) > 20 else "")
         raise InputError(f"{name}: {short(label)} is not known; there are {shown}")
     return labels.index(label)

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.factored import Factored, Part
+from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import centre, magnitude, narrow, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.meeting import Part
 
 
 class PLS(NamedTuple):

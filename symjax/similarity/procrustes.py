@@ -10,10 +10,11 @@ from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
 from symjax.similarity.channels import centred, root, unit
-from symjax.similarity.factored import Factored, Part
+from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
 from symjax.similarity.linalg import narrow
 from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.meeting import Part
 
 
 def procrustes(x, y, *, center=False, maps="pixels", full_output=False):

@@ -10,9 +10,10 @@ from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.channels import centred, root, unit_channels
-from symjax.similarity.factored import Factored, Part
+from symjax.similarity.factored import Factored
 from symjax.similarity.linalg import magnitude, reciprocal
 from symjax.similarity.measure import Measure
+from symjax.similarity.meeting import Part
 from symjax.similarity.procrustes import channels_first, samples
 from symjax.similarity.transport import transport_plan
 
@@ -158,7 +159,7 @@ def factor(shapes, *, maps="pixels", standardize=True, distance=False):
     def finish(cross, a, b):
         inner = (transport_plan(cross, a.live, b.live) * cross).sum()
         if not distance:
-            return inner
+            return jnp.clip(inner, -1, 1)  # of unit vectors, but for rounding
         unit, a_size, b_size = sizes(a, b)
         whole = a_size**2 * a.square + b_size**2 * b.square
         squares = whole - 2 * a_size * b_size * inner

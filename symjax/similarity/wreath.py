@@ -16,10 +16,11 @@ from symjax.checks import flag, one_of
 from symjax.similarity.alignment import assign, positive_matching, samples_of
 from symjax.similarity.channels import centred_whole, root, unit, unit_channels
 from symjax.similarity.cka import angle, cosine, factored_kernels
-from symjax.similarity.factored import Factored, Part
+from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
+from symjax.similarity.meeting import Part
 from symjax.similarity.procrustes import (
     as_similarity,
     channels_first,
