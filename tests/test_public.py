@@ -423,7 +423,7 @@ def throw_at(place, arrays_of_any_kind, call, named, nan):
     """Calls with arrays in this place; an error is to name it, and begin with an argument's name."""
 
     @settings(
-        max_examples=20,
+        max_examples=10,
         deadline=None,
         derandomize=True,
         database=None,
