@@ -74,6 +74,13 @@ def test_different_sizes_meet_at_common_frequencies():
     np.testing.assert_allclose(turned.correlations, result.correlations, atol=1e-5)
 
 
+def test_the_mean_is_over_the_frequencies_that_both_have():
+    x, y = maps(4, 6, 3, 1), maps(7, 5, 2, 2)
+    grid = [(r, c) for r in (-1, 0, 1) for c in (-2, -1, 0, 1, 2)]
+    assert fourier_cca(x, y).weights.tolist() == [1, 2, 2]
+    np.testing.assert_allclose(fourier_cca_similarity(x, y), oracle(x, y, grid).mean(), atol=1e-5)
+
+
 def test_a_map_resized_by_its_spectrum_is_the_same():
     # A band-limited field sampled on 5 x 5 and on 8 x 8 points.
     rng = np.random.default_rng(0)

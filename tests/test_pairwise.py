@@ -155,7 +155,7 @@ def test_badly_conditioned_and_dependent_neurons():
 
 
 @pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
-def test_feature_form_is_the_gram_form(measure, monkeypatch):
+def test_feature_form_is_the_gram_form(measure):
     a = {"x": zoo(3)["layer0"].mean((2, 3)), "y": zoo(3, seed=1)["layer0"][..., 0, :2].reshape(3, EXAMPLES, 4)}
     gram, features = (pairwise(a, measure, form=form).values for form in ("gram", "features"))
     np.testing.assert_allclose(features, gram, atol=1e-3 if measure == "cka_distance" else SAME)
@@ -191,7 +191,16 @@ def test_constant_and_dead_are_nan_but_computed():
     a = zoo()
     a["layer0"][1] = 0
     a["layer0"][2, ..., 0] = 0
-    for measure in ("cka", "cka_distance", "cca", "procrustes", "wreath_procrustes_distance"):
+    measures = (
+        "cka",
+        "cka_distance",
+        "cca",
+        "procrustes",
+        "wreath_procrustes_distance",
+        "soft_matching",
+        "fourier_cca",
+    )
+    for measure in measures:
         found = pairwise(a, measure)
         assert found.computed.all()
         values = found.select(layer_a="layer0", layer_b="layer0")
@@ -267,13 +276,44 @@ def test_same_layers_only():
 def test_memory_and_devices_do_not_change_values():
     a = zoo(5)
     assert len(jax.devices()) == 2
-    for measure in ("cka_distance", "wreath_procrustes"):
+    for measure in ("cka_distance", "wreath_procrustes", "pwcca", "fourier_cca", "soft_matching"):
         found = pairwise(a, measure).values
         one_device = pairwise(a, measure, devices=jax.devices()[1:]).values
         np.testing.assert_allclose(one_device, found, atol=2e-7)
         share = 4 * 3 * (EXAMPLES**2 * 4 if measure == "cka_distance" else a["layer0"][0].nbytes)
         for memory in (1, share):  # blocks of 1, and of 3 and 2; other tiles, so sums in another order
             np.testing.assert_allclose(pairwise(a, measure, memory=memory).values, found, atol=3e-6)
+
+
+def test_blocks_count_all_that_is_made_of_a_representation():
+    """Of PWCCA on few examples the way back to neurons is larger than the basis."""
+    wide = np.random.default_rng(0).normal(size=(6, EXAMPLES, 50 * EXAMPLES)).astype(np.float32)
+    factored, devices = MEASURES["pwcca"].factor((wide.shape[1:],)), tuple(jax.local_devices()[:1])
+    memory = 4 * 2 * wide[0].nbytes
+    blocks, _ = pair_blocks.prepare(factored, pair_blocks.Zoo((wide,), wide.dtype), memory, devices)
+    of_a_block = [sum(leaf.nbytes for leaf in jax.tree.leaves(block.part)) for block in blocks]
+    assert len(blocks) > 1 and max(of_a_block) <= memory / 4
+
+
+def test_what_was_asked_before_changes_no_check():
+    a = zoo(2)
+    pairwise(a, "procrustes", center=True)
+    with pytest.raises(InputError, match="center: got 1"):
+        pairwise(a, "procrustes", center=1)
+    with pytest.raises(InputError, match="devices: got none"):
+        pairwise(a, "procrustes", devices=[])
+
+
+def test_only_few_examples_are_told_as_such():
+    def warns(x, y):
+        warnings.warn("something else", UserWarning, stacklevel=1)
+        return jnp.vdot(x, y)
+
+    own = dataclasses.replace(MEASURES["cka"], fn=warns, factor=None)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pairwise(zoo(2), own, layers="same")
+    assert not any(issubclass(one.category, FewExamplesWarning) for one in caught)
 
 
 def test_kinds_of_arrays():

@@ -31,7 +31,7 @@ class Measure:
     """A function of two representations that returns a 0-d array, and what holds for it.
 
     name: its name in tables; unique.
-    fn: called as fn(x, y), with (n, d) or (n, h, w, c) on both sides.
+    fn: called as fn(x, y), with (n, d) or (n, h, w, c) on both sides; JAX can trace it.
     reference: paper, with the equation or section where that is known.
     range: the least and the largest value, infinite where there is no bound.
     kind: "similarity" or "distance".

@@ -12,14 +12,15 @@ from symjax.similarity.alignment import enlarged
 class Part(NamedTuple):
     """What a measure needs of one representation."""
 
-    data: Any  # X' as (p, samples), or (p, n, h, w) if its maps are compared with maps of other sizes
+    data: Any  # X' as (p, samples), or (p, n, h, w) of maps, which may meet maps of other sizes (or of frequencies)
     rest: Any  # a small pytree
 
 
 class Meeting(NamedTuple):
     """What depends on both sides, before the small work on a pair.
 
-    size: of two `Part`s, the size at which they meet, of which only their shapes decide; None where there is none.
+    size: of two `Part`s, the size (or the frequencies) at which they meet, of which only their shapes decide; None
+        where there is none.
     shrunk: of data (..., p, n, h, w) and that size, the data at it.
     product: of the data of some of each side at one size, (i, p, ...) and (j, q, ...), what pairs need of it, (i, j,
         ...).
@@ -42,7 +43,7 @@ def flat(data):
 
 
 def map_size(shape):
-    """(h, w) of data (..., p, n, h, w); () for (p, samples)."""
+    """(h, w) of data (p, n, h, w); () for (p, samples)."""
     return shape[2:]
 
 

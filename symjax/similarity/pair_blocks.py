@@ -1,6 +1,7 @@
 """A `Factored` measure on all wanted pairs of many representations, in blocks that fit in memory, on all devices.
 
-Each representation is prepared once, and the results lie on the host. Then, for two blocks of prepared representations
+Each representation is prepared once (once more where maps meet others of a size that does not divide theirs, for each
+two blocks), and the results lie on the host. Then, for two blocks of prepared representations
 at a time, sent to all devices, the wanted pairs are covered with square tiles: a tile is one matrix product (of Fourier
 CCA one at each frequency), followed by the small work of its pairs. Devices share the tiles.
 """
@@ -15,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from symjax import parallel
+from symjax.memory import num_bytes
 from symjax.similarity.alignment import enlarged
 from symjax.similarity.meeting import Part, common_size
 
@@ -62,7 +64,7 @@ def prepare(factored, zoo, memory, devices, size=None):
         numbers = np.concatenate([layer * zoo.models + np.arange(zoo.models) for layer in alike])
         part = jax.tree.map(_joined, *(layers[layer] for layer in alike))
         # Two blocks are held at once, and at worst a copy of each as a tile.
-        step = max(1, int(memory // (4 * part.data[0].nbytes)))
+        step = max(1, int(memory // (4 * num_bytes(jax.tree.map(lambda leaf: leaf[0], part)))))
         for start in range(0, len(numbers), step):
             rows = slice(start, start + step)
             blocks.append(Block(numbers[rows], parallel.take(part, rows)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from symjax import checks
 from symjax.birkhoff.checks import is_concrete, scalar
-from symjax.checks import labels, one_of, sequence, short
+from symjax.checks import can_be_key, labels, one_of, sequence, short
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
@@ -44,8 +44,9 @@ def pairwise(
     for each, not once for each pair, and pairs are computed many at a time. The values are those of the measure's own
     function up to rounding; small distances are computed once more, from differences, so that they keep their digits.
     Pairs are spread over all devices. Of a symmetric measure each is computed once. A measure of your own that has no
-    such form (`Measure.factor` is None) is called pair by pair, on one device. Not differentiable: for a loss, take the
-    functions themselves.
+    such form (`Measure.factor` is None) is called pair by pair, on one device. Maps that meet others of a size that does
+    not divide theirs, such as 8 x 8 and 14 x 14, are enlarged and prepared for each two blocks anew, which takes that
+    much more memory. Not differentiable: for a loss, take the functions themselves.
 
     The default of `rcond` in cca, pwcca and fourier_cca is here for each side that for its own width.
 
@@ -62,7 +63,7 @@ def pairwise(
         memory: bytes that compared representations may take on each device, about; two representations with what the
             measure makes of them must fit in any case. On the host, what is made of all M L of them lies beside them,
             which `memory` does not bound: M L n^2 numbers for kernel matrices (CKA in Gram form, wreath CKA), otherwise
-            about as many as the representations have.
+            at most about twice as many as the representations have.
         devices: to compute on; all local ones by default.
         options: of the measure's function, such as maps="pool".
 
@@ -79,7 +80,9 @@ def pairwise(
     if a.examples != b.examples:
         raise InputError(f"against: got {b.examples} examples, must be as many as in representations, {a.examples}")
     memory = scalar("memory", memory, "a positive number of bytes", lambda value: 0 < value < np.inf)
-    devices = tuple(jax.local_devices() if devices is None else devices)
+    devices = tuple(jax.local_devices()) if devices is None else sequence("devices", devices, "devices")
+    if not devices:
+        raise InputError("devices: got none, wanted one or more")
     dtype = np.promote_types(a.dtype, b.dtype)
     options = _options(measure, options)
     wanted = _wanted_models(pairs, a, b)
@@ -220,12 +223,11 @@ def _comparisons(layers, a, b):
 def _checked(measure, a, k, b, m, dtype, options, same):
     """Asks the measure's function whether it takes two layers; the message of its `FewExamplesWarning`, or None."""
     shapes = a.arrays[k].shape[1:], b.arrays[m].shape[1:]
-    settled = tuple(sorted(options.items()))
+    # With types, since True is another option than the 1 that it equals.
+    settled = tuple((name, type(value), value) for name, value in sorted(options.items()))
+    ask = _asked if can_be_key(settled) else _asked.__wrapped__
     try:
-        try:
-            return _asked(measure.fn, shapes, dtype, settled)
-        except TypeError:  # an option that cannot be hashed
-            return _asked.__wrapped__(measure.fn, shapes, dtype, settled)
+        return ask(measure.fn, shapes, dtype, settled)
     except InputError as error:
         ways = "" if same or shapes[0] == shapes[1] else "; layers='same' compares none of different names"
         raise InputError(f"layers {a.layers[k]!r} (x) and {b.layers[m]!r} (y): {error}{ways}") from error
@@ -235,8 +237,9 @@ def _checked(measure, a, k, b, m, dtype, options, same):
 def _asked(fn, shapes, dtype, options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FewExamplesWarning)
-        jax.eval_shape(lambda x, y: fn(x, y, **dict(options)), *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
-    return next((str(one.message) for one in caught), None)
+        chosen = {name: value for name, _, value in options}
+        jax.eval_shape(lambda x, y: fn(x, y, **chosen), *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
+    return next((str(one.message) for one in caught if issubclass(one.category, FewExamplesWarning)), None)
 
 
 def _factored(measure, a, b, wanted, memory, devices, options):
