@@ -44,9 +44,9 @@ def pairwise(
     for each, not once for each pair, and pairs are computed many at a time. The values are those of the measure's own
     function up to rounding; small distances are computed once more, from differences, so that they keep their digits.
     Pairs are spread over all devices. Of a symmetric measure each is computed once. A measure of your own that has no
-    such form (`Measure.factor` is None) is called pair by pair, on one device. Maps that meet others of a size that does
-    not divide theirs, such as 8 x 8 and 14 x 14, are enlarged and prepared for each two blocks anew, which takes that
-    much more memory. Not differentiable: for a loss, take the functions themselves.
+    such form (`Measure.factor` is None) is called pair by pair, on one device. Maps that meet others of a size that
+    does not divide theirs, such as 8 x 8 and 14 x 14, are enlarged and prepared for each two blocks anew, which takes
+    that much more memory. Not differentiable: for a loss, take the functions themselves.
 
     The default of `rcond` in cca, pwcca and fourier_cca is here for each side that for its own width.
 
