@@ -181,8 +181,8 @@ def main(settings: Settings) -> Summary:
         plots.rotations(table, folder / "penalties")
         plots.rotation_curves(results.curves(*wanted), folder / "curves")
         tables = {caption(table): summary(table)}
-        relu = [name for name, plan in plans.items() if uses_relu(plan.network)]
-        normed = [name for name, plan in plans.items() if uses_batch_norm(plan.network)]
+        networks = {name: plans[name].network for name in table.model.unique()}  # of a task, not of all models
+        relu, normed = ([name for name in networks if uses(networks[name])] for uses in (uses_relu, uses_batch_norm))
         told = finding(table, relu, normed)
         return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
 

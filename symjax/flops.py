@@ -55,8 +55,8 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Reci
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
         jax.eval_shape(network.logits, network.shapes, images)
-    except (TypeError, ValueError, OverflowError):  # which one depends on the layer
-        raise InputError(f"image_shape: got {image_shape}, which {network.name} cannot take") from None
+    except (TypeError, ValueError, OverflowError) as error:  # which one depends on the layer
+        raise InputError(f"image_shape: got {image_shape}, which {network.name} cannot take") from error
     return _step_flops(network, image_shape, recipe, integer("frozen", frozen, 0, len(network.points)))
 
 

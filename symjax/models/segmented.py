@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from symjax.checks import short
+from symjax.checks import is_integer, short
 from symjax.errors import InputError
 from symjax.models.layers import NormMode
 from symjax.models.wiring import Wiring, wire
@@ -137,8 +137,8 @@ class Network:
         names = [p.name for p in self.points]
         if isinstance(point, str) and point in names:
             return names.index(point)
-        if isinstance(point, int) and 0 <= point < len(names):
-            return point
+        if is_integer(point) and 0 <= point < len(names):
+            return int(point)
         raise InputError(f"point: {short(point)} is not a stitch point of {self.name}; known: {', '.join(names)}")
 
     def parse_points(self, text: str) -> tuple[int, ...]:
