@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import jax
@@ -231,12 +232,26 @@ def compiler_options(optimise: bool = True) -> dict | None:
     `optimization_barrier`s are kept, which its compiler drops before it fuses: without them it computes a pooling
     gradient or a convolution's tiles again in every fusion that reads them. With `optimise=False`, for what runs once,
     LLVM's level zero and XLA's older way to write kernels: code that is slower and compiles in half of the time.
+    What the installed compiler does not know is left out: these options come and go.
     """
     if jax.default_backend() != "cpu":
         return None
     level = int(flag("optimise", optimise))
     options = {"xla_backend_optimization_level": level, "xla_disable_hlo_passes": "cse_barrier_expander"}
-    return options if optimise else options | {"xla_cpu_use_fusion_emitters": False}
+    options |= {} if optimise else {"xla_cpu_use_fusion_emitters": False}
+    return {name: value for name, value in options.items() if _knows(name, value)}
+
+
+@lru_cache
+def _knows(name: str, value: Any) -> bool:
+    """Whether the compiler has this option; asked by compiling next to nothing."""
+    try:
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" not in str(error):
+            raise
+        return False
+    return True
 
 
 def replicate(shared: PyTree, devices=None) -> PyTree:

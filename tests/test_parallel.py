@@ -169,3 +169,13 @@ def test_an_interruption_ends_the_tasks():
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended == [True, True]
+
+
+def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
+    """They come and go with its versions; a program is compiled in any case."""
+    assert parallel._knows("xla_backend_optimization_level", 1) and not parallel._knows("xla_no_such_option", True)
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        parallel._knows("xla_backend_optimization_level", "a lot")
+    monkeypatch.setattr(parallel, "_knows", lambda name, value: name == "xla_backend_optimization_level")
+    for optimise in (True, False):
+        assert parallel.compiler_options(optimise) == {"xla_backend_optimization_level": int(optimise)}
