@@ -183,7 +183,7 @@ def main(settings: Settings) -> Summary:
         tables = {caption(table): summary(table)}
         networks = {name: plans[name].network for name in table.model.unique()}  # of a task, not of all models
         relu, normed = ([name for name in networks if uses(networks[name])] for uses in (uses_relu, uses_batch_norm))
-        told = finding(table, relu, normed)
+        told = finding(table, relu, normed, 100 / dataset.num_classes)
         return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
 
 

@@ -726,6 +726,12 @@ def test_what_became_nan_does_not_vanish_from_a_finding():
     assert "orthogonal nan (nan at conv1" in finding(rows.assign(penalty=rows.penalty.where(~lost)), [])
 
 
+def test_a_network_that_has_learned_nothing_is_told():
+    rows = penalties((1, 4, 9)).assign(baseline=30.0, loss=0.1)
+    assert "But m has learned next to nothing" in finding(rows, ["m"], chance=25.0)
+    assert "next to nothing" not in finding(rows, ["m"], chance=10.0)
+
+
 def test_no_cases_are_nothing_to_retrain():
     _, found = trained()
     assert program().run(found.member(0), [], key=key()) == [] and program().rounds(0) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from symjax.plots.style import PAPER, legend_below, save
 from symjax.summary import mean
@@ -84,6 +85,7 @@ def curve_panels(
                 axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
         for axes in lowest(grid):
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         figure.supylabel(label, fontsize=9)
         figure.suptitle(title, fontsize=9)
         legend_below(figure)

@@ -102,5 +102,5 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
         value="accuracy",
         styles=styles,
         label="accuracy in training (%)",
-        title=f"Stitches in training at each layer ({over}{', the best step size of each' if several else ''})",
+        title=f"Stitches in training, before they are rounded ({over}{', the best step sizes' if several else ''})",
     )

@@ -27,10 +27,11 @@ NORMED = (
 )
 
 
-def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = ()) -> str:
+def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = (), chance: float = 0.0) -> str:
     """What each kind costs each model, on average and at the first and last layer; of `relu`, if it is as published.
 
-    Of the models `normed` it says what their batch norm means for that.
+    Of the models `normed` it says what their batch norm means for that, and of those whose accuracy without a matrix is
+    not twice that of `chance` (percent) that they have next to nothing to lose.
     """
     told = []
     for model, rows in table.groupby("model", sort=False):
@@ -42,6 +43,11 @@ def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = ()) ->
         told.append(f"{model} loses on average over layers: {', '.join(parts)}.")
         if model in relu:
             told.append(against_published(rows))
+        baseline = mean(rows.drop_duplicates("seed").baseline)
+        if baseline < 2 * chance:
+            told.append(
+                f"But {model} has learned next to nothing that it could lose: {baseline:.1f} % are right."
+            )
     if normed:
         told.append(NORMED.format(models=", ".join(normed)))
     if failed := int(table.loss.isna().sum()):

@@ -45,7 +45,8 @@ def against_published(rows: pd.DataFrame) -> str:
         return "The published finding needs the kinds g_relu and orthogonal."
     gap, units = gaps(rows)
     if len(gap) < 2:
-        return f"Whether it is as published cannot be told from {len(gap)} of the {units}."
+        count = f"{len(gap)} of the {units}"
+        return f"Whether that is as published cannot be told from {count}: wanted 2 or more."
     below = LITTLE - gaps(rows, "g_relu", "none")[0]
     claims = [
         _claim(f"g_relu costs little, at most {LITTLE:g} more than none", below, LITTLE),
