@@ -45,9 +45,7 @@ def finding(table: pd.DataFrame, relu: list[str], normed: Sequence[str] = (), ch
             told.append(against_published(rows))
         baseline = mean(rows.drop_duplicates("seed").baseline)
         if baseline < 2 * chance:
-            told.append(
-                f"But {model} has learned next to nothing that it could lose: {baseline:.1f} % are right."
-            )
+            told.append(f"But {model} has learned next to nothing that it could lose: {baseline:.1f} % are right.")
     if normed:
         told.append(NORMED.format(models=", ".join(normed)))
     if failed := int(table.loss.isna().sum()):
