@@ -89,10 +89,7 @@ def mean_and_deviation(grouped, digits: int) -> pd.Series:
 
     A group with NaN has the mean NaN.
     """
-
-    def spell(value):
-        return f"{round(value, digits) + 0.0:.{digits}f}"  # no -0.0
-
+    spell = f"{{:z.{digits}f}}".format  # z: no -0.0
     text = grouped.agg(mean).map(spell)
     return text + " ± " + grouped.agg(lambda s: s.std(skipna=False)).map(spell) if (grouped.size() > 1).all() else text
 

@@ -92,7 +92,7 @@ def test_rows_are_the_measures(capsys):
         values = rows[(rows.measure == measure) & (rows.layer_a == "relu2") & (rows.layer_b == "relu2")]
         # Both orders of a pair are one pair.
         values = values.groupby(values.model_a + values.model_b).value.mean()
-        assert f"{values.mean():.3f} ± {values.std():.3f}" in printed
+        assert f"{values.mean():z.3f} ± {values.std():.3f}" in printed
     for name in ("heatmaps", "layers"):
         assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
 

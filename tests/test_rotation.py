@@ -430,7 +430,7 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
         assert row.accuracy == one.accuracy and row.val_accuracy == one.val_accuracy
     printed = capsys.readouterr().out
     for kind, theirs in rows.groupby("kind").penalty:
-        assert f"{theirs.mean():.1f} ± {theirs.std():.1f}" in printed
+        assert f"{theirs.mean():z.1f} ± {theirs.std():.1f}" in printed
         assert f"{kind} {theirs.mean():.1f}" in printed
     assert "95 % intervals over 2 matrices" in " ".join(printed.split()) and "batch norm" not in printed
     for name in ("penalties", "curves"):

@@ -117,7 +117,7 @@ def test_the_table_is_printed(reference):
     assert len(lines) == 1
     for layer in ("relu1", "relu2"):
         chosen = rows[(rows.family == "matched") & (rows.layer == layer)].penalty
-        assert f"{chosen.mean():.1f} ± {chosen.std():.1f}" in lines[0]
+        assert f"{chosen.mean():z.1f} ± {chosen.std():.1f}" in lines[0]
     assert f"clean accuracy {rows.clean_accuracy.mean():.2f} %" in printed
     assert str(reference) in printed and "over 3 pairs" in printed
     assert "stitch" in printed and "evaluate" in printed and "loss=" in printed and "accuracy=" in printed
