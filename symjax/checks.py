@@ -30,6 +30,11 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
+def is_concrete(value: Any) -> bool:
+    """Whether it has a value, and is not traced by JAX."""
+    return not isinstance(value, jax.core.Tracer)
+
+
 def is_real(dtype: np.dtype) -> bool:
     """Whether what has this type is real numbers or truth values."""
     if getattr(dtype, "kind", "m") == "m":  # JAX's keys have none, and to NumPy a span of time is an integer
@@ -54,7 +59,7 @@ def sequence(name: str, value: Any, what: str = "values") -> tuple:
     """What is in a list, a tuple, a range, ...; text and mappings are none. Of an array, numbers of Python's."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         raise InputError(f"{name}: got {short(value)}, wanted a sequence of {what}")
-    if isinstance(value, jax.core.Tracer):
+    if not is_concrete(value):
         raise InputError(f"{name}: is traced, must be concrete")
     return tuple(value.tolist() if isinstance(value, (np.ndarray, jax.Array)) else value)
 
@@ -96,7 +101,7 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
 def numpy_array(name: str, value: Any) -> np.ndarray:
     """An `array` as NumPy's; an InputError where it is traced."""
     found = array(name, value)
-    if isinstance(found, jax.core.Tracer):
+    if not is_concrete(found):
         raise InputError(f"{name}: is traced, must be concrete")
     return np.asarray(found)
 

@@ -4,12 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import is_real, short
+from symjax.checks import is_concrete, is_real, short
 from symjax.errors import InputError
-
-
-def is_concrete(value):
-    return not isinstance(value, jax.core.Tracer)
 
 
 def real(name, value):

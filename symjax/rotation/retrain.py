@@ -102,7 +102,7 @@ class Retraining:
         """
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
         found = {}
-        for program in self.programs if len(cases) else ():
+        for program in self.programs:
             features = program.features(member, keys["front"])
             for index, kept in groups(len(cases), self._size(program, len(cases))):
                 of_points = self._run(program, member, features, keys, [cases[i] for i in index], on_epoch)

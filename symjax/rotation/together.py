@@ -109,15 +109,15 @@ class Together:
         mask = jax.ShapeDtypeStruct((1, batch), np.float32)
         chunks = tuple(Batches(*seen(front, batch, 1), mask) for front in self._fronts)
         batches = -(-len(dataset.validation) // batch) if self.blocks == 1 else 0
-        beside = batches * num_bytes(chunks)  # kept all the while
+        chunk = num_bytes(chunks)
+        beside = batches * chunk  # kept all the while
         training = need_of(train, plan.execution, (states, matrices), shared)
         passing = need_of(evaluate, plan.execution, (tails, matrices), chunks)
         kept = beside + num_bytes(shared)
         moments = num_bytes([state.opt_state for state in states])
         # A block lies beside the batches that it is put together from.
         fronts = zip(self._fronts, shared, strict=True)
-        made = num_bytes(chunks)
-        making = [front.need(image, plan.augment).of(1) + max(num_bytes(block), made) for front, block in fronts]
+        making = [front.need(image, plan.augment).of(1) + max(num_bytes(block), chunk) for front, block in fronts]
         return most(
             [
                 Need(training.fixed + beside, training.member),
