@@ -94,6 +94,22 @@ def each(fn: Callable, execution: Execution) -> Callable:
     return mapped
 
 
+def each_stack(fn: Callable, stacks: Sequence[PyTree], execution: Execution) -> list[PyTree]:
+    """`each` for several stacks of items: those whose items are of one shape run as one. Results stack by stack."""
+    alike: dict[Any, list[int]] = {}
+    for i, stacked in enumerate(stacks):
+        leaves, structure = jax.tree.flatten(stacked)
+        alike.setdefault((structure, *((leaf.shape[1:], leaf.dtype) for leaf in leaves)), []).append(i)
+    found: list[PyTree] = [None] * len(stacks)
+    for index in alike.values():
+        results = each(fn, execution)(jax.tree.map(lambda *a: jnp.concatenate(a), *(stacks[i] for i in index)))
+        end = 0
+        for i in index:
+            start, end = end, end + count_members(stacks[i])
+            found[i] = jax.tree.map(lambda leaf, mine=slice(start, end): leaf[mine], results)
+    return found
+
+
 def over_members(
     fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *, devices=None, optimise: bool = True
 ) -> Callable:

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from symjax.models.layers import CONV_METHODS, BatchNorm, conv2d, global_max_pool, global_mean_pool, max_pool, moments
+from symjax.models.spanned import Spanned, convolved, formed
 
 
 def normal(seed, *shape, dtype=np.float32):
@@ -50,6 +51,7 @@ SHAPES = [
     ((6, 8), 4, 3, 1, 2),
     ((6, 6), 2, 3, 5, 1),
     ((8, 10), 32, 33, 3, 1),  # Winograd's
+    ((7, 6), 2, 34, 3, 1),  # from few channels to many
 ]
 
 
@@ -68,6 +70,20 @@ def test_convolution_and_its_gradients(method, size, c, d, k, stride):
         (dkernel, other_kernel, conv_oracle(x, other_kernel, stride)),
     ):
         assert abs(np.vdot(np.asarray(gradient, np.float64), other) - np.vdot(g, moved)) < 1e-5 * scale
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("offset", [False, True])
+def test_features_that_are_not_formed_are_convolved_as_if_they_were(offset, stride):
+    """Borders too, where the offset meets zeros."""
+    coordinates, directions, kernel = normal(0, 2, 6, 5, 2), normal(1, 7, 2), normal(2, 3, 3, 7, 4)
+    shift = normal(3, 7) if offset else None
+    spanned = Spanned(*map(jnp.asarray, (coordinates, directions)), None if shift is None else jnp.asarray(shift))
+    features = coordinates @ directions.T + (0 if shift is None else shift)
+    close(formed(spanned), features, 1e-6)
+    assert formed(features) is features
+    found = jax.jit(lambda x: convolved(partial(conv2d, stride=stride), x, kernel))(spanned)
+    close(found, conv_oracle(features, kernel, stride), 3e-6)
 
 
 def test_winograd_is_exact_to_float32():

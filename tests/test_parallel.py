@@ -83,6 +83,23 @@ def test_each_inside_a_program():
         np.testing.assert_allclose(results["product"], expected(members, shared)["product"], atol=1e-5)
 
 
+@pytest.mark.parametrize("execution", [VMAP, MAP], ids=["vmap", "map"])
+def test_stacks_of_one_shape_run_as_one(execution):
+    traced = []
+
+    def fn(item):
+        traced.append(item.shape)
+        return item.sum(), 2 * item
+
+    rng = np.random.default_rng(0)
+    stacks = [rng.normal(size=shape).astype(np.float32) for shape in ((2, 3), (1, 4), (3, 3), (2, 4), (1, 1))]
+    found = jax.jit(lambda stacks: parallel.each_stack(fn, stacks, execution))(stacks)
+    assert sorted(traced) == [(1,), (3,), (4,)]
+    for stack, (sums, doubled) in zip(stacks, found, strict=True):
+        np.testing.assert_allclose(sums, stack.sum(1), rtol=1e-6)
+        np.testing.assert_array_equal(doubled, 2 * stack)
+
+
 def test_stack_and_take_are_inverse():
     members, _ = members_and_shared(3)
     one_by_one = [parallel.take(members, i) for i in range(3)]

@@ -1,7 +1,7 @@
 """Fitting and evaluating stitches: against planted answers, plain loops in float64, and themselves run otherwise."""
 
 import dataclasses
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -226,6 +226,83 @@ def test_points_inside_residual_blocks_are_swept(residual):
         assert evaluate_stitch(network, member, other, *saved, row["layer_index"], *where) == row["stitched_accuracy"]
 
 
+# --- low rank ---
+
+
+def factored(d, r, bias):
+    rng = np.random.RandomState(r)
+    left, right = rng.randn(d, r).astype(np.float32), rng.randn(r, d).astype(np.float32)
+    offset = rng.randn(d).astype(np.float32) if bias else None
+    return Stitch(left @ right, offset, (left, right))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("mode", ["inference", "batch"])
+@pytest.mark.parametrize("method", ["native", "matmul", "mixed"])
+def test_factors_act_as_their_product(method, mode, bias):
+    """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
+    network = models.create("mcnn", width=8, channels=3, classes=5, method=method)
+    member = jax.jit(network.init)(jax.random.key(0))
+    member = member._replace(stats=jax.tree.map(lambda leaf: leaf + 0.1, member.stats))
+    weights = jax.random.normal(jax.random.key(1), (6, 5))
+    images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
+    for point in (0, 1):
+        travelling, stitch = network.front(member, images, point), factored(8 * (point + 1), 2, bias)
+
+        def value(stitch, point=point, travelling=travelling):
+            logits, _ = stitched_logits(network, member, travelling, stitch, point, mode)
+            return jnp.sum(logits * weights), logits
+
+        run = jax.jit(jax.value_and_grad(value, has_aux=True))
+        ((_, logits), found), ((_, dense), wanted) = run(stitch), run(stitch._replace(factors=None))
+        np.testing.assert_allclose(logits, dense, atol=2e-5 * np.abs(dense).max())
+        left, right = stitch.factors
+        for gradient, product in zip(found.factors, (wanted.matrix @ right.T, left.T @ wanted.matrix), strict=True):
+            np.testing.assert_allclose(gradient, product, atol=2e-4 * np.abs(product).max())
+        assert not found.matrix.any()
+        if bias:
+            np.testing.assert_allclose(found.bias, wanted.bias, atol=2e-4 * np.abs(wanted.bias).max())
+        x = branch(travelling)
+        plain = np.einsum("ij,nhwj->nhwi", stitch.matrix, x) + (stitch.bias if bias else 0)
+        np.testing.assert_allclose(apply_stitch(stitch, x), plain, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch):
+    """Trained and evaluated by factors as by their product; factors are saved, each with its own rank."""
+    dataset, zoo = trained()
+    members = {seed: zoo.member(seed) for seed in (0, 1)}
+    plan = make_plan("rank1,full,rank2", dataclasses.replace(SGD, bias=bias))
+    run = lambda: next(Sweep(plan, dataset, devices=jax.devices()[:1]).run(members.get, [(0, 1)]))  # noqa: E731
+    found = run()
+    monkeypatch.setattr(fit, "low_rank", lambda factors: None)
+    wanted = run()
+    assert [row["family"] for row in found.rows] == ["rank1", "full", "rank2"] * 2
+    for key, (stitch, stats) in found.stitches.items():
+        other, other_stats = wanted.stitches[key]
+        rank = {("relu1", "rank1"): 1, ("relu2", "rank1"): 1, ("relu2", "rank2"): 2}.get(key)
+        assert other.factors is None and (stitch.factors is None) == (rank is None)
+        if rank:
+            assert [a.shape for a in stitch.factors] == [(len(stitch.bias), rank), (rank, len(stitch.bias))]
+            np.testing.assert_allclose(stitch.matrix, stitch.factors[0] @ stitch.factors[1], atol=1e-6)
+        assert stitch.bias.any() == bias
+        close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
+        close(stitch.matrix, other.matrix)
+        jax.tree.map(close, stats, other_stats)
+    for row, other in zip(found.rows, wanted.rows, strict=True):
+        assert abs(row["stitched_accuracy"] - other["stitched_accuracy"]) <= 100 / len(dataset.test)
+
+
+def test_an_evaluation_of_several_batches_is_that_of_each():
+    of_batch = lambda member, batch, scale: {"sum": scale * member * batch["x"].sum(), "x": batch["x"]}  # noqa: E731
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    run = jax.jit(lambda count: evaluate.several(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
+    for count in (1, 3, 4):
+        found = run(count)
+        np.testing.assert_allclose(found["sum"], 6 * x.sum(1) * (np.arange(4) < count))
+        np.testing.assert_allclose(found["x"], x * (np.arange(4) < count)[:, None])
+
+
 # --- frozen sides ---
 
 
@@ -392,8 +469,8 @@ def test_accuracy_counts_examples(sweep):
     dataset, zoo = trained()
     plan = make_plan("identity", points=(1,))
     pair = Pair(zoo.member(0), zoo.member(0))
-    stitches = [Stitch(jnp.eye(8)[None], jnp.zeros((1, 8)))]
-    stats = [jax.tree.map(lambda leaf: leaf[None], pair.b.stats)]
+    stitches = [[Stitch(jnp.eye(8)[None], jnp.zeros((1, 8)))]]
+    stats = [[jax.tree.map(lambda leaf: leaf[None], pair.b.stats)]]
     images = jnp.asarray(dataset.test.images[:6])
     logits = jax.jit(zoo.network.logits)(pair.a, normalize(images, dataset.mean, dataset.std))[0]
     labels = np.array(np.argmax(logits, -1), np.int32)
@@ -404,7 +481,7 @@ def test_accuracy_counts_examples(sweep):
         assert found.right.tolist() == [right]
         losses = -jax.nn.log_softmax(logits)[np.arange(6), labels] * np.array(mask)
         np.testing.assert_allclose(found.loss, [losses.sum()], rtol=1e-5)
-    broken = [Stitch(stitches[0].matrix.at[0, 0, 0].set(jnp.nan), stitches[0].bias)]
+    broken = [[Stitch(stitches[0][0].matrix.at[0, 0, 0].set(jnp.nan))]]
     batch = Batches(images, jnp.asarray(labels), jnp.ones(6, jnp.float32))
     (found,) = evaluate.batch_scores(plan, pair, broken, stats, batch, dataset.mean, dataset.std)
     assert np.isnan(found.right).all()  # and not what the first class gets
@@ -423,7 +500,7 @@ def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypat
 
     def spy(self, pairs, stitches, stats, batches, on_evaluation):
         found = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
-        calls.append((batches, stitches[0].matrix.shape[1], found))
+        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), found))
         return found
 
     monkeypatch.setattr(Lane, "_accuracy", spy)

@@ -18,15 +18,17 @@ from jax import lax
 
 ConvMethod = Literal["native", "matmul", "mixed"]
 CONV_METHODS = ("native", "matmul", "mixed")
+FEW = 4  # channels, as of images: matrix products of three rows at a time suit them better, the kernel's gradient most
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "native") -> jax.Array:
     """Convolution of `x` (n, h, w, c) with `kernel` (k, k, c, d), k odd, zero padding (k - 1) / 2 on every side."""
     if method == "native":
         return _native(x, kernel, stride)
-    few_channels = kernel.shape[2] <= 4  # as of images: a matrix product of three rows at a time suits them better
-    if method == "matmul" or stride != 1 or kernel.shape[0] != 3 or few_channels:
+    if method == "matmul" or stride != 1 or kernel.shape[0] != 3:
         return _matmul(x, kernel, stride)
+    if kernel.shape[2] <= FEW:
+        return _matmul(x, kernel, stride) if kernel.shape[3] < 32 else _from_few(x, kernel)
     return _winograd(x, kernel) if _pays(x, kernel) else _forward(x, kernel)
 
 
@@ -57,13 +59,13 @@ def _pays(x, kernel) -> bool:
     return applies and min(height, width) >= 8 and min(kernel.shape[2:]) >= 32
 
 
-def _with_gradients(convolution):
+def _with_gradients(convolution, kernel_gradient):
     """A 3 x 3 convolution whose input gradient takes its own form, with the kernel turned round."""
     differentiable = jax.custom_vjp(convolution)
 
     def backward(saved, g):
         x, kernel = saved
-        return convolution(g, kernel[::-1, ::-1].swapaxes(2, 3)), _kernel_gradient(x, g)
+        return convolution(g, kernel[::-1, ::-1].swapaxes(2, 3)), kernel_gradient(x, g)
 
     differentiable.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
     return differentiable
@@ -77,6 +79,12 @@ def _kernel_gradient(x, g):
     g = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
     g = jnp.concatenate([g[:, 2 - i : 2 - i + x.shape[1]] for i in range(3)], axis=-1)
     return (x.reshape(-1, 3 * c).T @ g.reshape(-1, 3 * d)).reshape(3, c, 3, d).transpose(2, 0, 1, 3)
+
+
+def _kernel_gradient_of_few(x, g):
+    """That of `_matmul`: shifts of x alone, which is the smaller one by far."""
+    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda kernel: _matmul(x, kernel, 1), kernel)(g)[0]
 
 
 # Winograd's F(2, 3) per axis: tiles of 2 outputs from 4 inputs, out = A'[(G k) * (B' x)]. B' and A' are spelled out as
@@ -117,4 +125,10 @@ def _winograd_tiles(x, kernel):
     return lax.optimization_barrier(out)
 
 
-_forward, _winograd = _with_gradients(lambda x, kernel: _native(x, kernel, 1)), _with_gradients(_winograd_tiles)
+def _native_unstrided(x, kernel):
+    return _native(x, kernel, 1)
+
+
+_forward = _with_gradients(_native_unstrided, _kernel_gradient)
+_from_few = _with_gradients(_native_unstrided, _kernel_gradient_of_few)
+_winograd = _with_gradients(_winograd_tiles, _kernel_gradient)

@@ -7,6 +7,7 @@ Rows are examples, channels come last. What differs from the layers of `flax.nnx
 * max pooling is elementwise in both directions, an order of magnitude cheaper on a CPU (see `pool.py`).
 """
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -21,6 +22,7 @@ from symjax.models.pool import global_max_pool as global_max_pool
 from symjax.models.pool import global_mean_pool as global_mean_pool
 from symjax.models.pool import max_pool as max_pool
 from symjax.models.pool import overlapping_max_pool as overlapping_max_pool
+from symjax.models.spanned import Spanned, convolved
 
 NormMode = Literal["inference", "batch", "train", "moments"]
 
@@ -41,7 +43,7 @@ def lecun(fan_in: int, fan_out: int) -> float:
 
 
 class Conv(nnx.Module):
-    """A k x k convolution with normal weights; computes in the dtype of its input."""
+    """A k x k convolution with normal weights, of features or `Spanned` ones; computes in the dtype of its input."""
 
     def __init__(self, features_in, features_out, *, kernel=3, stride=1, bias=False, variance=he, method, rngs):
         shape = (kernel, kernel, features_in, features_out)
@@ -50,7 +52,11 @@ class Conv(nnx.Module):
         self.stride, self.method = stride, method
 
     def __call__(self, x):
-        x = conv2d(x, self.kernel[...].astype(x.dtype), stride=self.stride, method=self.method)
+        convolution = partial(conv2d, stride=self.stride, method=self.method)
+        if isinstance(x, Spanned):
+            x = convolved(convolution, x, self.kernel[...].astype(x.coordinates.dtype))
+        else:
+            x = convolution(x, self.kernel[...].astype(x.dtype))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 

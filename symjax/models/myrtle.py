@@ -47,12 +47,13 @@ class ConvSegment(nnx.Module):
         )
         self.norm = BatchNorm(features_out) if spec.norm else None
         self.features, self.pool_before, self.activation = features_out, pool_before, spec.activation
+        self.takes_spanned = pool_before == 1
 
     def __call__(self, x, mode):
         return self.activate(self.before_activation(x, mode))
 
     def before_activation(self, x, mode):
-        x = self.conv(max_pool(x, self.pool_before))
+        x = self.conv(x if self.pool_before == 1 else max_pool(x, self.pool_before))
         return x if self.norm is None else self.norm(x, mode)
 
     def activate(self, x):

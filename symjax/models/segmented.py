@@ -21,6 +21,7 @@ from flax import nnx
 from symjax.checks import is_integer, short
 from symjax.errors import InputError
 from symjax.models.layers import NormMode
+from symjax.models.spanned import Spanned, formed
 from symjax.models.wiring import Wiring, wire
 
 PyTree = Any
@@ -171,6 +172,8 @@ class Network:
             x = x.astype(self.dtype)
         for i in range(*slice(start, stop).indices(len(self._segments))):
             segment = self._segment(i, member)
+            if not getattr(segment, "takes_spanned", False):
+                x = replace_branch(x, formed(branch(x)))
             random = key is not None and getattr(segment, "takes_key", False)
             x = segment(x, mode, jax.random.fold_in(key, i)) if random else segment(x, mode)
             stats[i] = nnx.to_pure_dict(nnx.state(segment, nnx.BatchStat))
@@ -223,12 +226,16 @@ class Network:
 
 def branch(travelling) -> jax.Array:
     """The features that a stitch acts on: the branch inside a residual block, else what travels itself."""
-    return travelling[0] if isinstance(travelling, tuple) else travelling
+    return travelling[0] if _is_pair(travelling) else travelling
 
 
 def replace_branch(travelling, features):
     """What travels, with its branch replaced and its skip, if any, kept."""
-    return (features, travelling[1]) if isinstance(travelling, tuple) else features
+    return (features, travelling[1]) if _is_pair(travelling) else features
+
+
+def _is_pair(travelling) -> bool:
+    return isinstance(travelling, tuple) and not isinstance(travelling, Spanned)
 
 
 def _fill(abstract: nnx.State, values: PyTree) -> nnx.State:

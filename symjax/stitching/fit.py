@@ -20,10 +20,10 @@ from symjax.checks import flag, integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Network, branch
-from symjax.parallel import Execution, each
+from symjax.parallel import Execution, each, each_stack
 from symjax.stitching.families import Family
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
-from symjax.stitching.stitched import Pair, Stitch, stitched_logits
+from symjax.stitching.stitched import Pair, Stitch, aligned, low_rank, stitched_logits
 from symjax.training.loop import TrainData
 
 PyTree = Any
@@ -118,8 +118,13 @@ class Plan:
         return tuple(family for family in self.families if not family.trains)
 
     @property
+    def stacked(self) -> tuple[Family, ...]:
+        """The families in the order in which their stitches are held: those that train come first."""
+        return (*self.trained, *self.closed)
+
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """All (family, learning rate), in the order in which stitches are stacked: those that train come first."""
+        """All (family, learning rate), in the order of `stacked`."""
         trained = [Candidate(family, rate) for family in self.trained for rate in self.config.learning_rates]
         return (*trained, *(Candidate(family, None) for family in self.closed))
 
@@ -204,7 +209,6 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     families' `residual` at its end.
     """
     network, config = plan.network, plan.config
-    rates = len(config.learning_rates)
     steps = data.images.shape[0] // config.batch_size
     key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), 1), state.epoch)
     order_key, augment_key = jax.random.split(key)
@@ -230,18 +234,11 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         fronts = network.features(state.pair.a, images, plan.points)
         gradients, metrics = [], []
         for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
-            made = [
-                jax.vjp(jax.vmap(partial(_stitch_and_penalty, family, seen)), theirs)
-                for family, theirs in zip(plan.trained, of_point, strict=True)
-            ]
-            stitches = _concatenate([stitch for (stitch, _), _ in made])
+            (stitches, penalties), pull = jax.vjp(partial(_stitches_and_penalties, plan, seen), of_point)
             tail = partial(tail_gradient, point, travelling, labels)
-            loss, right, pulled = each(tail, plan.execution)(stitches)
-            metrics.append((loss, right))
-            ones = jnp.ones((rates,), jnp.float32)
-            whose = [slice(f * rates, (f + 1) * rates) for f in range(len(of_point))]
-            parts = [jax.tree.map(lambda leaf, mine=mine: leaf[mine], pulled) for mine in whose]
-            gradients.append([pull((part, ones))[0] for part, (_, pull) in zip(parts, made, strict=True)])
+            found = each_stack(tail, stitches, plan.execution)
+            metrics.append(jax.tree.map(lambda *a: jnp.concatenate(a), *[(loss, right) for loss, right, _ in found]))
+            gradients += pull(([pulled for *_, pulled in found], jax.tree.map(jnp.ones_like, penalties)))
         params, opt_state = _update(plan, progress, seen, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 
@@ -255,15 +252,25 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     return state._replace(params=params, opt_state=opt_state, epoch=state.epoch + 1), metrics
 
 
-def _stitch_and_penalty(family: Family, progress: jax.Array, theirs: PyTree) -> tuple[Stitch, jax.Array]:
-    return Stitch(family.matrix(theirs["family"], progress), theirs["bias"]), family.penalty(theirs["family"], progress)
+def _stitches_and_penalties(plan: Plan, progress, of_point: list[PyTree]) -> tuple[list[Stitch], list[jax.Array]]:
+    """Of one point's families that train, what acts on its features and what is added to the loss."""
+
+    def of_family(family, theirs):
+        params = theirs["family"]
+        return _stitch(plan.config, family, theirs, family.matrix(params, progress)), family.penalty(params, progress)
+
+    made = [jax.vmap(partial(of_family, family))(theirs) for family, theirs in zip(plan.trained, of_point, strict=True)]
+    stitches, penalties = zip(*made, strict=True)
+    return aligned(stitches), list(penalties)
+
+
+def _stitch(config: FitConfig, family: Family, theirs: PyTree, matrix: jax.Array) -> Stitch:
+    return Stitch(matrix, theirs["bias"] if config.bias else None, low_rank(family.factors(theirs["family"])))
 
 
 def _update(plan: Plan, progress, seen, params, opt_state, gradients):
     """One optimizer step of all stitches of a pair, then their projections."""
     config = plan.config
-    if not config.bias:
-        gradients = [[{**theirs, "bias": jnp.zeros_like(theirs["bias"])} for theirs in point] for point in gradients]
     with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
         direction, opt_state = optimizer(config).update(gradients, opt_state, params)
     length = jnp.asarray(config.learning_rates) * decay(config, progress)
@@ -291,22 +298,19 @@ def halfway(plan: Plan, state: FitState) -> FitState:
     return state._replace(params=params)
 
 
-def rounded(plan: Plan, state: FitState) -> list[Stitch]:
-    """Per point, the rounded stitches of all candidates, stacked: what is evaluated and saved."""
-    rounds = []
-    for of_point, closed in zip(state.params, state.closed, strict=True):
-        stitches = [
-            Stitch(each(family.round, plan.execution)(theirs["family"]), theirs["bias"])
-            for family, theirs in zip(plan.trained, of_point, strict=True)
-        ]
-        stitches += [Stitch(matrix[None], jnp.zeros((1, matrix.shape[0]), jnp.float32)) for matrix in closed]
-        rounds.append(_concatenate(stitches))
-    return rounds
+def rounded(plan: Plan, state: FitState) -> list[list[Stitch]]:
+    """Per point and family, in the order of `plan.stacked`, the rounded stitches: what is evaluated and saved."""
+
+    def of_family(family, theirs):
+        matrices = each(family.round, plan.execution)(theirs["family"])
+        return jax.vmap(partial(_stitch, plan.config, family))(theirs, matrices)
+
+    return [
+        [of_family(*one) for one in zip(plan.trained, of_point, strict=True)]
+        + [Stitch(matrix[None]) for matrix in closed]
+        for of_point, closed in zip(state.params, state.closed, strict=True)
+    ]
 
 
 def _repeat(tree: PyTree, count: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), tree)
-
-
-def _concatenate(trees: list[PyTree]) -> PyTree:
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)

@@ -1,6 +1,6 @@
 """A lane: some of the stitches of a group of pairs, trained and evaluated on devices of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from symjax.data import Dataset
-from symjax.parallel import over_members, replicate, spread, take
+from symjax.parallel import groups, over_members, replicate, spread, take
 from symjax.stitching import evaluate, fit
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair, Stitch
@@ -17,6 +17,7 @@ from symjax.training.evaluation import Batches, pad_batches
 from symjax.training.loop import device_data
 
 PyTree = Any
+BATCHES = 8  # of an evaluation in one call: a call costs the host some 10 ms, a fifth of a batch
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,10 @@ class Found:
 
     Attributes:
       plan: of the lane.
-      chosen: per pair, point and family, the candidate that validation picked.
+      chosen: per pair, point and family in the order of `plan.stacked`, the candidate that validation picked.
       validation: accuracy in percent, (pairs, points, candidates).
       test: likewise of the picked, (pairs, points, families).
-      stitches: per point, the rounded stitches that were picked, (pairs, families, ...).
+      stitches: per point and family, the rounded stitches that were picked, (pairs, 1, ...).
       stats: likewise, the tails' statistics.
       history: metrics of each epoch.
     """
@@ -37,8 +38,8 @@ class Found:
     chosen: list[list[list[int]]]
     validation: np.ndarray
     test: np.ndarray
-    stitches: list[Stitch]
-    stats: list[PyTree]
+    stitches: list[list[Stitch]]
+    stats: list[list[PyTree]]
     history: list[dict]
 
 
@@ -69,8 +70,8 @@ class Lane:
         self._epoch = lift(partial(fit.fit_epoch, plan))
         self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
         self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
-        self._statistics = lift(lambda m, shared: evaluate.batch_statistics(plan, *m, *shared))
-        self._scores = lift(lambda m, shared: evaluate.batch_scores(plan, *m, *shared))
+        self._statistics = lift(partial(evaluate.several, partial(evaluate.batch_statistics, plan)))
+        self._scores = lift(partial(evaluate.several, partial(evaluate.batch_scores, plan)))
         self._place = partial(spread, devices=devices)
 
     def _moment_batches(self, images: int) -> jax.Array:
@@ -80,8 +81,9 @@ class Lane:
 
     @property
     def evaluation_steps(self) -> int:
-        """Batches of one group's evaluation."""
-        return len(self._reestimation) + len(self._validation.images) + len(self._test.images)
+        """Calls of one group's evaluation."""
+        passes = (self._reestimation, self._validation.images, self._test.images)
+        return sum(-(-len(batches) // BATCHES) for batches in passes)
 
     def run(
         self,
@@ -97,8 +99,8 @@ class Lane:
           pairs: one for every device of the lane.
           keys: raw key data of each.
           on_epoch: called after each epoch with its number, from 0, and its metrics.
-          on_evaluation: called after each batch of an evaluation, with the mean loss and accuracy so far or None.
-          go_on: called before each stage, epoch and batch; what it raises ends the run.
+          on_evaluation: called after each few batches of an evaluation, with the mean loss and accuracy so far or None.
+          go_on: called before each stage and epoch and those few batches; what it raises ends the run.
         """
         plan, config, normalisation = self.plan, self.plan.config, (self._data.mean, self._data.std)
         moments = self._moments(pairs, (self._matching, *normalisation))
@@ -114,37 +116,40 @@ class Lane:
                 history.append(jax.device_get(metrics))
                 on_epoch(epoch, history[-1])
 
-        def batch_done(metrics):
+        def batches_done(metrics):
             go_on()
             on_evaluation(metrics)
 
         go_on()
         stitches, placed = jax.device_get(self._rounded(state, ())), self._place(pairs)
-        stats = self._reestimate(placed, stitches, batch_done)
-        validation = self._accuracy(placed, stitches, stats, self._validation, batch_done)
+        stats = self._reestimate(placed, stitches, batches_done)
+        validation = self._accuracy(placed, stitches, stats, self._validation, batches_done)
         chosen = [[_choose(plan, accuracies) for accuracies in of_pair] for of_pair in validation]
-        stitches, stats = _pick(stitches, chosen), _pick(stats, chosen)
-        test = self._accuracy(placed, stitches, stats, self._test, batch_done)
+        stitches, stats = _pick(plan, stitches, chosen), _pick(plan, stats, chosen)
+        test = self._accuracy(placed, stitches, stats, self._test, batches_done)
         return Found(plan, chosen, validation, test, stitches, stats, history)
 
-    def _reestimate(self, pairs, stitches, on_evaluation) -> list[PyTree]:
-        per_batch, stitches = [], self._place(stitches)
-        for images in self._reestimation:
-            shared = (images, self._data.mean, self._data.std)
-            per_batch.append(jax.device_get(self._statistics((pairs, stitches), shared)))
+    def _calls(self, compiled, members, batches: PyTree) -> Iterator[tuple[PyTree, PyTree]]:
+        """Some of the batches, and what `compiled` makes of each: on the host, leaves (pairs, batches, ...)."""
+        for index, count in groups(len(jax.tree.leaves(batches)[0]), BATCHES):
+            shared = (take(batches, index), np.int32(count), self._data.mean, self._data.std)
+            found = jax.device_get(compiled(members, shared))
+            yield take(batches, index[:count]), jax.tree.map(lambda leaf, kept=count: leaf[:, :kept], found)
+
+    def _reestimate(self, pairs, stitches, on_evaluation) -> list[list[PyTree]]:
+        found = []
+        for _, stats in self._calls(self._statistics, (pairs, self._place(stitches)), self._reestimation):
+            found.append(stats)
             on_evaluation(None)
-        return evaluate.pool(per_batch)
+        return evaluate.pool(found)
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
         """Percent, (pairs, points, stitches)."""
         right = loss = seen = 0
-        stitches, stats = self._place((stitches, stats))
-        for i in range(len(batches.images)):
-            batch = take(batches, i)
-            scores = self._scores((pairs, stitches, stats), (batch, self._data.mean, self._data.std))
-            of_batch = jax.tree.map(lambda *points: np.stack(points, axis=1), *jax.device_get(scores))
-            right, loss = right + of_batch.right.astype(np.float64), loss + of_batch.loss
-            seen += batch.mask.sum()
+        for some, scores in self._calls(self._scores, (pairs, *self._place((stitches, stats))), batches):
+            of_batches = jax.tree.map(lambda *points: np.stack(points, axis=2).astype(np.float64), *scores)
+            right, loss = right + of_batches.right.sum(axis=1), loss + of_batches.loss.sum(axis=1)
+            seen += some.mask.sum()
             on_evaluation({"loss": float(np.mean(loss) / seen), "accuracy": float(np.mean(right) / seen)})
         return 100 * right / float(seen)
 
@@ -157,15 +162,17 @@ def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
     accuracies = np.where(np.isnan(accuracies), -1, accuracies)
     return [
         max((i for i, family in enumerate(families) if family == wanted), key=lambda i: accuracies[i])
-        for wanted in plan.families
+        for wanted in plan.stacked
     ]
 
 
-def _pick(per_point: list[PyTree], chosen: list[list[list[int]]]) -> list[PyTree]:
-    """NumPy leaves (pairs, candidates, ...) at each pair's and point's chosen candidates: (pairs, families, ...)."""
-    picked = []
-    for p, leaves in enumerate(per_point):
-        index = np.asarray([of_pair[p] for of_pair in chosen])
-        rows = np.arange(len(chosen))[:, None]
-        picked.append(jax.tree.map(lambda leaf, rows=rows, index=index: leaf[rows, index], leaves))
-    return picked
+def _pick(plan: Plan, stacks: list[list[PyTree]], chosen: list[list[list[int]]]) -> list[list[PyTree]]:
+    """Per point and family, NumPy leaves (pairs, its candidates, ...) at each pair's choice: (pairs, 1, ...)."""
+    families = [candidate.family for candidate in plan.candidates]
+    first, rows = [families.index(family) for family in plan.stacked], np.arange(len(chosen))[:, None]
+
+    def picked(p, f, stack):
+        index = np.asarray([[of_pair[p][f] - first[f]] for of_pair in chosen])
+        return jax.tree.map(lambda leaf: leaf[rows, index], stack)
+
+    return [[picked(p, f, stack) for f, stack in enumerate(of_point)] for p, of_point in enumerate(stacks)]

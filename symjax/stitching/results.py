@@ -45,6 +45,7 @@ COLUMNS = (
     "sparsity",
 )
 KEY = ["pair", "layer", "family"]
+FACTORS = ("left", "right")  # arrays of a stitch of low rank beside its matrix, which is their product
 
 
 def pair_name(pair: tuple[int, int]) -> str:
@@ -140,6 +141,8 @@ class Results:
             prefix = f"{layer}/{family}/"
             arrays = {key: value for key, value in arrays.items() if not key.startswith(prefix)}
             arrays |= {f"{prefix}matrix": stitch.matrix, f"{prefix}bias": stitch.bias}
+            if stitch.factors is not None:
+                arrays |= {f"{prefix}{name}": a for name, a in zip(FACTORS, stitch.factors, strict=True)}
             arrays |= {f"{prefix}stats/{key}": value for key, value in flatten(stats).items()}
         runs.write_npz(path, arrays)
         curves = pd.DataFrame({"pair": name, **row} for row in result.curves)
@@ -209,7 +212,8 @@ def load_stitch(folder: str | Path, pair: tuple[int, int], layer: str, family: s
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
         raise InputError(f"layer, family: {path} has no {layer}/{family}; it has {', '.join(known)}")
     stats = {key.removeprefix("stats/"): value for key, value in found.items() if key.startswith("stats/")}
-    return Stitch(found["matrix"], found["bias"]), unflatten(stats, like)
+    factors = tuple(found[name] for name in FACTORS) if FACTORS[0] in found else None
+    return Stitch(found["matrix"], found["bias"], factors), unflatten(stats, like)
 
 
 def flatten(stats: Any) -> dict[str, np.ndarray]:

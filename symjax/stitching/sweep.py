@@ -159,10 +159,12 @@ def _add(found: Found, g: int, rows: list, curves: list, stitches: dict) -> None
     plan = found.plan
     for p, point in enumerate(plan.points):
         where = plan.network.points[point]
-        for f, family in enumerate(plan.families):
+        for f, family in enumerate(plan.stacked):
             candidate = plan.candidates[found.chosen[g][p][f]]
-            stitch = take(found.stitches[p], (g, f))
-            stitches[where.name, family.label] = (Stitch(*stitch), take(found.stats[p], (g, f)))
+            stitch = take(found.stitches[p][f], (g, 0))
+            if stitch.bias is None:
+                stitch = stitch._replace(bias=np.zeros(len(stitch.matrix), stitch.matrix.dtype))
+            stitches[where.name, family.label] = (stitch, take(found.stats[p][f], (g, 0)))
             start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
             rows.append(
                 {

@@ -46,6 +46,10 @@ class Family:
         """The matrix (d, d); `progress` in [0, 1) is the share of training done."""
         return params["matrix"]
 
+    def factors(self, params: PyTree) -> tuple[jax.Array, jax.Array] | None:
+        """Left (d, r) and right (r, d) whose product the matrix is, rounded or not, where it is held as such."""
+        return None
+
     def penalty(self, params: PyTree, progress: jax.Array) -> jax.Array:
         """What is added to the loss."""
         return jnp.float32(0)

@@ -37,6 +37,9 @@ class LowRank(Family):
     def matrix(self, params, progress):
         return params["left"] @ params["right"]
 
+    def factors(self, params):
+        return params["left"], params["right"]
+
 
 @dataclass(frozen=True)
 class Lasso(Family):
