@@ -25,10 +25,12 @@ from symjax.stitching import (
     evaluate,
     evaluate_stitch,
     fit,
+    load_stitch,
     parse_families,
     stitched_logits,
 )
 from symjax.stitching.lane import Lane, _choose
+from symjax.stitching.results import Results
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
@@ -238,16 +240,18 @@ def factored(d, r, bias):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("mode", ["inference", "batch"])
-@pytest.mark.parametrize("method", ["native", "matmul", "mixed"])
-def test_factors_act_as_their_product(method, mode, bias):
+@pytest.mark.parametrize(
+    ("model", "method"), [("mcnn", "native"), ("mcnn", "matmul"), ("mcnn", "mixed"), ("mcnn_k", "mixed")]
+)
+def test_factors_act_as_their_product(model, method, mode, bias):
     """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
-    network = models.create("mcnn", width=8, channels=3, classes=5, method=method)
+    network = models.create(model, width=16, channels=3, classes=5, method=method)
     member = jax.jit(network.init)(jax.random.key(0))
     member = member._replace(stats=jax.tree.map(lambda leaf: leaf + 0.1, member.stats))
     weights = jax.random.normal(jax.random.key(1), (6, 5))
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
     for point in (0, 1):
-        travelling, stitch = network.front(member, images, point), factored(8 * (point + 1), 2, bias)
+        travelling, stitch = network.front(member, images, point), factored(16 * (point + 1), 2, bias)
 
         def value(stitch, point=point, travelling=travelling):
             logits, _ = stitched_logits(network, member, travelling, stitch, point, mode)
@@ -268,7 +272,33 @@ def test_factors_act_as_their_product(method, mode, bias):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch):
+@pytest.mark.parametrize("point", [0, 1])
+def test_factors_in_bfloat16(point, bias):
+    network = models.create("mcnn", width=16, channels=3, classes=5, method="mixed", dtype=jnp.bfloat16)
+    member = jax.jit(network.init)(jax.random.key(0))
+    travelling = network.front(member, jax.random.normal(jax.random.key(2), (6, 16, 16, 3)), point)
+    stitch = factored(16 * (point + 1), 2, bias)
+    run = jax.jit(lambda stitch: stitched_logits(network, member, travelling, stitch, point, "batch")[0])
+    found, wanted = run(stitch), run(stitch._replace(factors=None))
+    assert found.dtype == jnp.float32 and apply_stitch(stitch, travelling).dtype == jnp.bfloat16
+    np.testing.assert_allclose(found, wanted, atol=4e-2 * np.abs(wanted).max())
+
+
+def test_factors_inside_a_residual_block(residual):
+    """What travels is a pair of which the branch alone is held as factors."""
+    network, member = residual
+    point = network.index("block2.1*")
+    travelling = network.front(member, jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), point)
+    stitch = factored(4, 1, True)
+    found, wanted = (
+        stitched_logits(network, member, travelling, one, point, "inference")[0]
+        for one in (stitch, stitch._replace(factors=None))
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
     """Trained and evaluated by factors as by their product; factors are saved, each with its own rank."""
     dataset, zoo = trained()
     members = {seed: zoo.member(seed) for seed in (0, 1)}
@@ -278,7 +308,10 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch):
     monkeypatch.setattr(fit, "low_rank", lambda factors: None)
     wanted = run()
     assert [row["family"] for row in found.rows] == ["rank1", "full", "rank2"] * 2
+    Results(tmp_path).add(found, {0: 90.0, 1: 90.0})
     for key, (stitch, stats) in found.stitches.items():
+        saved = load_stitch(tmp_path, (0, 1), *key, like=zoo.member(1).stats)
+        assert same(saved, (stitch, stats)) and jax.tree.structure(saved[0]) == jax.tree.structure(stitch)
         other, other_stats = wanted.stitches[key]
         rank = {("relu1", "rank1"): 1, ("relu2", "rank1"): 1, ("relu2", "rank2"): 2}.get(key)
         assert other.factors is None and (stitch.factors is None) == (rank is None)

@@ -6,7 +6,9 @@
 * "mixed": for CPU programs whose steps stand in a `scan` or `lax.map`. XLA runs native convolutions there at four
   fifths of the peak, but their gradients at 0.5 to 10 GFLOP/s. So the gradient of the input is written as the
   convolution that it is, that of the kernel as one matrix product; where there are channels enough Winograd's
-  F(2x2, 3x3) takes over, matrix products throughout with 2.25 times fewer multiplications; the rest is "matmul".
+  F(2x2, 3x3) takes over, matrix products throughout with 2.25 times fewer multiplications. From few channels, as of
+  images, matrix products of three rows at a time are quicker, to many only for the kernel's gradient; they are the
+  rest's form, too.
 """
 
 from typing import Literal
@@ -18,7 +20,7 @@ from jax import lax
 
 ConvMethod = Literal["native", "matmul", "mixed"]
 CONV_METHODS = ("native", "matmul", "mixed")
-FEW = 4  # channels, as of images: matrix products of three rows at a time suit them better, the kernel's gradient most
+FEW, MANY = 4, 32  # channels: from few to fewer than many "matmul" takes less time, at 32 x 32 pixels
 
 
 def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "native") -> jax.Array:
@@ -28,7 +30,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMeth
     if method == "matmul" or stride != 1 or kernel.shape[0] != 3:
         return _matmul(x, kernel, stride)
     if kernel.shape[2] <= FEW:
-        return _matmul(x, kernel, stride) if kernel.shape[3] < 32 else _from_few(x, kernel)
+        return _matmul(x, kernel, stride) if kernel.shape[3] < MANY else _from_few(x, kernel)
     return _winograd(x, kernel) if _pays(x, kernel) else _forward(x, kernel)
 
 

@@ -21,7 +21,7 @@ def need(plan: Plan, dataset: Dataset) -> Need:
     """The device memory that one pair of a plan takes in training; compiles two programs.
 
     The passes without gradients that follow hold less at once, unless batches are larger in them
-    (`FitConfig.eval_batch_size`).
+    (`FitConfig.eval_batch_size`, of whose images up to `lane.BATCHES` batches are sent at a time).
     """
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: device_data(dataset, None)))
     return _need(plan, tuple(leaves), structure)

@@ -2,8 +2,8 @@
 
 The running statistics of B's batch norms belong to B's own features. Before every evaluation they are replaced by those
 of the stitched features: a pass without gradients over training batches, each normalised by its own statistics, pooled
-exactly over batches (`training.pool_moments`). Matrices, biases and these statistics are what is saved, so a loaded
-stitch reproduces its reported accuracy.
+exactly over batches (`training.pool_moments`). Matrices, the factors where a stitch acts by them, biases and these
+statistics are what is saved, so a loaded stitch reproduces its reported accuracy.
 """
 
 from collections.abc import Callable

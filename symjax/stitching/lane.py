@@ -65,6 +65,8 @@ class Lane:
         self._data = replicate(device_data(dataset, None), devices)
         self._matching = self._moment_batches(config.matching_images)
         self._reestimation = self._moment_batches(config.reestimation_images)
+        self._lengths = [len(images) for images in (self._reestimation, self._validation.images, self._test.images)]
+        self._at_once = min(BATCHES, max(self._lengths))
         self._moments = lift(lambda pair, shared: fit.pair_moments(plan, pair, *shared))
         self._begin = lift(lambda m, _: fit.begin(plan, *m), optimise=False)
         self._epoch = lift(partial(fit.fit_epoch, plan))
@@ -82,8 +84,7 @@ class Lane:
     @property
     def evaluation_steps(self) -> int:
         """Calls of one group's evaluation."""
-        passes = (self._reestimation, self._validation.images, self._test.images)
-        return sum(-(-len(batches) // BATCHES) for batches in passes)
+        return sum(-(-length // self._at_once) for length in self._lengths)
 
     def run(
         self,
@@ -131,7 +132,7 @@ class Lane:
 
     def _calls(self, compiled, members, batches: PyTree) -> Iterator[tuple[PyTree, PyTree]]:
         """Some of the batches, and what `compiled` makes of each: on the host, leaves (pairs, batches, ...)."""
-        for index, count in groups(len(jax.tree.leaves(batches)[0]), BATCHES):
+        for index, count in groups(len(jax.tree.leaves(batches)[0]), self._at_once):
             shared = (take(batches, index), np.int32(count), self._data.mean, self._data.std)
             found = jax.device_get(compiled(members, shared))
             yield take(batches, index[:count]), jax.tree.map(lambda leaf, kept=count: leaf[:, :kept], found)

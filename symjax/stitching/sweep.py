@@ -115,7 +115,7 @@ class Sweep:
           pairs: ordered pairs of seeds.
           seed: of the stitches' random numbers; a pair's own depend on it and on the pair.
           on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
-          on_evaluation: called after each batch of an evaluation, with the mean loss and accuracy so far or None.
+          on_evaluation: called after each few batches of an evaluation, with the mean loss and accuracy so far or None.
         """
         for index, kept in groups(len(pairs), self.group_size):
             group = [pairs[i] for i in index]
@@ -126,7 +126,7 @@ class Sweep:
                 yield self._result(g, pair, found)
 
     def _run_lanes(self, pairs, keys, on_epoch, on_evaluation) -> list[Found]:
-        """All lanes at once; where one fails the others stop after the stage, batch or epoch they are at."""
+        """All lanes at once; where one fails the others stop after the stage, epoch or few batches they are at."""
         lock, epochs = threading.Lock(), {}
         trained = sum(bool(lane.plan.trained) for lane in self.lanes)
 
