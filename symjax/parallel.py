@@ -102,7 +102,7 @@ def each_stack(fn: Callable, stacks: Sequence[PyTree], execution: Execution) -> 
         alike.setdefault((structure, *((leaf.shape[1:], leaf.dtype) for leaf in leaves)), []).append(i)
     found: list[PyTree] = [None] * len(stacks)
     for index in alike.values():
-        results = each(fn, execution)(jax.tree.map(lambda *a: jnp.concatenate(a), *(stacks[i] for i in index)))
+        results = each(fn, execution)(concatenate([stacks[i] for i in index]))
         end = 0
         for i in index:
             start, end = end, end + count_members(stacks[i])
@@ -315,6 +315,11 @@ def stack(members: list[PyTree]) -> PyTree:
     On the host, since a device would compile a little program for every shape.
     """
     return jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(members))
+
+
+def concatenate(stacks: Sequence[PyTree]) -> PyTree:
+    """Stacks of members, one behind the other, inside a program."""
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)
 
 
 def take(members: PyTree, index) -> PyTree:

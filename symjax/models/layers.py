@@ -22,7 +22,7 @@ from symjax.models.pool import global_max_pool as global_max_pool
 from symjax.models.pool import global_mean_pool as global_mean_pool
 from symjax.models.pool import max_pool as max_pool
 from symjax.models.pool import overlapping_max_pool as overlapping_max_pool
-from symjax.models.spanned import Spanned, convolved
+from symjax.models.spanned import convolved
 
 NormMode = Literal["inference", "batch", "train", "moments"]
 
@@ -53,10 +53,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x):
         convolution = partial(conv2d, stride=self.stride, method=self.method)
-        if isinstance(x, Spanned):
-            x = convolved(convolution, x, self.kernel[...].astype(x.coordinates.dtype))
-        else:
-            x = convolution(x, self.kernel[...].astype(x.dtype))
+        x = convolved(convolution, x, self.kernel[...].astype(x.dtype))
         return x if self.bias is None else x + self.bias[...].astype(x.dtype)
 
 

@@ -53,7 +53,7 @@ class ConvSegment(nnx.Module):
         return self.activate(self.before_activation(x, mode))
 
     def before_activation(self, x, mode):
-        x = self.conv(x if self.pool_before == 1 else max_pool(x, self.pool_before))
+        x = self.conv(max_pool(x, self.pool_before))
         return x if self.norm is None else self.norm(x, mode)
 
     def activate(self, x):

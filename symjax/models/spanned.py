@@ -18,6 +18,10 @@ class Spanned(NamedTuple):
     directions: jax.Array  # (channels, r)
     offset: jax.Array | None = None  # (channels,)
 
+    @property
+    def dtype(self):
+        return self.coordinates.dtype
+
 
 def formed(x):
     """Features as an array (..., channels), whether they are held as such or are `Spanned`."""
@@ -27,11 +31,13 @@ def formed(x):
     return features if x.offset is None else features + x.offset
 
 
-def convolved(convolution, x: Spanned, kernel: jax.Array) -> jax.Array:
-    """`convolution(features, kernel)`, linear in features and with zeros around them, of features that are not formed.
+def convolved(convolution, x, kernel: jax.Array) -> jax.Array:
+    """`convolution(features, kernel)`, linear in features and with zeros around them; `Spanned` ones are not formed.
 
     The offset, alike in all examples, is convolved once.
     """
+    if not isinstance(x, Spanned):
+        return convolution(x, kernel)
     out = convolution(x.coordinates, jnp.einsum("ijcd,cr->ijrd", kernel, x.directions))
     if x.offset is None:
         return out

@@ -19,7 +19,7 @@ from jax import lax
 from symjax.checks import integer
 from symjax.data import normalize, statistics
 from symjax.models import Member, Network
-from symjax.parallel import count_members, each_stack, take
+from symjax.parallel import concatenate, count_members, each_stack, take
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair, Stitch, aligned, stitched_logits
 from symjax.training.evaluation import Batches, count_correct, pad_batches, pool_moments
@@ -86,8 +86,7 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
     scores = []
     for point, travelling, of_point, their_stats in zip(plan.points, fronts, stitches, stats, strict=True):
         items = list(zip(aligned(of_point), their_stats, strict=True))
-        found = each_stack(partial(score, point, travelling), items, plan.execution)
-        scores.append(jax.tree.map(lambda *a: jnp.concatenate(a), *found))
+        scores.append(concatenate(each_stack(partial(score, point, travelling), items, plan.execution)))
     return scores
 
 

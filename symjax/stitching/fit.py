@@ -20,7 +20,7 @@ from symjax.checks import flag, integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.models import Network, branch
-from symjax.parallel import Execution, each, each_stack
+from symjax.parallel import Execution, concatenate, each, each_stack
 from symjax.stitching.families import Family
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.stitched import Pair, Stitch, aligned, low_rank, stitched_logits
@@ -237,7 +237,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
             (stitches, penalties), pull = jax.vjp(partial(_stitches_and_penalties, plan, seen), of_point)
             tail = partial(tail_gradient, point, travelling, labels)
             found = each_stack(tail, stitches, plan.execution)
-            metrics.append(jax.tree.map(lambda *a: jnp.concatenate(a), *[(loss, right) for loss, right, _ in found]))
+            metrics.append(concatenate([(loss, right) for loss, right, _ in found]))
             gradients += pull(([pulled for *_, pulled in found], jax.tree.map(jnp.ones_like, penalties)))
         params, opt_state = _update(plan, progress, seen, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
