@@ -1,9 +1,39 @@
+"""Settings of the whole suite: two CPU devices, programs that compile quickly, and a cache of compiled programs.
+
+Compilation takes most of the suite's time. On a CPU the tests therefore use XLA's older kernels and few optimizations,
+and every process, those started by tests included, reads and writes one cache of programs in the user's cache folder.
+"""
+
 import gc
+import os
+import shutil
 
 import jax
 import pytest
 
+from symjax.data.cache import default_folder
+
+CACHE = default_folder() / "test-programs"
+CACHE_LIMIT = 2**30  # bytes; a larger cache is deleted when a run starts
+OPTIONS = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": str(CACHE),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in OPTIONS.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)  # for the processes that tests start
 jax.config.update("jax_num_cpu_devices", 2)
+if jax.__version_info__ < (0, 11):  # later versions do not know the option
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_sessionstart(session):
+    """Delete a cache that has grown too large, in the process that starts the others."""
+    if not hasattr(session.config, "workerinput") and CACHE.exists():
+        if sum(entry.stat().st_size for entry in os.scandir(CACHE)) > CACHE_LIMIT:
+            shutil.rmtree(CACHE)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,9 +45,8 @@ def forget_programs():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """Programs compiled with few optimisations, for modules of tests that compile many small ones."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+def optimized_programs():
+    """Compile with the optimizations of normal use, for tests of what the compiler makes of a program."""
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -21,7 +21,6 @@ from symjax.plots.similarity import is_distance
 from symjax.representations import representations
 from symjax.similarity import MEASURES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 PAIRS = list(itertools.combinations(SEEDS, 2))
 EXAMPLES = 24
 

@@ -11,8 +11,6 @@ from symjax import similarity
 from symjax.similarity import MEASURES, Matching, Rotation, Transport
 from symjax.stitching import Stitch, apply_stitch
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N, D = 30, 6
 ORDER = np.random.default_rng(3).permutation(D)
 SCALES, SHIFT = np.exp(np.linspace(-2, 2, D, dtype=np.float32)), np.linspace(-3, 5, D, dtype=np.float32)

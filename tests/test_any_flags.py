@@ -24,8 +24,6 @@ import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
 from symjax import runs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class WentAhead(Exception):
     """The command found nothing wrong with its flags."""

@@ -22,7 +22,6 @@ from symjax.similarity import MEASURES
 from symjax.stitching import feature_moments, least_squares, matched
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
 ]
 

@@ -21,8 +21,6 @@ from symjax.similarity import (
     pwcca_distance,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SAMPLES = 80
 WIDTHS = [(6, 6), (8, 5), (5, 8)]
 

@@ -19,7 +19,6 @@ from symjax.models.layers import overlapping_max_pool
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEY = jax.random.key(0)
 
 

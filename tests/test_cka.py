@@ -13,8 +13,6 @@ from symjax.errors import InputError
 from symjax.similarity import channel_normalized_cka, cka, cka_distance, hsic
 from symjax.similarity.linalg import gram
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ESTIMATORS = ("song", "gretton", "lange")
 N, P, Q = 24, 5, 7
 

@@ -23,7 +23,7 @@ from symjax.stitching.selection import GRIDS, choose
 
 
 @pytest.fixture(autouse=True)
-def tiny_zoo(tmp_path, monkeypatch, quick_compilation):
+def tiny_zoo(tmp_path, monkeypatch):
     trained()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores

@@ -7,8 +7,6 @@ import pytest
 import symjax
 from symjax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 30
 COUNTS = ("num_dead", "num_constant", "num_duplicate", "rank")
 

@@ -21,7 +21,6 @@ from symjax.training import Recipe
 from symjax.zoo import estimate, jobs
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
 ]
 models.MODELS.setdefault(

@@ -21,7 +21,6 @@ from symjax.dynamics import (
 )
 from symjax.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 EPOCHS = (0, 1, 2, 4)
 
 

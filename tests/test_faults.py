@@ -27,11 +27,10 @@ from symjax import interruption, runs, zoo
 from symjax.errors import InputError
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory, quick_compilation):
+def reference(tmp_path_factory):
     """A zoo that nothing disturbed, and its folder."""
     folder = tmp_path_factory.mktemp("faults") / "zoo"
     return train(folder), folder

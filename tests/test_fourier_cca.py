@@ -8,8 +8,6 @@ import pytest
 from symjax.errors import InputError
 from symjax.similarity import FewExamplesWarning, cca, cca_similarity, fourier_cca, fourier_cca_similarity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EXAMPLES = 40
 
 

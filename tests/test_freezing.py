@@ -17,7 +17,6 @@ from symjax.freezing import Saturation, linear_schedule
 from symjax.training import Recipe, create_state
 from symjax.training.loop import optimizer, train_step
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SHAPE = (16, 16, 3)
 RECIPE = Recipe(batch_size=8)
 

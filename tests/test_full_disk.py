@@ -27,7 +27,6 @@ from symjax.zoo.stored import StoredMember, abstract_state
 FULL = pathlib.Path("/dev/full")
 pytestmark = [
     pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full"),
-    pytest.mark.usefixtures("quick_compilation"),
 ]
 
 
@@ -132,7 +131,7 @@ def test_the_rows_of_a_pair(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def member(tmp_path_factory, quick_compilation):
+def member(tmp_path_factory):
     """The folder of a zoo of one member, its last state and metrics."""
     trained = train(folder := tmp_path_factory.mktemp("disk") / "zoo", seeds=(1,))
     like = abstract_state(CONFIG, trained.network, len(DATASET.train))

@@ -9,8 +9,6 @@ from scipy.stats import ortho_group
 from symjax.errors import InputError
 from symjax.similarity import INVARIANCES, MEASURES
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EXAMPLES, FEATURES = 40, 5
 HOLDS, FAILS = 2e-5, 2e-3
 # What each invariance brings with it.

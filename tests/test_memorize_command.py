@@ -19,7 +19,6 @@ from symjax.plots import groups as draw
 from symjax.representations import representations
 from symjax.similarity import MEASURES, group_means, mean_over_pairs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SEEDS = (0, 1, 2)
 
 

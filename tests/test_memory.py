@@ -24,9 +24,6 @@ from symjax.representations import representations
 from symjax.stitching import Plan, bounds, parse_families
 from symjax.zoo import estimate, jobs, training
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 # --- numbers ---
 
 

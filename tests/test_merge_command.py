@@ -233,7 +233,7 @@ def test_members_of_zoos(capsys):
 # --- tasks ---
 
 
-def test_tasks_make_the_whole(capsys, quick_compilation):
+def test_tasks_make_the_whole(capsys):
     trained()
     argv = [*flags(scratch()), "--measures", "cka", "--examples", "24"]
 

@@ -9,8 +9,6 @@ from stream_helpers import data, fed, maps_of
 
 from symjax import similarity
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def strict_promotion():

@@ -14,8 +14,6 @@ from symjax.errors import InputError
 from symjax.similarity import MEASURES, FewExamplesWarning, pair_blocks, pairwise
 from symjax.similarity.meeting import grown, shrunk
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 EXAMPLES, MODELS = 30, 3
 SAME = 2e-6  # rounding of float32, for values near 1
 

@@ -19,8 +19,6 @@ from symjax.similarity import (
     procrustes_distance,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 30
 
 

@@ -30,7 +30,6 @@ from symjax import InputError, parallel, rotation, runs, similarity, stitching, 
 from symjax.stitching.results import flatten
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
     pytest.mark.filterwarnings("ignore:constrained_layout not applied"),  # matplotlib's, for numbers of 300 digits
 ]

@@ -9,8 +9,6 @@ import pytest
 from docs import published_faults
 from docs.published_faults import ERRORS, FAULTS, run, run_to_error, title
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PAGE = (Path(published_faults.__file__).parent / "published-faults.md").read_text(encoding="utf-8")
 NUMBER = r"nan|-?\d\.\d{3}"
 

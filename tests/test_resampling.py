@@ -22,8 +22,6 @@ from symjax.similarity import (
     pls_similarity,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 24
 KEY = jax.random.key(0)
 

@@ -15,7 +15,6 @@ from symjax import dynamics, summary
 from symjax.stitching.results import Results
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
 ]
 

@@ -31,8 +31,6 @@ from symjax.rotation.results import Results
 from symjax.rotation.tail import tail_of
 from symjax.training import Recipe
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TINY = PlainSpec(4, (1, 2), (2, 2), norm=False)
 BUILD = models.MODELS["mcnn"][0]
 models.MODELS.setdefault("rotate_tiny", (BUILD, 4, {"spec": TINY}))

@@ -18,7 +18,6 @@ from symjax.training import Recipe
 from symjax.zoo import Group, ZooConfig, merging, saturation
 from symjax.zoo.stored import StoredMember
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SEEDS = (0, 1, 2)
 SETTINGS = {"devices": jax.devices()[:1], "progress": False}
 LONGER = dataclasses.replace(CONFIG, recipe=dataclasses.replace(CONFIG.recipe, epochs=6))

@@ -14,8 +14,6 @@ from symjax.errors import InputError
 from symjax.similarity import soft_matching, soft_matching_distance
 from symjax.similarity.transport import transport_plan
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 20
 
 

@@ -28,9 +28,6 @@ from symjax.stitching.results import COLUMNS, KEY, flatten, load_stitch
 FAMILIES = ["--families", "full,matched,birkhoff", "--stitch-epochs", "2"]
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(autouse=True)
 def quiet_folder(tmp_path, monkeypatch):
     """Commands run in an empty folder, on a zoo that is trained once."""

@@ -34,8 +34,6 @@ from symjax.stitching.results import Results
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MAP = Execution("map", "matmul")
 FAMILIES = "identity,matched,full,orthogonal,lasso:0.01,birkhoff,birkhoff_published,softsort,rank2"
 PLAIN = {"batch_size": 12, "flip": False, "translate": 0}

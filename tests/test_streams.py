@@ -13,8 +13,6 @@ from symjax.errors import InputError
 from symjax.similarity import FewExamplesWarning, load_stream, save_stream
 from symjax.similarity.streams.stream import added, as_float, count_of, require_seen
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Stream, one-shot function: the same arguments.
 EXACT = {
     "cca": (similarity.cca_stream, similarity.cca, {}),

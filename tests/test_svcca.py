@@ -10,8 +10,6 @@ import pytest
 from symjax.errors import InputError
 from symjax.similarity import FewExamplesWarning, cca_similarity, pca, pls, pls_similarity, svcca, svcca_distance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SAMPLES, WIDTH = 80, 6
 
 

@@ -16,8 +16,6 @@ from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
 from symjax.stitching.acted import moments_need, stitch_to_acted
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(autouse=True)
 def quiet_folder(tmp_path, monkeypatch):

@@ -20,7 +20,6 @@ from symjax.similarity import MEASURES
 from symjax.training import Recipe
 
 pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
 ]
 EXAMPLES = 30

@@ -12,8 +12,6 @@ from golden import CASES, activations
 from symjax.errors import InputError
 from symjax.similarity import cka, wreath_cka, wreath_cka_distance, wreath_procrustes, wreath_procrustes_distance
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 N = 10
 
 

@@ -15,7 +15,6 @@ from symjax.training import Recipe
 from symjax.zoo import Group, ZooConfig
 from symjax.zoo.stored import StoredMember
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 SEEDS = (0, 1, 2)
 KEEP = (0, 1, 3)
 SETTINGS = {"devices": jax.devices()[:1], "progress": False}
