@@ -8,6 +8,7 @@ import gc
 import os
 import shutil
 
+import campaign
 import jax
 import pytest
 
@@ -27,6 +28,11 @@ for name, value in OPTIONS.items():
 jax.config.update("jax_num_cpu_devices", 2)
 if jax.__version_info__ < (0, 11):  # later versions do not know the option
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    """Draw all inputs of the campaigns where the command asks for them."""
+    campaign.FULL = "fuzz" in config.option.markexpr
 
 
 def pytest_sessionstart(session):

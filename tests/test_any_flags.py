@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from campaign import some, throws
+from hypothesis import given
 from hypothesis import strategies as st
 
 import experiments
@@ -177,16 +178,17 @@ def names_of(command, name):
     return (name, name.replace("_", "-"), *(("folder", "runs") if kind_of(command, name) is Path else ()))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize(("command", "name"), list(own_fields()))
 def test_every_flag_is_refused_by_name_or_taken(command, name, tmp_path, monkeypatch, capsys):
     kind = kind_of(command, name)
     refused = [value for value in WRONG[kind] if (name, value) not in TAKEN]
     if name in BOUNDED:
         refused.append(HUGE[kind])
-    for value in refused:
+    for value in some(refused, name):
         words = spelled(command, name, value)
         assert_refused(words, names_of(command, name), *thrown(command, words, tmp_path, monkeypatch, capsys))
-    for value in DOUBTFUL[kind]:
+    for value in some(DOUBTFUL[kind], name):
         words = spelled(command, name, value)
         code, error, left = thrown(command, words, tmp_path, monkeypatch, capsys)
         if code != 0:  # it may be what the value does not go with that is named
@@ -204,13 +206,8 @@ def command_lines(draw):
     return command, words
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@pytest.mark.fuzz
+@throws(60, few=5)
 @given(line=command_lines())
 def test_any_command_line(line, tmp_path_factory, monkeypatch, capsys):
     command, words = line

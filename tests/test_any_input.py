@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from campaign import throws
+from hypothesis import given
 from hypothesis import strategies as st
 
 import symjax
@@ -21,19 +22,11 @@ from symjax.groups import GROUPS, homogeneity_defect, is_intertwiner
 from symjax.similarity import MEASURES
 from symjax.stitching import feature_moments, least_squares, matched
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
-]
+pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")]
 
 EXAMPLES, FEATURES = 12, 3
 TOLERANCE = 2e-5
 RANGE = (2.0**-102, 2.0**104)  # of largest entries, in which float32 is computed with
-
-
-def throws(count):
-    """Few examples, the same in every run; each shape would be compiled anew, so shapes are few and values free."""
-    health = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=health)
 
 
 # --- the table of what there is ---

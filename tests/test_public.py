@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from campaign import some, throws
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 from matplotlib.figure import Figure
@@ -314,12 +315,12 @@ def thrown(name, calls, folder):
     defaults = {key: parameter.default for key, parameter in inspect.signature(function).parameters.items()}
     for argument, good in arguments.items():
         kind = None if argument in PYTREES else kind_of(good)
-        for bad in WRONG.get(kind, []):
+        for bad in some(WRONG.get(kind, []), name + argument):
             if (bad is None and defaults[argument] is None) or (isinstance(bad, str) and argument in WORDS):
                 continue
             right = taken(name, argument, bad)
             yield argument, folder / bad if isinstance(bad, str) and bad == "file/below" else bad, right
-        for odd in EITHER.get(kind, []):
+        for odd in some(EITHER.get(kind, []), name + argument):
             yield argument, odd, None
         if kind == "table" and name != "plots.curves":
             yield argument, good.head(0), False
@@ -337,6 +338,7 @@ def taken(name, argument, value):
     return any(value is right or repr(value) == repr(right) for right in TAKEN.get(f"{name}.{argument}", []))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", [*FUNCTIONS, *MAKES, *METHODS])
 def test_what_is_wrong_is_refused_by_name(name, calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -421,13 +423,7 @@ def has_nan(result):
 def throw_at(place, arrays_of_any_kind, call, named, nan):
     """Calls with arrays in this place; an error is to name it, and begin with an argument's name."""
 
-    @settings(
-        max_examples=10,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    @throws(10)
     @given(arrays_of_any_kind)
     def throw(drawn):
         ordinary, array = drawn
@@ -445,6 +441,7 @@ TRAIN = ("zoo.train", "zoo.train_together")  # whichever seeds they are given
 MAY_BE_NAN = ("dynamics.epoch_above", "dynamics.convergence_epoch")  # of ordinary numbers, as documented
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", [n for n in (*FUNCTIONS, *MAKES, *METHODS) if n not in (*COSTLY, *TRAIN)])
 def test_any_array_is_refused_by_name_or_gives_numbers(name, calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
