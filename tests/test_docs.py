@@ -61,9 +61,8 @@ def parse(module, words, monkeypatch):
 @pytest.mark.parametrize(("name", "flags"), commands(), ids=lambda text: text)
 def test_command_parses(name, flags, monkeypatch):
     assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists()
-    module = pytest.importorskip(
-        name, exc_type=ModuleNotFoundError
-    )  # some compare with packages that need not be there
+    # Some benchmarks compare with packages that need not be there.
+    module = pytest.importorskip(name, exc_type=ModuleNotFoundError)
     parsed = parse(module, shlex.split(flags), monkeypatch)
     assert set(getattr(parsed, "model", "mcnn").split(",")) <= set(models.MODELS)
 
