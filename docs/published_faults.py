@@ -1,4 +1,4 @@
-"""Where published implementations of similarity measures differ from their definitions, each with a worked example.
+"""Where published implementations differ from their definitions, each with a worked example.
 
     python -m docs.published_faults > docs/published-faults.md
 
@@ -15,15 +15,17 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 import symjax
+from symjax.models.cct import sine_positions
 from symjax.similarity import FewExamplesWarning
 
 INTRODUCTION = """# Faults of published implementations
 
-Where published implementations of similarity measures differ from their definitions: a small worked example of each,
-with the number that the definition gives, as symjax computes it, and the number as published. The faults are told in
-our own words; the few lines of NumPy show each by itself, on made-up data, and are not taken from the published code.
-"The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports, "the code of Godfrey et
-al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022.
+Where published implementations of similarity measures, and of one model, differ from their definitions: a small worked
+example of each, with the number that the definition gives, as symjax computes it, and the number as published. The
+faults are told in our own words; the few lines of NumPy show each by itself, on made-up data, and are not taken from
+the published code. "The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports, "the
+code of Godfrey et al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022
+(`modelsym`). Other code is named by its repository or package, with the date of its last commit or its version.
 
 This page is written by `python -m docs.published_faults > docs/published-faults.md`, which runs every example; the
 tests run them again. Where the published way ends in an error, that stands in the place of the number."""
@@ -56,6 +58,28 @@ def weighted(variates, x, correlations):
     """Correlations weighted by sum_j |<h_i, x_j>|."""
     weights = np.abs(np.linalg.qr(variates)[0].T @ x).sum(1)
     return weights @ correlations / weights.sum()
+
+
+def channel_products(x):
+    """<H_i^c, H_j^c> (examples, examples, channels), H being x with channels centred and at unit norm, dead ones 0."""
+    x = centre(x)
+    x = x / np.maximum(np.linalg.norm(x, axis=0), 1e-12)
+    return x[:, None] * x
+
+
+def cosine(a, b):
+    return np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def unbiased_cka(a, b):
+    """CKA of kernel matrices, by the unbiased HSIC."""
+
+    def hsic(a, b):
+        n = len(a)
+        a, b = a * (1 - np.eye(n)), b * (1 - np.eye(n))
+        return np.sum(a * b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(0) / (n - 2)
+
+    return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
 
 
 def pwcca_without_whitening():
@@ -100,6 +124,40 @@ def pwcca_of_the_other_side():
     return defined, published
 
 
+def pwcca_with_equal_weights():
+    """PWCCA with equal weights
+
+    The weights of PWCCA are sums of inner products of the variates with the neurons. platonic-universe (May 2026) takes
+    for them the variances of the variates. Canonical variates have variance 1 by construction, so that all weights are
+    equal and PWCCA is the plain mean of the correlations. (It reduces the data to 99 % of their variance before, which
+    is left out here; and its weights are normalised as in the next example.)
+    """
+    x, y = related()
+    u, rho, _ = canonical(x, y)
+    defined = symjax.pwcca(x, y)
+    weights = np.var(centre(x) @ root_inverse(np.cov(x.T)) @ u, axis=0)
+    published = weights @ rho / weights.sum()
+    return defined, published
+
+
+def pwcca_of_more_directions():
+    """PWCCA with weights of directions that have no correlation
+
+    The weighted mean is over the min(d_x, d_y) canonical correlations, and their weights sum to 1. sim_metric (Ding et
+    al. 2021; October 2023) divides the weights by their sum over all d_x directions of x, and then uses the first
+    min(d_x, d_y) of them. Where x is wider than y, the result is too low. Here y is 6 of the 14 neurons of x, so that
+    all six correlations are 1.
+    """
+    x, _ = related(p=14)
+    y = x[:, :6]
+    u, rho, _ = canonical(x, y)
+    defined = symjax.pwcca(x, y)
+    variates = centre(x) @ root_inverse(centre(x).T @ centre(x)) @ u
+    weights = np.abs(variates.T @ centre(x)).sum(1)
+    published = (weights / weights.sum())[: len(rho)] @ rho
+    return defined, published
+
+
 def svcca_threshold():
     """SVCCA with a threshold on s instead of s^2
 
@@ -140,6 +198,48 @@ def svcca_normalised_twice():
 
     defined = symjax.svcca(x, y)
     published = np.linalg.svd(kept(x).T @ kept(y), compute_uv=False).mean()
+    return defined, published
+
+
+def svcca_of_ten_directions():
+    """SVCCA of ten directions, whatever the data have
+
+    SVCCA keeps the directions with 99 % of the variance. platonic-rep (Huh et al. 2024; April 2025) keeps ten of each
+    side. Of data with fewer than ten dimensions the others are rounding errors, which its singular value decomposition
+    makes orthonormal, and their correlations count like those of the data. (It scales all neurons to unit variance
+    before, which is left out.) Here x has four dimensions and y is a linear map of it. Normal numbers stand for the
+    rounding errors, so that the example is repeatable.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 12))
+    y = x @ rng.standard_normal((12, 12))
+
+    def ten(x):
+        u = np.linalg.svd(centre(x), full_matrices=False)[0][:, :4]
+        return np.linalg.qr(np.hstack([u, centre(rng.standard_normal((500, 6)))]))[0]
+
+    defined = symjax.svcca(x, y)
+    published = np.linalg.svd(ten(x).T @ ten(y), compute_uv=False).mean()
+    return defined, published
+
+
+def svcca_with_noise():
+    """SVCCA with noise in place of a direction
+
+    Centred data of n examples have n - 1 directions at most. platonic-rep asks for ten of ten examples too: the scores
+    of the tenth are zero, and their correlation is 0 / 0. To avoid NaN it adds normal numbers times 1e-10 to all
+    scores, so that the correlation of noise with noise enters the mean, another one at each call. By the definition the
+    direction does not count. All correlations are 1 here, as always of so few examples.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((10, 12))
+    y = x @ np.linalg.qr(rng.standard_normal((12, 12)))[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewExamplesWarning)
+        defined = symjax.svcca(x, y)
+    scores = np.hstack([np.linalg.svd(centre(x))[0][:, :9], np.zeros((10, 1))])  # of x and of y, where all rho are 1
+    a, b = (scores + 1e-10 * rng.standard_normal(scores.shape) for _ in range(2))
+    published = np.mean([np.corrcoef(a[:, i], b[:, i])[0, 1] for i in range(10)])
     return defined, published
 
 
@@ -275,6 +375,19 @@ def lange_estimator():
     return defined, published
 
 
+def lange_uncentred():
+    """The same estimator without centring
+
+    "lange" centres both kernel matrices before their diagonals are set to zero. The package bonsai-nn-library up to
+    version 0.6.0 leaves the centring out, so that what it calls CKA is a cosine of kernel matrices that depends on the
+    means of the neurons (0.6.5 centres). Independent x and y with means of 1; n = 500, d = 20.
+    """
+    x, y = np.random.default_rng(0).standard_normal((2, 500, 20)) + 1
+    defined = symjax.cka(x, y, estimator="lange")
+    published = cosine(*(side @ side.T * (1 - np.eye(500)) for side in (x, y)))
+    return defined, published
+
+
 def clipped_cka():
     """CKA clipped at zero
 
@@ -303,6 +416,56 @@ def dead_channels():
     rows, columns = linear_sum_assignment(x.T @ y, maximize=True)
     squares = np.sum((x[:, rows] - y[:, columns]) ** 2)
     published = 1 - np.sqrt(squares / (4 * x.shape[1]))
+    return defined, published
+
+
+def lower_median_of_distances():
+    """The lower median for the width of a kernel
+
+    The RBF kernel exp(-|x_i - x_j|^2 / (2 s^2)) takes for s^2 the median of |x_i - x_j|^2 over pairs of examples. Of an
+    even number of values the median is the mean of the middle two; `torch.median` returns the lower one. thingsvision
+    (August 2025, `sigma=None`) has CKA in NumPy and in PyTorch, and the two differ by that. It shows where the middle
+    two values are far apart: here x has clusters of 10 and 6 examples, that is 60 pairs within and 60 between, and y is
+    the variation within the clusters. Biased HSIC.
+    """
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((16, 3))
+    x = y + 10 * (np.arange(16) < 10)[:, None]
+    defined = symjax.cka(x, y, kernel="rbf", estimator="gretton")
+
+    def kernel(x):
+        squares = np.sum((x[:, None] - x) ** 2, -1)
+        apart = np.sort(squares[squares != 0])
+        return centre(centre(np.exp(-squares / (2 * apart[(len(apart) - 1) // 2]))).T)
+
+    published = cosine(kernel(x), kernel(y))
+    return defined, published
+
+
+def lower_median_of_channels():
+    """The lower median of channels
+
+    The code of Godfrey et al. has G_ReLU-CKA with the median over channels too, by `torch.median`: of an even number of
+    channels, the usual case, the lower of the middle two (see above). Four channels here.
+    """
+    x, y = related(p=4, q=4)
+    defined = symjax.wreath_cka(x, y, reduce="median")
+    published = unbiased_cka(*(np.sort(channel_products(side))[..., 1] for side in (x, y)))
+    return defined, published
+
+
+def dead_channel_in_the_maximum():
+    """A dead channel in the maximum
+
+    The kernel of G_ReLU-CKA is K_ij = max over channels c of <H_i^c, H_j^c>, each channel centred and at unit norm. A
+    dead channel stays zero in the code of Godfrey et al. and takes part in the maximum (and in the median), so that
+    negative entries become 0. In symjax it counts as absent: pruning it changes nothing. Here x has one channel, and y
+    is x with a dead channel; the effect is smaller with more living channels.
+    """
+    x = related(p=1)[0]
+    y = np.hstack([x, np.zeros((500, 1))])
+    defined = symjax.wreath_cka(x, y)
+    published = unbiased_cka(*(channel_products(side).max(-1) for side in (x, y)))
     return defined, published
 
 
@@ -353,6 +516,29 @@ def changed_in_place():
     for side in (x, y):
         side /= np.linalg.norm(side, axis=0)
     published = symjax.similarity.procrustes(x, y)
+    return defined, published
+
+
+def positions_not_passed_on():
+    """Fixed positions that are learnt
+
+    A compact convolutional transformer adds either learnt positions to its tokens, normal numbers of deviation 0.2 at
+    first, or fixed ones, sines and cosines. In the code of Hassani et al. 2021 (Compact-Transformers, November 2024)
+    the function that builds all variants takes `positional_embedding` and does not pass it on to the model, whose
+    default is "learnable": `cct_7_3x1_32_sine` is `cct_7_3x1_32` under another name. The numbers are cosines between
+    what is added to the 64 tokens and the table of sines; `cct7_sine` of symjax has the table.
+    """
+    table = sine_positions(8, 8, 256)
+
+    def model(positions="learnable"):
+        learnt = 0.2 * np.random.default_rng(0).standard_normal(table.shape)
+        return {"learnable": learnt, "sine": table}[positions]
+
+    def builder(positions):
+        return model()
+
+    defined = cosine(model("sine"), table)
+    published = cosine(builder("sine"), table)
     return defined, published
 
 
@@ -423,8 +609,12 @@ FAULTS = (
     pwcca_without_whitening,
     pwcca_uncentred,
     pwcca_of_the_other_side,
+    pwcca_with_equal_weights,
+    pwcca_of_more_directions,
     svcca_threshold,
     svcca_normalised_twice,
+    svcca_of_ten_directions,
+    svcca_with_noise,
     mean_of_the_largest,
     robust_threshold,
     inverted_covariance,
@@ -433,14 +623,19 @@ FAULTS = (
     orthogonal_cka,
     biased_hsic,
     lange_estimator,
+    lange_uncentred,
     clipped_cka,
     dead_channels,
+    dead_channel_in_the_maximum,
+    lower_median_of_channels,
+    lower_median_of_distances,
     uncomputed_pairs,
     negative_under_the_root,
     changed_in_place,
+    positions_not_passed_on,
 )
 ERRORS = (pwcca_of_a_narrower_side, pls_of_unequal_widths, dft_cca)
-HELPERS = (related, centre, root_inverse, canonical, weighted)
+HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_products, unbiased_cka)
 
 
 def main():
