@@ -1,0 +1,185 @@
+"""Training steps of zoos in every arrangement, beside PyTorch, which trains one model at a time.
+
+A program is an epoch of few steps on random images, as `symjax.training.train_epoch` has it, augmentation and optimizer
+included. Several programs compile side by side before they are timed.
+"""
+
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from time import perf_counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.gpu.environment import torch_device
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.timing import matmul_peak, seconds
+from benchmarks.operations import member_step_flops
+from symjax.data import Split
+from symjax.flops import step_flops
+from symjax.models import create
+from symjax.models.layers import CONV_METHODS
+from symjax.parallel import Execution, compiler_options, each
+from symjax.training import Recipe, create_state, train_epoch
+from symjax.training.loop import TrainData
+
+BATCH = 32
+PEAK = {"bfloat16": "bfloat16", "float32": "tf32"}  # what products of these are done in, unasked
+EXECUTIONS = [Execution(members, conv) for conv in CONV_METHODS for members in ("vmap", "map")]
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    width: int | None
+    members: int
+    execution: Execution
+    dtype: str
+    steps: int
+
+    @property
+    def name(self) -> str:
+        how = f"{self.execution.members} {self.execution.conv} {self.dtype}"
+        return f"{self.model}{self.width or ''}, {self.members} members, {how}"
+
+    @property
+    def network(self):
+        return create(self.model, width=self.width, method=self.execution.conv, dtype=jnp.dtype(self.dtype))
+
+    @property
+    def images(self) -> int:
+        return BATCH * self.steps
+
+
+def run(report: Report) -> None:
+    width, many, others, steps = (4, 2, (1,), 2) if report.rehearse else (64, 32, (128, 8, 1), 16)
+    peaks = {dtype: matmul_peak(kind, 128 if report.rehearse else 8192) for dtype, kind in PEAK.items()}
+    speeds: dict[Case, float] = {}
+
+    def cases(members, arrangements, model="mcnn", width=width):
+        return [Case(model, width, members, *how, steps if members <= 32 else steps // 2) for how in arrangements]
+
+    # What is likely the best first: matrix products batch over members, and a loop needs no batch.
+    likely = [Execution("vmap", "matmul"), Execution("map", "native"), Execution("vmap", "native")]
+    first = [(execution, dtype) for dtype in ("bfloat16", "float32") for execution in likely]
+    rest = [how for how in itertools.product(EXECUTIONS, PEAK) if how not in first]
+    models = [("resnet20", None), ("cct7", None)]
+    if report.rehearse:
+        first, rest, models = first[:1], [(Execution("map", "mixed"), "float32")], [("mcnn_k", width)]
+    measure(report, cases(many, first), peaks, speeds)
+    torch = torch_rows(report, width, BATCH * steps, peaks)
+    measure(report, cases(many, rest), peaks, speeds)
+    of_many = {case: speed for case, speed in speeds.items() if case.members == many}
+    ranked = sorted(of_many, key=of_many.get, reverse=True)
+    for case in ranked[:1]:
+        report.row(f"best arrangement of {many} members", of_many[case], "images/s", case.name)
+        for name, speed in torch.items():
+            report.row(f"{many} members against {name}", of_many[case] / speed, "times the throughput")
+    best = [(case.execution, case.dtype) for case in ranked]
+    for model, own in models:
+        measure(report, cases(many, best[: 1 if report.rehearse else 2], model, own), peaks, speeds)
+    for ways in (best[:1],) if report.rehearse else (best[:2], best[2:]):
+        measure(report, [case for members in others for case in cases(members, ways)], peaks, speeds)
+
+
+def measure(report: Report, cases: Sequence[Case], peaks: dict[str, float], speeds: dict[Case, float]) -> None:
+    """A row for each case; images per second of all members together into `speeds`."""
+    with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2))) as pool:
+        compiling = {case: pool.submit(compiled, case) for case in cases}
+        programs = {}
+        for case, future in compiling.items():
+            with report.case(case.name):
+                programs[case] = future.result()
+    for case, (program, compile_s) in programs.items():
+        with report.case(case.name):
+            arguments = state(case), train_data(case.images)
+            jax.block_until_ready(program(*arguments))
+            spent = seconds(lambda program=program, arguments=arguments: program(*arguments), repeats=5, most=4)
+            speeds[case] = case.members * case.images / spent
+            share = speeds[case] * flops_per_image(case.model, case.width) / peaks[case.dtype]
+            comment = (
+                f"{speeds[case] / case.members:,.0f} for each member; {1e3 * spent / case.steps:.2f} ms a step; "
+                f"{share:.1%} of the {PEAK[case.dtype]} peak; compiled in {compile_s:.1f} s beside others"
+            )
+            report.row(case.name, speeds[case], "images/s", comment)
+    jax.clear_caches()
+
+
+def compiled(case: Case):
+    """The program, and the seconds that tracing and compiling it took."""
+    recipe, network, began = Recipe(batch_size=BATCH), case.network, perf_counter()
+
+    def epoch(states, data):
+        return each(lambda state: train_epoch(network, recipe, state, data), case.execution)(states)
+
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), train_data(case.images))
+    states = jax.eval_shape(lambda: _stacked(case))
+    program = jax.jit(epoch, compiler_options=compiler_options()).lower(states, shapes).compile()
+    return program, perf_counter() - began
+
+
+def _stacked(case: Case):
+    """States of so many members; alike, which the time does not depend on, and quicker to make."""
+    one = create_state(case.network, Recipe(batch_size=BATCH), case.steps, jnp.int32(0))
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (case.members, *leaf.shape)), one)
+
+
+def state(case: Case):
+    return jax.jit(lambda: _stacked(case))()
+
+
+@functools.lru_cache
+def train_data(images: int) -> TrainData:
+    split = random_images(images)
+    mean, std = np.full(3, 127.5, np.float32), np.full(3, 74.0, np.float32)
+    return TrainData(*map(jnp.asarray, (split.images, split.labels, mean, std)), None)
+
+
+def random_images(count: int) -> Split:
+    rng = np.random.default_rng(0)
+    return Split(rng.integers(0, 256, (count, 32, 32, 3), np.uint8), rng.integers(0, 10, count).astype(np.int32))
+
+
+@functools.lru_cache
+def flops_per_image(model: str, width: int | None) -> float:
+    """Of a training step with plain convolutions."""
+    if model == "mcnn":
+        return member_step_flops(width)
+    with jax.default_device(jax.devices("cpu")[0]):  # whose compiler counts
+        return step_flops(create(model, width=width), (32, 32, 3), Recipe(batch_size=BATCH)) / BATCH
+
+
+def torch_rows(report: Report, width: int, images: int, peaks: dict[str, float]) -> dict[str, float]:
+    """Images per second of PyTorch's forms, by name."""
+    speeds = {}
+    forms = {
+        "PyTorch eager, float32": {},
+        "PyTorch eager, bfloat16 autocast": {"autocast": True},
+        "PyTorch CUDA graphs, bfloat16 autocast": {"autocast": True, "graphs": True},
+    }
+    for name, options in forms.items():
+        with report.case(name):
+            import torch
+
+            from benchmarks import published
+
+            device = torch_device(torch)
+            if options.get("graphs") and device != "cuda":
+                report.row(name, None, "left out", "needs CUDA")
+                continue
+            split = random_images(images)
+            spent, epochs = published.Seconds(), 2 if report.rehearse else 8
+            common = {"width": width, "batch_size": BATCH, "seed": 0, "device": device, **options}
+            published.train_member(split.images, split.labels, epochs=1, **common)  # kernels are chosen on first use
+            published.train_member(split.images, split.labels, epochs=epochs, seconds=spent, **common)
+            speeds[name] = epochs * images / spent.training
+            share = speeds[name] * member_step_flops(width) / peaks["bfloat16" if options else "float32"]
+            milliseconds = 1e3 * spent.training / (epochs * images // BATCH)
+            comment = f"one model at a time, channels last; {milliseconds:.2f} ms a step; {share:.1%} of the peak"
+            report.row(name, speeds[name], "images/s", comment)
+    return speeds
