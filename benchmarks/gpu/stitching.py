@@ -7,8 +7,6 @@ import sys
 import tempfile
 import time
 
-import jax
-
 from benchmarks import sweep
 from benchmarks.gpu.images import load
 from benchmarks.gpu.report import Report
@@ -67,12 +65,9 @@ def sweeps(report: Report) -> None:
     peak = matmul_peak("bfloat16", 128 if report.rehearse else 8192)
     for row in sweep.sweep_rows(settings, dataset, published):
         share = row["flops"] / row["symjax_s"] / peak
-        comment = (
-            f"mCNN c={settings.width}, {settings.precision}, {settings.images} {images} images; {share:.1%} of peak"
-        )
-        comment += f"; compiling took {row['compile_s']:.0f} s"
+        comment = f"mCNN c={settings.width}, {settings.precision}, {settings.images} {images} images; "
+        comment += f"{share:.1%} of the peak; compiling took {row['compile_s']:.0f} s"
         report.row(row["what"], row["symjax_s"], "s", comment)
         if published is not None:
             report.row("PyTorch, published procedure, a pair", row["torch_s"], "s", "autocast, channels last, eager")
             report.row(f"{row['what']}, against PyTorch", row["torch_s"] / row["symjax_s"], "times as fast")
-        jax.clear_caches()
