@@ -73,8 +73,8 @@ def steps(tmp_path, monkeypatch):
 
 def test_failing_and_hanging_steps_cost_their_share_alone(steps, tmp_path):
     began = time.monotonic()
-    rows = run(steps, 15, tmp_path / "out")
-    assert time.monotonic() - began < 15
+    rows = run(steps, 9, tmp_path / "out")
+    assert time.monotonic() - began < 9
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == rows
     found = {(row["step"], row["case"]): row for row in rows}
     assert found["good", "figure"]["figure"] == 1.5
@@ -85,7 +85,7 @@ def test_failing_and_hanging_steps_cost_their_share_alone(steps, tmp_path):
     assert found["hanging", "whole step"]["comment"].startswith("killed at its limit")
     child = Path(f"/proc/{found['hanging', 'child']['figure']:.0f}/stat")
     assert not child.exists() or child.read_text().split()[2] == "Z"  # nobody may have waited for it yet
-    assert found["last", "seconds left"]["figure"] > 2
+    assert found["last", "seconds left"]["figure"] > 1
     assert "the whole step" in (tmp_path / "out" / "log.txt").read_text()
 
 

@@ -34,7 +34,7 @@ def run(report: Report) -> None:
     # Warnings of other versions of packages are no failures here.
     arguments = ["tests/test_gpu.py", "-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider"]
     if report.rehearse:
-        arguments += ["-k", "backend or tf32 or (measure and cka_lange)"]
+        arguments += ["-k", "test_backend or tf32"]
     elif importlib.util.find_spec("xdist"):
         arguments += ["-n", str(WORKERS), "--dist", "worksteal"]
     words = " ".join(arguments)
