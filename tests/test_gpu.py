@@ -14,6 +14,7 @@ import scipy
 from symjax import models, nearest_permutation, projection_birkhoff, zoo
 from symjax.data import Split
 from symjax.data.dataset import Source, build
+from symjax.flops import segment_flops, step_flops
 from symjax.models.layers import CONV_METHODS
 from symjax.models.myrtle import PlainSpec
 from symjax.parallel import Execution, over_members
@@ -125,6 +126,13 @@ def tiny(method="native", dtype=jnp.float32):
 
 
 models.MODELS.setdefault("gpu_tiny", (*models.MODELS["mcnn"][:1], 4, {"spec": PlainSpec(4, (1, 2), (2, 2))}))
+
+
+def test_operations_are_counted():
+    """By the CPU's compiler, since clients of accelerators count none."""
+    network = tiny()
+    operations = segment_flops(network, (8, 8, 1))
+    assert min(operations) > 1 and step_flops(network, (8, 8, 1), RECIPE) > 3 * RECIPE.batch_size * sum(operations[1:])
 
 
 def test_stitched_logits():

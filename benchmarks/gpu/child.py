@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,8 @@ def main() -> None:
     args = parser.parse_args()
     report = Report(args.step, args.rows, time.monotonic() + args.seconds, args.rehearse)
     importlib.import_module(args.module).run(report)
+    sys.stdout.flush()
+    os._exit(0)  # what still compiles in a thread is not waited for
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from symjax.training.loop import TrainData
 
 BATCH = 32
 PEAK = {"bfloat16": "bfloat16", "float32": "tf32"}  # what products of these are done in, unasked
+PATIENCE = 0.4  # the share of the time left for which compilation is waited for
 EXECUTIONS = [Execution(members, conv) for conv in CONV_METHODS for members in ("vmap", "map")]
 
 
@@ -57,31 +58,32 @@ class Case:
 
 
 def run(report: Report) -> None:
-    model, width, many, others, steps = ("mcnn", 64, 32, (128, 8, 1), 16)
+    width, many, others, steps = 64, 32, (128, 8, 1), 16
+    models, size = [("resnet20", None), ("cct7", None)], 8192
+    # What is likely the best first: matrix products batch over members, and a loop needs no batch. Grouped
+    # convolutions, which `vmap` makes of native ones, may take long to compile, so they come last.
+    likely = [Execution("vmap", "matmul"), Execution("map", "native")]
+    last = [Execution("vmap", "native")]
+    between = [execution for execution in EXECUTIONS if execution not in likely + last]
+    batches = [list(itertools.product(of, PEAK)) for of in (likely, between, last)]
     if report.rehearse:
-        model, width, many, others, steps = "scnn", 4, 2, (), 2
-    peaks = {dtype: matmul_peak(kind, 128 if report.rehearse else 8192) for dtype, kind in PEAK.items()}
+        width, many, others, steps, models, size = 4, 2, (), 2, [], 128
+        batches = [[(Execution("map", "mixed"), "float32")]]
+    peaks = {dtype: matmul_peak(kind, size) for dtype, kind in PEAK.items()}
     speeds: dict[Case, float] = {}
+    torch: dict[str, float] = {}
 
-    def cases(members, arrangements, model=model, width=width):
+    def cases(members, arrangements, model="mcnn", width=width):
         return [Case(model, width, members, *how, steps if members <= 32 else steps // 2) for how in arrangements]
 
-    # What is likely the best first: matrix products batch over members, and a loop needs no batch.
-    likely = [Execution("vmap", "matmul"), Execution("map", "native"), Execution("vmap", "native")]
-    first = [(execution, dtype) for dtype in ("bfloat16", "float32") for execution in likely]
-    rest = [how for how in itertools.product(EXECUTIONS, PEAK) if how not in first]
-    models = [("resnet20", None), ("cct7", None)]
-    if report.rehearse:
-        first, rest, models = [(Execution("map", "mixed"), "float32")], [], []
-    measure(report, cases(many, first), peaks, speeds)
-    torch = torch_rows(report, width, BATCH * steps, peaks)
-    measure(report, cases(many, rest), peaks, speeds)
-    of_many = {case: speed for case, speed in speeds.items() if case.members == many}
-    ranked = sorted(of_many, key=of_many.get, reverse=True)
-    for case in ranked[:1]:
-        report.row(f"best arrangement of {many} members", of_many[case], "images/s", case.name)
-        for name, speed in torch.items():
-            report.row(f"{many} members against {name}", of_many[case] / speed, "times the throughput")
+    for arrangements in batches:
+        measure(report, cases(many, arrangements), peaks, speeds)
+        torch = torch or torch_rows(report, width, BATCH * steps, peaks)
+        ranked = sorted(speeds, key=speeds.get, reverse=True)
+        for case in ranked[:1]:
+            report.row(f"best arrangement of {many} members", speeds[case], "images/s", case.name)
+            for name, speed in torch.items():
+                report.row(f"{many} members against {name}", speeds[case] / speed, "times the throughput")
     best = [(case.execution, case.dtype) for case in ranked]
     for model, own in models:
         measure(report, cases(many, best[:2], model, own), peaks, speeds)
@@ -91,17 +93,21 @@ def run(report: Report) -> None:
 
 def measure(report: Report, cases: Sequence[Case], peaks: dict[str, float], speeds: dict[Case, float]) -> None:
     """A row for each case; images per second of all members together into `speeds`."""
-    with ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2))) as pool:
-        compiling = {case: pool.submit(compiled, case) for case in cases}
-        programs = {}
-        for case, future in compiling.items():
-            with report.case(case.name):
-                programs[case] = future.result()
+    for model, width in {(case.model, case.width) for case in cases}:
+        one_state(model, width)  # once, not in every thread
+    pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2)))
+    compiling = {case: pool.submit(compiled, case) for case in cases}
+    end, programs = monotonic() + PATIENCE * report.left(), {}
+    for case, future in compiling.items():
+        with report.case(case.name):
+            programs[case] = future.result(timeout=max(1.0, end - monotonic()))
+    pool.shutdown(wait=False, cancel_futures=True)
     for case, (program, compile_s) in programs.items():
         with report.case(case.name):
-            arguments = state(case), train_data(case.images)
-            jax.block_until_ready(program(*arguments))
-            spent = seconds(lambda program=program, arguments=arguments: program(*arguments), repeats=5, most=4)
+            arguments = states(case), train_data(case.images)
+            run = functools.partial(program, *arguments)
+            jax.block_until_ready(run())
+            spent = seconds(run, repeats=5, most=4)
             speeds[case] = case.members * case.images / spent
             share = speeds[case] * flops_per_image(case.model, case.width) / peaks[case.dtype]
             comment = (
@@ -109,7 +115,6 @@ def measure(report: Report, cases: Sequence[Case], peaks: dict[str, float], spee
                 f"{share:.1%} of the {PEAK[case.dtype]} peak; compiled in {compile_s:.1f} s beside others"
             )
             report.row(case.name, speeds[case], "images/s", comment)
-    jax.clear_caches()
 
 
 def compiled(case: Case):
@@ -120,19 +125,24 @@ def compiled(case: Case):
         return each(lambda state: train_epoch(network, recipe, state, data), case.execution)(states)
 
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), train_data(case.images))
-    states = jax.eval_shape(lambda: _stacked(case))
-    program = jax.jit(epoch, compiler_options=compiler_options()).lower(states, shapes).compile()
+    members = jax.eval_shape(lambda one: _stacked(one, case.members), one_state(case.model, case.width))
+    program = jax.jit(epoch, compiler_options=compiler_options()).lower(members, shapes).compile()
     return program, perf_counter() - began
 
 
-def _stacked(case: Case):
+def _stacked(one, members: int):
     """States of so many members; alike, which the time does not depend on, and quicker to make."""
-    one = create_state(case.network, Recipe(batch_size=BATCH), case.steps, jnp.int32(0))
-    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (case.members, *leaf.shape)), one)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), one)
 
 
-def state(case: Case):
-    return jax.jit(lambda: _stacked(case))()
+def states(case: Case):
+    return jax.jit(_stacked, static_argnums=1)(one_state(case.model, case.width), case.members)
+
+
+@functools.lru_cache
+def one_state(model: str, width: int | None):
+    """Of one member; the same for all ways to compute."""
+    return jax.jit(lambda: create_state(create(model, width=width), Recipe(batch_size=BATCH), 1, jnp.int32(0)))()
 
 
 @functools.lru_cache
@@ -152,8 +162,7 @@ def flops_per_image(model: str, width: int | None) -> float:
     """Of a training step with plain convolutions."""
     if model == "mcnn":
         return member_step_flops(width)
-    with jax.default_device(jax.devices("cpu")[0]):  # whose compiler counts
-        return step_flops(create(model, width=width), (32, 32, 3), Recipe(batch_size=BATCH)) / BATCH
+    return step_flops(create(model, width=width), (32, 32, 3), Recipe(batch_size=BATCH)) / BATCH
 
 
 def torch_rows(report: Report, width: int, images: int, peaks: dict[str, float]) -> dict[str, float]:
