@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import zoo_step
 from benchmarks.gpu.__main__ import STEPS
 from benchmarks.gpu.driver import ROOT, Step, run
 from benchmarks.gpu.report import Report, read, table
@@ -102,6 +103,45 @@ def test_later_runs_replace_the_rows_of_their_steps(steps, tmp_path):
 def test_without_time_nothing_starts(steps, tmp_path):
     rows = run(steps[:1], 1, tmp_path / "out")
     assert [row["comment"] for row in rows] == ["no time was left; limit -2 s"]
+
+
+def test_every_arrangement_is_measured(tmp_path, monkeypatch):
+    """At full size, with measurements that are made up: the fastest is named, and others follow it."""
+    measured = []
+
+    def measure(report, cases, peaks, speeds):
+        measured.extend(cases)
+        speeds.update(
+            {
+                case: 1 + (case.execution.conv == "mixed") + (case.dtype == "bfloat16") / 2 + case.steps / 99
+                for case in cases
+            }
+        )
+
+    monkeypatch.setattr(zoo_step, "measure", measure)
+    monkeypatch.setattr(zoo_step, "matmul_peak", lambda kind, size: 1.0)
+    monkeypatch.setattr(zoo_step, "torch_rows", lambda *_: {"PyTorch": 0.5})
+    zoo_step.run(report := Report("zoo", tmp_path / "rows.jsonl", time.monotonic() + 100))
+    arrangements = {(case.execution, case.dtype) for case in measured}
+    assert len(arrangements) == 12 and len({case.name for case in measured}) == len(measured) == 4 * 12 + 2 * 2
+    for members in (1, 8, 32, 128):
+        assert sum(case.members == members and case.model == "mcnn" for case in measured) == 12
+    rows = {row["case"]: row for row in read(report.path)}
+    best = rows["best arrangement of 32 members in bfloat16"]
+    assert best["comment"] == "mcnn64, 32 members, vmap mixed bfloat16"
+    assert rows["32 members against PyTorch"]["figure"] == best["figure"] / 0.5
+
+
+@pytest.mark.slow
+def test_tests_in_several_processes_are_counted(tmp_path):
+    pytest.importorskip("xdist")
+    code = "import sys; from benchmarks.gpu import correctness as c; from benchmarks.gpu.report import Report; "
+    code += "c.FLAGS += ['-k', 'assignments or operations']; c.WORKERS = 2; "
+    code += f"from pathlib import Path; c.run(Report('correctness', Path({str(tmp_path / 'rows.jsonl')!r}), 0.0))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    rows = {row["case"]: row for row in read(tmp_path / "rows.jsonl")}
+    assert rows["pytest"]["figure"] == 0, done.stdout + done.stderr
+    assert rows["test_operations_are_counted"]["figure"] == rows["test_assignments_inside_a_program"]["figure"] == 1
 
 
 def test_figures_that_are_no_numbers(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 from benchmarks.gpu.report import Report
 
 WORKERS = 6  # each compiles its own tests
+# Warnings of other versions of packages are no failures here.
+FLAGS = ["tests/test_gpu.py", "-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider"]
 
 
 class Rows:
@@ -31,8 +33,7 @@ class Rows:
 
 
 def run(report: Report) -> None:
-    # Warnings of other versions of packages are no failures here.
-    arguments = ["tests/test_gpu.py", "-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider"]
+    arguments = list(FLAGS)
     if report.rehearse:
         arguments += ["-k", "test_backend or tf32"]
     elif importlib.util.find_spec("xdist"):
