@@ -111,12 +111,8 @@ def test_every_arrangement_is_measured(tmp_path, monkeypatch):
 
     def measure(report, cases, peaks, speeds):
         measured.extend(cases)
-        speeds.update(
-            {
-                case: 1 + (case.execution.conv == "mixed") + (case.dtype == "bfloat16") / 2 + case.steps / 99
-                for case in cases
-            }
-        )
+        for case in cases:
+            speeds[case] = 1 + (case.execution.conv == "mixed") + (case.dtype == "bfloat16") / 2
 
     monkeypatch.setattr(zoo_step, "measure", measure)
     monkeypatch.setattr(zoo_step, "matmul_peak", lambda kind, size: 1.0)
