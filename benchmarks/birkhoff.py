@@ -27,7 +27,7 @@ try:
         warnings.simplefilter("ignore")  # jaxopt is no longer maintained and says so
         import jaxopt
         from jaxopt.projection import projection_birkhoff as jaxopt_projection
-except ImportError:
+except (ImportError, AttributeError):  # not installed, or older than this JAX
     jaxopt = None
 
 newton = jax.jit(lambda matrix: projection_birkhoff(matrix, full_output=True))

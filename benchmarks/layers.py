@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.published import mcnn_flops
+from benchmarks.operations import mcnn_flops
 from symjax.models import Member, create
 from symjax.models.layers import CONV_METHODS
 from symjax.parallel import compiler_options

@@ -36,10 +36,10 @@ except ModuleNotFoundError as error:
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.operations import FAMILIES, LAYERS, member_step_flops, rank_of, sweep_flops
+
 MEAN = (125.307, 122.961, 113.8575)
 DEVIATION = (51.5865, 50.847, 51.255)
-FAMILIES = ("full", "rank1", "rank2", "rank4", "birkhoff")
-LAYERS = (1, 2, 3, 4)
 SHIFT = 2  # pixels
 SWEEPS = 16  # Sinkhorn sweeps after each step
 
@@ -192,6 +192,7 @@ def train_member(
     seed: int,
     augment: bool = True,
     autocast: bool = False,
+    graphs: bool = False,
     device: torch.device | str = "cpu",
     classes: int = 10,
     mean: Sequence[float] = MEAN,
@@ -199,7 +200,8 @@ def train_member(
     seconds: Seconds | None = None,
 ) -> MyrtleCNN:
     """Adam with the learning rate halved every quarter of the run; weight decay on weights (batch-norm scales
-    included), not on biases.
+    included), not on biases. With `graphs` (CUDA alone) the first steps run as they are, then one is captured as a CUDA
+    graph, and all others are replays of it.
     """
     device, seconds = torch.device(device), Seconds() if seconds is None else seconds
     with seconds.clock("preparation", device):
@@ -212,20 +214,60 @@ def train_member(
         decayed = [value for name, value in model.named_parameters() if name.endswith("weight")]
         others = [value for name, value in model.named_parameters() if not name.endswith("weight")]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.Adam(groups, lr=lr, fused=True)
+        rate = torch.tensor(lr, device=device) if graphs else lr  # a graph reads it where it lies
+        optimizer = torch.optim.Adam(groups, lr=rate, fused=True, capturable=graphs)
+
+    def train_step(batch, targets):
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(device, autocast):
+            loss = functional.cross_entropy(model(batch), targets)
+        loss.backward()
+        optimizer.step()
+
+    run = _replayed(train_step, device) if graphs else train_step
     total, step = epochs * data.steps(batch_size), 0
     with seconds.clock("training", device):
         for _ in range(epochs):
             for batch, targets in data.shuffled(batch_size, augment, generator):
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * 0.5 ** (4 * step // total)
-                optimizer.zero_grad(set_to_none=True)
-                with _autocast(device, autocast):
-                    loss = functional.cross_entropy(model(batch), targets)
-                loss.backward()
-                optimizer.step()
+                set_rate(optimizer, lr * 0.5 ** (4 * step // total))
+                run(batch, targets)
                 step += 1
     return model.eval()
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+GRAPH_WARMUP = 3  # steps before one is captured, on a stream of their own, as CUDA graphs ask for
+
+
+def _replayed(step, device: torch.device):
+    """`step` of tensors of one shape and layout, captured as a CUDA graph after a few runs."""
+    stream, graph, buffers, runs = torch.cuda.Stream(device), torch.cuda.CUDAGraph(), [], 0
+
+    def run(*tensors):
+        nonlocal runs
+        runs += 1
+        if runs <= GRAPH_WARMUP:
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                step(*tensors)
+            torch.cuda.current_stream(device).wait_stream(stream)
+            return
+        if not buffers:
+            buffers.extend(tensor.clone() for tensor in tensors)
+            with torch.cuda.graph(graph):  # records, and computes nothing
+                step(*buffers)
+        for buffer, tensor in zip(buffers, tensors, strict=True):
+            buffer.copy_(tensor)
+        graph.replay()
+
+    return run
 
 
 def _accuracy(model: nn.Module, data: Images, batch_size: int, autocast: bool) -> float:
@@ -302,14 +344,8 @@ def make_stitch(family: str, channels: int) -> nn.Module:
         return nn.Conv2d(channels, channels, 1, bias=False)
     if family == "birkhoff":
         return BirkhoffStitch(channels)
-    rank = _rank(family)
+    rank = rank_of(family)
     return nn.Sequential(nn.Conv2d(channels, rank, 1, bias=False), nn.Conv2d(rank, channels, 1, bias=False))
-
-
-def _rank(family: str) -> int:
-    if not (family.startswith("rank") and family[4:].isdigit() and int(family[4:]) > 0):
-        raise ValueError(f"family: saw {family!r}, want full, birkhoff or rank followed by a number, as in rank2")
-    return int(family[4:])
 
 
 # --- stitching ---
@@ -462,61 +498,6 @@ def stitch_sweep(
             for part in fields(spent):
                 setattr(seconds, part.name, getattr(seconds, part.name) + getattr(spent, part.name))
     return rows
-
-
-# --- operations counted ---
-
-
-def mcnn_flops(width: int, size: int = 32, classes: int = 10) -> tuple[int, ...]:
-    """Forward operations per image (a multiply-add is two) of the five segments: four convolutions and the dense
-    layer.
-    """
-    channels = (3, width, 2 * width, 4 * width, 8 * width)
-    convolutions = [
-        2 * 9 * inputs * outputs * _pixels(layer, size)
-        for layer, inputs, outputs in zip(LAYERS, channels[:-1], channels[1:], strict=True)
-    ]
-    return (*convolutions, 2 * channels[-1] * classes)
-
-
-def _pixels(layer: int, size: int) -> int:
-    return (size // (1, 1, 2, 4)[layer - 1]) ** 2
-
-
-def member_step_flops(width: int, size: int = 32) -> int:
-    """Operations per image of a training step: forward, weight and input gradients (no gradient of the images)."""
-    flops = mcnn_flops(width, size)
-    return 3 * sum(flops) - flops[0]
-
-
-def stitch_flops(family: str, width: int, layer: int, size: int = 32) -> tuple[int, int]:
-    """Operations per image of the stitch itself: forward alone, and forward with the gradients of its weights."""
-    channels, pixels = width * 2 ** (layer - 1), _pixels(layer, size)
-    if family in ("full", "birkhoff"):
-        forward = 2 * channels**2 * pixels
-        return forward, 2 * forward
-    half = 2 * channels * _rank(family) * pixels
-    return 2 * half, 5 * half  # the second factor also passes a gradient to the first
-
-
-def sweep_flops(
-    width: int, *, train: int, test: int, epochs: int, batch_size: int = 32, families: Sequence[str] = FAMILIES,
-    layers: Sequence[int] = LAYERS, size: int = 32, validation: int = 0,
-) -> dict[str, int]:  # fmt: skip
-    """Operations of stitch_sweep by part, for so many training, test and validation images (Sinkhorn and pointwise
-    work not counted).
-    """
-    flops = mcnn_flops(width, size)
-    trained = epochs * max(1, train // batch_size) * min(batch_size, train)
-    parts = {"training": 0, "reestimation": 0, "evaluation": 2 * test * sum(flops)}
-    for layer in layers:
-        front, tail = sum(flops[:layer]), sum(flops[layer:])
-        for family in families:
-            forward, gradient = stitch_flops(family, width, layer, size)
-            parts["training"] += trained * (front + gradient + 2 * tail)
-            parts["reestimation"] += train * (front + forward + tail) if layer < len(LAYERS) else 0
-            parts["evaluation"] += (test + validation) * (front + forward + tail)
-    return parts
 
 
 # --- command ---

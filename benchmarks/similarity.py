@@ -23,7 +23,6 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from symjax.similarity import cca_similarity, pairwise, wreath_cka
 
@@ -241,8 +240,9 @@ def by_pytorch_cka(a, b):
     from cka import cka_from_features
 
     torch = torch_or_none()
-    a, b = ([torch.from_numpy(z.reshape(len(z), -1)) for z in side] for side in (a, b))
-    return lambda: cka_from_features(a, b).numpy()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = ([torch.from_numpy(z.reshape(len(z), -1)).to(device) for z in side] for side in (a, b))
+    return lambda: cka_from_features(a, b).cpu().numpy()
 
 
 def by_torch_cka(a, b):
@@ -276,4 +276,6 @@ def by_torch_cka(a, b):
 
 
 if __name__ == "__main__":
+    import tyro
+
     main(tyro.cli(Settings, description=__doc__))

@@ -10,24 +10,26 @@ machine's matrix-product peak that is. Throughput does not depend on the picture
 """
 
 import dataclasses
+import itertools
 import statistics
 import time
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-import tyro
 
+from benchmarks import operations
+from benchmarks.operations import FAMILIES, LAYERS
 from symjax import data, models, parallel, runs, zoo
 from symjax.data import Dataset, Split
 from symjax.pairs import all_pairs
 from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.training import Recipe, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
-
-FAMILIES = ("full", "rank1", "rank2", "rank4", "birkhoff")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +47,9 @@ class Settings:
     """Zoo members that train side by side."""
     pairs: tuple[int, ...] = (1, 4)
     """Sweeps of so many pairs."""
+    families: tuple[str, ...] = FAMILIES
+    layers: tuple[int, ...] = LAYERS
+    """After the l-th ReLU, from 1."""
     repeats: int = 3
     """Timed runs of each; medians are printed."""
     dataset: str = "random"
@@ -64,7 +69,7 @@ def main(settings: Settings) -> None:
     except ModuleNotFoundError as error:
         print(f"{error}; timing symjax alone\n")
         published = None
-    rows = zoo_rows(settings, dataset, published) + sweep_rows(settings, dataset, published)
+    rows = [zoo_row(settings, dataset, published), *sweep_rows(settings, dataset, published)]
     table = pd.DataFrame(rows)
     table["GFLOP/s"] = table.flops / table.symjax_s / 1e9
     table["share of peak"] = table.flops / table.symjax_s / peak
@@ -118,7 +123,7 @@ def build(settings: Settings):
     return models.create("mcnn", width=settings.width, method=execution.conv, dtype=dtype), execution
 
 
-def zoo_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
+def zoo_row(settings: Settings, dataset: Dataset, published) -> dict:
     network, execution = build(settings)
     recipe = Recipe(batch_size=settings.batch_size)
     steps = settings.images // settings.batch_size
@@ -141,13 +146,10 @@ def zoo_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
     if torch_run:
         torch_run()  # its kernels are chosen on first use, as ours are compiled
     ours, theirs = timed_in_turn(settings.repeats, lambda: jax.block_until_ready(epoch(states, shared)), torch_run)
-    flops = 0.0
-    if published:
-        size = settings.images
-        flops = published.member_step_flops(settings.width) * size
-        flops += sum(published.mcnn_flops(settings.width)) * settings.validation_images
+    flops = operations.member_step_flops(settings.width) * settings.images
+    flops += sum(operations.mcnn_flops(settings.width)) * settings.validation_images
     row = {"what": f"zoo epoch per member, {settings.members} members", "symjax_s": ours / settings.members}
-    return [{**row, "torch_s": theirs, "compile_s": first - ours, "flops": flops, "torch_flops": flops}]
+    return {**row, "torch_s": theirs, "compile_s": first - ours, "flops": flops, "torch_flops": flops}
 
 
 def torch_member(published, dataset: Dataset, arguments: dict) -> None:
@@ -163,7 +165,8 @@ def torch_member(published, dataset: Dataset, arguments: dict) -> None:
     )
 
 
-def sweep_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
+def sweep_rows(settings: Settings, dataset: Dataset, published) -> Iterator[dict]:
+    """A row for each number of pairs, as soon as it is measured."""
     network, execution = build(settings)
     config = FitConfig(
         epochs=1,
@@ -172,32 +175,28 @@ def sweep_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
         reestimation_images=settings.images,
         learning_rates=(1e-3,),
     )
-    plan = Plan(network, tuple(range(4)), parse_families(",".join(FAMILIES)), config, execution)
-    sweeps = {count: Sweep(plan, dataset, num_pairs=count) for count in settings.pairs}
-    keys = jax.random.split(jax.random.key(0), 4)
-    members = [jax.jit(network.init)(key) for key in keys]
+    points = tuple(layer - 1 for layer in settings.layers)
+    plan = Plan(network, points, parse_families(",".join(settings.families)), config, execution)
+    count_members = next(n for n in itertools.count(2) if n * (n - 1) >= max(settings.pairs))
+    create = jax.jit(network.init)
+    members = [create(key) for key in jax.random.split(jax.random.key(0), count_members)]
 
-    def ours(pairs):
+    def ours(sweep, pairs):
         needed = parallel.stack([members[i] for i in sorted({i for pair in pairs for i in pair})])
         zoo.evaluate(network, needed, dataset.test, dataset.mean, dataset.std)  # clean, as in the published procedure
-        return list(sweeps[len(pairs)].run(members.__getitem__, pairs))
+        return list(sweep.run(members.__getitem__, pairs))
 
-    pairs = all_pairs(range(4))
-    first = {count: seconds(lambda count=count: ours(pairs[:count])) for count in settings.pairs}
-    torch_run, flops_torch, flops_ours = None, 0.0, 0.0
+    torch_run, (flops_torch, flops_ours) = None, sweep_flops(settings)
     if published:
         made = [published.MyrtleCNN(settings.width).to(settings.device) for _ in range(2)]
         torch_run = torch_sweep(settings, dataset, published, made)
-        flops_torch, flops_ours = sweep_flops(settings, published)
-    rows = []
     for count in settings.pairs:
+        run = partial(ours, Sweep(plan, dataset, num_pairs=count), all_pairs(range(count_members))[:count])
+        first = seconds(run)
         # The published procedure takes count times as long for count pairs; one is timed.
-        symjax_s, torch_s = timed_in_turn(settings.repeats, lambda count=count: ours(pairs[:count]), torch_run)
-        symjax_s /= count
-        row = {"what": f"sweep per pair, {count} pair(s)", "symjax_s": symjax_s, "torch_s": torch_s}
-        row["compile_s"] = first[count] - count * symjax_s
-        rows.append({**row, "flops": flops_ours, "torch_flops": flops_torch})
-    return rows
+        symjax_s, torch_s = timed_in_turn(settings.repeats, run, torch_run)
+        row = {"what": f"sweep per pair, {count} pair(s)", "symjax_s": symjax_s / count, "torch_s": torch_s}
+        yield {**row, "compile_s": first - symjax_s, "flops": flops_ours, "torch_flops": flops_torch}
 
 
 def torch_sweep(settings: Settings, dataset: Dataset, published, made):
@@ -207,7 +206,8 @@ def torch_sweep(settings: Settings, dataset: Dataset, published, made):
             (dataset.train.images, dataset.train.labels),
             (dataset.test.images, dataset.test.labels),
             validation=(dataset.validation.images, dataset.validation.labels),
-            families=FAMILIES,
+            families=settings.families,
+            layers=settings.layers,
             epochs=1,
             batch_size=settings.batch_size,
             lr=1e-3,
@@ -220,21 +220,21 @@ def torch_sweep(settings: Settings, dataset: Dataset, published, made):
     return run
 
 
-def sweep_flops(settings: Settings, published) -> tuple[float, float]:
+def sweep_flops(settings: Settings) -> tuple[float, float]:
     """Multiplications and additions of one pair's sweep: as published, and with the fronts shared."""
-    theirs = published.sweep_flops(
+    theirs = operations.sweep_flops(
         settings.width,
         train=settings.images,
         test=settings.test_images,
         epochs=1,
         batch_size=settings.batch_size,
-        families=FAMILIES,
-        layers=(1, 2, 3, 4),
+        families=settings.families,
+        layers=settings.layers,
         validation=settings.validation_images,
     )
-    segments = published.mcnn_flops(settings.width)
-    front, tails = sum(segments[:4]), sum(sum(segments[layer:]) for layer in (1, 2, 3, 4))
-    families = len(FAMILIES)
+    segments = operations.mcnn_flops(settings.width)
+    front, tails = sum(segments[: max(settings.layers)]), sum(sum(segments[layer:]) for layer in settings.layers)
+    families = len(settings.families)
     trained = settings.images * (front + families * 2 * tails)
     looked_at = (settings.images + settings.validation_images + settings.test_images) * (front + families * tails)
     clean = 2 * settings.test_images * sum(segments)
@@ -242,4 +242,6 @@ def sweep_flops(settings: Settings, published) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    import tyro
+
     main(tyro.cli(Settings, description=__doc__))

@@ -1,5 +1,6 @@
 """Floating-point operations of networks, as the compiler counts them before it begins; nothing is compiled or run."""
 
+import contextlib
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
@@ -27,8 +28,8 @@ def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
     travelling = jax.ShapeDtypeStruct((1, *image), "float32")
     found = []
     for i in range(len(network.points) + 1):
-        run = jax.jit(partial(_segment, network, i))
-        found.append(float((run.lower(member, travelling).cost_analysis() or {}).get("flops", 1.0)))
+        run = partial(_segment, network, i)
+        found.append(float((lowered(run, member, travelling).cost_analysis() or {}).get("flops", 1.0)))
         travelling = jax.eval_shape(run, member, travelling)
     return found
 
@@ -65,9 +66,18 @@ def _step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Rec
     return counted(lowered_step(network, image_shape, recipe, frozen))
 
 
-def counted(lowered) -> float:
-    """The operations of a program as `jax.jit(...).lower` gives it; an InputError where XLA counts none here."""
-    found = lowered.cost_analysis() or {}
+def lowered(fn, *arguments):
+    """`jax.jit(fn).lower(*arguments)` for the CPU where there is one: the clients of accelerators count nothing."""
+    with contextlib.ExitStack() as contexts:
+        if jax.default_backend() != "cpu":
+            with contextlib.suppress(RuntimeError):  # the CPU is left out of JAX_PLATFORMS
+                contexts.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
+        return jax.jit(fn).lower(*arguments)
+
+
+def counted(program) -> float:
+    """The operations of a program as `lowered` gives it; an InputError where XLA counts none here."""
+    found = program.cost_analysis() or {}
     if "flops" not in found:
         backend = jax.default_backend()
         raise InputError(f"flops: XLA counts no operations for the backend {backend}; with JAX_PLATFORMS=cpu it does")
@@ -75,7 +85,7 @@ def counted(lowered) -> float:
 
 
 def lowered_step(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0):
-    """The training step of `step_flops` as `jax.jit(...).lower` gives it."""
+    """The training step of `step_flops`."""
     batch_size = recipe.batch_size
     tx = optimizer(recipe, steps_per_epoch=1)
     state = jax.eval_shape(lambda: create_state(network, recipe, 1, jnp.int32(0)))
@@ -86,7 +96,7 @@ def lowered_step(network: Network, image_shape: tuple[int, int, int], recipe: Re
         (after, opt_state), metrics = train_step(network, tx, member, opt_state, images, labels, frozen)
         return lax.optimization_barrier((after, opt_state)), metrics
 
-    return jax.jit(step).lower(state.member, state.opt_state, images, labels)
+    return lowered(step, state.member, state.opt_state, images, labels)
 
 
 def training_flops(

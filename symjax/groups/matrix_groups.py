@@ -52,7 +52,7 @@ class MatrixGroup:
         if not self.monomial:
             spectrum = jax.random.uniform(third, (size,), dtype, 0.5, 2.0)
             left, right = (jax.random.orthogonal(key, size, dtype=dtype) for key in (first, second))
-            return (left * spectrum) @ right
+            return jnp.matmul(left * spectrum, right, precision="highest")
         order = jax.random.permutation(first, size)
         return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.draw(second, size, dtype))
 

@@ -97,9 +97,10 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """
     flat = x.reshape(-1, x.shape[-1])
     flat = flat if x.dtype.itemsize >= 4 else flat.astype(jnp.float32)
-    mean = jnp.einsum("nc,n->c", flat, jnp.full((flat.shape[0],), 1 / flat.shape[0], flat.dtype))
+    weights = jnp.full((flat.shape[0],), 1 / flat.shape[0], flat.dtype)
+    mean = jnp.einsum("nc,n->c", flat, weights, precision="highest")
     centred = flat - mean
-    return mean, jnp.einsum("nc,nc->c", centred, centred) / flat.shape[0]
+    return mean, jnp.einsum("nc,nc->c", centred, centred, precision="highest") / flat.shape[0]
 
 
 class Dense(nnx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.data import Dataset
-from symjax.flops import counted
+from symjax.flops import counted, lowered
 from symjax.rotation.plan import Plan
 from symjax.rotation.tail import RotatedTail, tail_of
 from symjax.training.loop import optimizer, train_step
@@ -66,7 +66,7 @@ def _parts_flops(plan: Plan, point: int, image: tuple[int, int, int]) -> tuple[f
         return RotatedTail(network, point, matrix).logits(tail, features)[0]
 
     return (
-        counted(jax.jit(front).lower(member, one)),
-        counted(jax.jit(step).lower(tail, opt_state, matrix, features, labels)),
-        counted(jax.jit(forward).lower(tail, matrix, of_one)),
+        counted(lowered(front, member, one)),
+        counted(lowered(step, tail, opt_state, matrix, features, labels)),
+        counted(lowered(forward, tail, matrix, of_one)),
     )

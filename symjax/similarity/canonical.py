@@ -172,8 +172,8 @@ def _canonical_jvp(rcond, primals, tangents):
     change = matmul(dxa.T, k) - matmul(x_within.T, sigma) + matmul(h.T, dyb) - matmul(sigma, y_within)
     x_turn, y_turn = _rotations(correlations, change)
     # The diagonal of `change` again, for a gradient of correlations alone that costs no square products.
-    d_correlations = jnp.einsum("ni,ni->i", dxa[:, :count], k[:, :count] - h[:, :count] * correlations)
-    d_correlations += jnp.einsum("ni,ni->i", dyb[:, :count], h[:, :count] - k[:, :count] * correlations)
+    d_correlations = _column_products(dxa[:, :count], k[:, :count] - h[:, :count] * correlations)
+    d_correlations += _column_products(dyb[:, :count], h[:, :count] - k[:, :count] * correlations)
     moved = (
         d_correlations,
         matmul(a, x_turn - x_within),
@@ -183,6 +183,10 @@ def _canonical_jvp(rcond, primals, tangents):
     )
     nothing = np.zeros((), jax.dtypes.float0)
     return outputs, (*moved, nothing, nothing)
+
+
+def _column_products(left, right):
+    return jnp.einsum("ni,ni->i", left, right, precision="highest")
 
 
 def _rotations(correlations, change):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import real, require_finite, scalar
+from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.alignment import positive_matching
 
@@ -27,7 +28,8 @@ def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
     require_finite("y", y)
     x, y = (value.reshape(-1, value.shape[-1]).astype(jnp.float32) for value in (x, y))
     samples = x.shape[0]
-    return FeatureMoments((x.T @ x) / samples, (y.T @ x) / samples, jnp.einsum("nc,nc->c", y, y) / samples)
+    powers = jnp.einsum("nc,nc->c", y, y, precision="highest")
+    return FeatureMoments(matmul(x.T, x) / samples, matmul(y.T, x) / samples, powers / samples)
 
 
 def matched(moments: FeatureMoments) -> jax.Array:

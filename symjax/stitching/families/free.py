@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from symjax.birkhoff.dual import matmul
 from symjax.stitching.families.base import Family
 
 
@@ -35,7 +36,7 @@ class LowRank(Family):
         return {"left": left[:, : self.rank] * root, "right": root[:, None] * right[: self.rank]}
 
     def matrix(self, params, progress):
-        return params["left"] @ params["right"]
+        return matmul(params["left"], params["right"])
 
     def factors(self, params):
         return params["left"], params["right"]

@@ -6,6 +6,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import lax
 
+from symjax.birkhoff.dual import matmul
 from symjax.stitching.families.base import Family
 
 NEARLY = 1e-3  # entries of W'W - 1, of which one more Newton-Schulz iteration leaves rounding errors
@@ -15,7 +16,7 @@ MAX_ITERATIONS = 40  # singular values down to 1e-6 grow to 1 in these
 def polar(matrix):
     """The nearest orthogonal matrix, U V' of the singular value decomposition."""
     left, _, right = jnp.linalg.svd(matrix, full_matrices=False)
-    return left @ right
+    return matmul(left, right)
 
 
 def newton_schulz(matrix):
@@ -26,19 +27,19 @@ def newton_schulz(matrix):
     by at most d^(1/8). A singular value of zero stays; then W'W is not 1, which `Orthogonal.residual` tells.
     """
     identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
-    gram = matrix.T @ matrix
+    gram = matmul(matrix.T, matrix)
     size = jnp.maximum(jnp.linalg.norm(gram), jnp.finfo(matrix.dtype).tiny)
-    square = gram / size @ (gram / size)
-    largest = jnp.sqrt(size) * jnp.linalg.norm(square @ square) ** 0.125
+    square = matmul(gram / size, gram / size)
+    largest = jnp.sqrt(size) * jnp.linalg.norm(matmul(square, square)) ** 0.125
     scale = jnp.maximum(1, largest / 1.5)
 
     def improved(matrix, gram):
-        return 1.5 * matrix - 0.5 * matrix @ gram
+        return 1.5 * matrix - 0.5 * matmul(matrix, gram)
 
     def iterate(carry):
         matrix, gram, count = carry
         matrix = improved(matrix, gram)
-        return matrix, matrix.T @ matrix, count + 1
+        return matrix, matmul(matrix.T, matrix), count + 1
 
     def far(carry):
         _, gram, count = carry
@@ -65,7 +66,7 @@ class Orthogonal(Family):
 
     def residual(self, params):
         matrix = params["matrix"]
-        return jnp.abs(matrix.T @ matrix - jnp.eye(len(matrix), dtype=matrix.dtype)).max()
+        return jnp.abs(matmul(matrix.T, matrix) - jnp.eye(len(matrix), dtype=matrix.dtype)).max()
 
     def round(self, params):
         return polar(params["matrix"])
