@@ -20,7 +20,7 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import real, require_finite
+from symjax.birkhoff.checks import is_concrete, real, require_finite
 from symjax.birkhoff.dual import matmul
 from symjax.checks import one_of
 from symjax.errors import InputError
@@ -54,7 +54,8 @@ def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers cal
         diagonals.
 
     Raises:
-        InputError: not square, sizes that differ, too few examples, unknown estimator; NaN in concrete input.
+        InputError: not square, sizes that differ, too few examples, unknown estimator; NaN in concrete input, or such
+            input that is not symmetric up to rounding.
     """
     k, l = (_kernel_matrix(name, value) for name, value in (("k", k), ("l", l)))  # noqa: E741
     if k.shape != l.shape:
@@ -114,6 +115,11 @@ def _kernel_matrix(name, value):
     if value.ndim != 2 or value.shape[0] != value.shape[1]:
         raise InputError(f"{name}: got shape {value.shape}, must be (n, n)")
     require_finite(name, value)
+    if is_concrete(value):
+        apart = float(jnp.abs(value - value.T).max(initial=0))
+        # Products and exponentials round the two sides differently; features that are (n, n) are far from symmetric.
+        if apart > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
+            raise InputError(f"{name}: is not symmetric, entries differ by up to {apart:.1e}; must be a kernel matrix")
     return value.astype(jnp.float32) if value.dtype.itemsize < 4 else value
 
 
