@@ -127,6 +127,16 @@ def seeds(value: Any) -> tuple[int, ...]:
     return found
 
 
+def random_key(name: str, value: Any) -> jax.Array:
+    """One key of `jax.random`, of the new kind (`key`) or the old (`PRNGKey`, two numbers of uint32)."""
+    if isinstance(value, jax.Array):
+        new = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+        if value.shape == () if new else value.shape == (2,) and value.dtype == jnp.uint32:
+            return value
+        value = f"{value.dtype}{list(value.shape)}"
+    raise InputError(f"{name}: got {short(value)}, wanted a key of JAX, such as jax.random.key(0)")
+
+
 def text(name: str, value: Any, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (empty or value.strip()):
         raise InputError(f"{name}: got {short(value)}, wanted text")

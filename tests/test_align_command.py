@@ -19,7 +19,7 @@ from symjax.errors import InputError
 from symjax.plots import by_layer, heatmaps
 from symjax.plots.similarity import is_distance
 from symjax.representations import representations
-from symjax.similarity import MEASURES
+from symjax.similarity import MEASURES, pairwise
 
 PAIRS = list(itertools.combinations(SEEDS, 2))
 EXAMPLES = 24
@@ -305,6 +305,40 @@ def test_heat_maps_show_means(tmp_path):
         np.testing.assert_allclose(axes.collections[0].get_array().ravel(), mean)
     assert heatmaps(table(same=("cka",), measures=("cka",)), tmp_path / "none") is None
     assert not (tmp_path / "none.png").exists()
+
+
+def test_a_model_compared_with_itself_is_in_no_mean(tmp_path):
+    noise = np.float32(np.random.default_rng(0).normal(size=(2, 3, 40, 6)))
+    found = pairwise(dict(zip("ab", noise, strict=True)), "cka")
+    rows = found.to_frame()
+    apart = ~np.eye(3, dtype=bool)
+    means = found.values.transpose(0, 2, 1, 3)[:, :, apart].mean(-1)  # near 0, with the models themselves over .3
+    assert np.abs(means).max() < 0.1
+    (axes,) = heatmaps(rows, tmp_path / "h").axes
+    np.testing.assert_allclose(axes.collections[0].get_array(), means, atol=1e-6)
+    (axes,) = by_layer(rows, tmp_path / "b").axes
+    assert "3 pairs" in axes.get_title(loc="left")
+    heights = [bar.get_height() for container in axes.containers[1::2] for bar in container]
+    np.testing.assert_allclose(heights, np.diag(means), atol=1e-6)
+    # Equal labels of two sets are two models; of one model alone there is nothing else to show.
+    two_sets = pairwise({"a": noise[0]}, "cka", against={"b": noise[1]})
+    (axes,) = heatmaps(two_sets.to_frame(), tmp_path / "h").axes
+    np.testing.assert_allclose(axes.collections[0].get_array().ravel(), two_sets.values.mean(), atol=1e-6)
+    alone = pairwise({"a": noise[0, :1], "b": noise[1, :1]}, "cka")
+    (axes,) = heatmaps(alone.to_frame(), tmp_path / "h").axes
+    np.testing.assert_allclose(axes.collections[0].get_array(), alone.values[:, 0, :, 0], atol=1e-6)
+    with pytest.raises(InputError, match="^table: has no row of equal layers .* of two different models"):
+        by_layer(alone.to_frame(), tmp_path / "b")
+
+
+def test_heat_maps_of_two_sides_with_layers_of_their_own(tmp_path):
+    rows = table(pairs=2, measures=("cka",))
+    rows = rows[rows.layer_b != "relu2"].assign(layer_b=rows.layer_b.str.replace("relu", "conv"))
+    (axes,) = heatmaps(rows, tmp_path / "h").axes
+    mean = rows.groupby(["layer_a", "layer_b"]).value.mean().unstack()
+    np.testing.assert_allclose(axes.collections[0].get_array(), mean)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["conv0", "conv1"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["relu0", "relu1", "relu2"]
 
 
 @pytest.mark.parametrize("layers", [1, 2, 12, 13, 19])

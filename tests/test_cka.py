@@ -1,6 +1,7 @@
 """HSIC and CKA against float64 NumPy by the definitions, published figures, and the symmetries of the problem."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from golden import CASES
 from scipy.spatial.distance import pdist, squareform
 
 from symjax.errors import InputError
-from symjax.similarity import channel_normalized_cka, cka, cka_distance, hsic
+from symjax.similarity import channel_normalized_cka, cka, cka_distance, cka_stream, hsic, pairwise
 from symjax.similarity.linalg import gram
 
 ESTIMATORS = ("song", "gretton", "lange")
@@ -113,6 +114,8 @@ def test_hsic_rejects():
         ((k, k, "unbiased"), "estimator: 'unbiased'"),
         ((k * np.nan, k), "k: .*NaN"),
         ((k * 1j, k), "k: got complex"),
+        ((np.arange(25.0).reshape(5, 5), k), "k: is not symmetric, entries differ by up to 1.6e"),
+        ((k, np.triu(np.ones((5, 5)))), "l: is not symmetric"),
     ]:
         with pytest.raises(InputError, match=message):
             hsic(*arguments)
@@ -250,6 +253,50 @@ def test_opposite_kernels():
     assert wanted < -0.4
     np.testing.assert_allclose(cka(x, y), wanted, rtol=1e-5)
     np.testing.assert_allclose(cka_distance(x, y), np.arccos(wanted), rtol=1e-5)
+
+
+# (n, p, q, how many examples are huge, how huge): also of several, each along a channel of its own.
+HUGE = [(500, 16, 16, 1, 2e4), (40, 8, 5, 1, 1e6), (300, 6, 9, 3, 1e5), (300, 40, 40, 30, 1e4)]
+
+
+def with_huge_examples(n, p, q, count, times):
+    rng = np.random.default_rng(0)
+    signal = rng.standard_normal((n, 4))
+    sides = [signal @ rng.standard_normal((4, d)) + 0.5 * rng.standard_normal((n, d)) + 1 for d in (p, q)]
+    for z in sides:
+        if count == 1:
+            z[0] *= times
+        for i in range(count) if count > 1 else ():
+            z[7 * i, i % z.shape[1]] *= times
+    return tuple(map(np.float32, sides))
+
+
+@pytest.mark.parametrize("case", HUGE)
+def test_huge_examples(case):
+    x, y = with_huge_examples(*case)
+    np.testing.assert_allclose(cka(x, y, form="features"), ratio(linear(x), linear(y), "song"), atol=1e-5)
+
+
+def test_huge_examples_in_every_form():
+    x, y = with_huge_examples(*HUGE[1])
+    expected = ratio(linear(x), linear(y), "song")
+    np.testing.assert_allclose(cka(x, y, form="gram"), expected, atol=1e-5)
+    np.testing.assert_allclose(cka(x, y, "lange", form="features"), ratio(linear(x), linear(y), "lange"), atol=1e-5)
+    for form in ("gram", "features"):
+        pairs = pairwise({"a": x[None], "b": y[None]}, "cka", form=form).select(layer_a="a", layer_b="b")
+        np.testing.assert_allclose(pairs, [[expected]], atol=1e-5)
+    stream = cka_stream()
+    np.testing.assert_allclose(stream.finalize(stream.update(stream.init(x, y), x, y)), expected, atol=1e-5)
+    batch = jax.jit(jax.vmap(lambda x: cka(x, y, form="features")))(np.stack([x, x[::-1]]))
+    np.testing.assert_allclose(batch, [ratio(linear(x[::s]), linear(y), "song") for s in (1, -1)], atol=1e-5)
+
+
+def test_derivatives_with_a_huge_example():
+    x, y = with_huge_examples(40, 5, 3, 1, 1e5)
+    with jax.enable_x64(True):
+        x, y = np.float64(x), np.float64(y)
+        gradients = [jax.grad(partial(cka, form=form))(x, y) for form in ("gram", "features")]
+        np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])

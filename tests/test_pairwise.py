@@ -341,13 +341,27 @@ def test_labels():
     assert found.select(model_a="n", layer_b="layer1").shape == (2, 2)
     assert found.select(layer_a="layer1", model_a="m", layer_b="layer0", model_b="n") == found.values[1, 0, 0, 1]
     frame = found.to_frame()
-    assert list(frame.columns) == ["model_a", "layer_a", "model_b", "layer_b", "measure", "value"] and len(frame) == 16
+    assert list(frame.columns) == ["model_a", "layer_a", "model_b", "layer_b", "measure", "value", "same_model"]
+    assert len(frame) == 16 and (frame.same_model == (frame.model_a == frame.model_b)).all()
+    assert not symjax.pairwise(a, "pwcca", against=a).to_frame().same_model.any()  # equal labels of two sets
     row = frame[
         (frame.model_a == "n") & (frame.layer_a == "layer0") & (frame.model_b == "m") & (frame.layer_b == "layer1")
     ]
     assert row.value.item() == found.values[0, 1, 1, 0]
     with pytest.raises(InputError, match="^layer_a: 'layer7' is not known; there are 'layer0', 'layer1'"):
         found.select(layer_a="layer7")
+
+
+def test_a_function_is_a_measure():
+    def differs(first, second, power=1):
+        return (first - 2 * second).mean() ** power
+
+    a = {"layer": zoo(2, sizes=((1, 1, 3),))["layer0"]}
+    found = symjax.pairwise(a, differs, power=2)
+    x, y = np.float64(a["layer"])
+    expected = [[(s - 2 * t).mean() ** 2 for t in (x, y)] for s in (x, y)]
+    np.testing.assert_allclose(found.values[0, :, 0], expected, rtol=1e-4)
+    assert found.measure == "differs"
 
 
 def test_few_examples_are_told_once():
@@ -382,6 +396,8 @@ def test_mistakes_are_told():
         ("^against: layer 'y' of model 'n' has NaN", (a, "cka"), {"against": {"y": bad}, "against_models": "mn"}),
         ("^against: got 29 examples", (a, "cka"), {"against": {"x": x[:, 1:]}}),
         ("^measure: 'ckaa' is not known; choose one of cca, ", (a, "ckaa"), {}),
+        ("measure: returned tuple, must return a 0-d array", (a, lambda x, y: (x, y)), {}),
+        ("measure: returned \\(30,\\), must return a 0-d array", (a, lambda x, y: x[:, 0, 0, 0]), {}),
         ("^models: got .* must be 2 different labels", (a, "cka"), {"models": "aa"}),
         ("^against_models: got", (a, "cka"), {"against": a, "against_models": "abc"}),
         ("^pairs: got 'some'", (a, "cka"), {"pairs": "some"}),

@@ -11,6 +11,7 @@ from scipy import stats
 
 from symjax.errors import InputError
 from symjax.similarity import (
+    MEASURES,
     ErrorBars,
     PairMean,
     PermutationTest,
@@ -136,7 +137,11 @@ def test_keys_blocks_and_names():
     for size in (1, 7):
         blocked = error_bars(pls_similarity, x, y, KEY, 20, batch_size=size)
         np.testing.assert_allclose(blocked.values, first.values, rtol=1e-5)
+    np.testing.assert_array_equal(error_bars(MEASURES["pls"], x, y, KEY, 20).values, first.values)
     np.testing.assert_allclose(first.estimate, pls_similarity(x, y), rtol=1e-6)
+    distance = MEASURES["procrustes_distance"]
+    by_name, by_measure = (permutation_test(fn, x, y, KEY, 20) for fn in (distance.name, distance))
+    assert by_name.p_value == by_measure.p_value < 0.1  # the smaller the distance the more extreme
 
 
 def test_it_is_compiled_once():
@@ -310,6 +315,15 @@ def test_coverage_of_the_bootstrap_over_models():
         ({"level": 1}, "level: got 1"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"method": "jackknife"}, "method: 'jackknife'"),
+        ({"key": 0}, r"key: got 0, wanted a key of JAX, such as jax.random.key\(0\)"),
+        ({"key": None}, "key: got None, wanted a key"),
+        ({"key": np.random.default_rng(0)}, r"key: got Generator\(PCG64\).*, wanted a key"),
+        ({"key": jax.random.split(KEY)}, r"key: got 'key<fry>\[2\]', wanted a key"),
+        ({"key": jnp.zeros(2)}, r"key: got 'float32\[2\]', wanted a key"),
+        (
+            {"fn": "cka", "x": np.eye(5), "y": np.eye(5)},
+            r"^x, y: got 5 examples, too few for halves of 2, which fn refuses",
+        ),
     ],
 )
 def test_mistakes_in_error_bars(change, message):
@@ -322,6 +336,10 @@ def test_mistakes_in_permutation_tests():
     x, y = data()
     with pytest.raises(InputError, match="alternative: 'two-sided'"):
         permutation_test("cka", x, y, KEY, alternative="two-sided")
+    with pytest.raises(InputError, match="fn: 3 is not known; choose one of .*, a Measure or a function"):
+        permutation_test(3, x, y, KEY)
+    with pytest.raises(InputError, match="key: got 0, wanted a key of JAX"):
+        permutation_test("cka", x, y, 0)
     with pytest.raises(InputError, match="num_permutations: got 0"):
         permutation_test(covariance, x, y, KEY, 0)
     assert np.isnan(permutation_test(lambda x, y: x[0, 0] * jnp.nan, x, y, KEY, 3).p_value)
@@ -346,7 +364,7 @@ def test_mistakes_in_pairs(values, pairs, message):
 def test_mistakes_in_bootstraps_over_models():
     values, pairs = np.ones(3), [(0, 1), (1, 2), (0, 2)]
     for options, message in (
-        ({"method": "bootstrap"}, "key: is None"),
+        ({"method": "bootstrap"}, "key: got None, wanted a key of JAX"),
         ({"method": "halves"}, "method: 'halves'"),
         ({"method": "bootstrap", "key": KEY, "num_resamples": 1}, "num_resamples: got 1"),
     ):

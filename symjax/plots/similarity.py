@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from symjax.errors import InputError
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import panel_grid
 from symjax.plots.style import PAPER, check, legend_below, save
@@ -32,8 +33,19 @@ def is_distance(measure: str) -> bool:
     return measure.endswith("distance")
 
 
+def of_two_models(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that compare two different models: `same_model` says which do not, without it equal labels do."""
+    if "same_model" in table.columns:
+        return table[~table.same_model.astype(bool)]
+    return table[table.model_a != table.model_b]
+
+
 def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Measure, layer, pair and value of equal layers; a measure that is not symmetric has the mean of both orders."""
+    """Measure, layer, pair and value of equal layers of two different models.
+
+    A measure that is not symmetric has the mean of both orders.
+    """
+    table = of_two_models(table)
     same = table[table.layer_a == table.layer_b].rename(columns={"layer_a": "layer"})
     same = same.assign(pair=[f"{min(p)}-{max(p)}" for p in zip(same.model_a, same.model_b, strict=True)])
     return same.groupby(["measure", "layer", "pair"], sort=False).value.agg(mean).reset_index()
@@ -44,27 +56,38 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
 
     Measures that compare layers of one name alone have no panel; without any other there is no figure.
 
+    A model compared with itself does not enter the mean, unless the table has no two different models.
+
     Args:
-      table: measure, layer_a, layer_b, value, in the order in which measures and layers are to stand.
+      table: measure, layer_a, layer_b, value, in the order in which measures and layers are to stand; model_a and
+        model_b where there are several models, and same_model where the two sides are not one set
+        (`Pairwise.to_frame`).
       path: without a suffix; `.png` and `.pdf` are written.
 
     Returns:
       The figure that was written.
     """
     check(path, table, "measure layer_a layer_b", "value")
+    if {"model_a", "model_b"} <= set(table.columns) and len(different := of_two_models(table)):
+        table = different
     crossed = table[table.measure.isin(table[table.layer_a != table.layer_b].measure)]
     if crossed.empty:
         return None
-    measures, layers = list(crossed.measure.unique()), list(crossed.layer_a.unique())
+    measures = list(crossed.measure.unique())
+    rows, columns = list(crossed.layer_a.unique()), list(crossed.layer_b.unique())
+    if set(rows) == set(columns):
+        columns = rows  # one order on both sides
     # Of many layers the squares are smaller, and what is written in them.
-    square, fontsize = (0.42, 8) if len(layers) <= 12 else (0.34, 6)
-    side = max(2.2, square * len(layers) + 0.6) + 0.075 * max(0, max(len(str(layer)) for layer in layers) - 5)
+    most_layers = max(len(rows), len(columns))
+    square, fontsize = (0.42, 8) if most_layers <= 12 else (0.34, 6)
+    longest = max(len(str(layer)) for layer in rows + columns)
+    side = max(2.2, square * most_layers + 0.6) + 0.075 * max(0, longest - 5)
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.3))
         for axes, measure in zip(grid.flat, measures, strict=False):
             chosen = crossed[crossed.measure == measure]
             means = chosen.groupby(["layer_a", "layer_b"]).value.agg(mean).unstack()
-            means = means.reindex(index=layers, columns=layers)
+            means = means.reindex(index=rows, columns=columns)
             least, most = means.min(axis=None), means.max(axis=None)
             sns.heatmap(
                 means,
@@ -94,14 +117,19 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
     """Grouped bars: a group per layer, a bar per measure, its mean and deviation (n - 1) over pairs of models.
 
     Args:
-      table: as for `heatmaps`; of the rows those with layer_a = layer_b count.
+      table: as for `heatmaps`, with model_a and model_b; rows of equal layers of two different models count.
       path: without a suffix; `.png` and `.pdf` are written.
 
     Returns:
       The figure that was written.
+
+    Raises:
+      InputError: no row compares equal layers of two different models.
     """
     check(path, table, "measure layer_a layer_b model_a model_b", "value")
     same = of_equal_layers(table)
+    if same.empty:
+        raise InputError("table: has no row of equal layers (layer_a, layer_b) of two different models")
     measures = list(same.measure.unique())
     colours = sns.color_palette("colorblind", len(measures))
     styles = {measure: (NAMES.get(measure, measure), colour) for measure, colour in zip(measures, colours, strict=True)}

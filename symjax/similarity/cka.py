@@ -9,9 +9,17 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import centred, root, unit, unit_channels
+from symjax.similarity.channels import about_typical, centred, root, unit, unit_channels
 from symjax.similarity.factored import Factored
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, hsic_of_product, power_of_features
+from symjax.similarity.hsic import (
+    centre_kernel,
+    check_estimator,
+    diagonal,
+    hsic_of_features,
+    hsic_of_product,
+    hsic_without_diagonals,
+    power_of_features,
+)
 from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
 from symjax.similarity.linalg import gram, gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -20,6 +28,7 @@ from symjax.similarity.meeting import Part
 KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # from which, for many pairs, kernel matrices are not kept if features are far fewer
+AGAIN = -4  # in the place of a value of which the diagonals of kernels have left no digits
 NEARLY = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
 
 
@@ -130,20 +139,29 @@ def factor(
         return as_matrix(_normalized(x) if normalized else x, "x", maps)
 
     def matrix(x):
-        return unit(centred(rows(x)))[0]
+        return unit(about_typical(rows(x)))[0]
 
     def prepare_features(x):
         x = matrix(x)
-        return Part(x.T, ((x * x).sum(1), power_of_features(x, estimator)))
+        mean = x.mean(0)
+        squares = diagonal(x - mean)
+        return Part(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
 
     def finish_features(cross, a, b):
-        (a_diagonal, a_power), (b_diagonal, b_power) = a, b
-        similarity = ratio(hsic_of_product(cross, a_diagonal, b_diagonal, estimator), a_power, b_power)
-        similarity = jnp.clip(similarity, -1, 1)
-        return arccos(similarity) if as_angle else similarity
+        (a_mean, a_squares, a_power, a_sound), (b_mean, b_squares, b_power, b_sound) = a, b
+        cross = cross - len(a_squares) * jnp.outer(a_mean, b_mean)
+        value = ratio(hsic_of_product(cross, a_squares, b_squares, estimator), a_power, b_power)
+        value = arccos(value) if as_angle else value
+        return value if estimator == "gretton" else jnp.where(a_sound & b_sound, value, AGAIN)
+
+    def exact_features(a, b):
+        value = ratio(*hsic_without_diagonals(a.data.T, b.data.T, estimator))
+        return arccos(value) if as_angle else value
 
     if form == "features":
-        return Factored(prepare_features, finish_features)
+        if estimator == "gretton":
+            return Factored(prepare_features, finish_features)
+        return Factored(prepare_features, finish_features, exact_features, lambda value: value == AGAIN)
     if kernel == "linear":
         return factored_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
     return factored_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
@@ -192,10 +210,9 @@ def cheaper_form(x, y, kernel):
 @partial(jax.jit, static_argnames=("estimator", "kernel", "form", "as_angle"))
 def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     # At unit norm, fourth powers neither overflow nor vanish.
-    (x, _), (y, _) = unit(centred(x)), unit(centred(y))
+    (x, _), (y, _) = unit(about_typical(x)), unit(about_typical(y))
     if form == "features":
-        powers = (power_of_features(z, estimator) for z in (x, y))
-        similarity = ratio(hsic_of_features(x, y, estimator), *powers)
+        similarity = ratio(*hsic_of_features(x, y, estimator))
         return arccos(similarity) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import centred
+from symjax.similarity.channels import about_typical
 
 _LEAST_ROWS = 250  # of a factor, under which products are too small to be quick
 _COLUMNS = 1024  # at a time, of a kernel matrix: what is centred of them stays in the cache
@@ -42,9 +42,9 @@ def gram(x):
 
 
 def gram_of_centred(x):
-    """Y Y' of rows Y (n, d) that are those of x less their mean, over a power of two; not for derivatives in reverse.
+    """Y Y' of rows Y (n, d) that are those of x `about_typical`, over a power of two; not for derivatives in reverse.
 
-    Columns are centred and multiplied so many at a time, which spares the memory of x once more (where each fresh page
+    Columns are moved and multiplied so many at a time, which spares the memory of x once more (where each fresh page
     costs as much as the product of what lies on it), and what lies under the diagonal blocks is not computed but
     copied: of 1,000 x 8,192 on one core of a CPU two thirds of the time of `gram` of what was centred before.
     """
@@ -53,7 +53,7 @@ def gram_of_centred(x):
     edges = [n * i // parts for i in range(parts + 1)]
 
     def add(total, columns):
-        y = centred(columns / size)
+        y = about_typical(columns / size)
         return [rows + matmul(y[a:b], y[a:].T) for rows, (a, b) in zip(total, pairwise(edges), strict=True)]
 
     total = [jnp.zeros((b - a, n - a), x.dtype) for a, b in pairwise(edges)]

@@ -20,7 +20,7 @@ from symjax.similarity.inputs import FewExamplesWarning, fault
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_blocks import Zoo
 from symjax.similarity.pairwise_result import Pairwise, position
-from symjax.similarity.table import MEASURES
+from symjax.similarity.table import as_measure
 
 LAYERS = ("all", "same")
 
@@ -53,7 +53,8 @@ def pairwise(
     Args:
         representations: from names of layers to arrays (models, n, d) or (models, n, h, w, c), NumPy's or JAX's; d, h,
             w and c may differ from layer to layer.
-        measure: a name in `MEASURES`, or a `Measure`.
+        measure: a name in `MEASURES`, a `Measure`, or a function, fn(x, y) -> 0-d array, traceable, which is not taken
+            for symmetric.
         against: a second set of representations, of the same examples, to compare the first with; None compares the
             first with itself.
         pairs: of models: "all", those of a model with itself among them; or a list of (label, label). Without
@@ -112,7 +113,7 @@ def pairwise(
         here = np.ix_(lines, rows, columns, others)
         values[here], computed[here] = found.reshape(mask.shape), mask
     _warn(measure, a, b, {pair: message for pair, message in few.items() if message})
-    return Pairwise(measure.name, values, computed, a.layers, a.models, b.layers, b.models)
+    return Pairwise(measure.name, values, computed, a.layers, a.models, b.layers, b.models, b is a)
 
 
 class _Side:
@@ -171,16 +172,16 @@ def _float_of(dtype):
 
 
 def _known(measure):
+    measure = as_measure("measure", measure)
     if isinstance(measure, Measure):
         return measure
-    if not isinstance(measure, str) or measure not in MEASURES:
-        raise InputError(f"measure: {short(measure)} is not known; choose one of {', '.join(MEASURES)}")
-    return MEASURES[measure]
+    name = getattr(measure, "__name__", type(measure).__name__)
+    return Measure(name, measure, "", (-np.inf, np.inf), "similarity", False, frozenset())
 
 
 def _options(measure, options):
     """Options that the function of `measure` takes, numbers as Python's."""
-    known = [name for name in inspect.signature(measure.fn).parameters if name not in ("x", "y", "full_output")]
+    known = [name for name in list(inspect.signature(measure.fn).parameters)[2:] if name != "full_output"]
     for name in options:
         if name not in known:
             raise InputError(f"{name}: is no option of {measure.name}; its options are {', '.join(known) or 'none'}")
@@ -238,7 +239,9 @@ def _asked(fn, shapes, dtype, options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FewExamplesWarning)
         chosen = {name: value for name, _, value in options}
-        jax.eval_shape(lambda x, y: fn(x, y, **chosen), *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
+        value = jax.eval_shape(lambda x, y: fn(x, y, **chosen), *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
+    if getattr(value, "shape", None) != ():
+        raise InputError(f"measure: returned {getattr(value, 'shape', type(value).__name__)}, must return a 0-d array")
     return next((str(one.message) for one in caught if issubclass(one.category, FewExamplesWarning)), None)
 
 

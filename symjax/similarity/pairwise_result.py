@@ -15,6 +15,7 @@ class Pairwise:
     values: (layers a, models a, layers b, models b): `values[k, i, l, j]` is the measure of layer k of model i (its
         first argument) and layer l of model j. NaN where it was not computed, and where it is not defined.
     computed: of the same shape, which were computed: what tells both kinds of NaN apart.
+    one_set: whether side b is side a, so that models of one label are one model.
     """
 
     measure: str
@@ -24,6 +25,7 @@ class Pairwise:
     models_a: tuple
     layers_b: tuple
     models_b: tuple
+    one_set: bool = False
 
     def select(self, *, layer_a=None, model_a=None, layer_b=None, model_b=None):
         """`values` at the labels given; their axes are left out, the others stay in order.
@@ -39,7 +41,10 @@ class Pairwise:
         return self.values[index]
 
     def to_frame(self):
-        """One row for each computed value: model_a, layer_a, model_b, layer_b, measure, value."""
+        """One row for each computed value: model_a, layer_a, model_b, layer_b, measure, value, same_model.
+
+        same_model is true where a model is compared with itself: of means over pairs of models take these rows out.
+        """
         import pandas as pd  # not above: `import symjax` goes without it
 
         where = np.nonzero(self.computed)
@@ -47,7 +52,8 @@ class Pairwise:
             [labels[i] for i in indices] for labels, indices in zip(self._labels(), where, strict=True)
         )
         columns = {"model_a": model_a, "layer_a": layer_a, "model_b": model_b, "layer_b": layer_b}
-        return pd.DataFrame({**columns, "measure": self.measure, "value": self.values[where]})
+        values = {"measure": self.measure, "value": self.values[where]}
+        return pd.DataFrame({**columns, **values, "same_model": self.one_set & (where[1] == where[3])})
 
     def _labels(self):
         return self.layers_a, self.models_a, self.layers_b, self.models_b

@@ -12,10 +12,11 @@ from scipy.special import stdtrit
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
-from symjax.checks import integer, numpy_array, one_of
+from symjax.checks import integer, numpy_array, one_of, random_key
 from symjax.errors import InputError
 from symjax.similarity.inputs import examples_agree
-from symjax.similarity.table import MEASURES
+from symjax.similarity.measure import Measure
+from symjax.similarity.table import as_measure
 
 BLOCK = 2**24  # numbers held at once, of the resampled data and of matrices of examples by examples
 ALTERNATIVES = ("greater", "less")
@@ -82,10 +83,11 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
     centred Procrustes 94 %, "pls" 92 %, CKA with "gretton" 93 %, and "cca", of 5 and 4 neurons, 96 %.
 
     Args:
-        fn: fn(x, y) -> 0-d array, traceable; or a name from `MEASURES`. It is compiled once for each function object,
-            so pass the same one again, not a new lambda.
-        x, y: representations (n, d) or (n, h, w, c), n at least 4 and such that n / 2 examples are enough for fn.
-        key: of `jax.random`.
+        fn: a name in `MEASURES`, a `Measure`, or a function, fn(x, y) -> 0-d array, traceable. It is compiled once for
+            each function object, so pass the same one again, not a new lambda.
+        x, y: representations (n, d) or (n, h, w, c), n at least 4 and such that n / 2 examples are enough for fn: 8 for
+            "cka".
+        key: of `jax.random`, such as jax.random.key(0).
         num_resamples: halves, or samples, drawn, at least 2.
         level: of the interval, in (0, 1).
         method: "halves" or "bootstrap".
@@ -95,18 +97,24 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
         `ErrorBars`; NaN where a half has NaN.
 
     Raises:
-        InputError: x and y as fn and `representation` have it, fewer than 4 examples; fn is no known name or returns
-            something else; num_resamples, level or batch_size are out of range; unknown method.
+        InputError: x and y as fn and `representation` have it, fewer than 4 examples, or so few that fn refuses half of
+            them; fn is no measure or returns something else; key is none; num_resamples, level or batch_size are out of
+            range; unknown method.
     """
     x, y = examples_agree(x, y, min_examples=4)
-    fn = _function(fn)[0]
+    fn, key = _function(fn)[0], random_key("key", key)
     integer("num_resamples", num_resamples, 2)
     _check_level(level)
     one_of("method", method, DRAWS)
     estimate = _number(fn, x, y)
     ends = jnp.array([(1 - level) / 2, (1 + level) / 2], estimate.dtype)
     chosen = len(x) // 2 if method == "halves" else len(x)
-    values = _resampled(fn, x, y, key, num_resamples, _block(x, y, chosen, batch_size), method)
+    try:
+        values = _resampled(fn, x, y, key, num_resamples, _block(x, y, chosen, batch_size), method)
+    except InputError as error:  # fn has taken all of them
+        raise InputError(
+            f"x, y: got {len(x)} examples, too few for halves of {chosen}, which fn refuses: {error}"
+        ) from error
     if method == "bootstrap":
         return ErrorBars(estimate, values.std(ddof=1), *jnp.quantile(values, ends), values.mean() - estimate, values)
     weight = chosen / (len(x) - chosen)
@@ -131,7 +139,8 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     Args:
         fn, x, y, key, batch_size: as of `error_bars`; 2 examples will do where they do for fn.
         num_permutations: at least 1.
-        alternative: what is extreme, "greater" or "less"; by default "less" for names of distances, else "greater".
+        alternative: what is extreme, "greater" or "less"; by default "less" for names and `Measure`s of distances,
+            else "greater".
 
     Returns:
         `PermutationTest`; p is NaN where the estimate is. A NaN among the values counts as extreme.
@@ -140,7 +149,7 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
         InputError: as `error_bars`; an unknown alternative.
     """
     x, y = examples_agree(x, y)
-    fn, usual = _function(fn)
+    (fn, usual), key = _function(fn), random_key("key", key)
     alternative = usual if alternative is None else alternative
     one_of("alternative", alternative, ALTERNATIVES)
     integer("num_permutations", num_permutations, 1)
@@ -218,8 +227,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
 
 def _over_drawn_models(values, pairs, count, level, key, num_resamples):
     """`mean_over_pairs` by the bootstrap; `pairs` are of models numbered from 0."""
-    if key is None:
-        raise InputError("key: is None, must be one of jax.random for the bootstrap")
+    key = random_key("key", key)
 
     def draw(key):
         drawn = jax.random.randint(key, (count,), 0, count)
@@ -266,11 +274,10 @@ def _block(x, y, examples, batch_size):
 
 def _function(fn):
     """The function, and what is extreme for it."""
-    if callable(fn):
-        return fn, "greater"
-    if not isinstance(fn, str) or fn not in MEASURES:
-        raise InputError(f"fn: {fn!r} is not known; pass a function or one of {', '.join(MEASURES)}")
-    return MEASURES[fn].fn, "greater" if MEASURES[fn].kind == "similarity" else "less"
+    measure = as_measure("fn", fn)
+    if not isinstance(measure, Measure):
+        return measure, "greater"
+    return measure.fn, "greater" if measure.kind == "similarity" else "less"
 
 
 def _number(fn, x, y):

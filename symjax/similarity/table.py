@@ -1,9 +1,11 @@
-"""The table of all measures."""
+"""The table of all measures, and what counts as a measure where one is asked for."""
 
+from symjax.checks import short
+from symjax.errors import InputError
 from symjax.similarity.cca import MEASURES as CCA_MEASURES
 from symjax.similarity.cka import MEASURES as CKA_MEASURES
 from symjax.similarity.fourier import MEASURES as FOURIER_MEASURES
-from symjax.similarity.measure import table
+from symjax.similarity.measure import Measure, table
 from symjax.similarity.pls import MEASURES as PLS_MEASURES
 from symjax.similarity.procrustes import MEASURES as PROCRUSTES_MEASURES
 from symjax.similarity.pwcca import MEASURES as PWCCA_MEASURES
@@ -23,3 +25,19 @@ MEASURES = table(
     SOFT_MATCHING_MEASURES,
 )
 """Every `Measure` by name."""
+
+
+def as_measure(name, value):
+    """`value`, a name in `MEASURES`, a `Measure` or a function of two representations, as a `Measure` or a function.
+
+    Raises:
+        InputError: it is none of these; the message names the argument `name`.
+    """
+    if isinstance(value, Measure):
+        return value
+    if isinstance(value, str) and value in MEASURES:
+        return MEASURES[value]
+    if not callable(value):
+        known = ", ".join(MEASURES)
+        raise InputError(f"{name}: {short(value)} is not known; choose one of {known}, a Measure or a function")
+    return value

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
 from symjax.errors import InputError
-from symjax.similarity.channels import centred, unit
+from symjax.similarity.channels import about_typical, unit
 from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, pairs
 from symjax.similarity.inputs import as_map_pair, as_pair, check_maps
@@ -122,9 +122,10 @@ def _stream(pair_of, batch, estimator, kind):
 @partial(jax.jit, static_argnames=("estimator", "kernel", "bandwidth"))
 def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
     """The `Means` of one batch."""
-    (x, x_scale), (y, y_scale) = unit(centred(x)), unit(centred(y))  # fourth powers neither overflow nor vanish
+    # At unit norm, fourth powers neither overflow nor vanish.
+    (x, x_scale), (y, y_scale) = unit(about_typical(x)), unit(about_typical(y))
     if kernel == "linear" and cheaper_form(x, y, kernel) == "features":
-        terms = [hsic_of_features(*pair, estimator) for pair in ((x, y), (x, x), (y, y))]
+        terms = hsic_of_features(x, y, estimator)
     else:
         terms = _terms(*(centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
     scales = jnp.stack([x_scale, y_scale])
