@@ -61,6 +61,7 @@ def sequence(name: str, value: Any, what: str = "values") -> tuple:
         raise InputError(f"{name}: got {short(value)}, wanted a sequence of {what}")
     if not is_concrete(value):
         raise InputError(f"{name}: is traced, must be concrete")
+    require_unmasked(name, value)
     return tuple(value.tolist() if isinstance(value, (np.ndarray, jax.Array)) else value)
 
 
@@ -88,14 +89,59 @@ def integers(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> tupl
 
 
 def array(name: str, value: Any) -> np.ndarray | jax.Array:
-    """An array of real numbers: JAX's as it is, anything else as NumPy's."""
-    try:
-        found = value if isinstance(value, jax.Array) else np.asarray(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: got {short(value)}, wanted an array of real numbers") from None
+    """An array of real numbers: JAX's as it is, anything else as NumPy's where NumPy can hold it."""
+    found = any_array(name, value)
     if not is_real(found.dtype):
         raise InputError(f"{name}: got {found.dtype}, wanted real numbers")
     return found
+
+
+def any_array(name: str, value: Any) -> np.ndarray | jax.Array:
+    """JAX's array as it is, anything else as NumPy's of native byte order; the one way in for arrays.
+
+    What NumPy cannot read (bfloat16 of PyTorch, memory of an accelerator) becomes JAX's by way of `__dlpack__`. Tensors
+    are detached from their graph. Lists may hold arrays of any of these kinds, traced ones too.
+
+    Raises:
+        InputError: masked or missing entries; what neither NumPy nor JAX can read.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    require_unmasked(name, value)
+    if isinstance(value, (list, tuple)):
+        value = [item if isinstance(item, (bool, int, float)) else any_array(name, item) for item in value]
+    elif callable(getattr(value, "detach", None)):
+        value = value.detach()
+    try:
+        found = np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return jnp.asarray(value)
+    except (TypeError, ValueError, RuntimeError, BufferError):  # PyTorch has a RuntimeError for some of its layouts
+        found = None
+    if (found is None or found.dtype == object) and hasattr(value, "__dlpack__"):
+        found = _by_dlpack(name, value)
+    if found is None:
+        raise InputError(f"{name}: got {short(value)}, wanted an array of real numbers")
+    if found.dtype == object and hasattr(value, "isna"):  # a data frame of several types, nullable ones among them
+        if np.any(value.isna()):
+            raise InputError(f"{name}: has missing values; fill them or leave them out")
+        found = np.asarray(found.tolist())
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
+
+
+def _by_dlpack(name, value):
+    try:
+        return jnp.from_dlpack(value)
+    except Exception as error:  # each library and each device has its own
+        told = str(error).strip().partition("\n")[0]
+        message = f"{name}: got a {type(value).__name__} that JAX cannot read ({told}); pass a NumPy array"
+        raise InputError(message) from error
+
+
+def require_unmasked(name: str, value: Any) -> None:
+    """Raises an `InputError` for a masked array with masked entries, which would count as if they were not."""
+    if np.ma.is_masked(value):
+        raise InputError(f"{name}: has masked entries; fill them or leave them out")
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:

@@ -4,36 +4,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import is_concrete, is_real, short
+from symjax.checks import any_array, is_concrete, is_real, short
 from symjax.errors import InputError
 
 
 def real(name, value):
-    given = value
+    """`value` as a floating array of JAX's; integers and truth values become the default float."""
+    if not isinstance(value, (jax.Array, bool, int, float)):
+        value = any_array(name, value)
+        if value.dtype.kind in "iu":  # as floats, since JAX would cut off integers of 64 bits
+            value = value.astype(jnp.result_type(float))
     try:
-        if any(isinstance(leaf, (str, bytes)) for leaf in jax.tree.leaves(value)):
-            raise TypeError
-        if not isinstance(value, (jax.Array, bool, int, float)):
-            value = _as_numpy(value)
         with np.errstate(over="ignore"):  # an infinity that comes of it is found later
-            value = jnp.asarray(value)
+            held = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
-        kind = getattr(given, "dtype", type(given).__name__)
+        kind = getattr(value, "dtype", type(value).__name__)
         raise InputError(f"{name}: got {kind}, must be an array of real numbers") from None
-    if jnp.issubdtype(value.dtype, jnp.floating):
-        return value
-    if jnp.issubdtype(value.dtype, jnp.integer) or value.dtype == bool:
-        return value.astype(jnp.result_type(float))
-    raise InputError(f"{name}: got {value.dtype}, must be real")
-
-
-def _as_numpy(value):
-    """NumPy's array, of integers as floats, since JAX would cut off those of 64 bits; as it is if a part is traced."""
-    try:
-        found = np.asarray(value)
-    except jax.errors.TracerArrayConversionError:
-        return value
-    return found.astype(jnp.result_type(float)) if found.dtype.kind in "iu" else found
+    if jnp.issubdtype(held.dtype, jnp.floating):
+        return held
+    if jnp.issubdtype(held.dtype, jnp.integer) or held.dtype == bool:
+        return held.astype(jnp.result_type(float))
+    raise InputError(f"{name}: got {held.dtype}, must be real")
 
 
 def scalar(name, value, wanted, holds):

@@ -101,7 +101,14 @@ def examples_agree(x, y, *, min_examples=2):
     if x.shape[0] != y.shape[0]:
         raise InputError(f"y: got {y.shape[0]} examples, must be as many as in x, {x.shape[0]}")
     dtype = jnp.promote_types(x.dtype, y.dtype)
-    return x.astype(dtype), y.astype(dtype)
+    return x.astype(dtype), _beside(x, y.astype(dtype))
+
+
+def _beside(x, y):
+    """`y` on the device of `x`, where each is on one of its own."""
+    if not (is_concrete(x) and is_concrete(y)) or x.devices() == y.devices() or len(x.devices() | y.devices()) != 2:
+        return y
+    return jax.device_put(y, x.sharding) if len(x.devices()) == len(y.devices()) else y
 
 
 def check_maps(maps):

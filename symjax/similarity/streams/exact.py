@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete, real
-from symjax.checks import flag
+from symjax.checks import array, flag
 from symjax.errors import InputError
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
@@ -177,7 +177,7 @@ def _stream(pair_of, maps, finalize):
 
 def _padding_cleared(x, y, mask):
     """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
-    x, y, mask = real("x", x), real("y", y), jnp.asarray(mask)
+    x, y, mask = real("x", x), real("y", y), array("mask", mask)
     if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
         raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
     return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask

@@ -1,0 +1,134 @@
+"""Arrays of other libraries, masked ones, other byte orders: taken for what they are, or refused by name."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+import pytest
+
+import symjax
+from symjax import checks
+from symjax.birkhoff.checks import real
+from symjax.errors import InputError
+from symjax.similarity import MEASURES
+
+RNG = np.random.default_rng(0)
+X = np.float32(RNG.standard_normal((30, 3)))
+Y = np.float32(X + RNG.standard_normal((30, 3)))
+MASKED = np.ma.masked_array(X, X == X[3])
+
+
+class Tensor:
+    """As PyTorch's: not for NumPy while it needs a gradient, nor in bfloat16; detached for `__dlpack__`."""
+
+    def __init__(self, data, requires_grad=False):
+        self.data, self.requires_grad = jnp.asarray(data), requires_grad
+
+    def detach(self):
+        return Tensor(self.data)
+
+    def __array__(self, dtype=None, copy=None):
+        if self.requires_grad:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        if self.data.dtype == jnp.bfloat16:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return np.array(self.data, dtype)
+
+    def __dlpack__(self, **options):
+        if self.requires_grad:
+            raise BufferError("Can't export tensors that require gradient")
+        return self.data.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.data.__dlpack_device__()
+
+
+class Elsewhere(Tensor):
+    """On a device that JAX cannot reach."""
+
+    def detach(self):
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy.")
+
+    def __dlpack__(self, **options):
+        raise BufferError("no such device")
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_masked_entries_are_refused_by_every_measure(name):
+    with pytest.raises(InputError, match="^x: has masked entries"):
+        MEASURES[name].fn(MASKED, Y)
+    with pytest.raises(InputError, match="^y: has masked entries"):
+        MEASURES[name].fn(X, MASKED)
+
+
+def test_masked_entries_are_refused_elsewhere():
+    stream = symjax.cca_stream()
+    state = stream.init(X, Y)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    refused = {
+        "matrix": [symjax.projection_birkhoff, symjax.sinkhorn, symjax.nearest_permutation],
+        "scores": [lambda masked: symjax.softsort(masked[3], 1.0)],
+        "x": [symjax.pca, symjax.diagnose, lambda masked: stream.update(state, masked, Y)],
+        "y": [lambda masked: symjax.error_bars("cka", X, masked, jax.random.key(0))],
+        "mask": [lambda masked: stream.update(state, X, Y, mask=masked[:, 0] > 0)],
+        r"representations\['l'\]": [lambda masked: symjax.pairwise({"l": np.ma.stack([masked, masked])}, "cka")],
+        "models": [lambda masked: symjax.pairwise({"l": X[None]}, "cka", models=masked[3, :1])],
+        "values": [lambda masked: symjax.mean_over_pairs(masked[3], pairs)],
+        "labels": [lambda masked: checks.array("labels", masked), lambda masked: checks.array("labels", [masked])],
+    }
+    for name, calls in refused.items():
+        for call in calls:
+            with pytest.raises(InputError, match=f"^{name}: has masked entries"):
+                call(MASKED)
+    assert float(symjax.cka(np.ma.masked_array(X), Y)) == float(symjax.cka(X, Y))  # of which nothing is masked
+
+
+def test_arrays_of_other_libraries_are_taken():
+    right = float(symjax.cka(X, Y))
+    assert float(symjax.cka(Tensor(X, requires_grad=True), Y)) == right
+    assert float(symjax.cka([Tensor(row, requires_grad=True) for row in X], list(Y))) == right
+    half = jnp.asarray(X, jnp.bfloat16)
+    assert float(symjax.cka(Tensor(half, requires_grad=True), Y)) == float(symjax.cka(half, Y))
+    for x in (X.astype(">f4"), X.astype(">f8"), pd.DataFrame(X)):
+        assert float(symjax.cka(x, Y)) == right
+    np.testing.assert_array_equal(checks.array("x", np.arange(3, dtype=">i2")), np.arange(3))
+    assert checks.array("x", np.arange(3, dtype=">i2")).dtype == np.int16
+    np.testing.assert_array_equal(jax.jit(lambda a: real("x", [a, 1.0]))(2.0), [2.0, 1.0])
+    with pytest.raises(InputError, match="^x: got a Elsewhere that JAX cannot read .no such device.*NumPy"):
+        symjax.cka(Elsewhere(X), Y)
+    with pytest.raises(InputError, match="^matrix: got a Elsewhere"):
+        symjax.projection_birkhoff(Elsewhere(X[:3]))
+
+
+def test_nullable_types_of_pandas():
+    whole = pd.DataFrame({"a": pd.array([1, 2, 4], "Int64"), "b": [0.5, 1.0, 2.0], "c": [True, False, True]})
+    found = checks.array("x", whole)
+    np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 1, 0], [4, 2, 1]])
+    assert checks.array("labels", whole["a"]).dtype == np.int64
+    missing = pd.DataFrame({"a": pd.array([1, None, 4], "Int64"), "b": [0.5, 1.0, 2.0]})
+    with pytest.raises(InputError, match="^x: has missing values"):
+        symjax.pca(missing)
+    with pytest.raises(InputError, match="^x: has NaN"):
+        symjax.pca(missing[["a"]])
+    with pytest.raises(InputError, match="^x: got "):
+        checks.array("x", pd.DataFrame({"a": ["b", "c"], "d": [1, 2]}))
+
+
+def test_tensors_of_pytorch():
+    torch = pytest.importorskip("torch")
+    right = float(symjax.cka(X, Y))
+    assert float(symjax.cka(torch.from_numpy(X).requires_grad_(), Y)) == right
+    half = torch.from_numpy(X).bfloat16()
+    assert float(symjax.cka(half.requires_grad_(), Y)) == float(symjax.cka(jnp.asarray(X, jnp.bfloat16), Y))
+    with pytest.raises(InputError, match="^x: got a Tensor"):
+        symjax.cka(torch.empty(30, 3, device="meta"), Y)
+
+
+def test_arrays_of_two_devices_come_together():
+    one, other = jax.local_devices()[:2] if len(jax.local_devices()) > 1 else pytest.skip("needs two devices")
+    x, y = jax.device_put(X, one), jax.device_put(Y, other)
+    value = symjax.cka(x, y)
+    assert float(value) == float(symjax.cka(X, Y)) and value.devices() == {one}
