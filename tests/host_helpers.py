@@ -19,7 +19,6 @@ SCRIPT = """
 import importlib, json, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import jax
-jax.config.update("jax_disable_most_optimizations", True)
 import stitch_helpers
 from experiments.settings import run_command
 from symjax.zoo import stored, training

@@ -10,6 +10,7 @@ from symjax.models import MODELS, Member, Network, branch, create, replace_branc
 
 KEY = jax.random.key(0)
 QUICK = ("mcnn", "resnet20", "resnet18")  # compiling takes nearly all of the time
+KINDS = (*QUICK, "mcnn_k_sigmoid", "cwcnn", "scnn", "cct2", "cct7_3x2", "cct7_sine")  # one of each
 NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in MODELS
@@ -89,7 +90,9 @@ def test_front_and_tail_make_the_whole(name):
     check_front_and_tail(network, range(last + 1) if last < 4 else (0, last // 2, last // 2 + 1, last))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in MODELS]
+)
 def test_every_point_of_every_model(name):
     """Segment by segment: what travels is what the point says, and the way through all of them is the whole;
     at a handful of points, front and tail are what lies before and behind.
