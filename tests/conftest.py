@@ -26,8 +26,9 @@ for name, value in OPTIONS.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)  # for the processes that tests start
 jax.config.update("jax_num_cpu_devices", 2)
-if jax.__version_info__ < (0, 11):  # later versions do not know the option
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+if jax.__version_info__ < (0, 11):  # later versions do not know these options
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 
 def pytest_configure(config):

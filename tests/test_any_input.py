@@ -14,6 +14,7 @@ import pytest
 from campaign import throws
 from hypothesis import given
 from hypothesis import strategies as st
+from kernels import each, names
 
 import symjax
 from symjax import dynamics, freezing
@@ -43,8 +44,6 @@ BY_NAME = {  # those with a test of their own here
     *("permutation_matrix", "softsort", "pca", "diagnose", "hsic", "pairwise", "error_bars", "permutation_test"),
     *("mean_over_pairs", "group_means", "save_stream", "load_stream", "mean_correlation", "mean_square_correlation"),
 }
-
-each_measure = pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
 
 
 def test_every_public_function_is_thrown_at():
@@ -157,7 +156,7 @@ def scaled(x, power):
     return np.ldexp(np.asarray(x, np.float32), power)
 
 
-@each_measure
+@each
 @throws(8)
 @given(seed=SEEDS, powers=st.tuples(st.integers(-149, 125), st.integers(-149, 125)))
 def test_size_is_refused_or_does_not_matter(measure, seed, powers):
@@ -179,7 +178,7 @@ def test_size_is_refused_or_does_not_matter(measure, seed, powers):
         assert close(value_of(measure, *sides), wanted)
 
 
-@each_measure
+@each
 @throws(4)
 @given(seed=SEEDS, powers=st.lists(st.integers(-80, 80), min_size=FEATURES, max_size=FEATURES))
 def test_columns_of_very_different_size(measure, seed, powers):
@@ -204,7 +203,7 @@ def degenerate(draw):
     return x
 
 
-@each_measure
+@each
 @throws(10)
 @given(x=degenerate(), y=degenerate())
 def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x, y):
@@ -224,7 +223,7 @@ def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x
         assert abs(same - best) < (2e-3 if measure.kind == "distance" else 2e-5)
 
 
-@each_measure
+@each
 @throws(6)
 @given(seed=SEEDS, dtype=st.sampled_from(["int8", "uint8", "int64", "bool", "float16", "bfloat16", "float64", "list"]))
 def test_types_are_taken_for_their_numbers(measure, seed, dtype):
@@ -236,7 +235,7 @@ def test_types_are_taken_for_their_numbers(measure, seed, dtype):
     assert close(value_of(measure, given_x, y), value_of(measure, as_floats, y))
 
 
-@pytest.mark.parametrize("name", [name for name, measure in MEASURES.items() if measure.kind == "similarity"])
+@pytest.mark.parametrize("name", [p for p in names if MEASURES[p.values[0]].kind == "similarity"])
 @throws(4)
 @given(seed=SEEDS)
 def test_fewer_examples_than_neurons(name, seed):

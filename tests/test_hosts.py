@@ -284,7 +284,9 @@ def test_matrices_are_shared_out(tmp_path):
         assert_same_results(folder, folders[0], ("rotate",))
 
 
-@pytest.mark.parametrize("error, code", [pytest.param("InputError", 2, marks=pytest.mark.slow), ("ZeroDivisionError", 1)])
+@pytest.mark.parametrize(
+    "error, code", [pytest.param("InputError", 2, marks=pytest.mark.slow), ("ZeroDivisionError", 1)]
+)
 def test_a_process_that_fails_ends_the_others(tmp_path, error, code):
     before = f"""
 from symjax import InputError, hosts

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kernels import each
 from scipy.stats import ortho_group
 
 from symjax.errors import InputError
@@ -17,8 +18,6 @@ IMPLIED = {
     "orthogonal": {"permutation", "sign_flip"},
     "positive_diagonal": {"isotropic_scaling"},
 }
-
-each = pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
 
 
 def representations(size=()):
@@ -71,7 +70,7 @@ def either(request):
     return representations(request.param)
 
 
-@each
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
 def test_entry_is_complete(measure):
     assert measure.reference and measure.kind in ("similarity", "distance")
     assert measure.range[0] < measure.range[1]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kernels import names
 
 import symjax
 from symjax.errors import InputError
@@ -76,7 +77,7 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     assert low <= found.values.min() and found.values.max() <= high
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", names)
 def test_two_parts_are_the_whole(measure):
     x, y, _ = zoo(seed=1)["layer0"]
     factored = MEASURES[measure].factor((x.shape,))
@@ -90,10 +91,12 @@ def test_two_parts_are_the_whole(measure):
     ("measure", "sizes"),
     [
         ("pwcca", ((1, 1, 3), (1, 1, 34))),  # more channels than samples
-        ("procrustes", ((1, 1, 3), (1, 1, 34))),
-        ("wreath_procrustes_distance", ((2, 2, 3), (2, 2, 4))),
+        pytest.param("procrustes", ((1, 1, 3), (1, 1, 34)), marks=pytest.mark.slow),
+        pytest.param("wreath_procrustes_distance", ((2, 2, 3), (2, 2, 4)), marks=pytest.mark.slow),
         ("wreath_procrustes_distance", ((4, 2, 3), (3, 4, 3))),  # of map sizes neither divides the other
-        ("soft_matching_distance", ((4, 2, 3), (2, 4, 3))),  # not of unit norm, which grows with the map
+        pytest.param(
+            "soft_matching_distance", ((4, 2, 3), (2, 4, 3)), marks=pytest.mark.slow
+        ),  # not of unit norm, which grows with the map
         ("fourier_cca", ((4, 4, 3), (3, 5, 2))),  # at the frequencies that both have
         # Each divides the other along one axis; along both; neither does.
         pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
@@ -174,7 +177,7 @@ def test_feature_form_is_taken_for_many_examples():
     ("measure", "options"),
     [
         ("svcca", {"maps": "pool", "variance": jnp.asarray(0.7)}),
-        ("procrustes", {"center": True, "maps": "flatten"}),
+        pytest.param("procrustes", {"center": True, "maps": "flatten"}, marks=pytest.mark.slow),
         ("cka", {"estimator": "gretton", "kernel": "rbf", "bandwidth": np.float32(0.5)}),
     ],
 )
@@ -263,16 +266,20 @@ def test_same_layers_only():
     ]
 
 
-def test_memory_and_devices_do_not_change_values():
+@pytest.mark.parametrize(
+    "measure",
+    ["cka_distance", "pwcca"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("wreath_procrustes", "fourier_cca", "soft_matching")],
+)
+def test_memory_and_devices_do_not_change_values(measure):
     a = zoo(5)
     assert len(jax.devices()) == 2
-    for measure in ("cka_distance", "wreath_procrustes", "pwcca", "fourier_cca", "soft_matching"):
-        found = pairwise(a, measure).values
-        one_device = pairwise(a, measure, devices=jax.devices()[1:]).values
-        np.testing.assert_allclose(one_device, found, atol=2e-7)
-        share = 4 * 3 * (EXAMPLES**2 * 4 if measure == "cka_distance" else a["layer0"][0].nbytes)
-        for memory in (1, share):  # blocks of 1, and of 3 and 2; other tiles, so sums in another order
-            np.testing.assert_allclose(pairwise(a, measure, memory=memory).values, found, atol=3e-6)
+    values = pairwise(a, measure).values
+    one_device = pairwise(a, measure, devices=jax.devices()[1:]).values
+    np.testing.assert_allclose(one_device, values, atol=2e-7)
+    share = 4 * 3 * (EXAMPLES**2 * 4 if measure == "cka_distance" else a["layer0"][0].nbytes)
+    for memory in (1, share):  # blocks of 1, and of 3 and 2; other tiles, so sums in another order
+        np.testing.assert_allclose(pairwise(a, measure, memory=memory).values, values, atol=3e-6)
 
 
 def test_blocks_count_all_that_is_made_of_a_representation():
@@ -429,7 +436,7 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("measure", names)
 def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     """Two devices that decompose a batch each can wait for ever for jaxlib's threads."""
     rng = np.random.default_rng(0)
