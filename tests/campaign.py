@@ -6,6 +6,7 @@ Tests of campaigns carry the marker `fuzz`. conftest.py sets `FULL` before any t
 import zlib
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 FULL = False
@@ -31,3 +32,8 @@ def some(values: Sequence, key: str, few: int = 2) -> Sequence:
         return values
     start = zlib.crc32(key.encode())
     return [values[(start + i) % len(values)] for i in range(few)]
+
+
+def slow(*values):
+    """One case of `pytest.mark.parametrize` that runs with `-m slow` alone."""
+    return pytest.param(*values, marks=pytest.mark.slow)

@@ -11,6 +11,7 @@ import shutil
 import campaign
 import jax
 import pytest
+from matplotlib.figure import Figure
 
 from symjax.data.cache import default_folder
 
@@ -41,6 +42,13 @@ def pytest_sessionstart(session):
     if not hasattr(session.config, "workerinput") and CACHE.exists():
         if sum(entry.stat().st_size for entry in os.scandir(CACHE)) > CACHE_LIMIT:
             shutil.rmtree(CACHE)
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    """Save a figure as a few bytes, except in tests marked `figures`: rendering takes half a second a file."""
+    if "figures" not in request.keywords:
+        monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: file.write(b"a figure"))
 
 
 @pytest.fixture(scope="module", autouse=True)

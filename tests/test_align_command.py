@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, trained
 
 import experiments.align
@@ -73,6 +74,7 @@ def test_representations_of_nothing_are_an_error():
 # --- the command ---
 
 
+@pytest.mark.figures
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_rows_are_the_measures(capsys):
     out = command(measures="cka,pwcca,wreath_procrustes")
@@ -97,7 +99,7 @@ def test_rows_are_the_measures(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
-@pytest.mark.parametrize("maps", ["pool", "flatten", "pixels"])
+@pytest.mark.parametrize("maps", ["pool", slow("flatten"), slow("pixels")])
 def test_maps_reach_the_measures_that_take_them(maps):
     measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
     out = command("--maps", maps, measures=",".join(measures))
@@ -150,7 +152,7 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     assert more.groupby("measure").size().to_dict() == {"cka": 12, "procrustes": 12, "svcca": 2}
 
 
-@pytest.mark.parametrize("piece", ["parts/cka.csv", "accuracy.csv"])
+@pytest.mark.parametrize("piece", ["parts/cka.csv", slow("accuracy.csv")])
 def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     own, other = command(measures="cka"), command("--examples", 30, measures="cka", out="other")
     shutil.copy(other / piece, own / piece)
@@ -341,7 +343,8 @@ def test_heat_maps_of_two_sides_with_layers_of_their_own(tmp_path):
     assert [text.get_text() for text in axes.get_yticklabels()] == ["relu0", "relu1", "relu2"]
 
 
-@pytest.mark.parametrize("layers", [1, 2, 12, 13, 19])
+@pytest.mark.figures
+@pytest.mark.parametrize("layers", [1, 2, slow(12), 13, slow(19)])
 def test_heat_maps_of_any_number_of_layers_have_numbers_that_fit(layers, tmp_path):
     rows = table(layers=layers, pairs=1, measures=("procrustes_distance", "cka"))
     if layers == 1:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from scipy.linalg import eigh
 
 from symjax.errors import InputError
@@ -300,7 +301,7 @@ def test_nan_propagates_where_it_cannot_be_seen():
     np.testing.assert_allclose(both.correlations[1], cca(x, y).correlations, atol=2e-6)  # its neighbour is well
 
 
-@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("widths", [slow(WIDTHS[0]), WIDTHS[1], slow(WIDTHS[2])])
 def test_gradients_agree_with_finite_differences(widths):
     rng = np.random.default_rng(7)
     with jax.enable_x64(True):

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
 from scipy import stats
 
 from experiments.classes import finding as class_finding
@@ -47,7 +48,7 @@ def planted(seed=0):
 # --- similarity to the end ---
 
 
-@pytest.mark.parametrize("measure", ["svcca", "pwcca", "cca"])
+@pytest.mark.parametrize("measure", ["svcca", slow("pwcca"), slow("cca")])
 def test_a_planted_history_has_its_closed_form(measure):
     history, end, share = planted()
     rows = similarity_to_end(history, end, measure, EPOCHS)

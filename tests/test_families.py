@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from campaign import slow
 
 from symjax.errors import InputError
 from symjax.stitching import FAMILIES, parse_families
@@ -200,7 +201,7 @@ def test_projections_land_in_the_set_and_stay(label, progress):
         jax.tree.map(np.testing.assert_array_equal, once, after)
 
 
-@pytest.mark.parametrize("length", [0.003, 0.03, 3.0])
+@pytest.mark.parametrize("length", [slow(0.003), slow(0.03), 3.0])
 def test_orthogonal_comes_back_from_any_step(length):
     """Against SciPy's polar factor: steps of Adam, signs times a length, have norms far over 1 where they are of low
     rank, as gradients are.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 
 from symjax import flops as counting
 from symjax import models
@@ -44,7 +45,7 @@ def apart(a, b):
     return [np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)]
 
 
-@pytest.mark.parametrize(("name", "frozen"), [("mcnn_k", 2), ("resnet20", 2)])
+@pytest.mark.parametrize(("name", "frozen"), [("mcnn_k", 2), slow("resnet20", 2)])
 def test_frozen_segments_and_their_optimizer_stay(name, frozen):
     state, (member, opt_state) = stepped(name, frozen)
     assert not any(apart(state.member.params[:frozen], member.params[:frozen]))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
 import experiments.dry_run
@@ -168,7 +169,7 @@ def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
         accuracy(members, dataset, max_device_memory=need.of(1) - 1)
 
 
-@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("pool", [False, slow(True)])
 def test_features_in_groups_are_the_same(sizes, pool):
     dataset, members = trained()
     sizes.clear()  # of the training, where this is the first test

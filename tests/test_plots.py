@@ -10,6 +10,8 @@ from matplotlib.container import BarContainer
 from symjax.plots import choices, curves, freezing, over_layers, penalties, sparsity
 from symjax.plots.style import apart
 
+pytestmark = pytest.mark.figures
+
 
 def make_table(layers=2, families=("identity", "full", "rank1"), pairs=3, starred=False, seed=0):
     rng = np.random.RandomState(seed)

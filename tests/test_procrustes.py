@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from derivatives import check_derivative
 from golden import CASES, activations
 from scipy.optimize import linear_sum_assignment
@@ -208,7 +209,7 @@ def test_of_any_size(distance):
 
 
 @each
-@pytest.mark.parametrize("shape", [(5, 3), (3, 35)])
+@pytest.mark.parametrize("shape", [(5, 3), slow((3, 35))])
 def test_transformations(distance, shape):
     x, y = data(*shape)
     number, alignment = distance(x, y, full_output=True)

@@ -23,7 +23,6 @@ from campaign import some, throws
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
-from matplotlib.figure import Figure
 from stitch_helpers import images
 
 import symjax
@@ -234,7 +233,6 @@ QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] n
 @pytest.mark.parametrize("name", [name for name in QUICK if name not in COSTLY])
 def test_right_arguments_do(name, calls, monkeypatch):
     """So that what is refused below is refused for what is thrown; those left out have tests of their values."""
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     function, arguments = called(name, calls)
     function(**arguments)
 
@@ -445,7 +443,6 @@ MAY_BE_NAN = ("dynamics.epoch_above", "dynamics.convergence_epoch")  # of ordina
 @pytest.mark.parametrize("name", [n for n in (*FUNCTIONS, *MAKES, *METHODS) if n not in (*COSTLY, *TRAIN)])
 def test_any_array_is_refused_by_name_or_gives_numbers(name, calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     function, arguments = called(name, calls)
     failed = {}
     nan = True if name in MAY_BE_NAN else None

@@ -136,6 +136,7 @@ def test_numbers_of_one_network_are_over_none():
     assert summary.over_networks(2, "mean") == "mean over 2 networks"
 
 
+@pytest.mark.figures
 def test_pictures_have_the_size_they_have_on_paper(tmp_path):
     figure = Figure(figsize=(4, 1))
     figure.savefig(tmp_path / "a.png", dpi=200)

@@ -49,7 +49,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if name in ("classes", "freeze") else (), id=name)
+        for name, case in CASES.items()
+    ],
+)
 def test_what_was_kept_is_not_computed_again(case, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores
     compute, calls, dies = getattr(case.owner, case.name), [], [case.kept + 1]

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
 from stitch_helpers import flags, scratch, settings, write_npz
 
 import experiments.rotate
@@ -212,7 +213,7 @@ def assert_same(ours, theirs):
         jax.tree.map(np.testing.assert_array_equal, (one.matrix, one.tail), (other.matrix, other.tail))
 
 
-@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("augment", [False, slow(True)])
 def test_layers_together_find_what_they_do_apart(augment):
     dataset, found = trained()
     whole = Retraining(plan_of(found, (0, 1), augment=augment), dataset, devices=jax.devices()[:1])
@@ -410,6 +411,7 @@ def asked(monkeypatch):
     return found
 
 
+@pytest.mark.figures
 def test_the_command(quiet_folder, capsys, monkeypatch):
     out = command("--layers", "2")
     rows = runs.read_csv(out / "results.csv")
@@ -500,6 +502,7 @@ def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
     assert len(runs.read_csv(Path("run/results.csv"))) == 12
 
 
+@pytest.mark.slow
 def test_layers_that_lack_different_matrices_find_the_same(quiet_folder, monkeypatch):
     """A run whose layers are there in part, against one in one go."""
     whole, points, begin = command(out="whole"), [], Retraining.__init__
@@ -595,6 +598,7 @@ def test_matrices_in_groups_find_what_all_at_once_do():
         Retraining(whole.plan, dataset, max_device_memory=whole.programs[0].need.of(1) - 1)
 
 
+@pytest.mark.slow
 def test_layers_that_do_not_fit_follow_each_other():
     dataset, found = trained()
     plan, devices = plan_of(found, (0, 1)), jax.devices()[:1]

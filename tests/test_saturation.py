@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from campaign import slow
 from test_zoo import CONFIG, DATASET, assert_close, assert_same, stopped_in_a_save
 
 from symjax import runs, zoo
@@ -113,7 +114,7 @@ def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
     assert found.metrics.equals(same.metrics)
 
 
-@pytest.mark.parametrize("cut", [(1, 0), (1, 1), (2, 1), (3, 2), (5, 1)], ids=str)
+@pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
 def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
     """Killed as one member is saved, and others are or are not."""
     save = StoredMember.save

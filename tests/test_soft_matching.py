@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from derivatives import check_derivative
 from golden import activations
 from scipy.optimize import linear_sum_assignment, linprog
@@ -134,7 +135,7 @@ def test_maps():
     np.testing.assert_allclose(soft_matching_distance(x, y, maps="pool"), pooled, rtol=1e-5)
 
 
-@pytest.mark.parametrize("widths", [(4, 4), (4, 6)])
+@pytest.mark.parametrize("widths", [(4, 4), slow((4, 6))])
 def test_transformations(widths):
     x, y = data(*widths)
     for function in (soft_matching, soft_matching_distance):

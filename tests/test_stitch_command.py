@@ -76,6 +76,7 @@ def reference(compiled_once, capsys):
     return folder
 
 
+@pytest.mark.figures
 def test_the_folder_is_complete(reference):
     rows = table(reference)
     assert list(rows.columns) == list(COLUMNS)

@@ -30,6 +30,7 @@ def command(*others, out="run"):
     return Path(out)
 
 
+@pytest.mark.figures
 def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     out = command("--layers", "relu2")
     rows = runs.read_csv(out / "results.csv")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, trained
 from test_dynamics import least_squares_correlation
 
@@ -49,6 +50,7 @@ def features(folder, epochs, seeds=SEEDS, **options):
     return {epoch: representations(z, images, dataset.mean, dataset.std, **options) for epoch, z in zoos.items()}
 
 
+@pytest.mark.figures
 def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeypatch):
     settings = ["--seeds", 2, "--checkpoints", "0,2", "--measures", "pwcca"]
     out = command(experiments.dynamics, folder, *settings)
@@ -187,9 +189,9 @@ def test_looks_end_with_the_last_layer_and_with_the_last_epoch():
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("dynamics", ["--checkpoints", "2", "--measures", "cka"]),
+        slow("dynamics", ["--checkpoints", "2", "--measures", "cka"]),
         ("classes", ["--checkpoints", "2"]),
-        ("freeze", ["--schedules", "1/1"]),
+        slow("freeze", ["--schedules", "1/1"]),
     ],
 )
 def test_numbers_of_one_network_are_not_over_networks(module, words, folder):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from derivatives import check_derivative
 from golden import CASES, activations
 
@@ -239,7 +240,7 @@ FUNCTIONS = {
 each = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTIONS))
 
 
-@each
+@pytest.mark.parametrize("function", [wreath_procrustes_distance, wreath_cka, slow(wreath_cka_distance)])
 def test_transformations(function):
     x, y = maps(1), maps(2)
     number, batch = function(x, y), jnp.stack([x, x**2, x[..., ::-1] + y])
