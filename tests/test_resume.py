@@ -4,6 +4,7 @@ import shutil
 from typing import Any, NamedTuple
 
 import pytest
+from campaign import slow
 from stitch_helpers import flags, scratch, trained
 
 import experiments.classes
@@ -49,14 +50,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=pytest.mark.slow if name in ("classes", "freeze") else (), id=name)
-        for name, case in CASES.items()
-    ],
-)
-def test_what_was_kept_is_not_computed_again(case, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["lasso", "dynamics", slow("classes"), slow("freeze")])
+def test_what_was_kept_is_not_computed_again(name, folder, tmp_path, monkeypatch):
+    case = CASES[name]
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores
     compute, calls, dies = getattr(case.owner, case.name), [], [case.kept + 1]
 
