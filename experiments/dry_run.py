@@ -172,24 +172,28 @@ def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase
     lines = [title, ""]
     if not busy:
         return "\n".join([*lines, "All is there; the command would only draw and print it."])
-    rate, members = 0.0, len(devices) * min(8, max(1, *(phase.at_once for phase in busy)))
+    rate, members = None, len(devices) * min(8, max(1, *(phase.at_once for phase in busy)))
     if counted := any(phase.flops for phase in busy):
         rate = estimate.rehearse(config, dataset, parallel.default_execution(), devices, members)
     columns = {phase.name: _column(phase, len(devices), rate) for phase in phases}
     rows = {row: None for column in columns.values() for row in column}  # in the order of `ROWS`, then times
     rows = [*(row for row in ROWS if row in rows), *(row for row in rows if row not in ROWS)]
-    total = sum(_seconds(phase, len(devices), rate) for phase in busy)
     kind = "At most" if any(phase.at_most for phase in busy) else "In all about"
     uncounted = [phase.name for phase in busy if phase.flops is None]
     besides = ", ".join(
         [*(f"{name} (not counted)" for name in uncounted), "compiling, test accuracy, reading and drawing"]
     )
-    time = (
-        f"{kind} {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), each of which "
-        f"trained {config.model} at {rate / 1e9:.3g} GFLOP/s just now."
-        if counted
-        else "No operations are counted of what is to do."
-    )
+    if not counted:
+        time = "No operations are counted of what is to do."
+    elif rate is None:
+        most = spell_bytes(estimate.REHEARSAL_BYTES)
+        time = f"No times: to train one {config.model} for a moment, to measure its speed, would take over {most}."
+    else:
+        total = sum(_seconds(phase, len(devices), rate) for phase in busy)
+        time = (
+            f"{kind} {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), each of "
+            f"which trained {config.model} at {rate / 1e9:.3g} GFLOP/s just now."
+        )
     return "\n".join(
         [
             *lines,
@@ -201,7 +205,7 @@ def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase
     )
 
 
-def _column(phase: Phase, here: int, rate: float) -> dict[str, str]:
+def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
     column = {"to do": str(phase.to_do), "there already": str(phase.there)}
     bound = "at most " if phase.at_most else ""
     if not phase.to_do:
@@ -213,7 +217,7 @@ def _column(phase: Phase, here: int, rate: float) -> dict[str, str]:
         column["at once on a device"] = str(phase.at_once)
     if phase.stored:
         column["representations"] = spell_bytes(phase.stored)
-    for count in dict.fromkeys((here, *DEVICES) if phase.flops is not None else ()):
+    for count in dict.fromkeys((here, *DEVICES) if None not in (phase.flops, rate) else ()):
         told = "devices here" if count == here else "device" if count == 1 else "devices"
         column[f"time on {count} {told}"] = bound + spell_seconds(_seconds(phase, count, rate))
     return column

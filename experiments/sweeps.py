@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,14 @@ from symjax.zoo import Zoo, ZooConfig
 
 # Passes over the training images that suit a data set; of others, what is published.
 STITCH_EPOCHS = {"digits": 6}
+PAIRS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class StitchSettings(SharedSettings):
     """A zoo, which pairs of its members are stitched where, and how stitches are trained."""
 
-    pairs: str = "4"
+    pairs: Annotated[str | None, optional("STR", f"{PAIRS}, or all where there are fewer")] = None
     """How many ordered pairs (front, tail) of different members to draw, or all."""
     pair_seed: int = 0
     """Of the draw of pairs and of the stitches' random starts."""
@@ -58,6 +60,17 @@ class StitchSettings(SharedSettings):
     """The folder of the zoo; trained there where it is missing."""
     out: Annotated[Path | None, optional("DIR", "under runs/, by command and settings")] = None
     """The folder of the results."""
+
+    def draw(self, seeds: Sequence[int]) -> list[tuple[int, int]]:
+        """Ordered pairs of these seeds; of too few for the default number all, which is said on stderr."""
+        count, there = self.pairs, len(seeds) * (len(seeds) - 1)
+        if count is None:
+            count = PAIRS
+            if 0 < there < PAIRS:
+                count = there
+                if hosts.is_first():
+                    print(f"pairs: all {there} of {len(seeds)} members, not {PAIRS}, the default", file=sys.stderr)
+        return draw_pairs(seeds, count, self.pair_seed)
 
     def fit_config(self, recipe) -> FitConfig:
         """How stitches are trained."""
@@ -128,7 +141,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     """
     config, seeds = settings.zoo_config(), settings.parse_seeds()
     fit_config = settings.fit_config(config.recipe)
-    pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed), seeds)
+    pairs, seeds = settings.part_of_pairs(settings.draw(seeds), seeds)
     dataset = settings.load_dataset()
     execution = parallel.default_execution()
     network = config.network(dataset)

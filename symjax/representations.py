@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import data, parallel
-from symjax.checks import array, flag, integer
+from symjax.checks import array, flag, integer, is_concrete
 from symjax.errors import InputError
 from symjax.memory import Need, check_limit, need_of, num_bytes
 from symjax.models import Member, Network, branch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # training a zoo may look at representations
 __all__ = ["features_of", "representations"]
 
 BATCH = 64  # images that go through the members at a time
+NORMALISED = 16.0  # what values of normalised images stay below
 
 
 def representations(zoo: "Zoo", images, mean, std, **options):
@@ -53,7 +54,8 @@ def features_of(
     Args:
       network: what the members are.
       members: parameters and statistics with a leading axis: those of a zoo, or one network at moments of its training.
-      images: (n, height, width, channels) as a data set stores them, before normalisation.
+      images: (n, height, width, channels) as a data set stores them, in 0..255 and before normalisation; or in any
+        other unit that `mean` and `std` are in.
       mean, std: of the data set, by which images are normalised.
       layers: names of stitch points with commas between, or "all".
       pool: give the mean over pixels, float32 (members, n, c), in place of maps.
@@ -66,12 +68,14 @@ def features_of(
       skip. This lies in the host's memory: members x n x the sum of the layers' sizes numbers.
 
     Raises:
-      InputError: an unknown layer, images of another rank or none; memory that does not hold one member.
+      InputError: an unknown layer; images of another rank, none, or of another range than `mean` and `std`, such as
+        0..1 or normalised ones beside those of 0..255; memory that does not hold one member.
     """
     images = np.asarray(array("images", images))
     if images.ndim != 4 or not len(images):
         raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels)")
     mean, std = data.statistics(mean, std, images.shape[-1:])
+    _require_units(images, mean, std)
     batch_size, pool = integer("batch_size", batch_size, 1), flag("pool", pool)
     check_limit(max_device_memory)
     points = network.parse_points(layers)
@@ -91,6 +95,26 @@ def features_of(
             place = whole[:, i * len(batch) : (i + 1) * len(batch)]
             place[:] = part[:, : place.shape[1]]
     return {network.points[point].name: whole for point, whole in zip(points, found, strict=True)}
+
+
+def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
+    """Raises an `InputError` where images are plainly not in the units of what they are to be normalised by.
+
+    Images of one value and normalisation by 0 and 1, which is none, pass. So do integers that are small: black images.
+    """
+    if not (is_concrete(mean) and is_concrete(std)) or (np.all(mean == 0) and np.all(std == 1)):
+        return
+    least, most, centre, spread = (float(x) for x in (images.min(), images.max(), np.max(mean), np.max(std)))
+    floats = jnp.issubdtype(images.dtype, jnp.floating) and least < most
+    small = floats and spread > 4 and (most < 1.5 or (least < -0.5 and most < NORMALISED))
+    # Statistics of images in 0..1; of images in 0..255 they are so small where hardly a pixel is not black.
+    large = 0 <= centre < 1 and spread < 1 and (most > NORMALISED or least < centre - 5 * spread)
+    if small or large:
+        raise InputError(
+            f"images: got values from {least:g} to {most:g}, which are not in the units of mean and std (up to "
+            f"{centre:g} and {spread:g}); wanted images as the data set stores them, in 0..255 and not normalised, and "
+            "its mean and std"
+        )
 
 
 def need(

@@ -111,6 +111,22 @@ def test_splits_are_read_only_but_the_given_arrays_are_not():
     images[0] = 1
 
 
+def test_masked_and_other_images_are_no_split():
+    images, labels = np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int32)
+    with pytest.raises(InputError, match="images: has masked entries"):
+        Split(np.ma.array(images, mask=images == 0), labels)
+    with pytest.raises(InputError, match="labels: has masked entries"):
+        Split(images, np.ma.array(labels, mask=[True, False]))
+    with pytest.raises(InputError, match="images: got uint16"):
+        Split(images.astype(np.uint16), labels)
+
+
+def test_labels_are_positions_in_class_names():
+    split = Split(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 500_000], np.int32))
+    with pytest.raises(InputError, match="labels: got 0 to 500000, wanted 0 to 1"):
+        build(Source("gaps", split, split, ("a", "b")), **DEFAULTS)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

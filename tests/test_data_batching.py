@@ -74,3 +74,8 @@ def test_masked_mean_is_the_mean_over_examples():
 def test_bad_batches(arrays, batch, message):
     with pytest.raises(InputError, match=message):
         batches(arrays, batch)
+
+
+def test_masked_entries_are_refused():
+    with pytest.raises(InputError, match="arrays: has masked entries"):
+        batches((np.arange(4), np.ma.array(np.arange(4), mask=[0, 1, 0, 0])), 2)

@@ -21,6 +21,14 @@ def save(folder, **changes):
     return path
 
 
+def floats(**changes):
+    """In 0..1, with a value of a few pixels of a part changed."""
+    parts = {key: GOOD[key] / 255 for key in ("x_train", "x_test")}
+    for key, value in changes.items():
+        parts[key][0, :2, 0, 0] = value
+    return parts
+
+
 def by_label(split):
     return sorted(map(bytes, split.images))
 
@@ -72,6 +80,29 @@ def with_nan():
     return {"x_train": x, "x_test": GOOD["x_test"].astype(np.float32)}
 
 
+@pytest.mark.parametrize(("value", "level"), [(1 + 1e-6, 255), (1.0019, 255), (-0.0019, 0), (1.0, 255)])
+def test_floats_that_rounding_brought_out_of_range_are_still_in_0_to_1(tmp_path, value, level):
+    data = load(save(tmp_path, **floats(x_train=value, x_test=value)), validation=0)
+    wanted = GOOD["x_test"].copy()
+    wanted[0, :2, 0, 0] = level
+    np.testing.assert_array_equal(data.test.images, wanted)
+
+
+def test_dark_floats_in_0_to_255(tmp_path):
+    """Most pixels are black; those that are not say what white is."""
+    x = np.where(GOOD["x_train"] > 200, GOOD["x_train"], 0)
+    data = load(save(tmp_path, x_train=x * 1.0, x_test=GOOD["x_test"] * 1.0), validation=0)
+    assert by_label(data.train) == sorted(map(bytes, x))
+
+
+def test_class_numbers_with_gaps_are_renumbered(tmp_path):
+    numbers = np.array([0, 500_000, 1_000_000])
+    data = load(save(tmp_path, **{key: numbers[GOOD[key]] for key in ("y_train", "y_test")}), validation=0)
+    assert data.class_names == ("0", "500000", "1000000") and data.num_classes == 3
+    np.testing.assert_array_equal(data.test.labels, GOOD["y_test"])
+    assert data.train.labels.dtype == np.int32
+
+
 MALFORMED = {
     "no x_test": ({"x_test": None}, "x_test: got only .*wanted all of"),
     "no labels": ({"y_test": None, "y_train": None}, "y_train, y_test: got only"),
@@ -87,6 +118,11 @@ MALFORMED = {
         {"x_train": GOOD["x_train"] / 255, "x_test": GOOD["x_test"] * 1.0},
         r"x_test: got values up to 255; wanted values in 0..1, as in x_train",
     ),
+    "over 1": (floats(x_train=1.1), r"x_train: got values up to 1.1; wanted values in 0..1: clip"),
+    "over 1 in x_test": (floats(x_test=1.1), "x_test: got values up to 1.1; wanted values in 0..1, as in"),
+    "under 0": (floats(x_train=-0.1), "x_train: got values down to -0.1; wanted values in 0..1: clip"),
+    "neither range": (floats(x_train=3.0), r"x_train: got floats up to 3, most .*numpy.clip"),
+    "normalised": ({key: GOOD[key] / 51 - 2.5 for key in ("x_train", "x_test")}, "x_train: .*undo a normalisation"),
     "two kinds": ({"x_test": GOOD["x_test"] / 255}, "x_test: got dtype float64; wanted the kind of x_train"),
     "boolean images": ({"x_train": GOOD["x_train"] > 9}, "x_train: got dtype bool"),
     "text images": ({"x_train": np.array(["a"] * 30)}, "x_train: got dtype <U1"),

@@ -324,6 +324,19 @@ def test_a_rehearsal_measures_something():
     assert 1e4 < rate < 1e15
 
 
+def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys):
+    """A million classes, or a width that only another machine holds: nothing is allocated, and the table comes."""
+    dataset, _ = trained()
+    monkeypatch.setattr(estimate, "create_state", lambda *_: pytest.fail("allocated"))
+    monkeypatch.setattr(estimate, "REHEARSAL_BYTES", 2**27)
+    classes = dataclasses.replace(dataset, class_names=tuple(map(str, range(1_000_000))))
+    wide = settings(width=10_000).zoo_config()
+    for config, images in ((settings().zoo_config(), classes), (wide, dataset)):
+        phase = experiments.dry_run.Phase("members to train", 4, 0, 1e9)
+        told = experiments.dry_run.tell("title", config, images, [phase])
+        assert "No times: " in told and "1.00e+09" in told and "time on" not in told
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"), [(42, "42 s"), (720, "12 min"), (19_080, "5.3 h"), (1_036_800, "12 days")]
 )

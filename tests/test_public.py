@@ -237,6 +237,36 @@ def test_right_arguments_do(name, calls, monkeypatch):
     function(**arguments)
 
 
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name.startswith("plots.")])
+def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    function, arguments = called(name, calls)
+    arguments.pop("path")
+    if (own := function(**arguments)) is None:  # nothing to draw
+        assert function(**arguments, ax=Figure().subplots()) is None
+        return
+    with pytest.raises(InputError, match="ax: got .*, wanted [1-9] axes, one for each panel") as caught:
+        function(**arguments, ax=[])
+    count = int(re.search("wanted ([0-9])", str(caught.value))[1])
+    whole = Figure(layout="constrained")
+    axes = whole.subfigures(2)[1].subplots(1, count)  # one alone where there is one panel
+    written = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: written.append(figure))
+    assert function(**arguments, ax=axes) is whole and not written
+    assert whole.get_suptitle() == "" and not whole.legends
+    for mine, given in zip((axes for axes in own.axes if axes.get_visible()), np.ravel(axes), strict=False):
+        for kind in ("lines", "patches", "collections", "texts"):
+            assert len(getattr(mine, kind)) == len(getattr(given, kind))
+        for a, b in zip(mine.lines, given.lines, strict=True):
+            np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
+        assert mine.get_title() == given.get_title() and mine.get_title("left") == given.get_title("left")
+    if own.legends:
+        labels = [text.get_text() for text in own.legends[0].get_texts()]
+        assert [text.get_text() for text in whole.axes[count - 1].get_legend().get_texts()] == labels
+    function(**arguments, ax=axes, path=tmp_path / "given")
+    assert written == [whole] * 2  # PNG and PDF
+
+
 # --- wrong ones ---
 
 NOTHING = [None, {}, object()]

@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 from stitch_helpers import SEEDS, flags, scratch, trained, write_npz
 
+import experiments.crossval
+import experiments.lasso
 import experiments.stitch
 import experiments.sweeps
 from experiments.settings import run_command
 from symjax import runs, zoo
 from symjax.errors import InputError
+from symjax.pairs import draw_pairs
 from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
 from symjax.stitching.results import COLUMNS, KEY, flatten, load_stitch
 
@@ -407,6 +410,16 @@ def test_as_a_process():
     assert result.returncode == 2 and not result.stdout
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: families: 'nosuch' is unknown; known: identity, matched")
+
+
+@pytest.mark.parametrize("module", [experiments.stitch, experiments.crossval, experiments.lasso])
+def test_two_members_have_two_pairs_and_no_error(module, capsys):
+    few, many = module.Settings(seeds="2"), module.Settings()
+    assert sorted(few.draw(few.parse_seeds())) == [(0, 1), (1, 0)]
+    assert capsys.readouterr().err == "pairs: all 2 of 2 members, not 4, the default\n"
+    assert many.draw(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
+    with pytest.raises(InputError, match="pairs: got '4', wanted 1 to 2 with 2 members, or all"):
+        module.Settings(seeds="2", pairs="4").draw((0, 1))
 
 
 # --- bad flags, on the default data set ---

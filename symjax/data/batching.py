@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import integer
+from symjax.checks import integer, require_unmasked
 from symjax.errors import InputError
 
 
@@ -40,12 +40,14 @@ def batches(arrays, batch_size: int):
         repeated to fill the last batch, and a NumPy mask (ceil(n / batch_size), batch_size), bool, False on padding.
 
     Raises:
-        InputError: batch_size under 1, no examples, or arrays of unequal lengths.
+        InputError: batch_size under 1, no examples, arrays of unequal lengths or with masked entries.
     """
     batch_size = integer("batch_size", batch_size, 1)
     leaves = jax.tree.leaves(arrays)
     if not all(getattr(leaf, "ndim", 0) for leaf in leaves):
         raise InputError("arrays: wanted each with an axis of examples.")
+    for leaf in leaves:
+        require_unmasked("arrays", leaf)
     lengths = sorted({len(array) for array in leaves})
     if len(lengths) != 1 or lengths[0] == 0:
         raise InputError(f"arrays: got lengths {lengths}, wanted one common length of 1 or more.")

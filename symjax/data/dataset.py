@@ -15,15 +15,20 @@ PUBLISHED_STATISTICS = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Images (n, height, width, channels) of uint8 and their labels (n,) of int32. Both are read-only views."""
+    """Images (n, height, width, channels) of uint8 and their labels (n,) of int32. Both are read-only views.
+
+    Raises:
+        InputError: anything else, masked entries, or unequal lengths.
+    """
 
     images: np.ndarray
     labels: np.ndarray
 
     def __post_init__(self):
-        for name, ndim, kinds in (("images", 4, "u"), ("labels", 1, "iu")):
+        for name, ndim, kind in (("images", 4, np.uint8), ("labels", 1, np.integer)):
             array = getattr(self, name)
-            if not isinstance(array, np.ndarray) or array.ndim != ndim or array.dtype.kind not in kinds:
+            checks.require_unmasked(name, array)
+            if not isinstance(array, np.ndarray) or array.ndim != ndim or not np.issubdtype(array.dtype, kind):
                 raise InputError(f"{name}: got {_described(array)}, wanted images of uint8 (n, h, w, c), labels (n,)")
         if len(self.images) != len(self.labels):
             raise InputError(f"images, labels: got {len(self.images)} and {len(self.labels)}, wanted as many of each")
@@ -75,6 +80,10 @@ class Dataset:
         checks.text("name", self.name)
         for name in checks.sequence("class_names", self.class_names, "names"):
             checks.text("class_names", name)
+        for part in (self.train, self.validation, self.test):
+            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
+                reach = f"{part.labels.min()} to {part.labels.max()}"
+                raise InputError(f"labels: got {reach}, wanted 0 to {self.num_classes - 1}, positions in class_names")
         for name, low in (("mean", -np.inf), ("std", 0)):
             value = checks.array(name, getattr(self, name))
             if value.shape != (self.channels,) or not (np.isfinite(value) & (value > low)).all():

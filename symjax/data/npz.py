@@ -11,15 +11,19 @@ from symjax.data.resize import resize
 from symjax.errors import InputError
 
 _PARTS = ("train", "test")
+NEARLY_ONE = 1.5  # floats that resizing brought over 1 stay below
 _KEYS = tuple(f"{axis}_{part}" for part in _PARTS for axis in "xy")
 
 
 def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
     """Reads x_train, y_train, x_test and y_test from an .npz file. Nothing in it is unpickled.
 
-    Images are (n, height, width) or (n, height, width, channels) with 1 to 4 channels: integers in 0..255, or floats,
-    which are in 0..1 if no value of x_train is over 1, and in 0..255 otherwise. Floats are rounded to whole 255ths.
-    Labels are integers from 0, (n,) or (n, 1); there are max(y_train) + 1 classes, named by their numbers.
+    Images are (n, height, width) or (n, height, width, channels) with 1 to 4 channels: integers in 0..255, or floats in
+    0..1 or in 0..255, whichever x_train as a whole says: the few values by which resizing or rounding goes over 1 do
+    not make it 0..255. Floats are rounded to whole 255ths; where they reach more than half of one outside of the range,
+    or the range is not clear, they are refused.
+    Labels are integers from 0, (n,) or (n, 1). The numbers of y_train are the classes: renumbered from 0 in their order
+    where there are gaps, and named by the original numbers.
 
     Args:
         path: the file.
@@ -37,9 +41,11 @@ def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
             raise _bad(
                 path, f"x_{part}", f"{len(images[part])} images for {len(labels[part])} labels", "as many of each"
             )
-    unseen = sorted(set(labels["test"].tolist()) - set(labels["train"].tolist()))
+    classes = np.unique(labels["train"])
+    unseen = np.setdiff1d(labels["test"], classes).tolist()
     if unseen:
         raise _bad(path, "y_test", f"labels that y_train has not: {unseen[:5]}", "labels of y_train")
+    labels = {part: np.searchsorted(classes, y).astype(np.int32) for part, y in labels.items()}
     if image_size is not None:
         images = {part: resize(x, image_size) for part, x in images.items()}
     _, height, width, _ = images["train"].shape
@@ -52,7 +58,7 @@ def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
         name=path.stem,
         train=Split(images["train"], labels["train"]),
         test=Split(images["test"], labels["test"]),
-        class_names=tuple(str(label) for label in range(int(labels["train"].max()) + 1)),
+        class_names=tuple(map(str, classes.tolist())),
     )
 
 
@@ -84,18 +90,32 @@ def _images(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, np.n
         raise _bad(path, "x_test", f"images of shape {shapes['test']}", f"those of x_train, {shapes['train']}")
     if kinds["train"] != kinds["test"]:
         raise _bad(path, "x_test", f"dtype {checked['test'].dtype}", f"the kind of x_train, {checked['train'].dtype}")
-    scale = 255.0 if kinds["train"] and checked["train"].max() <= 1 else 1.0
+    top = _top(path, checked["train"])
+    slack = 0.5 / 255 * top if kinds["train"] else 0  # which rounds to a value within
     pixels = {}
     for part, x in checked.items():
-        if x.max() * scale > 255:
-            wanted = "0..1, as in x_train" if scale > 1 else "0..255"
-            raise _bad(path, f"x_{part}", f"values up to {x.max():g}", f"values in {wanted}")
-        pixels[part] = (np.rint(x * scale) if kinds[part] else x).astype(np.uint8)
+        for reached, outside in ((x.min(), x.min() < -slack), (x.max(), x.max() > top + slack)):
+            if outside:
+                wanted = f"values in 0..{top}" + (", as in x_train" if part == "test" else "")
+                if kinds[part]:
+                    wanted += f": clip the few outside by numpy.clip(x, 0, {top}), or undo a normalisation"
+                raise _bad(path, f"x_{part}", f"values {'down' if reached < 0 else 'up'} to {reached:g}", wanted)
+        pixels[part] = (np.rint(x * (255 / top)).clip(0, 255) if kinds[part] else x).astype(np.uint8)
     return pixels
 
 
+def _top(path: pathlib.Path, x: np.ndarray) -> int:
+    """The value of a white pixel, 1 or 255: of floats whichever most of those that are not black say."""
+    if x.dtype.kind != "f" or x.max() <= NEARLY_ONE:
+        return 1 if x.dtype.kind == "f" else 255
+    if 2 * np.count_nonzero(x > NEARLY_ONE) > np.count_nonzero(x > 0):
+        return 255
+    wanted = "values in 0..1 (clip the few outside by numpy.clip, or undo a normalisation), or in 0..255 as uint8"
+    raise _bad(path, "x_train", f"floats up to {x.max():g}, most of them at most {NEARLY_ONE}", wanted)
+
+
 def _check_images(path: pathlib.Path, key: str, x: np.ndarray) -> np.ndarray:
-    """NHWC images of a real dtype, finite, non-negative and not empty."""
+    """NHWC images of a real dtype, finite and not empty."""
     if x.dtype.kind not in "uif":
         raise _bad(path, key, f"dtype {x.dtype}", "integers or floats")
     if x.ndim not in (3, 4):
@@ -107,8 +127,6 @@ def _check_images(path: pathlib.Path, key: str, x: np.ndarray) -> np.ndarray:
         raise _bad(path, key, f"shape {x.shape}", "1 to 4 channels, on the last axis")
     if not np.isfinite(x.min()) or not np.isfinite(x.max()):
         raise _bad(path, key, "NaN or infinite values", "finite values")
-    if x.min() < 0:
-        raise _bad(path, key, f"values down to {x.min():g}", "values in 0..1 or 0..255")
     return x
 
 
@@ -121,9 +139,9 @@ def _labels(path: pathlib.Path, key: str, y: np.ndarray) -> np.ndarray:
         raise _bad(path, key, f"shape {y.shape}", "(n,) or (n, 1)")
     if not y.size:
         raise _bad(path, key, "no labels", "one or more")
-    if y.min() < 0 or y.max() >= 2**20:
-        raise _bad(path, key, f"labels from {y.min()} to {y.max()}", "class numbers from 0")
-    return y.astype(np.int32)
+    if y.min() < 0 or y.max() >= 2**31:
+        raise _bad(path, key, f"labels from {y.min()} to {y.max()}", "class numbers from 0 to 2**31 - 1")
+    return y
 
 
 def _bad(path: pathlib.Path, key: str, seen: str, wanted: str) -> InputError:

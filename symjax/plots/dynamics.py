@@ -14,7 +14,7 @@ from symjax.checks import flag, integer, text
 from symjax.errors import InputError
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, apart, check, in_order, legend_below, save
+from symjax.plots.style import PAPER, apart, axes_of, check, finish, in_order
 from symjax.summary import mean
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
@@ -22,8 +22,9 @@ HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths"
 
 def over_time(
     table: pd.DataFrame,
-    path: Path,
+    path: Path | None = None,
     *,
+    ax=None,
     panel: str,
     line: str,
     label: str,
@@ -37,7 +38,7 @@ def over_time(
 
     Args:
       table: epoch, seed, value and both columns, in the order in which panels and lines are to stand.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
       panel, line: columns.
       label: of the value's axis.
       title: of the figure.
@@ -45,7 +46,7 @@ def over_time(
       chance: for each panel, what to expect of nothing but chance; drawn dotted.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     for name, words in {"panel": panel, "line": line, "label": label, "title": title}.items():
         text(name, words, empty=name in ("label", "title"))
@@ -56,8 +57,8 @@ def over_time(
     looks = in_order(lines) if flag("ordered", ordered) else apart(lines)
     epochs = sorted(table.epoch.unique())
     with matplotlib.rc_context(PAPER):
-        margins = (max(0.4, 5.2 - 2.7 * columns), 0.9)
-        figure, grid = panel_grid(len(panels), 2.7, 2.5, columns=columns, margins=margins, sharex=True, sharey=True)
+        options = {"margins": (max(0.4, 5.2 - 2.7 * columns), 0.9), "sharex": True, "sharey": True}
+        figure, grid = panel_grid(len(panels), 2.7, 2.5, ax=ax, columns=columns, **options)
         for axes, name in zip(grid.flat, panels, strict=False):
             for which, look in looks.items():
                 chosen = table[(table[panel] == name) & (table[line] == which)].groupby("epoch").value
@@ -77,25 +78,29 @@ def over_time(
                 axes.set_xticks(shown, [str(epoch) for epoch in shown])
         for axes in lowest(grid):
             axes.set_xlabel("epoch")
-        figure.supylabel(label, fontsize=9)
-        figure.suptitle(title, fontsize=9)
-        legend_below(figure)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})
 
 
-def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | None = None, moments: int = 4) -> Figure:
+def over_layers(
+    table: pd.DataFrame,
+    path: Path | None = None,
+    *,
+    ax=None,
+    title: str,
+    chance: dict | None = None,
+    moments: int = 4,
+) -> Figure:
     """A panel per epoch, in it a curve over layers per class: how sensitive each layer is to it.
 
     Args:
       table: seed, epoch, layer, class, value, in the order in which layers and classes are to stand.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
       title: of the figure.
       chance: for each layer, what to expect of nothing but chance; drawn dotted.
       moments: of more epochs so many are shown, the first and the last among them.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "layer class seed", "epoch value")
     text("title", title, empty=True)
@@ -104,8 +109,7 @@ def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | N
     _check_chance(chance, layers)
     with matplotlib.rc_context(PAPER):
         width = max(2.1, 0.25 * len(layers) + 0.8)
-        figure = Figure(figsize=(width * len(epochs) + 0.5, 3.5), layout="constrained")
-        grid = figure.subplots(1, len(epochs), sharey=True, squeeze=False)
+        figure, grid = axes_of(ax, (1, len(epochs)), (width * len(epochs) + 0.5, 3.5), sharey=True)
         for axes, epoch in zip(grid.flat, epochs, strict=True):
             for name, look in apart(classes).items():
                 chosen = table[(table.epoch == epoch) & (table["class"] == name)]
@@ -119,52 +123,47 @@ def over_layers(table: pd.DataFrame, path: Path, *, title: str, chance: dict | N
             axes.set_title(f"epoch {epoch}", fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
         grid[0, 0].set_ylabel("correlation with the class")
-        figure.suptitle(title, fontsize=9)
-        legend_below(figure)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, title=title, legend={})
 
 
-def layers_by_time(table: pd.DataFrame, path: Path) -> Figure:
+def layers_by_time(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """A panel per measure: how alike each layer at each moment is to itself at the end of the training.
 
     Args:
       table: measure, seed, epoch, layer, end_layer, value; rows with layer = end_layer count.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "measure seed layer end_layer", "epoch value")
     same = table[table.layer == table.end_layer]
     measures, layers, epochs = list(same.measure.unique()), list(same.layer.unique()), sorted(same.epoch.unique())
     with matplotlib.rc_context(PAPER):
         height = 0.32 * len(layers) + 0.75
-        figure = Figure(figsize=(max(4.5, 0.5 * len(epochs) + 1), height * len(measures) + 0.5), layout="constrained")
-        grid = figure.subplots(len(measures), 1, sharex=True, squeeze=False)
+        size = (max(4.5, 0.5 * len(epochs) + 1), height * len(measures) + 0.5)
+        figure, grid = axes_of(ax, (len(measures), 1), size, sharex=True)
         for axes, measure in zip(grid.flat, measures, strict=True):
             means = same[same.measure == measure].groupby(["layer", "epoch"]).value.agg(mean).unstack("epoch")
             # The input is below, as in the published figure.
             _heat(means.reindex(index=layers[::-1], columns=epochs), axes, annot=len(epochs) <= 16)
             axes.set_title(NAMES.get(measure, measure), fontsize=9)
         grid[-1, 0].set_xlabel("epoch")
-        figure.suptitle("Each layer at an epoch with the same layer at the end", fontsize=9)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, title="Each layer at an epoch with the same layer at the end")
 
 
-def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figure | None:
+def layers_by_layers(table: pd.DataFrame, path: Path | None = None, *, ax=None, moments: int = 6) -> Figure | None:
     """A row per measure, a panel per epoch: each layer then (up) with each layer at the end (across).
 
     Measures that compare layers of one name alone have no row; without any other there is no figure.
 
     Args:
       table: as of `layers_by_time`.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
       moments: of more epochs so many are shown, the first and the last among them.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "measure seed layer end_layer", "epoch value")
     table = table[table.measure.isin(table[table.layer != table.end_layer].measure)]
@@ -175,8 +174,7 @@ def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figur
     side = max(1.5, 0.3 * len(layers) + 0.3)
     with matplotlib.rc_context(PAPER):
         size = (side * len(epochs) + 0.6, (side + 0.1) * len(measures) + 0.6)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(measures), len(epochs), sharex=True, sharey=True, squeeze=False)
+        figure, grid = axes_of(ax, (len(measures), len(epochs)), size, sharex=True, sharey=True)
         for row, measure in zip(grid, measures, strict=True):
             for axes, epoch in zip(row, epochs, strict=True):
                 chosen = table[(table.measure == measure) & (table.epoch == epoch)]
@@ -187,10 +185,7 @@ def layers_by_layers(table: pd.DataFrame, path: Path, moments: int = 6) -> Figur
             axes.set_title(f"epoch {epoch}", fontsize=9)
         for axes in grid[-1]:
             axes.tick_params(axis="x", rotation=90)
-        figure.supxlabel("layer at the end", fontsize=9)
-        figure.supylabel("layer at the epoch", fontsize=9)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, xlabel="layer at the end", ylabel="layer at the epoch")
 
 
 def _check_chance(chance: dict | None, wanted: list) -> None:

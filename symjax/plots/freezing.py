@@ -7,27 +7,27 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.plots.style import PAPER, axes_of, check, finish
 from symjax.summary import over_networks
 
 
-def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
+def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """Validation accuracy over epochs, and what a step costs beside one of normal training; a colour per schedule.
 
     Args:
       metrics: schedule, seed, epoch, validation_accuracy (in [0, 1]), in the order in which schedules are to stand.
       cost: schedule, epoch (from 0, as the epoch begins), share (of the operations of a normal step).
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, metrics, "schedule seed", "epoch validation_accuracy", name="metrics")
     check(path, cost, "schedule", "epoch share", name="cost")
     schedules = list(metrics.schedule.unique())
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        figure, grid = axes_of(ax, (1, 2), (7, 3.2))
+        left, right = grid.flat
         for colour, schedule in zip(sns.color_palette("colorblind", len(schedules)), schedules, strict=True):
             grouped = 100 * metrics[metrics.schedule == schedule].set_index("epoch").validation_accuracy
             mean, deviation = (getattr(grouped.groupby("epoch"), name)() for name in ("mean", "std"))
@@ -41,9 +41,7 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path) -> Figure:
         right.set(xlabel="epoch", ylabel="operations of a step (% of normal)", ylim=(0, 105))
         members = metrics.seed.nunique()
         over = over_networks(members, "mean and standard deviation")
-        figure.suptitle(f"Layers frozen from below, beside normal training ({over})", fontsize=9)
         for axes in (left, right):
             axes.grid(True, color="#dddddd", linewidth=0.6)
-        legend_below(figure)
-        save(figure, path)
-    return figure
+        title = f"Layers frozen from below, beside normal training ({over})"
+        return finish(figure, path, ax, grid, title=title, legend={})

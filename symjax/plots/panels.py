@@ -11,26 +11,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from symjax.plots.style import PAPER, legend_below, save
+from symjax.plots.style import PAPER, axes_of, finish
 from symjax.summary import mean
 
 
 def panel_grid(
-    count: int, width: float, height: float, *, columns: int = 4, margins: tuple[float, float] = (0.0, 0.0), **options
+    count: int,
+    width: float,
+    height: float,
+    *,
+    ax: Any = None,
+    columns: int = 4,
+    margins: tuple[float, float] = (0.0, 0.0),
+    **options,
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its grid of at least `count` axes, at most `columns` across; what is over is hidden.
+
+    Where `ax` is given, these axes in one row.
 
     Args:
       count: of panels.
       width, height: of each, in inches.
+      ax: as of all figures, see `symjax.plots`.
       columns: at most.
       margins: what the figure has besides, across and down.
       options: of `Figure.subplots`.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns + margins[0], height * rows + margins[1]), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    size = (width * columns + margins[0], height * rows + margins[1])
+    figure, grid = axes_of(ax, (rows, columns), size, count, **options)
     for axes in grid.flat[count:]:
         axes.set_visible(False)
     return figure, grid
@@ -46,7 +56,8 @@ def lowest(grid: np.ndarray) -> list[Axes]:
 
 def curve_panels(
     table: pd.DataFrame,
-    path: Path,
+    path: Path | None,
+    ax: Any,
     *,
     series: str,
     value: str,
@@ -58,20 +69,20 @@ def curve_panels(
 
     Args:
       table: columns layer, epoch, `series` and `value`, in the order in which layers and series are to stand.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
       series, value: names of columns.
       styles: from each series to its label and colour.
       label: of the values' axis.
       title: of the figure.
 
     Returns:
-      The figure that was written; None for an empty table.
+      The figure; None for an empty table.
     """
     if table.empty:
         return None
     layers, names = list(table.layer.unique()), list(table[series].unique())
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(layers), 2.4, 2.1, margins=(0.8, 1.1), sharex=True, sharey=True)
+        figure, grid = panel_grid(len(layers), 2.4, 2.1, ax=ax, margins=(0.8, 1.1), sharex=True, sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             axes.set_title(layer, fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
@@ -86,8 +97,4 @@ def curve_panels(
         for axes in lowest(grid):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        figure.supylabel(label, fontsize=9)
-        figure.suptitle(title, fontsize=9)
-        legend_below(figure)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.plots.style import PAPER, axes_of, check, finish
 from symjax.summary import mean
 
 # How a kind of matrix is called in a figure, and its colour.
@@ -20,33 +20,30 @@ KINDS = {
 }
 
 
-def rotations(table: pd.DataFrame, path: Path) -> Figure:
+def rotations(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """Grouped bars, a panel per model: a group per layer, a bar per kind, the mean penalty and its deviation (n - 1).
 
     Args:
       table: rows as of results.csv, in the order in which models, layers and kinds are to stand.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "model layer seed kind repeat", "penalty baseline")
     models = list(table.model.unique())
     width = max(4.2, width_of_bars(table.layer.nunique(), table.kind.nunique()))
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(max(5.5, width * len(models)), 3.8), layout="constrained")
-        grid = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
-        for axes, model in zip(grid, models, strict=True):
+        figure, grid = axes_of(ax, (1, len(models)), (max(5.5, width * len(models)), 3.8), sharey=True)
+        for axes, model in zip(grid.flat, models, strict=True):
             rows = table[table.model == model]
             grouped_bars(axes, rows, series="kind", value="penalty", styles=KINDS)
             axes.set_title(f"{model} (baseline {mean(rows.drop_duplicates('seed').baseline):.1f} %)", fontsize=9)
-        grid[0].set_ylabel("rotation penalty (percentage points)")
+        grid[0, 0].set_ylabel("rotation penalty (percentage points)")
         over, several = draws(table)
         over = f"mean and standard deviation over {over}" if several else over
-        figure.suptitle(f"Accuracy lost to a fixed random matrix before an activation\n({over})", fontsize=9)
-        legend_below(figure, handlelength=1.1)
-        save(figure, path)
-    return figure
+        title = f"Accuracy lost to a fixed random matrix before an activation\n({over})"
+        return finish(figure, path, ax, grid, title=title, legend={"handlelength": 1.1})
 
 
 def draws(table: pd.DataFrame) -> tuple[str, bool]:
@@ -57,7 +54,7 @@ def draws(table: pd.DataFrame) -> tuple[str, bool]:
     return words, repeats * members > 1
 
 
-def rotation_curves(table: pd.DataFrame, path: Path) -> Figure | None:
+def rotation_curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
     """Validation accuracy over epochs: a panel per model and layer, a line per kind, its mean and range."""
     check(path, table, "model layer seed kind repeat", "epoch val_accuracy")
     named = table.assign(layer=table.model + ", " + table.layer) if table.model.nunique() > 1 else table
@@ -65,6 +62,7 @@ def rotation_curves(table: pd.DataFrame, path: Path) -> Figure | None:
     return curve_panels(
         named,
         path,
+        ax,
         series="kind",
         value="val_accuracy",
         styles=KINDS,

@@ -12,20 +12,20 @@ from symjax.birkhoff.checks import scalar
 from symjax.checks import sequence
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.plots.style import PAPER, check, finish
 from symjax.summary import mean
 
 
-def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure:
+def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = None, *, ax=None) -> Figure:
     """Histograms: a panel per layer, a bar per value, how many pairs chose it.
 
     Args:
       chosen: pair, layer and hyperparameter, one row per pair and layer.
       values: what there was to choose from, in the order of the bars.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     values = sequence("values", values, "numbers")
     for value in values:
@@ -33,7 +33,7 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
     check(path, chosen, "pair layer", "hyperparameter", name="chosen")
     layers = list(chosen.layer.unique())
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(layers), 2.0, 1.8, margins=(0.6, 1.1), sharey=True)
+        figure, grid = panel_grid(len(layers), 2.0, 1.8, ax=ax, margins=(0.6, 1.1), sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             counts = chosen[chosen.layer == layer].hyperparameter.value_counts()
             axes.bar(range(len(values)), [counts.get(value, 0) for value in values], width=0.8, color="#d7301f")
@@ -44,24 +44,21 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path) -> Figure
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
         pairs = chosen.pair.nunique()
         over = f"How many of {pairs} pairs chose each value" if pairs > 1 else "The value that one pair chose"
-        figure.suptitle(f"{over}, layer by layer", fontsize=9)
-        figure.supylabel("pairs", fontsize=9)
-        figure.supxlabel("value chosen by validation", fontsize=9)
-        save(figure, path)
-    return figure
+        around = {"xlabel": "value chosen by validation", "ylabel": "pairs"}
+        return finish(figure, path, ax, grid, title=f"{over}, layer by layer", **around)
 
 
-def sparsity(table: pd.DataFrame, path: Path) -> Figure:
+def sparsity(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """Penalty against the share of zero entries: a panel per layer, a line through lasso's weights, points for others.
 
     All panels have one scale. Means over pairs, with deviations (n - 1) both ways where there is more than one pair.
 
     Args:
       table: rows as of results.csv.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "pair layer family", "sparsity penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())
@@ -69,7 +66,7 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
     lasso = [family for family in families if family.startswith("lasso")]
     several = table.pair.nunique() > 1
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(layers), 2.6, 2.3, margins=(0.6, 1.1), sharex=True, sharey=True)
+        figure, grid = panel_grid(len(layers), 2.6, 2.3, ax=ax, margins=(0.6, 1.1), sharex=True, sharey=True)
         for axes, layer in zip(grid.flat, layers, strict=False):
             grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
             means, deviation = grouped.agg(mean), grouped.std()
@@ -99,8 +96,5 @@ def sparsity(table: pd.DataFrame, path: Path) -> Figure:
         for axes in lowest(grid):
             axes.set_xlabel("share of zero entries")
         pairs = f"mean and standard deviation over {table.pair.nunique()} pairs" if several else "one pair"
-        figure.suptitle(f"What sparse stitches cost at each layer ({pairs})", fontsize=9)
-        figure.supylabel("stitching penalty (percentage points)", fontsize=9)
-        legend_below(figure)
-        save(figure, path)
-    return figure
+        title, label = f"What sparse stitches cost at each layer ({pairs})", "stitching penalty (percentage points)"
+        return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})

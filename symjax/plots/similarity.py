@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from symjax.errors import InputError
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import panel_grid
-from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.plots.style import PAPER, axes_of, check, finish
 from symjax.summary import mean
 
 # How a measure is called in a figure; others by their own name.
@@ -51,7 +51,7 @@ def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
     return same.groupby(["measure", "layer", "pair"], sort=False).value.agg(mean).reset_index()
 
 
-def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
+def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
     """A panel per measure: the mean over pairs for each layer of the first model with each layer of the second.
 
     Measures that compare layers of one name alone have no panel; without any other there is no figure.
@@ -62,10 +62,10 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
       table: measure, layer_a, layer_b, value, in the order in which measures and layers are to stand; model_a and
         model_b where there are several models, and same_model where the two sides are not one set
         (`Pairwise.to_frame`).
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "measure layer_a layer_b", "value")
     if {"model_a", "model_b"} <= set(table.columns) and len(different := of_two_models(table)):
@@ -83,7 +83,7 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
     longest = max(len(str(layer)) for layer in rows + columns)
     side = max(2.2, square * most_layers + 0.6) + 0.075 * max(0, longest - 5)
     with matplotlib.rc_context(PAPER):
-        figure, grid = panel_grid(len(measures), side, side + 0.15, columns=3, margins=(0.4, 0.3))
+        figure, grid = panel_grid(len(measures), side, side + 0.15, ax=ax, columns=3, margins=(0.4, 0.3))
         for axes, measure in zip(grid.flat, measures, strict=False):
             chosen = crossed[crossed.measure == measure]
             means = chosen.groupby(["layer_a", "layer_b"]).value.agg(mean).unstack()
@@ -107,21 +107,19 @@ def heatmaps(table: pd.DataFrame, path: Path) -> Figure | None:
             axes.set(xlabel="", ylabel="")
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)
-        figure.supxlabel("layer of the second model", fontsize=9)
-        figure.supylabel("layer of the first model", fontsize=9)
-        save(figure, path)
-    return figure
+        around = {"xlabel": "layer of the second model", "ylabel": "layer of the first model"}
+        return finish(figure, path, ax, grid, **around)
 
 
-def by_layer(table: pd.DataFrame, path: Path) -> Figure:
+def by_layer(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """Grouped bars: a group per layer, a bar per measure, its mean and deviation (n - 1) over pairs of models.
 
     Args:
       table: as for `heatmaps`, with model_a and model_b; rows of equal layers of two different models count.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
 
     Raises:
       InputError: no row compares equal layers of two different models.
@@ -136,8 +134,8 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
     pairs = same.pair.nunique()
     with matplotlib.rc_context(PAPER):
         width = max(5.5, width_of_bars(same.layer.nunique(), len(measures)))
-        figure = Figure(figsize=(width, 3.4), layout="constrained")
-        axes = figure.subplots()
+        figure, grid = axes_of(ax, (1, 1), (width, 3.4))
+        axes = grid[0, 0]
         grouped_bars(axes, same, series="measure", value="value", styles=styles)
         kinds = dict.fromkeys("distance" if is_distance(measure) else "similarity" for measure in measures)
         axes.set_ylabel(" or ".join(kinds))
@@ -147,6 +145,4 @@ def by_layer(table: pd.DataFrame, path: Path) -> Figure:
             fontsize=9,
             loc="left",
         )
-        legend_below(figure, handlelength=1.1)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, legend={"handlelength": 1.1})

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.plots.style import PAPER, axes_of, check, finish
 from symjax.summary import mean
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
@@ -47,23 +47,23 @@ def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
     return styles
 
 
-def penalties(table: pd.DataFrame, path: Path) -> Figure:
+def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its deviation (n - 1).
 
     Args:
       table: rows as of results.csv, in the order in which layers and families are to stand.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "pair layer family starred", "penalty clean_accuracy")
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = style_of(list(table.family.unique()))
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(max(6.5, width_of_bars(len(names), len(styles))), 3.8), layout="constrained")
-        axes = figure.subplots()
+        figure, grid = axes_of(ax, (1, 1), (max(6.5, width_of_bars(len(names), len(styles))), 3.8))
+        axes = grid[0, 0]
         grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
         axes.set_ylabel("stitching penalty (percentage points)")
         pairs = table.pair.nunique()
@@ -74,12 +74,10 @@ def penalties(table: pd.DataFrame, path: Path) -> Figure:
             fontsize=9,
             loc="left",
         )
-        legend_below(figure, handlelength=1.1)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, legend={"handlelength": 1.1})
 
 
-def curves(table: pd.DataFrame, path: Path) -> Figure | None:
+def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
     """Training accuracy over epochs: a panel per layer, a line per family that trains, its mean and range over pairs.
 
     An empty table (no family trains) has no figure.
@@ -98,6 +96,7 @@ def curves(table: pd.DataFrame, path: Path) -> Figure | None:
     return curve_panels(
         table[chosen],
         path,
+        ax,
         series="family",
         value="accuracy",
         styles=styles,

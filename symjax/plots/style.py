@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from symjax import checks, runs
@@ -25,11 +26,11 @@ PAPER = {
 }
 
 
-def check(path: Path, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table") -> None:
+def check(path: Path | None, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table") -> None:
     """Asks for what a figure needs before it is drawn.
 
     Args:
-      path: of the figure, in a folder that is there.
+      path: of the figure, in a folder that is there; None where none is written.
       table: a table of one row at least.
       columns, numbers: names of its columns with blanks between; those of the second hold numbers.
       name: of the table in messages.
@@ -37,8 +38,8 @@ def check(path: Path, table: pd.DataFrame, columns: str, numbers: str = "", *, n
     Raises:
       InputError: it is not so.
     """
-    folder = checks.path("path", path).parent
-    if not folder.is_dir():
+    folder = None if path is None else checks.path("path", path).parent
+    if folder is not None and not folder.is_dir():
         raise InputError(f"path: got {path}, but there is no folder {folder}")
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"{name}: got {type(table).__name__}, wanted a pandas DataFrame")
@@ -49,6 +50,69 @@ def check(path: Path, table: pd.DataFrame, columns: str, numbers: str = "", *, n
     for column in numbers.split():
         if not all(isinstance(value, (Number, np.bool)) for value in table[column].unique()):
             raise InputError(f"{name}: {column} holds {table[column].dtype}, wanted numbers")
+
+
+def axes_of(
+    ax: Any, shape: tuple[int, int], figsize: tuple[float, float], count: int | None = None, **options
+) -> tuple[Figure, np.ndarray]:
+    """A new figure and its grid of axes; or the axes that the caller has, and the figure that they are in.
+
+    Args:
+      ax: None, or as many axes as there are panels, one alone or in any sequence.
+      shape: rows and columns.
+      figsize: of a new figure, in inches.
+      count: of panels, where the grid has more; given axes are one row then.
+      options: of `Figure.subplots`.
+
+    Raises:
+      InputError: `ax` is none of these.
+    """
+    if ax is None:
+        figure = Figure(figsize=figsize, layout="constrained")
+        return figure, figure.subplots(*shape, squeeze=False, **options)
+    shape = shape if count is None else (1, count)
+    given = np.ravel(ax) if isinstance(ax, (Axes, np.ndarray, list, tuple)) else []
+    if len(given) != shape[0] * shape[1] or not all(isinstance(axes, Axes) for axes in given):
+        raise InputError(f"ax: got {checks.short(ax)}, wanted {shape[0] * shape[1]} axes, one for each panel")
+    return given[0].figure.figure, np.reshape(given, shape)
+
+
+def finish(
+    figure: Figure,
+    path: Path | None,
+    ax: Any,
+    grid: np.ndarray,
+    *,
+    title: str = "",
+    xlabel: str = "",
+    ylabel: str = "",
+    legend: dict[str, Any] | None = None,
+) -> Figure:
+    """What stands around the panels of a new figure, at the panels of a given one; writes it where there is a path.
+
+    Args:
+      figure, grid: of `axes_of`.
+      path, ax: as of the figure.
+      title: of a new figure.
+      xlabel, ylabel: of all panels.
+      legend: options of `legend_below`; None for no legend.
+    """
+    if ax is None:
+        for put, text in ((figure.suptitle, title), (figure.supxlabel, xlabel), (figure.supylabel, ylabel)):
+            if text:
+                put(text, fontsize=9)
+        if legend is not None:
+            legend_below(figure, **legend)
+    else:
+        for axes in grid.flat:
+            axes.set_xlabel(xlabel or axes.get_xlabel())
+        for axes in grid[:, 0]:
+            axes.set_ylabel(" ".join(filter(None, (axes.get_ylabel(), ylabel))))
+        if legend is not None and (handles := labelled(grid.flat)):
+            grid.flat[-1].legend(handles.values(), handles, frameon=False, **legend)
+    if path is not None:
+        save(figure, path)
+    return figure
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -89,12 +153,18 @@ def in_order(names: Sequence) -> dict[Any, dict[str, Any]]:
     return {name: {"color": c, "marker": "o", "markersize": 2.5} for name, c in zip(names, colours, strict=True)}
 
 
-def legend_below(figure: Figure, **options) -> None:
-    """A legend of everything that has a label, once, below the axes, in as many columns as fit the figure's width."""
+def labelled(panels: Iterable[Axes]) -> dict[str, Any]:
+    """Everything that has a label, once, by its label."""
     handles = {}
-    for axes in figure.axes:
+    for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
+    return handles
+
+
+def legend_below(figure: Figure, **options) -> None:
+    """A legend of everything that has a label, once, below the axes, in as many columns as fit the figure's width."""
+    handles = labelled(figure.axes)
     longest = max((len(re.sub(r"\$.*?\$", "GReLU", label)) for label in handles), default=1)
     inches = 0.07 * longest + 0.5  # of 9 point text with its handle
     columns = max(1, min(int((figure.get_size_inches()[0] - 0.2) / inches), len(handles)))

@@ -12,19 +12,19 @@ from matplotlib.patches import Rectangle
 
 from symjax.birkhoff.checks import scalar
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, check, legend_below, save
+from symjax.plots.style import PAPER, axes_of, check, finish
 
 
-def defects(table: pd.DataFrame, path: Path) -> Figure:
+def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """A heat map of defects, activations down and kinds of matrices across; those of the activation's group are framed.
 
     Args:
       table: activation, matrix, member, defect, in the order in which they are to stand; of several draws members show
         their largest defect, others their least.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "activation matrix", "member defect")
     activations, kinds = list(table.activation.unique()), list(table.matrix.unique())
@@ -32,8 +32,8 @@ def defects(table: pd.DataFrame, path: Path) -> Figure:
     values = worst.defect.unstack("matrix").loc[activations, kinds]
     member = worst.member.unstack("matrix").loc[activations, kinds]
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(1.05 * len(kinds) + 1.9, 0.34 * len(activations) + 1.5), layout="constrained")
-        axes = figure.subplots()
+        figure, grid = axes_of(ax, (1, 1), (1.05 * len(kinds) + 1.9, 0.34 * len(activations) + 1.5))
+        axes = grid[0, 0]
         sns.heatmap(
             np.maximum(values, 1e-17),
             ax=axes,
@@ -52,8 +52,7 @@ def defects(table: pd.DataFrame, path: Path) -> Figure:
         axes.set_yticklabels([name.replace("_", " ") for name in activations], rotation=0)
         axes.tick_params(length=0)
         axes.set_title("|s(A x) - B s(x)| / |s(A x)| with the best B; framed: A of the group", fontsize=9, loc="left")
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid)
 
 
 def worst_defects(table: pd.DataFrame) -> pd.DataFrame:
@@ -63,22 +62,22 @@ def worst_defects(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"member": member, "defect": grouped.defect.max().where(member, grouped.defect.min())})
 
 
-def homogeneity(table: pd.DataFrame, slope: float, path: Path) -> Figure:
+def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, ax=None) -> Figure:
     """xi(l) = RMS(s(l X) - l s(X)) against l, a line per activation, beside the line of the limiting slope.
 
     Args:
       table: activation, scale, xi.
       slope: the limit for GELU.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "activation", "scale xi")
     scalar("slope", slope, "a finite number", np.isfinite)
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(4.6, 3.2), layout="constrained")
-        axes = figure.subplots()
+        figure, grid = axes_of(ax, (1, 1), (4.6, 3.2))
+        axes = grid[0, 0]
         palette = sns.color_palette("colorblind", table.activation.nunique())
         for (name, rows), colour in zip(table.groupby("activation", sort=False), palette, strict=True):
             axes.plot(rows.scale, rows.xi, color=colour, linewidth=1.6, label=name.replace("_", " "))
@@ -89,26 +88,25 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path) -> Figure:
         axes.set_xlim(*ends)
         axes.set_title("Positive homogeneity and what GELU lacks of it", fontsize=9, loc="left")
         axes.legend(frameon=False)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid)
 
 
-def undone(table: pd.DataFrame, path: Path) -> Figure:
+def undone(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
     """Penalties by layer of networks stitched to what a symmetry made of them: a dot per network, a colour per stitch.
 
     Args:
       table: seed, layer, family, penalty, in the order in which layers and families are to stand.
-      path: without a suffix; `.png` and `.pdf` are written.
+      path, ax: as of all figures, see `symjax.plots`.
 
     Returns:
-      The figure that was written.
+      The figure.
     """
     check(path, table, "seed layer family", "penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())
     styles = style_of(families)
     with matplotlib.rc_context(PAPER):
-        figure = Figure(figsize=(max(4.6, 0.45 * len(layers) + 1.5), 3.2), layout="constrained")
-        axes = figure.subplots()
+        figure, grid = axes_of(ax, (1, 1), (max(4.6, 0.45 * len(layers) + 1.5), 3.2))
+        axes = grid[0, 0]
         seeds = list(table.seed.unique())
         for family in families:
             name, colour = styles[family]
@@ -124,6 +122,4 @@ def undone(table: pd.DataFrame, path: Path) -> Figure:
         axes.set_title(
             "Front of a network, stitch, tail of the same network\nafter a random symmetry", fontsize=9, loc="left"
         )
-        legend_below(figure)
-        save(figure, path)
-    return figure
+        return finish(figure, path, ax, grid, legend={})

@@ -9,19 +9,21 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from symjax import parallel
+from symjax import parallel, representations
 from symjax.data import Dataset, Split
 from symjax.flops import segment_flops, step_flops
+from symjax.memory import num_bytes
 from symjax.parallel import Execution
 from symjax.training import create_state, pad_batches
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig
 from symjax.zoo.jobs import epochs_program, plan
 from symjax.zoo.saturation import looked_at
-from symjax.zoo.stored import StoredMember
+from symjax.zoo.stored import StoredMember, abstract_state
 from symjax.zoo.trained import EVALUATION_BATCH
 
 REHEARSED = 8  # training steps
+REHEARSAL_BYTES = 2**31  # on each device, about; a rehearsal that would take more is of fewer members, or of none
 
 
 def epochs_to_go(
@@ -67,12 +69,16 @@ def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
     )
 
 
-def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float:
+def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float | None:
     """Floating-point operations per second of one of `devices`, as `epoch_flops` counts, in training `members` on all.
 
-    A few steps on random images, once to compile and once on the clock; nothing is kept.
+    A few steps on random images, once to compile and once on the clock; nothing is kept. Of fewer members where they
+    would take more than `REHEARSAL_BYTES` of a device; None, and nothing is allocated, where one would.
     """
     batch = config.recipe.batch_size
+    members = min(members, len(devices) * int(REHEARSAL_BYTES // _bytes_of_member(config, dataset)))
+    if not members:
+        return None
     small = dataclasses.replace(
         dataset,
         train=_random(dataset.train, min(len(dataset.train), REHEARSED * batch)),
@@ -90,6 +96,15 @@ def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices:
     seconds = time.perf_counter() - began
     most = -(-members // len(devices))  # on one device
     return most * epoch_flops(config, small) / seconds
+
+
+def _bytes_of_member(config: ZooConfig, dataset: Dataset) -> int:
+    """Roughly what training a member takes: its state before and after, its gradients, and activations both ways."""
+    network, image = config.network(dataset), dataset.train.images.shape[1:]
+    state = num_bytes(abstract_state(config, network, len(dataset.train)))
+    activations = representations.bytes_per_image(network, image, range(len(network.points)))
+    images = config.recipe.batch_size + EVALUATION_BATCH + REHEARSED * config.recipe.batch_size
+    return 3 * state + 4 * config.recipe.batch_size * activations + images * int(np.prod(image))
 
 
 def _random(split: Split, count: int) -> Split:

@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from symjax import data, memory, parallel, runs
-from symjax.checks import integer, integers, one_of, path
+from symjax.checks import integer, integers, numpy_array, one_of, path
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
@@ -190,8 +190,9 @@ def evaluate(
     """
     memory.check_limit(max_device_memory)
     mean, std = data.statistics(mean, std, split.images.shape[-1:])
-    if labels is not None and (np.ndim(labels) != 2 or np.shape(labels)[1] != len(split)):
-        raise InputError(f"labels: got shape {np.shape(labels)}, wanted (members, {len(split)})")
+    labels = None if labels is None else numpy_array("labels", labels)
+    if labels is not None and (labels.ndim != 2 or labels.shape[1] != len(split)):
+        raise InputError(f"labels: got shape {labels.shape}, wanted (members, {len(split)})")
     devices = devices_or_all(devices)
     batches = pad_batches(split, EVALUATION_BATCH)
     shared = parallel.replicate((batches, mean, std), devices)
