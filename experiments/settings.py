@@ -262,7 +262,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     """
     began = time.monotonic()
     module = sys.modules[main.__module__]
-    name = module.__spec__.name  # __name__ is "__main__"
+    name = f"experiments.{Path(module.__file__).stem}"  # __name__ is "__main__", and a script has no __spec__
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()
