@@ -6,6 +6,7 @@ import numpy as np
 
 from symjax import checks
 from symjax.errors import InputError
+from symjax.spelling import one_line
 
 # Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
 PUBLISHED_STATISTICS = {
@@ -19,6 +20,8 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+
+    __repr__ = one_line
 
     def __post_init__(self):
         for name, ndim, kinds in (("images", 4, "u"), ("labels", 1, "iu")):
@@ -49,6 +52,8 @@ class Source:
     test: Split
     class_names: tuple[str, ...]
 
+    __repr__ = one_line
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -70,6 +75,8 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+
+    __repr__ = one_line
 
     def __post_init__(self):
         checks.text("name", self.name)

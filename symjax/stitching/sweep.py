@@ -21,6 +21,7 @@ from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.models import Member
 from symjax.parallel import at_once, groups, stack, take
+from symjax.spelling import one_line
 from symjax.stitching.division import divide, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
@@ -47,6 +48,8 @@ class PairResult:
     rows: list[dict]
     curves: list[dict]
     stitches: dict[tuple[str, str], tuple[Stitch, PyTree]]
+
+    __repr__ = one_line
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:

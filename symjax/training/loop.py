@@ -14,6 +14,7 @@ from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.checks import flag, integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.models import Member, Network
+from symjax.spelling import one_line
 from symjax.training.evaluation import Batches, accuracy
 
 PyTree = Any
@@ -70,6 +71,8 @@ class TrainState(NamedTuple):
     seed: jax.Array  # int32
     epoch: jax.Array  # int32, epochs done
 
+    __repr__ = one_line
+
 
 class TrainData(NamedTuple):
     """What all members share: images on the device, and how they are normalised."""
@@ -79,6 +82,8 @@ class TrainData(NamedTuple):
     mean: jax.Array  # (channels,)
     std: jax.Array  # (channels,)
     validation: Batches | None  # None where nothing is validated on the way
+
+    __repr__ = one_line
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:

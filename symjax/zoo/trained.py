@@ -19,6 +19,7 @@ from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
+from symjax.spelling import one_line
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches
 from symjax.zoo.config import ZooConfig, listed
@@ -47,6 +48,8 @@ class Zoo:
     members: Member
     metrics: pd.DataFrame
     freeze: tuple[int, ...] = ()
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.seeds)
