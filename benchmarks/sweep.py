@@ -120,7 +120,7 @@ def build(settings: Settings):
 
 def zoo_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
     network, execution = build(settings)
-    recipe = Recipe(batch_size=settings.batch_size)
+    recipe = Recipe(batch_size=settings.batch_size, flip=True, translate=2)
     steps = settings.images // settings.batch_size
     create = jax.jit(jax.vmap(lambda seed: create_state(network, recipe, steps, seed)))
     states = create(jnp.arange(settings.members, dtype=jnp.int32))
@@ -171,6 +171,8 @@ def sweep_rows(settings: Settings, dataset: Dataset, published) -> list[dict]:
         eval_batch_size=settings.eval_batch_size,
         reestimation_images=settings.images,
         learning_rates=(1e-3,),
+        flip=True,
+        translate=2,
     )
     plan = Plan(network, tuple(range(4)), parse_families(",".join(FAMILIES)), config, execution)
     sweeps = {count: Sweep(plan, dataset, num_pairs=count) for count in settings.pairs}

@@ -410,7 +410,7 @@ def test_seeds_of_a_flag(text, seeds):
 def test_defaults_depend_on_the_dataset():
     digits, cifar10 = ZooSettings().zoo_config(), ZooSettings(dataset="cifar10").zoo_config()
     assert (digits.width, digits.image_size, digits.recipe.flip) == (8, 16, False)
-    assert (cifar10.width, cifar10.image_size, cifar10.recipe) == (64, None, Recipe())
+    assert (cifar10.width, cifar10.image_size, cifar10.recipe) == (64, None, Recipe(flip=True, translate=2))
     # What a flag says goes before, also where it says "no".
     chosen = ZooSettings(dataset="cifar10", flip=False, translate=0, epochs=2).zoo_config().recipe
     assert (chosen.flip, chosen.translate, chosen.epochs) == (False, 0, 2)

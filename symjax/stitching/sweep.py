@@ -6,6 +6,7 @@ never wait for each other. Validation picks among the learning rates of a family
 what was picked.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 
 from symjax.checks import integer
 from symjax.data import Dataset
+from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.models import Member
@@ -86,7 +88,7 @@ class Sweep:
         check_plan(plan, dataset)
         if num_pairs is not None:
             integer("num_pairs", num_pairs)
-        self.plan = plan
+        self.plan = plan = dataclasses.replace(plan, config=with_augmentation(plan.config, dataset))
         devices = jax.local_devices() if devices is None else list(devices)
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]
         if share > 1:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from symjax import data, freezing, models, runs
 from symjax.birkhoff.checks import scalar
 from symjax.checks import integer_fields, integers, one_of, text
 from symjax.data import Dataset
+from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.models import Network
@@ -84,9 +85,13 @@ class ZooConfig:
             values["freeze"] = _from_json(Saturation, values["freeze"])
         return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})})
 
+    def on(self, dataset: Dataset) -> "ZooConfig":
+        """The same with the augmentation that the data set asks for where the recipe leaves it open."""
+        return replace(self, recipe=with_augmentation(self.recipe, dataset))
+
     def identity(self, dataset: Dataset) -> dict[str, Any]:
-        """What results of the zoo depend on: `to_json`, and as `structure` what its model is on these images."""
-        return {**self.to_json(), "structure": self.structure_on(describe_shapes(dataset))}
+        """What results of the zoo depend on: `on(dataset)`, and as `structure` what its model is on these images."""
+        return {**self.on(dataset).to_json(), "structure": self.structure_on(describe_shapes(dataset))}
 
     def document(self, dataset: Dataset) -> dict[str, Any]:
         """What the `config.json` of a zoo's folder holds: its identity, and what it sees of the data set."""

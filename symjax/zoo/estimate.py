@@ -72,6 +72,7 @@ def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices:
 
     A few steps on random images, once to compile and once on the clock; nothing is kept.
     """
+    config = config.on(dataset)
     batch = config.recipe.batch_size
     small = dataclasses.replace(
         dataset,

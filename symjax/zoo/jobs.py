@@ -225,7 +225,7 @@ def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: 
     Of a schedule that freezes layers it is that of the epochs before.
     """
     shared = jax.eval_shape(lambda: device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)))
-    plain = dataclasses.replace(config, freeze=(), labels="true")
+    plain = dataclasses.replace(config.on(dataset), freeze=(), labels="true")
     network = config.network(dataset, method=execution.conv)
     return _need(plain, network, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
 
