@@ -86,7 +86,7 @@ def show(title: str, rows: list[dict]) -> None:
 def measure_zoo(settings: Settings, members: int, groups: int) -> dict[str, int]:
     """An epoch of each group, one after another."""
     dataset, network, execution = build(settings)
-    recipe = Recipe(epochs=2, batch_size=settings.batch_size)
+    recipe = Recipe(epochs=2, batch_size=settings.batch_size, flip=True, translate=2)
     one = jax.eval_shape(partial(create_state, network, recipe, settings.images // settings.batch_size), 0)
     host = parallel.stack([zeros(one)] * members)
     shared = jax.device_get(device_data(dataset, pad_batches(dataset.validation, 128)))
@@ -105,7 +105,7 @@ def measure_zoo(settings: Settings, members: int, groups: int) -> dict[str, int]
 def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
     """An epoch of each part, one after another."""
     dataset, network, execution = build(settings)
-    config = FitConfig(epochs=2, batch_size=settings.batch_size)
+    config = FitConfig(epochs=2, batch_size=settings.batch_size, flip=True, translate=2)
     whole = Plan(network, tuple(range(len(network.points))), parse_families(FAMILIES), config, execution)
     plans = divide(whole, parts, segment_flops(network, (32, 32, 3)), work_of(whole, dataset))
     shared = jax.device_get(device_data(dataset, None))

@@ -125,7 +125,7 @@ def build(settings: Settings):
 
 def zoo_row(settings: Settings, dataset: Dataset, published) -> dict:
     network, execution = build(settings)
-    recipe = Recipe(batch_size=settings.batch_size)
+    recipe = Recipe(batch_size=settings.batch_size, flip=True, translate=2)
     steps = settings.images // settings.batch_size
     create = jax.jit(jax.vmap(lambda seed: create_state(network, recipe, steps, seed)))
     states = create(jnp.arange(settings.members, dtype=jnp.int32))
@@ -174,6 +174,8 @@ def sweep_rows(settings: Settings, dataset: Dataset, published) -> Iterator[dict
         eval_batch_size=settings.eval_batch_size,
         reestimation_images=settings.images,
         learning_rates=(1e-3,),
+        flip=True,
+        translate=2,
     )
     points = tuple(layer - 1 for layer in settings.layers)
     plan = Plan(network, points, parse_families(",".join(settings.families)), config, execution)

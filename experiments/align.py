@@ -63,7 +63,7 @@ def main(settings: Settings) -> Summary:
     dataset = settings.load_dataset()
     network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
-    document = {"zoo": config.to_json(), "layers": layers}
+    document = {"zoo": config.identity(dataset), "layers": layers}
     document |= {name: getattr(settings, name) for name in ("examples", "maps", "test_size")}
     out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit

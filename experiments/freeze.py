@@ -80,7 +80,8 @@ def main(settings: Settings) -> Summary:
     configs = {"normal": config} | {
         name: dataclasses.replace(config, freeze=of_name(settings, name, len(layers))) for name in names
     }
-    document = {"zoo": config.to_json(), "test_size": settings.test_size, "linear": [settings.begin, settings.end]}
+    document = {"zoo": config.identity(dataset), "test_size": settings.test_size}
+    document["linear"] = [settings.begin, settings.end]
     document["similarity"] = {name: getattr(settings, name) for name in OF_SIMILARITY}
     out = run_folder("freeze", zoo_folder(config).name, document, dataset, settings.out)
     normal = settings.zoo or zoo_folder(config)

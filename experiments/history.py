@@ -58,7 +58,7 @@ class HistorySettings(FeatureSettings):
         epochs, dataset = self.parse_checkpoints(), self.load_dataset()
         layers = self.parse_layers(dataset)
         document = {name: getattr(self, name) for name in ("images", "examples", "maps", "test_size")}
-        document |= {"zoo": config.to_json(), "layers": layers}  # all that rows depend on, but for their keys
+        document |= {"zoo": config.identity(dataset), "layers": layers}  # all that rows depend on, but for their keys
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
         path = self.zoo or zoo_folder(config)
         rows = Rows(columns, measures, epochs)

@@ -82,7 +82,7 @@ def main(settings: Settings) -> Summary:
         raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
     groups, dataset = settings.groups(seeds), settings.load_dataset()
     layers = settings.parse_layers(dataset)
-    document = {name: group.config.to_json() for name, group in zip(GROUPS, groups, strict=True)} | {
+    document = {name: group.config.identity(dataset) for name, group in zip(GROUPS, groups, strict=True)} | {
         name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")
     }
     document["layers"] = layers

@@ -80,6 +80,8 @@ def main(settings: Settings) -> None:
                 print(f"not finished: seed {seed}, after {epochs} epochs", file=sys.stderr)
         else:
             parts, assemble = KINDS[kind]
+            for source in sources if kind == "rotate" else ():
+                rotation.Results(out).keep(rotation.Results(source).structures())
             found = f"{merge_parts(parts, sources, out)} rows"
             assemble(out)
         merge_table("accuracy.csv", "seed", sources, out)

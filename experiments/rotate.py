@@ -153,6 +153,8 @@ def main(settings: Settings) -> Summary:
     document["test_size"] = settings.test_size
     name = f"{Path(config.dataset).stem}-width{config.width}"
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
+    structures = {name: one.identity(dataset)["structure"] for name, one in configs.items()}
+    Results(out.path).check(structures)
     dry_run.stop(
         settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
     )
@@ -162,6 +164,7 @@ def main(settings: Settings) -> Summary:
     }
     with out.open() as folder:
         results = Results(folder)
+        results.keep(structures)
         lacking = hosts.agreed("missing rows", lambda: missing(results, units))
         mine = hosts.own(divided(lacking, hosts.count()))
         limit = settings.memory_limit

@@ -18,6 +18,7 @@ import tyro
 from symjax import hosts, interruption, memory, parallel, runs, summary, zoo
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
+from symjax.data.dataset import AUGMENTATION
 from symjax.errors import InputError
 from symjax.memory import parse_bytes
 from symjax.summary import Summary
@@ -34,19 +35,18 @@ class DatasetDefaults:
     epochs: int = 50
     learning_rate: float = 1e-3
     flip: bool = False
-    translate: int = 2
+    translate: int = 0
     weight_decay: float = 1e-4
     optimizer: str = "adam"
     schedule: str = "halving"
     warmup: float = 0.0
 
 
-# Of data sets that are not listed, nobody knows whether their images may be mirrored.
-DATASET_DEFAULTS = {
-    "digits": DatasetDefaults(width=8, image_size=16, epochs=10, learning_rate=3e-3, translate=1),
-    "cifar10": DatasetDefaults(flip=True),
-    "cifar100": DatasetDefaults(flip=True),
-}
+# Of data sets that are not listed, nobody knows whether their images may be mirrored and moved.
+DATASET_DEFAULTS = {name: DatasetDefaults(**augmentation) for name, augmentation in AUGMENTATION.items()}
+DATASET_DEFAULTS["digits"] = dataclasses.replace(
+    DATASET_DEFAULTS["digits"], width=8, image_size=16, epochs=10, learning_rate=3e-3
+)
 # What transformers want besides (Hassani et al. 2021, for runs of 200 epochs and more).
 TRANSFORMER = {"weight_decay": 3e-2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
 TRANSFORMER_DEFAULTS = {
@@ -57,10 +57,11 @@ TRANSFORMER_DEFAULTS = {
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     """The settings that suit a data set and a model."""
-    chosen = DATASET_DEFAULTS.get(dataset, DatasetDefaults())
+    name = dataset if dataset.endswith(".npz") else re.split("[/:]", dataset)[0]  # without a variant or a version
+    chosen = DATASET_DEFAULTS.get(name, DatasetDefaults())
     if not model.startswith("cct"):
         return chosen
-    theirs = TRANSFORMER_DEFAULTS.get(dataset, TRANSFORMER_DEFAULTS[None])
+    theirs = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
     return dataclasses.replace(chosen, **TRANSFORMER, **theirs)
 
 
@@ -262,7 +263,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     """
     began = time.monotonic()
     module = sys.modules[main.__module__]
-    name = module.__spec__.name  # __name__ is "__main__"
+    name = f"experiments.{Path(module.__file__).stem}"  # __name__ is "__main__", and a script has no __spec__
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()

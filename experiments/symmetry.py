@@ -61,7 +61,7 @@ def main(settings: Settings) -> Summary:
     network = config.network(dataset)
     points = network.parse_points(settings.layers)
     check_points(network, points)
-    document = {"zoo": config.to_json(), "test_size": settings.test_size}
+    document = {"zoo": config.identity(dataset), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("channels", "draws", "element_seed")}
     out = run_folder("symmetry", zoo_folder(config).name, document, dataset, settings.out)
     zoo_path = settings.zoo or zoo_folder(config)

@@ -37,6 +37,8 @@ _LOCK = ".lock"
 _JOB = ".job"
 _TEMPORARY = ".tmp"
 
+STRUCTURE = "the model's code has changed since the members were trained, or JAX's that it calls"
+
 PathLike = str | os.PathLike
 
 
@@ -172,6 +174,8 @@ def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None
     differences = compare(read_config(folder, kind), json.loads(_dump(config)))
     if differences:
         listed = "".join(f"\n  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
+        if any(key.rpartition(".")[2] == "structure" for key in differences):
+            listed += f"\nstructure: {STRUCTURE}."
         raise InputError(
             f"folder: {folder} belongs to another configuration:{listed}\n"
             f"Take another folder ({_flags(kind)}), or delete this one."

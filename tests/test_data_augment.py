@@ -1,13 +1,20 @@
 """Normalisation and augmentation on the device."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.settings import ZooSettings
 from symjax.data import augment as eager_augment
 from symjax.data import load, normalize
+from symjax.data.dataset import AUGMENTATION, with_augmentation
 from symjax.errors import InputError
+from symjax.stitching import FitConfig
+from symjax.training import Recipe
+from symjax.zoo import ZooConfig
 
 KEY = jax.random.key(0)
 augment = jax.jit(eager_augment, static_argnames=("flip", "translate"))
@@ -149,3 +156,41 @@ def test_normalised_training_part_has_mean_0_and_std_1():
     data = load("digits")
     x = np.asarray(normalize(data.train.images, data.mean, data.std), np.float64)
     assert abs(x.mean()) < 1e-5 and abs(x.std() - 1) < 1e-5
+
+
+# --- which sets ask for it ---
+
+
+def test_data_sets_ask_for_augmentation_and_own_data_do_not(tmp_path):
+    images = np.zeros((30, 8, 8, 3), np.uint8)
+    path = tmp_path / "cifar10.npz"
+    np.savez(path, x_train=images, y_train=np.arange(30) % 3, x_test=images, y_test=np.arange(30) % 3)
+    digits, own = load("digits"), load(path)
+    assert (digits.flip, digits.translate, own.flip, own.translate) == (False, 1, False, 0)
+    assert AUGMENTATION["cifar10"] == AUGMENTATION["cifar100"] == {"flip": True, "translate": 2}
+    for unset in (Recipe(), FitConfig()):
+        for dataset in (digits, own):
+            resolved = with_augmentation(unset, dataset)
+            assert (resolved.flip, resolved.translate) == (dataset.flip, dataset.translate)
+        chosen = dataclasses.replace(unset, flip=True, translate=3)
+        assert with_augmentation(chosen, own) is chosen
+        assert with_augmentation(dataclasses.replace(unset, translate=3), own).flip is False
+    asking = dataclasses.replace(own, flip=True, translate=2)
+    assert ZooConfig("own.npz").document(asking)["recipe"]["flip"] is True
+    assert ZooConfig("own.npz").document(own)["recipe"]["translate"] == 0
+
+
+def test_commands_ask_as_data_sets_do():
+    def recipe(dataset, **flags):
+        chosen = ZooSettings(dataset=dataset, **flags).zoo_config().recipe
+        return chosen.flip, chosen.translate
+
+    assert recipe("digits") == (False, 1) and recipe("cifar10") == recipe("cifar100:3.0.2") == (True, 2)
+    assert recipe("digits/own.npz") == recipe("svhn_cropped") == (False, 0)
+    assert recipe("own.npz", flip=True, translate=4) == (True, 4)
+
+
+@pytest.mark.parametrize("wrong", [{"flip": 1}, {"translate": -1}, {"translate": None}, {"flip": None}])
+def test_bad_augmentation_of_a_data_set(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        dataclasses.replace(load("digits"), **wrong)

@@ -297,7 +297,7 @@ def test_features_that_fit_are_computed_once():
 
 def test_augmentation_does_not_depend_on_the_number_of_devices():
     dataset, found = trained()
-    recipe, execution = Recipe(translate=2), parallel.default_execution()
+    recipe, execution = Recipe(flip=True, translate=2), parallel.default_execution()
     images = np.concatenate([dataset.train.images] * 2)  # more than a batch of one device
     seen = []
     for devices in (jax.local_devices()[:1], jax.local_devices()[:2]):

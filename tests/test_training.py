@@ -198,7 +198,7 @@ def test_training_is_that_of_numpy():
 
 
 def test_native_and_matmul_convolutions_train_alike():
-    recipe = Recipe(epochs=1, batch_size=6, learning_rate=0.01)
+    recipe = Recipe(epochs=1, batch_size=6, learning_rate=0.01, flip=True, translate=2)
     data = dataset()
     shared = device_data(data, pad_batches(data.validation, 4))
     member = fresh(convolutional())

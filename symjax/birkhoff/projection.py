@@ -14,6 +14,7 @@ from symjax.birkhoff.laplacian import solve_laplacian
 from symjax.birkhoff.newton import newton, sweeps
 from symjax.checks import flag
 from symjax.errors import InputError
+from symjax.spelling import one_line
 
 SOLVERS = {"newton": newton, "sweeps": sweeps, "dykstra": dykstra}
 MAX_ITERS = {"newton": 1_000, "sweeps": 1_000, "dykstra": 20_000}
@@ -33,6 +34,8 @@ class ProjectionInfo(NamedTuple):
     iterations: jax.Array
     residual: jax.Array
     duals: tuple[jax.Array, jax.Array]
+
+    __repr__ = one_line
 
 
 def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, init=None, full_output=False):

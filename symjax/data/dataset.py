@@ -6,10 +6,18 @@ import numpy as np
 
 from symjax import checks
 from symjax.errors import InputError
+from symjax.spelling import one_line
 
 # Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
 PUBLISHED_STATISTICS = {
     "cifar10": ((125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)),
+}
+
+# Sets that are known to bear it, by `flip` and `translate` of `symjax.data.augment` as published runs have them.
+AUGMENTATION = {
+    "digits": {"flip": False, "translate": 1},
+    "cifar10": {"flip": True, "translate": 2},
+    "cifar100": {"flip": True, "translate": 2},
 }
 
 
@@ -23,6 +31,8 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+
+    __repr__ = one_line
 
     def __post_init__(self):
         for name, ndim, kind in (("images", 4, np.uint8), ("labels", 1, np.integer)):
@@ -53,6 +63,10 @@ class Source:
     train: Split
     test: Split
     class_names: tuple[str, ...]
+    flip: bool = False
+    translate: int = 0
+
+    __repr__ = one_line
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +80,8 @@ class Dataset:
         class_names: one name per class.
         mean, std: per channel, (channels,) float32, in units of 0..255. Published values where there are some
             (`PUBLISHED_STATISTICS`), else those of `train` alone; the std of a constant channel is given as 1.
+        flip, translate: the augmentation that the set asks for, as of `symjax.data.augment`: none, unless it is one of
+            `AUGMENTATION`. Configurations that leave theirs None take it.
     """
 
     name: str
@@ -75,6 +91,10 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    flip: bool = False
+    translate: int = 0
+
+    __repr__ = one_line
 
     def __post_init__(self):
         checks.text("name", self.name)
@@ -89,6 +109,8 @@ class Dataset:
             if value.shape != (self.channels,) or not (np.isfinite(value) & (value > low)).all():
                 wanted = f"{'positive' if name == 'std' else 'finite'} numbers, one for each channel"
                 raise InputError(f"{name}: got {value.tolist()} for {self.channels} channels, wanted {wanted}")
+        checks.flag("flip", self.flip)
+        checks.integer_fields(self, translate=(0, 4096))
 
     @property
     def num_classes(self) -> int:
@@ -102,6 +124,20 @@ class Dataset:
     @property
     def channels(self) -> int:
         return self.train.images.shape[3]
+
+
+def check_augmentation(config) -> None:
+    """An InputError unless `flip` and `translate` of a frozen dataclass are None or what `augment` takes."""
+    if config.flip is not None:
+        checks.flag("flip", config.flip)
+    if config.translate is not None:
+        checks.integer_fields(config, translate=(0, 4096))
+
+
+def with_augmentation(config, dataset: Dataset):
+    """The dataclass `config` with what `dataset` asks for where its `flip` or `translate` is None."""
+    unset = {name: getattr(dataset, name) for name in ("flip", "translate") if getattr(config, name) is None}
+    return dataclasses.replace(config, **unset) if unset else config
 
 
 def split_indices(num_examples: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +185,8 @@ def build(source: Source, *, validation: float, train_size: int | None, test_siz
         class_names=source.class_names,
         mean=np.asarray(mean, np.float32),
         std=np.asarray(std, np.float32),
+        flip=source.flip,
+        translate=source.translate,
     )
 
 

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from symjax.data.dataset import Source, Split
+from symjax.data.dataset import AUGMENTATION, Source, Split
 from symjax.data.resize import resize
 from symjax.errors import InputError
 
@@ -33,6 +33,7 @@ def read_digits(image_size: int | None) -> Source:
         train=Split(images[~test], labels[~test]),
         test=Split(images[test], labels[test]),
         class_names=tuple(str(digit) for digit in range(10)),
+        **AUGMENTATION["digits"],
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from symjax.data import cache
-from symjax.data.dataset import Source, Split
+from symjax.data.dataset import AUGMENTATION, Source, Split
 from symjax.data.resize import resize
 from symjax.errors import InputError
 
@@ -61,6 +61,7 @@ def read_prepared(
         train=Split(arrays["train_images"], arrays["train_labels"]),
         test=Split(arrays["test_images"], arrays["test_labels"]),
         class_names=tuple(facts["class_names"]),
+        **AUGMENTATION.get(base, {}),
     )
 
 

@@ -12,6 +12,7 @@ from symjax.birkhoff.checks import scalar
 from symjax.checks import flag, integer
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
+from symjax.spelling import one_line
 
 SINGULAR = 1e12
 """Condition numbers from here on are taken for infinite: float64 has four digits left."""
@@ -43,6 +44,8 @@ class Decision:
     defect: float
     condition: float
     trouble: str = ""
+
+    __repr__ = one_line
 
     def __bool__(self) -> bool:
         return bool(self.verdict)

@@ -81,9 +81,10 @@ class BatchNorm(nnx.Module):
         else:
             mean, var = moments(x)
             if mode != "batch":
+                # `set_value`: to assign to [...] searches the trace, quadratic time in all.
                 keep = self.momentum if mode == "train" else 0.0
-                self.mean[...] = keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean)
-                self.var[...] = keep * self.var[...] + (1 - keep) * lax.stop_gradient(var)
+                self.mean.set_value(keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean))
+                self.var.set_value(keep * self.var[...] + (1 - keep) * lax.stop_gradient(var))
         gain = self.scale[...] * lax.rsqrt(var + self.epsilon)
         offset = self.bias[...] - mean * gain
         return x * gain.astype(x.dtype) + offset.astype(x.dtype)

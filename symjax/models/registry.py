@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from symjax.checks import integer, one_of
+from symjax.checks import can_be_key, integer, one_of
 from symjax.errors import InputError
 from symjax.models import cct, myrtle, resnet18, resnet_cifar
 from symjax.models.conv import CONV_METHODS
@@ -57,13 +57,16 @@ def create(
     width = MODELS[name][1] if width is None else width
     sizes = {"width": width, "image_size": image_size, "channels": channels, "classes": classes}
     sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items()}
-    return _create(name, method=method, dtype=dtype, **sizes)
+    build, _, settings = MODELS[name]
+    settings = tuple(settings.items())
+    make = _create if can_be_key(settings) else _create.__wrapped__
+    return make(name, build, settings, method=method, dtype=dtype, **sizes)
 
 
 @lru_cache
-def _create(name, *, width, image_size, channels, classes, method, dtype) -> Network:
+def _create(name, build, settings, *, width, image_size, channels, classes, method, dtype) -> Network:
     """Remembered: equal arguments, however they were given, have one network, which is compiled for once."""
-    build, _, settings = MODELS[name]
+    settings = dict(settings)
     if "image_size" in inspect.signature(build).parameters:
         settings = {**settings, "image_size": image_size}
     build = partial(build, **settings, width=width, channels=channels, classes=classes, method=method)

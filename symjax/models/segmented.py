@@ -23,6 +23,7 @@ from symjax.errors import InputError
 from symjax.models.layers import NormMode
 from symjax.models.spanned import Spanned, formed
 from symjax.models.wiring import Wiring, wire
+from symjax.spelling import one_line
 
 PyTree = Any
 
@@ -41,6 +42,8 @@ class Member(NamedTuple):
 
     params: PyTree
     stats: PyTree
+
+    __repr__ = one_line
 
 
 class Segmented(nnx.Module):
@@ -110,7 +113,9 @@ class Network:
         self._activations = [getattr(segment, "activate", None) for segment in abstract.segments]
 
     def __repr__(self):
-        return f"Network({self.name}, points={[point.name for point in self.points]}, parameters={self.num_parameters})"
+        names = [point.name for point in self.points]
+        points = names if len(names) <= 8 else f"{len(names)} from {names[0]} to {names[-1]}"
+        return f"Network({self.name}, points={points}, parameters={self.num_parameters})"
 
     @property
     def num_parameters(self) -> int:

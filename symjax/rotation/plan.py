@@ -11,6 +11,7 @@ from symjax.checks import flag, integers, one_of
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
+from symjax.spelling import one_line
 from symjax.training import Recipe
 
 
@@ -80,3 +81,5 @@ class Found:
     history: list[dict]
     matrix: np.ndarray
     tail: Member
+
+    __repr__ = one_line

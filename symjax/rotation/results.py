@@ -1,19 +1,21 @@
 """A rotation run's folder: a table row per model, layer, member, kind and repeat, and learning curves.
 
-    results.csv   accuracies and penalties in percent
-    curves.csv    loss and accuracies (percent) per epoch
-    parts/        what both are assembled from, one pair of files per model, layer and member (and per process, where
-                  several share its matrices out among them)
+    results.csv       accuracies and penalties in percent
+    curves.csv        loss and accuracies (percent) per epoch
+    structures.json   of each model the fingerprint of its code
+    parts/            what both tables are assembled from, one pair of files per model, layer and member (and per
+                      process, where several share its matrices out among them)
 
 A part is written when its retraining is done, curves first: a row is there when all that belongs to it is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from symjax import hosts, runs
+from symjax.errors import InputError
 from symjax.rotation.plan import Case, Found
 
 WHERE = ["model", "layer", "seed"]
@@ -22,11 +24,34 @@ COLUMNS = (*KEY, "accuracy", "baseline", "penalty", "val_accuracy", "loss")
 CURVES = (*KEY, "epoch", "loss", "accuracy", "val_accuracy")
 
 
+STRUCTURES = "structures.json"
+
+
 class Results:
     """What a rotation folder holds."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+
+    def structures(self) -> dict[str, str]:
+        """Of each model that has rows the fingerprint of its structure (`symjax.models.structure`)."""
+        path = self.folder / STRUCTURES
+        return runs.read_json(path) if path.exists() else {}
+
+    def check(self, structures: Mapping[str, str]) -> None:
+        """An InputError where there are rows of these models with another structure."""
+        there = self.structures()
+        if changed := [name for name in structures if there.get(name, structures[name]) != structures[name]]:
+            raise InputError(
+                f"folder: {self.folder} has rows of another structure of {', '.join(changed)}: {runs.STRUCTURE}; "
+                "take another folder (--out), or delete this one"
+            )
+
+    def keep(self, structures: Mapping[str, str]) -> None:
+        """Keeps the structures of models that are to have rows; an InputError as of `check`."""
+        self.check(structures)
+        if hosts.is_first():
+            runs.write_json(self.folder / STRUCTURES, {**self.structures(), **structures})
 
     def missing(self, model: str, layer: str, seed: int, cases: Iterable[Case]) -> list[Case]:
         """Those of the cases that have no row."""

@@ -1,5 +1,6 @@
 """Retraining: all matrices at all points of one member at once, on features of the frozen fronts."""
 
+import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.data import Dataset, Split
+from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.memory import check_limit
 from symjax.models import Member, Network
@@ -50,6 +52,7 @@ class Retraining:
         if plan.recipe.batch_size > len(dataset.train):
             size, images = plan.recipe.batch_size, len(dataset.train)
             raise InputError(f"batch_size: {size} is more than the {images} training images")
+        plan = dataclasses.replace(plan, recipe=with_augmentation(plan.recipe, dataset))
         self.plan, self._dataset, self._limit = plan, dataset, max_device_memory
         self._devices = jax.local_devices() if devices is None else list(devices)
         fronts = [

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.models import Member, Network
+from symjax.spelling import one_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,8 @@ class RotatedTail:
     network: Network
     point: int
     matrix: jax.Array  # (channels, channels)
+
+    __repr__ = one_line
 
     def logits(self, tail: Member, features, *, mode="inference", key=None):
         """Logits (n, classes) in float32, and the tail's statistics."""

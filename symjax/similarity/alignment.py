@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from symjax.birkhoff import nearest_permutation
 from symjax.similarity.inputs import as_pair, check_maps, examples_agree
+from symjax.spelling import one_line
 
 
 class Rotation(NamedTuple):
@@ -20,6 +21,8 @@ class Rotation(NamedTuple):
     #     than channels it is so on the span of the data alone, and zero off it
     scaling: jax.Array  # 0-d
     bias: jax.Array  # (d_y,), zero unless means were taken off
+
+    __repr__ = one_line
 
     @property
     def matrix(self):
@@ -33,6 +36,8 @@ class Matching(NamedTuple):
     scaling: jax.Array  # (d_y,), 0 where the permutation is -1
     selection: jax.Array  # (d_y, d_x), the permutation as a matrix; a zero row for each -1
     bias: jax.Array  # (d_y,), zero unless means were taken off; then what has no partner is its mean
+
+    __repr__ = one_line
 
     @property
     def matrix(self):

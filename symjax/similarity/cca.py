@@ -17,6 +17,7 @@ from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair
 from symjax.similarity.linalg import centre, narrow, reciprocal, unit_columns, widen
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Part
+from symjax.spelling import one_line
 
 
 class CCA(NamedTuple):
@@ -38,6 +39,8 @@ class CCA(NamedTuple):
     y_rank: jax.Array
     x_smallest: jax.Array  # smallest kept singular value over the largest, of centred neurons of unit norm
     y_smallest: jax.Array
+
+    __repr__ = one_line
 
 
 def cca(x, y, *, maps="pixels", rcond=None):

@@ -17,6 +17,7 @@ from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.linalg import adjoint, magnitude, masked, reciprocal, unit_columns, without_rounding
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Meeting, Part
+from symjax.spelling import one_line
 
 
 class FourierCCA(NamedTuple):
@@ -29,6 +30,8 @@ class FourierCCA(NamedTuple):
     rows: jax.Array  # int32 (f_h,), vertical frequencies, in periods a map
     columns: jax.Array  # int32 (f_w,), horizontal frequencies, 0 or more
     weights: jax.Array  # (f_w,), how many frequencies of the full transform a column stands for: 1 or 2
+
+    __repr__ = one_line
 
 
 def fourier_cca(x, y, *, rcond=None):

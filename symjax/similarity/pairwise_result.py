@@ -6,6 +6,7 @@ import numpy as np
 
 from symjax.checks import can_be_key, short
 from symjax.errors import InputError
+from symjax.spelling import one_line
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Pairwise:
     layers_b: tuple
     models_b: tuple
     one_set: bool = False
+
+    __repr__ = one_line
 
     def select(self, *, layer_a=None, model_a=None, layer_b=None, model_b=None):
         """`values` at the labels given; their axes are left out, the others stay in order.

@@ -11,6 +11,7 @@ from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import centre, magnitude, masked, narrow, reciprocal, triangular, widen
+from symjax.spelling import one_line
 
 
 class PCA(NamedTuple):
@@ -20,6 +21,8 @@ class PCA(NamedTuple):
     variances: jax.Array  # (k,), of the scores, descending, with n - 1
     ratios: jax.Array  # (k,), of the total variance; NaN where that is 0
     mean: jax.Array  # (d,)
+
+    __repr__ = one_line
 
 
 def pca(x, *, maps="pixels"):

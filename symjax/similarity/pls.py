@@ -12,6 +12,7 @@ from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import centre, magnitude, narrow, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
+from symjax.spelling import one_line
 
 
 class PLS(NamedTuple):
@@ -22,6 +23,8 @@ class PLS(NamedTuple):
     y_directions: jax.Array  # (d_y, k)
     x_mean: jax.Array  # (d_x,)
     y_mean: jax.Array  # (d_y,)
+
+    __repr__ = one_line
 
 
 def pls(x, y, *, maps="pixels"):

@@ -16,6 +16,7 @@ from symjax.similarity.measure import Measure
 from symjax.similarity.meeting import Part
 from symjax.similarity.procrustes import channels_first, samples
 from symjax.similarity.transport import transport_plan
+from symjax.spelling import one_line
 
 
 class Transport(NamedTuple):
@@ -25,6 +26,8 @@ class Transport(NamedTuple):
     x_scaling: jax.Array  # (p,), 1, or where neurons were standardized what brought them to unit norm, 0 if constant
     y_scaling: jax.Array  # (q,), 1, or the norms of the centred neurons
     bias: jax.Array  # (q,), zero unless means were taken off
+
+    __repr__ = one_line
 
     @property
     def weights(self):

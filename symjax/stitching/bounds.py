@@ -1,5 +1,6 @@
 """A sweep within a bound of device memory: what a plan needs of it, and plans cut until each part fits."""
 
+import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache, partial
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.data import Dataset
+from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.memory import Need, need_of, spell_bytes
@@ -23,6 +25,7 @@ def need(plan: Plan, dataset: Dataset) -> Need:
     The passes without gradients that follow hold less at once, unless batches are larger in them
     (`FitConfig.eval_batch_size`, of whose images up to `lane.BATCHES` batches are sent at a time).
     """
+    plan = dataclasses.replace(plan, config=with_augmentation(plan.config, dataset))
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: device_data(dataset, None)))
     return _need(plan, tuple(leaves), structure)
 

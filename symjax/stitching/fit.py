@@ -18,6 +18,7 @@ from jax import lax
 from symjax.birkhoff.checks import scalar
 from symjax.checks import flag, integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
+from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
 from symjax.models import Network, branch
 from symjax.parallel import Execution, concatenate, each, each_stack
@@ -41,7 +42,7 @@ class FitConfig:
       schedule: "cosine" decay to zero over the run, or "constant".
       start: the start matrix of every family that trains; "auto" is the one that the family names.
       bias: whether stitches that train have a bias.
-      flip, translate: augmentation of the images that stitches are trained on.
+      flip, translate: augmentation of the images that stitches are trained on; None, as the data set asks for.
       matching_images: how many training images the closed forms see, at most.
       reestimation_images: likewise, behind the tail's batch-norm statistics before an evaluation.
       eval_batch_size: of every pass without gradients; whole batches of training images count.
@@ -54,17 +55,17 @@ class FitConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     start: Literal["auto", "identity", "random", "matched", "least_squares"] = "auto"
     bias: bool = False
-    flip: bool = True
-    translate: int = 2
+    flip: bool | None = None
+    translate: int | None = None
     matching_images: int = 1024
     reestimation_images: int = 8192
     eval_batch_size: int = 32
 
     def __post_init__(self):
         sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
-        integer_fields(self, epochs=(1, 10**6 - 1), translate=(0, 4096), **dict.fromkeys(sizes, (1, 2**31 - 1)))
-        for name in ("bias", "flip"):
-            flag(name, getattr(self, name))
+        integer_fields(self, epochs=(1, 10**6 - 1), **dict.fromkeys(sizes, (1, 2**31 - 1)))
+        flag("bias", self.bias)
+        check_augmentation(self)
         rates = tuple(
             scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)
             for rate in sequence("learning_rates", self.learning_rates, "positive numbers")

@@ -9,6 +9,7 @@ from symjax.birkhoff.checks import real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
 from symjax.errors import InputError
 from symjax.similarity.alignment import positive_matching
+from symjax.spelling import one_line
 
 
 class FeatureMoments(NamedTuple):
@@ -17,6 +18,8 @@ class FeatureMoments(NamedTuple):
     xx: jax.Array  # (d, d), mean of x_i x_j
     yx: jax.Array  # (d, d), mean of y_i x_j
     yy: jax.Array  # (d,), mean of y_i^2
+
+    __repr__ = one_line
 
 
 def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:

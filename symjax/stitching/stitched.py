@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from symjax.models import Member, Network, branch, replace_branch
 from symjax.models.layers import NormMode
 from symjax.models.spanned import Spanned, formed
+from symjax.spelling import one_line
 
 PyTree = Any
 
@@ -18,6 +19,8 @@ class Pair(NamedTuple):
 
     a: Member
     b: Member
+
+    __repr__ = one_line
 
 
 class Stitch(NamedTuple):
@@ -31,6 +34,8 @@ class Stitch(NamedTuple):
     matrix: jax.Array  # (d, d)
     bias: jax.Array | None = None  # (d,); None: none
     factors: tuple[jax.Array, jax.Array] | None = None  # (d, r) and (r, d)
+
+    __repr__ = one_line
 
 
 def low_rank(factors: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array] | None:

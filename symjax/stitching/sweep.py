@@ -6,6 +6,7 @@ never wait for each other. Validation picks among the learning rates of a family
 what was picked.
 """
 
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ import numpy as np
 
 from symjax.checks import integer
 from symjax.data import Dataset
+from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.models import Member
 from symjax.parallel import at_once, groups, stack, take
+from symjax.spelling import one_line
 from symjax.stitching.division import divide, work_of
 from symjax.stitching.families import LowRank
 from symjax.stitching.fit import Plan
@@ -47,6 +50,8 @@ class PairResult:
     rows: list[dict]
     curves: list[dict]
     stitches: dict[tuple[str, str], tuple[Stitch, PyTree]]
+
+    __repr__ = one_line
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:
@@ -83,7 +88,7 @@ class Sweep:
         check_plan(plan, dataset)
         if num_pairs is not None:
             integer("num_pairs", num_pairs)
-        self.plan = plan
+        self.plan = plan = dataclasses.replace(plan, config=with_augmentation(plan.config, dataset))
         devices = jax.local_devices() if devices is None else list(devices)
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]
         if share > 1:

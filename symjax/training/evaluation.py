@@ -10,6 +10,7 @@ from jax import lax
 
 from symjax.checks import integer
 from symjax.data import Split, batches
+from symjax.spelling import one_line
 
 
 class Batches(NamedTuple):
@@ -18,6 +19,8 @@ class Batches(NamedTuple):
     images: jax.Array | np.ndarray  # (steps, batch, height, width, channels), uint8
     labels: jax.Array | np.ndarray  # (steps, batch), int32
     mask: jax.Array | np.ndarray  # (steps, batch), float32
+
+    __repr__ = one_line
 
 
 def pad_batches(split: Split, batch_size: int) -> Batches:

@@ -11,9 +11,11 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, scalar
-from symjax.checks import flag, integer, integer_fields, one_of
+from symjax.checks import integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
+from symjax.data.dataset import check_augmentation
 from symjax.models import Member, Network
+from symjax.spelling import one_line
 from symjax.training.evaluation import Batches, accuracy
 
 PyTree = Any
@@ -24,9 +26,11 @@ class Recipe:
     """How a member is trained; the defaults are those of Godfrey et al. 2022.
 
     Adam with the learning rate halved after every quarter of the run; weight decay is an L2 penalty on kernels, not on
-    biases nor on batch norm. `flip` and `translate` are the augmentation.
+    biases nor on batch norm.
 
     Attributes:
+      flip, translate: the augmentation, see `symjax.data.augment`. None: what the data set asks for (`Dataset.flip`),
+        which `symjax.zoo.train` puts in its place; images of your own are augmented only where the recipe says so.
       optimizer: "adam", or "adamw", whose weight decay is no penalty: kernels shrink by the learning rate times it.
       schedule: "halving" as above, or "cosine" to zero at the end of the run.
       warmup: the share of the run over which the learning rate rises linearly to what the schedule says.
@@ -36,18 +40,18 @@ class Recipe:
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
-    flip: bool = True
-    translate: int = 2
+    flip: bool | None = None
+    translate: int | None = None
     optimizer: str = "adam"
     schedule: str = "halving"
     warmup: float = 0.0
 
     def __post_init__(self):
-        flag("flip", self.flip)
+        check_augmentation(self)
         for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
             one_of(name, getattr(self, name), table)
         scalar("warmup", self.warmup, "a share of the run, from 0 and under 1", lambda value: 0 <= value < 1)
-        integer_fields(self, epochs=(1, 10**6 - 1), batch_size=(1, 2**31 - 1), translate=(0, 4096))
+        integer_fields(self, epochs=(1, 10**6 - 1), batch_size=(1, 2**31 - 1))
         rate = scalar("learning_rate", self.learning_rate, "a positive number", lambda value: 0 < value < math.inf)
         decay = scalar("weight_decay", self.weight_decay, "a number from 0", lambda value: 0 <= value < math.inf)
         object.__setattr__(self, "learning_rate", rate)
@@ -70,6 +74,8 @@ class TrainState(NamedTuple):
     seed: jax.Array  # int32
     epoch: jax.Array  # int32, epochs done
 
+    __repr__ = one_line
+
 
 class TrainData(NamedTuple):
     """What all members share: images on the device, and how they are normalised."""
@@ -79,6 +85,8 @@ class TrainData(NamedTuple):
     mean: jax.Array  # (channels,)
     std: jax.Array  # (channels,)
     validation: Batches | None  # None where nothing is validated on the way
+
+    __repr__ = one_line
 
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
@@ -146,7 +154,8 @@ def train_epoch(
 
     Of `network` it uses `logits` alone where nothing is frozen.
 
-    The first `frozen` segments are not trained (static; see `train_step`).
+    The first `frozen` segments are not trained (static; see `train_step`). `flip` and `translate` of the recipe may not
+    be None here.
 
     Returns:
       The next state, and metrics: `loss` and `accuracy` (of the training batches as they were seen, in [0, 1]),

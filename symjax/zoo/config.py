@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -12,9 +12,11 @@ from symjax import data, freezing, models, runs
 from symjax.birkhoff.checks import scalar
 from symjax.checks import integer_fields, integers, one_of, text
 from symjax.data import Dataset
+from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.models import Network
+from symjax.models.structure import structure
 from symjax.parallel import default_execution
 from symjax.training import Recipe
 from symjax.training.loop import LATER as RECIPE_LATER
@@ -83,9 +85,17 @@ class ZooConfig:
             values["freeze"] = _from_json(Saturation, values["freeze"])
         return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})})
 
+    def on(self, dataset: Dataset) -> "ZooConfig":
+        """The same with the augmentation that the data set asks for where the recipe leaves it open."""
+        return replace(self, recipe=with_augmentation(self.recipe, dataset))
+
+    def identity(self, dataset: Dataset) -> dict[str, Any]:
+        """What results of the zoo depend on: `on(dataset)`, and as `structure` what its model is on these images."""
+        return {**self.on(dataset).to_json(), "structure": self.structure_on(describe_shapes(dataset))}
+
     def document(self, dataset: Dataset) -> dict[str, Any]:
-        """What the `config.json` of a zoo's folder holds: the configuration, and what it sees of the data set."""
-        return {**self.to_json(), "data": describe(dataset)}
+        """What the `config.json` of a zoo's folder holds: its identity, and what it sees of the data set."""
+        return {**self.identity(dataset), "data": describe(dataset)}
 
     @property
     def fingerprint(self) -> str:
@@ -118,6 +128,11 @@ class ZooConfig:
             method=method or default_execution().conv,
             dtype=PRECISIONS[self.precision],
         )
+
+    def structure_on(self, shapes: Mapping[str, Any]) -> str:
+        """The fingerprint of the model's code on images of these shapes, see `symjax.models.structure`."""
+        image = (shapes["image_size"], shapes["image_size"], shapes["channels"])
+        return structure(self.network_on(shapes, method="native"), image)
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
         """The labels of the training images that the member of `seed` learns: (n,), int32."""

@@ -75,6 +75,7 @@ def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices:
     A few steps on random images, once to compile and once on the clock; nothing is kept. Of fewer members where they
     would take more than `REHEARSAL_BYTES` of a device; None, and nothing is allocated, where one would.
     """
+    config = config.on(dataset)
     batch = config.recipe.batch_size
     members = min(members, len(devices) * int(REHEARSAL_BYTES // _bytes_of_member(config, dataset)))
     if not members:

@@ -18,7 +18,7 @@ from symjax.parallel import Execution
 from symjax.progress import progress_bar
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
-from symjax.zoo.config import ZooConfig, describe_shapes
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.saturation import Finder
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
 from symjax.zoo.trained import EVALUATION_BATCH, warn
@@ -225,15 +225,15 @@ def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: 
     Of a schedule that freezes layers it is that of the epochs before.
     """
     shared = jax.eval_shape(lambda: device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)))
-    plain = dataclasses.replace(config, freeze=(), labels="true")
-    sizes = tuple(describe_shapes(dataset).items())
-    return _need(plain, sizes, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
+    plain = dataclasses.replace(config.on(dataset), freeze=(), labels="true")
+    network = config.network(dataset, method=execution.conv)
+    return _need(plain, network, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
 
 
 @lru_cache
-def _need(config: ZooConfig, sizes, leaves, structure, execution: Execution, own_labels: bool) -> memory.Need:
+def _need(config: ZooConfig, network: Network, leaves, structure, execution: Execution, own_labels: bool):
     """Remembered, so that zoos that differ in labels and schedules alone are compiled once."""
-    network, shared = config.network_on(dict(sizes), method=execution.conv), jax.tree.unflatten(structure, leaves)
+    shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if own_labels else state
     return memory.need_of(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)

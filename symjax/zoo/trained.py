@@ -19,6 +19,7 @@ from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.models import Member, Network
 from symjax.parallel import Execution
+from symjax.spelling import one_line
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches
 from symjax.zoo.config import ZooConfig, listed
@@ -47,6 +48,8 @@ class Zoo:
     members: Member
     metrics: pd.DataFrame
     freeze: tuple[int, ...] = ()
+
+    __repr__ = one_line
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -123,12 +126,19 @@ class _Opened:
         self.folder = path("folder", folder)
         document = runs.read_config(self.folder, "zoo")
         try:
-            self.config = ZooConfig.from_json({key: value for key, value in document.items() if key != "data"})
-            self.network = self.config.network_on(document["data"], method=execution and execution.conv)
-            self.like = abstract_state(self.config, self.network, document["data"]["train_images"])
+            data, known = document.pop("data"), document.pop("structure")
+            self.config = ZooConfig.from_json(document)
+            self.network = self.config.network_on(data, method=execution and execution.conv)
+            self.like = abstract_state(self.config, self.network, data["train_images"])
+            now = self.config.structure_on(data)
         except (InputError, KeyError, TypeError, AttributeError) as error:
             document = self.folder / runs.CONFIG
             raise InputError(f"folder: {document} is damaged or of another version ({error!r})") from None
+        if now != known:
+            raise InputError(
+                f"folder: {self.folder} holds members of another structure than {self.config.model!r} has ({known} "
+                f"there, {now} here): {runs.STRUCTURE}"
+            )
         self.stored = stored_members(self.folder)
 
     def load(self, seeds: Iterable[int] | None, epoch: int | None) -> tuple[tuple[int, ...], list, pd.DataFrame]:

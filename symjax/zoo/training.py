@@ -108,7 +108,9 @@ def train_together(
     groups = sequence("groups", groups, "groups")
     if not all(isinstance(group, Group) for group in groups):
         raise InputError("groups: wanted each a Group of a configuration, seeds and a folder")
-    groups = [group._replace(seeds=check_seeds(group.seeds), folder=path("folder", group.folder)) for group in groups]
+    groups = [
+        Group(group.config.on(dataset), check_seeds(group.seeds), path("folder", group.folder)) for group in groups
+    ]
     memory.check_limit(max_device_memory)
     flag("progress", progress)
     scalar("save_every_seconds", save_every_seconds, "a number from 0", lambda value: value >= 0)
@@ -206,7 +208,7 @@ def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
         raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
     if recipe.batch_size > len(dataset.train):
         raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
-    if recipe.translate >= dataset.image_size:
+    if (recipe.translate or 0) >= dataset.image_size:
         size = dataset.image_size
         raise InputError(f"translate: got {recipe.translate}, wanted less than the images' {size} pixels")
 

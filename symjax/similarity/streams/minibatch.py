@@ -32,12 +32,15 @@ from symjax.similarity.streams.stream import (
     require_seen,
 )
 from symjax.similarity.wreath import check_reduce, wreath_kernel
+from symjax.spelling import one_line
 
 
 class Means(NamedTuple):
     count: jax.Array  # (2,) int32, of examples; see `stream.count_of`
     scales: jax.Array  # (2,), sizes of x and y; the linear kernel goes with their squares
     means: jax.Array  # (3,), of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
+
+    __repr__ = one_line
 
 
 def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten"):

@@ -21,6 +21,7 @@ from jax import lax
 
 from symjax.similarity.linalg import triangular, without_rounding
 from symjax.similarity.streams.stream import added, as_float, count_of, no_samples
+from symjax.spelling import one_line
 
 LEVELS, TURNS = 3, 32
 
@@ -31,6 +32,8 @@ class Mean(NamedTuple):
     shift: jax.Array  # (d,)
     offset: jax.Array  # (d,)
 
+    __repr__ = one_line
+
 
 class Moments(NamedTuple):
     count: jax.Array  # (2,) int32, of samples; see `stream.count_of`
@@ -38,6 +41,8 @@ class Moments(NamedTuple):
     y: Mean
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
     turns: jax.Array  # (LEVELS,) int32, how often something went into each
+
+    __repr__ = one_line
 
 
 def nothing(x_width, y_width, dtype):

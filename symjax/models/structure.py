@@ -1,0 +1,92 @@
+"""A fingerprint of what a network computes: checkpoints of a model whose code has changed since are told by it."""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from symjax.models.segmented import Network
+
+# What they wrap counts, they do not: which functions of JAX are wrapped differs from version to version.
+_WRAPPERS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
+
+
+def structure(network: Network, image: tuple[int, int, int]) -> str:
+    """Ten hexadecimal digits of the network's parameters, their initialisation and its forward passes.
+
+    Of parameters and statistics the names, shapes and types; of `init` and of `logits`, in training and in inference on
+    images (h, w, c), the operations, as JAX traces them. Nothing is compiled. The same in every process and under all
+    settings of JAX; another version of JAX may trace other operations.
+    """
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    images = jax.ShapeDtypeStruct((2, *image), jnp.float32)
+    programs = (
+        (network.init, key),
+        (lambda member, x, key: network.logits(member, x, mode="train", key=key), network.shapes, images, key),
+        (lambda member, x: network.logits(member, x)[0], network.shapes, images),
+    )
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(network.shapes)]
+    digest = hashlib.sha256(json.dumps(names).encode())
+    with jax.enable_x64(False), jax.default_matmul_precision(None):
+        for program, *arguments in programs:
+            for line in _lines(jax.make_jaxpr(program)(*arguments)):
+                digest.update(f"{line}\n".encode())
+    return digest.hexdigest()[:10]
+
+
+def _lines(closed: ClosedJaxpr) -> Iterator[str]:
+    """What it takes, its operations one by one, and what it gives."""
+    fresh = map("v{}".format, itertools.count())
+    arguments = [f"{next(fresh)}" for _ in closed.jaxpr.invars]
+    yield f"takes {' '.join(_type(v.aval) for v in closed.jaxpr.invars)}"
+    results = yield from _operations(closed.jaxpr, closed.consts, arguments, fresh)
+    yield f"gives {' '.join(results)}"
+
+
+def _operations(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[str], fresh: Iterator[str]):
+    """A line for each operation, with wrappers replaced by what they wrap; returns the names of the results."""
+    constants = [f"{_type(c)} {hashlib.sha256(np.asarray(c).tobytes()).hexdigest()}" for c in consts]
+    names = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+    def name(atom) -> str:
+        return f"{_type(atom.aval)} {atom.val}" if isinstance(atom, Literal) else names[atom]
+
+    for equation in jaxpr.eqns:
+        taken, primitive, params = [name(atom) for atom in equation.invars], equation.primitive.name, equation.params
+        wrapped = params.get("jaxpr", params.get("call_jaxpr")) if primitive in _WRAPPERS else None
+        if wrapped is not None:
+            inner = wrapped if isinstance(wrapped, ClosedJaxpr) else ClosedJaxpr(wrapped, ())
+            given = yield from _operations(inner.jaxpr, inner.consts, taken, fresh)
+        else:
+            given = [next(fresh) for _ in equation.outvars]
+            shown = [f"{key}={_shown(params[key])}" for key in sorted(params) if _counts(params[key])]
+            types = " ".join(_type(v.aval) for v in equation.outvars)
+            yield f"{' '.join(given)}: {types} = {primitive} {' '.join(shown)} of {' '.join(taken)}"
+        names.update(zip(equation.outvars, given, strict=True))
+    return [name(atom) for atom in jaxpr.outvars]
+
+
+def _counts(value: Any) -> bool:
+    """Parameters of an operation that are not set count no more than those that an older version of JAX lacks."""
+    return value is not None and value is not False and not callable(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Jaxpr):
+        value = ClosedJaxpr(value, ())
+    if isinstance(value, ClosedJaxpr):
+        return f"({'; '.join(_lines(value))})"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(_shown, value))})"
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
+def _type(value: Any) -> str:
+    return f"{value.dtype}{list(value.shape)}"

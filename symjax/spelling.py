@@ -1,0 +1,32 @@
+"""How results are shown: in one line."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from symjax.checks import is_concrete, short
+
+
+def one_line(result: Any) -> str:
+    """A `repr` of named tuples and dataclasses: single numbers by value, arrays by type and shape."""
+    if dataclasses.is_dataclass(result):
+        names = [field.name for field in dataclasses.fields(result) if field.repr]
+    else:
+        names = result._fields
+    return f"{type(result).__name__}({', '.join(f'{name}={_shown(getattr(result, name))}' for name in names)})"
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "shape"):
+        kind = getattr(value, "dtype", type(value).__name__)  # a table has no dtype
+        if value.shape or not isinstance(value, (np.ndarray, np.generic, jax.Array)) or not is_concrete(value):
+            return f"{kind}{list(value.shape)}"
+        return f"{value:.6g}" if kind.kind == "f" else f"{value}"
+    if isinstance(value, (tuple, list, dict)) and not hasattr(value, "_fields"):
+        if type(value) is tuple and len(value) <= 3:
+            return f"({', '.join(map(_shown, value))})"
+        text = "" if any(hasattr(leaf, "shape") for leaf in jax.tree.leaves(value)) else repr(value)
+        return text if 0 < len(text) <= 80 else f"{type(value).__name__} of {len(value)}"
+    return repr(value) if hasattr(value, "_fields") else " ".join(short(value).split())

@@ -1,0 +1,80 @@
+"""A changed model never meets what an older one of its name has left."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_zoo import CONFIG, DATASET
+
+from symjax import models, runs, zoo
+from symjax.errors import InputError
+from symjax.models.myrtle import PlainSpec
+from symjax.models.structure import structure
+from symjax.rotation.results import Results
+
+BUILD, SPEC = models.MODELS["mcnn"][0], PlainSpec(2, (1, 2), (2, 2))
+IMAGE = (8, 8, 1)
+
+
+def entry(monkeypatch, build=BUILD, **changes):
+    """The model "changing", with another specification."""
+    monkeypatch.setitem(models.MODELS, "changing", (build, 2, {"spec": dataclasses.replace(SPEC, **changes)}))
+    return models.create("changing", channels=1, classes=3)
+
+
+def doubled(rngs, **settings):
+    """The same parameters, another function."""
+    built = BUILD(rngs, **settings)
+    segment = built.segments[-1]
+    head = type(segment).__call__
+    built.segments[-1].__class__ = type("Doubled", (type(segment),), {"__call__": lambda *args: 2 * head(*args)})
+    return built
+
+
+def test_any_change_of_a_model_changes_its_structure(monkeypatch):
+    changes = ({}, {"norm": False}, {"activation": "sigmoid"}, {"multiples": (1, 3)}, {"pools": (2, 4)})
+    networks = [*(entry(monkeypatch, **change) for change in changes), entry(monkeypatch, doubled)]
+    prints = [structure(network, IMAGE) for network in networks]
+    assert len(set(prints)) == len(prints)
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        assert structure(entry(monkeypatch), IMAGE) == prints[0]
+    other = models.create("changing", channels=1, classes=3, dtype=jnp.bfloat16)
+    assert structure(other, IMAGE) not in prints
+
+
+def test_structure_is_the_same_in_another_process():
+    program = (
+        "from symjax import models; from symjax.models.structure import structure;"
+        "print(structure(models.create('mcnn', width=2), (32, 32, 3)))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == structure(models.create("mcnn", width=2), (32, 32, 3))
+
+
+def test_a_changed_model_does_not_meet_old_checkpoints(monkeypatch, tmp_path):
+    entry(monkeypatch)
+    config = dataclasses.replace(CONFIG, model="changing")
+    with runs.open_folder(tmp_path / "zoo", "zoo", config.document(DATASET)):
+        pass
+    entry(monkeypatch, doubled)
+    with pytest.raises(InputError, match='(?s)structure: "\\w{10}" there.*the model\'s code has changed'):
+        zoo.train(config, DATASET, [0], tmp_path / "zoo", progress=False)
+    with pytest.raises(InputError, match="another structure than 'changing' has"):
+        zoo.load(tmp_path / "zoo")
+    entry(monkeypatch)
+    with pytest.raises(InputError, match="has finished members none"):
+        zoo.load(tmp_path / "zoo")
+
+
+def test_rows_of_rotations_are_of_one_structure(tmp_path):
+    results = Results(tmp_path)
+    results.keep({"mcnn": "a"})
+    results.keep({"mcnn_k": "b"})
+    with pytest.raises(InputError, match="rows of another structure of mcnn_k:"):
+        results.keep({"mcnn": "a", "mcnn_k": "c"})
+    assert results.structures() == {"mcnn": "a", "mcnn_k": "b"}
