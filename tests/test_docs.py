@@ -1,6 +1,7 @@
 """README.md and docs/*.md: commands parse, flags, tests and links exist."""
 
 import argparse
+import importlib.util
 import itertools
 import re
 import shlex
@@ -60,9 +61,10 @@ def parse(module, words, monkeypatch):
 
 @pytest.mark.parametrize(("name", "flags"), commands(), ids=lambda text: text)
 def test_command_parses(name, flags, monkeypatch):
-    assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists()
+    assert importlib.util.find_spec(name)
     # Some benchmarks compare with packages that need not be there.
-    module = pytest.importorskip(name, exc_type=ModuleNotFoundError)
+    main = f"{name}.__main__" if importlib.util.find_spec(name).submodule_search_locations else name
+    module = pytest.importorskip(main, exc_type=ModuleNotFoundError)
     parsed = parse(module, shlex.split(flags), monkeypatch)
     assert set(getattr(parsed, "model", "mcnn").split(",")) <= set(models.MODELS)
 
@@ -70,7 +72,7 @@ def test_command_parses(name, flags, monkeypatch):
 @pytest.mark.parametrize("page", PAGES)
 def test_flags_exist(page):
     folders = ("experiments", "benchmarks")
-    settings = "\n".join(path.read_text(encoding="utf-8") for name in folders for path in (ROOT / name).glob("*.py"))
+    settings = "\n".join(path.read_text(encoding="utf-8") for name in folders for path in (ROOT / name).rglob("*.py"))
     for flag in {flag for piece in code(page) for flag in FLAG.findall(piece)} - OF_OTHERS:
         field = flag.removeprefix("--").replace("-", "_")
         assert re.search(rf"^    {field}: |\"{flag}\"", settings, re.MULTILINE), flag

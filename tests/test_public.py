@@ -23,6 +23,7 @@ from campaign import some, throws
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
+from matplotlib.figure import Figure
 from stitch_helpers import images
 
 import symjax
@@ -254,16 +255,16 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: written.append(figure))
     assert function(**arguments, ax=axes) is whole and not written
     assert whole.get_suptitle() == "" and not whole.legends
-    for mine, given in zip((axes for axes in own.axes if axes.get_visible()), np.ravel(axes), strict=False):
+    for alone, placed in zip((axes for axes in own.axes if axes.get_visible()), np.ravel(axes), strict=False):
         for kind in ("lines", "patches", "collections", "texts"):
-            assert len(getattr(mine, kind)) == len(getattr(given, kind))
-        for a, b in zip(mine.lines, given.lines, strict=True):
+            assert len(getattr(alone, kind)) == len(getattr(placed, kind))
+        for a, b in zip(alone.lines, placed.lines, strict=True):
             np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
-        assert mine.get_title() == given.get_title() and mine.get_title("left") == given.get_title("left")
+        assert alone.get_title() == placed.get_title() and alone.get_title("left") == placed.get_title("left")
     if own.legends:
         labels = [text.get_text() for text in own.legends[0].get_texts()]
         assert [text.get_text() for text in whole.axes[count - 1].get_legend().get_texts()] == labels
-    function(**arguments, ax=axes, path=tmp_path / "given")
+    function(**arguments, ax=axes, path=tmp_path / "placed")
     assert written == [whole] * 2  # PNG and PDF
 
 
