@@ -10,10 +10,18 @@ from symjax.errors import InputError
 
 __all__ = ["all_pairs", "draw_pairs"]
 
+MOST = 10**7  # pairs, all of which lie in memory
+
 
 def all_pairs(seeds: Sequence[int], *, ordered: bool = True) -> list[tuple[int, int]]:
-    """Every pair of two different seeds; where the order does not matter, once, the smaller first."""
+    """Every pair of two different seeds; where the order does not matter, once, the smaller first.
+
+    Raises:
+      InputError: bad seeds, or so many that there are more than `MOST` pairs.
+    """
     seeds = checks.seeds(seeds)
+    if len(seeds) * (len(seeds) - 1) > MOST:
+        raise InputError(f"seeds: got {len(seeds)}, wanted so few that they make at most {MOST} ordered pairs")
     if checks.flag("ordered", ordered):
         return list(itertools.permutations(seeds, 2))
     return list(itertools.combinations(sorted(seeds), 2))

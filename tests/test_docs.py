@@ -20,7 +20,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"python -m ((?:experiments|benchmarks)\.\w+)([^|;&<>()#\n]*)")
 PYTEST = re.compile(r"python -m pytest ([^`\n]+)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-OF_OTHERS = {"--array", "--dist", "--help", "--nodes", "--signal", "--time"}  # SLURM, pytest and parsers
+OF_OTHERS = {"--xla", "--array", "--dist", "--help", "--nodes", "--signal", "--time"}  # SLURM, pytest, parsers and XLA
 
 
 class Parsed(Exception):

@@ -255,16 +255,16 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: written.append(figure))
     assert function(**arguments, ax=axes) is whole and not written
     assert whole.get_suptitle() == "" and not whole.legends
-    for alone, placed in zip((axes for axes in own.axes if axes.get_visible()), np.ravel(axes), strict=False):
+    for new, there in zip((axes for axes in own.axes if axes.get_visible()), np.ravel(axes), strict=False):
         for kind in ("lines", "patches", "collections", "texts"):
-            assert len(getattr(alone, kind)) == len(getattr(placed, kind))
-        for a, b in zip(alone.lines, placed.lines, strict=True):
+            assert len(getattr(new, kind)) == len(getattr(there, kind))
+        for a, b in zip(new.lines, there.lines, strict=True):
             np.testing.assert_array_equal(a.get_xydata(), b.get_xydata())
-        assert alone.get_title() == placed.get_title() and alone.get_title("left") == placed.get_title("left")
+        assert new.get_title() == there.get_title() and new.get_title("left") == there.get_title("left")
     if own.legends:
         labels = [text.get_text() for text in own.legends[0].get_texts()]
         assert [text.get_text() for text in whole.axes[count - 1].get_legend().get_texts()] == labels
-    function(**arguments, ax=axes, path=tmp_path / "placed")
+    function(**arguments, ax=axes, path=tmp_path / "given")
     assert written == [whole] * 2  # PNG and PDF
 
 

@@ -6,7 +6,8 @@ Every function returns its figure, or None where the table has nothing to draw, 
   ax: axes of matplotlib to draw on, in place of those of a new figure: one for each panel, in the order of the panels;
     one alone, or several as `plt.subplots` returns them or in a list. An InputError says how many a figure has. The
     labels that a new figure has at its sides are at these axes then, the legend is in the last one, and the title of
-    several panels is left out. `path` writes the whole figure that they are in.
+    several panels is left out. Panels have one scale where these axes share it. `path` writes the whole figure that
+    they are in.
 """
 
 from symjax.plots.dynamics import layers_by_layers, layers_by_time, over_layers, over_time

@@ -74,6 +74,8 @@ def axes_of(
     given = np.ravel(ax) if isinstance(ax, (Axes, np.ndarray, list, tuple)) else []
     if len(given) != shape[0] * shape[1] or not all(isinstance(axes, Axes) for axes in given):
         raise InputError(f"ax: got {checks.short(ax)}, wanted {shape[0] * shape[1]} axes, one for each panel")
+    for axes in given:
+        axes.set_axisbelow(True)  # as of new ones, by `PAPER`
     return given[0].figure.figure, np.reshape(given, shape)
 
 
