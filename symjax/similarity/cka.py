@@ -10,7 +10,7 @@ from jax import lax
 from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, centred, root, unit, unit_channels
+from symjax.similarity.channels import about_typical, centred, root, unit, unit_channels, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import (
     centre_kernel,
@@ -71,8 +71,8 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
     errors and invariances are those of `cka`.
 
     Returns:
-        0-d array in [0, pi] ([0, pi / 2] for "gretton"). Exact near 0 with the Gram form; with that of features
-        off by up to the root of the rounding error there, 5e-4 in float32.
+        0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 of equal arrays. Exact near 0 with the Gram form; with that
+        of features off by up to the root of the rounding error there, 5e-4 in float32.
     """
     return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form), as_angle=True)
 
@@ -107,7 +107,7 @@ def cosine(a, b):
 def angle(a, b):
     """Of two arrays of one shape, exact near 0 and pi too, where the cosine has lost it. NaN where one is zero."""
     (a, a_norm), (b, b_norm) = unit(a), unit(b)
-    between = 2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum()))
+    between = zero_of_equal(2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum())), a, b)
     return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, between)
 
 
@@ -217,7 +217,7 @@ def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     (x, _), (y, _) = unit(about_typical(x)), unit(about_typical(y))
     if form == "features":
         similarity = ratio(*hsic_of_features(x, y, estimator))
-        return arccos(similarity) if as_angle else similarity
+        return zero_of_equal(arccos(similarity), x, y) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
 
