@@ -294,6 +294,20 @@ def test_huge_examples_in_every_form():
     np.testing.assert_allclose(batch, [ratio(linear(x[::s]), linear(y), "song") for s in (1, -1)], atol=1e-5)
 
 
+@pytest.mark.parametrize("groups", [1, 20])  # in one example, or in two halves far from each other
+def test_rbf_with_far_examples(groups):
+    rng = np.random.default_rng(0)
+    common = rng.standard_normal((40, 3))
+    x, y = (np.float32(common @ rng.standard_normal((3, 6)) + 0.5 * rng.standard_normal((40, 6))) for _ in range(2))
+    for z in (x, y):
+        z[:groups] += 1e5 if groups == 1 else 1e4
+    for bandwidth in (1.0, 1e-3) if groups > 1 else (1.0,):  # of the narrow one the groups themselves count
+        expected = ratio(rbf(x, bandwidth), rbf(y, bandwidth), "song")
+        np.testing.assert_allclose(cka(x, y, kernel="rbf", bandwidth=bandwidth), expected, atol=1e-4)
+    gradient = jax.grad(partial(cka, kernel="rbf", bandwidth=bandwidth))(x, y)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
+
+
 def test_derivatives_with_a_huge_example():
     x, y = with_huge_examples(40, 5, 3, 1, 1e5)
     with jax.enable_x64(True):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from kernels import names
+from scipy.spatial.distance import squareform
 
 import symjax
 from symjax.errors import InputError
@@ -127,6 +128,15 @@ def test_small_distances_keep_their_digits(measure):
     found = pairwise({"x": np.float32(steps)}, measure).select(layer_a="x", layer_b="x")
     assert 1e-5 < expected[0, 1] < 1e-3
     np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("measure", ["cca_distance", "cka_distance", "procrustes_distance"])
+def test_distances_make_a_distance_matrix(measure):
+    values = pairwise(zoo(sizes=((1, 1, 5),)), measure).select(layer_a="layer0", layer_b="layer0")
+    assert (np.diag(values) == 0).all() and (values == values.T).all()
+    assert (squareform(values) > 0).all()  # which checks both
+    dead = {"layer0": np.zeros((1, EXAMPLES, 5), np.float32)}
+    assert np.isnan(pairwise(dead, measure).values).all()
 
 
 @pytest.mark.parametrize("measure", ["pwcca", "cka_distance"])

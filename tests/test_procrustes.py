@@ -14,6 +14,7 @@ from scipy.stats import ortho_group
 
 from symjax.errors import InputError
 from symjax.similarity import (
+    pairwise,
     permutation_procrustes,
     permutation_procrustes_distance,
     procrustes,
@@ -72,6 +73,26 @@ def test_agrees_with_its_definition(distance, shape):
         assert alignment.matrix.shape == shape[::-1]
         centred = distance(x, y, center=True)
         np.testing.assert_allclose(centred, ORACLES[distance](x, y, center=True), atol=2e-6)
+
+
+@pytest.mark.parametrize(("p", "q"), [(8, 8), (5, 8)])
+def test_far_from_the_origin_and_nearly_collinear(p, q):
+    """Small directions beside a large one, which leaves no digit of them in x'y in single precision."""
+    rng = np.random.default_rng(0)
+    for offset, spread in ((0, 1e-3), (1e3, 1), (1e3, 0.1), (1e4, 0.1)):
+        line = rng.normal(size=(200, 1)) @ rng.normal(size=(1, 8)) + offset
+        x, y = (np.float32(line + spread * rng.normal(size=line.shape)) for _ in range(2))
+        x = x @ np.float32(ortho_group.rvs(8, random_state=1))[:, :p]
+        a, b = normalized(x), normalized(y)
+        left, _, right = np.linalg.svd(a.T @ b, full_matrices=False)
+        expected = np.linalg.norm(b - a @ left @ right)
+        got, rotation = procrustes_distance(x, y, full_output=True)
+        np.testing.assert_allclose(got, expected, rtol=1e-3)
+        np.testing.assert_allclose(
+            rotation.rotation.T @ rotation.rotation @ rotation.rotation.T, rotation.rotation.T, atol=1e-5
+        )
+        pairs = pairwise({"x": x[None], "y": y[None]}, "procrustes_distance").select(layer_a="x", layer_b="y")
+        np.testing.assert_allclose(pairs, [[expected]], rtol=1e-3)
 
 
 @pytest.mark.parametrize("case", CASES)

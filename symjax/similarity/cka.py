@@ -5,11 +5,12 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, centred, root, unit, unit_channels
+from symjax.similarity.channels import about_typical, centred, root, unit, unit_channels, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import (
     centre_kernel,
@@ -28,6 +29,7 @@ from symjax.similarity.meeting import Part
 KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # from which, for many pairs, kernel matrices are not kept if features are far fewer
+_NOISE, _FAR = 1e-4, 50  # of squared distances over the squared bandwidth: allowed rounding; from where kernels are 0
 AGAIN = -4  # in the place of a value of which the diagonals of kernels have left no digits
 NEARLY = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
 
@@ -41,7 +43,9 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
             Kornblith et al., tends to 1 with p, q / n, and so, later, does "lange": of independent Gaussian data with
             n = 50, p = q = 5000 they make -.03, .99 and .66.
         kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)) with s^2 = `bandwidth`^2 times the
-            median of |x_i - x_j|^2 over all pairs of different examples, for x and for y.
+            median of |x_i - x_j|^2 over all pairs of different examples, for x and for y. Distances come from products
+            of examples, and from their differences, n^2 (p + q) operations that are no matrix product, where products
+            would lose their digits, as with examples in groups far from each other.
         bandwidth: a positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
         maps: how maps become examples: "flatten" (the published way), "pixels" or "pool", see `as_matrix`.
         form: "gram" takes n^2 (p + q) operations and memory n^2, "features" n (p^2 + p q + q^2) and is for the linear
@@ -67,8 +71,8 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
     errors and invariances are those of `cka`.
 
     Returns:
-        0-d array in [0, pi] ([0, pi / 2] for "gretton"). Exact near 0 with the Gram form; with that of features
-        off by up to the root of the rounding error there, 5e-4 in float32.
+        0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 of equal arrays. Exact near 0 with the Gram form; with that
+        of features off by up to the root of the rounding error there, 5e-4 in float32.
     """
     return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form), as_angle=True)
 
@@ -103,7 +107,7 @@ def cosine(a, b):
 def angle(a, b):
     """Of two arrays of one shape, exact near 0 and pi too, where the cosine has lost it. NaN where one is zero."""
     (a, a_norm), (b, b_norm) = unit(a), unit(b)
-    between = 2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum()))
+    between = zero_of_equal(2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum())), a, b)
     return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, between)
 
 
@@ -213,7 +217,7 @@ def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     (x, _), (y, _) = unit(about_typical(x)), unit(about_typical(y))
     if form == "features":
         similarity = ratio(*hsic_of_features(x, y, estimator))
-        return arccos(similarity) if as_angle else similarity
+        return zero_of_equal(arccos(similarity), x, y) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
 
@@ -229,14 +233,31 @@ def ratio(cross, x_power, y_power):
 
 
 def kernel_of(x, kernel, bandwidth):
+    """The kernel matrix of x, whose bulk lies about the origin."""
     products = gram(x)
     if kernel == "linear":
         return products
-    n = len(x)
     squares = jnp.diagonal(products)
-    apart = jnp.maximum(squares[:, None] + squares[None, :] - 2 * products, 0)
-    median = jnp.median(apart[jnp.triu_indices(n, 1)])
-    return jnp.exp(-jnp.where(jnp.eye(n, dtype=bool), 0, apart) / (2 * bandwidth**2 * median))
+    sizes = squares[:, None] + squares[None, :]
+    apart = jnp.maximum(sizes - 2 * products, 0)
+    # Of distances that count in the kernel, which are not large beside the median, the rounding of the products is.
+    median = _median(apart)
+    unit = bandwidth**2 * median
+    noise = 4 * float(jnp.finfo(x.dtype).eps) * sizes
+    off_diagonal = ~jnp.eye(len(x), dtype=bool)
+    doubtful = (off_diagonal & (noise > _NOISE * unit) & (apart - noise < _FAR * unit)).any()
+
+    def from_differences(x):
+        apart = lax.map(jax.checkpoint(lambda row: ((x - row) ** 2).sum(1)), x)
+        return apart, _median(apart)
+
+    apart, median = lax.cond(doubtful, jax.checkpoint(from_differences), lambda x: (apart, median), x)
+    return jnp.exp(-jnp.where(off_diagonal, apart, 0) / (2 * bandwidth**2 * median))
+
+
+def _median(apart):
+    """Over pairs of different examples."""
+    return jnp.median(apart[jnp.triu_indices(len(apart), 1)])
 
 
 _INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}

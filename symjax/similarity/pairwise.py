@@ -42,7 +42,8 @@ def pairwise(
 
     What a measure makes of one representation alone (a kernel matrix, an orthonormal basis, unit norms) is made once
     for each, not once for each pair, and pairs are computed many at a time. The values are those of the measure's own
-    function up to rounding; small distances are computed once more, from differences, so that they keep their digits.
+    function up to rounding; small distances are computed once more, from differences, so that they keep their digits,
+    and that of a representation from itself is exactly 0.
     Pairs are spread over all devices. Of a symmetric measure each is computed once. A measure of your own that has no
     such form (`Measure.factor` is None) is called pair by pair, on one device. Maps that meet others of a size that
     does not divide theirs, such as 8 x 8 and 14 x 14, are enlarged and prepared for each two blocks anew, which takes
@@ -110,6 +111,8 @@ def pairwise(
         else:
             found, more = _factored(measure, left, right, flat, memory, devices, options)
             few.update({(lines[k], columns[m]): message for (k, m), message in more.items()})
+        if measure.kind == "distance" and b is a:
+            found = np.where(np.eye(len(found), dtype=bool) & ~np.isnan(found), 0, found)
         here = np.ix_(lines, rows, columns, others)
         values[here], computed[here] = found.reshape(mask.shape), mask
     _warn(measure, a, b, {pair: message for pair, message in few.items() if message})

@@ -9,10 +9,10 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centred, root, unit
+from symjax.similarity.channels import centred, root, unit, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
-from symjax.similarity.linalg import narrow
+from symjax.similarity.linalg import narrow, triangular
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
 
@@ -53,7 +53,8 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
 
     Returns:
         0-d array in [0, sqrt(2)], or this and the `Rotation`, as `procrustes`. Computed as the norm of what is left, so
-        that near 0 it does not drown in the rounding errors of 2 - 2 |x'y|_*.
+        that near 0 it does not drown in the rounding errors of 2 - 2 |x'y|_*, with a rotation that is refined there:
+        right to about the rounding of x / |x| and y / |y|. Of equal arrays exactly 0.
 
     Raises:
         InputError: as `procrustes`.
@@ -103,6 +104,8 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_o
     return (distance, matching) if full_output else distance
 
 
+_CLOSE = 0.05  # distances under which the rotation is refined
+_STEP, _STEPS = 1e-4, 4  # of squared sizes of directions that are refined together
 SMALL = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
 
 
@@ -198,13 +201,58 @@ def _nearest(narrow, wide):
     wide_part, wide_basis = _row_space(wide)
     left, _, right = jnp.linalg.svd(matmul(narrow_part.T, wide_part), full_matrices=False)
     isometry = matmul(left, right)
+    apart = jnp.linalg.norm(wide_part - matmul(narrow_part, isometry))
+    isometry = lax.cond(
+        apart < _CLOSE, lambda isometry: _refined(narrow_part, wide_part, isometry), lambda isometry: isometry, isometry
+    )
     if narrow_basis is not None:
         isometry = matmul(narrow_basis, isometry)
     if wide_basis is not None:
         isometry = matmul(isometry, wide_basis.T)
+    isometry = lax.stop_gradient(isometry)
     # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
     # where singular values meet, is not needed.
-    return root(((wide - matmul(narrow, isometry)) ** 2).sum()), isometry
+    distance = root(((wide - matmul(narrow, isometry)) ** 2).sum())
+    return zero_of_equal(distance, narrow, wide), isometry
+
+
+def _refined(narrow, wide, isometry):
+    """A better R than that from X'Y, whose small singular values drown in the rounding of the large ones.
+
+    Z = X R and Y are taken along the right singular vectors of Z. Of these, all, then the smaller ones alone, and so on
+    are rotated at their best among themselves. Directions of different size are then rotated by the solution W of
+    W Z'Z + Z'Z W = Z'Y - Y'Z, which is right to first order and has the digits that the size of each direction allows.
+    R itself and the identity being among the candidates, the result is no worse than they are.
+    """
+
+    def better(turn, isometry):
+        rotated = matmul(narrow, isometry)
+        vectors = jnp.linalg.svd(triangular(rotated))[2].T
+        z, y = matmul(rotated, vectors), matmul(wide, vectors)
+        squares = (z**2).sum(0)
+        small = squares <= squares.max() * _STEP ** (turn % _STEPS)
+        inner = jnp.where(small[:, None] & small, matmul(z.T, y), 0)
+        left, _, right = jnp.linalg.svd(inner / jnp.maximum(jnp.abs(inner).max(), jnp.finfo(inner.dtype).tiny))
+        best = jnp.where(small[:, None] & small, matmul(left, right), jnp.eye(len(inner), dtype=inner.dtype))
+        z = matmul(z, best)
+        skew = matmul(z.T, y - z)
+        squares = (z**2).sum(0)
+        sums = squares[:, None] + squares[None, :]
+        turn = jnp.where(sums > 0, (skew.T - skew) / jnp.where(sums > 0, sums, 1), 0) / 2
+        eye = jnp.eye(len(turn), dtype=turn.dtype)
+        turn = jnp.linalg.solve(eye + turn, eye - turn)  # orthogonal (Cayley); to first order 1 - 2 turn
+        for rotation in (best, matmul(best, turn)):
+            candidate = matmul(isometry, matmul(matmul(vectors, rotation), vectors.T))
+            isometry = _nearer(narrow, wide, candidate, isometry)
+        return isometry
+
+    isometry = lax.fori_loop(0, 2 * _STEPS, better, isometry)
+    return _nearer(narrow, wide, jnp.eye(*isometry.shape, dtype=isometry.dtype), isometry)
+
+
+def _nearer(narrow, wide, first, second):
+    apart = [((wide - matmul(narrow, isometry)) ** 2).sum() for isometry in (first, second)]
+    return jnp.where(apart[0] < apart[1], first, second)
 
 
 def _row_space(x):
@@ -226,7 +274,7 @@ def permuted(x, y, means):
     (x, x_norm), (y, y_norm) = unit(x), unit(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
-    distance = root(left_over(x, y, selection))
+    distance = zero_of_equal(root(left_over(x, y, selection)), x, y)
     bias = means[1] - scaling * matmul(selection, means[0])
     return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
 

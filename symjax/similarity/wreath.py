@@ -14,7 +14,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, one_of
 from symjax.similarity.alignment import assign, positive_matching, samples_of
-from symjax.similarity.channels import centred_whole, root, unit, unit_channels
+from symjax.similarity.channels import centred_whole, root, unit, unit_channels, zero_of_equal
 from symjax.similarity.cka import angle, cosine, factored_kernels
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import centre_kernel, check_estimator
@@ -131,7 +131,7 @@ def matched(x, y):
     (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
     matching = positive_matching(matmul(y.T, x), x_norm, y_norm)
     x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
-    distance = root(left_over(x, y, matching.selection) / jnp.maximum(x_live, y_live))
+    distance = zero_of_equal(root(left_over(x, y, matching.selection) / jnp.maximum(x_live, y_live)), x, y)
     return jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance), matching
 
 
