@@ -28,7 +28,7 @@ from symjax.zoo.stored import StoredMember
 
 # A model and images that compile and train in seconds.
 models.MODELS.setdefault("tiny", (*models.MODELS["mcnn"][:1], 2, {"spec": PlainSpec(2, (1, 2), (2, 2))}))
-CONFIG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=3, batch_size=6, learning_rate=0.03, translate=1))
+CONFIG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=3, batch_size=6, learning_rate=0.03, flip=True, translate=1))
 SEEDS = (0, 1, 2, 3)
 
 
@@ -233,7 +233,7 @@ def test_a_killed_process_goes_on_bitwise(tmp_path):
     assert resumed.metrics.equals(undisturbed.metrics)
 
 
-LONG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=40, batch_size=6, learning_rate=0.03, translate=1))
+LONG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=40, batch_size=6, learning_rate=0.03, flip=True, translate=1))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "delete"])
@@ -325,7 +325,9 @@ def test_damaged_metrics(copy):
 
 def test_a_folder_of_another_zoo_is_refused(copy):
     before = files(copy)
-    other = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=3, batch_size=6, learning_rate=0.05, translate=1))
+    other = ZooConfig(
+        "stripes", "tiny", recipe=Recipe(epochs=3, batch_size=6, learning_rate=0.05, flip=True, translate=1)
+    )
     with pytest.raises(InputError, match=r"recipe\.learning_rate: 0\.03 there, 0\.05 here"):
         train(copy, config=other)
     with pytest.raises(InputError, match=r"data\.digest: .* there, .* here"):
