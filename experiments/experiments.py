@@ -8,6 +8,7 @@ import importlib
 import pathlib
 import sys
 
-sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
-del sys.modules[__name__]
-importlib.import_module("experiments")
+if __name__ == "experiments":
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    del sys.modules[__name__]
+    importlib.import_module(__name__)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from symjax.errors import InputError
 from symjax.models import Member, Network, Segmented, StitchPoint
 from symjax.models.layers import BatchNorm, Conv, Dense
 from symjax.training import Recipe, TrainState, accuracy, create_state, pad_batches, pool_moments, train_epoch
-from symjax.training.loop import apply_gradients, device_data, optimizer
+from symjax.training.loop import apply_gradients, data_shapes, device_data, optimizer
 
 CLASSES = 3
 
@@ -333,3 +334,16 @@ def test_optax_state_holds_arrays_alone():
     counts = [leaf for leaf in jax.tree.leaves(state.opt_state) if jnp.issubdtype(leaf.dtype, jnp.integer)]
     assert counts and all(int(count) == 0 for count in counts)
     assert isinstance(optimizer(Recipe(), 3), optax.GradientTransformation)
+
+
+def test_shapes_of_data_are_told_without_making_it():
+    data = dataset()
+    for batches in (None, pad_batches(data.validation, 4)):
+        shapes, made = data_shapes(data, batches), device_data(data, batches)
+        assert jax.tree.structure(shapes) == jax.tree.structure(made)
+        for shape, array in zip(jax.tree.leaves(shapes), jax.tree.leaves(made), strict=True):
+            assert (shape.shape, shape.dtype) == (array.shape, array.dtype)
+    images = np.broadcast_to(np.uint8(0), (2**40, 8, 8, 1))  # which no machine holds
+    train = SimpleNamespace(images=images, labels=np.broadcast_to(np.int64(0), (2**40,)))
+    whole = data_shapes(SimpleNamespace(train=train, mean=data.mean, std=data.std), None)
+    assert (whole.images.shape, whole.labels.dtype) == ((2**40, 8, 8, 1), np.int32)

@@ -16,7 +16,7 @@ from symjax.stitching import fit
 from symjax.stitching.division import divide, work_of
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair
-from symjax.training.loop import device_data
+from symjax.training.loop import data_shapes
 
 
 def need(plan: Plan, dataset: Dataset) -> Need:
@@ -26,7 +26,7 @@ def need(plan: Plan, dataset: Dataset) -> Need:
     (`FitConfig.eval_batch_size`, of whose images up to `lane.BATCHES` batches are sent at a time).
     """
     plan = dataclasses.replace(plan, config=with_augmentation(plan.config, dataset))
-    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: device_data(dataset, None)))
+    leaves, structure = jax.tree.flatten(data_shapes(dataset, None))
     return _need(plan, tuple(leaves), structure)
 
 

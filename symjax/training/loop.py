@@ -239,6 +239,16 @@ def _like(params):
     return lambda node: jax.tree.structure(node) == structure
 
 
+def data_shapes(dataset: Dataset, validation_batches: Batches | None) -> TrainData:
+    """Shapes and types of `device_data`, of which nothing is made: `jax.eval_shape` would send the images."""
+
+    def shape(array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(array.shape, jax.dtypes.canonicalize_dtype(array.dtype))
+
+    train = dataset.train
+    return jax.tree.map(shape, TrainData(train.images, train.labels, dataset.mean, dataset.std, validation_batches))
+
+
 def device_data(dataset: Dataset, validation_batches: Batches | None) -> TrainData:
     """A data set's training part on the device."""
     return TrainData(

@@ -17,7 +17,7 @@ from symjax.models import Network
 from symjax.parallel import Execution
 from symjax.progress import progress_bar
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
-from symjax.training.loop import device_data
+from symjax.training.loop import data_shapes, device_data
 from symjax.zoo.config import ZooConfig
 from symjax.zoo.saturation import Finder
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
@@ -224,7 +224,7 @@ def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: 
 
     Of a schedule that freezes layers it is that of the epochs before.
     """
-    shared = jax.eval_shape(lambda: device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)))
+    shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
     plain = dataclasses.replace(config.on(dataset), freeze=(), labels="true")
     network = config.network(dataset, method=execution.conv)
     return _need(plain, network, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
