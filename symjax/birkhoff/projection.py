@@ -115,7 +115,8 @@ def _differentiate_implicitly(matrix, projected):
 
 @_differentiate_implicitly.defjvp
 def _implicit_jvp(primals, tangents):
-    projected, tangent = primals[1], tangents[0]
+    projected = _differentiate_implicitly(*primals)  # with a derivative of its own, for second ones
+    tangent = tangents[0]
     support = (projected > 0).astype(projected.dtype)
     rtol = float(jnp.finfo(support.dtype).eps) ** 0.4
     tangent = support * tangent

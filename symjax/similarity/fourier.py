@@ -14,7 +14,7 @@ from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_map_pair, as_maps
-from symjax.similarity.linalg import adjoint, magnitude, masked, reciprocal, unit_columns, without_rounding
+from symjax.similarity.linalg import adjoint, held, magnitude, masked, reciprocal, unit_columns, without_rounding
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Meeting, Part
 
@@ -129,7 +129,7 @@ def _correlations(x, y, rcond):
     # and Y, so a term that is zero (less itself, without a derivative) carries it.
     p, q = masked(p, used), masked(adjoint(qh), used)
     a, b, h, k = matmul(x_white, p), matmul(y_white, q), matmul(x_basis, p), matmul(y_basis, q)
-    rho = correlations.astype(x.dtype)
+    a, b, h, k, rho = held((a, b, h, k, correlations.astype(x.dtype)), (x, y))
     slope = _inner(matmul(x - fixed_x, a), k - h * rho) + _inner(matmul(y - fixed_y, b), h - k * rho)
     return jnp.pad(correlations + slope, (0, count - len(correlations))), x_rank, y_rank
 

@@ -120,6 +120,33 @@ def reciprocal(value):
     return jnp.where(value == 0, 0, 1 / jnp.where(value == 0, 1, value))
 
 
+@jax.custom_jvp
+def held(value, source):
+    """`value`, which was made of `source`, as a constant to first derivatives by it; second ones raise an error.
+
+    For derivatives that are right with a part of the function held fixed: those of them would not be.
+    """
+    del source
+    return value
+
+
+@held.defjvp
+def _held_jvp(primals, tangents):
+    return once_differentiated(*primals), jax.tree.map(jnp.zeros_like, primals[0])
+
+
+@jax.custom_jvp
+def once_differentiated(value, source):
+    """`value`, made of `source` in the rule of a derivative that has none itself."""
+    del source
+    return value
+
+
+@once_differentiated.defjvp
+def _raise(primals, tangents):
+    raise NotImplementedError("second derivatives of this measure are not implemented; the first are")
+
+
 def narrow(x):
     """(x Q, Q): more columns than rows rotated into as many as rows, X = (X Q) Q*; other x with Q None.
 
@@ -128,7 +155,7 @@ def narrow(x):
     rows, columns = x.shape
     if columns <= rows:
         return x, None
-    q = jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0]
+    q = held(jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0], x)
     return matmul(x, q), q
 
 

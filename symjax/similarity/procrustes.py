@@ -12,7 +12,7 @@ from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
 from symjax.similarity.channels import centred, root, unit
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
-from symjax.similarity.linalg import narrow
+from symjax.similarity.linalg import held, narrow
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
 
@@ -204,6 +204,7 @@ def _nearest(narrow, wide):
         isometry = matmul(isometry, wide_basis.T)
     # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
     # where singular values meet, is not needed.
+    isometry = held(isometry, (narrow, wide))
     return root(((wide - matmul(narrow, isometry)) ** 2).sum()), isometry
 
 
