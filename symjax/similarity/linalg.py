@@ -1,6 +1,5 @@
-"""Centring, scaling and reduction of data matrices (samples by features), real or complex."""
+"""Scaling and reduction of data matrices (samples by features), real or complex."""
 
-import math
 from itertools import pairwise
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import centred
+from symjax.similarity.channels import centred, magnitude, norms
 
 _LEAST_ROWS = 250  # of a factor, under which products are too small to be quick
 _COLUMNS = 1024  # at a time, of a kernel matrix: what is centred of them stays in the cache
@@ -67,52 +66,18 @@ def gram_of_centred(x):
     return jnp.where(jnp.tri(n, k=-1, dtype=bool), above.T, above)
 
 
-def magnitude(x, axes=None):
-    """The power of two next under the largest absolute value along `axes`, 1 for zeros; a constant to derivatives.
-
-    To divide by it costs no digit, and squares of what it leaves neither overflow nor vanish.
-    """
-    largest = lax.stop_gradient(jnp.abs(x).max(axes))
-    power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
-    return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
-
-
-def centre(x):
-    """`x` less its mean over samples, and the mean. What deviates from it by no more than rounding does becomes 0."""
-    size = magnitude(x, 0).astype(x.dtype)  # complex for complex numbers
-    x = x / size
-    mean = x.mean(0)
-    centred = x - mean
-    # Once more, for what rounding left of a mean that is large beside the deviations.
-    rest = centred.mean(0)
-    centred, mean = centred - rest, mean + rest
-    return size * without_rounding(centred, math.sqrt(x.shape[0]) * jnp.abs(mean)), size * mean
-
-
-def without_rounding(x, size):
-    """`x` with 0 for columns whose norm is no more than rounding of data of norm `size` makes it."""
-    noise = 4 * float(jnp.finfo(x.dtype).eps) * lax.stop_gradient(size)
-    return jnp.where(lax.stop_gradient(column_norms(x)) <= noise, 0, x)  # a NaN is kept
-
-
-def column_norms(x):
-    size = magnitude(x, 0)
-    x = x / size.astype(x.dtype)
-    return size * jnp.sqrt(jnp.einsum("ni,ni->i", x.conj(), x, precision="highest").real)
-
-
 def unit_columns(x):
     """`x` with columns of norm 1 (or 0), and the norms they had.
 
     These are constants to derivatives: what is invariant to scaling has the same with them as without.
     """
-    norms = column_norms(lax.stop_gradient(x))
-    return x * reciprocal(norms).astype(x.dtype), norms
+    lengths = norms(lax.stop_gradient(x))
+    return x * reciprocal(lengths).astype(x.dtype), lengths[0]
 
 
 def masked(x, kept):
-    """`x` with 0 where not `kept`."""
-    return jnp.where(kept, x, 0)
+    """`x` with 0 where not `kept`; its columns, of a matrix and booleans for them."""
+    return jnp.where(kept if kept.ndim == x.ndim else kept[None], x, 0)
 
 
 def reciprocal(value):

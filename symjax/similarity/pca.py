@@ -9,8 +9,9 @@ import numpy as np
 
 from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
+from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import centre, magnitude, masked, narrow, once_differentiated, reciprocal, triangular, widen
+from symjax.similarity.linalg import masked, narrow, once_differentiated, reciprocal, triangular, widen
 
 
 class PCA(NamedTuple):

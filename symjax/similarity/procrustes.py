@@ -9,7 +9,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centred, root, unit
+from symjax.similarity.channels import centre, centred, root, unit
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
 from symjax.similarity.linalg import held, narrow
@@ -235,7 +235,8 @@ def permuted(x, y, means):
 def _origin(x, y, center):
     """x, y and what has been taken from them."""
     if center:
-        return centred(x), centred(y), (x.mean(0), y.mean(0))
+        (x, x_mean), (y, y_mean) = centre(x), centre(y)
+        return x, y, (x_mean, y_mean)
     return x, y, (jnp.zeros_like(x[0]), jnp.zeros_like(y[0]))
 
 

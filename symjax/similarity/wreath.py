@@ -14,7 +14,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, one_of
 from symjax.similarity.alignment import assign, positive_matching, samples_of
-from symjax.similarity.channels import centred_whole, root, unit, unit_channels
+from symjax.similarity.channels import centre, root, unit, unit_channels
 from symjax.similarity.cka import angle, cosine, factored_kernels
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import centre_kernel, check_estimator
@@ -237,7 +237,7 @@ def _grams(channel):
 
 
 def _standardized(channel):
-    return unit(centred_whole(channel))
+    return unit(centre(channel, (0, 1))[0])
 
 
 def _nothing(channels):
