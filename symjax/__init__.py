@@ -9,6 +9,7 @@ the argument. Everything else is made for the commands and may change.
 
 from symjax.birkhoff import (
     ProjectionInfo,
+    SinkhornInfo,
     nearest_permutation,
     permutation_matrix,
     projection_birkhoff,
@@ -91,6 +92,7 @@ __all__ = [
     "PermutationTest",
     "ProjectionInfo",
     "Rotation",
+    "SinkhornInfo",
     "Stream",
     "Transport",
     "cca",

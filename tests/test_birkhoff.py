@@ -430,6 +430,33 @@ def test_sinkhorn_sweeps_range_and_batches():
     np.testing.assert_allclose(jax.jit(jax.vmap(sinkhorn))(matrix[None])[0], by_hand, rtol=1e-5)
 
 
+def test_sinkhorn_stops_at_a_tolerance_and_reports_its_residual():
+    batch = np.exp(np.stack([sample("zero", 0.01, 6), sample("zero", 2.0, 6)]))
+    scaled, info = sinkhorn(batch, 100, tol=1e-3, full_output=True)
+    off = np.maximum(*(np.abs(np.float64(scaled).sum(axis) - 1).max(-1) for axis in (1, 2)))
+    np.testing.assert_allclose(info.residual, off, atol=1e-6)
+    assert (off <= 1e-3).all() and 0 < info.iterations[0] < info.iterations[1] < 100
+    for one, sweeps, matrix in zip(batch, np.asarray(info.iterations), scaled, strict=True):
+        np.testing.assert_allclose(sinkhorn(one, int(sweeps)), matrix, rtol=1e-6)
+        assert sinkhorn(one, int(sweeps) - 1, full_output=True)[1].residual > 1e-3
+    assert (sinkhorn(batch, full_output=True)[1].iterations == 16).all()
+    kept, info = sinkhorn(np.eye(3, dtype=np.float32), tol=1e-6, full_output=True)
+    assert info.iterations == 0 and info.residual == 0 and (kept == np.eye(3)).all()
+    slopes = (jax.grad(lambda m, tol=tol: (sinkhorn(m, 30, tol=tol) ** 2).sum())(batch[1]) for tol in (1e-9, None))
+    np.testing.assert_allclose(*slopes, atol=1e-5)
+    with pytest.raises(InputError, match="^tol: "):
+        sinkhorn(batch, tol=0)
+
+
+def test_residual_of_half_precisions_is_that_of_the_rounded_matrix():
+    for dtype in (jnp.bfloat16, jnp.float16):
+        matrix, info = projection_birkhoff(jnp.asarray(sample("zero", 1.0, 8), dtype), full_output=True)
+        off = max(np.abs(np.asarray(matrix, np.float64).sum(axis) - 1).max() for axis in (0, 1))
+        np.testing.assert_allclose(info.residual, off, rtol=1e-3)
+        assert not info.converged and off > 1e-5
+        assert projection_birkhoff(matrix, tol=0.01, full_output=True)[1].converged
+
+
 def test_sinkhorn_gradient_agrees_with_finite_differences():
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)

@@ -7,10 +7,11 @@ under `jit`, `vmap` and `grad`, and looks at values (NaN, sign) only when they a
 
 from symjax.birkhoff.permutations import nearest_permutation, permutation_matrix, softsort
 from symjax.birkhoff.projection import ProjectionInfo, projection_birkhoff
-from symjax.birkhoff.scaling import sinkhorn
+from symjax.birkhoff.scaling import SinkhornInfo, sinkhorn
 
 __all__ = [
     "ProjectionInfo",
+    "SinkhornInfo",
     "nearest_permutation",
     "permutation_matrix",
     "projection_birkhoff",

@@ -37,6 +37,12 @@ def excess(shifted):
     return rows - 1, columns - 1
 
 
+def residual(matrix):
+    """The largest |row sum - 1| or |column sum - 1| of matrices (..., n, n); of half precisions in float32."""
+    matrix = matrix.astype(jnp.float32) if matrix.dtype.itemsize < 4 else matrix
+    return jnp.maximum(*(jnp.abs(matrix.sum(axis) - 1).max(-1) for axis in (-1, -2)))
+
+
 def marginals(matrix):
     return total(matrix, 1), total(matrix, 0)
 

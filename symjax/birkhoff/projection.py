@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
-from symjax.birkhoff.dual import marginals
+from symjax.birkhoff.dual import marginals, residual
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
 from symjax.birkhoff.newton import newton, sweeps
@@ -25,8 +25,9 @@ class ProjectionInfo(NamedTuple):
 
     converged: whether the residual reached the tolerance.
     iterations: int32, updates of the duals: sweeps and Newton steps together, or Dykstra rounds.
-    residual: the largest |row sum - 1| or |column sum - 1| of the returned matrix. Nonnegativity and the form
-        max(A - u - v, 0) hold by construction, so this is the only optimality condition left to violate.
+    residual: the largest |row sum - 1| or |column sum - 1| of the returned matrix, in half precisions after rounding.
+        Nonnegativity and the form max(A - u - v, 0) hold by construction, so this is the only optimality condition left
+        to violate.
     duals: (u, v), each (..., n); hand them to `init` to start a nearby projection from here.
     """
 
@@ -62,7 +63,8 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     Args:
         matrix: (..., n, n), floating (integers become the default float; half precisions are computed in float32).
         method: "newton", "sweeps" or "dykstra".
-        tol: residual (see `ProjectionInfo`) at which to stop. Rounding sets a floor of a few times n^(1/2) eps.
+        tol: residual (see `ProjectionInfo`) at which to stop. Rounding sets a floor of a few times n^(1/2) eps,
+            with eps of the type of `matrix`: half precisions do not converge to the default.
         max_iters: bound on `info.iterations` (within one block of sweeps or rounds); by default 1,000, and 20,000 for
             Dykstra.
         init: duals (u, v), each (..., n), as in `info.duals`; zeros by default.
@@ -90,7 +92,10 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     duals = _check_duals(init, matrix.shape[:-1], dtype)
     tol, max_iters = typed(tol, dtype), jnp.asarray(max_iters, jnp.int32)
     projected, info = _project(method, matrix.astype(dtype), duals, tol, max_iters)
-    projected = projected.astype(matrix.dtype)
+    if matrix.dtype != dtype:
+        projected = projected.astype(matrix.dtype)
+        rounded = lax.stop_gradient(residual(projected))
+        info = info._replace(converged=info.converged & (rounded <= tol), residual=rounded)
     return (projected, info) if full_output else projected
 
 
@@ -118,7 +123,8 @@ def _differentiate_implicitly(matrix, projected):
 
 @_differentiate_implicitly.defjvp
 def _implicit_jvp(primals, tangents):
-    projected, tangent = primals[1], tangents[0]
+    projected = _differentiate_implicitly(*primals)  # with a derivative of its own, for second ones
+    tangent = tangents[0]
     support = (projected > 0).astype(projected.dtype)
     rtol = float(jnp.finfo(support.dtype).eps) ** 0.4
     tangent = support * tangent

@@ -154,7 +154,7 @@ def _norm_bound(symmetric):
 def _svd_white(x, rcond):
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     kept = ~(s <= rcond * s[0])  # a NaN is kept
-    return masked(u, kept), _White(vt.T * masked(reciprocal(s), kept), vt.T * masked(s, kept), kept)
+    return masked(u, kept), _White(vt.T * masked(reciprocal(s), kept)[None], vt.T * masked(s, kept)[None], kept)
 
 
 @_canonical.defjvp
@@ -172,8 +172,8 @@ def _canonical_jvp(rcond, primals, tangents):
     change = matmul(dxa.T, k) - matmul(x_within.T, sigma) + matmul(h.T, dyb) - matmul(sigma, y_within)
     x_turn, y_turn = _rotations(correlations, change)
     # The diagonal of `change` again, for a gradient of correlations alone that costs no square products.
-    d_correlations = _column_products(dxa[:, :count], k[:, :count] - h[:, :count] * correlations)
-    d_correlations += _column_products(dyb[:, :count], h[:, :count] - k[:, :count] * correlations)
+    d_correlations = _column_products(dxa[:, :count], k[:, :count] - h[:, :count] * correlations[None])
+    d_correlations += _column_products(dyb[:, :count], h[:, :count] - k[:, :count] * correlations[None])
     moved = (
         d_correlations,
         matmul(a, x_turn - x_within),

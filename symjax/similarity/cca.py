@@ -12,9 +12,10 @@ from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
+from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair
-from symjax.similarity.linalg import centre, narrow, reciprocal, unit_columns, widen
+from symjax.similarity.linalg import narrow, reciprocal, unit_columns, widen
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Part
 from symjax.spelling import one_line

@@ -1,13 +1,64 @@
 """Channels centred and scaled, alike for matrices (n, d) and maps (n, h, w, c): the last axis is that of channels."""
 
+import math
+
 import jax.numpy as jnp
 from jax import lax
 
 
+def magnitude(x, axes=None, keepdims=False):
+    """The power of two next under the largest absolute value along `axes`, 1 for zeros; a constant to derivatives.
+
+    To divide by it costs no digit, and squares of what it leaves neither overflow nor vanish.
+    """
+    largest = lax.stop_gradient(jnp.abs(x).max(axes, keepdims=keepdims))
+    power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
+    return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
+
+
+def centre(x, axes=None):
+    """`x` less its mean over `axes`, and the mean; by default over all axes but that of channels.
+
+    The one way in which measures centre. What deviates from its mean by no more than rounding becomes exactly 0, so
+    that it is never scaled up to unit norm. `x` may be complex.
+    """
+    axes = tuple(range(x.ndim - 1)) if axes is None else axes
+    size = magnitude(x, axes, keepdims=True).astype(x.dtype)
+    x = x / size
+    mean = x.mean(axes, keepdims=True)
+    centred = x - mean
+    # Once more, for what rounding left of a mean that is large beside the deviations.
+    rest = centred.mean(axes, keepdims=True)
+    centred, mean = centred - rest, mean + rest
+    samples = math.prod(x.shape[axis] for axis in axes)
+    squares, noise = lax.stop_gradient((_squares(centred, axes), samples * (_noise(x) * jnp.abs(mean)) ** 2))
+    return size * jnp.where(squares <= noise, 0, centred), (size * mean).squeeze(axes)  # a NaN is kept
+
+
 def centred(x):
-    """`x` less the mean of each channel over all other axes; a constant channel becomes exactly zero."""
-    x = about_typical(x)
-    return x - x.mean(tuple(range(x.ndim - 1)))
+    """`x` less the mean of each channel over all other axes; constant up to rounding, it is exactly zero."""
+    return centre(x)[0]
+
+
+def without_rounding(x, size, axes=(0,)):
+    """`x` with 0 where the norm over `axes` is no more than rounding of data of norm `size`, kept axes 1, makes it."""
+    return jnp.where(norms(lax.stop_gradient(x), axes) <= _noise(x) * lax.stop_gradient(size), 0, x)
+
+
+def norms(x, axes=(0,)):
+    """Euclidean norms over `axes`, which are kept with length 1."""
+    size = magnitude(x, axes, keepdims=True)
+    x = x / size.astype(x.dtype)
+    return size * jnp.sqrt(_squares(x, axes))
+
+
+def _squares(x, axes):
+    return (x * x.conj()).real.sum(axes, keepdims=True)
+
+
+def _noise(x):
+    """How much of the norm of data of this type may be rounding."""
+    return 4 * float(jnp.finfo(x.dtype).eps)
 
 
 def about_typical(x):
@@ -16,12 +67,6 @@ def about_typical(x):
     For what no translation changes: unlike the mean, the constant hardly follows single examples of huge size.
     """
     return x - typical(x.reshape(-1, x.shape[-1]))
-
-
-def centred_whole(x):
-    """`x` less the mean of all of it; exactly zero if constant."""
-    x = x - typical(x.reshape(-1, 1))
-    return x - x.mean()
 
 
 def typical(x, count=None):
@@ -51,11 +96,11 @@ def unit(x):
 
 
 def _unit(x, axes):
-    largest = lax.stop_gradient(jnp.abs(x).max(axes))  # squares of numbers near 1 neither overflow nor vanish
+    largest = lax.stop_gradient(jnp.abs(x).max(axes, keepdims=True))  # squares of numbers near 1 stay in range
     largest = jnp.where(largest == 0, 1, largest)
     x = x / largest
-    norm = root((x * x).sum(axes))
-    return x / jnp.where(norm == 0, 1, norm), largest * norm
+    norm = root((x * x).sum(axes, keepdims=True))
+    return x / jnp.where(norm == 0, 1, norm), (largest * norm).squeeze(axes)
 
 
 def zero_of_equal(distance, x, y):

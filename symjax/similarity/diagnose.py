@@ -8,9 +8,9 @@ from jax import lax
 
 from symjax.birkhoff.checks import is_concrete
 from symjax.similarity.cca import check_rcond
-from symjax.similarity.channels import unit_channels
+from symjax.similarity.channels import centre, unit_channels
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import centre, triangular, unit_columns
+from symjax.similarity.linalg import triangular, unit_columns
 
 _ALIKE = 64  # times eps: how far two channels at unit norm may be apart, of which one is the other times a number
 

@@ -12,9 +12,10 @@ from jax import lax
 from symjax import parallel
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
+from symjax.similarity.channels import centre, magnitude, norms, without_rounding
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_map_pair, as_maps
-from symjax.similarity.linalg import adjoint, magnitude, masked, reciprocal, unit_columns, without_rounding
+from symjax.similarity.linalg import adjoint, held, masked, reciprocal, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Meeting, Part
 from symjax.spelling import one_line
@@ -106,13 +107,13 @@ def _shared(size, other):
 
 def _spectrum(x, rows, columns):
     """(frequencies, n, c), centred, and 0 where there is nothing but rounding."""
-    x = x / magnitude(x, (0, 1, 2))  # of each channel, which no correlation feels
-    centred = x - x.mean(0)
+    x = x / magnitude(x, (0, 1, 2), keepdims=True)  # of each channel, which no correlation feels
+    centred, _ = centre(x, (0,))
     spectrum = jnp.fft.rfft2(centred, axes=(1, 2))[:, rows][:, :, columns]
     spectrum = spectrum.transpose(1, 2, 0, 3).reshape(len(rows) * len(columns), x.shape[0], x.shape[3])
-    # What a transform adds by rounding is relative to all of a channel, before it was centred.
-    power = jnp.sqrt(jnp.einsum("nhwc,nhwc->c", x, x, precision="highest"))
-    return jax.vmap(without_rounding, (0, None))(spectrum, power * math.sqrt(x.shape[1] * x.shape[2]))
+    # The numbers as they came are rounded, alike at all frequencies, and so is what the transform adds up.
+    power, summed = norms(x, (0, 1, 2)), math.sqrt(x.shape[1] * x.shape[2]) * norms(centred, (0, 1, 2))
+    return jax.vmap(without_rounding, (0, None))(spectrum, jnp.maximum(power, summed).reshape(1, -1))
 
 
 def _at_each(x, y, rcond):
@@ -132,15 +133,15 @@ def _correlations(x, y, rcond):
     # and Y, so a term that is zero (less itself, without a derivative) carries it.
     p, q = masked(p, used), masked(adjoint(qh), used)
     a, b, h, k = matmul(x_white, p), matmul(y_white, q), matmul(x_basis, p), matmul(y_basis, q)
-    rho = correlations.astype(x.dtype)
-    slope = _inner(matmul(x - fixed_x, a), k - h * rho) + _inner(matmul(y - fixed_y, b), h - k * rho)
+    a, b, h, k, rho = held((a, b, h, k, correlations.astype(x.dtype)), (x, y))
+    slope = _inner(matmul(x - fixed_x, a), k - h * rho[None]) + _inner(matmul(y - fixed_y, b), h - k * rho[None])
     return jnp.pad(correlations + slope, (0, count - len(correlations))), x_rank, y_rank
 
 
 def _basis(x, rcond):
     u, s, vh = jnp.linalg.svd(x, full_matrices=False)
     kept = ~(s <= rcond * s[0])  # a NaN is kept
-    white = adjoint(vh) * masked(reciprocal(s), kept).astype(x.dtype)
+    white = adjoint(vh) * masked(reciprocal(s), kept).astype(x.dtype)[None]
     return masked(u, kept), white, kept.sum(dtype=jnp.int32)
 
 

@@ -1,6 +1,5 @@
-"""Centring, scaling and reduction of data matrices (samples by features), real or complex."""
+"""Scaling and reduction of data matrices (samples by features), real or complex."""
 
-import math
 from itertools import pairwise
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import about_typical
+from symjax.similarity.channels import about_typical, magnitude, norms
 
 _LEAST_ROWS = 250  # of a factor, under which products are too small to be quick
 _COLUMNS = 1024  # at a time, of a kernel matrix: what is centred of them stays in the cache
@@ -67,57 +66,50 @@ def gram_of_centred(x):
     return jnp.where(jnp.tri(n, k=-1, dtype=bool), above.T, above)
 
 
-def magnitude(x, axes=None):
-    """The power of two next under the largest absolute value along `axes`, 1 for zeros; a constant to derivatives.
-
-    To divide by it costs no digit, and squares of what it leaves neither overflow nor vanish.
-    """
-    largest = lax.stop_gradient(jnp.abs(x).max(axes))
-    power = jnp.ldexp(jnp.ones_like(largest), jnp.frexp(largest)[1] - 1)
-    return jnp.where((largest > 0) & jnp.isfinite(largest), power, 1)
-
-
-def centre(x):
-    """`x` less its mean over samples, and the mean. What deviates from it by no more than rounding does becomes 0."""
-    size = magnitude(x, 0).astype(x.dtype)  # complex for complex numbers
-    x = x / size
-    mean = x.mean(0)
-    centred = x - mean
-    # Once more, for what rounding left of a mean that is large beside the deviations.
-    rest = centred.mean(0)
-    centred, mean = centred - rest, mean + rest
-    return size * without_rounding(centred, math.sqrt(x.shape[0]) * jnp.abs(mean)), size * mean
-
-
-def without_rounding(x, size):
-    """`x` with 0 for columns whose norm is no more than rounding of data of norm `size` makes it."""
-    noise = 4 * float(jnp.finfo(x.dtype).eps) * lax.stop_gradient(size)
-    return jnp.where(lax.stop_gradient(column_norms(x)) <= noise, 0, x)  # a NaN is kept
-
-
-def column_norms(x):
-    size = magnitude(x, 0)
-    x = x / size.astype(x.dtype)
-    return size * jnp.sqrt(jnp.einsum("ni,ni->i", x.conj(), x, precision="highest").real)
-
-
 def unit_columns(x):
     """`x` with columns of norm 1 (or 0), and the norms they had.
 
     These are constants to derivatives: what is invariant to scaling has the same with them as without.
     """
-    norms = column_norms(lax.stop_gradient(x))
-    return x * reciprocal(norms).astype(x.dtype), norms
+    lengths = norms(lax.stop_gradient(x))
+    return x * reciprocal(lengths).astype(x.dtype), lengths[0]
 
 
 def masked(x, kept):
-    """`x` with 0 where not `kept`."""
-    return jnp.where(kept, x, 0)
+    """`x` with 0 where not `kept`; its columns, of a matrix and booleans for them."""
+    return jnp.where(kept if kept.ndim == x.ndim else kept[None], x, 0)
 
 
 def reciprocal(value):
     """1 / value, and 0 for 0."""
     return jnp.where(value == 0, 0, 1 / jnp.where(value == 0, 1, value))
+
+
+@jax.custom_jvp
+def held(value, source):
+    """`value`, which was made of `source`, as a constant to first derivatives by it; second ones raise an error.
+
+    For derivatives that are right with a part of the function held fixed: those of them would not be.
+    """
+    del source
+    return value
+
+
+@held.defjvp
+def _held_jvp(primals, tangents):
+    return once_differentiated(*primals), jax.tree.map(jnp.zeros_like, primals[0])
+
+
+@jax.custom_jvp
+def once_differentiated(value, source):
+    """`value`, made of `source` in the rule of a derivative that has none itself."""
+    del source
+    return value
+
+
+@once_differentiated.defjvp
+def _raise(primals, tangents):
+    raise NotImplementedError("second derivatives of this measure are not implemented; the first are")
 
 
 def narrow(x):
@@ -128,7 +120,7 @@ def narrow(x):
     rows, columns = x.shape
     if columns <= rows:
         return x, None
-    q = jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0]
+    q = held(jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0], x)
     return matmul(x, q), q
 
 

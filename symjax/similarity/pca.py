@@ -9,8 +9,9 @@ import numpy as np
 
 from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
+from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import centre, magnitude, masked, narrow, reciprocal, triangular, widen
+from symjax.similarity.linalg import masked, narrow, once_differentiated, reciprocal, triangular, widen
 from symjax.spelling import one_line
 
 
@@ -83,7 +84,7 @@ def _leading(centred, variance):
 @_leading.defjvp
 def _leading_jvp(primals, tangents):
     (centred, variance), (moved, _) = primals, tangents
-    outputs = _leading(centred, variance)
+    outputs = once_differentiated(_leading(centred, variance), centred)  # directions are not followed within subspaces
     basis, rest, s, kept = outputs
     change = matmul(moved.T, matmul(centred, basis)) + matmul(centred.T, matmul(moved, basis))
     gap = s[None, :] ** 2 - s[:, None] ** 2

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
+from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import centre, magnitude, narrow, widen
+from symjax.similarity.linalg import narrow, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
 from symjax.spelling import one_line

@@ -9,10 +9,10 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centred, root, unit, zero_of_equal
+from symjax.similarity.channels import centre, centred, root, unit, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
-from symjax.similarity.linalg import narrow, triangular
+from symjax.similarity.linalg import held, narrow, triangular
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
 
@@ -212,6 +212,7 @@ def _nearest(narrow, wide):
     isometry = lax.stop_gradient(isometry)
     # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
     # where singular values meet, is not needed.
+    isometry = held(isometry, (narrow, wide))
     distance = root(((wide - matmul(narrow, isometry)) ** 2).sum())
     return zero_of_equal(distance, narrow, wide), isometry
 
@@ -282,7 +283,8 @@ def permuted(x, y, means):
 def _origin(x, y, center):
     """x, y and what has been taken from them."""
     if center:
-        return centred(x), centred(y), (x.mean(0), y.mean(0))
+        (x, x_mean), (y, y_mean) = centre(x), centre(y)
+        return x, y, (x_mean, y_mean)
     return x, y, (jnp.zeros_like(x[0]), jnp.zeros_like(y[0]))
 
 

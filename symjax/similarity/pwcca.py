@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.canonical import whiten
 from symjax.similarity.cca import cca_of_matrices, check_rcond, checked_pair, prepared
+from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import centre, widen
+from symjax.similarity.linalg import widen
 from symjax.similarity.measure import Measure
 from symjax.similarity.meeting import Part
 

@@ -220,7 +220,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
     weights = jnp.asarray(without / without.sum(1, keepdims=True), values.dtype)
     left_out = matmul(weights, values.reshape(len(values), -1)).reshape(len(models), *values.shape[1:])
     share = (len(models) - 1) / len(models)
-    error = jnp.sqrt(share * ((left_out - left_out.mean(0)) ** 2).sum(0))
+    error = jnp.sqrt(share * ((left_out - left_out.mean(0, keepdims=True)) ** 2).sum(0))
     estimate, reach = values.mean(0), float(stdtrit(len(models) - 1, (1 + level) / 2)) * error
     return PairMean(estimate, error, estimate - reach, estimate + reach)
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import samples_of
-from symjax.similarity.channels import centred, root, unit_channels
+from symjax.similarity.channels import centre, centred, magnitude, root, unit_channels
 from symjax.similarity.factored import Factored
-from symjax.similarity.linalg import magnitude, reciprocal
+from symjax.similarity.linalg import reciprocal
 from symjax.similarity.measure import Measure
 from symjax.similarity.meeting import Part
 from symjax.similarity.procrustes import channels_first, samples
@@ -38,7 +38,7 @@ class Transport(NamedTuple):
     @property
     def matrix(self):
         """(q, p): the weights, in the units of x and y as they came."""
-        return self.y_scaling[:, None] * self.weights * self.x_scaling
+        return self.y_scaling[:, None] * self.weights * self.x_scaling[None]
 
 
 def soft_matching(x, y, *, maps="pixels", full_output=False):
@@ -103,8 +103,8 @@ def _transported(x, y, standardize):
     means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
     x_norm, y_norm = jnp.ones_like(x[0]), jnp.ones_like(y[0])
     if standardize:
-        means = x.mean(0), y.mean(0)
-        (x, x_norm), (y, y_norm) = unit_channels(centred(x)), unit_channels(centred(y))
+        (x, x_mean), (y, y_mean) = centre(x), centre(y)
+        (x, x_norm), (y, y_norm), means = unit_channels(x), unit_channels(y), (x_mean, y_mean)
     # Norms of neurons add the same to every plan.
     plan = transport_plan(matmul(x.T, y), x_norm > 0, y_norm > 0)
     transport = Transport(plan, reciprocal(x_norm), y_norm, means[1])

@@ -10,9 +10,10 @@ from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.canonical import whiten
 from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
+from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import centre, narrow, unit_columns, widen
+from symjax.similarity.linalg import narrow, unit_columns, widen
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
 from symjax.similarity.pca import check_variance, leading_directions

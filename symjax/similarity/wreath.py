@@ -14,7 +14,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, one_of
 from symjax.similarity.alignment import assign, positive_matching, samples_of
-from symjax.similarity.channels import centred_whole, root, unit, unit_channels, zero_of_equal
+from symjax.similarity.channels import centre, root, unit, unit_channels, zero_of_equal
 from symjax.similarity.cka import angle, cosine, factored_kernels
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import centre_kernel, check_estimator
@@ -193,8 +193,7 @@ def _max_strips(channels):
 @_max_strips.defjvp
 def _max_strips_jvp(primals, tangents):
     # Autodiff would compare maxima that a compiler may have rounded in two ways. So the winner is kept, as a number.
-    (channels,), (changes,) = primals, tangents
-    numbers = jnp.arange(len(channels))
+    fixed = lax.stop_gradient(primals[0])
 
     def take(carry, step):
         best, winner = carry
@@ -203,15 +202,31 @@ def _max_strips_jvp(primals, tangents):
         winner = _map(lambda b, g, w: jnp.where(g > b, number, w), best, grams, winner)
         return (_map(jnp.maximum, best, grams), winner), None
 
+    nothing = _nothing(fixed)
+    nobody = _map(lambda strip: jnp.full(strip.shape, -1), nothing)
+    (strips, winner), _ = lax.scan(take, (nothing, nobody), (jnp.arange(len(fixed)), fixed))
+    return jax.jvp(partial(_of_winners, strips, winner), primals, tangents)
+
+
+@jax.custom_jvp
+def _of_winners(strips, winner, channels):
+    """`strips`, the kernels of the channels `winner`, with derivatives of every order by `channels`."""
+    del winner, channels
+    return strips
+
+
+@_of_winners.defjvp
+def _of_winners_jvp(primals, tangents):
+    _, winner, channels = primals
+
     def add(total, step):
         number, channel, change = step
         _, moved = jax.jvp(_grams, (channel,), (change,))
         return _map(lambda t, m, w: t + jnp.where(w == number, m, 0), total, moved, winner), None
 
-    nothing = _nothing(channels)
-    nobody = _map(lambda strip: jnp.full(strip.shape, -1), nothing)
-    (strips, winner), _ = lax.scan(take, (nothing, nobody), (numbers, channels))
-    return strips, lax.scan(add, _map(jnp.zeros_like, nothing), (numbers, channels, changes))[0]
+    start = _map(jnp.zeros_like, _nothing(channels))
+    change, _ = lax.scan(add, start, (jnp.arange(len(channels)), channels, tangents[2]))
+    return _of_winners(*primals), change
 
 
 def _grams(channel):
@@ -222,7 +237,7 @@ def _grams(channel):
 
 
 def _standardized(channel):
-    return unit(centred_whole(channel))
+    return unit(centre(channel, (0, 1))[0])
 
 
 def _nothing(channels):

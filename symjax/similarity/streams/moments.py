@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.similarity.linalg import triangular, without_rounding
+from symjax.similarity.channels import without_rounding
+from symjax.similarity.linalg import triangular
 from symjax.similarity.streams.stream import added, as_float, count_of, no_samples
 from symjax.spelling import one_line
 
@@ -71,9 +72,9 @@ def with_batch(moments, x, y, counted):
 
 def _centred(x, counted, first, samples):
     shift = lax.stop_gradient(x[first])
-    apart = _counted(x - shift, counted)
+    apart = _counted(x - shift[None], counted)
     offset = apart.sum(0) / jnp.maximum(samples, 1)
-    return _counted(apart - offset, counted), Mean(shift, offset)
+    return _counted(apart - offset[None], counted), Mean(shift, offset)
 
 
 def _counted(x, counted):
@@ -130,9 +131,9 @@ def centred(moments):
 
 
 def centred_neurons(moments):
-    """As `centred`, and neurons that vary by no more than rounding are 0, as `linalg.centre` has it."""
+    """As `centred`, and neurons that vary by no more than rounding are 0, as `channels.centre` has it."""
     *sides, samples = centred(moments)
-    sides = ((without_rounding(x, jnp.sqrt(samples) * jnp.abs(mean)), mean) for x, mean in sides)
+    sides = ((without_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
     return *sides, samples
 
 
