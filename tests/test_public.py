@@ -49,7 +49,14 @@ MAKES = (  # classes that a caller makes by hand
     "freezing.Saturation",
 )
 MADE = (  # classes that the library makes, or that hold whatever they are given
-    *("birkhoff.ProjectionInfo", "groups.Decision", "groups.Intertwiner", "groups.MatrixGroup", "memory.Need"),
+    *(
+        "birkhoff.ProjectionInfo",
+        "birkhoff.SinkhornInfo",
+        "groups.Decision",
+        "groups.Intertwiner",
+        "groups.MatrixGroup",
+        "memory.Need",
+    ),
     *("models.Member", "models.Network", "models.Segmented", "models.StitchPoint", "rotation.Case", "rotation.Found"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
     *("training.TrainData", "training.TrainState", "zoo.Group", "zoo.Zoo"),

@@ -11,6 +11,7 @@ from symjax.birkhoff.checks import is_concrete, require_finite, scalar, square
 from symjax.birkhoff.dual import residual
 from symjax.checks import flag, integer
 from symjax.errors import InputError
+from symjax.spelling import one_line
 
 
 class SinkhornInfo(NamedTuple):
@@ -22,6 +23,8 @@ class SinkhornInfo(NamedTuple):
 
     iterations: jax.Array
     residual: jax.Array
+
+    __repr__ = one_line
 
 
 def sinkhorn(matrix, num_iters=16, *, tol=None, full_output=False):
