@@ -1,6 +1,5 @@
 """Canonical correlation analysis."""
 
-import warnings
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair
+from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair, caution
 from symjax.similarity.linalg import narrow, reciprocal, unit_columns, widen
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Part
@@ -41,7 +40,7 @@ class CCA(NamedTuple):
     y_smallest: jax.Array
 
 
-def cca(x, y, *, maps="pixels", rcond=None):
+def cca(x, y, *, maps="pixels", layout=None, rcond=None):
     """Canonical correlation analysis: the directions in which two sets of neurons, linearly combined, agree.
 
     The i-th correlation is the largest of <X a, Y b> / (|X a| |Y b|), X and Y centred, among variates uncorrelated with
@@ -62,6 +61,7 @@ def cca(x, y, *, maps="pixels", rcond=None):
         y: (n, d_y) or maps, of as many examples.
         maps: what maps become: "pixels" (each pixel a sample, the default of SVCCA, Raghu et al. 2017), "flatten" or
             "pool"; see `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         rcond: directions with a singular value up to this times the largest are dropped, with neurons scaled to unit
             norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static.
 
@@ -72,7 +72,7 @@ def cca(x, y, *, maps="pixels", rcond=None):
         InputError: x or y not as above, fewer than 2 samples, rcond not in [0, 1); concrete NaN or infinite entries.
             (Traced ones make the correlations NaN.)
     """
-    return cca_of_matrices(*checked_pair(x, y, maps, rcond))
+    return cca_of_matrices(*checked_pair(x, y, maps, layout, rcond))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -162,7 +162,7 @@ def _common_rank(result):
 SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
 
 
-def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
+def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=None):
     """Mean ("mean") or mean square ("mean_square") canonical correlation, 0-d, in [0, 1]; see `cca`.
 
     1 when the narrower side is a linear function of the other. NaN when a side is constant. Symmetric.
@@ -171,7 +171,7 @@ def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
         InputError: as `cca`; unknown summary.
     """
     one_of("summary", summary, SUMMARIES)
-    return _summary(*checked_pair(x, y, maps, rcond), summary)
+    return _summary(*checked_pair(x, y, maps, layout, rcond, translated=True), summary)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -179,9 +179,9 @@ def _summary(x, y, rcond, summary):
     return SUMMARIES[summary](cca_of_matrices(x, y, rcond))  # the compiler leaves out the rest
 
 
-def cca_distance(x, y, *, maps="pixels", rcond=None):
+def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
     """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.2). Not a metric."""
-    return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
+    return 1 - cca_similarity(x, y, maps=maps, layout=layout, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
@@ -189,7 +189,7 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
     """`cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps)
+        x = as_matrix(x, "x", maps, layout="nhwc")
         basis, _, rank = whiten(prepared(*centre(x)).data, check_rcond(rcond, x))
         return Part(basis.T, rank)
 
@@ -204,11 +204,11 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
     return Factored(prepare, finish)
 
 
-def checked_pair(x, y, maps, rcond):
+def checked_pair(x, y, maps, layout, rcond, *, translated=False):
     """The arguments of `cca`, checked, as (x, y, rcond)."""
-    x, y = as_pair(x, y, maps)
+    x, y = as_pair(x, y, maps, layout=layout, translated=translated)
     rcond = check_rcond(rcond, x, y)
-    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1], stacklevel=4)
+    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
     return x, y, rcond
 
 
@@ -221,9 +221,9 @@ def check_rcond(rcond, *sides):
     return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
 
 
-def warn_of_few_examples(samples, x_width, y_width, stacklevel=3):
+def warn_of_few_examples(samples, x_width, y_width):
     if message := few_examples(samples, x_width, y_width):
-        warnings.warn(message, FewExamplesWarning, stacklevel=stacklevel)
+        caution(message, FewExamplesWarning)
 
 
 def few_examples(samples, x_width, y_width):

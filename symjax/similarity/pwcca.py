@@ -16,7 +16,7 @@ from symjax.similarity.measure import Measure
 from symjax.similarity.meeting import Part
 
 
-def pwcca(x, y, *, maps="pixels", rcond=None):
+def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
     """The mean of the canonical correlations, each weighted by how much of x its variate accounts for.
 
     sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|: h_i the i-th canonical variate of x over the
@@ -31,7 +31,7 @@ def pwcca(x, y, *, maps="pixels", rcond=None):
 
     Args and Raises: as `cca`.
     """
-    return _pwcca(*checked_pair(x, y, maps, rcond))
+    return _pwcca(*checked_pair(x, y, maps, layout, rcond, translated=True))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -50,9 +50,9 @@ def _mean(weights, correlations):
     return jnp.minimum((weights * correlations).sum() / weights.sum(), 1)
 
 
-def pwcca_distance(x, y, *, maps="pixels", rcond=None):
+def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
     """1 - `pwcca`, in [0, 1] (Morcos et al. 2018, section 2.2). Not symmetric, not a metric."""
-    return 1 - pwcca(x, y, maps=maps, rcond=rcond)
+    return 1 - pwcca(x, y, maps=maps, layout=layout, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
@@ -60,7 +60,7 @@ def factor(shapes, *, maps="pixels", rcond=None, distance=False):
     """`pwcca` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps)
+        x = as_matrix(x, "x", maps, layout="nhwc")
         side = prepared(*centre(x))
         basis, back, rank = whiten(side.data, check_rcond(rcond, x))
         return Part(basis.T, (rank, widen(back, side.basis) * side.before[:, None]))
