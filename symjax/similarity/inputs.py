@@ -179,9 +179,9 @@ def _beside(x, y):
 
 
 def caution(message, category):
-    """A warning that points to the first line outside of this package."""
+    """A warning that points to the first line outside of this package, and of JAX that calls it."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("symjax."):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("symjax.", "jax.")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 

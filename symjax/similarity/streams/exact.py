@@ -182,9 +182,10 @@ def _padding_cleared(x, y, mask):
     x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
     if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
         raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
-    on_host = all(isinstance(z, np.ndarray) for z in (x, y, mask))  # where no number is rounded yet
-    where = np.where if on_host else jnp.where
-    return *(where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
+    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # not rounded yet; a copy of the first that counts is safe
+        rows = np.where(mask, np.arange(len(mask)), mask.argmax())
+        return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
+    return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
 
 
 def _rcond(rcond, state):
