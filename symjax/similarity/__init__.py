@@ -11,7 +11,7 @@ from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
 from symjax.similarity.hsic import hsic
-from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning
+from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise
@@ -69,6 +69,7 @@ __all__ = [
     "LayoutWarning",
     "Matching",
     "Measure",
+    "NumericalWarning",
     "PairMean",
     "Pairwise",
     "PermutationTest",

@@ -13,7 +13,7 @@ from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair, caution
+from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_matrix, as_pair, caution
 from symjax.similarity.linalg import narrow, reciprocal, unit_columns, widen
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Part
@@ -38,6 +38,8 @@ class CCA(NamedTuple):
     y_rank: jax.Array
     x_smallest: jax.Array  # smallest kept singular value over the largest, of centred neurons of unit norm
     y_smallest: jax.Array
+    x_dropped: jax.Array  # largest singular value, alike, of the directions that `rcond` drops; 0 where there are none
+    y_dropped: jax.Array
 
 
 def cca(x, y, *, maps="pixels", layout=None, rcond=None):
@@ -54,7 +56,7 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
 
     Derivatives: of correlations, and of functions symmetric in those that coincide; of directions and loadings where
     correlations are distinct, sign as returned, within the span of the kept directions. All at constant rank (adding
-    to a dead neuron changes the rank, and the result by a jump). `x_smallest`, `y_smallest` carry none.
+    to a dead neuron changes the rank, and the result by a jump). `x_smallest` and the three after it carry none.
 
     Args:
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
@@ -63,7 +65,9 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
             "pool"; see `as_matrix`.
         layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         rcond: directions with a singular value up to this times the largest are dropped, with neurons scaled to unit
-            norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static.
+            norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static. Where the
+            default drops directions over an eighth of it, which may be more than rounding, a `NumericalWarning` says so
+            (if not traced), and `x_dropped` and `y_dropped` in any case.
 
     Returns:
         `CCA`.
@@ -72,7 +76,12 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
         InputError: x or y not as above, fewer than 2 samples, rcond not in [0, 1); concrete NaN or infinite entries.
             (Traced ones make the correlations NaN.)
     """
-    return cca_of_matrices(*checked_pair(x, y, maps, layout, rcond))
+    default = rcond is None
+    x, y, rcond = checked_pair(x, y, maps, layout, rcond)
+    result = cca_of_matrices(x, y, rcond)
+    if default:
+        warn_of_dropped(x, y, rcond, result.x_dropped, result.y_dropped)
+    return result
 
 
 @partial(jax.jit, static_argnums=2)
@@ -122,6 +131,8 @@ def between(x, y, rcond, samples):
         found.y.rank,
         found.x.smallest,
         found.y.smallest,
+        found.x.dropped,
+        found.y.dropped,
     )
 
 
@@ -171,12 +182,18 @@ def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=No
         InputError: as `cca`; unknown summary.
     """
     one_of("summary", summary, SUMMARIES)
-    return _summary(*checked_pair(x, y, maps, layout, rcond, translated=True), summary)
+    default = rcond is None
+    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    similarity, *dropped = _summary(x, y, rcond, summary)
+    if default:
+        warn_of_dropped(x, y, rcond, *dropped)
+    return similarity
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _summary(x, y, rcond, summary):
-    return SUMMARIES[summary](cca_of_matrices(x, y, rcond))  # the compiler leaves out the rest
+    result = cca_of_matrices(x, y, rcond)  # the compiler leaves out the rest
+    return SUMMARIES[summary](result), result.x_dropped, result.y_dropped
 
 
 def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
@@ -226,16 +243,29 @@ def warn_of_few_examples(samples, x_width, y_width):
         caution(message, FewExamplesWarning)
 
 
+def warn_of_dropped(x, y, rcond, *dropped):
+    """Of directions that the default of `rcond` drops and that may be more than rounding."""
+    for name, side, share in zip("xy", (x, y), dropped, strict=True):
+        if is_concrete(share) and share > check_rcond(None, side) / 8:
+            caution(
+                f"{name}: directions with singular values up to {float(share):.1e} of the largest are dropped, by the "
+                f"default rcond of {rcond:.1e}; in {side.dtype} they may be rounding. A smaller rcond keeps them, "
+                "jax_enable_x64 tells",
+                NumericalWarning,
+            )
+
+
 def few_examples(samples, x_width, y_width):
     """What is to be said of so few samples of so many neurons, or None."""
     # Two subspaces of a space of n - 1 dimensions share at least d_x + d_y - (n - 1); those correlations are 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
     if trivial <= 0:
         return None
+    undetermined = ", and pwcca is not determined" if 1 < trivial < min(x_width, y_width) else ""
     return (
         f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
-        f"correlations are 1 whatever the data, unless ranks are lower; more than {x_width + y_width} samples are "
-        "wanted, or fewer directions, as of svcca"
+        f"correlations are 1 whatever the data, unless ranks are lower{undetermined}; more than {x_width + y_width} "
+        "samples are wanted, or fewer directions, as of svcca"
     )
 
 

@@ -30,6 +30,10 @@ class FewExamplesWarning(UserWarning):
     """There are so few examples that the shapes alone, not the data, decide a part of the result."""
 
 
+class NumericalWarning(UserWarning):
+    """Values of the data, near those at which the result jumps or is not defined, decide a part of it."""
+
+
 class LayoutWarning(UserWarning):
     """An array of maps looks as if channels came first, and `layout` does not say."""
 
