@@ -13,6 +13,7 @@ from scipy.linalg import eigh
 from symjax.errors import InputError
 from symjax.similarity import (
     FewExamplesWarning,
+    NumericalWarning,
     cca,
     cca_distance,
     cca_similarity,
@@ -21,6 +22,7 @@ from symjax.similarity import (
     pwcca,
     pwcca_distance,
 )
+from symjax.similarity.cca import few_examples
 
 SAMPLES = 80
 WIDTHS = [(6, 6), (8, 5), (5, 8)]
@@ -357,3 +359,33 @@ def test_same_under_jit_and_vmap():
         one = cca(batch[0][i], batch[1][i])
         np.testing.assert_allclose(results.correlations[i], one.correlations, atol=2e-6)
         np.testing.assert_allclose(np.abs(results.x_directions[i]), np.abs(one.x_directions), rtol=1e-3, atol=1e-4)
+
+
+def test_directions_that_the_default_drops_are_reported():
+    x, y = conditioned(6)
+    singular = np.linalg.svd(np.float64(x) - np.float64(x).mean(0), compute_uv=False)
+    assert singular[-1] < 2e-6 * singular[0]
+    dropped = "[xy]: directions with singular values up to 1.* rcond"
+    with pytest.warns(NumericalWarning, match=dropped):
+        result = cca(x, y)
+    assert result.x_rank < 12 and 1e-6 < result.x_dropped < 3.4e-6 < result.x_smallest
+    for measure in (cca_similarity, pwcca):
+        with pytest.warns(NumericalWarning, match=dropped):
+            measure(x, y)
+    asked = cca(x, y, rcond=1e-3)  # not a word of what was asked for
+    assert 1e-4 < asked.x_dropped < 1e-3 < asked.x_smallest
+    # Nor of what has no such directions, up to rounding.
+    low = np.float32(x[:, :4] @ np.random.default_rng(0).normal(size=(4, 12)))
+    assert cca(low, low).x_rank == 4 and cca(low, low).x_dropped < 4e-7
+    well = related(12, 12, 500)
+    assert cca(*well).x_dropped == 0 and cca(*well).y_dropped == 0
+
+
+def test_pwcca_says_where_it_is_not_determined():
+    x, y = related(8, 8)
+    with pytest.warns(NumericalWarning, match="not determined"):
+        pwcca(x, np.hstack([x[:, :3], y[:, :3]]))  # three correlations of 1
+    pwcca(x, x[:, :6])  # all correlations are 1
+    pwcca(x, np.hstack([x[:, :1], y[:, :5]]))  # one is
+    for samples, undetermined in ((14, True), (16, False), (6, False)):  # 3, 1, or all correlations of 1
+        assert ("pwcca is not determined" in few_examples(samples, 8, 8)) == undetermined

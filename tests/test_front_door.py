@@ -10,7 +10,7 @@ import symjax
 from symjax import checks
 from symjax.birkhoff.checks import real
 from symjax.errors import InputError
-from symjax.similarity import MEASURES
+from symjax.similarity import MEASURES, LayoutWarning
 
 RNG = np.random.default_rng(0)
 X = np.float32(RNG.standard_normal((30, 3)))
@@ -132,3 +132,106 @@ def test_arrays_of_two_devices_come_together():
     x, y = jax.device_put(X, one), jax.device_put(Y, other)
     value = symjax.cka(x, y)
     assert float(value) == float(symjax.cka(X, Y)) and value.devices() == {one}
+
+
+# What float32 has no digits for
+
+
+OFFSET = X.astype(np.float64) + 1e8
+WHOLE = np.int64(np.rint(100 * X))
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_an_offset_is_taken_off_before_the_cast_or_refused(name):
+    fn, translated = MEASURES[name].fn, "translation" in MEASURES[name].invariances
+    if not translated:
+        for x in (OFFSET, WHOLE + 2**28):
+            with pytest.raises(InputError, match="^x: channel 0 has numbers about .* differ by .*float32.* offset"):
+                fn(x, Y)
+        return
+    right = float(fn(X, Y))
+    np.testing.assert_allclose(float(fn(OFFSET, Y)), right, rtol=1e-5)
+    right = float(fn(np.float32(WHOLE), Y))
+    for x in (WHOLE + 2**28, WHOLE + 2**62, np.uint64(WHOLE + 2**28), jnp.asarray(WHOLE + 2**28, jnp.int32)):
+        np.testing.assert_allclose(float(fn(x, Y)), right, rtol=1e-5)
+
+
+def test_offsets_elsewhere():
+    right = float(symjax.cka(X, Y))
+    both = symjax.pairwise({"layer": np.stack([OFFSET, Y])}, "cka", models=("a", "b")).values
+    np.testing.assert_allclose(both[0, 0, 0, 1], right, rtol=1e-5)
+    with pytest.raises(InputError, match="^representations: layer 'layer' of model 'a': channel 0 has numbers"):
+        symjax.pairwise({"layer": np.stack([OFFSET, Y])}, "procrustes", models=("a", "b"))
+    for call in (
+        lambda: symjax.cca(OFFSET, Y),  # whose means no float32 could hold
+        lambda: symjax.procrustes(OFFSET, Y),
+        lambda: symjax.soft_matching(OFFSET, Y, full_output=True),
+        lambda: symjax.diagnose(OFFSET),
+    ):
+        with pytest.raises(InputError, match="^x: channel 0 has numbers"):
+            call()
+    assert symjax.procrustes(OFFSET, Y, center=True) == symjax.procrustes(X.astype(np.float64), Y, center=True)
+    stream = symjax.cca_stream()
+    with pytest.raises(InputError, match="^x: channel 0 has numbers"):
+        stream.update(stream.init(X, Y), OFFSET, Y, mask=np.arange(30) < 20)
+    # What float32 holds, or what is constant up to rounding of float64, is taken as it is.
+    held = np.float64(np.float32(X * 1e-3 + 1e3))
+    held[:, 0] = 1 / 3 + np.spacing(1 / 3) * (np.arange(30) % 2)
+    assert float(symjax.procrustes(held, Y)) == float(symjax.procrustes(np.float32(held), Y))
+
+
+@pytest.mark.parametrize("name", [name for name in MEASURES if "translation" in MEASURES[name].invariances])
+def test_a_channel_that_is_constant_up_to_rounding_is_constant(name):
+    number = np.float32(7.3)
+    rounded = number + np.spacing(number) * (np.arange(30) % 3 == 0).astype(np.float32)
+    exact, nearly = (np.column_stack([X[:, :2], channel]) for channel in (np.full_like(rounded, number), rounded))
+    np.testing.assert_allclose(MEASURES[name].fn(nearly, Y), MEASURES[name].fn(exact, Y), rtol=2e-5)
+
+
+# The order of axes
+
+
+MAPS = np.float32(RNG.standard_normal((12, 4, 3, 5)))  # no one takes it for channels first
+FIRST = np.moveaxis(MAPS, -1, 1)
+
+
+def test_layout_of_maps():
+    other = np.float32(RNG.standard_normal(MAPS.shape))
+    for measure in MEASURES.values():
+        with pytest.raises(InputError, match="^layout: 'hwcn' is unknown; known: nhwc, nchw"):
+            measure.fn(MAPS, other, layout="hwcn")
+    for fn in (symjax.pls_similarity, symjax.procrustes, symjax.channel_normalized_cka, symjax.wreath_cka):
+        assert float(fn(FIRST, np.moveaxis(other, -1, 1), layout="nchw")) == float(fn(MAPS, other, layout="nhwc"))
+
+
+def test_layout_elsewhere():
+    both = ((MAPS, None), (FIRST, "nchw"))
+    jax.tree.map(np.testing.assert_array_equal, *(symjax.pca(x, layout=layout) for x, layout in both))
+    zoo = np.stack([MAPS, MAPS[::-1]])
+    last = symjax.pairwise({"l": zoo}, "pls")
+    first = symjax.pairwise({"l": np.moveaxis(zoo, -1, 2)}, "pls", layout="nchw")
+    np.testing.assert_array_equal(first.values, last.values)
+    for make in (symjax.pls_stream, symjax.procrustes_stream, symjax.cka_stream, symjax.wreath_cka_stream):
+        states = []
+        for x, layout in both:
+            stream = make(layout=layout)
+            states.append(stream.update(stream.init(x, x), x, x))
+        jax.tree.map(np.testing.assert_array_equal, *states)
+    tests = (symjax.permutation_test("pls", x, x, jax.random.key(0), 9, layout=layout) for x, layout in both)
+    assert len({float(test.estimate) for test in tests}) == 1
+
+
+def test_what_looks_like_channels_first_is_pointed_out():
+    doubtful = np.float32(RNG.standard_normal((12, 3, 5, 5)))
+    calls = [
+        lambda **options: symjax.pca(doubtful, **options),
+        lambda **options: symjax.procrustes(doubtful, doubtful, **options),
+        lambda **options: symjax.pairwise({"l": np.stack([doubtful, doubtful])}, "cca", **options),
+        lambda **options: symjax.pls_stream(**options).init(doubtful, doubtful),
+    ]
+    for call in calls:
+        with pytest.warns(LayoutWarning, match=r"looks like 3 channels first.*layout='nchw'") as caught:
+            call()
+        assert {one.filename for one in caught} == {__file__}
+        call(layout="nhwc")
+        call(layout="nchw")

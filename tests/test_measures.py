@@ -1,5 +1,8 @@
 """Every entry of the table of measures: what it claims holds, what it does not claim visibly fails."""
 
+from functools import partial
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 from kernels import each
 from scipy.stats import ortho_group
 
+from symjax import nearest_permutation, projection_birkhoff, sinkhorn, softsort
 from symjax.errors import InputError
 from symjax.similarity import INVARIANCES, MEASURES
 
@@ -190,3 +194,16 @@ def test_map_sizes_are_as_claimed(measure):
             measure.fn(x, y)
     else:
         assert np.isfinite(measure.fn(x, y))
+
+
+@pytest.mark.parametrize("differentiated", [False, True])
+def test_no_rank_is_promoted(differentiated):
+    """By shapes alone, which costs no compilation."""
+    x, y = np.zeros((2, 12, 3), np.float32)
+    maps = np.zeros((12, 4, 2, 3), np.float32)
+    with jax.numpy_rank_promotion("raise"):
+        for measure, side in product(MEASURES.values(), ((x, y), (maps, maps))):
+            jax.eval_shape(jax.grad(measure.fn, (0, 1)) if differentiated else measure.fn, *side)
+        for fn in (projection_birkhoff, sinkhorn, nearest_permutation, partial(softsort, tau=1.0)):
+            square = lambda matrix, fn=fn: (fn(matrix).astype(np.float32) ** 2).sum()  # noqa: E731
+            jax.eval_shape(jax.grad(square) if differentiated else square, np.zeros((2, 3, 3), np.float32))

@@ -11,7 +11,7 @@ from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
 from symjax.similarity.hsic import hsic
-from symjax.similarity.inputs import FewExamplesWarning
+from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise
@@ -66,8 +66,10 @@ __all__ = [
     "ErrorBars",
     "FewExamplesWarning",
     "FourierCCA",
+    "LayoutWarning",
     "Matching",
     "Measure",
+    "NumericalWarning",
     "PairMean",
     "Pairwise",
     "PermutationTest",

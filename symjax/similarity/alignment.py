@@ -94,20 +94,20 @@ def positive_matching(products, x_norm, y_norm):
     return Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
 
 
-def samples_of(x, y, maps="pixels", *, min_examples=2):
+def samples_of(x, y, maps="pixels", **options):
     """`x` and `y` as matrices with equally many rows (`as_pair`), maps of different sizes made equal first.
 
     Where pixels are samples, the smaller map is enlarged by nearest neighbour, each axis for itself: of `size` pixels,
     pixel i of the new `wanted` ones is pixel floor(i size / wanted).
 
     Raises:
-        InputError: as `as_pair`.
+        InputError: as `as_pair`, whose options it takes.
     """
-    x, y = examples_agree(x, y, min_examples=min_examples)
+    x, y = examples_agree(x, y, **options)
     if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
         size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
         x, y = enlarged(x, size), enlarged(y, size)
-    return as_pair(x, y, maps, min_examples=min_examples)
+    return as_pair(x, y, maps, layout="nhwc", min_examples=1)
 
 
 def enlarged(x, size, axes=(1, 2)):

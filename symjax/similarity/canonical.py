@@ -37,6 +37,7 @@ class Side(NamedTuple):
     loadings: jax.Array  # X' H, of the same shape
     rank: jax.Array  # int32
     smallest: jax.Array  # smallest kept singular value of X, relative to the largest
+    dropped: jax.Array  # largest one that is not kept, alike; 0 where there is none
 
 
 class _White(NamedTuple):
@@ -45,6 +46,7 @@ class _White(NamedTuple):
     transform: jax.Array
     back: jax.Array
     kept: jax.Array  # bool (d,), of columns of `transform`
+    dropped: jax.Array  # as of `Side`
 
 
 def whiten(x, rcond):
@@ -79,12 +81,12 @@ def canonical(x, y, rcond):
     those of `directions` and `loadings` moreover where correlations are distinct (two that agree to rounding are taken
     not to rotate into each other), and directions are moved within the span of X' only.
     """
-    correlations, a, b, x_back, y_back, *ranks = _canonical(rcond, x, y)
+    correlations, a, b, x_back, y_back, *ranks, x_dropped, y_dropped = _canonical(rcond, x, y)
     count = correlations.shape[0]
     used = jnp.arange(count, dtype=jnp.int32) < jnp.minimum(*ranks)
     sides = [
-        Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, _smallest(back, rank))
-        for directions, back, rank in zip((a, b), (x_back, y_back), ranks, strict=True)
+        Side(masked(directions[:, :count], used), masked(back[:, :count], used), rank, _smallest(back, rank), dropped)
+        for directions, back, rank, dropped in zip((a, b), (x_back, y_back), ranks, (x_dropped, y_dropped), strict=True)
     ]
     return Canonical(correlations, *sides)
 
@@ -128,6 +130,8 @@ def _canonical(rcond, x, y):
         matmul(y_white.back, qt.T),
         x_white.kept.sum(dtype=jnp.int32),
         y_white.kept.sum(dtype=jnp.int32),
+        x_white.dropped,
+        y_white.dropped,
     )
 
 
@@ -143,7 +147,8 @@ def _cholesky_white(x_gram):
     factor = jnp.linalg.cholesky(x_gram)
     inverse = solve_triangular(factor, jnp.eye(len(factor), dtype=factor.dtype), lower=True)
     condition = _norm_bound(x_gram) * _norm_bound(matmul(inverse.T, inverse))
-    return _White(masked(inverse.T, living), masked(factor, living), living), condition
+    nothing = jnp.zeros((), x_gram.dtype)
+    return _White(masked(inverse.T, living), masked(factor, living), living, nothing), condition
 
 
 def _norm_bound(symmetric):
@@ -154,7 +159,10 @@ def _norm_bound(symmetric):
 def _svd_white(x, rcond):
     u, s, vt = jnp.linalg.svd(x, full_matrices=False)
     kept = ~(s <= rcond * s[0])  # a NaN is kept
-    return masked(u, kept), _White(vt.T * masked(reciprocal(s), kept)[None], vt.T * masked(s, kept)[None], kept)
+    dropped = jnp.where(kept, 0, s).max() * reciprocal(s[0])
+    return masked(u, kept), _White(
+        vt.T * masked(reciprocal(s), kept)[None], vt.T * masked(s, kept)[None], kept, dropped
+    )
 
 
 @_canonical.defjvp
@@ -182,7 +190,7 @@ def _canonical_jvp(rcond, primals, tangents):
         matmul(dy.T, k) + matmul(y_back, y_turn),
     )
     nothing = np.zeros((), jax.dtypes.float0)
-    return outputs, (*moved, nothing, nothing)
+    return outputs, (*moved, nothing, nothing, *(jnp.zeros_like(dropped) for dropped in outputs[-2:]))
 
 
 def _column_products(left, right):

@@ -1,6 +1,5 @@
 """Canonical correlation analysis."""
 
-import warnings
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import FewExamplesWarning, as_matrix, as_pair
+from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_matrix, as_pair, caution
 from symjax.similarity.linalg import narrow, reciprocal, unit_columns, widen
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.meeting import Part
@@ -40,11 +39,13 @@ class CCA(NamedTuple):
     y_rank: jax.Array
     x_smallest: jax.Array  # smallest kept singular value over the largest, of centred neurons of unit norm
     y_smallest: jax.Array
+    x_dropped: jax.Array  # largest singular value, alike, of the directions that `rcond` drops; 0 where there are none
+    y_dropped: jax.Array
 
     __repr__ = one_line
 
 
-def cca(x, y, *, maps="pixels", rcond=None):
+def cca(x, y, *, maps="pixels", layout=None, rcond=None):
     """Canonical correlation analysis: the directions in which two sets of neurons, linearly combined, agree.
 
     The i-th correlation is the largest of <X a, Y b> / (|X a| |Y b|), X and Y centred, among variates uncorrelated with
@@ -58,15 +59,18 @@ def cca(x, y, *, maps="pixels", rcond=None):
 
     Derivatives: of correlations, and of functions symmetric in those that coincide; of directions and loadings where
     correlations are distinct, sign as returned, within the span of the kept directions. All at constant rank (adding
-    to a dead neuron changes the rank, and the result by a jump). `x_smallest`, `y_smallest` carry none.
+    to a dead neuron changes the rank, and the result by a jump). `x_smallest` and the three after it carry none.
 
     Args:
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         y: (n, d_y) or maps, of as many examples.
         maps: what maps become: "pixels" (each pixel a sample, the default of SVCCA, Raghu et al. 2017), "flatten" or
             "pool"; see `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         rcond: directions with a singular value up to this times the largest are dropped, with neurons scaled to unit
-            norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static.
+            norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static. Where the
+            default drops directions over an eighth of it, which may be more than rounding, a `NumericalWarning` says so
+            (if not traced), and `x_dropped` and `y_dropped` in any case.
 
     Returns:
         `CCA`.
@@ -75,7 +79,12 @@ def cca(x, y, *, maps="pixels", rcond=None):
         InputError: x or y not as above, fewer than 2 samples, rcond not in [0, 1); concrete NaN or infinite entries.
             (Traced ones make the correlations NaN.)
     """
-    return cca_of_matrices(*checked_pair(x, y, maps, rcond))
+    default = rcond is None
+    x, y, rcond = checked_pair(x, y, maps, layout, rcond)
+    result = cca_of_matrices(x, y, rcond)
+    if default:
+        warn_of_dropped(x, y, rcond, result.x_dropped, result.y_dropped)
+    return result
 
 
 @partial(jax.jit, static_argnums=2)
@@ -125,6 +134,8 @@ def between(x, y, rcond, samples):
         found.y.rank,
         found.x.smallest,
         found.y.smallest,
+        found.x.dropped,
+        found.y.dropped,
     )
 
 
@@ -165,7 +176,7 @@ def _common_rank(result):
 SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
 
 
-def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
+def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=None):
     """Mean ("mean") or mean square ("mean_square") canonical correlation, 0-d, in [0, 1]; see `cca`.
 
     1 when the narrower side is a linear function of the other. NaN when a side is constant. Symmetric.
@@ -174,17 +185,23 @@ def cca_similarity(x, y, *, maps="pixels", summary="mean", rcond=None):
         InputError: as `cca`; unknown summary.
     """
     one_of("summary", summary, SUMMARIES)
-    return _summary(*checked_pair(x, y, maps, rcond), summary)
+    default = rcond is None
+    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    similarity, *dropped = _summary(x, y, rcond, summary)
+    if default:
+        warn_of_dropped(x, y, rcond, *dropped)
+    return similarity
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _summary(x, y, rcond, summary):
-    return SUMMARIES[summary](cca_of_matrices(x, y, rcond))  # the compiler leaves out the rest
+    result = cca_of_matrices(x, y, rcond)  # the compiler leaves out the rest
+    return SUMMARIES[summary](result), result.x_dropped, result.y_dropped
 
 
-def cca_distance(x, y, *, maps="pixels", rcond=None):
+def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
     """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.2). Not a metric."""
-    return 1 - cca_similarity(x, y, maps=maps, rcond=rcond)
+    return 1 - cca_similarity(x, y, maps=maps, layout=layout, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
@@ -192,7 +209,7 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
     """`cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps)
+        x = as_matrix(x, "x", maps, layout="nhwc")
         basis, _, rank = whiten(prepared(*centre(x)).data, check_rcond(rcond, x))
         return Part(basis.T, rank)
 
@@ -207,11 +224,11 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
     return Factored(prepare, finish)
 
 
-def checked_pair(x, y, maps, rcond):
+def checked_pair(x, y, maps, layout, rcond, *, translated=False):
     """The arguments of `cca`, checked, as (x, y, rcond)."""
-    x, y = as_pair(x, y, maps)
+    x, y = as_pair(x, y, maps, layout=layout, translated=translated)
     rcond = check_rcond(rcond, x, y)
-    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1], stacklevel=4)
+    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
     return x, y, rcond
 
 
@@ -224,9 +241,21 @@ def check_rcond(rcond, *sides):
     return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
 
 
-def warn_of_few_examples(samples, x_width, y_width, stacklevel=3):
+def warn_of_few_examples(samples, x_width, y_width):
     if message := few_examples(samples, x_width, y_width):
-        warnings.warn(message, FewExamplesWarning, stacklevel=stacklevel)
+        caution(message, FewExamplesWarning)
+
+
+def warn_of_dropped(x, y, rcond, *dropped):
+    """Of directions that the default of `rcond` drops and that may be more than rounding."""
+    for name, side, share in zip("xy", (x, y), dropped, strict=True):
+        if is_concrete(share) and share > check_rcond(None, side) / 8:
+            caution(
+                f"{name}: directions with singular values up to {float(share):.1e} of the largest are dropped, by the "
+                f"default rcond of {rcond:.1e}; in {side.dtype} they may be rounding. A smaller rcond keeps them, "
+                "jax_enable_x64 tells",
+                NumericalWarning,
+            )
 
 
 def few_examples(samples, x_width, y_width):
@@ -235,10 +264,11 @@ def few_examples(samples, x_width, y_width):
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
     if trivial <= 0:
         return None
+    undetermined = ", and pwcca is not determined" if 1 < trivial < min(x_width, y_width) else ""
     return (
         f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
-        f"correlations are 1 whatever the data, unless ranks are lower; more than {x_width + y_width} samples are "
-        "wanted, or fewer directions, as of svcca"
+        f"correlations are 1 whatever the data, unless ranks are lower{undetermined}; more than {x_width + y_width} "
+        "samples are wanted, or fewer directions, as of svcca"
     )
 
 

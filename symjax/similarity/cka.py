@@ -34,7 +34,7 @@ AGAIN = -4  # in the place of a value of which the diagonals of kernels have lef
 NEARLY = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
 
 
-def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", form="auto"):
+def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
     """CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K and L kernel matrices of the examples.
 
     Args:
@@ -48,6 +48,7 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
             would lose their digits, as with examples in groups far from each other.
         bandwidth: a positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
         maps: how maps become examples: "flatten" (the published way), "pixels" or "pool", see `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         form: "gram" takes n^2 (p + q) operations and memory n^2, "features" n (p^2 + p q + q^2) and is for the linear
             kernel alone; both give the same. "auto" takes the cheaper.
 
@@ -61,10 +62,10 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
         InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
             unknown option; a bandwidth that is not positive; NaN or infinity in concrete input.
     """
-    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form))
+    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, layout, form))
 
 
-def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", form="auto"):
+def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
     """arccos(CKA(x, y)), the angle between the centred kernel matrices (Williams et al. 2021, supplement).
 
     A metric on centred kernel matrices up to a factor, for every estimator, since each is an inner product. Arguments,
@@ -74,10 +75,10 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
         0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 of equal arrays. Exact near 0 with the Gram form; with that
         of features off by up to the root of the rounding error there, 5e-4 in float32.
     """
-    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, form), as_angle=True)
+    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
 
 
-def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
+def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
     """Linear CKA with every channel centred and at unit norm, over examples and pixels, before maps are flattened.
 
     What Godfrey et al. 2022 publish as "orthogonal CKA". For their figures: normalising makes it invariant under
@@ -85,7 +86,7 @@ def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        estimator, form: as of `cka`.
+        estimator, layout, form: as of `cka`.
 
     Returns:
         0-d array in [-1, 1]. A channel that is constant counts as absent; NaN where all are. Symmetric. Invariant under
@@ -94,8 +95,8 @@ def channel_normalized_cka(x, y, estimator="song", *, form="auto"):
     Raises:
         InputError: as `cka`.
     """
-    x, y = (_normalized(z) for z in examples_agree(x, y))
-    return _compared(*_checked(x, y, estimator, "linear", 1.0, "flatten", form))
+    x, y = (_normalized(z) for z in examples_agree(x, y, layout=layout, translated=True))
+    return _compared(*_checked(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
 
 
 def cosine(a, b):
@@ -140,7 +141,7 @@ def factor(
         form = "features" if few and kernel == "linear" else "gram"
 
     def rows(x):
-        return as_matrix(_normalized(x) if normalized else x, "x", maps)
+        return as_matrix(_normalized(x) if normalized else x, "x", maps, layout="nhwc")
 
     def matrix(x):
         return unit(about_typical(rows(x)))[0]
@@ -189,9 +190,9 @@ def factored_kernels(kernel_of, estimator, as_angle):
     )
 
 
-def _checked(x, y, estimator, kernel, bandwidth, maps, form):
+def _checked(x, y, estimator, kernel, bandwidth, maps, layout, form):
     """The arguments of `_compared`."""
-    x, y = as_pair(x, y, maps)
+    x, y = as_pair(x, y, maps, layout=layout, translated=True)
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
     one_of("form", form, FORMS)

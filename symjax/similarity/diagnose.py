@@ -38,7 +38,7 @@ class Diagnosis(NamedTuple):
         return f"Diagnosis(channels={len(self.dead)}, {told}, few={bool(self.few)})"
 
 
-def diagnose(x, *, maps="pixels", rcond=None):
+def diagnose(x, *, maps="pixels", layout=None, rcond=None):
     """Dead, constant and duplicate channels of a representation, its rank, and whether it has enough examples.
 
     What measures make of these: the wreath forms take dead channels (`wreath_cka` and soft matching constant ones) for
@@ -52,6 +52,7 @@ def diagnose(x, *, maps="pixels", rcond=None):
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         maps: what maps become: "pixels" (channels over examples and pixels), "flatten" or "pool"; see `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         rcond: as of `cca`: what singular values, relative to the largest, do not count.
 
     Returns:
@@ -62,7 +63,7 @@ def diagnose(x, *, maps="pixels", rcond=None):
     Raises:
         InputError: x not as above, unknown `maps`, rcond not in [0, 1); concrete NaN or infinite entries.
     """
-    matrix = as_matrix(x, "x", maps)
+    matrix = as_matrix(x, "x", maps, layout=layout)
     return _diagnose(matrix, check_rcond(rcond, matrix), len(x))
 
 

@@ -35,7 +35,7 @@ class FourierCCA(NamedTuple):
     __repr__ = one_line
 
 
-def fourier_cca(x, y, *, rcond=None):
+def fourier_cca(x, y, *, layout=None, rcond=None):
     """CCA of the channels of two maps at each spatial frequency ("DFT CCA", Raghu et al. 2017, section 3.1).
 
     The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix for each frequency,
@@ -53,6 +53,7 @@ def fourier_cca(x, y, *, rcond=None):
     Args:
         x: (n, h, w, c_x), floating (integers become the default float, half precisions float32).
         y: (n, h', w', c_y).
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         rcond: as in `cca`.
 
     Returns:
@@ -62,7 +63,7 @@ def fourier_cca(x, y, *, rcond=None):
         InputError: x or y not as above, different numbers of examples, fewer than 2; rcond not in [0, 1); concrete NaN
             or infinite entries.
     """
-    x, y = as_map_pair(x, y)
+    x, y = as_map_pair(x, y, layout=layout, translated=True)
     warn_of_few_examples(x.shape[0], x.shape[-1], y.shape[-1])
     return _fourier_cca(x, y, check_rcond(rcond, x[:, 0, 0], y[:, 0, 0]))
 
@@ -149,7 +150,7 @@ def _inner(left, right):
     return jnp.einsum("ni,ni->i", left.conj(), right, precision="highest").real
 
 
-def fourier_cca_similarity(x, y, *, rcond=None):
+def fourier_cca_similarity(x, y, *, layout=None, rcond=None):
     """The mean of `fourier_cca` over correlations, then over all frequencies of the full transform: 0-d, in [0, 1].
 
     Frequencies at which a side is constant have no correlation and are left out; NaN where none is left. Symmetric.
@@ -157,7 +158,7 @@ def fourier_cca_similarity(x, y, *, rcond=None):
 
     Args and Raises: as `fourier_cca`.
     """
-    result = fourier_cca(x, y, rcond=rcond)
+    result = fourier_cca(x, y, layout=layout, rcond=rcond)
     return _mean(result.correlations.sum(-1), jnp.minimum(result.x_rank, result.y_rank), result.weights)
 
 
@@ -179,7 +180,7 @@ def factor(shapes, *, rcond=None):
     """`fourier_cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
-        x = as_maps(x)
+        x = as_maps(x, layout="nhwc")
         rows, columns = _frequencies(x.shape[1:3], x.shape[1:3])
         least = check_rcond(rcond, x[:, 0, 0])
         basis, rank = _each(lambda z: _basis(unit_columns(z)[0], least)[::2])(_spectrum(x, rows, columns))

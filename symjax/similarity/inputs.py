@@ -1,40 +1,65 @@
 """What all similarity measures ask of their arguments, and how maps become matrices.
 
-Representations are (n, d) or (n, h, w, c): examples first, features or channels last. A mistake that shapes or types
-show is an `InputError` before anything is compiled. NaN and infinities are one too, but only where values can be seen:
-under `jit`, `vmap` or `grad` they make the result NaN. So does a comparison that is 0 / 0, such as one with a
-representation that is constant.
+Representations are (n, d) or (n, h, w, c): examples first, features or channels last (by `layout`, channels of maps
+second). A mistake that shapes or types show is an `InputError` before anything is compiled. NaN and infinities are one
+too, but only where values can be seen: under `jit`, `vmap` or `grad` they make the result NaN. So does a comparison
+that is 0 / 0, such as one with a representation that is constant.
 
 So are numbers at the ends of the floating type's range: a largest entry over 2^-24 of the largest number (2e31 in
 float32), where sums overflow, or under 2^24 times the least normal number (2e-31), where digits are missing, since
 devices take what is not normal for 0. In between no measure overflows nor vanishes, unless its value does.
 """
 
+import sys
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from symjax.birkhoff.checks import is_concrete, real
-from symjax.checks import one_of
+from symjax.checks import any_array, is_real, one_of
 from symjax.errors import InputError
 
 MAPS = ("pixels", "flatten", "pool")
+LAYOUTS = ("nhwc", "nchw")
+LOST = 2.0**-10  # the share of a channel's spread that rounding to fewer bits may take
 
 
 class FewExamplesWarning(UserWarning):
     """There are so few examples that the shapes alone, not the data, decide a part of the result."""
 
 
-def representation(x, name="x", *, min_examples=2):
+class NumericalWarning(UserWarning):
+    """Values of the data, near those at which the result jumps or is not defined, decide a part of it."""
+
+
+class LayoutWarning(UserWarning):
+    """An array of maps looks as if channels came first, and `layout` does not say."""
+
+
+def representation(x, name="x", *, layout=None, min_examples=2, translated=False):
     """`x` as a finite floating array (n, d) or (n, h, w, c).
 
-    Integers become the default float and half precisions float32.
+    Integers become the default float and half precisions float32. NumPy's numbers of more bits than JAX has are made
+    less by what all of a channel have in common, where nothing would be left of their differences otherwise.
+
+    Args:
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other: (n, c, s, s).
+        min_examples: how many there must be.
+        translated: whether a constant added to a channel changes nothing.
 
     Raises:
-        InputError: not real, of another rank, an empty axis, fewer than `min_examples` examples; concrete and not
-            finite, or at the ends of the range.
+        InputError: not real, of another rank, an empty axis, fewer than `min_examples` examples; unknown layout;
+            concrete and not finite, or at the ends of the range; not `translated`, and differences that would be lost.
     """
-    given, x = x, real(name, x)
+    check_layout(layout)
+    given = any_array(name, x)
+    if given.ndim == 4:
+        given = channels_last(name, given, layout, 1)
+    if given.ndim in (2, 4) and given.size and is_concrete(given) and is_real(given.dtype):
+        given = without_offset(name, given, translated)
+    x = real(name, given)
     if x.dtype.itemsize < 4:
         x = x.astype(jnp.float32)
     if x.ndim not in (2, 4):
@@ -47,26 +72,73 @@ def representation(x, name="x", *, min_examples=2):
     return x
 
 
-def as_matrix(x, name="x", maps="pixels", *, min_examples=2):
+def channels_last(name, x, layout, axis):
+    """Maps whose channels lie along the last axis, or by `layout` along `axis`, in the former order."""
+    if layout == "nchw":
+        return (np if isinstance(x, np.ndarray) else jnp).moveaxis(x, axis, -1)
+    first, *size = x.shape[axis:]
+    if layout is None and size[0] == size[1] != first:
+        caution(
+            f"{name}: got shape {x.shape}, which looks like {first} channels first, and is taken for maps of "
+            f"{first} x {size[0]} pixels and {size[1]} channels; layout='nchw' or 'nhwc' says which",
+            LayoutWarning,
+        )
+    return x
+
+
+def without_offset(name, x, translated):
+    """Concrete numbers (..., c) such that JAX's type, where it has fewer bits, keeps what differs within channels.
+
+    Where rounding would take more than `LOST` of a channel's spread, its first number is taken off all of them. That is
+    an `InputError` unless it changes nothing, being `translated`. What is constant up to rounding stays.
+    """
+    dtype, whole = np.dtype(jnp.result_type(float)), x.dtype.kind in "iu"
+    if not (x.dtype.itemsize >= 4 if whole else x.dtype == np.float64 != dtype):
+        return x
+    given, x, axes = x, np.asarray(x), tuple(range(x.ndim - 1))
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities are refused later
+        high, low = x.max(axes), x.min(axes)
+        # Differences of integers of 64 bits modulo 2^64, which is what they are.
+        spread = (high.astype(np.uint64) - low.astype(np.uint64) if whole else high - low).astype(np.float64)
+        largest = np.maximum(np.abs(np.float64(high)), np.abs(np.float64(low)))
+        varies = spread > (0 if whole else 16 * np.finfo(np.float64).eps * largest)
+        doubtful = np.flatnonzero(varies & (np.finfo(dtype).eps * largest > 2 * LOST * spread))
+        part, first = x[..., doubtful].astype(np.int64 if whole else np.float64), (slice(1),) * len(axes)
+        apart, held = (part - part[first]).astype(np.float64), part.astype(dtype).astype(np.float64)
+        lost = np.abs(held - held[first] - apart).max(axes) > LOST * spread[doubtful]
+    if not lost.any():
+        return given
+    if not translated:
+        channel = doubtful[lost.argmax()]
+        raise InputError(
+            f"{name}: channel {channel} has numbers about {largest[channel]:.1e} that differ by up to "
+            f"{spread[channel]:.1e}, which {dtype} does not hold; subtract an offset, or enable jax_enable_x64"
+        )
+    x = x.astype(np.float64)
+    x[..., doubtful[lost]] = apart[..., lost]
+    return x
+
+
+def as_matrix(x, name="x", maps="pixels", **options):
     """`x` as a matrix, samples by features; what is (n, d) stays so.
 
     Maps (n, h, w, c) become, by `maps`: "pixels", each pixel a sample, (n h w, c); "flatten", (n, h w c); "pool", the
     mean over pixels, (n, c).
 
     Raises:
-        InputError: as `representation`; unknown `maps`.
+        InputError: as `representation`, whose options it takes; unknown `maps`.
     """
-    return _matrix(representation(x, name, min_examples=min_examples), check_maps(maps))
+    return _matrix(representation(x, name, **options), check_maps(maps))
 
 
-def as_pair(x, y, maps="pixels", *, min_examples=2):
+def as_pair(x, y, maps="pixels", **options):
     """`x` and `y` as matrices (`as_matrix`) of one dtype and equally many rows.
 
     Raises:
         InputError: as `as_matrix`; numbers of examples that differ; "pixels" with map sizes that differ, or of a matrix
             and maps.
     """
-    x, y = examples_agree(x, y, min_examples=min_examples)
+    x, y = examples_agree(x, y, **options)
     if check_maps(maps) == "pixels" and _map_size(x) != _map_size(y):
         raise InputError(
             f"y: got shape {y.shape}, must have the map size of x, {x.shape}, where pixels are samples; "
@@ -75,29 +147,28 @@ def as_pair(x, y, maps="pixels", *, min_examples=2):
     return _matrix(x, maps), _matrix(y, maps)
 
 
-def as_maps(x, name="x", *, min_examples=2):
+def as_maps(x, name="x", **options):
     """`x` as maps (n, h, w, c); a matrix (n, d) is taken for maps of one pixel, (n, 1, 1, d).
 
     Raises:
-        InputError: as `representation`.
+        InputError: as `representation`, whose options it takes.
     """
-    return _one_pixel(representation(x, name, min_examples=min_examples))
+    return _one_pixel(representation(x, name, **options))
 
 
-def as_map_pair(x, y, *, min_examples=2):
+def as_map_pair(x, y, **options):
     """`x` and `y` as maps (`as_maps`) of one dtype; map sizes and channels may differ.
 
     Raises:
         InputError: as `representation`; numbers of examples that differ.
     """
-    x, y = examples_agree(x, y, min_examples=min_examples)
+    x, y = examples_agree(x, y, **options)
     return _one_pixel(x), _one_pixel(y)
 
 
-def examples_agree(x, y, *, min_examples=2):
-    """Both as `representation`s of one dtype, equally many examples in each, or an `InputError`."""
-    x = representation(x, "x", min_examples=min_examples)
-    y = representation(y, "y", min_examples=min_examples)
+def examples_agree(x, y, **options):
+    """Both as `representation`s, whose options it takes, of one dtype, equally many examples, or an `InputError`."""
+    x, y = representation(x, "x", **options), representation(y, "y", **options)
     if x.shape[0] != y.shape[0]:
         raise InputError(f"y: got {y.shape[0]} examples, must be as many as in x, {x.shape[0]}")
     dtype = jnp.promote_types(x.dtype, y.dtype)
@@ -109,6 +180,20 @@ def _beside(x, y):
     if not (is_concrete(x) and is_concrete(y)) or x.devices() == y.devices() or len(x.devices() | y.devices()) != 2:
         return y
     return jax.device_put(y, x.sharding) if len(x.devices()) == len(y.devices()) else y
+
+
+def caution(message, category):
+    """A warning that points to the first line outside of this package, and of JAX that calls it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("symjax.", "jax.")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
+
+
+def check_layout(layout):
+    if layout is not None:
+        one_of("layout", layout, LAYOUTS)
+    return layout
 
 
 def check_maps(maps):

@@ -1,6 +1,7 @@
 """One measure on all pairs of many representations: all layers of all models of a zoo, or of two zoos."""
 
 import inspect
+import operator
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
@@ -16,7 +17,14 @@ from symjax.checks import can_be_key, labels, one_of, sequence, short
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca import few_examples
-from symjax.similarity.inputs import FewExamplesWarning, fault
+from symjax.similarity.inputs import (
+    FewExamplesWarning,
+    LayoutWarning,
+    channels_last,
+    check_layout,
+    fault,
+    without_offset,
+)
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_blocks import Zoo
 from symjax.similarity.pairwise_result import Pairwise, position
@@ -36,6 +44,7 @@ def pairwise(
     against_models=None,
     memory=2**31,
     devices=None,
+    layout=None,
     **options,
 ):
     """A measure of all pairs of representations: `values[k, i, l, j]` = fn(layer k of model i, layer l of model j).
@@ -67,6 +76,8 @@ def pairwise(
             which `memory` does not bound: M L n^2 numbers for kernel matrices (CKA in Gram form, wreath CKA), otherwise
             at most about twice as many as the representations have.
         devices: to compute on; all local ones by default.
+        layout: of maps, "nhwc" or, of arrays (models, n, c, h, w), "nchw"; None takes "nhwc", and warns of what looks
+            like the other.
         options: of the measure's function, such as maps="pool".
 
     Returns:
@@ -77,8 +88,8 @@ def pairwise(
             layers that the measure cannot compare; NaN or infinite entries, by layer and model.
     """
     measure = _known(measure)
-    a = _Side("representations", representations, "models", models)
-    b = a if against is None else _Side("against", against, "against_models", against_models)
+    a = _Side("representations", representations, "models", models, layout)
+    b = a if against is None else _Side("against", against, "against_models", against_models, layout)
     if a.examples != b.examples:
         raise InputError(f"against: got {b.examples} examples, must be as many as in representations, {a.examples}")
     memory = scalar("memory", memory, "a positive number of bytes", lambda value: 0 < value < np.inf)
@@ -95,7 +106,7 @@ def pairwise(
             if b is not a or k <= m:
                 few[k, m] = _checked(measure, a, k, b, m, dtype, options, layers == "same")
     for side in dict.fromkeys((a, b)):
-        side.require_in_range(dtype)
+        side.require_in_range(dtype, "translation" in measure.invariances)
 
     shape = (len(a.layers), len(a.models), len(b.layers), len(b.models))
     values, computed = np.full(shape, np.nan, dtype), np.zeros(shape, bool)
@@ -122,12 +133,13 @@ def pairwise(
 class _Side:
     """One set of representations, checked."""
 
-    def __init__(self, name, representations, models_name, models):
+    def __init__(self, name, representations, models_name, models, layout):
         self.name = name
         if not isinstance(representations, Mapping) or not representations:
             raise InputError(f"{name}: got {type(representations).__name__}, must map names of layers to arrays")
+        check_layout(layout)
         self.layers = tuple(representations)
-        self.arrays = tuple(_array(f"{name}[{layer!r}]", value) for layer, value in representations.items())
+        self.arrays = tuple(_array(f"{name}[{layer!r}]", value, layout) for layer, value in representations.items())
         first = self.arrays[0].shape
         for layer, array in zip(self.layers, self.arrays, strict=True):
             for axis, what in enumerate(("models", "examples")):
@@ -142,7 +154,10 @@ class _Side:
             raise InputError(f"{models_name}: got {self.models}, must be {first[0]} different labels")
         self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
 
-    def require_in_range(self, dtype):
+    def require_in_range(self, dtype, translated):
+        """Numbers that `dtype` can compute with, less their offset where it would lose them (`without_offset`)."""
+        layers = zip(self.layers, self.arrays, strict=True)
+        self.arrays = tuple(self._without_offset(layer, array, translated) for layer, array in layers)
         for layer, array in zip(self.layers, self.arrays, strict=True):
             for label, one in zip(self.models, array, strict=True):
                 if not jnp.issubdtype(one.dtype, jnp.floating):
@@ -151,14 +166,21 @@ class _Side:
                 if message := fault(largest, dtype):
                     raise InputError(f"{self.name}: layer {layer!r} of model {label!r} {message}")
 
+    def _without_offset(self, layer, array, translated):
+        name, models = f"{self.name}: layer {layer!r} of model", list(array)
+        kept = [
+            without_offset(f"{name} {label!r}", one, translated) for label, one in zip(self.models, models, strict=True)
+        ]
+        return array if all(map(operator.is_, kept, models)) else np.stack(kept)
 
-def _array(name, value):
+
+def _array(name, value, layout):
     if not is_concrete(value):
         raise InputError(f"{name}: is traced, must be an array of numbers that can be seen")
     value = checks.array(name, value)
     if value.ndim not in (3, 5) or value.size == 0:
         raise InputError(f"{name}: got shape {value.shape}, must be (models, n, d) or (models, n, h, w, c), not empty")
-    return value
+    return channels_last(name, value, layout, 2) if value.ndim == 5 else value
 
 
 def _models(array, chosen):
@@ -241,6 +263,7 @@ def _checked(measure, a, k, b, m, dtype, options, same):
 def _asked(fn, shapes, dtype, options):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FewExamplesWarning)
+        warnings.simplefilter("ignore", LayoutWarning)  # given before, where it is due
         chosen = {name: value for name, _, value in options}
         value = jax.eval_shape(lambda x, y: fn(x, y, **chosen), *(jax.ShapeDtypeStruct(s, dtype) for s in shapes))
     if getattr(value, "shape", None) != ():
@@ -268,7 +291,8 @@ def _one_by_one(measure, a, b, wanted, options):
     values = np.full(wanted.shape, np.nan, a.dtype)
     once = measure.symmetric and a is b
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FewExamplesWarning)  # given once, for all
+        for given_before in (FewExamplesWarning, LayoutWarning):  # once, for all
+            warnings.simplefilter("ignore", given_before)
         for i, j in np.argwhere(np.triu(wanted) if once else wanted):
             values[i, j] = measure.fn(a.one(i), b.one(j), **options)
     return np.where(np.tri(len(values), k=-1, dtype=bool), values.T, values) if once else values

@@ -26,7 +26,7 @@ class PCA(NamedTuple):
     __repr__ = one_line
 
 
-def pca(x, *, maps="pixels"):
+def pca(x, *, maps="pixels", layout=None):
     """Principal component analysis: orthonormal directions of descending variance.
 
     Variances are s_i^2 / (n - 1) with s_i the singular values of the centred data (Pearson 1901), never eigenvalues of
@@ -38,6 +38,7 @@ def pca(x, *, maps="pixels"):
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
 
     Returns:
         `PCA`.
@@ -45,7 +46,7 @@ def pca(x, *, maps="pixels"):
     Raises:
         InputError: x not as above, fewer than 2 samples; concrete NaN or infinite entries.
     """
-    return _pca(as_matrix(x, "x", maps))
+    return _pca(as_matrix(x, "x", maps, layout=layout))
 
 
 @jax.jit

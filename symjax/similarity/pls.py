@@ -28,7 +28,7 @@ class PLS(NamedTuple):
     __repr__ = one_line
 
 
-def pls(x, y, *, maps="pixels"):
+def pls(x, y, *, maps="pixels", layout=None):
     """Partial least squares: orthonormal directions of x and of y whose scores covary most.
 
     The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD", Wegelin 2000).
@@ -42,6 +42,7 @@ def pls(x, y, *, maps="pixels"):
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         y: (n, d_y) or maps, of as many examples.
         maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
 
     Returns:
         `PLS`.
@@ -49,7 +50,7 @@ def pls(x, y, *, maps="pixels"):
     Raises:
         InputError: x or y not as above, fewer than 2 samples; concrete NaN or infinite entries.
     """
-    return _pls(*as_pair(x, y, maps))
+    return _pls(*as_pair(x, y, maps, layout=layout))
 
 
 @jax.jit
@@ -67,7 +68,7 @@ def of_centred(x, y, samples):
     return PLS(covariances * x_size * y_size, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
 
 
-def pls_similarity(x, y, *, maps="pixels"):
+def pls_similarity(x, y, *, maps="pixels", layout=None):
     """The sum of PLS covariances over its bound, |X' Y|_* / (|X|_F |Y|_F), X and Y centred.
 
     0-d, in [0, 1]: 0 when no neuron of x covaries with one of y, 1 when the centred y is a multiple of the centred x,
@@ -76,7 +77,7 @@ def pls_similarity(x, y, *, maps="pixels"):
 
     Args and Raises: as `pls`.
     """
-    return _similarity(*as_pair(x, y, maps))
+    return _similarity(*as_pair(x, y, maps, layout=layout, translated=True))
 
 
 @jax.jit
@@ -87,7 +88,9 @@ def _similarity(x, y):
 @lru_cache(maxsize=64)
 def factor(shapes, *, maps="pixels"):
     """`pls_similarity` in two parts."""
-    return Factored(lambda x: Part(_unit(as_matrix(x, "x", maps)).T, ()), lambda cross, a, b: _bounded_sum(cross))
+    return Factored(
+        lambda x: Part(_unit(as_matrix(x, "x", maps, layout="nhwc")).T, ()), lambda cross, a, b: _bounded_sum(cross)
+    )
 
 
 def _bounded_sum(cross):

@@ -17,7 +17,7 @@ from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.meeting import Part
 
 
-def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
+def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
     """Orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)` (Godfrey et al. 2022).
 
     Args:
@@ -25,6 +25,7 @@ def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
         center: whether each channel's mean is taken off first, as Williams et al. do; Godfrey et al. do not.
         maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
             neighbour; "flatten" and "pool" as in `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         full_output: whether to return the alignment too.
 
     Returns:
@@ -38,18 +39,18 @@ def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    distance, rotation = _rotated(*_samples_of(x, y, maps, layout, center, full_output), center)
     return as_similarity(distance, rotation, full_output)
 
 
-def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
+def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
     """min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm: sqrt(2 - 2 |x'y|_* / (|x| |y|)).
 
     |.|_* is the nuclear norm. The narrower of both is filled up with zero channels. A metric, up to the invariances, on
     representations of any width (Williams et al. 2021, without whitening).
 
     Args:
-        x, y, center, maps, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as of `procrustes`.
 
     Returns:
         0-d array in [0, sqrt(2)], or this and the `Rotation`, as `procrustes`. Computed as the norm of what is left, so
@@ -60,15 +61,15 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    distance, rotation = _rotated(*_samples_of(x, y, maps, layout, center, full_output), center)
     return (distance, rotation) if full_output else distance
 
 
-def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=False):
+def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
     """Permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
 
     Args:
-        x, y, center, maps, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as of `procrustes`.
 
     Returns:
         0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout
@@ -79,11 +80,11 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", full_output=Fal
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permuted(*samples_of(x, y, maps), center)
+    distance, matching = _permuted(*_samples_of(x, y, maps, layout, center, full_output), center)
     return as_similarity(distance, matching, full_output)
 
 
-def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False):
+def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
     """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021).
 
     The narrower of both is filled up with zero channels. Linear assignment, exact, on the host. A metric, up to the
@@ -91,7 +92,7 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_o
     it pay to fill up further than that.
 
     Args:
-        x, y, center, maps, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as of `procrustes`.
 
     Returns:
         0-d array in [0, 2], or this and the `Matching`, as `permutation_procrustes`.
@@ -100,8 +101,12 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", full_o
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permuted(*samples_of(x, y, maps), center)
+    distance, matching = _permuted(*_samples_of(x, y, maps, layout, center, full_output), center)
     return (distance, matching) if full_output else distance
+
+
+def _samples_of(x, y, maps, layout, center, full_output):
+    return samples_of(x, y, maps, layout=layout, translated=center and not full_output)
 
 
 _CLOSE = 0.05  # distances under which the rotation is refined
@@ -144,7 +149,8 @@ def factor(shapes, *, center=False, maps="pixels", permuted=False, similarity=Fa
 
 def samples(x, maps):
     """A matrix, or where pixels are samples the maps as they are, since their size may have to be changed."""
-    return representation(x) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps)
+    options = {"layout": "nhwc"}
+    return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
 
 
 def channels_first(x):

@@ -5,18 +5,28 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
+from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.canonical import whiten
-from symjax.similarity.cca import cca_of_matrices, check_rcond, checked_pair, prepared
+from symjax.similarity.cca import (
+    cca_of_matrices,
+    check_rcond,
+    checked_pair,
+    few_examples,
+    prepared,
+    warn_of_dropped,
+)
 from symjax.similarity.channels import centre
 from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import as_matrix
+from symjax.similarity.inputs import NumericalWarning, as_matrix, caution
 from symjax.similarity.linalg import widen
 from symjax.similarity.measure import Measure
 from symjax.similarity.meeting import Part
 
+_EQUAL = 64  # times eps: how far apart correlations may be whose variates rounding can mix
 
-def pwcca(x, y, *, maps="pixels", rcond=None):
+
+def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
     """The mean of the canonical correlations, each weighted by how much of x its variate accounts for.
 
     sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|: h_i the i-th canonical variate of x over the
@@ -26,17 +36,40 @@ def pwcca(x, y, *, maps="pixels", rcond=None):
     Of maps, the default "pixels" is the convention of Raghu et al. 2017; Morcos et al. average over positions, which is
     maps="pool".
 
+    Where some correlations coincide and others do not, as where n - 1 < d_x + d_y - 1, any basis of a subspace will do
+    for their variates, and the value is not determined: a warning says so (if not traced).
+
     0-d, in [0, 1]; NaN when a side is constant. Invariant to translation, isotropic scaling, permutation and signs of
     neurons on both sides, to every invertible map of y. Differentiable where the correlations are distinct, or all 1.
 
     Args and Raises: as `cca`.
     """
-    return _pwcca(*checked_pair(x, y, maps, rcond))
+    default = rcond is None
+    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    value, undetermined, *dropped = _pwcca(x, y, rcond)
+    if default:
+        warn_of_dropped(x, y, rcond, *dropped)
+    if is_concrete(undetermined) and undetermined and not few_examples(len(x), x.shape[1], y.shape[1]):
+        caution(
+            "several canonical correlations are equal up to rounding and others are not: their variates, hence their "
+            "weights and the value of pwcca, are not determined by the data",
+            NumericalWarning,
+        )
+    return value
 
 
 @partial(jax.jit, static_argnums=2)
 def _pwcca(x, y, rcond):
-    return weighted_mean(cca_of_matrices(x, y, rcond))
+    result = cca_of_matrices(x, y, rcond)
+    return weighted_mean(result), _undetermined(result), result.x_dropped, result.y_dropped
+
+
+def _undetermined(result):
+    """Whether some, but not all, correlations coincide; then weights depend on the choice of a basis."""
+    rho, tolerance = result.correlations, _EQUAL * float(jnp.finfo(result.correlations.dtype).eps)
+    used = jnp.arange(len(rho), dtype=jnp.int32) < jnp.minimum(result.x_rank, result.y_rank)
+    alike = (rho[:-1] - rho[1:] <= tolerance) & used[1:]
+    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > tolerance)
 
 
 def weighted_mean(result):
@@ -50,9 +83,9 @@ def _mean(weights, correlations):
     return jnp.minimum((weights * correlations).sum() / weights.sum(), 1)
 
 
-def pwcca_distance(x, y, *, maps="pixels", rcond=None):
+def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
     """1 - `pwcca`, in [0, 1] (Morcos et al. 2018, section 2.2). Not symmetric, not a metric."""
-    return 1 - pwcca(x, y, maps=maps, rcond=rcond)
+    return 1 - pwcca(x, y, maps=maps, layout=layout, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
@@ -60,7 +93,7 @@ def factor(shapes, *, maps="pixels", rcond=None, distance=False):
     """`pwcca` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps)
+        x = as_matrix(x, "x", maps, layout="nhwc")
         side = prepared(*centre(x))
         basis, back, rank = whiten(side.data, check_rcond(rcond, x))
         return Part(basis.T, (rank, widen(back, side.basis) * side.before[:, None]))

@@ -58,7 +58,7 @@ class PairMean(NamedTuple):
         return _spelled(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
 
 
-def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves", batch_size=None):
+def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves", batch_size=None, layout=None):
     """The standard error of fn(x, y) and an interval, over examples, from random halves of them or by the bootstrap.
 
     A half is drawn without replacement (the delete-d jackknife with d = n / 2: Shao, Wu 1989; subsampling: Politis,
@@ -92,6 +92,7 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
         level: of the interval, in (0, 1).
         method: "halves" or "bootstrap".
         batch_size: how many halves at once, as under `vmap`; by default as many as `BLOCK` numbers allow.
+        layout: of maps, "nhwc" or "nchw"; fn gets (n, h, w, c) either way.
 
     Returns:
         `ErrorBars`; NaN where a half has NaN.
@@ -101,7 +102,7 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
             them; fn is no measure or returns something else; key is none; num_resamples, level or batch_size are out of
             range; unknown method.
     """
-    x, y = examples_agree(x, y, min_examples=4)
+    x, y = examples_agree(x, y, layout=layout, min_examples=4)
     fn, key = _function(fn)[0], random_key("key", key)
     integer("num_resamples", num_resamples, 2)
     _check_level(level)
@@ -129,7 +130,7 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
     )
 
 
-def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, batch_size=None):
+def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, batch_size=None, layout=None):
     """Whether fn(x, y) is more than chance: how often a random permutation of the examples of y does as well.
 
     p = (1 + number of permutations with fn at least as extreme) / (1 + num_permutations), which is exact: for x and y
@@ -137,7 +138,7 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     to rounding count as extreme.
 
     Args:
-        fn, x, y, key, batch_size: as of `error_bars`; 2 examples will do where they do for fn.
+        fn, x, y, key, batch_size, layout: as of `error_bars`; 2 examples will do where they do for fn.
         num_permutations: at least 1.
         alternative: what is extreme, "greater" or "less"; by default "less" for names and `Measure`s of distances,
             else "greater".
@@ -148,7 +149,7 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     Raises:
         InputError: as `error_bars`; an unknown alternative.
     """
-    x, y = examples_agree(x, y)
+    x, y = examples_agree(x, y, layout=layout)
     (fn, usual), key = _function(fn), random_key("key", key)
     alternative = usual if alternative is None else alternative
     one_of("alternative", alternative, ALTERNATIVES)

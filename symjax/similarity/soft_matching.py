@@ -41,7 +41,7 @@ class Transport(NamedTuple):
         return self.y_scaling[:, None] * self.weights * self.x_scaling[None]
 
 
-def soft_matching(x, y, *, maps="pixels", full_output=False):
+def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
     """The soft matching correlation: max over P in T(p, q) of sum_ij P_ij r_ij, r the correlations of neurons.
 
     T(p, q), the transportation polytope, holds the nonnegative matrices (p, q) whose rows sum to 1 / p and columns to
@@ -51,6 +51,7 @@ def soft_matching(x, y, *, maps="pixels", full_output=False):
         x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
         maps: "pixels" takes each pixel for a sample, after the smaller map is enlarged by nearest neighbour; "flatten"
             and "pool" as in `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         full_output: whether to return the plan too.
 
     Returns:
@@ -65,19 +66,19 @@ def soft_matching(x, y, *, maps="pixels", full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     flag("full_output", full_output)
-    squares, transport = _transported(*samples_of(x, y, maps), True)
+    squares, transport = _transported(*samples_of(x, y, maps, layout=layout, translated=not full_output), True)
     similarity = 1 - squares / 2
     return (similarity, transport) if full_output else similarity
 
 
-def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_output=False):
+def soft_matching_distance(x, y, *, standardize=False, maps="pixels", layout=None, full_output=False):
     """The soft matching distance: sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), x_i, y_j neurons in R^n.
 
     The 2-Wasserstein distance between the neurons of x and those of y as points, and so a metric, for any widths, up to
     permutations (and repetitions of all neurons alike).
 
     Args:
-        x, y, maps, full_output: as of `soft_matching`.
+        x, y, maps, layout, full_output: as of `soft_matching`.
         standardize: whether neurons are centred and brought to unit norm first, and constant ones left out. Then the
             distance is sqrt(2 - 2 s), s = `soft_matching(x, y)`, and its invariances are those of s.
 
@@ -89,7 +90,7 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", full_outpu
         InputError: as `soft_matching`.
     """
     standardize, full_output = flag("standardize", standardize), flag("full_output", full_output)
-    x, y = samples_of(x, y, maps)
+    x, y = samples_of(x, y, maps, layout=layout, translated=standardize and not full_output)
     size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
     squares, transport = _transported(x / size, y / size, standardize)
     distance = root(squares) if standardize else size * root(squares)

@@ -19,7 +19,7 @@ from symjax.similarity.meeting import Part
 from symjax.similarity.pca import check_variance, leading_directions
 
 
-def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
+def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False):
     """The mean canonical correlation of the leading principal directions of x and of y.
 
     Of each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
@@ -32,7 +32,7 @@ def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
     Where the directions kept are so many that correlations are 1 for any data, a warning says so (if not traced).
 
     Args:
-        x, y, maps: as `cca`.
+        x, y, maps, layout: as `cca`.
         variance: in (0, 1]; 1 keeps every direction that is not rounding.
         full_output: return (similarity, `CCA`), in which the ranks are the numbers of directions kept.
 
@@ -40,7 +40,7 @@ def svcca(x, y, variance=0.99, *, maps="pixels", full_output=False):
         InputError: as `cca`; a concrete variance not in (0, 1].
     """
     flag("full_output", full_output)
-    x, y = as_pair(x, y, maps)
+    x, y = as_pair(x, y, maps, layout=layout, translated=not full_output)
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
         warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
@@ -67,9 +67,9 @@ def _prepared(centred, mean, variance):
     return Prepared(data, mean, None, widen(directions, q), norms)
 
 
-def svcca_distance(x, y, variance=0.99, *, maps="pixels"):
+def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
     """1 - `svcca`, in [0, 1] (Raghu et al. 2017). Not a metric."""
-    return 1 - svcca(x, y, variance, maps=maps)
+    return 1 - svcca(x, y, variance, maps=maps, layout=layout)
 
 
 @lru_cache(maxsize=64)
@@ -77,7 +77,7 @@ def factor(shapes, variance=0.99, *, maps="pixels", distance=False):
     """`svcca` in two parts."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps)
+        x = as_matrix(x, "x", maps, layout="nhwc")
         basis, _, rank = whiten(_prepared(*centre(x), variance).data, check_rcond(None, x))
         return Part(basis.T, rank)
 

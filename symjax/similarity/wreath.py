@@ -35,7 +35,7 @@ REDUCTIONS = ("max", "median")
 BLOCK = 2**24  # numbers held at once where all channels are (the median)
 
 
-def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
+def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
     """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)` (Godfrey et al. 2022).
 
     That is the published 1 - sqrt(d^2 / (4 C)), where their d is not divided by sqrt(C), but for dead channels: those
@@ -45,6 +45,7 @@ def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
         x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
         maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
             neighbour; "flatten" and "pool" as in `as_matrix`.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
         full_output: whether to return the alignment too.
 
     Returns:
@@ -58,11 +59,11 @@ def wreath_procrustes(x, y, *, maps="pixels", full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     flag("full_output", full_output)
-    distance, matching = matched(*samples_of(x, y, maps))
+    distance, matching = matched(*samples_of(x, y, maps, layout=layout))
     return as_similarity(distance, matching, full_output)
 
 
-def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
+def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=False):
     """min over permutations P of |X - Y P| / sqrt(C) in the Frobenius norm, X and Y the channels at unit norm.
 
     C is the greater number of channels that are not dead; the side with fewer is filled up with zero channels. Channels
@@ -70,7 +71,7 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
     equally many living channels.
 
     Args:
-        x, y, maps, full_output: as of `wreath_procrustes`.
+        x, y, maps, layout, full_output: as of `wreath_procrustes`.
 
     Returns:
         0-d array in [0, 2], or this and the `Matching`, as `wreath_procrustes`.
@@ -79,11 +80,11 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", full_output=False):
         InputError: as `wreath_procrustes`.
     """
     flag("full_output", full_output)
-    distance, matching = matched(*samples_of(x, y, maps))
+    distance, matching = matched(*samples_of(x, y, maps, layout=layout))
     return (distance, matching) if full_output else distance
 
 
-def wreath_cka(x, y, reduce="max", estimator="song"):
+def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
     """G_ReLU-CKA (Godfrey et al. 2022): CKA with K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
 
     H is x with every channel centred and at unit norm over examples and pixels. The max kernel is not positive
@@ -94,6 +95,7 @@ def wreath_cka(x, y, reduce="max", estimator="song"):
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
         reduce: "max", or "median" over channels instead, of an even number the mean of the middle two.
         estimator: of HSIC (`hsic`), "song" as published.
+        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
 
     Returns:
         0-d array in [-1, 1]. A constant channel counts as absent; NaN where all are. Symmetric. Invariant under
@@ -103,15 +105,15 @@ def wreath_cka(x, y, reduce="max", estimator="song"):
         InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
             unknown option; NaN or infinity in concrete input.
     """
-    return _compared(*_checked(x, y, reduce, estimator), cosine)
+    return _compared(*_checked(x, y, reduce, estimator, layout), cosine)
 
 
-def wreath_cka_distance(x, y, reduce="max", estimator="song"):
+def wreath_cka_distance(x, y, reduce="max", estimator="song", *, layout=None):
     """arccos(`wreath_cka`), the angle between the centred kernel matrices, in [0, pi]: a metric on these.
 
     Args, errors and invariances: as of `wreath_cka`.
     """
-    return _compared(*_checked(x, y, reduce, estimator), angle)
+    return _compared(*_checked(x, y, reduce, estimator, layout), angle)
 
 
 def wreath_kernel(x, reduce="max"):
@@ -138,7 +140,7 @@ def matched(x, y):
 @lru_cache(maxsize=64)
 def factor_cka(shapes, *, reduce="max", estimator="song", as_angle=False):
     """`wreath_cka` in two parts."""
-    return factored_kernels(lambda x: wreath_kernel(as_maps(x), reduce), estimator, as_angle)
+    return factored_kernels(lambda x: wreath_kernel(as_maps(x, layout="nhwc"), reduce), estimator, as_angle)
 
 
 @lru_cache(maxsize=64)
@@ -171,9 +173,9 @@ def check_reduce(reduce):
     one_of("reduce", reduce, REDUCTIONS)
 
 
-def _checked(x, y, reduce, estimator):
+def _checked(x, y, reduce, estimator, layout):
     check_reduce(reduce)
-    x, y = as_map_pair(x, y)
+    x, y = as_map_pair(x, y, layout=layout, translated=True)
     check_estimator(estimator, len(x))
     return x, y, reduce, estimator
 

@@ -4,14 +4,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from symjax.birkhoff.checks import is_concrete, real
-from symjax.checks import array, flag
+from symjax.birkhoff.checks import is_concrete
+from symjax.checks import any_array, array, flag
 from symjax.errors import InputError
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
 from symjax.similarity.cca import of_centred as cca_of_centred
-from symjax.similarity.inputs import as_pair, check_maps
+from symjax.similarity.inputs import as_pair, check_layout, check_maps
 from symjax.similarity.pca import check_variance
 from symjax.similarity.pls import of_centred as pls_of_centred
 from symjax.similarity.procrustes import as_similarity, permuted, rotated
@@ -22,7 +23,7 @@ from symjax.similarity.svcca import of_centred as svcca_of_centred
 from symjax.similarity.wreath import matched
 
 
-def cca_stream(rcond=None, *, maps="pixels"):
+def cca_stream(rcond=None, *, maps="pixels", layout=None):
     """`cca` of all samples that came in batches, from running means and triangular factors (`streams.moments`).
 
     With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples costs a QR of m + D rows,
@@ -35,7 +36,7 @@ def cca_stream(rcond=None, *, maps="pixels"):
     the same `maps`; so are those of the Procrustes streams.
 
     Args:
-        rcond, maps: as of `cca`.
+        rcond, maps, layout: as of `cca`.
 
     Returns:
         `Stream`; finalize gives a `CCA`, and the `FewExamplesWarning` of `cca` where the state is concrete.
@@ -50,10 +51,10 @@ def cca_stream(rcond=None, *, maps="pixels"):
         _tell_few_examples(state, seen)
         return _cca(state, _rcond(rcond, state))
 
-    return _stream(as_pair, maps, finalize)
+    return _stream(as_pair, maps, layout, finalize)
 
 
-def pwcca_stream(rcond=None, *, maps="pixels"):
+def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
     """`pwcca` of all samples that came in batches. Everything else is as of `cca_stream`."""
     if rcond is not None:
         check_rcond(rcond)
@@ -62,14 +63,14 @@ def pwcca_stream(rcond=None, *, maps="pixels"):
         _tell_few_examples(state, seen)
         return _pwcca(state, _rcond(rcond, state))
 
-    return _stream(as_pair, maps, finalize)
+    return _stream(as_pair, maps, layout, finalize)
 
 
-def svcca_stream(variance=0.99, *, maps="pixels", full_output=False):
+def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False):
     """`svcca` of all samples that came in batches. Memory, cost and errors are as of `cca_stream`.
 
     Args:
-        variance, maps, full_output: as of `svcca`.
+        variance, maps, layout, full_output: as of `svcca`.
 
     Returns:
         `Stream`; finalize gives the similarity, or (similarity, `CCA`).
@@ -80,26 +81,26 @@ def svcca_stream(variance=0.99, *, maps="pixels", full_output=False):
     def finalize(state, seen):
         similarity, result = _svcca(state, variance)
         if seen is not None and is_concrete(similarity):
-            warn_of_few_examples(seen, int(result.x_rank), int(result.y_rank), stacklevel=4)
+            warn_of_few_examples(seen, int(result.x_rank), int(result.y_rank))
         return (similarity, result) if full_output else similarity
 
-    return _stream(as_pair, maps, finalize)
+    return _stream(as_pair, maps, layout, finalize)
 
 
-def pls_stream(*, maps="pixels"):
+def pls_stream(*, maps="pixels", layout=None):
     """`pls` of all samples that came in batches, always with min(d_x, d_y) pairs. The rest is as of `cca_stream`."""
 
     def finalize(state, _):
         return _pls(state)
 
-    return _stream(as_pair, maps, finalize)
+    return _stream(as_pair, maps, layout, finalize)
 
 
-def procrustes_stream(*, center=False, maps="pixels", full_output=False):
+def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
     """`procrustes` of all samples that came in batches. Memory, cost and errors are as of `cca_stream`.
 
     Args:
-        center, maps, full_output: as of `procrustes`.
+        center, maps, layout, full_output: as of `procrustes`.
 
     Returns:
         `Stream`; finalize gives the similarity, or this and the `Rotation`.
@@ -110,10 +111,10 @@ def procrustes_stream(*, center=False, maps="pixels", full_output=False):
     def finalize(state, _):
         return as_similarity(*_rotated(state, center), full_output)
 
-    return _stream(samples_of, maps, finalize)
+    return _stream(samples_of, maps, layout, finalize)
 
 
-def permutation_procrustes_stream(*, center=False, maps="pixels", full_output=False):
+def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
     """`permutation_procrustes` of all samples that came in batches, with the `Matching` for `full_output`.
 
     Everything else is as of `procrustes_stream`.
@@ -124,10 +125,10 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", full_output=Fa
     def finalize(state, _):
         return as_similarity(*_permuted(state, center), full_output)
 
-    return _stream(samples_of, maps, finalize)
+    return _stream(samples_of, maps, layout, finalize)
 
 
-def wreath_procrustes_stream(*, maps="pixels", full_output=False):
+def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
     """`wreath_procrustes` of all samples that came in batches, with the `Matching` for `full_output`.
 
     Everything else is as of `procrustes_stream`.
@@ -137,16 +138,17 @@ def wreath_procrustes_stream(*, maps="pixels", full_output=False):
     def finalize(state, _):
         return as_similarity(*_matched(state), full_output)
 
-    return _stream(samples_of, maps, finalize)
+    return _stream(samples_of, maps, layout, finalize)
 
 
-def _stream(pair_of, maps, finalize):
+def _stream(pair_of, maps, layout, finalize):
     """The `Stream` of `Moments` of matrices that `pair_of` (`as_pair` or `samples_of`) makes.
 
     `finalize(state, seen)` gets how many samples the state has seen, 2 or more, or None if it is traced.
     """
     check_maps(maps)
-    pair_of = partial(pair_of, maps=maps, min_examples=1)
+    check_layout(layout)
+    pair_of = partial(pair_of, maps=maps, layout=layout, min_examples=1)
 
     def init(x, y):
         x, y = jax.eval_shape(pair_of, x, y)
@@ -177,9 +179,12 @@ def _stream(pair_of, maps, finalize):
 
 def _padding_cleared(x, y, mask):
     """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
-    x, y, mask = real("x", x), real("y", y), array("mask", mask)
+    x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
     if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
         raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
+    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # not rounded yet; a copy of the first that counts is safe
+        rows = np.where(mask, np.arange(len(mask)), mask.argmax())
+        return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
     return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
 
 
@@ -189,7 +194,7 @@ def _rcond(rcond, state):
 
 def _tell_few_examples(state, seen):
     if seen is not None:
-        warn_of_few_examples(seen, len(state.x.shift), len(state.y.shift), stacklevel=5)
+        warn_of_few_examples(seen, len(state.x.shift), len(state.y.shift))
 
 
 @partial(jax.jit, static_argnums=1)

@@ -21,7 +21,7 @@ from symjax.errors import InputError
 from symjax.similarity.channels import about_typical, unit
 from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, pairs
-from symjax.similarity.inputs import as_map_pair, as_pair, check_maps
+from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_maps
 from symjax.similarity.streams.stream import (
     Stream,
     added,
@@ -43,7 +43,7 @@ class Means(NamedTuple):
     __repr__ = one_line
 
 
-def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten"):
+def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None):
     """Minibatch CKA (Nguyen et al. 2021): the three HSIC averaged over batches, weighted by examples, then the ratio.
 
     Of one batch it is `cka`. The three means of "song" have no bias, those of "gretton" and "lange" that of the batch
@@ -53,7 +53,7 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
     The state has 5 numbers and a count. A batch of n costs what `cka` costs in the cheaper of its two forms.
 
     Args:
-        estimator, kernel, bandwidth, maps: as of `cka`; the bandwidth is not traced.
+        estimator, kernel, bandwidth, maps, layout: as of `cka`; the bandwidth is not traced.
 
     Returns:
         `Stream`. finalize gives a 0-d array in [-1, 1]; NaN where x or y is constant within every batch. Invariant as
@@ -68,12 +68,18 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
         raise InputError("bandwidth: is traced, must be a number")
     check_kernel(kernel, bandwidth)
     check_maps(maps)
+    check_layout(layout)
     how = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
     batch = partial(_linear_or_rbf, estimator=estimator, kernel=kernel, bandwidth=float(bandwidth))
-    return _stream(partial(as_pair, maps=maps), batch, estimator, f"hsic ({estimator}, {how}, maps: {maps})")
+    return _stream(
+        partial(as_pair, maps=maps, layout=layout, translated=True),
+        batch,
+        estimator,
+        f"hsic ({estimator}, {how}, maps: {maps})",
+    )
 
 
-def wreath_cka_stream(reduce="max", estimator="song"):
+def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
     """Minibatch form of `wreath_cka`, with `wreath_kernel` for the kernel.
 
     Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
@@ -83,7 +89,7 @@ def wreath_cka_stream(reduce="max", estimator="song"):
     The state has 5 numbers and a count. A batch costs what `wreath_cka` costs.
 
     Args:
-        reduce, estimator: as of `wreath_cka`.
+        reduce, estimator, layout: as of `wreath_cka`.
 
     Returns:
         `Stream`, as `cka_stream`; invariances are those of `wreath_cka`.
@@ -93,8 +99,14 @@ def wreath_cka_stream(reduce="max", estimator="song"):
     """
     check_reduce(reduce)
     check_estimator(estimator)
+    check_layout(layout)
     batch = partial(_wreath, reduce=reduce, estimator=estimator)
-    return _stream(as_map_pair, batch, estimator, f"hsic ({estimator}, wreath kernel: {reduce})")
+    return _stream(
+        partial(as_map_pair, layout=layout, translated=True),
+        batch,
+        estimator,
+        f"hsic ({estimator}, wreath kernel: {reduce})",
+    )
 
 
 def _stream(pair_of, batch, estimator, kind):
