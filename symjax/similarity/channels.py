@@ -1,7 +1,46 @@
 """Channels centred and scaled, alike for matrices (n, d) and maps (n, h, w, c): the last axis is that of channels."""
 
+import math
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from symjax.checks import is_concrete
+
+
+def common_width(width):
+    """The next width of a coarse grid, so that a few programs do for many widths: 16, 32, 64, 128, 160, 192, 224, 256,
+    320, ...: above 128 at most a quarter more."""
+    if width <= 128:
+        return max(16, 2 ** math.ceil(math.log2(width)))
+    step = 2 ** (math.ceil(math.log2(width)) - 3)
+    return -(-width // step) * step
+
+
+def widened(x, width):
+    """`x` with zero channels behind its own."""
+    module = jnp if isinstance(x, jax.Array) else np
+    return module.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
+def of_common_width(*arrays):
+    """Matrices with zero columns up to their `common_width`, for what these do not change; traced ones as they are.
+
+    Those on a CPU are widened by NumPy, which compiles nothing.
+    """
+    if not all(map(is_concrete, arrays)):
+        return arrays
+    return tuple(_of_common_width(x) for x in arrays)
+
+
+def _of_common_width(x):
+    width = common_width(x.shape[-1])
+    if width == x.shape[-1]:
+        return x
+    on_cpu = len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
+    return jnp.asarray(widened(np.asarray(x), width)) if on_cpu else widened(x, width)
 
 
 def centred(x):

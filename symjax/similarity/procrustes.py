@@ -9,7 +9,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centred, root, unit, zero_of_equal
+from symjax.similarity.channels import centred, of_common_width, root, unit, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
 from symjax.similarity.linalg import narrow, triangular
@@ -38,7 +38,7 @@ def procrustes(x, y, *, center=False, maps="pixels", full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    distance, rotation = _rotated(*_samples(x, y, maps, full_output), center)
     return as_similarity(distance, rotation, full_output)
 
 
@@ -60,7 +60,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", full_output=False)
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*samples_of(x, y, maps), center)
+    distance, rotation = _rotated(*_samples(x, y, maps, full_output), center)
     return (distance, rotation) if full_output else distance
 
 
@@ -175,6 +175,11 @@ def unmatched(x, y, permutation, selection):
 def as_similarity(distance, alignment, full_output):
     similarity = 1 - distance / 2
     return (similarity, alignment) if full_output else similarity
+
+
+def _samples(x, y, maps, full_output):
+    x, y = samples_of(x, y, maps)
+    return (x, y) if full_output else of_common_width(x, y)
 
 
 @partial(jax.jit, static_argnames="center")
@@ -296,11 +301,13 @@ _WILLIAMS = "Williams et al. 2021"
 
 
 def _similarity_of(name, fn, reference, least, invariances, factor):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, partial(factor, similarity=True))
+    factor, zeros = partial(factor, similarity=True), invariances is _ROTATED
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=zeros)
 
 
 def _distance_of(name, fn, reference, most, invariances, factor):
-    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor)
+    zeros = invariances is _ROTATED
+    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor, zero_channels=zeros)
 
 
 _PERMUTED = _SCALED | {"permutation"}
