@@ -70,7 +70,7 @@ def typical(x, count=None):
     the mean for it, what is left of a constant channel would be scaled up to unit norm later; with any single row, all
     others could lose their digits to one example of huge size.
     """
-    rows = jnp.linspace(0, 1, 9, dtype=x.dtype) * ((len(x) if count is None else count) - 1)
+    rows = jnp.linspace(0, 1, 9, dtype=x.dtype) * (jnp.asarray(len(x) if count is None else count, x.dtype) - 1)
     chosen = x[jnp.rint(rows).astype(jnp.int32)].reshape(3, 3, -1)
     return lax.stop_gradient(_middle(*_middle(*chosen.swapaxes(0, 1))))
 

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import is_concrete, real
+from symjax.birkhoff.checks import is_concrete
 from symjax.checks import flag
 from symjax.errors import InputError
 from symjax.similarity.alignment import samples_of
@@ -17,7 +17,7 @@ from symjax.similarity.pls import of_centred as pls_of_centred
 from symjax.similarity.procrustes import as_similarity, permuted, rotated
 from symjax.similarity.pwcca import weighted_mean
 from symjax.similarity.streams.moments import centred, centred_neurons, joined, nothing, uncentred, with_batch
-from symjax.similarity.streams.stream import Stream, require_same_shapes, require_seen
+from symjax.similarity.streams.stream import Stream, padding_cleared, require_same_shapes, require_seen
 from symjax.similarity.svcca import of_centred as svcca_of_centred
 from symjax.similarity.wreath import matched
 
@@ -154,7 +154,7 @@ def _stream(pair_of, maps, finalize):
 
     def update(state, x, y, mask=None):
         if mask is not None:
-            x, y, mask = _padding_cleared(x, y, mask)
+            x, y, mask = padding_cleared(x, y, mask)
         x, y = pair_of(x, y)
         for name, side, z in (("x", state.x, x), ("y", state.y, y)):
             if z.shape[1] != len(side.shift) or z.dtype != side.shift.dtype:
@@ -173,14 +173,6 @@ def _stream(pair_of, maps, finalize):
 
     how = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is samples_of else maps
     return Stream(init, update, merge, checked_finalize, f"moments (maps: {how})")
-
-
-def _padding_cleared(x, y, mask):
-    """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
-    x, y, mask = real("x", x), real("y", y), jnp.asarray(mask)
-    if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
-        raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
-    return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
 
 
 def _rcond(rcond, state):
