@@ -288,7 +288,7 @@ def test_huge_examples_in_every_form():
     for form in ("gram", "features"):
         pairs = pairwise({"a": x[None], "b": y[None]}, "cka", form=form).select(layer_a="a", layer_b="b")
         np.testing.assert_allclose(pairs, [[expected]], atol=1e-5)
-    stream = cka_stream()
+    stream = cka_stream(form="minibatch")
     np.testing.assert_allclose(stream.finalize(stream.update(stream.init(x, y), x, y)), expected, atol=1e-5)
     batch = jax.jit(jax.vmap(lambda x: cka(x, y, form="features")))(np.stack([x, x[::-1]]))
     np.testing.assert_allclose(batch, [ratio(linear(x[::s]), linear(y), "song") for s in (1, -1)], atol=1e-5)

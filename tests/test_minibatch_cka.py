@@ -8,6 +8,7 @@ import pytest
 from stream_helpers import data, fed, maps_of
 
 from symjax import similarity
+from symjax.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def max_kernel(x):
 
 
 KERNELS = {
-    "linear": (lambda x: x.reshape(len(x), -1) @ x.reshape(len(x), -1).T, similarity.cka_stream, {}),
+    "linear": (lambda x: x.reshape(len(x), -1) @ x.reshape(len(x), -1).T, similarity.cka_stream, {"form": "minibatch"}),
     "rbf": (lambda x: rbf(x.reshape(len(x), -1)), similarity.cka_stream, {"kernel": "rbf"}),
     "wreath": (max_kernel, similarity.wreath_cka_stream, {}),
 }
@@ -78,7 +79,7 @@ def test_minibatch_cka_agrees_with_its_definition(name, estimator):
 @pytest.mark.parametrize("estimator", ["song", "gretton", "lange"])
 def test_one_batch_is_the_one_shot_cka(estimator):
     for x, y in (data(), maps_of(10)):  # in the form of features, and of Gram matrices
-        stream = similarity.cka_stream(estimator)
+        stream = similarity.cka_stream(estimator, form="minibatch")
         got = stream.finalize(fed(stream, x, y, [len(x)]))
         np.testing.assert_allclose(got, similarity.cka(x, y, estimator), atol=2e-6)
     if estimator == "lange":
@@ -89,7 +90,7 @@ def test_one_batch_is_the_one_shot_cka(estimator):
 
 def test_minibatch_cka_is_near_that_of_the_whole():
     x, y = data(8000)
-    stream = similarity.cka_stream()
+    stream = similarity.cka_stream(form="minibatch")
     parts = [fed(stream, x[i : i + 800], y[i : i + 800], [20] * 40) for i in range(0, 8000, 800)]
     whole = parts[0]
     for part in parts[1:]:
@@ -103,7 +104,7 @@ def test_minibatch_cka_of_any_size():
     """Fourth powers that single precision has no room for, also where the first batch is the smallest."""
     x, y = data()
     x[:20] *= 1e-3
-    stream = similarity.cka_stream()
+    stream = similarity.cka_stream(form="minibatch")
     wanted = stream.finalize(fed(stream, x, y, [20] * 3))
     for size in (1e-20, 1e20):
         got = stream.finalize(fed(stream, x * np.float32(size), y / np.float32(size), [20] * 3))
@@ -112,7 +113,66 @@ def test_minibatch_cka_of_any_size():
 
 def test_minibatch_cka_of_constants():
     x, y = data()
-    stream = similarity.cka_stream()
+    stream = similarity.cka_stream(form="minibatch")
     assert np.isnan(stream.finalize(fed(stream, np.zeros_like(x), y, [20] * 3)))
     x[:20] = 0.1  # in one batch alone
     assert np.isfinite(stream.finalize(fed(stream, x, y, [20] * 3)))
+
+
+def test_batches_of_fifty_thousand():
+    """n (n - 3) is over 2^31."""
+    like = jax.ShapeDtypeStruct((50_000, 3), np.float32)
+    for stream in (similarity.cka_stream(form="minibatch"), similarity.cka_stream(), similarity.wreath_cka_stream()):
+        jax.eval_shape(stream.update, stream.init(like, like), like, like)
+
+
+# The exact form
+
+
+@pytest.mark.parametrize("estimator", ["song", "gretton", "lange"])
+def test_exact_form_is_the_whole_in_any_order(estimator):
+    x, y = data()
+    classes = np.repeat(np.arange(3), 20)[:, None]  # sorted, so that batches differ
+    x, y = x + 3 * np.float32(classes == [0, 1, 2, 0, 1]), y - 2 * np.float32(classes) + 100
+    expected = similarity.cka(x, y, estimator)
+    stream = similarity.cka_stream(estimator)
+    states = [fed(stream, x[i : i + 20], y[i : i + 20], [20]) for i in (0, 20, 40)]
+    np.testing.assert_allclose(stream.finalize(fed(stream, x, y, [20] * 3)), expected, atol=5e-6)
+    for first, second, third in itertools.permutations(states):
+        merged = stream.merge(stream.merge(first, stream.merge(stream.init(x, y), second)), third)
+        np.testing.assert_allclose(stream.finalize(merged), expected, atol=5e-6)
+    minibatch = similarity.cka_stream(estimator, form="minibatch")
+    assert abs(minibatch.finalize(fed(minibatch, x, y, [20] * 3)) - expected) > 0.05  # which depends on the order
+
+
+def test_exact_form_of_any_size_masked_and_with_huge_examples():
+    x, y = data()
+    x[7] *= 1e5
+    stream = similarity.cka_stream()
+    expected = similarity.cka(x, y, form="gram")
+    for size in (1e-20, 1, 1e20):
+        got = stream.finalize(fed(stream, x * np.float32(size), y / np.float32(size), [20] * 3))
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    state = stream.init(x, y)
+    for start in (0, 20, 40):
+        mask = np.arange(40) % 2 == 1
+        padded = [np.full((40, z.shape[1]), np.nan, np.float32) for z in (x, y)]
+        for z, source in zip(padded, (x, y), strict=True):
+            z[mask] = source[start : start + 20]
+        state = stream.update(state, *padded, mask)
+    np.testing.assert_allclose(stream.finalize(state), expected, atol=1e-5)
+    assert np.isnan(stream.finalize(fed(stream, np.full_like(x, 0.1), y, [20] * 3)))
+
+
+def test_mistakes_in_the_exact_form():
+    with pytest.raises(InputError, match="^form: got 'exact', must be 'minibatch'"):
+        similarity.cka_stream(kernel="rbf", form="exact")
+    with pytest.raises(InputError, match="^form: 'whole'"):
+        similarity.cka_stream(form="whole")
+    stream, (x, y) = similarity.cka_stream(), data()
+    with pytest.raises(InputError, match="^x, y: got 16384 and 4 features, must be at most 16384"):
+        stream.init(jax.ShapeDtypeStruct((60, 2**14), np.float32), y)
+    with pytest.raises(InputError, match="^y: got 3 features of float32, the stream was begun with 4"):
+        stream.update(stream.init(x, y), x, y[:, :3])
+    with pytest.raises(InputError, match="^state: has seen 3 examples, must be at least 4"):
+        stream.finalize(fed(stream, x[:3], y[:3], [3]))

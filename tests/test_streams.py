@@ -343,10 +343,11 @@ def test_mistakes():
         stream.update(state, y, x)
     with pytest.raises(InputError, match="b: its state is Moments of"):
         stream.merge(state, stream.init(y, x))
-    with pytest.raises(InputError, match="b: its state is Means of"):
+    with pytest.raises(InputError, match="b: its state is Whole of"):
         stream.merge(state, similarity.cka_stream().init(x, y))
     with pytest.raises(InputError, match="at least 4"):
-        similarity.cka_stream().update(similarity.cka_stream().init(x, y), x[:3], y[:3])
+        stream_of_means = similarity.cka_stream(form="minibatch")
+        stream_of_means.update(stream_of_means.init(x, y), x[:3], y[:3])
     for make, options, message in (
         (similarity.cca_stream, {"rcond": 1}, "rcond: "),
         (similarity.pwcca_stream, {"rcond": -1}, "rcond: "),
@@ -384,7 +385,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
     stream, path = similarity.cka_stream(), tmp_path / "state.npz"
     save_stream(path, stream, stream.init(x, y))
     other = similarity.cka_stream("gretton")
-    with pytest.raises(InputError, match=r"holds hsic \(song.*wanted hsic \(gretton"):
+    with pytest.raises(InputError, match=r"holds cka of the whole \(song.*wanted cka of the whole \(gretton"):
         load_stream(path, other, other.init(x, y))
     stream = similarity.cca_stream()
     save_stream(path, stream, stream.init(x, y))

@@ -2,8 +2,45 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from symjax.checks import is_concrete
+
+
+def common_width(width):
+    """The next width of a coarse grid, so that a few programs do for many widths: 16, 32, 64, 128, 160, 192, 224, 256,
+    320, ...: above 128 at most a quarter more."""
+    if width <= 128:
+        return max(16, 2 ** math.ceil(math.log2(width)))
+    step = 2 ** (math.ceil(math.log2(width)) - 3)
+    return -(-width // step) * step
+
+
+def widened(x, width):
+    """`x` with zero channels behind its own."""
+    module = jnp if isinstance(x, jax.Array) else np
+    return module.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
+
+
+def of_common_width(*arrays):
+    """Matrices with zero columns up to their `common_width`, for what these do not change; traced ones as they are.
+
+    Those on a CPU are widened by NumPy, which compiles nothing.
+    """
+    if not all(map(is_concrete, arrays)):
+        return arrays
+    return tuple(_of_common_width(x) for x in arrays)
+
+
+def _of_common_width(x):
+    width = common_width(x.shape[-1])
+    if width == x.shape[-1]:
+        return x
+    on_cpu = len(x.devices()) == 1 and next(iter(x.devices())).platform == "cpu"
+    return jnp.asarray(widened(np.asarray(x), width)) if on_cpu else widened(x, width)
 
 
 def magnitude(x, axes=None, keepdims=False):
@@ -66,7 +103,7 @@ def about_typical(x):
 
     For what no translation changes: unlike the mean, the constant hardly follows single examples of huge size.
     """
-    return x - typical(x.reshape(-1, x.shape[-1]))
+    return x - typical(x.reshape(-1, x.shape[-1])).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def typical(x, count=None):
@@ -76,7 +113,7 @@ def typical(x, count=None):
     the mean for it, what is left of a constant channel would be scaled up to unit norm later; with any single row, all
     others could lose their digits to one example of huge size.
     """
-    rows = jnp.linspace(0, 1, 9, dtype=x.dtype) * ((len(x) if count is None else count) - 1)
+    rows = jnp.linspace(0, 1, 9, dtype=x.dtype) * (jnp.asarray(len(x) if count is None else count, x.dtype) - 1)
     chosen = x[jnp.rint(rows).astype(jnp.int32)].reshape(3, 3, -1)
     return lax.stop_gradient(_middle(*_middle(*chosen.swapaxes(0, 1))))
 

@@ -10,7 +10,7 @@ from jax import lax
 from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, centred, root, unit, unit_channels, zero_of_equal
+from symjax.similarity.channels import about_typical, centred, of_common_width, root, unit, unit_channels, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import (
     centre_kernel,
@@ -199,7 +199,8 @@ def _checked(x, y, estimator, kernel, bandwidth, maps, layout, form):
     bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX takes no integers from 2**31 on
     if kernel == "rbf" and form == "features":
         raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
-    return x, y, bandwidth, estimator, kernel, cheaper_form(x, y, kernel) if form == "auto" else form
+    form = cheaper_form(x, y, kernel) if form == "auto" else form
+    return *of_common_width(x, y), bandwidth, estimator, kernel, form
 
 
 def check_kernel(kernel, bandwidth):
@@ -269,7 +270,7 @@ _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
 def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, factor=factor):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor)
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=True)
 
 
 _gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
@@ -302,5 +303,6 @@ MEASURES = (
         True,
         _INVARIANT,
         partial(factor, as_angle=True),
+        zero_channels=True,
     ),
 )

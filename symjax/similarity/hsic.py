@@ -115,7 +115,12 @@ def hsic_without_diagonals(x, y, estimator):
         x, y = x - x.mean(0), y - y.mean(0)
     sums = sums_of(x, y)
     centred = products_of_kernels(sums, len(x), "song", widths) if estimator == "song" else sums.squares
-    noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(x.dtype).eps) * sums.squares)
+    return without_rounding(centred, sums)
+
+
+def without_rounding(centred, sums):
+    """The three products of centred kernels (2, 2), of which those that are 0 up to the rounding of `sums` are 0."""
+    noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
     live = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # a NaN is kept
     centred = jnp.where(live[:, None] & live, centred, 0)
     return centred[0, 1], centred[0, 0], centred[1, 1]

@@ -39,6 +39,7 @@ class Measure:
     invariances: names from `INVARIANCES`: nothing changes when x or when y is so transformed.
     factor: called as factor(shapes, **options), with the shapes of all representations that will be compared with each
         other and the options of fn, returns fn in two parts (`Factored`); the same object for the same arguments.
+    zero_channels: whether channels of zeros, added to x or to y, change nothing.
     one_map_size: whether fn refuses maps of different sizes, since by default pixels are its samples.
     """
 
@@ -51,6 +52,7 @@ class Measure:
     invariances: frozenset[str]
     factor: Callable[..., Factored] | None = None
     one_map_size: bool = False
+    zero_channels: bool = False
 
     def __post_init__(self):
         if self.kind not in ("similarity", "distance"):

@@ -18,6 +18,7 @@ from jax import lax
 from symjax import parallel
 from symjax.memory import num_bytes
 from symjax.similarity.alignment import enlarged
+from symjax.similarity.channels import common_width, widened
 from symjax.similarity.meeting import Part, common_size
 
 WIDTH = 512  # of a tile, in rows of its product: wider ones are not faster
@@ -33,6 +34,7 @@ class Zoo:
 
     arrays: tuple  # for each layer (models, n, d) or (models, n, h, w, c), of real numbers
     dtype: np.dtype  # in which to compute
+    widened: bool = False  # whether zero channels are added up to a common width, so that a few programs do
 
     @property
     def models(self):
@@ -55,7 +57,7 @@ class Block:
 
 def prepare(factored, zoo, memory, devices, size=None):
     """Blocks of representations prepared alike, each taking a share of `memory`; and for each layer the widths."""
-    layers = [_prepared(factored, array, zoo.dtype, devices, size) for array in zoo.arrays]
+    layers = [_prepared(factored, array, zoo, devices, size) for array in zoo.arrays]
     kinds = {}
     for layer, part in enumerate(layers):
         kinds.setdefault(str(jax.tree.map(lambda leaf: leaf.shape[1:], part)), []).append(layer)
@@ -75,8 +77,9 @@ def _joined(*leaves):
     return leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
 
 
-def _prepared(factored, array, dtype, devices, size):
-    """The `Part`s of (M, n, ...), with a leading axis M, on the host."""
+def _prepared(factored, array, zoo, devices, size):
+    """The `Part`s of an array of `zoo`, (M, n, ...), with a leading axis M, on the host."""
+    dtype, width = zoo.dtype, array.shape[-1]
     count, each = len(array), array[0].size * dtype.itemsize
     devices = devices[:count]
     at_once = min(count, max(1, PREPARED_AT_ONCE // each))
@@ -88,6 +91,8 @@ def _prepared(factored, array, dtype, devices, size):
         if len(chunk) < at_once:  # filled up, so that one program does for all
             chunk = array[np.minimum(np.arange(start, start + at_once), count - 1)]
         chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
+        if zoo.widened and common_width(width) != width:
+            chunk = widened(np.asarray(chunk), common_width(width))
         found.append(jax.device_get(program(chunk, ())))
     return jax.tree.map(lambda *leaves: _joined(*leaves)[:count], *found)
 
@@ -140,7 +145,7 @@ def _too_odd(factored, left, right):
 
 def _again(factored, zoo, block, size, devices):
     numbers = (divmod(number, zoo.models) for number in block.numbers)
-    parts = [_prepared(factored, zoo.arrays[layer][model][None], zoo.dtype, devices, size) for layer, model in numbers]
+    parts = [_prepared(factored, zoo.arrays[layer][model][None], zoo, devices, size) for layer, model in numbers]
     return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), devices)
 
 

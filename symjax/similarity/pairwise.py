@@ -113,8 +113,10 @@ def pairwise(
     rows, others = np.flatnonzero(wanted.any(1)), np.flatnonzero(wanted.any(0))  # nothing is made of other models
     named = wanted[np.ix_(rows, others)][None, :, None, :]
     for lines, columns in comparisons if len(rows) else ():
-        left = Zoo(tuple(_models(a.arrays[k], rows) for k in lines), dtype)
-        right = left if b is a else Zoo(tuple(_models(b.arrays[k], others) for k in columns), dtype)
+        left = Zoo(tuple(_models(a.arrays[k], rows) for k in lines), dtype, measure.zero_channels)
+        right = (
+            left if b is a else Zoo(tuple(_models(b.arrays[k], others) for k in columns), dtype, measure.zero_channels)
+        )
         mask = np.broadcast_to(named, (len(lines), len(rows), len(columns), len(others)))
         flat = mask.reshape(left.size, right.size)
         if measure.factor is None:

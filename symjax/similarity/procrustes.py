@@ -9,7 +9,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centre, centred, root, unit, zero_of_equal
+from symjax.similarity.channels import centre, centred, of_common_width, root, unit, zero_of_equal
 from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, check_maps, representation
 from symjax.similarity.linalg import held, narrow, triangular
@@ -39,7 +39,7 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*_samples_of(x, y, maps, layout, center, full_output), center)
+    distance, rotation = _rotated(*_widened_samples(x, y, maps, layout, center, full_output), center)
     return as_similarity(distance, rotation, full_output)
 
 
@@ -61,7 +61,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*_samples_of(x, y, maps, layout, center, full_output), center)
+    distance, rotation = _rotated(*_widened_samples(x, y, maps, layout, center, full_output), center)
     return (distance, rotation) if full_output else distance
 
 
@@ -181,6 +181,11 @@ def unmatched(x, y, permutation, selection):
 def as_similarity(distance, alignment, full_output):
     similarity = 1 - distance / 2
     return (similarity, alignment) if full_output else similarity
+
+
+def _widened_samples(x, y, maps, layout, center, full_output):
+    x, y = _samples_of(x, y, maps, layout, center, full_output)
+    return (x, y) if full_output else of_common_width(x, y)
 
 
 @partial(jax.jit, static_argnames="center")
@@ -304,11 +309,13 @@ _WILLIAMS = "Williams et al. 2021"
 
 
 def _similarity_of(name, fn, reference, least, invariances, factor):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, partial(factor, similarity=True))
+    factor, zeros = partial(factor, similarity=True), invariances is _ROTATED
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=zeros)
 
 
 def _distance_of(name, fn, reference, most, invariances, factor):
-    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor)
+    zeros = invariances is _ROTATED
+    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor, zero_channels=zeros)
 
 
 _PERMUTED = _SCALED | {"permutation"}

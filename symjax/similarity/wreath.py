@@ -14,7 +14,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, one_of
 from symjax.similarity.alignment import assign, positive_matching, samples_of
-from symjax.similarity.channels import centre, root, unit, unit_channels, zero_of_equal
+from symjax.similarity.channels import centre, of_common_width, root, unit, unit_channels, zero_of_equal
 from symjax.similarity.cka import angle, cosine, factored_kernels
 from symjax.similarity.factored import Factored
 from symjax.similarity.hsic import centre_kernel, check_estimator
@@ -59,7 +59,8 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     flag("full_output", full_output)
-    distance, matching = matched(*samples_of(x, y, maps, layout=layout))
+    x, y = samples_of(x, y, maps, layout=layout)
+    distance, matching = matched(*((x, y) if full_output else of_common_width(x, y)))
     return as_similarity(distance, matching, full_output)
 
 
@@ -80,7 +81,8 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=
         InputError: as `wreath_procrustes`.
     """
     flag("full_output", full_output)
-    distance, matching = matched(*samples_of(x, y, maps, layout=layout))
+    x, y = samples_of(x, y, maps, layout=layout)
+    distance, matching = matched(*((x, y) if full_output else of_common_width(x, y)))
     return (distance, matching) if full_output else distance
 
 
@@ -286,11 +288,13 @@ _factor_angle = partial(factor_cka, as_angle=True)
 
 
 def _similarity(name, fn, least, invariances, factor):
-    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, factor)
+    zeros = invariances is _RELU
+    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, factor, zero_channels=zeros)
 
 
 def _distance(name, fn, most, invariances, factor):
-    return Measure(name, fn, _GODFREY, (0.0, most), "distance", True, invariances, factor)
+    zeros = invariances is _RELU
+    return Measure(name, fn, _GODFREY, (0.0, most), "distance", True, invariances, factor, zero_channels=zeros)
 
 
 MEASURES = (

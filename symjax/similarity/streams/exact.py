@@ -4,10 +4,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from symjax.birkhoff.checks import is_concrete
-from symjax.checks import any_array, array, flag
+from symjax.checks import flag
 from symjax.errors import InputError
 from symjax.similarity.alignment import samples_of
 from symjax.similarity.cca import check_rcond, warn_of_few_examples
@@ -18,7 +17,7 @@ from symjax.similarity.pls import of_centred as pls_of_centred
 from symjax.similarity.procrustes import as_similarity, permuted, rotated
 from symjax.similarity.pwcca import weighted_mean
 from symjax.similarity.streams.moments import centred, centred_neurons, joined, nothing, uncentred, with_batch
-from symjax.similarity.streams.stream import Stream, require_same_shapes, require_seen
+from symjax.similarity.streams.stream import Stream, padding_cleared, require_same_shapes, require_seen
 from symjax.similarity.svcca import of_centred as svcca_of_centred
 from symjax.similarity.wreath import matched
 
@@ -156,7 +155,7 @@ def _stream(pair_of, maps, layout, finalize):
 
     def update(state, x, y, mask=None):
         if mask is not None:
-            x, y, mask = _padding_cleared(x, y, mask)
+            x, y, mask = padding_cleared(x, y, mask)
         x, y = pair_of(x, y)
         for name, side, z in (("x", state.x, x), ("y", state.y, y)):
             if z.shape[1] != len(side.shift) or z.dtype != side.shift.dtype:
@@ -175,17 +174,6 @@ def _stream(pair_of, maps, layout, finalize):
 
     how = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is samples_of else maps
     return Stream(init, update, merge, checked_finalize, f"moments (maps: {how})")
-
-
-def _padding_cleared(x, y, mask):
-    """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
-    x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
-    if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
-        raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
-    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # not rounded yet; a copy of the first that counts is safe
-        rows = np.where(mask, np.arange(len(mask)), mask.argmax())
-        return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
-    return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
 
 
 def _rcond(rcond, state):

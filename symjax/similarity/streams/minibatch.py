@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
+from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.channels import about_typical, unit
 from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
@@ -31,8 +32,11 @@ from symjax.similarity.streams.stream import (
     require_same_shapes,
     require_seen,
 )
+from symjax.similarity.streams.whole import whole_stream
 from symjax.similarity.wreath import check_reduce, wreath_kernel
 from symjax.spelling import one_line
+
+FORMS = ("auto", "exact", "minibatch")
 
 
 class Means(NamedTuple):
@@ -43,25 +47,33 @@ class Means(NamedTuple):
     __repr__ = one_line
 
 
-def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None):
-    """Minibatch CKA (Nguyen et al. 2021): the three HSIC averaged over batches, weighted by examples, then the ratio.
+def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
+    """`cka` of all examples that came in batches: exactly, or in the minibatch form of Nguyen et al. 2021.
 
-    Of one batch it is `cka`. The three means of "song" have no bias, those of "gretton" and "lange" that of the batch
-    size. Kernel "rbf" takes the median of distances of each batch for itself, so that the three means then depend on
+    form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, whatever the order and the size
+    of batches. With D = p + q features in all, the state has D^2 + O(D) numbers; a batch of n costs n D (2 D + 128)
+    operations or more, a merge about D^2. Padding may be masked.
+
+    form="minibatch" averages the three HSIC over batches, weighted by examples, and takes the ratio then. The state has
+    5 numbers and a count; a batch costs what `cka` costs in the cheaper of its two forms. Of one batch it is `cka`; of
+    several it compares examples of one batch alone, and so depends on the order. Shuffle the data: of batches in random
+    order the three means of "song" have no bias, those of "gretton" and "lange" that of the batch size; of data sorted
+    by class each batch sees what varies within a class, and the value is another one (.86 where that of the whole is
+    .76). Kernel "rbf" takes the median of distances of each batch for itself, so that the three means then depend on
     the batch size a little.
-
-    The state has 5 numbers and a count. A batch of n costs what `cka` costs in the cheaper of its two forms.
 
     Args:
         estimator, kernel, bandwidth, maps, layout: as of `cka`; the bandwidth is not traced.
+        form: "exact", "minibatch", or "auto", exact for the linear kernel and minibatch for "rbf".
 
     Returns:
-        `Stream`. finalize gives a 0-d array in [-1, 1]; NaN where x or y is constant within every batch. Invariant as
-        `cka`. No mask: leave out a last batch that is too small.
+        `Stream`. finalize gives a 0-d array in [-1, 1]; NaN where x or y is constant, in the minibatch form within
+        every batch. Invariant as `cka`. No mask in the minibatch form: leave out a last batch that is too small.
 
     Raises:
-        InputError: as `cka`, of every batch: "song" and "lange" want 4 examples, "gretton" 2; a mask; of finalize, no
-            batch.
+        InputError: as `cka`; form="exact" with "rbf", or, of init, with more than 16384 features on both sides
+            together. Of every batch in the minibatch form: "song" and "lange" want 4 examples, "gretton" 2; a mask. Of
+            finalize: too few examples for the estimator, no batch.
     """
     check_estimator(estimator)
     if not is_concrete(bandwidth):
@@ -69,6 +81,11 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
     check_kernel(kernel, bandwidth)
     check_maps(maps)
     check_layout(layout)
+    one_of("form", form, FORMS)
+    if form == "exact" and kernel != "linear":
+        raise InputError(f"form: got 'exact', must be 'minibatch' or 'auto' for the kernel {kernel!r}")
+    if kernel == "linear" and form != "minibatch":
+        return whole_stream(estimator, maps, layout)
     how = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
     batch = partial(_linear_or_rbf, estimator=estimator, kernel=kernel, bandwidth=float(bandwidth))
     return _stream(
@@ -84,7 +101,8 @@ def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
 
     Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
     sizes estimate the same. Of one batch it is `wreath_cka`; what differs from that of the whole data is noise of order
-    1 / n, n the batch size, in means and norms of channels, and the noise of HSIC.
+    1 / n, n the batch size, in means and norms of channels, and the noise of HSIC. That holds for batches in random
+    order: examples of different batches are not compared, so shuffle data that is sorted, as by class.
 
     The state has 5 numbers and a count. A batch costs what `wreath_cka` costs.
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.similarity.channels import without_rounding
+from symjax.similarity.channels import typical, without_rounding
 from symjax.similarity.linalg import triangular
 from symjax.similarity.streams.stream import added, as_float, count_of, no_samples
 from symjax.spelling import one_line
@@ -28,7 +28,7 @@ LEVELS, TURNS = 3, 32
 
 
 class Mean(NamedTuple):
-    """shift + offset. The shift is a sample, beside which a constant neuron has an offset of exactly 0."""
+    """shift + offset. The shift lies among the bulk of the first batch, and a constant neuron has offset 0 from it."""
 
     shift: jax.Array  # (d,)
     offset: jax.Array  # (d,)
@@ -57,12 +57,11 @@ def nothing(x_width, y_width, dtype):
 def with_batch(moments, x, y, counted):
     """`moments` and the rows of x and y, of which those not `counted` ((n,) booleans, or None for all) do not count."""
     if counted is None:
-        first, samples = 0, x.shape[0]
+        rows, samples = slice(None), x.shape[0]
     else:
-        first, samples = jnp.argmax(counted), counted.sum(dtype=jnp.int32)
+        rows, samples = jnp.argsort(~counted), counted.sum(dtype=jnp.int32)  # those that count come first
     batch_count = count_of(samples)
-    weight = as_float(batch_count, x.dtype)
-    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, counted, first, weight) for z in (x, y))
+    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, counted, rows, samples) for z in (x, y))
     count, x_mean, y_mean, between = _means(moments, (batch_count, x_mean, y_mean))
     rows = jnp.concatenate([x_rows, y_rows], 1)
     changed = triangular(jnp.concatenate([moments.factors[0], rows, between[None]]))
@@ -70,10 +69,11 @@ def with_batch(moments, x, y, counted):
     return _carried(Moments(count, x_mean, y_mean, factors, moments.turns.at[0].add(1)))
 
 
-def _centred(x, counted, first, samples):
-    shift = lax.stop_gradient(x[first])
+def _centred(x, counted, rows, samples):
+    samples = jnp.maximum(jnp.asarray(samples, x.dtype), 1)
+    shift = typical(x[rows], samples)
     apart = _counted(x - shift[None], counted)
-    offset = apart.sum(0) / jnp.maximum(samples, 1)
+    offset = apart.sum(0) / samples
     return _counted(apart - offset[None], counted), Mean(shift, offset)
 
 

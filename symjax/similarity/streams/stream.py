@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from symjax.birkhoff.checks import is_concrete
+from symjax.checks import any_array, array
 from symjax.errors import InputError
 
 _LIMB = 2**30
@@ -77,3 +79,14 @@ def require_same_shapes(a, b):
 def described(state):
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(state))
     return f"{type(state).__name__} of {shapes}"
+
+
+def padding_cleared(x, y, mask):
+    """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
+    x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
+    if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
+        raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
+    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # not rounded yet; a copy of the first that counts is safe
+        rows = np.where(mask, np.arange(len(mask)), mask.argmax())
+        return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
+    return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
