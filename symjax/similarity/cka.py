@@ -250,7 +250,7 @@ def kernel_of(x, kernel, bandwidth):
     doubtful = (off_diagonal & (noise > _NOISE * unit) & (apart - noise < _FAR * unit)).any()
 
     def from_differences(x):
-        apart = lax.map(jax.checkpoint(lambda row: ((x - row) ** 2).sum(1)), x)
+        apart = lax.map(jax.checkpoint(lambda row: ((x - row[None]) ** 2).sum(1)), x)
         return apart, _median(apart)
 
     apart, median = lax.cond(doubtful, jax.checkpoint(from_differences), lambda x: (apart, median), x)

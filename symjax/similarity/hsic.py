@@ -92,7 +92,7 @@ def hsic_of_features(x, y, estimator):
     diagonals of the kernels leave few digits of what is not on them, as where one example is huge, all is computed
     again without them (`off_diagonal`). Kernels that are 0 up to rounding count as 0.
     """
-    centred_x, centred_y = x - x.mean(0), y - y.mean(0)
+    centred_x, centred_y = x - x.mean(0)[None], y - y.mean(0)[None]
     x_diagonal, y_diagonal = diagonal(centred_x), diagonal(centred_y)
     x_power, x_sound = power_of_features(centred_x, x_diagonal, estimator)
     y_power, y_sound = power_of_features(centred_y, y_diagonal, estimator)
@@ -112,7 +112,7 @@ def hsic_without_diagonals(x, y, estimator):
     """`hsic_of_features` for "song" and "lange", whatever the diagonals; 2 to 4 times as slow."""
     widths = x.shape[1], y.shape[1]
     if estimator == "lange":
-        x, y = x - x.mean(0), y - y.mean(0)
+        x, y = x - x.mean(0)[None], y - y.mean(0)[None]
     sums = sums_of(x, y)
     centred = products_of_kernels(sums, len(x), "song", widths) if estimator == "song" else sums.squares
     return without_rounding(centred, sums)
@@ -122,7 +122,7 @@ def without_rounding(centred, sums):
     """The three products of centred kernels (2, 2), of which those that are 0 up to the rounding of `sums` are 0."""
     noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
     live = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # a NaN is kept
-    centred = jnp.where(live[:, None] & live, centred, 0)
+    centred = jnp.where(live[:, None] & live[None], centred, 0)
     return centred[0, 1], centred[0, 0], centred[1, 1]
 
 

@@ -96,7 +96,7 @@ def moved(sums, n, by, widths):
     crossed = matmul(sums.row_products, shifts.T)
     squared = matmul(spread, shifts.T)
     rows = mean + n * level
-    row_products = sums.row_products + (n - 2) * spread + level[:, None] * sums.total
+    row_products = sums.row_products + (n - 2) * spread + level[:, None] * sums.total[None]
     # K_ij becomes K_ij + a_i + a_j with a_i = shifts z_i + half.
     sides = crossed + sums.rows[:, None] * half[None, :]
     of_sides = squared + along[:, None] * half[None, :] + half[:, None] * along[None, :] + n * jnp.outer(half, half)
@@ -105,7 +105,7 @@ def moved(sums, n, by, widths):
         sums.total + n * by,
         sums.products + jnp.outer(sums.total, by) + jnp.outer(by, sums.total) + n * jnp.outer(by, by),
         rows,
-        row_products + rows[:, None] * by,
+        row_products + rows[:, None] * by[None],
         sums.row_squares
         + (n - 2) * (crossed + crossed.T)
         + (n - 2) ** 2 * squared
@@ -122,9 +122,9 @@ def scaled(sums, by, widths):
     outer = jnp.outer(square, square)
     return Sums(
         sums.total * each,
-        sums.products * each[:, None] * each,
+        sums.products * each[:, None] * each[None],
         sums.rows * square,
-        sums.row_products * square[:, None] * each,
+        sums.row_products * square[:, None] * each[None],
         sums.row_squares * outer,
         sums.squares * outer,
     )
@@ -149,7 +149,7 @@ def _before(totals):
 def _masked(total, widths):
     """(2, D): of x alone, and of y alone."""
     side = jnp.arange(2).repeat(jnp.array(widths), total_repeat_length=sum(widths))
-    return jnp.where(side == jnp.arange(2)[:, None], total, 0)
+    return jnp.where(side[None] == jnp.arange(2)[:, None], total[None], 0)
 
 
 def _kernels(a, b, widths):
