@@ -132,7 +132,11 @@ class ZooConfig:
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
         """The fingerprint of the model's code on images of these shapes, see `symjax.models.structure`."""
         image = (shapes["image_size"], shapes["image_size"], shapes["channels"])
-        return structure(self.network_on(shapes, method="native"), image)
+        network = self.network_on(shapes, method="native")
+        try:
+            return structure(network, image)
+        except (TypeError, ValueError):  # which one depends on the layer that finds nothing left after pooling
+            raise InputError(f"image_size: {shapes['image_size']} is too small for {network.name}") from None
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
         """The labels of the training images that the member of `seed` learns: (n,), int32."""
