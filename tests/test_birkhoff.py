@@ -469,6 +469,13 @@ def test_sinkhorn_gradient_agrees_with_finite_differences():
 # Permutations
 
 
+def test_nearest_permutation_takes_all_bits_of_numpy():
+    matrix = np.float64(sample("zero", 1.0, 7))
+    np.testing.assert_array_equal(nearest_permutation(matrix + 1e9), nearest_permutation(matrix))
+    whole = np.int64(np.rint(1e3 * matrix))
+    np.testing.assert_array_equal(nearest_permutation(whole + 2**40), nearest_permutation(whole))
+
+
 @pytest.mark.parametrize("n", [1, 7, 100])
 def test_nearest_permutation_agrees_with_scipy(n):
     matrix = sample("zero", 1.0, n)

@@ -7,7 +7,7 @@ from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
 
 from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
-from symjax.checks import array
+from symjax.checks import any_array, array
 from symjax.errors import InputError
 
 
@@ -27,7 +27,10 @@ def nearest_permutation(matrix):
     Raises:
         InputError: not square, not real; NaN or infinity in a concrete matrix.
     """
-    matrix = lax.stop_gradient(square("matrix", matrix))
+    given = any_array("matrix", matrix)
+    matrix = lax.stop_gradient(square("matrix", given))
+    if isinstance(given, np.ndarray):  # with all of its bits
+        matrix = given
     require_finite("matrix", matrix)
     flat = matrix.reshape(-1, *matrix.shape[-2:])
     if is_concrete(flat):
