@@ -40,6 +40,19 @@ def representations(size=()):
     return side(), side()
 
 
+def heavy_tailed(tails):
+    """Two related ones whose rows differ in size by powers: a few rows, or a single one, are most of the data."""
+    rng = np.random.default_rng(3)
+    latent = rng.normal(size=(EXAMPLES, 3))
+    sizes = np.abs(rng.standard_cauchy((EXAMPLES, 1))) if tails == "cauchy" else 1 + rng.pareto(0.3, (EXAMPLES, 1))
+
+    def side():
+        mixed = latent @ rng.normal(size=(3, FEATURES)) + 0.7 * rng.normal(size=(EXAMPLES, FEATURES))
+        return np.float32(sizes * mixed + 0.5)
+
+    return side(), side()
+
+
 def transform(name, x):
     """One transformation of the kind named, the same in every call."""
     rng = np.random.default_rng(11)
@@ -124,6 +137,24 @@ def test_values_do_not_leave_the_range_by_rounding(measure, either):
         for y in others:
             assert_within(measure.fn(x, y), measure.range)
             assert_within(measure.fn(y, x), measure.range)
+
+
+@each
+@pytest.mark.filterwarnings("ignore::symjax.similarity.NumericalWarning")  # of directions that are lost, which is told
+def test_heavy_tails_take_no_digits(measure):
+    for tails in ("cauchy", "pareto"):
+        x, y = heavy_tailed(tails)
+        value = float(measure.fn(x, y))
+        with jax.enable_x64(True):
+            expected = float(measure.fn(np.float64(x), np.float64(y)))
+        error = HOLDS * max(1, abs(expected))
+        assert abs(value - expected) < error
+        assert_within(value, measure.range)
+        assert not measure.symmetric or abs(float(measure.fn(y, x)) - value) < error
+    x, y = heavy_tailed("cauchy")
+    value = float(measure.fn(x, y))
+    for invariance in measure.invariances:
+        assert abs(float(measure.fn(transform(invariance, x), y)) - value) < HOLDS * max(1, abs(value)), invariance
 
 
 def assert_within(value, ends):

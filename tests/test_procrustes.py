@@ -20,6 +20,7 @@ from symjax.similarity import (
     procrustes,
     procrustes_distance,
 )
+from symjax.similarity.procrustes import _rotated
 
 N = 30
 
@@ -93,6 +94,21 @@ def test_far_from_the_origin_and_nearly_collinear(p, q):
         )
         pairs = pairwise({"x": x[None], "y": y[None]}, "procrustes_distance").select(layer_a="x", layer_b="y")
         np.testing.assert_allclose(pairs, [[expected]], rtol=1e-3)
+
+
+def test_one_program_does_for_widths_that_are_near():
+    known = _rotated._cache_size()
+    for p in (18, 21, 22, 23):
+        x, y = data(p, 41 - p, n=40)
+        np.testing.assert_allclose(procrustes_distance(x, y), orthogonal_by_definition(x, y), atol=2e-6)
+        assert procrustes_distance(x, y, full_output=True)[1].rotation.shape == (41 - p, p)
+    assert _rotated._cache_size() <= known + 5  # one for all four distances, and one for each alignment
+
+    layers = {str(p): data(p, 1, seed=p, n=40)[0][None] for p in (18, 21, 26)}
+    found = pairwise(layers, "procrustes_distance")
+    for (a, x), (b, y) in itertools.combinations(layers.items(), 2):
+        expected = [[orthogonal_by_definition(x[0], y[0])]]
+        np.testing.assert_allclose(found.select(layer_a=a, layer_b=b), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -266,11 +266,12 @@ def _permutations(fn, x, y, key, count, batch_size):
 
 
 def _block(x, y, examples, batch_size):
-    if batch_size is not None:
+    """The batch size of `lax.map`; None for one after another, since under `vmap` both sides of a condition are run."""
+    if batch_size is None:
+        batch_size = BLOCK // (examples * (x[0].size + y[0].size + 2 * examples))
+    else:
         integer("batch_size", batch_size, 1)
-        return batch_size
-    numbers = examples * (x[0].size + y[0].size + 2 * examples)
-    return max(1, BLOCK // numbers)
+    return batch_size if batch_size > 1 else None
 
 
 def _function(fn):
