@@ -8,6 +8,8 @@ import gc
 import os
 import shutil
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads cost more than small matrices; read at first import
+
 import campaign
 import jax
 import pytest

@@ -28,8 +28,6 @@ from symjax.zoo.stored import StoredMember
 
 ON_CPU = jax.default_backend() == "cpu"
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")]
-if ON_CPU:
-    pytestmark += [pytest.mark.usefixtures("quick_compilation")]
 covered = pytest.mark.slow  # by other tests on a CPU; `-m gpu` runs it all the same
 
 

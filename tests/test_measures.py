@@ -128,7 +128,6 @@ def test_value_is_a_scalar_in_range(measure, either):
         assert_within(value, measure.range)
 
 
-@pytest.mark.filterwarnings("ignore::symjax.similarity.inputs.NumericalWarning")
 @each
 def test_values_do_not_leave_the_range_by_rounding(measure, either):
     """Of what is the same up to a transformation, where the value is at an end of the range."""

@@ -24,6 +24,7 @@ from symjax.similarity.measure import Measure
 from symjax.similarity.meeting import Part
 
 _EQUAL = 64  # times eps: how far apart correlations may be whose variates rounding can mix
+_VISIBLE = 1e-3  # difference of correlations under which weights hardly matter
 
 
 def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
@@ -69,7 +70,8 @@ def _undetermined(result):
     rho, tolerance = result.correlations, _EQUAL * float(jnp.finfo(result.correlations.dtype).eps)
     used = jnp.arange(len(rho), dtype=jnp.int32) < jnp.minimum(result.x_rank, result.y_rank)
     alike = (rho[:-1] - rho[1:] <= tolerance) & used[1:]
-    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > tolerance)
+    # Weights move the value by no more than the correlations differ.
+    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > _VISIBLE)
 
 
 def weighted_mean(result):
