@@ -60,7 +60,7 @@ def main(settings: Settings) -> None:
 
 
 def zoo_row(settings: Settings, model: str, dataset: Dataset) -> dict:
-    config = ZooConfig("cifar10", model, recipe=Recipe(epochs=settings.epochs))
+    config = ZooConfig("cifar10", model, recipe=Recipe(epochs=settings.epochs, flip=True, translate=2))
     flops = settings.epochs * estimate.epoch_flops(config, dataset)
     need = None
     if settings.memory:
@@ -70,7 +70,7 @@ def zoo_row(settings: Settings, model: str, dataset: Dataset) -> dict:
 
 def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     config = ZooConfig("cifar10", model)
-    fit = FitConfig(epochs=settings.stitch_epochs)
+    fit = FitConfig(epochs=settings.stitch_epochs, flip=True, translate=2)
     networks = {method: config.network(dataset, method=method) for method in ("native", ACCELERATOR.conv)}
     points = tuple(range(len(networks["native"].points)))
     plan = Plan(networks[ACCELERATOR.conv], points, parse_families(FAMILIES), fit, ACCELERATOR)

@@ -161,7 +161,7 @@ def dataset():
     return build(source, validation=0.2, train_size=None, test_size=None, seed=0)
 
 
-RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.01, translate=1)
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=0.01, flip=True, translate=1)
 
 
 def epoch(network, execution):

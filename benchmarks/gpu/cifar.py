@@ -32,7 +32,7 @@ def run(report: Report) -> None:
 
 
 def train(report, network, execution, dataset, images, members):
-    recipe = Recipe(epochs=50)
+    recipe = Recipe(epochs=50, flip=True, translate=2)
     steps, end = len(dataset.train) // recipe.batch_size, report.deadline - (1 - TRAINING) * report.left()
     states = jax.jit(jax.vmap(lambda seed: create_state(network, recipe, steps, seed)))(jnp.arange(members))
     shared = device_data(dataset, pad_batches(dataset.validation, 500))
@@ -52,7 +52,9 @@ def train(report, network, execution, dataset, images, members):
 
 
 def stitch(report, network, execution, dataset, members, count):
-    config = FitConfig(epochs=1, batch_size=32, reestimation_images=min(2048, len(dataset.train)))
+    config = FitConfig(
+        epochs=1, batch_size=32, flip=True, translate=2, reestimation_images=min(2048, len(dataset.train))
+    )
     pairs = all_pairs(range(len(next(iter(jax.tree.leaves(members))))))[:count]
     families = "identity" if report.rehearse else "full,rank1,birkhoff"
     plan = Plan(network, tuple(range(len(network.points))), parse_families(families), config, execution)

@@ -122,7 +122,7 @@ def measure(report: Report, cases: Sequence[Case], peaks: dict[str, float], spee
 
 def compiled(case: Case):
     """The program, and the seconds that tracing and compiling it took."""
-    recipe, network, began = Recipe(batch_size=BATCH), case.network, perf_counter()
+    recipe, network, began = Recipe(batch_size=BATCH, flip=True, translate=2), case.network, perf_counter()
 
     def epoch(states, data):
         return each(lambda state: train_epoch(network, recipe, state, data), case.execution)(states)
@@ -145,7 +145,11 @@ def states(case: Case):
 @functools.lru_cache
 def one_state(model: str, width: int | None):
     """Of one member; the same for all ways to compute."""
-    return jax.jit(lambda: create_state(create(model, width=width), Recipe(batch_size=BATCH), 1, jnp.int32(0)))()
+    return jax.jit(
+        lambda: create_state(
+            create(model, width=width), Recipe(batch_size=BATCH, flip=True, translate=2), 1, jnp.int32(0)
+        )
+    )()
 
 
 @functools.lru_cache
@@ -165,7 +169,7 @@ def flops_per_image(model: str, width: int | None) -> float:
     """Of a training step with plain convolutions."""
     if model == "mcnn":
         return member_step_flops(width)
-    return step_flops(create(model, width=width), (32, 32, 3), Recipe(batch_size=BATCH)) / BATCH
+    return step_flops(create(model, width=width), (32, 32, 3), Recipe(batch_size=BATCH, flip=True, translate=2)) / BATCH
 
 
 def torch_rows(report: Report, width: int, images: int, peaks: dict[str, float]) -> dict[str, float]:
