@@ -1,0 +1,90 @@
+"""Evaluate, inline and inspect jaxprs, in the parts of JAX that `jax.extend` makes public.
+
+A model is a function, and its jaxpr lists the function's operations. What symjax changes in a model it changes while it
+evaluates the jaxpr, equation by equation.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+CALLS = {"jit", "pjit", "closed_call", "core_call"}
+"""Primitives that do nothing but call a jaxpr."""
+
+REMATERIALIZATIONS = {"checkpoint", "remat", "remat2"}
+
+Rule = Callable[[JaxprEqn, Sequence[Any]], Sequence[Any] | None]
+
+
+def closed_body(equation: JaxprEqn) -> ClosedJaxpr:
+    """Return the jaxpr that a call, a rematerialization or a custom derivative evaluates."""
+    params = equation.params
+    body = next(params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if params.get(name) is not None)
+    return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
+
+
+def bind(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
+    """Apply one equation, as it is, to values: evaluate a jaxpr that holds this equation alone.
+
+    How a primitive takes its parameters differs between versions of JAX, which `jax.core.eval_jaxpr` knows.
+    """
+    inputs = {atom: value for atom, value in zip(equation.invars, values, strict=True) if is_variable(atom)}
+    single = Jaxpr(
+        constvars=(), invars=list(inputs), outvars=equation.outvars, eqns=[equation], effects=equation.effects
+    )
+    return jax.core.eval_jaxpr(single, (), *inputs.values())
+
+
+def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda equation, values: None) -> list[Any]:
+    """Evaluate a jaxpr on the leaves of its arguments.
+
+    Calls are entered, and rematerialized functions that name a value. For every other equation
+    `rule(equation, values)` may return results that replace the equation's own; None keeps the equation.
+    """
+    jaxpr = closed.jaxpr
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *arguments], strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        operands = [read(atom) for atom in equation.invars]
+        if _is_entered(equation):
+            results = evaluate(closed_body(equation), operands, rule)
+        else:
+            results = rule(equation, operands)
+            if results is None:
+                results = bind(equation, operands)
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def inline(closed: ClosedJaxpr, rule: Rule = lambda equation, values: None) -> ClosedJaxpr:
+    """Return an equal jaxpr without calls, and with the replacements of `rule`."""
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+    return jax.make_jaxpr(lambda *arguments: evaluate(closed, arguments, rule))(*shapes)
+
+
+def _is_entered(equation: JaxprEqn) -> bool:
+    name = equation.primitive.name
+    if name in REMATERIALIZATIONS:
+        return any(inner.primitive.name == "name" for inner in equations(closed_body(equation).jaxpr))
+    return name in CALLS
+
+
+def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
+    """Yield all equations of a jaxpr, those of inner jaxprs included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, (Jaxpr, ClosedJaxpr))
+        ):
+            if isinstance(inner, (Jaxpr, ClosedJaxpr)):
+                yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def is_variable(atom: Any) -> bool:
+    """Whether an operand of an equation is a variable and not a literal."""
+    return isinstance(atom, Var)
