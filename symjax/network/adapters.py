@@ -1,0 +1,221 @@
+"""Models of Flax NNX, of Flax Linen and plain functions, each as pure functions of a `Member`.
+
+An adapter has `init(key) -> Member`, `apply(member, x, mode, key) -> (output, state)`, where the key is None where
+nothing is to be random, `to_member(variables) -> Member` and `from_member(member)`, its inverse.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from symjax.errors import InputError
+from symjax.network.member import Member
+from symjax.network.naming import stitch_point
+
+PyTree = Any
+Mode = Literal["inference", "batch", "train", "moments"]
+MODES = ("inference", "batch", "train", "moments")
+
+
+class NNXAdapter:
+    """A module of Flax NNX; see `Network.from_nnx`."""
+
+    def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], points: Sequence[str] | None):
+        if not callable(build):
+            raise InputError(
+                f"build: got {type(build).__name__}, expected a function of nnx.Rngs that returns a module"
+            )
+        self._build = build
+        abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
+        if not isinstance(abstract, nnx.Module):
+            raise InputError(f"build: it returned {type(abstract).__name__}, expected a module of flax.nnx")
+        self._plain, *self._states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+        self._graphs = {}
+        for mode in MODES:
+            module = nnx.merge(self._plain, *self._states)
+            for path in points or ():
+                _name_output(module, path)
+            _set_mode(module, mode, random=False)
+            self._graphs[mode, False] = nnx.split(module)[0]
+            _set_mode(module, mode, random=True)
+            self._graphs[mode, True] = nnx.split(module)[0]
+
+    def init(self, key: jax.Array) -> Member:
+        return self.to_member(self._build(nnx.Rngs(key)))
+
+    def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
+        inputs = x if isinstance(x, tuple) else (x,)
+        module = nnx.merge(self._graphs[mode, key is not None], *self._variables(member, key))
+        output = module(*inputs)
+        return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+
+    def to_member(self, module: nnx.Module) -> Member:
+        if not isinstance(module, nnx.Module):
+            raise InputError(f"module: got {type(module).__name__}, expected a module of flax.nnx")
+        _, params, _, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        return Member(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
+
+    def from_member(self, member: Member) -> nnx.Module:
+        module = nnx.merge(self._plain, *self._variables(member, jax.random.key(0)))
+        module.eval()
+        return module
+
+    def _variables(self, member: Member, key: jax.Array | None) -> tuple[nnx.State, nnx.State, nnx.State]:
+        params, rngs, state = self._states
+        return _filled(params, member.params), _seeded(rngs, key), _filled(state, member.state)
+
+
+def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
+    if mode == "inference":
+        module.eval()
+        return
+    module.train()
+    if not random:
+        module.set_attributes(deterministic=True, raise_if_not_found=False)
+    if mode == "moments":
+        for _, child in nnx.iter_modules(module):
+            if isinstance(child, nnx.BatchNorm):
+                child.momentum = 0.0  # the statistics become those of the batch
+
+
+def _filled(abstract: nnx.State, values: PyTree) -> nnx.State:
+    """A copy of the abstract state that holds `values`."""
+    state = jax.tree.map(lambda leaf: leaf, abstract)
+    nnx.replace_by_pure_dict(state, values)
+    return state
+
+
+def _seeded(rngs: nnx.State, key: jax.Array | None) -> nnx.State:
+    """The states of random streams, each with a key of its own, at their beginning."""
+    key = jax.random.key(0) if key is None else key
+    leaves, structure = jax.tree.flatten(rngs)
+
+    def seeded(i, leaf):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        own = jax.random.fold_in(key, i)
+        return jax.random.split(own, leaf.shape) if leaf.shape else own
+
+    return jax.tree.unflatten(structure, [seeded(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def _name_output(module: nnx.Module, path: str) -> None:
+    """Have the submodule at a path, such as "blocks.0.conv", name its output by the path."""
+    child: Any = module
+    for part in path.split("."):
+        child = child[int(part)] if part.isdecimal() else getattr(child, part, None)
+        if child is None:
+            break
+    if not isinstance(child, nnx.Module):
+        known = [".".join(map(str, where)) for where, _ in nnx.iter_modules(module) if where]
+        raise InputError(f"points: {path!r} is not a submodule; known: {', '.join(known) or 'none'}")
+    child.__class__ = _naming_class(type(child), path)
+
+
+@cache
+def _naming_class(cls: type, path: str) -> type:
+    """A subclass that names what it returns."""
+
+    def __call__(self, *args, **kwargs):
+        return stitch_point(cls.__call__(self, *args, **kwargs), path)
+
+    return type(cls)(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
+
+
+class LinenAdapter:
+    """A module of Flax Linen; see `Network.from_linen`."""
+
+    def __init__(self, module: Any, example: PyTree, points: Sequence[str] | None):
+        import flax.linen
+
+        if not isinstance(module, flax.linen.Module):
+            raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
+        self._module, self._example, self._linen = module, example, flax.linen
+        self._paths = frozenset(points or ())
+        self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
+
+    def init(self, key: jax.Array) -> Member:
+        params, dropout = jax.random.split(key)
+        example = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self._example)
+        streams = {"params": params, "dropout": dropout}
+        return self.to_member(self._module.init(streams, *_inputs(example), **self._flags(False)))
+
+    def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
+        variables = {"params": member.params, **member.state}
+        train = mode != "inference"
+        streams = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout",))}
+        with self._linen.intercept_methods(self._name_outputs):
+            if not train:
+                return self._module.apply(variables, *_inputs(x), rngs=streams, **self._flags(False)), member.state
+            changing = list(member.state)
+            output, changed = self._module.apply(
+                variables, *_inputs(x), rngs=streams, mutable=changing, **self._flags(True)
+            )
+        return output, {**member.state, **changed}
+
+    def to_member(self, variables: Any) -> Member:
+        if not isinstance(variables, dict) and not hasattr(variables, "items"):
+            raise InputError(f"variables: got {type(variables).__name__}, expected what the module's init returns")
+        variables = dict(variables)
+        return Member(variables.pop("params", {}), variables)
+
+    def from_member(self, member: Member) -> dict:
+        return {"params": member.params, **member.state}
+
+    def _flags(self, train: bool) -> dict[str, bool]:
+        return {name: not train if name == "deterministic" else train for name in self._names}
+
+    def _name_outputs(self, next_fun, args, kwargs, context):
+        output, path = next_fun(*args, **kwargs), ".".join(context.module.path)
+        return stitch_point(output, path) if context.method_name == "__call__" and path in self._paths else output
+
+
+class FunctionAdapter:
+    """A function of variables and inputs; see `Network.from_function`."""
+
+    def __init__(self, apply: Callable, variables: PyTree, init: Callable | None, state: PyTree | None):
+        if not callable(apply):
+            raise InputError(f"apply: got {type(apply).__name__}, expected a function of variables and x")
+        self._apply, self._init = apply, init
+        self._has_state = state is not None
+        self.variables = None if variables is None else Member(variables, {} if state is None else state)
+        self._names = _accepted(apply, ("train", "key"))
+
+    def init(self, key: jax.Array) -> Member:
+        if self._init is None:
+            raise InputError(
+                "init: this network was made without one; give Network.from_function init=, a function of a key that "
+                "returns variables (or variables and state)"
+            )
+        made = self._init(key)
+        return Member(*made) if self._has_state else Member(made, {})
+
+    def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
+        options = {"train": mode != "inference", "key": key}
+        options = {name: options[name] for name in self._names}
+        if not self._has_state:
+            return self._apply(member.params, x, **options), member.state
+        return self._apply(member.params, member.state, x, **options)
+
+    def to_member(self, variables: PyTree) -> Member:
+        if isinstance(variables, Member):
+            return variables
+        return Member(*variables) if self._has_state else Member(variables, {})
+
+    def from_member(self, member: Member) -> PyTree:
+        return tuple(member) if self._has_state else member.params
+
+
+def _accepted(function: Callable, names: Sequence[str]) -> list[str]:
+    """Which of `names` a function takes as keyword arguments."""
+    params = inspect.signature(function).parameters
+    return [name for name in names if name in params]
+
+
+def _inputs(x: PyTree) -> tuple:
+    return x if isinstance(x, tuple) else (x,)

@@ -1,0 +1,451 @@
+"""Any JAX model, split at named values.
+
+A `Network` is the static description of a model; `Member`s are its variables. All methods are pure functions of plain
+pytrees, so `jit`, `vmap`, `grad`, `shard_map`, optax and checkpoints see arrays alone. What a method needs of the model
+is cut out of the model's jaxpr (`symjax.network.split`), and evaluated with the operations that are fast on this
+backend (`symjax.network.rewrite`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from symjax.checks import is_integer, one_of, short
+from symjax.errors import InputError
+from symjax.network import rewrite
+from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter
+from symjax.network.jaxprs import evaluate, inline
+from symjax.network.member import Member, leaves_by_path, part_of, update
+from symjax.network.split import Program, Trace
+
+PyTree = Any
+
+
+@dataclass(frozen=True)
+class StitchPoint:
+    """A named value of a model.
+
+    Attributes:
+      name: by which methods and commands take it.
+      shape: of the features of one example, channels last.
+      starred: whether more than the features crosses a split there, as inside a residual block.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    starred: bool = False
+
+    @property
+    def channels(self) -> int:
+        """The size of the last axis, on which a stitch acts."""
+        return self.shape[-1]
+
+
+class Network:
+    """A model that can be split at the values that it names. Hashable by identity; see the constructors.
+
+    Attributes:
+      name: in messages.
+      example: shapes and types of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
+      points: the `StitchPoint`s, in program order.
+    """
+
+    def __init__(self, adapter, example: PyTree, *, name: str, form: str = "native"):
+        self._adapter, self.name, self._form = adapter, name, form
+        self.example = jax.tree.map(_shape_of, example)
+        if not jax.tree.leaves(self.example):
+            raise InputError("example: got no array, expected an input of the model, examples along the first axis")
+        self._traces: dict[Any, Trace] = {}
+        self._programs: dict[Any, Program] = {}
+        self._points: tuple[StitchPoint, ...] | None = None
+
+    @classmethod
+    def from_nnx(
+        cls,
+        build: Callable[[nnx.Rngs], nnx.Module],
+        *,
+        example: PyTree,
+        points: Sequence[str] | None = None,
+        name: str | None = None,
+    ) -> "Network":
+        """Return the network of a Flax NNX module.
+
+        Args:
+          build: makes a module from random streams: `lambda rngs: CNN(rngs=rngs)`.
+          example: an input or its shape, with examples along the first axis; a tuple for a module of several inputs.
+          points: paths of submodules, such as "conv1" or "blocks.0", whose outputs are stitch points, beside the
+            values that the code names by `symjax.stitch_point`.
+          name: in messages; the module's class by default.
+        """
+        adapter = NNXAdapter(build, points)
+        return cls(adapter, example, name=name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
+
+    @classmethod
+    def from_linen(
+        cls, module: Any, *, example: PyTree, points: Sequence[str] | None = None, name: str | None = None
+    ) -> "Network":
+        """Return the network of a Flax Linen module.
+
+        The argument `train` (also `training`, `is_training`, `deterministic`) of the module's `__call__` is set by the
+        mode. Random operations draw from the stream "dropout". Arguments are as of `from_nnx`.
+        """
+        example = jax.tree.map(_shape_of, example)
+        return cls(LinenAdapter(module, example, points), example, name=name or type(module).__name__)
+
+    @classmethod
+    def from_function(
+        cls,
+        apply: Callable,
+        variables: PyTree = None,
+        *,
+        example: PyTree,
+        init: Callable[[jax.Array], PyTree] | None = None,
+        state: PyTree = None,
+        name: str | None = None,
+    ) -> "Network":
+        """Return the network of a function `apply(variables, x)`.
+
+        Args:
+          apply: the model. Where it takes them, `train` (a bool) and `key` (a random key or None) are given by keyword.
+            With a `state` it is `apply(variables, state, x)`, which returns the output and the next state.
+          variables: parameters of any pytree type, of arrays; may be left out where `init` makes them.
+          example: an input or its shape, with examples along the first axis.
+          init: makes fresh variables of a key, or variables and state; without it no zoo can be trained.
+          state: what is not trained, such as batch statistics.
+          name: in messages; the function's name by default.
+        """
+        if variables is None and init is None:
+            raise InputError("variables: got none, expected the variables of the model, or init=")
+        adapter = FunctionAdapter(apply, variables, init, state)
+        return cls(adapter, example, name=name or getattr(apply, "__name__", "model"))
+
+    def __repr__(self):
+        names = [point.name for point in self.points]
+        points = names if len(names) <= 8 else f"{len(names)} from {names[0]} to {names[-1]}"
+        return f"Network({self.name}, points={points}, parameters={self.num_parameters})"
+
+    def with_form(self, form: str) -> "Network":
+        """Return the same model with operations in another form, one of `symjax.network.rewrite.FORMS`."""
+        one_of("form", form, rewrite.FORMS)
+        twin = Network(self._adapter, self.example, name=self.name, form=form)
+        twin._traces, twin._programs, twin._points = self._traces, self._programs, self._points
+        return twin
+
+    @cached_property
+    def shapes(self) -> Member:
+        """A member's shapes and types (`jax.ShapeDtypeStruct`) in place of its arrays."""
+        variables = getattr(self._adapter, "variables", None)
+        if variables is not None:
+            return jax.tree.map(_shape_of, variables)
+        return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of trained numbers."""
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
+
+    @property
+    def points(self) -> tuple[StitchPoint, ...]:
+        if self._points is None:
+            trace = self._trace("inference", False, self.shapes, self.example)
+            self._points = tuple(
+                StitchPoint(name, trace.value(name).aval.shape[1:], len(trace.carried(name)) > 1)
+                for name in trace.named
+            )
+        return self._points
+
+    def index(self, point: str | int) -> int:
+        """Return the index of a stitch point given by name or by index."""
+        names = [p.name for p in self.points]
+        if isinstance(point, str) and point in names:
+            return names.index(point)
+        if is_integer(point) and 0 <= point < len(names):
+            return int(point)
+        raise InputError(
+            f"point: {short(point)} is not a stitch point of {self.name}; known: {', '.join(names) or 'none'}"
+        )
+
+    def parse_points(self, text: str) -> tuple[int, ...]:
+        """Return the indices of points given as "all" or as names with commas between, in program order."""
+        if not isinstance(text, str):
+            raise InputError(f"layers: got {text!r}, expected names of stitch points with commas between, or all")
+        if text == "all":
+            return tuple(range(len(self.points)))
+        try:
+            indices = {self.index(name.strip()) for name in text.split(",") if name.strip()}
+        except InputError as error:
+            raise InputError(str(error).replace("point:", "layers:", 1)) from None
+        if not indices:
+            raise InputError(f"layers: got none; known: {', '.join(point.name for point in self.points)}, or all")
+        return tuple(sorted(indices))
+
+    def init(self, key: jax.Array) -> Member:
+        """Return a fresh member; a pure function of the key, for use under `jit` and `vmap`."""
+        return self._adapter.init(key)
+
+    def member(self, variables: Any) -> Member:
+        """Return the member that holds the variables of a model.
+
+        Args:
+          variables: an NNX module; what Linen's `init` returns; the variables of a function.
+        """
+        member = self._adapter.to_member(variables)
+        self._check_member(member)
+        return member
+
+    def to_module(self, member: Member) -> Any:
+        """Return the model with a member's variables: the inverse of `member`. An NNX module is in evaluation mode."""
+        return self._adapter.from_member(member)
+
+    def apply(self, member: Member, x: PyTree, *, mode: Mode = "inference", key=None, with_state: bool = False):
+        """Return the model's output.
+
+        Args:
+          member: its variables.
+          x: an input like `example`, with any number of examples.
+          mode: "inference" for evaluation; "train" for training; "batch" as "train", for a state that is not kept;
+            "moments" as "train", with batch statistics that become those of this batch (for exact re-estimation).
+          key: for random operations, such as dropout. Without one nothing is random where the library can tell.
+          with_state: return (output, state after the call).
+        """
+        trace = self._trace(mode, key is not None, member, x)
+        return self._tail(trace, "", trace.data, jax.tree.leaves(x), member, mode, key, with_state)
+
+    def features(self, member: Member, x: PyTree, points: Sequence[str] | None = None) -> dict[str, jax.Array]:
+        """Return the features at points (all by default), in one pass in mode "inference"."""
+        names = [self.points[self.index(p)].name for p in (range(len(self.points)) if points is None else points)]
+        trace = self._trace("inference", False, member, x)
+        outputs = tuple(trace.value(name) for name in names)
+        return dict(zip(names, self._run(trace, trace.data, outputs, jax.tree.leaves(x), member), strict=True))
+
+    def front(self, member: Member, x: PyTree, point: str | int) -> tuple[jax.Array, ...]:
+        """Return what crosses a split at `point`: the features there, then what else the tail reads of the front."""
+        return self.fronts(member, x, [point])[0]
+
+    def fronts(self, member: Member, x: PyTree, points: Sequence[str | int]) -> list[tuple[jax.Array, ...]]:
+        """Return `front` of several points, in one pass."""
+        trace = self._trace("inference", False, member, x)
+        carried = [tuple(trace.carried(self._name(point))) for point in points]
+        outputs = tuple(dict.fromkeys(v for of_point in carried for v in of_point))
+        values = dict(zip(outputs, self._run(trace, trace.data, outputs, jax.tree.leaves(x), member), strict=True))
+        return [tuple(values[v] for v in of_point) for of_point in carried]
+
+    def tail(
+        self,
+        member: Member,
+        carried: Sequence[Any],
+        point: str | int,
+        *,
+        mode: Mode = "inference",
+        key=None,
+        with_state: bool = False,
+    ):
+        """Return the output that the tail behind `point` makes of what `front` returned.
+
+        Args:
+          member: its variables; those that the tail does not read may be None.
+          carried: the features, an array or `LowRankFeatures`, and what else crosses.
+          point: name or index.
+          mode, key, with_state: as of `apply`. State that belongs to the front is returned as it is.
+        """
+        name = self._name(point)
+        trace = self._trace(mode, key is not None, member, self._inputs(carried[0].shape[0]))
+        variables = trace.carried(name)
+        self._check_carried(variables, carried, name)
+        return self._tail(trace, name, variables, carried, member, mode, key, with_state)
+
+    def activation(self, point: str | int) -> Callable[[jax.Array], jax.Array]:
+        """Return the elementwise activation s of which the features at `point` are s(z), z the `pre_activation`."""
+        name = self._name(point)
+        self._activation_input(self._trace("inference", False, self.shapes, self.example), name)
+
+        def activation(z):
+            trace = self._trace("inference", False, self.shapes, self._inputs(z.shape[0]))
+            return self._run(trace, (self._activation_input(trace, name),), (trace.value(name),), [z], self.shapes)[0]
+
+        return activation
+
+    def pre_activation(self, member: Member, x: PyTree, point: str | int) -> jax.Array:
+        """Return what enters the activation that ends at `point`, in mode "inference"."""
+        trace, name = self._trace("inference", False, member, x), self._name(point)
+        return self._run(trace, trace.data, (self._activation_input(trace, name),), jax.tree.leaves(x), member)[0]
+
+    def between(self, member: Member, values: Sequence[Any], start: int, stop: int) -> tuple[jax.Array, ...]:
+        """Return what crosses at point number `stop` where `values` cross at `start`.
+
+        Number -1 stands for the input, the number of points for the output.
+        """
+        x = self._inputs(np.shape(values[0])[0])
+        if start < 0:
+            x = jax.tree.unflatten(jax.tree.structure(x), [_shape_of(value) for value in values])
+        trace = self._trace("inference", False, member, x)
+        inputs = trace.data if start < 0 else trace.carried(self._name(start))
+        outputs = trace.outputs if stop >= len(self.points) else trace.carried(self._name(stop))
+        return tuple(self._run(trace, tuple(inputs), tuple(outputs), values, member))
+
+    def read_by_front(self, point: str | int) -> frozenset[str]:
+        """Return the paths of the leaves of a member that the front up to `point` reads."""
+        return self._read(lambda trace, name: (trace.data, trace.carried(name)), point)
+
+    def read_by_tail(self, point: str | int) -> frozenset[str]:
+        """Return the paths of the leaves of a member that the tail behind `point` reads."""
+        return self._read(lambda trace, name: (trace.carried(name), trace.outputs), point)
+
+    def tail_of(self, member: Member, point: str | int) -> Member:
+        """Return the part of a member that the tail behind `point` reads, with None in place of other leaves."""
+        return part_of(member, self.read_by_tail(point))
+
+    def _read(self, ends, point) -> frozenset[str]:
+        trace = self._trace("inference", False, self.shapes, self.example)
+        inputs, outputs = ends(trace, self._name(point))
+        reads = set(self._program(trace, tuple(inputs), tuple(outputs)).reads)
+        return frozenset(path for path, v in trace.members.items() if v in reads)
+
+    def _inputs(self, examples: int) -> PyTree:
+        """Shapes and types of inputs of so many examples."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype), self.example)
+
+    def _name(self, point: str | int) -> str:
+        return self.points[self.index(point)].name
+
+    def _activation_input(self, trace: Trace, name: str):
+        source = trace.activation_input(name)
+        if source is None:
+            raise InputError(
+                f"model: {self.name} has no activation alone before {name}: the value there is not an elementwise "
+                "function of another one"
+            )
+        return source
+
+    def _check_member(self, member: Member) -> None:
+        expected, given = leaves_by_path(self.shapes), leaves_by_path(member)
+        for path in expected | given:
+            if path not in given or path not in expected:
+                where = "lacks" if path not in given else "has, beside what is expected,"
+                raise InputError(f"variables: the model {where} {path}")
+            if jnp.shape(given[path]) != expected[path].shape:
+                shapes = f"got shape {jnp.shape(given[path])}, expected {expected[path].shape}"
+                raise InputError(f"variables: {shapes} at {path}")
+
+    def _check_carried(self, variables, carried, name) -> None:
+        expected = [(tuple(v.aval.shape), v.aval.dtype) for v in variables]
+        given = [(tuple(value.shape), value.dtype) for value in carried]
+        if expected != given:
+            shown = [", ".join(f"{dtype}{list(shape)}" for shape, dtype in arrays) for arrays in (given, expected)]
+            raise InputError(f"carried: the tail behind {name} of {self.name} reads {shown[1]}, got {shown[0]}")
+
+    def _tail(self, trace: Trace, name: str, inputs, values, member: Member, mode, key, with_state: bool):
+        state = {}
+        if with_state and mode != "inference":
+            state = trace.state_after(name) if name else trace.state
+        outputs = (*trace.outputs, *state.values())
+        results = self._run(trace, tuple(inputs), outputs, values, member, key)
+        count = len(trace.outputs)
+        output = jax.tree.unflatten(trace.structure, results[:count])
+        if not with_state:
+            return output
+        updated = dict(zip(state, results[count:], strict=True))
+        if mode == "moments" and not isinstance(self._adapter, NNXAdapter):
+            updated = self._batch_values(trace, tuple(inputs), values, member, key, state, updated)
+        return output, update(member.state, updated)
+
+    def _batch_values(self, trace, inputs, values, member, key, state, updated):
+        """The batch's own statistics b, from updates m s + (1 - m) b of running ones s.
+
+        At s = 0 the update is (1 - m) b, and its derivative by s is m.
+        """
+        paths = [path for path, leaf in updated.items() if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        current = leaves_by_path(member.state)
+
+        def after(old):
+            changed = member._replace(state=update(member.state, dict(zip(paths, old, strict=True))))
+            return self._run(trace, inputs, tuple(state[path] for path in paths), values, changed, key)
+
+        zeros = [jnp.zeros_like(current[path]) for path in paths]
+        at_zero, momentum = jax.jvp(after, (zeros,), ([jnp.ones_like(zero) for zero in zeros],))
+        own = {p: jnp.where(m == 1, updated[p], z / (1 - m)) for p, z, m in zip(paths, at_zero, momentum, strict=True)}
+        return {**updated, **own}
+
+    def _run(self, trace: Trace, inputs: tuple, outputs: tuple, values: Sequence[Any], member: Member, key=None):
+        program = self._program(trace, inputs, outputs)
+        known = dict(zip(inputs, values, strict=True))
+        known |= dict(zip(trace.keys, () if key is None else (key,), strict=True))
+        leaves = leaves_by_path(member)
+        known |= {v: leaves[path] for path, v in trace.members.items() if path in leaves}
+        try:
+            arguments = [known[v] for v in program.reads]
+        except KeyError:
+            paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
+            raise InputError(f"member: it lacks {', '.join(paths)}, which is read here") from None
+        return evaluate(program.closed, arguments, rewrite.rule(self._form))
+
+    def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:
+        key = (trace, inputs, tuple(map(id, outputs)))
+        if key not in self._programs:
+            self._programs[key] = trace.program(inputs, outputs)
+        return self._programs[key]
+
+    def _trace(self, mode: Mode, random: bool, member: Member, x: PyTree) -> Trace:
+        """The model's jaxpr in a mode, for inputs and variables of these shapes and types."""
+        one_of("mode", mode, MODES)
+        given = leaves_by_path(member)
+        shapes = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jax.ShapeDtypeStruct(
+                leaf.shape, getattr(given.get(jax.tree_util.keystr(path)), "dtype", leaf.dtype)
+            ),
+            self.shapes,
+        )
+        x = jax.tree.map(_shape_of, x)
+        context = jax.config.jax_enable_x64, str(jax.config.jax_default_matmul_precision)
+        key = (mode, random, context, *map(_as_key, (shapes, x)))
+        if key not in self._traces:
+            self._traces[key] = self._new_trace(mode, random, shapes, x)
+        return self._traces[key]
+
+    def _new_trace(self, mode: Mode, random: bool, shapes: Member, x: PyTree) -> Trace:
+        self._check_inputs(x)
+        key = jax.eval_shape(lambda: jax.random.key(0)) if random else None
+
+        def function(member, x, key):
+            output, state = self._adapter.apply(member, x, mode, key)
+            if jax.tree.structure(state) != jax.tree.structure(member.state):
+                raise InputError(f"state: {self.name} returned a state of another structure than it was given")
+            return output, state
+
+        closed, out = jax.make_jaxpr(function, return_shape=True)(shapes, x, key)
+        closed = inline(closed)
+        members, data = list(leaves_by_path(shapes)), len(jax.tree.leaves(x))
+        variables, results = closed.jaxpr.invars, closed.jaxpr.outvars
+        outputs = len(jax.tree.leaves(out[0]))
+        return Trace(
+            closed,
+            dict(zip(members, variables, strict=False)),
+            tuple(variables[len(members) : len(members) + data]),
+            tuple(variables[len(members) + data :]),
+            tuple(results[:outputs]),
+            dict(zip(leaves_by_path(shapes.state), results[outputs:], strict=True)),
+            jax.tree.structure(out[0]),
+        )
+
+    def _check_inputs(self, x: PyTree) -> None:
+        expected, given = jax.tree.structure(self.example), jax.tree.structure(x)
+        if expected != given:
+            raise InputError(f"x: got {given}, expected {expected} as of the network's example")
+        for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self.example), strict=True):
+            if len(leaf.shape) != len(like.shape):
+                raise InputError(f"x: got shape {leaf.shape}, expected {like.shape} with any number of examples")
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), getattr(leaf, "dtype", None) or jnp.result_type(leaf))
+
+
+def _as_key(tree: PyTree):
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)

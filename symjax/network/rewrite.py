@@ -1,0 +1,5 @@
+FORMS = ("native", "matmul", "mixed")
+
+
+def rule(form):
+    return lambda equation, values: None

@@ -1,0 +1,349 @@
+"""Networks of models as their users write them: NNX, Linen, Equinox, plain functions."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from symjax.errors import InputError
+from symjax.network import Network, stitch_point
+
+KEY = jax.random.key(0)
+IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+TOKENS = jax.random.randint(jax.random.key(2), (4, 6), 0, 11)
+
+
+class CNN(nnx.Module):
+    """Stock batch norms, dropout and a residual add."""
+
+    def __init__(self, rngs):
+        self.conv1 = nnx.Conv(3, 8, (3, 3), rngs=rngs)
+        self.conv2 = nnx.Conv(8, 8, (3, 3), strides=2, rngs=rngs)
+        self.shortcut = nnx.Conv(8, 8, (1, 1), strides=2, rngs=rngs)
+        self.norm1, self.norm2 = nnx.BatchNorm(8, rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(8, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = stitch_point(nnx.relu(self.norm1(self.conv1(x))), "relu1")
+        skip = self.shortcut(x)
+        branch = stitch_point(nnx.relu(self.norm2(self.conv2(x))), "branch")
+        x = stitch_point(self.dropout(branch + skip), "sum")
+        return self.head(x.mean((1, 2)))
+
+
+class Attention(nnx.Module):
+    """Flax's own attention on tokens."""
+
+    def __init__(self, rngs):
+        self.embed = nnx.Embed(11, 8, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(2, 8, 8, dropout_rate=0.1, decode=False, rngs=rngs)
+        self.norm, self.head = nnx.LayerNorm(8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, tokens):
+        x = checkpoint_name(self.embed(tokens), "embedding")
+        x = checkpoint_name(x + self.attention(self.norm(x)), "attention")
+        return self.head(x.mean(1))
+
+
+class LinenResNet(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        x = stitch_point(nn.relu(norm()(nn.Conv(8, (3, 3))(x))), "stem")
+        for i in range(2):
+            branch = stitch_point(nn.relu(norm()(nn.Conv(8, (3, 3))(x))), f"block{i}*")
+            x = stitch_point(nn.relu(x + norm()(nn.Conv(8, (3, 3))(branch))), f"block{i}")
+        return nn.Dense(5)(x.mean((1, 2)))
+
+
+def transformer_variables(key, width=8, heads=2, blocks=2):
+    def normal(i, *shape):
+        return jax.random.normal(jax.random.fold_in(key, i), shape) / np.sqrt(shape[0])
+
+    def block(i):
+        shapes = {"qkv": (width, 3, heads, width // heads), "out": (width, width)}
+        shapes |= {"up": (width, 2 * width), "down": (2 * width, width)}
+        return {name: normal(10 * i + j, *shape) for j, (name, shape) in enumerate(shapes.items())}
+
+    variables = {"embed": normal(0, 11, width), "head": normal(5, width, 3)}
+    return variables | {"blocks": [block(i + 1) for i in range(blocks)]}
+
+
+def transformer(variables, tokens, *, train=False, key=None):
+    x = variables["embed"][tokens]
+    for i, block in enumerate(variables["blocks"]):
+        q, k, v = jnp.moveaxis(jnp.einsum("ntd,dshk->ntshk", x, block["qkv"]), 2, 0)
+        weights = jax.nn.softmax(jnp.einsum("nthk,nshk->nhts", q, k), axis=-1)
+        mixed = jnp.einsum("nhts,nshk->nthk", weights, v).reshape(x.shape)
+        x = stitch_point(x + mixed @ block["out"], f"attention{i}")
+
+        @jax.jit
+        @jax.checkpoint
+        def feed_forward(x, block=block, i=i):
+            return x + stitch_point(jax.nn.gelu(x @ block["up"]), f"hidden{i}") @ block["down"]
+
+        x = feed_forward(x)
+    if train:
+        x = x * jax.random.bernoulli(key, 0.5, x.shape) * 2.0
+    return x.mean(1) @ variables["head"]
+
+
+def equinox_network():
+    eqx = pytest.importorskip("equinox")
+
+    class EquinoxCNN(eqx.Module):
+        conv: eqx.nn.Conv2d
+        mlp: eqx.nn.MLP
+
+        def __init__(self, key):
+            self.conv = eqx.nn.Conv2d(3, 6, 3, padding=1, key=key)
+            self.mlp = eqx.nn.MLP(6, 4, 7, depth=2, key=key)
+
+        def __call__(self, image):
+            return self.mlp(jax.nn.relu(self.conv(image.transpose(2, 0, 1))).mean((1, 2)))
+
+    _, static = eqx.partition(EquinoxCNN(KEY), eqx.is_array)
+
+    def apply(params, x):
+        model = eqx.combine(params, static)
+        maps = jax.vmap(model.conv)(x.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+        features = stitch_point(jax.nn.relu(maps), "conv").mean((1, 2))
+        hidden = stitch_point(jax.vmap(lambda v: jax.nn.relu(model.mlp.layers[0](v)))(features), "hidden")
+        for layer in model.mlp.layers[1:]:
+            hidden = jax.vmap(layer)(hidden)
+        return hidden
+
+    return Network.from_function(
+        apply, example=IMAGES, init=lambda key: eqx.filter(EquinoxCNN(key), eqx.is_array), name="equinox"
+    )
+
+
+NETWORKS = {
+    "nnx": (lambda: Network.from_nnx(CNN, example=IMAGES), IMAGES),
+    "nnx by path": (
+        lambda: Network.from_nnx(CNN, example=IMAGES, points=["conv2", "shortcut", "dropout"]),
+        IMAGES,
+    ),
+    "attention": (lambda: Network.from_nnx(Attention, example=TOKENS), TOKENS),
+    "linen": (lambda: Network.from_linen(LinenResNet(), example=IMAGES), IMAGES),
+    "linen by path": (lambda: Network.from_linen(LinenResNet(), example=IMAGES, points=["Conv_1"]), IMAGES),
+    "function": (lambda: Network.from_function(transformer, example=TOKENS, init=transformer_variables), TOKENS),
+    "equinox": (equinox_network, IMAGES),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_front_and_tail_make_the_whole(name):
+    make, x = NETWORKS[name]
+    network = make()
+    member = jax.jit(network.init)(KEY)
+    whole = network.apply(member, x)
+    features = network.features(member, x)
+    assert list(features) == [point.name for point in network.points]
+    for point in network.points:
+        carried = network.front(member, x, point.name)
+        np.testing.assert_array_equal(carried[0], features[point.name])
+        assert carried[0].shape == (4, *point.shape)
+        assert point.starred == (len(carried) > 1)
+        tail = network.tail_of(member, point.name)
+        np.testing.assert_array_equal(network.tail(tail, carried, point.name), whole)
+        changed = network.tail(tail, (carried[0] * 1.5 + 0.1, *carried[1:]), point.name)
+        assert np.abs(changed - whole).max() > 1e-4
+
+
+def test_points_of_each_kind():
+    def names(name):
+        return {point.name: point.starred for point in NETWORKS[name][0]().points}
+
+    assert names("nnx") == {"relu1": False, "branch": True, "sum": False}
+    assert list(names("nnx by path")) == ["relu1", "shortcut", "conv2", "branch", "dropout", "sum"]
+    assert names("function") == {
+        "attention0": False,
+        "hidden0": True,
+        "attention1": False,
+        "hidden1": True,
+    }
+    assert list(names("linen by path")) == ["stem", "Conv_1", "block0*", "block0", "block1*", "block1"]
+
+
+def test_nnx_modules_come_and_go():
+    network, module = Network.from_nnx(CNN, example=IMAGES), CNN(nnx.Rngs(3))
+    member = network.member(module)
+    module.eval()
+    np.testing.assert_array_equal(network.apply(member, IMAGES), module(IMAGES))
+    again = network.to_module(member)
+    assert type(again) is CNN
+    np.testing.assert_array_equal(again(IMAGES), module(IMAGES))
+    with pytest.raises(InputError, match=r"variables: got shape .* at .*conv1"):
+        narrow = CNN(nnx.Rngs(3))
+        narrow.conv1 = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+        network.member(narrow)
+
+
+def test_training_mode_is_the_modules_own():
+    network = Network.from_nnx(CNN, example=IMAGES)
+    member = network.init(KEY)
+    module = network.to_module(member)
+    module.train()
+    module.dropout.deterministic = True
+    output, state = network.apply(member, IMAGES, mode="train", with_state=True)
+    np.testing.assert_array_equal(output, module(IMAGES))
+    jax.tree.map(np.testing.assert_array_equal, state, network.member(module).state)
+    random = [network.apply(member, IMAGES, mode="train", key=jax.random.key(i)) for i in (0, 0, 1)]
+    np.testing.assert_array_equal(random[0], random[1])
+    assert np.abs(random[0] - random[2]).max() > 1e-3
+    assert np.abs(random[0] - output).max() > 1e-3
+
+
+def test_a_tail_trains_behind_a_front_in_evaluation():
+    """By hand: the module with its first batch norm in evaluation mode, the second one in training mode."""
+    network = Network.from_nnx(CNN, example=IMAGES)
+    member = jax.tree.map(lambda leaf: leaf + 0.1, network.init(KEY))
+    module = network.to_module(member)
+    module.norm2.use_running_average = False
+    carried = network.front(member, IMAGES, "relu1")
+    output, state = network.tail(member, carried, "relu1", mode="train", with_state=True)
+    np.testing.assert_allclose(output, module(IMAGES), rtol=1e-6, atol=1e-6)
+    expected = network.member(module).state
+    np.testing.assert_array_equal(state["norm1"]["mean"], member.state["norm1"]["mean"])
+    np.testing.assert_allclose(state["norm2"]["mean"], expected["norm2"]["mean"], rtol=1e-6)
+    assert np.abs(state["norm2"]["mean"] - member.state["norm2"]["mean"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["nnx", "linen"])
+def test_moments_are_those_of_the_batch(name):
+    make, x = NETWORKS[name]
+    network = make()
+    member = jax.tree.map(lambda leaf: leaf + 0.3, network.init(KEY))
+    _, state = network.apply(member, x, mode="moments", with_state=True)
+    if name == "nnx":
+        maps, stats = network.to_module(member).conv1(x), state["norm1"]
+    else:
+        maps, stats = (
+            nn.Conv(8, (3, 3)).apply({"params": member.params["Conv_0"]}, x),
+            state["batch_stats"]["BatchNorm_0"],
+        )
+    maps = np.asarray(maps, np.float64)
+    np.testing.assert_allclose(stats["mean"], maps.mean((0, 1, 2)), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(stats["var"], maps.var((0, 1, 2)), rtol=2e-5)
+
+
+def test_members_under_vmap_and_grad():
+    network = Network.from_nnx(CNN, example=IMAGES)
+    members = jax.vmap(network.init)(jax.random.split(KEY, 3))
+    outputs = jax.vmap(network.apply, in_axes=(0, None))(members, IMAGES)
+    one = jax.tree.map(lambda leaf: leaf[1], members)
+    np.testing.assert_allclose(outputs[1], network.apply(one, IMAGES), rtol=1e-5, atol=1e-6)
+    front = network.front(one, IMAGES, "branch")
+
+    def loss(matrix):
+        return (network.tail(one, (front[0] @ matrix.T, *front[1:]), "branch") ** 2).sum()
+
+    slope = jax.grad(loss)(jnp.eye(8))
+    step = 1e-2 * jnp.eye(8, k=1)
+    np.testing.assert_allclose((loss(jnp.eye(8) + step) - loss(jnp.eye(8) - step)) / 2, (slope * step).sum(), rtol=1e-3)
+
+
+def test_activations_alone():
+    network = Network.from_nnx(CNN, example=IMAGES)
+    member = network.init(KEY)
+    module = network.to_module(member)
+    z = network.pre_activation(member, IMAGES, "relu1")
+    np.testing.assert_allclose(z, module.norm1(module.conv1(IMAGES)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(network.activation("relu1")(z), network.features(member, IMAGES)["relu1"])
+    with pytest.raises(InputError, match="no activation alone before sum"):
+        network.activation("sum")
+    network = NETWORKS["function"][0]()
+    x = jnp.linspace(-3, 3, 4 * 6 * 16).reshape(4, 6, 16)
+    np.testing.assert_allclose(network.activation("hidden1")(x), jax.nn.gelu(x), rtol=1e-6)
+
+
+def test_several_inputs_and_outputs():
+    def apply(variables, x):
+        images, context = x
+        hidden = stitch_point(jnp.tanh(images @ variables["w"]), "hidden")
+        return {"value": hidden @ variables["v"] + context, "norm": (hidden**2).sum(-1)}
+
+    x = (jnp.ones((5, 3)), jnp.arange(5.0)[:, None])
+    variables = {"w": jnp.eye(3, 4), "v": jnp.ones((4, 1))}
+    network = Network.from_function(apply, variables, example=x)
+    member = network.member(variables)
+    outputs = network.tail(member, network.front(member, x, "hidden"), "hidden")
+    jax.tree.map(np.testing.assert_array_equal, outputs, apply(variables, x))
+    assert network.points[0].starred
+
+
+def test_state_of_functions():
+    def apply(params, state, x, *, train=False):
+        hidden = stitch_point(x @ params["w"], "hidden")
+        mean = hidden.mean(0) if train else state["mean"]
+        new = {"mean": 0.75 * state["mean"] + 0.25 * mean, "count": state["count"] + 1} if train else state
+        return hidden - mean, new
+
+    x = jax.random.normal(KEY, (6, 3))
+    state = {"mean": jnp.ones(4), "count": jnp.int32(0)}
+    network = Network.from_function(apply, {"w": jnp.eye(3, 4)}, state=state, example=x)
+    member = network.member(({"w": jnp.eye(3, 4)}, state))
+    carried = network.front(member, x, "hidden")
+    for output, new in (
+        network.apply(member, x, mode="train", with_state=True),
+        network.tail(member, carried, "hidden", mode="train", with_state=True),
+    ):
+        np.testing.assert_allclose(output.mean(0), 0, atol=1e-6)
+        np.testing.assert_allclose(new["mean"], 0.75 + 0.25 * carried[0].mean(0), rtol=1e-6)
+    _, new = network.apply(member, x, mode="moments", with_state=True)
+    np.testing.assert_allclose(new["mean"], carried[0].mean(0), rtol=1e-5, atol=1e-7)
+
+
+def relu_network(body):
+    return Network.from_function(body, {"w": jnp.eye(3)}, example=jnp.ones((2, 3)))
+
+
+def twice(variables, x):
+    return stitch_point(stitch_point(x @ variables["w"], "a") + 1, "a")
+
+
+def inside_a_scan(variables, x):
+    return jax.lax.scan(lambda x, _: (stitch_point(x @ variables["w"], "a"), None), x, length=2)[0]
+
+
+def unused(variables, x):
+    stitch_point(x @ variables["w"], "a")
+    return x @ variables["w"]
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        (twice, "names two values 'a'"),
+        (inside_a_scan, "'a' is named inside of scan"),
+        (unused, "no output of the model depends on 'a'"),
+    ],
+)
+def test_points_that_cannot_be(body, message):
+    with pytest.raises(InputError, match=message):
+        relu_network(body).points  # noqa: B018
+
+
+def test_errors_name_what_is_wrong():
+    network = relu_network(lambda variables, x: stitch_point(x @ variables["w"], "a") * 2)
+    member = network.member({"w": jnp.eye(3)})
+    with pytest.raises(InputError, match="point: 'b' is not a stitch point of .*; known: a"):
+        network.front(member, jnp.ones((2, 3)), "b")
+    with pytest.raises(InputError, match=r"carried: the tail behind a .* reads float32\[5, 3\], got float32\[5, 4\]"):
+        network.tail(member, (jnp.ones((5, 4)),), "a")
+    with pytest.raises(InputError, match="init: this network was made without one"):
+        network.init(KEY)
+    with pytest.raises(InputError, match="x: got shape"):
+        network.apply(member, jnp.ones(3))
+    with pytest.raises(InputError, match="points: 'conv7' is not a submodule; known: .*conv1"):
+        Network.from_nnx(CNN, example=IMAGES, points=["conv7"])
+    for value, name in ((jnp.ones(3), "a"), (jnp.ones((2, 3), int), "a"), (jnp.ones((2, 3)), "")):
+        with pytest.raises(InputError):
+            stitch_point(value, name)
