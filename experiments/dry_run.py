@@ -152,7 +152,7 @@ def layers_phase(
 
 def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None) -> float:
     """Floating-point operations of one image as far as a stitch point, by default to the logits."""
-    flops = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
+    flops = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
     return sum(flops if point is None else flops[: point + 1])
 
 

@@ -14,7 +14,7 @@ from experiments.settings import ZooSettings
 from symjax import runs
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.representations import features_of
 from symjax.similarity import MEASURES
 

@@ -204,7 +204,7 @@ def looks(trained: Zoo) -> int:
 
 def counted(trained, dataset):
     """The network with convolutions as such, whatever runs here, to count operations by."""
-    return trained.config.network(dataset, method="native")
+    return trained.config.network(dataset)
 
 
 def cost(zoos, dataset) -> pd.DataFrame:

@@ -208,7 +208,7 @@ def phases(
         to_do = sum(len(cases) for *_, cases in lacking)
         phase = dry_run.Phase(called, to_do, sum(len(cases) for *_, cases in theirs) - to_do, 0.0)
         if to_do:
-            phase = phase._replace(**costs(plans[name], one.network(dataset, method="native"), dataset, lacking, limit))
+            phase = phase._replace(**costs(plans[name], one.network(dataset), dataset, lacking, limit))
         found.append(phase)
     return found
 

@@ -19,7 +19,7 @@ from symjax import hosts, parallel, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.flops import segment_flops
-from symjax.models import Network
+from symjax.network import Network
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.stitching import FitConfig, Plan, Sweep, bounds, check_plan
@@ -199,7 +199,7 @@ def stitch_phase(
     if (folder / runs.CONFIG).exists():
         lacking = Results(folder).missing(pairs, plan)
     # Counted on plain convolutions, as the zoo's are.
-    plain = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
+    plain = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
     flops = sum(len(theirs) * cost(part, plain, work_of(part, dataset)) for part, theirs in lacking.items())
     to_do = len({pair for theirs in lacking.values() for pair in theirs})
     if not to_do:

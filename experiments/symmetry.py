@@ -116,7 +116,7 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
     if not left:
         return [dry_run.Phase(name, 0, len(seeds), 0.0), matrices]
     network = config.network(dataset)
-    plain = segment_flops(config.network(dataset, method="native"), dataset.train.images.shape[1:])
+    plain = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
     flops = sum(acted_flops(network, plain, dataset, theirs) for theirs in left)
     # Points inside of residual blocks and others go apart, as in `stitch_to_acted`.
     sets = {tuple(p for p in theirs if network.points[p].starred == starred) for theirs in left for starred in (0, 1)}

@@ -11,7 +11,7 @@ from jax import lax
 from symjax import freezing
 from symjax.checks import integer, integers
 from symjax.errors import InputError
-from symjax.models import Network
+from symjax.network import Network
 from symjax.training import Recipe, create_state
 from symjax.training.loop import optimizer, train_step
 
@@ -19,27 +19,25 @@ __all__ = ["step_flops", "training_flops"]
 
 
 def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
-    """Operations of each segment for one image (h, w, c), forward.
+    """Operations up to each stitch point from the one before, and from the last to the output, for one image (h, w, c).
 
-    They are those of the network's own method of convolution; `method="native"` gives a convolution's plain count.
-    Where the compiler does not count, each segment counts as one.
+    Convolutions are counted plainly, whatever the form in which they run. Where the compiler does not count, each
+    segment counts as one.
     """
-    member = network.shapes
-    travelling = jax.ShapeDtypeStruct((1, *image), "float32")
-    found = []
+    network = network.with_form("native")
+    crossing, counts = (jax.ShapeDtypeStruct((1, *image), "float32"),), []
     for i in range(len(network.points) + 1):
-        run = partial(_segment, network, i)
-        found.append(float((lowered(run, member, travelling).cost_analysis() or {}).get("flops", 1.0)))
-        travelling = jax.eval_shape(run, member, travelling)
-    return found
+        run = partial(network.between, start=i - 1, stop=i)
+        counts.append(float((lowered(run, network.shapes, crossing).cost_analysis() or {}).get("flops", 1.0)))
+        crossing = jax.eval_shape(run, network.shapes, crossing)
+    return counts
 
 
 def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0) -> float:
     """Floating-point operations of one training step with the first `frozen` segments frozen.
 
     As XLA counts them in the program before it optimises: forward pass, loss, gradients, the optimizer's update;
-    without augmentation. A network with method="native" has convolutions counted as such, not as the form in which
-    they run.
+    without augmentation. Convolutions are counted plainly, whatever the form in which they run.
 
     Args:
       network: its model.
@@ -55,10 +53,12 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Reci
         raise InputError(f"image_shape: got {image_shape}, wanted height, width and channels")
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     try:
-        jax.eval_shape(network.logits, network.shapes, images)
+        jax.eval_shape(network.apply, network.shapes, images)
     except (TypeError, ValueError, OverflowError) as error:  # which one depends on the layer
         raise InputError(f"image_shape: got {image_shape}, which {network.name} cannot take") from error
-    return _step_flops(network, image_shape, recipe, integer("frozen", frozen, 0, len(network.points)))
+    return _step_flops(
+        network.with_form("native"), image_shape, recipe, integer("frozen", frozen, 0, len(network.points))
+    )
 
 
 @lru_cache
@@ -114,7 +114,3 @@ def training_flops(
     freeze = integers("freeze", freeze)
     counts = [freezing.frozen(freeze, epoch) for epoch in range(recipe.epochs)]
     return sum(steps * step_flops(network, image_shape, recipe, count) for count in counts)
-
-
-def _segment(network, i, member, travelling):
-    return network.run(member, travelling, start=i, stop=i + 1)[0]

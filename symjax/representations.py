@@ -12,7 +12,7 @@ from symjax import data, parallel
 from symjax.checks import array, flag, integer, is_concrete
 from symjax.errors import InputError
 from symjax.memory import Need, check_limit, need_of, num_bytes
-from symjax.models import Member, Network, branch
+from symjax.network import Member, Network
 
 if TYPE_CHECKING:  # training a zoo may look at representations
     from symjax.zoo import Zoo
@@ -151,7 +151,7 @@ def _features_of(network: Network, points: tuple[int, ...], pool: bool):
 
     def features(member, shared):
         images, mean, std = shared
-        found = [branch(x) for x in network.features(member, data.normalize(images, mean, std), points)]
+        found = list(network.features(member, data.normalize(images, mean, std), points).values())
         # A mean in bfloat16 would be rounded to 8 bits before anything is compared.
         return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in found] if pool else found
 

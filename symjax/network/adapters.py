@@ -182,7 +182,7 @@ class FunctionAdapter:
         if not callable(apply):
             raise InputError(f"apply: got {type(apply).__name__}, expected a function of variables and x")
         self._apply, self._init = apply, init
-        self._has_state = state is not None
+        self._has_state, self.has_init = state is not None, init is not None
         self.variables = None if variables is None else Member(variables, {} if state is None else state)
         self._names = _accepted(apply, ("train", "key"))
 

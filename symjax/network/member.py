@@ -39,6 +39,11 @@ def update(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaves.get(jax.tree_util.keystr(path), leaf), tree)
 
 
+def merge(tree: PyTree, part: PyTree) -> PyTree:
+    """Return the pytree with the leaves of `part`, of `select`, in place of its own; None stands for no leaf."""
+    return jax.tree.map(lambda new, old: old if new is None else new, part, tree, is_leaf=lambda leaf: leaf is None)
+
+
 def part_of(member: Member, paths: Collection[str]) -> Member:
     """Return the member with None in place of the leaves that are not at `paths`, the paths of a whole member."""
     return select(member, paths.__contains__)

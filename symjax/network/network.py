@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import ClosedJaxpr
 
 from symjax.checks import is_integer, one_of, short
 from symjax.errors import InputError
@@ -23,6 +24,7 @@ from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, 
 from symjax.network.jaxprs import evaluate, inline
 from symjax.network.member import Member, leaves_by_path, part_of, update
 from symjax.network.split import Program, Trace
+from symjax.parallel import FORMS, default_execution
 
 PyTree = Any
 
@@ -56,11 +58,12 @@ class Network:
       points: the `StitchPoint`s, in program order.
     """
 
-    def __init__(self, adapter, example: PyTree, *, name: str, form: str = "native"):
+    def __init__(self, adapter, example: PyTree, *, name: str, form: str | None = None):
         self._adapter, self.name, self._form = adapter, name, form
         self.example = jax.tree.map(_shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
+        self._twins: dict[str, Network] = {} if form is None else {form: self}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
         self._points: tuple[StitchPoint, ...] | None = None
@@ -131,11 +134,15 @@ class Network:
         return f"Network({self.name}, points={points}, parameters={self.num_parameters})"
 
     def with_form(self, form: str) -> "Network":
-        """Return the same model with operations in another form, one of `symjax.network.rewrite.FORMS`."""
-        one_of("form", form, rewrite.FORMS)
-        twin = Network(self._adapter, self.example, name=self.name, form=form)
-        twin._traces, twin._programs, twin._points = self._traces, self._programs, self._points
-        return twin
+        """Return the same model with operations in this form, one of `symjax.parallel.FORMS`.
+
+        By default a network's operations run in the form that is fast on this backend (`default_execution().conv`).
+        """
+        one_of("form", form, FORMS)
+        if form not in self._twins:
+            twin = self._twins[form] = Network(self._adapter, self.example, name=self.name, form=form)
+            twin._twins, twin._traces, twin._programs = self._twins, self._traces, self._programs
+        return self._twins[form]
 
     @cached_property
     def shapes(self) -> Member:
@@ -301,6 +308,15 @@ class Network:
         """Return the part of a member that the tail behind `point` reads, with None in place of other leaves."""
         return part_of(member, self.read_by_tail(point))
 
+    def jaxpr(self, member: Member, x: PyTree, *, mode: Mode = "inference", random: bool = False) -> ClosedJaxpr:
+        """Return the model's jaxpr, without calls, of the leaves of a member, an input and, if `random`, a key."""
+        return self._trace(mode, random, member, x).closed
+
+    @property
+    def has_init(self) -> bool:
+        """Whether fresh members can be made: a function may come without `init`."""
+        return getattr(self._adapter, "has_init", True)
+
     def _read(self, ends, point) -> frozenset[str]:
         trace = self._trace("inference", False, self.shapes, self.example)
         inputs, outputs = ends(trace, self._name(point))
@@ -383,7 +399,7 @@ class Network:
         except KeyError:
             paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
             raise InputError(f"member: it lacks {', '.join(paths)}, which is read here") from None
-        return evaluate(program.closed, arguments, rewrite.rule(self._form))
+        return evaluate(program.closed, arguments, rewrite.rule(self._form or default_execution().conv))
 
     def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:
         key = (trace, inputs, tuple(map(id, outputs)))

@@ -9,7 +9,7 @@ import numpy as np
 from symjax.data import Dataset
 from symjax.flops import counted, lowered
 from symjax.rotation.plan import Plan
-from symjax.rotation.tail import RotatedTail, tail_of
+from symjax.rotation.tail import RotatedTail
 from symjax.training.loop import optimizer, train_step
 
 
@@ -49,10 +49,10 @@ def _parts_flops(plan: Plan, point: int, image: tuple[int, int, int]) -> tuple[f
     """Remembered, since all members have the same."""
     network, batch = plan.network, plan.recipe.batch_size
     member = network.shapes
-    tail, tx, channels = tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
+    tail, tx, channels = network.tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
     opt_state = jax.eval_shape(tx.init, tail.params)
     matrix = jax.ShapeDtypeStruct((channels, channels), np.float32)
-    front = partial(network.before_activation, point=point)
+    front = partial(network.pre_activation, point=point)
     one = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     of_one = jax.eval_shape(front, member, one)
     features = jax.ShapeDtypeStruct((batch, *of_one.shape[1:]), of_one.dtype)
@@ -63,7 +63,7 @@ def _parts_flops(plan: Plan, point: int, image: tuple[int, int, int]) -> tuple[f
         return jax.lax.optimization_barrier(after), metrics
 
     def forward(tail, matrix, features):
-        return RotatedTail(network, point, matrix).logits(tail, features)[0]
+        return RotatedTail(network, point, matrix).apply(tail, features)
 
     return (
         counted(lowered(front, member, one)),

@@ -11,7 +11,7 @@ import numpy as np
 from symjax import data
 from symjax.data import Dataset, Split, batches
 from symjax.memory import Need, need_of, num_bytes
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.parallel import Execution, over_members, replicate
 from symjax.training import Recipe
 from symjax.training.evaluation import Batches
@@ -39,7 +39,7 @@ class FrontProgram:
             if "key" in batch:
                 key = jax.random.wrap_key_data(batch["key"])
                 images = data.augment(key, images, flip=augmentation.flip, translate=augmentation.translate)
-            return network.before_activation(member, images, point)
+            return network.pre_activation(member, images, point)
 
         self._features, self._execution = features, dataclasses.replace(execution, members="map")
         self._run = over_members(features, self._execution, devices=devices)
@@ -47,7 +47,7 @@ class FrontProgram:
     def features_of(self, images: int, image: Sequence[int]) -> jax.ShapeDtypeStruct:
         """The shape and type of the features of so many images (h, w, c)."""
         seen = jax.ShapeDtypeStruct((images, *image), jnp.float32)
-        return jax.eval_shape(lambda m, x: self.network.before_activation(m, x, self.point), self.network.shapes, seen)
+        return jax.eval_shape(lambda m, x: self.network.pre_activation(m, x, self.point), self.network.shapes, seen)
 
     def bytes_per_image(self, dataset: Dataset) -> int:
         """Of the features of one image."""

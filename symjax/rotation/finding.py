@@ -1,23 +1,29 @@
 """What rotations came to, in words."""
 
+import math
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import pandas as pd
 
-from symjax import models
+from symjax.network import Network
 from symjax.rotation.published import against_published
 from symjax.summary import mean
 
 
-def uses_relu(network: models.Network) -> bool:
-    """Whether ReLU is its only activation: of it alone the published finding speaks."""
-    return {space.kind for space in network.wiring.spaces.values()} == {"relu"}
+def uses_relu(network: Network) -> bool:
+    """Whether ReLU is the activation at every stitch point: of it alone the published finding speaks."""
+    for i, point in enumerate(network.points):
+        z = jnp.linspace(-3, 3, math.prod(point.shape)).reshape(1, *point.shape)
+        if not jnp.array_equal(network.activation(i)(z), jax.nn.relu(z)):
+            return False
+    return True
 
 
-def uses_batch_norm(network: models.Network) -> bool:
+def uses_batch_norm(network: Network) -> bool:
     """Whether it keeps statistics of its channels."""
-    return bool(jax.tree.leaves(network.shapes.stats))
+    return bool(jax.tree.leaves(network.shapes.state))
 
 
 NORMED = (

@@ -9,7 +9,7 @@ import numpy as np
 from symjax.birkhoff.checks import scalar
 from symjax.checks import flag, integers, one_of
 from symjax.errors import InputError
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.parallel import Execution
 from symjax.spelling import one_line
 from symjax.training import Recipe
@@ -46,7 +46,9 @@ class Plan:
         if not points or len(set(points)) < len(points):
             raise InputError(f"points: got {', '.join(map(str, points)) or 'none'}, wanted one or more, each once")
         for point in points:
-            self.network.require_activation(point)
+            if self.network.points[point].starred:
+                raise InputError(f"points: {self.network.points[point].name} lies inside of a residual block")
+            self.network.activation(point)  # an InputError where there is none
         object.__setattr__(self, "points", points)
         one_of("start", self.start, ("continue", "fresh"))
         flag("augment", self.augment)

@@ -13,12 +13,11 @@ from symjax.data import Dataset, Split
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.memory import check_limit
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.parallel import groups, stack, take
 from symjax.rotation.features import Features, FrontProgram, share_budget
 from symjax.rotation.matrices import sample_rotation
 from symjax.rotation.plan import Case, Found, Plan
-from symjax.rotation.tail import tail_of
 from symjax.rotation.together import Together
 from symjax.training import percent
 
@@ -176,7 +175,7 @@ class Retraining:
     def _tails(self, member: Member, points: Sequence[int], key, case: Case) -> tuple[Member, ...]:
         if self.plan.start == "fresh":
             member = _fresh(self.plan.network, jax.random.fold_in(key, case.repeat))
-        return tuple(tail_of(member, point) for point in points)
+        return tuple(self.plan.network.tail_of(member, point) for point in points)
 
 
 _sample = jax.jit(sample_rotation, static_argnums=(1, 2))

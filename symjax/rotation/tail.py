@@ -1,17 +1,17 @@
-"""What trains: the segments behind the rotation, on the features before it."""
+"""What trains: the tail behind the rotation, on the features before it."""
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.spelling import one_line
 
 
 @dataclass(frozen=True, eq=False)
 class RotatedTail:
-    """A network's tail behind a rotated pre-activation: of features z before the activation s at `point`, the logits
+    """A network's tail behind a rotated pre-activation: of features z before the activation s at `point`, the output
 
         tail(s(A z))
 
@@ -19,8 +19,8 @@ class RotatedTail:
     the activation, the next linear layer could undo any invertible one. An A with s(A z) = A s(z), as ReLU has for
     permutations times positive scales, can be undone there as well; a random orthogonal A cannot.
 
-    To `symjax.training.train_epoch` it is a network whose images are features, and whose members are tails: parameters
-    and statistics of the segments behind `point` alone. A is fixed.
+    To `symjax.training.train_epoch` it is a network whose images are features, and whose members are tails:
+    `Network.tail_of` a member. A is fixed.
     """
 
     network: Network
@@ -29,20 +29,8 @@ class RotatedTail:
 
     __repr__ = one_line
 
-    def logits(self, tail: Member, features, *, mode="inference", key=None):
-        """Logits (n, classes) in float32, and the tail's statistics."""
-        features = features.astype(self.network.dtype)
-        rotated = jnp.einsum("...c,dc->...d", features, self.matrix.astype(features.dtype))
-        travelling = self.network.activate(rotated, self.point)
-        logits, stats = self.network.tail(whole(tail, self.point), travelling, self.point, mode=mode, key=key)
-        return logits, stats[self.point + 1 :]
-
-
-def tail_of(member: Member, point: int) -> Member:
-    """The part of a member behind `point`."""
-    return Member(*(kind[point + 1 :] for kind in member))
-
-
-def whole(tail: Member, point: int) -> Member:
-    """A member that has nothing before `point`, to be run from there."""
-    return Member(*((None,) * (point + 1) + tuple(kind) for kind in tail))
+    def apply(self, tail: Member, x, *, mode="inference", key=None, with_state: bool = False):
+        """The network's output, with the tail's state after the call where `with_state` is set."""
+        rotated = jnp.einsum("...c,dc->...d", x, self.matrix.astype(x.dtype))
+        carried = (self.network.activation(self.point)(rotated),)
+        return self.network.tail(tail, carried, self.point, mode=mode, key=key, with_state=with_state)

@@ -14,7 +14,7 @@ from symjax.memory import Need, most, need_of, num_bytes
 from symjax.parallel import over_members
 from symjax.rotation.features import Features, FrontProgram
 from symjax.rotation.plan import Plan
-from symjax.rotation.tail import RotatedTail, tail_of
+from symjax.rotation.tail import RotatedTail
 from symjax.training import TrainState, accuracy, train_epoch
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData, optimizer
@@ -65,7 +65,7 @@ class Together:
 
         def evaluate(case, chunks):
             return tuple(
-                accuracy(lambda images, tail=tail, network=network: network.logits(tail, images)[0], chunk)
+                accuracy(lambda images, tail=tail, network=network: network.apply(tail, images), chunk)
                 for (tail, network), chunk in zip(self._rotated(*case), chunks, strict=True)
             )
 
@@ -92,7 +92,7 @@ class Together:
         plan, (train, evaluate), dataset = self._plan, self._programs, self._dataset
         image, one = dataset.train.images.shape[1:], jax.ShapeDtypeStruct((), np.float32)
         count = jax.ShapeDtypeStruct((), np.int32)
-        tails = tuple(tail_of(plan.network.shapes, point) for point in self.points)
+        tails = tuple(plan.network.tail_of(plan.network.shapes, point) for point in self.points)
         states = tuple(
             TrainState(tail, jax.eval_shape(self._optimizer.init, tail.params), count, count) for tail in tails
         )

@@ -6,7 +6,7 @@ from symjax.stitching.fit import FitConfig, Plan
 from symjax.stitching.matching import feature_moments, least_squares, matched
 from symjax.stitching.results import load_stitch
 from symjax.stitching.stitched import Pair, Stitch, apply_stitch
-from symjax.stitching.stitched import stitched_logits as stitched_logits
+from symjax.stitching.stitched import stitched_output as stitched_output
 from symjax.stitching.sweep import PairResult, Sweep
 from symjax.stitching.sweep import check_plan as check_plan
 

@@ -10,7 +10,7 @@ from symjax import memory, parallel, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.groups import Symmetry
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import FitConfig, Plan, pair_moments
 from symjax.stitching.matching import matched
@@ -86,7 +86,7 @@ def stitch_to_acted(
                 for kind, matrix in {"matched": matched(moments), "identity": jnp.eye(len(live))}.items():
                     stitch = Stitch(matrix, jnp.zeros(len(matrix), matrix.dtype))
                     reached = evaluate_stitch(
-                        network, a, b, stitch, b.stats, point, dataset.test, dataset.mean, dataset.std, batch_size=BATCH
+                        network, a, b, stitch, b.state, point, dataset.test, dataset.mean, dataset.std, batch_size=BATCH
                     )
                     off = np.linalg.norm(np.asarray(matrix - truth)[:, live]) / np.linalg.norm(
                         np.asarray(truth)[:, live]

@@ -18,10 +18,10 @@ from jax import lax
 
 from symjax.checks import integer
 from symjax.data import normalize, statistics
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.parallel import concatenate, count_members, each_stack, take
 from symjax.stitching.fit import Plan
-from symjax.stitching.stitched import Pair, Stitch, aligned, stitched_logits
+from symjax.stitching.stitched import Pair, Stitch, aligned, stitched_output
 from symjax.training.evaluation import Batches, count_correct, pad_batches, pool_moments
 
 PyTree = Any
@@ -54,10 +54,10 @@ def several(of_batch: Callable, members: PyTree, shared: PyTree) -> PyTree:
 
 def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], images: jax.Array, mean, std):
     """Per point and family, B's statistics on one batch of A's features, stitched by each of a stack of stitches."""
-    fronts = plan.network.features(pair.a, normalize(images, mean, std), plan.points)
+    fronts = plan.network.fronts(pair.a, normalize(images, mean, std), plan.points)
 
     def statistics(point, travelling, stitch):
-        return stitched_logits(plan.network, pair.b, travelling, stitch, point, "moments")[1]
+        return stitched_output(plan.network, pair.b, travelling, stitch, point, "moments")[1]
 
     return [
         each_stack(partial(statistics, point, travelling), aligned(of_point), plan.execution)
@@ -74,12 +74,12 @@ class Scores(NamedTuple):
 
 def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
     """Per point, how well each stitch classifies the examples of one batch; stitches and stats per point and family."""
-    fronts = plan.network.features(pair.a, normalize(batch.images, mean, std), plan.points)
+    fronts = plan.network.fronts(pair.a, normalize(batch.images, mean, std), plan.points)
 
     def score(point, travelling, item):
         stitch, their_stats = item
         tail = Member(pair.b.params, their_stats)
-        logits, _ = stitched_logits(plan.network, tail, travelling, stitch, point, "inference")
+        logits, _ = stitched_output(plan.network, tail, travelling, stitch, point, "inference")
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
         return Scores(count_correct(logits, batch.labels, batch.mask), jnp.sum(losses * batch.mask))
 
@@ -134,5 +134,5 @@ def evaluate_stitch(
 def _correct(network: Network, point: int, a: Member, tail: Member, stitch: Stitch, batch: Batches, mean, std):
     """How many examples of one batch one stitch classifies rightly; compiled once for all stitches of a point."""
     travelling = network.front(a, normalize(batch.images, mean, std), point)
-    logits, _ = stitched_logits(network, tail, travelling, stitch, point, "inference")
+    logits, _ = stitched_output(network, tail, travelling, stitch, point, "inference")
     return count_correct(logits, batch.labels, batch.mask)

@@ -20,11 +20,11 @@ from symjax.checks import flag, integer_fields, integers, one_of, sequence
 from symjax.data import augment, epoch_indices, normalize
 from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
-from symjax.models import Network, branch
+from symjax.network import Network
 from symjax.parallel import Execution, concatenate, each, each_stack
 from symjax.stitching.families import Family
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
-from symjax.stitching.stitched import Pair, Stitch, aligned, low_rank, stitched_logits
+from symjax.stitching.stitched import Pair, Stitch, aligned, low_rank, stitched_output
 from symjax.training.loop import TrainData
 
 PyTree = Any
@@ -146,8 +146,8 @@ def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[F
 
     def step(carry, batch):
         x = normalize(batch, mean, std)
-        of_a, of_b = (plan.network.features(member, x, plan.points) for member in pair)
-        found = [feature_moments(branch(a), branch(b)) for a, b in zip(of_a, of_b, strict=True)]
+        of_a, of_b = (plan.network.features(member, x, plan.points).values() for member in pair)
+        found = [feature_moments(a, b) for a, b in zip(of_a, of_b, strict=True)]
         return jax.tree.map(jnp.add, carry, found), None
 
     zeros = [
@@ -217,7 +217,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
 
     def tail_gradient(point, travelling, labels, stitch):
         def loss_fn(stitch):
-            logits, _ = stitched_logits(network, state.pair.b, travelling, stitch, point, "batch")
+            logits, _ = stitched_output(network, state.pair.b, travelling, stitch, point, "batch")
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
             return loss, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
 
@@ -232,7 +232,7 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         labels = data.labels[indices]
-        fronts = network.features(state.pair.a, images, plan.points)
+        fronts = network.fronts(state.pair.a, images, plan.points)
         gradients, metrics = [], []
         for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
             (stitches, penalties), pull = jax.vjp(partial(_stitches_and_penalties, plan, seen), of_point)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symjax.models import Member, Network, branch, replace_branch
-from symjax.models.layers import NormMode
-from symjax.models.spanned import Spanned, formed
+from symjax.network import Member, Network
+from symjax.network.adapters import Mode
+from symjax.network.low_rank import LowRankFeatures, materialize
 from symjax.spelling import one_line
 
 PyTree = Any
@@ -61,21 +61,24 @@ def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
     return [filled(stitch) for stitch in stitches]
 
 
-def apply_stitch(stitch: Stitch, travelling):
-    """What travels through a joint, stitched; inside a residual block the branch alone."""
-    return replace_branch(travelling, formed(_stitched(stitch, branch(travelling))))
+def apply_stitch(stitch: Stitch, x: jax.Array) -> jax.Array:
+    """Stitched features, of features (examples, ..., channels)."""
+    return materialize(_stitched(stitch, x))
 
 
-def _stitched(stitch: Stitch, x) -> jax.Array | Spanned:
+def _stitched(stitch: Stitch, x) -> jax.Array | LowRankFeatures:
     bias = None if stitch.bias is None else stitch.bias.astype(x.dtype)
     if stitch.factors is not None:
         left, right = (factor.astype(x.dtype) for factor in stitch.factors)
-        return Spanned(x @ right.T, left, bias)
+        return LowRankFeatures(x @ right.T, left, bias)
     stitched = x @ stitch.matrix.T.astype(x.dtype)
     return stitched if bias is None else stitched + bias
 
 
-def stitched_logits(network: Network, b: Member, travelling, stitch: Stitch, point: int, mode: NormMode):
-    """Logits (n, classes) of B's tail on A's stitched features, and B's statistics as `mode` leaves them."""
-    stitched = replace_branch(travelling, _stitched(stitch, branch(travelling)))
-    return network.tail(b, stitched, point, mode=mode)
+def stitched_output(network: Network, b: Member, carried, stitch: Stitch, point: int, mode: Mode, *, key=None):
+    """The output of B's tail on A's stitched features, and B's state as `mode` leaves it.
+
+    What else crosses the split goes into the tail as it is.
+    """
+    features, *others = carried
+    return network.tail(b, (_stitched(stitch, features), *others), point, mode=mode, key=key, with_state=True)

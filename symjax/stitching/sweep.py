@@ -21,7 +21,7 @@ from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.flops import segment_flops
-from symjax.models import Member
+from symjax.network import Member
 from symjax.parallel import at_once, groups, stack, take
 from symjax.spelling import one_line
 from symjax.stitching.division import divide, work_of

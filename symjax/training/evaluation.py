@@ -61,14 +61,17 @@ def percent(shares, count: int) -> np.ndarray:
 def pool_moments(stats_per_batch):
     """Statistics of equal batches, pooled exactly: mean of means; mean of variances plus variance of means.
 
-    Takes a statistics pytree whose leaves have a leading batch axis and whose innermost dicts hold "mean" and "var",
-    as `mode="moments"` leaves them; gives it back without that axis. In NumPy or JAX, as its leaves are.
+    Takes a state pytree whose leaves have a leading batch axis, as `mode="moments"` leaves them, and returns it without
+    that axis. Dicts of "mean" and "var" are batch statistics; of other leaves floating ones are averaged, and the last
+    is taken of the rest. In NumPy or JAX, as its leaves are.
     """
 
     def is_layer(node):
         return isinstance(node, dict) and set(node) == {"mean", "var"}
 
     def pool(layer):
+        if not is_layer(layer):
+            return layer.mean(axis=0) if jnp.issubdtype(layer.dtype, jnp.floating) else layer[-1]
         mean, var = layer["mean"], layer["var"]
         return {"mean": mean.mean(axis=0), "var": var.mean(axis=0) + mean.var(axis=0)}
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,8 @@ from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.checks import integer, integer_fields, one_of
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.data.dataset import check_augmentation
-from symjax.models import Member, Network
+from symjax.network import Member, Network
+from symjax.network.member import merge, select
 from symjax.spelling import one_line
 from symjax.training.evaluation import Batches, accuracy
 
@@ -152,10 +154,10 @@ def train_epoch(
 ) -> tuple[TrainState, dict]:
     """One pass over the training images in an order of the member's own, then validation, if there are images for it.
 
-    Of `network` it uses `logits` alone where nothing is frozen.
+    Of `network` it uses `apply` alone where nothing is frozen.
 
-    The first `frozen` segments are not trained (static; see `train_step`). `flip` and `translate` of the recipe may not
-    be None here.
+    What the network computes up to its stitch point number `frozen` is not trained (static; see `train_step`). `flip`
+    and `translate` of the recipe may not be None here.
 
     Returns:
       The next state, and metrics: `loss` and `accuracy` (of the training batches as they were seen, in [0, 1]),
@@ -185,7 +187,7 @@ def train_epoch(
     metrics = {"loss": losses.mean(), "accuracy": rights.mean()}
     if data.validation is not None:
         metrics["validation_accuracy"] = accuracy(
-            lambda images: network.logits(member, normalize(images, data.mean, data.std))[0], data.validation
+            lambda images: network.apply(member, normalize(images, data.mean, data.std)), data.validation
         )
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
 
@@ -193,50 +195,43 @@ def train_epoch(
 def train_step(network: Network, tx, member: Member, opt_state, images, labels, frozen: int = 0, *, key=None):
     """One step on a batch of normalised images: ((member, optimizer state), (loss, share of right answers)).
 
-    The first `frozen` segments stay as they are: they run in inference mode, so that their features are fixed, and for
-    them neither gradients nor updates are computed. What is left of their cost is the forward pass. `key` is for what
-    the network does at random.
+    Parameters that the front up to the stitch point number `frozen` reads stay as they are: the front runs in inference
+    mode, so that its features are fixed, and for them neither gradients nor updates are computed. What is left of their
+    cost is the forward pass. `key` is for random operations of the network.
     """
-    front = network.front(member, images, frozen - 1) if frozen else None
+    fixed: frozenset[str] = frozenset()
+    run = partial(network.apply, x=images)
+    if frozen:
+        carried, fixed = network.front(member, images, frozen - 1), network.read_by_front(frozen - 1)
+        run = partial(network.tail, carried=carried, point=frozen - 1)
+
+    def trained_part(params):
+        return select(params, lambda path: f".params{path}" not in fixed) if fixed else params
 
     def loss_fn(trained):
-        whole = Member((*member.params[:frozen], *trained), member.stats)
-        if frozen:
-            logits, stats = network.tail(whole, front, frozen - 1, mode="train", key=key)
-        else:
-            logits, stats = network.logits(whole, images, mode="train", key=key)
+        whole = Member(merge(member.params, trained), member.state)
+        logits, state = run(whole, mode="train", key=key, with_state=True)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (stats, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32)))
+        return loss, (state, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32)))
 
-    trained = member.params[frozen:]
-    (loss, (stats, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-    trained, part = apply_gradients(tx, grads, _of_trained(opt_state, member.params, frozen), trained)
-    params = (*member.params[:frozen], *trained)
-    return (Member(params, stats), _with_trained(opt_state, part, member.params, frozen)), (loss, right)
-
-
-def _of_trained(opt_state, params, frozen: int):
-    """The optimizer's state without what it holds for the first `frozen` segments."""
-    if not frozen:
-        return opt_state
-    is_params = _like(params)
-    return jax.tree.map(lambda node: node[frozen:] if is_params(node) else node, opt_state, is_leaf=is_params)
+    trained = trained_part(member.params)
+    (loss, (state, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    trained, part = apply_gradients(tx, grads, _of_params(trained_part, opt_state, member.params), trained)
+    opt_state = _of_params(merge, opt_state, member.params, part)
+    return (Member(merge(member.params, trained), state), opt_state), (loss, right)
 
 
-def _with_trained(opt_state, part, params, frozen: int):
-    """The inverse: `opt_state` with what `part` says about the trained segments."""
-    if not frozen:
-        return part
-    is_params = _like(params)
-    return jax.tree.map(
-        lambda old, new: (*old[:frozen], *new) if is_params(old) else new, opt_state, part, is_leaf=is_params
-    )
-
-
-def _like(params):
-    """Whether a node of an optimizer's state is shaped as the parameters: one tuple entry per segment."""
+def _of_params(fn, opt_state, params, *others):
+    """The optimizer's state with `fn` applied to what in it is shaped as the parameters, and the rest of the last."""
     structure = jax.tree.structure(params)
-    return lambda node: jax.tree.structure(node) == structure
+
+    def is_params(node):
+        return jax.tree.structure(node) == structure
+
+    def applied(node, *parts):
+        return fn(node, *parts) if is_params(node) else (node, *parts)[-1]
+
+    return jax.tree.map(applied, opt_state, *others, is_leaf=is_params)
 
 
 def data_shapes(dataset: Dataset, validation_batches: Batches | None) -> TrainData:

@@ -15,9 +15,8 @@ from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.freezing import Saturation
-from symjax.models import Network
-from symjax.models.structure import structure
-from symjax.parallel import default_execution
+from symjax.network import Network
+from symjax.network.structure import structure
 from symjax.training import Recipe
 from symjax.training.loop import LATER as RECIPE_LATER
 
@@ -113,11 +112,11 @@ class ZooConfig:
             seed=self.split_seed,
         )
 
-    def network(self, dataset: Dataset, *, method: str | None = None) -> Network:
-        """What members are on the images of `dataset`; convolutions by `method`, as suits this backend by default."""
-        return self.network_on(describe_shapes(dataset), method=method)
+    def network(self, dataset: Dataset) -> Network:
+        """Return the network of members on the images of `dataset`."""
+        return self.network_on(describe_shapes(dataset))
 
-    def network_on(self, shapes: Mapping[str, Any], *, method: str | None = None) -> Network:
+    def network_on(self, shapes: Mapping[str, Any]) -> Network:
         """The same from what `describe_shapes` tells of a data set."""
         return models.create(
             self.model,
@@ -125,14 +124,13 @@ class ZooConfig:
             image_size=shapes["image_size"],
             channels=shapes["channels"],
             classes=shapes["classes"],
-            method=method or default_execution().conv,
             dtype=PRECISIONS[self.precision],
         )
 
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
-        """The fingerprint of the model's code on images of these shapes, see `symjax.models.structure`."""
+        """The fingerprint of the model's code on images of these shapes, see `symjax.network.structure`."""
         image = (shapes["image_size"], shapes["image_size"], shapes["channels"])
-        network = self.network_on(shapes, method="native")
+        network = self.network_on(shapes)
         try:
             return structure(network, image)
         except (TypeError, ValueError):  # which one depends on the layer that finds nothing left after pooling

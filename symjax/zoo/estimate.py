@@ -53,7 +53,7 @@ def look_flops(config: ZooConfig, dataset: Dataset) -> float:
 
     One for each epoch that is compared, and one before the first. What the measure takes is not counted.
     """
-    network, examples = config.network(dataset, method="native"), len(looked_at(config.rule, dataset))
+    network, examples = config.network(dataset), len(looked_at(config.rule, dataset))
     return examples * sum(segment_flops(network, dataset.train.images.shape[1:])[: len(network.points)])
 
 
@@ -62,7 +62,7 @@ def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
 
     The first `frozen` segments are not trained.
     """
-    network, image = config.network(dataset, method="native"), dataset.train.images.shape[1:]
+    network, image = config.network(dataset), dataset.train.images.shape[1:]
     steps = len(dataset.train) // config.recipe.batch_size
     return steps * step_flops(network, image, config.recipe, frozen) + len(dataset.validation) * sum(
         segment_flops(network, image)
@@ -85,7 +85,7 @@ def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices:
         train=_random(dataset.train, min(len(dataset.train), REHEARSED * batch)),
         validation=_random(dataset.validation, min(len(dataset.validation), EVALUATION_BATCH)),
     )
-    network = config.network(dataset, method=execution.conv)
+    network = config.network(dataset).with_form(execution.conv)
     shared = parallel.replicate(device_data(small, pad_batches(small.validation, EVALUATION_BATCH)), devices)
     create = jax.jit(create_state, static_argnums=(0, 1, 2), compiler_options=parallel.compiler_options(optimise=False))
     one = jax.device_get(create(network, config.recipe, len(small.train) // batch, 0))

@@ -13,7 +13,7 @@ import pandas as pd
 from symjax import interruption, memory, parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.models import Network
+from symjax.network import Network
 from symjax.parallel import Execution
 from symjax.progress import progress_bar
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
@@ -226,7 +226,7 @@ def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: 
     """
     shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
     plain = dataclasses.replace(config.on(dataset), freeze=(), labels="true")
-    network = config.network(dataset, method=execution.conv)
+    network = config.network(dataset).with_form(execution.conv)
     return _need(plain, network, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
 
 

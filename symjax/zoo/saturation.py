@@ -11,7 +11,7 @@ from symjax import freezing, runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.freezing import Saturation
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.representations import features_of
 from symjax.similarity import pairwise
 from symjax.zoo.config import ZooConfig

@@ -23,7 +23,7 @@ import pandas as pd
 
 from symjax import hosts, runs
 from symjax.errors import InputError
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.training import TrainState, create_state
 from symjax.zoo.config import ZooConfig
 

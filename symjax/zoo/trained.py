@@ -17,7 +17,7 @@ from symjax.checks import integer, integers, numpy_array, one_of, path
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
-from symjax.models import Member, Network
+from symjax.network import Member, Network
 from symjax.parallel import Execution
 from symjax.spelling import one_line
 from symjax.training import accuracy, pad_batches
@@ -128,7 +128,9 @@ class _Opened:
         try:
             data, known = document.pop("data"), document.pop("structure")
             self.config = ZooConfig.from_json(document)
-            self.network = self.config.network_on(data, method=execution and execution.conv)
+            self.network = self.config.network_on(data)
+            if execution is not None:
+                self.network = self.network.with_form(execution.conv)
             self.like = abstract_state(self.config, self.network, data["train_images"])
             now = self.config.structure_on(data)
         except (InputError, KeyError, TypeError, AttributeError) as error:
@@ -248,7 +250,7 @@ def _accuracy_of(network: Network, own_labels: bool):
         batches, mean, std = shared
         member, labels = item if own_labels else (item, batches.labels)
         batches = batches._replace(labels=labels)
-        return accuracy(lambda images: network.logits(member, data.normalize(images, mean, std))[0], batches)
+        return accuracy(lambda images: network.apply(member, data.normalize(images, mean, std)), batches)
 
     return accuracy_of
 

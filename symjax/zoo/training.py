@@ -15,7 +15,7 @@ from symjax.checks import flag, integers, path, sequence
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.models import Network
+from symjax.network import Network
 from symjax.parallel import Execution
 from symjax.zoo.config import ZooConfig
 from symjax.zoo.jobs import Job, need, plan, train_jobs
@@ -159,7 +159,7 @@ def train_together(
 def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
     """The network of a zoo; an InputError where it cannot be trained on these images."""
     _check_sizes(config, dataset)
-    network = config.network(dataset, method=execution.conv)
+    network = config.network(dataset).with_form(execution.conv)
     _check_image_size(network, dataset)
     if config.rule is None and len(config.freeze) > len(network.points):
         raise InputError(
@@ -222,6 +222,6 @@ def _check_image_size(network: Network, dataset: Dataset) -> None:
     """An InputError where pooling leaves nothing of the images; found out before anything is written."""
     images = jax.ShapeDtypeStruct(dataset.train.images[:1].shape, jnp.float32)
     try:
-        jax.eval_shape(network.logits, network.shapes, images)
+        jax.eval_shape(network.apply, network.shapes, images)
     except (TypeError, ValueError):  # which one depends on the layer that finds nothing left
         raise InputError(f"image_size: {dataset.image_size} is too small for {network.name}") from None

@@ -8,35 +8,38 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from symjax.models.segmented import Network
+from symjax.network.member import leaves_by_path
+from symjax.network.network import Network
+
+PyTree = Any
 
 # What they wrap counts, they do not: which functions of JAX are wrapped differs from version to version.
 _WRAPPERS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 
 
-def structure(network: Network, image: tuple[int, int, int]) -> str:
-    """Ten hexadecimal digits of the network's parameters, their initialisation and its forward passes.
+def structure(network: Network, example: PyTree = None) -> str:
+    """Return ten hexadecimal digits of the network's variables, their initialisation and its forward passes.
 
-    Of parameters and statistics the names, shapes and types; of `init` and of `logits`, in training and in inference on
-    images (h, w, c), the operations, as JAX traces them. Nothing is compiled. The same in every process and under all
-    settings of JAX; another version of JAX may trace other operations.
+    Of parameters and state the names, shapes and types; of the initialisation and of the forward passes, in training
+    and in inference on inputs like `example` (by default the network's own), the operations, as JAX traces them.
+    Nothing is compiled. The same in every process and under all settings of JAX; another version of JAX may trace other
+    operations.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    images = jax.ShapeDtypeStruct((2, *image), jnp.float32)
-    programs = (
-        (network.init, key),
-        (lambda member, x, key: network.logits(member, x, mode="train", key=key), network.shapes, images, key),
-        (lambda member, x: network.logits(member, x)[0], network.shapes, images),
-    )
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(network.shapes)]
-    digest = hashlib.sha256(json.dumps(names).encode())
+    example = network.example if example is None else example
+    digest = hashlib.sha256(json.dumps(list(leaves_by_path(network.shapes))).encode())
     with jax.enable_x64(False), jax.default_matmul_precision(None):
-        for program, *arguments in programs:
-            for line in _lines(jax.make_jaxpr(program)(*arguments)):
+        programs = [
+            network.jaxpr(network.shapes, example, mode="train", random=True),
+            network.jaxpr(network.shapes, example),
+        ]
+        if network.has_init:
+            programs.insert(0, jax.make_jaxpr(network.init)(key))
+        for program in programs:
+            for line in _lines(program):
                 digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:10]
 
