@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.stitch import Settings
 from symjax import models, zoo
-from symjax.models import Member
+from symjax.network import Member
 from symjax.models.myrtle import PlainSpec
 
 # Stitch points relu1 (4 channels) and relu2 (8), on 8 x 8 images.

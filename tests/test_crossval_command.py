@@ -105,7 +105,7 @@ def test_lasso(tmp_path, capsys, monkeypatch):
         assert rows.sparsity["lasso_proximal:0.1", layer] < 0.5
         assert rows.sparsity["birkhoff", layer] >= 1 - 1 / count  # more where a channel is dead
     pair = tuple(map(int, rows.pair.iloc[0].split("-")))
-    stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.stats)
+    stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.state)
     np.testing.assert_array_equal(stitch.matrix, 0)
     told = summary.read(out)
     assert "lasso_proximal:0.1 costs" in told.finding and "birkhoff costs" in told.finding

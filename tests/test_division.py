@@ -64,7 +64,7 @@ def test_one_stitch_cannot_be_divided():
 
 
 def test_flops_of_segments_are_those_of_their_convolutions():
-    network = models.create("mcnn", width=8, channels=3, classes=10, method="native")
+    network = models.create("mcnn", width=8, channels=3, classes=10)
     found = segment_flops(network, (32, 32, 3))
     # 3x3 convolutions with padding: border pixels lack some products, so a little under 2 * 9 * c_in * c_out * pixels
     wanted = [2 * 9 * a * b * size**2 for a, b, size in ((3, 8, 32), (8, 16, 32), (16, 32, 16), (32, 64, 8))]

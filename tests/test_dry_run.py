@@ -79,7 +79,7 @@ def run(name, *words, zoo="zoo"):
 def images():
     """Operations of each segment for one image."""
     dataset, _ = trained()
-    return segment_flops(settings().zoo_config().network(dataset, method="native"), (8, 8, 1))
+    return segment_flops(settings().zoo_config().network(dataset), (8, 8, 1))
 
 
 def test_every_command_that_computes_has_the_flag():
@@ -158,7 +158,7 @@ def test_passes_over_examples(phases, capsys):
 def test_frozen_layers_cost_less(phases, capsys):
     dry("freeze", "--schedules", "1/3,2/4,similarity")
     config, (dataset, _) = settings().zoo_config(), trained()
-    network = config.network(dataset, method="native")
+    network = config.network(dataset)
     validation = 6 * len(dataset.validation) * sum(images())
     steps = training_flops(network, (8, 8, 1), len(dataset.train), config.recipe, (1, 3))
     assert phases["1/3"].flops == pytest.approx(3 * (steps + validation))
@@ -182,7 +182,7 @@ def test_both_groups_are_trained_side_by_side(phases):
 def test_operations_of_a_retraining(point):
     """A step of the tail is one of the network with its front frozen, less that front, with the matrix and ReLU."""
     dataset, _ = trained()
-    network = settings(model="rotate_tiny").zoo_config().network(dataset, method="native")
+    network = settings(model="rotate_tiny").zoo_config().network(dataset)
     recipe, image = Recipe(epochs=2, batch_size=12, flip=False, translate=0), (8, 8, 1)
     plan = Plan(network, (point,), recipe, parallel.default_execution())
     front, step, forward = parts_flops(plan, point, dataset)

@@ -49,7 +49,7 @@ def apart(a, b):
 def test_frozen_segments_and_their_optimizer_stay(name, frozen):
     state, (member, opt_state) = stepped(name, frozen)
     assert not any(apart(state.member.params[:frozen], member.params[:frozen]))
-    assert not any(apart(state.member.stats[:frozen], member.stats[:frozen]))
+    assert not any(apart(state.member.state[:frozen], member.state[:frozen]))
     moved = [
         np.any(np.concatenate([np.ravel(d) for d in apart(a, b)]))
         for a, b in zip(state.member.params[frozen:], member.params[frozen:], strict=True)

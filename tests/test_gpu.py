@@ -19,7 +19,7 @@ from symjax.models.layers import CONV_METHODS
 from symjax.models.myrtle import PlainSpec
 from symjax.parallel import Execution, over_members
 from symjax.similarity import MEASURES, cka, pairwise
-from symjax.stitching import Stitch, feature_moments, least_squares, stitched_logits
+from symjax.stitching import Stitch, feature_moments, least_squares, stitched_output
 from symjax.stitching.families.orthogonal import newton_schulz
 from symjax.training import Recipe, create_state, train_epoch
 from symjax.training.loop import device_data
@@ -133,13 +133,13 @@ def test_operations_are_counted():
     assert min(operations) > 1 and step_flops(network, (8, 8, 1), RECIPE) > 3 * RECIPE.batch_size * sum(operations[1:])
 
 
-def test_stitched_logits():
+def test_stitched_output():
     network, key = tiny(), jax.random.key(0)
     images, matrix = np.asarray(jax.random.normal(key, (5, 8, 8, 1))), np.asarray(jax.random.normal(key, (8, 8)))
 
     def logits(images, matrix):
         a, b = (network.init(jax.random.key(seed)) for seed in (1, 2))
-        return stitched_logits(network, b, network.front(a, images, 1), Stitch(matrix), 1, "batch")[0]
+        return stitched_output(network, b, network.front(a, images, 1), Stitch(matrix), 1, "batch")[0]
 
     with on_host(float64=False):
         exact = np.asarray(logits(images, matrix))

@@ -261,7 +261,7 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
 def test_operations_of_an_epoch():
     dataset, members = trained()
     config = settings().zoo_config()
-    network = config.network(dataset, method="native")
+    network = config.network(dataset)
     image = dataset.train.images.shape[1:]
     wanted = 6 * step_flops(network, image, config.recipe) + 18 * sum(
         segment_flops(network, image)

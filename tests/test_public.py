@@ -97,7 +97,7 @@ def calls(tmp_path_factory):
     network, member = own.network, own.member(0)
     stitch = stitching.Stitch(np.eye(network.points[0].channels, dtype=np.float32), np.zeros(2, np.float32))
     saved = {"relu1/full/matrix": stitch.matrix, "relu1/full/bias": stitch.bias}
-    saved |= {f"relu1/full/stats/{key}": value for key, value in flatten(member.stats).items()}
+    saved |= {f"relu1/full/stats/{key}": value for key, value in flatten(member.state).items()}
     (folder / "stitches").mkdir()
     runs.write_npz(folder / "stitches" / "0-1.npz", saved)
     fit = stitching.FitConfig(epochs=1, batch_size=12)
@@ -127,7 +127,7 @@ def calls(tmp_path_factory):
     whole = {"network": network, "dataset": dataset, "config": config, "recipe": recipe, "execution": execution}
     whole |= {"zoo": own, "members": own.members, "member": member, "mean": dataset.mean, "std": dataset.std}
     whole |= {"split": dataset.test, "images": dataset.test.images, "folder": folder / "zoo", "stream": stream}
-    whole |= {"state": state, "stitch": stitch, "stats": member.stats, "table": results, "path": out, "seeds": (0, 1)}
+    whole |= {"state": state, "stitch": stitch, "stats": member.state, "table": results, "path": out, "seeds": (0, 1)}
     whole |= {"key": jax.random.key(0), "fn": "cka", "measure": "cka", "activation": jax.nn.relu, "x": ANY, "y": ANY}
     whole |= {"matrix": np.eye(3), "epochs": (0, 1), "values": (0.0, 1.0), "history": history, "rcond": 1e-6}
     whole |= {"labels": None, "image_shape": (16, 16, 1), "max_device_memory": 2**40, "epoch": 1, "devices": None}
@@ -191,7 +191,7 @@ def calls(tmp_path_factory):
         "stitching.least_squares": {"moments": stitching.feature_moments(ANY, ANY)},
         "stitching.matched": {"moments": stitching.feature_moments(ANY, ANY)},
         "stitching.load_stitch": {"folder": folder, "pair": (0, 1), "layer": "relu1", "family": "full"}
-        | {"like": member.stats},
+        | {"like": member.state},
         "stitching.parse_families": {"text": "full,rank2"},
         "stitching.Plan": {"points": (0,), "families": stitching.parse_families("full"), "config": fit},
         "stitching.Sweep": {"plan": plan, "num_pairs": 1},

@@ -20,7 +20,7 @@ from experiments.settings import run_command
 from symjax import models, parallel, runs, zoo
 from symjax.errors import InputError
 from symjax.memory import num_bytes
-from symjax.models import Member
+from symjax.network import Member
 from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
@@ -140,7 +140,7 @@ def test_a_tail_can_undo_what_commutes_with_the_activation(model, kind, undone, 
     dataset, found = trained(model)
     member, images = found.member(1), np.float32((dataset.test.images - dataset.mean) / dataset.std)
     matrix = np.asarray(sample_rotation(key(5), kind, found.network.points[point].channels))
-    features = found.network.before_activation(member, images, point)
+    features = found.network.pre_activation(member, images, point)
     logits, _ = RotatedTail(found.network, point, matrix).logits(absorbed(member, point, matrix), features)
     wanted, _ = found.network.logits(member, images)
     error = np.abs(np.asarray(logits) - np.asarray(wanted)).max() / np.abs(np.asarray(wanted)).max()
@@ -151,7 +151,7 @@ def test_features_before_an_activation():
     dataset, found = trained("rotate_tiny_norm")
     member, images = found.member(0), np.float32((dataset.test.images - dataset.mean) / dataset.std)
     for point in (0, 1):
-        before = found.network.before_activation(member, images, point)
+        before = found.network.pre_activation(member, images, point)
         assert (np.asarray(before) < 0).any()
         np.testing.assert_array_equal(found.network.activate(before, point), found.network.front(member, images, point))
     with pytest.raises(InputError, match="resnet20 .* has no activation alone before stem"):
@@ -164,7 +164,7 @@ def test_features_before_an_activation():
 def accuracy_of(found, dataset, member, one, point) -> float:
     """Percent, over the network's public parts, in one batch."""
     images = np.float32((dataset.test.images - dataset.mean) / dataset.std)
-    rotated = np.asarray(found.network.before_activation(member, images, point)) @ one.matrix.T
+    rotated = np.asarray(found.network.pre_activation(member, images, point)) @ one.matrix.T
     travelling = found.network.activate(jnp.asarray(rotated), point)
     front = jax.tree.map(np.asarray, Member(*(kind[: point + 1] for kind in member)))
     whole = Member(*(a + b for a, b in zip(front, one.tail, strict=True)))
@@ -284,7 +284,7 @@ def features_of(found, dataset, blocks, augment=False):
 def test_features_that_fit_are_computed_once():
     dataset, found = trained()
     features, calls = features_of(found, dataset, 1)
-    wanted = found.network.before_activation(
+    wanted = found.network.pre_activation(
         found.member(0), np.float32((dataset.train.images - dataset.mean) / dataset.std), 0
     )
     for epoch in range(3):

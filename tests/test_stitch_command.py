@@ -129,7 +129,7 @@ def test_saved_stitches_repeat_their_accuracies_exactly(reference):
     for row in table(reference).itertuples():
         pair = (row.model_a, row.model_b)
         a, b = (members.member(seed) for seed in pair)
-        stitch, stats = load_stitch(reference, pair, row.layer, row.family, b.stats)
+        stitch, stats = load_stitch(reference, pair, row.layer, row.family, b.state)
         for split, reported in ((dataset.test, row.stitched_accuracy), (dataset.validation, row.val_accuracy)):
             where = (row.layer_index, split, dataset.mean, dataset.std)
             assert evaluate_stitch(members.network, a, b, stitch, stats, *where) == reported
@@ -140,7 +140,7 @@ def test_what_cannot_be_loaded(reference, tmp_path):
     _, members = trained()
     rows = table(reference)
     a, b = pair = (int(rows.model_a[0]), int(rows.model_b[0]))
-    stats = members.member(b).stats
+    stats = members.member(b).state
     with pytest.raises(InputError, match=r"no relu3/full; it has .*relu1/full.*relu2/matched"):
         load_stitch(reference, pair, "relu3", "full", stats)
     with pytest.raises(InputError, match="7-8"):
@@ -194,7 +194,7 @@ class FakeSweep:
                     d = where.channels
                     stitches[where.name, family.label] = (
                         Stitch(rng.randn(d, d).astype(np.float32), np.zeros(d, np.float32)),
-                        jax.tree.map(np.asarray, member(pair[1]).stats),
+                        jax.tree.map(np.asarray, member(pair[1]).state),
                     )
                     row = {"layer": where.name, "layer_index": point, "starred": False, "family": family.label}
                     row |= {"hyperparameter": family.hyperparameter, "start": family.start, "sparsity": 0.0}
@@ -490,6 +490,6 @@ def test_bad_flags(argv, wanted, tmp_path, capsys, monkeypatch):
 
 
 def test_statistics_go_to_names_and_back():
-    stats = trained()[1].member(0).stats
+    stats = trained()[1].member(0).state
     names = flatten(stats)
     assert sorted(names) == ["[0]['norm']['mean']", "[0]['norm']['var']", "[1]['norm']['mean']", "[1]['norm']['var']"]

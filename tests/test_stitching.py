@@ -27,7 +27,7 @@ from symjax.stitching import (
     fit,
     load_stitch,
     parse_families,
-    stitched_logits,
+    stitched_output,
 )
 from symjax.stitching.lane import Lane, _choose
 from symjax.stitching.results import Results
@@ -75,7 +75,7 @@ class Planted:
         # The statistics that a re-estimation over the training images must find again: their own.
         batches = CONFIG.eval_batch_size * (len(self.dataset.train) // CONFIG.eval_batch_size)
         images = normalize(self.dataset.train.images[:batches], self.dataset.mean, self.dataset.std)
-        stats = jax.jit(lambda m: self.network.logits(m, images, mode="moments")[1])(member)
+        stats = jax.jit(lambda m: self.network.apply(m, images, mode="moments", with_state=True)[1])(member)
         first, rng = Member(member.params, stats), np.random.RandomState(0)
         second, self.matrices = first, {}
         for layer, point in enumerate(self.network.points):
@@ -84,7 +84,7 @@ class Planted:
             second = acted(second, layer, permutation, scaling)
             self.matrices[point.name] = scaling[:, None] * np.eye(point.channels)[permutation]
         self.members = {0: first, 1: second}
-        logits = jax.jit(lambda m: self.network.logits(m, normalize(x, self.dataset.mean, self.dataset.std))[0])
+        logits = jax.jit(lambda m: self.network.apply(m, normalize(x, self.dataset.mean, self.dataset.std)))
         x = self.dataset.test.images
         self.logits = [np.asarray(logits(member)) for member in self.members.values()]
         right = np.argmax(self.logits[0], -1) == self.dataset.test.labels
@@ -165,13 +165,13 @@ def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
 
 
 def check_identity_stitch(network, member, images):
-    whole = np.asarray(jax.jit(lambda m: network.logits(m, images)[0])(member))
+    whole = np.asarray(jax.jit(lambda m: network.apply(m, images))(member))
 
     @jax.jit
     def stitched(member):
         fronts = network.features(member, images)
         return [
-            stitched_logits(network, member, x, Stitch(jnp.eye(p.channels), jnp.zeros(p.channels)), i, "inference")[0]
+            stitched_output(network, member, x, Stitch(jnp.eye(p.channels), jnp.zeros(p.channels)), i, "inference")[0]
             for i, (x, p) in enumerate(zip(fronts, network.points, strict=True))
         ]
 
@@ -214,7 +214,7 @@ def test_points_inside_residual_blocks_are_swept(residual):
     dataset, _ = trained()
     points = tuple(network.index(name) for name in ("block1.1*", "block2.1"))
     plan = make_plan("identity,birkhoff,full", dataclasses.replace(SGD, epochs=1), points, network=network)
-    other = Member(jax.tree.map(lambda leaf: leaf[::-1], member.params), member.stats)
+    other = Member(jax.tree.map(lambda leaf: leaf[::-1], member.params), member.state)
     members = {0: member, 1: other}
     before = jax.tree.map(np.array, members)
     (result,) = Sweep(plan, dataset, devices=jax.devices()[:1]).run(members.get, [(0, 1)])
@@ -253,14 +253,14 @@ def test_factors_act_as_their_product(model, method, mode, bias):
     """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
     network = models.create(model, width=16, channels=3, classes=5, method=method)
     member = jax.jit(network.init)(jax.random.key(0))
-    member = member._replace(stats=jax.tree.map(lambda leaf: leaf + 0.1, member.stats))
+    member = member._replace(stats=jax.tree.map(lambda leaf: leaf + 0.1, member.state))
     weights = jax.random.normal(jax.random.key(1), (6, 5))
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
     for point in (0, 1):
         travelling, stitch = network.front(member, images, point), factored(16 * (point + 1), 2, bias)
 
         def value(stitch, point=point, travelling=travelling):
-            logits, _ = stitched_logits(network, member, travelling, stitch, point, mode)
+            logits, _ = stitched_output(network, member, travelling, stitch, point, mode)
             return jnp.sum(logits * weights), logits
 
         run = jax.jit(jax.value_and_grad(value, has_aux=True))
@@ -291,7 +291,7 @@ def test_factors_in_bfloat16(point, bias):
     member = jax.jit(network.init)(jax.random.key(0))
     travelling = network.front(member, jax.random.normal(jax.random.key(2), (6, 16, 16, 3)), point)
     stitch = factored(16 * (point + 1), 2, bias)
-    run = jax.jit(lambda stitch: stitched_logits(network, member, travelling, stitch, point, "batch")[0])
+    run = jax.jit(lambda stitch: stitched_output(network, member, travelling, stitch, point, "batch")[0])
     found, wanted = run(stitch), run(stitch._replace(factors=None))
     assert found.dtype == jnp.float32 and apply_stitch(stitch, travelling).dtype == jnp.bfloat16
     np.testing.assert_allclose(found, wanted, atol=4e-2 * np.abs(wanted).max())
@@ -304,7 +304,7 @@ def test_factors_inside_a_residual_block(residual):
     travelling = network.front(member, jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), point)
     stitch = factored(4, 1, True)
     found, wanted = (
-        stitched_logits(network, member, travelling, one, point, "inference")[0]
+        stitched_output(network, member, travelling, one, point, "inference")[0]
         for one in (stitch, stitch._replace(factors=None))
     )
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
@@ -323,7 +323,7 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
     assert [row["family"] for row in found.rows] == ["rank1", "full", "rank2"] * 2
     Results(tmp_path).add(found, {0: 90.0, 1: 90.0})
     for key, (stitch, stats) in found.stitches.items():
-        saved = load_stitch(tmp_path, (0, 1), *key, like=zoo.member(1).stats)
+        saved = load_stitch(tmp_path, (0, 1), *key, like=zoo.member(1).state)
         assert same(saved, (stitch, stats)) and jax.tree.structure(saved[0]) == jax.tree.structure(stitch)
         other, other_stats = wanted.stitches[key]
         rank = {("relu1", "rank1"): 1, ("relu2", "rank1"): 1, ("relu2", "rank2"): 2}.get(key)
@@ -386,7 +386,7 @@ def test_no_gradient_of_the_members_is_formed(monkeypatch):
         assert leaf.shape in ((), (sum(leaf.size for leaf in params),))
     # The guard works: it refuses the gradient of a member.
     with pytest.raises(AssertionError, match="frozen member"):
-        jax.eval_shape(jax.grad(lambda m: zoo.network.logits(m, jnp.zeros((2, 8, 8, 1)))[0].sum()), pair.a)
+        jax.eval_shape(jax.grad(lambda m: zoo.network.apply(m, jnp.zeros((2, 8, 8, 1))).sum()), pair.a)
 
 
 # --- the sweep: two pairs on two devices ---
@@ -507,7 +507,7 @@ def test_batch_norm_statistics_are_re_estimated(swept, sweep):
         )
         np.testing.assert_allclose(stats[1]["norm"]["mean"], out.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(stats[1]["norm"]["var"], out.var((0, 1, 2)), rtol=1e-4)
-        assert np.abs(stats[1]["norm"]["mean"] - b.stats[1]["norm"]["mean"]).max() > 1e-3
+        assert np.abs(stats[1]["norm"]["mean"] - b.state[1]["norm"]["mean"]).max() > 1e-3
 
 
 def test_accuracy_counts_examples(sweep):
@@ -516,9 +516,9 @@ def test_accuracy_counts_examples(sweep):
     plan = make_plan("identity", points=(1,))
     pair = Pair(zoo.member(0), zoo.member(0))
     stitches = [[Stitch(jnp.eye(8)[None], jnp.zeros((1, 8)))]]
-    stats = [[jax.tree.map(lambda leaf: leaf[None], pair.b.stats)]]
+    stats = [[jax.tree.map(lambda leaf: leaf[None], pair.b.state)]]
     images = jnp.asarray(dataset.test.images[:6])
-    logits = jax.jit(zoo.network.logits)(pair.a, normalize(images, dataset.mean, dataset.std))[0]
+    logits = jax.jit(zoo.network.apply)(pair.a, normalize(images, dataset.mean, dataset.std))
     labels = np.array(np.argmax(logits, -1), np.int32)
     labels[1] = (labels[1] + 1) % 4
     count = jax.jit(lambda batch: evaluate.batch_scores(plan, pair, stitches, stats, batch, dataset.mean, dataset.std))

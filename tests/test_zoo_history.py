@@ -245,7 +245,7 @@ def test_labels_of_members_own_are_counted_over_examples(plain_folder):
     assert len(seen) == 1
     normal = (images.astype(np.float32) - DATASET.mean) / DATASET.std
     for i, seed in enumerate(SEEDS):
-        answers = np.argmax(jax.jit(loaded.network.logits)(loaded.member(seed), normal)[0], -1)
+        answers = np.argmax(jax.jit(loaded.network.apply)(loaded.member(seed), normal), -1)
         assert found[i] == pytest.approx(np.mean(answers == labels[i]))
 
 

@@ -6,8 +6,6 @@ Godfrey et al. 2022 (arXiv 2205.14258), section 3.
 from symjax.groups.decide import Decision, is_intertwiner
 from symjax.groups.homogeneity import GELU_SLOPE, homogeneity_defect
 from symjax.groups.matrix_groups import GROUPS, MatrixGroup
-from symjax.groups.symmetry import Element as Element
-from symjax.groups.symmetry import Symmetry
 from symjax.groups.table import INTERTWINERS, Intertwiner, polynomial
 
 __all__ = [
@@ -17,7 +15,6 @@ __all__ = [
     "Decision",
     "Intertwiner",
     "MatrixGroup",
-    "Symmetry",
     "homogeneity_defect",
     "is_intertwiner",
     "polynomial",

@@ -1,8 +1,11 @@
-"""Models as chains of segments that end at their stitch points."""
+"""Built-in models, and networks by name."""
 
-from symjax.models.registry import MODELS, create
-from symjax.models.registry import known_models as known_models
-from symjax.models.segmented import Member, Network, Segmented, StitchPoint, branch
-from symjax.models.segmented import replace_branch as replace_branch
+from symjax.models import myrtle as myrtle
+from symjax.models import resnet as resnet
+from symjax.models.create import check_name as check_name
+from symjax.models.create import create
+from symjax.models.registry import MODELS, build, known_models, register
+from symjax.network import Member as Member
+from symjax.network import Network as Network
 
-__all__ = ["MODELS", "Member", "Network", "Segmented", "StitchPoint", "branch", "create"]
+__all__ = ["MODELS", "build", "create", "known_models", "register"]

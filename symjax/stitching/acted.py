@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import memory, parallel, zoo
-from symjax.data import Dataset
+from symjax.data import Dataset, normalize
 from symjax.errors import InputError
-from symjax.groups import Symmetry
 from symjax.network import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import FitConfig, Plan, pair_moments
@@ -19,6 +18,7 @@ from symjax.training.evaluation import pad_batches
 
 KINDS = ("matched", "identity")
 BATCH = 32
+EXAMPLES = 4  # images on which symmetries are verified
 MATCHING = 1024  # training images that the closed form sees, at most
 
 
@@ -59,7 +59,8 @@ def stitch_to_acted(
     Raises:
       InputError: a network whose symmetry does not reach one of the points; memory that does not hold one member.
     """
-    network, symmetry = members.network, check_points(members.network, points)
+    network = members.network
+    symmetry = check_points(network, points, parallel.take(members.members, 0), dataset)
     elements = _quickly(jax.vmap(symmetry.sample))(keys)
     count = len(dataset.test)
     rows = []
@@ -67,7 +68,11 @@ def stitch_to_acted(
         chosen = tuple(point for point in points if network.points[point].starred == starred)
         if not chosen:
             continue
-        names = set().union(*(symmetry.spaces_at(p) for p in chosen)) if starred else set(symmetry.spaces)
+        names = (
+            set().union(*(symmetry.spaces_at(network.points[p].name) for p in chosen))
+            if starred
+            else set(symmetry.spaces)
+        )
         element = {name: matrices for name, matrices in elements.items() if name in names}
         acted = jax.device_get(_quickly(jax.vmap(symmetry.act))(members.members, element))
         options = {"max_device_memory": max_device_memory}
@@ -81,7 +86,7 @@ def stitch_to_acted(
             theirs = []
             a, b = Member(*parallel.take(members.members, m)), Member(*parallel.take(acted, m))
             for point, moments in zip(chosen, parallel.take(found, m), strict=True):
-                truth = symmetry.at(point, parallel.take(element, m))
+                truth = symmetry.at(network.points[point].name, parallel.take(element, m))
                 live = np.asarray(jnp.diagonal(moments.xx) > 0)
                 for kind, matrix in {"matched": matched(moments), "identity": jnp.eye(len(live))}.items():
                     stitch = Stitch(matrix, jnp.zeros(len(matrix), matrix.dtype))
@@ -111,10 +116,12 @@ def stitch_to_acted(
     return rows
 
 
-def check_points(network: Network, points: tuple[int, ...]) -> Symmetry:
-    """The network's symmetry; an InputError where it does not reach one of the points."""
-    symmetry = Symmetry(network)
-    without = [network.points[point].name for point in points if not symmetry.spaces_at(point)]
+def check_points(network: Network, points: tuple[int, ...], member: Member, dataset: Dataset):
+    """Return the network's symmetry; an InputError where it does not reach one of the points."""
+    images = normalize(dataset.train.images[:EXAMPLES], dataset.mean, dataset.std)
+    symmetry = network.symmetry(member, images)
+    names = [network.points[point].name for point in points]
+    without = [name for name in names if not symmetry.spaces_at(name)]
     if without:
         raise InputError(f"layers: no symmetry of {network.name} acts at {', '.join(without)}")
     return symmetry

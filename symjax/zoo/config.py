@@ -59,16 +59,15 @@ class ZooConfig:
         text("dataset", self.dataset)
         one_of("precision", self.precision, PRECISIONS)
         one_of("labels", self.labels, LABELS)
-        if not isinstance(self.model, str) or self.model not in models.MODELS:
-            raise InputError(f"model: {self.model!r} is unknown; known: {models.known_models()}")
+        models.check_name(self.model)
         sizes = {"width": (1, 2**20), "image_size": (1, 4096), "train_size": (1, 2**31 - 1)}
         given = {name: ends for name, ends in sizes.items() if getattr(self, name) is not None}
         integer_fields(self, split_seed=(0, 2**32 - 1), **given)
         scalar("validation", self.validation, "a share of the images, under 1", lambda value: 0 <= value < 1)
         if self.rule is None:
             object.__setattr__(self, "freeze", _check_freeze(self.freeze))
-        if self.width is None:
-            object.__setattr__(self, "width", models.MODELS[self.model][1])
+        if self.width is None and self.model in models.MODELS:
+            object.__setattr__(self, "width", models.MODELS[self.model].defaults["width"])
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict, without what came later and is at its default: older zoos keep their names."""
