@@ -8,7 +8,6 @@ command again recomputes nothing; more seeds, measures or checkpoints extend wha
 import dataclasses
 
 import pandas as pd
-from scipy import stats
 
 from experiments.features import parse_measures
 from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
@@ -88,7 +87,9 @@ def said(settled: pd.DataFrame) -> str:
     if count < 2 or layers < 3:
         verdict = "too few to tell whether lower layers converge first (wanted 2 networks and 3 layers)"
     else:
-        p = stats.page_trend_test(settled.to_numpy()).pvalue
+        from scipy.stats import page_trend_test  # here: it takes most of a second to import
+
+        p = page_trend_test(settled.to_numpy()).pvalue
         verdict = f"{'' if p < 0.05 else 'not shown that '}lower layers converge first (Page's test: p = {p:.2g})"
     relations = settled.apply(rank_correlation, axis=1)
     text = f"{verdict}; rank correlation of depth and epoch {relations.mean():+.2f}"

@@ -6,7 +6,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.birkhoff.checks import scalar
@@ -14,7 +13,7 @@ from symjax.checks import flag, integer, text
 from symjax.errors import InputError
 from symjax.plots.panels import lowest, panel_grid
 from symjax.plots.similarity import NAMES
-from symjax.plots.style import PAPER, apart, axes_of, check, finish, in_order
+from symjax.plots.style import PAPER, apart, axes_of, check, finish, heatmap, in_order
 from symjax.summary import mean
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
@@ -203,7 +202,7 @@ def _some(values: Sequence, count: int) -> list:
 
 def _heat(mean: pd.DataFrame, axes, annot: bool, square: bool = False) -> None:
     settings = HEAT | {"vmin": min(0.0, np.nanmin(mean.to_numpy()))}
-    sns.heatmap(mean, ax=axes, annot=annot, annot_kws={"fontsize": 7}, square=square, **settings)
+    heatmap(mean, ax=axes, annot=annot, annot_kws={"fontsize": 7}, square=square, **settings)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(length=0)
     axes.tick_params(axis="y", rotation=0)

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from symjax.plots.style import PAPER, axes_of, check, finish
+from symjax.plots.style import PAPER, axes_of, check, finish, palette
 from symjax.summary import over_networks
 
 
@@ -28,7 +27,7 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None
     with matplotlib.rc_context(PAPER):
         figure, grid = axes_of(ax, (1, 2), (7, 3.2))
         left, right = grid.flat
-        for colour, schedule in zip(sns.color_palette("colorblind", len(schedules)), schedules, strict=True):
+        for colour, schedule in zip(palette("colorblind", len(schedules)), schedules, strict=True):
             grouped = 100 * metrics[metrics.schedule == schedule].set_index("epoch").validation_accuracy
             mean, deviation = (getattr(grouped.groupby("epoch"), name)() for name in ("mean", "std"))
             deviation = deviation.fillna(0)

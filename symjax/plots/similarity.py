@@ -4,13 +4,12 @@ from pathlib import Path
 
 import matplotlib
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.errors import InputError
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import panel_grid
-from symjax.plots.style import PAPER, axes_of, check, finish
+from symjax.plots.style import PAPER, axes_of, check, finish, heatmap, palette
 from symjax.summary import mean
 
 # How a measure is called in a figure; others by their own name.
@@ -89,7 +88,7 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
             means = chosen.groupby(["layer_a", "layer_b"]).value.agg(mean).unstack()
             means = means.reindex(index=rows, columns=columns)
             least, most = means.min(axis=None), means.max(axis=None)
-            sns.heatmap(
+            heatmap(
                 means,
                 ax=axes,
                 vmin=min(0.0, least),
@@ -129,7 +128,7 @@ def by_layer(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
     if same.empty:
         raise InputError("table: has no row of equal layers (layer_a, layer_b) of two different models")
     measures = list(same.measure.unique())
-    colours = sns.color_palette("colorblind", len(measures))
+    colours = palette("colorblind", len(measures))
     styles = {measure: (NAMES.get(measure, measure), colour) for measure, colour in zip(measures, colours, strict=True)}
     pairs = same.pair.nunique()
     with matplotlib.rc_context(PAPER):

@@ -5,12 +5,11 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
-from symjax.plots.style import PAPER, axes_of, check, finish
+from symjax.plots.style import PAPER, axes_of, check, finish, palette
 from symjax.summary import mean
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
@@ -36,11 +35,12 @@ STYLE = {
 
 def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
     """Name and colour per family; siblings (lasso:0.1, birkhoff:1) share a hue and differ in lightness."""
-    spare = iter(sns.color_palette("husl", len(families)))
+    unnamed = [family for family in families if not (STYLE.get(family) or STYLE.get(family.partition(":")[0]))]
+    spare = iter(palette("husl", len(families)) if unnamed else ())
     styles, seen = {}, {}
     for family in families:
         base, _, number = family.partition(":")
-        name, colour = STYLE.get(family) or STYLE.get(base) or (family, next(spare))
+        name, colour = (family, next(spare)) if family in unnamed else STYLE.get(family) or STYLE[base]
         count = seen[base] = seen.get(base, -1) + 1
         colour = np.asarray(matplotlib.colors.to_rgb(colour))
         styles[family] = (f"{name} {number}".strip(), tuple(colour + (1 - colour) * min(0.15 * count, 0.75)))

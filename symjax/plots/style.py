@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -125,6 +124,20 @@ def save(figure: Figure, path: Path) -> None:
         runs.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())
 
 
+def palette(name: str, count: int) -> list[tuple]:
+    """`count` colours of one of seaborn's palettes, or of a colour map of matplotlib's."""
+    import seaborn  # here and below: it takes more than a second to import
+
+    return seaborn.color_palette(name, count)
+
+
+def heatmap(values: pd.DataFrame, **options) -> Axes:
+    """`seaborn.heatmap`."""
+    import seaborn
+
+    return seaborn.heatmap(values, **options)
+
+
 MARKERS = "os^DvPX<>h"
 LINES = ("-", "--", "-.", ":")
 
@@ -135,7 +148,7 @@ def apart(names: Iterable) -> dict[Any, dict[str, Any]]:
     Ten colours, each with a marker of its own; what comes after the first ten has a colour with another marker and
     another kind of line.
     """
-    colours = sns.color_palette("tab10", 10)
+    colours = palette("tab10", 10)
     return {
         name: {
             "color": colours[i % 10],
@@ -151,7 +164,7 @@ def apart(names: Iterable) -> dict[Any, dict[str, Any]]:
 
 def in_order(names: Sequence) -> dict[Any, dict[str, Any]]:
     """Likewise for what has an order, such as layers: colours from dark to bright."""
-    colours = sns.color_palette("viridis", len(names))
+    colours = palette("viridis", len(names))
     return {name: {"color": c, "marker": "o", "markersize": 2.5} for name, c in zip(names, colours, strict=True)}
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from symjax.birkhoff.checks import scalar
 from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, axes_of, check, finish
+from symjax.plots.style import PAPER, axes_of, check, finish, heatmap, palette
 
 
 def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
@@ -34,7 +33,7 @@ def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure
     with matplotlib.rc_context(PAPER):
         figure, grid = axes_of(ax, (1, 1), (1.05 * len(kinds) + 1.9, 0.34 * len(activations) + 1.5))
         axes = grid[0, 0]
-        sns.heatmap(
+        heatmap(
             np.maximum(values, 1e-17),
             ax=axes,
             norm=LogNorm(1e-16, 1),
@@ -78,8 +77,8 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, 
     with matplotlib.rc_context(PAPER):
         figure, grid = axes_of(ax, (1, 1), (4.6, 3.2))
         axes = grid[0, 0]
-        palette = sns.color_palette("colorblind", table.activation.nunique())
-        for (name, rows), colour in zip(table.groupby("activation", sort=False), palette, strict=True):
+        colours = palette("colorblind", table.activation.nunique())
+        for (name, rows), colour in zip(table.groupby("activation", sort=False), colours, strict=True):
             axes.plot(rows.scale, rows.xi, color=colour, linewidth=1.6, label=name.replace("_", " "))
         ends = np.array([0, table.scale.max()])
         axes.plot(ends, slope * ends, color="#777777", linewidth=1, linestyle="--", label=f"slope {slope:.5f}")
