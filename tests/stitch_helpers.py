@@ -8,14 +8,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import tiny_models  # noqa: F401
 
 from experiments.stitch import Settings
-from symjax import models, zoo
+from symjax import zoo
 from symjax.network import Member
-from symjax.models.myrtle import PlainSpec
 
-# Stitch points relu1 (4 channels) and relu2 (8), on 8 x 8 images.
-models.MODELS.setdefault("stitch_tiny", (*models.MODELS["mcnn"][:1], 4, {"spec": PlainSpec(4, (1, 2), (2, 2))}))
 SEEDS = (0, 1, 2)
 TRAIN, TEST = 90, 37  # 72 images to train on, 18 to validate
 
@@ -70,15 +68,12 @@ def trained():
 
 def acted(member: Member, layer: int, permutation, scaling) -> Member:
     """The same function, its hidden channels of `layer` moved and scaled: y_i = scaling_i x_permutation(i)."""
-    params, stats = (jax.tree.map(np.asarray, kind) for kind in member)
-    params, stats = [dict(segment) for segment in params], [dict(segment) for segment in stats]
-    conv, norm = dict(params[layer]["conv"]), dict(params[layer]["norm"])
-    conv["kernel"] = conv["kernel"][..., permutation]
-    norm = {name: scaling * values[permutation] for name, values in norm.items()}
-    params[layer] |= {"conv": conv, "norm": norm}
-    old = stats[layer]["norm"]
-    stats[layer] |= {"norm": {name: values[permutation] for name, values in old.items()}}
-    after = "conv" if layer + 1 < len(params) - 1 else "dense"
-    kernel = np.take(params[layer + 1][after]["kernel"], permutation, axis=-2) / scaling[:, None]
-    params[layer + 1][after] = params[layer + 1][after] | {"kernel": kernel}
-    return Member(tuple(params), tuple(stats))
+    params, state = jax.tree.map(np.array, tuple(member))
+    kernel = params["convs"][layer]["kernel"]
+    kernel[...] = kernel[..., permutation]
+    for values, factor in ((params["norms"][layer], scaling), (state["norms"][layer], 1)):
+        for array in values.values():
+            array[...] = factor * array[permutation]
+    after = params["convs"].get(layer + 1, params["dense"])["kernel"]
+    after[...] = np.take(after, permutation, axis=-2) / scaling[:, None]
+    return Member(params, state)

@@ -14,7 +14,6 @@ from experiments.settings import ZooSettings, run_command
 from symjax import models, parallel
 from symjax.flops import segment_flops, step_flops, training_flops
 from symjax.memory import Need
-from symjax.models.myrtle import PlainSpec
 from symjax.rotation import Plan
 from symjax.rotation.cost import parts_flops, retraining_flops
 from symjax.training import Recipe
@@ -23,9 +22,6 @@ from symjax.zoo import estimate, jobs
 pytestmark = [
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
 ]
-models.MODELS.setdefault(
-    "rotate_tiny", (models.MODELS["mcnn"][0], 4, {"spec": PlainSpec(4, (1, 2), (2, 2), norm=False)})
-)
 EXAMPLES = 20
 # What a command is given besides, and its phases.
 COMMANDS = {

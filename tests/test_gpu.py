@@ -8,6 +8,7 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tiny_models  # noqa: F401
 import pytest
 import scipy
 
@@ -16,7 +17,6 @@ from symjax.data import Split
 from symjax.data.dataset import Source, build
 from symjax.flops import segment_flops, step_flops
 from symjax.models.layers import CONV_METHODS
-from symjax.models.myrtle import PlainSpec
 from symjax.parallel import Execution, over_members
 from symjax.similarity import MEASURES, cka, pairwise
 from symjax.stitching import Stitch, feature_moments, least_squares, stitched_output
@@ -119,11 +119,8 @@ def test_closed_forms_of_stitches():
     np.testing.assert_allclose(jax.jit(newton_schulz)(np.float32(exact)), left @ right, atol=2e-5)
 
 
-def tiny(method="native", dtype=jnp.float32):
-    return models.create("gpu_tiny", channels=1, classes=3, method=method, dtype=dtype)
-
-
-models.MODELS.setdefault("gpu_tiny", (*models.MODELS["mcnn"][:1], 4, {"spec": PlainSpec(4, (1, 2), (2, 2))}))
+def tiny(form="native", dtype=jnp.float32):
+    return models.create("stitch_tiny", image_size=8, channels=1, classes=3, dtype=dtype).with_form(form)
 
 
 def test_operations_are_counted():

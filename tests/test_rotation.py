@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from campaign import slow
+import tiny_models  # noqa: F401
 from stitch_helpers import flags, scratch, settings, write_npz
 
 import experiments.rotate
@@ -21,7 +22,6 @@ from symjax import models, parallel, runs, zoo
 from symjax.errors import InputError
 from symjax.memory import num_bytes
 from symjax.network import Member
-from symjax.models.myrtle import PlainSpec
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, Case, Found, Plan, Retraining, RotatedTail, sample_rotation
 from symjax.rotation.division import divided, side_by_side
@@ -29,14 +29,8 @@ from symjax.rotation.features import Features, FrontProgram, count_blocks, share
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.published import against_published, gaps
 from symjax.rotation.results import Results
-from symjax.rotation.tail import tail_of
 from symjax.training import Recipe
 
-TINY = PlainSpec(4, (1, 2), (2, 2), norm=False)
-BUILD = models.MODELS["mcnn"][0]
-models.MODELS.setdefault("rotate_tiny", (BUILD, 4, {"spec": TINY}))
-models.MODELS.setdefault("rotate_tiny_sigmoid", (BUILD, 4, {"spec": dataclasses.replace(TINY, activation="sigmoid")}))
-models.MODELS.setdefault("rotate_tiny_norm", (BUILD, 4, {"spec": dataclasses.replace(TINY, norm=True)}))
 CASES = [Case(kind, repeat) for kind in ("none", "g_relu", "orthogonal") for repeat in (0, 1)]
 STILL = 1e-30  # a learning rate at which nothing is learnt
 

@@ -128,11 +128,10 @@ class ZooConfig:
 
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
         """The fingerprint of the model's code on images of these shapes, see `symjax.network.structure`."""
-        image = (shapes["image_size"], shapes["image_size"], shapes["channels"])
         network = self.network_on(shapes)
         try:
-            return structure(network, image)
-        except (TypeError, ValueError):  # which one depends on the layer that finds nothing left after pooling
+            return structure(network)
+        except (InputError, TypeError, ValueError):  # depends on the layer that finds nothing left after pooling
             raise InputError(f"image_size: {shapes['image_size']} is too small for {network.name}") from None
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:

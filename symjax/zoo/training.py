@@ -223,5 +223,5 @@ def _check_image_size(network: Network, dataset: Dataset) -> None:
     images = jax.ShapeDtypeStruct(dataset.train.images[:1].shape, jnp.float32)
     try:
         jax.eval_shape(network.apply, network.shapes, images)
-    except (TypeError, ValueError):  # which one depends on the layer that finds nothing left
+    except (InputError, TypeError, ValueError):  # depends on the layer that finds nothing left
         raise InputError(f"image_size: {dataset.image_size} is too small for {network.name}") from None
