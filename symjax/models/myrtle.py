@@ -1,92 +1,90 @@
-"""The Myrtle CNN and its relatives: plain chains of convolutions, described as data.
+"""The Myrtle CNN and its relatives: plain chains of convolutions.
 
 Godfrey et al. 2022 (arXiv 2205.14258), appendix on architectures; after D. Page's "How to train your ResNet".
 """
 
-from dataclasses import dataclass
-
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
-from symjax.models.layers import BatchNorm, Conv, Dense, global_max_pool, glorot, he, max_pool
-from symjax.models.segmented import Keys, Segmented, StitchPoint
-
-
-@dataclass(frozen=True)
-class PlainSpec:
-    """A plain chain: conv i has `multiples[i]` times the width and is followed by a pool of `pools[i]` (1: none)."""
-
-    width: int
-    multiples: tuple[int, ...] = (1, 2, 4, 8)
-    pools: tuple[int, ...] = (1, 2, 2, 2)
-    norm: bool = True
-    activation: str = "relu"
-
-
-SPECS = {
-    "mcnn": PlainSpec(64),
-    "mcnn_k": PlainSpec(64, norm=False),
-    "mcnn_sigmoid": PlainSpec(64, activation="sigmoid"),
-    "mcnn_k_sigmoid": PlainSpec(64, norm=False, activation="sigmoid"),
-    "cwcnn": PlainSpec(512, multiples=(1, 1, 1, 1)),
-    "cwcnn_k": PlainSpec(512, multiples=(1, 1, 1, 1), norm=False),
-    "scnn": PlainSpec(64, multiples=(1, 2, 2, 4), pools=(1, 2, 4, 2)),
-}
+from symjax.checks import integers, one_of
+from symjax.errors import InputError
+from symjax.models.common import BatchNorm, at_least_float32, glorot, he, images, lecun
+from symjax.models.registry import register
+from symjax.network.naming import stitch_point
 
 ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
-# A sigmoid network needs inputs of unit scale to its sigmoids, not the doubled variance that He's start gives a ReLU.
-VARIANCES = {"relu": he, "sigmoid": glorot}
+INITIALIZERS = {"relu": he, "sigmoid": glorot}
+CONSTANT = {"width": 512, "multiples": (1, 1, 1, 1)}
 
 
-class ConvSegment(nnx.Module):
-    """[pool of the previous conv] - conv - [batch norm] - activation."""
+@register(
+    {
+        "mcnn": {},
+        "mcnn_k": {"norm": False},
+        "mcnn_sigmoid": {"activation": "sigmoid"},
+        "mcnn_k_sigmoid": {"norm": False, "activation": "sigmoid"},
+        "cwcnn": CONSTANT,
+        "cwcnn_k": {**CONSTANT, "norm": False},
+        "scnn": {"multiples": (1, 2, 2, 4), "pools": (1, 2, 4, 2)},
+    }
+)
+class Myrtle(nnx.Module):
+    """Layers of 3x3 convolution, batch norm, activation and max pool; a global max pool; a dense layer.
 
-    def __init__(self, features_in, features_out, pool_before, spec: PlainSpec, *, method, rngs):
-        self.conv = Conv(
-            features_in, features_out, bias=not spec.norm, variance=VARIANCES[spec.activation], method=method, rngs=rngs
-        )
-        self.norm = BatchNorm(features_out) if spec.norm else None
-        self.features, self.pool_before, self.activation = features_out, pool_before, spec.activation
-        self.takes_spanned = pool_before == 1
+    Stitch points are the activations ("relu1", ...), before their pools.
 
-    def __call__(self, x, mode):
-        return self.activate(self.before_activation(x, mode))
+    Args:
+        width: channels of the first convolution, where its multiple is 1.
+        multiples: for each convolution its channels as a multiple of `width`.
+        pools: for each convolution the size of the max pool after it (1: none).
+        norm: whether batch norm follows each convolution; without it convolutions have a bias.
+        activation: "relu" or "sigmoid".
+        channels: of the images.
+        classes: number of logits.
+        dtype: of computations; parameters are float32, and logits float32 at least.
+        rngs: where initial parameters come from.
+    """
 
-    def before_activation(self, x, mode):
-        x = self.conv(max_pool(x, self.pool_before))
-        return x if self.norm is None else self.norm(x, mode)
+    def __init__(
+        self,
+        *,
+        width: int = 64,
+        multiples: tuple[int, ...] = (1, 2, 4, 8),
+        pools: tuple[int, ...] = (1, 2, 2, 2),
+        norm: bool = True,
+        activation: str = "relu",
+        channels: int = 3,
+        classes: int = 10,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        initializer = INITIALIZERS[one_of("activation", activation, ACTIVATIONS)]
+        self.pools = integers("pools", pools, 1)
+        widths = [width * multiple for multiple in integers("multiples", multiples, 1)]
+        if not widths or len(widths) != len(self.pools):
+            raise InputError(f"pools: got {len(self.pools)} for {len(widths)} convolutions, wanted one for each")
+        self.convs, self.norms = nnx.List(), nnx.List()
+        for before, after in zip([channels, *widths], widths, strict=False):
+            self.convs.append(
+                nnx.Conv(
+                    before, after, (3, 3), padding=1, use_bias=not norm, kernel_init=initializer, dtype=dtype, rngs=rngs
+                )
+            )
+            if norm:
+                self.norms.append(BatchNorm(after, rngs=rngs))
+        self.dense = nnx.Linear(widths[-1], classes, kernel_init=lecun, dtype=dtype, rngs=rngs)
+        self.activation, self.channels, self.dtype = activation, channels, dtype
 
-    def activate(self, x):
-        return ACTIVATIONS[self.activation](x)
-
-    def wire(self, wires, incoming):
-        outgoing = wires.space(self.features, self.activation)
-        wires.linear("conv", self.conv, incoming, outgoing, normed=self.norm is not None)
-        wires.norm("norm", outgoing)
-        return outgoing
-
-
-class Head(nnx.Module):
-    """pool - global max pool - dense."""
-
-    def __init__(self, features_in, classes, pool_before, *, rngs):
-        self.dense = Dense(features_in, classes, rngs=rngs)
-        self.pool_before = pool_before
-
-    def __call__(self, x, mode):
-        return self.dense(global_max_pool(max_pool(x, self.pool_before)))
-
-    def wire(self, wires, incoming):
-        wires.linear("dense", self.dense, incoming, None)
-
-
-def build(rngs: Keys, *, spec: PlainSpec, width: int, channels: int, classes: int, method: str) -> Segmented:
-    """The chain of `spec` at `width`; stitch points after every activation, before its pool."""
-    widths = [multiple * width for multiple in spec.multiples]
-    pools = (1, *spec.pools)
-    segments = [
-        ConvSegment(before, after, pool, spec, method=method, rngs=rngs)
-        for before, after, pool in zip((channels, *widths), widths, pools, strict=False)
-    ]
-    points = [StitchPoint(f"{spec.activation}{i + 1}", features) for i, features in enumerate(widths)]
-    return Segmented([*segments, Head(widths[-1], classes, pools[-1], rngs=rngs)], points)
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = images(x, self.channels, self.dtype)
+        for i, (conv, pool) in enumerate(zip(self.convs, self.pools, strict=True)):
+            x = conv(x)
+            if self.norms:
+                x = self.norms[i](x).astype(self.dtype)
+            x = stitch_point(ACTIVATIONS[self.activation](x), f"{self.activation}{i + 1}")
+            if min(x.shape[1:3]) < pool:
+                raise InputError(f"x: maps of {x.shape[1]} x {x.shape[2]} after convolution {i + 1}; use larger images")
+            if pool > 1:
+                x = nnx.max_pool(x, (pool, pool), (pool, pool))
+        return self.dense(jnp.max(x, axis=(1, 2))).astype(at_least_float32(self.dtype))

@@ -1,73 +1,105 @@
-"""Every model by name. A new one is one file with a `build` and one line here."""
+"""Every built-in model by name. A new one is one file of this package, with a module that `register` decorates."""
 
 import inspect
-from functools import lru_cache, partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
+from flax import nnx
 
-from symjax.checks import can_be_key, integer, one_of
+from symjax.checks import integer, one_of
 from symjax.errors import InputError
-from symjax.models import cct, myrtle, resnet18, resnet_cifar
-from symjax.models.conv import CONV_METHODS
-from symjax.models.segmented import Network
 
-MODELS: dict[str, tuple[Any, int, dict]] = {
-    # name: (build function, default width, its settings)
-    **{name: (myrtle.build, spec.width, {"spec": spec}) for name, spec in myrtle.SPECS.items()},
-    **{f"resnet{depth}": (resnet_cifar.build, 16, {"depth": depth}) for depth in resnet_cifar.DEPTHS},
-    "resnet18": (resnet18.build, 64, {}),
-    **{name: (cct.build, spec.size.width, {"spec": spec}) for name, spec in cct.SPECS.items()},
-}
+DATA_OPTIONS = ("image_size", "channels", "classes")
+"""What the data decide; a model that does not depend on one of them has no such option."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A named model.
+
+    Attributes:
+        build: called with `rngs` and options by keyword; returns a module that maps images (examples, height, width,
+            channels) to logits (examples, classes).
+        defaults: every option of `build` with the value that belongs to the name.
+    """
+
+    build: Callable[..., nnx.Module]
+    defaults: Mapping[str, Any]
+
+
+MODELS: dict[str, Model] = {}
+
+
+def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
+    """Return a decorator that registers a module, or a function that builds one.
+
+    Args:
+        presets: for each name the options in which it differs from the defaults of what is decorated.
+
+    Example:
+        >>> from flax import nnx
+        >>> from symjax.models import MODELS, build
+        >>> from symjax.models.registry import register
+        >>> @register({"perceptron": {}, "wide_perceptron": {"width": 512}})
+        ... class Perceptron(nnx.Module):
+        ...     def __init__(self, *, width=64, channels=3, classes=10, rngs):
+        ...         self.hidden = nnx.Linear(channels, width, rngs=rngs)
+        ...         self.dense = nnx.Linear(width, classes, rngs=rngs)
+        ...
+        ...     def __call__(self, x):
+        ...         return self.dense(nnx.relu(self.hidden(x.mean(axis=(1, 2)))))
+        >>> build("wide_perceptron", classes=5, rngs=nnx.Rngs(0)).dense.kernel.shape
+        (512, 5)
+        >>> del MODELS["perceptron"], MODELS["wide_perceptron"]
+    """
+
+    def add(build: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
+        parameters = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
+        options = {name: p.default for name, p in parameters.items() if name not in ("self", "rngs")}
+        for name, preset in presets.items():
+            if name in MODELS:
+                raise ValueError(f"a model {name} is registered already")
+            if unknown := set(preset) - set(options):
+                raise ValueError(f"{name}: {build.__name__} has no option {', '.join(sorted(unknown))}")
+            MODELS[name] = Model(build, {**options, **preset})
+        return build
+
+    return add
 
 
 def known_models() -> str:
-    """The names for a message, those of transformers by example."""
-    plain = [name for name in MODELS if name not in cct.SPECS or name.removeprefix("cct").isdecimal()]
-    return f"{', '.join(plain)} (also as cct7_3x2, cct7_sine, cct7_nodrop, cct7_3x2_sine_nodrop)"
+    """Return the names of all models, for a message."""
+    return ", ".join(MODELS)
 
 
-def create(
-    name: str,
-    *,
-    width: int | None = None,
-    image_size: int = 32,
-    channels: int = 3,
-    classes: int = 10,
-    method: str = "native",
-    dtype=jnp.float32,
-) -> Network:
-    """The network `name` of the registry.
+def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
+    """Return a new module of a registered model.
 
     Args:
-      name: one of `MODELS`.
-      width: channels of the first convolution, of a transformer those of its tokens; the published one by default.
-      image_size: height and width of the images; only models whose parameters depend on it (transformers) look at it.
-      channels: of the images.
-      classes: number of logits.
-      method: how convolutions run, one of `CONV_METHODS` (see `symjax.models.conv`); the parameters are the same.
-      dtype: of activations; parameters, statistics and logits stay float32.
+        name: one of `MODELS`.
+        rngs: where initial parameters come from, and masks of dropout.
+        options: those of the model (`MODELS[name].defaults`), most of all `width`, `channels`, `classes`, `dtype` and
+            for transformers `image_size`. `image_size`, `channels` and `classes` may be given to every model.
 
     Raises:
-      InputError: for an unknown name, method or a width under 1, or one that the model cannot have.
+        InputError: an unknown name or option, or a value that the model cannot have.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from symjax import models
+        >>> resnet = models.build("resnet20", width=4, classes=5, rngs=nnx.Rngs(0))
+        >>> resnet.eval()
+        >>> resnet(jnp.zeros((2, 8, 8, 3))).shape
+        (2, 5)
     """
     if not isinstance(name, str) or name not in MODELS:
         raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
-    one_of("method", method, CONV_METHODS)
-    width = MODELS[name][1] if width is None else width
-    sizes = {"width": width, "image_size": image_size, "channels": channels, "classes": classes}
-    sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items()}
-    build, _, settings = MODELS[name]
-    settings = tuple(settings.items())
-    make = _create if can_be_key(settings) else _create.__wrapped__
-    return make(name, build, settings, method=method, dtype=dtype, **sizes)
-
-
-@lru_cache
-def _create(name, build, settings, *, width, image_size, channels, classes, method, dtype) -> Network:
-    """Remembered: equal arguments, however they were given, have one network, which is compiled for once."""
-    settings = dict(settings)
-    if "image_size" in inspect.signature(build).parameters:
-        settings = {**settings, "image_size": image_size}
-    build = partial(build, **settings, width=width, channels=channels, classes=classes, method=method)
-    return Network(build, name=f"{name} (width {width})", dtype=dtype)
+    model = MODELS[name]
+    for option in options:
+        if option not in DATA_OPTIONS:
+            one_of(f"option of {name}", option, model.defaults)
+    for option in {"width", *DATA_OPTIONS} & set(options):
+        integer(option, options[option], 1, 2**20)
+    return model.build(rngs=rngs, **{**model.defaults, **{o: v for o, v in options.items() if o in model.defaults}})

@@ -1,0 +1,121 @@
+"""Residual networks for small images: the CIFAR ResNets of He et al. 2016, and ResNet-18 with a 3x3 stem."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from symjax.checks import integers, one_of
+from symjax.errors import InputError
+from symjax.models.common import BatchNorm, at_least_float32, he, images, lecun
+from symjax.models.registry import register
+from symjax.network.naming import stitch_point
+
+
+class ConvNorm(nnx.Module):
+    """A convolution without bias, then batch norm."""
+
+    def __init__(self, before: int, after: int, *, kernel: int = 3, stride: int = 1, dtype, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(
+            before, after, (kernel, kernel), stride, padding=kernel // 2, use_bias=False, kernel_init=he, dtype=dtype,
+            rngs=rngs,
+        )  # fmt: skip
+        self.norm = BatchNorm(after, rngs=rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.norm(self.conv(x)).astype(self.dtype)
+
+
+class PadShortcut(nnx.Module):
+    """Option A: every `stride`-th pixel, and zeros for the new channels, half of them before the others."""
+
+    def __init__(self, before: int, after: int, *, stride: int, dtype, rngs: nnx.Rngs):
+        self.stride, self.padding = stride, ((after - before) // 2, (after - before + 1) // 2)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), self.padding))
+
+
+class ProjectionShortcut(ConvNorm):
+    """Option B: a 1x1 convolution of the block's stride, then batch norm."""
+
+    def __init__(self, before: int, after: int, *, stride: int, dtype, rngs: nnx.Rngs):
+        super().__init__(before, after, kernel=1, stride=stride, dtype=dtype, rngs=rngs)
+
+
+SHORTCUTS = {"pad": PadShortcut, "projection": ProjectionShortcut}
+
+
+class Block(nnx.Module):
+    """Two convolutions, and a shortcut past both; its stitch points are `name` followed by "*", and `name`."""
+
+    def __init__(self, before: int, after: int, *, stride: int, shortcut: str, name: str, dtype, rngs: nnx.Rngs):
+        changes = before != after or stride != 1
+        self.shortcut = SHORTCUTS[shortcut](before, after, stride=stride, dtype=dtype, rngs=rngs) if changes else None
+        self.first = ConvNorm(before, after, stride=stride, dtype=dtype, rngs=rngs)
+        self.second = ConvNorm(after, after, dtype=dtype, rngs=rngs)
+        self.name = name
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # The shortcut comes first, so that a split at the branch leaves it to the front.
+        skip = x if self.shortcut is None else self.shortcut(x)
+        branch = stitch_point(nnx.relu(self.first(x)), f"{self.name}*")
+        return stitch_point(nnx.relu(self.second(branch) + skip), self.name)
+
+
+@register(
+    {
+        **{f"resnet{6 * n + 2}": {"blocks": (n, n, n)} for n in (3, 5, 7, 9, 18, 200)},
+        "resnet18": {"width": 64, "blocks": (2, 2, 2, 2), "shortcut": "projection"},
+    }
+)
+class ResNet(nnx.Module):
+    """A 3x3 stem, stages of residual blocks, global mean pool, a dense layer.
+
+    Each stage has twice the channels of the one before it; all but the first halve the map in their first block.
+    Stitch points are "stem", and of block j of stage i "blocki.j*", the branch after its first ReLU, and "blocki.j",
+    the output.
+
+    Args:
+        width: channels of the first stage.
+        blocks: for each stage the number of its blocks.
+        shortcut: of blocks that change shape: "pad" (option A, without parameters) or "projection" (option B).
+        channels: of the images.
+        classes: number of logits.
+        dtype: of computations; parameters are float32, and logits float32 at least.
+        rngs: where initial parameters come from.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 16,
+        blocks: tuple[int, ...] = (3, 3, 3),
+        shortcut: str = "pad",
+        channels: int = 3,
+        classes: int = 10,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        one_of("shortcut", shortcut, SHORTCUTS)
+        counts = integers("blocks", blocks, 1)
+        if not counts:
+            raise InputError("blocks: got none, wanted a number for each stage")
+        self.stem = ConvNorm(channels, width, dtype=dtype, rngs=rngs)
+        self.blocks, before = nnx.List(), width
+        for stage, count in enumerate(counts):
+            for number in range(count):
+                after, stride = width * 2**stage, 2 if stage and not number else 1
+                name = f"block{stage + 1}.{number + 1}"
+                self.blocks.append(
+                    Block(before, after, stride=stride, shortcut=shortcut, name=name, dtype=dtype, rngs=rngs)
+                )
+                before = after
+        self.dense = nnx.Linear(before, classes, kernel_init=lecun, dtype=dtype, rngs=rngs)
+        self.channels, self.dtype = channels, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = stitch_point(nnx.relu(self.stem(images(x, self.channels, self.dtype))), "stem")
+        for block in self.blocks:
+            x = block(x)
+        return self.dense(jnp.mean(x, axis=(1, 2))).astype(at_least_float32(self.dtype))
