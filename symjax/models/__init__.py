@@ -1,11 +1,14 @@
-"""Built-in models, and networks by name."""
+"""Built-in models: Flax NNX modules of stock layers, in a registry that each file of this package adds to."""
 
-from symjax.models import myrtle as myrtle
-from symjax.models import resnet as resnet
+import importlib
+import pkgutil
+
 from symjax.models.create import check_name as check_name
 from symjax.models.create import create
-from symjax.models.registry import MODELS, build, known_models, register
-from symjax.network import Member as Member
-from symjax.network import Network as Network
+from symjax.models.registry import MODELS, Model, build, register
+from symjax.models.registry import known_models as known_models
 
-__all__ = ["MODELS", "build", "create", "known_models", "register"]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["MODELS", "Model", "build", "create", "register"]

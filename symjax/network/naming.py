@@ -1,36 +1,42 @@
-"""Names of values inside a model."""
+"""Names of values in a model's code."""
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from symjax.checks import short
 from symjax.errors import InputError
 
 
 def stitch_point(x: jax.Array, name: str) -> jax.Array:
-    """Name a value of a model, so that the model can be split there.
+    """Return `x`, named as a stitch point: a value of a model at which symjax can stitch, compare and align.
 
-    It is `jax.ad_checkpoint.checkpoint_name`, the identity, with a check of its arguments. Use the result in place of
-    the value: what follows must depend on it.
+    The name is an equation of the model's jaxpr, `jax.ad_checkpoint.checkpoint_name`, and changes nothing else.
 
     Args:
-      x: features (examples, ..., channels), of a floating type.
-      name: unique in the model.
+        x: floating-point features (examples, ..., channels).
+        name: a name that no other value of the model has.
+
+    Returns:
+        `x` itself.
 
     Raises:
-      InputError: no text, or another kind of value.
+        InputError: `name` is not a non-empty string, or `x` is not a floating-point array of two dimensions or more.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from symjax import stitch_point
-      >>> stitch_point(jax.nn.relu(jnp.array([[-1.0, 2.0]])), "relu1").tolist()
-      [[0.0, 2.0]]
+        >>> import jax, jax.numpy as jnp
+        >>> from symjax.network.naming import stitch_point
+        >>> def model(weights, x):
+        ...     hidden = stitch_point(jax.nn.relu(x @ weights["first"]), "relu1")
+        ...     return hidden @ weights["second"]
+        >>> weights = {"first": jnp.eye(3), "second": jnp.ones((3, 2))}
+        >>> model(weights, jnp.array([[1.0, -1.0, 2.0]]))
+        Array([[3., 3.]], dtype=float32)
     """
     if not isinstance(name, str) or not name.strip() or "," in name:
-        raise InputError(f"name: got {name!r}, expected a text without commas")
-    shape, dtype = jnp.shape(x), jnp.result_type(x)
-    if len(shape) < 2 or not jnp.issubdtype(dtype, jnp.floating):
-        raise InputError(
-            f"x: {name!r} names an array of {dtype}{list(shape)}, expected features (examples, ..., channels)"
-        )
+        raise InputError(f"name: got {short(name)}, expected a text without commas")
+    dtype, shape = getattr(x, "dtype", None), getattr(x, "shape", ())
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 2:
+        given = short(x) if dtype is None else f"{dtype}{list(shape)}"
+        raise InputError(f"x: got {given} at stitch point {name!r}, wanted floating-point (examples, ..., channels)")
     return checkpoint_name(x, name)
