@@ -1,4 +1,4 @@
-"""Built-in models as NNX modules: sizes, stitch points, values against NumPy, training and evaluation, wrong options."""
+"""Built-in models as NNX modules: sizes, stitch points, values against NumPy, training, wrong options."""
 
 import jax
 import jax.numpy as jnp

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from symjax.checks import any_array
+from symjax.checks import numpy_array
 from symjax.errors import InputError
 from symjax.models.cct import CCT, sine_positions
 from symjax.models.myrtle import Myrtle
@@ -123,14 +123,14 @@ def from_pytorch(
         raise InputError(f"state_dict: does not fit this {family.__name__}. {lists}")
     module = nnx.clone(module)
     loaded = [(path, jnp.asarray(values[".".join(map(str, path))], variable.dtype)) for path, variable in variables]
-    nnx.update(module, nnx.State.from_flat_path(dict(loaded)))
+    nnx.update(module, nnx.from_flat_state(loaded))
     return module
 
 
 def _layers(module: nnx.Module, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str, str, np.ndarray]]:
     """Yield for each tensor its key, its layer's name and kind, its leaf, and itself with channels last."""
     arrays = {
-        key: np.asarray(any_array(f"state_dict: {key}", value))
+        key: numpy_array(f"state_dict: {key}", value)
         for key, value in state_dict.items()
         if not key.endswith("num_batches_tracked")
     }
