@@ -190,4 +190,5 @@ def _check_sine(module: CCT, array: np.ndarray) -> None:
     """Raise an InputError unless these are the positions that the module computes."""
     positions = sine_positions(module.side, module.side, module.norm.num_features)
     if array.size != positions.size or not np.allclose(array.reshape(positions.shape), positions, atol=1e-4):
-        raise InputError(f"state_dict: positional_emb {list(array.shape)} are not the sines of {module.side**2} tokens")
+        message = f"positional_emb {list(array.shape)} are not the sines of {module.side**2} tokens"
+        raise InputError(f"state_dict: {message}; learnt ones belong to positional_embedding='learnable'")
