@@ -30,20 +30,25 @@ def abstract(name, **options):
     return nnx.split(nnx.eval_shape(lambda: build(name, rngs=nnx.Rngs(0), **options)))
 
 
-def drawn(name, seed=0, **options):
-    """A module with parameters and statistics from NumPy at unit scale: compiling initializers takes seconds."""
+def draw(shapes, seed=0, dtype=jnp.float32):
+    """Values from NumPy at unit scale for a pytree of shapes: compiling initializers takes seconds."""
     generator = np.random.default_rng(seed)
-    graph, state = abstract(name, **options)
 
-    def draw(leaf):
+    def values(leaf):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):  # random state
             is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
             return jax.random.key(seed) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
-        scale = np.sqrt(2 / np.prod(leaf.shape[:-1])) if len(leaf.shape) > 1 else 1
-        values = generator.normal(size=leaf.shape) if len(leaf.shape) > 1 else generator.uniform(0.5, 1.5, leaf.shape)
-        return jnp.asarray(values * scale, jnp.promote_types(options.get("dtype", jnp.float32), jnp.float32))
+        if len(leaf.shape) < 2:
+            return jnp.asarray(generator.uniform(0.5, 1.5, leaf.shape), dtype)
+        return jnp.asarray(generator.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1])), dtype)
 
-    return nnx.merge(graph, jax.tree.map(draw, state))
+    return jax.tree.map(values, shapes)
+
+
+def drawn(name, seed=0, **options):
+    """A module with such parameters and statistics."""
+    graph, state = abstract(name, **options)
+    return nnx.merge(graph, draw(state, seed, jnp.promote_types(options.get("dtype", jnp.float32), jnp.float32)))
 
 
 @nnx.jit
