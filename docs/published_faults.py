@@ -526,7 +526,7 @@ def positions_not_passed_on():
     first, or fixed ones, sines and cosines. In the code of Hassani et al. 2021 (Compact-Transformers, November 2024)
     the function that builds all variants takes `positional_embedding` and does not pass it on to the model, whose
     default is "learnable": `cct_7_3x1_32_sine` is `cct_7_3x1_32` under another name. The numbers are cosines between
-    what is added to the 64 tokens and the table of sines; `cct7_sine` of symjax has the table.
+    what is added to the 64 tokens and the table of sines, which symjax adds by `positional_embedding="sine"`.
     """
     table = sine_positions(8, 8, 256)
 

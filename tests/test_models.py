@@ -1,270 +1,315 @@
-"""Models as chains: sizes, fronts and tails, members side by side, and what callers may get wrong."""
+"""Built-in models as NNX modules: sizes, stitch points, values against NumPy, training, wrong options."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from symjax.errors import InputError
-from symjax.models import MODELS, Member, Network, branch, create, replace_branch
+from symjax.models import MODELS, build, register
+from symjax.models.myrtle import Myrtle
+from symjax.network.jaxprs import equations
+from symjax.network.naming import stitch_point
 
-KEY = jax.random.key(0)
-QUICK = ("mcnn", "resnet20", "resnet18")  # compiling takes nearly all of the time
-KINDS = (*QUICK, "mcnn_k_sigmoid", "cwcnn", "scnn", "cct2", "cct7_3x2", "cct7_sine")  # one of each
-NAMES = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in MODELS
-    if name != "resnet1202" and "cct" not in name  # see test_cct.py
-]
+SLOW = ("resnet56", "resnet110", "resnet1202")  # to trace
+NAMES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS if "cct" not in name]
 
 
 def images(count=2, size=16):
-    return jax.random.normal(jax.random.key(7), (count, size, size, 3))
+    return np.random.default_rng(7).normal(size=(count, size, size, 3)).astype(np.float32)
 
 
-def close(actual, wanted, tolerance=1e-6):
-    scale = np.abs(np.asarray(wanted)).max()
-    np.testing.assert_allclose(actual, wanted, rtol=0, atol=tolerance * scale)
+def close(actual, expected, tolerance=1e-6):
+    scale = np.abs(np.asarray(expected)).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
 
 
-def drawn(network, seed=0):
-    """A member from NumPy at unit scale, statistics included, since compiling `init` takes seconds."""
+def abstract(name, **options):
+    """A graph and a state of shapes; nothing is computed."""
+    return nnx.split(nnx.eval_shape(lambda: build(name, rngs=nnx.Rngs(0), **options)))
+
+
+def draw(shapes, seed=0, dtype=jnp.float32):
+    """Values from NumPy at unit scale for a pytree of shapes: compiling initializers takes seconds."""
     generator = np.random.default_rng(seed)
 
-    def draw(leaf):
-        fan_in = np.prod(leaf.shape[:-1])
-        values = (
-            generator.normal(size=leaf.shape) * np.sqrt(2 / fan_in)
-            if leaf.ndim > 1
-            else generator.uniform(0.5, 1.5, leaf.shape)
-        )
-        return jnp.asarray(values, leaf.dtype)
+    def values(leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):  # random state
+            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            return jax.random.key(seed) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+        if len(leaf.shape) < 2:
+            return jnp.asarray(generator.uniform(0.5, 1.5, leaf.shape), dtype)
+        return jnp.asarray(generator.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1])), dtype)
 
-    return jax.tree.map(draw, jax.eval_shape(network.init, KEY))
+    return jax.tree.map(values, shapes)
+
+
+def drawn(name, seed=0, **options):
+    """A module with such parameters and statistics."""
+    graph, state = abstract(name, **options)
+    return nnx.merge(graph, draw(state, seed, jnp.promote_types(options.get("dtype", jnp.float32), jnp.float32)))
+
+
+@nnx.jit
+def run(module, x):
+    return module(x)
+
+
+def named(name, size=16, **options):
+    """The named values of a model, {name: shape and dtype}, in program order."""
+    graph, state = abstract(name, **options)
+    program = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, images(size=size))
+    values = [(e.params["name"], e.outvars[0].aval) for e in equations(program.jaxpr) if e.primitive.name == "name"]
+    assert len(dict(values)) == len(values)
+    return dict(values)
+
+
+def number_of_parameters(name, **options):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.filter_state(abstract(name, **options)[1], nnx.Param)))
+
+
+# --- sizes and points ---
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("mcnn", 1_557_066), ("resnet20", 269_722), ("resnet18", 11_173_962), ("resnet110", 1_727_962)]
+    ("name", "count"),
+    [
+        ("mcnn", 1_557_066),
+        ("resnet20", 269_722),
+        ("resnet18", 11_173_962),
+        pytest.param("resnet110", 1_727_962, marks=pytest.mark.slow),
+        pytest.param("resnet1202", 19_421_274, marks=pytest.mark.slow),
+    ],
 )
 def test_published_sizes(name, count):
-    network = create(name)
-    assert network.num_parameters == count
-    assert str(count) in repr(network)
+    assert number_of_parameters(name) == count
 
 
-@pytest.mark.slow
-def test_the_deepest():
-    assert create("resnet1202").num_parameters == 19_421_274
-    assert len(create("resnet1202").points) == 1201
-
-
-def test_init_makes_what_num_parameters_counts():
-    network = create("resnet18", width=4)
-    member = jax.eval_shape(network.init, KEY)
-    assert sum(leaf.size for leaf in jax.tree.leaves(member.params)) == network.num_parameters
-    assert len(member.params) == len(member.stats) == len(network.points) + 1
-
-
-def check_front_and_tail(network, points):
-    @jax.jit
-    def everything(member, x):
-        travelling = [network.front(member, x, point) for point in points]
-        tails = [network.tail(member, front, point)[0] for point, front in zip(points, travelling, strict=True)]
-        return travelling, tails, network.logits(member, x)[0]
-
-    travelling, tails, whole = everything(drawn(network), images())
-    assert whole.shape == (2, 10)
-    for index, front, tail in zip(points, travelling, tails, strict=True):
-        point = network.points[index]
-        close(tail, whole)
-        assert isinstance(front, tuple) == point.starred
-        assert branch(front).shape[-1] == point.channels
-        assert network.index(point.name) == network.index(index) == index
+def points_of(options):
+    """By hand: names and channels."""
+    width = options["width"]
+    if "pools" in options:
+        return {f"{options['activation']}{i + 1}": m * width for i, m in enumerate(options["multiples"])}
+    points = {"stem": width}
+    for stage, blocks in enumerate(options["blocks"]):
+        for block in range(blocks):
+            for suffix in ("*", ""):
+                points[f"block{stage + 1}.{block + 1}{suffix}"] = width * 2**stage
+    return points
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_front_and_tail_make_the_whole(name):
-    """At a few points of a deep model: the first, the last, and a starred and a plain one between."""
-    network = create(name, width=2)
-    last = len(network.points) - 1
-    check_front_and_tail(network, range(last + 1) if last < 4 else (0, last // 2, last // 2 + 1, last))
+def test_points(name):
+    values = named(name, width=2)
+    channels = {point: value.shape[-1] for point, value in values.items()}
+    assert list(channels.items()) == list(points_of({**MODELS[name].defaults, "width": 2}).items())
+    assert all(value.shape[0] == 2 and len(value.shape) == 4 for value in values.values())
+
+
+def test_shortcuts_belong_to_the_front():
+    """A branch is named after all that its block computes before: its first convolution, and the shortcut's."""
+    graph, state = abstract("resnet18", width=2, blocks=(1, 1))
+    program = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, images())
+    order = [e for e in equations(program.jaxpr) if e.primitive.name in ("conv_general_dilated", "name")]
+    order = [e.params.get("name") or f"{e.invars[1].aval.shape[0]}x{e.params['window_strides'][0]}" for e in order]
+    first = ["3x1", "stem", "3x1", "block1.1*", "3x1", "block1.1"]
+    assert order == [*first, "1x2", "3x2", "block2.1*", "3x1", "block2.1"]
+
+
+def test_stitch_point():
+    x = jnp.ones((2, 3), jnp.bfloat16)
+    program = jax.make_jaxpr(lambda x: stitch_point(x, "relu1"))(x)
+    assert [(e.primitive.name, e.params["name"]) for e in program.eqns] == [("name", "relu1")]
+    assert stitch_point(x, "relu1").dtype == jnp.bfloat16
+    for value, name, words in [
+        (x, "", "name: got ''"),
+        (x, None, "name: got None"),
+        (jnp.ones(3), "a", r"x: got float32\[3\] at stitch point 'a'"),
+        (jnp.ones((2, 3), int), "a", "x: got int32"),
+        ([[1.0]], "a", r"x: got \[\[1.0\]\]"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            stitch_point(value, name)
+
+
+# --- values ---
+
+
+def numpy_convolution(x, kernel, stride=1):
+    size = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), (1, 2))[:, ::stride, ::stride]
+    return np.einsum("nhwcij,ijcd->nhwd", windows, kernel)
+
+
+def numpy_norm(p, x):
+    return (x - p["mean"]) / np.sqrt(p["var"] + 1e-5) * p["scale"] + p["bias"]
+
+
+def numpy_pool(x, size):
+    n, h, w, c = x.shape
+    x = x[:, : h // size * size, : w // size * size]
+    return x.reshape(n, h // size, size, w // size, size, c).max(axis=(2, 4))
+
+
+def numpy_myrtle(p, x, pools, activation):
+    for i, pool in enumerate(pools):
+        x = numpy_convolution(x, p["convs"][i]["kernel"]) + p["convs"][i].get("bias", 0)
+        x = numpy_norm(p["norms"][i], x) if "norms" in p else x
+        x = numpy_pool(np.maximum(x, 0) if activation == "relu" else 1 / (1 + np.exp(-x)), pool)
+    return x.max(axis=(1, 2)) @ p["dense"]["kernel"] + p["dense"]["bias"]
+
+
+def numpy_resnet(p, x, stages):
+    def conv_norm(p, x, stride=1):
+        return numpy_norm(p["norm"], numpy_convolution(x, p["conv"]["kernel"], stride))
+
+    x = np.maximum(conv_norm(p["stem"], x), 0)
+    for i, (stage, block) in enumerate((stage, block) for stage, count in enumerate(stages) for block in range(count)):
+        stride, q = 2 if stage and not block else 1, p["blocks"][i]
+        new = q["first"]["conv"]["kernel"].shape[-1] - x.shape[-1]
+        skip = np.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+        skip = conv_norm(q["shortcut"], x, stride) if "shortcut" in q else skip
+        x = np.maximum(conv_norm(q["second"], np.maximum(conv_norm(q["first"], x, stride), 0)) + skip, 0)
+    return x.mean(axis=(1, 2)) @ p["dense"]["kernel"] + p["dense"]["bias"]
+
+
+def values_of(module):
+    """Parameters and statistics as nested dictionaries of float64."""
+    state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nnx.to_pure_dict(state))
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in MODELS]
+    ("name", "options"),
+    [
+        ("mcnn", {}),
+        ("mcnn_k_sigmoid", {"multiples": (1, 2), "pools": (3, 2)}),
+        ("resnet20", {"blocks": (2, 1), "width": 3}),
+        ("resnet18", {"blocks": (1, 2)}),
+    ],
 )
-def test_every_point_of_every_model(name):
-    """Segment by segment: what travels is what the point says, and the way through all of them is the whole;
-    at a handful of points, front and tail are what lies before and behind.
-    """
-    network = create(name, width=24 if "cct" in name else 2)
-
-    def walk(member, x):
-        travelling = []
-        for i in range(len(network.points) + 1):
-            x, _ = network.run(member, x, start=i, stop=i + 1)
-            travelling.append(x)
-        return travelling
-
-    side = 32 if "cct" in name else 16
-    member, x = drawn(network), images(size=side)
-    *fronts, logits = jax.eval_shape(walk, member, x)
-    assert logits.shape == (2, 10)
-    for point, front in zip(network.points, fronts, strict=True):
-        assert isinstance(front, tuple) == point.starred
-        assert branch(front).shape[-1] == point.channels
-    if len(network.points) > 200:
-        return
-    *fronts, logits = walk(member, x)  # operation by operation, which compiles little
-    close(logits, network.logits(member, x)[0])
-    last = len(fronts) - 1
-    for point in {0, last // 4, last // 2, last // 2 + 1, last}:
-        close(branch(network.front(member, x, point)), branch(fronts[point]))
-        close(network.tail(member, fronts[point], point)[0], logits)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet32"])
-def test_front_and_tail_at_every_point(name):
-    network = create(name, width=2)
-    for point in range(len(network.points)):
-        check_front_and_tail(network, (point,))
-
-
-def test_front_is_a_feature():
-    network = create("mcnn", width=2)
-    member = drawn(network)
-    for point in (0, 3):
-        front = jax.jit(lambda m, x, point=point: network.front(m, x, point))(member, images())
-        (feature,) = jax.jit(lambda m, x, point=point: network.features(m, x, (point,)))(member, images())
-        jax.tree.map(np.testing.assert_array_equal, front, feature)
-
-
-def test_features_come_in_the_order_asked():
-    network = create("mcnn", width=2)
-    member = drawn(network)
-    late, early, again = jax.jit(network.features, static_argnums=2)(member, images(), (2, 0, 2))
-    assert early.shape[-1] == 2 and late.shape[-1] == 8
-    np.testing.assert_array_equal(late, again)
-
-
-def test_a_stitch_leaves_the_skip():
-    network = create("resnet20", width=4)
-    point = network.index("block2.1*")
-    assert network.points[point].starred and network.index(point) == point
-    travelling = jax.jit(network.front, static_argnums=2)(drawn(network), images(), point)
-    zeroed = replace_branch(travelling, jnp.zeros_like(branch(travelling)))
-    np.testing.assert_array_equal(zeroed[1], travelling[1])
-    assert not np.any(branch(zeroed))
-    features = jnp.ones((2, 4))
-    assert branch(features) is features and replace_branch(features, 2 * features)[0, 0] == 2
-
-
-def value_and_gradients(network, mode="train"):
-    def loss(params, stats, x):
-        logits, stats = network.logits(Member(params, stats), x, mode=mode)
-        return (jax.nn.log_softmax(logits)[:, 0]).mean(), stats
-
-    return lambda member, x: jax.value_and_grad(loss, has_aux=True)(member.params, member.stats, x)
-
-
-FORMS = ["matmul", pytest.param("mixed", marks=pytest.mark.slow)]  # which takes long to compile
-
-
-@pytest.mark.parametrize("method", FORMS)
-@pytest.mark.parametrize(
-    "name", ["mcnn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mcnn_sigmoid", "resnet20", "resnet18"))]
-)
-def test_methods_agree_with_native(name, method):
-    """In float64: batch norm and ReLU chains amplify float32's rounding in gradients, whatever the method."""
+def test_evaluation_is_the_definition(name, options):
     with jax.enable_x64(True):
-        x = jax.random.normal(jax.random.key(7), (4, 16, 16, 3), jnp.float64)
-        networks = [create(name, width=4, method=m, dtype=jnp.float64) for m in ("native", method)]
-        member = jax.tree.map(lambda a: a.astype(jnp.float64), drawn(networks[0]))
-        wanted, actual = (jax.jit(value_and_gradients(network))(member, x) for network in networks)
-    for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * max(np.abs(want).max(), 1e-3))
+        options = {"width": 2, **options}
+        module = drawn(name, dtype=jnp.float64, **options)
+        module.eval()
+        before = values_of(module)
+        x = images(size=10).astype(np.float64)
+        logits = run(module, x)
+        assert logits.dtype == np.float64
+        jax.tree.map(np.testing.assert_array_equal, values_of(module), before)
+    options = {**MODELS[name].defaults, **options}
+    if "pools" in options:
+        expected = numpy_myrtle(before, x, options["pools"], options["activation"])
+    else:
+        expected = numpy_resnet(before, x, options["blocks"])
+    close(logits, expected, 1e-11)
 
 
-@pytest.mark.parametrize("method", FORMS)
-def test_members_side_by_side(method):
-    network = create("mcnn", width=4, method=method)
-    members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(drawn(network, seed) for seed in range(3)))
-    logits, stats = jax.jit(jax.vmap(lambda m: network.logits(m, images(4), mode="train")))(members)
-    alone = jax.jit(lambda m: network.logits(m, images(4), mode="train"))
-    for i in range(3):
-        want_logits, want_stats = alone(drawn(network, i))
-        close(logits[i], want_logits, 1e-5)
-        for actual, wanted in zip(jax.tree.leaves(stats), jax.tree.leaves(want_stats), strict=True):
-            close(actual[i], wanted, 1e-5)
-
-
-def test_statistics_of_segments_that_do_not_run_are_kept():
-    network = create("mcnn", width=2)
-    member = drawn(network)
-    front = network.front(member, images(), 1)
-    _, stats = jax.jit(lambda m, x: network.tail(m, x, 1, mode="train"))(member, front)
-    changed = [
-        any(not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, pair), strict=True))
-        for pair in zip(stats, member.stats, strict=True)
-    ]
-    assert changed == [False, False, True, True, False]
-    assert jax.tree.structure(stats) == jax.tree.structure(member.stats)
+def test_training_uses_and_moves_statistics():
+    module = drawn("mcnn", width=2, multiples=(1,), pools=(2,))
+    before, x = values_of(module), images()
+    logits = run(module, x)
+    maps = numpy_convolution(x.astype(np.float64), before["convs"][0]["kernel"])
+    mean, var = maps.mean(axis=(0, 1, 2)), maps.var(axis=(0, 1, 2))
+    norm = before["norms"][0]
+    batch = {**before, "norms": {0: {**norm, "mean": mean, "var": var}}}
+    close(logits, numpy_myrtle(batch, x, (2,), "relu"), 1e-5)
+    after = values_of(module)["norms"][0]
+    close(after["mean"], 0.9 * norm["mean"] + 0.1 * mean)
+    close(after["var"], 0.9 * norm["var"] + 0.1 * var)
 
 
 def test_init_draws_the_published_variances():
-    network = create("resnet20", width=8)
-    params = jax.tree.leaves(jax.jit(network.init)(KEY).params)
-    kernels = [np.asarray(leaf) for leaf in params if leaf.ndim == 4 and leaf.size > 2000]
-    assert len(kernels) > 10
+    module = build("resnet20", width=16, blocks=(1, 1), rngs=nnx.Rngs(0))
+    kernels = [leaf for leaf in jax.tree.leaves(values_of(module)) if leaf.ndim == 4 and leaf.size > 2000]
+    assert len(kernels) == 4
     for kernel in kernels:
         deviation = np.sqrt(2 / np.prod(kernel.shape[:3]))
         assert abs(kernel.std() / deviation - 1) < 0.06 and abs(kernel.mean()) < 0.1 * deviation
         assert np.abs(kernel).max() < 2.3 * deviation
     assert len({kernel.ravel()[0] for kernel in kernels}) == len(kernels)
+    assert not np.any(module.dense.bias[...])
 
 
 def test_init_depends_on_the_key_alone():
-    network = create("mcnn", width=2)
-    init = jax.jit(network.init)
-    settings = {"width": 2, "channels": 3, "classes": 10, "method": "native"} | MODELS["mcnn"][2]
-    rebuilt = Network(lambda rngs: MODELS["mcnn"][0](rngs, **settings))  # `create` would give the same one
-    first, again = init(KEY), rebuilt.init(KEY)
-    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
-        close(a, b)
-    other = init(jax.random.key(1))
-    kernels = [leaf for leaf in jax.tree.leaves(first.params) if leaf.ndim > 1]
-    others = [leaf for leaf in jax.tree.leaves(other.params) if leaf.ndim > 1]
-    assert not any(np.array_equal(a, b) for a, b in zip(kernels, others, strict=True))
+    first, again, other = (
+        jax.tree.leaves(values_of(build("mcnn_k", width=2, multiples=(1, 2), pools=(1, 2), rngs=nnx.Rngs(seed))))
+        for seed in (0, 0, 1)
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, other, strict=True) if a.ndim > 1)
 
 
-@pytest.mark.parametrize("method", ["native", pytest.param("matmul", marks=pytest.mark.slow)])
-def test_bfloat16(method):
-    network = create("mcnn", width=4, method=method, dtype=jnp.bfloat16)
-    member = drawn(network)
-    (loss, stats), gradients = jax.jit(value_and_gradients(network))(member, images(4))
-    assert loss.dtype == jnp.float32
-    assert {leaf.dtype for leaf in jax.tree.leaves((stats, gradients))} == {jnp.dtype("float32")}
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+@pytest.mark.parametrize("name", ["mcnn", "resnet18"])
+def test_bfloat16(name):
+    options = {"width": 4, **({"blocks": (1, 1)} if name == "resnet18" else {})}
+    assert {value.dtype for value in named(name, dtype=jnp.bfloat16, **options).values()} == {jnp.dtype("bfloat16")}
+    single, half = drawn(name, **options), drawn(name, dtype=jnp.bfloat16, **options)
+    close(run(half, images(4)), run(single, images(4)), 0.05)
+
+    @nnx.jit
+    def gradients(module):
+        return nnx.grad(lambda module: jax.nn.log_softmax(module(images(4)))[:, 0].mean())(module)
+
+    leaves = jax.tree.leaves((gradients(half), nnx.state(half, nnx.BatchStat), run(half, images(4))))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+
+
+# --- registry ---
+
+
+def test_a_new_model_is_one_decorator():
+    @register({"tiny": {"width": 3}, "tiny_wide": {"width": 5}})
+    class Tiny(nnx.Module):
+        def __init__(self, *, width=4, channels=3, classes=10, rngs):
+            self.dense = nnx.Linear(channels, classes, rngs=rngs)
+            self.width = width
+
+    try:
+        assert MODELS["tiny"].build is Tiny
+        assert MODELS["tiny_wide"].defaults == {"width": 5, "channels": 3, "classes": 10}
+        assert build("tiny", rngs=nnx.Rngs(0), image_size=9, channels=1).dense.kernel.shape == (1, 10)
+        with pytest.raises(ValueError, match="tiny is registered already"):
+            register({"tiny": {}})(Tiny)
+        with pytest.raises(ValueError, match="Tiny has no option depth"):
+            register({"tinier": {"depth": 3}})(Tiny)
+        assert "tinier" not in MODELS
+    finally:
+        del MODELS["tiny"], MODELS["tiny_wide"]
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("name", "options", "words"),
     [
-        ({"name": "resnet21"}, ("resnet21", "resnet20", "mcnn")),
-        ({"name": "mcnn", "method": "fft"}, ("fft", "native", "mixed")),
-        ({"name": "mcnn", "width": 0}, ("width", "0")),
-        ({"name": "mcnn", "channels": 0}, ("channels",)),
-        ({"name": "mcnn", "classes": -1}, ("classes", "-1")),
+        ("resnet21", {}, ("resnet21", "resnet20", "mcnn")),
+        ("mcnn", {"shortcut": "pad"}, ("shortcut", "mcnn", "pools")),
+        ("mcnn", {"width": 0}, ("width", "0")),
+        ("mcnn", {"channels": 0}, ("channels",)),
+        ("mcnn", {"classes": -1}, ("classes", "-1")),
+        ("mcnn", {"pools": (1, 2)}, ("pools", "2", "4 convolutions")),
+        ("mcnn", {"multiples": (0,)}, ("multiples", "0")),
+        ("mcnn", {"activation": "gelu"}, ("activation", "gelu", "relu, sigmoid")),
+        ("resnet20", {"shortcut": "skip"}, ("shortcut", "pad, projection")),
+        ("resnet20", {"blocks": ()}, ("blocks",)),
     ],
 )
-def test_unknown_settings(settings, words):
+def test_wrong_options(name, options, words):
     with pytest.raises(InputError) as error:
-        create(**settings)
+        build(name, rngs=nnx.Rngs(0), **options)
     assert all(word in str(error.value) for word in words)
 
 
-@pytest.mark.parametrize("point", ["relu9", -1, 4])
-def test_unknown_points(point):
-    with pytest.raises(InputError, match="relu1, relu2, relu3, relu4"):
-        create("mcnn", width=2).index(point)
+def test_wrong_images():
+    graph, state = abstract("mcnn", width=2)
+    for shape, words in [
+        ((16, 16, 3), r"got float32\[16, 16, 3\], wanted images \(examples, height, width, 3\)"),
+        ((2, 16, 16, 1), "wanted images"),
+        ((2, 4, 4, 3), "maps of 1 x 1 after convolution 4; use larger images"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert isinstance(nnx.merge(graph, state), Myrtle)

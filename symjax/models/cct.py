@@ -12,14 +12,14 @@ from flax import nnx
 
 from symjax.checks import integer, one_of, short
 from symjax.errors import InputError
-from symjax.models.common import LayerNorm, at_least_float32, he, images
+from symjax.models.common import LayerNorm, at_least_float32, he, images, truncated_normal
 from symjax.models.registry import register
 from symjax.network.naming import stitch_point
 
 POSITIONS = ("learnable", "sine", "none")
 BLOCKS = ("published", "prenorm")
 
-embedding = nnx.initializers.truncated_normal(0.02)
+embedding = truncated_normal(0.02)
 
 
 def sine_positions(height: int, width: int, channels: int) -> np.ndarray:
@@ -179,7 +179,7 @@ class CCT(nnx.Module):
             )  # fmt: skip
             side = (side - 1) // (2 * stride) + 1  # the convolution's stride, then the pool's
         if positional_embedding == "learnable":
-            self.positions = nnx.Param(nnx.initializers.truncated_normal(0.2)(rngs.params(), (side, side, width)))
+            self.positions = nnx.Param(truncated_normal(0.2)(rngs.params(), (side, side, width)))
         self.dropout = _dropout(dropout, rngs)
         self.blocks = nnx.List(
             Block(

@@ -14,6 +14,12 @@ he = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")  # bef
 glorot = nnx.initializers.variance_scaling(1.0, "fan_avg", "truncated_normal")  # before a sigmoid
 lecun = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # keeps the variance of the input
 
+
+def truncated_normal(deviation: float):
+    """Return an initializer of normal numbers that are cut at two deviations, with `deviation` after the cut."""
+    return nnx.initializers.truncated_normal(deviation / 0.87962566103423978)
+
+
 # No dtype: a norm computes and returns float32 at least, whatever the dtype of its input.
 BatchNorm = partial(nnx.BatchNorm, momentum=0.9, epsilon=1e-5, use_fast_variance=False)
 LayerNorm = partial(nnx.LayerNorm, epsilon=1e-5, use_fast_variance=False)

@@ -1,0 +1,37 @@
+"""Every stitch point of every built-in model: front then tail is the whole, to the last bit."""
+
+import numpy as np
+import pytest
+from test_models import draw, images
+
+from symjax import models
+
+if not hasattr(models, "create"):
+    pytest.skip("the network core is not there", allow_module_level=True)
+
+# One of each kind; others of the same file differ in numbers of layers and channels.
+QUICK = ("mcnn", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct7_7x2")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in models.MODELS]
+
+
+def check(name, **options):
+    network = models.create(name, image_size=16, width=12 if "cct" in name else 2, **options)
+    member, x = draw(network.shapes), images()
+    whole = network.apply(member, x)  # operation by operation: a program of its own would be compiled in other ways
+    points = network.points if len(network.points) < 30 else network.points[:: len(network.points) // 8]
+    for point in points:
+        front = network.front(member, x, point.name)
+        np.testing.assert_array_equal(network.tail(member, front, point.name), whole)
+        assert point.starred == point.name.endswith("*")
+    features = network.features(member, x)
+    assert {point: value.shape[1:] for point, value in features.items()} == {p.name: p.shape for p in network.points}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_front_and_tail_make_the_whole(name):
+    check(name, **({"blocks": (2, 1)} if name in ("resnet20", "resnet18") else {}))
+
+
+@pytest.mark.parametrize("options", [{"block": "prenorm"}, {"positional_embedding": "sine"}, {"dropout": 0.5}])
+def test_options_of_transformers(options):
+    check("cct2", **options)
