@@ -46,6 +46,13 @@ def pytest_sessionstart(session):
             shutil.rmtree(CACHE)
 
 
+def pytest_collection_finish(session):
+    """Keep what all tests share out of garbage collections, and collect less often: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 @pytest.fixture(autouse=True)
 def quick_figures(request, monkeypatch):
     """Save a figure as a few bytes, except in tests marked `figures`: rendering takes half a second a file."""
@@ -59,11 +66,3 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def optimized_programs():
-    """Compile with the optimizations of normal use, for tests of what the compiler makes of a program."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
