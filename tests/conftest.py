@@ -7,6 +7,8 @@ and every process, those started by tests included, reads and writes one cache o
 import gc
 import os
 import shutil
+import zlib
+from collections import defaultdict
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads cost more than small matrices; read at first import
 
@@ -44,6 +46,24 @@ def pytest_sessionstart(session):
     if not hasattr(session.config, "workerinput") and CACHE.exists():
         if sum(entry.stat().st_size for entry in os.scandir(CACHE)) > CACHE_LIMIT:
             shutil.rmtree(CACHE)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the cases of tests marked `few`, mark all as slow but so many, evenly spread from a place that the name gives.
+
+    So tests of every measure leave different measures out.
+    """
+    groups = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            groups[item.nodeid.partition("[")[0]].append(item)
+    for name, cases in groups.items():
+        (count,) = cases[0].get_closest_marker("few").args
+        start = zlib.crc32(name.encode())
+        kept = {(start + i * len(cases) // count) % len(cases) for i in range(min(count, len(cases)))}
+        for place in set(range(len(cases))) - kept:
+            cases[place].add_marker("slow")
 
 
 def pytest_collection_finish(session):

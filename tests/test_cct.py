@@ -201,6 +201,7 @@ def test_settings_that_suit():
     assert "schedule" in ZooSettings(model="cct2").zoo_config().to_json()["recipe"]
 
 
+@pytest.mark.slow
 def test_a_tiny_one_learns_and_is_stitched(tmp_path, monkeypatch):
     """Digits of 8 x 8: far above chance in a few epochs; a full stitch costs less than one of rank 1."""
     monkeypatch.chdir(tmp_path)

@@ -93,6 +93,7 @@ def test_front_and_tail_make_the_whole(name):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in MODELS]
 )
+@pytest.mark.few(5)
 def test_every_point_of_every_model(name):
     """Segment by segment: what travels is what the point says, and the way through all of them is the whole;
     at a handful of points, front and tail are what lies before and behind.
