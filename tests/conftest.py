@@ -7,6 +7,8 @@ and every process, those started by tests included, reads and writes one cache o
 import gc
 import os
 import shutil
+import zlib
+from collections import defaultdict
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads cost more than small matrices; read at first import
 
@@ -46,6 +48,31 @@ def pytest_sessionstart(session):
             shutil.rmtree(CACHE)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Of the cases of tests marked `few`, mark all as slow but so many, evenly spread from a place that the name gives.
+
+    So tests of every measure leave different measures out.
+    """
+    groups = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("few") and not item.get_closest_marker("slow"):
+            groups[item.nodeid.partition("[")[0]].append(item)
+    for name, cases in groups.items():
+        (count,) = cases[0].get_closest_marker("few").args
+        start = zlib.crc32(name.encode())
+        kept = {(start + i * len(cases) // count) % len(cases) for i in range(min(count, len(cases)))}
+        for place in set(range(len(cases))) - kept:
+            cases[place].add_marker("slow")
+
+
+def pytest_collection_finish(session):
+    """Keep what all tests share out of garbage collections, and collect less often: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+
+
 @pytest.fixture(autouse=True)
 def quick_figures(request, monkeypatch):
     """Save a figure as a few bytes, except in tests marked `figures`: rendering takes half a second a file."""
@@ -59,11 +86,3 @@ def forget_programs():
     yield
     jax.clear_caches()
     gc.collect()
-
-
-@pytest.fixture(scope="module")
-def optimized_programs():
-    """Compile with the optimizations of normal use, for tests of what the compiler makes of a program."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)

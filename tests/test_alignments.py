@@ -53,6 +53,7 @@ def identity(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=identity)
+@pytest.mark.few(6)
 def test_a_planted_problem_is_solved(case):
     name, options, kind, planted = case
     function = partial(getattr(similarity, name), full_output=True, **options)

@@ -180,6 +180,7 @@ def names_of(command, name):
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize(("command", "name"), list(own_fields()))
+@pytest.mark.few(50)
 def test_every_flag_is_refused_by_name_or_taken(command, name, tmp_path, monkeypatch, capsys):
     kind = kind_of(command, name)
     refused = [value for value in WRONG[kind] if (name, value) not in TAKEN]
@@ -281,6 +282,7 @@ def test_nothing_said_is_taken(command, tmp_path, monkeypatch, capsys):
     "text", ["", "{", "[]", "null", '{"kind": "align"}', '{"kind": 3, "config": []}', "\ufeff{}", "NaN"]
 )
 @pytest.mark.parametrize("name", ["out", "zoo"])
+@pytest.mark.few(6)
 def test_folders_whose_configuration_cannot_be_read(text, name, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "theirs"
     folder.mkdir()

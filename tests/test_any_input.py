@@ -159,6 +159,7 @@ def scaled(x, power):
 @each
 @throws(8)
 @given(seed=SEEDS, powers=st.tuples(st.integers(-149, 125), st.integers(-149, 125)))
+@pytest.mark.few(5)
 def test_size_is_refused_or_does_not_matter(measure, seed, powers):
     """What is as large or small as floats can be, as it is when brought to an ordinary size."""
     x, y = ordinary(seed), ordinary(seed + 1)
@@ -238,6 +239,7 @@ def test_types_are_taken_for_their_numbers(measure, seed, dtype):
 @pytest.mark.parametrize("name", [p for p in names if MEASURES[p.values[0]].kind == "similarity"])
 @throws(4)
 @given(seed=SEEDS)
+@pytest.mark.few(4)
 def test_fewer_examples_than_neurons(name, seed):
     measure = MEASURES[name]
     x, y = (ordinary(s, features=6, examples=4) for s in (seed, seed + 1))
@@ -284,6 +286,7 @@ def test_streams_refuse_what_is_no_batch(name, bad, left):
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @throws(2)
 @given(seed=SEEDS, power=st.integers(-95, 95))
+@pytest.mark.few(4)
 def test_streams_at_any_size(name, seed, power):
     """As the same batches at an ordinary size; or NaN, where squares of entries leave the range."""
     stream = STREAMS[name]()

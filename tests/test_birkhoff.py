@@ -190,6 +190,7 @@ def test_float32_keeps_five_digits(noise):
 @pytest.mark.parametrize(
     ("n", "noise"), [(256, 0.01), slow(256, 1.0), (256, 10.0), slow(512, 0.01), (512, 1.0), slow(512, 10.0)]
 )
+@pytest.mark.few(1)
 def test_float32_keeps_five_digits_at_full_size(n, noise):
     batch = np.stack([sample(kind, noise, n) for kind in ("feasible", "vertex", "zero")])
     projected, info = newton(batch)
@@ -282,6 +283,7 @@ def test_steps_that_crowd_the_support_do_not_end_in_a_cycle(method):
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_sweeps_converge_from_anywhere(seed):
     """Sizes, noise and duals to begin with of all sizes."""
     rng = np.random.default_rng(seed)

@@ -71,6 +71,7 @@ def central_difference(f, x, y, dx, dy, step=1e-5):
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.few(1)
 def test_correlations_agree_with_the_textbook(widths):
     x, y = related(*widths)
     result = cca(x, y)

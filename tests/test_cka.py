@@ -62,6 +62,7 @@ def ratio(k, l, estimator):  # noqa: E741
 
 
 @pytest.mark.parametrize("n", [3, 511, 512, 513])
+@pytest.mark.few(2)
 def test_products_of_rows_are_symmetric_and_differentiable(n):
     """On either side of the number from which they are computed by halves."""
     x = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
@@ -127,6 +128,7 @@ def test_hsic_rejects():
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("form", ["gram", "features"])
+@pytest.mark.few(3)
 def test_linear_cka_agrees_with_its_definition(estimator, form):
     for seed in range(3):
         x, y = data(seed)
@@ -137,6 +139,7 @@ def test_linear_cka_agrees_with_its_definition(estimator, form):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(("n", "bandwidth"), [(N, 1.0), (N, 0.4), (23, 0.8)])  # an even and an odd number of pairs
+@pytest.mark.few(3)
 def test_rbf_cka_agrees_with_its_definition(estimator, n, bandwidth):
     x, y = data(n=n)
     wanted = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
@@ -275,6 +278,7 @@ def with_huge_examples(n, p, q, count, times):
 
 
 @pytest.mark.parametrize("case", HUGE)
+@pytest.mark.few(2)
 def test_huge_examples(case):
     x, y = with_huge_examples(*case)
     np.testing.assert_allclose(cka(x, y, form="features"), ratio(linear(x), linear(y), "song"), atol=1e-5)
@@ -317,6 +321,7 @@ def test_derivatives_with_a_huge_example():
 
 
 @pytest.mark.parametrize("kernel", ["linear", "rbf"])
+@pytest.mark.few(1)
 def test_transformations(kernel):
     x, y = data()
     number, batch = cka(x, y, kernel=kernel), jnp.stack([x, 2 * x + 1, x**2])

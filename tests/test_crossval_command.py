@@ -114,6 +114,7 @@ def test_lasso(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("family", GRIDS)
+@pytest.mark.few(3)
 def test_all_values_train_together(family, tmp_path, monkeypatch):
     """One sweep is asked for, of all values of the family, for all pairs and layers."""
     asked = []
@@ -197,6 +198,7 @@ def of_diverged_members(module, *others):
     run_command(module.main, module.Settings, [*argv, *others])
 
 
+@pytest.mark.slow
 def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
     """Nor is their accuracy that of the first class, which the largest of NaN would be."""
     trained()

@@ -208,6 +208,7 @@ def test_two_writers_at_once(tmp_path):
     check(cache.cached(tmp_path / "cache", KEY, forbidden))
 
 
+@pytest.mark.slow
 def test_killed_writer(tmp_path):
     assert start(tmp_path, "killed").wait(timeout=120) == -9
     folder = tmp_path / "cache"

@@ -84,6 +84,7 @@ def test_every_command_that_computes_has_the_flag():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.few(3)
 def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     dry(name)
     printed = capsys.readouterr().out

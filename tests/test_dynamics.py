@@ -49,6 +49,7 @@ def planted(seed=0):
 
 
 @pytest.mark.parametrize("measure", ["svcca", slow("pwcca"), slow("cca")])
+@pytest.mark.few(1)
 def test_a_planted_history_has_its_closed_form(measure):
     history, end, share = planted()
     rows = similarity_to_end(history, end, measure, EPOCHS)
@@ -60,6 +61,7 @@ def test_a_planted_history_has_its_closed_form(measure):
     np.testing.assert_allclose(table.loc["one", "two"], [0, 0, 0, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_maps_that_differ_in_size_are_compared_by_name():
     rng = np.random.default_rng(0)
     history = {"a": rng.normal(size=(3, 40, 4, 4, 2)), "b": rng.normal(size=(3, 40, 2, 2, 3))}
@@ -243,6 +245,7 @@ def test_a_common_order_of_classes_is_agreement():
     assert class_finding(of_networks([[1, 1, 1], [1, 2, 3]]), "last").endswith("last c1, c2")  # one has no order
 
 
+@pytest.mark.slow
 def test_chance_is_what_unrelated_labels_have():
     rng = np.random.default_rng(0)
     history = {"layer": np.float32(rng.normal(size=(60, 101, 9)))}

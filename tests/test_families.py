@@ -56,6 +56,7 @@ def made(label, start):
 
 
 @pytest.mark.parametrize("label", LABELS)
+@pytest.mark.few(6)
 def test_what_a_projection_misses_is_told(label):
     family, params = made(label, rotation() if label == "orthogonal" else member())
     moved = jax.tree.map(

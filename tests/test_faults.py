@@ -178,6 +178,7 @@ def disk(tmp_path):
 
 
 @pytest.mark.parametrize("kilobytes", [4, 16, 96])
+@pytest.mark.few(1)
 def test_a_disk_that_fills_up(reference, disk, kilobytes, monkeypatch, capfd):
     """In the first table, in a checkpoint of the first member, in one of a later member."""
     monkeypatch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
@@ -253,7 +254,7 @@ def test_campaigns_see_by_how_much_numbers_differ():
 @pytest.mark.parametrize(
     "flags",
     [
-        "--commands zoo --times 1 --ways operations --seed 128".split(),
+        pytest.param("--commands zoo --times 1 --ways operations --seed 128".split(), marks=pytest.mark.slow),
         pytest.param("--commands stitch,align --times 1 --ways operations --seed 128".split(), marks=pytest.mark.slow),
         pytest.param(["--times", "3"], marks=pytest.mark.slow),
         pytest.param(["--times", "2", "--fault", "full"], marks=pytest.mark.slow),
@@ -332,6 +333,7 @@ def test_pickles_are_never_loaded(reference, tmp_path):
 # --- determinism ---
 
 
+@pytest.mark.slow
 def test_the_same_again_is_the_same_bitwise_and_on_more_devices_nearly(reference, tmp_path):
     again = train(tmp_path / "again")
     assert_same(again.members, reference[0].members)

@@ -46,6 +46,7 @@ def every_frequency(height, width):
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (5, 4), (3, 5)])
+@pytest.mark.few(1)
 def test_equal_sizes_agree_with_the_full_transform(shape):
     x, y = maps(*shape, 3, 1), maps(*shape, 2, 2)
     result = fourier_cca(x, y)

@@ -76,6 +76,7 @@ def test_the_first_step_of_the_others_is_that_of_normal_training():
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20"])
+@pytest.mark.few(1)
 def test_a_frozen_program_has_fewer_operations(name):
     network = models.create(name, width=4, classes=3)
     counts = range(0, len(network.points) + 1, max(1, len(network.points) // 4))

@@ -142,6 +142,7 @@ WHOLE = np.int64(np.rint(100 * X))
 
 
 @pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.few(9)
 def test_an_offset_is_taken_off_before_the_cast_or_refused(name):
     fn, translated = MEASURES[name].fn, "translation" in MEASURES[name].invariances
     if not translated:
@@ -206,6 +207,7 @@ def test_layout_of_maps():
         assert float(fn(FIRST, np.moveaxis(other, -1, 1), layout="nchw")) == float(fn(MAPS, other, layout="nhwc"))
 
 
+@pytest.mark.slow
 def test_layout_elsewhere():
     both = ((MAPS, None), (FIRST, "nchw"))
     jax.tree.map(np.testing.assert_array_equal, *(symjax.pca(x, layout=layout) for x, layout in both))

@@ -238,6 +238,7 @@ def largest(array):
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.few(3)
 def test_the_function_stays_and_features_change_by_exactly_a(name):
     """In float64, op by op: a program of the deepest would take minutes to compile."""
     with jax.enable_x64(True):
@@ -302,6 +303,7 @@ def test_hidden_units_of_transformers_change_by_exactly_a(name, heads):
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20", "resnet18", "cct2"])
+@pytest.mark.few(2)
 def test_acting_is_a_group_action(name):
     with jax.enable_x64(True):
         _, symmetry, member, element, moved = acted_on(name)
@@ -351,6 +353,7 @@ def test_an_element_with_noise_acts_as_without(name):
     jax.tree.map(lambda a, w: np.testing.assert_allclose(a, w, rtol=1e-5, atol=1e-6), back, member)
 
 
+@pytest.mark.slow
 def test_padding_shortcuts_keep_the_old_channels_apart():
     symmetry = Symmetry(create("resnet20", width=4))
     assert symmetry.spaces_at("stem") == symmetry.spaces_at("block1.3") == ("stem",)
@@ -387,6 +390,7 @@ def test_transformers_inside():
     assert Symmetry(create("cct2_sine", width=4)).spaces_at("block2") == ()
 
 
+@pytest.mark.slow
 def test_members_side_by_side():
     """Under jit and vmap, in float32: the elements have a member axis too."""
     network = create("mcnn", width=2)

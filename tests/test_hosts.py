@@ -26,6 +26,7 @@ from host_helpers import (
 )
 from stitch_helpers import SEEDS, TEST
 
+import experiments.align
 import experiments.zoo
 from experiments.settings import run_command
 from symjax import InputError, hosts, runs, zoo
@@ -130,11 +131,19 @@ def test_what_is_no_job_is_an_error(given, named, monkeypatch, capsys):
 JOIN = """
 import json
 import jax
-from symjax import hosts
+from symjax import InputError, hosts
 hosts.initialize()
+hosts.PATIENCE = 0
 with hosts.job():
     found = [jax.process_index(), jax.process_count(), jax.device_count(), hosts.own("abcde"), hosts.gather("met", "!")]
-print(json.dumps(found))
+    try:
+        hosts.agreed("what is there", hosts.index)
+    except InputError as error:
+        found.append(str(error))
+    print(json.dumps(found), flush=True)
+    if hosts.index() == 1:
+        raise ZeroDivisionError("planted")
+    hosts.together("what follows")
 """
 
 
@@ -152,14 +161,17 @@ EPHEMERAL = 65536 - 2**12  # from here on JAX takes a port for each number of a 
 
 
 @pytest.mark.parametrize("cluster", ["slurm", pytest.param("ompi", marks=pytest.mark.slow)])
-def test_a_launcher_is_found(cluster, tmp_path, monkeypatch):
+def test_a_launcher_is_found_and_processes_meet(cluster, tmp_path, monkeypatch):
+    """They share out items, give what they have, see that their files differ, and end with the one that fails."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
         monkeypatch.delenv(name)
     port = free_port(EPHEMERAL + 1, 65536)
     job = [spawn(tmp_path, JOIN, **variables(cluster, port, i), PYTHONPATH=ROOT) for i in range(2)]
     for i, (code, printed, told) in enumerate(end(job, timeout=120)):
-        assert code == 0, told
-        assert json.loads(printed) == [i, 2, 2, list("abcde")[i::2], ["!", "!"]]
+        *shared, apart = json.loads(printed)
+        assert shared == [i, 2, 2, list("abcde")[i::2], ["!", "!"]]
+        assert "what is there: the processes do not see the same files" in apart
+        assert code == 1 and "planted" in told and ("process 1 on " in told) == (i == 0)
 
 
 STITCH = ("--families", "full,matched", "--stitch-epochs", 2, "--pairs", 3, "--layers", "relu2")
@@ -187,14 +199,19 @@ def alone(tmp_path_factory):
     return folder
 
 
-def assert_same(folder, alone):
-    """Tables and the weights in the checkpoints, as `host_helpers` says."""
-    assert_same_results(folder, alone, ("stitch", "align"))
+def assert_same_zoo(folder, alone):
+    """The weights in the checkpoints, as `host_helpers` says."""
     ours, theirs = (zoo.load(where / "zoo") for where in (folder, alone))
     assert ours.seeds == theirs.seeds == SEEDS
     jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
     ours, theirs = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def assert_same(folder, alone):
+    """Tables too."""
+    assert_same_results(folder, alone, ("stitch", "align"))
+    assert_same_zoo(folder, alone)
     assert (folder / "stitch" / "penalties.png").exists() and (folder / "align" / "summary.json").exists()
 
 
@@ -222,6 +239,22 @@ def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
         assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
 
+def test_two_processes_train_and_compare_what_this_one_does(tmp_path, monkeypatch):
+    zoo_command, _, align = commands(tmp_path, "--distributed")
+    job = end(start(tmp_path, [zoo_command, align], processes=2))
+    assert [code for code, _, _ in job] == [0, 0], job
+    assert [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for _, _, text in job] == [{0, 2}, {1}]
+    assert len(list((tmp_path / "align" / "parts").iterdir())) == 2 and job[1][1] == ""
+    (alone := tmp_path / "alone").mkdir()
+    monkeypatch.chdir(alone)
+    (alone / "stripes.npz").symlink_to(tmp_path / "stripes.npz")
+    for (_, *argv), module in zip(commands(alone)[::2], (experiments.zoo, experiments.align), strict=True):
+        run_command(module.main, module.Settings, argv)
+    assert_same_zoo(tmp_path, alone)
+    assert_same_results(tmp_path, alone, ("align",))
+
+
+@pytest.mark.slow
 def test_two_processes_leave_what_one_leaves(tmp_path, alone):
     job = end(start(tmp_path, commands(tmp_path, "--distributed"), processes=2))
     assert [code for code, _, _ in job] == [0, 0], job
@@ -257,6 +290,7 @@ def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_what_one_trains(tmp_path, alone):
     ((code, _, told),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
     assert code == 0 and shards(told) == (8, {(8, 1)}), told
@@ -284,9 +318,8 @@ def test_matrices_are_shared_out(tmp_path):
         assert_same_results(folder, folders[0], ("rotate",))
 
 
-@pytest.mark.parametrize(
-    "error, code", [pytest.param("InputError", 2, marks=pytest.mark.slow), ("ZeroDivisionError", 1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "code"), [("InputError", 2), ("ZeroDivisionError", 1)])
 def test_a_process_that_fails_ends_the_others(tmp_path, error, code):
     before = f"""
 from symjax import InputError, hosts
@@ -302,6 +335,7 @@ training.train_jobs = fail
     assert "planted" in told_other and ("Traceback" in told_other) == (code == 1)
 
 
+@pytest.mark.slow
 def test_folders_that_are_not_shared_are_an_error(tmp_path):
     """Each process in a folder of its own, as on hosts without a common file system."""
     before = """

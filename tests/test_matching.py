@@ -31,6 +31,7 @@ def brute_force(x, y):
 
 @pytest.mark.parametrize("d", range(1, 7))
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.few(6)
 def test_matched_is_the_best_of_all_permutations(d, seed):
     x, y = features(d, seed=seed), features(d, seed=seed + 100)
     np.testing.assert_allclose(matched(feature_moments(x, y)), brute_force(x, y), rtol=1e-5)

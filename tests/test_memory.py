@@ -75,6 +75,7 @@ def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
     assert whole - 1024 <= need.of(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
 
 
+@pytest.mark.slow
 def test_a_zoo_needs_more_for_more_members():
     dataset, members = trained()
     config = settings().zoo_config()
@@ -89,6 +90,7 @@ def test_a_zoo_needs_more_for_more_members():
 # --- zoos in groups ---
 
 
+@pytest.mark.slow
 def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
     dataset, members = trained()
     config, devices = settings().zoo_config(), jax.devices()[:1]
@@ -155,6 +157,7 @@ def sizes(monkeypatch):
 
 
 @pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])
+@pytest.mark.few(1)
 def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     dataset, members = trained()
     own = accuracy is zoo.train_accuracy
@@ -241,6 +244,7 @@ def test_what_a_plan_needs():
     assert whole.fixed > dataset.train.images.nbytes
 
 
+@pytest.mark.slow
 def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     """In two parts, a stitch each; one of them has nothing to train."""
     argv = [*flags(scratch()), "--families", "full,identity", "--layers", "relu2", "--stitch-epochs", "1"]

@@ -60,6 +60,7 @@ def minibatch_by_definition(x, y, sizes, kernel, estimator):
 
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("estimator", ["song", "gretton"])
+@pytest.mark.few(3)
 def test_minibatch_cka_agrees_with_its_definition(name, estimator):
     kernel, make, options = KERNELS[name]
     x, y = maps_of(50)
@@ -77,6 +78,7 @@ def test_minibatch_cka_agrees_with_its_definition(name, estimator):
 
 
 @pytest.mark.parametrize("estimator", ["song", "gretton", "lange"])
+@pytest.mark.few(1)
 def test_one_batch_is_the_one_shot_cka(estimator):
     for x, y in (data(), maps_of(10)):  # in the form of features, and of Gram matrices
         stream = similarity.cka_stream(estimator, form="minibatch")
@@ -130,6 +132,7 @@ def test_batches_of_fifty_thousand():
 
 
 @pytest.mark.parametrize("estimator", ["song", "gretton", "lange"])
+@pytest.mark.few(1)
 def test_exact_form_is_the_whole_in_any_order(estimator):
     x, y = data()
     classes = np.repeat(np.arange(3), 20)[:, None]  # sorted, so that batches differ

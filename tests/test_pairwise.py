@@ -69,6 +69,7 @@ def agree(measure, found, expected, error=SAME):
 
 
 @pytest.mark.parametrize("measure", every)
+@pytest.mark.few(3)
 def test_values_are_those_of_one_pair_at_a_time(measure):
     a = zoo()
     found = pairwise(a, measure)
@@ -79,6 +80,7 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
 
 
 @pytest.mark.parametrize("measure", names)
+@pytest.mark.few(4)
 def test_two_parts_are_the_whole(measure):
     x, y, _ = zoo(seed=1)["layer0"]
     factored = MEASURES[measure].factor((x.shape,))
@@ -103,11 +105,13 @@ def test_two_parts_are_the_whole(measure):
         pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.few(1)
 def test_layers_may_differ_in_shape(measure, sizes):
     a = zoo(2, sizes=sizes)
     agree(measure, pairwise(a, measure).values, loop(measure, a, a), 5e-6)
 
 
+@pytest.mark.slow
 def test_an_enlarged_map_is_the_same_map():
     small = zoo(1, sizes=((2, 3, 3),))["layer0"]
     found = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, "procrustes_distance", layout="nhwc")
@@ -119,6 +123,7 @@ def test_an_enlarged_map_is_the_same_map():
 @pytest.mark.parametrize(
     "measure", ["cka_distance", "procrustes_distance", "permutation_procrustes_distance", "soft_matching_distance"]
 )
+@pytest.mark.few(2)
 def test_small_distances_keep_their_digits(measure):
     rng = np.random.default_rng(3)
     start = np.maximum(rng.normal(size=(EXAMPLES, 40)), 0)
@@ -131,6 +136,7 @@ def test_small_distances_keep_their_digits(measure):
 
 
 @pytest.mark.parametrize("measure", ["cca_distance", "cka_distance", "procrustes_distance"])
+@pytest.mark.few(1)
 def test_distances_make_a_distance_matrix(measure):
     values = pairwise(zoo(sizes=((1, 1, 5),)), measure).select(layer_a="layer0", layer_b="layer0")
     assert (np.diag(values) == 0).all() and (values == values.T).all()
@@ -140,6 +146,7 @@ def test_distances_make_a_distance_matrix(measure):
 
 
 @pytest.mark.parametrize("measure", ["pwcca", "cka_distance"])
+@pytest.mark.few(1)
 def test_double_precision(measure):
     a = {"layer0": np.float64(zoo(2)["layer0"]).mean((2, 3))}
     with jax.enable_x64(True):
@@ -149,6 +156,7 @@ def test_double_precision(measure):
     np.testing.assert_allclose(found.values, expected, atol=2e-8 if measure == "cka_distance" else 1e-12)
 
 
+@pytest.mark.slow
 def test_badly_conditioned_and_dependent_neurons():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, EXAMPLES, 4))
@@ -166,6 +174,7 @@ def test_badly_conditioned_and_dependent_neurons():
 
 
 @pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
+@pytest.mark.few(1)
 def test_feature_form_is_the_gram_form(measure):
     a = {"x": zoo(3)["layer0"].mean((2, 3)), "y": zoo(3, seed=1)["layer0"][..., 0, :2].reshape(3, EXAMPLES, 4)}
     gram, features = (pairwise(a, measure, form=form).values for form in ("gram", "features"))
@@ -191,6 +200,7 @@ def test_feature_form_is_taken_for_many_examples():
         ("cka", {"estimator": "gretton", "kernel": "rbf", "bandwidth": np.float32(0.5)}),
     ],
 )
+@pytest.mark.few(1)
 def test_options_reach_the_measure(measure, options):
     a = zoo(2, sizes=((2, 2, 5),))
     found = pairwise(a, measure, **options).values
@@ -281,6 +291,7 @@ def test_same_layers_only():
     ["cka_distance", "pwcca"]
     + [pytest.param(name, marks=pytest.mark.slow) for name in ("wreath_procrustes", "fourier_cca", "soft_matching")],
 )
+@pytest.mark.few(1)
 def test_memory_and_devices_do_not_change_values(measure):
     a = zoo(5)
     assert len(jax.devices()) == 2
@@ -447,6 +458,7 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize("measure", names)
+@pytest.mark.few(4)
 def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     """Two devices that decompose a batch each can wait for ever for jaxlib's threads."""
     rng = np.random.default_rng(0)

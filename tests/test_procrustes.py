@@ -64,6 +64,7 @@ each = pytest.mark.parametrize("distance", ORACLES)
 
 @each
 @pytest.mark.parametrize("shape", [(5, 5), (3, 6), (6, 3), (40, 9), (35, 50)])  # past 30 there are fewer examples
+@pytest.mark.few(5)
 def test_agrees_with_its_definition(distance, shape):
     for seed in range(2):
         x, y = data(*shape, seed)
@@ -96,6 +97,7 @@ def test_far_from_the_origin_and_nearly_collinear(p, q):
         np.testing.assert_allclose(pairs, [[expected]], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_program_does_for_widths_that_are_near():
     known = _rotated._cache_size()
     for p in (18, 21, 22, 23):

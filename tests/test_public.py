@@ -376,6 +376,7 @@ def taken(name, argument, value):
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", [*FUNCTIONS, *MAKES, *METHODS])
+@pytest.mark.few(65)
 def test_what_is_wrong_is_refused_by_name(name, calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
@@ -479,6 +480,7 @@ MAY_BE_NAN = ("dynamics.epoch_above", "dynamics.convergence_epoch")  # of ordina
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", [n for n in (*FUNCTIONS, *MAKES, *METHODS) if n not in (*COSTLY, *TRAIN)])
+@pytest.mark.few(40)
 def test_any_array_is_refused_by_name_or_gives_numbers(name, calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     function, arguments = called(name, calls)

@@ -73,6 +73,7 @@ def test_parts_follow_from_the_values():
 
 
 @pytest.mark.parametrize("related", [0.0, 2.0])
+@pytest.mark.slow
 def test_coverage(related):
     """Of what is planted: 0, and 0.64."""
     x, y = data(related, n=50, sets=300)
@@ -113,6 +114,7 @@ def test_bootstrap_over_examples():
     np.testing.assert_allclose(blocked.values, bars.values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_coverage_of_the_bootstrap():
     """Of a mean as it should be; of CKA, whose repeated examples agree, never where the truth is 0."""
     independent = tuple(np.float32(np.random.default_rng(d).normal(size=(100, 100, d))) for d in (10, 8))

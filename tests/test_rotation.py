@@ -130,6 +130,7 @@ def absorbed(member: Member, point: int, matrix) -> Member:
         ("rotate_tiny_sigmoid", "g_relu", False),
     ],
 )
+@pytest.mark.few(4)
 def test_a_tail_can_undo_what_commutes_with_the_activation(model, kind, undone, point):
     dataset, found = trained(model)
     member, images = found.member(1), np.float32((dataset.test.images - dataset.mean) / dataset.std)
@@ -167,6 +168,7 @@ def accuracy_of(found, dataset, member, one, point) -> float:
 
 
 @pytest.mark.parametrize("model", ["rotate_tiny", "rotate_tiny_norm"])
+@pytest.mark.few(1)
 def test_the_front_is_frozen_and_the_rest_learns(model):
     dataset, found = trained(model)
     member = found.member(0)
@@ -185,6 +187,7 @@ def test_the_front_is_frozen_and_the_rest_learns(model):
     assert not np.allclose(results[4].matrix, results[5].matrix)
 
 
+@pytest.mark.slow
 def test_a_case_does_not_depend_on_what_it_trains_beside():
     dataset, found = trained()
     together = program().run(found.member(0), CASES, key=key())
@@ -208,6 +211,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("augment", [False, slow(True)])
+@pytest.mark.slow
 def test_layers_together_find_what_they_do_apart(augment):
     dataset, found = trained()
     whole = Retraining(plan_of(found, (0, 1), augment=augment), dataset, devices=jax.devices()[:1])
@@ -355,6 +359,7 @@ def test_layers_share_the_budget():
 
 
 @pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.slow
 def test_blocks_train_as_one_does(augment):
     dataset, found = trained()
     plan = plan_of(found, epochs=4, rate=0.02, budget=1024 * 24, augment=augment)
@@ -570,6 +575,7 @@ def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch)
 # --- memory ---
 
 
+@pytest.mark.slow
 def test_matrices_in_groups_find_what_all_at_once_do():
     whole, (dataset, found) = program(epochs=2), trained()
     devices = jax.devices()[:1]

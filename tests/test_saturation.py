@@ -76,6 +76,7 @@ def live(middle, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_at_threshold_zero_all_is_frozen_after_an_epoch(tmp_path):
     found = train(tmp_path / "found", ruled(0))
     assert found.freeze == (1, 1) and found.config == ruled(0)
@@ -86,6 +87,7 @@ def test_at_threshold_zero_all_is_frozen_after_an_epoch(tmp_path):
     assert zoo.load(tmp_path / "found").freeze == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_threshold_that_is_never_reached_is_normal_training(normal, tmp_path):
     never = train(tmp_path / "zoo", ruled(1.1))
     assert never.freeze == ()
@@ -115,6 +117,7 @@ def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
+@pytest.mark.few(1)
 def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
     """Killed as one member is saved, and others are or are not."""
     save = StoredMember.save
@@ -172,6 +175,7 @@ def test_a_schedule_that_is_lost_or_damaged_is_an_error(live, middle, tmp_path):
         train(folder, ruled(middle))
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_freezes_nothing(tmp_path, capsys):
     recipe = Recipe(epochs=3, batch_size=6, learning_rate=1e30, translate=1)
     config = ruled(0, dataclasses.replace(CONFIG, recipe=recipe), seeds=(0,))
@@ -187,6 +191,7 @@ def test_a_rule_is_a_configuration_of_its_own():
     assert config.frozen(5) == 0  # at the least
 
 
+@pytest.mark.slow
 def test_who_cannot_find_a_schedule_together_is_refused(tmp_path):
     config = ruled(0.9)
     with pytest.raises(InputError, match="seeds: got 0, 1, wanted 0, 1, 2, which find the schedule"):

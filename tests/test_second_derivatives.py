@@ -66,6 +66,7 @@ def sides(examples, features=3):
 
 
 @pytest.mark.parametrize("name", ["cca", "wreath_cka"])  # those with rules of their own
+@pytest.mark.few(1)
 def test_measures(name):
     with jax.enable_x64(True):
         x, y, direction = sides(12)
@@ -77,6 +78,7 @@ def test_measures(name):
 
 @pytest.mark.parametrize(("name", "features"), [("svcca", 3), ("fourier_cca", 3), ("procrustes", 3), ("cca", 14)])
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.few(1)
 def test_measures_with_a_part_held_fixed_say_so(name, features):
     x, y, direction = sides(12, features)
     f = lambda x: MEASURES[name].fn(x, y)  # noqa: E731

@@ -44,6 +44,7 @@ WIDTHS = [(1, 1), (6, 6), (3, 6), (6, 2), (4, 6), (5, 7), (7, 1)]
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.few(3)
 def test_agrees_with_its_definition(widths):
     for seed in range(3):
         x, y = data(*widths, seed)

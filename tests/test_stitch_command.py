@@ -292,6 +292,7 @@ def test_an_interrupted_run_finishes_what_is_missing(fake, tmp_path, capsys):
     assert_same(tmp_path / "interrupted", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_between_any_two_writes_goes_on(fake, tmp_path, monkeypatch):
     """Every file takes its place by one rename; the run dies before the first, the second, and so on."""
     command(*FAMILIES, "--pairs", 2, out=tmp_path / "undisturbed")
@@ -403,6 +404,7 @@ def test_a_killed_process_finishes_what_is_missing(tmp_path, compiled_once):
     assert_alike(tmp_path / "killed", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_as_a_process():
     project = os.path.dirname(os.path.dirname(__file__))
     argv = [sys.executable, "-m", "experiments.stitch", "--families", "nosuch"]

@@ -147,6 +147,7 @@ def train_only(plan, pair, dataset, key=0, epochs=None):
     return state, fit.rounded(plan, state)
 
 
+@pytest.mark.slow
 def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
     """Its permutation at both layers, no penalty, and at relu1, which others follow, about the scaling too."""
     problem = planted()
@@ -209,6 +210,7 @@ def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
     np.testing.assert_allclose(stitched, np.einsum("ij,nhwj->nhwi", matrix, travelling[0]) + bias, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_points_inside_residual_blocks_are_swept(residual):
     network, member = residual
     dataset, _ = trained()
@@ -249,6 +251,7 @@ ALL = [
     ("model", "method", "mode", "bias"),
     [pytest.param(*case, marks=() if case in SOME else pytest.mark.slow) for case in ALL],
 )
+@pytest.mark.few(1)
 def test_factors_act_as_their_product(model, method, mode, bias):
     """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
     network = models.create(model, width=16, channels=3, classes=5, method=method)
@@ -286,6 +289,7 @@ def test_factors_act_as_their_product(model, method, mode, bias):
         (1, False),
     ],
 )
+@pytest.mark.few(1)
 def test_factors_in_bfloat16(point, bias):
     network = models.create("mcnn", width=16, channels=3, classes=5, method="mixed", dtype=jnp.bfloat16)
     member = jax.jit(network.init)(jax.random.key(0))
@@ -311,6 +315,7 @@ def test_factors_inside_a_residual_block(residual):
 
 
 @pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
     """Trained and evaluated by factors as by their product; factors are saved, each with its own rank."""
     dataset, zoo = trained()
@@ -656,6 +661,7 @@ def test_a_point_depends_on_itself_alone():
     "families,points",
     [("full,birkhoff", (0, 1)), pytest.param("full,rank2,identity", (1,), marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_devices_that_share_a_pair_find_what_one_finds(families, points):
     """One pair on two devices, in two lanes: by points, or where there is one point alone, by families."""
     dataset, _ = trained()

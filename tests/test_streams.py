@@ -63,6 +63,7 @@ def assert_same(got, wanted, atol=5e-6):
 
 
 @each
+@pytest.mark.few(4)
 def test_equals_the_one_shot_function(name):
     make, function, options = EXACT[name]
     x, y = data()
@@ -294,6 +295,7 @@ def test_begins_with_shapes(make):
 
 
 @pytest.mark.parametrize("make", [*PLAIN, similarity.permutation_procrustes_stream])
+@pytest.mark.few(2)
 def test_nothing_and_nan_make_nan_where_they_cannot_be_seen(make):
     x, y = data()
     stream = make()

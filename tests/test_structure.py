@@ -46,6 +46,7 @@ def test_any_change_of_a_model_changes_its_structure(monkeypatch):
     assert structure(other, IMAGE) not in prints
 
 
+@pytest.mark.slow
 def test_structure_is_the_same_in_another_process():
     program = (
         "from symjax import models; from symjax.models.structure import structure;"

@@ -184,6 +184,7 @@ def test_pca_gradients():
 
 
 @pytest.mark.parametrize("widths", [(6, 6), (6, 4), (100, 4)])
+@pytest.mark.few(1)
 def test_pls(widths):
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(SAMPLES, 2))

@@ -31,6 +31,7 @@ def command(*others, out="run"):
 
 
 @pytest.mark.figures
+@pytest.mark.slow
 def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     out = command("--layers", "relu2")
     rows = runs.read_csv(out / "results.csv")

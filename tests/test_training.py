@@ -198,6 +198,7 @@ def test_training_is_that_of_numpy():
         assert (int(state.epoch), int(state.seed)) == (epoch, 5)
 
 
+@pytest.mark.slow
 def test_native_and_matmul_convolutions_train_alike():
     recipe = Recipe(epochs=1, batch_size=6, learning_rate=0.01, flip=True, translate=2)
     data = dataset()

@@ -165,6 +165,7 @@ def check_metric(distance, spaces, tol):
 
 @pytest.mark.parametrize("reduce", ["max", "median"])
 @pytest.mark.parametrize("channels", [(5, 4), (1, 6)])  # of an even number the median lies between two
+@pytest.mark.few(2)
 def test_cka_agrees_with_its_definition(reduce, channels):
     x, y = maps(1, channels[0], n=12), maps(2, channels[1], size=2, n=12)
     wanted = cka_by_definition(x, y, reduce)
@@ -173,6 +174,7 @@ def test_cka_agrees_with_its_definition(reduce, channels):
 
 
 @pytest.mark.parametrize("n", [128, 129, 300, 520])  # strips: one, two, three of which the last is short, four
+@pytest.mark.few(2)
 def test_cka_in_strips(n):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, n, 1, 2, 3)) ** 2
@@ -190,6 +192,7 @@ def test_cka_in_strips(n):
 
 
 @pytest.mark.parametrize("reduce", ["max", "median"])
+@pytest.mark.few(1)
 def test_constant_channels_count_as_absent(reduce):
     x, y = maps(1), maps(2)
     wanted = wreath_cka(x, y, reduce)
@@ -201,6 +204,7 @@ def test_constant_channels_count_as_absent(reduce):
 
 
 @pytest.mark.parametrize("reduce", ["max", "median"])
+@pytest.mark.few(1)
 def test_cka_of_what_is_the_same_up_to_a_symmetry(reduce):
     x = maps(1, 7)
     permutation, scaling = symmetry(3, 7)

@@ -121,6 +121,7 @@ def test_a_member_depends_on_its_seed_alone(reference, tmp_path):
     assert np.median(apart) > 0.05
 
 
+@pytest.mark.slow
 def test_two_devices_and_uneven_numbers_are_one_device(reference, tmp_path):
     spread = train(tmp_path, (2, 0, 3), devices=jax.devices()[:2])
     assert spread.seeds == (2, 0, 3)
@@ -235,6 +236,7 @@ LONG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=40, batch_size=6, learn
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "delete"])
+@pytest.mark.few(2)
 def test_damage_is_an_error_and_never_other_numbers(reference, copy, damage):
     checkpoint = copy / "member-2" / "epoch-00003"
     found = 0
@@ -282,6 +284,7 @@ def other_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("piece", ["epoch-00003", "metrics.csv", "kept-00001.npz"])
+@pytest.mark.few(2)
 def test_pieces_of_members_of_another_zoo(piece, reference, copy, other_folder, tmp_path):
     train(copy, keep=[1])
     ours, theirs = copy / "member-1" / piece, other_folder / "member-1" / piece

@@ -205,6 +205,7 @@ def test_permuted_labels_are_fixed_permutations():
     np.testing.assert_array_equal(TRUE.training_labels(DATASET, 5), true)
 
 
+@pytest.mark.slow
 def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
     """Random images are learnt by heart: each member knows its own labels and nothing of the others'."""
     images = np.random.default_rng(0).integers(0, 255, DATASET.train.images.shape, dtype=np.uint8)
