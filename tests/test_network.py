@@ -173,7 +173,7 @@ def test_points_of_each_kind():
 
 
 def test_nnx_modules_come_and_go():
-    network, module = Network.from_nnx(CNN, example=IMAGES), CNN(nnx.Rngs(3))
+    network, module = Network.from_nnx(CNN, example=IMAGES).with_form("native"), CNN(nnx.Rngs(3))
     member = network.member(module)
     module.eval()
     np.testing.assert_array_equal(network.apply(member, IMAGES), module(IMAGES))
@@ -187,7 +187,7 @@ def test_nnx_modules_come_and_go():
 
 
 def test_training_mode_is_the_modules_own():
-    network = Network.from_nnx(CNN, example=IMAGES)
+    network = Network.from_nnx(CNN, example=IMAGES).with_form("native")
     member = network.init(KEY)
     module = network.to_module(member)
     module.train()

@@ -5,6 +5,7 @@ evaluates the jaxpr, equation by equation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import jax
@@ -27,20 +28,19 @@ def closed_body(equation: JaxprEqn) -> ClosedJaxpr:
     return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
 
 
-def bind(jaxpr: Jaxpr, equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
-    """Apply one equation of a jaxpr, as it is, to values: evaluate a jaxpr that holds this equation alone.
+def bind(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
+    """Apply one equation, as it is, to values: evaluate a jaxpr that holds this equation alone.
 
     How a primitive takes its parameters differs between versions of JAX, which `jax.core.eval_jaxpr` knows.
     """
     inputs = {atom: value for atom, value in zip(equation.invars, values, strict=True) if is_variable(atom)}
-    single = jaxpr.replace(
-        constvars=[],
-        invars=list(inputs),
-        outvars=equation.outvars,
-        eqns=[equation],
-        debug_info=jaxpr.debug_info.with_unknown_names(),
-    )
+    single = _empty().replace(invars=list(inputs), outvars=equation.outvars, eqns=[equation])
     return jax.core.eval_jaxpr(single, (), *inputs.values())
+
+
+@cache
+def _empty() -> Jaxpr:
+    return jax.make_jaxpr(lambda: ())().jaxpr
 
 
 def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda equation, values: None) -> list[Any]:
@@ -63,7 +63,7 @@ def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda 
         else:
             results = rule(equation, operands)
             if results is None:
-                results = bind(jaxpr, equation, [materialize(value) for value in operands])
+                results = bind(equation, [materialize(value) for value in operands])
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

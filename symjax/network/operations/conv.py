@@ -11,47 +11,54 @@
   rest's form, too.
 """
 
-from typing import Literal
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-ConvMethod = Literal["native", "matmul", "mixed"]
-CONV_METHODS = ("native", "matmul", "mixed")
+from symjax.parallel import Form
+
 FEW, MANY = 4, 32  # channels: from few to fewer than many "matmul" takes less time, at 32 x 32 pixels
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: ConvMethod = "native") -> jax.Array:
-    """Convolution of `x` (n, h, w, c) with `kernel` (k, k, c, d), k odd, zero padding (k - 1) / 2 on every side."""
-    if method == "native":
-        return _native(x, kernel, stride)
-    if method == "matmul" or stride != 1 or kernel.shape[0] != 3:
-        return _matmul(x, kernel, stride)
+def convolution(
+    x: jax.Array, kernel: jax.Array, *, strides: Sequence[int], padding: Sequence[Sequence[int]], form: Form
+) -> jax.Array:
+    """Return the convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d), zeros around the images.
+
+    Args:
+      x, kernel: of one floating type.
+      strides: of rows and of columns.
+      padding: how many zeros before and after the rows, and the columns.
+      form: "native", "matmul" or "mixed".
+    """
+    if form == "native":
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    same = tuple(map(tuple, padding)) == ((1, 1), (1, 1))
+    if form == "matmul" or tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or not same:
+        return _matmul(x, kernel, strides, padding)
     if kernel.shape[2] <= FEW:
-        return _matmul(x, kernel, stride) if kernel.shape[3] < MANY else _from_few(x, kernel)
+        return _matmul(x, kernel, strides, padding) if kernel.shape[3] < MANY else _from_few(x, kernel)
     return _winograd(x, kernel) if _pays(x, kernel) else _forward(x, kernel)
 
 
-def _native(x, kernel, stride):
-    pad = (kernel.shape[0] - 1) // 2
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def _matmul(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1))):
+    """Columns of horizontal shifts side by side, then one product a row of the kernel: few copies of x."""
+    rows, columns, c, d = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    n, h, w, _ = x.shape
+    height, width = (h - rows) // strides[0] + 1, (w - columns) // strides[1] + 1
 
+    def shifts(x, axis, count, length, stride):
+        ends = [(i, i + (length - 1) * stride + 1) for i in range(count)]
+        return [lax.slice_in_dim(x, start, stop, stride, axis) for start, stop in ends]
 
-def _matmul(x, kernel, stride):
-    """Columns of the k horizontal shifts side by side, then k matrix products: k copies of x where im2col has k * k."""
-    k = kernel.shape[0]
-    pad = (k - 1) // 2
-    n, h, w, c = x.shape
-    height, width = (h + 2 * pad - k) // stride + 1, (w + 2 * pad - k) // stride + 1
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    x = jnp.concatenate([x[:, :, j : j + (width - 1) * stride + 1 : stride] for j in range(k)], axis=-1)
-    rows = [x[:, i : i + (height - 1) * stride + 1 : stride].reshape(-1, k * c) for i in range(k)]
-    out = sum(row @ kernel[i].reshape(k * c, -1) for i, row in enumerate(rows))
-    return out.reshape(n, height, width, -1)
+    x = jnp.concatenate(shifts(x, 2, columns, width, strides[1]), axis=-1) if columns > 1 or strides[1] > 1 else x
+    parts = [row.reshape(-1, columns * c) for row in shifts(x, 1, rows, height, strides[0])]
+    out = sum(part @ kernel[i].reshape(columns * c, d) for i, part in enumerate(parts))
+    return out.reshape(n, height, width, d)
 
 
 def _pays(x, kernel) -> bool:
@@ -86,7 +93,7 @@ def _kernel_gradient(x, g):
 def _kernel_gradient_of_few(x, g):
     """That of `_matmul`: shifts of x alone, which is the smaller one by far."""
     kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
-    return jax.linear_transpose(lambda kernel: _matmul(x, kernel, 1), kernel)(g)[0]
+    return jax.linear_transpose(lambda kernel: _matmul(x, kernel), kernel)(g)[0]
 
 
 # Winograd's F(2, 3) per axis: tiles of 2 outputs from 4 inputs, out = A'[(G k) * (B' x)]. B' and A' are spelled out as
@@ -127,10 +134,10 @@ def _winograd_tiles(x, kernel):
     return lax.optimization_barrier(out)
 
 
-def _native_unstrided(x, kernel):
-    return _native(x, kernel, 1)
+def _native(x, kernel):
+    return convolution(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), form="native")
 
 
-_forward = _with_gradients(_native_unstrided, _kernel_gradient)
-_from_few = _with_gradients(_native_unstrided, _kernel_gradient_of_few)
+_forward = _with_gradients(_native, _kernel_gradient)
+_from_few = _with_gradients(_native, _kernel_gradient_of_few)
 _winograd = _with_gradients(_winograd_tiles, _kernel_gradient)

@@ -78,28 +78,3 @@ def _pick(winner, slices):
     for i, new in enumerate(slices[1:], 1):
         picked = jnp.where(winner == i, new, picked)
     return picked
-
-
-@jax.custom_vjp
-def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over all pixels; its gradient goes to the first one that attains it."""
-    return jnp.max(x, axis=(1, 2))
-
-
-def _global_max_pool_forward(x):
-    n, h, w, c = x.shape
-    return global_max_pool(x), (jnp.argmax(x.reshape(n, h * w, c), axis=1), (h, w))
-
-
-def _global_max_pool_backward(saved, g):
-    winner, (h, w) = saved
-    here = winner[:, None, None, :] == jnp.arange(h * w, dtype=winner.dtype).reshape(h, w, 1)
-    return (jnp.where(here, g[:, None, None, :], jnp.zeros((), g.dtype)),)
-
-
-global_max_pool.defvjp(_global_max_pool_forward, _global_max_pool_backward)
-
-
-def global_mean_pool(x: jax.Array) -> jax.Array:
-    """Mean over all pixels."""
-    return jnp.mean(x, axis=(1, 2))
