@@ -11,7 +11,7 @@ import experiments.dry_run
 import symjax.zoo
 import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
-from symjax import models, parallel
+from symjax import parallel
 from symjax.flops import segment_flops, step_flops, training_flops
 from symjax.memory import Need
 from symjax.rotation import Plan

@@ -8,15 +8,15 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny_models  # noqa: F401
 import pytest
 import scipy
+import tiny_models  # noqa: F401
+from symjax.models.layers import CONV_METHODS
 
 from symjax import models, nearest_permutation, projection_birkhoff, zoo
 from symjax.data import Split
 from symjax.data.dataset import Source, build
 from symjax.flops import segment_flops, step_flops
-from symjax.models.layers import CONV_METHODS
 from symjax.parallel import Execution, over_members
 from symjax.similarity import MEASURES, cka, pairwise
 from symjax.stitching import Stitch, feature_moments, least_squares, stitched_output

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import ndtr, softmax
+from symjax.models.wiring import Space, Wiring
 from test_models import drawn, images
 
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry, homogeneity_defect, is_intertwiner, polynomial
 from symjax.models import MODELS, Network, branch, create
-from symjax.models.wiring import Space, Wiring
 
 KEY = jax.random.key(3)
 SIZE = 5

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-
 from symjax.models.layers import CONV_METHODS, BatchNorm, conv2d, global_max_pool, global_mean_pool, max_pool, moments
 from symjax.models.spanned import Spanned, convolved, formed
 

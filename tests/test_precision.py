@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend.core import jaxprs_in_params
+from symjax.models.layers import moments
 
 from symjax import projection_birkhoff
 from symjax.birkhoff import projection
 from symjax.groups import GROUPS
-from symjax.models.layers import moments
 from symjax.similarity import MEASURES
 from symjax.similarity import streams as stream_module
 from symjax.stitching import feature_moments, least_squares

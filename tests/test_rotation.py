@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from campaign import slow
 import tiny_models  # noqa: F401
+from campaign import slow
 from stitch_helpers import flags, scratch, settings, write_npz
 
 import experiments.rotate

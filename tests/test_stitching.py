@@ -12,7 +12,7 @@ from stitch_helpers import SEEDS, acted, trained
 from symjax import models
 from symjax.data import Split, epoch_indices, normalize
 from symjax.errors import InputError
-from symjax.network import Member
+from symjax.network import Member, Network
 from symjax.pairs import all_pairs, draw_pairs
 from symjax.parallel import Execution
 from symjax.stitching import (
@@ -170,7 +170,7 @@ def check_identity_stitch(network, member, images):
 
     @jax.jit
     def stitched(member):
-        fronts = network.features(member, images)
+        fronts = network.fronts(member, images, range(len(network.points)))
         return [
             stitched_output(network, member, x, Stitch(jnp.eye(p.channels), jnp.zeros(p.channels)), i, "inference")[0]
             for i, (x, p) in enumerate(zip(fronts, network.points, strict=True))
@@ -205,9 +205,13 @@ def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
     check_identity_stitch(network, member, images)
     travelling = network.front(member, images, network.index("block2.1*"))
     matrix, bias = np.arange(16.0).reshape(4, 4), np.arange(4.0)
-    stitched, skip = apply_stitch(Stitch(jnp.asarray(matrix, jnp.float32), jnp.asarray(bias, jnp.float32)), travelling)
-    assert skip is travelling[1]
-    np.testing.assert_allclose(stitched, np.einsum("ij,nhwj->nhwi", matrix, travelling[0]) + bias, rtol=1e-5)
+    stitch = Stitch(jnp.asarray(matrix, jnp.float32), jnp.asarray(bias, jnp.float32))
+    features, skip = travelling
+    stitched = np.einsum("ij,nhwj->nhwi", matrix, features) + bias
+    np.testing.assert_allclose(apply_stitch(stitch, features), stitched, rtol=1e-5)
+    logits, _ = stitched_output(network, member, travelling, stitch, network.index("block2.1*"), "inference")
+    by_hand = network.tail(member, (jnp.asarray(stitched, jnp.float32), skip), "block2.1*")
+    np.testing.assert_allclose(logits, by_hand, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -254,9 +258,9 @@ ALL = [
 @pytest.mark.few(1)
 def test_factors_act_as_their_product(model, method, mode, bias):
     """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
-    network = models.create(model, width=16, channels=3, classes=5, method=method)
+    network = models.create(model, width=16, channels=3, classes=5).with_form(method)
     member = jax.jit(network.init)(jax.random.key(0))
-    member = member._replace(stats=jax.tree.map(lambda leaf: leaf + 0.1, member.state))
+    member = member._replace(state=jax.tree.map(lambda leaf: leaf + 0.1, member.state))
     weights = jax.random.normal(jax.random.key(1), (6, 5))
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
     for point in (0, 1):
@@ -275,7 +279,7 @@ def test_factors_act_as_their_product(model, method, mode, bias):
         assert not found.matrix.any()
         if bias:
             np.testing.assert_allclose(found.bias, wanted.bias, atol=2e-4 * np.abs(wanted.bias).max())
-        x = branch(travelling)
+        x = travelling[0]
         plain = np.einsum("ij,nhwj->nhwi", stitch.matrix, x) + (stitch.bias if bias else 0)
         np.testing.assert_allclose(apply_stitch(stitch, x), plain, atol=1e-5 * np.abs(plain).max())
 
@@ -291,13 +295,13 @@ def test_factors_act_as_their_product(model, method, mode, bias):
 )
 @pytest.mark.few(1)
 def test_factors_in_bfloat16(point, bias):
-    network = models.create("mcnn", width=16, channels=3, classes=5, method="mixed", dtype=jnp.bfloat16)
+    network = models.create("mcnn", width=16, channels=3, classes=5, dtype=jnp.bfloat16).with_form("mixed")
     member = jax.jit(network.init)(jax.random.key(0))
     travelling = network.front(member, jax.random.normal(jax.random.key(2), (6, 16, 16, 3)), point)
     stitch = factored(16 * (point + 1), 2, bias)
     run = jax.jit(lambda stitch: stitched_output(network, member, travelling, stitch, point, "batch")[0])
     found, wanted = run(stitch), run(stitch._replace(factors=None))
-    assert found.dtype == jnp.float32 and apply_stitch(stitch, travelling).dtype == jnp.bfloat16
+    assert found.dtype == jnp.float32 and apply_stitch(stitch, travelling[0]).dtype == jnp.bfloat16
     np.testing.assert_allclose(found, wanted, atol=4e-2 * np.abs(wanted).max())
 
 
@@ -368,13 +372,13 @@ def test_no_gradient_of_the_members_is_formed(monkeypatch):
         raise AssertionError("a gradient of a frozen member")
 
     frozen.defvjp(forward, lambda _, g: (g,))
-    run = Network.run
+    run = Network._run
 
-    def guarded(self, member, x, **where):
-        return run(self, jax.tree.map(frozen, member), x, **where)
+    def guarded(self, trace, inputs, outputs, values, member, key=None):
+        return run(self, trace, inputs, outputs, values, jax.tree.map(frozen, member), key)
 
     dataset, zoo = trained()
-    monkeypatch.setattr(Network, "run", guarded)
+    monkeypatch.setattr(Network, "_run", guarded)
     pair, data = Pair(zoo.member(0), zoo.member(1)), fit_data(dataset)
     plan = make_plan()
     key = jax.random.key_data(jax.random.key(0))
@@ -498,21 +502,21 @@ def test_batch_norm_statistics_are_re_estimated(swept, sweep):
     images = normalize(dataset.train.images[:used], dataset.mean, dataset.std)
     result = results[0]
     a, b = (members[seed] for seed in result.pair)
-    x = np.asarray(jax.jit(lambda m: branch(zoo.network.front(m, images, 0)))(a), np.float64)
+    x = np.asarray(jax.jit(lambda m: zoo.network.front(m, images, 0)[0])(a), np.float64)
     for family in ("full", "birkhoff", "identity"):
         stitch, stats = result.stitches["relu1", family]
         y = np.einsum("ij,nhwj->nhwi", np.asarray(stitch.matrix, np.float64), x)
         y = np.maximum.reduce([y[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
         padded = np.pad(y, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        kernel = np.asarray(b.params[1]["conv"]["kernel"], np.float64)
+        kernel = np.asarray(b.params["convs"][1]["kernel"], np.float64)
         out = sum(
             np.einsum("nhwc,cd->nhwd", padded[:, i : i + 4, j : j + 4], kernel[i, j])
             for i in range(3)
             for j in range(3)
         )
-        np.testing.assert_allclose(stats[1]["norm"]["mean"], out.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(stats[1]["norm"]["var"], out.var((0, 1, 2)), rtol=1e-4)
-        assert np.abs(stats[1]["norm"]["mean"] - b.state[1]["norm"]["mean"]).max() > 1e-3
+        np.testing.assert_allclose(stats["norms"][1]["mean"], out.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(stats["norms"][1]["var"], out.var((0, 1, 2)), rtol=1e-4)
+        assert np.abs(stats["norms"][1]["mean"] - b.state["norms"][1]["mean"]).max() > 1e-3
 
 
 def test_accuracy_counts_examples(sweep):
@@ -587,8 +591,8 @@ def test_sgd_is_a_plain_loop(family, weight):
     @jax.jit
     def gradient(matrix, bias, x, labels):
         def loss(matrix, bias):
-            features = jnp.einsum("ij,nhwj->nhwi", matrix, network.front(a, x, 0)) + bias
-            logits, _ = network.run(b, features, start=1, mode="batch")
+            features = jnp.einsum("ij,nhwj->nhwi", matrix, network.front(a, x, 0)[0]) + bias
+            logits = network.tail(b, (features,), 0, mode="batch")
             return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels])
 
         return jax.value_and_grad(loss, (0, 1))(matrix, bias)
@@ -635,7 +639,7 @@ def test_learning_rates_train_as_each_alone():
 def test_every_execution_fits_alike(execution):
     dataset, zoo = trained()
     pair = Pair(zoo.member(0), zoo.member(1))
-    other = models.create("stitch_tiny", channels=1, classes=4, method=execution.conv)
+    other = zoo.network.with_form(execution.conv)
     config = dataclasses.replace(SGD, learning_rates=(0.1, 0.01))
     found = [
         train_only(make_plan("full,rank2,birkhoff", config, execution=e, network=network), pair, dataset)[1]

@@ -8,12 +8,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from symjax.models.structure import structure
 from test_zoo import CONFIG, DATASET
 
 from symjax import models, runs, zoo
 from symjax.errors import InputError
 from symjax.models.myrtle import PlainSpec
-from symjax.models.structure import structure
 from symjax.rotation.results import Results
 
 BUILD, SPEC = models.MODELS["mcnn"][0], PlainSpec(2, (1, 2), (2, 2))

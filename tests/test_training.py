@@ -11,11 +11,11 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from symjax.models.layers import BatchNorm, Conv, Dense
 
 from symjax.data.dataset import Source, Split, build
 from symjax.errors import InputError
 from symjax.models import Member, Network, Segmented, StitchPoint
-from symjax.models.layers import BatchNorm, Conv, Dense
 from symjax.training import Recipe, TrainState, accuracy, create_state, pad_batches, pool_moments, train_epoch
 from symjax.training.loop import apply_gradients, data_shapes, device_data, optimizer
 

@@ -16,7 +16,7 @@ import pytest
 
 import experiments.zoo
 from experiments.settings import DATASET_DEFAULTS, ZooSettings, parse_seeds, run_command, zoo_folder
-from symjax import models, runs, zoo
+from symjax import runs, zoo
 from symjax.data.dataset import Source, Split, build
 from symjax.errors import InputError
 from symjax.parallel import Execution

@@ -63,6 +63,7 @@ class Network:
         self.example = jax.tree.map(_shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
+        self._known_inputs = [self.example]  # of other shapes too, once the network has been given them
         self._twins: dict[str, Network] = {} if form is None else {form: self}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
@@ -142,6 +143,7 @@ class Network:
         if form not in self._twins:
             twin = self._twins[form] = Network(self._adapter, self.example, name=self.name, form=form)
             twin._twins, twin._traces, twin._programs = self._twins, self._traces, self._programs
+            twin._known_inputs = self._known_inputs
         return self._twins[form]
 
     @cached_property
@@ -273,15 +275,18 @@ class Network:
 
         Args:
           member: its variables; those that the tail does not read may be None.
-          carried: the features, an array or `LowRankFeatures`, and what else crosses.
+          carried: the features, an array or `LowRankFeatures`, and what else crosses, of inputs like `example` or like
+            those that this network was given before.
           point: name or index.
           mode, key, with_state: as of `apply`. State that belongs to the front is returned as it is.
         """
         name = self._name(point)
-        trace = self._trace(mode, key is not None, member, self._inputs(carried[0].shape[0]))
-        variables = trace.carried(name)
-        self._check_carried(variables, carried, name)
-        return self._tail(trace, name, variables, carried, member, mode, key, with_state)
+        for example in self._known_inputs:
+            trace = self._trace(mode, key is not None, member, _with_examples(example, carried[0].shape[0]))
+            variables = trace.carried(name)
+            if _types(v.aval for v in variables) == _types(carried):
+                return self._tail(trace, name, variables, carried, member, mode, key, with_state)
+        raise self._bad_carried(member, carried, name)
 
     def activation(self, point: str | int) -> Callable[[jax.Array], jax.Array]:
         """Return the elementwise activation s of which the features at `point` are s(z), z the `pre_activation`."""
@@ -289,8 +294,14 @@ class Network:
         self._activation_input(self._trace("inference", False, self.shapes, self.example), name)
 
         def activation(z):
-            trace = self._trace("inference", False, self.shapes, self._inputs(z.shape[0]))
-            return self._run(trace, (self._activation_input(trace, name),), (trace.value(name),), [z], self.shapes)[0]
+            for example in self._known_inputs:
+                trace = self._trace("inference", False, self.shapes, _with_examples(example, z.shape[0]))
+                source = self._activation_input(trace, name)
+                if source.aval.shape == z.shape:
+                    return self._run(
+                        trace, (source,), (trace.value(name),), [z.astype(source.aval.dtype)], self.shapes
+                    )[0]
+            raise InputError(f"z: got shape {z.shape}, expected (examples, {source.aval.shape[1:]})")
 
         return activation
 
@@ -304,7 +315,7 @@ class Network:
 
         Number -1 stands for the input, the number of points for the output.
         """
-        x = self._inputs(np.shape(values[0])[0])
+        x = _with_examples(self.example, np.shape(values[0])[0])
         if start < 0:
             x = jax.tree.unflatten(jax.tree.structure(x), [_shape_of(value) for value in values])
         trace = self._trace("inference", False, member, x)
@@ -339,10 +350,6 @@ class Network:
         reads = set(self._program(trace, tuple(inputs), tuple(outputs)).reads)
         return frozenset(path for path, v in trace.members.items() if v in reads)
 
-    def _inputs(self, examples: int) -> PyTree:
-        """Shapes and types of inputs of so many examples."""
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((examples, *leaf.shape[1:]), leaf.dtype), self.example)
-
     def _name(self, point: str | int) -> str:
         return self.points[self.index(point)].name
 
@@ -365,12 +372,14 @@ class Network:
                 shapes = f"got shape {jnp.shape(given[path])}, expected {expected[path].shape}"
                 raise InputError(f"variables: {shapes} at {path}")
 
-    def _check_carried(self, variables, carried, name) -> None:
-        expected = [(tuple(v.aval.shape), v.aval.dtype) for v in variables]
-        given = [(tuple(value.shape), value.dtype) for value in carried]
-        if expected != given:
-            shown = [", ".join(f"{dtype}{list(shape)}" for shape, dtype in arrays) for arrays in (given, expected)]
-            raise InputError(f"carried: the tail behind {name} of {self.name} reads {shown[1]}, got {shown[0]}")
+    def _bad_carried(self, member: Member, carried, name: str) -> InputError:
+        inputs = _with_examples(self.example, carried[0].shape[0])
+        expected = self._trace("inference", False, member, inputs).carried(name)
+        given, expected = (
+            ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
+            for types in (_types(carried), _types(v.aval for v in expected))
+        )
+        return InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
 
     def _tail(self, trace: Trace, name: str, inputs, values, member: Member, mode, key, with_state: bool):
         state = {}
@@ -438,6 +447,9 @@ class Network:
         key = (mode, random, context, *map(_as_key, (shapes, x)))
         if key not in self._traces:
             self._traces[key] = self._new_trace(mode, random, shapes, x)
+            like = _with_examples(x, jax.tree.leaves(self.example)[0].shape[0])
+            if like not in self._known_inputs:
+                self._known_inputs.append(like)
         return self._traces[key]
 
     def _new_trace(self, mode: Mode, random: bool, shapes: Member, x: PyTree) -> Trace:
@@ -472,6 +484,15 @@ class Network:
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self.example), strict=True):
             if len(leaf.shape) != len(like.shape):
                 raise InputError(f"x: got shape {leaf.shape}, expected {like.shape} with any number of examples")
+
+
+def _with_examples(inputs: PyTree, count: int) -> PyTree:
+    """Shapes and types of so many inputs like these."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), inputs)
+
+
+def _types(arrays) -> list[tuple]:
+    return [(tuple(array.shape), array.dtype) for array in arrays]
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
