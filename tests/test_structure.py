@@ -8,53 +8,55 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from symjax.models.structure import structure
+from symjax.models.myrtle import Myrtle
+from symjax.models.registry import Model
+from symjax.network.structure import structure
 from test_zoo import CONFIG, DATASET
 
 from symjax import models, runs, zoo
 from symjax.errors import InputError
-from symjax.models.myrtle import PlainSpec
 from symjax.rotation.results import Results
 
-BUILD, SPEC = models.MODELS["mcnn"][0], PlainSpec(2, (1, 2), (2, 2))
-IMAGE = (8, 8, 1)
+TINY = models.MODELS["tiny"]
+IMAGE = {"image_size": 8, "channels": 1}
 
 
-def entry(monkeypatch, build=BUILD, **changes):
-    """The model "changing", with another specification."""
-    monkeypatch.setitem(models.MODELS, "changing", (build, 2, {"spec": dataclasses.replace(SPEC, **changes)}))
-    return models.create("changing", channels=1, classes=3)
+def entry(monkeypatch, build=Myrtle, **changes):
+    """The model "changing", with other options."""
+    monkeypatch.setitem(models.MODELS, "changing", Model(build, {**TINY.defaults, **changes}))
+    return models.create("changing", classes=3, **IMAGE)
+
+
+class Doubled(Myrtle):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
 
 
 def doubled(rngs, **settings):
     """The same parameters, another function."""
-    built = BUILD(rngs, **settings)
-    segment = built.segments[-1]
-    head = type(segment).__call__
-    built.segments[-1].__class__ = type("Doubled", (type(segment),), {"__call__": lambda *args: 2 * head(*args)})
-    return built
+    return Doubled(rngs=rngs, **settings)
 
 
 def test_any_change_of_a_model_changes_its_structure(monkeypatch):
     changes = ({}, {"norm": False}, {"activation": "sigmoid"}, {"multiples": (1, 3)}, {"pools": (2, 4)})
     networks = [*(entry(monkeypatch, **change) for change in changes), entry(monkeypatch, doubled)]
-    prints = [structure(network, IMAGE) for network in networks]
+    prints = [structure(network) for network in networks]
     assert len(set(prints)) == len(prints)
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        assert structure(entry(monkeypatch), IMAGE) == prints[0]
-    other = models.create("changing", channels=1, classes=3, dtype=jnp.bfloat16)
-    assert structure(other, IMAGE) not in prints
+        assert structure(entry(monkeypatch)) == prints[0]
+    other = models.create("changing", classes=3, dtype=jnp.bfloat16, **IMAGE)
+    assert structure(other) not in prints
 
 
 @pytest.mark.slow
 def test_structure_is_the_same_in_another_process():
     program = (
-        "from symjax import models; from symjax.models.structure import structure;"
-        "print(structure(models.create('mcnn', width=2), (32, 32, 3)))"
+        "from symjax import models; from symjax.network.structure import structure;"
+        "print(structure(models.create('mcnn', width=2)))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == structure(models.create("mcnn", width=2), (32, 32, 3))
+    assert told.stdout.strip() == structure(models.create("mcnn", width=2))
 
 
 def test_a_changed_model_does_not_meet_old_checkpoints(monkeypatch, tmp_path):

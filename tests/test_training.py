@@ -11,46 +11,46 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from symjax.models.layers import BatchNorm, Conv, Dense
 
 from symjax.data.dataset import Source, Split, build
 from symjax.errors import InputError
-from symjax.models import Member, Network, Segmented, StitchPoint
+from symjax.network import Member, Network, stitch_point
 from symjax.training import Recipe, TrainState, accuracy, create_state, pad_batches, pool_moments, train_epoch
 from symjax.training.loop import apply_gradients, data_shapes, device_data, optimizer
 
 CLASSES = 3
 
 
-class Flatten(nnx.Module):
-    def __call__(self, x, mode):
-        return x.reshape(x.shape[0], -1)
+class Softmax(nnx.Module):
+    """Softmax regression: its gradient takes two lines of NumPy."""
+
+    def __init__(self, rngs):
+        self.dense = nnx.Linear(16, CLASSES, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(stitch_point(x.reshape(x.shape[0], -1), "pixels"))
 
 
-class Head(nnx.Module):
-    def __init__(self, features, rngs):
-        self.dense = Dense(features, CLASSES, rngs=rngs)
+class Convolutional(nnx.Module):
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(1, 2, (3, 3), use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(2, momentum=0.9, use_fast_variance=False, rngs=rngs)
+        self.dense = nnx.Linear(32, CLASSES, rngs=rngs)
 
-    def __call__(self, x, mode):
-        return self.dense(x)
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        return self.dense(stitch_point(x.reshape(x.shape[0], -1), "relu"))
 
 
-class NormedConv(nnx.Module):
-    def __init__(self, method, rngs):
-        self.conv = Conv(1, 2, method=method, rngs=rngs)
-        self.norm = BatchNorm(2)
-
-    def __call__(self, x, mode):
-        return jax.nn.relu(self.norm(self.conv(x), mode)).reshape(x.shape[0], -1)
+EXAMPLE = jnp.zeros((2, 4, 4, 1))
 
 
 def softmax_regression():
-    """A network whose gradient NumPy writes in two lines."""
-    return Network(lambda rngs: Segmented([Flatten(), Head(16, rngs)], [StitchPoint("pixels", 16)]))
+    return Network.from_nnx(Softmax, example=EXAMPLE)
 
 
-def convolutional(method="matmul"):
-    return Network(lambda rngs: Segmented([NormedConv(method, rngs), Head(32, rngs)], [StitchPoint("relu", 2)]))
+def convolutional(form="matmul"):
+    return Network.from_nnx(Convolutional, example=EXAMPLE).with_form(form)
 
 
 def images(n, seed=0):

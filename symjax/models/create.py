@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from flax import nnx
 
 from symjax.checks import can_be_key, integer
 from symjax.errors import InputError
-from symjax.models.registry import DATA_OPTIONS, MODELS, build, known_models
+from symjax.models.registry import DATA_OPTIONS, MODELS, known_models, model_options
 from symjax.network import Network
 
 
@@ -51,10 +51,14 @@ def create(
     if width is not None:
         sizes["width"] = width
     sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items()}
-    options = tuple(sorted({**sizes, "dtype": jnp.dtype(dtype), **options}.items()))
     check_name(name)
-    make = _create if can_be_key(options) else _create.__wrapped__
-    return make(name, options)
+    options = tuple(sorted({**sizes, "dtype": jnp.dtype(dtype), **options}.items()))
+    if name not in MODELS:
+        make, key = _own, (name, options)
+    else:
+        options = tuple(model_options(name, dict(options)).items())
+        make, key = _built_in, (name, MODELS[name].build, options, sizes["image_size"], sizes["channels"])
+    return (make if can_be_key(key) else make.__wrapped__)(*key)
 
 
 def check_name(name: Any) -> None:
@@ -80,23 +84,28 @@ def find_builder(name: str) -> Any:
 
 
 @lru_cache
-def _create(name: str, options: tuple[tuple[str, Any], ...]) -> Network:
+def _built_in(name: str, build: Callable, options: tuple, image_size: int, channels: int) -> Network:
     """Remembered: equal arguments have one network, which is compiled for once."""
     options = dict(options)
-    size, channels = options["image_size"], options["channels"]
-    example = jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
-    if name in MODELS:
-        width = options.get("width", MODELS[name].defaults.get("width"))
-        shown = f"{name} (width {width})"
-        return Network.from_nnx(_builder(partial(build, name), options), example=example, name=shown)
-    function = find_builder(name)
+    shown = f"{name} (width {options['width']})" if "width" in options else name
+    return Network.from_nnx(_builder(build, options), example=_images(image_size, channels), name=shown)
+
+
+@lru_cache
+def _own(name: str, options: tuple) -> Network:
+    options, function = dict(options), find_builder(name)
     if isinstance(function, Network):
         return function
+    example = _images(options["image_size"], options["channels"])
     options = _accepted(function, name, options)
     if "rngs" in inspect.signature(function).parameters:
         return Network.from_nnx(_builder(function, options), example=example, name=name)
     made = function(**options)
     return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
+
+
+def _images(size: int, channels: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
 
 
 def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs], nnx.Module]:

@@ -96,10 +96,15 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
     """
     if not isinstance(name, str) or name not in MODELS:
         raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
+    return MODELS[name].build(rngs=rngs, **model_options(name, options))
+
+
+def model_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a model, those given and the defaults of others; an InputError for one that it lacks."""
     model = MODELS[name]
     for option in options:
         if option not in DATA_OPTIONS:
             one_of(f"option of {name}", option, model.defaults)
     for option in {"width", *DATA_OPTIONS} & set(options):
         integer(option, options[option], 1, 2**20)
-    return model.build(rngs=rngs, **{**model.defaults, **{o: v for o, v in options.items() if o in model.defaults}})
+    return {**model.defaults, **{o: v for o, v in options.items() if o in model.defaults}}
