@@ -299,7 +299,7 @@ def test_absent_set(root):
         ("cifarr10", "Did you mean 'cifar10'"),
         ("digit", "'digits'"),
         ("zo", "'zoo'"),
-        ("huggingface:mnist", "wanted 'digits'"),
+        ("hugging face:mnist", "wanted 'digits'"),
         ("what ever", "wanted 'digits'"),
         ("../zoo", "wanted 'digits'"),
         ("mine.npy", "a path ending in .npz"),
