@@ -129,7 +129,7 @@ def with_value(value, shape=(5,), dtype=np.float32):
 REFUSED = {
     "a key less": ({"x_train": np.ones(3)}, r"y_train, x_test, y_test: got only \['x_train'\]; wanted all of"),
     "a key more": (mapping((5,), normalise=False), "normalise: got no key that is known; wanted x_train, .*normalize"),
-    "normalize": (mapping((5,), normalize="no"), "normalize: got .*'no'.*, wanted True or False"),
+    "normalize": (mapping((5,), normalize="no"), "normalize: got 'no', wanted True or False"),
     "normalize no images": (mapping((5,), normalize=True), r"x_train: got shape \(20, 5\); wanted images"),
     "class names": (mapping((5,), class_names="abc"), "class_names: got 'abc', wanted a sequence of names"),
     "too few names": (mapping((5,), class_names=["a"]), "labels: got 0 to 2, wanted 0 to 0"),
@@ -142,7 +142,7 @@ REFUSED = {
     "maps": (mapping((4, 4, 9)), r"x_train: got shape .*1 to 4 channels, on the last axis, or normalize=False"),
     "NaN": (with_value(np.nan), "x_test: got NaN or infinite"),
     "infinite": (with_value(np.inf, (4, 4)) | KEEP, "x_test: got NaN or infinite"),
-    "too large": (with_value(1e300, dtype=np.float64), "images: got NaN or infinite"),
+    "too large": (with_value(1e300, dtype=np.float64), "x_test: has values that float32 cannot hold"),
     "huge tokens": (with_value(2**40, dtype=int), "x_test: has integers from .* to 1099511627776, which int32 cannot"),
     "two types": (
         mapping((5,), x_test=np.ones((6, 5), int)),

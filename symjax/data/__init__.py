@@ -7,17 +7,8 @@ from symjax.data.augment import augment, normalize
 from symjax.data.augment import statistics as statistics
 from symjax.data.batching import batches, epoch_indices
 from symjax.data.dataset import Dataset, Split
-from symjax.data.describe import describe, describe_shapes
+from symjax.data.describe import describe as describe
+from symjax.data.describe import describe_shapes as describe_shapes
 from symjax.data.load import load
 
-__all__ = [
-    "Dataset",
-    "Split",
-    "augment",
-    "batches",
-    "describe",
-    "describe_shapes",
-    "epoch_indices",
-    "load",
-    "normalize",
-]
+__all__ = ["Dataset", "Split", "augment", "batches", "epoch_indices", "load", "normalize"]

@@ -52,7 +52,7 @@ def read_arrays(arrays: Mapping, image_size: int | None, *, name: str = "arrays"
         raise _bad(where, ", ".join(map(str, unknown)), "no key that is known", ", ".join((*_KEYS, *_OPTIONS)))
     normalize, class_names = arrays.get("normalize"), arrays.get("class_names")
     if normalize is not None:
-        normalize = flag(f"{where}normalize", np.asarray(normalize)[()])
+        normalize = flag(f"{where}normalize", normalize.item() if getattr(normalize, "ndim", 1) == 0 else normalize)
     if class_names is not None:
         class_names = sequence(f"{where}class_names", class_names, "names")
     inputs, targets = ({p: plain_array(f"{where}{a}_{p}", arrays[f"{a}_{p}"]) for p in _PARTS} for a in "xy")

@@ -78,8 +78,11 @@ def held_array(name: str, array: np.ndarray) -> np.ndarray:
         return array
     if held.kind in "iu" and array.size and not np.iinfo(held).min <= array.min() <= array.max() <= np.iinfo(held).max:
         raise InputError(f"{name}: has integers from {array.min()} to {array.max()}, which {held} cannot hold")
-    with np.errstate(over="ignore", under="ignore"):  # an infinity is refused later, among inputs
-        return array.astype(held)
+    with np.errstate(over="ignore", under="ignore"):
+        converted = array.astype(held)
+    if held.kind == "f" and (np.isinf(converted) & ~np.isinf(array)).any():
+        raise InputError(f"{name}: has values that {held} cannot hold")
+    return converted
 
 
 def require_finite(name: str, array: np.ndarray) -> None:

@@ -97,7 +97,7 @@ def _read(name: Any, image_size: int | None, seed: int, data_dir, cache_dir) -> 
 def _own(data: Any, image_size: int | None, loader: str = "") -> Source | Dataset:
     """What the caller or a loader gives, with images of the size asked for."""
     if isinstance(data, Mapping):
-        return read_arrays(data, image_size, name=loader or "arrays", where=f"name: {loader}, " if loader else "")
+        return read_arrays(data, image_size, name=loader or "arrays", where=f"name: {loader}, " if loader else "name: ")
     if not isinstance(data, (Source, Dataset)):
         wanted = "a Dataset, or a mapping of x_train, y_train, x_test and y_test"
         raise InputError(f"name: {loader} returned {short(data)}; wanted {wanted}.")
