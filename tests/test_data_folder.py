@@ -135,6 +135,14 @@ def test_folders_without_images(root):
     refused(root, "test has no folders with images")
 
 
+def test_folders_that_cannot_be_read(root, monkeypatch):
+    def denied(path):
+        raise PermissionError(f"Permission denied: {path}")
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", denied)
+    refused(root, "name: cannot read the folder .*pets: Permission denied")
+
+
 def test_files_that_are_no_images(root):
     (root / "train" / "cat" / "0.png").write_bytes(b"hello")
     refused(root, "cat/0.png cannot be read as an image")

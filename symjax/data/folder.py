@@ -36,17 +36,20 @@ def read_folder(path: str | os.PathLike, image_size: int | None, cache_dir: str 
             that Pillow cannot read.
     """
     root = pathlib.Path(os.path.expanduser(path)).resolve()
-    files = {part: _files(root, part) for part in _PARTS}
+    try:
+        files = {part: _files(root, part) for part in _PARTS}
+        paths = {part: [path for of_class in files[part].values() for path in of_class] for part in _PARTS}
+        key = f"folder-{image_size or 'native'}-{_fingerprint(root, paths)}"
+    except OSError as error:
+        raise InputError(f"name: cannot read the folder {root}: {error}") from error
     classes = list(files["train"])
     unknown = [name for name in files["test"] if name not in classes]
     if unknown:
         raise InputError(f"name: {root} has the classes {unknown[:5]} in test alone; wanted those of train: {classes}.")
-    paths = {part: [path for found in files[part].values() for path in found] for part in _PARTS}
-    key = f"folder-{image_size or 'native'}-{_fingerprint(root, paths)}"
     arrays, _ = cache.cached(cache.cache_folder(cache_dir), key, lambda: (_decode_all(root, paths, image_size), {}))
     splits = {}
     for part in _PARTS:
-        labels = [classes.index(name) for name, found in files[part].items() for _ in found]
+        labels = [classes.index(name) for name, of_class in files[part].items() for _ in of_class]
         splits[part] = Split(arrays[part], np.array(labels, np.int32))
     return Source(root.name, **splits, class_names=tuple(classes))
 
@@ -58,7 +61,7 @@ def _files(root: pathlib.Path, part: str) -> dict[str, list[pathlib.Path]]:
         raise InputError(f"name: the folder {root} has no folder {part!r}; wanted {wanted}.")
     folders = sorted(path for path in (root / part).iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES) for folder in folders}
-    empty = [name for name, found in files.items() if not found] if part == "train" else []
+    empty = [name for name, of_class in files.items() if not of_class] if part == "train" else []
     if empty or not any(files.values()):
         which = f"folders without images: {', '.join(empty)}" if empty else "no folders with images"
         raise InputError(f"name: {root / part} has {which}; wanted {wanted}.")

@@ -119,11 +119,11 @@ def _call(name: str, options: dict[str, Any]) -> Any:
         raise InputError(f"{given}; wanted a module that is installed or in the current folder.") from error
     if not callable(loader):
         raise InputError(f"name: got {name!r}, and {module} has no function {attribute}.")
-    signature = inspect.signature(loader)
-    options = {key: value for key, value in options.items() if key in signature.parameters}
     try:
+        signature = inspect.signature(loader)
+        options = {key: value for key, value in options.items() if key in signature.parameters}
         signature.bind(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # some of Python's own functions have no signature
         wanted = "a function that is called with no arguments, or with image_size and seed"
-        raise InputError(f"name: {name}{signature} cannot be called ({error}); wanted {wanted}.") from None
+        raise InputError(f"name: {name} cannot be called ({error}); wanted {wanted}.") from None
     return loader(**options)
