@@ -117,8 +117,11 @@ def test_masked_and_other_images_are_no_split():
         Split(np.ma.array(images, mask=images == 0), labels)
     with pytest.raises(InputError, match="labels: has masked entries"):
         Split(images, np.ma.array(labels, mask=[True, False]))
-    with pytest.raises(InputError, match="images: got uint16"):
-        Split(images.astype(np.uint16), labels)
+    for wrong in (images.astype(bool), images.astype(str), images * 1j, np.uint8(3), images.astype("M8[s]")):
+        with pytest.raises(InputError, match=r"images: got dtype .*wanted integers or floats of shape \(n, ...\)"):
+            Split(wrong, labels)
+    with pytest.raises(InputError, match="images, labels: got 2 and 1"):
+        Split(images, labels[:1])
 
 
 def test_labels_are_positions_in_class_names():

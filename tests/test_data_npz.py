@@ -70,8 +70,8 @@ def test_grey_images_get_a_channel_axis(tmp_path):
 def test_oblong_images_are_resized_when_asked(tmp_path):
     path = save(tmp_path, x_train=GOOD["x_train"][:, :6], x_test=GOOD["x_test"][:, :6])
     assert load(path, image_size=5).train.images.shape[1:] == (5, 5, 3)
-    with pytest.raises(InputError, match=r"image_size: not given.*6x8"):
-        load(path)
+    data = load(path)
+    assert (data.example_shape, data.image_size, data.channels) == ((6, 8, 3), None, 3)
 
 
 def with_nan():
@@ -106,7 +106,7 @@ def test_class_numbers_with_gaps_are_renumbered(tmp_path):
 MALFORMED = {
     "no x_test": ({"x_test": None}, "x_test: got only .*wanted all of"),
     "no labels": ({"y_test": None, "y_train": None}, "y_train, y_test: got only"),
-    "lengths": ({"y_train": GOOD["y_train"][:-1]}, "x_train: got 30 images for 29 labels"),
+    "lengths": ({"y_train": GOOD["y_train"][:-1]}, "x_train: got 30 inputs for 29 targets"),
     "rank of images": ({"x_train": GOOD["x_train"][0, 0]}, r"x_train: got shape \(8, 3\)"),
     "rank of labels": ({"y_test": np.eye(12, dtype=int)}, r"y_test: got shape \(12, 12\)"),
     "channels first": ({"x_train": np.zeros((30, 3, 8, 8), np.uint8)}, "x_train: .*1 to 4 channels, on the last axis"),
@@ -131,10 +131,10 @@ MALFORMED = {
     "negative labels": ({"y_train": GOOD["y_train"].astype(int) - 1}, "y_train: got labels from -1 to 1"),
     "huge labels": ({"y_train": GOOD["y_train"].astype(np.int64) + 2**40}, "y_train: got labels from"),
     "unseen labels": ({"y_test": np.full(12, 7)}, r"y_test: got labels that y_train has not: \[7\]"),
-    "empty train": ({"x_train": GOOD["x_train"][:0], "y_train": GOOD["y_train"][:0]}, "x_train: got no pixels"),
+    "empty train": ({"x_train": GOOD["x_train"][:0], "y_train": GOOD["y_train"][:0]}, "x_train: got no values"),
     "empty labels": ({"y_test": GOOD["y_test"][:0]}, "y_test: got no labels"),
-    "no width": ({"x_test": np.zeros((12, 8, 0, 3), np.uint8)}, "x_test: got no pixels"),
-    "other test images": ({"x_test": np.zeros((12, 9, 9, 3), np.uint8)}, r"x_test: got images of shape \(9, 9, 3\)"),
+    "no width": ({"x_test": np.zeros((12, 8, 0, 3), np.uint8)}, "x_test: got no values"),
+    "other test images": ({"x_test": np.zeros((12, 9, 9, 3), np.uint8)}, r"x_test: got examples of shape \(9, 9, 3\)"),
     "pickled": ({"x_train": np.array([{}] * 30, object)}, "cannot read .*allow_pickle|cannot read .*[Oo]bject"),
 }
 

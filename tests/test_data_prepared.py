@@ -207,6 +207,15 @@ def test_images_of_several_sizes(root):
     assert load("zoo", image_size=4).image_size == 4  # another entry
 
 
+def test_oblong_images(root):
+    images = (some_images(24, (6, 9, 3)), LABELS)
+    features = {"image": image_feature((6, 9, 3)), "label": label_feature()}
+    prepare(root / "zoo" / "1.0.0", {"train": images, "test": images}, features)
+    data = load("zoo")
+    assert (data.example_shape, data.image_size, data.channels) == ((6, 9, 3), None, 3)
+    np.testing.assert_array_equal(data.test.images, images[0])
+
+
 def test_newest_version_and_named_version(root):
     for version, n in (("1.0.0", 3), ("1.9.0", 6), ("1.10.0", 9)):
         prepare(root / "zoo" / version, {"train": TRAIN, "test": (TEST[0][:n], TEST[1][:n])})
@@ -299,7 +308,7 @@ def test_absent_set(root):
         ("cifarr10", "Did you mean 'cifar10'"),
         ("digit", "'digits'"),
         ("zo", "'zoo'"),
-        ("huggingface:mnist", "wanted 'digits'"),
+        ("hugging face:mnist", "wanted 'digits'"),
         ("what ever", "wanted 'digits'"),
         ("../zoo", "wanted 'digits'"),
         ("mine.npy", "a path ending in .npz"),

@@ -15,7 +15,8 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
 
     Args:
         images: (..., channels), uint8 or any real type, in units of 0..255.
-        mean, std: (channels,) or scalars, in the same units; std is positive.
+        mean, std: (channels,) or scalars, in the same units; std is positive. Both None: the inputs, of any shape, are
+            returned unchanged and keep their type.
         dtype: a floating type.
 
     Raises:
@@ -23,6 +24,8 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
             a std that is not positive.
     """
     images = jax_array("images", images)
+    if mean is None and std is None:
+        return images
     if not images.ndim or not images.shape[-1]:
         raise InputError(f"images: got shape {images.shape}, wanted (..., channels)")
     mean, std = statistics(mean, std, images.shape[-1:])
@@ -30,7 +33,9 @@ def normalize(images, mean, std, dtype=jnp.float32) -> jax.Array:
 
 
 def statistics(mean, std, channels: tuple[int, ...]):
-    """`mean` and `std` as float32, scalars or of shape `channels`, or an InputError; see `normalize`."""
+    """`mean` and `std` as float32, scalars or of shape `channels`, or both None; or an InputError; see `normalize`."""
+    if mean is None and std is None:
+        return [None, None]
     found = []
     for name, given in (("mean", mean), ("std", std)):
         value = real(name, given).astype(jnp.float32)
@@ -52,7 +57,7 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
     Args:
         key: a JAX random key.
         images: (n, height, width, channels), any type.
-        flip, translate: Python values, fixed at tracing time. False and 0 give the images back unchanged.
+        flip, translate: Python values, fixed at tracing time. False and 0 return inputs of any shape unchanged.
         fill: a scalar or (channels,), in the units of `images`: 0, the mean, for normalised images, and the set's
             mean for images in 0..255.
 
@@ -65,13 +70,13 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
     Source: the augmentation of Godfrey et al. 2022.
     """
     images, fill = jax_array("images", images), real("fill", fill)
+    translate = integer("translate", translate, 0, 4096)
+    if not flag("flip", flip) and not translate:
+        return images
     if images.ndim != 4:
         raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels).")
     if fill.shape not in ((), images.shape[-1:]):
         raise InputError(f"fill: got shape {fill.shape}, wanted a number or one for each channel")
-    translate = integer("translate", translate, 0, 4096)
-    if not flag("flip", flip) and not translate:
-        return images
     n, height, width, channels = images.shape
     # One draw for everything: generating random numbers is most of this function's compilation.
     bits = jax.random.bits(key, (n, 3), jnp.uint32)

@@ -46,6 +46,11 @@ def default_folder() -> pathlib.Path:
     return pathlib.Path(home, ".cache", "symjax")
 
 
+def cache_folder(cache_dir: str | os.PathLike | None) -> pathlib.Path:
+    """The given folder, or the default one."""
+    return pathlib.Path(os.path.expanduser(cache_dir)) if cache_dir else default_folder()
+
+
 def cached(folder: pathlib.Path, key: str, make: Callable[[], tuple[Arrays, dict]]) -> tuple[Arrays, dict]:
     """The arrays and the JSON-able facts that `make` returns, from the entry `key` of the folder if it is there.
 

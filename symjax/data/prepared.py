@@ -15,13 +15,14 @@ import pathlib
 import re
 import shlex
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from symjax.data import cache
 from symjax.data.dataset import AUGMENTATION, Source, Split
-from symjax.data.resize import resize
+from symjax.data.resize import stack
 from symjax.errors import InputError
 
 _NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
@@ -49,13 +50,10 @@ def read_prepared(
     Raises:
         InputError: an unknown name, a set that is not on this disk or cannot be used, images of several sizes.
     """
-    wanted = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    root = pathlib.Path(os.path.expanduser(wanted))
-    folder = _find(name, root)
+    folder = _find(name, _root(data_dir))
     base = _NAME.fullmatch(name)["name"]
     key = f"{base}-{folder.name}-{image_size or 'native'}-{_fingerprint(folder)}"
-    cache_folder = pathlib.Path(os.path.expanduser(cache_dir)) if cache_dir else cache.default_folder()
-    arrays, facts = cache.cached(cache_folder, key, lambda: _decode_all(name, folder, image_size))
+    arrays, facts = cache.cached(cache.cache_folder(cache_dir), key, lambda: _decode_all(name, folder, image_size))
     return Source(
         name=base,
         train=Split(arrays["train_images"], arrays["train_labels"]),
@@ -63,6 +61,18 @@ def read_prepared(
         class_names=tuple(facts["class_names"]),
         **AUGMENTATION.get(base, {}),
     )
+
+
+def is_prepared(name: str, data_dir: str | os.PathLike | None) -> bool:
+    """Whether there is some version of the set `name` of tensorflow_datasets."""
+    parsed = _NAME.fullmatch(name)
+    folder = _root(data_dir) / parsed["name"] if parsed else None
+    return folder is not None and any(map(_versions, (folder, *_folders(folder))))
+
+
+def _root(data_dir: str | os.PathLike | None) -> pathlib.Path:
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    return pathlib.Path(os.path.expanduser(given))
 
 
 def _find(name: str, root: pathlib.Path) -> pathlib.Path:
@@ -119,8 +129,9 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
     close = difflib.get_close_matches(name.lower(), ["digits", *here, *registered], n=4)
     hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
     return InputError(
-        f"name: got {name!r}, wanted 'digits', a path ending in .npz, or an image set of tensorflow_datasets "
-        f"(in {root}: {', '.join(here) or 'none'}; tfds.list_builders() names all).{hint}"
+        f"name: got {name!r}, wanted 'digits', a path ending in .npz, a folder of images, package.module:function, or "
+        f"an image set of tensorflow_datasets (in {root}: {', '.join(here) or 'none'}; tfds.list_builders() names "
+        f"all).{hint}"
     )
 
 
@@ -226,36 +237,28 @@ def _keys(name: str, features: dict[str, Any], supervised: Any, tfds: Any) -> _K
 def _decode_split(
     what: str, records: Any, keys: _Keys, shape: tuple, image_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All images (n, size, size, channels) uint8 and labels (n,) int32 of one split; `what` names it in errors."""
+    """All images (n, height, width, channels) uint8 and labels (n,) int32 of one split; `what` names it in errors."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     count = len(records)
     if not count:
         raise InputError(f"name: {what} has no examples, wanted one or more.")
-    images, labels = None, np.empty(count, np.int32)
-    for start in range(0, count, _BATCH):
-        block = range(start, min(start + _BATCH, count))
-        try:
-            for i, record in zip(block, records.__getitems__(list(block)), strict=True):
-                # Parsed here, because tensorflow_datasets takes six times as long for it.
-                values = tf_example_pb2.Example.FromString(record).features.feature
-                labels[i] = values[keys.label].int64_list.value[0]
-                image = _decode_image(values[keys.image].bytes_list.value[0], shape)
-                if image_size is not None:
-                    image = resize(image[None], image_size)[0]
-                if images is None:
-                    images = np.empty((count, *image.shape), np.uint8)
-                if image.shape != images.shape[1:] or image.shape[0] != image.shape[1]:
-                    raise InputError(
-                        f"image_size: not given, and {what} has images of {images.shape[1:3]} and {image.shape[:2]} "
-                        "pixels; wanted a size to bring them all to."
-                    )
-                images[i] = image
-        except InputError:
-            raise
-        except Exception as error:  # array_record, protobuf and Pillow each have their own
-            raise InputError(f"name: {what} is damaged between examples {block[0]} and {block[-1]}: {error}") from error
-    return images, labels
+    labels = np.empty(count, np.int32)
+
+    def decoded() -> Iterator[np.ndarray]:
+        for start in range(0, count, _BATCH):
+            block = range(start, min(start + _BATCH, count))
+            try:
+                for i, record in zip(block, records.__getitems__(list(block)), strict=True):
+                    # Parsed here, because tensorflow_datasets takes six times as long for it.
+                    values = tf_example_pb2.Example.FromString(record).features.feature
+                    labels[i] = values[keys.label].int64_list.value[0]
+                    yield _decode_image(values[keys.image].bytes_list.value[0], shape)
+            except Exception as error:  # array_record, protobuf and Pillow each have their own
+                examples = f"{block[0]} and {block[-1]}"
+                raise InputError(f"name: {what} is damaged between examples {examples}: {error}") from error
+
+    return stack(decoded(), count, image_size, what), labels
 
 
 def _decode_image(data: bytes, shape: tuple) -> np.ndarray:

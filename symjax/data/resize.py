@@ -2,9 +2,11 @@
 
 import functools
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
+from symjax.data.dataset import Split, are_images
 from symjax.errors import InputError
 
 _CHUNK = 1024  # images at a time, of up to 127 pixels: bounds the float copies
@@ -42,6 +44,40 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
         block = np.einsum("jw,niwc->nijc", columns, block, optimize=True)
         out[start : start + chunk] = np.clip(np.rint(block), 0, 255)
     return out
+
+
+def resize_split(split: Split, size: int | None) -> Split:
+    """The split with images of size x size; as it is where that is None or its inputs have that size.
+
+    Raises:
+        InputError: its inputs are not uint8 images.
+    """
+    if size is None or (split.images.ndim == 4 and split.images.shape[1:3] == (size, size)):
+        return split
+    if not are_images(split.images):
+        given = f"got {size}, and the inputs are {split.images.dtype}{list(split.images.shape)}"
+        raise InputError(f"image_size: {given}; wanted it for images (n, height, width, channels) of uint8 alone")
+    return Split(resize(split.images, size), split.labels)
+
+
+def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str) -> np.ndarray:
+    """All images (height, width, channels) in one array, (count, height, width, channels), resized where size is given.
+
+    Raises:
+        InputError: they have several sizes; `what` says which images.
+    """
+    stacked = None
+    for i, image in enumerate(images):
+        image = image if size is None else resize(image[None], size)[0]
+        if stacked is None:
+            stacked = np.empty((count, *image.shape), np.uint8)
+        if image.shape != stacked.shape[1:]:
+            raise InputError(
+                f"image_size: not given, and {what} has images of {stacked.shape[1:3]} and {image.shape[:2]} pixels; "
+                "wanted a size to bring them all to."
+            )
+        stacked[i] = image
+    return stacked
 
 
 @functools.lru_cache(maxsize=256)
