@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from symjax.models.layers import CONV_METHODS
 
 from benchmarks.operations import mcnn_flops
 from symjax.models import Member, create
-from symjax.models.layers import CONV_METHODS
 from symjax.parallel import compiler_options
 
 STEPS = 8

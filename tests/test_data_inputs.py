@@ -253,7 +253,7 @@ def test_refused_loaders(module):
     module.bad = lambda: mapping((5,), y_train=np.ones(3, int))
     for name, message in {
         "nowhere.sets:load": "name: got 'nowhere.sets:load', and nowhere.sets cannot be imported .*current folder",
-        "mine:nothing": "name: got 'mine:nothing', and mine has no function nothing",
+        "mine:nothing": "name: got 'mine:nothing', and mine has no nothing",
         "mine:count": "mine has no function count",
         "mine:path": "name: mine:path cannot be called .*'path'.*wanted a function .*image_size and seed",
         "mine:list": r"name: mine:list returned \[1\]; wanted a Dataset, or a mapping",

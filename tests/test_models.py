@@ -272,23 +272,23 @@ def test_bfloat16(name):
 
 
 def test_a_new_model_is_one_decorator():
-    @register({"tiny": {"width": 3}, "tiny_wide": {"width": 5}})
+    @register({"dense": {"width": 3}, "dense_wide": {"width": 5}})
     class Tiny(nnx.Module):
         def __init__(self, *, width=4, channels=3, classes=10, rngs):
             self.dense = nnx.Linear(channels, classes, rngs=rngs)
             self.width = width
 
     try:
-        assert MODELS["tiny"].build is Tiny
-        assert MODELS["tiny_wide"].defaults == {"width": 5, "channels": 3, "classes": 10}
-        assert build("tiny", rngs=nnx.Rngs(0), image_size=9, channels=1).dense.kernel.shape == (1, 10)
-        with pytest.raises(ValueError, match="tiny is registered already"):
-            register({"tiny": {}})(Tiny)
+        assert MODELS["dense"].build is Tiny
+        assert MODELS["dense_wide"].defaults == {"width": 5, "channels": 3, "classes": 10}
+        assert build("dense", rngs=nnx.Rngs(0), image_size=9, channels=1).dense.kernel.shape == (1, 10)
+        with pytest.raises(ValueError, match="dense is registered already"):
+            register({"dense": {}})(Tiny)
         with pytest.raises(ValueError, match="Tiny has no option depth"):
             register({"tinier": {"depth": 3}})(Tiny)
         assert "tinier" not in MODELS
     finally:
-        del MODELS["tiny"], MODELS["tiny_wide"]
+        del MODELS["dense"], MODELS["dense_wide"]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from symjax.models.myrtle import Myrtle
-from symjax.models.registry import Model
-from symjax.network.structure import structure
 from test_zoo import CONFIG, DATASET
 
 from symjax import models, runs, zoo
 from symjax.errors import InputError
+from symjax.models.myrtle import Myrtle
+from symjax.models.registry import Model
+from symjax.network.structure import structure
 from symjax.rotation.results import Results
 
 TINY = models.MODELS["tiny"]

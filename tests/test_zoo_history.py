@@ -10,8 +10,8 @@ from test_zoo import CONFIG, DATASET, assert_close, assert_same, files, stopped_
 
 from symjax import runs, zoo
 from symjax.errors import InputError
-from symjax.representations import features_of
 from symjax.network.member import leaves_by_path
+from symjax.representations import features_of
 from symjax.training import Recipe
 from symjax.zoo import Group, ZooConfig
 from symjax.zoo.stored import StoredMember

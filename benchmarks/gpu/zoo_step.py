@@ -15,6 +15,7 @@ from time import monotonic, perf_counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+from symjax.models.layers import CONV_METHODS
 
 from benchmarks.gpu.environment import torch_device
 from benchmarks.gpu.report import Report
@@ -23,7 +24,6 @@ from benchmarks.operations import member_step_flops
 from symjax.data import Split
 from symjax.flops import step_flops
 from symjax.models import create
-from symjax.models.layers import CONV_METHODS
 from symjax.parallel import Execution, compiler_options, each
 from symjax.training import Recipe, create_state, train_epoch
 from symjax.training.loop import TrainData

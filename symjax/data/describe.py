@@ -11,12 +11,14 @@ from symjax.data.dataset import Dataset, are_images
 def describe_shapes(dataset: Dataset) -> dict[str, Any]:
     """What a network's shapes depend on in a data set, JSON-able.
 
-    Of square uint8 images `image_size` and `channels`, of other inputs `example_shape` and `input_dtype`; `classes`, or
-    where targets are not classes None, and then `target_shape` and `target_dtype` as well.
+    Of square uint8 images `image_size` and `channels`, of other inputs `example_shape`, `input_dtype` and whether
+    they are `normalized`; `classes`, or where targets are not classes None, and then `target_shape` and `target_dtype`
+    as well.
     """
     shapes = {"image_size": dataset.image_size, "channels": dataset.channels}
     if not are_images(dataset.train.images) or dataset.image_size is None:
         shapes = {"example_shape": list(dataset.example_shape), "input_dtype": str(dataset.input_dtype)}
+        shapes["normalized"] = dataset.mean is not None
     shapes["classes"] = dataset.num_classes
     if dataset.num_classes is None:
         targets = dataset.train.labels

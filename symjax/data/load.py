@@ -1,11 +1,8 @@
 """One function for every source of data."""
 
 import dataclasses
-import importlib
 import inspect
 import os
-import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +14,7 @@ from symjax.data.folder import read_folder
 from symjax.data.prepared import is_prepared, read_prepared
 from symjax.data.resize import resize_split
 from symjax.errors import InputError
-
-_LOADER = re.compile(r"(?P<module>[^\W\d]\w*(\.[^\W\d]\w*)*):(?P<attribute>[^\W\d]\w*)")
+from symjax.imports import import_named, is_import_name
 
 
 def load(
@@ -87,7 +83,7 @@ def _read(name: Any, image_size: int | None, seed: int, data_dir, cache_dir) -> 
         return read_digits(image_size)
     if given.endswith(".npz"):
         return read_npz(given, image_size)
-    if _LOADER.fullmatch(given):
+    if is_import_name(given):
         return _own(_call(given, {"image_size": image_size, "seed": seed}), image_size, given)
     if os.path.isdir(os.path.expanduser(given)) and (isinstance(name, os.PathLike) or not is_prepared(given, data_dir)):
         return read_folder(given, image_size, cache_dir)
@@ -108,17 +104,9 @@ def _own(data: Any, image_size: int | None, loader: str = "") -> Source | Datase
 
 def _call(name: str, options: dict[str, Any]) -> Any:
     """What the loader returns, called with the options that its signature has."""
-    module, attribute = _LOADER.fullmatch(name).group("module", "attribute")
-    if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())  # as `python -m` has it
-    importlib.invalidate_caches()  # the file may be new
-    try:
-        loader = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        given = f"name: got {name!r}, and {module} cannot be imported ({error})"
-        raise InputError(f"{given}; wanted a module that is installed or in the current folder.") from error
+    loader = import_named("name", name)
     if not callable(loader):
-        raise InputError(f"name: got {name!r}, and {module} has no function {attribute}.")
+        raise InputError(f"name: {name} is {short(loader)}, wanted a function.")
     try:
         signature = inspect.signature(loader)
         options = {key: value for key, value in options.items() if key in signature.parameters}

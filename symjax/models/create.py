@@ -1,6 +1,5 @@
 """Networks by name: built-in models, and models of the user as "package.module:build"."""
 
-import importlib
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,6 +11,7 @@ from flax import nnx
 
 from symjax.checks import can_be_key, integer
 from symjax.errors import InputError
+from symjax.imports import import_named, is_import_name
 from symjax.models.registry import DATA_OPTIONS, MODELS, known_models, model_options
 from symjax.network import Network
 
@@ -22,11 +22,12 @@ def create(
     width: int | None = None,
     image_size: int = 32,
     channels: int = 3,
-    classes: int = 10,
+    classes: int | None = 10,
+    example: jax.ShapeDtypeStruct | None = None,
     dtype=jnp.float32,
     **options,
 ) -> Network:
-    """Return the network of a built-in model or of one of your own, on images.
+    """Return the network of a built-in model or of one of your own.
 
     Args:
       name: one of `MODELS`; or "package.module:build", where `build` is called with `rngs=`, and with those of
@@ -35,7 +36,8 @@ def create(
       width: channels of the first convolution, of a transformer those of its tokens; by default the model's own.
       image_size: height and width of the images.
       channels: of the images.
-      classes: number of logits.
+      classes: number of logits; None where targets are not classes.
+      example: shape and type of a batch of other inputs, in place of `image_size` and `channels`.
       dtype: of computations; parameters and state stay float32.
       options: further ones of the model, see `MODELS[name].defaults`.
 
@@ -47,65 +49,51 @@ def create(
       >>> models.create("mcnn", width=4).points[0]
       StitchPoint(name='relu1', shape=(32, 32, 4), starred=False)
     """
-    sizes = {"image_size": image_size, "channels": channels, "classes": classes}
-    if width is not None:
-        sizes["width"] = width
-    sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items()}
+    sizes = {"width": width, "image_size": image_size, "channels": channels, "classes": classes}
+    if example is not None:
+        is_image = len(example.shape) == 4
+        square = is_image and example.shape[1] == example.shape[2]
+        sizes |= {
+            "image_size": example.shape[1] if square else None,
+            "channels": example.shape[-1] if is_image else None,
+        }
+    sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items() if value is not None}
+    if example is None:
+        example = jax.ShapeDtypeStruct((2, image_size, image_size, channels), jnp.float32)
     check_name(name)
     options = tuple(sorted({**sizes, "dtype": jnp.dtype(dtype), **options}.items()))
     if name not in MODELS:
-        make, key = _own, (name, options)
+        make, key = _own, (name, options, example)
     else:
         options = tuple(model_options(name, dict(options)).items())
-        make, key = _built_in, (name, MODELS[name].build, options, sizes["image_size"], sizes["channels"])
+        make, key = _built_in, (name, MODELS[name].build, options, example)
     return (make if can_be_key(key) else make.__wrapped__)(*key)
 
 
 def check_name(name: Any) -> None:
     """An InputError unless `name` is a built-in model, or names a builder by its module."""
-    if not isinstance(name, str) or not (name in MODELS or ":" in name):
+    if not isinstance(name, str) or not (name in MODELS or is_import_name(name)):
         raise InputError(f"model: {name!r} is unknown; known: {known_models()}, or package.module:build for your own")
 
 
-def find_builder(name: str) -> Any:
-    """Return what "package.module:name" names.
-
-    Raises:
-      InputError: no such module, or nothing of this name in it.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        found = importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{name}: {module} cannot be imported ({error})") from None
-    if not hasattr(found, attribute):
-        raise InputError(f"{name}: {module} has no {attribute}")
-    return getattr(found, attribute)
-
-
 @lru_cache
-def _built_in(name: str, build: Callable, options: tuple, image_size: int, channels: int) -> Network:
+def _built_in(name: str, build: Callable, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
     """Remembered: equal arguments have one network, which is compiled for once."""
     options = dict(options)
     shown = f"{name} (width {options['width']})" if "width" in options else name
-    return Network.from_nnx(_builder(build, options), example=_images(image_size, channels), name=shown)
+    return Network.from_nnx(_builder(build, options), example=example, name=shown)
 
 
 @lru_cache
-def _own(name: str, options: tuple) -> Network:
-    options, function = dict(options), find_builder(name)
+def _own(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
+    options, function = dict(options), import_named("model", name)
     if isinstance(function, Network):
         return function
-    example = _images(options["image_size"], options["channels"])
     options = _accepted(function, name, options)
     if "rngs" in inspect.signature(function).parameters:
         return Network.from_nnx(_builder(function, options), example=example, name=name)
     made = function(**options)
     return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
-
-
-def _images(size: int, channels: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((2, size, size, channels), jnp.float32)
 
 
 def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs], nnx.Module]:

@@ -1,10 +1,10 @@
 """What the members of a zoo depend on, but for their seeds."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,6 +13,7 @@ from symjax.birkhoff.checks import scalar
 from symjax.checks import integer_fields, integers, one_of, text
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
+from symjax.data.describe import describe, describe_shapes
 from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.network import Network
@@ -120,9 +121,8 @@ class ZooConfig:
         return models.create(
             self.model,
             width=self.width,
-            image_size=shapes["image_size"],
-            channels=shapes["channels"],
             classes=shapes["classes"],
+            example=_example(shapes),
             dtype=PRECISIONS[self.precision],
         )
 
@@ -131,8 +131,8 @@ class ZooConfig:
         network = self.network_on(shapes)
         try:
             return structure(network)
-        except (InputError, TypeError, ValueError):  # depends on the layer that finds nothing left after pooling
-            raise InputError(f"image_size: {shapes['image_size']} is too small for {network.name}") from None
+        except (InputError, TypeError, ValueError) as error:  # depends on the layer that cannot take the inputs
+            raise bad_inputs(network, error) from None
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
         """The labels of the training images that the member of `seed` learns: (n,), int32."""
@@ -159,26 +159,20 @@ def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
     return freeze
 
 
-def describe_shapes(dataset: Dataset) -> dict[str, int]:
-    """What a network's shapes depend on in a data set."""
-    return {"image_size": dataset.image_size, "channels": dataset.channels, "classes": dataset.num_classes}
+def _example(shapes: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
+    """Shape and type of two examples as a network gets them, from `symjax.data.describe.describe_shapes`."""
+    if "image_size" in shapes:
+        return jax.ShapeDtypeStruct((2, shapes["image_size"], shapes["image_size"], shapes["channels"]), jnp.float32)
+    dtype = jnp.float32 if shapes["normalized"] else shapes["input_dtype"]
+    return jax.ShapeDtypeStruct((2, *shapes["example_shape"]), jnp.dtype(dtype))
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """What members depend on in a data set: shapes, and a digest of what they see of it."""
-    digest = hashlib.blake2b(digest_size=8)
-    arrays = [dataset.mean, dataset.std]
-    for split in (dataset.train, dataset.validation):
-        arrays += [split.images, split.labels]
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    return {
-        "name": dataset.name,
-        **describe_shapes(dataset),
-        "train_images": len(dataset.train),
-        "validation_images": len(dataset.validation),
-        "digest": digest.hexdigest(),
-    }
+def bad_inputs(network: Network, error: Exception) -> InputError:
+    """The error of a network that cannot be traced on the inputs of a data set."""
+    shape = network.example.shape[1:]
+    if len(shape) == 3 and shape[0] == shape[1]:
+        return InputError(f"image_size: {shape[0]} is too small for {network.name}")
+    return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
 
 
 def _from_json(cls, values: Mapping[str, Any]):

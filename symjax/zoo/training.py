@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from symjax import hosts, memory, parallel, runs
 from symjax.birkhoff.checks import scalar
@@ -17,7 +16,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.parallel import Execution
-from symjax.zoo.config import ZooConfig
+from symjax.zoo.config import ZooConfig, bad_inputs
 from symjax.zoo.jobs import Job, need, plan, train_jobs
 from symjax.zoo.saturation import Finder
 from symjax.zoo.stored import StoredMember
@@ -160,7 +159,7 @@ def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
     """The network of a zoo; an InputError where it cannot be trained on these images."""
     _check_sizes(config, dataset)
     network = config.network(dataset).with_form(execution.conv)
-    _check_image_size(network, dataset)
+    _check_inputs(network)
     if config.rule is None and len(config.freeze) > len(network.points):
         raise InputError(
             f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
@@ -208,8 +207,8 @@ def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
         raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
     if recipe.batch_size > len(dataset.train):
         raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
-    if (recipe.translate or 0) >= dataset.image_size:
-        size = dataset.image_size
+    if recipe.translate and recipe.translate >= min(dataset.example_shape[:2]):
+        size = min(dataset.example_shape[:2])
         raise InputError(f"translate: got {recipe.translate}, wanted less than the images' {size} pixels")
 
 
@@ -218,10 +217,9 @@ def check_epochs(epochs: Iterable[int], last: int) -> tuple[int, ...]:
     return tuple(sorted(set(integers("keep", epochs, 0, last))))
 
 
-def _check_image_size(network: Network, dataset: Dataset) -> None:
-    """An InputError where pooling leaves nothing of the images; found out before anything is written."""
-    images = jax.ShapeDtypeStruct(dataset.train.images[:1].shape, jnp.float32)
+def _check_inputs(network: Network) -> None:
+    """An InputError where pooling leaves nothing of the images, say; found out before anything is written."""
     try:
-        jax.eval_shape(network.apply, network.shapes, images)
-    except (InputError, TypeError, ValueError):  # depends on the layer that finds nothing left
-        raise InputError(f"image_size: {dataset.image_size} is too small for {network.name}") from None
+        jax.eval_shape(network.apply, network.shapes, network.example)
+    except (InputError, TypeError, ValueError) as error:  # depends on the layer that cannot take them
+        raise bad_inputs(network, error) from None
