@@ -128,8 +128,8 @@ def test_rows_are_the_measures(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
-@pytest.mark.parametrize("maps", ["pool", slow("flatten"), slow("pixels")])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("maps", ["pool", "flatten", "pixels"])
+@pytest.mark.slow
 def test_maps_reach_the_measures_that_take_them(maps):
     measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
     out = command("--maps", maps, measures=",".join(measures))
