@@ -102,7 +102,7 @@ def test_two_parts_are_the_whole(measure):
         ),  # not of unit norm, which grows with the map
         pytest.param(
             "fourier_cca", ((4, 4, 3), (3, 5, 2)), marks=pytest.mark.slow
-        ),  # at the frequencies that both have
+        ),  # common frequencies
         # Each divides the other along one axis; along both; neither does.
         pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
     ],
