@@ -100,9 +100,7 @@ def test_two_parts_are_the_whole(measure):
         pytest.param(
             "soft_matching_distance", ((4, 2, 3), (2, 4, 3)), marks=pytest.mark.slow
         ),  # not of unit norm, which grows with the map
-        pytest.param(
-            "fourier_cca", ((4, 4, 3), (3, 5, 2)), marks=pytest.mark.slow
-        ),  # common frequencies
+        pytest.param("fourier_cca", ((4, 4, 3), (3, 5, 2)), marks=pytest.mark.slow),  # common frequencies
         # Each divides the other along one axis; along both; neither does.
         pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
     ],
