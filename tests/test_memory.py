@@ -321,6 +321,7 @@ def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     assert lines(capsys)["device memory"][-2:] == ["1.5", "GB"]
 
 
+@pytest.mark.slow
 def test_a_rehearsal_measures_something():
     dataset, members = trained()
     config, devices = settings().zoo_config(), tuple(jax.devices())

@@ -136,7 +136,7 @@ def absorbed(member: Member, point: int, matrix) -> Member:
         ("rotate_tiny_sigmoid", "g_relu", False),
     ],
 )
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_a_tail_can_undo_what_commutes_with_the_activation(model, kind, undone, point):
     dataset, found = trained(model)
     member, images = found.member(1), np.float32((dataset.test.images - dataset.mean) / dataset.std)
@@ -245,6 +245,7 @@ def test_layers_of_one_width_get_matrices_of_their_own():
         assert np.array_equal(first, second) == (case.kind == "none")
 
 
+@pytest.mark.slow
 def test_without_learning_nothing_but_the_matrix_costs():
     dataset, found = trained()
     baseline = 100 * zoo.test_accuracy(found, dataset)
