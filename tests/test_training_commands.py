@@ -194,7 +194,6 @@ def test_looks_end_with_the_last_layer_and_with_the_last_epoch():
         slow("freeze", ["--schedules", "1/1"]),
     ],
 )
-@pytest.mark.few(1)
 def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
     out = command(getattr(experiments, module), folder, "--seeds", "0,", *words, out=f"one-{module}")
     kept = (out / summary.SUMMARY).read_text()
