@@ -128,8 +128,8 @@ def test_rows_are_the_measures(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
-@pytest.mark.parametrize("maps", ["pool", slow("flatten"), slow("pixels")])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("maps", ["pool", "flatten", "pixels"])
+@pytest.mark.slow
 def test_maps_reach_the_measures_that_take_them(maps):
     measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
     out = command("--maps", maps, measures=",".join(measures))
@@ -183,6 +183,7 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
 
 
 @pytest.mark.parametrize("piece", ["parts/cka.csv", slow("accuracy.csv")])
+@pytest.mark.few(1)
 def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     own, other = command(measures="cka"), command("--examples", 30, measures="cka", out="other")
     shutil.copy(other / piece, own / piece)
@@ -375,6 +376,7 @@ def test_heat_maps_of_two_sides_with_layers_of_their_own(tmp_path):
 
 @pytest.mark.figures
 @pytest.mark.parametrize("layers", [1, 2, slow(12), 13, slow(19)])
+@pytest.mark.few(1)
 def test_heat_maps_of_any_number_of_layers_have_numbers_that_fit(layers, tmp_path):
     rows = table(layers=layers, pairs=1, measures=("procrustes_distance", "cka"))
     if layers == 1:

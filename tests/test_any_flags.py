@@ -180,7 +180,7 @@ def names_of(command, name):
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize(("command", "name"), list(own_fields()))
-@pytest.mark.few(50)
+@pytest.mark.few(25)
 def test_every_flag_is_refused_by_name_or_taken(command, name, tmp_path, monkeypatch, capsys):
     kind = kind_of(command, name)
     refused = [value for value in WRONG[kind] if (name, value) not in TAKEN]

@@ -320,8 +320,7 @@ def test_derivatives_with_a_huge_example():
         np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("kernel", ["linear", "rbf"])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("kernel", ["linear", slow("rbf")])
 def test_transformations(kernel):
     x, y = data()
     number, batch = cka(x, y, kernel=kernel), jnp.stack([x, 2 * x + 1, x**2])

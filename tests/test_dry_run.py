@@ -168,6 +168,7 @@ def test_frozen_layers_cost_less(phases, capsys):
     assert "at most" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_both_groups_are_trained_side_by_side(phases):
     dry("memorize")
     assert [phases[name].at_once for name in ("generalizing", "memorizing")] == [3, 3]

@@ -139,6 +139,7 @@ def member(tmp_path_factory):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.few(1)
 def test_the_save_of_a_member(member, processes, tmp_path, monkeypatch):
     """By Orbax, and as a process of a job saves it."""
     _, state, metrics = member
@@ -160,6 +161,7 @@ def test_what_is_kept_of_a_member(member, tmp_path, monkeypatch):
     assert [what for what, _ in each_refusal(monkeypatch, tmp_path, does, contents)] == ["mkdir", *WRITE]
 
 
+@pytest.mark.slow
 def test_a_member_that_is_merged(member, tmp_path, monkeypatch):
     zoo, _, _ = member
 

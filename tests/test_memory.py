@@ -107,7 +107,7 @@ def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
         zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.of(1) - 1, **options)
 
 
-@pytest.mark.parametrize("members", ["map", "vmap"])
+@pytest.mark.parametrize("members", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     """On the device that they are for, within what training one takes, with weights as of a `vmap` over all."""
     dataset, config = trained()[0], settings().zoo_config()
@@ -321,6 +321,7 @@ def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     assert lines(capsys)["device memory"][-2:] == ["1.5", "GB"]
 
 
+@pytest.mark.slow
 def test_a_rehearsal_measures_something():
     dataset, members = trained()
     config, devices = settings().zoo_config(), tuple(jax.devices())

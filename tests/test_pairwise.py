@@ -93,19 +93,18 @@ def test_two_parts_are_the_whole(measure):
 @pytest.mark.parametrize(
     ("measure", "sizes"),
     [
-        ("pwcca", ((1, 1, 3), (1, 1, 34))),  # more channels than samples
+        pytest.param("pwcca", ((1, 1, 3), (1, 1, 34)), marks=pytest.mark.slow),  # more channels than samples
         pytest.param("procrustes", ((1, 1, 3), (1, 1, 34)), marks=pytest.mark.slow),
         pytest.param("wreath_procrustes_distance", ((2, 2, 3), (2, 2, 4)), marks=pytest.mark.slow),
         ("wreath_procrustes_distance", ((4, 2, 3), (3, 4, 3))),  # of map sizes neither divides the other
         pytest.param(
             "soft_matching_distance", ((4, 2, 3), (2, 4, 3)), marks=pytest.mark.slow
         ),  # not of unit norm, which grows with the map
-        ("fourier_cca", ((4, 4, 3), (3, 5, 2))),  # at the frequencies that both have
+        pytest.param("fourier_cca", ((4, 4, 3), (3, 5, 2)), marks=pytest.mark.slow),  # common frequencies
         # Each divides the other along one axis; along both; neither does.
         pytest.param("procrustes", ((4, 2, 3), (2, 4, 4), (3, 2, 3)), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.few(1)
 def test_layers_may_differ_in_shape(measure, sizes):
     a = zoo(2, sizes=sizes)
     agree(measure, pairwise(a, measure).values, loop(measure, a, a), 5e-6)

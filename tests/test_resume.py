@@ -50,8 +50,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["lasso", "dynamics", slow("classes"), slow("freeze")])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("name", [slow("lasso"), "dynamics", slow("classes"), slow("freeze")])
 def test_what_was_kept_is_not_computed_again(name, folder, tmp_path, monkeypatch):
     case = CASES[name]
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores

@@ -67,6 +67,7 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     pd.testing.assert_frame_equal(more[: len(rows)], rows)
 
 
+@pytest.mark.slow
 def test_members_in_groups_give_the_same_rows():
     dataset, members = trained()
     passes = (zoo.evaluation_need(members.network, dataset.test), moments_need(members.network, dataset, (1,)))

@@ -233,6 +233,7 @@ def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_labels_of_members_own_are_counted_over_examples(plain_folder):
     """40 examples in batches of 16, so the last has padding."""
     loaded = zoo.load(plain_folder)
