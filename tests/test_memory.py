@@ -79,7 +79,7 @@ def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
 def test_a_zoo_needs_more_for_more_members():
     dataset, members = trained()
     config = settings().zoo_config()
-    network = config.network(dataset, method="matmul")
+    network = config.network(dataset).with_form("matmul")
     one_by_one, together = (jobs.need(config, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
     state = num_bytes(jobs.abstract_state(config, network, len(dataset.train)))
     assert one_by_one.member == pytest.approx(2 * state, rel=0.05)  # and metrics
@@ -112,7 +112,7 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     """On the device that they are for, within what training one takes, with weights as of a `vmap` over all."""
     dataset, config = trained()[0], settings().zoo_config()
     execution, device = Execution(members, "matmul"), jax.devices()[1]
-    network, steps = config.network(dataset, method="matmul"), len(dataset.train) // config.recipe.batch_size
+    network, steps = config.network(dataset).with_form("matmul"), len(dataset.train) // config.recipe.batch_size
     create, lying, devices = jobs.creation(network, config.recipe, steps), [], []
     told = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
     shared = num_bytes(jax.eval_shape(lambda: jobs.device_data(dataset, None)))

@@ -19,7 +19,7 @@ def retraining_flops(plan: Plan, point: int, dataset: Dataset, cases: int, block
     each group, which is not counted.
 
     Args:
-      plan: its network with method="native" has convolutions counted as such.
+      plan: of the retraining. Convolutions are counted plainly.
       point: one of the plan's.
       dataset: the images.
       cases: how many matrices.
@@ -47,7 +47,7 @@ def parts_flops(plan: Plan, point: int, dataset: Dataset) -> tuple[float, float,
 @lru_cache
 def _parts_flops(plan: Plan, point: int, image: tuple[int, int, int]) -> tuple[float, float, float]:
     """Remembered, since all members have the same."""
-    network, batch = plan.network, plan.recipe.batch_size
+    network, batch = plan.network.with_form("native"), plan.recipe.batch_size
     member = network.shapes
     tail, tx, channels = network.tail_of(member, point), optimizer(plan.recipe, 1), network.points[point].channels
     opt_state = jax.eval_shape(tx.init, tail.params)

@@ -1,13 +1,15 @@
 """Networks stitched to what a symmetry makes of them: there the right stitch is known."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from symjax import memory, parallel, zoo
-from symjax.data import Dataset, normalize
+from symjax.data import Dataset
+from symjax.groups import Discovered
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
@@ -18,7 +20,6 @@ from symjax.training.evaluation import pad_batches
 
 KINDS = ("matched", "identity")
 BATCH = 32
-EXAMPLES = 4  # images on which symmetries are verified
 MATCHING = 1024  # training images that the closed form sees, at most
 
 
@@ -60,7 +61,7 @@ def stitch_to_acted(
       InputError: a network whose symmetry does not reach one of the points; memory that does not hold one member.
     """
     network = members.network
-    symmetry = check_points(network, points, parallel.take(members.members, 0), dataset)
+    symmetry = check_points(network, points)
     elements = _quickly(jax.vmap(symmetry.sample))(keys)
     count = len(dataset.test)
     rows = []
@@ -116,10 +117,11 @@ def stitch_to_acted(
     return rows
 
 
-def check_points(network: Network, points: tuple[int, ...], member: Member, dataset: Dataset):
+@lru_cache
+def check_points(network: Network, points: tuple[int, ...]) -> Discovered:
     """Return the network's symmetry; an InputError where it does not reach one of the points."""
-    images = normalize(dataset.train.images[:EXAMPLES], dataset.mean, dataset.std)
-    symmetry = network.symmetry(member, images)
+    inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.example)
+    symmetry = network.symmetry(network.init(jax.random.key(0)), inputs)  # verified on generic values of these shapes
     names = [network.points[point].name for point in points]
     without = [name for name in names if not symmetry.spaces_at(name)]
     if without:
