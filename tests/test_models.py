@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from symjax.errors import InputError
+from symjax.jaxprs import equations
 from symjax.models import MODELS, build, register
 from symjax.models.myrtle import Myrtle
-from symjax.network.jaxprs import equations
 from symjax.network.naming import stitch_point
 
 NAMES = [

@@ -4,6 +4,8 @@ Godfrey et al. 2022 (arXiv 2205.14258), section 3.
 """
 
 from symjax.groups.decide import Decision, is_intertwiner
+from symjax.groups.discover import discover
+from symjax.groups.discovered import Axis, Discovered, Space
 from symjax.groups.homogeneity import GELU_SLOPE, homogeneity_defect
 from symjax.groups.matrix_groups import GROUPS, MatrixGroup
 from symjax.groups.table import INTERTWINERS, Intertwiner, polynomial
@@ -12,9 +14,13 @@ __all__ = [
     "GELU_SLOPE",
     "GROUPS",
     "INTERTWINERS",
+    "Axis",
     "Decision",
+    "Discovered",
     "Intertwiner",
     "MatrixGroup",
+    "Space",
+    "discover",
     "homogeneity_defect",
     "is_intertwiner",
     "polynomial",

@@ -19,9 +19,9 @@ from jax.extend.core import ClosedJaxpr
 
 from symjax.checks import is_integer, one_of, short
 from symjax.errors import InputError
+from symjax.jaxprs import evaluate, inline
 from symjax.network import rewrite
 from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter
-from symjax.network.jaxprs import evaluate, inline
 from symjax.network.member import Member, leaves_by_path, part_of, update
 from symjax.network.split import Program, Trace
 from symjax.parallel import FORMS, compiler_options, default_execution

@@ -1,7 +1,8 @@
 """Other implementations for operations of a jaxpr that are slow on this backend.
 
-`rule(form)` is for `symjax.network.jaxprs.evaluate`. Each row of `TABLE` says for which operations it is, under which
-condition, and what takes their place. An operation that no row takes is evaluated as it is.
+`rule(form)` is for `symjax.jaxprs.evaluate`. Each row of `TABLE` says for which operations it is, under which
+condition, and what takes their place. An operation that no row takes is evaluated as it is, on
+materialized features.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +12,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from symjax.network.jaxprs import bind, inline
-from symjax.network.low_rank import LowRankFeatures
+from symjax.jaxprs import bind, inline
+from symjax.network.low_rank import LowRankFeatures, materialize
 from symjax.network.operations.conv import convolution
 from symjax.network.operations.pool import max_pool, overlapping_max_pool
 
@@ -44,6 +45,8 @@ def rule(form: str) -> Callable[[JaxprEqn, Sequence[Any]], Sequence[Any] | None]
         for row in ROWS.get(equation.primitive.name, ()):
             if row.applies(equation, values, form):
                 return [row.replacement(equation, values, form)]
+        if any(isinstance(value, LowRankFeatures) for value in values):
+            return bind(equation, [materialize(value) for value in values])
         if equation.primitive.name in BODIES and form != "native":
             return _with_bodies(equation, values, form)
         return None

@@ -13,7 +13,7 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 
 from symjax.errors import InputError
-from symjax.network.jaxprs import equations, is_variable
+from symjax.jaxprs import equations, is_variable
 
 ELEMENTWISE = set(
     "add sub mul div max min pow exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv rsqrt sqrt cbrt neg abs sign "

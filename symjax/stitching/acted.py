@@ -9,8 +9,8 @@ import numpy as np
 
 from symjax import memory, parallel, zoo
 from symjax.data import Dataset
-from symjax.groups import Discovered
 from symjax.errors import InputError
+from symjax.groups import Discovered
 from symjax.network import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import FitConfig, Plan, pair_moments

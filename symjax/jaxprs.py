@@ -11,8 +11,6 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
-from symjax.network.low_rank import materialize
-
 CALLS = {"jit", "pjit", "closed_call", "core_call"}
 """Primitives that do nothing but call a jaxpr."""
 
@@ -47,8 +45,7 @@ def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda 
     """Evaluate a jaxpr on the leaves of its arguments.
 
     Calls are entered, and rematerialized functions that name a value. For every other equation
-    `rule(equation, values)` may return results that replace the equation's own; None keeps the equation. Values may be
-    `LowRankFeatures`, which are materialized for an equation that is kept.
+    `rule(equation, values)` may return results that replace the equation's own; None keeps the equation.
     """
     jaxpr = closed.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *arguments], strict=True))
@@ -63,7 +60,7 @@ def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda 
         else:
             results = rule(equation, operands)
             if results is None:
-                results = bind(equation, [materialize(value) for value in operands])
+                results = bind(equation, operands)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 

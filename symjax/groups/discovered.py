@@ -1,0 +1,229 @@
+"""The action of discovered symmetries on parameters: other parameters, the same function."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.errors import InputError
+from symjax.groups.matrix_groups import GROUPS, monomial_part
+
+Element = Mapping[str, jax.Array]
+
+
+class Axis(NamedTuple):
+    """Where channels of a space lie in a parameter, and how a matrix acts there.
+
+    Attributes:
+      path: of the parameter, parts joined by "/".
+      axis: the dimension along which the channels lie.
+      index: (dimension, index) pairs of the slice that holds them, such as that of one attention head; () for all.
+      where: positions along the axis, (channels, positions of each channel).
+      exponent: the power of the matrix that acts: 1 for A itself, -1 for the inverse transposed, and for matrices with
+        one entry in each row and column any power of the entries, 0 for the permutation alone.
+    """
+
+    path: str
+    axis: int
+    index: tuple[tuple[int, int], ...]
+    where: np.ndarray
+    exponent: float
+
+
+class Space(NamedTuple):
+    """Channels that a symmetry mixes.
+
+    Attributes:
+      name: in `Discovered.spaces`.
+      size: the number of channels.
+      group: the name in `GROUPS` of the largest group that was verified.
+      axes: the parameter axes that hold the channels.
+      verified: whether the function stays when this space is acted on; a space for which not is never acted on.
+      families: of what permutes parts, such as attention heads, the spaces of the parts, one tuple for each kind.
+    """
+
+    name: str
+    size: int
+    group: str
+    axes: tuple[Axis, ...]
+    verified: bool = True
+    families: tuple[tuple[str, ...], ...] = ()
+
+    def along(self, array, axis, where, matrix, power):
+        """The array with a power of the matrix acting on the positions `where` along an axis."""
+        acting = _power(jnp.asarray(matrix), power, GROUPS[self.group].monomial)
+        if acting is None:
+            return array
+        full = _embedded(jnp.eye(array.shape[axis], dtype=acting.dtype), where, acting)
+        moved = jnp.tensordot(array, full.astype(array.dtype), ((axis,), (1,)), precision="highest")
+        return jnp.moveaxis(moved, -1, axis)
+
+
+class Discovered:
+    """The symmetries of a function's parameters, see `symjax.groups.discover`.
+
+    An element is a dict from names of spaces to matrices; spaces that it leaves out stay as they are. Methods are pure
+    and work under `jit` and `vmap`.
+
+    Attributes:
+      spaces: name to `Space`, those that permute parts after those of their parts.
+      points: name of a value that the function names to the size of its last axis.
+    """
+
+    def __init__(self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], at: dict):
+        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, at
+        self._families = {name: space.families for name, space in spaces.items() if space.families}
+
+    def __repr__(self) -> str:
+        lines = []
+        for space in self.spaces.values():
+            group = space.group if space.verified else "not verified"
+            axes = ", ".join(f"{a.path}[{a.axis}]{f'^{a.exponent}' if a.exponent != 1 else ''}" for a in space.axes)
+            lines.append(f"{space.name}: {space.size} channels, {group}: {axes}")
+        return "\n".join(lines) or "no symmetry"
+
+    def sample(self, key: jax.Array, names: Iterable[str] | None = None) -> dict[str, jax.Array]:
+        """A random element of all verified spaces, or of those named; each matrix depends on the key and its place."""
+        names = [name for name, space in self.spaces.items() if space.verified] if names is None else list(names)
+        places = {name: place for place, name in enumerate(self.spaces)}
+        self._check({name: None for name in names})
+        return {
+            name: self._group(name).sample(jax.random.fold_in(key, places[name]), self.spaces[name].size)
+            for name in names
+        }
+
+    def compose(self, first: Element, then: Element) -> dict[str, jax.Array]:
+        """The element that acts as `first` and then as `then`.
+
+        Where `first` permutes parts, the matrices of `then` for the parts are those of the places that they came to.
+        """
+        self._check(first), self._check(then)
+        then = self._carried(then, first, back=False)
+        both = {**first, **then}
+        return {
+            name: self._group(name).compose(first[name], then[name]) if name in first and name in then else both[name]
+            for name in both
+        }
+
+    def inverse(self, element: Element) -> dict[str, jax.Array]:
+        """The element that undoes it."""
+        self._check(element)
+        inverted = {name: self._group(name).inverse(matrix) for name, matrix in element.items()}
+        return self._carried(inverted, element, back=True)
+
+    def contains(self, element: Element, *, tolerance: float = 1e-6) -> bool:
+        """Whether every matrix is of its space's size and in its group (see `MatrixGroup.contains`)."""
+        self._check(element)
+        return all(self._group(name).contains(matrix, tolerance=tolerance) for name, matrix in element.items())
+
+    def act(self, params: Any, element: Element) -> Any:
+        """The parameters acted on; the function is the same, up to rounding.
+
+        Raises:
+          InputError: parameters of another structure or other shapes than those of `discover`; an unknown space or one
+            that is not verified, or a matrix of the wrong shape. That matrices are of their groups is not checked (see
+            `contains`).
+        """
+        self._check(element)
+        leaves, treedef = jax.tree.flatten(params)
+        if treedef != self.treedef or [jnp.shape(leaf) for leaf in leaves] != list(self._shapes.values()):
+            raise InputError("params: has another structure or other shapes than the parameters of the symmetry")
+        leaves = dict(zip(self._shapes, leaves, strict=True))
+        for parts in (True, False):  # parts first, then what permutes them
+            together = defaultdict(list)
+            for name in self.spaces:
+                if name in element and (name not in self._families) == parts:
+                    for axis in self.spaces[name].axes:
+                        together[axis.path, axis.axis, axis.index].append((name, axis))
+            powers: dict = {}
+            for (path, d, index), acting in together.items():
+                at = [slice(None)] * leaves[path].ndim
+                for other, i in index:
+                    at[other] = slice(i, i + 1)
+                full = None
+                for name, axis in acting:
+                    if (name, axis.exponent) not in powers:
+                        matrix = jnp.asarray(element[name])
+                        powers[name, axis.exponent] = _power(matrix, axis.exponent, self._group(name).monomial)
+                    if (block := powers[name, axis.exponent]) is not None:
+                        full = jnp.eye(leaves[path].shape[d], dtype=block.dtype) if full is None else full
+                        full = _embedded(full, axis.where, block)
+                if full is not None:
+                    leaf = jnp.asarray(leaves[path])
+                    old = leaf[tuple(at)] if index else leaf
+                    new = jnp.tensordot(old, full.astype(leaf.dtype), ((d,), (1,)), precision="highest")
+                    new = jnp.moveaxis(new, -1, d)
+                    leaves[path] = leaf.at[tuple(at)].set(new) if index else new
+        return treedef.unflatten(leaves.values())
+
+    def at(self, point: str, element: Element) -> jax.Array:
+        """What the element does to a named value: a matrix (d, d) that acts on its last axis.
+
+        Raises:
+          InputError: no value has this name, or the element changes the value by more than a matrix on its last axis.
+        """
+        self._check(element)
+        places = self._point(point)
+        full = jnp.eye(self.points[point], dtype=jnp.result_type(float))
+        for name in self.spaces:  # parts first
+            if name in element and name in places:
+                where, power = places[name]
+                if power is None:
+                    raise InputError(f"point: {point} is changed by {name} otherwise than by a matrix on its last axis")
+                block = None if where is None else _power(jnp.asarray(element[name]), power, self._group(name).monomial)
+                if block is not None:
+                    full = _embedded(jnp.eye(len(full), dtype=full.dtype), where, block) @ full
+        return full
+
+    def spaces_at(self, point: str) -> tuple[str, ...]:
+        """The spaces whose channels lie on the last axis of a named value."""
+        return tuple(name for name, (where, power) in self._point(point).items() if where is not None)
+
+    def _point(self, point: str) -> dict:
+        if point not in self.points:
+            raise InputError(
+                f"point: {point!r} is not named by the function; known: {', '.join(self.points) or 'none'}"
+            )
+        return self._at.get(point, {})
+
+    def _group(self, name):
+        return GROUPS[self.spaces[name].group]
+
+    def _check(self, element: Element) -> None:
+        for name, matrix in element.items():
+            if name not in self.spaces:
+                raise InputError(f"element: {name!r} is not a space; known: {', '.join(self.spaces) or 'none'}")
+            size = self.spaces[name].size
+            if not self.spaces[name].verified:
+                raise InputError(f"element: {name} is not verified: acting on it changes the function")
+            if matrix is not None and jnp.shape(matrix) != (size, size):
+                raise InputError(f"element: {name} has shape {jnp.shape(matrix)}, expected {(size, size)}")
+
+    def _carried(self, element: Element, by: Element, back: bool) -> dict:
+        """The matrices of parts at the places that the permutation in `by` takes from (or, `back`, brings to)."""
+        element = dict(element)
+        for name, families in self._families.items():
+            for family in families if name in by else ():
+                if any(part in element for part in family):
+                    size = self.spaces[family[0]].size
+                    parts = jnp.stack([jnp.asarray(element.get(part, jnp.eye(size))) for part in family])
+                    places = jnp.argmax(jnp.abs(by[name]), axis=int(back))
+                    element.update(zip(family, parts[places], strict=True))
+        return element
+
+
+def _embedded(full, where, block):
+    """The matrix with a block for each of the channels' positions."""
+    return full.at[where[:, None, :], where[None, :, :]].set(block[:, :, None])
+
+
+def _power(matrix, exponent, monomial):
+    """What acts along an axis; None for the identity."""
+    if not monomial:
+        return {1: matrix, 0: None}[exponent] if exponent >= 0 else jnp.linalg.inv(matrix).T
+    matrix = monomial_part(matrix)
+    entries = matrix != 0
+    return jnp.where(entries, jnp.where(entries, matrix, 1) ** exponent, 0)
