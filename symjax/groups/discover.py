@@ -65,7 +65,7 @@ class Probe:
     def __init__(self, fn, params, x, seed):
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(params)
         self.paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-        self._rng = np.random.default_rng(seed)
+        self.rng = np.random.default_rng(seed)
         self._values = [_wide(leaf) for _, leaf in paths]
         self.real = [_is_real(leaf) for leaf in self._values]
         if not any(self.real):
@@ -117,8 +117,8 @@ class Probe:
 
     def draw(self) -> tuple[list, list]:
         """Random parameters and inputs at the scale of those given."""
-        return [_drawn(self._rng, leaf, spread=0.3) for leaf in self._values], [
-            _drawn(self._rng, leaf, spread=1.0) for leaf in self._data
+        return [_drawn(self.rng, leaf, spread=0.3) for leaf in self._values], [
+            _drawn(self.rng, leaf, spread=1.0) for leaf in self._data
         ]
 
     def values(self, params, data) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
@@ -129,7 +129,7 @@ class Probe:
     def products(self) -> list[np.ndarray | None]:
         """Elementwise products of random parameters and the gradient of a random sum of the outputs, for each leaf."""
         params, data = self.draw()
-        cotangents = [self._rng.normal(size=v.aval.shape) for v in self.closed.jaxpr.outvars]
+        cotangents = [self.rng.normal(size=v.aval.shape) for v in self.closed.jaxpr.outvars]
         moving = [leaf for leaf, real in zip(params, self.real, strict=True) if real]
         gradients = iter(self._gradient(moving, params, data, cotangents))
         return [
@@ -146,8 +146,7 @@ def _discover(probe: Probe, params) -> Discovered:
     plain = [probe.values(*check) for check in checks]
     if not all(np.isfinite(out).all() for outputs, _ in plain for out in outputs):
         raise InputError("fn: gives NaN or infinite values in float64 near these parameters and inputs")
-    keys = jax.random.split(jax.random.key(7), len(cells))
-    for cell, key in zip(cells, keys, strict=True):
+    for cell in cells:
         tried = _candidates(cell, products)
         for group, exponents in tried:
             axes = tuple(axis._replace(exponent=e) for axis, e in zip(cell.axes, exponents, strict=True))
@@ -156,8 +155,8 @@ def _discover(probe: Probe, params) -> Discovered:
                 break
             alone = Discovered({cell.name: space}, probe.treedef, probe.shapes, {}, {})
             images = []
-            for check, before, k in zip(checks, plain, jax.random.split(key), strict=True):
-                g = {cell.name: GROUPS[group].sample(k, cell.size)}
+            for check, before in zip(checks, plain, strict=True):
+                g = {cell.name: _element(probe.rng, group, cell.size)}
                 moved = alone.treedef.flatten_up_to(alone.act(alone.treedef.unflatten(check[0]), g))
                 images.append((g[cell.name], before, probe.values(moved, check[1])))
             if all(_equal(before[0], after[0]) for _, before, after in images):
@@ -185,12 +184,25 @@ def _power_at(name, space, where, images):
         for matrix, (_, before), (_, after) in images:
             expected = before[name]
             if where is not None:
-                expected = np.asarray(space.along(jnp.asarray(expected), -1, where, matrix, power))
+                expected = space.along(expected, -1, where, matrix, power)
             if not _equal([after[name]], [expected]):
                 break
         else:
             return power
     return None
+
+
+def _element(rng, group, size) -> np.ndarray:
+    """A random element of a group, and neither the identity nor without a sign."""
+    if not GROUPS[group].monomial:
+        first, second = (np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(2))
+        return first * (rng.uniform(0.5, 2, size) if group == "general_linear" else 1) @ second
+    order = rng.permutation(size)
+    order = np.roll(order, 1) if (order == np.arange(size)).all() else order
+    entries = np.exp(rng.normal(size=size) - 0.5) if "monomial" in group else np.ones(size)
+    if group in ("signed_permutation", "monomial"):
+        entries *= np.where(rng.permutation(size) == 0, -1, rng.choice([-1, 1], size))
+    return np.eye(size)[order] * entries[:, None]
 
 
 # --- spaces from labels ---
@@ -214,9 +226,9 @@ def _cells(probe: Probe) -> list[Cell]:
             parents[int(child)].add(int(parent))
     for v in labels.of:
         for d in range(len(labels.of[v])):
-            for _, row in labels.rows(v, d):
+            for index, row in labels.rows(v, d):
                 if labels.alive[row].any() or any(child in parents for child in row.tolist()):
-                    above = {p for child in row.tolist() for p in labels.parents.get(child, ())}
+                    above = {p for child in row.tolist() for p in labels.parents.get(child, ())} if not index else ()
                     for classes in (np.unique(row), np.array(sorted(above), int)):
                         if len(classes) and classes.tobytes() not in rows:
                             rows.add(classes.tobytes())

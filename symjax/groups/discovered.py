@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax.errors import InputError
-from symjax.groups.matrix_groups import GROUPS, monomial_part
+from symjax.groups.matrix_groups import GROUPS
 
 Element = Mapping[str, jax.Array]
 
@@ -54,12 +54,8 @@ class Space(NamedTuple):
 
     def along(self, array, axis, where, matrix, power):
         """The array with a power of the matrix acting on the positions `where` along an axis."""
-        acting = _power(jnp.asarray(matrix), power, GROUPS[self.group].monomial)
-        if acting is None:
-            return array
-        full = _embedded(jnp.eye(array.shape[axis], dtype=acting.dtype), where, acting)
-        moved = jnp.tensordot(array, full.astype(array.dtype), ((axis,), (1,)), precision="highest")
-        return jnp.moveaxis(moved, -1, axis)
+        acting = _power(matrix, power, GROUPS[self.group].monomial)
+        return array if acting is None else _along(array, axis, _embedded(None, array.shape[axis], where, acting))
 
 
 class Discovered:
@@ -146,17 +142,15 @@ class Discovered:
                 full = None
                 for name, axis in acting:
                     if (name, axis.exponent) not in powers:
-                        matrix = jnp.asarray(element[name])
-                        powers[name, axis.exponent] = _power(matrix, axis.exponent, self._group(name).monomial)
+                        powers[name, axis.exponent] = _power(
+                            element[name], axis.exponent, self._group(name).monomial
+                        )
                     if (block := powers[name, axis.exponent]) is not None:
-                        full = jnp.eye(leaves[path].shape[d], dtype=block.dtype) if full is None else full
-                        full = _embedded(full, axis.where, block)
+                        full = _embedded(full, leaves[path].shape[d], axis.where, block)
                 if full is not None:
-                    leaf = jnp.asarray(leaves[path])
-                    old = leaf[tuple(at)] if index else leaf
-                    new = jnp.tensordot(old, full.astype(leaf.dtype), ((d,), (1,)), precision="highest")
-                    new = jnp.moveaxis(new, -1, d)
-                    leaves[path] = leaf.at[tuple(at)].set(new) if index else new
+                    old = leaves[path][tuple(at)] if index else leaves[path]
+                    new = _along(old, d, full)
+                    leaves[path] = _replaced(leaves[path], tuple(at), new) if index else new
         return treedef.unflatten(leaves.values())
 
     def at(self, point: str, element: Element) -> jax.Array:
@@ -173,9 +167,9 @@ class Discovered:
                 where, power = places[name]
                 if power is None:
                     raise InputError(f"point: {point} is changed by {name} otherwise than by a matrix on its last axis")
-                block = None if where is None else _power(jnp.asarray(element[name]), power, self._group(name).monomial)
+                block = None if where is None else _power(element[name], power, self._group(name).monomial)
                 if block is not None:
-                    full = _embedded(jnp.eye(len(full), dtype=full.dtype), where, block) @ full
+                    full = jnp.matmul(_embedded(None, len(full), where, block), full, precision="highest")
         return full
 
     def spaces_at(self, point: str) -> tuple[str, ...]:
@@ -215,15 +209,42 @@ class Discovered:
         return element
 
 
-def _embedded(full, where, block):
-    """The matrix with a block for each of the channels' positions."""
-    return full.at[where[:, None, :], where[None, :, :]].set(block[:, :, None])
+# NumPy's arrays stay NumPy's: nothing compiles while hundreds of candidates are verified.
+
+
+def _numpy(*arrays) -> bool:
+    return all(isinstance(array, (np.ndarray, np.generic)) for array in arrays)
+
+
+def _replaced(array, index, values):
+    """The array with other values at an index."""
+    if not _numpy(array, values):
+        return jnp.asarray(array).at[index].set(values)
+    array = array.astype(np.result_type(array, values))
+    array[index] = values
+    return array
+
+
+def _embedded(full, size, where, block):
+    """The matrix `full` (the identity for None) with a block for each of the channels' positions."""
+    full = np.eye(size, dtype=block.dtype) if full is None else full
+    return _replaced(full, (where[:, None, :], where[None, :, :]), block[:, :, None])
+
+
+def _along(array, axis, matrix):
+    """The array times the matrix along one axis."""
+    axes = ((axis,), (1,))
+    if _numpy(array, matrix):
+        return np.moveaxis(np.tensordot(array, matrix.astype(array.dtype), axes), -1, axis)
+    array = jnp.asarray(array)
+    return jnp.moveaxis(jnp.tensordot(array, matrix.astype(array.dtype), axes, precision="highest"), -1, axis)
 
 
 def _power(matrix, exponent, monomial):
-    """What acts along an axis; None for the identity."""
+    """What acts along an axis: of a monomial matrix the entries to their power; None for the identity."""
+    xp = np if _numpy(matrix) else jnp
     if not monomial:
-        return {1: matrix, 0: None}[exponent] if exponent >= 0 else jnp.linalg.inv(matrix).T
-    matrix = monomial_part(matrix)
-    entries = matrix != 0
-    return jnp.where(entries, jnp.where(entries, matrix, 1) ** exponent, 0)
+        return xp.linalg.inv(matrix).T if exponent < 0 else matrix if exponent else None
+    largest = xp.abs(matrix).argmax(axis=-1, keepdims=True)
+    entries = (np.arange(matrix.shape[-1]) == largest) & (matrix != 0)
+    return xp.where(entries, xp.where(entries, matrix, 1) ** exponent, 0)
