@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from symjax.models.layers import CONV_METHODS
 
 from benchmarks.operations import mcnn_flops
-from symjax.models import Member, create
-from symjax.parallel import compiler_options
+from symjax.models import create
+from symjax.network import Member
+from symjax.parallel import FORMS, compiler_options
 
 STEPS = 8
 SIZES = (32, 32, 16, 8)  # of the maps at the stitch points
@@ -36,7 +36,7 @@ def stitch_program(network, member, point, labels):
     def step(stitch, features):
         def loss(stitch):
             matrix, bias = stitch
-            return cross_entropy(network.tail(member, features @ matrix.T + bias, point, mode="batch")[0], labels)
+            return cross_entropy(network.tail(member, (features @ matrix.T + bias,), point, mode="batch"), labels)
 
         value, gradient = jax.value_and_grad(loss)(stitch)
         return jax.tree.map(lambda a, b: a - 0.01 * b, stitch, gradient), value
@@ -49,18 +49,19 @@ def member_program(network, labels):
 
     def step(member, images):
         def loss(params):
-            logits, stats = network.logits(Member(params, member.stats), images, mode="train")
-            return cross_entropy(logits, labels), stats
+            whole = Member(params, member.state)
+            logits, state = network.apply(whole, images, mode="train", with_state=True)
+            return cross_entropy(logits, labels), state
 
-        (value, stats), gradient = jax.value_and_grad(loss, has_aux=True)(member.params)
-        return Member(jax.tree.map(lambda a, b: a - 0.01 * b, member.params, gradient), stats), value
+        (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(member.params)
+        return Member(jax.tree.map(lambda a, b: a - 0.01 * b, member.params, gradient), state), value
 
     return jax.jit(lambda member, images: lax.scan(step, member, images), compiler_options=compiler_options())
 
 
 def forward_program(network, mode):
     def program(member, images):
-        return lax.map(lambda batch: network.logits(member, batch, mode=mode), images)
+        return lax.map(lambda batch: network.apply(member, batch, mode=mode), images)
 
     return jax.jit(program, compiler_options=compiler_options())
 
@@ -68,7 +69,7 @@ def forward_program(network, mode):
 def contests(methods, width, batch_size, forward_batches):
     """Name of the step -> (operations of one step, contestant -> thunk that runs STEPS steps)."""
     flops, labels = np.asarray(mcnn_flops(width)) * batch_size, jnp.arange(batch_size) % 10
-    networks = {method: create("mcnn", width=width, method=method) for method in methods}
+    networks = {method: create("mcnn", width=width).with_form(method) for method in methods}
     member = jax.jit(create("mcnn", width=width).init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (STEPS, batch_size, 32, 32, 3))
     torch_steps = pytorch(width, batch_size)
@@ -166,7 +167,7 @@ def main():
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--forward-batches", type=int, nargs="+", default=[16, 32, 64, 250])
-    parser.add_argument("--methods", nargs="+", default=["matmul", "mixed"], choices=CONV_METHODS)
+    parser.add_argument("--methods", nargs="+", default=["matmul", "mixed"], choices=FORMS)
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
 

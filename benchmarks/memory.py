@@ -134,7 +134,7 @@ def build(settings: Settings):
     execution = parallel.default_execution()
     if settings.execution != "default":
         execution = Execution(settings.execution, "matmul" if settings.execution == "vmap" else "mixed")
-    network = models.create("mcnn", width=settings.width, method=execution.conv)
+    network = models.create("mcnn", width=settings.width).with_form(execution.conv)
     return make_dataset(settings), network, execution
 
 

@@ -71,7 +71,7 @@ def zoo_row(settings: Settings, model: str, dataset: Dataset) -> dict:
 def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     config = ZooConfig("cifar10", model)
     fit = FitConfig(epochs=settings.stitch_epochs, flip=True, translate=2)
-    networks = {method: config.network(dataset, method=method) for method in ("native", ACCELERATOR.conv)}
+    networks = {method: config.network(dataset).with_form(method) for method in ("native", ACCELERATOR.conv)}
     points = tuple(range(len(networks["native"].points)))
     plan = Plan(networks[ACCELERATOR.conv], points, parse_families(FAMILIES), fit, ACCELERATOR)
     flops = cost(plan, segment_flops(networks["native"], dataset.train.images.shape[1:]), work_of(plan, dataset))

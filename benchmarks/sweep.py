@@ -120,7 +120,7 @@ def timed_in_turn(repeats: int, *runs_) -> list[float]:
 def build(settings: Settings):
     execution = parallel.default_execution()
     dtype = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}[settings.precision]
-    return models.create("mcnn", width=settings.width, method=execution.conv, dtype=dtype), execution
+    return models.create("mcnn", width=settings.width, dtype=dtype).with_form(execution.conv), execution
 
 
 def zoo_row(settings: Settings, dataset: Dataset, published) -> dict:

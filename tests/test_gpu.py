@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import scipy
 import tiny_models  # noqa: F401
-from symjax.models.layers import CONV_METHODS
 
 from symjax import models, nearest_permutation, projection_birkhoff, zoo
 from symjax.data import Split
 from symjax.data.dataset import Source, build
 from symjax.flops import segment_flops, step_flops
+from symjax.parallel import FORMS as CONV_FORMS
 from symjax.parallel import Execution, over_members
 from symjax.similarity import MEASURES, cka, pairwise
 from symjax.stitching import Stitch, feature_moments, least_squares, stitched_output
@@ -184,7 +184,7 @@ def reference():
         return np.array([step(create_state(network, RECIPE, steps, jnp.int32(seed)))[1]["loss"] for seed in (0, 1)])
 
 
-FORMS = [f"{members}-{conv}" for members in ("vmap", "map") for conv in CONV_METHODS]
+FORMS = [f"{members}-{conv}" for members in ("vmap", "map") for conv in CONV_FORMS]
 
 
 @pytest.mark.parametrize("form", some(FORMS, ()))
@@ -203,7 +203,7 @@ def test_a_zoo_trains_at_the_precision_of_the_backend(dtype, reference):
 
 @covered
 def test_an_interrupted_zoo_goes_on(tmp_path, monkeypatch):
-    images, config = dataset(), ZooConfig("stripes", "gpu_tiny", recipe=RECIPE)
+    images, config = dataset(), ZooConfig("stripes", "stitch_tiny", recipe=RECIPE)
     options = {"devices": jax.devices()[:1], "progress": False, "save_every_seconds": 0}
     whole = zoo.train(config, images, (0, 1), tmp_path / "whole", **options)
     save, saves = StoredMember.save, []

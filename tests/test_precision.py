@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.extend.core import jaxprs_in_params
-from symjax.models.layers import moments
 
 from symjax import projection_birkhoff
 from symjax.birkhoff import projection

@@ -25,7 +25,7 @@ def run(report: Report) -> None:
         sizes, width, members, pairs, dtype = dict.fromkeys(sizes, 32), 4, 2, 1, jnp.float32
     dataset, images = load(Settings(**sizes), report)
     execution = parallel.default_execution()
-    network = models.create("mcnn", width=width, method=execution.conv, dtype=dtype)
+    network = models.create("mcnn", width=width, dtype=dtype).with_form(execution.conv)
     trained = train(report, network, execution, dataset, images, members)
     with report.case("stitches"):
         stitch(report, network, execution, dataset, trained, pairs)

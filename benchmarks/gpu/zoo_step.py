@@ -15,7 +15,6 @@ from time import monotonic, perf_counter
 import jax
 import jax.numpy as jnp
 import numpy as np
-from symjax.models.layers import CONV_METHODS
 
 from benchmarks.gpu.environment import torch_device
 from benchmarks.gpu.report import Report
@@ -24,14 +23,14 @@ from benchmarks.operations import member_step_flops
 from symjax.data import Split
 from symjax.flops import step_flops
 from symjax.models import create
-from symjax.parallel import Execution, compiler_options, each
+from symjax.parallel import FORMS, Execution, compiler_options, each
 from symjax.training import Recipe, create_state, train_epoch
 from symjax.training.loop import TrainData
 
 BATCH = 32
 PEAK = {"bfloat16": "bfloat16", "float32": "tf32"}  # what products of these are done in, unasked
 PATIENCE = 0.4  # the share of the time left for which compilation is waited for
-EXECUTIONS = [Execution(members, conv) for conv in CONV_METHODS for members in ("vmap", "map")]
+EXECUTIONS = [Execution(members, conv) for conv in FORMS for members in ("vmap", "map")]
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Case:
 
     @property
     def network(self):
-        return create(self.model, width=self.width, method=self.execution.conv, dtype=jnp.dtype(self.dtype))
+        return create(self.model, width=self.width, dtype=jnp.dtype(self.dtype)).with_form(self.execution.conv)
 
     @property
     def images(self) -> int:

@@ -212,7 +212,7 @@ class Network:
         """
         from symjax.groups import discover  # most uses of a network need none
 
-        return discover(self.apply, member, x)
+        return discover(self.with_form("native").apply, member, x)
 
     def member(self, variables: Any) -> Member:
         """Return the member that holds the variables of a model.
