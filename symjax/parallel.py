@@ -6,9 +6,9 @@ how convolutions are computed, and that members spread over all devices.
 
 The defaults, and why:
 
-* cpu: `lax.map`, convolutions in "mixed" form (see `symjax.models.conv`). A `vmap` over weights turns the native
-  convolution into a grouped one (an order of magnitude slower), and inside loops XLA runs its own gradients of
-  convolutions on a slow path; one member at a time also stays in cache.
+* cpu: `lax.map`, convolutions in "mixed" form (see `symjax.network.operations.conv`). A `vmap` over weights turns
+  the native convolution into a grouped one (an order of magnitude slower), and inside loops XLA runs its own gradients
+  of convolutions on a slow path; one member at a time also stays in cache.
   `python -m benchmarks.layers` and `python -m benchmarks.sweep` measure it.
 * gpu, tpu: `vmap`, convolutions as matrix products, which batch over members. Chosen by reasoning, not yet measured.
 """
@@ -31,7 +31,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from symjax.checks import flag, integer, one_of, text
 from symjax.errors import InputError
 from symjax.interruption import Ending
-from symjax.models.layers import CONV_METHODS, ConvMethod
+from symjax.network.operations.conv import FORMS, Form
 
 __all__ = ["Execution", "default_execution", "over_members", "use_cores"]
 
@@ -43,11 +43,11 @@ class Execution:
     """How members run on one device, and how convolutions do."""
 
     members: Literal["vmap", "map"]
-    conv: ConvMethod
+    conv: Form
 
     def __post_init__(self):
         one_of("members", self.members, ("vmap", "map"))
-        one_of("conv", self.conv, CONV_METHODS)
+        one_of("conv", self.conv, FORMS)
 
 
 DEFAULTS = {

@@ -15,8 +15,8 @@ from flax import nnx
 
 from symjax.errors import InputError
 from symjax.models.layers import Conv, Dense, LayerNorm
-from symjax.models.pool import overlapping_max_pool
 from symjax.models.segmented import Keys, Segmented, StitchPoint
+from symjax.network.operations.pool import overlapping_max_pool
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from symjax.models.conv import CONV_METHODS as CONV_METHODS
-from symjax.models.conv import ConvMethod as ConvMethod
-from symjax.models.conv import conv2d as conv2d
-from symjax.models.pool import global_max_pool as global_max_pool
-from symjax.models.pool import global_mean_pool as global_mean_pool
-from symjax.models.pool import max_pool as max_pool
-from symjax.models.pool import overlapping_max_pool as overlapping_max_pool
-from symjax.models.spanned import convolved
+from symjax.network.low_rank import convolved
+from symjax.network.operations.conv import FORMS as CONV_METHODS  # noqa: F401
+from symjax.network.operations.conv import Form as ConvMethod  # noqa: F401
+from symjax.network.operations.conv import conv2d as conv2d
+from symjax.network.operations.pool import global_max_pool as global_max_pool
+from symjax.network.operations.pool import global_mean_pool as global_mean_pool
+from symjax.network.operations.pool import max_pool as max_pool
+from symjax.network.operations.pool import overlapping_max_pool as overlapping_max_pool
 
 NormMode = Literal["inference", "batch", "train", "moments"]
 
@@ -43,7 +43,7 @@ def lecun(fan_in: int, fan_out: int) -> float:
 
 
 class Conv(nnx.Module):
-    """A k x k convolution with normal weights, of features or `Spanned` ones; computes in the dtype of its input."""
+    """A k x k convolution with normal weights, of features or low-rank ones; computes in the dtype of its input."""
 
     def __init__(self, features_in, features_out, *, kernel=3, stride=1, bias=False, variance=he, method, rngs):
         shape = (kernel, kernel, features_in, features_out)

@@ -47,7 +47,7 @@ class ConvSegment(nnx.Module):
         )
         self.norm = BatchNorm(features_out) if spec.norm else None
         self.features, self.pool_before, self.activation = features_out, pool_before, spec.activation
-        self.takes_spanned = pool_before == 1
+        self.takes_low_rank = pool_before == 1
 
     def __call__(self, x, mode):
         return self.activate(self.before_activation(x, mode))

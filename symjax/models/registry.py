@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from symjax.checks import can_be_key, integer, one_of
 from symjax.errors import InputError
 from symjax.models import cct, myrtle, resnet18, resnet_cifar
-from symjax.models.conv import CONV_METHODS
 from symjax.models.segmented import Network
+from symjax.network.operations.conv import FORMS as CONV_METHODS
 
 MODELS: dict[str, tuple[Any, int, dict]] = {
     # name: (build function, default width, its settings)
@@ -45,7 +45,8 @@ def create(
       image_size: height and width of the images; only models whose parameters depend on it (transformers) look at it.
       channels: of the images.
       classes: number of logits.
-      method: how convolutions run, one of `CONV_METHODS` (see `symjax.models.conv`); the parameters are the same.
+      method: how convolutions run, one of `CONV_METHODS` (see `symjax.network.operations.conv`); the parameters are
+        the same.
       dtype: of activations; parameters, statistics and logits stay float32.
 
     Raises:

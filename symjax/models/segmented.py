@@ -21,8 +21,8 @@ from flax import nnx
 from symjax.checks import is_integer, short
 from symjax.errors import InputError
 from symjax.models.layers import NormMode
-from symjax.models.spanned import Spanned, formed
 from symjax.models.wiring import Wiring, wire
+from symjax.network.low_rank import LowRankFeatures, materialize
 from symjax.spelling import one_line
 
 PyTree = Any
@@ -177,8 +177,8 @@ class Network:
             x = x.astype(self.dtype)
         for i in range(*slice(start, stop).indices(len(self._segments))):
             segment = self._segment(i, member)
-            if not getattr(segment, "takes_spanned", False):
-                x = replace_branch(x, formed(branch(x)))
+            if not getattr(segment, "takes_low_rank", False):
+                x = replace_branch(x, materialize(branch(x)))
             random = key is not None and getattr(segment, "takes_key", False)
             x = segment(x, mode, jax.random.fold_in(key, i)) if random else segment(x, mode)
             stats[i] = nnx.to_pure_dict(nnx.state(segment, nnx.BatchStat))
@@ -240,7 +240,7 @@ def replace_branch(travelling, features):
 
 
 def _is_pair(travelling) -> bool:
-    return isinstance(travelling, tuple) and not isinstance(travelling, Spanned)
+    return isinstance(travelling, tuple) and not isinstance(travelling, LowRankFeatures)
 
 
 def _fill(abstract: nnx.State, values: PyTree) -> nnx.State:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from symjax.models import Member, Network, branch, replace_branch
 from symjax.models.layers import NormMode
-from symjax.models.spanned import Spanned, formed
+from symjax.network.low_rank import LowRankFeatures, materialize
 from symjax.spelling import one_line
 
 PyTree = Any
@@ -63,14 +63,14 @@ def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
 
 def apply_stitch(stitch: Stitch, travelling):
     """What travels through a joint, stitched; inside a residual block the branch alone."""
-    return replace_branch(travelling, formed(_stitched(stitch, branch(travelling))))
+    return replace_branch(travelling, materialize(_stitched(stitch, branch(travelling))))
 
 
-def _stitched(stitch: Stitch, x) -> jax.Array | Spanned:
+def _stitched(stitch: Stitch, x) -> jax.Array | LowRankFeatures:
     bias = None if stitch.bias is None else stitch.bias.astype(x.dtype)
     if stitch.factors is not None:
         left, right = (factor.astype(x.dtype) for factor in stitch.factors)
-        return Spanned(x @ right.T, left, bias)
+        return LowRankFeatures(x @ right.T, left, bias)
     stitched = x @ stitch.matrix.T.astype(x.dtype)
     return stitched if bias is None else stitched + bias
 

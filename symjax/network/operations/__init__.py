@@ -1,0 +1,1 @@
+"""Other implementations of operations that XLA runs slowly on some backend."""
