@@ -80,8 +80,6 @@ def test_features_that_are_not_formed_are_convolved_as_if_they_were(offset, stri
     shift = normal(3, 7) if offset else None
     shift_or_none = None if shift is None else jnp.asarray(shift)
     low_rank = LowRankFeatures(jnp.asarray(coordinates), jnp.asarray(directions), shift_or_none)
-        *map(jnp.asarray, (coordinates, directions)), None if shift is None else jnp.asarray(shift)
-    )
     features = coordinates @ directions.T + (0 if shift is None else shift)
     close(materialize(low_rank), features, 1e-6)
     assert materialize(features) is features
