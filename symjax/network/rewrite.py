@@ -1,0 +1,270 @@
+"""Evaluate a jaxpr with other implementations of the operations that are slow on this backend.
+
+`rule(form)` is for `jaxprs.evaluate`, which asks it about every equation. What it replaces is listed in `TABLE`.
+Replacements equal the operations, their gradients too, up to rounding, and go through `grad`, `vmap`, `lax.map`, `scan`
+and `shard_map`. Those of the convolutions and maxima define their gradients (`jax.custom_vjp`), so forward-mode
+derivatives need the form "native".
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, JaxprEqn
+
+from symjax.network import jaxprs
+from symjax.network.low_rank import LowRankFeatures, convolved, materialize
+from symjax.network.operations import channels, pool
+from symjax.network.operations.conv import FORMS as FORMS
+from symjax.network.operations.conv import Form, Geometry, convolve
+
+LARGE = 2**12  # elements: smaller operands are not worth a replacement
+TAPS = 16  # of a window along an axis: more shifted copies cost more than they save
+
+
+class Row(NamedTuple):
+    """One kind of operation: which equations, in which forms, are replaced by what, and why."""
+
+    operation: str
+    forms: tuple[Form, ...]
+    applies: Callable[[JaxprEqn], bool]
+    replacement: Callable[..., jax.Array]  # of (equation, form, *values)
+    reason: str
+
+
+def rule(form: Form) -> jaxprs.Rule:
+    """Return the rule for `jaxprs.evaluate` that replaces operations as is fastest in `form`.
+
+    Args:
+      form: "native" keeps all operations; "matmul" and "mixed" are described in `symjax.network.operations.conv`.
+
+    The rule takes values that are `LowRankFeatures`: convolutions and products over the channels take the directions
+    into their weights, other operations get the features themselves.
+    """
+
+    def apply(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any] | None:
+        name = equation.primitive.name
+        if any(isinstance(value, LowRankFeatures) for value in values):
+            if name == "name":
+                return values
+            if name in LINEAR and isinstance(values[0], LowRankFeatures) and LINEAR[name][0](equation):
+                return [LINEAR[name][1](equation, form, *values)]
+            values = [materialize(value) for value in values]
+            results = apply(equation, values)
+            return _bind(equation, values) if results is None else results
+        if form != "native":
+            if name in BODIES:
+                return BODIES[name](equation, values, apply)
+            for row in ROWS.get(name, ()):
+                if form in row.forms and row.applies(equation):
+                    return [row.replacement(equation, form, *values)]
+        return None
+
+    return apply
+
+
+def _bind(equation, values):
+    functions, params = equation.primitive.get_bind_params(equation.params)
+    results = equation.primitive.bind(*functions, *values, **params)
+    return results if equation.primitive.multiple_results else [results]
+
+
+# --- convolutions and products ---------------------------------------------------------------------------------------
+
+
+def _is_plain_convolution(equation) -> bool:
+    """One or two spatial axes, not grouped, without dilation of the input or negative padding."""
+    params, (x, kernel) = equation.params, (atom.aval for atom in equation.invars)
+    spatial = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
+    extents = [(taps - 1) * dilation for taps, dilation in zip(spatial, params["rhs_dilation"], strict=True)]
+    return (
+        len(spatial) in (1, 2)
+        and params["feature_group_count"] == params["batch_group_count"] == 1
+        and set(params["lhs_dilation"]) == {1}
+        and jnp.issubdtype(x.dtype, jnp.floating)
+        and x.dtype == kernel.dtype == equation.outvars[0].aval.dtype
+        and max(spatial) <= TAPS
+        and min(*x.shape, *kernel.shape, *equation.outvars[0].aval.shape) > 0
+        and all(0 <= size <= e for pads, e in zip(params["padding"], extents, strict=True) for size in pads)
+    )
+
+
+def _convolution(equation, form, x, kernel):
+    params = equation.params
+    lhs, rhs, out = params["dimension_numbers"]
+    kernel = kernel.transpose(*rhs[2:], rhs[1], rhs[0])
+    one_axis = kernel.ndim == 3
+
+    def convolution(x, kernel):
+        x = x.transpose(lhs[0], *lhs[2:], lhs[1])
+        strides, padding, dilation = params["window_strides"], params["padding"], params["rhs_dilation"]
+        if one_axis:
+            x, kernel = x[:, None], kernel[None]
+            strides, padding, dilation = (1, *strides), ((0, 0), *padding), (1, *dilation)
+        y = convolve(x, kernel, Geometry(strides, tuple(padding), dilation, params["precision"]), form)
+        y = y[:, 0] if one_axis else y
+        order = (out[0], *out[2:], out[1])
+        return y.transpose(*(order.index(axis) for axis in range(y.ndim)))
+
+    return convolved(convolution, x, kernel)
+
+
+def _contracts_channels(equation) -> bool:
+    """A product over the last axis of the left operand, without batch axes."""
+    (left, right), batch = equation.params["dimension_numbers"]
+    return tuple(left) == (len(equation.invars[0].aval.shape) - 1,) and len(right) == 1 and not batch[0]
+
+
+def _product(equation, form, x, weights):
+    params = dict(equation.params)
+    axis = params["dimension_numbers"][0][1][0]
+
+    def contract(features, weights):
+        return equation.primitive.bind(features, weights, **params)
+
+    kernel = jnp.moveaxis(weights, axis, 0)
+    inner = jnp.moveaxis(jnp.tensordot(x.directions.T, kernel, 1), 0, axis)
+    out = contract(x.coordinates, inner)
+    return out if x.offset is None else out + contract(x.offset, weights)
+
+
+LINEAR = {"conv_general_dilated": (_is_plain_convolution, _convolution), "dot_general": (_contracts_channels, _product)}
+"""Operations that take `LowRankFeatures` as their first operand."""
+
+
+# --- maxima over windows ---------------------------------------------------------------------------------------------
+
+
+def _is_float(equation) -> bool:
+    return jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+
+
+def _is_window_maximum(equation) -> bool:
+    """Windows along axes, each of few taps, without dilation."""
+    params = equation.params
+    return (
+        _is_float(equation)
+        and set(params["base_dilation"]) | set(params["window_dilation"]) == {1}
+        and max(params["window_dimensions"]) <= TAPS
+        and equation.outvars[0].aval.size > 0
+        and all(low < size > high for (low, high), size in _windows(params))
+    )
+
+
+def _windows(params):
+    return zip(params["padding"], params["window_dimensions"], strict=True)
+
+
+def _window_maximum(equation, form, x):
+    params = equation.params
+    sizes, strides = params["window_dimensions"], params["window_strides"]
+    if sizes == strides and not any(map(any, params["padding"])):
+        return pool.disjoint_max_pool(x, sizes)
+    for axis in reversed(range(x.ndim)):
+        if (sizes[axis], strides[axis]) != (1, 1):
+            x = pool.max_along(x, axis, sizes[axis], strides[axis], tuple(params["padding"][axis]))
+    return x
+
+
+def _is_general_window_maximum(equation) -> bool:
+    """`lax.reduce_window` with a maximum and a start that no element is below."""
+    body = equation.params["jaxpr"]
+    start = equation.invars[-1]
+    return (
+        len(equation.invars) == 2
+        and [inner.primitive.name for inner in body.eqns] == ["max"]
+        and not jaxprs.is_variable(start)
+        and start.val == -jnp.inf
+        and _is_window_maximum(equation)
+    )
+
+
+def _is_global_maximum(equation) -> bool:
+    """Over all axes between the first and the last."""
+    ndim = len(equation.invars[0].aval.shape)
+    return _is_float(equation) and ndim >= 3 and tuple(equation.params["axes"]) == tuple(range(1, ndim - 1))
+
+
+def _global_maximum(equation, form, x):
+    return pool.global_max_pool(x.reshape(x.shape[0], -1, 1, x.shape[-1]))
+
+
+# --- sums over all axes but the last ---------------------------------------------------------------------------------
+
+
+def _is_sum_to_channels(equation) -> bool:
+    x = equation.invars[0].aval
+    leading = tuple(range(len(x.shape) - 1))
+    return _is_float(equation) and x.size >= LARGE and leading and tuple(equation.params["axes"]) == leading
+
+
+def _is_channelwise(equation) -> bool:
+    """One operand (1, ..., 1, c), the other one (..., c)."""
+    shapes = [atom.aval.shape for atom in equation.invars]
+    return (
+        _is_float(equation)
+        and equation.outvars[0].aval.size >= LARGE
+        and len(shapes[0]) == len(shapes[1]) > 1
+        and shapes[0] != shapes[1]
+        and any(shape[:-1] == (1,) * (len(shape) - 1) and shape[-1] == other[-1] for shape, other in (shapes, shapes[::-1]))
+    )
+
+
+def _channelwise(equation, form, *values):
+    shape = equation.outvars[0].aval.shape
+    return equation.primitive.bind(
+        *(value if value.shape == shape else channels.spread(value, shape) for value in values), **equation.params
+    )
+
+
+FAST = ("matmul", "mixed")
+TABLE = (
+    Row("conv_general_dilated", FAST, _is_plain_convolution, _convolution, "see `symjax.network.operations.conv`"),
+    Row("reduce_window_max", FAST, _is_window_maximum, _window_maximum, ""),
+    Row("reduce_window", FAST, _is_general_window_maximum, lambda equation, form, x, start: _window_maximum(equation, form, x), ""),
+    Row("reduce_max", FAST, _is_global_maximum, _global_maximum, ""),
+    Row("reduce_sum", ("mixed",), _is_sum_to_channels, lambda equation, form, x: channels.sum_to_channels(x), ""),
+    Row("add", ("mixed",), _is_channelwise, _channelwise, ""),
+    Row("sub", ("mixed",), _is_channelwise, _channelwise, ""),
+    Row("mul", ("mixed",), _is_channelwise, _channelwise, ""),
+)
+ROWS: dict[str, list[Row]] = {}
+for _row in TABLE:
+    ROWS.setdefault(_row.operation, []).append(_row)
+
+
+# --- operations with bodies ------------------------------------------------------------------------------------------
+
+
+def _rematerialized(equation, values, rule):
+    body = jaxprs.closed_body(equation)
+    policy, prevent_cse = equation.params["policy"], equation.params["prevent_cse"]
+    return jax.checkpoint(
+        lambda *values: jaxprs.evaluate(body, values, rule), policy=policy, prevent_cse=prevent_cse
+    )(*values)
+
+
+def _scanned(equation, values, rule):
+    params = equation.params
+    consts, carried = params["num_consts"], params["num_carry"]
+    body: ClosedJaxpr = params["jaxpr"]
+
+    def step(carry, x):
+        results = jaxprs.evaluate(body, [*values[:consts], *carry, *x], rule)
+        return results[:carried], results[carried:]
+
+    carry, stacked = lax.scan(
+        step,
+        list(values[consts : consts + carried]),
+        list(values[consts + carried :]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+BODIES = {name: _rematerialized for name in jaxprs.REMATERIALIZATIONS} | {"scan": _scanned}
+"""Operations whose bodies are rewritten. Custom derivatives stay as their authors wrote them."""
