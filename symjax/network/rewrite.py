@@ -66,9 +66,7 @@ def rule(form: Form) -> jaxprs.Rule:
 
 
 def _bind(equation, values):
-    functions, params = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*functions, *values, **params)
-    return results if equation.primitive.multiple_results else [results]
+    return jaxprs.bind(jax.make_jaxpr(lambda: ())().jaxpr, equation, values)
 
 
 # --- convolutions and products ---------------------------------------------------------------------------------------
@@ -118,16 +116,11 @@ def _contracts_channels(equation) -> bool:
 
 
 def _product(equation, form, x, weights):
-    params = dict(equation.params)
-    axis = params["dimension_numbers"][0][1][0]
-
-    def contract(features, weights):
-        return equation.primitive.bind(features, weights, **params)
-
+    axis = equation.params["dimension_numbers"][0][1][0]
     kernel = jnp.moveaxis(weights, axis, 0)
     inner = jnp.moveaxis(jnp.tensordot(x.directions.T, kernel, 1), 0, axis)
-    out = contract(x.coordinates, inner)
-    return out if x.offset is None else out + contract(x.offset, weights)
+    out = equation.primitive.bind(x.coordinates, inner, **equation.params)
+    return out if x.offset is None else out + jnp.tensordot(x.offset, kernel, 1).astype(out.dtype)
 
 
 LINEAR = {"conv_general_dilated": (_is_plain_convolution, _convolution), "dot_general": (_contracts_channels, _product)}
@@ -175,10 +168,15 @@ def _is_general_window_maximum(equation) -> bool:
     return (
         len(equation.invars) == 2
         and [inner.primitive.name for inner in body.eqns] == ["max"]
+        and {*body.eqns[0].invars} == {*body.invars}
         and not jaxprs.is_variable(start)
         and start.val == -jnp.inf
         and _is_window_maximum(equation)
     )
+
+
+def _general_window_maximum(equation, form, x, start):
+    return _window_maximum(equation, form, x)
 
 
 def _is_global_maximum(equation) -> bool:
@@ -200,6 +198,10 @@ def _is_sum_to_channels(equation) -> bool:
     return _is_float(equation) and x.size >= LARGE and leading and tuple(equation.params["axes"]) == leading
 
 
+def _sum_to_channels(equation, form, x):
+    return channels.sum_to_channels(x)
+
+
 def _is_channelwise(equation) -> bool:
     """One operand (1, ..., 1, c), the other one (..., c)."""
     shapes = [atom.aval.shape for atom in equation.invars]
@@ -208,7 +210,9 @@ def _is_channelwise(equation) -> bool:
         and equation.outvars[0].aval.size >= LARGE
         and len(shapes[0]) == len(shapes[1]) > 1
         and shapes[0] != shapes[1]
-        and any(shape[:-1] == (1,) * (len(shape) - 1) and shape[-1] == other[-1] for shape, other in (shapes, shapes[::-1]))
+        and any(
+            shape[:-1] == (1,) * (len(shape) - 1) and shape[-1] == other[-1] for shape, other in (shapes, shapes[::-1])
+        )
     )
 
 
@@ -223,9 +227,15 @@ FAST = ("matmul", "mixed")
 TABLE = (
     Row("conv_general_dilated", FAST, _is_plain_convolution, _convolution, "see `symjax.network.operations.conv`"),
     Row("reduce_window_max", FAST, _is_window_maximum, _window_maximum, ""),
-    Row("reduce_window", FAST, _is_general_window_maximum, lambda equation, form, x, start: _window_maximum(equation, form, x), ""),
+    Row(
+        "reduce_window",
+        FAST,
+        _is_general_window_maximum,
+        lambda equation, form, x, start: _window_maximum(equation, form, x),
+        "",
+    ),
     Row("reduce_max", FAST, _is_global_maximum, _global_maximum, ""),
-    Row("reduce_sum", ("mixed",), _is_sum_to_channels, lambda equation, form, x: channels.sum_to_channels(x), ""),
+    Row("reduce_sum", ("mixed",), _is_sum_to_channels, _sum_to_channels, ""),
     Row("add", ("mixed",), _is_channelwise, _channelwise, ""),
     Row("sub", ("mixed",), _is_channelwise, _channelwise, ""),
     Row("mul", ("mixed",), _is_channelwise, _channelwise, ""),
@@ -241,9 +251,9 @@ for _row in TABLE:
 def _rematerialized(equation, values, rule):
     body = jaxprs.closed_body(equation)
     policy, prevent_cse = equation.params["policy"], equation.params["prevent_cse"]
-    return jax.checkpoint(
-        lambda *values: jaxprs.evaluate(body, values, rule), policy=policy, prevent_cse=prevent_cse
-    )(*values)
+    return jax.checkpoint(lambda *values: jaxprs.evaluate(body, values, rule), policy=policy, prevent_cse=prevent_cse)(
+        *values
+    )
 
 
 def _scanned(equation, values, rule):
