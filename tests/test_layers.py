@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from symjax.models.layers import CONV_METHODS, BatchNorm, conv2d, global_max_pool, global_mean_pool, max_pool, moments
-from symjax.models.spanned import Spanned, convolved, formed
+
+from symjax.network.low_rank import LowRankFeatures, convolved, materialize
 
 
 def normal(seed, *shape, dtype=np.float32):
@@ -77,11 +78,12 @@ def test_features_that_are_not_formed_are_convolved_as_if_they_were(offset, stri
     """Borders too, where the offset meets zeros."""
     coordinates, directions, kernel = normal(0, 2, 6, 5, 2), normal(1, 7, 2), normal(2, 3, 3, 7, 4)
     shift = normal(3, 7) if offset else None
-    spanned = Spanned(*map(jnp.asarray, (coordinates, directions)), None if shift is None else jnp.asarray(shift))
+    shift_or_none = None if shift is None else jnp.asarray(shift)
+    low_rank = LowRankFeatures(jnp.asarray(coordinates), jnp.asarray(directions), shift_or_none)
     features = coordinates @ directions.T + (0 if shift is None else shift)
-    close(formed(spanned), features, 1e-6)
-    assert formed(features) is features
-    found = jax.jit(lambda x: convolved(partial(conv2d, stride=stride), x, kernel))(spanned)
+    close(materialize(low_rank), features, 1e-6)
+    assert materialize(features) is features
+    found = jax.jit(lambda x: convolved(partial(conv2d, stride=stride), x, kernel))(low_rank)
     close(found, conv_oracle(features, kernel, stride), 3e-6)
 
 

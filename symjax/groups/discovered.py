@@ -142,9 +142,7 @@ class Discovered:
                 full = None
                 for name, axis in acting:
                     if (name, axis.exponent) not in powers:
-                        powers[name, axis.exponent] = _power(
-                            element[name], axis.exponent, self._group(name).monomial
-                        )
+                        powers[name, axis.exponent] = _power(element[name], axis.exponent, self._group(name).monomial)
                     if (block := powers[name, axis.exponent]) is not None:
                         full = _embedded(full, leaves[path].shape[d], axis.where, block)
                 if full is not None:

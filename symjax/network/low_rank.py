@@ -1,15 +1,17 @@
-"""Features of low rank, held as their coordinates."""
+"""Features that lie in a space of few dimensions, held as their coordinates there."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class LowRankFeatures(NamedTuple):
-    """Features x_i = sum_k directions_ik coordinates_k + offset_i, which are not formed before they must be.
+    """Features x_i = sum_k directions_ik coordinates_k + offset_i, kept as these factors.
 
-    An operation that is linear in features can take the directions into its weights and work on the coordinates, which
-    are fewer. `Network.tail` takes them in place of an array.
+    An operation that is linear in the channels can take the directions into its weights and work on the coordinates,
+    which are fewer. Any other operation works on `materialize(features)`.
     """
 
     coordinates: jax.Array  # (..., r)
@@ -25,9 +27,26 @@ class LowRankFeatures(NamedTuple):
         return (*self.coordinates.shape[:-1], self.directions.shape[0])
 
 
-def materialize(x: Any) -> Any:
-    """Return the features as an array (..., channels); any other value as it is."""
+def materialize(x: jax.Array | LowRankFeatures) -> jax.Array:
+    """Return features as an array (..., channels), whether they are held as such or as `LowRankFeatures`."""
     if not isinstance(x, LowRankFeatures):
         return x
     features = x.coordinates @ x.directions.T
     return features if x.offset is None else features + x.offset
+
+
+def convolved(convolution: Callable, x: jax.Array | LowRankFeatures, kernel: jax.Array) -> jax.Array:
+    """Return `convolution(x, kernel)` without materializing `x`.
+
+    Args:
+      convolution: linear in `x` and with zeros around it, whatever the number of channels.
+      x: (n, ..., channels). Its offset, alike in all examples, is convolved once.
+      kernel: (..., channels, features).
+    """
+    if not isinstance(x, LowRankFeatures):
+        return convolution(x, kernel)
+    out = convolution(x.coordinates, jnp.einsum("...cd,cr->...rd", kernel, x.directions))
+    if x.offset is None:
+        return out
+    ones = jnp.ones((1, *x.coordinates.shape[1:-1], 1), kernel.dtype)
+    return out + convolution(ones, jnp.einsum("...cd,c->...d", kernel, x.offset)[..., None, :])

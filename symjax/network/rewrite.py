@@ -1,170 +1,276 @@
-"""Other implementations for operations of a jaxpr that are slow on this backend.
+"""Evaluate a jaxpr with other implementations of the operations that are slow on this backend.
 
-`rule(form)` is for `symjax.jaxprs.evaluate`. Each row of `TABLE` says for which operations it is, under which
-condition, and what takes their place. An operation that no row takes is evaluated as it is, on
-materialized features.
+`rule(form)` is for `jaxprs.evaluate`, which asks it about every equation. What it replaces is listed in `TABLE`.
+Replacements equal the operations, their gradients too, up to rounding, and go through `grad`, `vmap`, `lax.map`, `scan`
+and `shard_map`. Those of the convolutions and maxima define their gradients (`jax.custom_vjp`), so forward-mode
+derivatives need the form "native".
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
-from symjax.jaxprs import bind, inline
-from symjax.network.low_rank import LowRankFeatures, materialize
-from symjax.network.operations.conv import convolution
-from symjax.network.operations.pool import max_pool, overlapping_max_pool
+from symjax import jaxprs
+from symjax.network.low_rank import LowRankFeatures, convolved, materialize
+from symjax.network.operations import channels, pool
+from symjax.network.operations.conv import Geometry, convolve
+from symjax.parallel import Form
 
-CHANNELS_LAST = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
-FORWARD_BYTES = 2**14  # of an operand, from which on a contraction is worth it
+LARGE = 2**12  # elements: smaller operands are not worth a replacement
+TAPS = 16  # of a window along an axis: more shifted copies cost more than they save
 
 
 class Row(NamedTuple):
-    """A replacement.
-
-    Attributes:
-      operation: name of the primitive.
-      applies: whether an equation with these values is replaced, in a form.
-      replacement: the results that take its place, of the equation, its values and the form.
-      why: what it gains.
-    """
+    """One kind of operation: which equations, in which forms, are replaced by what, and why."""
 
     operation: str
-    applies: Callable[[JaxprEqn, Sequence[Any], str], bool]
-    replacement: Callable[[JaxprEqn, Sequence[Any], str], Any]
-    why: str
+    forms: tuple[Form, ...]
+    applies: Callable[[JaxprEqn], bool]
+    replacement: Callable[..., jax.Array]  # of (equation, form, *values)
+    reason: str
 
 
-@cache
-def rule(form: str) -> Callable[[JaxprEqn, Sequence[Any]], Sequence[Any] | None]:
-    """Return the rule of a form, one of `symjax.parallel.FORMS`."""
+def rule(form: Form) -> jaxprs.Rule:
+    """Return the rule for `jaxprs.evaluate` that replaces operations as is fastest in `form`.
 
-    def replace(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any] | None:
-        for row in ROWS.get(equation.primitive.name, ()):
-            if row.applies(equation, values, form):
-                return [row.replacement(equation, values, form)]
+    Args:
+      form: "native" keeps all operations; "matmul" and "mixed" are described in `symjax.network.operations.conv`.
+
+    The rule takes values that are `LowRankFeatures`: convolutions and products over the channels take the directions
+    into their weights, other operations get the features themselves.
+    """
+
+    def apply(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any] | None:
+        name = equation.primitive.name
         if any(isinstance(value, LowRankFeatures) for value in values):
-            return bind(equation, [materialize(value) for value in values])
-        if equation.primitive.name in BODIES and form != "native":
-            return _with_bodies(equation, values, form)
+            if name == "name":
+                return values
+            if name in LINEAR and isinstance(values[0], LowRankFeatures) and LINEAR[name][0](equation):
+                return [LINEAR[name][1](equation, form, *values)]
+            values = [materialize(value) for value in values]
+            results = apply(equation, values)
+            return jaxprs.bind(equation, values) if results is None else results
+        if form != "native":
+            if name in BODIES:
+                return BODIES[name](equation, values, apply)
+            for row in ROWS.get(name, ()):
+                if form in row.forms and row.applies(equation):
+                    return [row.replacement(equation, form, *values)]
         return None
 
-    return replace
+    return apply
 
 
-def _is_plain(equation: JaxprEqn) -> bool:
-    """Whether a convolution is of images with channels last, without groups and dilation."""
-    p = equation.params
-    numbers = p["dimension_numbers"]
-    layout = tuple(map(tuple, (numbers.lhs_spec, numbers.rhs_spec, numbers.out_spec)))
-    dilated = any(d != 1 for d in (*(p["lhs_dilation"] or ()), *(p["rhs_dilation"] or ())))
-    grouped = p["feature_group_count"] != 1 or p["batch_group_count"] != 1
-    cropped = any(side < 0 for sides in p["padding"] for side in sides)
-    return layout == CHANNELS_LAST and not (dilated or grouped or cropped)
+# --- convolutions and products ---------------------------------------------------------------------------------------
 
 
-def _has_fast_convolution(equation, values, form) -> bool:
-    x, kernel = values
-    wide = isinstance(x, LowRankFeatures) and not isinstance(kernel, LowRankFeatures)
-    return _is_plain(equation) and (wide or (form != "native" and not isinstance(x, LowRankFeatures)))
+def _is_plain_convolution(equation) -> bool:
+    """One or two spatial axes, not grouped, without dilation of the input or negative padding."""
+    params, (x, kernel) = equation.params, (atom.aval for atom in equation.invars)
+    spatial = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
+    extents = [(taps - 1) * dilation for taps, dilation in zip(spatial, params["rhs_dilation"], strict=True)]
+    return (
+        len(spatial) in (1, 2)
+        and params["feature_group_count"] == params["batch_group_count"] == 1
+        and set(params["lhs_dilation"]) == {1}
+        and jnp.issubdtype(x.dtype, jnp.floating)
+        and x.dtype == kernel.dtype == equation.outvars[0].aval.dtype
+        and max(spatial) <= TAPS
+        and min(*x.shape, *kernel.shape, *equation.outvars[0].aval.shape) > 0
+        and all(0 <= size <= e for pads, e in zip(params["padding"], extents, strict=True) for size in pads)
+    )
 
 
-def _convolve(equation, values, form):
-    x, kernel = values
-    p = equation.params
+def _convolution(equation, form, x, kernel):
+    params = equation.params
+    lhs, rhs, out = params["dimension_numbers"]
+    kernel = kernel.transpose(*rhs[2:], rhs[1], rhs[0])
+    one_axis = kernel.ndim == 3
 
-    def convolve(x, kernel):
-        return convolution(x, kernel, strides=p["window_strides"], padding=p["padding"], form=form)
+    def convolution(x, kernel):
+        x = x.transpose(lhs[0], *lhs[2:], lhs[1])
+        strides, padding, dilation = params["window_strides"], params["padding"], params["rhs_dilation"]
+        if one_axis:
+            x, kernel = x[:, None], kernel[None]
+            strides, padding, dilation = (1, *strides), ((0, 0), *padding), (1, *dilation)
+        y = convolve(x, kernel, Geometry(strides, tuple(padding), dilation, params["precision"]), form)
+        y = y[:, 0] if one_axis else y
+        order = (out[0], *out[2:], out[1])
+        return y.transpose(*(order.index(axis) for axis in range(y.ndim)))
 
-    if not isinstance(x, LowRankFeatures):
-        return convolve(x, kernel)
-    out = convolve(x.coordinates, jnp.einsum("ijcd,cr->ijrd", kernel, x.directions))
-    if x.offset is None:
-        return out
-    ones = jnp.ones((1, *x.coordinates.shape[1:-1], 1), kernel.dtype)
-    return out + convolve(ones, jnp.einsum("ijcd,c->ijd", kernel, x.offset)[:, :, None])
-
-
-def _pool_size(equation, values) -> int | None:
-    """The size of square windows that neither overlap nor are padded."""
-    p = equation.params
-    window = tuple(p["window_dimensions"])
-    disjoint = tuple(p["window_strides"]) == window and not any(map(any, p["padding"]))
-    plain = not any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"]))
-    square = len(window) == 4 and window[0] == window[3] == 1 and window[1] == window[2]
-    return window[1] if disjoint and plain and square and _is_floating(values) else None
+    return convolved(convolution, x, kernel)
 
 
-def _is_overlapping_pool(equation, values, form) -> bool:
-    p = equation.params
-    plain = not any(d != 1 for d in (*p["base_dilation"], *p["window_dilation"]))
-    shape = (tuple(p["window_dimensions"]), tuple(p["window_strides"]), tuple(map(tuple, p["padding"])))
-    return plain and _is_floating(values) and shape == ((1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+def _contracts_channels(equation) -> bool:
+    """A product over the last axis of the left operand, without batch axes."""
+    (left, right), batch = equation.params["dimension_numbers"]
+    return tuple(left) == (len(equation.invars[0].aval.shape) - 1,) and len(right) == 1 and not batch[0]
 
 
-def _is_floating(values) -> bool:
-    return not isinstance(values[0], LowRankFeatures) and jnp.issubdtype(values[0].dtype, jnp.floating)
+def _product(equation, form, x, weights):
+    axis = equation.params["dimension_numbers"][0][1][0]
+    kernel = jnp.moveaxis(weights, axis, 0)
+    inner = jnp.moveaxis(jnp.tensordot(x.directions.T, kernel, 1), 0, axis)
+    out = equation.primitive.bind(x.coordinates, inner, **equation.params)
+    return out if x.offset is None else out + jnp.tensordot(x.offset, kernel, 1).astype(out.dtype)
 
 
-def _is_channel_sum(equation, values, form) -> bool:
-    if form == "native" or not _is_floating(values):
-        return False
-    x = values[0]
-    leading = tuple(equation.params["axes"]) == tuple(range(x.ndim - 1))
-    return leading and x.ndim > 1 and x.size * x.dtype.itemsize >= FORWARD_BYTES
+LINEAR = {"conv_general_dilated": (_is_plain_convolution, _convolution), "dot_general": (_contracts_channels, _product)}
+"""Operations that take `LowRankFeatures` as their first operand."""
 
 
-def _sum_channels(equation, values, form):
-    x = values[0]
-    flat = x.reshape(-1, x.shape[-1])
-    return jnp.einsum("nc,n->c", flat, jnp.ones((flat.shape[0],), x.dtype), precision="highest")
+# --- maxima over windows ---------------------------------------------------------------------------------------------
 
 
+def _is_float(equation) -> bool:
+    return jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating)
+
+
+def _is_window_maximum(equation) -> bool:
+    """Windows along axes, each of few taps, without dilation."""
+    params = equation.params
+    return (
+        _is_float(equation)
+        and set(params["base_dilation"]) | set(params["window_dilation"]) == {1}
+        and max(params["window_dimensions"]) <= TAPS
+        and equation.outvars[0].aval.size > 0
+        and all(low < size > high for (low, high), size in _windows(params))
+    )
+
+
+def _windows(params):
+    return zip(params["padding"], params["window_dimensions"], strict=True)
+
+
+def _window_maximum(equation, form, x):
+    params = equation.params
+    sizes, strides = params["window_dimensions"], params["window_strides"]
+    if sizes == strides and not any(map(any, params["padding"])):
+        return pool.disjoint_max_pool(x, sizes)
+    for axis in reversed(range(x.ndim)):
+        if (sizes[axis], strides[axis]) != (1, 1):
+            x = pool.max_along(x, axis, sizes[axis], strides[axis], tuple(params["padding"][axis]))
+    return x
+
+
+def _is_general_window_maximum(equation) -> bool:
+    """`lax.reduce_window` with a maximum and a start that no element is below."""
+    body = equation.params["jaxpr"]
+    start = equation.invars[-1]
+    return (
+        len(equation.invars) == 2
+        and [inner.primitive.name for inner in body.eqns] == ["max"]
+        and {*body.eqns[0].invars} == {*body.invars}
+        and not jaxprs.is_variable(start)
+        and start.val == -jnp.inf
+        and _is_window_maximum(equation)
+    )
+
+
+def _general_window_maximum(equation, form, x, start):
+    return _window_maximum(equation, form, x)
+
+
+def _is_global_maximum(equation) -> bool:
+    """Over all axes between the first and the last."""
+    ndim = len(equation.invars[0].aval.shape)
+    return _is_float(equation) and ndim >= 3 and tuple(equation.params["axes"]) == tuple(range(1, ndim - 1))
+
+
+def _global_maximum(equation, form, x):
+    return pool.global_max_pool(x.reshape(x.shape[0], -1, 1, x.shape[-1]))
+
+
+# --- sums over all axes but the last ---------------------------------------------------------------------------------
+
+
+def _is_sum_to_channels(equation) -> bool:
+    x = equation.invars[0].aval
+    leading = tuple(range(len(x.shape) - 1))
+    return _is_float(equation) and x.size >= LARGE and leading and tuple(equation.params["axes"]) == leading
+
+
+def _sum_to_channels(equation, form, x):
+    return channels.sum_to_channels(x)
+
+
+def _is_channelwise(equation) -> bool:
+    """One operand (1, ..., 1, c), the other one (..., c)."""
+    shapes = [atom.aval.shape for atom in equation.invars]
+    return (
+        _is_float(equation)
+        and equation.outvars[0].aval.size >= LARGE
+        and len(shapes[0]) == len(shapes[1]) > 1
+        and shapes[0] != shapes[1]
+        and any(
+            shape[:-1] == (1,) * (len(shape) - 1) and shape[-1] == other[-1] for shape, other in (shapes, shapes[::-1])
+        )
+    )
+
+
+def _channelwise(equation, form, *values):
+    shape = equation.outvars[0].aval.shape
+    return equation.primitive.bind(
+        *(value if value.shape == shape else channels.spread(value, shape) for value in values), **equation.params
+    )
+
+
+FAST = ("matmul", "mixed")
 TABLE = (
+    Row("conv_general_dilated", FAST, _is_plain_convolution, _convolution, "see `symjax.network.operations.conv`"),
+    Row("reduce_window_max", FAST, _is_window_maximum, _window_maximum, ""),
     Row(
-        "conv_general_dilated",
-        _has_fast_convolution,
-        _convolve,
-        "gradients of convolutions in loops, and convolutions with a member axis; features of low rank take the "
-        "directions into the kernel (benchmarks.layers, CPU)",
+        "reduce_window",
+        FAST,
+        _is_general_window_maximum,
+        lambda equation, form, x, start: _window_maximum(equation, form, x),
+        "",
     ),
-    Row(
-        "reduce_window_max",
-        lambda equation, values, form: _pool_size(equation, values) is not None,
-        lambda equation, values, form: max_pool(values[0], _pool_size(equation, values)),
-        "the gradient of reduce_window scatters; elementwise in both directions (benchmarks.layers, CPU)",
-    ),
-    Row(
-        "reduce_window_max",
-        _is_overlapping_pool,
-        lambda equation, values, form: overlapping_max_pool(values[0]),
-        "as above",
-    ),
-    Row(
-        "reduce_sum",
-        _is_channel_sum,
-        _sum_channels,
-        "XLA's CPU compiler runs contractions several times faster than reductions over leading axes",
-    ),
+    Row("reduce_max", FAST, _is_global_maximum, _global_maximum, ""),
+    Row("reduce_sum", ("mixed",), _is_sum_to_channels, _sum_to_channels, ""),
+    Row("add", ("mixed",), _is_channelwise, _channelwise, ""),
+    Row("sub", ("mixed",), _is_channelwise, _channelwise, ""),
+    Row("mul", ("mixed",), _is_channelwise, _channelwise, ""),
 )
-ROWS: dict[str, list[Row]] = {row.operation: [r for r in TABLE if r.operation == row.operation] for row in TABLE}
+ROWS: dict[str, list[Row]] = {}
+for _row in TABLE:
+    ROWS.setdefault(_row.operation, []).append(_row)
 
-BODIES = {"scan": ("jaxpr",), "while": ("body_jaxpr",), "remat2": ("jaxpr",), "checkpoint": ("jaxpr",)}
-"""Operations that evaluate jaxprs of their own, and the parameters that hold these."""
+
+# --- operations with bodies ------------------------------------------------------------------------------------------
 
 
-def _with_bodies(equation: JaxprEqn, values: Sequence[Any], form: str) -> Sequence[Any] | None:
-    """Evaluate a loop or a rematerialization with its body rewritten; None where the new body has constants."""
-    params = dict(equation.params)
-    for name in BODIES[equation.primitive.name]:
-        body = params[name]
-        closed = body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
-        new = inline(closed, rule(form))
-        if not isinstance(body, ClosedJaxpr):
-            if new.consts:
-                return None
-            new = new.jaxpr
-        params[name] = new
-    return bind(equation.replace(params=params), values)
+def _rematerialized(equation, values, rule):
+    body = jaxprs.closed_body(equation)
+    policy, prevent_cse = equation.params["policy"], equation.params["prevent_cse"]
+    return jax.checkpoint(lambda *values: jaxprs.evaluate(body, values, rule), policy=policy, prevent_cse=prevent_cse)(
+        *values
+    )
+
+
+def _scanned(equation, values, rule):
+    params = equation.params
+    consts, carried = params["num_consts"], params["num_carry"]
+    body: ClosedJaxpr = params["jaxpr"]
+
+    def step(carry, x):
+        results = jaxprs.evaluate(body, [*values[:consts], *carry, *x], rule)
+        return results[:carried], results[carried:]
+
+    carry, stacked = lax.scan(
+        step,
+        list(values[consts : consts + carried]),
+        list(values[consts + carried :]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+BODIES = {name: _rematerialized for name in jaxprs.REMATERIALIZATIONS} | {"scan": _scanned}
+"""Operations whose bodies are rewritten. Custom derivatives stay as their authors wrote them."""

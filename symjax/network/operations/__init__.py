@@ -1,1 +1,1 @@
-"""Implementations of operations that are slow where XLA's own stand in loops, or carry a member axis."""
+"""Other implementations of operations that XLA runs slowly on some backend."""

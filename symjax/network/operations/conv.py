@@ -7,11 +7,11 @@
   fifths of the peak, but their gradients at 0.5 to 10 GFLOP/s. So the gradient of the input is written as the
   convolution that it is, that of the kernel as one matrix product; where there are channels enough Winograd's
   F(2x2, 3x3) takes over, matrix products throughout with 2.25 times fewer multiplications. From few channels, as of
-  images, matrix products of three rows at a time are quicker, to many only for the kernel's gradient; they are the
-  rest's form, too.
+  images, matrix products of one row of taps at a time are quicker, to many only for the kernel's gradient.
 """
 
-from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,77 +23,138 @@ from symjax.parallel import Form
 FEW, MANY = 4, 32  # channels: from few to fewer than many "matmul" takes less time, at 32 x 32 pixels
 
 
-def convolution(
-    x: jax.Array, kernel: jax.Array, *, strides: Sequence[int], padding: Sequence[Sequence[int]], form: Form
-) -> jax.Array:
-    """Return the convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d), zeros around the images.
+class Geometry(NamedTuple):
+    """The static description of a convolution over two axes, rows and columns."""
 
-    Args:
-      x, kernel: of one floating type.
-      strides: of rows and of columns.
-      padding: how many zeros before and after the rows, and the columns.
-      form: "native", "matmul" or "mixed".
-    """
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))  # zeros before and after; not negative
+    dilation: tuple[int, int] = (1, 1)  # of the kernel
+    precision: lax.PrecisionLike = None
+
+
+def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: Form = "native") -> jax.Array:
+    """Convolution of `x` (n, h, w, c) with `kernel` (k, k, c, d), k odd, zero padding (k - 1) / 2 on every side."""
+    pad = (kernel.shape[0] - 1) // 2
+    return convolve(x, kernel, Geometry((stride, stride), ((pad, pad), (pad, pad))), method)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, form: Form) -> jax.Array:
+    """Convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d) in the form that suits the shapes best."""
     if form == "native":
-        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    same = tuple(map(tuple, padding)) == ((1, 1), (1, 1))
-    if form == "matmul" or tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or not same:
-        return _matmul(x, kernel, strides, padding)
+        return _native(x, kernel, geometry)
+    if all(size <= stride for size, stride in zip(kernel.shape, geometry.strides, strict=False)):
+        return _disjoint(x, kernel, geometry)
+    if form == "matmul" or geometry.strides != (1, 1):
+        return _matmul(x, kernel, geometry)
     if kernel.shape[2] <= FEW:
-        return _matmul(x, kernel, strides, padding) if kernel.shape[3] < MANY else _from_few(x, kernel)
-    return _winograd(x, kernel) if _pays(x, kernel) else _forward(x, kernel)
+        return _matmul(x, kernel, geometry) if kernel.shape[3] < MANY else _from_few(x, kernel, geometry)
+    return _winograd(x, kernel, geometry) if _pays(x, kernel, geometry) else _forward(x, kernel, geometry)
 
 
-def _matmul(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1))):
-    """Columns of horizontal shifts side by side, then one product a row of the kernel: few copies of x."""
+def _native(x, kernel, geometry):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        geometry.strides,
+        geometry.padding,
+        rhs_dilation=geometry.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=geometry.precision,
+    )
+
+
+def _pad(x, rows, columns):
+    return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+
+
+def _output_size(x, kernel, geometry):
+    return tuple(
+        (size + sum(padding) - (taps - 1) * dilation - 1) // stride + 1
+        for size, padding, taps, dilation, stride in zip(
+            x.shape[1:3], geometry.padding, kernel.shape[:2], geometry.dilation, geometry.strides, strict=True
+        )
+    )
+
+
+def _disjoint(x, kernel, geometry):
+    """Windows that do not overlap: one matrix product."""
     rows, columns, c, d = kernel.shape
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    n, h, w, _ = x.shape
-    height, width = (h - rows) // strides[0] + 1, (w - columns) // strides[1] + 1
-
-    def shifts(x, axis, count, length, stride):
-        ends = [(i, i + (length - 1) * stride + 1) for i in range(count)]
-        return [lax.slice_in_dim(x, start, stop, stride, axis) for start, stop in ends]
-
-    x = jnp.concatenate(shifts(x, 2, columns, width, strides[1]), axis=-1) if columns > 1 or strides[1] > 1 else x
-    parts = [row.reshape(-1, columns * c) for row in shifts(x, 1, rows, height, strides[0])]
-    out = sum(part @ kernel[i].reshape(columns * c, d) for i, part in enumerate(parts))
-    return out.reshape(n, height, width, d)
+    (height, width), (down, right) = _output_size(x, kernel, geometry), geometry.strides
+    x = _pad(x, *geometry.padding)[:, : height * down, : width * right]
+    x = _pad(x, (0, height * down - x.shape[1]), (0, width * right - x.shape[2]))
+    x = x.reshape(-1, height, down, width, right, c)[:, :, :rows, :, :columns].swapaxes(2, 3)
+    out = jnp.matmul(x.reshape(-1, rows * columns * c), kernel.reshape(-1, d), precision=geometry.precision)
+    return out.reshape(-1, height, width, d)
 
 
-def _pays(x, kernel) -> bool:
+def _matmul(x, kernel, geometry):
+    """Columns of the horizontal shifts side by side, then a matrix product for each row of taps.
+
+    That takes as many copies of x as the kernel has columns, where im2col takes one for each tap.
+    """
+    rows, columns, c, d = kernel.shape
+    height, width = _output_size(x, kernel, geometry)
+
+    def shifted(x, axis, i, size):
+        start, stride = i * geometry.dilation[axis - 1], geometry.strides[axis - 1]
+        return lax.slice_in_dim(x, start, start + (size - 1) * stride + 1, stride, axis)
+
+    x = _pad(x, *geometry.padding)
+    x = jnp.concatenate([shifted(x, 2, j, width) for j in range(columns)], axis=-1)
+    out = sum(
+        jnp.matmul(
+            shifted(x, 1, i, height).reshape(-1, columns * c),
+            kernel[i].reshape(columns * c, d),
+            precision=geometry.precision,
+        )
+        for i in range(rows)
+    )
+    return out.reshape(-1, height, width, d)
+
+
+def _pays(x, kernel, geometry) -> bool:
     """Whether Winograd applies (even maps, float32 or wider: its sums cost bfloat16 a digit) and is the faster form."""
     height, width = x.shape[1:3]
-    applies = height % 2 == width % 2 == 0 and x.dtype.itemsize >= 4
+    same = kernel.shape[:2] == (3, 3) and geometry[:3] == Geometry(padding=((1, 1), (1, 1)))[:3]
+    applies = same and height % 2 == width % 2 == 0 and x.dtype.itemsize >= 4
     return applies and min(height, width) >= 8 and min(kernel.shape[2:]) >= 32
 
 
 def _with_gradients(convolution, kernel_gradient):
-    """A 3 x 3 convolution whose input gradient takes its own form, with the kernel turned round."""
-    differentiable = jax.custom_vjp(convolution)
+    """A convolution without strides whose input gradient takes its own form, with the kernel turned round."""
+    differentiable = jax.custom_vjp(convolution, nondiff_argnums=(2,))
 
-    def backward(saved, g):
+    def forward(x, kernel, geometry):
+        return convolution(x, kernel, geometry), (x, kernel)
+
+    def backward(geometry, saved, g):
         x, kernel = saved
-        return convolution(g, kernel[::-1, ::-1].swapaxes(2, 3)), kernel_gradient(x, g)
+        extents = [(taps - 1) * dilation for taps, dilation in zip(kernel.shape, geometry.dilation, strict=False)]
+        padding = tuple((e - low, e - high) for e, (low, high) in zip(extents, geometry.padding, strict=True))
+        dx = convolution(g, kernel[::-1, ::-1].swapaxes(2, 3), geometry._replace(padding=padding))
+        return dx, kernel_gradient(x, g, kernel.shape[:2], geometry)
 
-    differentiable.defvjp(lambda x, kernel: (convolution(x, kernel), (x, kernel)), backward)
+    differentiable.defvjp(forward, backward)
     return differentiable
 
 
-def _kernel_gradient(x, g):
+def _kernel_gradient(x, g, taps, geometry):
     """Horizontal shifts of x against vertical shifts of g in one product, which packs each operand once."""
-    c, d = x.shape[-1], g.shape[-1]
-    x = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
-    x = jnp.concatenate([x[:, :, j : j + g.shape[2]] for j in range(3)], axis=-1)
-    g = jnp.pad(g, ((0, 0), (1, 1), (0, 0), (0, 0)))
-    g = jnp.concatenate([g[:, 2 - i : 2 - i + x.shape[1]] for i in range(3)], axis=-1)
-    return (x.reshape(-1, 3 * c).T @ g.reshape(-1, 3 * d)).reshape(3, c, 3, d).transpose(2, 0, 1, 3)
+    (rows, columns), (down, right), c, d = taps, geometry.dilation, x.shape[-1], g.shape[-1]
+    (low, high), sides = geometry.padding
+    x = _pad(x, (0, 0), sides)
+    x = jnp.concatenate([x[:, :, j * right : j * right + g.shape[2]] for j in range(columns)], axis=-1)
+    last = (rows - 1) * down
+    g = _pad(g, (last - low, last - high), (0, 0))
+    g = jnp.concatenate([g[:, last - i * down :][:, : x.shape[1]] for i in range(rows)], axis=-1)
+    product = jnp.matmul(x.reshape(-1, columns * c).T, g.reshape(-1, rows * d), precision=geometry.precision)
+    return product.reshape(columns, c, rows, d).transpose(2, 0, 1, 3)
 
 
-def _kernel_gradient_of_few(x, g):
+def _kernel_gradient_of_few(x, g, taps, geometry):
     """That of `_matmul`: shifts of x alone, which is the smaller one by far."""
-    kernel = jax.ShapeDtypeStruct((3, 3, x.shape[-1], g.shape[-1]), x.dtype)
-    return jax.linear_transpose(lambda kernel: _matmul(x, kernel), kernel)(g)[0]
+    kernel = jax.ShapeDtypeStruct((*taps, x.shape[-1], g.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda kernel: _matmul(x, kernel, geometry), kernel)(g)[0]
 
 
 # Winograd's F(2, 3) per axis: tiles of 2 outputs from 4 inputs, out = A'[(G k) * (B' x)]. B' and A' are spelled out as
@@ -104,7 +165,7 @@ KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 def _input_tiles(x):
     """B' x B: a 4 x 4 list of arrays (tiles, channels)."""
     _, h, w, c = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    x = _pad(x, (1, 1), (1, 1))
 
     def along(x, axis, size):
         a, b, c, d = (lax.slice_in_dim(x, i, i + size - 1, 2, axis) for i in range(4))
@@ -114,11 +175,12 @@ def _input_tiles(x):
     return [[lax.optimization_barrier(tile.reshape(-1, c)) for tile in along(row, 2, w)] for row in along(x, 1, h)]
 
 
-def _winograd_tiles(x, kernel):
+def _winograd_tiles(x, kernel, geometry):
     n, h, w, _ = x.shape
+    product = partial(jnp.matmul, precision=geometry.precision)
     transform, zero = jnp.asarray(KERNEL, kernel.dtype), jnp.zeros((), x.dtype)
     kernel = jnp.einsum("ai,bj,ijcd->abcd", transform, transform, kernel)
-    products = [[tile @ kernel[a, b] for b, tile in enumerate(row)] for a, row in enumerate(_input_tiles(x))]
+    products = [[product(tile, kernel[a, b]) for b, tile in enumerate(row)] for a, row in enumerate(_input_tiles(x))]
 
     def along(a, b, c, d):
         return a + b + c, b - c - d
@@ -132,10 +194,6 @@ def _winograd_tiles(x, kernel):
         for j, pixels in enumerate(row)
     )
     return lax.optimization_barrier(out)
-
-
-def _native(x, kernel):
-    return convolution(x, kernel, strides=(1, 1), padding=((1, 1), (1, 1)), form="native")
 
 
 _forward = _with_gradients(_native, _kernel_gradient)
