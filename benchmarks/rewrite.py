@@ -16,8 +16,9 @@ from flax import nnx
 from jax import lax
 
 from benchmarks.layers import STEPS, best_seconds, blocking, cross_entropy
-from symjax.network import jaxprs, rewrite
-from symjax.parallel import compiler_options
+from symjax import jaxprs
+from symjax.network import rewrite
+from symjax.parallel import FORMS, compiler_options
 
 BATCH_SIZE = 32
 
@@ -104,7 +105,7 @@ def _apply(graph, params, others, x):
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rewrite", description="Time rewritten networks.")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--forms", nargs="+", default=list(rewrite.FORMS), choices=rewrite.FORMS)
+    parser.add_argument("--forms", nargs="+", default=list(FORMS), choices=FORMS)
     parser.add_argument("--turns", type=int, default=5)
     args = parser.parse_args()
     images = jax.random.normal(jax.random.key(0), (STEPS, BATCH_SIZE, 32, 32, 3))

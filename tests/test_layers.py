@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from symjax.models.layers import CONV_METHODS, BatchNorm, conv2d, global_max_pool, global_mean_pool, max_pool, moments
 
+from symjax.network import Network
 from symjax.network.low_rank import LowRankFeatures, convolved, materialize
+from symjax.network.operations.conv import conv2d
+from symjax.network.operations.pool import global_max_pool, max_pool
+from symjax.parallel import FORMS
 
 
 def normal(seed, *shape, dtype=np.float32):
@@ -55,7 +58,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("method", CONV_METHODS)
+@pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize(("size", "c", "d", "k", "stride"), SHAPES)
 def test_convolution_and_its_gradients(method, size, c, d, k, stride):
     x, kernel = normal(0, 2, *size, c), normal(1, k, k, c, d)
@@ -119,56 +122,53 @@ def test_convolution_under_vmap_over_weights(method):
 # --- batch norm ------------------------------------------------------------------------------------------------------
 
 
-def norm_oracle(x, scale, bias, mean, var):
-    return (x.astype(np.float64) - mean) / np.sqrt(var + 1e-5) * scale + bias
+class Normed(nnx.Module):
+    """Stock batch norm with parameters and statistics that are not the initial ones."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(4, momentum=0.9, use_fast_variance=False, rngs=rngs)
+        for i, variable in enumerate((self.norm.scale, self.norm.bias, self.norm.mean)):
+            variable[...] = jnp.asarray(normal(i + 1, 4))
+        self.norm.var[...] = jnp.asarray(np.abs(normal(9, 4)) + 0.5)
+
+    def __call__(self, x):
+        return self.norm(x)
 
 
-@pytest.fixture
-def norm():
-    layer = BatchNorm(4)
-    for i, variable in enumerate((layer.scale, layer.bias, layer.mean)):
-        variable[...] = jnp.asarray(normal(i + 1, 4))
-    layer.var[...] = jnp.asarray(np.abs(normal(9, 4)) + 0.5)
-    return layer
-
-
-@pytest.mark.parametrize("mode", ["inference", "batch", "train", "moments"])
-def test_batch_norm_modes(norm, mode):
-    x = 3 * normal(5, 6, 4, 4, 4) + 1
-    scale, bias, mean, var = (np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var))
+@pytest.mark.parametrize("form", ["native", "mixed"])
+def test_batch_norm_in_every_mode(form):
+    x = 3 * normal(5, 16, 8, 8, 4) + 1
+    network = Network.from_nnx(Normed, example=x).with_form(form)
+    member = network.init(jax.random.key(0))
+    scale, bias, mean, var = (
+        np.asarray(leaf, np.float64)
+        for leaf in (
+            *(member.params["norm"][n] for n in ("scale", "bias")),
+            *map(member.state["norm"].get, ("mean", "var")),
+        )
+    )
     own_mean, own_var = x.astype(np.float64).mean((0, 1, 2)), x.astype(np.float64).var((0, 1, 2))
-    used = (mean, var) if mode == "inference" else (own_mean, own_var)
-    out = nnx.jit(BatchNorm.__call__, static_argnums=2)(norm, jnp.asarray(x), mode)
-    close(out, norm_oracle(x, scale, bias, *used), 1e-6)
-    keep = {"inference": 1, "batch": 1, "train": 0.9, "moments": 0}[mode]
-    close(norm.mean[...], keep * mean + (1 - keep) * own_mean, 1e-6)
-    close(norm.var[...], keep * var + (1 - keep) * own_var, 1e-6)
+    for mode, keep in {"inference": 1, "batch": 0.9, "train": 0.9, "moments": 0}.items():
+        used = (mean, var) if mode == "inference" else (own_mean, own_var)
+        out, state = network.apply(member, jnp.asarray(x), mode=mode, with_state=True)
+        close(out, (x - used[0]) / np.sqrt(used[1] + 1e-5) * scale + bias, 1e-6)
+        close(state["norm"]["mean"], keep * mean + (1 - keep) * own_mean, 1e-6)
+        close(state["norm"]["var"], keep * var + (1 - keep) * own_var, 1e-6)
 
-
-def test_batch_norm_gradient_in_closed_form(norm):
-    x, g = 3 * normal(5, 6, 4, 4, 4) + 1, normal(6, 6, 4, 4, 4)
-    graph, state = nnx.split(norm)
-    pull = jax.jit(lambda x, g: jax.vjp(lambda x: nnx.merge(graph, state)(x, "batch"), x)[1](g)[0])
-    wide, axes = x.astype(np.float64), (0, 1, 2)
+    g, wide, axes = normal(6, 16, 8, 8, 4), x.astype(np.float64), (0, 1, 2)
+    pull = jax.jit(lambda x, g: jax.vjp(lambda x: network.apply(member, x, mode="batch"), x)[1](g)[0])
     centred = (wide - wide.mean(axes)) / np.sqrt(wide.var(axes) + 1e-5)
-    gain = np.asarray(norm.scale[...]) / np.sqrt(wide.var(axes) + 1e-5)
+    gain = scale / np.sqrt(wide.var(axes) + 1e-5)
     close(pull(x, g), gain * (g - g.mean(axes) - centred * (g * centred).mean(axes)), 2e-6)
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e2, 1e4])
-def test_moments_where_the_mean_is_large(offset):
-    x = (normal(0, 8, 16, 16, 3) + np.float32(offset)).astype(np.float32)
-    mean, var = jax.jit(moments)(x)
-    close(mean, x.astype(np.float64).mean((0, 1, 2)), 1e-5)
-    close(var, x.astype(np.float64).var((0, 1, 2)), 1e-5 if offset < 1e4 else 1e-4)
-
-
-def test_batch_norm_in_bfloat16_keeps_float32_statistics():
-    layer = BatchNorm(4)
-    x = jnp.asarray(normal(0, 6, 4, 4, 4), jnp.bfloat16)
-    assert layer(x, "train").dtype == jnp.bfloat16
-    assert layer.mean[...].dtype == layer.var[...].dtype == jnp.float32
-    assert moments(x)[0].dtype == jnp.float32
+@pytest.mark.parametrize("offset", [1e2, 1e4])
+def test_batch_statistics_where_the_mean_is_large(offset):
+    x = (normal(0, 8, 16, 16, 4) + np.float32(offset)).astype(np.float32)
+    network = Network.from_nnx(Normed, example=x).with_form("mixed")
+    _, state = network.apply(network.init(jax.random.key(0)), x, mode="moments", with_state=True)
+    close(state["norm"]["mean"], x.astype(np.float64).mean((0, 1, 2)), 1e-5)
+    close(state["norm"]["var"], x.astype(np.float64).var((0, 1, 2)), 1e-5 if offset < 1e4 else 1e-4)
 
 
 # --- pooling ---------------------------------------------------------------------------------------------------------
@@ -222,4 +222,3 @@ def test_max_pool_under_vmap():
 def test_global_pools():
     x = normal(0, 2, 4, 6, 3)
     np.testing.assert_array_equal(global_max_pool(x), x.max((1, 2)))
-    np.testing.assert_allclose(global_mean_pool(x), x.mean((1, 2)), rtol=1e-5, atol=1e-6)

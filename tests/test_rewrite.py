@@ -11,8 +11,10 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
-from symjax.network import jaxprs, rewrite
+from symjax import jaxprs
+from symjax.network import rewrite
 from symjax.network.low_rank import LowRankFeatures, materialize
+from symjax.parallel import FORMS
 
 
 def normal(seed, *shape, dtype=np.float64):
@@ -287,7 +289,7 @@ def test_custom_derivatives_stay_their_authors():
 # --- low-rank features -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", rewrite.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("offset", [False, True])
 def test_low_rank_features_enter_weights_and_are_materialized_elsewhere(form, offset):
     features = LowRankFeatures(normal(0, 2, 6, 4, 2), normal(1, 5, 2), normal(2, 5) if offset else None)

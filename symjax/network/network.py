@@ -281,12 +281,8 @@ class Network:
           mode, key, with_state: as of `apply`. State that belongs to the front is returned as it is.
         """
         name = self._name(point)
-        for example in self._known_inputs:
-            trace = self._trace(mode, key is not None, member, _with_examples(example, carried[0].shape[0]))
-            variables = trace.carried(name)
-            if _types(v.aval for v in variables) == _types(carried):
-                return self._tail(trace, name, variables, carried, member, mode, key, with_state)
-        raise self._bad_carried(member, carried, name)
+        trace = self._trace_behind(mode, key is not None, member, carried, name)
+        return self._tail(trace, name, trace.carried(name), carried, member, mode, key, with_state)
 
     def activation(self, point: str | int) -> Callable[[jax.Array], jax.Array]:
         """Return the elementwise activation s of which the features at `point` are s(z), z the `pre_activation`."""
@@ -315,10 +311,11 @@ class Network:
 
         Number -1 stands for the input, the number of points for the output.
         """
-        x = _with_examples(self.example, np.shape(values[0])[0])
         if start < 0:
-            x = jax.tree.unflatten(jax.tree.structure(x), [_shape_of(value) for value in values])
-        trace = self._trace("inference", False, member, x)
+            x = jax.tree.unflatten(jax.tree.structure(self.example), [_shape_of(value) for value in values])
+            trace = self._trace("inference", False, member, x)
+        else:
+            trace = self._trace_behind("inference", False, member, values, self._name(start))
         inputs = trace.data if start < 0 else trace.carried(self._name(start))
         outputs = trace.outputs if stop >= len(self.points) else trace.carried(self._name(stop))
         return tuple(self._run(trace, tuple(inputs), tuple(outputs), values, member))
@@ -372,14 +369,18 @@ class Network:
                 shapes = f"got shape {jnp.shape(given[path])}, expected {expected[path].shape}"
                 raise InputError(f"variables: {shapes} at {path}")
 
-    def _bad_carried(self, member: Member, carried, name: str) -> InputError:
-        inputs = _with_examples(self.example, carried[0].shape[0])
-        expected = self._trace("inference", False, member, inputs).carried(name)
+    def _trace_behind(self, mode: Mode, random: bool, member: Member, carried, name: str) -> Trace:
+        """The trace for inputs of which `carried` crosses at a point."""
+        for example in self._known_inputs:
+            trace = self._trace(mode, random, member, _with_examples(example, carried[0].shape[0]))
+            if _types(v.aval for v in trace.carried(name)) == _types(carried):
+                return trace
+        expected = self._trace(mode, random, member, _with_examples(self.example, carried[0].shape[0])).carried(name)
         given, expected = (
             ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
             for types in (_types(carried), _types(v.aval for v in expected))
         )
-        return InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
+        raise InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
 
     def _tail(self, trace: Trace, name: str, inputs, values, member: Member, mode, key, with_state: bool):
         state = {}
