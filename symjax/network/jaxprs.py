@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
+from symjax.network.operations.affine import ChannelAffine
+
 CALLS = {"jit", "pjit", "closed_call", "core_call"}
 """Primitives that do nothing but call a jaxpr."""
 
@@ -62,7 +64,8 @@ def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda 
             if results is None:
                 results = bind(jaxpr, equation, operands)
         values.update(zip(equation.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    results = map(read, jaxpr.outvars)
+    return [result.value if isinstance(result, ChannelAffine) else result for result in results]
 
 
 def inline(closed: ClosedJaxpr, rule: Rule = lambda equation, values: None) -> ClosedJaxpr:

@@ -7,6 +7,7 @@ derivatives need the form "native".
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +18,11 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 from symjax.network import jaxprs
 from symjax.network.low_rank import LowRankFeatures, convolved, materialize
 from symjax.network.operations import pool
+from symjax.network.operations.affine import ChannelAffine
 from symjax.network.operations.conv import FORMS as FORMS
 from symjax.network.operations.conv import Form, Geometry, convolve
 
+LARGE = 2**12  # elements of an array whose scales and shifts are collected
 TAPS = 16  # of a window along an axis: more shifted copies cost more than they save
 
 
@@ -45,6 +48,12 @@ def rule(form: Form) -> jaxprs.Rule:
 
     def apply(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any] | None:
         name = equation.primitive.name
+        if form == "mixed" and name in ("add", "sub", "mul") and _is_channelwise(equation):
+            return [_affine(equation, *values)]
+        if any(isinstance(value, ChannelAffine) for value in values):
+            values = [value.value if isinstance(value, ChannelAffine) else value for value in values]
+            results = apply(equation, values)
+            return _bind(equation, values) if results is None else results
         if any(isinstance(value, LowRankFeatures) for value in values):
             if name == "name":
                 return values
@@ -188,13 +197,32 @@ def _global_maximum(equation, form, x):
     return pool.global_max_pool(x.reshape(x.shape[0], -1, 1, x.shape[-1]))
 
 
+# --- scales and shifts of channels -----------------------------------------------------------------------------------
+
+
+def _is_channelwise(equation) -> bool:
+    """One operand (1, ..., 1, c), the other one (..., c) and large; float32 or wider, since shifts may cancel."""
+    out, (a, b) = equation.outvars[0].aval, (atom.aval.shape for atom in equation.invars)
+    narrow = (*(1,) * (len(out.shape) - 1), *out.shape[-1:])
+    full = (a, b) if equation.primitive.name == "sub" else (b, a) if a == narrow else (a, b)
+    wide = _is_float(equation) and out.dtype.itemsize >= 4
+    return wide and out.size >= LARGE and out.shape != narrow and full == (out.shape, narrow)
+
+
+def _affine(equation, *values):
+    shape, name = equation.outvars[0].aval.shape, equation.primitive.name
+    x, v = values if equation.invars[0].aval.shape == shape else values[::-1]
+    x = x if isinstance(x, ChannelAffine) else ChannelAffine(materialize(x))
+    return x.mul(v) if name == "mul" else x.add(-v if name == "sub" else v)
+
+
 FAST = ("matmul", "mixed")
 TABLE = (
     Row(
         "conv_general_dilated", FAST, _is_plain_convolution, _convolution,
-        "forms in `operations.conv`; 3 x 3 with stride 2, 16 to 32 channels of 32 x 32, gradients included, 32 examples: "
-        "native 190 ms, matmul 7, space to depth 13; 1 x 1, 16 to 64: native 260, product 6; dilated 3 x 3, 32 to 32 of "
-        "16 x 16: native 165, mixed 6.4, matmul 10",
+        "forms in `operations.conv`; with gradients, 32 examples: 3 x 3 with stride 2, 16 to 32 channels of 32 x 32, "
+        "native 190 ms, matmul 7, space to depth 13; 1 x 1, 16 to 64, native 260, product 6; dilated 3 x 3, 32 to 32 "
+        "of 16 x 16, native 165, mixed 6.4, matmul 10",
     ),
     Row(
         "reduce_window_max", FAST, _is_window_maximum, _window_maximum,
@@ -206,13 +234,16 @@ TABLE = (
     ),
     Row(
         "reduce_max", FAST, _is_global_maximum, _global_maximum,
-        "as fast; the native gradient, by comparison with the maximum, is lost where the compiler rounds an input twice",
+        "as fast; the native gradient, which looks for the maximum again, is lost where an input is rounded twice",
     ),
 )  # fmt: skip
 """What is replaced. Times are CPU time inside `lax.scan` on 2 cores; not yet measured on a GPU.
 
-Measured and left alone, as no faster in a training step: sums over all axes but the last as contractions, and
-broadcasts of channels whose gradients are such contractions (batch normalization; `benchmarks.rewrite`).
+In form "mixed" scales and shifts of channels are collected besides (`operations.affine`): a step of the Myrtle CNN of
+`benchmarks.rewrite` takes 53.9 ms where it took 56.9, and 51.7 with nnx.BatchNorm's `use_fast_variance`.
+
+Measured and left alone, as no faster in such a step: sums over all axes but the last as contractions, and broadcasts of
+channels whose gradients are such contractions.
 """
 
 ROWS: dict[str, list[Row]] = {}
@@ -223,12 +254,14 @@ for _row in TABLE:
 # --- operations with bodies ------------------------------------------------------------------------------------------
 
 
+def _evaluated(body, rule, *values):
+    return jaxprs.evaluate(body, values, rule)
+
+
 def _rematerialized(equation, values, rule):
     body = jaxprs.closed_body(equation)
     policy, prevent_cse = equation.params["policy"], equation.params["prevent_cse"]
-    rewritten = jax.checkpoint(
-        lambda *values: jaxprs.evaluate(body, values, rule), policy=policy, prevent_cse=prevent_cse
-    )
+    rewritten = jax.checkpoint(partial(_evaluated, body, rule), policy=policy, prevent_cse=prevent_cse)
     return rewritten(*values)
 
 
