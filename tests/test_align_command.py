@@ -268,7 +268,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a, **k: measured.append(1) or accuracy(*a, **k))
     out = command("--pairs", 1, measures="cka")
     drawn = tuple(runs.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
-    assert [z.seeds for z in seen] == [tuple(sorted(drawn))] and len(seen[0].members.params[0]["conv"]["kernel"]) == 2
+    assert [z.seeds for z in seen] == [tuple(sorted(drawn))] and len(seen[0].members.params["convs"][0]["kernel"]) == 2
     command("--pairs", 1, measures="cka")
     assert len(seen) == len(measured) == 1
 

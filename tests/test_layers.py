@@ -140,7 +140,7 @@ def test_batch_norm_in_every_mode(form):
     x = 3 * normal(5, 16, 8, 8, 4) + 1
     network = Network.from_nnx(Normed, example=x).with_form(form)
     member = network.init(jax.random.key(0))
-    scale, bias, mean, var = (
+    bias, scale, mean, var = (
         np.asarray(leaf, np.float64)
         for leaf in (
             *(member.params["norm"][n] for n in ("scale", "bias")),

@@ -194,6 +194,27 @@ def test_the_first_of_a_tie_gets_the_gradient_in_windows():
         jax.tree.map(np.testing.assert_array_equal, with_gradients(rewritten(fn))(x), with_gradients(fn)(x))
 
 
+# --- scales and shifts of channels -----------------------------------------------------------------------------------
+
+
+def test_scales_and_shifts_of_channels_are_collected():
+    def normalize(x, mean, factor, bias):
+        return bias + (x - mean) * factor
+
+    def several(x, mean, factor, bias):
+        centred = x - mean
+        return jnp.stack([normalize(x, mean, factor, bias), centred, jnp.tanh(centred), mean - x, factor * x])
+
+    with jax.enable_x64(True):
+        arguments = normal(0, 2, 32, 32, 3), *(normal(i, 3) for i in (1, 2, 3))
+        counts = [
+            str(jax.make_jaxpr(rewritten(normalize, form))(*arguments)).count("2,32,32,3] = ") for form in rewrite.FORMS
+        ]
+        assert counts == [3, 3, 2]
+        pulls = [jax.jit(with_gradients(rewritten(several, form)))(*arguments) for form in ("mixed", "native")]
+        assert_close(*pulls, 1e-13)
+
+
 # --- whole networks --------------------------------------------------------------------------------------------------
 
 

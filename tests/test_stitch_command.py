@@ -436,7 +436,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--families", "rank9"], ["families: rank9 exceeds the 8 channels of relu1"]),
         (["--families", "rank0"], ["families: 'rank0'", "rank must be positive"]),
         (["--layers", "relu9"], ["'relu9' is not a stitch point", "known: relu1, relu2, relu3, relu4"]),
-        (["--layers", ""], ["layers: none given", "relu1"]),
+        (["--layers", ""], ["layers: got none", "relu1"]),
         (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
         (["--dataset", "missing.npz"], ["missing.npz"]),
@@ -494,4 +494,4 @@ def test_bad_flags(argv, wanted, tmp_path, capsys, monkeypatch):
 def test_statistics_go_to_names_and_back():
     stats = trained()[1].member(0).state
     names = flatten(stats)
-    assert sorted(names) == ["[0]['norm']['mean']", "[0]['norm']['var']", "[1]['norm']['mean']", "[1]['norm']['var']"]
+    assert sorted(names) == [f"['norms'][{i}]['{name}']" for i in (0, 1) for name in ("mean", "var")]

@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr
 
 from symjax.checks import is_integer, one_of, short
 from symjax.errors import InputError
-from symjax.jaxprs import evaluate, inline
+from symjax.jaxprs import inline
 from symjax.network import rewrite
 from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter
 from symjax.network.member import Member, leaves_by_path, part_of, update
@@ -425,7 +425,7 @@ class Network:
         except KeyError:
             paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
             raise InputError(f"member: it lacks {', '.join(paths)}, which is read here") from None
-        return evaluate(program.closed, arguments, rewrite.rule(self._form or default_execution().conv))
+        return rewrite.evaluate(program.closed, arguments, self._form or default_execution().conv)
 
     def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:
         key = (trace, inputs, tuple(map(id, outputs)))

@@ -47,7 +47,8 @@ class Plan:
             raise InputError(f"points: got {', '.join(map(str, points)) or 'none'}, wanted one or more, each once")
         for point in points:
             if self.network.points[point].starred:
-                raise InputError(f"points: {self.network.points[point].name} lies inside of a residual block")
+                name = self.network.points[point].name
+                raise InputError(f"model: {name} of {self.network.name} lies inside of a residual block")
             self.network.activation(point)  # an InputError where there is none
         object.__setattr__(self, "points", points)
         one_of("start", self.start, ("continue", "fresh"))
