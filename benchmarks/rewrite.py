@@ -19,7 +19,6 @@ from flax import nnx
 from jax import lax
 
 from benchmarks.layers import STEPS, best_seconds, blocking, cross_entropy
-from symjax import jaxprs
 from symjax.network import rewrite
 from symjax.parallel import FORMS, compiler_options
 
@@ -88,7 +87,7 @@ def training(module: nnx.Module, form: str, images: jax.Array):
         params, others = variables
 
         def loss(params):
-            results = jaxprs.evaluate(closed, jax.tree.leaves((params, others, x)), rewrite.rule(form))
+            results = rewrite.evaluate(closed, jax.tree.leaves((params, others, x)), form)
             logits, moved = jax.tree.unflatten(jax.tree.structure(shapes), results)
             return cross_entropy(logits, labels), moved
 

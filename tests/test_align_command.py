@@ -56,7 +56,7 @@ def test_representations_are_the_features_of_each_member(batch_size):
     assert list(found) == ["relu2"] and found["relu2"].shape[:2] == (len(SEEDS), EXAMPLES)
     normalised = (images - dataset.mean) / dataset.std
     for i, seed in enumerate(SEEDS):
-        expected = zoo.network.front(zoo.member(seed), np.float32(normalised), zoo.network.index("relu2"))
+        expected = zoo.network.features(zoo.member(seed), np.float32(normalised), ["relu2"])["relu2"]
         np.testing.assert_allclose(found["relu2"][i], expected, rtol=1e-5, atol=1e-5)
 
 

@@ -143,7 +143,7 @@ def test_batch_norm_in_every_mode(form):
     bias, scale, mean, var = (
         np.asarray(leaf, np.float64)
         for leaf in (
-            *(member.params["norm"][n] for n in ("scale", "bias")),
+            *map(member.params["norm"].get, ("bias", "scale")),
             *map(member.state["norm"].get, ("mean", "var")),
         )
     )

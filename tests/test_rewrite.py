@@ -26,7 +26,7 @@ def rewritten(fn, form="mixed"):
 
     def run(*arguments):
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*arguments)
-        results = jaxprs.evaluate(closed, jax.tree.leaves(arguments), rewrite.rule(form))
+        results = rewrite.evaluate(closed, jax.tree.leaves(arguments), form)
         return jax.tree.unflatten(jax.tree.structure(shapes), results)
 
     return run
@@ -327,14 +327,13 @@ def test_low_rank_features_enter_weights_and_are_materialized_elsewhere(form, of
     with jax.enable_x64(True), jax.disable_jit():
         for fn in consumers:
             closed = jax.make_jaxpr(fn)(np.zeros(features.shape))
-            results = jaxprs.evaluate(closed, [jax.tree.map(jnp.asarray, features)], rewrite.rule(form))
+            results = rewrite.evaluate(closed, [jax.tree.map(jnp.asarray, features)], form)
             assert_close(results, [fn(jnp.asarray(materialize(features)))], 1e-13)
 
 
 def test_low_rank_features_are_not_materialized_for_convolutions_and_products():
     features = LowRankFeatures(jnp.zeros((2, 6, 4, 1)), jnp.zeros((50, 1)), jnp.zeros(50))
-    rule = rewrite.rule("native")
     for fn in (lambda x: conv()(x, jnp.zeros((3, 3, 50, 3))), lambda x: x @ jnp.zeros((50, 3))):
         closed = jax.make_jaxpr(fn)(jnp.zeros(features.shape))
-        jaxpr = jax.make_jaxpr(lambda x, closed=closed: jaxprs.evaluate(closed, [x], rule))(features).jaxpr
+        jaxpr = jax.make_jaxpr(lambda x, closed=closed: rewrite.evaluate(closed, [x], "native"))(features).jaxpr
         assert all(v.aval.size < 2 * 6 * 4 * 50 for equation in jaxprs.equations(jaxpr) for v in equation.outvars)

@@ -444,7 +444,8 @@ class Network:
             self.shapes,
         )
         x = jax.tree.map(_shape_of, x)
-        context = jax.config.jax_enable_x64, str(jax.config.jax_default_matmul_precision)
+        precision, mesh = str(jax.config.jax_default_matmul_precision), jax.sharding.get_abstract_mesh()
+        context = jax.config.jax_enable_x64, precision, mesh
         key = (mode, random, context, *map(_as_key, (shapes, x)))
         if key not in self._traces:
             self._traces[key] = self._new_trace(mode, random, shapes, x)

@@ -118,13 +118,18 @@ class ZooConfig:
 
     def network_on(self, shapes: Mapping[str, Any]) -> Network:
         """The same from what `describe_shapes` tells of a data set."""
-        return models.create(
+        network = models.create(
             self.model,
             width=self.width,
             classes=shapes["classes"],
             example=_example(shapes),
             dtype=PRECISIONS[self.precision],
         )
+        try:
+            _ = network.points
+        except (InputError, TypeError, ValueError) as error:  # depends on the layer that cannot take the inputs
+            raise bad_inputs(network, error) from None
+        return network
 
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
         """The fingerprint of the model's code on images of these shapes, see `symjax.network.structure`."""
@@ -169,9 +174,11 @@ def _example(shapes: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
 
 def bad_inputs(network: Network, error: Exception) -> InputError:
     """The error of a network that cannot be traced on the inputs of a data set."""
+    if str(error).startswith("points:"):
+        return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(f"image_size: {shape[0]} is too small for {network.name}")
+        return InputError(f"image_size: {shape[0]} is too small for {network.name} ({error})")
     return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
 
 
