@@ -6,7 +6,7 @@ null space. Then the function is evaluated with parameters that a random element
 is rejected.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -55,8 +55,7 @@ def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Discovered:
       >>> moved = symmetry.act(params, g)
     """
     with jax.enable_x64(True):
-        probe = Probe(fn, params, x, seed)
-        return _discover(probe, params)
+        return _discover(Probe(fn, params, x, seed))
 
 
 class Probe:
@@ -74,7 +73,6 @@ class Probe:
         self._data = [_wide(leaf) for leaf in data]
 
         def flat(*leaves):
-            leaves = [leaf for leaf in leaves]
             outputs = fn(self.treedef.unflatten(leaves[: len(paths)]), structure.unflatten(leaves[len(paths) :]))
             return [out for out in jax.tree.leaves(outputs) if _is_real(out)]
 
@@ -91,11 +89,11 @@ class Probe:
             if any(classes.intersection(row.tolist()) for _, row in batch.rows(v, d))
         )
         self.labels = Labels(closed, number, batched) if batched else batch
-        named = [equation for equation in closed.jaxpr.eqns if equation.primitive.name == "name"]
-        self.points = {equation.params["name"]: equation.outvars[0] for equation in reversed(named)}
-        self.points = {equation.params["name"]: self.points[equation.params["name"]] for equation in named}
-        places = [jnp.shape(leaf) for leaf in self._values]
-        self.shapes = dict(zip(self.paths, places, strict=True))
+        self.points: dict = {}  # name to variable, the first of each name
+        for equation in closed.jaxpr.eqns:
+            if equation.primitive.name == "name":
+                self.points.setdefault(equation.params["name"], equation.outvars[0])
+        self.shapes = dict(zip(self.paths, map(jnp.shape, self._values), strict=True))
         used = {id(v): i for i, equation in reversed([*enumerate(closed.jaxpr.eqns)]) for v in equation.invars}
         self.order = [used.get(id(v), len(closed.jaxpr.eqns)) for v in closed.jaxpr.invars[:number]]
         jaxpr = closed.jaxpr.replace(
@@ -110,7 +108,7 @@ class Probe:
         def gradient(moving, params, data, cotangents):
             leaves = iter(moving)
             params = [next(leaves) if real else leaf for real, leaf in zip(self.real, params, strict=True)]
-            outputs = forward(params, data)[: self._outputs]
+            outputs = evaluate(closed, [*params, *data], _differentiable)
             return sum(jnp.vdot(a, b) for a, b in zip(outputs, cotangents, strict=True))
 
         self._forward, self._gradient = jax.jit(forward), jax.jit(jax.grad(gradient))
@@ -137,42 +135,49 @@ class Probe:
         ]
 
 
-def _discover(probe: Probe, params) -> Discovered:
+def _discover(probe: Probe) -> Discovered:
     cells = _cells(probe)
     products = [probe.products() for _ in range(_draws(cells))]
-    spaces, points = {}, {name: v.aval.shape[-1] for name, v in probe.points.items() if v.aval.ndim}
-    at: dict = defaultdict(dict)
-    checks = [probe.draw() for _ in range(2)]
-    plain = [probe.values(*check) for check in checks]
-    if not all(np.isfinite(out).all() for outputs, _ in plain for out in outputs):
+    draws = [probe.draw() for _ in range(2)]
+    checks = [(*draw, *probe.values(*draw)) for draw in draws]
+    if not all(np.isfinite(out).all() for check in checks for out in check[2]):
         raise InputError("fn: gives NaN or infinite values in float64 near these parameters and inputs")
+    spaces, at = {}, defaultdict(dict)
     for cell in cells:
-        tried = _candidates(cell, products)
-        for group, exponents in tried:
+        space = None
+        for group, exponents in _candidates(cell, products):
             axes = tuple(axis._replace(exponent=e) for axis, e in zip(cell.axes, exponents, strict=True))
-            space = Space(cell.name, cell.size, group, axes, group != "", cell.families)
-            if not cell.verifiable:
+            space = Space(cell.name, cell.size, group, axes, cell.consistent, cell.families)
+            images = _images(probe, space, checks) if cell.consistent else None
+            if images is not None:
                 break
-            alone = Discovered({cell.name: space}, probe.treedef, probe.shapes, {}, {})
-            images = []
-            for check, before in zip(checks, plain, strict=True):
-                g = {cell.name: _element(probe.rng, group, cell.size)}
-                moved = alone.treedef.flatten_up_to(alone.act(alone.treedef.unflatten(check[0]), g))
-                images.append((g[cell.name], before, probe.values(moved, check[1])))
-            if all(_equal(before[0], after[0]) for _, before, after in images):
-                for name, where in cell.points.items():
-                    at[name][cell.name] = (where, _power_at(name, space, where, images))
-                break
-        else:
-            space = space._replace(verified=False)
-        if not cell.verifiable:
-            space = space._replace(verified=False)
-        spaces[cell.name] = space
+        if space is not None:
+            spaces[cell.name] = space if images is not None else space._replace(verified=False)
+            for point, where in cell.points.items() if images is not None else ():
+                power = _power_at(point, space, where, images)
+                if where is not None or power is None:
+                    at[point][cell.name] = (where, power)
+    points = {name: v.aval.shape[-1] for name, v in probe.points.items() if v.aval.ndim}
     return Discovered(spaces, probe.treedef, probe.shapes, points, dict(at))
 
 
+def _images(probe, space, checks) -> list | None:
+    """(matrix, named values before, after) for random elements of a space; None where one changes the function."""
+    alone = Discovered({space.name: space._replace(families=())}, probe.treedef, probe.shapes, {}, {})
+    images = []
+    for params, data, outputs, named in checks:
+        matrix = _element(probe.rng, space.group, space.size)
+        moved = jax.tree.leaves(alone.act(probe.treedef.unflatten(params), {space.name: matrix}))
+        after, images_of_named = probe.values(moved, data)
+        if not _equal(outputs, after):
+            return None
+        images.append((matrix, named, images_of_named))
+    return images
+
+
 def _equal(before, after):
-    return all(np.abs(a - b).max(initial=0) <= TOLERANCE * np.abs(a).max(initial=0) for a, b in zip(before, after, strict=True))
+    pairs = zip(before, after, strict=True)
+    return all(np.abs(a - b).max(initial=0) <= TOLERANCE * np.abs(a).max(initial=0) for a, b in pairs)
 
 
 def _power_at(name, space, where, images):
@@ -211,7 +216,7 @@ class Cell:
 
     def __init__(self, size, axes, reads, points):
         self.size, self.axes, self.reads, self.points = size, axes, reads, points
-        self.name, self.families, self.verifiable = "", (), True
+        self.name, self.families, self.consistent = "", (), True
 
 
 def _cells(probe: Probe) -> list[Cell]:
@@ -248,7 +253,7 @@ def _cells(probe: Probe) -> list[Cell]:
         rows_at = labels.rows(v, v.aval.ndim - 1) if v.aval.ndim else []
         located[name] = defaultdict(lambda: defaultdict(list))
         if len(rows_at) == 1:
-            _place(labels, located[name], rows_at[0][1], set(), "point")
+            _place(labels, located[name], rows_at[0][1], set(), ())
     groups = defaultdict(list)
     for c in sorted(places, key=lambda c: first[c]):
         if labels.alive[c]:
@@ -260,13 +265,14 @@ def _cells(probe: Probe) -> list[Cell]:
         if any(where is None for where in wheres) or any(places[c].keys() != set(keys) for c in classes):
             continue
         axes = [
-            Axis(probe.paths[leaf], d, index, where, 0) for (leaf, d, index), where in zip(keys, wheres, strict=True)
+            Axis(probe.paths[leaf], d, index, where, 0)
+            for (leaf, d, index, _), where in zip(keys, wheres, strict=True)
         ]
         points = {
-            name: _where([found[c].get("point", []) for c in classes]) if any(c in found for c in classes) else None
+            name: _where([[p for key in sorted(found[c]) for p in found[c][key]] for c in classes]) if any(c in found for c in classes) else None
             for name, found in located.items()
         }
-        cell = Cell(len(classes), axes, [key in reading for key in keys], points)
+        cell = Cell(len(classes), axes, [key[:3] in reading for key in keys], points)
         cell.leaves = [key[0] for key in keys]
         cell.start = (probe.order[keys[0][0]], first[classes[0]])
         whose.update({c: (cell, i) for i, c in enumerate(classes)})
@@ -279,13 +285,16 @@ def _cells(probe: Probe) -> list[Cell]:
 
 def _place(labels, places, row, fixed, key):
     """Notes where each channel stands on an axis, by itself and as a part of others."""
+    times = Counter()
     for position, c in enumerate(row.tolist()):
         known, new = set(), {c}
         while new:
             known |= new
             new = {p for child in new for p in labels.parents.get(child, ())} - known
-        for whole in known - fixed:
-            places[whole][key].append(position)
+        for whole in known - fixed - {c}:
+            places[whole][*key, 0].append(position)
+        places[c][*key, times[c]].append(position)  # each time with an exponent of its own
+        times[c] += 1
 
 
 def _where(positions: list[list[int]]) -> np.ndarray | None:
@@ -306,8 +315,8 @@ def _families(cells, whose, parents):
     for cell in cells:
         if kids := children.get(id(cell)):
             counts = {tuple(kid.size for kid in kids.get(i, ())) for i in range(cell.size)}
-            cell.verifiable = len(counts) == 1
-            cell.families = tuple(zip(*(kids[i] for i in range(cell.size)), strict=True)) if cell.verifiable else ((),)
+            cell.consistent = len(counts) == 1
+            cell.families = tuple(zip(*(kids[i] for i in range(cell.size)), strict=True)) if cell.consistent else ((),)
 
 
 def _name(cells, points):
@@ -323,7 +332,7 @@ def _name(cells, points):
         used.add(cell.name)
     for cell in cells:
         cell.families = tuple(tuple(kid.name for kid in family) for family in cell.families)
-        cell.verifiable &= all(cell.families)
+        cell.consistent &= all(cell.families)
 
 
 # --- groups from gradients ---
@@ -344,10 +353,15 @@ def _candidates(cell: Cell, products) -> Iterator[tuple[str, list]]:
         if all(isinstance(e, int) for e in scaling):
             yield "monomial", scaling
         yield "positive_monomial", scaling
+    if cell.size == 1 and scaling is None:
+        return
     if not cell.families:
+        if cell.size > 1:
+            yield "orthogonal", [1] * count
         signs = [[1] * count, [int(not read) for read in cell.reads]]
-        if count <= 6:
-            signs += [[1, *(pattern >> i & 1 for i in range(count - 1))] for pattern in range(2 ** (count - 1))]
+        writes = [i for i, read in enumerate(cell.reads) if not read]
+        for bits in range(2 ** len(writes)) if len(writes) <= 6 else ():  # of all patterns that flip what is read
+            signs.append([1 - (i in writes and bits >> writes.index(i) & 1) for i in range(count)])
         for pattern in {tuple(s): s for s in signs}.values():
             yield "signed_permutation", pattern
     yield "permutation", [0] * count
@@ -374,10 +388,7 @@ def _exponents(cell: Cell, products) -> list | None:
         return None
     basis = np.linalg.qr(basis)[0]
     reads = np.array(cell.reads)[live]
-    pins = [basis[reads]] if reads.any() else []
-    pins += [basis[reads].sum(0, keepdims=True) / reads.sum()] if reads.any() else []
-    pins += [-basis[[i]] for i in range(len(basis))]
-    for pinned in pins:
+    for pinned in [basis[reads]] if reads.any() else [-basis[[i]] for i in range(len(basis))]:
         vector = _sparsest(basis, pinned)
         if vector is not None:
             full = np.zeros(len(live))
@@ -454,7 +465,7 @@ def _in_float64(equation, values):
         return values
     if name == "convert_element_type" and jnp.issubdtype(params["new_dtype"], jnp.floating):
         return [jnp.asarray(values[0], np.float64)]
-    if not any(_is_real(value) for value in values if hasattr(value, "dtype")):
+    if not any(_is_real(value) for value in values):
         return None
     if any("jaxpr" in key or key == "branches" for key in params):  # loops and branches keep the types they have
         values = [jnp.asarray(value, atom.aval.dtype) for value, atom in zip(values, equation.invars, strict=True)]
@@ -466,3 +477,15 @@ def _in_float64(equation, values):
             params["preferred_element_type"] = np.dtype(np.float64)
     results = equation.primitive.bind(*functions, *values, **params)
     return results if equation.primitive.multiple_results else [results]
+
+
+def _differentiable(equation, values):
+    """Maxima as entries at an index: JAX's gradient compares operand and result, which the compiler may round apart."""
+    name = equation.primitive.name
+    if name not in ("reduce_max", "reduce_min") or not _is_real(values[0]):
+        return None
+    axes = equation.params["axes"]
+    x = jnp.moveaxis(values[0], axes, range(-len(axes), 0))
+    x = x.reshape(*x.shape[: x.ndim - len(axes)], -1)
+    index = (jnp.argmax if name == "reduce_max" else jnp.argmin)(jax.lax.stop_gradient(x), -1, keepdims=True)
+    return [jnp.take_along_axis(x, index, -1)[..., 0]]
