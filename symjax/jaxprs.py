@@ -25,14 +25,18 @@ def closed_body(equation: JaxprEqn) -> ClosedJaxpr:
     return body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ())
 
 
-def bind(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
-    """Apply one equation, as it is, to values: evaluate a jaxpr that holds this equation alone.
+def bind(jaxpr: Jaxpr, equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
+    """Apply one equation of a jaxpr, as it is, to values: evaluate a jaxpr that holds this equation alone.
 
     How a primitive takes its parameters differs between versions of JAX, which `jax.core.eval_jaxpr` knows.
     """
     inputs = {atom: value for atom, value in zip(equation.invars, values, strict=True) if is_variable(atom)}
-    single = Jaxpr(
-        constvars=(), invars=list(inputs), outvars=equation.outvars, eqns=[equation], effects=equation.effects
+    single = jaxpr.replace(
+        constvars=[],
+        invars=list(inputs),
+        outvars=equation.outvars,
+        eqns=[equation],
+        debug_info=jaxpr.debug_info.with_unknown_names(),
     )
     return jax.core.eval_jaxpr(single, (), *inputs.values())
 
@@ -56,7 +60,7 @@ def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda 
         else:
             results = rule(equation, operands)
             if results is None:
-                results = bind(equation, operands)
+                results = bind(jaxpr, equation, operands)
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
