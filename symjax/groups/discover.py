@@ -26,6 +26,9 @@ from symjax.jaxprs import REMATERIALIZATIONS, closed_body, evaluate, inline
 TOLERANCE = 1e-9
 """The largest relative change of the function, in float64, that an element of a symmetry may cause."""
 
+CHECKS = 4
+"""Random parameters, inputs and elements that verify a candidate."""
+
 INLINED = {*REMATERIALIZATIONS, "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 
 
@@ -64,7 +67,7 @@ class Probe:
     def __init__(self, fn, params, x, seed):
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(params)
         self.paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-        self.rng = np.random.default_rng(seed)
+        self.rng, self.signed = np.random.default_rng(seed), True
         self._values = [_wide(leaf) for _, leaf in paths]
         self.real = [_is_real(leaf) for leaf in self._values]
         if not any(self.real):
@@ -115,9 +118,18 @@ class Probe:
 
     def draw(self) -> tuple[list, list]:
         """Random parameters and inputs at the scale of those given."""
-        return [_drawn(self.rng, leaf, spread=0.3) for leaf in self._values], [
-            _drawn(self.rng, leaf, spread=1.0) for leaf in self._data
-        ]
+        data = [leaf + self._noise(leaf) if _is_real(leaf) else leaf for leaf in self._data]
+        return [self._parameter(leaf) if _is_real(leaf) else leaf for leaf in self._values], data
+
+    def _noise(self, leaf):
+        return self.rng.normal(size=leaf.shape) * (float(np.std(leaf)) or 1.0)
+
+    def _parameter(self, leaf):
+        """Vectors without a negative entry, such as variances, stay so; arrays of more dimensions where they must."""
+        if not leaf.size or leaf.min() < 0 or not leaf.max():
+            return leaf + 0.3 * self._noise(leaf)
+        leaf = leaf + 0.3 * np.abs(self.rng.normal(size=leaf.shape))
+        return leaf * self.rng.choice([-1, 1], leaf.shape) if self.signed and leaf.ndim > 1 else leaf
 
     def values(self, params, data) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """The function's outputs, and the values that it names."""
@@ -137,11 +149,15 @@ class Probe:
 
 def _discover(probe: Probe) -> Discovered:
     cells = _cells(probe)
-    products = [probe.products() for _ in range(_draws(cells))]
-    draws = [probe.draw() for _ in range(2)]
-    checks = [(*draw, *probe.values(*draw)) for draw in draws]
-    if not all(np.isfinite(out).all() for check in checks for out in check[2]):
+    for probe.signed in (True, False):
+        checks = [(*draw, *probe.values(*draw)) for draw in (probe.draw() for _ in range(CHECKS))]
+        if all(np.isfinite(out).all() for check in checks for out in check[2]):
+            break
+    else:
         raise InputError("fn: gives NaN or infinite values in float64 near these parameters and inputs")
+    products = [probe.products() for _ in range(_draws(cells))]
+    if not all(np.isfinite(leaf).all() for product in products for leaf in product if leaf is not None):
+        raise InputError("fn: its gradient has NaN or infinite values near these parameters and inputs")
     spaces, at = {}, defaultdict(dict)
     for cell in cells:
         space = None
@@ -184,7 +200,7 @@ def _power_at(name, space, where, images):
     """The power of an element that acts on a named value; None where none does."""
     powers = (1, -1, 0, 2, -2, 3, -3, 4, -4) if where is not None else (0,)
     for power in powers:
-        for matrix, (_, before), (_, after) in images:
+        for matrix, before, after in images:
             expected = before[name]
             if where is not None:
                 expected = space.along(expected, -1, where, matrix, power)
@@ -239,15 +255,17 @@ def _cells(probe: Probe) -> list[Cell]:
     first = np.full(labels.alive.shape, labels.count)
     np.minimum.at(first, labels.classes, np.arange(labels.count))
     places: dict = defaultdict(lambda: defaultdict(list))  # class to {axis of a parameter: positions}
-    reads = {(leaf, c) for leaf, array in labels.reads for c in np.unique(labels.classes[array]).tolist()}
+    reads = defaultdict(set)  # leaf to labels; what is read is known by its own labels, not by those that tie to them
+    for leaf, array in labels.reads:
+        reads[leaf].update(array.ravel().tolist())
     reading = set()
     for leaf, v in enumerate(probe.closed.jaxpr.invars[: len(probe.paths)]):
         for d in range(v.aval.ndim) if probe.real[leaf] else ():
+            if labels.of[v][d] is not None and reads[leaf].intersection(labels.of[v][d].ravel().tolist()):
+                reading.add((leaf, d))
             for index, row in labels.rows(v, d):
                 fixed = {c for b, i in index.items() for _, other in labels.rows(v, b)[:1] for c in [int(other[i])]}
                 _place(labels, places, row, fixed, (leaf, d, tuple(index.items())))
-                if any((leaf, c) in reads for c in row.tolist()):
-                    reading.add((leaf, d, tuple(index.items())))
     located = {}
     for name, v in probe.points.items():
         rows_at = labels.rows(v, v.aval.ndim - 1) if v.aval.ndim else []
@@ -272,7 +290,7 @@ def _cells(probe: Probe) -> list[Cell]:
             name: _where([[p for key in sorted(found[c]) for p in found[c][key]] for c in classes]) if any(c in found for c in classes) else None
             for name, found in located.items()
         }
-        cell = Cell(len(classes), axes, [key[:3] in reading for key in keys], points)
+        cell = Cell(len(classes), axes, [key[:2] in reading for key in keys], points)
         cell.leaves = [key[0] for key in keys]
         cell.start = (probe.order[keys[0][0]], first[classes[0]])
         whose.update({c: (cell, i) for i, c in enumerate(classes)})
@@ -447,15 +465,6 @@ def _wide(leaf):
     return np.asarray(leaf, np.float64) if _is_real(leaf) else leaf
 
 
-def _drawn(rng, leaf, spread):
-    """Random numbers around a leaf, which stay positive where it is."""
-    if not _is_real(leaf):
-        return leaf
-    noise, scale = rng.normal(size=leaf.shape), float(np.std(leaf)) or 1.0
-    positive = spread < 1 and leaf.size and leaf.min() >= 0
-    return leaf + (spread * np.abs(noise) if positive else spread * scale * noise)
-
-
 def _in_float64(equation, values):
     """Evaluates one equation in float64 throughout: conversions to narrower floats are left out."""
     name, params = equation.primitive.name, dict(equation.params)
@@ -468,14 +477,15 @@ def _in_float64(equation, values):
     if not any(_is_real(value) for value in values):
         return None
     if any("jaxpr" in key or key == "branches" for key in params):  # loops and branches keep the types they have
-        values = [jnp.asarray(value, atom.aval.dtype) for value, atom in zip(values, equation.invars, strict=True)]
-        functions, params = equation.primitive.get_bind_params(params)
+        dtypes = [atom.aval.dtype for atom in equation.invars]
+        if dtypes == [jnp.result_type(value) for value in values]:
+            return None
+        values = list(map(jnp.asarray, values, dtypes))
     else:
         values = [jnp.asarray(value, np.float64) if _is_real(value) else value for value in values]
-        functions = ()
         if jnp.issubdtype(params.get("preferred_element_type") or np.int32, jnp.floating):
             params["preferred_element_type"] = np.dtype(np.float64)
-    results = equation.primitive.bind(*functions, *values, **params)
+    results = equation.primitive.bind(*values, **params)
     return results if equation.primitive.multiple_results else [results]
 
 
