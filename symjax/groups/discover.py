@@ -26,6 +26,9 @@ from symjax.jaxprs import REMATERIALIZATIONS, closed_body, evaluate, inline
 TOLERANCE = 1e-9
 """The largest relative change of the function, in float64, that an element of a symmetry may cause."""
 
+BLUR = 1e-4
+"""Errors of exponents from a null space; those that are proposed are integer, and verified."""
+
 CHECKS = 4
 """Random parameters, inputs and elements that verify a candidate."""
 
@@ -283,11 +286,12 @@ def _cells(probe: Probe) -> list[Cell]:
         if any(where is None for where in wheres) or any(places[c].keys() != set(keys) for c in classes):
             continue
         axes = [
-            Axis(probe.paths[leaf], d, index, where, 0)
-            for (leaf, d, index, _), where in zip(keys, wheres, strict=True)
+            Axis(probe.paths[leaf], d, index, where, 0) for (leaf, d, index, _), where in zip(keys, wheres, strict=True)
         ]
         points = {
-            name: _where([[p for key in sorted(found[c]) for p in found[c][key]] for c in classes]) if any(c in found for c in classes) else None
+            name: _where([[p for key in sorted(found[c]) for p in found[c][key]] for c in classes])
+            if any(c in found for c in classes)
+            else None
             for name, found in located.items()
         }
         cell = Cell(len(classes), axes, [key[:2] in reading for key in keys], points)
@@ -425,29 +429,33 @@ def _at_channels(axis: Axis, product) -> np.ndarray:
 
 
 def _sparsest(basis, pinned):
-    """The combination of columns with `pinned @ z = -1` and the least sum of absolute values."""
-    axes, k = basis.shape
-    if np.linalg.norm(pinned @ np.linalg.lstsq(pinned, -np.ones(len(pinned)))[0] + 1) > 1e-6:
+    """The combination of columns with `pinned @ z = -1` and the least sum of absolute values; None without any."""
+    left, values, right = np.linalg.svd(pinned)
+    rank = int((values > BLUR * max(values[0], BLUR)).sum())
+    start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(pinned))
+    if not rank or np.abs(pinned @ start + 1).max() > BLUR:
         return None
+    start, free = basis @ start, basis @ right[rank:].T
+    axes, k = free.shape
+    if not k:
+        return start
     one = np.eye(axes)
     result = linprog(
         np.r_[np.zeros(k), np.ones(axes)],
-        A_ub=np.block([[basis, -one], [-basis, -one]]),
-        b_ub=np.zeros(2 * axes),
-        A_eq=np.c_[pinned, np.zeros((len(pinned), axes))],
-        b_eq=-np.ones(len(pinned)),
+        A_ub=np.block([[free, -one], [-free, -one]]),
+        b_ub=np.r_[-start, start],
         bounds=[(None, None)] * k + [(0, None)] * axes,
     )
-    return basis @ result.x[:k] if result.status == 0 else None
+    return start + free @ result.x[:k] if result.status == 0 else None
 
 
 def _integers(vector) -> list:
     """The smallest multiple that is integer, where there is one of small numbers; else the numbers as they are."""
-    unit = np.abs(vector[np.abs(vector) > 1e-6]).min(initial=np.inf)
+    unit = np.abs(vector[np.abs(vector) > BLUR]).min(initial=np.inf)
     vector = vector / unit
     for multiple in range(1, 7):
         scaled = vector * multiple
-        if np.abs(scaled - np.round(scaled)).max() < 1e-5:
+        if np.abs(scaled - np.round(scaled)).max() < BLUR:
             return [int(e) for e in np.round(scaled)]
     return [float(Fraction(float(e)).limit_denominator(10**6)) for e in vector]
 

@@ -142,9 +142,7 @@ class Discovered:
                 full = None
                 for name, axis in acting:
                     if (name, axis.exponent) not in powers:
-                        powers[name, axis.exponent] = _power(
-                            element[name], axis.exponent, self._group(name).monomial
-                        )
+                        powers[name, axis.exponent] = _power(element[name], axis.exponent, self._group(name).monomial)
                     if (block := powers[name, axis.exponent]) is not None:
                         full = _embedded(full, leaves[path].shape[d], axis.where, block)
                 if full is not None:
@@ -178,7 +176,9 @@ class Discovered:
 
     def _point(self, point: str) -> dict:
         if point not in self.points:
-            raise InputError(f"point: {point!r} is not named by the function; known: {', '.join(self.points) or 'none'}")
+            raise InputError(
+                f"point: {point!r} is not named by the function; known: {', '.join(self.points) or 'none'}"
+            )
         return self._at.get(point, {})
 
     def _group(self, name):

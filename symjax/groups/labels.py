@@ -46,7 +46,9 @@ class Labels:
         for leaf, v in enumerate(jaxpr.invars):
             self._origin[v] = leaf if leaf < leaves else None
             deep = [d for d in range(v.aval.ndim) if (leaf, d) in batched]
-            ids = [self.fresh(v.aval.shape, d, [b for b in deep if b != d and d not in deep]) for d in range(v.aval.ndim)]
+            ids = [
+                self.fresh(v.aval.shape, d, [b for b in deep if b != d and d not in deep]) for d in range(v.aval.ndim)
+            ]
             for d, array in enumerate(ids):
                 self.nested += [
                     np.broadcast_arrays(array, ids[b])
@@ -145,7 +147,9 @@ class Labels:
         if name == "conv_general_dilated":
             return [self._convolution(equation)]
         if name == "broadcast_in_dim":
-            return [self._filled(self.einsum([(self._ids(ins[0]), params["broadcast_dimensions"])], range(rank)), shape)]
+            return [
+                self._filled(self.einsum([(self._ids(ins[0]), params["broadcast_dimensions"])], range(rank)), shape)
+            ]
         if name == "transpose":
             return [self.einsum([(self._ids(ins[0]), range(rank))], params["permutation"])]
         if name == "squeeze" or name in REDUCTIONS:
@@ -207,7 +211,7 @@ class Labels:
         lhs, rhs, out = (equation.params["dimension_numbers"][i] for i in range(3))
         arrays, groups = [self._ids(image), self._ids(kernel)], equation.params["feature_group_count"]
         depthwise = groups > 1 and groups == image.aval.shape[lhs[1]] == kernel.aval.shape[rhs[0]]
-        if groups > 1 and not depthwise or equation.params["batch_group_count"] > 1:
+        if (groups > 1 and not depthwise) or equation.params["batch_group_count"] > 1:
             for ids in arrays:
                 self.freeze(ids)
             return self.freeze(self.fresh_all(equation.outvars[0]))
@@ -261,7 +265,9 @@ class Labels:
                 result.append(None)
             elif d == at:
                 common = np.broadcast_shapes(*(np.take(array, [0], at).shape for array in arrays))
-                wide = [np.broadcast_to(a, [a.shape[i] if i == at else n for i, n in enumerate(common)]) for a in arrays]
+                wide = [
+                    np.broadcast_to(a, [a.shape[i] if i == at else n for i, n in enumerate(common)]) for a in arrays
+                ]
                 result.append(np.concatenate(wide, at))
             else:
                 arrays = [self.squeezed(array, [at], keep=True) for array in arrays]
