@@ -1,5 +1,7 @@
 """Symmetries that are found from the jaxpr alone, against the known ones of planted networks and of every model."""
 
+import doctest
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,12 +11,13 @@ from jax.ad_checkpoint import checkpoint_name
 from test_models import drawn
 
 from symjax.errors import InputError
-from symjax.groups import GROUPS, INTERTWINERS, Symmetry, discover, labels
+from symjax.groups import GROUPS, INTERTWINERS, Symmetry, discover
+from symjax.groups.discovery import labels, search
 from symjax.jaxprs import evaluate
 from symjax.models import MODELS, Member, create
 
 KEY = jax.random.key(3)
-QUICK = ("mcnn", "mcnn_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct2_sine")
+QUICK = ("mcnn", "resnet20", "resnet18", "cct2")
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS if name != "resnet1202"]
 
 
@@ -362,3 +365,7 @@ def test_what_callers_may_get_wrong():
         with pytest.raises(InputError, match=message):
             call()
     assert not symmetry.contains({"before": -np.eye(6)}) and symmetry.contains({"before": 2 * np.eye(6)})
+
+
+def test_the_example_of_the_docstring():
+    assert doctest.testmod(search).attempted and not doctest.testmod(search).failed
