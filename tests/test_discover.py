@@ -1,6 +1,8 @@
 """Symmetries that are found from the jaxpr alone, against the known ones of planted networks and of every model."""
 
 import doctest
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -369,3 +371,10 @@ def test_what_callers_may_get_wrong():
 
 def test_the_example_of_the_docstring():
     assert doctest.testmod(search).attempted and not doctest.testmod(search).failed
+
+
+def test_the_example_of_the_page(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "discovery.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL).groups()
+    exec(code, {})
+    assert capsys.readouterr().out == printed
