@@ -77,9 +77,10 @@ def test_groups_are_groups(name):
 def test_groups_contain_each_other_as_they_should():
     within = {name: {other for other in GROUPS if GROUPS[other].contains(sampled(name))} for name in GROUPS}
     assert within["permutation"] == set(GROUPS)
-    assert within["signed_permutation"] == {"signed_permutation", "monomial", "general_linear"}
+    assert within["signed_permutation"] == {"signed_permutation", "monomial", "orthogonal", "general_linear"}
     assert within["positive_monomial"] == {"positive_monomial", "monomial", "general_linear"}
     assert within["monomial"] == {"monomial", "general_linear"}
+    assert within["orthogonal"] == {"orthogonal", "general_linear"}
     assert within["general_linear"] == {"general_linear"}
     assert not GROUPS["permutation"].contains(sampled("permutation") * 1.001)
     assert GROUPS["permutation"].contains(sampled("permutation") + 1e-9)

@@ -4,8 +4,7 @@ Godfrey et al. 2022 (arXiv 2205.14258), section 3.
 """
 
 from symjax.groups.decide import Decision, is_intertwiner
-from symjax.groups.discover import discover
-from symjax.groups.discovered import Axis, Discovered, Space
+from symjax.groups.discovery import Axis, Discovered, Space, discover
 from symjax.groups.homogeneity import GELU_SLOPE, homogeneity_defect
 from symjax.groups.matrix_groups import GROUPS, MatrixGroup
 from symjax.groups.table import INTERTWINERS, Intertwiner, polynomial

@@ -21,9 +21,10 @@ class MatrixGroup:
     Attributes:
       name: its name in `GROUPS`.
       about: what its elements are, in a few words.
-      draw: from a key, a number and a dtype, the non-zero entries of a random element; None for the general linear
-        group.
-      allowed: from an array of non-zero entries, which of them an element may have, within a tolerance.
+      draw: from a key, a number and a dtype, the non-zero entries of a random element; None for the orthogonal and the
+        general linear group.
+      allowed: from an array of non-zero entries, which of them an element may have, within a tolerance; for a group
+        without `draw` from a matrix, whether it is an element.
     """
 
     name: str
@@ -45,11 +46,13 @@ class MatrixGroup:
 
         Positive entries are exp(z) / exp(1/2) with z standard normal, of mean 1 (Godfrey et al. 2022, section 4),
         signs are fair. An element of the general linear group is O_1 diag(u) O_2 with Haar orthogonal O and u uniform
-        in [1/2, 2], so its condition number is 4 at most.
+        in [1/2, 2], so its condition number is 4 at most; of the orthogonal group O_1, which is Haar distributed.
         """
         dtype = jnp.result_type(float)
         first, second, third = jax.random.split(key, 3)
         if not self.monomial:
+            if self.name == "orthogonal":
+                return jax.random.orthogonal(first, size, dtype=dtype)
             spectrum = jax.random.uniform(third, (size,), dtype, 0.5, 2.0)
             left, right = (jax.random.orthogonal(key, size, dtype=dtype) for key in (first, second))
             return jnp.matmul(left * spectrum, right, precision="highest")
@@ -66,7 +69,7 @@ class MatrixGroup:
         """
         matrix = real_matrix(matrix)
         if not self.monomial:
-            return bool(np.linalg.cond(matrix) < 1 / tolerance)
+            return bool(self.allowed(matrix, tolerance))
         largest = np.abs(matrix).max(initial=0)
         there = np.abs(matrix) > tolerance * largest
         if not (there.sum(axis=0) == 1).all() or not (there.sum(axis=1) == 1).all():
@@ -136,7 +139,8 @@ GROUPS = {
         MatrixGroup("signed_permutation", "P D, D = ±1", _signs, lambda d, tol: np.abs(np.abs(d) - 1) <= tol),
         MatrixGroup("positive_monomial", "P D, D > 0", _positive, lambda d, tol: d > 0),
         MatrixGroup("monomial", "P D, D ≠ 0", _nonzero, lambda d, tol: d != 0),
-        MatrixGroup("general_linear", "GL(n)", None, lambda d, tol: np.ones(d.shape, bool)),
+        MatrixGroup("orthogonal", "O(n)", None, lambda a, tol: np.abs(a @ a.T - np.eye(len(a))).max() <= tol),
+        MatrixGroup("general_linear", "GL(n)", None, lambda a, tol: np.linalg.cond(a) < 1 / tol),
     )
 }
-"""Every group by name, from the smallest to the largest; the second and third do not contain each other."""
+"""Every group by name. All contain the permutations and are contained in the general linear group."""

@@ -1,0 +1,88 @@
+"""Powers of a channel's factor by which its parameters can be scaled: a null space of gradients."""
+
+from fractions import Fraction
+
+import numpy as np
+from scipy.optimize import linprog
+
+from symjax.groups.discovery.action import Axis
+from symjax.groups.discovery.cells import Cell
+
+BLUR = 1e-4
+"""Errors of exponents from a null space; those that are proposed are integer, and verified."""
+
+
+def gradients_needed(cells) -> int:
+    """How many gradients give each space more equations than exponents."""
+    return max((-(-(len(cell.axes) + 4) // cell.size) + 3 for cell in cells if not cell.families), default=0)
+
+
+def exponents_of(cell: Cell, products) -> list | None:
+    """The exponents e of a scaling of channels: Σ e_axis <gradient, parameters at the channel on that axis> = 0.
+
+    Where there are several, those with -1 on all axes that read the channels and the least sum of |e|: through a batch
+    norm the affine parameters are scaled, and neither kernel nor statistics.
+    """
+    pairs = list(zip(cell.axes, cell.leaves, strict=True))
+    rows = np.concatenate([np.stack([_at_channels(axis, p[leaf]) for axis, leaf in pairs], 1) for p in products])
+    largest = np.abs(rows).max(axis=1, keepdims=True)
+    rows = rows / np.where(largest > 0, largest, 1)
+    norms = np.linalg.norm(rows, axis=0)
+    live = norms > 1e-11 * norms.max(initial=0)
+    if live.sum() < 2:
+        return None
+    rows, norms = rows[:, live], norms[live]
+    _, values, vectors = np.linalg.svd(rows / norms)
+    basis = (vectors[(values > 1e-9 * values[0]).sum() :] / norms).T  # (axes, dimensions)
+    if not basis.shape[1]:
+        return None
+    basis = np.linalg.qr(basis)[0]
+    reads = np.array(cell.reads)[live]
+    for pinned in [basis[reads]] if reads.any() else [-basis[[i]] for i in range(len(basis))]:
+        vector = _sparsest(basis, pinned)
+        if vector is not None:
+            full = np.zeros(len(live))
+            full[live] = vector
+            return _integers(full)
+    return None
+
+
+def _at_channels(axis: Axis, product) -> np.ndarray:
+    """Sums of a leaf's entries at each channel."""
+    product = np.moveaxis(product, axis.axis, -1)
+    index = [slice(None)] * product.ndim
+    for d, i in axis.index:
+        index[d - (d > axis.axis)] = i
+    return product[tuple(index)].reshape(-1, product.shape[-1]).sum(0)[axis.where].sum(1)
+
+
+def _sparsest(basis, pinned):
+    """The combination of columns with `pinned @ z = -1` and the least sum of absolute values; None without any."""
+    left, values, right = np.linalg.svd(pinned)
+    rank = int((values > BLUR * max(values[0], BLUR)).sum())
+    start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(pinned))
+    if not rank or np.abs(pinned @ start + 1).max() > BLUR:
+        return None
+    start, free = basis @ start, basis @ right[rank:].T
+    axes, k = free.shape
+    if not k:
+        return start
+    one = np.eye(axes)
+    result = linprog(
+        np.r_[np.zeros(k), np.ones(axes)],
+        A_ub=np.block([[free, -one], [-free, -one]]),
+        b_ub=np.r_[-start, start],
+        bounds=[(None, None)] * k + [(0, None)] * axes,
+    )
+    return start + free @ result.x[:k] if result.status == 0 else None
+
+
+def _integers(vector) -> list:
+    """The smallest multiple that is integer, where there is one of small numbers; else the numbers as they are."""
+    unit = np.abs(vector[np.abs(vector) > BLUR]).min(initial=np.inf)
+    vector = vector / unit
+    for multiple in range(1, 7):
+        scaled = vector * multiple
+        if np.abs(scaled - np.round(scaled)).max() < BLUR:
+            return [int(e) for e in np.round(scaled)]
+    return [float(Fraction(float(e)).limit_denominator(10**6)) for e in vector]

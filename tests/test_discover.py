@@ -1,0 +1,380 @@
+"""Symmetries that are found from the jaxpr alone, against the known ones of planted networks and of every model."""
+
+import doctest
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from test_models import drawn
+
+from symjax.errors import InputError
+from symjax.groups import GROUPS, INTERTWINERS, Symmetry, discover
+from symjax.groups.discovery import labels, search
+from symjax.jaxprs import evaluate
+from symjax.models import MODELS, Member, create
+
+KEY = jax.random.key(3)
+QUICK = ("mcnn", "resnet20", "resnet18", "cct2")
+NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS if name != "resnet1202"]
+
+
+# --- against the hand-written wiring, as long as there is one ---
+
+
+def positions_of(space, wiring, shapes):
+    """(path, axis, position) triples of a space that is written by hand."""
+    numbers = range(space.first, space.first + space.size)
+    return {
+        (path, axis.axis % len(shapes[path]), position)
+        for path, axes in wiring.axes.items()
+        if path in shapes
+        for axis in axes
+        for position in np.flatnonzero(np.isin(axis.channels, numbers)).tolist()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_space_that_is_wired_by_hand_is_found(name):
+    """The same positions on the same axes, in the same order, in at least the same group; and the function stays."""
+    width = 12 if name.startswith("cct") else 4
+    network = create(name, width=width, image_size=8 if name.startswith("cct") else 16, classes=3)
+    member = drawn(network)
+    x = jnp.ones((1, 8, 8, 3) if name.startswith("cct") else (1, 16, 16, 3))
+    symmetry = discover(lambda member, x: network.logits(Member(*member), x)[0], tuple(member), x)
+    assert all(space.verified for space in symmetry.spaces.values())
+    discovered = {}
+    for space in symmetry.spaces.values():
+        places = {
+            (tuple(int(p) if p.isdecimal() else p for p in axis.path.split("/")[1:]), axis.axis, position)
+            for axis in space.axes
+            for position in axis.where.ravel().tolist()
+        }
+        discovered.setdefault(frozenset(places), space)
+    leaves = [leaf for kind in member for leaf in jax.tree.leaves_with_path(kind)]
+    shapes = {tuple(getattr(p, "idx", getattr(p, "key", None)) for p in path): leaf.shape for path, leaf in leaves}
+    old = Symmetry(network)
+    with jax.enable_x64(True):
+        for wired in network.wiring.spaces.values():
+            if wired.size == 1 and old.row(wired.name).group.name == "permutation":
+                continue
+            space = discovered[frozenset(positions_of(wired, network.wiring, shapes))]
+            assert space.size == wired.size
+            matrix = np.asarray(old.row(wired.name).group.sample(KEY, wired.size))
+            assert GROUPS[space.group].contains(matrix)
+            wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), member)
+            moved = old.act(wide, {wired.name: matrix}), Member(*symmetry.act(tuple(wide), {space.name: matrix}))
+            if wired.kind != "permutation":  # there a norm's affine parameters may carry a scale, too
+                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), *moved)
+
+
+# --- planted networks ---
+
+
+def drawn_params(**shapes):
+    generator = np.random.default_rng(0)
+    return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+INPUTS = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+LAYERS = drawn_params(w=(4, 6), b=(6,), v=(6, 3))
+
+
+def two_layers(activation):
+    def fn(params, x):
+        before = checkpoint_name(x @ params["w"] + params["b"], "before")
+        return checkpoint_name(activation(before), "after") @ params["v"]
+
+    return fn
+
+
+def wide(tree):
+    real = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)  # noqa: E731
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if real(leaf) else leaf, tree)
+
+
+def named_values(fn, params, x):
+    """The outputs, and every value that the function names."""
+    named = {}
+
+    def keep(equation, operands):
+        if equation.primitive.name == "name":
+            named[equation.params["name"]] = np.asarray(operands[0])
+
+    return evaluate(jax.make_jaxpr(fn)(params, x), jax.tree.leaves((params, x)), keep), named
+
+
+def close(actual, expected, tolerance=1e-10):
+    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+def on_host(element):
+    """In NumPy, for which nothing compiles."""
+    return jax.tree.map(np.asarray, element)
+
+
+def check(symmetry, fn, params, x):
+    """The function stays, every space moves parameters, named values move by `at`, and the action is a group's."""
+    with jax.enable_x64(True):
+        params, x = wide(params), wide(x)
+        first, then = on_host(symmetry.sample(KEY)), on_host(symmetry.sample(jax.random.key(8)))
+        assert first.keys() == {name for name, space in symmetry.spaces.items() if space.verified}
+        assert symmetry.contains(first)
+        moved = symmetry.act(params, first)
+        (before, values), (after, images) = named_values(fn, params, x), named_values(fn, moved, x)
+        close(after, before)
+        for name, value in values.items():
+            close(images[name], value @ np.asarray(symmetry.at(name, first)).T)
+        for name, matrix in first.items():
+            alone = symmetry.act(params, {name: matrix})
+            assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (alone, params)), strict=True))
+        close(symmetry.act(params, on_host(symmetry.compose(first, then))), symmetry.act(moved, then))
+        close(symmetry.act(moved, on_host(symmetry.inverse(first))), params)
+
+
+def groups_of(symmetry):
+    assert all(space.verified for space in symmetry.spaces.values())
+    return {name: (space.size, space.group) for name, space in symmetry.spaces.items()}
+
+
+@pytest.mark.parametrize("name", [name for name, row in INTERTWINERS.items() if row.offset is None])
+def test_two_layers_have_the_group_of_their_activation(name):
+    row, fn = INTERTWINERS[name], two_layers(INTERTWINERS[name].activation)
+    symmetry = discover(fn, LAYERS, INPUTS)
+    assert groups_of(symmetry) == {"before": (6, row.group.name)}
+    check(symmetry, fn, LAYERS, INPUTS)
+    with jax.enable_x64(True):
+        element = symmetry.sample(KEY)
+        np.testing.assert_allclose(symmetry.at("before", element), element["before"], rtol=1e-12)
+        np.testing.assert_allclose(symmetry.at("after", element), row.phi(element["before"]), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("activation", "group"),
+    [
+        (jax.nn.softplus, "permutation"),
+        (jax.nn.silu, "permutation"),
+        (lambda x: jax.nn.gelu(x, approximate=True), "permutation"),
+        (jnp.tanh, "signed_permutation"),
+        (jnp.abs, "positive_monomial"),  # and signs, which go another power than sizes
+        (lambda x: jnp.clip(x, -1, 1), "signed_permutation"),
+    ],
+)
+def test_no_more_than_the_group_of_an_activation(activation, group):
+    symmetry = discover(two_layers(activation), LAYERS, INPUTS)
+    assert groups_of(symmetry) == {"before": (6, group)}
+    assert not symmetry.contains({"before": np.diag([1.0, 2, 3, 4, 5, 6]) @ np.ones((6, 6))})
+
+
+def test_residual_blocks_share_a_stream():
+    params = drawn_params(enter=(4, 6), a=(6, 5), b=(5, 6), c=(6, 7), d=(7, 6), leave=(6, 3))
+
+    def fn(p, x):
+        x = checkpoint_name(jax.nn.relu(x @ p["enter"]), "stream")
+        x = jax.nn.relu(x + checkpoint_name(jax.nn.relu(x @ p["a"]), "inner") @ p["b"])
+        return (x + jnp.tanh(x @ p["c"]) @ p["d"]) @ p["leave"]
+
+    symmetry = discover(fn, params, INPUTS)
+    expected = {"stream": (6, "positive_monomial"), "inner": (5, "positive_monomial"), "c": (7, "signed_permutation")}
+    assert groups_of(symmetry) == expected
+    assert symmetry.spaces_at("inner") == ("inner",) and symmetry.spaces_at("stream") == ("stream",)
+    exponents = {axis.path: axis.exponent for axis in symmetry.spaces["stream"].axes}
+    assert exponents == {"enter": 1, "a": -1, "b": 1, "c": -1, "d": 1, "leave": -1}
+    check(symmetry, fn, params, INPUTS)
+
+
+def test_tied_embeddings_of_tokens_turn_by_rotations_alone():
+    """The table is looked up and reads the stream: A and its inverse transposed have to be one."""
+    params, tokens = drawn_params(table=(11, 6), a=(6, 8), b=(8, 6)), np.array([[1, 2, 3], [4, 0, 10]])
+
+    def fn(p, tokens):
+        x = p["table"][tokens]
+        return (x + jax.nn.gelu(x @ p["a"]) @ p["b"]) @ p["table"].T
+
+    symmetry = discover(fn, params, tokens)
+    assert groups_of(symmetry) == {"table": (6, "orthogonal"), "a": (8, "permutation")}
+    check(symmetry, fn, params, tokens)
+
+
+def standardized(x, centred=True):
+    x = x - x.mean(-1, keepdims=True) if centred else x
+    return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+
+
+def transformer(p, tokens, fused=False):
+    x = p["table"][tokens] + p["positions"]
+    examples, length, _ = x.shape
+    z = standardized(x) * p["scale"] + p["bias"]
+    split = lambda y, *parts: y.reshape(examples, length, *parts, 2, 3)  # noqa: E731
+    q, k, v = jnp.moveaxis(split(z @ p["qkv"], 3), 2, 0) if fused else (split(z @ p[name]) for name in "qkv")
+    scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), jnp.einsum("nqhc,nkhc->nhqk", q, k), -1e9)
+    attended = jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(scores), v)
+    x = checkpoint_name(x + attended.reshape(examples, length, 6) @ p["out"], "stream")
+    x = x + checkpoint_name(jax.nn.gelu(standardized(x) @ p["up"]), "hidden") @ p["down"]
+    return x @ p["head"]
+
+
+SHAPES = {"table": (11, 8), "positions": (5, 8), "scale": (8,), "bias": (8,), "out": (6, 8), "up": (8, 9)}
+SHAPES |= {"down": (9, 8), "head": (8, 4)}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_transformers(fused):
+    """Heads are permuted, each has a matrix for queries and keys and one for values; parts move with their heads."""
+    inner = {"qkv": (8, 18)} if fused else {"q": (8, 6), "k": (8, 6), "v": (8, 6)}
+    params, tokens = drawn_params(**SHAPES, **inner), np.random.default_rng(0).integers(0, 11, (2, 5))
+    fn = lambda p, tokens: transformer(p, tokens, fused)  # noqa: E731
+    symmetry = discover(fn, params, tokens)
+    groups = groups_of(symmetry)
+    assert groups.pop("stream") == (8, "permutation") and groups.pop("hidden") == (9, "permutation")
+    heads = next(name for name, space in symmetry.spaces.items() if space.families)
+    assert groups.pop(heads) == (2, "permutation") and "heads" in heads
+    assert list(groups.values()) == [(3, "general_linear")] * 4
+    check(symmetry, fn, params, tokens)
+
+
+def test_rotations_pass_a_norm_without_scale():
+    params = drawn_params(enter=(4, 6), a=(6, 5), b=(5, 6), leave=(6, 3))
+
+    def fn(p, x):
+        x = x @ p["enter"]
+        x = x + jax.nn.relu(standardized(x, centred=False) @ p["a"]) @ p["b"]
+        return standardized(x, centred=False) @ p["leave"]
+
+    symmetry = discover(fn, params, INPUTS)
+    assert groups_of(symmetry) == {"enter": (6, "orthogonal"), "a": (5, "positive_monomial")}
+    check(symmetry, fn, params, INPUTS)
+
+
+def test_layer_norm_carries_scales_in_its_affine_parameters():
+    params = LAYERS | drawn_params(scale=(6,), bias=(6,))
+
+    def fn(p, x):
+        return jax.nn.relu(standardized(x @ p["w"] + p["b"]) * p["scale"] + p["bias"]) @ p["v"]
+
+    symmetry = discover(fn, params, INPUTS)
+    assert groups_of(symmetry) == {"w": (6, "positive_monomial")}
+    exponents = {axis.path: axis.exponent for axis in symmetry.spaces["w"].axes}
+    assert exponents == {"w": 0, "b": 0, "scale": 1, "bias": 1, "v": -1}
+    check(symmetry, fn, params, INPUTS)
+
+
+class ConvNet(nnx.Module):
+    """As its user would write it: padding, batch norm, a convolution for each channel, a shortcut padded with zeros."""
+
+    def __init__(self, rngs):
+        self.conv1, self.norm = nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+        self.conv2 = nnx.Conv(4, 6, (3, 3), strides=2, rngs=rngs)
+        self.each = nnx.Conv(6, 6, (3, 3), feature_group_count=6, rngs=rngs)
+        self.dense, self.head = nnx.Linear(54, 5, rngs=rngs), nnx.Linear(5, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = checkpoint_name(nnx.relu(self.norm(self.conv1(x))), "narrow")
+        short = jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (1, 1)))
+        x = checkpoint_name(nnx.relu(self.conv2(x) + short), "wide")
+        x = checkpoint_name(nnx.relu(self.each(x)).reshape(len(x), -1), "flat")
+        return self.head(nnx.relu(self.dense(x)))
+
+
+def test_stock_layers_of_flax():
+    module = ConvNet(nnx.Rngs(0))
+    module.eval()
+    graph, state = nnx.split(module)
+    fn, images = lambda state, x: nnx.merge(graph, state)(x), np.ones((1, 6, 6, 3), np.float32)
+    symmetry = discover(fn, state, images)
+    sizes = {"narrow": 4, "wide": 2, "dense/kernel": 5}
+    assert groups_of(symmetry) == {name: (size, "positive_monomial") for name, size in sizes.items()}
+    assert symmetry.spaces_at("wide") == ("narrow", "wide") == symmetry.spaces_at("flat")
+    exponents = {axis.path.removesuffix("/value"): axis.exponent for axis in symmetry.spaces["narrow"].axes}
+    assert exponents["norm/scale"] == exponents["norm/bias"] == 1
+    assert exponents["conv1/kernel"] == exponents["norm/mean"] == exponents["norm/var"] == 0
+    check(symmetry, fn, state, images)
+
+
+def test_concatenated_and_shared_channels():
+    params = drawn_params(a=(4, 5), b=(5, 6), c=(11, 3))
+
+    def fn(p, x):
+        x = jax.nn.relu(x @ p["a"])
+        return checkpoint_name(jnp.concatenate([x, jax.nn.relu(x @ p["b"])], -1), "both") @ p["c"]
+
+    symmetry = discover(fn, params, INPUTS)
+    assert groups_of(symmetry) == {"both": (5, "positive_monomial"), "b": (6, "positive_monomial")}
+    assert symmetry.spaces_at("both") == ("both", "b")
+    check(symmetry, fn, params, INPUTS)
+
+
+def test_casts_to_float32_are_widened():
+    def fn(p, x):
+        hidden = jax.jit(jax.nn.relu)(x.astype(jnp.float32) @ p["w"].astype(jnp.float32) + 1.5)
+        return jax.checkpoint(lambda h: (h * np.float32(0.3)) @ p["v"].astype(jnp.bfloat16))(hidden)
+
+    assert groups_of(discover(fn, {"w": LAYERS["w"], "v": LAYERS["v"]}, INPUTS)) == {"w": (6, "permutation")}
+
+
+def test_channels_inside_loops_stay():
+    def fn(p, x):
+        x, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), jax.nn.relu(x @ p["a"]) @ p["b"], p["loop"])
+        return x @ p["v"]
+
+    params = drawn_params(a=(4, 5), b=(5, 6), loop=(2, 6, 6), v=(6, 3))
+    symmetry = discover(fn, params, INPUTS)
+    assert groups_of(symmetry) == {"a": (5, "positive_monomial")}
+
+
+def test_spaces_that_labels_propose_wrongly_are_not_verified(monkeypatch):
+    """An operation whose labels are wrong: what verification rejects is reported, and never acted with."""
+    monkeypatch.setattr(labels, "ELEMENTWISE", labels.ELEMENTWISE | {"cumsum"})
+    symmetry = discover(two_layers(lambda x: jnp.cumsum(x, -1)), LAYERS, INPUTS)
+    assert not symmetry.spaces["before"].verified and symmetry.sample(KEY) == {}
+    assert "not verified" in repr(symmetry)
+    with pytest.raises(InputError, match="before is not verified"):
+        symmetry.act(LAYERS, {"before": np.eye(6)})
+
+
+def test_under_jit_and_vmap():
+    fn = two_layers(jax.nn.relu)
+    symmetry = discover(fn, LAYERS, INPUTS)
+    members = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), LAYERS)
+    elements = jax.jit(jax.vmap(symmetry.sample))(jax.random.split(KEY, 2))
+    moved = jax.jit(jax.vmap(symmetry.act))(members, elements)
+    alone = symmetry.act(jax.tree.map(lambda leaf: leaf[1], members), {"before": elements["before"][1]})
+    close(jax.tree.map(lambda leaf: leaf[1], moved), alone, 1e-6)
+    assert jax.tree.map(lambda leaf: leaf.dtype, moved) == jax.tree.map(lambda leaf: leaf.dtype, members)
+    kept = symmetry.act(LAYERS, {"before": np.asarray(elements["before"][0])})
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in kept.values())
+
+
+def test_what_callers_may_get_wrong():
+    fn = two_layers(jax.nn.relu)
+    symmetry = discover(fn, LAYERS, INPUTS)
+    for call, message in (
+        (lambda: symmetry.act(LAYERS, {"relu9": np.eye(6)}), "'relu9' is not a space; known: before"),
+        (lambda: symmetry.act(LAYERS, {"before": np.eye(5)}), r"before has shape \(5, 5\), expected \(6, 6\)"),
+        (lambda: symmetry.act({"w": LAYERS["w"]}, {}), "params: has another structure"),
+        (lambda: symmetry.act(LAYERS | {"b": np.ones(7)}, {}), "params: has another structure or other shapes"),
+        (lambda: symmetry.sample(KEY, ["nothing"]), "'nothing' is not a space"),
+        (lambda: symmetry.at("middle", {}), "'middle' is not named by the function; known: before, after"),
+        (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: has no floating-point"),
+        (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: gives no floating-point"),
+        (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: gives NaN"),
+    ):
+        with pytest.raises(InputError, match=message):
+            call()
+    assert not symmetry.contains({"before": -np.eye(6)}) and symmetry.contains({"before": 2 * np.eye(6)})
+
+
+def test_the_example_of_the_docstring():
+    assert doctest.testmod(search).attempted and not doctest.testmod(search).failed
+
+
+def test_the_example_of_the_page(capsys):
+    page = (Path(__file__).parents[1] / "docs" / "discovery.md").read_text(encoding="utf-8")
+    code, printed = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL).groups()
+    exec(code, {})
+    assert capsys.readouterr().out == printed
