@@ -533,13 +533,13 @@ def test_accuracy_counts_examples(sweep):
     count = jax.jit(lambda batch: evaluate.batch_scores(plan, pair, stitches, stats, batch, dataset.mean, dataset.std))
     for mask, right in (([1, 1, 1, 1, 1, 1], 5), ([1, 1, 1, 0, 0, 0], 2), ([1, 0, 0, 0, 0, 0], 1)):
         (found,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
-        assert found.right.tolist() == [right]
+        assert found.score.tolist() == [right]
         losses = -jax.nn.log_softmax(logits)[np.arange(6), labels] * np.array(mask)
         np.testing.assert_allclose(found.loss, [losses.sum()], rtol=1e-5)
     broken = [[Stitch(stitches[0][0].matrix.at[0, 0, 0].set(jnp.nan))]]
     batch = Batches(images, jnp.asarray(labels), jnp.ones(6, jnp.float32))
     (found,) = evaluate.batch_scores(plan, pair, broken, stats, batch, dataset.mean, dataset.std)
-    assert np.isnan(found.right).all()  # and not what the first class gets
+    assert np.isnan(found.score).all()  # and not what the first class gets
 
 
 def test_a_stitch_that_failed_is_not_picked():

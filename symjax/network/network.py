@@ -344,6 +344,14 @@ class Network:
         """Whether fresh members can be made: a function may come without `init`."""
         return getattr(self._adapter, "has_init", True)
 
+    @property
+    def needs_key(self) -> bool:
+        """Whether modes other than "inference" need a key where operations are random.
+
+        Flax NNX can switch random operations off alone; Linen and functions have one switch for all of training.
+        """
+        return not isinstance(self._adapter, NNXAdapter)
+
     def _read(self, ends, point) -> frozenset[str]:
         trace = self._trace("inference", False, self.shapes, self.example)
         inputs, outputs = ends(trace, self._name(point))

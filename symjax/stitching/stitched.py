@@ -27,20 +27,23 @@ class Stitch(NamedTuple):
     """What acts on channels: y_i = sum_j matrix_ij x_j + bias_i.
 
     A stitch of low rank may come with factors, whose product the matrix is: then they act in its place, which costs
-    2 r / d as much, and a convolution that follows at once works on r channels. To act by another matrix, replace them
+    r (d_a + d_b) / (d_a d_b) as much, and a convolution that follows at once works on r channels. To act by another matrix, replace them
     by None with it.
     """
 
-    matrix: jax.Array  # (d, d)
-    bias: jax.Array | None = None  # (d,); None: none
-    factors: tuple[jax.Array, jax.Array] | None = None  # (d, r) and (r, d)
+    matrix: jax.Array  # (d_b, d_a)
+    bias: jax.Array | None = None  # (d_b,); None: none
+    factors: tuple[jax.Array, jax.Array] | None = None  # (d_b, r) and (r, d_a)
 
     __repr__ = one_line
 
 
 def low_rank(factors: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array] | None:
-    """The factors of a stitch where its rank is so low that they cost less than the matrix; else None."""
-    return factors if factors is not None and 4 * factors[0].shape[-1] <= factors[0].shape[-2] else None
+    """The factors of a stitch where its rank is so low that they cost half of the matrix or less; else None."""
+    if factors is None:
+        return None
+    (d_b, rank), d_a = factors[0].shape[-2:], factors[1].shape[-1]
+    return factors if 2 * rank * (d_a + d_b) <= d_a * d_b else None
 
 
 def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
