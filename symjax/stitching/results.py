@@ -185,14 +185,11 @@ class Results:
     def _of_plan(table: pd.DataFrame, pairs, plan: Plan) -> pd.DataFrame:
         """The rows of these pairs and of the plan's layers and families; by layer and family, in the plan's order."""
         points = {(at.front.name, at.tail.name): (at.a, at.b) for at in plan.junctions}
-        labels = [family.label for family in plan.families]
-        layers = list(zip(table.layer, _layer_b(table), strict=True))
-        chosen = table.pair.isin([pair_name(pair) for pair in pairs]) & table.family.isin(labels)
-        table = table.assign(point=[points.get(names) for names in layers])[
-            chosen & [names in points for names in layers]
-        ]
-        order = sorted(range(len(table)), key=lambda i: (table.point.iloc[i], labels.index(table.family.iloc[i])))
-        return table.iloc[order].drop(columns="point").reset_index(drop=True)
+        labels, names = [family.label for family in plan.families], {pair_name(pair) for pair in pairs}
+        rows = list(zip(table.pair, zip(table.layer, _layer_b(table), strict=True), table.family, strict=True))
+        chosen = [i for i, (pair, at, family) in enumerate(rows) if pair in names and at in points and family in labels]
+        order = sorted(chosen, key=lambda i: (points[rows[i][1]], labels.index(rows[i][2])))
+        return table.iloc[order].reset_index(drop=True)
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:

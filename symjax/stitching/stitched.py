@@ -27,8 +27,8 @@ class Stitch(NamedTuple):
     """What acts on channels: y_i = sum_j matrix_ij x_j + bias_i.
 
     A stitch of low rank may come with factors, whose product the matrix is: then they act in its place, which costs
-    r (d_a + d_b) / (d_a d_b) as much, and a convolution that follows at once works on r channels. To act by another matrix, replace them
-    by None with it.
+    r (d_a + d_b) / (d_a d_b) as much, and a convolution that follows at once works on r channels. To act by another
+    matrix, replace them by None with it.
     """
 
     matrix: jax.Array  # (d_b, d_a)
