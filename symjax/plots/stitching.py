@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symjax.checks import flag
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, axes_of, check, finish, palette
@@ -47,16 +48,18 @@ def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
     return styles
 
 
-def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent: bool = True) -> Figure:
     """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its deviation (n - 1).
 
     Args:
       table: rows as of results.csv, in the order in which layers and families are to stand.
       path, ax: as of all figures, see `symjax.plots`.
+      percent: whether accuracies and penalties are in percent, or scores of another metric.
 
     Returns:
       The figure.
     """
+    unit, name = ("percentage points", "accuracy") if flag("percent", percent) else ("score", "score")
     check(path, table, "pair layer family starred", "penalty clean_accuracy")
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
@@ -65,12 +68,12 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figu
         figure, grid = axes_of(ax, (1, 1), (max(6.5, width_of_bars(len(names), len(styles))), 3.8))
         axes = grid[0, 0]
         grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
-        axes.set_ylabel("stitching penalty (percentage points)")
+        axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()
         axes.set_title(
-            f"Front of one network, stitch, tail of another: accuracy lost at each layer\n"
+            f"Front of one network, stitch, tail of another: {name} lost at each layer\n"
             f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
-            f"clean accuracy {mean(table.clean_accuracy):.1f} %)",
+            f"clean {name} {f'{mean(table.clean_accuracy):.1f} %' if percent else f'{mean(table.clean_accuracy):.3g}'})",
             fontsize=9,
             loc="left",
         )
