@@ -1,8 +1,8 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
 What is public stands in `__all__`: here, the mathematics on arrays, and networks and their stitching (`Network`,
-`stitch_point`, `stitch`), which are imported when they are first used, as are all modules; the rest in `symjax.birkhoff`, `symjax.data`,
-`symjax.dynamics`, `symjax.flops`, `symjax.freezing`, `symjax.groups`, `symjax.memory`, `symjax.models`, `symjax.pairs`,
+`stitch_point`, `stitch`); the rest in `symjax.birkhoff`, `symjax.data`, `symjax.dynamics`, `symjax.flops`,
+`symjax.freezing`, `symjax.groups`, `symjax.memory`, `symjax.models`, `symjax.network`, `symjax.pairs`,
 `symjax.parallel`, `symjax.plots`, `symjax.representations`, `symjax.rotation`, `symjax.similarity` (with the table of
 measures), `symjax.stitching`, `symjax.training` and `symjax.zoo`. A wrong argument of it is an `InputError` that names
 the argument. Everything else is made for the commands and may change.

@@ -218,9 +218,9 @@ class Network:
         """Return the member that holds the variables of a model.
 
         Args:
-          variables: an NNX module; what Linen's `init` returns; the variables of a function.
+          variables: an NNX module; what Linen's `init` returns; the variables of a function; or a `Member`.
         """
-        member = self._adapter.to_member(variables)
+        member = variables if isinstance(variables, Member) else self._adapter.to_member(variables)
         self._check_member(member)
         return member
 

@@ -64,6 +64,7 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = style_of(list(table.family.unique()))
+    clean = f"{mean(table.clean_accuracy):{'.1f' if percent else '.3g'}}{' %' * percent}"
     with matplotlib.rc_context(PAPER):
         figure, grid = axes_of(ax, (1, 1), (max(6.5, width_of_bars(len(names), len(styles))), 3.8))
         axes = grid[0, 0]
@@ -73,7 +74,7 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
         axes.set_title(
             f"Front of one network, stitch, tail of another: {name} lost at each layer\n"
             f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
-            f"clean {name} {f'{mean(table.clean_accuracy):.1f} %' if percent else f'{mean(table.clean_accuracy):.3g}'})",
+            f"clean {name} {clean})",
             fontsize=9,
             loc="left",
         )

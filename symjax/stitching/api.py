@@ -198,7 +198,7 @@ def _member(name: str, given: Any) -> tuple[Network, Member]:
         raise InputError(f"{name}: got {short(given)}, expected (a Network, its variables)")
     network, variables = given
     try:
-        return network, network.member(variables) if not isinstance(variables, Member) else variables
+        return network, network.member(variables)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
 
@@ -246,7 +246,7 @@ def _check_task(config: FitConfig, outputs: PyTree, source: Source) -> None:
     if config.loss is None or config.metric is None:
         leaf, given = jax.tree.leaves(outputs)[0], f"outputs {_described(outputs)} and targets {_described(targets)}"
         lacking = "loss" if config.loss is None else "metric"
-        if isinstance(outputs, jax.ShapeDtypeStruct) is False or leaf.ndim != 2 or targets.ndim != 1:
+        if not isinstance(outputs, jax.ShapeDtypeStruct) or leaf.ndim != 2 or targets.ndim != 1:
             raise InputError(
                 f"{lacking}: got none for {given}; expected logits (n, classes) and classes (n,), or {lacking}="
             )
