@@ -1,5 +1,6 @@
 """Stitch one network to another: networks, data and points in, a table out."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,8 @@ def stitch(
     families = parse_families(families) if isinstance(families, str) else tuple(families)
     plan = Plan(network, _points(network, network_b, at), families, config, parallel.default_execution(), network_b)
     source = Source("data", _split("train", train), _split("test", test), (), normalize=False)
-    dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
+    with _own_words():
+        dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
     check_plan(plan, dataset)
     outputs = [_outputs(one, dataset) for one in (network, network_b)]
     _check_task(config, outputs[1], source)
@@ -218,10 +220,17 @@ def _points(network: Network, network_b: Network, at) -> tuple[tuple[int, int], 
 def _split(name: str, given: Any) -> Split:
     if not (isinstance(given, (tuple, list)) and len(given) == 2):
         raise InputError(f"{name}: got {short(given)}, expected (inputs, targets)")
-    try:
+    with _own_words(f"{name}: "):
         return Split(*given)
+
+
+@contextlib.contextmanager
+def _own_words(prefix: str = ""):
+    """Errors of data sets, which have images and labels, about inputs and targets."""
+    try:
+        yield
     except InputError as error:
-        raise InputError(f"{name}: {error}".replace("images", "inputs").replace("labels", "targets")) from None
+        raise InputError(f"{prefix}{error}".replace("images", "inputs").replace("labels", "targets")) from None
 
 
 def _outputs(network: Network, dataset: Dataset) -> PyTree:
