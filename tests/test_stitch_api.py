@@ -298,6 +298,25 @@ def test_own_loss_and_metric():
     assert result.plot().axes[0].get_ylabel() == "stitching penalty (score)"
 
 
+def shaken(weights, x, train=False, key=None):
+    """In training, its outputs are one random number."""
+    hidden = stitch_point(x @ weights["first"], "hidden")
+    return 0 * hidden + jax.random.uniform(key) if train else hidden
+
+
+def test_tails_that_are_random_in_training_draw_with_one_key_a_step():
+    net = of_function(shaken, draw(0, first=(5, 1)), np.zeros((1, 5), np.float32))
+    x, y = vectors()
+    losses = {"loss": lambda outputs, targets: outputs.mean(), "metric": lambda outputs, targets: outputs[:, 0]}
+    options = {**ONE, "batch_size": 24, "epochs": 3}
+    result = symjax.stitch(
+        net, net, "hidden", families="full,lasso:0.1", train=(x, y), test=(x, y), **losses, **options
+    )
+    first, second = (rows.loss.to_numpy() for _, rows in result.curves.groupby("family"))
+    np.testing.assert_array_equal(first, second)
+    assert len(set(first)) == 3 and first.min() > 0 and first.max() < 1
+
+
 def test_a_starred_point_takes_the_skip_of_the_front():
     weights = [draw(s, first=(5, 4), inner=(4, 6), back=(6, 4), last=(4, 3)) for s in (0, 1)]
     network, a = of_function(residual, weights[0], np.zeros((1, 5), np.float32))
@@ -371,7 +390,9 @@ X, Y = vectors()
     [
         ({"at": "relu9"}, "at: 'relu9' is not a stitch point of linear; known: relu1"),
         ({"at": ("relu1", "relu2")}, "at: 'relu2' is not a stitch point"),
-        ({"at": []}, "at least one of each"),
+        ({"at": []}, "at: got none; points of linear are relu1"),
+        ({"families": None}, "families: got None"),
+        ({"seed": -1}, "seed: got -1"),
         ({"families": "rank5"}, "families: rank5 exceeds the 4 channels of relu1"),
         ({"families": "none"}, "families: 'none' is unknown"),
         ({"start": "identity"}, "start: 'identity' needs equal widths"),

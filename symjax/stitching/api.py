@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from symjax import parallel
-from symjax.checks import short
+from symjax.checks import integer, short
 from symjax.data import Dataset, Split
 from symjax.data.dataset import Source, build
 from symjax.errors import InputError
@@ -145,7 +145,8 @@ def stitch(
     if unknown := [name for name in options if name not in OPTIONS]:
         raise InputError(f"{unknown[0]}: is no option of stitch; options are {', '.join(OPTIONS)}")
     config = FitConfig(loss=loss, metric=metric, **options)
-    families = parse_families(families) if isinstance(families, str) else tuple(families)
+    seed = integer("seed", seed)
+    families = parse_families(families) if isinstance(families, str) else families
     plan = Plan(network, _points(network, network_b, at), families, config, parallel.default_execution(), network_b)
     source = Source("data", _split("train", train), _split("test", test), (), normalize=False)
     with _own_words():
@@ -214,6 +215,8 @@ def _points(network: Network, network_b: Network, at) -> tuple[tuple[int, int], 
             pairs.append((network.index(first), network_b.index(second)))
         except InputError as error:
             raise InputError(str(error).replace("point:", "at:", 1)) from None
+    if not pairs:
+        raise InputError(f"at: got none; points of {network.name} are {', '.join(one.name for one in network.points)}")
     return tuple(dict.fromkeys(pairs))
 
 
