@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from symjax.data import normalize, statistics
+from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.parallel import concatenate, count_members, each_stack, take
 from symjax.stitching.fit import Plan
@@ -143,6 +144,8 @@ def evaluate_stitch(
     network_b = network if network_b is None else network_b
     first, second = point if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
     points = network.index(first), network_b.index(second)
+    if (shape := np.shape(stitch.matrix)) != (expected := junction(network, network_b, *points).shape):
+        raise InputError(f"stitch, point: got a matrix {shape} at {point}, expected {expected}")
     mean, std = statistics(mean, std, split.images.shape[-1:])
     if stitch.bias is not None and not np.any(stitch.bias):
         stitch = stitch._replace(bias=None)  # as in the original evaluation, where there was none

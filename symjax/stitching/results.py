@@ -226,7 +226,7 @@ def load_stitch(
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, wanted the seeds of front and tail")
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
-    arrays, prefix = runs.read_npz(path), "/".join((*dict.fromkeys((layer, layer_b or layer)), family, ""))
+    arrays, prefix = runs.read_npz(path), f"{layer}/{f'{layer_b}/' if layer_b not in (None, layer) else ''}{family}/"
     found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in found:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from symjax.birkhoff.checks import real
+from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.network.adapters import Mode
 from symjax.network.low_rank import LowRankFeatures, materialize
@@ -65,7 +68,10 @@ def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
 
 
 def apply_stitch(stitch: Stitch, x: jax.Array) -> jax.Array:
-    """Stitched features, of features (examples, ..., channels)."""
+    """Stitched features (..., d_b), of features (..., d_a)."""
+    x, channels = real("x", x), np.shape(stitch.matrix)[-1]
+    if x.shape[-1:] != (channels,):
+        raise InputError(f"x: got shape {x.shape}, expected (..., {channels}), the channels that the stitch takes")
     return materialize(_stitched(stitch, x))
 
 
