@@ -1,5 +1,6 @@
 """Stitching networks of any kind by `symjax.stitch`: own modules and functions, own data, loss and metric."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -417,6 +418,19 @@ X, Y = vectors()
 )  # fmt: skip
 def test_refusals(changes, expected):
     assert re.search(expected, message := refused(**changes)), message
+
+
+def test_numerical_trouble_is_reported():
+    a, b, _ = planted()
+    with pytest.warns(
+        UserWarning, match="in 1 stitch the loss was not finite .full at relu1.; see StitchResult.curves"
+    ):
+        result = symjax.stitch(a, b, "relu1", families="full", train=(X, Y), test=(X, Y), **ONE, learning_rates=(1e38,))
+    assert np.isnan(result.table.penalty).all()
+
+
+def test_the_example_runs():
+    assert doctest.testmod(symjax.stitching.api).failed == 0
 
 
 def test_importing_symjax_imports_no_flax():

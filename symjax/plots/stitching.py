@@ -11,7 +11,7 @@ from symjax.checks import flag
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, axes_of, check, finish, palette
-from symjax.summary import mean
+from symjax.summary import mean, with_both_layers
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
@@ -61,6 +61,7 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
     """
     unit, name = ("percentage points", "accuracy") if flag("percent", percent) else ("score", "score")
     check(path, table, "pair layer family starred", "penalty clean_accuracy")
+    table = with_both_layers(table)
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = style_of(list(table.family.unique()))
@@ -89,6 +90,7 @@ def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure 
     if isinstance(table, pd.DataFrame) and table.empty:
         return None
     check(path, table, "pair layer family", "learning_rate epoch accuracy")
+    table = with_both_layers(table)
     # Of several step sizes the one that fits best in the end.
     last = table[table.epoch == table.epoch.max()]
     fit = last.groupby(["layer", "family", "learning_rate"]).accuracy.mean()

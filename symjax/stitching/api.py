@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from symjax.spelling import one_line
 from symjax.stitching.evaluate import evaluate_member
 from symjax.stitching.families import Family, parse_families
 from symjax.stitching.fit import FitConfig, Plan
+from symjax.stitching.results import trouble
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import Sweep, check_plan
 from symjax.training.task import accuracy_scores, cross_entropy
@@ -60,12 +62,8 @@ class StitchResult:
         """
         from symjax.plots import penalties
 
-        table = self.table.assign(pair="one pair")
-        if "layer_b" in table:
-            differ = table.layer != table.layer_b
-            table["layer"] = table.layer.where(~differ, table.layer + " to " + table.layer_b)
-        percent = "clean_accuracy" in table
-        return penalties(table.rename(columns={"clean_score": "clean_accuracy"}), path, ax=ax, percent=percent)
+        table = self.table.rename(columns={"clean_score": "clean_accuracy"}).assign(pair="one pair")
+        return penalties(table, path, ax=ax, percent="clean_accuracy" in self.table)
 
 
 def stitch(
@@ -114,6 +112,9 @@ def stitch(
     Returns:
       A `StitchResult`: `table`, `stitches`, `plot()`.
 
+    Warns:
+      UserWarning: losses that are not finite, or projections that miss their constraint.
+
     Raises:
       InputError: wrong arguments, before anything is compiled: points that do not exist, or whose features have unequal
         ranks, a family of square matrices between unequal widths, inputs that the networks do not take, targets that
@@ -157,6 +158,8 @@ def stitch(
 
     sweep = Sweep(plan, dataset, num_pairs=1, devices=devices)
     (result,) = sweep.run({0: member_a, 1: member_b}.get, [(0, 1)], seed=seed)
+    if text := trouble(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
+        warnings.warn(text, stacklevel=2)
     score = {"batch_size": config.eval_batch_size, "metric": metric}
     comparable = _described(outputs[0]) == _described(outputs[1])  # else A's task is another one than B's
     clean_a = evaluate_member(network, member_a, dataset.test, None, None, **score) if comparable else np.nan

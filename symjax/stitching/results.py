@@ -26,7 +26,7 @@ from symjax.errors import InputError
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
-from symjax.summary import mean_and_deviation
+from symjax.summary import mean_and_deviation, with_both_layers
 
 COLUMNS = (
     "pair",
@@ -58,19 +58,19 @@ def pair_name(pair: tuple[int, int]) -> str:
 MISSED = 1e-3  # a residual from which on a projection counts as failed; those of good ones are under 1e-4
 
 
-def trouble(curves: pd.DataFrame) -> str:
+def trouble(curves: pd.DataFrame, where: str = "curves.csv") -> str:
     """A sentence on what went wrong numerically in training, by rows of curves.csv; empty if nothing did."""
-    told, key = [], ["pair", "layer", "family", "learning_rate"]
+    told, key = [], ["pair", "layer", "layer_b", "family", "learning_rate"]
     curves = curves.reindex(columns=[*key, "loss", "residual"])  # no families that train: no columns
     for what, wrong in (
         ("the loss was not finite", ~np.isfinite(curves.loss.astype(float))),
         (f"the projection missed its constraint by more than {MISSED:g}", curves.residual > MISSED),
     ):
         if len(rows := curves[wrong]):
-            where = dict.fromkeys(f"{row.family} at {row.layer}" for row in rows.itertuples())
+            stitches = dict.fromkeys(f"{row.family} at {row.layer}" for row in with_both_layers(rows).itertuples())
             count = len(rows[key].drop_duplicates())
-            told.append(f"in {count} stitch{'es' * (count > 1)} {what} ({', '.join(where)})")
-    return f"Beware: {'; '.join(told)}; see curves.csv." if told else ""
+            told.append(f"in {count} stitch{'es' * (count > 1)} {what} ({', '.join(stitches)})")
+    return f"Beware: {'; '.join(told)}; see {where}." if told else ""
 
 
 class Results:
@@ -194,6 +194,7 @@ class Results:
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
         """Families down, layers across: mean and standard deviation (n - 1) of the penalty over pairs."""
+        table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
         text = mean_and_deviation(grouped, 1).unstack("layer")
         return text[list(table.layer.unique())].loc[list(table.family.unique())]
