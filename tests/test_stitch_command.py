@@ -494,4 +494,4 @@ def test_bad_flags(argv, wanted, tmp_path, capsys, monkeypatch):
 def test_statistics_go_to_names_and_back():
     stats = trained()[1].member(0).state
     names = flatten(stats)
-    assert sorted(names) == ["[0]['norm']['mean']", "[0]['norm']['var']", "[1]['norm']['mean']", "[1]['norm']['var']"]
+    assert sorted(names) == [f"['norms'][{i}]['{name}']" for i in (0, 1) for name in ("mean", "var")]
