@@ -148,7 +148,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     plan = Plan(network, network.parse_points(settings.layers), families, fit_config, execution)
     check_plan(plan, dataset)
 
-    document = {"zoo": config.identity(dataset), "fit": dataclasses.asdict(fit_config), "pair_seed": settings.pair_seed}
+    document = {"zoo": config.identity(dataset), "fit": fit_config.to_json(), "pair_seed": settings.pair_seed}
     document["test_size"] = settings.test_size
     out = run_folder(kind, zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit

@@ -19,13 +19,14 @@ __all__ = ["step_flops", "training_flops"]
 
 
 def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
-    """Operations up to each stitch point from the one before, and from the last to the output, for one image (h, w, c).
+    """Operations up to each stitch point from the one before, and from the last to the output, for one input (h, w, c).
 
     Convolutions are counted plainly, whatever the form in which they run. Where the compiler does not count, each
     segment counts as one.
     """
     network = network.with_form("native")
-    crossing, counts = (jax.ShapeDtypeStruct((1, *image), "float32"),), []
+    dtype = jax.tree.leaves(network.example)[0].dtype
+    crossing, counts = (jax.ShapeDtypeStruct((1, *image), dtype),), []
     for i in range(len(network.points) + 1):
         run = partial(network.between, start=i - 1, stop=i)
         counts.append(float((lowered(run, network.shapes, crossing).cost_analysis() or {}).get("flops", 1.0)))

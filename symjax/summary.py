@@ -99,6 +99,14 @@ def mean(values: pd.Series) -> float:
     return values.mean(skipna=False)
 
 
+def with_both_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with, for example, "relu1 to relu2" for its `layer` where `layer_b` is another one."""
+    if "layer_b" not in table:
+        return table
+    differ = table.layer_b.notna() & (table.layer_b != table.layer)
+    return table.assign(layer=table.layer.where(~differ, table.layer + " to " + table.layer_b.astype(str)))
+
+
 def over_networks(count: int, what: str = "mean ± deviation") -> str:
     """What numbers are of so many networks: `what` over them, of one the number itself."""
     return f"{what} over {count} networks" if count > 1 else "of one network"

@@ -138,7 +138,7 @@ def test_orthogonal_starts_at_the_nearest_orthogonal_matrix():
 @pytest.mark.parametrize("label", LABELS)
 def test_random_starts_depend_on_the_key(label):
     family = parse_family(label)
-    one, again, other = (np.asarray(family.random(jax.random.key(k), D)) for k in (0, 0, 1))
+    one, again, other = (np.asarray(family.random(jax.random.key(k), (D, D))) for k in (0, 0, 1))
     assert one.shape == (D, D) and one.dtype == np.float32 and np.isfinite(one).all()
     assert np.array_equal(one, again) and not np.array_equal(one, other)
     if "birkhoff" in label:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("scipy.stats", "scipy.optimize", "pandas", "matplotlib")  # most of a second each
+HEAVY = ("scipy.stats", "scipy.optimize", "pandas", "matplotlib", "flax")  # most of a second each
 
 
 def test_import_leaves_heavy_libraries_to_those_who_need_them():

@@ -59,6 +59,7 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
     ),
     *("models.Member", "models.Network", "models.Segmented", "models.StitchPoint", "rotation.Case", "rotation.Found"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
+    "stitching.StitchResult",
     *("training.TrainData", "training.TrainState", "zoo.Group", "zoo.Zoo"),
     *(name for name in CLASSES if name.startswith("similarity.")),
 )
@@ -186,7 +187,7 @@ def calls(tmp_path_factory):
         "similarity.mean_square_correlation": {"result": similarity.cca(ANY, ANY)},
         "similarity.mean_over_pairs": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]]},
         "similarity.pairwise": {"representations": history, "against": history, "models": "ab", "against_models": "ab"},
-        "stitching.apply_stitch": {"travelling": np.zeros((2, 3, 3, 2), np.float32)},
+        "stitching.apply_stitch": {"x": np.zeros((2, 3, 3, 2), np.float32)},
         "stitching.evaluate_stitch": {"a": member, "b": member, "point": 0},
         "stitching.least_squares": {"moments": stitching.feature_moments(ANY, ANY)},
         "stitching.matched": {"moments": stitching.feature_moments(ANY, ANY)},
@@ -194,6 +195,11 @@ def calls(tmp_path_factory):
         | {"like": member.state},
         "stitching.parse_families": {"text": "full,rank2"},
         "stitching.Plan": {"points": (0,), "families": stitching.parse_families("full"), "config": fit},
+        "stitching.stitch": {"a": (network, member), "b": (network, member), "at": "relu1", "families": "full"}
+        | {
+            part: (getattr(dataset, part).images / np.float32(255), getattr(dataset, part).labels)
+            for part in ("train", "test")
+        },
         "stitching.Sweep": {"plan": plan, "num_pairs": 1},
         "training.accuracy": {"logits_of": lambda x: jnp.zeros((len(x), 4))}
         | {"data": training.pad_batches(dataset.test, 4)},
@@ -232,6 +238,7 @@ COSTLY = (
     "rotation.Retraining",
     "training.train_epoch",
     "dynamics.class_correlations",
+    "stitching.stitch",
     "zoo.train_accuracy",
 )
 COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
@@ -290,6 +297,9 @@ NAMED = {  # arguments whose messages name the flag or what the argument belongs
     "rotation.parse_kinds.text": "kinds",
     "stitching.load_stitch.pair": "pair|stitches",
     "stitching.parse_families.text": "families",
+    "stitching.stitch.validation": "validation|batch_size",
+    "stitching.stitch.test": "train|test|inputs|targets",
+    "stitching.stitch.train": "train|test|inputs|targets|batch_size",
     "zoo.load.seeds": "seeds|members",
 }
 WORDS = ("label", "title")  # which any text may be

@@ -146,7 +146,7 @@ def test_what_cannot_be_loaded(reference, tmp_path):
     with pytest.raises(InputError, match="7-8"):
         load_stitch(reference, (7, 8), "relu1", "full", stats)
     with pytest.raises(InputError, match="another model"):
-        load_stitch(reference, pair, "relu1", "full", (*stats[:-1], {"norm": {"mean": 0, "var": 0}}))
+        load_stitch(reference, pair, "relu1", "full", {**stats, "norm": {"mean": 0, "var": 0}})
     broken = tmp_path / "stitches" / f"{a}-{b}.npz"
     broken.parent.mkdir()
     broken.write_bytes((reference / "stitches" / f"{a}-{b}.npz").read_bytes()[:-30])

@@ -533,13 +533,13 @@ def test_accuracy_counts_examples(sweep):
     count = jax.jit(lambda batch: evaluate.batch_scores(plan, pair, stitches, stats, batch, dataset.mean, dataset.std))
     for mask, right in (([1, 1, 1, 1, 1, 1], 5), ([1, 1, 1, 0, 0, 0], 2), ([1, 0, 0, 0, 0, 0], 1)):
         (found,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
-        assert found.right.tolist() == [right]
+        assert found.score.tolist() == [right]
         losses = -jax.nn.log_softmax(logits)[np.arange(6), labels] * np.array(mask)
         np.testing.assert_allclose(found.loss, [losses.sum()], rtol=1e-5)
     broken = [[Stitch(stitches[0][0].matrix.at[0, 0, 0].set(jnp.nan))]]
     batch = Batches(images, jnp.asarray(labels), jnp.ones(6, jnp.float32))
     (found,) = evaluate.batch_scores(plan, pair, broken, stats, batch, dataset.mean, dataset.std)
-    assert np.isnan(found.right).all()  # and not what the first class gets
+    assert np.isnan(found.score).all()  # and not what the first class gets
 
 
 def test_a_stitch_that_failed_is_not_picked():
@@ -626,7 +626,7 @@ def test_learning_rates_train_as_each_alone():
 
     def matrices(rates):
         plan = make_plan(families, dataclasses.replace(CONFIG, learning_rates=rates), points=(1,))
-        return np.asarray(train_only(plan, pair, dataset)[1][0].matrix)
+        return np.concatenate([stitch.matrix for stitch in train_only(plan, pair, dataset)[1][0]])
 
     together = matrices((0.003, 0.03))
     np.testing.assert_allclose(together[0::2], matrices((0.003,)), atol=1e-5)
@@ -658,7 +658,7 @@ def test_a_point_depends_on_itself_alone():
         train_only(make_plan(families, config, points=points), pair, dataset)
         for families, points in (("rank2,full", (0, 1)), ("full", (1,)))
     )
-    np.testing.assert_allclose(both.matrix[1], alone.matrix[0], atol=1e-5)
+    np.testing.assert_allclose(both[1].matrix, alone[0].matrix, atol=1e-5)
 
 
 @pytest.mark.parametrize(

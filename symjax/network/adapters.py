@@ -203,8 +203,6 @@ class FunctionAdapter:
         return self._apply(member.params, member.state, x, **options)
 
     def to_member(self, variables: PyTree) -> Member:
-        if isinstance(variables, Member):
-            return variables
         return Member(*variables) if self._has_state else Member(variables, {})
 
     def from_member(self, member: Member) -> PyTree:

@@ -218,9 +218,9 @@ class Network:
         """Return the member that holds the variables of a model.
 
         Args:
-          variables: an NNX module; what Linen's `init` returns; the variables of a function.
+          variables: an NNX module; what Linen's `init` returns; the variables of a function; or a `Member`.
         """
-        member = self._adapter.to_member(variables)
+        member = variables if isinstance(variables, Member) else self._adapter.to_member(variables)
         self._check_member(member)
         return member
 
@@ -340,6 +340,14 @@ class Network:
     def has_init(self) -> bool:
         """Whether fresh members can be made: a function may come without `init`."""
         return getattr(self._adapter, "has_init", True)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether modes other than "inference" need a key where operations are random.
+
+        Flax NNX can switch random operations off alone; Linen and functions have one switch for all of training.
+        """
+        return not isinstance(self._adapter, NNXAdapter)
 
     def _read(self, ends, point) -> frozenset[str]:
         trace = self._trace("inference", False, self.shapes, self.example)

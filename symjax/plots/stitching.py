@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symjax.checks import flag
 from symjax.plots.bars import grouped_bars, width_of_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, axes_of, check, finish, palette
-from symjax.summary import mean
+from symjax.summary import mean, with_both_layers
 
 # How a family is called in a figure, and its colour: greys for what is not trained, blues for linear maps of falling
 # rank, warm colours for G_ReLU. Families that are not listed take what is left of a neutral palette.
@@ -47,30 +48,34 @@ def style_of(families: list[str]) -> dict[str, tuple[str, tuple]]:
     return styles
 
 
-def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent: bool = True) -> Figure:
     """Grouped bars: a group per layer, a bar per family, the mean penalty over pairs with its deviation (n - 1).
 
     Args:
       table: rows as of results.csv, in the order in which layers and families are to stand.
       path, ax: as of all figures, see `symjax.plots`.
+      percent: whether accuracies and penalties are in percent, or scores of another metric.
 
     Returns:
       The figure.
     """
+    unit, name = ("percentage points", "accuracy") if flag("percent", percent) else ("score", "score")
     check(path, table, "pair layer family starred", "penalty clean_accuracy")
+    table = with_both_layers(table)
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = style_of(list(table.family.unique()))
+    clean = f"{mean(table.clean_accuracy):{'.1f' if percent else '.3g'}}{' %' * percent}"
     with matplotlib.rc_context(PAPER):
         figure, grid = axes_of(ax, (1, 1), (max(6.5, width_of_bars(len(names), len(styles))), 3.8))
         axes = grid[0, 0]
         grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
-        axes.set_ylabel("stitching penalty (percentage points)")
+        axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()
         axes.set_title(
-            f"Front of one network, stitch, tail of another: accuracy lost at each layer\n"
+            f"Front of one network, stitch, tail of another: {name} lost at each layer\n"
             f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
-            f"clean accuracy {mean(table.clean_accuracy):.1f} %)",
+            f"clean {name} {clean})",
             fontsize=9,
             loc="left",
         )
@@ -85,6 +90,7 @@ def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure 
     if isinstance(table, pd.DataFrame) and table.empty:
         return None
     check(path, table, "pair layer family", "learning_rate epoch accuracy")
+    table = with_both_layers(table)
     # Of several step sizes the one that fits best in the end.
     last = table[table.epoch == table.epoch.max()]
     fit = last.groupby(["layer", "family", "learning_rate"]).accuracy.mean()

@@ -1,5 +1,6 @@
 """Stitching: the front of one model, a constrained linear layer on channels, the tail of another."""
 
+from symjax.stitching.api import StitchResult, stitch
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.families import FAMILIES, Family, parse_families
 from symjax.stitching.fit import FitConfig, Plan
@@ -18,6 +19,7 @@ __all__ = [
     "PairResult",
     "Plan",
     "Stitch",
+    "StitchResult",
     "Sweep",
     "apply_stitch",
     "evaluate_stitch",
@@ -26,4 +28,5 @@ __all__ = [
     "load_stitch",
     "matched",
     "parse_families",
+    "stitch",
 ]

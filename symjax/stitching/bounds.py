@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import jax
-import jax.numpy as jnp
 
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
-from symjax.flops import segment_flops
 from symjax.memory import Need, need_of, spell_bytes
 from symjax.stitching import fit
-from symjax.stitching.division import divide, work_of
+from symjax.stitching.division import divide, plan_flops, work_of
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Pair
 from symjax.training.loop import data_shapes
@@ -33,11 +31,11 @@ def need(plan: Plan, dataset: Dataset) -> Need:
 @lru_cache
 def _need(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> Need:
     """Remembered: a sweep is looked at before anything is trained, and again when it runs."""
-    member, shared, config = plan.network.shapes, jax.tree.unflatten(structure, leaves), plan.config
-    pair, (count, *image) = Pair(member, member), shared.images.shape
+    shared, config = jax.tree.unflatten(structure, leaves), plan.config
+    pair, (count, *image) = Pair(plan.network.shapes, plan.network_b.shapes), shared.images.shape
     batch = config.eval_batch_size
     steps = max(1, min(config.matching_images, count) // batch)
-    images = jax.ShapeDtypeStruct((steps, min(batch, count), *image), jnp.uint8)
+    images = jax.ShapeDtypeStruct((steps, min(batch, count), *image), shared.images.dtype)
     moments = partial(fit.pair_moments, plan)
     needs = [
         need_of(lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std))
@@ -76,10 +74,10 @@ def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], Need
     Raises:
       InputError: a single stitch needs more.
     """
-    flops, work = segment_flops(plan.network, dataset.train.images.shape[1:]), work_of(plan, dataset)
+    flops, work = plan_flops(plan, dataset.example_shape), work_of(plan, dataset)
     count, most = 1, len(plan.points) * len(plan.families)
     while True:
-        parts = divide(plan, count, flops, work)
+        parts = divide(plan, count, flops[0], work, flops[1])
         needed = max((need(part, dataset) for part in largest(parts)), key=lambda one: one.of(1))
         if needed.of(1) <= limit:
             return parts, needed

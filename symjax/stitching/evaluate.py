@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
-from symjax.checks import integer
 from symjax.data import normalize, statistics
+from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.parallel import concatenate, count_members, each_stack, take
 from symjax.stitching.fit import Plan
+from symjax.stitching.junction import carried_to, junction
 from symjax.stitching.stitched import Pair, Stitch, aligned, stitched_output
-from symjax.training.evaluation import Batches, count_correct, pad_batches, pool_moments
+from symjax.training.evaluation import Batches, pad_batches, pool_moments
+from symjax.training.task import accuracy_scores, cross_entropy
 
 PyTree = Any
 
@@ -53,40 +54,56 @@ def several(of_batch: Callable, members: PyTree, shared: PyTree) -> PyTree:
 
 
 def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], images: jax.Array, mean, std):
-    """Per point and family, B's statistics on one batch of A's features, stitched by each of a stack of stitches."""
-    fronts = plan.network.fronts(pair.a, normalize(images, mean, std), plan.points)
+    """Per point and family, B's statistics on one batch of A's features, stitched by each of a stack of stitches.
 
-    def statistics(point, travelling, stitch):
-        return stitched_output(plan.network, pair.b, travelling, stitch, point, "moments")[1]
+    Where the network needs a key it is the same in all batches.
+    """
+    fronts = carried_to(plan.junctions, plan.network, pair.a, normalize(images, mean, std))
+    key = jax.random.key(0) if plan.network_b.needs_key else None
+
+    def statistics(point, carried, stitch):
+        return stitched_output(plan.network_b, pair.b, carried, stitch, point, "moments", key=key)[1]
 
     return [
-        each_stack(partial(statistics, point, travelling), aligned(of_point), plan.execution)
-        for point, travelling, of_point in zip(plan.points, fronts, stitches, strict=True)
+        each_stack(partial(statistics, at.b, carried), aligned(of_point), plan.execution)
+        for at, carried, of_point in zip(plan.junctions, fronts, stitches, strict=True)
     ]
+
+
+def total_score(metric: Callable | None, outputs: PyTree, targets: jax.Array, mask: jax.Array) -> jax.Array:
+    """The sum of scores over the examples with mask 1; NaN where outputs are not finite."""
+    scores = (metric or accuracy_scores)(outputs, targets)
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)]
+    return jnp.where(jnp.stack(finite).all(), jnp.sum(scores.astype(mask.dtype) * mask), jnp.nan)
 
 
 class Scores(NamedTuple):
     """Sums over the examples of one batch, each (stitches,): one family's after the other's."""
 
-    right: jax.Array  # how many are classified rightly
-    loss: jax.Array  # cross-entropy
+    score: jax.Array  # of the metric: how many are classified rightly, where it is the default
+    loss: jax.Array
 
 
 def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
-    """Per point, how well each stitch classifies the examples of one batch; stitches and stats per point and family."""
-    fronts = plan.network.fronts(pair.a, normalize(batch.images, mean, std), plan.points)
+    """Per point, how well each stitch does on the examples of one batch; stitches and stats per point and family."""
+    fronts = carried_to(plan.junctions, plan.network, pair.a, normalize(batch.images, mean, std))
+    loss_of, metric = plan.config.loss or cross_entropy, plan.config.metric
 
-    def score(point, travelling, item):
-        stitch, their_stats = item
-        tail = Member(pair.b.params, their_stats)
-        logits, _ = stitched_output(plan.network, tail, travelling, stitch, point, "inference")
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
-        return Scores(count_correct(logits, batch.labels, batch.mask), jnp.sum(losses * batch.mask))
+    def loss_of_example(output, target):
+        one = jax.tree.map(lambda leaf: leaf[None], (output, target))
+        return loss_of(*one).astype(batch.mask.dtype)
+
+    def score(point, carried, item):
+        stitch, state = item
+        tail = Member(pair.b.params, state)
+        outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
+        losses = jax.vmap(loss_of_example)(outputs, batch.labels)  # since padding is no part of a mean
+        return Scores(total_score(metric, outputs, batch.labels, batch.mask), jnp.sum(losses * batch.mask))
 
     scores = []
-    for point, travelling, of_point, their_stats in zip(plan.points, fronts, stitches, stats, strict=True):
-        items = list(zip(aligned(of_point), their_stats, strict=True))
-        scores.append(concatenate(each_stack(partial(score, point, travelling), items, plan.execution)))
+    for at, carried, of_point, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
+        items = list(zip(aligned(of_point), states, strict=True))
+        scores.append(concatenate(each_stack(partial(score, at.b, carried), items, plan.execution)))
     return scores
 
 
@@ -102,37 +119,62 @@ def evaluate_stitch(
     b: Member,
     stitch: Stitch,
     stats: PyTree,
-    point: int,
+    point: int | str | tuple,
     split,
     mean,
     std,
     *,
     batch_size=32,
+    network_b: Network | None = None,
+    metric: Callable | None = None,
 ) -> float:
-    """Accuracy in percent of one saved stitch on a data split.
+    """Accuracy in percent of one saved stitch on a data split, or the mean score of another metric.
 
     Args:
-      network: of both members.
+      network: of both members, or of A.
       a, b: front and tail.
       stitch, stats: as `symjax.stitching.results.load_stitch` returns them.
-      point: index of the stitch point.
+      point: of the stitch, by name or index; (point of A, point of B) where they differ.
       split: images and labels (`symjax.data.Split`).
       mean, std: of the data set.
       batch_size: of the passes; the one of the original evaluation repeats it exactly.
+      network_b: of B, where it is not A's.
+      metric: as of `FitConfig`.
     """
-    integer("point", point, 0, len(network.points) - 1)
+    network_b = network if network_b is None else network_b
+    first, second = point if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
+    points = network.index(first), network_b.index(second)
+    if (shape := np.shape(stitch.matrix)) != (expected := junction(network, network_b, *points).shape):
+        raise InputError(f"stitch, point: got a matrix {shape} at {point}, expected {expected}")
     mean, std = statistics(mean, std, split.images.shape[-1:])
     if stitch.bias is not None and not np.any(stitch.bias):
         stitch = stitch._replace(bias=None)  # as in the original evaluation, where there was none
     data, tail = pad_batches(split, batch_size), Member(b.params, stats)
-    steps = range(len(data.images))
-    total = sum(float(_correct(network, point, a, tail, stitch, take(data, i), mean, std)) for i in steps)
-    return 100 * total / float(data.mask.sum())
+    score = partial(_stitched_score, (network, network_b), points, metric, Pair(a, tail), stitch)
+    return _mean_score(score, data, mean, std, metric)
+
+
+def evaluate_member(network: Network, member: Member, split, mean, std, *, batch_size=32, metric=None) -> float:
+    """Accuracy in percent of a network without a stitch, or the mean score of another metric; see `evaluate_stitch`."""
+    mean, std = statistics(mean, std, split.images.shape[-1:])
+    return _mean_score(partial(_score, network, metric, member), pad_batches(split, batch_size), mean, std, metric)
+
+
+def _mean_score(score: Callable, data: Batches, mean, std, metric) -> float:
+    total = sum(float(score(take(data, i), mean, std)) for i in range(len(data.images)))
+    return (100 if metric is None else 1) * total / float(data.mask.sum())
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _stitched_score(networks, points, metric, pair: Pair, stitch: Stitch, batch: Batches, mean, std):
+    """The score of one stitch on one batch; compiled once for all stitches of a point."""
+    at = junction(*networks, *points)
+    (carried,) = carried_to([at], networks[0], pair.a, normalize(batch.images, mean, std))
+    outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, at.b, "inference")
+    return total_score(metric, outputs, batch.labels, batch.mask)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _correct(network: Network, point: int, a: Member, tail: Member, stitch: Stitch, batch: Batches, mean, std):
-    """How many examples of one batch one stitch classifies rightly; compiled once for all stitches of a point."""
-    travelling = network.front(a, normalize(batch.images, mean, std), point)
-    logits, _ = stitched_output(network, tail, travelling, stitch, point, "inference")
-    return count_correct(logits, batch.labels, batch.mask)
+def _score(network: Network, metric, member: Member, batch: Batches, mean, std):
+    outputs = network.apply(member, normalize(batch.images, mean, std))
+    return total_score(metric, outputs, batch.labels, batch.mask)

@@ -6,8 +6,9 @@ Everything here is a pure function of one pair; pairs come in by `parallel.over_
 """
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,16 +17,18 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integer_fields, integers, one_of, sequence
+from symjax.checks import can_be_key, flag, integer, integer_fields, one_of, sequence, short
 from symjax.data import augment, epoch_indices, normalize
 from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.parallel import Execution, concatenate, each, each_stack
 from symjax.stitching.families import Family
+from symjax.stitching.junction import Junction, carried_to, junction, moment_features
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.stitched import Pair, Stitch, aligned, low_rank, stitched_output
 from symjax.training.loop import TrainData
+from symjax.training.task import accuracy_scores, cross_entropy
 
 PyTree = Any
 STARTS = ("auto", "identity", "random", "matched", "least_squares")
@@ -46,6 +49,10 @@ class FitConfig:
       matching_images: how many training images the closed forms see, at most.
       reestimation_images: likewise, behind the tail's batch-norm statistics before an evaluation.
       eval_batch_size: of every pass without gradients; whole batches of training images count.
+      loss: a function of outputs and targets, both (examples, ...), whose scalar result is minimised; None, the
+        cross-entropy of logits and classes.
+      metric: a function of outputs and targets whose result (examples,) says how good each output is, the higher the
+        better; None, whether the largest logit is the right one. Accuracies are then means of it, and not percent.
     """
 
     epochs: int = 20
@@ -60,6 +67,8 @@ class FitConfig:
     matching_images: int = 1024
     reestimation_images: int = 8192
     eval_batch_size: int = 32
+    loss: Callable[[Any, Any], jax.Array] | None = None
+    metric: Callable[[Any, Any], jax.Array] | None = None
 
     def __post_init__(self):
         sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
@@ -76,11 +85,31 @@ class FitConfig:
         known = {"optimizer": ("adam", "sgd"), "schedule": ("cosine", "constant"), "start": STARTS}
         for name, choices in known.items():
             one_of(name, getattr(self, name), choices)
+        for name in ("loss", "metric"):
+            function = getattr(self, name)
+            if function is not None and not (callable(function) and can_be_key(function)):
+                raise InputError(f"{name}: got {short(function)}, expected a function of outputs and targets, or None")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict; functions by name, and left out where there are none."""
+        functions = {name: getattr(self, name) for name in ("loss", "metric")}
+        named = {name: spelled(function) for name, function in functions.items() if function is not None}
+        return {name: value for name, value in asdict(self).items() if name not in functions} | named
+
+    @property
+    def scale(self) -> int:
+        """What a mean score is multiplied by: accuracies are in percent."""
+        return 100 if self.metric is None else 1
 
     @property
     def halfway_epoch(self) -> int:
         """The first epoch (from 0) of the second half; the first half is the longer one, and all of a single epoch."""
         return (self.epochs + 1) // 2
+
+
+def spelled(function: Callable) -> str:
+    """Module and name of a function, or of a callable object's class."""
+    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 class Candidate(NamedTuple):
@@ -92,21 +121,47 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be fitted for every pair: static, hashable."""
+    """What is to be fitted for every pair: static, hashable.
+
+    Attributes:
+      network: of A, whose fronts are used.
+      points: where stitches are: a point's index, or a pair of indices where A's point is not B's.
+      families, config, execution: what is fitted, and how.
+      network_b: of B, whose tails are used; that of A by default.
+
+    Raises:
+      InputError: no such points, or two points that cannot be stitched (`symjax.stitching.junction`).
+    """
 
     network: Network
-    points: tuple[int, ...]
+    points: tuple[int | tuple[int, int], ...]
     families: tuple[Family, ...]
     config: FitConfig
     execution: Execution
+    network_b: Network | None = None
 
     def __post_init__(self):
-        points = integers("points", self.points, 0, len(self.network.points) - 1)
+        if self.network_b is None:
+            object.__setattr__(self, "network_b", self.network)
+        points = tuple(map(self._checked, sequence("points", self.points, "indices of points")))
         families = sequence("families", self.families, "families")
         if not all(isinstance(family, Family) for family in families):
             raise InputError("families: wanted each a Family, as parse_families gives them")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "families", families)
+        self.junctions  # noqa: B018 (its checks)
+
+    def _checked(self, point) -> int | tuple[int, int]:
+        a, b = point if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
+        a = integer("points", a, 0, len(self.network.points) - 1)
+        b = integer("points", b, 0, len(self.network_b.points) - 1)
+        return a if a == b else (a, b)
+
+    @cached_property
+    def junctions(self) -> tuple[Junction, ...]:
+        """The points of both networks, in the order of `points`."""
+        pairs = [point if isinstance(point, tuple) else (point, point) for point in self.points]
+        return tuple(junction(self.network, self.network_b, a, b) for a, b in pairs)
 
     @property
     def trained(self) -> tuple[Family, ...]:
@@ -134,25 +189,25 @@ class FitState(NamedTuple):
     """All that the further training of a pair's stitches depends on."""
 
     pair: Pair
-    params: PyTree  # per point and trained family, leading axis rates: {"family": its parameters, "bias": (d,)}
+    params: PyTree  # per point and trained family, leading axis rates: {"family": its parameters, "bias": (d_b,)}
     opt_state: PyTree  # the optimizer's, of all params
-    closed: PyTree  # per point and closed family: its matrix (d, d)
+    closed: PyTree  # per point and closed family: its matrix (d_b, d_a)
     key: jax.Array  # raw key data, so that it travels as a plain array
     epoch: jax.Array  # int32
 
 
 def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[FeatureMoments]:
-    """Per point, the moments of A's and B's features over batches of images (steps, batch, h, w, c)."""
+    """Per point, the moments of A's and B's features over batches of images (steps, batch, ...)."""
+    networks = plan.network, plan.network_b
 
     def step(carry, batch):
         x = normalize(batch, mean, std)
-        of_a, of_b = (plan.network.features(member, x, plan.points).values() for member in pair)
-        found = [feature_moments(a, b) for a, b in zip(of_a, of_b, strict=True)]
-        return jax.tree.map(jnp.add, carry, found), None
+        of_batch = [feature_moments(a, b) for a, b in moment_features(plan.junctions, networks, pair, x)]
+        return jax.tree.map(jnp.add, carry, of_batch), None
 
     zeros = [
-        FeatureMoments(jnp.zeros((d, d)), jnp.zeros((d, d)), jnp.zeros((d,)))
-        for d in (plan.network.points[point].channels for point in plan.points)
+        FeatureMoments(jnp.zeros((d_a, d_a)), jnp.zeros((d_b, d_a)), jnp.zeros((d_b,)))
+        for d_b, d_a in (junction.shape for junction in plan.junctions)
     ]
     total, _ = lax.scan(step, zeros, images)
     return jax.tree.map(lambda leaf: leaf / images.shape[0], total)
@@ -184,18 +239,18 @@ def begin(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMoments])
     config = plan.config
     random_key = jax.random.fold_in(jax.random.wrap_key_data(key), 0)
     params, closed = [], []
-    for p, of_point in enumerate(moments):
-        channels = of_point.xx.shape[0]
-        starts = start_matrices(of_point)
+    for at, of_point in zip(plan.junctions, moments, strict=True):
+        starts, point_key = start_matrices(of_point), jax.random.fold_in(random_key, at.a)  # not of other points
+        if at.a != at.b:
+            point_key = jax.random.fold_in(point_key, at.b)
 
-        def start(family, kind, p=p, channels=channels, starts=starts):
-            key = jax.random.fold_in(random_key, plan.points[p])  # whatever other points there are
-            return family.random(key, channels) if kind == "random" else starts[kind]
+        def start(family, kind, key=point_key, shape=at.shape, starts=starts):
+            return family.random(key, shape) if kind == "random" else starts[kind]
 
         of_families = []
         for family in plan.trained:
             matrix = start(family, family.start if config.start == "auto" else config.start)
-            theirs = {"family": family.init(matrix), "bias": jnp.zeros((channels,), jnp.float32)}
+            theirs = {"family": family.init(matrix), "bias": jnp.zeros((at.shape[0],), jnp.float32)}
             of_families.append(_repeat(theirs, len(config.learning_rates)))
         params.append(of_families)
         closed.append([start(family, family.start) for family in plan.closed])
@@ -206,23 +261,27 @@ def begin(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMoments])
 def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, dict]:
     """One pass over the training images for all of a pair's stitches.
 
+    Tails run as in training, each batch normalised by its own statistics. Nothing in them is random where the network
+    can switch that off alone; else (`Network.needs_key`) all tails draw with one key a step.
+
     Returns the next state and metrics, each (points, trained candidates): `loss` and `accuracy` over the epoch, and the
     families' `residual` at its end.
     """
-    network, config = plan.network, plan.config
+    config, network_b = plan.config, plan.network_b
+    loss_of, scores_of = config.loss or cross_entropy, config.metric or accuracy_scores
     steps = data.images.shape[0] // config.batch_size
     key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), 1), state.epoch)
     order_key, augment_key = jax.random.split(key)
+    tail_key = jax.random.fold_in(key, 2)
     order = epoch_indices(order_key, data.images.shape[0], config.batch_size)
 
-    def tail_gradient(point, travelling, labels, stitch):
+    def tail_gradient(point, carried, targets, key, stitch):
         def loss_fn(stitch):
-            logits, _ = stitched_output(network, state.pair.b, travelling, stitch, point, "batch")
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            return loss, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32))
+            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, point, "batch", key=key)
+            return loss_of(outputs, targets).astype(jnp.float32), jnp.mean(scores_of(outputs, targets))
 
-        (loss, right), gradient = jax.value_and_grad(loss_fn, has_aux=True)(stitch)
-        return loss, right, gradient
+        (loss, score), gradient = jax.value_and_grad(loss_fn, has_aux=True)(stitch)
+        return loss, score, gradient
 
     def step(carry, inputs):
         params, opt_state = carry
@@ -231,25 +290,25 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         seen = phase(config, state.epoch, index.astype(jnp.float32) / steps)
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
-        labels = data.labels[indices]
-        fronts = network.fronts(state.pair.a, images, plan.points)
+        targets, random = data.labels[indices], jax.random.fold_in(tail_key, index) if network_b.needs_key else None
+        fronts = carried_to(plan.junctions, plan.network, state.pair.a, images)
         gradients, metrics = [], []
-        for point, travelling, of_point in zip(plan.points, fronts, params, strict=True):
+        for at, carried, of_point in zip(plan.junctions, fronts, params, strict=True):
             (stitches, penalties), pull = jax.vjp(partial(_stitches_and_penalties, plan, seen), of_point)
-            tail = partial(tail_gradient, point, travelling, labels)
-            found = each_stack(tail, stitches, plan.execution)
-            metrics.append(concatenate([(loss, right) for loss, right, _ in found]))
-            gradients += pull(([pulled for *_, pulled in found], jax.tree.map(jnp.ones_like, penalties)))
+            tail = partial(tail_gradient, at.b, carried, targets, random)
+            results = each_stack(tail, stitches, plan.execution)
+            metrics.append(concatenate([(loss, score) for loss, score, _ in results]))
+            gradients += pull(([gradient for *_, gradient in results], jax.tree.map(jnp.ones_like, penalties)))
         params, opt_state = _update(plan, progress, seen, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 
     inputs = (jnp.arange(steps, dtype=jnp.int32), order)
-    (params, opt_state), (losses, rights) = lax.scan(step, (state.params, state.opt_state), inputs)
+    (params, opt_state), (losses, scores) = lax.scan(step, (state.params, state.opt_state), inputs)
     residuals = [
         jnp.concatenate([jax.vmap(f.residual)(theirs["family"]) for f, theirs in zip(plan.trained, point, strict=True)])
         for point in params
     ]
-    metrics = {"loss": losses.mean(0), "accuracy": rights.mean(0), "residual": jnp.stack(residuals)}
+    metrics = {"loss": losses.mean(0), "accuracy": scores.mean(0), "residual": jnp.stack(residuals)}
     return state._replace(params=params, opt_state=opt_state, epoch=state.epoch + 1), metrics
 
 

@@ -27,7 +27,7 @@ class Found:
     Attributes:
       plan: of the lane.
       chosen: per pair, point and family in the order of `plan.stacked`, the candidate that validation picked.
-      validation: accuracy in percent, (pairs, points, candidates).
+      validation: accuracy in percent, or the mean score of another metric, (pairs, points, candidates).
       test: likewise of the picked, (pairs, points, families).
       stitches: per point and family, the rounded stitches that were picked, (pairs, 1, ...).
       stats: likewise, the tails' statistics.
@@ -145,14 +145,14 @@ class Lane:
         return evaluate.pool(found)
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
-        """Percent, (pairs, points, stitches)."""
-        right = loss = seen = 0
+        """Percent, or the mean score of another metric, (pairs, points, stitches)."""
+        score = loss = seen = 0
         for some, scores in self._calls(self._scores, (pairs, *self._place((stitches, stats))), batches):
             of_batches = jax.tree.map(lambda *points: np.stack(points, axis=2).astype(np.float64), *scores)
-            right, loss = right + of_batches.right.sum(axis=1), loss + of_batches.loss.sum(axis=1)
+            score, loss = score + of_batches.score.sum(axis=1), loss + of_batches.loss.sum(axis=1)
             seen += some.mask.sum()
-            on_evaluation({"loss": float(np.mean(loss) / seen), "accuracy": float(np.mean(right) / seen)})
-        return 100 * right / float(seen)
+            on_evaluation({"loss": float(np.mean(loss) / seen), "accuracy": float(np.mean(score) / seen)})
+        return self.plan.config.scale * score / float(seen)
 
 
 def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
@@ -160,7 +160,7 @@ def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
     of equals.
     """
     families = [candidate.family for candidate in plan.candidates]
-    accuracies = np.where(np.isnan(accuracies), -1, accuracies)
+    accuracies = np.where(np.isnan(accuracies), -np.inf, accuracies)
     return [
         max((i for i, family in enumerate(families) if family == wanted), key=lambda i: accuracies[i])
         for wanted in plan.stacked

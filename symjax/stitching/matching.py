@@ -15,9 +15,9 @@ from symjax.spelling import one_line
 class FeatureMoments(NamedTuple):
     """Second moments of features x (to be stitched) and y (wanted), averaged over examples and pixels."""
 
-    xx: jax.Array  # (d, d), mean of x_i x_j
-    yx: jax.Array  # (d, d), mean of y_i x_j
-    yy: jax.Array  # (d,), mean of y_i^2
+    xx: jax.Array  # (d_x, d_x), mean of x_i x_j
+    yx: jax.Array  # (d_y, d_x), mean of y_i x_j
+    yy: jax.Array  # (d_y,), mean of y_i^2
 
     __repr__ = one_line
 
@@ -36,7 +36,7 @@ def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
 
 
 def matched(moments: FeatureMoments) -> jax.Array:
-    """The G_ReLU-Procrustes map from x to y: a permutation of channels with positive scaling, as a matrix (d, d).
+    """The G_ReLU-Procrustes map from x to y: a permutation of channels with positive scaling, as a matrix (d_y, d_x).
 
     With every channel brought to unit norm, the permutation p maximises sum_i <y_i, x_p(i)>, and channel i is scaled
     by |y_i| / |x_p(i)| (Godfrey et al. 2022, section 5). A channel that is dead in x keeps scale 1, one that is dead
@@ -49,7 +49,7 @@ def matched(moments: FeatureMoments) -> jax.Array:
 
 
 def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
-    """The matrix W (d, d) that minimises the mean of |y - W x|^2 + ridge * (mean channel power of x) * |W|^2.
+    """The matrix W (d_y, d_x) that minimises the mean of |y - W x|^2 + ridge * (mean channel power of x) * |W|^2.
 
     The ridge, relative to the features' own scale, keeps dead and duplicate channels of x from blowing up.
     """
@@ -61,9 +61,12 @@ def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
 
 
 def start_matrices(moments: FeatureMoments) -> dict[str, jax.Array]:
-    """The start matrices that do not depend on the family."""
+    """The start matrices that do not depend on the family; between different widths, the one that there is."""
+    rows, columns = moments.yx.shape
+    if rows != columns:
+        return {"least_squares": least_squares(moments)}
     return {
-        "identity": jnp.eye(moments.xx.shape[0], dtype=jnp.float32),
+        "identity": jnp.eye(columns, dtype=jnp.float32),
         "matched": matched(moments),
         "least_squares": least_squares(moments),
     }

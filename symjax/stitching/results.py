@@ -6,7 +6,8 @@
     parts/             what results.csv and curves.csv are assembled from, pair by pair
 
 A pair's files are written when the pair is done, stitches first; `results.csv` is assembled from them, so that it is
-complete or as before. Rows have keys (pair, layer, family): what is there is never computed again.
+complete or as before. Rows have keys (pair, layer, family), and layer_b where a stitch leads to another point or
+network: what is there is never computed again.
 """
 
 from collections.abc import Iterable
@@ -25,7 +26,7 @@ from symjax.errors import InputError
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
-from symjax.summary import mean_and_deviation
+from symjax.summary import mean_and_deviation, with_both_layers
 
 COLUMNS = (
     "pair",
@@ -44,6 +45,7 @@ COLUMNS = (
     "val_accuracy",
     "sparsity",
 )
+BETWEEN = ("layer_b", "resize")  # columns where B's point or network is not A's
 KEY = ["pair", "layer", "family"]
 FACTORS = ("left", "right")  # arrays of a stitch of low rank beside its matrix, which is their product
 
@@ -56,19 +58,19 @@ def pair_name(pair: tuple[int, int]) -> str:
 MISSED = 1e-3  # a residual from which on a projection counts as failed; those of good ones are under 1e-4
 
 
-def trouble(curves: pd.DataFrame) -> str:
+def trouble(curves: pd.DataFrame, where: str = "curves.csv") -> str:
     """A sentence on what went wrong numerically in training, by rows of curves.csv; empty if nothing did."""
-    told, key = [], ["pair", "layer", "family", "learning_rate"]
+    told, key = [], ["pair", "layer", "layer_b", "family", "learning_rate"]
     curves = curves.reindex(columns=[*key, "loss", "residual"])  # no families that train: no columns
     for what, wrong in (
         ("the loss was not finite", ~np.isfinite(curves.loss.astype(float))),
         (f"the projection missed its constraint by more than {MISSED:g}", curves.residual > MISSED),
     ):
         if len(rows := curves[wrong]):
-            where = dict.fromkeys(f"{row.family} at {row.layer}" for row in rows.itertuples())
+            stitches = dict.fromkeys(f"{row.family} at {row.layer}" for row in with_both_layers(rows).itertuples())
             count = len(rows[key].drop_duplicates())
-            told.append(f"in {count} stitch{'es' * (count > 1)} {what} ({', '.join(where)})")
-    return f"Beware: {'; '.join(told)}; see curves.csv." if told else ""
+            told.append(f"in {count} stitch{'es' * (count > 1)} {what} ({', '.join(stitches)})")
+    return f"Beware: {'; '.join(told)}; see {where}." if told else ""
 
 
 class Results:
@@ -88,42 +90,47 @@ class Results:
         frames = [runs.read_csv(path, COLUMNS) for path in sorted((self.folder / "parts").glob("*.rows.csv"))]
         if not frames:
             return pd.DataFrame(columns=list(COLUMNS))
-        return pd.concat(frames, ignore_index=True)
+        return _with_layer_b(pd.concat(frames, ignore_index=True))
 
     def curves(self, pairs=None, plan: Plan | None = None) -> pd.DataFrame:
         """All learning curves there are, or those of these pairs and of the plan's layers and families."""
         frames = [runs.read_csv(path) for path in sorted((self.folder / "parts").glob("*.curves.csv"))]
         if not frames:
             return pd.DataFrame()
-        curves = pd.concat(frames, ignore_index=True)
-        if plan is None:
-            return curves
-        chosen = curves.pair.isin([pair_name(pair) for pair in pairs])
-        chosen &= curves.layer.isin([plan.network.points[point].name for point in plan.points])
-        chosen &= curves.family.isin([family.label for family in plan.families])
-        return self._in_order(curves[chosen], plan)
+        curves = _with_layer_b(pd.concat(frames, ignore_index=True))
+        return curves if plan is None else self._of_plan(curves, pairs, plan)
 
     def missing(self, pairs: Iterable[tuple[int, int]], plan: Plan) -> dict[Plan, list[tuple[int, int]]]:
         """The wanted rows that are not there, and no others: plans with fewer points and families, and their pairs."""
-        there = set(self.rows()[KEY].itertuples(index=False, name=None))
+        rows = self.rows()
+        existing = set(zip(*(rows[name] for name in KEY), _layer_b(rows), strict=True))
         found: dict[Plan, list[tuple[int, int]]] = {}
         for pair in pairs:
             families: dict[tuple[int, ...], list] = {}
             for family in plan.families:
-                names = {point: plan.network.points[point].name for point in plan.points}
-                points = tuple(p for p, name in names.items() if (pair_name(pair), name, family.label) not in there)
+                points = tuple(
+                    point
+                    for point, at in zip(plan.points, plan.junctions, strict=True)
+                    if (pair_name(pair), at.front.name, family.label, at.tail.name) not in existing
+                )
                 if points:
                     families.setdefault(points, []).append(family)
             for points, theirs in families.items():
                 found.setdefault(replace(plan, points=points, families=tuple(theirs)), []).append(pair)
         return found
 
-    def add(self, result: PairResult, clean: dict[int, float]) -> None:
-        """Adds a pair's results to the folder; rows with the same key take the place of older ones."""
+    def add(self, result: PairResult, clean: dict[int, float], clean_b: dict[int, float] | None = None) -> None:
+        """Adds a pair's results to the folder; rows with the same key take the place of older ones.
+
+        Args:
+          result: of the pair.
+          clean: seed to accuracy, of members without a stitch.
+          clean_b: likewise of tails, where they are of another network.
+        """
         for name in ("parts", "stitches"):
             runs.make_folder(self.folder / name)
         a, b = result.pair
-        name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], clean[b]]))
+        name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], (clean_b or clean)[b]]))
         rows = pd.DataFrame(
             {
                 **row,
@@ -134,11 +141,12 @@ class Results:
                 "penalty": clean_accuracy - row["stitched_accuracy"],
             }
             for row in result.rows
-        )[list(COLUMNS)]
+        )
+        rows = rows[[*COLUMNS, *(name for name in BETWEEN if name in rows)]]
         path = self.folder / "stitches" / f"{name}.npz"
         arrays = runs.read_npz(path) if path.exists() else {}
-        for (layer, family), (stitch, stats) in result.stitches.items():
-            prefix = f"{layer}/{family}/"
+        for key, (stitch, stats) in result.stitches.items():
+            prefix = f"{'/'.join(key)}/"
             arrays = {key: value for key, value in arrays.items() if not key.startswith(prefix)}
             arrays |= {f"{prefix}matrix": stitch.matrix, f"{prefix}bias": stitch.bias}
             if stitch.factors is not None:
@@ -155,7 +163,8 @@ class Results:
         if frame.empty:
             return
         if path.exists():
-            frame = pd.concat([runs.read_csv(path), frame]).drop_duplicates(key, keep="last")
+            frame = _with_layer_b(pd.concat([runs.read_csv(path), frame]))
+            frame = frame.drop_duplicates([*key, *frame.columns.intersection(["layer_b"])], keep="last")
         runs.write_csv(path, frame)
 
     def assemble(self) -> None:
@@ -170,35 +179,47 @@ class Results:
 
     def table(self, pairs, plan) -> pd.DataFrame:
         """The rows of these pairs and of the plan's layers and families, in the plan's order."""
-        rows = self.rows()
-        names = [pair_name(pair) for pair in pairs]
-        labels = [family.label for family in plan.families]
-        rows = rows[rows.pair.isin(names) & rows.layer_index.isin(plan.points) & rows.family.isin(labels)]
-        return self._in_order(rows, plan)
+        return self._of_plan(self.rows(), pairs, plan)
 
     @staticmethod
-    def _in_order(table: pd.DataFrame, plan: Plan) -> pd.DataFrame:
-        """By layer and family, in the plan's order."""
-        order = {"layer": [point.name for point in plan.network.points], "family": [f.label for f in plan.families]}
-        key = lambda column: column.map(order[column.name].index)  # noqa: E731
-        return table.sort_values(["layer", "family"], key=key, kind="stable").reset_index(drop=True)
+    def _of_plan(table: pd.DataFrame, pairs, plan: Plan) -> pd.DataFrame:
+        """The rows of these pairs and of the plan's layers and families; by layer and family, in the plan's order."""
+        points = {(at.front.name, at.tail.name): (at.a, at.b) for at in plan.junctions}
+        labels, names = [family.label for family in plan.families], {pair_name(pair) for pair in pairs}
+        rows = list(zip(table.pair, zip(table.layer, _layer_b(table), strict=True), table.family, strict=True))
+        chosen = [i for i, (pair, at, family) in enumerate(rows) if pair in names and at in points and family in labels]
+        order = sorted(chosen, key=lambda i: (points[rows[i][1]], labels.index(rows[i][2])))
+        return table.iloc[order].reset_index(drop=True)
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
         """Families down, layers across: mean and standard deviation (n - 1) of the penalty over pairs."""
+        table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
         text = mean_and_deviation(grouped, 1).unstack("layer")
         return text[list(table.layer.unique())].loc[list(table.family.unique())]
 
 
-def load_stitch(folder: str | Path, pair: tuple[int, int], layer: str, family: str, like: Any) -> tuple[Stitch, Any]:
+def _layer_b(table: pd.DataFrame) -> pd.Series:
+    """The layer of B in each row, which is that of A where the table names none."""
+    return table.layer_b.fillna(table.layer) if "layer_b" in table else table.layer
+
+
+def _with_layer_b(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with `layer_b` in every row, where it is in one."""
+    return table.assign(layer_b=_layer_b(table)) if "layer_b" in table else table
+
+
+def load_stitch(
+    folder: str | Path, pair: tuple[int, int], layer: str, family: str, like: Any, *, layer_b: str | None = None
+) -> tuple[Stitch, Any]:
     """A saved stitch and the batch-norm statistics of its tail, for `evaluate_stitch`.
 
     Args:
       folder: of the run.
       like: the statistics of the tail's own member, for their structure.
       pair: seeds of front and tail.
-      layer, family: as in results.csv.
+      layer, family, layer_b: as in results.csv.
 
     Raises:
       InputError: for a stitch that is not there, or a broken file.
@@ -206,11 +227,11 @@ def load_stitch(folder: str | Path, pair: tuple[int, int], layer: str, family: s
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, wanted the seeds of front and tail")
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
-    arrays, prefix = runs.read_npz(path), f"{layer}/{family}/"
+    arrays, prefix = runs.read_npz(path), f"{layer}/{f'{layer_b}/' if layer_b not in (None, layer) else ''}{family}/"
     found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in found:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
-        raise InputError(f"layer, family: {path} has no {layer}/{family}; it has {', '.join(known)}")
+        raise InputError(f"layer, family: {path} has no {prefix[:-1]}; it has {', '.join(known)}")
     stats = {key.removeprefix("stats/"): value for key, value in found.items() if key.startswith("stats/")}
     factors = tuple(found[name] for name in FACTORS) if FACTORS[0] in found else None
     return Stitch(found["matrix"], found["bias"], factors), unflatten(stats, like)

@@ -4,6 +4,7 @@ import pandas as pd
 
 from symjax.errors import InputError
 from symjax.stitching.families import Family, parse_families
+from symjax.summary import with_both_layers
 
 # The published grids; of ranks and of SoftSort's temperature, which have none, powers of two and of ten.
 # Of the proximal lasso: what spreads sparsities on digits at the default step size; at 1 whole layers are lost.
@@ -46,7 +47,7 @@ def choose(table: pd.DataFrame) -> pd.DataFrame:
     """
     if table.val_accuracy.isna().any():
         raise InputError("table: val_accuracy is missing in some rows, wanted a number in each")
-    groups = table.groupby(["pair", "layer"], sort=False)
+    groups = with_both_layers(table).groupby(["pair", "layer"], sort=False)
     counts, wanted = groups.hyperparameter.nunique(), table.hyperparameter.nunique()
     if (counts != wanted).any():
         pair, layer = counts.index[counts != wanted][0]

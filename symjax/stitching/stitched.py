@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from symjax.birkhoff.checks import real
+from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.network.adapters import Mode
 from symjax.network.low_rank import LowRankFeatures, materialize
@@ -27,20 +30,23 @@ class Stitch(NamedTuple):
     """What acts on channels: y_i = sum_j matrix_ij x_j + bias_i.
 
     A stitch of low rank may come with factors, whose product the matrix is: then they act in its place, which costs
-    2 r / d as much, and a convolution that follows at once works on r channels. To act by another matrix, replace them
-    by None with it.
+    r (d_a + d_b) / (d_a d_b) as much, and a convolution that follows at once works on r channels. To act by another
+    matrix, replace them by None with it.
     """
 
-    matrix: jax.Array  # (d, d)
-    bias: jax.Array | None = None  # (d,); None: none
-    factors: tuple[jax.Array, jax.Array] | None = None  # (d, r) and (r, d)
+    matrix: jax.Array  # (d_b, d_a)
+    bias: jax.Array | None = None  # (d_b,); None: none
+    factors: tuple[jax.Array, jax.Array] | None = None  # (d_b, r) and (r, d_a)
 
     __repr__ = one_line
 
 
 def low_rank(factors: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array] | None:
-    """The factors of a stitch where its rank is so low that they cost less than the matrix; else None."""
-    return factors if factors is not None and 4 * factors[0].shape[-1] <= factors[0].shape[-2] else None
+    """The factors of a stitch where its rank is so low that they cost half of the matrix or less; else None."""
+    if factors is None:
+        return None
+    (d_b, rank), d_a = factors[0].shape[-2:], factors[1].shape[-1]
+    return factors if 2 * rank * (d_a + d_b) <= d_a * d_b else None
 
 
 def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
@@ -62,7 +68,10 @@ def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
 
 
 def apply_stitch(stitch: Stitch, x: jax.Array) -> jax.Array:
-    """Stitched features, of features (examples, ..., channels)."""
+    """Stitched features (..., d_b), of features (..., d_a)."""
+    x, channels = real("x", x), np.shape(stitch.matrix)[-1]
+    if x.shape[-1:] != (channels,):
+        raise InputError(f"x: got shape {x.shape}, expected (..., {channels}), the channels that the stitch takes")
     return materialize(_stitched(stitch, x))
 
 

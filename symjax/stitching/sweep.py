@@ -20,13 +20,13 @@ from symjax.checks import integer
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
-from symjax.flops import segment_flops
 from symjax.network import Member
 from symjax.parallel import at_once, groups, stack, take
 from symjax.spelling import one_line
-from symjax.stitching.division import divide, work_of
-from symjax.stitching.families import LowRank
+from symjax.stitching.division import divide, plan_flops, work_of
+from symjax.stitching.families import Family, LowRank
 from symjax.stitching.fit import Plan
+from symjax.stitching.junction import Junction
 from symjax.stitching.lane import Found, Lane, evaluation_batches
 from symjax.stitching.stitched import Pair, Stitch
 
@@ -40,28 +40,29 @@ class PairResult:
     Attributes:
       pair: the two seeds.
       rows: a dict per point and family: layer, layer_index, starred, family, hyperparameter, learning_rate, start,
-        stitched_accuracy and val_accuracy (percent), sparsity (share of zero entries).
+        stitched_accuracy and val_accuracy (percent, or mean scores of another metric), sparsity (share of zero
+        entries); where B's point or network is not A's also layer_b and resize (`junction.Junction`).
       curves: a dict per point, trained candidate and epoch: layer, family, learning_rate, epoch, loss, accuracy
         (percent), residual (`Family.residual`: by how much the projections miss their constraint).
-      stitches: (layer, family) to (rounded stitch, B's statistics that belong to it), as NumPy arrays.
+      stitches: (layer, family), or (layer, layer_b, family) where names differ, to (rounded stitch, B's statistics
+        that belong to it), as NumPy arrays.
     """
 
     pair: tuple[int, int]
     rows: list[dict]
     curves: list[dict]
-    stitches: dict[tuple[str, str], tuple[Stitch, PyTree]]
+    stitches: dict[tuple[str, ...], tuple[Stitch, PyTree]]
 
     __repr__ = one_line
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:
     """An InputError where a plan cannot be carried out on these images; nothing is sent to a device."""
-    for family in plan.families:
-        for point in plan.points:
-            channels = plan.network.points[point].channels
-            if isinstance(family, LowRank) and family.rank > channels:
-                name = plan.network.points[point].name
-                raise InputError(f"families: {family.label} exceeds the {channels} channels of {name}")
+    for at in plan.junctions:
+        for family in plan.families:
+            _check_family(family, at)
+        if plan.trained and plan.config.start in ("identity", "matched") and len(set(at.shape)) > 1:
+            raise InputError(f"start: {plan.config.start!r} needs equal widths; {_widths(at)}")
     if not plan.families or not plan.points:
         raise InputError("families, layers: at least one of each is wanted")
     if plan.config.batch_size > len(dataset.train):
@@ -69,6 +70,18 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         raise InputError(f"batch_size: {size} is more than the {images} training images")
     if not len(dataset.validation):
         raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+
+
+def _check_family(family: Family, at: Junction) -> None:
+    if family.square and len(set(at.shape)) > 1:
+        raise InputError(f"families: {family.label} stitches points of equal widths alone; {_widths(at)}")
+    if isinstance(family, LowRank) and family.rank > min(at.shape):
+        narrow = at.front if at.shape[1] == min(at.shape) else at.tail
+        raise InputError(f"families: {family.label} exceeds the {narrow.channels} channels of {narrow.name}")
+
+
+def _widths(at: Junction) -> str:
+    return f"got {at.front.channels} channels at {at.front.name} of A and {at.tail.channels} at {at.tail.name} of B"
 
 
 class Sweep:
@@ -92,8 +105,8 @@ class Sweep:
         devices = jax.local_devices() if devices is None else list(devices)
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]
         if share > 1:
-            image = dataset.train.images.shape[1:]
-            parts = divide(plan, share, segment_flops(plan.network, image), work_of(plan, dataset))
+            flops, flops_b = plan_flops(plan, dataset.example_shape)
+            parts = divide(plan, share, flops, work_of(plan, dataset), flops_b)
         self.group_size = len(devices) // len(parts)
         own = np.asarray(devices[: self.group_size * len(parts)]).reshape(self.group_size, len(parts)).T
         evaluated = evaluation_batches(dataset, plan.config.eval_batch_size)
@@ -109,6 +122,7 @@ class Sweep:
         member: Callable[[int], Member],
         pairs: Sequence[tuple[int, int]],
         *,
+        member_b: Callable[[int], Member] | None = None,
         seed: int = 0,
         on_epoch: Callable[[dict], None] = lambda metrics: None,
         on_evaluation: Callable[[dict | None], None] = lambda metrics: None,
@@ -118,13 +132,15 @@ class Sweep:
         Args:
           member: from a member's seed to the member.
           pairs: ordered pairs of seeds.
+          member_b: from a tail's seed to its member, where it is not `member`.
           seed: of the stitches' random numbers; a pair's own depend on it and on the pair.
           on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
           on_evaluation: called after each few batches of an evaluation, with the mean loss and accuracy so far or None.
         """
+        member_b = member if member_b is None else member_b
         for index, kept in groups(len(pairs), self.group_size):
             group = [pairs[i] for i in index]
-            stacked = stack([Pair(member(a), member(b)) for a, b in group])
+            stacked = stack([Pair(member(a), member_b(b)) for a, b in group])
             keys = stack([_pair_key(seed, pair) for pair in group])
             found = self._run_lanes(stacked, keys, on_epoch, on_evaluation)
             for g, pair in enumerate(group[:kept]):
@@ -153,29 +169,27 @@ class Sweep:
         for of_lane in found:
             _add(of_lane, g, rows, curves, stitches)
         labels = [family.label for family in self.plan.families]
-        rows.sort(key=lambda row: (row["layer_index"], labels.index(row["family"])))
-        layers = [point.name for point in self.plan.network.points]
-        curves.sort(key=lambda row: (layers.index(row["layer"]), labels.index(row["family"])))
+        order = {(at.front.name, at.tail.name): (at.a, at.b) for at in self.plan.junctions}
+        key = lambda row: (order[row["layer"], row.get("layer_b", row["layer"])], labels.index(row["family"]))  # noqa: E731
+        rows.sort(key=key)
+        curves.sort(key=key)
         return PairResult(pair, rows, curves, stitches)
 
 
 def _add(found: Found, g: int, rows: list, curves: list, stitches: dict) -> None:
     """Adds what a lane found for pair number `g` of its group."""
     plan = found.plan
-    for p, point in enumerate(plan.points):
-        where = plan.network.points[point]
+    for p, at in enumerate(plan.junctions):
         for f, family in enumerate(plan.stacked):
             candidate = plan.candidates[found.chosen[g][p][f]]
             stitch = take(found.stitches[p][f], (g, 0))
             if stitch.bias is None:
                 stitch = stitch._replace(bias=np.zeros(len(stitch.matrix), stitch.matrix.dtype))
-            stitches[where.name, family.label] = (stitch, take(found.stats[p][f], (g, 0)))
+            stitches[*at.layers, family.label] = (stitch, take(found.stats[p][f], (g, 0)))
             start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
             rows.append(
                 {
-                    "layer": where.name,
-                    "layer_index": point,
-                    "starred": where.starred,
+                    **at.columns,
                     "family": family.label,
                     "hyperparameter": family.hyperparameter,
                     "start": start,
@@ -189,12 +203,12 @@ def _add(found: Found, g: int, rows: list, curves: list, stitches: dict) -> None
             for epoch, metrics in enumerate(found.history):
                 curves.append(
                     {
-                        "layer": where.name,
+                        **{name: value for name, value in at.columns.items() if name in ("layer", "layer_b")},
                         "family": candidate.family.label,
                         "learning_rate": candidate.learning_rate,
                         "epoch": epoch + 1,
                         "loss": float(metrics["loss"][g, p, c]),
-                        "accuracy": 100 * float(metrics["accuracy"][g, p, c]),
+                        "accuracy": plan.config.scale * float(metrics["accuracy"][g, p, c]),
                         "residual": float(metrics["residual"][g, p, c]),
                     }
                 )

@@ -84,8 +84,8 @@ class TrainData(NamedTuple):
 
     images: jax.Array  # (n, height, width, channels), uint8
     labels: jax.Array  # (n,), int32
-    mean: jax.Array  # (channels,)
-    std: jax.Array  # (channels,)
+    mean: jax.Array | None  # (channels,); None where inputs are not normalised
+    std: jax.Array | None  # (channels,)
     validation: Batches | None  # None where nothing is validated on the way
 
     __repr__ = one_line
@@ -246,10 +246,6 @@ def data_shapes(dataset: Dataset, validation_batches: Batches | None) -> TrainDa
 
 def device_data(dataset: Dataset, validation_batches: Batches | None) -> TrainData:
     """A data set's training part on the device."""
-    return TrainData(
-        images=jnp.asarray(dataset.train.images),
-        labels=jnp.asarray(dataset.train.labels),
-        mean=jnp.asarray(dataset.mean),
-        std=jnp.asarray(dataset.std),
-        validation=validation_batches,
-    )
+    train = dataset.train
+    data = TrainData(train.images, train.labels, dataset.mean, dataset.std, None)
+    return jax.tree.map(jnp.asarray, data)._replace(validation=validation_batches)

@@ -1,4 +1,4 @@
-"""What a stitch family is: a way to make a d x d matrix from parameters, and what is done to those parameters."""
+"""What a stitch family is: a way to make a matrix from parameters, and what is done to those parameters."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,16 +13,20 @@ PyTree = Any
 class Family:
     """A family of stitch matrices W, acting on channels as y_i = sum_j W_ij x_j. A subclass overrides what differs.
 
+    Matrices are (d_b, d_a): from the channels of the front's features to those that the tail reads.
+
     Families are static descriptions (hashable, no arrays); parameters are pytrees that go in and come out. All
     methods are pure and see one stitch.
 
     Class attributes:
       start: which start matrix suits the family best: "identity", "random", "matched" or "least_squares".
       trains: whether there is anything to train; a family that does not takes its start matrix as it is.
+      square: whether d_a and d_b must be equal.
     """
 
     start: ClassVar[str] = "least_squares"
     trains: ClassVar[bool] = True
+    square: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -34,20 +38,20 @@ class Family:
         """The number that tells the family from its siblings: a rank, a penalty's weight, a temperature."""
         return None
 
-    def random(self, key: jax.Array, channels: int) -> jax.Array:
-        """A random start matrix."""
-        return jax.random.normal(key, (channels, channels), jnp.float32) / channels**0.5
+    def random(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
+        """A random start matrix of this shape, (d_b, d_a)."""
+        return jax.random.normal(key, shape, jnp.float32) / shape[1] ** 0.5
 
     def init(self, start: jax.Array) -> PyTree:
-        """Parameters whose matrix is, or is nearest to, the start matrix (d, d)."""
+        """Parameters whose matrix is, or is nearest to, the start matrix (d_b, d_a)."""
         return {"matrix": start}
 
     def matrix(self, params: PyTree, progress: jax.Array) -> jax.Array:
-        """The matrix (d, d); `progress` in [0, 1) is the share of training done."""
+        """The matrix (d_b, d_a); `progress` in [0, 1) is the share of training done."""
         return params["matrix"]
 
     def factors(self, params: PyTree) -> tuple[jax.Array, jax.Array] | None:
-        """Left (d, r) and right (r, d) whose product the matrix is, rounded or not, where it is held as such."""
+        """Left (d_b, r) and right (r, d_a) whose product the matrix is, rounded or not, where it is held as such."""
         return None
 
     def penalty(self, params: PyTree, progress: jax.Array) -> jax.Array:

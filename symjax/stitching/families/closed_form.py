@@ -18,5 +18,9 @@ class ClosedForm(Family):
         return self.kind
 
     @property
+    def square(self):
+        return self.kind != "least_squares"
+
+    @property
     def start(self):
         return self.kind

@@ -18,7 +18,7 @@ class Full(Family):
 
 @dataclass(frozen=True)
 class LowRank(Family):
-    """U V with U (d, r) and V (r, d); starts at the truncated singular value decomposition of its start matrix."""
+    """U V with U (d_b, r) and V (r, d_a); starts at the truncated singular value decomposition of its start matrix."""
 
     rank: int = 1
 

@@ -54,9 +54,10 @@ class Orthogonal(Family):
     """W'W = 1: projected to the nearest orthogonal matrix after every step; rounding takes the exact polar factor."""
 
     label: ClassVar[str] = "orthogonal"
+    square: ClassVar[bool] = True
 
-    def random(self, key, channels):
-        return polar(super().random(key, channels))
+    def random(self, key, shape):
+        return polar(super().random(key, shape))
 
     def init(self, start):
         return {"matrix": polar(start)}

@@ -38,6 +38,7 @@ class Birkhoff(Family):
     """
 
     start: ClassVar[str] = "matched"
+    square: ClassVar[bool] = True
     scaling_trains: ClassVar[float] = HALF
     permutation_rests: ClassVar[float] = HALF
     alpha: float = 0.1
@@ -50,8 +51,8 @@ class Birkhoff(Family):
     def hyperparameter(self):
         return self.alpha
 
-    def random(self, key, channels):
-        return sinkhorn(jax.random.uniform(key, (channels, channels), jnp.float32, 0.5, 1.5))
+    def random(self, key, shape):
+        return sinkhorn(jax.random.uniform(key, shape, jnp.float32, 0.5, 1.5))
 
     def init(self, start):
         permutation, scaling = split_scaling(start)
@@ -118,6 +119,7 @@ class SoftSort(Family):
     """SoftSort_tau(v) diag(exp(t)); rounded to a permutation by the rows' largest entries."""
 
     start: ClassVar[str] = "matched"
+    square: ClassVar[bool] = True
     tau: float = 1.0
 
     @property

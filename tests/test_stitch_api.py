@@ -1,0 +1,457 @@
+"""Stitching networks of any kind by `symjax.stitch`: own modules and functions, own data, loss and metric."""
+
+import doctest
+import re
+from functools import lru_cache, partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import symjax
+from symjax import InputError, Network, stitch_point
+from symjax.data.dataset import split_indices
+from symjax.network import Member
+from symjax.pairs import all_pairs
+from symjax.parallel import Execution, default_execution
+from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, evaluate_stitch, load_stitch, parse_families
+from symjax.stitching.junction import resized
+from symjax.stitching.results import Results, pair_name
+
+ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_size": 20, "validation": 0.2}
+
+
+class MLP(nnx.Module):
+    """As a user of Flax writes it."""
+
+    def __init__(self, width, rngs):
+        self.first = nnx.Linear(5, width, rngs=rngs)
+        self.second = nnx.Linear(width, width + 1, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(width + 1, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = stitch_point(nnx.relu(self.first(x)), "relu1")
+        x = stitch_point(nnx.relu(self.second(x)), "relu2")
+        return self.last(self.drop(x))
+
+
+class CNN(nnx.Module):
+    """Feature maps of half the size where the stride is 2."""
+
+    def __init__(self, width, stride, rngs):
+        self.conv = nnx.Conv(1, width, (3, 3), strides=stride, rngs=rngs)
+        self.last = nnx.Linear(width, 3, rngs=rngs)
+
+    def __call__(self, x):
+        x = stitch_point(nnx.relu(self.conv(x)), "relu1")
+        return self.last(x.mean(axis=(1, 2)))
+
+
+class Normed(nn.Module):
+    """Linen, with batch norm and dropout that `train` switches together."""
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = stitch_point(nn.relu(nn.Conv(4, (3, 3), strides=2)(x)), "conv")
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(5, (1, 1))(x))
+        x = nn.Dropout(0.2, deterministic=not train)(nn.relu(x))
+        return nn.Dense(3)(x.mean(axis=(1, 2)))
+
+
+def linear(weights, x):
+    """A plain function."""
+    hidden = stitch_point(jax.nn.relu(x @ weights["first"]), "relu1")
+    return hidden @ weights["second"]
+
+
+def tokens_model(weights, tokens, train=False, key=None):
+    """Tokens in; random in training, when it needs a key."""
+    x = stitch_point(jnp.tanh(weights["embedding"][tokens]), "embedded")
+    if train:
+        x = x * jax.random.bernoulli(key, 0.9, x.shape) / 0.9
+    x = stitch_point(jnp.tanh(x @ weights["mix"]), "mixed")
+    return x.mean(axis=1) @ weights["last"]
+
+
+def residual(weights, x):
+    """The skip of a block crosses at its inner point."""
+    x = stitch_point(x @ weights["first"], "stem")
+    inner = stitch_point(jax.nn.relu(x @ weights["inner"]), "inner*")
+    x = stitch_point(x + inner @ weights["back"], "block1")
+    inner = stitch_point(jax.nn.relu(x @ weights["inner"]), "other*")
+    return (x + inner @ weights["back"]) @ weights["last"]
+
+
+def draw(seed, **shapes):
+    rng = np.random.RandomState(seed)
+    return {name: jnp.asarray(rng.randn(*s) / s[0] ** 0.5, jnp.float32) for name, s in shapes.items()}
+
+
+def vectors(seed=0, n=60):
+    x = np.random.RandomState(seed).randn(n, 5).astype(np.float32)
+    return x, np.argmax(x[:, :3], axis=1)
+
+
+def maps(seed=0, n=40):
+    x = np.random.RandomState(seed).randn(n, 8, 8, 1).astype(np.float32)
+    return x, np.arange(n) % 3
+
+
+def of_nnx(build, seed, shape, **options):
+    network = Network.from_nnx(build, example=np.zeros((1, *shape), np.float32), **options)
+    return network, network.init(jax.random.key(seed))
+
+
+def of_function(function, weights, example):
+    network = Network.from_function(function, weights, example=example)
+    return network, network.member(weights)
+
+
+@lru_cache
+def planted():
+    """(A, B, M): plain functions of one input-output map, of 4 and 6 hidden channels, with features y = M x."""
+    a = draw(0, first=(5, 4), second=(4, 3))
+    matrix = np.eye(4)[[2, 0, 1, 3, 0, 2]] * np.array([1, 2, 0.5, 1, 3, 1])[:, None]
+    b = {"first": a["first"] @ matrix.T, "second": np.linalg.pinv(matrix.T) @ a["second"]}
+    b = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), b)
+    return (
+        of_function(linear, a, np.zeros((1, 5), np.float32)),
+        of_function(linear, b, np.zeros((1, 5), np.float32)),
+        matrix,
+    )
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["4 to 6 channels", "6 to 4"])
+def test_full_recovers_a_planted_map_between_widths(back):
+    a, b, matrix = planted()
+    nets = (b, a) if back else (a, b)
+    x, _ = vectors()
+    y = np.argmax(a[0].apply(a[1], x), axis=1)
+    result = symjax.stitch(
+        *nets, at="relu1", families="full,rank1,least_squares", train=(x, y), test=(x[:30], y[:30]), **ONE,
+        learning_rates=(1e-6,),
+    )  # fmt: skip
+    table = result.table.set_index("family")
+    assert table.loc[["full", "least_squares"], "penalty"].tolist() == [0, 0] and table.clean_accuracy.eq(100).all()
+    assert table.loc["rank1", "penalty"] > 0 and table.loc["rank1", "rank"] == 1
+    assert table.layer.eq("relu1").all() and table.layer_b.eq("relu1").all() and table["resize"].eq("none").all()
+    features, targets = (np.asarray(net.features(member, x)["relu1"], np.float64) for net, member in nets)
+    images = split_indices(60, 0.2, 0)[0][:40]  # whole batches of the training part
+    gram = features[images].T @ features[images] / 40
+    damping = 1e-5 * np.trace(gram) / len(gram) * np.eye(len(gram))  # of `least_squares`
+    exact = np.linalg.solve(gram + damping, features[images].T @ targets[images] / 40).T
+    for family in ("full", "least_squares"):
+        stitch = result.stitches["relu1", family]
+        assert stitch.matrix.shape == ((4, 6) if back else (6, 4)) and stitch.bias.shape == (4 if back else 6,)
+        stitched = apply_stitch(stitch, jnp.asarray(features, jnp.float32))
+        np.testing.assert_allclose(stitched, features @ exact.T, atol=1e-4)
+        np.testing.assert_allclose(stitched, targets, atol=1e-3 * np.abs(targets).max())
+
+
+def test_points_of_one_network_of_flax_nnx():
+    """Layers of unequal width, and one layer twice; validation, table and evaluation agree; members stay."""
+    (network, a), (_, b) = (of_nnx(lambda rngs: MLP(6, rngs), seed, (5,)) for seed in (0, 1))
+    b = network.init(jax.random.key(1))
+    before = jax.tree.map(np.array, (a, b))
+    train, test = vectors(), vectors(1, 30)
+    at = ["relu1", ("relu1", "relu2"), ("relu2", "relu1")]
+    result = symjax.stitch(
+        (network, a), (network, network.to_module(b)), at, families="full,lasso:0.01,rank2", train=train, test=test,
+        **{**ONE, "learning_rates": (1e-3, 1e-1), "epochs": 2},
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, (a, b), before)
+    rows = result.table
+    assert rows.layer.tolist() == ["relu1"] * 6 + ["relu2"] * 3
+    assert rows.layer_b.tolist() == ["relu1"] * 3 + ["relu2"] * 3 + ["relu1"] * 3
+    keys = [("relu1", "full"), ("relu1", "relu2", "rank2"), ("relu2", "relu1", "lasso:0.01")]
+    assert [result.stitches[key].matrix.shape for key in keys] == [(6, 6), (7, 6), (6, 7)]
+    assert rows["rank"][rows.family == "rank2"].eq(2).all() and set(rows.learning_rate) <= {1e-3, 1e-1}
+    for row in rows.itertuples():
+        layers = dict.fromkeys((row.layer, row.layer_b))
+        key, split = (*layers, row.family), symjax.data.Split(*test)
+        again = evaluate_stitch(
+            network, a, b, result.stitches[key], result.states[key], (row.layer, row.layer_b), split, None, None,
+            batch_size=20,
+        )  # fmt: skip
+        assert again == row.stitched_accuracy == pytest.approx(row.clean_accuracy - row.penalty)
+    curves = result.curves.groupby(["layer", "layer_b", "family", "learning_rate"], dropna=False).size()
+    assert len(curves) == 3 * 3 * 2 and curves.eq(2).all()
+    titles = [text.get_text() for text in result.plot().axes[0].get_xticklabels()]
+    assert titles == ["relu1", "relu1 to relu2", "relu2 to relu1"]
+
+
+def test_one_point_of_one_network_is_the_commands_sweep():
+    """By the default families; the same numbers to the last bit, and no columns for a second point."""
+    network, a = of_nnx(lambda rngs: MLP(6, rngs), 0, (5,))
+    b, (x, y), options = network.init(jax.random.key(1)), vectors(), {**ONE, "epochs": 2}
+    result = symjax.stitch((network, a), (network, b), at="relu2", train=(x, y), test=(x, y), **options)
+    train, held_out = split_indices(60, 0.2, 0)
+    parts = [symjax.data.Split(x[part], y[part]) for part in (train, held_out, slice(None))]
+    dataset = symjax.data.Dataset("own", *parts, ("a", "b", "c"), None, None)
+    config = FitConfig(**{name: options[name] for name in ("epochs", "batch_size", "eval_batch_size")})
+    plan = Plan(network, (1,), parse_families("full,rank1,birkhoff"), config, default_execution())
+    (swept,) = Sweep(plan, dataset, devices=ONE["devices"]).run({0: a, 1: b}.get, [(0, 1)])
+    assert result.table.family.tolist() == ["full", "rank1", "birkhoff"] and result.table.layer.eq("relu2").all()
+    assert not {"layer_b", "resize"} & {*result.table, *result.curves}
+    assert result.table.stitched_accuracy.tolist() == [row["stitched_accuracy"] for row in swept.rows]
+    assert result.curves.to_dict("records") == swept.curves
+    for key, pair in swept.stitches.items():
+        jax.tree.map(np.testing.assert_array_equal, (result.stitches[key], result.states[key]), pair)
+
+
+def stitched_by_hand(network_b, member, result, key, features, point):
+    """Outputs of B's tail on features of A that a stitch of the result acts on, in NumPy."""
+    stitch = result.stitches[key]
+    features = np.asarray(features, np.float64) @ np.asarray(stitch.matrix).T + stitch.bias
+    tail = Member(member.params, result.states[key])
+    return np.asarray(network_b.tail(tail, (jnp.asarray(features, jnp.float32),), point))
+
+
+@pytest.mark.parametrize("how", ["mean", "nearest"])
+def test_maps_of_unequal_size(how):
+    """From 8 x 8 to 4 x 4 pixels and back, by convolutional networks of 3 and 5 channels."""
+    large, small = (
+        of_nnx(lambda rngs: CNN(3, 1, rngs), 0, (8, 8, 1)),
+        of_nnx(lambda rngs: CNN(5, 2, rngs), 1, (8, 8, 1)),
+    )
+    (a, member_a), (b, member_b) = (large, small) if how == "mean" else (small, large)
+    x, y = maps(1, 20)
+    result = symjax.stitch((a, member_a), (b, member_b), "relu1", families="full", train=maps(), test=(x, y), **ONE)
+    assert result.table[["layer", "layer_b", "resize"]].values.tolist() == [["relu1", "relu1", how]]
+    features = np.asarray(a.features(member_a, x)["relu1"])
+    if how == "mean":
+        features = features.reshape(20, 4, 2, 4, 2, 3).mean(axis=(2, 4))
+    else:
+        features = features.repeat(2, axis=1).repeat(2, axis=2)
+    outputs = stitched_by_hand(b, member_b, result, ("relu1", "full"), features, "relu1")
+    assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
+
+
+@pytest.mark.parametrize(
+    "size,target,how",
+    [((6,), (3,), "mean"), ((6,), (4,), "nearest"), ((4, 2), (2, 2), "mean"), ((4, 2), (2, 4), "nearest")],
+)
+def test_features_are_resized_as_said(size, target, how):
+    x = np.random.RandomState(0).randn(2, *size, 3).astype(np.float32)
+    expected = x
+    for axis, (n, m) in enumerate(zip(size, target, strict=True), 1):
+        if how == "mean":
+            parts = [expected.take(range(i * n // m, (i + 1) * n // m), axis).mean(axis) for i in range(m)]
+        else:
+            parts = [expected.take(i * n // m, axis) for i in range(m)]
+        expected = np.stack(parts, axis)
+    np.testing.assert_allclose(resized(jnp.asarray(x), target), expected, atol=1e-6)
+
+
+def test_from_nnx_to_linen_with_batch_norm_and_dropout():
+    """Statistics behind the stitch are re-estimated; the tail's dropout needs a key while stitches train."""
+    a, member_a = of_nnx(lambda rngs: CNN(3, 1, rngs), 0, (8, 8, 1))
+    b = Network.from_linen(Normed(), example=np.zeros((1, 8, 8, 1), np.float32))
+    member_b = b.init(jax.random.key(1))
+    x, y = maps(1, 20)
+    result = symjax.stitch(
+        (a, member_a), (b, member_b), ("relu1", "conv"), families="full", train=maps(), test=(x, y), **ONE, bias=True
+    )
+    assert result.table.layer_b.tolist() == ["conv"] and result.table["resize"].tolist() == ["mean"]
+    key = ("relu1", "conv", "full")
+    features = np.asarray(a.features(member_a, x)["relu1"]).reshape(20, 4, 2, 4, 2, 3).mean(axis=(2, 4))
+    outputs = stitched_by_hand(b, member_b, result, key, features, "conv")
+    assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
+    statistics = result.states[key]["batch_stats"]["BatchNorm_0"]
+    assert np.abs(statistics["mean"]).min() > 1e-4 and np.isfinite(statistics["var"]).all()
+    assert result.stitches[key].bias.any()
+
+
+def test_tokens_through_functions_on_two_devices():
+    """Integer inputs, 4 tokens of 3 and 5 channels; devices share the stitches of the pair."""
+    nets = [
+        of_function(
+            tokens_model, draw(d, embedding=(7, d), mix=(d, d + 1), last=(d + 1, 2)), np.zeros((1, 4), np.int32)
+        )
+        for d in (3, 5)
+    ]
+    tokens = np.random.RandomState(0).randint(0, 7, (60, 4))
+    data = tokens[:40], tokens[:40, 0] % 2
+    result = symjax.stitch(
+        *nets, at=["embedded", "mixed"], families="full", train=data, test=(tokens[40:], tokens[40:, 0] % 2),
+        **{**ONE, "devices": jax.devices()[:2]},
+    )  # fmt: skip
+    assert result.table.layer.tolist() == ["embedded", "mixed"]
+    assert [result.stitches[layer, "full"].matrix.shape for layer in result.table.layer] == [(5, 3), (6, 4)]
+    assert result.table.stitched_accuracy.between(0, 100).all()
+
+
+def squared(outputs, targets):
+    return jnp.mean((outputs[:, 0] - targets) ** 2)
+
+
+def closeness(outputs, targets):
+    return -((outputs[:, 0] - targets) ** 2)
+
+
+def test_own_loss_and_metric():
+    """Regression; A has other outputs, and so no score. Validation picks the higher score, although it is negative."""
+    a = of_function(linear, draw(0, first=(5, 4), second=(4, 3)), np.zeros((1, 5), np.float32))
+    b = of_function(linear, draw(1, first=(5, 4), second=(4, 1)), np.zeros((1, 5), np.float32))
+    x, _ = vectors()
+    y = np.asarray(b[0].apply(b[1], x))[:, 0]
+    options = {**ONE, "epochs": 4, "learning_rates": (1e-9, 3e-2)}
+    result = symjax.stitch(
+        a, b, "relu1", families="identity,full", train=(x, y), test=(x, y), loss=squared, metric=closeness,
+        start="random", **options,
+    )  # fmt: skip
+    table = result.table.set_index("family")
+    assert np.isnan(table.clean_score_a).all() and np.abs(table.clean_score_b).max() < 1e-12
+    assert (table.penalty == table.clean_score - table.stitched_score).all()
+    outputs = stitched_by_hand(b[0], b[1], result, ("relu1", "full"), a[0].features(a[1], x)["relu1"], "relu1")
+    np.testing.assert_allclose(table.stitched_score["full"], closeness(outputs, y).mean(), rtol=1e-5)
+    assert table.learning_rate["full"] == 3e-2  # it learns, and does not take the first
+    curve = result.curves[result.curves.learning_rate == 3e-2]
+    assert curve.loss.iloc[-1] < curve.loss.iloc[0]
+    np.testing.assert_allclose(curve.score, -curve.loss, rtol=1e-5)
+    assert result.plot().axes[0].get_ylabel() == "stitching penalty (score)"
+
+
+def shaken(weights, x, train=False, key=None):
+    """In training, its outputs are one random number."""
+    hidden = stitch_point(x @ weights["first"], "hidden")
+    return 0 * hidden + jax.random.uniform(key) if train else hidden
+
+
+def test_tails_that_are_random_in_training_draw_with_one_key_a_step():
+    net = of_function(shaken, draw(0, first=(5, 1)), np.zeros((1, 5), np.float32))
+    x, y = vectors()
+    losses = {"loss": lambda outputs, targets: outputs.mean(), "metric": lambda outputs, targets: outputs[:, 0]}
+    options = {**ONE, "batch_size": 24, "epochs": 3}
+    result = symjax.stitch(
+        net, net, "hidden", families="full,lasso:0.1", train=(x, y), test=(x, y), **losses, **options
+    )
+    first, second = (rows.loss.to_numpy() for _, rows in result.curves.groupby("family"))
+    np.testing.assert_array_equal(first, second)
+    assert len(set(first)) == 3 and first.min() > 0 and first.max() < 1
+
+
+def test_a_starred_point_takes_the_skip_of_the_front():
+    weights = [draw(s, first=(5, 4), inner=(4, 6), back=(6, 4), last=(4, 3)) for s in (0, 1)]
+    network, a = of_function(residual, weights[0], np.zeros((1, 5), np.float32))
+    b = network.member(weights[1])
+    assert [point.starred for point in network.points] == [False, True, False, True]
+    train, (x, y) = vectors(), vectors(1, 30)
+    result = symjax.stitch(
+        (network, a), (network, b), ("inner*", "other*"), families="full", train=train, test=(x, y), **ONE
+    )
+    features, skip = network.front(a, x, "inner*")
+    stitched = apply_stitch(result.stitches["inner*", "other*", "full"], features)
+    outputs = network.tail(b, (stitched, skip), "other*")
+    assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
+    with pytest.raises(InputError, match=r"points: beside the features nothing crosses at stem .*not starred"):
+        symjax.stitch((network, a), (network, b), ("stem", "inner*"), families="full", train=train, test=(x, y))
+
+
+def test_results_of_different_points_are_kept_and_loaded(tmp_path):
+    """Rows of equal and of different points in one folder; members of two networks under the same seeds."""
+    (network, _), b = of_nnx(lambda rngs: MLP(4, rngs), 0, (5,)), of_nnx(lambda rngs: MLP(3, rngs), 0, (5,))
+    train, test = symjax.data.Split(*vectors()), symjax.data.Split(*vectors(1, 30))
+    dataset = symjax.data.Dataset("own", train, test, test, (), None, None)
+    config = FitConfig(epochs=1, batch_size=12, flip=False, translate=0)
+    make = partial(Plan, families=parse_families("full"), config=config, execution=Execution("map", "matmul"))
+    members = {seed: network.init(jax.random.key(seed)) for seed in (0, 1)}
+    results, pairs = Results(tmp_path), all_pairs((0, 1))[:1]
+    within, between = make(network, (0, (0, 1))), make(network, ((0, 1),), network_b=b[0])
+    (result,) = Sweep(within, dataset, devices=jax.devices()[:1]).run(members.get, pairs)
+    results.add(result, {0: 50.0, 1: 60.0})
+    assert not results.missing(pairs, within)
+    table = results.table(pairs, within)
+    assert table.layer_b.tolist() == ["relu1", "relu2"] and table.clean_accuracy.eq(55).all()
+    assert len(results.table(pairs, make(network, (0,)))) == 1
+    assert results.missing(pairs, make(network, (1, (0, 1)))) == {make(network, (1,)): pairs}
+    stitch, state = load_stitch(tmp_path, (0, 1), "relu1", "full", members[1].state, layer_b="relu2")
+    for loaded, made in zip(
+        jax.tree.leaves((stitch, state)), jax.tree.leaves(result.stitches["relu1", "relu2", "full"]), strict=True
+    ):
+        np.testing.assert_array_equal(loaded, made)
+    (result,) = Sweep(between, dataset, devices=jax.devices()[:1]).run(
+        members.get, [(0, 0)], member_b=lambda seed: b[1]
+    )
+    assert result.stitches["relu1", "relu2", "full"][0].matrix.shape == (4, 4)
+    results.add(result, {0: 50.0}, {0: 70.0})
+    assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"
+
+
+def refused(**changes):
+    """The message with which a call with these arguments is refused; nothing is compiled."""
+    a, b, _ = planted()
+    arguments = (
+        {"a": a, "b": b, "at": "relu1", "families": "full", "train": vectors(), "test": vectors()} | ONE | changes
+    )
+    with pytest.raises(InputError) as caught:
+        symjax.stitch(arguments.pop("a"), arguments.pop("b"), arguments.pop("at"), **arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["identity", "matched", "orthogonal", "birkhoff", "birkhoff_published", "softsort"])
+def test_square_families_refuse_unequal_widths(family):
+    message = refused(families=f"full,{family}")
+    expected = "stitches points of equal widths alone; got 4 channels at relu1 of A and 6 at relu1 of B"
+    assert message == f"families: {family} {expected}"
+
+
+X, Y = vectors()
+
+
+@pytest.mark.parametrize(
+    "changes,expected",
+    [
+        ({"at": "relu9"}, "at: 'relu9' is not a stitch point of linear; known: relu1"),
+        ({"at": ("relu1", "relu2")}, "at: 'relu2' is not a stitch point"),
+        ({"at": []}, "at: got none; points of linear are relu1"),
+        ({"families": None}, "families: got None"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"families": "rank5"}, "families: rank5 exceeds the 4 channels of relu1"),
+        ({"families": "none"}, "families: 'none' is unknown"),
+        ({"start": "identity"}, "start: 'identity' needs equal widths"),
+        ({"a": planted()[0][0]}, "a: got Network"),
+        ({"b": (planted()[1][0], planted()[0][1])}, r"b: variables: got shape \(5, 4\), expected \(5, 6\)"),
+        ({"train": X}, r"train: got [^:]*expected \(inputs, targets\)"),
+        ({"train": (X, Y[:-1])}, "train: inputs, targets: got 60 and 59"),
+        ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], wanted as in train"),
+        ({"train": (X[:, :4], Y), "test": (X[:, :4], Y)}, r"got inputs float32\[n, 4\], expected float32\[n, 5\]"),
+        ({"train": (X.astype(int), Y), "test": (X.astype(int), Y)}, r"got inputs int32\[n, 5\], expected float32"),
+        ({"train": (X, Y + 1)}, "train, test: got classes from 1 to 3, expected 0 to 2"),
+        ({"train": (X, X), "test": (X, X)}, r"loss: got none for outputs float32\[n, 3\] and targets float32\[n, 5\]"),
+        ({"train": (X, X), "test": (X, X), "loss": squared}, "metric: got none for outputs"),
+        ({"metric": squared}, "metric: got .* for 2 examples, expected a number for each example"),
+        ({"loss": closeness}, "loss: got .* for 2 examples, expected one number"),
+        ({"loss": "mse"}, "loss: got 'mse', expected a function"),
+        ({"validation": 0.0}, "validation: "),
+        ({"batch_size": 100}, "batch_size: 100 is more than the 48 training"),
+        ({"epoch": 3}, "epoch: is no option of stitch; options are epochs, batch_size"),
+        ({"b": of_nnx(partial(CNN, 3, 1), 0, (8, 8, 1))}, r"points: features of shapes \(4,\) at relu1 of linear"),
+    ],
+)  # fmt: skip
+def test_refusals(changes, expected):
+    assert re.search(expected, message := refused(**changes)), message
+
+
+def test_numerical_trouble_is_reported():
+    a, b, _ = planted()
+    with pytest.warns(
+        UserWarning, match="in 1 stitch the loss was not finite .full at relu1.; see StitchResult.curves"
+    ):
+        result = symjax.stitch(a, b, "relu1", families="full", train=(X, Y), test=(X, Y), **ONE, learning_rates=(1e38,))
+    assert np.isnan(result.table.penalty).all()
+
+
+def test_the_example_runs():
+    assert doctest.testmod(symjax.stitching.api).failed == 0
+
+
+def test_names_that_are_imported_when_they_are_used():
+    assert {"Network", "stitch", "stitch_point"} <= {*dir(symjax)} & {*symjax.__all__}
+    assert symjax.stitch is symjax.stitching.stitch and symjax.zoo.__name__ == "symjax.zoo"
+    with pytest.raises(AttributeError, match="stich"):
+        symjax.stich  # noqa: B018
