@@ -1,11 +1,14 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
-What is public stands in `__all__`: here, the mathematics on arrays; the rest in `symjax.birkhoff`, `symjax.data`,
-`symjax.dynamics`, `symjax.flops`, `symjax.freezing`, `symjax.groups`, `symjax.memory`, `symjax.models`, `symjax.pairs`,
+What is public stands in `__all__`: here, the mathematics on arrays, and networks and their stitching (`Network`,
+`stitch_point`, `stitch`); the rest in `symjax.birkhoff`, `symjax.data`, `symjax.dynamics`, `symjax.flops`,
+`symjax.freezing`, `symjax.groups`, `symjax.memory`, `symjax.models`, `symjax.network`, `symjax.pairs`,
 `symjax.parallel`, `symjax.plots`, `symjax.representations`, `symjax.rotation`, `symjax.similarity` (with the table of
 measures), `symjax.stitching`, `symjax.training` and `symjax.zoo`. A wrong argument of it is an `InputError` that names
 the argument. Everything else is made for the commands and may change.
 """
+
+import importlib
 
 from symjax.birkhoff import (
     ProjectionInfo,
@@ -87,6 +90,7 @@ __all__ = [
     "FourierCCA",
     "InputError",
     "Matching",
+    "Network",
     "PairMean",
     "Pairwise",
     "PermutationTest",
@@ -136,6 +140,8 @@ __all__ = [
     "soft_matching",
     "soft_matching_distance",
     "softsort",
+    "stitch",
+    "stitch_point",
     "svcca",
     "svcca_distance",
     "svcca_stream",
@@ -148,3 +154,34 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Imported when they are first used: `import symjax` imports no Flax.
+_MODULES = (
+    *(
+        "birkhoff",
+        "data",
+        "dynamics",
+        "flops",
+        "freezing",
+        "groups",
+        "memory",
+        "models",
+        "network",
+        "pairs",
+        "parallel",
+    ),
+    *("plots", "representations", "rotation", "similarity", "stitching", "training", "zoo"),
+)
+_NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_MODULES})
