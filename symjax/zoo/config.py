@@ -190,12 +190,13 @@ class ZooConfig:
 
     def check_on(self, shapes: Mapping[str, Any]) -> None:
         """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
-        network, example = self.network_on(shapes), _example(shapes)
+        count = 7 if self.recipe.functions else 2  # not a width, so that a loss that mixes up axes fails
+        network, example = self.network_on(shapes), _example(shapes, count)
         try:
             jax.eval_shape(network.apply, network.shapes, example)
         except Exception as error:  # whatever a model's code raises: pooling leaves nothing of the images, say
             raise bad_inputs(network, error) from error
-        check_task(self.recipe, network, example, _targets(shapes), shapes["classes"])
+        check_task(self.recipe, network, example, _targets(shapes, count), shapes["classes"])
 
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
         """The fingerprint of the model's code on images of these shapes, see `symjax.network.structure`."""
@@ -257,26 +258,27 @@ def _described(leaf: Any) -> str:
     return f"{jax.dtypes.canonicalize_dtype(leaf.dtype)}{list(leaf.shape[1:])}"
 
 
-def _targets(shapes: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """Shape and type of the targets of two examples."""
+def _targets(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
+    """Shape and type of the targets of so many examples."""
     if shapes["classes"] is not None:
-        return jax.ShapeDtypeStruct((2,), jnp.int32)
-    return jax.ShapeDtypeStruct((2, *shapes["target_shape"]), jnp.dtype(shapes["target_dtype"]))
+        return jax.ShapeDtypeStruct((count,), jnp.int32)
+    return jax.ShapeDtypeStruct((count, *shapes["target_shape"]), jnp.dtype(shapes["target_dtype"]))
 
 
-def _example(shapes: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """Shape and type of two examples as a network gets them, from `symjax.data.describe.describe_shapes`."""
+def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
+    """Shape and type of so many examples as a network gets them, from `symjax.data.describe.describe_shapes`."""
     if "image_size" in shapes:
-        return jax.ShapeDtypeStruct((2, shapes["image_size"], shapes["image_size"], shapes["channels"]), jnp.float32)
+        size = shapes["image_size"]
+        return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
     dtype = jnp.float32 if shapes["normalized"] else shapes["input_dtype"]
-    return jax.ShapeDtypeStruct((2, *shapes["example_shape"]), jnp.dtype(dtype))
+    return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), jnp.dtype(dtype))
 
 
 def bad_inputs(network: Network, error: Exception) -> InputError:
     """The error of a network that cannot be traced on the inputs of a data set."""
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(f"image_size: {shape[0]} is too small for {network.name}")
+        return InputError(f"image_size: {shape[0]} is too small for {network.name}, or is not what it takes ({error})")
     return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
 
 
