@@ -17,16 +17,19 @@ from symjax.training.loop import optimizer, train_step
 
 __all__ = ["step_flops", "training_flops"]
 
+CLASS = jax.ShapeDtypeStruct((), jnp.int32)  # one target of classification
+
 
 def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
-    """Operations up to each stitch point from the one before, and from the last to the output, for one input (h, w, c).
+    """Operations up to each stitch point from the one before, and from the last to the output, for one input.
+
+    `image` is its shape; of images (height, width, channels).
 
     Convolutions are counted plainly, whatever the form in which they run. Where the compiler does not count, each
     segment counts as one.
     """
     network = network.with_form("native")
-    dtype = jax.tree.leaves(network.example)[0].dtype
-    crossing, counts = (jax.ShapeDtypeStruct((1, *image), dtype),), []
+    crossing, counts = (_inputs(network, 1, image),), []
     for i in range(len(network.points) + 1):
         run = partial(network.between, start=i - 1, stop=i)
         counts.append(float((lowered(run, network.shapes, crossing).cost_analysis() or {}).get("flops", 1.0)))
@@ -34,7 +37,14 @@ def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
     return counts
 
 
-def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0) -> float:
+def step_flops(
+    network: Network,
+    image_shape: Sequence[int],
+    recipe: Recipe,
+    frozen: int = 0,
+    *,
+    target: jax.ShapeDtypeStruct = CLASS,
+) -> float:
     """Floating-point operations of one training step with the first `frozen` segments frozen.
 
     As XLA counts them in the program before it optimises: forward pass, loss, gradients, the optimizer's update;
@@ -42,29 +52,37 @@ def step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Reci
 
     Args:
       network: its model.
-      image_shape: (height, width, channels).
-      recipe: its batch size, and its optimizer with what belongs to it.
+      image_shape: (height, width, channels); or the shape of one input of another kind.
+      recipe: its batch size, its loss, and its optimizer with what belongs to it.
       frozen: of `symjax.training.train_step`.
+      target: shape and type of the target of one example; a class by default.
 
     Raises:
       InputError: the network takes no such images; XLA counts no operations for this backend.
     """
     image_shape = integers("image_shape", image_shape, 1)
-    if len(image_shape) != 3:
-        raise InputError(f"image_shape: got {image_shape}, wanted height, width and channels")
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    (example,) = jax.tree.leaves(network.example)
+    if len(image_shape) != example.ndim - 1:
+        expected = "height, width and channels" if example.ndim == 4 else f"such as {example.shape[1:]}"
+        raise InputError(f"image_shape: got {image_shape}, wanted {expected}")
     try:
-        jax.eval_shape(network.apply, network.shapes, images)
-    except (TypeError, ValueError, OverflowError) as error:  # which one depends on the layer
+        jax.eval_shape(network.apply, network.shapes, _inputs(network, 1, image_shape))
+    except Exception as error:  # which one depends on the layer
         raise InputError(f"image_shape: got {image_shape}, which {network.name} cannot take") from error
     return _step_flops(
-        network.with_form("native"), image_shape, recipe, integer("frozen", frozen, 0, len(network.points))
+        network.with_form("native"), image_shape, recipe, integer("frozen", frozen, 0, len(network.points)), target
     )
 
 
 @lru_cache
-def _step_flops(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int) -> float:
-    return counted(lowered_step(network, image_shape, recipe, frozen))
+def _step_flops(network: Network, image_shape: tuple[int, ...], recipe: Recipe, frozen: int, target) -> float:
+    return counted(lowered_step(network, image_shape, recipe, frozen, target))
+
+
+def _inputs(network: Network, count: int, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """Shape and type of so many inputs as the network takes them."""
+    (example,) = jax.tree.leaves(network.example)
+    return jax.ShapeDtypeStruct((count, *shape), example.dtype)
 
 
 def lowered(fn, *arguments):
@@ -85,28 +103,41 @@ def counted(program) -> float:
     return float(found["flops"])
 
 
-def lowered_step(network: Network, image_shape: tuple[int, int, int], recipe: Recipe, frozen: int = 0):
+def lowered_step(
+    network: Network,
+    image_shape: Sequence[int],
+    recipe: Recipe,
+    frozen: int = 0,
+    target: jax.ShapeDtypeStruct = CLASS,
+):
     """The training step of `step_flops`."""
     batch_size = recipe.batch_size
     tx = optimizer(recipe, steps_per_epoch=1)
     state = jax.eval_shape(lambda: create_state(network, recipe, 1, jnp.int32(0)))
-    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
-    labels = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    images = _inputs(network, batch_size, image_shape)
+    labels = jax.ShapeDtypeStruct((batch_size, *target.shape), target.dtype)
 
     def step(member, opt_state, images, labels):
-        (after, opt_state), metrics = train_step(network, tx, member, opt_state, images, labels, frozen)
+        options = {"key": jax.random.key(0), "loss": recipe.loss, "metric": recipe.metric}
+        (after, opt_state), metrics = train_step(network, tx, member, opt_state, images, labels, frozen, **options)
         return lax.optimization_barrier((after, opt_state)), metrics
 
     return lowered(step, state.member, state.opt_state, images, labels)
 
 
 def training_flops(
-    network: Network, image_shape: tuple[int, int, int], train_images: int, recipe: Recipe, freeze: Sequence[int] = ()
+    network: Network,
+    image_shape: Sequence[int],
+    train_images: int,
+    recipe: Recipe,
+    freeze: Sequence[int] = (),
+    *,
+    target: jax.ShapeDtypeStruct = CLASS,
 ) -> float:
     """Floating-point operations of all training steps of one member: `step_flops` of each; without validation.
 
     Args:
-      network, image_shape: as of `step_flops`.
+      network, image_shape, target: as of `step_flops`.
       train_images: how many there are.
       recipe: its epochs, batch size and optimizer.
       freeze: of `symjax.zoo.ZooConfig`.
@@ -114,4 +145,4 @@ def training_flops(
     steps = integer("train_images", train_images) // recipe.batch_size
     freeze = integers("freeze", freeze)
     counts = [freezing.frozen(freeze, epoch) for epoch in range(recipe.epochs)]
-    return sum(steps * step_flops(network, image_shape, recipe, count) for count in counts)
+    return sum(steps * step_flops(network, image_shape, recipe, count, target=target) for count in counts)

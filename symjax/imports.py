@@ -28,7 +28,7 @@ def import_named(argument: str, name: str) -> Any:
     importlib.invalidate_caches()  # the file may be new
     try:
         imported = importlib.import_module(module)
-    except ImportError as error:
+    except Exception as error:  # whatever its code raises
         given = f"{argument}: got {name!r}, and {module} cannot be imported ({error})"
         raise InputError(f"{given}; expected a module that is installed or in the current folder.") from error
     if not hasattr(imported, attribute):

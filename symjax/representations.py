@@ -55,16 +55,16 @@ def features_of(
       network: what the members are.
       members: parameters and statistics with a leading axis: those of a zoo, or one network at moments of its training.
       images: (n, height, width, channels) as a data set stores them, in 0..255 and before normalisation; or in any
-        other unit that `mean` and `std` are in.
-      mean, std: of the data set, by which images are normalised.
+        other unit that `mean` and `std` are in. Other inputs (n, ...) where these are None.
+      mean, std: of the data set, by which images are normalised; None for inputs that are not.
       layers: names of stitch points with commas between, or "all".
-      pool: give the mean over pixels, float32 (members, n, c), in place of maps.
+      pool: give the mean over pixels or tokens, float32 (members, n, c), in place of maps.
       batch_size: images that go through the members at a time.
       devices: that members spread over; all local ones by default.
       max_device_memory: bytes on each device; members go in groups that need no more (`need`). By default all at once.
 
     Returns:
-      From each layer's name to a NumPy array (members, n, h, w, c); inside a residual block the branch without the
+      From each layer's name to a NumPy array (members, n, ..., c); inside a residual block the branch without the
       skip. This lies in the host's memory: members x n x the sum of the layers' sizes numbers.
 
     Raises:
@@ -72,10 +72,13 @@ def features_of(
         0..1 or normalised ones beside those of 0..255; memory that does not hold one member.
     """
     images = np.asarray(array("images", images))
-    if images.ndim != 4 or not len(images):
-        raise InputError(f"images: got shape {images.shape}, wanted (n, height, width, channels)")
+    example = network.example.shape[1:] if hasattr(network.example, "shape") else None
+    if example is not None and (images.ndim != len(example) + 1 or not len(images)):
+        wanted = "height, width, channels" if len(example) == 3 else ", ".join(map(str, example))
+        raise InputError(f"images: got shape {images.shape}, wanted (n, {wanted})")
     mean, std = data.statistics(mean, std, images.shape[-1:])
-    _require_units(images, mean, std)
+    if mean is not None:
+        _require_units(images, mean, std)
     batch_size, pool = integer("batch_size", batch_size, 1), flag("pool", pool)
     check_limit(max_device_memory)
     points = network.parse_points(layers)
@@ -118,26 +121,45 @@ def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
 
 
 def need(
-    network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False, batch_size: int = BATCH
+    network: Network,
+    image: Sequence[int],
+    points: Sequence[int],
+    *,
+    pool: bool = False,
+    batch_size: int = BATCH,
+    dtype=np.uint8,
 ) -> Need:
-    """The device memory that `features_of` takes of images (h, w, c) at these points; compiles its program."""
-    return _need(network, (batch_size, *image), tuple(points), pool)
+    """The device memory that `features_of` takes of inputs of this shape and type; compiles its program."""
+    return _need(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
 
 
 @lru_cache
-def _need(network: Network, shape: tuple[int, ...], points: tuple[int, ...], pool: bool) -> Need:
-    return need_of(_features_of(network, points, pool), parallel.default_execution(), *_abstract(network, shape))
+def _need(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool) -> Need:
+    return need_of(_features_of(network, points, pool), parallel.default_execution(), *_abstract(network, images))
 
 
-def bytes_per_image(network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False) -> int:
-    """Of what `features_of` gives of one member, for one image (h, w, c) at these points."""
-    return num_bytes(jax.eval_shape(_features_of(network, tuple(points), pool), *_abstract(network, (1, *image))))
+def bytes_per_image(
+    network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False, dtype=np.uint8
+) -> int:
+    """Of what `features_of` gives of one member, for one input of this shape and type at these points."""
+    images = jax.ShapeDtypeStruct((1, *image), dtype)
+    return num_bytes(jax.eval_shape(_features_of(network, tuple(points), pool), *_abstract(network, images)))
 
 
-def _abstract(network: Network, shape: tuple[int, ...]):
-    """Shapes of one member, and of what members share for images (n, h, w, c)."""
-    channels = jax.ShapeDtypeStruct(shape[-1:], np.float32)
-    return network.shapes, (jax.ShapeDtypeStruct(shape, np.uint8), channels, channels)
+def _abstract(network: Network, images: jax.ShapeDtypeStruct):
+    """Shapes of one member, and of what members share for these inputs."""
+    channels = normalization(network, images)
+    return network.shapes, (images, channels, channels)
+
+
+def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
+    """Shape and type of the mean, and of the deviation, by which inputs of this shape and type are normalised.
+
+    None where the network takes inputs as they are.
+    """
+    (example,) = jax.tree.leaves(network.example)
+    as_they_are = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype
+    return None if as_they_are else jax.ShapeDtypeStruct(images.shape[-1:], np.float32)
 
 
 @lru_cache(maxsize=8)

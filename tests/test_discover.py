@@ -10,66 +10,50 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from test_models import drawn
 
 from symjax.errors import InputError
-from symjax.groups import GROUPS, INTERTWINERS, Symmetry, discover
+from symjax.groups import INTERTWINERS, discover
 from symjax.groups.discovery import labels, search
 from symjax.jaxprs import evaluate
-from symjax.models import MODELS, Member, create
+from symjax.models import create
 
 KEY = jax.random.key(3)
-QUICK = ("mcnn", "resnet20", "resnet18", "cct2")
-NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MODELS if name != "resnet1202"]
+
+# --- the built-in models ---
+
+STAGES = {f"block{stage}.{block}*": 2 ** (stage + 1) for stage in (1, 2, 3) for block in (1, 2, 3)}
+SPACES = {
+    "mcnn": {"relu1": 4, "relu2": 8, "relu3": 16, "relu4": 32},
+    "resnet20": {"stem": 4, **STAGES, "block2.1": 4, "block3.1": 8},  # and the new channels of padded shortcuts
+}
 
 
-# --- against the hand-written wiring, as long as there is one ---
+@pytest.mark.parametrize("name", SPACES)
+def test_spaces_of_chains_and_residual_streams(name):
+    """Each space scales and permutes channels; the stream is one space, but for channels that a shortcut adds."""
+    network = create(name, width=4, image_size=16, classes=3)
+    member, x = network.init(KEY), jax.random.normal(KEY, (3, 16, 16, 3))
+    symmetry = network.symmetry(member, x)
+    assert {space.name: space.size for space in symmetry.spaces.values()} == SPACES[name]
+    assert all(space.verified and space.group == "positive_monomial" for space in symmetry.spaces.values())
+    element = symmetry.sample(KEY)
+    acted = symmetry.act(member, element)
+    np.testing.assert_allclose(network.apply(acted, x), network.apply(member, x), rtol=1e-4, atol=1e-5)
+    before, after = network.features(member, x), network.features(acted, x)
+    for point in network.points:
+        matrix = symmetry.at(point.name, element)
+        np.testing.assert_allclose(after[point.name], before[point.name] @ matrix.T, rtol=1e-3, atol=1e-4)
+        assert np.abs(after[point.name] - before[point.name]).max() > 1e-3
 
 
-def positions_of(space, wiring, shapes):
-    """(path, axis, position) triples of a space that is written by hand."""
-    numbers = range(space.first, space.first + space.size)
-    return {
-        (path, axis.axis % len(shapes[path]), position)
-        for path, axes in wiring.axes.items()
-        if path in shapes
-        for axis in axes
-        for position in np.flatnonzero(np.isin(axis.channels, numbers)).tolist()
-    }
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_space_that_is_wired_by_hand_is_found(name):
-    """The same positions on the same axes, in the same order, in at least the same group; and the function stays."""
-    width = 12 if name.startswith("cct") else 4
-    network = create(name, width=width, image_size=8 if name.startswith("cct") else 16, classes=3)
-    member = drawn(network)
-    x = jnp.ones((1, 8, 8, 3) if name.startswith("cct") else (1, 16, 16, 3))
-    symmetry = discover(lambda member, x: network.logits(Member(*member), x)[0], tuple(member), x)
-    assert all(space.verified for space in symmetry.spaces.values())
-    discovered = {}
-    for space in symmetry.spaces.values():
-        places = {
-            (tuple(int(p) if p.isdecimal() else p for p in axis.path.split("/")[1:]), axis.axis, position)
-            for axis in space.axes
-            for position in axis.where.ravel().tolist()
-        }
-        discovered.setdefault(frozenset(places), space)
-    leaves = [leaf for kind in member for leaf in jax.tree.leaves_with_path(kind)]
-    shapes = {tuple(getattr(p, "idx", getattr(p, "key", None)) for p in path): leaf.shape for path, leaf in leaves}
-    old = Symmetry(network)
-    with jax.enable_x64(True):
-        for wired in network.wiring.spaces.values():
-            if wired.size == 1 and old.row(wired.name).group.name == "permutation":
-                continue
-            space = discovered[frozenset(positions_of(wired, network.wiring, shapes))]
-            assert space.size == wired.size
-            matrix = np.asarray(old.row(wired.name).group.sample(KEY, wired.size))
-            assert GROUPS[space.group].contains(matrix)
-            wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), member)
-            moved = old.act(wide, {wired.name: matrix}), Member(*symmetry.act(tuple(wide), {space.name: matrix}))
-            if wired.kind != "permutation":  # there a norm's affine parameters may carry a scale, too
-                jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), *moved)
+def test_spaces_of_a_transformer():
+    network = create("cct2", width=8, image_size=8, classes=3)
+    x = jax.random.normal(KEY, (3, 8, 8, 3))
+    symmetry = network.symmetry(network.init(KEY), x)
+    groups = [space.group for space in symmetry.spaces.values() if space.verified]
+    assert groups.count("general_linear") == 2 * 2 * 2  # query-key and value-output, of two heads, in two blocks
+    assert groups.count("positive_monomial") == 1  # of the tokenizer
+    assert symmetry.spaces["block1"].size == 8 and symmetry.spaces_at("block2") == ("block1",)
 
 
 # --- planted networks ---

@@ -90,10 +90,13 @@ def _own(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
     if isinstance(function, Network):
         return function
     options = _accepted(function, name, options)
-    if "rngs" in inspect.signature(function).parameters:
-        return Network.from_nnx(_builder(function, options), example=example, name=name)
-    made = function(**options)
-    return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
+    try:
+        if "rngs" in inspect.signature(function).parameters:
+            return Network.from_nnx(_builder(function, options), example=example, name=name)
+        made = function(**options)
+        return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
+    except Exception as error:  # whatever the caller's code raises
+        raise InputError(f"model: {name} cannot be built ({type(error).__name__}: {error})") from error
 
 
 def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs], nnx.Module]:

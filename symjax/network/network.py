@@ -506,7 +506,8 @@ def _types(arrays) -> list[tuple]:
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), getattr(leaf, "dtype", None) or jnp.result_type(leaf))
+    dtype = getattr(leaf, "dtype", None) or jnp.result_type(leaf)
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jax.dtypes.canonicalize_dtype(dtype, allow_extended_dtype=True))
 
 
 def _as_key(tree: PyTree):

@@ -30,7 +30,6 @@ def structure(network: Network, example: PyTree = None) -> str:
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     example = network.example if example is None else example
-    digest = hashlib.sha256(json.dumps(list(leaves_by_path(network.shapes))).encode())
     with jax.enable_x64(False), jax.default_matmul_precision(None):
         programs = [
             network.jaxpr(network.shapes, example, mode="train", random=True),
@@ -38,9 +37,15 @@ def structure(network: Network, example: PyTree = None) -> str:
         ]
         if network.has_init:
             programs.insert(0, jax.make_jaxpr(network.init)(key))
-        for program in programs:
-            for line in _lines(program):
-                digest.update(f"{line}\n".encode())
+    return program_fingerprint(*programs, names=list(leaves_by_path(network.shapes)))
+
+
+def program_fingerprint(*programs: ClosedJaxpr, names: Sequence[str] | None = None) -> str:
+    """Return ten hexadecimal digits of the operations of jaxprs, and of names."""
+    digest = hashlib.sha256(b"" if names is None else json.dumps(names).encode())
+    for program in programs:
+        for line in _lines(program):
+            digest.update(f"{line}\n".encode())
     return digest.hexdigest()[:10]
 
 

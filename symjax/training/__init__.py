@@ -4,5 +4,7 @@ from symjax.training.evaluation import accuracy, pad_batches
 from symjax.training.evaluation import percent as percent
 from symjax.training.evaluation import pool_moments as pool_moments
 from symjax.training.loop import Recipe, TrainData, TrainState, create_state, device_data, train_epoch
+from symjax.training.task import accuracy_scores as accuracy_scores
+from symjax.training.task import cross_entropy as cross_entropy
 
 __all__ = ["Recipe", "TrainData", "TrainState", "accuracy", "create_state", "device_data", "pad_batches", "train_epoch"]

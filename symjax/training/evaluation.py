@@ -1,7 +1,7 @@
 """Accuracy over examples, and exact batch-norm statistics pooled over batches."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,14 @@ from jax import lax
 from symjax.checks import integer
 from symjax.data import Split, batches
 from symjax.spelling import one_line
+from symjax.training.task import accuracy_scores
 
 
 class Batches(NamedTuple):
     """A data set cut into equal batches; the mask is 0 on examples that only fill up the last one."""
 
-    images: jax.Array | np.ndarray  # (steps, batch, height, width, channels), uint8
-    labels: jax.Array | np.ndarray  # (steps, batch), int32
+    images: jax.Array | np.ndarray  # (steps, batch, ...)
+    labels: jax.Array | np.ndarray  # (steps, batch, ...)
     mask: jax.Array | np.ndarray  # (steps, batch), float32
 
     __repr__ = one_line
@@ -30,27 +31,37 @@ def pad_batches(split: Split, batch_size: int) -> Batches:
     return Batches(images, labels, mask.astype(np.float32))
 
 
-def count_correct(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
-    """How many of the examples with mask 1 have their largest logit at their label; NaN where logits are not finite."""
-    count = jnp.sum((jnp.argmax(logits, axis=-1) == labels).astype(mask.dtype) * mask)
-    return jnp.where(jnp.isfinite(logits).all(), count, jnp.nan)  # padding repeats an example
+def count_correct(
+    outputs: Any, targets: jax.Array, mask: jax.Array, metric: Callable[[Any, jax.Array], jax.Array] | None = None
+) -> jax.Array:
+    """Return the sum of a metric's scores over the examples with mask 1; NaN where outputs are not finite.
+
+    By default it is the number of examples whose largest logit is at their class.
+    """
+    total = jnp.sum((metric or accuracy_scores)(outputs, targets).astype(mask.dtype) * mask)
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)]
+    return jnp.where(jnp.stack(finite).all(), total, jnp.nan)  # padding repeats an example
 
 
-def accuracy(logits_of: Callable[[jax.Array], jax.Array], data: Batches) -> jax.Array:
-    """Share of examples classified rightly, in [0, 1]: over examples, not over batches.
+def accuracy(
+    outputs_of: Callable[[jax.Array], Any], data: Batches, metric: Callable[[Any, jax.Array], jax.Array] | None = None
+) -> jax.Array:
+    """Return the share of examples classified rightly, in [0, 1]: over examples, not over batches.
 
-    NaN where logits are not finite: the largest of them is none.
+    NaN where outputs are not finite: the largest of them is none.
 
     Args:
-      logits_of: images (batch, height, width, channels) as stored to logits (batch, classes).
+      outputs_of: inputs (batch, ...) as stored to outputs; logits (batch, classes) for the default metric.
       data: what `pad_batches` returns.
+      metric: a function of outputs and targets with a score for each example, (batch,). The mean of its scores is
+        returned in place of the share.
     """
 
-    def step(correct, batch):
-        return correct + count_correct(logits_of(batch.images), batch.labels, batch.mask), None
+    def step(total, batch):
+        return total + count_correct(outputs_of(batch.images), batch.labels, batch.mask, metric), None
 
-    correct, _ = lax.scan(step, jnp.float32(0), data)
-    return correct / jnp.sum(data.mask)
+    total, _ = lax.scan(step, jnp.float32(0), data)
+    return total / jnp.sum(data.mask)
 
 
 def percent(shares, count: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,13 +12,15 @@ import optax
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete, scalar
-from symjax.checks import integer, integer_fields, one_of
+from symjax.checks import can_be_key, integer, integer_fields, one_of, short
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.data.dataset import check_augmentation
+from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.network.member import merge, select
 from symjax.spelling import one_line
 from symjax.training.evaluation import Batches, accuracy
+from symjax.training.task import accuracy_scores, cross_entropy
 
 PyTree = Any
 
@@ -33,9 +35,19 @@ class Recipe:
     Attributes:
       flip, translate: the augmentation, see `symjax.data.augment`. None: what the data set asks for (`Dataset.flip`),
         which `symjax.zoo.train` puts in its place; images of your own are augmented only where the recipe says so.
-      optimizer: "adam", or "adamw", whose weight decay is no penalty: kernels shrink by the learning rate times it.
+      optimizer: "adam", or "adamw", whose weight decay is no penalty: kernels shrink by the learning rate times it. Or
+        an `optax.GradientTransformation`, or a function of the number of steps in an epoch that returns one; it has
+        its own learning rate and decay, so that those of the recipe stay at their defaults.
       schedule: "halving" as above, or "cosine" to zero at the end of the run.
       warmup: the share of the run over which the learning rate rises linearly to what the schedule says.
+      loss: a function of the outputs and targets of a batch, the scalar to be minimised, a mean over examples. None:
+        the cross-entropy of integer classes (`symjax.training.cross_entropy`).
+      metric: a function of the outputs and targets of a batch with a score for each example, (examples,). The mean of
+        its scores stands wherever results have an "accuracy". None: whether the largest logit is at the class
+        (`symjax.training.accuracy_scores`).
+
+    A recipe is a static argument of compiled programs: make functions once and pass the same ones again, or everything
+    is compiled again.
     """
 
     epochs: int = 50
@@ -44,14 +56,16 @@ class Recipe:
     weight_decay: float = 1e-4
     flip: bool | None = None
     translate: int | None = None
-    optimizer: str = "adam"
+    optimizer: str | optax.GradientTransformation | Callable[[int], optax.GradientTransformation] = "adam"
     schedule: str = "halving"
     warmup: float = 0.0
+    loss: Callable[[PyTree, jax.Array], jax.Array] | None = None
+    metric: Callable[[PyTree, jax.Array], jax.Array] | None = None
 
     def __post_init__(self):
         check_augmentation(self)
-        for name, table in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.items():
-            one_of(name, getattr(self, name), table)
+        self._check_functions()
+        one_of("schedule", self.schedule, SCHEDULES)
         scalar("warmup", self.warmup, "a share of the run, from 0 and under 1", lambda value: 0 <= value < 1)
         integer_fields(self, epochs=(1, 10**6 - 1), batch_size=(1, 2**31 - 1))
         rate = scalar("learning_rate", self.learning_rate, "a positive number", lambda value: 0 < value < math.inf)
@@ -59,13 +73,54 @@ class Recipe:
         object.__setattr__(self, "learning_rate", rate)
         object.__setattr__(self, "weight_decay", decay)
 
+    def _check_functions(self) -> None:
+        for name in FUNCTIONS:
+            if not can_be_key(getattr(self, name)):
+                raise InputError(
+                    f"{name}: got {short(getattr(self, name))}, which is not hashable; expected a function"
+                )
+        for name in ("loss", "metric"):
+            if not (getattr(self, name) is None or callable(getattr(self, name))):
+                given = short(getattr(self, name))
+                raise InputError(f"{name}: got {given}, expected a function of outputs and targets, or None")
+        if not self.own_optimizer:
+            one_of("optimizer", self.optimizer, OPTIMIZERS)
+            return
+        for field in fields(self):
+            if field.name in OF_NAMED_OPTIMIZERS and getattr(self, field.name) != field.default:
+                raise InputError(f"{field.name}: is for optimizers given by name; yours has its own")
+
+    @property
+    def own_optimizer(self) -> bool:
+        """Whether the optimizer is the caller's, and not one of symjax's by name."""
+        return isinstance(self.optimizer, optax.GradientTransformation) or callable(self.optimizer)
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        """Those of loss, metric and optimizer that are the caller's."""
+        given = {name: getattr(self, name) for name in FUNCTIONS}
+        return {name: value for name, value in given.items() if value is not None and not isinstance(value, str)}
+
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict; what came later is left out where it has its default, so old fingerprints stay."""
-        return {name: value for name, value in asdict(self).items() if name not in LATER or value != LATER[name]}
+        """Return a JSON-able dict, with the names of functions.
+
+        Fields that the first zoos had not are left out where they have their defaults, so that fingerprints stay.
+        """
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: name_of(function) for name, function in self.functions.items()}
+        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
 
 
-LATER = {"optimizer": "adam", "schedule": "halving", "warmup": 0.0}
+LATER = {"optimizer": "adam", "schedule": "halving", "warmup": 0.0, "loss": None, "metric": None}
 """Fields of `Recipe` that the first zoos had not, with their defaults."""
+FUNCTIONS = ("loss", "metric", "optimizer")
+OF_NAMED_OPTIMIZERS = ("learning_rate", "weight_decay", "schedule", "warmup")
+
+
+def name_of(function: Any) -> str:
+    """How a function, or an optimizer by what updates, is called in a configuration."""
+    function = getattr(function, "update", function)
+    return getattr(function, "__qualname__", type(function).__name__).replace("<locals>.", "")
 
 
 class TrainState(NamedTuple):
@@ -93,6 +148,12 @@ class TrainData(NamedTuple):
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
     """What `recipe` says, for a run of so many steps per epoch."""
+    if recipe.own_optimizer:
+        own = recipe.optimizer
+        own = own if isinstance(own, optax.GradientTransformation) else own(steps_per_epoch)
+        if not isinstance(own, optax.GradientTransformation):
+            raise InputError(f"optimizer: it returned {short(own)}, expected an optax.GradientTransformation")
+        return own
     total = recipe.epochs * steps_per_epoch
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=_is_kernel)
     rate = SCHEDULES[recipe.schedule](recipe.learning_rate, total)
@@ -161,7 +222,7 @@ def train_epoch(
 
     Returns:
       The next state, and metrics: `loss` and `accuracy` (of the training batches as they were seen, in [0, 1]),
-      `validation_accuracy` (in [0, 1]).
+      `validation_accuracy` (in [0, 1]). For another `metric` of the recipe accuracies are the mean of its scores.
     """
     if type(frozen) is not int or frozen != 0:
         frozen = integer("frozen", frozen, 0, len(network.points))
@@ -180,20 +241,38 @@ def train_epoch(
         labels = data.labels[indices]
 
         random = jax.random.fold_in(drop_key, index)
-        return train_step(network, tx, member, opt_state, images, labels, frozen, key=random)
+        return train_step(
+            network, tx, member, opt_state, images, labels, frozen, key=random, loss=recipe.loss, metric=recipe.metric
+        )
 
     inputs = (jnp.arange(steps_per_epoch, dtype=jnp.int32), order)
-    (member, opt_state), (losses, rights) = lax.scan(step, (state.member, state.opt_state), inputs)
-    metrics = {"loss": losses.mean(), "accuracy": rights.mean()}
+    (member, opt_state), (losses, scores) = lax.scan(step, (state.member, state.opt_state), inputs)
+    metrics = {"loss": losses.mean(), "accuracy": scores.mean()}
     if data.validation is not None:
         metrics["validation_accuracy"] = accuracy(
-            lambda images: network.apply(member, normalize(images, data.mean, data.std)), data.validation
+            lambda images: network.apply(member, normalize(images, data.mean, data.std)),
+            data.validation,
+            recipe.metric,
         )
     return TrainState(member, opt_state, state.seed, state.epoch + 1), metrics
 
 
-def train_step(network: Network, tx, member: Member, opt_state, images, labels, frozen: int = 0, *, key=None):
+def train_step(
+    network: Network,
+    tx: optax.GradientTransformation,
+    member: Member,
+    opt_state: PyTree,
+    images: jax.Array,
+    labels: jax.Array,
+    frozen: int = 0,
+    *,
+    key: jax.Array | None = None,
+    loss: Callable[[PyTree, jax.Array], jax.Array] | None = None,
+    metric: Callable[[PyTree, jax.Array], jax.Array] | None = None,
+):
     """One step on a batch of normalised images: ((member, optimizer state), (loss, share of right answers)).
+
+    `loss` and `metric` are as of `Recipe`; in place of the share is the mean score of another metric.
 
     Parameters that the front up to the stitch point number `frozen` reads stay as they are: the front runs in inference
     mode, so that its features are fixed, and for them neither gradients nor updates are computed. What is left of their
@@ -210,15 +289,15 @@ def train_step(network: Network, tx, member: Member, opt_state, images, labels, 
 
     def loss_fn(trained):
         whole = Member(merge(member.params, trained), member.state)
-        logits, state = run(whole, mode="train", key=key, with_state=True)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return loss, (state, jnp.mean((jnp.argmax(logits, -1) == labels).astype(jnp.float32)))
+        outputs, state = run(whole, mode="train", key=key, with_state=True)
+        score = jnp.mean((metric or accuracy_scores)(outputs, labels).astype(jnp.float32))
+        return (loss or cross_entropy)(outputs, labels), (state, score)
 
     trained = trained_part(member.params)
-    (loss, (state, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+    (value, (state, score)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
     trained, part = apply_gradients(tx, grads, _of_params(trained_part, opt_state, member.params), trained)
     opt_state = _of_params(merge, opt_state, member.params, part)
-    return (Member(merge(member.params, trained), state), opt_state), (loss, right)
+    return (Member(merge(member.params, trained), state), opt_state), (value, score)
 
 
 def _of_params(fn, opt_state, params, *others):

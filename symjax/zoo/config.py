@@ -1,7 +1,8 @@
 """What the members of a zoo depend on, but for their seeds."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from symjax import data, freezing, models, runs
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer_fields, integers, one_of, text
+from symjax.checks import integer_fields, integers, one_of, short, text
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.data.describe import describe, describe_shapes
@@ -20,19 +21,21 @@ from symjax.network import Network
 from symjax.network.structure import structure
 from symjax.training import Recipe
 from symjax.training.loop import LATER as RECIPE_LATER
+from symjax.training.own import check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELS = ("true", "permuted", "permuted_each")
-LATER = {"labels": "true", "freeze": []}  # keys that older configurations lack
+LATER = {"labels": "true", "freeze": [], "model_options": {}}  # keys that older configurations lack
 
 
 @dataclass(frozen=True)
 class ZooConfig:
     """All that the members of a zoo depend on, but for their seeds.
 
-    `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`, `model`
-    and `width` (by default the published one) of `symjax.models.create`. Parameters, statistics and logits are float32
-    whatever the `precision` of the activations.
+    `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`; `model`,
+    `width` (by default the published one) and `model_options` of `symjax.models.create`. Parameters, statistics and
+    logits are float32 whatever the `precision` of the activations. `model` may also be a `Network` with an `init`; it
+    has its own width, options and precision, and `dataset` is then but a name.
 
     `labels` says what the members learn: the "true" labels; "permuted" ones, by one permutation of the training images'
     labels that all members share (Morcos et al. 2018); or "permuted_each", where each seed has a permutation of its
@@ -45,7 +48,7 @@ class ZooConfig:
     """
 
     dataset: str = "digits"
-    model: str = "mcnn"
+    model: str | Network = "mcnn"
     width: int | None = None
     image_size: int | None = None
     validation: float = 0.1
@@ -55,12 +58,17 @@ class ZooConfig:
     recipe: Recipe = field(default_factory=Recipe)
     labels: Literal["true", "permuted", "permuted_each"] = "true"
     freeze: tuple[int, ...] | Saturation = ()
+    model_options: tuple[tuple[str, Any], ...] | Mapping[str, Any] = ()
 
     def __post_init__(self):
         text("dataset", self.dataset)
         one_of("precision", self.precision, PRECISIONS)
         one_of("labels", self.labels, LABELS)
-        models.check_name(self.model)
+        object.__setattr__(self, "model_options", _check_options(self.model_options))
+        if isinstance(self.model, Network):
+            self._check_network(self.model)
+        else:
+            models.check_name(self.model)
         sizes = {"width": (1, 2**20), "image_size": (1, 4096), "train_size": (1, 2**31 - 1)}
         given = {name: ends for name, ends in sizes.items() if getattr(self, name) is not None}
         integer_fields(self, split_seed=(0, 2**32 - 1), **given)
@@ -68,18 +76,36 @@ class ZooConfig:
         if self.rule is None:
             object.__setattr__(self, "freeze", _check_freeze(self.freeze))
         if self.width is None and self.model in models.MODELS:
-            object.__setattr__(self, "width", models.MODELS[self.model].defaults["width"])
+            object.__setattr__(self, "width", models.MODELS[self.model].defaults.get("width"))
+
+    def _check_network(self, network: Network) -> None:
+        if not network.has_init:
+            raise InputError(f"network: {network.name} has no init, which makes members; give from_function init=")
+        for name, default in {"width": None, "model_options": (), "precision": "float32"}.items():
+            if (given := getattr(self, name)) != default:
+                raise InputError(f"{name}: got {short(given)} for a Network, which has its own; expected none")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict, without what came later and is at its default: older zoos keep their names."""
-        freeze = list(self.freeze) if self.rule is None else self.rule.to_json()
-        values = asdict(self) | {"freeze": freeze, "recipe": self.recipe.to_json()}
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "freeze": list(self.freeze) if self.rule is None else self.rule.to_json(),
+            "recipe": self.recipe.to_json(),
+            "model": self.model_name,
+            "model_options": dict(self.model_options),
+        }
         return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "ZooConfig":
-        """The inverse of `to_json`; an InputError for keys that are missing or unknown."""
+    def from_json(cls, values: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> "ZooConfig":
+        """The inverse of `to_json`; an InputError for keys that are missing or unknown.
+
+        `own` has what JSON holds by name alone: `network`, and `loss`, `metric` and `optimizer`.
+        """
+        own = {name: value for name, value in (own or {}).items() if value is not None}
         values = {**LATER, **values}
+        if "network" in own:
+            values["model"] = own.pop("network")
+        values["recipe"] = {**values.get("recipe", {}), **own}
         if isinstance(values["freeze"], Mapping):
             values["freeze"] = _from_json(Saturation, values["freeze"])
         return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})})
@@ -89,8 +115,33 @@ class ZooConfig:
         return replace(self, recipe=with_augmentation(self.recipe, dataset))
 
     def identity(self, dataset: Dataset) -> dict[str, Any]:
-        """What results of the zoo depend on: `on(dataset)`, and as `structure` what its model is on these images."""
-        return {**self.on(dataset).to_json(), "structure": self.structure_on(describe_shapes(dataset))}
+        """What results of the zoo depend on: `on(dataset)`, and as `structure` what its model is on these images.
+
+        Where the network, the loss, the metric or the optimizer are the caller's, `own` tells them: see `own_on`.
+        """
+        shapes = describe_shapes(dataset)
+        own = self.own_on(shapes, len(dataset.train))
+        identity = {**self.on(dataset).to_json(), "structure": self.structure_on(shapes)}
+        return {**identity, "own": own} if own else identity
+
+    def own_on(self, shapes: Mapping[str, Any], train_images: int) -> dict[str, str]:
+        """Return fingerprints of the caller's own loss, metric and optimizer, and the name of a network."""
+        own = {"network": self.model_name} if isinstance(self.model, Network) else {}
+        if not self.recipe.functions:
+            return own
+        steps = train_images // self.recipe.batch_size
+        network, example = self.network_on(shapes), _example(shapes)
+        return {**own, **fingerprints(self.recipe, network, example, _targets(shapes), steps)}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The caller's own network and functions, which JSON holds by name alone: what `zoo.load` is given."""
+        return {**self.recipe.functions, **({"network": self.model} if isinstance(self.model, Network) else {})}
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model."""
+        return self.model.name if isinstance(self.model, Network) else self.model
 
     def document(self, dataset: Dataset) -> dict[str, Any]:
         """What the `config.json` of a zoo's folder holds: its identity, and what it sees of the data set."""
@@ -118,30 +169,51 @@ class ZooConfig:
 
     def network_on(self, shapes: Mapping[str, Any]) -> Network:
         """The same from what `describe_shapes` tells of a data set."""
-        network = models.create(
-            self.model,
-            width=self.width,
-            classes=shapes["classes"],
-            example=_example(shapes),
-            dtype=PRECISIONS[self.precision],
-        )
+        example = _example(shapes)
+        network = self.model
+        if not isinstance(network, Network):
+            network = models.create(
+                network,
+                width=self.width,
+                classes=shapes["classes"],
+                example=example,
+                dtype=PRECISIONS[self.precision],
+                **dict(self.model_options),
+            )
+        given, expected = _described(example), [_described(leaf) for leaf in jax.tree.leaves(network.example)]
+        if [given] != expected:
+            expected = " and ".join(expected)
+            raise InputError(
+                f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
+            )
         try:
             _ = network.points
         except (InputError, TypeError, ValueError) as error:  # depends on the layer that cannot take the inputs
             raise bad_inputs(network, error) from None
         return network
 
+    def check_on(self, shapes: Mapping[str, Any]) -> None:
+        """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
+        count = 7 if self.recipe.functions else 2  # not a width, so that a loss that mixes up axes fails
+        network, example = self.network_on(shapes), _example(shapes, count)
+        try:
+            jax.eval_shape(network.apply, network.shapes, example)
+        except Exception as error:  # whatever a model's code raises: pooling leaves nothing of the images, say
+            raise bad_inputs(network, error) from error
+        check_task(self.recipe, network, example, _targets(shapes, count), shapes["classes"])
+
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
         """The fingerprint of the model's code on images of these shapes, see `symjax.network.structure`."""
         network = self.network_on(shapes)
         try:
             return structure(network)
-        except (InputError, TypeError, ValueError) as error:  # depends on the layer that cannot take the inputs
-            raise bad_inputs(network, error) from None
+        except Exception as error:  # depends on the layer that cannot take the inputs
+            raise bad_inputs(network, error) from error
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
-        """The labels of the training images that the member of `seed` learns: (n,), int32."""
-        true = np.asarray(dataset.train.labels, np.int32)
+        """The labels of the training images that the member of `seed` learns: (n,), int32; or targets (n, ...)."""
+        true = dataset.train.labels
+        true = true if dataset.num_classes is None else np.asarray(true, np.int32)
         if self.labels == "true":
             return true
         own = [1, seed] if self.labels == "permuted_each" else [0]
@@ -164,12 +236,46 @@ def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
     return freeze
 
 
-def _example(shapes: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    """Shape and type of two examples as a network gets them, from `symjax.data.describe.describe_shapes`."""
+OF_CREATE = {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS}
+
+
+def _check_options(options: Any) -> tuple[tuple[str, Any], ...]:
+    """Options of a model in the order of their names, hashable, with tuples for lists."""
+    try:
+        options = dict(options)
+        options = {text("model_options", name): _hashable(options[name]) for name in sorted(options)}
+        hash(tuple(options.values()))
+        json.dumps(options)
+        if reserved := OF_CREATE & set(options):
+            raise InputError(f"model_options: got {', '.join(sorted(reserved))}, which data and other settings decide")
+    except (TypeError, ValueError):
+        expected = "names with numbers, text, truth values, None, or sequences of these"
+        raise InputError(f"model_options: got {short(options)}, expected {expected}") from None
+    return tuple(options.items())
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _described(leaf: Any) -> str:
+    return f"{jax.dtypes.canonicalize_dtype(leaf.dtype)}{list(leaf.shape[1:])}"
+
+
+def _targets(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
+    """Shape and type of the targets of so many examples."""
+    if shapes["classes"] is not None:
+        return jax.ShapeDtypeStruct((count,), jnp.int32)
+    return jax.ShapeDtypeStruct((count, *shapes["target_shape"]), jnp.dtype(shapes["target_dtype"]))
+
+
+def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
+    """Shape and type of so many examples as a network gets them, from `symjax.data.describe.describe_shapes`."""
     if "image_size" in shapes:
-        return jax.ShapeDtypeStruct((2, shapes["image_size"], shapes["image_size"], shapes["channels"]), jnp.float32)
+        size = shapes["image_size"]
+        return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
     dtype = jnp.float32 if shapes["normalized"] else shapes["input_dtype"]
-    return jax.ShapeDtypeStruct((2, *shapes["example_shape"]), jnp.dtype(dtype))
+    return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), jnp.dtype(dtype))
 
 
 def bad_inputs(network: Network, error: Exception) -> InputError:
@@ -178,7 +284,7 @@ def bad_inputs(network: Network, error: Exception) -> InputError:
         return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(f"image_size: {shape[0]} is too small for {network.name} ({error})")
+        return InputError(f"image_size: {shape[0]} is too small for {network.name}, or is not what it takes ({error})")
     return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
 
 

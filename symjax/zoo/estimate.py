@@ -64,15 +64,16 @@ def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
     """
     network, image = config.network(dataset), dataset.train.images.shape[1:]
     steps = len(dataset.train) // config.recipe.batch_size
-    return steps * step_flops(network, image, config.recipe, frozen) + len(dataset.validation) * sum(
-        segment_flops(network, image)
-    )
+    labels = dataset.train.labels
+    target = jax.ShapeDtypeStruct(labels.shape[1:], labels.dtype)
+    step = step_flops(network, image, config.recipe, frozen, target=target)
+    return steps * step + len(dataset.validation) * sum(segment_flops(network, image))
 
 
 def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float | None:
     """Floating-point operations per second of one of `devices`, as `epoch_flops` counts, in training `members` on all.
 
-    A few steps on random images, once to compile and once on the clock; nothing is kept. Of fewer members where they
+    A few steps on some examples, once to compile and once on the clock; nothing is kept. Of fewer members where they
     would take more than `REHEARSAL_BYTES` of a device; None, and nothing is allocated, where one would.
     """
     config = config.on(dataset)
@@ -103,12 +104,13 @@ def _bytes_of_member(config: ZooConfig, dataset: Dataset) -> int:
     """Roughly what training a member takes: its state before and after, its gradients, and activations both ways."""
     network, image = config.network(dataset), dataset.train.images.shape[1:]
     state = num_bytes(abstract_state(config, network, len(dataset.train)))
-    activations = representations.bytes_per_image(network, image, range(len(network.points)))
+    points, dtype = range(len(network.points)), dataset.input_dtype
+    activations = representations.bytes_per_image(network, image, points, dtype=dtype)
     images = config.recipe.batch_size + EVALUATION_BATCH + REHEARSED * config.recipe.batch_size
-    return 3 * state + 4 * config.recipe.batch_size * activations + images * int(np.prod(image))
+    return 3 * state + 4 * config.recipe.batch_size * activations + images * int(np.prod(image)) * dtype.itemsize
 
 
 def _random(split: Split, count: int) -> Split:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, *split.images.shape[1:]), np.uint8)
-    return Split(images, rng.choice(split.labels, count))
+    """So many examples, drawn with replacement."""
+    chosen = np.random.default_rng(0).integers(0, len(split), count)
+    return Split(split.images[chosen], split.labels[chosen])

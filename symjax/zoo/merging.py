@@ -11,7 +11,7 @@ import numpy as np
 from symjax import runs
 from symjax.errors import InputError
 from symjax.zoo.stored import StoredMember, reason, stored_members
-from symjax.zoo.trained import _Opened
+from symjax.zoo.trained import Opened
 
 
 def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[int, int]]:
@@ -24,7 +24,7 @@ def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[i
       InputError: two folders have members of one seed that are as far, and differ; a damaged checkpoint; members that
         find a schedule of freezing.
     """
-    opened = _Opened(out, None)
+    opened = Opened(out, None, {})
     if opened.config.rule is not None:
         raise InputError(
             f"folders: members of {out} find a schedule of freezing together; they are in one folder alone"

@@ -2,10 +2,10 @@
 
 import pathlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -13,15 +13,17 @@ import pandas as pd
 from tqdm import tqdm
 
 from symjax import data, memory, parallel, runs
-from symjax.checks import integer, integers, numpy_array, one_of, path
+from symjax.checks import integer, integers, numpy_array, one_of, path, short
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.parallel import Execution
+from symjax.representations import normalization
 from symjax.spelling import one_line
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches
+from symjax.training.loop import FUNCTIONS
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.saturation import read_found, schedule_of
 from symjax.zoo.stored import StoredMember, abstract_state, stored_members
@@ -38,7 +40,8 @@ class Zoo:
       network: what they are.
       seeds: one per member.
       members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
-      metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]).
+      metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]; the
+        mean scores of another metric of `config.recipe`).
       freeze: the schedule of freeze training: that of `config`, or what its rule has found.
     """
 
@@ -81,6 +84,10 @@ def load(
     *,
     epoch: int | None = None,
     execution: Execution | None = None,
+    network: Network | None = None,
+    loss: Callable | None = None,
+    metric: Callable | None = None,
+    optimizer: Any = None,
 ) -> Zoo:
     """Finished members of a zoo folder, by default all of them, in the order of their seeds.
 
@@ -90,12 +97,19 @@ def load(
       epoch: load members as they were after so many epochs, 0 for the networks as they were drawn. Needs `keep` of
         `train`, but not that members are finished.
       execution: how members run; by default the one for this backend.
+      network: of a zoo that was trained of a `Network`: the same one, or one that computes the same.
+      loss, metric, optimizer: likewise the functions that it was trained with.
 
     Raises:
-      InputError: no zoo there, a seed that is missing or not finished, an epoch that was not kept, or a damaged
-        checkpoint.
+      InputError: no zoo there, a seed that is missing or not finished, an epoch that was not kept, a damaged
+        checkpoint, or a network or function that is not the one of training.
     """
-    opened = _Opened(folder, execution)
+    own = {"network": network, "loss": loss, "metric": metric, "optimizer": optimizer}
+    return opened_zoo(Opened(folder, execution, own), seeds, epoch)
+
+
+def opened_zoo(opened: "Opened", seeds: Iterable[int] | None, epoch: int | None = None) -> Zoo:
+    """Load members of a zoo folder."""
     seeds, members, metrics = opened.load(seeds, epoch)
     failed = [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]
     if failed:
@@ -105,9 +119,16 @@ def load(
 
 
 def load_history(
-    folder: str | pathlib.Path, seed: int, epochs: Iterable[int], *, execution: Execution | None = None
+    folder: str | pathlib.Path,
+    seed: int,
+    epochs: Iterable[int],
+    *,
+    execution: Execution | None = None,
+    **own: Any,
 ) -> tuple[Network, Member]:
     """The network, and one member after each of `epochs`: parameters and statistics with a leading axis over them.
+
+    `own` are `network`, `loss`, `metric` and `optimizer` of `load`.
 
     Raises:
       InputError: as `load`.
@@ -115,33 +136,51 @@ def load_history(
     seed, epochs = integer("seed", seed), integers("epochs", epochs)
     if not epochs:
         raise InputError("epochs: got none, wanted one or more")
-    opened = _Opened(folder, execution)
+    opened = Opened(folder, execution, own)
     return opened.network, parallel.stack([opened.load([seed], epoch)[1][0] for epoch in epochs])
 
 
-class _Opened:
+class Opened:
     """A zoo folder."""
 
-    def __init__(self, folder: str | pathlib.Path, execution: Execution | None):
+    def __init__(self, folder: str | pathlib.Path, execution: Execution | None, own: Mapping[str, Any]):
         self.folder = path("folder", folder)
         document = runs.read_config(self.folder, "zoo")
+        self._check_own(document, own)
         try:
-            data, known = document.pop("data"), document.pop("structure")
-            self.config = ZooConfig.from_json(document)
+            data, known, own_known = document.pop("data"), document.pop("structure"), document.pop("own", {})
+            self.config = ZooConfig.from_json(document, own)
             self.network = self.config.network_on(data)
             if execution is not None:
                 self.network = self.network.with_form(execution.conv)
             self.like = abstract_state(self.config, self.network, data["train_images"])
             now = self.config.structure_on(data)
+            own_now = self.config.own_on(data, data["train_images"])
         except (InputError, KeyError, TypeError, AttributeError) as error:
             document = self.folder / runs.CONFIG
             raise InputError(f"folder: {document} is damaged or of another version ({error!r})") from None
         if now != known:
             raise InputError(
-                f"folder: {self.folder} holds members of another structure than {self.config.model!r} has ({known} "
-                f"there, {now} here): {runs.STRUCTURE}"
+                f"folder: {self.folder} holds members of another structure than {self.config.model_name!r} has "
+                f"({known} there, {now} here): {runs.STRUCTURE}"
             )
+        for name in FUNCTIONS:
+            if own_now.get(name) != own_known.get(name):
+                raise InputError(f"{name}: computes something else than the one that {self.folder} was trained with")
         self.stored = stored_members(self.folder)
+
+    def _check_own(self, document: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """An InputError for a network or functions that are the caller's and are not given, or given and not needed."""
+        names, used = ("network", *FUNCTIONS), document.get("own", {})
+        if unknown := set(own) - set(names):
+            raise InputError(f"{min(unknown)}: is no argument of load")
+        if own.get("network") is not None and not isinstance(own["network"], Network):
+            raise InputError(f"network: got {short(own['network'])}, expected a Network")
+        for name in names:
+            if (own.get(name) is None) == (name in used):
+                described = "one of your own" if name in used else "that of its configuration"
+                expected = f"it, as load(..., {name}=)" if name in used else "none"
+                raise InputError(f"{name}: {self.folder} was trained with {described}; expected {expected}")
 
     def load(self, seeds: Iterable[int] | None, epoch: int | None) -> tuple[tuple[int, ...], list, pd.DataFrame]:
         """Seeds, members and metrics after `epoch` epochs, by default the last."""
@@ -176,8 +215,11 @@ def _held(member: StoredMember, last: int) -> set[int]:
 def test_accuracy(
     zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validation"] = "test", devices=None, max_device_memory=None
 ):
-    """Share of the examples of `split` that each member classifies rightly: (members,), in [0, 1]; see `evaluate`."""
-    options = {"devices": devices, "max_device_memory": max_device_memory}
+    """Share of the examples of `split` that each member classifies rightly: (members,), in [0, 1]; see `evaluate`.
+
+    Of a zoo with another metric it is the mean of its scores.
+    """
+    options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
     split = getattr(dataset, one_of("split", split, ("test", "validation")))
     return evaluate(zoo.network, zoo.members, split, dataset.mean, dataset.std, **options)
 
@@ -186,71 +228,96 @@ test_accuracy.__test__ = False  # pytest collects what is called test_* wherever
 
 
 def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
-    """Share of the training images, not augmented, to which each member gives the label that it was trained on."""
-    options = {"devices": devices, "max_device_memory": max_device_memory}
+    """Share of the training images, not augmented, to which each member gives the label that it was trained on.
+
+    Of a zoo with another metric it is the mean of its scores.
+    """
+    options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
     labels = np.stack([zoo.config.training_labels(dataset, seed) for seed in zoo.seeds])
     return evaluate(zoo.network, zoo.members, dataset.train, dataset.mean, dataset.std, labels=labels, **options)
 
 
 def evaluate(
-    network: Network, members: Member, split: Split, mean, std, *, labels=None, devices=None, max_device_memory=None
+    network: Network,
+    members: Member,
+    split: Split,
+    mean,
+    std,
+    *,
+    labels=None,
+    devices=None,
+    max_device_memory=None,
+    metric: Callable | None = None,
 ) -> np.ndarray:
-    """Accuracy of stacked members on the examples of `split`: (members,), in [0, 1].
+    """Accuracy of stacked members on the examples of `split`: (members,), in [0, 1]; or the mean of a metric's scores.
 
-    `labels` (members, n), one row for each member, takes the place of the split's. With `max_device_memory`, bytes on
-    each device, members go in groups that need no more (`evaluation_need`); an InputError where it does not hold one.
+    `labels` (members, n, ...), one row for each member, takes the place of the split's. With `max_device_memory`, bytes
+    on each device, members go in groups that need no more (`evaluation_need`); an InputError where it does not hold
+    one. `metric` is as of `symjax.training.Recipe`.
     """
     memory.check_limit(max_device_memory)
     mean, std = data.statistics(mean, std, split.images.shape[-1:])
     labels = None if labels is None else numpy_array("labels", labels)
-    if labels is not None and (labels.ndim != 2 or labels.shape[1] != len(split)):
-        raise InputError(f"labels: got shape {labels.shape}, wanted (members, {len(split)})")
+    if labels is not None and labels.shape[1:] != split.labels.shape:
+        raise InputError(
+            f"labels: got shape {labels.shape}, wanted (members, {', '.join(map(str, split.labels.shape))})"
+        )
     devices = devices_or_all(devices)
     batches = pad_batches(split, EVALUATION_BATCH)
     shared = parallel.replicate((batches, mean, std), devices)
     if labels is not None:
         examples = batches.mask.astype(bool)  # in order, then padding, whose labels do not count
-        padded = np.zeros((len(labels), *examples.shape), batches.labels.dtype)
+        padded = np.zeros((len(labels), *batches.labels.shape), batches.labels.dtype)
         padded[:, examples] = labels
         members = (members, padded)
     size = None
     if max_device_memory is not None:
-        needed = evaluation_need(network, split, own_labels=labels is not None)
+        needed = evaluation_need(network, split, own_labels=labels is not None, metric=metric)
         size = len(devices) * needed.fitting(max_device_memory)
-    run = parallel.in_groups(_accuracies(network, devices, labels is not None), size)
+    run = parallel.in_groups(_accuracies(network, devices, labels is not None, metric), size)
     return np.asarray(run(members, shared))
 
 
-def evaluation_need(network: Network, split: Split, *, own_labels: bool = False) -> memory.Need:
+def evaluation_need(
+    network: Network, split: Split, *, own_labels: bool = False, metric: Callable | None = None
+) -> memory.Need:
     """The device memory that `evaluate` takes; compiles its program for one or two members."""
-    count, size = len(split), min(EVALUATION_BATCH, len(split))
-    return _evaluation_need(network, (-(-count // size), size, *split.images.shape[1:]), own_labels)
+    size = min(EVALUATION_BATCH, len(split))
+    cut = (-(-len(split) // size), size)
+    images, labels = (jax.ShapeDtypeStruct((*cut, *a.shape[1:]), a.dtype) for a in (split.images, split.labels))
+    return _evaluation_need(network, images, labels, own_labels, metric)
 
 
 @lru_cache
-def _evaluation_need(network: Network, shape: tuple[int, ...], own_labels: bool) -> memory.Need:
-    """For images of this shape, (steps, batch, height, width, channels)."""
-    images, channels = jax.ShapeDtypeStruct(shape, np.uint8), jax.ShapeDtypeStruct(shape[-1:], np.float32)
-    labels, mask = (jax.ShapeDtypeStruct(shape[:2], kind) for kind in (np.int32, np.float32))
+def _evaluation_need(
+    network: Network,
+    images: jax.ShapeDtypeStruct,
+    labels: jax.ShapeDtypeStruct,
+    own_labels: bool,
+    metric: Callable | None,
+) -> memory.Need:
+    """For inputs and targets of these shapes, (steps, batch, ...)."""
+    mask, channels = jax.ShapeDtypeStruct(images.shape[:2], np.float32), normalization(network, images)
     shared = (Batches(images, labels, mask), channels, channels)
     one = (network.shapes, labels) if own_labels else network.shapes
-    return memory.need_of(_accuracy_of(network, own_labels), parallel.default_execution(), one, shared)
+    return memory.need_of(_accuracy_of(network, own_labels, metric), parallel.default_execution(), one, shared)
 
 
 @lru_cache
-def _accuracies(network: Network, devices: tuple, own_labels: bool):
+def _accuracies(network: Network, devices: tuple, own_labels: bool, metric: Callable | None):
     """Accuracy lifted over members. Remembered, so that the same process does not compile it again."""
-    return parallel.over_members(_accuracy_of(network, own_labels), parallel.default_execution(), devices=devices)
+    evaluated = _accuracy_of(network, own_labels, metric)
+    return parallel.over_members(evaluated, parallel.default_execution(), devices=devices)
 
 
-def _accuracy_of(network: Network, own_labels: bool):
+def _accuracy_of(network: Network, own_labels: bool, metric: Callable | None):
     """Accuracy of one member, with labels of its own or without, on what all share."""
 
     def accuracy_of(item, shared):
         batches, mean, std = shared
         member, labels = item if own_labels else (item, batches.labels)
         batches = batches._replace(labels=labels)
-        return accuracy(lambda images: network.apply(member, data.normalize(images, mean, std)), batches)
+        return accuracy(lambda images: network.apply(member, data.normalize(images, mean, std)), batches, metric)
 
     return accuracy_of
 

@@ -3,24 +3,26 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
-
-import jax
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from symjax import hosts, memory, parallel, runs
 from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integers, path, sequence
+from symjax.checks import flag, integer, integers, is_integer, path, sequence, short
 from symjax.checks import seeds as check_seeds
-from symjax.data import Dataset
+from symjax.data import Dataset, describe_shapes
+from symjax.data import load as load_data
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.parallel import Execution
-from symjax.zoo.config import ZooConfig, bad_inputs
+from symjax.training import Recipe
+from symjax.zoo.config import ZooConfig
 from symjax.zoo.jobs import Job, need, plan, train_jobs
 from symjax.zoo.saturation import Finder
 from symjax.zoo.stored import StoredMember
-from symjax.zoo.trained import Zoo, devices_or_all, load
+from symjax.zoo.trained import Opened, Zoo, devices_or_all, opened_zoo
 
 
 class Group(NamedTuple):
@@ -32,30 +34,34 @@ class Group(NamedTuple):
 
 
 def train(
-    config: ZooConfig,
-    dataset: Dataset,
-    seeds: Iterable[int],
-    folder: str | pathlib.Path,
+    network: Network | ZooConfig,
+    data: Dataset | Mapping[str, Any],
+    seeds: int | Iterable[int] = 8,
+    folder: str | pathlib.Path | None = None,
     *,
+    validation: float | None = None,
     keep: Iterable[int] = (),
     execution: Execution | None = None,
     devices=None,
     progress: bool = True,
     save_every_seconds: float = 30,
     max_device_memory: float | None = None,
+    **recipe: Any,
 ) -> Zoo:
-    """The members of `seeds`: those that `folder` holds, and the others trained as far as they are not.
+    """Return the members of `seeds`: those that `folder` holds, and the others trained as far as they are not.
 
-    A member depends on `config`, `dataset` and its seed alone; which others it trains beside and on which devices
-    changes it by rounding at most. Members that find a schedule of freezing (`config.rule`) train all at once; the
-    folder holds what they have found, by which the same zoo is trained again.
+    A member depends on the network, how it is trained, the data and its seed alone; which others it trains beside and
+    on which devices changes it by rounding at most. Members that find a schedule of freezing (`ZooConfig.rule`) train
+    all at once; the folder holds what they have found, by which the same zoo is trained again.
 
     Args:
-      config: of all members.
-      dataset: what `config.load_dataset()` gives.
-      seeds: different integers from 0; of a rule those that it names.
+      network: a `Network` with an `init`; or a `ZooConfig`, which says all but the seeds.
+      data: a `Dataset` (of a `ZooConfig` what `load_dataset()` gives), or a mapping of arrays x_train, y_train, x_test
+        and y_test as `symjax.data.load` takes it.
+      seeds: how many members, 3 for seeds 0, 1, 2; or different integers from 0; of a rule those that it names.
       folder: kept for this zoo alone; made where it is missing. One process at a time trains in it, others wait; the
-        processes of one job (`symjax.hosts`) share the members out among them.
+        processes of one job (`symjax.hosts`) share the members out among them. By default nothing stays on disk.
+      validation: the share of a mapping's training examples that is held out; 0.1 by default.
       keep: after how many epochs, 0 for the network as it is drawn, to keep each member's parameters and statistics
         for `load(folder, epoch=...)`. A member that was trained without them is trained again as far as the last of
         them, which leaves everything that is there as it is.
@@ -66,22 +72,80 @@ def train(
         than a twentieth of the time.
       max_device_memory: bytes on each device; members train in groups, one after another, that need no more (see
         `symjax.memory`). By default all train at once.
+      **recipe: fields of `symjax.training.Recipe` for a `Network`: epochs (10 by default), batch_size, learning_rate,
+        weight_decay, optimizer, schedule, warmup, flip, translate, loss, metric.
 
     Raises:
-      InputError: bad seeds, epochs or sizes, a folder of another configuration, or a damaged checkpoint; memory that
-        does not hold one member; a member that is to be trained again for `keep` has other losses than the first time.
+      InputError: a network without an `init`, or one that data, loss or metric do not fit; bad seeds, epochs
+        or sizes, a folder of another configuration, or a damaged checkpoint; memory that does not hold one member; a
+        member that is to be trained again for `keep` has other losses than the first time.
+
+    Example:
+      >>> import jax, numpy as np, symjax
+      >>> def init(key):
+      ...     return {"hidden": jax.random.normal(key, (3, 5)), "out": jax.random.normal(key, (5, 2))}
+      >>> def apply(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> net = symjax.Network.from_function(apply, init=init, example=np.zeros((1, 3), np.float32))
+      >>> x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+      >>> y = (x[:, 0] > 0).astype(np.int32)
+      >>> data = {"x_train": x[:40], "y_train": y[:40], "x_test": x[40:], "y_test": y[40:]}
+      >>> zoo = symjax.zoo.train(net, data, seeds=2, epochs=2, batch_size=12, progress=False)
+      >>> zoo.member(1).params["hidden"].shape, len(zoo.metrics)
+      ((3, 5), 4)
     """
-    (zoo,) = train_together(
-        [Group(config, seeds, folder)],
-        dataset,
-        keep=keep,
-        execution=execution,
-        devices=devices,
-        progress=progress,
-        save_every_seconds=save_every_seconds,
-        max_device_memory=max_device_memory,
-    )
+    config, dataset = _configured(network, data, validation, recipe)
+    seeds = range(integer("seeds", seeds, 1)) if is_integer(seeds) else seeds
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            if hosts.count() > 1:
+                raise InputError("folder: got none; the processes of a job share the folder of a zoo, expected one")
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+        (zoo,) = train_together(
+            [Group(config, seeds, folder)],
+            dataset,
+            keep=keep,
+            execution=execution,
+            devices=devices,
+            progress=progress,
+            save_every_seconds=save_every_seconds,
+            max_device_memory=max_device_memory,
+        )
     return zoo
+
+
+def _configured(network, data, validation: float | None, recipe: Mapping[str, Any]) -> tuple[ZooConfig, Dataset]:
+    """A configuration, and the data set."""
+    if isinstance(network, ZooConfig):
+        if given := [name for name, value in {"validation": validation, **recipe}.items() if value is not None]:
+            raise InputError(f"{given[0]}: got one beside a ZooConfig, which says how its members are trained")
+        if not isinstance(data, Dataset):
+            raise InputError(f"data: got {short(data)} beside a ZooConfig, expected a Dataset, as load_dataset() gives")
+        return network, data
+    if not isinstance(network, Network):
+        raise InputError(f"network: got {short(network)}, expected a Network or a ZooConfig")
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    if unknown := [name for name in recipe if name not in known]:
+        raise InputError(f"{unknown[0]}: is no option of training; known: {', '.join(known)}")
+    if not isinstance(data, (Dataset, Mapping)):
+        raise InputError(
+            f"data: got {short(data)}, expected a Dataset or a mapping of x_train, y_train, x_test, y_test"
+        )
+    if isinstance(data, Mapping):
+        with _about_data():
+            data = load_data(data, validation=0.1 if validation is None else validation)
+    elif validation is not None:
+        raise InputError("validation: got one for a Dataset, which has its own validation examples; expected none")
+    return ZooConfig(data.name, network, recipe=Recipe(**{"epochs": 10, **recipe})), data
+
+
+@contextlib.contextmanager
+def _about_data() -> Iterator[None]:
+    """Within it an `InputError` of `symjax.data.load` about its argument `name` is one about `data`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(re.sub("^name: ", "data: ", str(error))) from None
 
 
 def train_together(
@@ -152,14 +216,15 @@ def train_together(
                 train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds, finder)
         # Until then the folders are held.
         hosts.complete("members are trained", lambda: [job for job in look() if job is not None], tell)
-    return [load(group.folder, group.seeds, execution=execution) for group in groups]
+    opened = [Opened(group.folder, execution, group.config.own) for group in groups]
+    return [opened_zoo(one, group.seeds) for one, group in zip(opened, groups, strict=True)]
 
 
 def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
     """The network of a zoo; an InputError where it cannot be trained on these images."""
     _check_sizes(config, dataset)
+    config.check_on(describe_shapes(dataset))
     network = config.network(dataset).with_form(execution.conv)
-    _check_inputs(network)
     if config.rule is None and len(config.freeze) > len(network.points):
         raise InputError(
             f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
@@ -215,11 +280,3 @@ def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
 def check_epochs(epochs: Iterable[int], last: int) -> tuple[int, ...]:
     """Different epochs, ascending; an InputError unless they are integers from 0 to `last`."""
     return tuple(sorted(set(integers("keep", epochs, 0, last))))
-
-
-def _check_inputs(network: Network) -> None:
-    """An InputError where pooling leaves nothing of the images, say; found out before anything is written."""
-    try:
-        jax.eval_shape(network.apply, network.shapes, network.example)
-    except (InputError, TypeError, ValueError) as error:  # depends on the layer that cannot take them
-        raise bad_inputs(network, error) from None
