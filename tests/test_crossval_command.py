@@ -224,7 +224,7 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
     assert not diverged(members, [90.0, 0.0, 100.0])
     assert diverged(members, [90.0, np.nan, 100.0]) == "1"
     worst = jax.tree.map(np.copy, members.members)
-    jax.tree.leaves(worst.stats)[-1][2] = np.inf  # divides by itself in batch norm: the logits are finite
+    jax.tree.leaves(worst.state)[-1][2] = np.inf  # divides by itself in batch norm: the logits are finite
     assert diverged(dataclasses.replace(members, members=worst), [np.nan, 90.0, 90.0]) == "0, 2"
 
 

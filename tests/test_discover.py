@@ -2,6 +2,7 @@
 
 import doctest
 import re
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
+from test_models import draw
 
 from symjax.errors import InputError
 from symjax.groups import INTERTWINERS, discover
@@ -44,6 +46,37 @@ def test_spaces_of_chains_and_residual_streams(name):
         matrix = symmetry.at(point.name, element)
         np.testing.assert_allclose(after[point.name], before[point.name] @ matrix.T, rtol=1e-3, atol=1e-4)
         assert np.abs(after[point.name] - before[point.name]).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["mcnn", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct7_7x2"])
+@pytest.mark.few(3)
+def test_the_function_stays_and_features_change_by_exactly_a(name):
+    """In float64, all spaces at once and each alone, and with an element that carries noise."""
+    options = {"blocks": (1, 1)} if name.startswith("resnet") else {}
+    width = 12 if name.startswith("cct") else 2
+    with jax.enable_x64(True):
+        network = create(name, width=width, image_size=16, classes=3, dtype=jnp.float64, **options).with_form("native")
+        member, x = draw(network.shapes, dtype=jnp.float64), jax.random.normal(KEY, (2, 16, 16, 3))
+        symmetry = network.symmetry(member, x)
+        element = symmetry.sample(KEY)
+        assert symmetry.contains(element) and all(space.verified for space in symmetry.spaces.values())
+        run = jax.jit(lambda member: (network.apply(member, x), network.features(member, x)))
+        logits, before = run(member)
+        close = partial(np.testing.assert_allclose, rtol=0, atol=1e-9 * np.abs(logits).max())
+        moved, after = run(symmetry.act(member, element))
+        close(moved, logits)
+        for point in network.points:
+            new = np.asarray(before[point.name]) @ np.asarray(symmetry.at(point.name, element)).T
+            np.testing.assert_allclose(after[point.name], new, rtol=0, atol=1e-9 * np.abs(new).max())
+        for space in list(element)[:4]:
+            close(run(symmetry.act(member, {space: element[space]}))[0], logits)
+        rng = np.random.default_rng(0)
+        noisy = {space: np.asarray(m) + 1e-9 * rng.choice([-1, 1], m.shape) for space, m in element.items()}
+        assert symmetry.contains(noisy)
+        difference = np.abs(run(symmetry.act(member, noisy))[0] - logits).max() / np.abs(logits).max()
+        assert difference < 1e-9  # entries that are noise do not act
+        back = symmetry.act(symmetry.act(member, element), symmetry.inverse(element))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), back, member)
 
 
 def test_spaces_of_a_transformer():

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from campaign import some, throws
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
@@ -45,7 +46,7 @@ FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspec
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.Plan"),
-    *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining", "groups.Symmetry"),
+    *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
 )
 MADE = (  # classes that the library makes, or that hold whatever they are given
@@ -57,13 +58,14 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.MatrixGroup",
         "memory.Need",
     ),
-    *("models.Member", "models.Network", "models.Segmented", "models.StitchPoint", "rotation.Case", "rotation.Found"),
+    *("groups.Axis", "groups.Discovered", "groups.Space", "models.Model", "network.Member", "network.Network"),
+    *("network.StitchPoint", "rotation.Case", "rotation.Found"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
     "stitching.StitchResult",
     *("training.TrainData", "training.TrainState", "zoo.Group", "zoo.Zoo"),
     *(name for name in CLASSES if name.startswith("similarity.")),
 )
-METHODS = ("zoo.Zoo.member", "models.Network.index", "models.Network.parse_points")
+METHODS = ("zoo.Zoo.member", "network.Network.index", "network.Network.parse_points")
 
 
 def test_the_docstring_says_what_is_public():
@@ -152,15 +154,18 @@ def calls(tmp_path_factory):
         "dynamics.similarity_to_end": {"end": {"a": ANY}},
         "flops.training_flops": {"train_images": 24},
         "freezing.linear_schedule": {"layers": 3, "epochs": 10},
+        "groups.discover": {"fn": lambda params, x: x @ params["w"], "params": {"w": np.ones((3, 2), np.float32)}},
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
         "memory.need_of": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
         "memory.parse_bytes": {"text": "1GB"},
-        "models.branch": {"travelling": ANY},
+        "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
-        "models.Network.index": {"point": 0},
-        "models.Network.parse_points": {"text": "relu1"},
+        "models.register": {"presets": {}},
+        "network.stitch_point": {"name": "hidden"},
+        "network.Network.index": {"point": 0},
+        "network.Network.parse_points": {"text": "relu1"},
         "pairs.draw_pairs": {"count": 2},
         "parallel.Execution": {"members": "map", "conv": "native"},
         "parallel.default_execution": {"backend": "cpu"},
@@ -201,18 +206,19 @@ def calls(tmp_path_factory):
             for part in ("train", "test")
         },
         "stitching.Sweep": {"plan": plan, "num_pairs": 1},
-        "training.accuracy": {"logits_of": lambda x: jnp.zeros((len(x), 4))}
+        "training.accuracy": {"outputs_of": lambda x: jnp.zeros((len(x), 4))}
         | {"data": training.pad_batches(dataset.test, 4)},
         "training.create_state": {"steps_per_epoch": 2, "seed": 0},
         "training.device_data": {"validation_batches": None},
         "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": seen},
-        "zoo.load_history": {"seed": 0, "epochs": [1]},
+        "zoo.load_history": {"network": None, "seed": 0, "epochs": [1]},
         "zoo.test_accuracy": {"split": "test"},
-        "zoo.train": {"keep": [1]},
+        "zoo.load": {"network": None},
+        "zoo.train": {"network": config, "data": dataset, "keep": [1]},
         "zoo.train_together": {"groups": [zoo.Group(config, (0, 1), folder / "zoo")], "keep": [1]},
         "zoo.Zoo.member": {"seed": 0},
     }
-    return {"whole": whole, **special, "objects": {"zoo.Zoo": own, "models.Network": network}}
+    return {"whole": whole, **special, "objects": {"zoo.Zoo": own, "network.Network": network}}
 
 
 def called(name, calls):
@@ -285,10 +291,11 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
 # --- wrong ones ---
 
 NOTHING = [None, {}, object()]
-PYTREES = {"travelling", "stats", "like", "state", "member", "shared", "result"}  # of the library's own making
+PYTREES = {"params", "stats", "like", "state", "member", "shared", "result"}  # of the library's own making
 NAMED = {  # arguments whose messages name the flag or what the argument belongs to
     "memory.parse_bytes.text": "max_device_memory",
-    "models.Network.parse_points.text": "layers",
+    "network.Network.parse_points.text": "layers",
+    "models.build.name": "model",
     "models.create.name": "model",
     "pairs.draw_pairs.count": "pairs",
     "pairs.draw_pairs.seed": "pair_seed",

@@ -207,9 +207,7 @@ def test_scales_and_shifts_of_channels_are_collected():
 
     with jax.enable_x64(True):
         arguments = normal(0, 2, 32, 32, 3), *(normal(i, 3) for i in (1, 2, 3))
-        counts = [
-            str(jax.make_jaxpr(rewritten(normalize, form))(*arguments)).count("2,32,32,3] = ") for form in FORMS
-        ]
+        counts = [str(jax.make_jaxpr(rewritten(normalize, form))(*arguments)).count("2,32,32,3] = ") for form in FORMS]
         assert counts == [3, 3, 2]
         pulls = [jax.jit(with_gradients(rewritten(several, form)))(*arguments) for form in ("mixed", "native")]
         assert_close(*pulls, 1e-13)

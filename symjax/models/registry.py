@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from symjax.checks import integer, one_of
+from symjax.checks import integer, one_of, short
 from symjax.errors import InputError
 
 DATA_OPTIONS = ("image_size", "channels", "classes")
@@ -54,6 +54,9 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
         >>> del MODELS["perceptron"], MODELS["wide_perceptron"]
     """
 
+    if not isinstance(presets, Mapping):
+        raise InputError(f"presets: got {short(presets)}, expected a mapping of names to options")
+
     def add(build: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
         parameters = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
         options = {name: p.default for name, p in parameters.items() if name not in ("self", "rngs")}
@@ -96,6 +99,8 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
     """
     if not isinstance(name, str) or name not in MODELS:
         raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
+    if not isinstance(rngs, nnx.Rngs):
+        raise InputError(f"rngs: got {short(rngs)}, expected nnx.Rngs")
     return MODELS[name].build(rngs=rngs, **model_options(name, options))
 
 

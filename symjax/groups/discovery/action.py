@@ -10,6 +10,7 @@ import numpy as np
 
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import GROUPS
+from symjax.spelling import one_line
 
 Element = Mapping[str, jax.Array]
 
@@ -32,6 +33,8 @@ class Axis(NamedTuple):
     where: np.ndarray
     exponent: float
 
+    __repr__ = one_line
+
 
 class Space(NamedTuple):
     """Channels that a symmetry mixes.
@@ -51,6 +54,8 @@ class Space(NamedTuple):
     axes: tuple[Axis, ...]
     verified: bool = True
     families: tuple[tuple[str, ...], ...] = ()
+
+    __repr__ = one_line
 
     def along(self, array, axis, where, matrix, power):
         """The array with a power of the matrix acting on the positions `where` along an axis."""
