@@ -255,6 +255,21 @@ def test_transformers(fused):
     check(symmetry, fn, params, tokens)
 
 
+def test_queries_that_share_keys():
+    """Two heads of keys for four of queries: one matrix for each of the two, which are permuted."""
+    params = drawn_params(q=(4, 12), k=(4, 6), v=(4, 6), out=(12, 3))
+
+    def fn(p, x):
+        split = lambda y: y.reshape(*y.shape[:2], -1, 3)  # noqa: E731
+        q, k, v = split(x @ p["q"]), *(jnp.repeat(split(x @ p[name]), 2, axis=2) for name in "kv")
+        attended = jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(jnp.einsum("nqhc,nkhc->nhqk", q, k)), v)
+        return attended.reshape(*x.shape[:2], 12) @ p["out"]
+
+    symmetry = discover(fn, params, INPUTS[None])
+    assert list(groups_of(symmetry).values()) == [(3, "general_linear")] * 4 + [(2, "permutation")]
+    check(symmetry, fn, params, INPUTS[None])
+
+
 def test_rotations_pass_a_norm_without_scale():
     params = drawn_params(enter=(4, 6), a=(6, 5), b=(5, 6), leave=(6, 3))
 
@@ -379,6 +394,7 @@ def test_what_callers_may_get_wrong():
         (lambda: symmetry.at("middle", {}), "'middle' is not named by the function; known: before, after"),
         (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: has no floating-point"),
         (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: gives no floating-point"),
+        (lambda: discover(fn, LAYERS, INPUTS[:0]), "fn: gives no floating-point number for these inputs"),
         (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: gives NaN"),
     ):
         with pytest.raises(InputError, match=message):

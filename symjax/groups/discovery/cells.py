@@ -59,7 +59,7 @@ def find_cells(probe: Probe) -> list[Cell]:
         reads[leaf].update(array.ravel().tolist())
     reading = set()
     for leaf, v in enumerate(probe.closed.jaxpr.invars[: len(probe.paths)]):
-        for d in range(v.aval.ndim) if probe.real[leaf] else ():
+        for d in range(v.aval.ndim) if probe.real[leaf] and probe.order[leaf] is not None else ():
             if labels.of[v][d] is not None and reads[leaf].intersection(labels.of[v][d].ravel().tolist()):
                 reading.add((leaf, d))
             for index, row in labels.rows(v, d):
@@ -97,7 +97,26 @@ def find_cells(probe: Probe) -> list[Cell]:
     cells.sort(key=lambda cell: cell.start)
     _families(cells, whose, parents)
     _name(cells, probe.points)
-    return [*(cell for cell in cells if not cell.families), *(cell for cell in cells if cell.families)]
+    return _independent(cells)
+
+
+def _independent(cells: list[Cell]) -> list[Cell]:
+    """The cells without those that meet others on an axis, unless it is to permute them; these come last."""
+    acting, indexing, kept = defaultdict(set), defaultdict(set), []
+    for cell in sorted(cells, key=lambda cell: (bool(cell.families), max(a.where.shape[1] for a in cell.axes))):
+        places = {(a.path, a.axis, a.index, p) for a in cell.axes for p in a.where.ravel().tolist()}
+        moved = {(path, axis, p) for path, axis, _, p in places}
+        fixed = {(a.path, *pair) for a in cell.axes for pair in a.index}
+        met = [acting[place] for place in (*places, *fixed)] + [indexing[place] for place in moved]
+        parts = {part for family in cell.families for part in family}
+        trivial = cell.families and cell.size == 1
+        if not trivial and set().union(*met) <= parts <= {other.name for other in kept}:
+            kept.append(cell)
+            for place in (*places, *moved):
+                acting[place].add(cell.name)
+            for place in fixed:
+                indexing[place].add(cell.name)
+    return [*(cell for cell in cells if cell in kept and not cell.families), *(c for c in kept if c.families)]
 
 
 def _place(labels, places, row, fixed, key):

@@ -33,8 +33,8 @@ class Probe:
             return [out for out in jax.tree.leaves(outputs) if is_real(out)]
 
         closed = inline(jax.make_jaxpr(flat)(*self._values, *self._data), _in_float64)
-        if not closed.jaxpr.outvars:
-            raise InputError("fn: gives no floating-point array")
+        if not any(v.aval.size for v in closed.jaxpr.outvars):
+            raise InputError("fn: gives no floating-point number for these inputs")
         self.closed, number = closed, len(paths)
         batch = Labels(closed, number)
         classes = {c for array in batch.batch for c in np.unique(batch.classes[array]).tolist()}
@@ -51,7 +51,7 @@ class Probe:
                 self.points.setdefault(equation.params["name"], equation.outvars[0])
         self.shapes = dict(zip(self.paths, map(jnp.shape, self._values), strict=True))
         used = {id(v): i for i, equation in reversed([*enumerate(closed.jaxpr.eqns)]) for v in equation.invars}
-        self.order = [used.get(id(v), len(closed.jaxpr.eqns)) for v in closed.jaxpr.invars[:number]]
+        self.order = [used.get(id(v)) for v in closed.jaxpr.invars[:number]]
         jaxpr = closed.jaxpr.replace(
             outvars=[*closed.jaxpr.outvars, *self.points.values()],
             debug_info=closed.jaxpr.debug_info.with_unknown_names(),
