@@ -186,6 +186,8 @@ class ZooConfig:
             raise InputError(
                 f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
             )
+        if not isinstance(self.model, str) or self.model not in models.MODELS:
+            _trace(network)
         return network
 
     def check_on(self, shapes: Mapping[str, Any]) -> None:
@@ -272,6 +274,16 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
     dtype = jnp.float32 if shapes["normalized"] else shapes["input_dtype"]
     return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), jnp.dtype(dtype))
+
+
+def _trace(network: Network) -> None:
+    """An InputError where the code of a model fails."""
+    try:
+        network.points  # noqa: B018, which traces it
+    except InputError:
+        raise
+    except Exception as error:
+        raise bad_inputs(network, error) from error
 
 
 def bad_inputs(network: Network, error: Exception) -> InputError:
