@@ -22,6 +22,7 @@ from experiments.settings import optional, run_command, short_name, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, models, parallel, plots
 from symjax.errors import InputError
+from symjax.network import Network
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.cost import retraining_flops
@@ -213,7 +214,7 @@ def phases(
     return found
 
 
-def costs(plan: Plan, plain: models.Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
+def costs(plan: Plan, plain: Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
     """Operations and device memory of what is lacking of one model."""
     flops, most = 0.0, {}
     counted = dataclasses.replace(plan, network=plain)

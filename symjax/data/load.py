@@ -93,7 +93,7 @@ def _read(name: Any, image_size: int | None, seed: int, data_dir, cache_dir) -> 
 def is_folder(name: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> bool:
     """Whether `load` takes this name for a folder of images."""
     folder = os.path.isdir(os.path.expanduser(name))
-    return folder and (isinstance(name, os.PathLike) or name != "digits" and not is_prepared(name, data_dir))
+    return folder and (isinstance(name, os.PathLike) or (name != "digits" and not is_prepared(name, data_dir)))
 
 
 def located(name: str) -> str:
