@@ -237,10 +237,12 @@ def parse_options(text: str) -> dict[str, Any]:
     """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        if call.args or any(keyword.arg is None for keyword in call.keywords):
+        names = [keyword.arg for keyword in call.keywords]
+        if call.args or None in names or len({*names}) < len(names) or not isinstance(call.func, ast.Name):
             raise ValueError
-        values = {keyword.arg: keyword.value for keyword in call.keywords}
-        return {n: v.id if isinstance(v, ast.Name) else ast.literal_eval(v) for n, v in values.items()}
+        values = [keyword.value for keyword in call.keywords]
+        values = [value.id if isinstance(value, ast.Name) else ast.literal_eval(value) for value in values]
+        return dict(zip(names, values, strict=True))
     except (SyntaxError, ValueError, AttributeError):
         raise InputError(
             f"model_options: got {text!r}, wanted name=value,... as activation=sigmoid,pools=(1,2)"
