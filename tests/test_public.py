@@ -195,14 +195,14 @@ def calls(tmp_path_factory):
         "stitching.parse_families": {"text": "full,rank2"},
         "stitching.Plan": {"points": (0,), "families": stitching.parse_families("full"), "config": fit},
         "stitching.Sweep": {"plan": plan, "num_pairs": 1},
-        "training.accuracy": {"logits_of": lambda x: jnp.zeros((len(x), 4))}
+        "training.accuracy": {"outputs_of": lambda x: jnp.zeros((len(x), 4))}
         | {"data": training.pad_batches(dataset.test, 4)},
         "training.create_state": {"steps_per_epoch": 2, "seed": 0},
         "training.device_data": {"validation_batches": None},
         "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": seen},
         "zoo.load_history": {"seed": 0, "epochs": [1]},
         "zoo.test_accuracy": {"split": "test"},
-        "zoo.train": {"keep": [1]},
+        "zoo.train": {"network": config, "data": dataset, "keep": [1]},
         "zoo.train_together": {"groups": [zoo.Group(config, (0, 1), folder / "zoo")], "keep": [1]},
         "zoo.Zoo.member": {"seed": 0},
     }
