@@ -22,7 +22,7 @@ from symjax import hosts, parallel, plots, runs, zoo
 from symjax.errors import InputError
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
-from symjax.representations import representations
+from symjax.representations import as_maps, representations
 from symjax.similarity import MEASURES, Pairwise, diagnose, pairwise
 from symjax.summary import Summary, mean, mean_and_deviation
 
@@ -87,7 +87,7 @@ def main(settings: Settings) -> Summary:
         images = dataset.test.images[: settings.examples]
         if needed := needed_seeds(missing):
             compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
-            found = representations(compared, images, dataset.mean, dataset.std, **options)
+            found = as_maps(representations(compared, images, dataset.mean, dataset.std, **options))
             if (told := degenerate(found)) and hosts.is_first():
                 print(told, file=sys.stderr)
             total = sum(len(theirs) for theirs in missing.values())

@@ -107,9 +107,10 @@ def zoo_phases(
             group = Group(config, seeds, folder)
             zoo.check_rule([group], dataset, execution, jax.local_device_count(), limit)
         if limit is not None:  # its evaluation has to fit too
-            zoo.evaluation_need(network, dataset.test).fitting(limit)
+            metric = config.recipe.metric
+            zoo.evaluation_need(network, dataset.test, metric=metric).fitting(limit)
             if config.labels != "true":
-                zoo.evaluation_need(network, dataset.train, own_labels=True).fitting(limit)
+                zoo.evaluation_need(network, dataset.train, own_labels=True, metric=metric).fitting(limit)
         runs.check_folder(folder, "zoo", config.document(dataset))
         left.append(estimate.epochs_to_go(folder, seeds, config.recipe.epochs, keep))
     needed, together = None, 0
@@ -144,9 +145,10 @@ def layers_phase(
     points = network.parse_points(",".join(layers))
     if not to_do:
         return Phase(name, 0, there, 0.0)
-    needed = representations.need(network, image, points, pool=pool, batch_size=min(images, representations.BATCH))
+    options = {"pool": pool, "dtype": dataset.input_dtype}
+    needed = representations.need(network, image, points, batch_size=min(images, representations.BATCH), **options)
     flops = to_do * images * forward_flops(config, dataset, max(points))
-    stored = together * images * representations.bytes_per_image(network, image, points, pool=pool)
+    stored = together * images * representations.bytes_per_image(network, image, points, **options)
     return Phase(name, to_do, there, flops, needed, on_a_device(together, needed, limit), stored=stored)
 
 
@@ -187,12 +189,12 @@ def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase
         time = "No operations are counted of what is to do."
     elif rate is None:
         most = spell_bytes(estimate.REHEARSAL_BYTES)
-        time = f"No times: to train one {config.model} for a moment, to measure its speed, would take over {most}."
+        time = f"No times: to train one {config.model_name} for a moment, to measure its speed, would take over {most}."
     else:
         total = sum(_seconds(phase, len(devices), rate) for phase in busy)
         time = (
             f"{kind} {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), each of "
-            f"which trained {config.model} at {rate / 1e9:.3g} GFLOP/s just now."
+            f"which trained {config.model_name} at {rate / 1e9:.3g} GFLOP/s just now."
         )
     return "\n".join(
         [

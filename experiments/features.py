@@ -15,7 +15,7 @@ from symjax import runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Member, Network
-from symjax.representations import features_of
+from symjax.representations import as_maps, features_of
 from symjax.similarity import MEASURES
 
 MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
@@ -53,7 +53,7 @@ class FeatureSettings(ZooSettings):
         images, _ = self.chosen(dataset)
         pool = self.maps == "pool"
         options = {"layers": ",".join(layers), "pool": pool, "max_device_memory": self.memory_limit}
-        return features_of(network, members, images, dataset.mean, dataset.std, **options)
+        return as_maps(features_of(network, members, images, dataset.mean, dataset.std, **options))
 
     def layers_phase(self, name: str, dataset: Dataset, layers: list[str], **counts: int) -> Phase:
         """What a dry run tells of `features`; `counts` are those of `dry_run.layers_phase`."""

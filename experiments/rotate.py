@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from experiments import dry_run
 from experiments.folders import run_folder, test_percent
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import optional, run_command, short_name, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, models, parallel, plots
 from symjax.errors import InputError
@@ -52,8 +52,8 @@ DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10,
 @dataclasses.dataclass(frozen=True)
 class Settings(SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
-    """Names of symjax.models.MODELS with commas between: plain chains of convolutions; as published without batch norm
-    (..._k), which behind a matrix would undo part of what it does."""
+    """Names of symjax.models.MODELS, or package.module:build, with commas between: plain chains of convolutions; as
+    published without batch norm (..._k), which behind a matrix would undo part of what it does."""
     seeds: str = "1"
     """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
     epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
@@ -149,10 +149,10 @@ def main(settings: Settings) -> Summary:
         configs = {name: one for name, one in configs.items() if any(name == unit[0] for unit in units)}
 
     document = {"zoo": {key: value for key, value in config.to_json().items() if key != "model"}}
-    document |= {"retraining": dataclasses.asdict(recipe), "start": settings.start, "augment": settings.augment}
+    document |= {"retraining": recipe.to_json(), "start": settings.start, "augment": settings.augment}
     document |= {"cache_gb": settings.cache_gb, "rotation_seed": settings.rotation_seed}
     document["test_size"] = settings.test_size
-    name = f"{Path(config.dataset).stem}-width{config.width}"
+    name = f"{short_name(config.dataset)}-width{config.width}"
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
     structures = {name: one.identity(dataset)["structure"] for name, one in configs.items()}
     Results(out.path).check(structures)

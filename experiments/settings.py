@@ -1,5 +1,6 @@
 """What commands share: settings of a data set and a zoo, and how a command starts and fails."""
 
+import ast
 import contextlib
 import dataclasses
 import errno
@@ -15,11 +16,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
-from symjax import hosts, interruption, memory, parallel, runs, summary, zoo
+from symjax import data, hosts, interruption, memory, parallel, runs, summary, zoo
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.data.dataset import AUGMENTATION
 from symjax.errors import InputError
+from symjax.imports import is_import_name
 from symjax.memory import parse_bytes
 from symjax.summary import Summary
 from symjax.training import Recipe
@@ -56,9 +58,13 @@ TRANSFORMER_DEFAULTS = {
 
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
-    """The settings that suit a data set and a model."""
-    name = dataset if dataset.endswith(".npz") else re.split("[/:]", dataset)[0]  # without a variant or a version
+    """The settings that suit a data set and a model; a model of the caller's own has no default width."""
+    name = data.located(dataset)
+    if not (os.path.isabs(name) or is_import_name(name)):
+        name = re.split("[/:]", name)[0]  # without a variant or a version
     chosen = DATASET_DEFAULTS.get(name, DatasetDefaults())
+    if is_import_name(model):
+        return dataclasses.replace(chosen, width=None)
     if not model.startswith("cct"):
         return chosen
     theirs = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
@@ -93,10 +99,15 @@ class ZooSettings:
     """
 
     dataset: str = "digits"
-    """digits; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; or a path that ends
-    in .npz, of a file with x_train, y_train, x_test and y_test."""
+    """digits; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; a path that ends
+    in .npz, of a file with x_train, y_train, x_test and y_test; a folder with train/<class>/ and test/<class>/ of PNG
+    and JPEG files; or package.module:load, a function that returns such arrays or a Dataset."""
     model: str = "mcnn"
-    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18 or cct2."""
+    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18 or cct2; or package.module:build, a function
+    that returns a module of Flax or a symjax.Network. It is called with rngs, and with those of classes, channels,
+    image_size and width that it takes."""
+    model_options: Annotated[str, optional("NAME=VALUE,...", "the model's own")] = ""
+    """Options of the model, as in activation=sigmoid,pools=(1,2,2)."""
     width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None
     """Channels of the first convolution, or of a transformer's tokens."""
     seeds: str = "4"
@@ -159,8 +170,9 @@ class ZooSettings:
             return getattr(defaults, name) if value is None else value
 
         return ZooConfig(
-            dataset=os.path.realpath(self.dataset) if self.dataset.endswith(".npz") else self.dataset,
+            dataset=data.located(self.dataset),
             model=self.model,
+            model_options=parse_options(self.model_options),
             width=chosen("width"),
             image_size=chosen("image_size"),
             validation=self.validation,
@@ -208,7 +220,33 @@ class Told(Exception):
 
 def zoo_folder(config: ZooConfig) -> Path:
     """Where the zoo of `config` is kept unless the user says otherwise."""
-    return Path("runs", "zoo", f"{Path(config.dataset).stem}-{config.model}{config.width}-{config.fingerprint}")
+    model = re.sub(r"\W", "-", config.model)
+    return Path("runs", "zoo", f"{short_name(config.dataset)}-{model}{config.width or ''}-{config.fingerprint}")
+
+
+def short_name(dataset: str) -> str:
+    """A data set's name as a part of the name of a folder."""
+    return re.sub(r"\W", "-", dataset) if is_import_name(dataset) else Path(dataset).stem
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    """Options from a flag: "activation=sigmoid,pools=(1,2)" is {"activation": "sigmoid", "pools": (1, 2)}.
+
+    Raises:
+      InputError: other than names with literal values of Python's; a name stands for text.
+    """
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        names = [keyword.arg for keyword in call.keywords]
+        if call.args or None in names or len({*names}) < len(names) or not isinstance(call.func, ast.Name):
+            raise ValueError
+        values = [keyword.value for keyword in call.keywords]
+        values = [value.id if isinstance(value, ast.Name) else ast.literal_eval(value) for value in values]
+        return dict(zip(names, values, strict=True))
+    except (SyntaxError, ValueError, AttributeError):
+        raise InputError(
+            f"model_options: got {text!r}, wanted name=value,... as activation=sigmoid,pools=(1,2)"
+        ) from None
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -117,12 +117,13 @@ def lowered_step(
     images = _inputs(network, batch_size, image_shape)
     labels = jax.ShapeDtypeStruct((batch_size, *target.shape), target.dtype)
 
-    def step(member, opt_state, images, labels):
-        options = {"key": jax.random.key(0), "loss": recipe.loss, "metric": recipe.metric}
+    def step(member, opt_state, images, labels, key):
+        options = {"key": key, "loss": recipe.loss, "metric": recipe.metric}
         (after, opt_state), metrics = train_step(network, tx, member, opt_state, images, labels, frozen, **options)
         return lax.optimization_barrier((after, opt_state)), metrics
 
-    return lowered(step, state.member, state.opt_state, images, labels)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return lowered(step, state.member, state.opt_state, images, labels, key)
 
 
 def training_flops(

@@ -100,6 +100,17 @@ def features_of(
     return {network.points[point].name: whole for point, whole in zip(points, found, strict=True)}
 
 
+def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return features as similarity measures take them: (members, n, c), or maps (members, n, h, w, c).
+
+    Tokens (members, n, t, c) become maps of height 1; of more than two axes between examples and channels all but the
+    last become the height.
+    """
+    return {
+        layer: x if x.ndim in (3, 5) else x.reshape(*x.shape[:2], -1, *x.shape[-2:]) for layer, x in features.items()
+    }
+
+
 def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
     """Raises an `InputError` where images are plainly not in the units of what they are to be normalised by.
 

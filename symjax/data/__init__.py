@@ -10,5 +10,6 @@ from symjax.data.dataset import Dataset, Split
 from symjax.data.describe import describe as describe
 from symjax.data.describe import describe_shapes as describe_shapes
 from symjax.data.load import load
+from symjax.data.load import located as located
 
 __all__ = ["Dataset", "Split", "augment", "batches", "epoch_indices", "load", "normalize"]

@@ -85,9 +85,21 @@ def _read(name: Any, image_size: int | None, seed: int, data_dir, cache_dir) -> 
         return read_npz(given, image_size)
     if is_import_name(given):
         return _own(_call(given, {"image_size": image_size, "seed": seed}), image_size, given)
-    if os.path.isdir(os.path.expanduser(given)) and (isinstance(name, os.PathLike) or not is_prepared(given, data_dir)):
+    if is_folder(name, data_dir):
         return read_folder(given, image_size, cache_dir)
     return read_prepared(given, image_size, data_dir, cache_dir)
+
+
+def is_folder(name: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> bool:
+    """Whether `load` takes this name for a folder of images."""
+    folder = os.path.isdir(os.path.expanduser(name))
+    return folder and (isinstance(name, os.PathLike) or (name != "digits" and not is_prepared(name, data_dir)))
+
+
+def located(name: str) -> str:
+    """Return the name of a data set, of a file or folder its path from the root."""
+    is_path = name.endswith(".npz") or is_folder(name)
+    return os.path.realpath(os.path.expanduser(name)) if is_path else name
 
 
 def _own(data: Any, image_size: int | None, loader: str = "") -> Source | Dataset:

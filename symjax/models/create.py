@@ -91,12 +91,18 @@ def _own(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
         return function
     options = _accepted(function, name, options)
     try:
-        if "rngs" in inspect.signature(function).parameters:
+        if "rngs" in _parameters(function):
             return Network.from_nnx(_builder(function, options), example=example, name=name)
         made = function(**options)
         return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
     except Exception as error:  # whatever the caller's code raises
         raise InputError(f"model: {name} cannot be built ({type(error).__name__}: {error})") from error
+
+
+def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """What a builder takes; the signature of a class of Flax NNX would be that of its metaclass."""
+    parameters = inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters
+    return {name: p for name, p in parameters.items() if name != "self"}
 
 
 def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs], nnx.Module]:
@@ -107,7 +113,7 @@ def _accepted(function: Callable, name: str, options: dict[str, Any]) -> dict[st
     """The options that a builder takes; an InputError for one that was asked for and that it does not take."""
     if not callable(function):
         raise InputError(f"model: {name} is {type(function).__name__}, expected a function or a Network")
-    parameters = inspect.signature(function).parameters
+    parameters = _parameters(function)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return options
     unknown = set(options) - set(parameters) - {*DATA_OPTIONS, "dtype"}

@@ -12,7 +12,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.network import Member, Network
-from symjax.representations import features_of
+from symjax.representations import as_maps, features_of
 from symjax.similarity import pairwise
 from symjax.zoo.config import ZooConfig
 
@@ -105,7 +105,8 @@ class Finder:
         """From each layer to (members, n, ...), members in the order of their seeds."""
         images, mean, std = looked_at(self.rule, self.dataset), self.dataset.mean, self.dataset.std
         ordered = jax.tree.map(lambda leaf: leaf[np.argsort(seeds)], jax.device_get(members))
-        return features_of(self.network, ordered, images, mean, std, pool=self.rule.maps == "pool", **self.options)
+        options = {"pool": self.rule.maps == "pool", **self.options}
+        return as_maps(features_of(self.network, ordered, images, mean, std, **options))
 
     def _similarity(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[float]:
         """Of each layer that is not frozen; NaN where a member has diverged."""
