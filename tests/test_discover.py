@@ -42,9 +42,15 @@ def positions_of(space, wiring, shapes):
 def test_every_space_that_is_wired_by_hand_is_found(name):
     """The same positions on the same axes, in the same order, in at least the same group; and the function stays."""
     width = 12 if name.startswith("cct") else 4
-    network = create(name, width=width, image_size=8 if name.startswith("cct") else 16, classes=3)
+    size = 32 if "7x2" in name or name.startswith("cct14") else 8 if name.startswith("cct") else 16  # several tokens
+    network = create(name, width=width, image_size=size, classes=3)
     member = drawn(network)
-    x = jnp.ones((1, 8, 8, 3) if name.startswith("cct") else (1, 16, 16, 3))
+    if len(network.points) > 60:  # as many random residual blocks multiply rounding to no end
+        ends = [i > 0 and network.points[i - 1].starred for i in range(len(network.points) + 1)]
+        params = zip(ends, member.params, strict=True)
+        params = (jax.tree.map(lambda a, end=end: a / 10 if end and a.ndim > 1 else a, part) for end, part in params)
+        member = member._replace(params=tuple(params))
+    x = jnp.ones((1, size, size, 3))
     symmetry = discover(lambda member, x: network.logits(Member(*member), x)[0], tuple(member), x)
     assert all(space.verified for space in symmetry.spaces.values())
     discovered = {}
@@ -132,7 +138,8 @@ def check(symmetry, fn, params, x):
             close(images[name], value @ np.asarray(symmetry.at(name, first)).T)
         for name, matrix in first.items():
             alone = symmetry.act(params, {name: matrix})
-            assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (alone, params)), strict=True))
+            same = all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (alone, params)), strict=True))
+            assert same == (matrix == np.eye(len(matrix))).all(), name
         close(symmetry.act(params, on_host(symmetry.compose(first, then))), symmetry.act(moved, then))
         close(symmetry.act(moved, on_host(symmetry.inverse(first))), params)
 
