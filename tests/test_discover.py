@@ -149,7 +149,8 @@ def check(symmetry, fn, params, x):
             close(images[name], value @ np.asarray(symmetry.at(name, first)).T)
         for name, matrix in first.items():
             alone = symmetry.act(params, {name: matrix})
-            assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (alone, params)), strict=True))
+            same = all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (alone, params)), strict=True))
+            assert same == (matrix == np.eye(len(matrix))).all(), name
         close(symmetry.act(params, on_host(symmetry.compose(first, then))), symmetry.act(moved, then))
         close(symmetry.act(moved, on_host(symmetry.inverse(first))), params)
 
