@@ -186,18 +186,16 @@ class ZooConfig:
             raise InputError(
                 f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
             )
-        if not isinstance(self.model, str) or self.model not in models.MODELS:
-            _trace(network)
+        try:
+            _ = network.points
+        except Exception as error:  # whatever a model's code raises: pooling leaves nothing of the images, say
+            raise bad_inputs(network, error) from error
         return network
 
     def check_on(self, shapes: Mapping[str, Any]) -> None:
         """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
         count = 7 if self.recipe.functions else 2  # not a width, so that a loss that mixes up axes fails
         network, example = self.network_on(shapes), _example(shapes, count)
-        try:
-            jax.eval_shape(network.apply, network.shapes, example)
-        except Exception as error:  # whatever a model's code raises: pooling leaves nothing of the images, say
-            raise bad_inputs(network, error) from error
         check_task(self.recipe, network, example, _targets(shapes, count), shapes["classes"])
 
     def structure_on(self, shapes: Mapping[str, Any]) -> str:
@@ -205,7 +203,7 @@ class ZooConfig:
         network = self.network_on(shapes)
         try:
             return structure(network)
-        except Exception as error:  # depends on the layer that cannot take the inputs
+        except Exception as error:  # of what runs in training alone
             raise bad_inputs(network, error) from error
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
@@ -276,18 +274,10 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), jnp.dtype(dtype))
 
 
-def _trace(network: Network) -> None:
-    """An InputError where the code of a model fails."""
-    try:
-        network.points  # noqa: B018, which traces it
-    except InputError:
-        raise
-    except Exception as error:
-        raise bad_inputs(network, error) from error
-
-
 def bad_inputs(network: Network, error: Exception) -> InputError:
     """The error of a network that cannot be traced on the inputs of a data set."""
+    if str(error).startswith("points:"):
+        return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
         return InputError(f"image_size: {shape[0]} is too small for {network.name}, or is not what it takes ({error})")
