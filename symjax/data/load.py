@@ -126,9 +126,4 @@ def _call(name: str, options: dict[str, Any]) -> Any:
     except (TypeError, ValueError) as error:  # some of Python's own functions have no signature
         wanted = "a function that is called with no arguments, or with image_size and seed"
         raise InputError(f"name: {name} cannot be called ({error}); wanted {wanted}.") from None
-    try:
-        return loader(**options)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the caller's code raises
-        raise InputError(f"name: {name} failed ({type(error).__name__}: {error}).") from error
+    return loader(**options)
