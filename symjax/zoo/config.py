@@ -186,10 +186,7 @@ class ZooConfig:
             raise InputError(
                 f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
             )
-        try:
-            _ = network.points
-        except Exception as error:  # whatever a model's code raises: pooling leaves nothing of the images, say
-            raise bad_inputs(network, error) from error
+        _trace(network)
         return network
 
     def check_on(self, shapes: Mapping[str, Any]) -> None:
@@ -274,9 +271,17 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), jnp.dtype(dtype))
 
 
+def _trace(network: Network) -> None:
+    """An InputError where the code of a model fails."""
+    try:
+        network.points  # noqa: B018, which traces it
+    except Exception as error:  # whatever a model's code raises
+        raise bad_inputs(network, error) from error
+
+
 def bad_inputs(network: Network, error: Exception) -> InputError:
     """The error of a network that cannot be traced on the inputs of a data set."""
-    if str(error).startswith("points:"):
+    if isinstance(error, InputError) and not str(error).startswith("x:"):
         return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
