@@ -254,7 +254,7 @@ def test_refused_loaders(module):
     for name, message in {
         "nowhere.sets:load": "name: got 'nowhere.sets:load', and nowhere.sets cannot be imported .*current folder",
         "mine:nothing": "name: got 'mine:nothing', and mine has no nothing",
-        "mine:count": "mine has no function count",
+        "mine:count": "name: mine:count is 3, wanted a function",
         "mine:path": "name: mine:path cannot be called .*'path'.*wanted a function .*image_size and seed",
         "mine:list": r"name: mine:list returned \[1\]; wanted a Dataset, or a mapping",
         "mine:bad": "name: mine:bad, x_train: got 20 inputs for 3 targets",

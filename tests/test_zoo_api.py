@@ -15,11 +15,11 @@ import pytest
 from flax import nnx
 
 import symjax
-from symjax import InputError, Network, data, representations, stitch_point, training, zoo
+from symjax import InputError, Network, data, parallel, representations, stitch_point, training, zoo
 from symjax.flops import step_flops, training_flops
 from symjax.models.myrtle import Myrtle
 from symjax.training.loop import train_step
-from symjax.zoo import ZooConfig
+from symjax.zoo import ZooConfig, estimate
 
 RNG = np.random.default_rng(0)
 ONE = {"devices": jax.devices()[:1], "progress": False, "seeds": 2, "epochs": 2, "batch_size": 10}
@@ -317,3 +317,30 @@ def test_the_example_of_the_docstring_runs():
     scope = {"symjax": symjax}
     for case in doctest.DocTestFinder(recurse=False).find(zoo.train, "train", globs=scope):
         assert doctest.DocTestRunner().run(case).failed == 0
+
+
+# --- memory and cost of any data ---
+
+
+def test_memory_and_cost_of_own_networks_and_data():
+    dataset = data.load(REGRESSION)
+    config = ZooConfig("r", MLP, recipe=training.Recipe(epochs=2, batch_size=10, **OWN))
+    limit = {"max_device_memory": 10**6}
+    bounded = zoo.train(MLP, REGRESSION, **ONE | OWN | limit)
+    scores = zoo.test_accuracy(bounded, dataset, devices=ONE["devices"], **limit)
+    assert scores == pytest.approx(zoo.test_accuracy(bounded, dataset), abs=1e-6)
+    own = {"labels": np.stack([dataset.test.labels, dataset.test.labels + 1])}
+    other = zoo.evaluate(MLP, bounded.members, dataset.test, None, None, metric=negative_errors, **own, **limit)
+    assert other[0] == pytest.approx(scores[0], abs=1e-6) and other[1] != pytest.approx(scores[1], abs=1e-3)
+    with pytest.raises(InputError, match="max_device_memory: got 1 KB, wanted"):
+        zoo.train(MLP, REGRESSION, **ONE | OWN | {"max_device_memory": 1000})
+    assert estimate.epoch_flops(config, dataset) > 36 / 10 * 600
+    assert estimate.rehearse(config, dataset, parallel.default_execution(), tuple(ONE["devices"]), 2) > 0
+
+
+def test_permuted_targets_are_those_of_the_data():
+    dataset = data.load(REGRESSION)
+    config = ZooConfig("r", MLP, labels="permuted", recipe=training.Recipe(**OWN))
+    permuted = config.training_labels(dataset, 0)
+    assert permuted.dtype == np.float32 and not np.array_equal(permuted, dataset.train.labels)
+    np.testing.assert_array_equal(np.sort(permuted, axis=0), np.sort(dataset.train.labels, axis=0))
