@@ -1,4 +1,4 @@
-"""docs/own-models.md: its blocks of Python run, in order."""
+"""docs/own-models.md: its blocks of Python run, in order; and the first one of README.md."""
 
 import re
 from pathlib import Path
@@ -18,3 +18,11 @@ def test_every_block_runs(tmp_path, monkeypatch):
         exec(compile("\n" * line + block[1], str(PAGE), "exec"), scope)
     assert not list(tmp_path.iterdir())
     assert scope["zoo"].seeds == (0, 1) and scope["regression_zoo"].metrics.accuracy.max() < 0
+
+
+def test_the_first_block_of_the_readme_runs(capsys):
+    text = PAGE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    block, printed = re.search(r"^```python\n(.*?)^```.*?^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL).groups()
+    exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert rows == [line.split()[0] for line in printed.splitlines()]
