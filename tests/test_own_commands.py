@@ -111,6 +111,10 @@ def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatc
     assert [point.channels for point in trained.network.points] == [3, 3]
     assert trained.config.to_json()["model_options"] == {"hidden": 3}
     assert trained.config.dataset == str((own / "pictures").resolve())
+    config = own / "zoo" / "config.json"
+    config.write_text(config.read_text().replace("own_nets:Net", "no_nets:Net"))
+    with pytest.raises(InputError, match="^model: got 'no_nets:Net', and no_nets cannot be imported"):
+        zoo.load("zoo")
 
 
 def test_commands_on_tokens_of_an_own_loader(own):
