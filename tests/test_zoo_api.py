@@ -171,6 +171,10 @@ def test_a_folder_resumes_and_belongs_to_one_network_and_its_functions(tmp_path)
             zoo.load(folder, network=MLP, **OWN | {name: None})
     with pytest.raises(InputError, match="^network: .*trained with one of your own"):
         zoo.load(folder, **OWN)
+    with pytest.raises(InputError, match="^loss: it cannot take outputs"):
+        zoo.load(folder, network=MLP, **OWN | {"loss": lambda outputs, targets: (outputs @ targets).sum()})
+    with pytest.raises(InputError, match="^network: mlp has no init"):
+        zoo.load(folder, network=NO_INIT, **OWN)
     with pytest.raises(InputError, match="^network: got 3, expected a Network"):
         zoo.load(folder, network=3, **OWN)
 

@@ -17,6 +17,7 @@ from symjax.checks import integer, integers, numpy_array, one_of, path, short
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
+from symjax.imports import is_import_name
 from symjax.network import Member, Network
 from symjax.parallel import Execution
 from symjax.representations import normalization
@@ -150,6 +151,8 @@ class Opened:
         try:
             data, known, own_known = document.pop("data"), document.pop("structure"), document.pop("own", {})
             self.config = ZooConfig.from_json(document, own)
+            if own_known:
+                self.config.check_on(data)
             self.network = self.config.network_on(data)
             if execution is not None:
                 self.network = self.network.with_form(execution.conv)
@@ -157,6 +160,10 @@ class Opened:
             now = self.config.structure_on(data)
             own_now = self.config.own_on(data, data["train_images"])
         except (InputError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, InputError) and (
+                any(value is not None for value in own.values()) or is_import_name(document.get("model"))
+            ):
+                raise  # of the caller's code
             document = self.folder / runs.CONFIG
             raise InputError(f"folder: {document} is damaged or of another version ({error!r})") from None
         if now != known:
