@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
+from experiments.programs import keep_programs
 from symjax import data, hosts, interruption, memory, parallel, runs, summary, zoo
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
@@ -305,6 +306,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     parsed = tyro.cli(settings, args=argv, prog=f"python -m {name}", description=module.__doc__)
     try:
         parallel.use_cores()
+        keep_programs()
         check_dry(parsed)
         if getattr(parsed, "distributed", False):
             hosts.initialize()
