@@ -12,6 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from symjax.errors import InputError
 from symjax.network import Network, stitch_point
+from symjax.network.low_rank import LowRankFeatures
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
@@ -344,6 +345,35 @@ def test_errors_name_what_is_wrong():
         network.apply(member, jnp.ones(3))
     with pytest.raises(InputError, match="points: 'conv7' is not a submodule; known: .*conv1"):
         Network.from_nnx(CNN, example=IMAGES, points=["conv7"])
+    with pytest.raises(InputError, match="points: Dense_O is not a submodule that is called; known: .*Dense_0"):
+        Network.from_linen(LinenResNet(), example=IMAGES, points=["Dense_O"]).points  # noqa: B018
     for value, name in ((jnp.ones(3), "a"), (jnp.ones((2, 3), int), "a"), (jnp.ones((2, 3)), "")):
         with pytest.raises(InputError):
             stitch_point(value, name)
+
+
+def test_members_are_made_inside_other_programs():
+    network = Network.from_nnx(CNN, example=IMAGES)
+    inside = jax.jit(lambda x: network.apply(network.init(KEY), x))(IMAGES)
+    np.testing.assert_allclose(inside, network.apply(network.init(KEY), IMAGES), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["matmul", "mixed"])
+def test_dilated_kernels_no_larger_than_their_stride(form):
+    def build(rngs):
+        return nnx.Conv(3, 4, (2, 2), strides=2, kernel_dilation=2, padding="VALID", rngs=rngs)
+
+    network = Network.from_nnx(build, example=IMAGES).with_form(form)
+    member = network.init(KEY)
+    np.testing.assert_allclose(
+        network.apply(member, IMAGES), network.with_form("native").apply(member, IMAGES), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_an_output_that_is_a_point_is_an_array():
+    network = Network.from_function(
+        lambda w, x: stitch_point(x @ w, "logits"), jnp.ones((4, 8)), example=jnp.ones((2, 4))
+    )
+    factors = LowRankFeatures(jnp.ones((2, 1)), jnp.ones((8, 1)))
+    output = network.tail(network.member(jnp.ones((4, 8))), (factors,), "logits")
+    np.testing.assert_array_equal(output, np.ones((2, 8)))

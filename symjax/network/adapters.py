@@ -136,7 +136,7 @@ class LinenAdapter:
         if not isinstance(module, flax.linen.Module):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
         self._module, self._example, self._linen = module, example, flax.linen
-        self._paths = frozenset(points or ())
+        self._paths, self._called = frozenset(points or ()), {}
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
 
     def init(self, key: jax.Array) -> Member:
@@ -149,13 +149,14 @@ class LinenAdapter:
         variables = {"params": member.params, **member.state}
         train = mode != "inference"
         streams = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout",))}
+        changing, self._called = list(member.state) if train else [], {}
         with self._linen.intercept_methods(self._name_outputs):
-            if not train:
-                return self._module.apply(variables, *_inputs(x), rngs=streams, **self._flags(False)), member.state
-            changing = list(member.state)
             output, changed = self._module.apply(
-                variables, *_inputs(x), rngs=streams, mutable=changing, **self._flags(True)
+                variables, *_inputs(x), rngs=streams, mutable=changing, **self._flags(train)
             )
+        if missing := self._paths - self._called.keys():
+            known = ", ".join(self._called) or "none"
+            raise InputError(f"points: {', '.join(sorted(missing))} is not a submodule that is called; known: {known}")
         return output, {**member.state, **changed}
 
     def to_member(self, variables: Any) -> Member:
@@ -172,7 +173,10 @@ class LinenAdapter:
 
     def _name_outputs(self, next_fun, args, kwargs, context):
         output, path = next_fun(*args, **kwargs), ".".join(context.module.path)
-        return stitch_point(output, path) if context.method_name == "__call__" and path in self._paths else output
+        if context.method_name != "__call__" or not path:
+            return output
+        self._called[path] = True
+        return stitch_point(output, path) if path in self._paths else output
 
 
 class FunctionAdapter:

@@ -199,7 +199,8 @@ class Network:
 
         Outside of other programs it is compiled without optimizations, in a tenth of the time.
         """
-        return self._adapter.init(key) if isinstance(key, jax.core.Tracer) else self._compiled_init(key)
+        traced = isinstance(key, jax.core.Tracer) or isinstance(jnp.zeros(()), jax.core.Tracer)  # inside of a program
+        return self._adapter.init(key) if traced else self._compiled_init(key)
 
     @cached_property
     def _compiled_init(self) -> Callable[[jax.Array], Member]:

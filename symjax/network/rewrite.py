@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], form: Form) -> list[Any]:
     """Evaluate a jaxpr on the leaves of its arguments, its operations replaced as is fastest in `form`."""
-    return _evaluated(closed, rule(form), *arguments)
+    return [materialize(result) for result in _evaluated(closed, rule(form), *arguments)]
 
 
 @cache

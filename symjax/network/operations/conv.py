@@ -42,7 +42,8 @@ def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, form: Form) ->
     """Convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d) in the form that suits the shapes best."""
     if form == "native":
         return _native(x, kernel, geometry)
-    if all(size <= stride for size, stride in zip(kernel.shape, geometry.strides, strict=False)):
+    undilated = all(d == 1 or size == 1 for d, size in zip(geometry.dilation, kernel.shape, strict=False))
+    if undilated and all(size <= stride for size, stride in zip(kernel.shape, geometry.strides, strict=False)):
         return _disjoint(x, kernel, geometry)
     if form == "matmul" or geometry.strides != (1, 1):
         return _matmul(x, kernel, geometry)
