@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from experiments.settings import named, optional, run_command
+from experiments.settings import optional, run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots, runs
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.stitching.results import Results
 from symjax.stitching.selection import GRIDS, choose, with_numbers
 from symjax.summary import Summary, mean
@@ -30,7 +30,7 @@ class Settings(StitchSettings):
 
 
 def main(settings: Settings) -> Summary:
-    with named("families", "values"):
+    with renamed(families="values"):
         families = with_numbers(settings.family, settings.values)
     if len(families) < 2:
         raise InputError(f"values: got {settings.values!r}, wanted two or more different ones to choose from")

@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from experiments.settings import named, optional, run_command
+from experiments.settings import optional, run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.stitching import parse_families
 from symjax.stitching.selection import GRIDS, with_numbers
 from symjax.summary import Summary, mean, mean_and_deviation
@@ -32,9 +32,9 @@ class Settings(StitchSettings):
 
 
 def main(settings: Settings) -> Summary:
-    with named("families", "weights"):
+    with renamed(families="weights"):
         lasso = with_numbers(settings.family, settings.weights)
-    with named("families", "beside"):
+    with renamed(families="beside"):
         families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
     if len(set(families)) < len(families):
         raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; wanted other families")

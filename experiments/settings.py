@@ -21,7 +21,7 @@ from symjax import data, hosts, interruption, memory, parallel, runs, summary, z
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.data.dataset import AUGMENTATION
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.imports import is_import_name
 from symjax.memory import parse_bytes
 from symjax.summary import Summary
@@ -196,17 +196,8 @@ class ZooSettings:
     def load_dataset(self) -> Dataset:
         """The images."""
         config = self.zoo_config()
-        with named("name", "dataset"):
+        with renamed(name="dataset"):
             return config.load_dataset(test_size=self.test_size)
-
-
-@contextlib.contextmanager
-def named(argument: str, flag: str) -> Iterator[None]:
-    """Within it an `InputError` about `argument` of the library is told as one about `flag`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(re.sub(rf"^{argument}:", f"{flag}:", str(error))) from error
 
 
 def check_dry(settings: Any) -> None:

@@ -13,11 +13,11 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.folders import clean_accuracy, diverged, run_folder
-from experiments.settings import named, optional, zoo_folder
+from experiments.settings import optional, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, parallel, runs
 from symjax.data import Dataset
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.flops import segment_flops
 from symjax.network import Network
 from symjax.pairs import draw_pairs
@@ -78,7 +78,7 @@ class StitchSettings(SharedSettings):
         rates = parse_numbers("stitch_learning_rates", self.stitch_learning_rates)
         if self.stitch_epochs is not None and self.stitch_epochs < 1:
             raise InputError(f"stitch_epochs: got {self.stitch_epochs}, wanted a positive number")
-        with named("learning_rates", "stitch_learning_rates"), named("epochs", "stitch_epochs"):
+        with renamed(learning_rates="stitch_learning_rates"), renamed(epochs="stitch_epochs"):
             return FitConfig(
                 epochs=default_epochs if self.stitch_epochs is None else self.stitch_epochs,
                 batch_size=self.batch_size,

@@ -1,8 +1,6 @@
 """Networks over their training: what becomes of each layer, and when (Raghu et al. 2017; Morcos et al. 2018)."""
 
-import contextlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +8,7 @@ import pandas as pd
 from symjax import checks
 from symjax.birkhoff.checks import scalar
 from symjax.checks import integer, one_of, sequence
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.similarity import MEASURES, Pairwise, pairwise
 
 __all__ = [
@@ -60,7 +58,7 @@ def similarity_to_end(
     shapes = {np.shape(array)[2:-1] for array in history.values()}
     pooled = options.get("maps", "pixels") != "pixels"
     crossed = len(shapes) == 1 or pooled or not MEASURES[measure].one_map_size
-    with _named(representations="history", against="end"):
+    with renamed(representations="history", against="end"):
         result: Pairwise = pairwise(
             history,
             measure,
@@ -121,7 +119,7 @@ def class_correlations(
             )
             for i in present
         }
-        with _named(representations="history"):
+        with renamed(representations="history"):
             result = pairwise({layer: array}, "cca", against=indicators, models=epochs)
         frames.append(result.to_frame())
         for i in set(range(len(classes))) - set(present):
@@ -135,15 +133,6 @@ def chance_correlation(features: int, samples: int) -> float:
     """The root mean square of R for an indicator without a relation to the features: sqrt(d / (n - 1)), at most 1."""
     features, samples = integer("features", features), integer("samples", samples, 2)
     return float(np.sqrt(min(1.0, features / (samples - 1))))
-
-
-@contextlib.contextmanager
-def _named(**names: str) -> Iterator[None]:
-    """Arguments by other names in the messages of errors."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(re.sub(r"^\w+", lambda name: names.get(name[0], name[0]), str(error))) from error
 
 
 def _layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 CALLS = {"jit", "pjit", "closed_call", "core_call"}
 """Primitives that do nothing but call a jaxpr."""
@@ -82,11 +82,8 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
     """Yield all equations of a jaxpr, those of inner jaxprs included."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda leaf: isinstance(leaf, (Jaxpr, ClosedJaxpr))
-        ):
-            if isinstance(inner, (Jaxpr, ClosedJaxpr)):
-                yield from equations(getattr(inner, "jaxpr", inner))
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def is_variable(atom: Any) -> bool:

@@ -3,16 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-
-from symjax import models
-
-if not hasattr(models, "create"):
-    pytest.skip("the network core is not there", allow_module_level=True)
 
 from experiments.settings import ZooSettings
 from experiments.stitch import Settings, main
-from symjax import runs, zoo
+from symjax import models, runs, zoo
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 

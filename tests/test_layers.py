@@ -10,13 +10,23 @@ from flax import nnx
 
 from symjax.network import Network
 from symjax.network.low_rank import LowRankFeatures, convolved, materialize
-from symjax.network.operations.conv import conv2d
-from symjax.network.operations.pool import global_max_pool, max_pool
+from symjax.network.operations.conv import Geometry, convolve
+from symjax.network.operations.pool import disjoint_max_pool, global_max_pool
 from symjax.parallel import FORMS
 
 
 def normal(seed, *shape, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def conv2d(x, kernel, *, stride=1, method="native"):
+    """Convolution with as many zeros around as keep the size at stride 1."""
+    pad = (kernel.shape[0] - 1) // 2
+    return convolve(x, kernel, Geometry((stride, stride), ((pad, pad), (pad, pad))), method)
+
+
+def max_pool(x, size):
+    return disjoint_max_pool(x, (1, size, size, 1))
 
 
 def conv_oracle(x, kernel, stride):

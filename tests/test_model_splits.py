@@ -6,9 +6,6 @@ from test_models import draw, images
 
 from symjax import models
 
-if not hasattr(models, "create"):
-    pytest.skip("the network core is not there", allow_module_level=True)
-
 # One of each kind; others of the same file differ in numbers of layers and channels.
 QUICK = ("mcnn", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct7_7x2")
 NAMES = [

@@ -1,7 +1,7 @@
 """Models of Flax NNX, of Flax Linen and plain functions, each as pure functions of a `Member`.
 
-An adapter has `init(key) -> Member`, `apply(member, x, mode, key) -> (output, state)`, where the key is None where
-nothing is to be random, `to_member(variables) -> Member` and `from_member(member)`, its inverse.
+`init(key) -> Member`, `apply(member, x, mode, key) -> (output, state)`, where the key is None where nothing is to be
+random, `to_member(variables) -> Member` and `from_member(member)`, its inverse, are what an `Adapter` adds.
 """
 
 import inspect
@@ -22,8 +22,26 @@ Mode = Literal["inference", "batch", "train", "moments"]
 MODES = ("inference", "batch", "train", "moments")
 
 
-class NNXAdapter:
+class Adapter:
+    """What a network asks of a model, with the values of most models.
+
+    Attributes:
+      variables: a member of the shapes and types of all, or None where `init` says them.
+      has_init: whether fresh members can be made.
+      needs_key: whether modes other than "inference" need a key where operations are random.
+      has_moments: whether `apply` in mode "moments" returns the batch's own statistics, and not running ones.
+    """
+
+    variables: Member | None = None
+    has_init = True
+    needs_key = True
+    has_moments = False
+
+
+class NNXAdapter(Adapter):
     """A module of Flax NNX; see `Network.from_nnx`."""
+
+    needs_key, has_moments = False, True
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], points: Sequence[str] | None):
         if not callable(build):
@@ -49,9 +67,8 @@ class NNXAdapter:
         return self.to_member(self._build(nnx.Rngs(key)))
 
     def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
-        inputs = x if isinstance(x, tuple) else (x,)
         module = nnx.merge(self._graphs[mode, key is not None], *self._variables(member, key))
-        output = module(*inputs)
+        output = module(*_inputs(x))
         return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
 
     def to_member(self, module: nnx.Module) -> Member:
@@ -127,7 +144,7 @@ def _naming_class(cls: type, path: str) -> type:
     return type(cls)(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
 
 
-class LinenAdapter:
+class LinenAdapter(Adapter):
     """A module of Flax Linen; see `Network.from_linen`."""
 
     def __init__(self, module: Any, example: PyTree, points: Sequence[str] | None):
@@ -136,7 +153,7 @@ class LinenAdapter:
         if not isinstance(module, flax.linen.Module):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
         self._module, self._example, self._linen = module, example, flax.linen
-        self._paths, self._called = frozenset(points or ()), {}
+        self._paths = frozenset(points or ())
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
 
     def init(self, key: jax.Array) -> Member:
@@ -148,14 +165,22 @@ class LinenAdapter:
     def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
         variables = {"params": member.params, **member.state}
         train = mode != "inference"
-        streams = {} if key is None else {name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout",))}
-        changing, self._called = list(member.state) if train else [], {}
-        with self._linen.intercept_methods(self._name_outputs):
+        streams = {} if key is None else {"dropout": jax.random.fold_in(key, 0)}
+        changing, called = list(member.state) if train else [], {}
+
+        def name_outputs(next_fun, args, kwargs, context):
+            output, path = next_fun(*args, **kwargs), ".".join(context.module.path)
+            if context.method_name != "__call__" or not path:
+                return output
+            called[path] = True
+            return stitch_point(output, path) if path in self._paths else output
+
+        with self._linen.intercept_methods(name_outputs):
             output, changed = self._module.apply(
                 variables, *_inputs(x), rngs=streams, mutable=changing, **self._flags(train)
             )
-        if missing := self._paths - self._called.keys():
-            known = ", ".join(self._called) or "none"
+        if missing := self._paths - called.keys():
+            known = ", ".join(called) or "none"
             raise InputError(f"points: {', '.join(sorted(missing))} is not a submodule that is called; known: {known}")
         return output, {**member.state, **changed}
 
@@ -171,15 +196,8 @@ class LinenAdapter:
     def _flags(self, train: bool) -> dict[str, bool]:
         return {name: not train if name == "deterministic" else train for name in self._names}
 
-    def _name_outputs(self, next_fun, args, kwargs, context):
-        output, path = next_fun(*args, **kwargs), ".".join(context.module.path)
-        if context.method_name != "__call__" or not path:
-            return output
-        self._called[path] = True
-        return stitch_point(output, path) if path in self._paths else output
 
-
-class FunctionAdapter:
+class FunctionAdapter(Adapter):
     """A function of variables and inputs; see `Network.from_function`."""
 
     def __init__(self, apply: Callable, variables: PyTree, init: Callable | None, state: PyTree | None):

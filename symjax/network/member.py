@@ -1,6 +1,6 @@
 """Members: the variables of one network, as plain pytrees."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,8 +42,3 @@ def update(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
 def merge(tree: PyTree, part: PyTree) -> PyTree:
     """Return the pytree with the leaves of `part`, of `select`, in place of its own; None stands for no leaf."""
     return jax.tree.map(lambda new, old: old if new is None else new, part, tree, is_leaf=lambda leaf: leaf is None)
-
-
-def part_of(member: Member, paths: Collection[str]) -> Member:
-    """Return the member with None in place of the leaves that are not at `paths`, the paths of a whole member."""
-    return select(member, paths.__contains__)

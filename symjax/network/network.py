@@ -6,7 +6,8 @@ is cut out of the model's jaxpr (`symjax.network.split`), and evaluated with the
 backend (`symjax.network.rewrite`).
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,11 +19,11 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr
 
 from symjax.checks import is_integer, one_of, short
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.jaxprs import inline
 from symjax.network import rewrite
 from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter
-from symjax.network.member import Member, leaves_by_path, part_of, update
+from symjax.network.member import Member, leaves_by_path, select, update
 from symjax.network.split import Program, Trace
 from symjax.parallel import FORMS, compiler_options, default_execution
 
@@ -58,16 +59,15 @@ class Network:
       points: the `StitchPoint`s, in program order.
     """
 
-    def __init__(self, adapter, example: PyTree, *, name: str, form: str | None = None):
-        self._adapter, self.name, self._form = adapter, name, form
+    def __init__(self, adapter, example: PyTree, *, name: str):
+        self._adapter, self.name, self._form = adapter, name, None
         self.example = jax.tree.map(_shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
         self._known_inputs = [self.example]  # of other shapes too, once the network has been given them
-        self._twins: dict[str, Network] = {} if form is None else {form: self}
+        self._twins: dict[str, Network] = {}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
-        self._points: tuple[StitchPoint, ...] | None = None
 
     @classmethod
     def from_nnx(
@@ -141,17 +141,15 @@ class Network:
         """
         one_of("form", form, FORMS)
         if form not in self._twins:
-            twin = self._twins[form] = Network(self._adapter, self.example, name=self.name, form=form)
-            twin._twins, twin._traces, twin._programs = self._twins, self._traces, self._programs
-            twin._known_inputs = self._known_inputs
+            twin = self._twins[form] = copy.copy(self)  # which shares all that is traced
+            twin._form = form
         return self._twins[form]
 
     @cached_property
     def shapes(self) -> Member:
         """A member's shapes and types (`jax.ShapeDtypeStruct`) in place of its arrays."""
-        variables = getattr(self._adapter, "variables", None)
-        if variables is not None:
-            return jax.tree.map(_shape_of, variables)
+        if self._adapter.variables is not None:
+            return jax.tree.map(_shape_of, self._adapter.variables)
         return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
 
     @property
@@ -159,15 +157,12 @@ class Network:
         """The number of trained numbers."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
 
-    @property
+    @cached_property
     def points(self) -> tuple[StitchPoint, ...]:
-        if self._points is None:
-            trace = self._trace("inference", False, self.shapes, self.example)
-            self._points = tuple(
-                StitchPoint(name, trace.value(name).aval.shape[1:], len(trace.carried(name)) > 1)
-                for name in trace.named
-            )
-        return self._points
+        trace = self._trace("inference", False, self.shapes, self.example)
+        return tuple(
+            StitchPoint(name, trace.value(name).aval.shape[1:], len(trace.carried(name)) > 1) for name in trace.named
+        )
 
     def index(self, point: str | int) -> int:
         """Return the index of a stitch point given by name or by index."""
@@ -186,10 +181,8 @@ class Network:
             raise InputError(f"layers: got {text!r}, expected names of stitch points with commas between, or all")
         if text == "all":
             return tuple(range(len(self.points)))
-        try:
+        with renamed(point="layers"):
             indices = {self.index(name.strip()) for name in text.split(",") if name.strip()}
-        except InputError as error:
-            raise InputError(str(error).replace("point:", "layers:", 1)) from None
         if not indices:
             raise InputError(f"layers: got none; known: {', '.join(point.name for point in self.points)}, or all")
         return tuple(sorted(indices))
@@ -288,16 +281,14 @@ class Network:
     def activation(self, point: str | int) -> Callable[[jax.Array], jax.Array]:
         """Return the elementwise activation s of which the features at `point` are s(z), z the `pre_activation`."""
         name = self._name(point)
-        self._activation_input(self._trace("inference", False, self.shapes, self.example), name)
+        source = self._activation_input(self._trace("inference", False, self.shapes, self.example), name)
 
         def activation(z):
-            for example in self._known_inputs:
-                trace = self._trace("inference", False, self.shapes, _with_examples(example, z.shape[0]))
-                source = self._activation_input(trace, name)
-                if source.aval.shape == z.shape:
-                    return self._run(
-                        trace, (source,), (trace.value(name),), [z.astype(source.aval.dtype)], self.shapes
-                    )[0]
+            for trace in self._known_traces("inference", False, self.shapes, z.shape[0]):
+                variable = self._activation_input(trace, name)
+                if variable.aval.shape == z.shape:
+                    values = [z.astype(variable.aval.dtype)]
+                    return self._run(trace, (variable,), (trace.value(name),), values, self.shapes)[0]
             raise InputError(f"z: got shape {z.shape}, expected (examples, {source.aval.shape[1:]})")
 
         return activation
@@ -331,7 +322,7 @@ class Network:
 
     def tail_of(self, member: Member, point: str | int) -> Member:
         """Return the part of a member that the tail behind `point` reads, with None in place of other leaves."""
-        return part_of(member, self.read_by_tail(point))
+        return select(member, self.read_by_tail(point).__contains__)
 
     def jaxpr(self, member: Member, x: PyTree, *, mode: Mode = "inference", random: bool = False) -> ClosedJaxpr:
         """Return the model's jaxpr, without calls, of the leaves of a member, an input and, if `random`, a key."""
@@ -340,7 +331,7 @@ class Network:
     @property
     def has_init(self) -> bool:
         """Whether fresh members can be made: a function may come without `init`."""
-        return getattr(self._adapter, "has_init", True)
+        return self._adapter.has_init
 
     @property
     def needs_key(self) -> bool:
@@ -348,7 +339,7 @@ class Network:
 
         Flax NNX can switch random operations off alone; Linen and functions have one switch for all of training.
         """
-        return not isinstance(self._adapter, NNXAdapter)
+        return self._adapter.needs_key
 
     def _read(self, ends, point) -> frozenset[str]:
         trace = self._trace("inference", False, self.shapes, self.example)
@@ -378,16 +369,20 @@ class Network:
                 shapes = f"got shape {jnp.shape(given[path])}, expected {expected[path].shape}"
                 raise InputError(f"variables: {shapes} at {path}")
 
+    def _known_traces(self, mode: Mode, random: bool, member: Member, examples: int) -> Iterator[Trace]:
+        """Traces for so many inputs like `example`, then like others that the network was given."""
+        for inputs in list(self._known_inputs):
+            yield self._trace(mode, random, member, _with_examples(inputs, examples))
+
     def _trace_behind(self, mode: Mode, random: bool, member: Member, carried, name: str) -> Trace:
         """The trace for inputs of which `carried` crosses at a point."""
-        for example in self._known_inputs:
-            trace = self._trace(mode, random, member, _with_examples(example, carried[0].shape[0]))
-            if _types(v.aval for v in trace.carried(name)) == _types(carried):
+        expected = []
+        for trace in self._known_traces(mode, random, member, carried[0].shape[0]):
+            expected.append(_types(v.aval for v in trace.carried(name)))
+            if expected[-1] == _types(carried):
                 return trace
-        expected = self._trace(mode, random, member, _with_examples(self.example, carried[0].shape[0])).carried(name)
         given, expected = (
-            ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
-            for types in (_types(carried), _types(v.aval for v in expected))
+            ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types) for types in (_types(carried), expected[0])
         )
         raise InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
 
@@ -402,7 +397,7 @@ class Network:
         if not with_state:
             return output
         updated = dict(zip(state, results[count:], strict=True))
-        if mode == "moments" and not isinstance(self._adapter, NNXAdapter):
+        if mode == "moments" and not self._adapter.has_moments:
             updated = self._batch_values(trace, tuple(inputs), values, member, key, state, updated)
         return output, update(member.state, updated)
 

@@ -56,27 +56,28 @@ def rule(form: Form) -> jaxprs.Rule:
         name = equation.primitive.name
         if form == "mixed" and name in ("add", "sub", "mul") and _is_channelwise(equation):
             return [_affine(equation, *values)]
-        if any(isinstance(value, ChannelAffine) for value in values):
-            values = [value.value if isinstance(value, ChannelAffine) else value for value in values]
-            results = apply(equation, values)
-            return jaxprs.bind(equation, values) if results is None else results
+        given, values = values, _computed(values)
         if any(isinstance(value, LowRankFeatures) for value in values):
             if name == "name":
                 return values
             if name in LINEAR and isinstance(values[0], LowRankFeatures) and LINEAR[name][0](equation):
                 return [LINEAR[name][1](equation, form, *values)]
             values = [materialize(value) for value in values]
-            results = apply(equation, values)
-            return jaxprs.bind(equation, values) if results is None else results
         if form != "native":
             if name in BODIES:
                 return BODIES[name](equation, values, apply)
             for row in ROWS.get(name, ()):
                 if form in row.forms and row.applies(equation):
                     return [row.replacement(equation, form, *values)]
-        return None
+        is_as_given = all(value is one for value, one in zip(values, given, strict=True))
+        return None if is_as_given else jaxprs.bind(equation, values)
 
     return apply
+
+
+def _computed(values: Sequence[Any]) -> list[Any]:
+    """The values with scales and shifts of channels that were collected applied."""
+    return [value.value if isinstance(value, ChannelAffine) else value for value in values]
 
 
 # --- convolutions and products ---------------------------------------------------------------------------------------
@@ -257,8 +258,7 @@ for _row in TABLE:
 
 
 def _evaluated(body, rule, *values):
-    results = jaxprs.evaluate(body, values, rule)
-    return [result.value if isinstance(result, ChannelAffine) else result for result in results]
+    return _computed(jaxprs.evaluate(body, values, rule))
 
 
 def _rematerialized(equation, values, rule):

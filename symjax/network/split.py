@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxprs_in_params
 
 from symjax.errors import InputError
 from symjax.jaxprs import equations, is_variable
@@ -179,12 +179,10 @@ class Trace:
 
 
 def _refuse_names_inside(equation: JaxprEqn) -> None:
-    for value in equation.params.values():
-        for inner in value if isinstance(value, (tuple, list)) else [value]:
-            if isinstance(inner, (Jaxpr, ClosedJaxpr)):
-                for one in equations(getattr(inner, "jaxpr", inner)):
-                    if one.primitive.name == "name":
-                        raise InputError(
-                            f"points: {one.params['name']!r} is named inside of {equation.primitive.name}, where no "
-                            "model can be split; name the value outside, or write the loop in Python"
-                        )
+    for inner in jaxprs_in_params(equation.params):
+        for one in equations(inner):
+            if one.primitive.name == "name":
+                raise InputError(
+                    f"points: {one.params['name']!r} is named inside of {equation.primitive.name}, where no model can "
+                    "be split; name the value outside, or write the loop in Python"
+                )

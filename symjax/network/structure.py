@@ -5,35 +5,35 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from symjax.jaxprs import CALLS, closed_body
 from symjax.network.member import leaves_by_path
 from symjax.network.network import Network
 
-PyTree = Any
-
 # What they wrap counts, they do not: which functions of JAX are wrapped differs from version to version.
-_WRAPPERS = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
+_WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 
 
-def structure(network: Network, example: PyTree = None) -> str:
+@lru_cache
+def structure(network: Network) -> str:
     """Return ten hexadecimal digits of the network's variables, their initialisation and its forward passes.
 
     Of parameters and state the names, shapes and types; of the initialisation and of the forward passes, in training
-    and in inference on inputs like `example` (by default the network's own), the operations, as JAX traces them.
-    Nothing is compiled. The same in every process and under all settings of JAX; another version of JAX may trace other
-    operations.
+    and in inference on inputs like the network's example, the operations, as JAX traces them. Nothing is compiled. The
+    same in every process and under all settings of JAX; another version of JAX may trace other operations. Remembered:
+    a command asks several times.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
-    example = network.example if example is None else example
     with jax.enable_x64(False), jax.default_matmul_precision(None):
         programs = [
-            network.jaxpr(network.shapes, example, mode="train", random=True),
-            network.jaxpr(network.shapes, example),
+            network.jaxpr(network.shapes, network.example, mode="train", random=True),
+            network.jaxpr(network.shapes, network.example),
         ]
         if network.has_init:
             programs.insert(0, jax.make_jaxpr(network.init)(key))
@@ -68,9 +68,8 @@ def _operations(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[str], f
 
     for equation in jaxpr.eqns:
         taken, primitive, params = [name(atom) for atom in equation.invars], equation.primitive.name, equation.params
-        wrapped = params.get("jaxpr", params.get("call_jaxpr")) if primitive in _WRAPPERS else None
-        if wrapped is not None:
-            inner = wrapped if isinstance(wrapped, ClosedJaxpr) else ClosedJaxpr(wrapped, ())
+        if primitive in _WRAPPERS:
+            inner = closed_body(equation)
             given = yield from _operations(inner.jaxpr, inner.consts, taken, fresh)
         else:
             given = [next(fresh) for _ in equation.outvars]

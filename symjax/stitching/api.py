@@ -15,7 +15,7 @@ from symjax import parallel
 from symjax.checks import integer, short
 from symjax.data import Dataset, Split
 from symjax.data.dataset import Source, build
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
 from symjax.spelling import one_line
 from symjax.stitching.evaluate import evaluate_member
@@ -214,10 +214,8 @@ def _points(network: Network, network_b: Network, at) -> tuple[tuple[int, int], 
     pairs = []
     for one in at if isinstance(at, list) else [at]:
         first, second = one if isinstance(one, tuple) and len(one) == 2 else (one, one)
-        try:
+        with renamed(point="at"):
             pairs.append((network.index(first), network_b.index(second)))
-        except InputError as error:
-            raise InputError(str(error).replace("point:", "at:", 1)) from None
     if not pairs:
         raise InputError(f"at: got none; points of {network.name} are {', '.join(one.name for one in network.points)}")
     return tuple(dict.fromkeys(pairs))

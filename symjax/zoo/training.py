@@ -3,9 +3,8 @@
 import contextlib
 import dataclasses
 import pathlib
-import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from symjax import hosts, memory, parallel, runs
@@ -14,7 +13,7 @@ from symjax.checks import flag, integer, integers, is_integer, path, sequence, s
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, describe_shapes
 from symjax.data import load as load_data
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.network import Network
 from symjax.parallel import Execution
 from symjax.training import Recipe
@@ -132,20 +131,11 @@ def _configured(network, data, validation: float | None, recipe: Mapping[str, An
             f"data: got {short(data)}, expected a Dataset or a mapping of x_train, y_train, x_test, y_test"
         )
     if isinstance(data, Mapping):
-        with _about_data():
+        with renamed(name="data"):
             data = load_data(data, validation=0.1 if validation is None else validation)
     elif validation is not None:
         raise InputError("validation: got one for a Dataset, which has its own validation examples; expected none")
     return ZooConfig(data.name, network, recipe=Recipe(**{"epochs": 10, **recipe})), data
-
-
-@contextlib.contextmanager
-def _about_data() -> Iterator[None]:
-    """Within it an `InputError` of `symjax.data.load` about its argument `name` is one about `data`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(re.sub("^name: ", "data: ", str(error))) from None
 
 
 def train_together(

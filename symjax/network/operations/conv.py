@@ -32,12 +32,6 @@ class Geometry(NamedTuple):
     precision: lax.PrecisionLike = None
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, *, stride: int = 1, method: Form = "native") -> jax.Array:
-    """Convolution of `x` (n, h, w, c) with `kernel` (k, k, c, d), k odd, zero padding (k - 1) / 2 on every side."""
-    pad = (kernel.shape[0] - 1) // 2
-    return convolve(x, kernel, Geometry((stride, stride), ((pad, pad), (pad, pad))), method)
-
-
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, form: Form) -> jax.Array:
     """Convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d) in the form that suits the shapes best."""
     if form == "native":

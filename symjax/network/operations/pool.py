@@ -13,11 +13,6 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """Maximum of `x` (n, h, w, c) over windows of `size` x `size` pixels; an edge that fills no window is dropped."""
-    return disjoint_max_pool(x, (1, size, size, 1))
-
-
 def disjoint_max_pool(x: jax.Array, windows: Sequence[int]) -> jax.Array:
     """Maximum over adjacent windows of a size for each axis; an edge that fills no window is dropped."""
     if all(size == 1 for size in windows):
@@ -57,13 +52,6 @@ def _disjoint_backward(windows, winner, g):
 
 
 _disjoint.defvjp(_disjoint_forward, _disjoint_backward)
-
-
-def overlapping_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over windows of 3 x 3 around every second pixel; what lies outside of the map does not count."""
-    for axis in (2, 1):
-        x = max_along(x, axis, 3, 2, (1, 1 - (x.shape[axis] + 1) % 2))
-    return x
 
 
 def max_along(x: jax.Array, axis: int, size: int, stride: int, padding: tuple[int, int]) -> jax.Array:
