@@ -20,10 +20,10 @@ from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.parallel import concatenate, count_members, each_stack, take
 from symjax.stitching.fit import Plan
-from symjax.stitching.junction import carried_to, junction
+from symjax.stitching.junction import carried_to, junction, point_pair
 from symjax.stitching.stitched import Pair, Stitch, aligned, stitched_output
-from symjax.training.evaluation import Batches, pad_batches, pool_moments
-from symjax.training.task import accuracy_scores, cross_entropy
+from symjax.training.evaluation import Batches, pad_batches, pool_moments, total_score
+from symjax.training.task import cross_entropy
 
 PyTree = Any
 
@@ -70,13 +70,6 @@ def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], image
     ]
 
 
-def total_score(metric: Callable | None, outputs: PyTree, targets: jax.Array, mask: jax.Array) -> jax.Array:
-    """The sum of scores over the examples with mask 1; NaN where outputs are not finite."""
-    scores = (metric or accuracy_scores)(outputs, targets)
-    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)]
-    return jnp.where(jnp.stack(finite).all(), jnp.sum(scores.astype(mask.dtype) * mask), jnp.nan)
-
-
 class Scores(NamedTuple):
     """Sums over the examples of one batch, each (stitches,): one family's after the other's."""
 
@@ -98,7 +91,7 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         tail = Member(pair.b.params, state)
         outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
         losses = jax.vmap(loss_of_example)(outputs, batch.labels)  # since padding is no part of a mean
-        return Scores(total_score(metric, outputs, batch.labels, batch.mask), jnp.sum(losses * batch.mask))
+        return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask))
 
     scores = []
     for at, carried, of_point, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
@@ -142,7 +135,7 @@ def evaluate_stitch(
       metric: as of `FitConfig`.
     """
     network_b = network if network_b is None else network_b
-    first, second = point if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
+    first, second = point_pair(point)
     points = network.index(first), network_b.index(second)
     if (shape := np.shape(stitch.matrix)) != (expected := junction(network, network_b, *points).shape):
         raise InputError(f"stitch, point: got a matrix {shape} at {point}, expected {expected}")
@@ -171,10 +164,10 @@ def _stitched_score(networks, points, metric, pair: Pair, stitch: Stitch, batch:
     at = junction(*networks, *points)
     (carried,) = carried_to([at], networks[0], pair.a, normalize(batch.images, mean, std))
     outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, at.b, "inference")
-    return total_score(metric, outputs, batch.labels, batch.mask)
+    return total_score(outputs, batch.labels, batch.mask, metric)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _score(network: Network, metric, member: Member, batch: Batches, mean, std):
     outputs = network.apply(member, normalize(batch.images, mean, std))
-    return total_score(metric, outputs, batch.labels, batch.mask)
+    return total_score(outputs, batch.labels, batch.mask, metric)

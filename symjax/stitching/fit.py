@@ -24,7 +24,7 @@ from symjax.errors import InputError
 from symjax.network import Network
 from symjax.parallel import Execution, concatenate, each, each_stack
 from symjax.stitching.families import Family
-from symjax.stitching.junction import Junction, carried_to, junction, moment_features
+from symjax.stitching.junction import Junction, carried_to, junction, moment_features, point_pair
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.stitched import Pair, Stitch, aligned, low_rank, stitched_output
 from symjax.training.loop import TrainData
@@ -152,7 +152,7 @@ class Plan:
         self.junctions  # noqa: B018 (its checks)
 
     def _checked(self, point) -> int | tuple[int, int]:
-        a, b = point if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
+        a, b = point_pair(point)
         a = integer("points", a, 0, len(self.network.points) - 1)
         b = integer("points", b, 0, len(self.network_b.points) - 1)
         return a if a == b else (a, b)
@@ -160,8 +160,7 @@ class Plan:
     @cached_property
     def junctions(self) -> tuple[Junction, ...]:
         """The points of both networks, in the order of `points`."""
-        pairs = [point if isinstance(point, tuple) else (point, point) for point in self.points]
-        return tuple(junction(self.network, self.network_b, a, b) for a, b in pairs)
+        return tuple(junction(self.network, self.network_b, *point_pair(point)) for point in self.points)
 
     @property
     def trained(self) -> tuple[Family, ...]:

@@ -52,6 +52,11 @@ class Junction(NamedTuple):
         return columns if self.is_plain else columns | {"layer_b": self.tail.name, "resize": self.resize}
 
 
+def point_pair(point: Any) -> tuple[Any, Any]:
+    """Return (point of A, point of B), of such a pair or of one point that is both."""
+    return tuple(point) if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
+
+
 def junction(network: Network, network_b: Network, a: int, b: int) -> Junction:
     """Return the junction of point number `a` of A's network and number `b` of B's.
 

@@ -31,7 +31,7 @@ def pad_batches(split: Split, batch_size: int) -> Batches:
     return Batches(images, labels, mask.astype(np.float32))
 
 
-def count_correct(
+def total_score(
     outputs: Any, targets: jax.Array, mask: jax.Array, metric: Callable[[Any, jax.Array], jax.Array] | None = None
 ) -> jax.Array:
     """Return the sum of a metric's scores over the examples with mask 1; NaN where outputs are not finite.
@@ -58,7 +58,7 @@ def accuracy(
     """
 
     def step(total, batch):
-        return total + count_correct(outputs_of(batch.images), batch.labels, batch.mask, metric), None
+        return total + total_score(outputs_of(batch.images), batch.labels, batch.mask, metric), None
 
     total, _ = lax.scan(step, jnp.float32(0), data)
     return total / jnp.sum(data.mask)
