@@ -11,8 +11,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from symjax.errors import InputError
+from symjax.flops import segment_flops
 from symjax.network import Network, stitch_point
 from symjax.network.low_rank import LowRankFeatures
+from symjax.parallel import default_execution, over_members
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
@@ -377,3 +379,12 @@ def test_an_output_that_is_a_point_is_an_array():
     factors = LowRankFeatures(jnp.ones((2, 1)), jnp.ones((8, 1)))
     output = network.tail(network.member(jnp.ones((4, 8))), (factors,), "logits")
     np.testing.assert_array_equal(output, np.ones((2, 8)))
+
+
+def test_shapes_do_not_keep_the_devices_of_the_program_that_asked_first():
+    network = Network.from_function(
+        lambda w, x: x @ w, init=lambda key: jax.random.normal(key, (3, 2)), example=IMAGES[:, 0, 0]
+    )
+    run = over_members(lambda seed, x: network.apply(network.init(jax.random.key(seed)), x), default_execution())
+    run(jnp.arange(2), IMAGES[:, 0, 0])
+    assert segment_flops(network, (3,)) == [12.0]

@@ -150,7 +150,8 @@ class Network:
         """A member's shapes and types (`jax.ShapeDtypeStruct`) in place of its arrays."""
         if self._adapter.variables is not None:
             return jax.tree.map(_shape_of, self._adapter.variables)
-        return jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
+        shapes = jax.eval_shape(self.init, jax.eval_shape(lambda: jax.random.key(0)))
+        return jax.tree.map(_shape_of, shapes)  # without the devices of a program in which this was asked for first
 
     @property
     def num_parameters(self) -> int:
