@@ -29,19 +29,17 @@ class Adapter:
       variables: a member of the shapes and types of all, or None where `init` says them.
       has_init: whether fresh members can be made.
       needs_key: whether modes other than "inference" need a key where operations are random.
-      has_moments: whether `apply` in mode "moments" returns the batch's own statistics, and not running ones.
     """
 
     variables: Member | None = None
     has_init = True
     needs_key = True
-    has_moments = False
 
 
 class NNXAdapter(Adapter):
     """A module of Flax NNX; see `Network.from_nnx`."""
 
-    needs_key, has_moments = False, True
+    needs_key = False
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], points: Sequence[str] | None):
         if not callable(build):
@@ -97,7 +95,7 @@ def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
     if mode == "moments":
         for _, child in nnx.iter_modules(module):
             if isinstance(child, nnx.BatchNorm):
-                child.momentum = 0.0  # the statistics become those of the batch
+                child.momentum = 0.0  # its statistics become the batch's own, without rounding
 
 
 def _filled(abstract: nnx.State, values: PyTree) -> nnx.State:

@@ -21,7 +21,7 @@ from jax.extend.core import ClosedJaxpr
 from symjax.checks import is_integer, one_of, short
 from symjax.errors import InputError, renamed
 from symjax.jaxprs import inline
-from symjax.network import rewrite
+from symjax.network import rewrite, statistics
 from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter
 from symjax.network.member import Member, leaves_by_path, select, update
 from symjax.network.split import Program, Trace
@@ -68,6 +68,7 @@ class Network:
         self._twins: dict[str, Network] = {}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
+        self._statistics: dict[Any, statistics.Groups] = {}
 
     @classmethod
     def from_nnx(
@@ -229,9 +230,13 @@ class Network:
           member: its variables.
           x: an input like `example`, with any number of examples.
           mode: "inference" for evaluation; "train" for training; "batch" as "train", for a state that is not kept;
-            "moments" as "train", with batch statistics that become those of this batch (for exact re-estimation).
+            "moments" as "train", with running means in the state that become those of this batch (for exact
+            re-estimation): what training would end at if every batch were this one. Other state is as in "train".
           key: for random operations, such as dropout. Without one nothing is random where the library can tell.
           with_state: return (output, state after the call).
+
+        Raises:
+          InputError: of "moments", where the model corrects its running means by a count of steps.
         """
         trace = self._trace(mode, key is not None, member, x)
         return self._tail(trace, "", trace.data, jax.tree.leaves(x), member, mode, key, with_state)
@@ -387,36 +392,35 @@ class Network:
         raise InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
 
     def _tail(self, trace: Trace, name: str, inputs, values, member: Member, mode, key, with_state: bool):
-        state = {}
+        state, groups = {}, []
         if with_state and mode != "inference":
             state = trace.state_after(name) if name else trace.state
-        outputs = (*trace.outputs, *state.values())
+        if mode == "moments" and state:
+            groups = self._running(trace, name, state)
+        reads = tuple(dict.fromkeys(v for leaf in (groups[0].values() if groups else ()) for v in leaf.reads))
+        outputs = (*trace.outputs, *state.values(), *reads)
         results = self._run(trace, tuple(inputs), outputs, values, member, key)
-        count = len(trace.outputs)
+        count, ends = len(trace.outputs), len(trace.outputs) + len(state)
         output = jax.tree.unflatten(trace.structure, results[:count])
         if not with_state:
             return output
-        updated = dict(zip(state, results[count:], strict=True))
-        if mode == "moments" and not self._adapter.has_moments:
-            updated = self._batch_values(trace, tuple(inputs), values, member, key, state, updated)
+        updated = dict(zip(state, results[count:ends], strict=True))
+        if groups:
+            given, values = dict(zip(reads, results[ends:], strict=True)), dict(zip(inputs, values, strict=True))
+
+            def run(known, outputs, member, form):
+                network = self.with_form(form) if form else self
+                return network._run(trace, tuple(known), outputs, list(known.values()), member, key)
+
+            updated |= statistics.batch_values(run, trace, groups, values, given, member)
         return output, update(member.state, updated)
 
-    def _batch_values(self, trace, inputs, values, member, key, state, updated):
-        """The batch's own statistics b, from updates m s + (1 - m) b of running ones s.
-
-        At s = 0 the update is (1 - m) b, and its derivative by s is m.
-        """
-        paths = [path for path, leaf in updated.items() if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        current = leaves_by_path(member.state)
-
-        def after(old):
-            changed = member._replace(state=update(member.state, dict(zip(paths, old, strict=True))))
-            return self._run(trace, inputs, tuple(state[path] for path in paths), values, changed, key)
-
-        zeros = [jnp.zeros_like(current[path]) for path in paths]
-        at_zero, momentum = jax.jvp(after, (zeros,), ([jnp.ones_like(zero) for zero in zeros],))
-        own = {p: jnp.where(m == 1, updated[p], z / (1 - m)) for p, z, m in zip(paths, at_zero, momentum, strict=True)}
-        return {**updated, **own}
+    def _running(self, trace: Trace, name: str, state) -> statistics.Groups:
+        """The running statistics of the tail behind a point, or of the whole."""
+        if (trace, name) not in self._statistics:
+            statistics.refuse_corrected(trace, self._trace("inference", False, self.shapes, self.example))
+            self._statistics[trace, name] = statistics.running(trace, state)
+        return self._statistics[trace, name]
 
     def _run(self, trace: Trace, inputs: tuple, outputs: tuple, values: Sequence[Any], member: Member, key=None):
         program = self._program(trace, inputs, outputs)
