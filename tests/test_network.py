@@ -1,5 +1,7 @@
 """Networks of models as their users write them: NNX, Linen, Equinox, plain functions."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import flax.linen as nn
@@ -8,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import freeze
 from jax.ad_checkpoint import checkpoint_name
 
 from symjax.errors import InputError
-from symjax.network import Network, stitch_point
+from symjax.network import Member, Network, stitch_point
 from symjax.network.low_rank import LowRankFeatures
 
 KEY = jax.random.key(0)
@@ -185,6 +188,89 @@ def test_nnx_modules_come_and_go():
         narrow = CNN(nnx.Rngs(3))
         narrow.conv1 = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
         network.member(narrow)
+
+
+class Small(nnx.Module):
+    def __init__(self, rngs, activation=nnx.relu, epsilon=1e-5):
+        normal = jax.nn.initializers.normal(0.1)  # another function in each module
+        self.linear = nnx.Linear(3, 4, kernel_init=lambda *given: normal(*given), rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(4, epsilon=epsilon, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.dropout(self.activation(self.norm(self.linear(x))))
+
+
+def test_modules_of_another_function_are_refused():
+    x = jnp.ones((2, 3))
+    network = Network.from_nnx(Small, example=x, points=["norm"])
+    for mode in ("train", "eval"):
+        module = Small(nnx.Rngs(1))
+        getattr(module, mode)()
+        member = network.member(module)
+        np.testing.assert_array_equal(member.params["linear"]["kernel"], module.linear.kernel[...])
+        assert type(module.norm) is nnx.BatchNorm  # the given module is as before
+        assert module.norm.use_running_average == (mode == "eval")
+    for changes in ({"activation": nnx.gelu}, {"epsilon": 1.0}):
+        with pytest.raises(InputError, match="variables: .* another function than Small"):
+            network.member(Small(nnx.Rngs(1), **changes))
+
+
+def test_equal_modules_are_not_traced(monkeypatch):
+    network, module = Network.from_nnx(CNN, example=IMAGES, points=["conv2"]), CNN(nnx.Rngs(1))
+    monkeypatch.setattr(Network, "_check_function", lambda self, apply, member: pytest.fail("traced"))
+    network.member(module)
+    network.member(network.to_module(network.init(KEY)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Layer:
+    weights: jax.Array
+    activation: Callable = field(metadata={"static": True})
+    note: str = field(default="", metadata={"static": True})
+
+
+def test_static_fields_of_variables():
+    x, weights = jnp.ones((2, 3)), jnp.full((3, 4), 0.5)
+    network = Network.from_function(
+        lambda layer, x: layer.activation(x @ layer.weights), Layer(weights, jax.nn.relu), example=x, name="layer"
+    )
+    member = network.member(Layer(weights, jax.nn.relu, note="of the same function"))
+    assert member.params.note == ""  # so that members are alike
+    np.testing.assert_array_equal(network.apply(member, x), 1.5)
+    for given in (Layer(weights, jnp.tanh), Member(Layer(weights, jnp.tanh), {})):
+        with pytest.raises(InputError, match="variables: .* another function than layer"):
+            network.member(given)
+
+    def fails(layer, x):
+        return jax.tree.map(lambda like, w: x @ w, Layer(weights, jax.nn.relu), layer).weights
+
+    network = Network.from_function(fails, Layer(weights, jax.nn.relu), example=x)
+    with pytest.raises(InputError, match="variables: fails cannot be evaluated with their structure"):
+        network.member(Layer(weights, jnp.tanh))
+
+
+def test_leaves_that_are_no_arrays():
+    x, given = jnp.ones((2, 3)), {"w": jnp.ones((3, 4)), "act": jnp.tanh}
+    network = Network.from_function(lambda v, x: x @ v["w"], {"w": given["w"]}, example=x)
+    with pytest.raises(InputError, match=r"variables: got .* at .*'act'.*expected arrays; equinox.filter"):
+        network.member(given)
+    with pytest.raises(InputError, match=r"variables: got .* at \['act'\], expected arrays"):
+        Network.from_function(lambda v, x: x @ v["w"], given, example=x)
+    with pytest.raises(InputError, match=r"init: got .* at \['act'\], expected arrays"):
+        Network.from_function(lambda v, x: x @ v["w"], init=lambda key: given, example=x).points  # noqa: B018
+    with pytest.raises(InputError, match="example: got 'text', expected arrays"):
+        Network.from_function(lambda v, x: x @ v["w"], given["w"], example="text")
+    with pytest.raises(InputError, match="x: got 'text', expected arrays"):
+        network.apply(network.member({"w": given["w"]}), "text")
+
+
+def test_frozen_dictionaries_are_dictionaries():
+    network = Network.from_linen(LinenResNet(), example=IMAGES)
+    variables = network.to_module(network.init(KEY))
+    member = network.member(freeze(variables))
+    assert jax.tree.structure(member) == jax.tree.structure(network.shapes)
 
 
 def test_training_mode_is_the_modules_own():

@@ -2,6 +2,7 @@
 
 `init(key) -> Member`, `apply(member, x, mode, key) -> (output, state)`, where the key is None where nothing is to be
 random, `to_member(variables) -> Member` and `from_member(member)`, its inverse, are what an `Adapter` adds.
+`apply_as_given(variables)` is `apply` in mode "inference" with what else than arrays comes with variables.
 """
 
 import inspect
@@ -13,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from symjax.checks import short
 from symjax.errors import InputError
-from symjax.network.member import Member
+from symjax.network.member import Member, leaves_by_path
 from symjax.network.naming import stitch_point
 
 PyTree = Any
@@ -35,6 +37,10 @@ class Adapter:
     has_init = True
     needs_key = True
 
+    def apply_as_given(self, variables: Any) -> Callable:
+        """Return a function as `apply`; `apply` itself where variables bring nothing but their arrays."""
+        return self.apply
+
 
 class NNXAdapter(Adapter):
     """A module of Flax NNX; see `Network.from_nnx`."""
@@ -51,11 +57,9 @@ class NNXAdapter(Adapter):
         if not isinstance(abstract, nnx.Module):
             raise InputError(f"build: it returned {type(abstract).__name__}, expected a module of flax.nnx")
         self._plain, *self._states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
-        self._graphs = {}
+        self._points, self._graphs = tuple(points or ()), {}
         for mode in MODES:
-            module = nnx.merge(self._plain, *self._states)
-            for path in points or ():
-                _name_output(module, path)
+            module = self._with_names(nnx.merge(self._plain, *self._states))
             _set_mode(module, mode, random=False)
             self._graphs[mode, False] = nnx.split(module)[0]
             _set_mode(module, mode, random=True)
@@ -65,9 +69,25 @@ class NNXAdapter(Adapter):
         return self.to_member(self._build(nnx.Rngs(key)))
 
     def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
-        module = nnx.merge(self._graphs[mode, key is not None], *self._variables(member, key))
-        output = module(*_inputs(x))
-        return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+        return _called(nnx.merge(self._graphs[mode, key is not None], *self._variables(member, key)), x)
+
+    def apply_as_given(self, module: nnx.Module) -> Callable:
+        module = self._with_names(nnx.clone(module))
+        _set_mode(module, "inference", random=False)
+        graph, *states = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        if graph == self._graphs["inference", False]:
+            return self.apply
+        params, rngs, state = states
+
+        def apply(member: Member, x: PyTree, mode: Mode, key: None):
+            return _called(nnx.merge(graph, _filled(params, member.params), rngs, _filled(state, member.state)), x)
+
+        return apply
+
+    def _with_names(self, module: nnx.Module) -> nnx.Module:
+        for path in self._points:
+            _name_output(module, path)
+        return module
 
     def to_member(self, module: nnx.Module) -> Member:
         if not isinstance(module, nnx.Module):
@@ -83,6 +103,12 @@ class NNXAdapter(Adapter):
     def _variables(self, member: Member, key: jax.Array | None) -> tuple[nnx.State, nnx.State, nnx.State]:
         params, rngs, state = self._states
         return _filled(params, member.params), _seeded(rngs, key), _filled(state, member.state)
+
+
+def _called(module: nnx.Module, x: PyTree) -> tuple[PyTree, PyTree]:
+    """The output, and the state after the call."""
+    output = module(*_inputs(x))
+    return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
 
 
 def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
@@ -147,10 +173,12 @@ class LinenAdapter(Adapter):
 
     def __init__(self, module: Any, example: PyTree, points: Sequence[str] | None):
         import flax.linen
+        from flax.core import unfreeze
 
         if not isinstance(module, flax.linen.Module):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
         self._module, self._example, self._linen = module, example, flax.linen
+        self._unfrozen = unfreeze
         self._paths = frozenset(points or ())
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
 
@@ -185,7 +213,7 @@ class LinenAdapter(Adapter):
     def to_member(self, variables: Any) -> Member:
         if not isinstance(variables, dict) and not hasattr(variables, "items"):
             raise InputError(f"variables: got {type(variables).__name__}, expected what the module's init returns")
-        variables = dict(variables)
+        variables = self._unfrozen(dict(variables))
         return Member(variables.pop("params", {}), variables)
 
     def from_member(self, member: Member) -> dict:
@@ -203,6 +231,8 @@ class FunctionAdapter(Adapter):
             raise InputError(f"apply: got {type(apply).__name__}, expected a function of variables and x")
         self._apply, self._init = apply, init
         self._has_state, self.has_init = state is not None, init is not None
+        require_arrays("variables", variables)
+        require_arrays("state", state)
         self.variables = None if variables is None else Member(variables, {} if state is None else state)
         self._names = _accepted(apply, ("train", "key"))
 
@@ -213,6 +243,7 @@ class FunctionAdapter(Adapter):
                 "returns variables (or variables and state)"
             )
         made = self._init(key)
+        require_arrays("init", made)
         return Member(*made) if self._has_state else Member(made, {})
 
     def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
@@ -233,6 +264,14 @@ def _accepted(function: Callable, names: Sequence[str]) -> list[str]:
     """Which of `names` a function takes as keyword arguments."""
     params = inspect.signature(function).parameters
     return [name for name in names if name in params]
+
+
+def require_arrays(name: str, tree: PyTree) -> None:
+    """Raise where a leaf of a pytree is neither an array nor a number."""
+    for path, leaf in leaves_by_path(tree).items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            hint = "; equinox.filter(module, equinox.is_array) has the arrays of a module" if callable(leaf) else ""
+            raise InputError(f"{name}: got {short(leaf)}{path and f' at {path}'}, expected arrays{hint}")
 
 
 def _inputs(x: PyTree) -> tuple:

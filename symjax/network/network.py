@@ -22,9 +22,10 @@ from symjax.checks import is_integer, one_of, short
 from symjax.errors import InputError, renamed
 from symjax.jaxprs import inline
 from symjax.network import rewrite, statistics
-from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter
+from symjax.network.adapters import MODES, FunctionAdapter, LinenAdapter, Mode, NNXAdapter, require_arrays
 from symjax.network.member import Member, leaves_by_path, select, update
 from symjax.network.split import Program, Trace
+from symjax.network.structure import program_fingerprint
 from symjax.parallel import FORMS, compiler_options, default_execution
 
 PyTree = Any
@@ -60,6 +61,7 @@ class Network:
     """
 
     def __init__(self, adapter, example: PyTree, *, name: str):
+        require_arrays("example", example)
         self._adapter, self.name, self._form = adapter, name, None
         self.example = jax.tree.map(_shape_of, example)
         if not jax.tree.leaves(self.example):
@@ -100,6 +102,7 @@ class Network:
         The argument `train` (also `training`, `is_training`, `deterministic`) of the module's `__call__` is set by the
         mode. Random operations draw from the stream "dropout". Arguments are as of `from_nnx`.
         """
+        require_arrays("example", example)
         example = jax.tree.map(_shape_of, example)
         return cls(LinenAdapter(module, example, points), example, name=name or type(module).__name__)
 
@@ -214,9 +217,23 @@ class Network:
 
         Args:
           variables: an NNX module; what Linen's `init` returns; the variables of a function; or a `Member`.
+
+        Raises:
+          InputError: paths or shapes are not those of the network's variables, or what comes with them, such as an
+            activation of the module or a static field of Equinox, makes the model another function in evaluation mode.
         """
-        member = variables if isinstance(variables, Member) else self._adapter.to_member(variables)
+        apply = self._adapter.apply
+        if isinstance(variables, Member):
+            member = variables
+        else:
+            member = self._adapter.to_member(variables)
+            require_arrays("variables", member)
+            apply = self._adapter.apply_as_given(variables)
         self._check_member(member)
+        structure = jax.tree.structure(self.shapes)
+        if apply != self._adapter.apply or jax.tree.structure(member) != structure:
+            self._check_function(apply, member)
+            member = update(self.shapes, leaves_by_path(member))
         return member
 
     def to_module(self, member: Member) -> Any:
@@ -374,6 +391,19 @@ class Network:
                 shapes = f"got shape {jnp.shape(given[path])}, expected {expected[path].shape}"
                 raise InputError(f"variables: {shapes} at {path}")
 
+    def _check_function(self, apply: Callable, member: Member) -> None:
+        """Raise where a model as it was given computes another function than the network's, in mode "inference"."""
+        shapes = jax.tree.map(_shape_of, member)
+        try:
+            given = inline(jax.make_jaxpr(lambda member, x: apply(member, x, "inference", None))(shapes, self.example))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"variables: {self.name} cannot be evaluated with their structure: {error}") from None
+        if program_fingerprint(given) != program_fingerprint(self.jaxpr(shapes, self.example)):
+            raise InputError(
+                f"variables: the model that they come with computes another function than {self.name} was built of; "
+                "expected the same one, such as activations and other settings"
+            )
+
     def _known_traces(self, mode: Mode, random: bool, member: Member, examples: int) -> Iterator[Trace]:
         """Traces for so many inputs like `example`, then like others that the network was given."""
         for inputs in list(self._known_inputs):
@@ -444,6 +474,7 @@ class Network:
     def _trace(self, mode: Mode, random: bool, member: Member, x: PyTree) -> Trace:
         """The model's jaxpr in a mode, for inputs and variables of these shapes and types."""
         one_of("mode", mode, MODES)
+        require_arrays("x", x)
         given = leaves_by_path(member)
         shapes = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jax.ShapeDtypeStruct(

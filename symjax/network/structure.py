@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,14 +14,16 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from symjax.jaxprs import CALLS, closed_body
 from symjax.network.member import leaves_by_path
-from symjax.network.network import Network
+
+if TYPE_CHECKING:
+    from symjax.network.network import Network
 
 # What they wrap counts, they do not: which functions of JAX are wrapped differs from version to version.
 _WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 
 
 @lru_cache
-def structure(network: Network) -> str:
+def structure(network: "Network") -> str:
     """Return ten hexadecimal digits of the network's variables, their initialisation and its forward passes.
 
     Of parameters and state the names, shapes and types; of the initialisation and of the forward passes, in training
