@@ -366,6 +366,44 @@ def test_several_inputs_and_outputs():
     assert network.points[0].starred
 
 
+@pytest.mark.parametrize("depends", [False, True])
+def test_tails_that_depend_on_the_size_of_inputs(depends):
+    """Behind a global mean nothing that crosses says how large the images were."""
+
+    def apply(w, x):
+        mean = jax.nn.relu(x.mean((1, 2)) / (x.shape[1] if depends else 1))
+        return stitch_point(mean, "mean") @ w * (x.shape[1] * x.shape[2] if depends else 1)
+
+    w, small, large = jnp.ones((3, 2)), jnp.ones((2, 4, 4, 3)), jnp.ones((2, 8, 8, 3))
+    network = Network.from_function(apply, w, example=small)
+    member, carried = network.member(w), jnp.ones((2, 3))
+    np.testing.assert_array_equal(network.tail(member, (carried,), "mean"), 48 if depends else 3)
+    network.apply(member, large)
+    calls = [
+        lambda: network.tail(member, (carried,), "mean"),
+        lambda: network.between(member, (carried,), 0, 1)[0],
+    ]
+    for call in calls:
+        if depends:
+            with pytest.raises(InputError, match=r"carried: inputs float32\[2, 4, 4, 3\] and float32\[2, 8, 8, 3\]"):
+                call()
+        else:
+            np.testing.assert_array_equal(call(), 3)
+
+
+def test_activations_that_depend_on_the_size_of_inputs():
+    def apply(w, x):
+        return stitch_point(jnp.tanh((x.mean((1, 2)) @ w) * x.shape[1]), "hidden") @ w.T
+
+    w, small, large = jnp.ones((3, 2)), jnp.ones((2, 4, 4, 3)), jnp.ones((2, 8, 8, 3))
+    network = Network.from_function(apply, w, example=small)
+    z = jnp.full((2, 2), 0.1)
+    np.testing.assert_allclose(network.activation("hidden")(z), np.tanh(0.4), rtol=1e-6)
+    network.apply(network.member(w), large)
+    with pytest.raises(InputError, match="z: inputs .* the activation at hidden depends on which"):
+        network.activation("hidden")(z)
+
+
 def test_state_of_functions():
     def apply(params, state, x, *, train=False):
         hidden = stitch_point(x @ params["w"], "hidden")

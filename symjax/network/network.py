@@ -70,6 +70,7 @@ class Network:
         self._twins: dict[str, Network] = {}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
+        self._fingerprints: dict[Program, str] = {}
         self._statistics: dict[Any, statistics.Groups] = {}
 
     @classmethod
@@ -295,6 +296,9 @@ class Network:
             those that this network was given before.
           point: name or index.
           mode, key, with_state: as of `apply`. State that belongs to the front is returned as it is.
+
+        Raises:
+          InputError: shapes or types are of no such inputs, or of inputs of two sizes, for which the tail differs.
         """
         name = self._name(point)
         trace = self._trace_behind(mode, key is not None, member, carried, name)
@@ -306,12 +310,16 @@ class Network:
         source = self._activation_input(self._trace("inference", False, self.shapes, self.example), name)
 
         def activation(z):
-            for trace in self._known_traces("inference", False, self.shapes, z.shape[0]):
-                variable = self._activation_input(trace, name)
-                if variable.aval.shape == z.shape:
-                    values = [z.astype(variable.aval.dtype)]
-                    return self._run(trace, (variable,), (trace.value(name),), values, self.shapes)[0]
-            raise InputError(f"z: got shape {z.shape}, expected (examples, {source.aval.shape[1:]})")
+            def ends(trace):
+                return (self._activation_input(trace, name),), (trace.value(name),)
+
+            traces = self._known_traces("inference", False, self.shapes, z.shape[0])
+            matching = [trace for trace in traces if ends(trace)[0][0].aval.shape == z.shape]
+            if not matching:
+                raise InputError(f"z: got shape {z.shape}, expected (examples, {source.aval.shape[1:]})")
+            trace = self._only(matching, ends, "z", f"activation at {name}")
+            inputs, outputs = ends(trace)
+            return self._run(trace, inputs, outputs, [z.astype(inputs[0].aval.dtype)], self.shapes)[0]
 
         return activation
 
@@ -411,15 +419,41 @@ class Network:
 
     def _trace_behind(self, mode: Mode, random: bool, member: Member, carried, name: str) -> Trace:
         """The trace for inputs of which `carried` crosses at a point."""
-        expected = []
-        for trace in self._known_traces(mode, random, member, carried[0].shape[0]):
-            expected.append(_types(v.aval for v in trace.carried(name)))
-            if expected[-1] == _types(carried):
-                return trace
+
+        def ends(trace):
+            return trace.carried(name), (*trace.outputs, *trace.state_after(name).values())
+
+        traces = list(self._known_traces(mode, random, member, carried[0].shape[0]))
+        like = _types(carried)
+        matching = [trace for trace in traces if _types(v.aval for v in trace.carried(name)) == like]
+        if matching:
+            return self._only(matching, ends, "carried", f"tail behind {name}")
         given, expected = (
-            ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types) for types in (_types(carried), expected[0])
+            ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
+            for types in (like, _types(v.aval for v in traces[0].carried(name)))
         )
         raise InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
+
+    def _only(self, traces: Sequence[Trace], ends: Callable, argument: str, part: str) -> Trace:
+        """The first of traces whose parts between `ends` compute the same."""
+        prints = {self._fingerprint(trace, *ends(trace)) for trace in traces} if len(traces) > 1 else ()
+        if len(prints) > 1:
+            sizes = " and ".join(
+                ", ".join(f"{v.aval.dtype}{list(v.aval.shape)}" for v in trace.data) for trace in traces
+            )
+            raise InputError(
+                f"{argument}: inputs {sizes}, which {self.name} was given before, lead to values of these shapes, and "
+                f"the {part} depends on which it is; expected another Network for each size of inputs"
+            )
+        return traces[0]
+
+    def _fingerprint(self, trace: Trace, inputs: Sequence, outputs: Sequence) -> str:
+        program = self._program(trace, tuple(inputs), tuple(outputs))
+        if program not in self._fingerprints:
+            variables = {v: path for path, v in trace.members.items()}
+            order = [variables.get(v, "") for v in program.reads]
+            self._fingerprints[program] = program_fingerprint(program.closed, names=order)
+        return self._fingerprints[program]
 
     def _tail(self, trace: Trace, name: str, inputs, values, member: Member, mode, key, with_state: bool):
         state, groups = {}, []
