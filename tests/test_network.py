@@ -476,6 +476,28 @@ def test_errors_name_what_is_wrong():
             stitch_point(value, name)
 
 
+@pytest.mark.parametrize("name", ["nnx", "function"])
+def test_keys_of_each_kind(name):
+    """A key of the old kind counts as the same one of the new kind, another generator is used as it is."""
+    make, x = NETWORKS[name]
+    network, old = make(), jax.random.PRNGKey(3)
+    member = network.init(old)
+    jax.tree.map(np.testing.assert_array_equal, member, network.init(jax.random.key(3)))
+    point = network.points[0].name
+    carried = network.front(member, x, point)
+    for call in (network.apply, lambda *given, **options: network.tail(*given, point, **options)):
+        given = x if call == network.apply else carried
+        outputs = [call(member, given, mode="train", key=key) for key in (old, jax.random.key(3))]
+        np.testing.assert_array_equal(*outputs)
+        for key in (3, jnp.ones(2), jax.random.split(KEY, 2)):
+            with pytest.raises(InputError, match="key: got .*, wanted a key of JAX"):
+                call(member, given, mode="train", key=key)
+    with pytest.raises(InputError, match="key: got 3"):
+        network.init(3)
+    other = network.apply(member, x, mode="train", key=jax.random.key(3, impl="rbg"))
+    assert np.abs(other - outputs[0]).max() > 1e-3
+
+
 def test_members_are_made_inside_other_programs():
     network = Network.from_nnx(CNN, example=IMAGES)
     inside = jax.jit(lambda x: network.apply(network.init(KEY), x))(IMAGES)

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jax.extend.core import ClosedJaxpr
 
-from symjax.checks import is_integer, one_of, short
+from symjax.checks import is_integer, one_of, random_key, short
 from symjax.errors import InputError, renamed
 from symjax.jaxprs import inline
 from symjax.network import rewrite, statistics
@@ -164,7 +164,7 @@ class Network:
 
     @cached_property
     def points(self) -> tuple[StitchPoint, ...]:
-        trace = self._trace("inference", False, self.shapes, self.example)
+        trace = self._trace("inference", None, self.shapes, self.example)
         return tuple(
             StitchPoint(name, trace.value(name).aval.shape[1:], len(trace.carried(name)) > 1) for name in trace.named
         )
@@ -197,6 +197,7 @@ class Network:
 
         Outside of other programs it is compiled without optimizations, in a tenth of the time.
         """
+        key = random_key("key", key)
         traced = isinstance(key, jax.core.Tracer) or isinstance(jnp.zeros(()), jax.core.Tracer)  # inside of a program
         return self._adapter.init(key) if traced else self._compiled_init(key)
 
@@ -250,19 +251,21 @@ class Network:
           mode: "inference" for evaluation; "train" for training; "batch" as "train", for a state that is not kept;
             "moments" as "train", with running means in the state that become those of this batch (for exact
             re-estimation): what training would end at if every batch were this one. Other state is as in "train".
-          key: for random operations, such as dropout. Without one nothing is random where the library can tell.
+          key: of `jax.random`, for random operations such as dropout. Without one nothing is random where the library
+            can tell.
           with_state: return (output, state after the call).
 
         Raises:
           InputError: of "moments", where the model corrects its running means by a count of steps.
         """
-        trace = self._trace(mode, key is not None, member, x)
+        key = None if key is None else random_key("key", key)
+        trace = self._trace(mode, key, member, x)
         return self._tail(trace, "", trace.data, jax.tree.leaves(x), member, mode, key, with_state)
 
     def features(self, member: Member, x: PyTree, points: Sequence[str] | None = None) -> dict[str, jax.Array]:
         """Return the features at points (all by default), in one pass in mode "inference"."""
         names = [self.points[self.index(p)].name for p in (range(len(self.points)) if points is None else points)]
-        trace = self._trace("inference", False, member, x)
+        trace = self._trace("inference", None, member, x)
         outputs = tuple(trace.value(name) for name in names)
         return dict(zip(names, self._run(trace, trace.data, outputs, jax.tree.leaves(x), member), strict=True))
 
@@ -272,7 +275,7 @@ class Network:
 
     def fronts(self, member: Member, x: PyTree, points: Sequence[str | int]) -> list[tuple[jax.Array, ...]]:
         """Return `front` of several points, in one pass."""
-        trace = self._trace("inference", False, member, x)
+        trace = self._trace("inference", None, member, x)
         carried = [tuple(trace.carried(self._name(point))) for point in points]
         outputs = tuple(dict.fromkeys(v for of_point in carried for v in of_point))
         values = dict(zip(outputs, self._run(trace, trace.data, outputs, jax.tree.leaves(x), member), strict=True))
@@ -300,20 +303,20 @@ class Network:
         Raises:
           InputError: shapes or types are of no such inputs, or of inputs of two sizes, for which the tail differs.
         """
-        name = self._name(point)
-        trace = self._trace_behind(mode, key is not None, member, carried, name)
+        name, key = self._name(point), None if key is None else random_key("key", key)
+        trace = self._trace_behind(mode, key, member, carried, name)
         return self._tail(trace, name, trace.carried(name), carried, member, mode, key, with_state)
 
     def activation(self, point: str | int) -> Callable[[jax.Array], jax.Array]:
         """Return the elementwise activation s of which the features at `point` are s(z), z the `pre_activation`."""
         name = self._name(point)
-        source = self._activation_input(self._trace("inference", False, self.shapes, self.example), name)
+        source = self._activation_input(self._trace("inference", None, self.shapes, self.example), name)
 
         def activation(z):
             def ends(trace):
                 return (self._activation_input(trace, name),), (trace.value(name),)
 
-            traces = self._known_traces("inference", False, self.shapes, z.shape[0])
+            traces = self._known_traces("inference", None, self.shapes, z.shape[0])
             matching = [trace for trace in traces if ends(trace)[0][0].aval.shape == z.shape]
             if not matching:
                 raise InputError(f"z: got shape {z.shape}, expected (examples, {source.aval.shape[1:]})")
@@ -325,7 +328,7 @@ class Network:
 
     def pre_activation(self, member: Member, x: PyTree, point: str | int) -> jax.Array:
         """Return what enters the activation that ends at `point`, in mode "inference"."""
-        trace, name = self._trace("inference", False, member, x), self._name(point)
+        trace, name = self._trace("inference", None, member, x), self._name(point)
         return self._run(trace, trace.data, (self._activation_input(trace, name),), jax.tree.leaves(x), member)[0]
 
     def between(self, member: Member, values: Sequence[Any], start: int, stop: int) -> tuple[jax.Array, ...]:
@@ -335,9 +338,9 @@ class Network:
         """
         if start < 0:
             x = jax.tree.unflatten(jax.tree.structure(self.example), [_shape_of(value) for value in values])
-            trace = self._trace("inference", False, member, x)
+            trace = self._trace("inference", None, member, x)
         else:
-            trace = self._trace_behind("inference", False, member, values, self._name(start))
+            trace = self._trace_behind("inference", None, member, values, self._name(start))
         inputs = trace.data if start < 0 else trace.carried(self._name(start))
         outputs = trace.outputs if stop >= len(self.points) else trace.carried(self._name(stop))
         return tuple(self._run(trace, tuple(inputs), tuple(outputs), values, member))
@@ -356,7 +359,8 @@ class Network:
 
     def jaxpr(self, member: Member, x: PyTree, *, mode: Mode = "inference", random: bool = False) -> ClosedJaxpr:
         """Return the model's jaxpr, without calls, of the leaves of a member, an input and, if `random`, a key."""
-        return self._trace(mode, random, member, x).closed
+        key = jax.eval_shape(lambda: jax.random.key(0)) if random else None
+        return self._trace(mode, key, member, x).closed
 
     @property
     def has_init(self) -> bool:
@@ -372,7 +376,7 @@ class Network:
         return self._adapter.needs_key
 
     def _read(self, ends, point) -> frozenset[str]:
-        trace = self._trace("inference", False, self.shapes, self.example)
+        trace = self._trace("inference", None, self.shapes, self.example)
         inputs, outputs = ends(trace, self._name(point))
         reads = set(self._program(trace, tuple(inputs), tuple(outputs)).reads)
         return frozenset(path for path, v in trace.members.items() if v in reads)
@@ -412,18 +416,18 @@ class Network:
                 "expected the same one, such as activations and other settings"
             )
 
-    def _known_traces(self, mode: Mode, random: bool, member: Member, examples: int) -> Iterator[Trace]:
+    def _known_traces(self, mode: Mode, key, member: Member, examples: int) -> Iterator[Trace]:
         """Traces for so many inputs like `example`, then like others that the network was given."""
         for inputs in list(self._known_inputs):
-            yield self._trace(mode, random, member, _with_examples(inputs, examples))
+            yield self._trace(mode, key, member, _with_examples(inputs, examples))
 
-    def _trace_behind(self, mode: Mode, random: bool, member: Member, carried, name: str) -> Trace:
+    def _trace_behind(self, mode: Mode, key, member: Member, carried, name: str) -> Trace:
         """The trace for inputs of which `carried` crosses at a point."""
 
         def ends(trace):
             return trace.carried(name), (*trace.outputs, *trace.state_after(name).values())
 
-        traces = list(self._known_traces(mode, random, member, carried[0].shape[0]))
+        traces = list(self._known_traces(mode, key, member, carried[0].shape[0]))
         like = _types(carried)
         matching = [trace for trace in traces if _types(v.aval for v in trace.carried(name)) == like]
         if matching:
@@ -482,7 +486,7 @@ class Network:
     def _running(self, trace: Trace, name: str, state) -> statistics.Groups:
         """The running statistics of the tail behind a point, or of the whole."""
         if (trace, name) not in self._statistics:
-            statistics.refuse_corrected(trace, self._trace("inference", False, self.shapes, self.example))
+            statistics.refuse_corrected(trace, self._trace("inference", None, self.shapes, self.example))
             self._statistics[trace, name] = statistics.running(trace, state)
         return self._statistics[trace, name]
 
@@ -505,7 +509,7 @@ class Network:
             self._programs[key] = trace.program(inputs, outputs)
         return self._programs[key]
 
-    def _trace(self, mode: Mode, random: bool, member: Member, x: PyTree) -> Trace:
+    def _trace(self, mode: Mode, key, member: Member, x: PyTree) -> Trace:
         """The model's jaxpr in a mode, for inputs and variables of these shapes and types."""
         one_of("mode", mode, MODES)
         require_arrays("x", x)
@@ -519,17 +523,17 @@ class Network:
         x = jax.tree.map(_shape_of, x)
         precision, mesh = str(jax.config.jax_default_matmul_precision), jax.sharding.get_abstract_mesh()
         context = jax.config.jax_enable_x64, precision, mesh
-        key = (mode, random, context, *map(_as_key, (shapes, x)))
-        if key not in self._traces:
-            self._traces[key] = self._new_trace(mode, random, shapes, x)
+        key = jax.tree.map(_shape_of, key)
+        index = (mode, context, *map(_as_key, (shapes, x, key)))
+        if index not in self._traces:
+            self._traces[index] = self._new_trace(mode, key, shapes, x)
             like = _with_examples(x, jax.tree.leaves(self.example)[0].shape[0])
             if like not in self._known_inputs:
                 self._known_inputs.append(like)
-        return self._traces[key]
+        return self._traces[index]
 
-    def _new_trace(self, mode: Mode, random: bool, shapes: Member, x: PyTree) -> Trace:
+    def _new_trace(self, mode: Mode, key, shapes: Member, x: PyTree) -> Trace:
         self._check_inputs(x)
-        key = jax.eval_shape(lambda: jax.random.key(0)) if random else None
 
         def function(member, x, key):
             output, state = self._adapter.apply(member, x, mode, key)
