@@ -219,3 +219,33 @@ def test_own_statistics_of_modules():
     np.testing.assert_allclose(new["norm"]["mean"], x.mean(0), rtol=1e-6)
     normal = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     np.testing.assert_allclose(new["mean"], np.abs(normal).mean(0), rtol=1e-5)
+
+
+def kept_for_training(params, state, x, *, train=False, key=None):
+    """Behind the point training reads a rate and counts its steps, and keeps its last largest value."""
+    h = stitch_point(x @ params["first"], "hidden")
+    new = {"of_front": mean_of(state["of_front"], x.mean(0))}
+    if not train:
+        return h @ params["second"] - state["mean"], state
+    kept = jax.random.bernoulli(key, state["rate"], h.shape)
+    new |= {"steps": state["steps"] + 1, "last": h.max(), "mean": mean_of(state["mean"], h.mean(0))}
+    return (h * kept * params["scale"]) @ params["second"], state | new
+
+
+@pytest.mark.parametrize("mode", ["inference", "train", "batch", "moments"])
+def test_a_tail_has_the_state_that_only_training_reads(mode):
+    state = {"rate": jnp.float32(0.5), "steps": jnp.int32(3), "last": jnp.float32(0), "mean": jnp.ones(4)}
+    state |= {"unread": jnp.ones(2), "of_front": jnp.ones(3)}
+    params = PARAMS | {"scale": jnp.full(4, 2.0)}
+    network = Network.from_function(kept_for_training, params, state=state, example=X)
+    member = network.member((params, state))
+    part = network.tail_of(member, "hidden")
+    assert {name for name, leaf in part.state.items() if leaf is not None} == {"rate", "steps", "last", "mean"}
+    assert part.params["first"] is None
+    carried, options = network.front(member, X, "hidden"), {"mode": mode, "key": KEY, "with_state": True}
+    output, new = network.tail(part, carried, "hidden", **options)
+    whole, expected = network.tail(member, carried, "hidden", **options)
+    np.testing.assert_array_equal(output, whole)
+    for name in ("rate", "steps", "last", "mean"):
+        np.testing.assert_array_equal(new[name], expected[name])
+    assert new["steps"] == (3 if mode == "inference" else 4)

@@ -346,12 +346,19 @@ class Network:
         return tuple(self._run(trace, tuple(inputs), tuple(outputs), values, member))
 
     def read_by_front(self, point: str | int) -> frozenset[str]:
-        """Return the paths of the leaves of a member that the front up to `point` reads."""
-        return self._read(lambda trace, name: (trace.data, trace.carried(name)), point)
+        """Return the paths of the leaves of a member that the front up to `point` reads, in mode "inference"."""
+        trace, name = self._trace("inference", None, self.shapes, self.example), self._name(point)
+        return self._read(trace, trace.data, trace.carried(name))
 
     def read_by_tail(self, point: str | int) -> frozenset[str]:
-        """Return the paths of the leaves of a member that the tail behind `point` reads."""
-        return self._read(lambda trace, name: (trace.carried(name), trace.outputs), point)
+        """Return the paths of the leaves of a member that the tail behind `point` reads or updates, in any mode."""
+        name, key = self._name(point), jax.eval_shape(lambda: jax.random.key(0))
+        inference = self._trace("inference", None, self.shapes, self.example)
+        training = self._trace("train", key, self.shapes, self.example)
+        state = training.state_after(name)
+        read = self._read(inference, inference.carried(name), inference.outputs)
+        read |= self._read(training, training.carried(name), (*training.outputs, *state.values()))
+        return read.union(f".state{path}" for path in state)
 
     def tail_of(self, member: Member, point: str | int) -> Member:
         """Return the part of a member that the tail behind `point` reads, with None in place of other leaves."""
@@ -375,9 +382,7 @@ class Network:
         """
         return self._adapter.needs_key
 
-    def _read(self, ends, point) -> frozenset[str]:
-        trace = self._trace("inference", None, self.shapes, self.example)
-        inputs, outputs = ends(trace, self._name(point))
+    def _read(self, trace: Trace, inputs: Sequence, outputs: Sequence) -> frozenset[str]:
         reads = set(self._program(trace, tuple(inputs), tuple(outputs)).reads)
         return frozenset(path for path, v in trace.members.items() if v in reads)
 
