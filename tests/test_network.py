@@ -273,6 +273,35 @@ def test_frozen_dictionaries_are_dictionaries():
     assert jax.tree.structure(member) == jax.tree.structure(network.shapes)
 
 
+class Dense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Dense(4)(x))
+
+
+JittedDense = nn.jit(Dense)
+
+
+class Jitted(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return nn.Dense(2)(JittedDense(name="block")(x))
+
+
+def test_points_inside_of_jitted_modules():
+    """JAX keeps the trace of a module that `flax.linen.jit` wraps, made with the names of another network or none."""
+    x = jnp.ones((2, 3))
+    member = Network.from_linen(Jitted(), example=x).init(KEY)
+    for points in ((), ("block",), ("block.Dense_0", "block"), ("block",), ()):
+        network = Network.from_linen(Jitted(), example=x, points=points)
+        assert tuple(point.name for point in network.points) == points
+        network.apply(member, x, mode="train")
+        if points:
+            np.testing.assert_array_equal(network.features(member, x)["block"].shape, (2, 4))
+    with pytest.raises(InputError, match=r"points: none is not .*; known: block.Dense_0, block, Dense_0"):
+        Network.from_linen(Jitted(), example=x, points=["none"]).points  # noqa: B018
+
+
 def test_training_mode_is_the_modules_own():
     network = Network.from_nnx(CNN, example=IMAGES).with_form("native")
     member = network.init(KEY)

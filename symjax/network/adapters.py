@@ -6,6 +6,7 @@ random, `to_member(variables) -> Member` and `from_member(member)`, its inverse,
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -179,7 +180,9 @@ class LinenAdapter(Adapter):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
         self._module, self._example, self._linen = module, example, flax.linen
         self._unfrozen = unfreeze
-        self._paths = frozenset(points or ())
+        self._paths, self._called = frozenset(points or ()), {}
+        # Of what `flax.linen.jit` wraps JAX keeps traces, which other networks may have made with other names.
+        self._number = next(_numbers) if points else 0
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
 
     def init(self, key: jax.Array) -> Member:
@@ -192,7 +195,7 @@ class LinenAdapter(Adapter):
         variables = {"params": member.params, **member.state}
         train = mode != "inference"
         streams = {} if key is None else {"dropout": jax.random.fold_in(key, 0)}
-        changing, called = list(member.state) if train else [], {}
+        changing, called = list(member.state) if train else [], self._called
 
         def name_outputs(next_fun, args, kwargs, context):
             output, path = next_fun(*args, **kwargs), ".".join(context.module.path)
@@ -201,7 +204,7 @@ class LinenAdapter(Adapter):
             called[path] = True
             return stitch_point(output, path) if path in self._paths else output
 
-        with self._linen.intercept_methods(name_outputs):
+        with _naming(self._number), self._linen.intercept_methods(name_outputs):
             output, changed = self._module.apply(
                 variables, *_inputs(x), rngs=streams, mutable=changing, **self._flags(train)
             )
@@ -272,6 +275,9 @@ def require_arrays(name: str, tree: PyTree) -> None:
         if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
             hint = "; equinox.filter(module, equinox.is_array) has the arrays of a module" if callable(leaf) else ""
             raise InputError(f"{name}: got {short(leaf)}{path and f' at {path}'}, expected arrays{hint}")
+
+
+_naming, _numbers = jax.make_user_context(0), itertools.count(1)
 
 
 def _inputs(x: PyTree) -> tuple:
