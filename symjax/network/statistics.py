@@ -5,7 +5,7 @@ It is the fixed point of the update, to which s would go if every batch were thi
 alone, whatever the code of the model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -28,12 +28,14 @@ class Running(NamedTuple):
       old, new: the variables that hold it before and after.
       way: the numbers of the equations on all ways from `old` to `new`.
       reads: what these read of the rest of the model; `new` itself where there is no way.
+      is_affine: whether `new` is m s + c of each element s of `old`, whatever the values are.
     """
 
     old: Var
     new: Var
     way: frozenset[int]
     reads: tuple[Var, ...]
+    is_affine: bool = True
 
 
 def running(trace: Trace, state: Mapping[str, Any]) -> Groups:
@@ -74,7 +76,26 @@ def _running(trace: Trace, old: Var, new: Any) -> Running | None:
     on_way = {v for i in way for v in trace.jaxpr.eqns[i].outvars}
     known = {*on_way, *trace.members.values(), *trace.keys, *trace.jaxpr.constvars}
     reads = dict.fromkeys(v for i in sorted(way) for v in trace.jaxpr.eqns[i].invars if is_variable(v))
-    return Running(old, new, way, tuple(v for v in reads if v not in known))
+    return Running(old, new, way, tuple(v for v in reads if v not in known), _is_affine(trace, way, {old, *on_way}))
+
+
+AFFINE = {"add": 2, "sub": 2, "add_any": 2, "neg": 1, "mul": 1, "div": 1, "convert_element_type": 1, "copy": 1}
+"""Elementwise operations, and of how many operands at once they are affine functions."""
+
+
+def _is_affine(trace: Trace, way: Collection[int], on_way: Collection[Var]) -> bool:
+    def is_affine(equation) -> bool:
+        moving = [is_variable(atom) and atom in on_way for atom in equation.invars]
+        name, shapes = equation.primitive.name, {v.aval.shape for v in equation.outvars}
+        shapes |= {atom.aval.shape for atom, moves in zip(equation.invars, moving, strict=True) if moves}
+        return (
+            len(shapes) == 1
+            and all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars)
+            and (not moving[0] if name == "select_n" else sum(moving) <= AFFINE.get(name, 0))
+            and not (name == "div" and moving[1])
+        )
+
+    return all(is_affine(trace.jaxpr.eqns[i]) for i in way)
 
 
 def refuse_corrected(training: Trace, inference: Trace) -> None:
@@ -135,31 +156,51 @@ def batch_values(
         if number:
             reads = tuple(dict.fromkeys(v for leaf in group.values() for v in leaf.reads))
             given = dict(zip(reads, run({**values, **news}, reads, now, None), strict=True))
-        for path, leaf in group.items():
-            own[path] = _own_value(run, {v: given[v] for v in leaf.reads}, path, leaf, now)
+        own |= _own_values(run, group, given, now)
         news |= {leaf.new: own[path] for path, leaf in group.items()}
     return own
 
 
-def _own_value(run: Callable, reads: Mapping[Var, Any], path: str, leaf: Running, member: Member) -> jax.Array:
-    """The fixed point b of the update m s + (1 - m) b, where m is the derivative by s; else what the model returns."""
-    if not leaf.way:
-        return reads[leaf.new]
+def _own_values(run: Callable, group: Mapping[str, Running], given: Mapping[Var, Any], member: Member) -> dict:
+    """Of each update m s + (1 - m) b the fixed point b, where m is the derivative by s; else what the model returns."""
+    current = leaves_by_path(member.state)
+    current = {path: current[path] for path, leaf in group.items() if leaf.way}
 
-    def after(value):
-        changed = member._replace(state=update(member.state, {path: value}))
-        return run(reads, (leaf.new,), changed, "native")[0]  # the one form that has derivatives in forward mode
+    def with_slope(values):
+        """The updates of statistics from these values, and their derivatives; each depends on its own value alone."""
+        leaves = [group[path] for path in values]
+        reads = {v: given[v] for leaf in leaves for v in leaf.reads}
 
-    def with_slope(value):
-        return jax.jvp(after, (value,), (jnp.ones_like(value),))
+        def after(values):
+            changed = member._replace(state=update(member.state, values))
+            outputs = tuple(leaf.new for leaf in leaves)
+            return dict(zip(values, run(reads, outputs, changed, "native"), strict=True))  # the form with derivatives
 
-    current = leaves_by_path(member.state)[path]
-    rounding = 64 * jnp.finfo(current.dtype).eps
-    (updated, slope), (at_zero, slope_at_zero) = with_slope(current), with_slope(jnp.zeros_like(current))
-    weight = jnp.where(slope == 1, 1, 1 - slope)
-    is_linear = jnp.abs(slope_at_zero - slope) <= rounding  # then nothing cancels at zero
-    own = jnp.where(slope == 1, updated, jnp.where(is_linear, at_zero, updated - slope * current) / weight)
-    again, slope_again = with_slope(own)
-    is_fixed = jnp.abs(again - own) <= rounding * jnp.max(jnp.abs(own), initial=0)
-    is_fixed &= jnp.abs(slope_again - slope) <= rounding
-    return jnp.where(jnp.all(is_fixed), own, updated)
+        return jax.jvp(after, (values,), (jax.tree.map(jnp.ones_like, values),))
+
+    at_zero, slopes_at_zero = with_slope(jax.tree.map(jnp.zeros_like, current))
+    own = {path: given[leaf.new] for path, leaf in group.items() if not leaf.way}
+    own |= {path: _fixed(at_zero[path] + s, at_zero[path], slopes_at_zero[path]) for path, s in current.items()}
+    others = {path: s for path, s in current.items() if not group[path].is_affine}
+    if not others:
+        return own
+    updated, slopes = with_slope(others)
+    for path, slope in slopes.items():
+        is_linear = jnp.abs(slopes_at_zero[path] - slope) <= _rounding(slope)  # then nothing cancels at zero
+        rest = jnp.where(is_linear, at_zero[path], updated[path] - slope * current[path])
+        own[path] = _fixed(updated[path], rest, slope)
+    again, slopes_again = with_slope({path: own[path] for path in others})
+    for path, slope in slopes.items():
+        is_fixed = jnp.abs(again[path] - own[path]) <= _rounding(slope) * jnp.max(jnp.abs(own[path]), initial=0)
+        is_fixed &= jnp.abs(slopes_again[path] - slope) <= _rounding(slope)
+        own[path] = jnp.where(jnp.all(is_fixed), own[path], updated[path])
+    return own
+
+
+def _fixed(updated, rest, slope):
+    """The fixed point of m s + rest, where m is the slope; `updated` where m is 1 and there is none."""
+    return jnp.where(slope == 1, updated, rest / jnp.where(slope == 1, 1, 1 - slope))
+
+
+def _rounding(values) -> float:
+    return 64 * float(jnp.finfo(values.dtype).eps)
