@@ -61,6 +61,13 @@ def scanned(params, state, x, *, train=False):
     return h, {"means": means}
 
 
+def momentum_is_a_statistic(params, state, x, *, train=False):
+    h = stitch_point(x @ params["first"], "hidden")
+    share = jax.nn.sigmoid(h).mean()
+    new = {"share": mean_of(state["share"], share), "mean": mean_of(state["mean"], h.mean(0), state["share"])}
+    return h - state["mean"], new if train else state
+
+
 STATES = {
     frozen_before_live: {
         "frozen": {"mean": jnp.array([2.0, 1.0, 3.0]), "scale": jnp.array([1.5, 0.5, 2.0])},
@@ -69,6 +76,7 @@ STATES = {
     read_scale: {"scale": jnp.float32(3.0), "mean": jnp.ones(4)},
     normalised_by_running: {name: jnp.full(4, 0.5) for name in "abc"} | {"first": jnp.bool(False)},
     scanned: {"means": jnp.ones((2, 4))},
+    momentum_is_a_statistic: {"share": jnp.float32(0.2), "mean": jnp.ones(4)},
 }
 
 
@@ -111,6 +119,27 @@ def test_other_state_is_what_the_model_returns():
     _, new = network.apply(member, X, mode="moments", with_state=True)
     plain = largest(PARAMS, state, X, train=True)[1]
     for name in ("least", "mixed"):
+        np.testing.assert_allclose(new[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(new["mean"], (X @ PARAMS["first"]).mean(0), rtol=1e-5)
+
+
+def codebook(params, state, x, *, train=False):
+    """How often entries are the nearest, the sums of what is near them, and entries made of both, which decide it."""
+    h = stitch_point(x @ params["first"], "hidden")
+    near = jax.nn.one_hot(jnp.argmax(h @ state["entries"].T, -1), 2)
+    count, total = mean_of(state["count"], near.sum(0)), mean_of(state["total"], near.T @ h)
+    new = {"count": count, "total": total, "entries": total / count[:, None]}
+    new["mean"], new["weight"] = mean_of(state["mean"], h.mean(0), state["weight"]), mean_of(state["weight"], 0.5)
+    return near @ state["entries"] - state["mean"], new if train else state
+
+
+def test_statistics_that_depend_on_each_other_are_what_the_model_returns():
+    state = {"count": jnp.ones(2), "total": jnp.ones((2, 4)), "entries": jnp.eye(2, 4), "mean": jnp.ones(4)}
+    state["weight"] = jnp.float32(0.9)
+    network = Network.from_function(codebook, PARAMS, state=state, example=X)
+    _, new = network.apply(network.member((PARAMS, state)), X, mode="moments", with_state=True)
+    plain = codebook(PARAMS, state, X, train=True)[1]
+    for name in ("count", "total", "entries", "weight"):
         np.testing.assert_allclose(new[name], plain[name], rtol=1e-6)
     np.testing.assert_allclose(new["mean"], (X @ PARAMS["first"]).mean(0), rtol=1e-5)
 

@@ -6,7 +6,7 @@ alone, whatever the code of the model.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 import jax
@@ -39,9 +39,9 @@ class Running(NamedTuple):
 
 
 def running(trace: Trace, state: Mapping[str, Any]) -> Groups:
-    """Return the running statistics among leaves of the state, by path, in groups.
+    """Return the running statistics among leaves of the state, by path, in groups that depend on earlier ones alone.
 
-    Statistics depend on those of earlier groups alone. Where they depend on each other all are in one group.
+    Statistics that depend on each other, such as codebooks and how often their entries are used, are left out.
 
     Args:
       trace: of the model in training.
@@ -49,21 +49,30 @@ def running(trace: Trace, state: Mapping[str, Any]) -> Groups:
     """
     every = {path: _running(trace, trace.members[f".state{path}"], new) for path, new in state.items()}
     leaves = {path: leaf for path, leaf in every.items() if leaf is not None}
-    sorter, groups = TopologicalSorter(dict.fromkeys(leaves, ())), []
+    before: dict[str, set[str]] = {path: set() for path in leaves}
     for path, leaf in leaves.items():
         affected = trace.affected([leaf.old, leaf.new])
-        for other in leaves:
-            if other != path and not affected.isdisjoint(leaves[other].reads):
-                sorter.add(other, path)
-    try:
-        sorter.prepare()
-    except CycleError:
-        return [leaves]
-    while sorter.is_active():
-        ready = set(sorter.get_ready())
-        groups.append({path: leaf for path, leaf in leaves.items() if path in ready})
-        sorter.done(*ready)
-    return groups
+        for other in leaves.keys() - {path}:
+            reads = {v for i in leaves[other].way for v in trace.jaxpr.eqns[i].invars if is_variable(v)}
+            if not affected.isdisjoint(reads.union(leaves[other].reads)):
+                before[other].add(path)
+    cyclic = {path for path in leaves if path in _reached(before, path)}
+    before = {path: paths - cyclic for path, paths in before.items() if path not in cyclic}
+    depth: dict[str, int] = {}
+    for path in TopologicalSorter(before).static_order():
+        depth[path] = max((depth[other] + 1 for other in before[path]), default=0)
+    count = max(depth.values(), default=-1) + 1
+    return [{path: leaves[path] for path in before if depth[path] == i} for i in range(count)]
+
+
+def _reached(before: Mapping[str, Collection[str]], path: str) -> set[str]:
+    reached, stack = set(), list(before[path])
+    while stack:
+        path = stack.pop()
+        if path not in reached:
+            reached.add(path)
+            stack += before[path]
+    return reached
 
 
 def _running(trace: Trace, old: Var, new: Any) -> Running | None:
@@ -139,7 +148,7 @@ def batch_values(
 
     Those of a group are computed with the statistics of earlier groups in place of the member's: a model that reads a
     statistic in training is evaluated as it is once that statistic is the batch's own. Where no such value exists, as
-    of a largest value so far, the leaf is what the model returns.
+    of a least value so far, the leaf is what the model returns.
 
     Args:
       run: (known values by variable, outputs, member, form) to values of the outputs; form None is the network's own.
