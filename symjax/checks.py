@@ -174,10 +174,11 @@ def seeds(value: Any) -> tuple[int, ...]:
 
 
 def random_key(name: str, value: Any) -> jax.Array:
-    """One key of `jax.random`, of the new kind (`key`) or the old (`PRNGKey`, two numbers of uint32)."""
+    """One key of `jax.random`, as of `key`; one of the old kind, `PRNGKey`, becomes the same one of the new kind."""
     if isinstance(value, jax.Array):
-        new = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-        if value.shape == () if new else value.shape == (2,) and value.dtype == jnp.uint32:
+        if value.ndim == 1 and value.dtype == jnp.uint32 and value.shape == jax.random.PRNGKey(0).shape:
+            return jax.random.wrap_key_data(value)
+        if value.shape == () and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return value
         value = f"{value.dtype}{list(value.shape)}"
     raise InputError(f"{name}: got {short(value)}, wanted a key of JAX, such as jax.random.key(0)")

@@ -1,5 +1,7 @@
 """Networks of models as their users write them: NNX, Linen, Equinox, plain functions."""
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import flax.linen as nn
@@ -8,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from flax.core import freeze
 from jax.ad_checkpoint import checkpoint_name
 
 from symjax.errors import InputError
 from symjax.flops import segment_flops
-from symjax.network import Network, stitch_point
+from symjax.network import Member, Network, stitch_point
 from symjax.network.low_rank import LowRankFeatures
 from symjax.parallel import default_execution, over_members
 
@@ -189,6 +192,118 @@ def test_nnx_modules_come_and_go():
         network.member(narrow)
 
 
+class Small(nnx.Module):
+    def __init__(self, rngs, activation=nnx.relu, epsilon=1e-5):
+        normal = jax.nn.initializers.normal(0.1)  # another function in each module
+        self.linear = nnx.Linear(3, 4, kernel_init=lambda *given: normal(*given), rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(4, epsilon=epsilon, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x):
+        return self.dropout(self.activation(self.norm(self.linear(x))))
+
+
+def test_modules_of_another_function_are_refused():
+    x = jnp.ones((2, 3))
+    network = Network.from_nnx(Small, example=x, points=["norm"])
+    for mode in ("train", "eval"):
+        module = Small(nnx.Rngs(1))
+        getattr(module, mode)()
+        member = network.member(module)
+        np.testing.assert_array_equal(member.params["linear"]["kernel"], module.linear.kernel[...])
+        assert type(module.norm) is nnx.BatchNorm  # the given module is as before
+        assert module.norm.use_running_average == (mode == "eval")
+    for changes in ({"activation": nnx.gelu}, {"epsilon": 1.0}):
+        with pytest.raises(InputError, match="variables: .* another function than Small"):
+            network.member(Small(nnx.Rngs(1), **changes))
+
+
+def test_equal_modules_are_not_traced(monkeypatch):
+    network, module = Network.from_nnx(CNN, example=IMAGES, points=["conv2"]), CNN(nnx.Rngs(1))
+    monkeypatch.setattr("symjax.network.variables.inline", lambda closed: pytest.fail("traced"))
+    network.member(module)
+    network.member(network.to_module(network.init(KEY)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Layer:
+    weights: jax.Array
+    activation: Callable = field(metadata={"static": True})
+    note: str = field(default="", metadata={"static": True})
+
+
+def test_static_fields_of_variables():
+    x, weights = jnp.ones((2, 3)), jnp.full((3, 4), 0.5)
+    network = Network.from_function(
+        lambda layer, x: layer.activation(x @ layer.weights), Layer(weights, jax.nn.relu), example=x, name="layer"
+    )
+    member = network.member(Layer(weights, jax.nn.relu, note="of the same function"))
+    assert member.params.note == ""  # so that members are alike
+    np.testing.assert_array_equal(network.apply(member, x), 1.5)
+    for given in (Layer(weights, jnp.tanh), Member(Layer(weights, jnp.tanh), {})):
+        with pytest.raises(InputError, match="variables: .* another function than layer"):
+            network.member(given)
+
+    def fails(layer, x):
+        return jax.tree.map(lambda like, w: x @ w, Layer(weights, jax.nn.relu), layer).weights
+
+    network = Network.from_function(fails, Layer(weights, jax.nn.relu), example=x)
+    with pytest.raises(InputError, match="variables: fails cannot be evaluated with their structure"):
+        network.member(Layer(weights, jnp.tanh))
+
+
+def test_leaves_that_are_no_arrays():
+    x, given = jnp.ones((2, 3)), {"w": jnp.ones((3, 4)), "act": jnp.tanh}
+    network = Network.from_function(lambda v, x: x @ v["w"], {"w": given["w"]}, example=x)
+    with pytest.raises(InputError, match=r"variables: got .* at .*'act'.*expected arrays; equinox.filter"):
+        network.member(given)
+    with pytest.raises(InputError, match=r"variables: got .* at \['act'\], expected arrays"):
+        Network.from_function(lambda v, x: x @ v["w"], given, example=x)
+    with pytest.raises(InputError, match=r"init: got .* at \['act'\], expected arrays"):
+        Network.from_function(lambda v, x: x @ v["w"], init=lambda key: given, example=x).points  # noqa: B018
+    with pytest.raises(InputError, match="example: got 'text', expected arrays"):
+        Network.from_function(lambda v, x: x @ v["w"], given["w"], example="text")
+    with pytest.raises(InputError, match="x: got 'text', expected arrays"):
+        network.apply(network.member({"w": given["w"]}), "text")
+
+
+def test_frozen_dictionaries_are_dictionaries():
+    network = Network.from_linen(LinenResNet(), example=IMAGES)
+    variables = network.to_module(network.init(KEY))
+    member = network.member(freeze(variables))
+    assert jax.tree.structure(member) == jax.tree.structure(network.shapes)
+
+
+class Dense(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.Dense(4)(x))
+
+
+JittedDense = nn.jit(Dense)
+
+
+class Jitted(nn.Module):
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        return nn.Dense(2)(JittedDense(name="block")(x))
+
+
+def test_points_inside_of_jitted_modules():
+    """JAX keeps the trace of a module that `flax.linen.jit` wraps, made with the names of another network or none."""
+    x = jnp.ones((2, 3))
+    member = Network.from_linen(Jitted(), example=x).init(KEY)
+    for points in ((), ("block",), ("block.Dense_0", "block"), ("block",), ()):
+        network = Network.from_linen(Jitted(), example=x, points=points)
+        assert tuple(point.name for point in network.points) == points
+        network.apply(member, x, mode="train")
+        if points:
+            np.testing.assert_array_equal(network.features(member, x)["block"].shape, (2, 4))
+    with pytest.raises(InputError, match=r"points: none is not .*; known: block.Dense_0, block, Dense_0"):
+        Network.from_linen(Jitted(), example=x, points=["none"]).points  # noqa: B018
+
+
 def test_training_mode_is_the_modules_own():
     network = Network.from_nnx(CNN, example=IMAGES).with_form("native")
     member = network.init(KEY)
@@ -282,6 +397,44 @@ def test_several_inputs_and_outputs():
     assert network.points[0].starred
 
 
+@pytest.mark.parametrize("depends", [False, True])
+def test_tails_that_depend_on_the_size_of_inputs(depends):
+    """Behind a global mean nothing that crosses says how large the images were."""
+
+    def apply(w, x):
+        mean = jax.nn.relu(x.mean((1, 2)) / (x.shape[1] if depends else 1))
+        return stitch_point(mean, "mean") @ w * (x.shape[1] * x.shape[2] if depends else 1)
+
+    w, small, large = jnp.ones((3, 2)), jnp.ones((2, 4, 4, 3)), jnp.ones((2, 8, 8, 3))
+    network = Network.from_function(apply, w, example=small)
+    member, carried = network.member(w), jnp.ones((2, 3))
+    np.testing.assert_array_equal(network.tail(member, (carried,), "mean"), 48 if depends else 3)
+    network.apply(member, large)
+    calls = [
+        lambda: network.tail(member, (carried,), "mean"),
+        lambda: network.between(member, (carried,), 0, 1)[0],
+    ]
+    for call in calls:
+        if depends:
+            with pytest.raises(InputError, match=r"carried: inputs float32\[2, 4, 4, 3\] and float32\[2, 8, 8, 3\]"):
+                call()
+        else:
+            np.testing.assert_array_equal(call(), 3)
+
+
+def test_activations_that_depend_on_the_size_of_inputs():
+    def apply(w, x):
+        return stitch_point(jnp.tanh((x.mean((1, 2)) @ w) * x.shape[1]), "hidden") @ w.T
+
+    w, small, large = jnp.ones((3, 2)), jnp.ones((2, 4, 4, 3)), jnp.ones((2, 8, 8, 3))
+    network = Network.from_function(apply, w, example=small)
+    z = jnp.full((2, 2), 0.1)
+    np.testing.assert_allclose(network.activation("hidden")(z), np.tanh(0.4), rtol=1e-6)
+    network.apply(network.member(w), large)
+    with pytest.raises(InputError, match="z: inputs .* the activation at hidden depends on which"):
+        network.activation("hidden")(z)
+
+
 def test_state_of_functions():
     def apply(params, state, x, *, train=False):
         hidden = stitch_point(x @ params["w"], "hidden")
@@ -352,6 +505,28 @@ def test_errors_name_what_is_wrong():
     for value, name in ((jnp.ones(3), "a"), (jnp.ones((2, 3), int), "a"), (jnp.ones((2, 3)), "")):
         with pytest.raises(InputError):
             stitch_point(value, name)
+
+
+@pytest.mark.parametrize("name", ["nnx", "function"])
+def test_keys_of_each_kind(name):
+    """A key of the old kind counts as the same one of the new kind, another generator is used as it is."""
+    make, x = NETWORKS[name]
+    network, old = make(), jax.random.PRNGKey(3)
+    member = network.init(old)
+    jax.tree.map(np.testing.assert_array_equal, member, network.init(jax.random.key(3)))
+    point = network.points[0].name
+    carried = network.front(member, x, point)
+    for call in (network.apply, lambda *given, **options: network.tail(*given, point, **options)):
+        given = x if call == network.apply else carried
+        outputs = [call(member, given, mode="train", key=key) for key in (old, jax.random.key(3))]
+        np.testing.assert_array_equal(*outputs)
+        for key in (3, jnp.ones(2), jax.random.split(KEY, 2)):
+            with pytest.raises(InputError, match="key: got .*, wanted a key of JAX"):
+                call(member, given, mode="train", key=key)
+    with pytest.raises(InputError, match="key: got 3"):
+        network.init(3)
+    other = network.apply(member, x, mode="train", key=jax.random.key(3, impl="rbg"))
+    assert np.abs(other - outputs[0]).max() > 1e-3
 
 
 def test_members_are_made_inside_other_programs():

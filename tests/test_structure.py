@@ -14,6 +14,7 @@ from symjax import models, runs, zoo
 from symjax.errors import InputError
 from symjax.models.myrtle import Myrtle
 from symjax.models.registry import Model
+from symjax.network import Network
 from symjax.network.structure import structure
 from symjax.rotation.results import Results
 
@@ -46,6 +47,17 @@ def test_any_change_of_a_model_changes_its_structure(monkeypatch):
         assert structure(entry(monkeypatch)) == prints[0]
     other = models.create("changing", classes=3, dtype=jnp.bfloat16, **IMAGE)
     assert structure(other) not in prints
+
+
+def test_keys_that_a_model_holds_count():
+    def network(keys):
+        return Network.from_function(
+            lambda w, x: x @ w + jax.vmap(jax.random.normal)(keys).sum(), jnp.ones((3, 2)), example=jnp.ones((1, 3))
+        )
+
+    seeds = (0, 0, 1)
+    prints = [structure(network(jax.random.split(jax.random.key(seed), 2))) for seed in seeds]
+    assert prints[0] == prints[1] != prints[2]
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 `init(key) -> Member`, `apply(member, x, mode, key) -> (output, state)`, where the key is None where nothing is to be
 random, `to_member(variables) -> Member` and `from_member(member)`, its inverse, are what an `Adapter` adds.
+`apply_as_given(variables)` is `apply` in mode "inference" with what else than arrays comes with variables.
 """
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -13,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from symjax.checks import short
 from symjax.errors import InputError
-from symjax.network.member import Member
+from symjax.network.member import Member, leaves_by_path
 from symjax.network.naming import stitch_point
 
 PyTree = Any
@@ -29,19 +32,21 @@ class Adapter:
       variables: a member of the shapes and types of all, or None where `init` says them.
       has_init: whether fresh members can be made.
       needs_key: whether modes other than "inference" need a key where operations are random.
-      has_moments: whether `apply` in mode "moments" returns the batch's own statistics, and not running ones.
     """
 
     variables: Member | None = None
     has_init = True
     needs_key = True
-    has_moments = False
+
+    def apply_as_given(self, variables: Any) -> Callable:
+        """Return a function as `apply`; `apply` itself where variables bring nothing but their arrays."""
+        return self.apply
 
 
 class NNXAdapter(Adapter):
     """A module of Flax NNX; see `Network.from_nnx`."""
 
-    needs_key, has_moments = False, True
+    needs_key = False
 
     def __init__(self, build: Callable[[nnx.Rngs], nnx.Module], points: Sequence[str] | None):
         if not callable(build):
@@ -53,11 +58,9 @@ class NNXAdapter(Adapter):
         if not isinstance(abstract, nnx.Module):
             raise InputError(f"build: it returned {type(abstract).__name__}, expected a module of flax.nnx")
         self._plain, *self._states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
-        self._graphs = {}
+        self._points, self._graphs = tuple(points or ()), {}
         for mode in MODES:
-            module = nnx.merge(self._plain, *self._states)
-            for path in points or ():
-                _name_output(module, path)
+            module = self._with_names(nnx.merge(self._plain, *self._states))
             _set_mode(module, mode, random=False)
             self._graphs[mode, False] = nnx.split(module)[0]
             _set_mode(module, mode, random=True)
@@ -67,9 +70,25 @@ class NNXAdapter(Adapter):
         return self.to_member(self._build(nnx.Rngs(key)))
 
     def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
-        module = nnx.merge(self._graphs[mode, key is not None], *self._variables(member, key))
-        output = module(*_inputs(x))
-        return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+        return _called(nnx.merge(self._graphs[mode, key is not None], *self._variables(member, key)), x)
+
+    def apply_as_given(self, module: nnx.Module) -> Callable:
+        module = self._with_names(nnx.clone(module))
+        _set_mode(module, "inference", random=False)
+        graph, *states = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        if graph == self._graphs["inference", False]:
+            return self.apply
+        params, rngs, state = states
+
+        def apply(member: Member, x: PyTree, mode: Mode, key: None):
+            return _called(nnx.merge(graph, _filled(params, member.params), rngs, _filled(state, member.state)), x)
+
+        return apply
+
+    def _with_names(self, module: nnx.Module) -> nnx.Module:
+        for path in self._points:
+            _name_output(module, path)
+        return module
 
     def to_member(self, module: nnx.Module) -> Member:
         if not isinstance(module, nnx.Module):
@@ -87,6 +106,12 @@ class NNXAdapter(Adapter):
         return _filled(params, member.params), _seeded(rngs, key), _filled(state, member.state)
 
 
+def _called(module: nnx.Module, x: PyTree) -> tuple[PyTree, PyTree]:
+    """The output, and the state after the call."""
+    output = module(*_inputs(x))
+    return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+
+
 def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
     if mode == "inference":
         module.eval()
@@ -97,7 +122,7 @@ def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
     if mode == "moments":
         for _, child in nnx.iter_modules(module):
             if isinstance(child, nnx.BatchNorm):
-                child.momentum = 0.0  # the statistics become those of the batch
+                child.momentum = 0.0  # its statistics become the batch's own, without rounding
 
 
 def _filled(abstract: nnx.State, values: PyTree) -> nnx.State:
@@ -149,11 +174,15 @@ class LinenAdapter(Adapter):
 
     def __init__(self, module: Any, example: PyTree, points: Sequence[str] | None):
         import flax.linen
+        from flax.core import unfreeze
 
         if not isinstance(module, flax.linen.Module):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
         self._module, self._example, self._linen = module, example, flax.linen
-        self._paths = frozenset(points or ())
+        self._unfrozen = unfreeze
+        self._paths, self._called = frozenset(points or ()), {}
+        # Of what `flax.linen.jit` wraps JAX keeps traces, which other networks may have made with other names.
+        self._number = next(_numbers) if points else 0
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
 
     def init(self, key: jax.Array) -> Member:
@@ -166,7 +195,7 @@ class LinenAdapter(Adapter):
         variables = {"params": member.params, **member.state}
         train = mode != "inference"
         streams = {} if key is None else {"dropout": jax.random.fold_in(key, 0)}
-        changing, called = list(member.state) if train else [], {}
+        changing, called = list(member.state) if train else [], self._called
 
         def name_outputs(next_fun, args, kwargs, context):
             output, path = next_fun(*args, **kwargs), ".".join(context.module.path)
@@ -175,7 +204,7 @@ class LinenAdapter(Adapter):
             called[path] = True
             return stitch_point(output, path) if path in self._paths else output
 
-        with self._linen.intercept_methods(name_outputs):
+        with _naming(self._number), self._linen.intercept_methods(name_outputs):
             output, changed = self._module.apply(
                 variables, *_inputs(x), rngs=streams, mutable=changing, **self._flags(train)
             )
@@ -187,7 +216,7 @@ class LinenAdapter(Adapter):
     def to_member(self, variables: Any) -> Member:
         if not isinstance(variables, dict) and not hasattr(variables, "items"):
             raise InputError(f"variables: got {type(variables).__name__}, expected what the module's init returns")
-        variables = dict(variables)
+        variables = self._unfrozen(dict(variables))
         return Member(variables.pop("params", {}), variables)
 
     def from_member(self, member: Member) -> dict:
@@ -205,6 +234,8 @@ class FunctionAdapter(Adapter):
             raise InputError(f"apply: got {type(apply).__name__}, expected a function of variables and x")
         self._apply, self._init = apply, init
         self._has_state, self.has_init = state is not None, init is not None
+        require_arrays("variables", variables)
+        require_arrays("state", state)
         self.variables = None if variables is None else Member(variables, {} if state is None else state)
         self._names = _accepted(apply, ("train", "key"))
 
@@ -215,6 +246,7 @@ class FunctionAdapter(Adapter):
                 "returns variables (or variables and state)"
             )
         made = self._init(key)
+        require_arrays("init", made)
         return Member(*made) if self._has_state else Member(made, {})
 
     def apply(self, member: Member, x: PyTree, mode: Mode, key: jax.Array | None):
@@ -235,6 +267,17 @@ def _accepted(function: Callable, names: Sequence[str]) -> list[str]:
     """Which of `names` a function takes as keyword arguments."""
     params = inspect.signature(function).parameters
     return [name for name in names if name in params]
+
+
+def require_arrays(name: str, tree: PyTree) -> None:
+    """Raise where a leaf of a pytree is neither an array nor a number."""
+    for path, leaf in leaves_by_path(tree).items():
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            hint = "; equinox.filter(module, equinox.is_array) has the arrays of a module" if callable(leaf) else ""
+            raise InputError(f"{name}: got {short(leaf)}{path and f' at {path}'}, expected arrays{hint}")
+
+
+_naming, _numbers = jax.make_user_context(0), itertools.count(1)
 
 
 def _inputs(x: PyTree) -> tuple:

@@ -1,11 +1,33 @@
 """Names of values in a model's code."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from symjax.checks import short
 from symjax.errors import InputError
+
+
+@dataclass(frozen=True)
+class StitchPoint:
+    """A named value of a model.
+
+    Attributes:
+      name: by which methods and commands take it.
+      shape: of the features of one example, channels last.
+      starred: whether more than the features crosses a split there, as inside a residual block.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    starred: bool = False
+
+    @property
+    def channels(self) -> int:
+        """The size of the last axis, on which a stitch acts."""
+        return self.shape[-1]
 
 
 def stitch_point(x: jax.Array, name: str) -> jax.Array:

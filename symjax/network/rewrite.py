@@ -1,9 +1,8 @@
 """Evaluate a jaxpr with other implementations of the operations that are slow on this backend.
 
 `evaluate` takes the place of `jaxprs.evaluate`. What it replaces is listed in `TABLE`. Replacements equal the
-operations, their gradients too, up to rounding, and go through `grad`, `vmap`, `lax.map`, `scan` and `shard_map`. Those
-of the convolutions and maxima define their gradients (`jax.custom_vjp`), so forward-mode derivatives need the form
-"native".
+operations, their gradients too, up to rounding, and go through `grad`, `vmap`, `lax.map`, `scan` and `shard_map`. Most
+define their gradients (`jax.custom_vjp`), so forward-mode derivatives need the form "native".
 """
 
 from collections.abc import Callable, Sequence

@@ -63,13 +63,47 @@ class Trace:
         return {v: i for i, equation in enumerate(self.jaxpr.eqns) for v in equation.outvars}
 
     @cached_property
+    def readers(self) -> dict[Var, list[int]]:
+        """The numbers of the equations that read a variable."""
+        readers: dict[Var, list[int]] = {}
+        for i, equation in enumerate(self.jaxpr.eqns):
+            for v in dict.fromkeys(filter(is_variable, equation.invars)):
+                readers.setdefault(v, []).append(i)
+        return readers
+
+    @cached_property
     def dependent(self) -> set[Var]:
         """The variables that depend on the inputs."""
-        dependent = set(self.data)
-        for equation in self.jaxpr.eqns:
-            if any(is_variable(atom) and atom in dependent for atom in equation.invars):
-                dependent.update(equation.outvars)
-        return dependent
+        return self.affected(self.data)
+
+    def affected(self, sources: Iterable[Var], *, stop: Collection[Var] = (), skip: Collection[int] = ()) -> set[Var]:
+        """The variables that depend on `sources`, these included.
+
+        Args:
+          sources: variables.
+          stop: variables whose readers do not count.
+          skip: numbers of equations that do not count.
+        """
+        affected, stack = set(), list(sources)
+        while stack:
+            v = stack.pop()
+            if v in affected:
+                continue
+            affected.add(v)
+            if v not in stop:
+                stack += [out for i in self.readers.get(v, ()) if i not in skip for out in self.jaxpr.eqns[i].outvars]
+        return affected
+
+    def way(self, start: Var, end: Var) -> frozenset[int]:
+        """The numbers of the equations on all ways from one variable to another."""
+        affected, numbers, stack = self.affected([start]), set(), [end]
+        while stack:
+            v = stack.pop()
+            i = self.producers.get(v)
+            if v in affected and i is not None and i not in numbers:
+                numbers.add(i)
+                stack += filter(is_variable, self.jaxpr.eqns[i].invars)
+        return frozenset(numbers)
 
     @cached_property
     def named(self) -> dict[str, int]:

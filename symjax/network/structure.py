@@ -6,22 +6,25 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from symjax.jaxprs import CALLS, closed_body
 from symjax.network.member import leaves_by_path
-from symjax.network.network import Network
+
+if TYPE_CHECKING:
+    from symjax.network.network import Network
 
 # What they wrap counts, they do not: which functions of JAX are wrapped differs from version to version.
 _WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 
 
 @lru_cache
-def structure(network: Network) -> str:
+def structure(network: "Network") -> str:
     """Return ten hexadecimal digits of the network's variables, their initialisation and its forward passes.
 
     Of parameters and state the names, shapes and types; of the initialisation and of the forward passes, in training
@@ -60,7 +63,7 @@ def _lines(closed: ClosedJaxpr) -> Iterator[str]:
 
 def _operations(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[str], fresh: Iterator[str]):
     """A line for each operation, with wrappers replaced by what they wrap; returns the names of the results."""
-    constants = [f"{_type(c)} {hashlib.sha256(np.asarray(c).tobytes()).hexdigest()}" for c in consts]
+    constants = [f"{_type(c)} {hashlib.sha256(_numbers(c).tobytes()).hexdigest()}" for c in consts]
     names = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
     def name(atom) -> str:
@@ -78,6 +81,11 @@ def _operations(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[str], f
             yield f"{' '.join(given)}: {types} = {primitive} {' '.join(shown)} of {' '.join(taken)}"
         names.update(zip(equation.outvars, given, strict=True))
     return [name(atom) for atom in jaxpr.outvars]
+
+
+def _numbers(constant: Any) -> np.ndarray:
+    is_key = jnp.issubdtype(constant.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(constant) if is_key else constant)
 
 
 def _counts(value: Any) -> bool:

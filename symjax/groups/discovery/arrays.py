@@ -1,0 +1,194 @@
+"""Arrays of labels, one for each dimension of a variable: what moves, joins and splits dimensions does to them.
+
+See `symjax.groups.discovery.labels`.
+"""
+
+from collections import defaultdict
+
+import numpy as np
+
+
+class LabelArrays:
+    """Makes labels and notes how they are related.
+
+    Attributes:
+      count: of all labels.
+    """
+
+    def __init__(self):
+        self.count = 0
+        self._ties, self._frozen, self._dead, self._merged = [], [], [], []
+
+    def fresh(self, shape, d, depends=()):
+        """New labels for dimension d, for each index along the dimensions `depends`."""
+        if shape[d] == 1:
+            return None
+        sizes = [size if i == d or i in depends else 1 for i, size in enumerate(shape)]
+        start, self.count = self.count, self.count + int(np.prod(sizes))
+        return np.arange(start, self.count).reshape(sizes)
+
+    def fresh_all(self, v):
+        return [self.fresh(v.aval.shape, d) for d in range(len(getattr(v.aval, "shape", ())))]
+
+    def freeze(self, arrays):
+        self._frozen += [array for array in arrays if array is not None]
+        return arrays
+
+    def tie(self, a, b):
+        self._ties.append(np.stack([np.ravel(side) for side in np.broadcast_arrays(a, b)]))
+
+    def einsum(self, operands, out):
+        """The labels of what sums products of operands [(arrays, names of dimensions)] over the names not in `out`."""
+        names = list(dict.fromkeys([*out, *(name for _, labels in operands for name in labels)]))
+        result = {}
+        lifted = defaultdict(list)
+        for arrays, labels in operands:
+            order = sorted(range(len(labels)), key=lambda i, labels=labels: names.index(labels[i]))
+            for array, label in zip(arrays, labels, strict=True):
+                if array is not None:
+                    missing = [i for i, name in enumerate(names) if name not in labels]
+                    lifted[label].append(np.expand_dims(array.transpose(order), missing))
+        for label, arrays in lifted.items():
+            least = min(arrays, key=lambda array: array.size)
+            for array in arrays:
+                if array is not least:
+                    self.tie(array, least)
+            if label in out:
+                result[label] = self.squeezed(least, [i for i, name in enumerate(names) if name not in out])
+        return [result.get(name) for name in out]
+
+    def squeezed(self, array, dims, keep=False):
+        """Without dependence on the dimensions `dims`."""
+        for i in dims:
+            if array.shape[i] > 1:
+                first = np.take(array, [0], i)
+                self.tie(array, first)
+                array = first
+        return array if keep else array.squeeze(tuple(dims)) if array.ndim else array
+
+    def _filled(self, arrays, shape):
+        """New labels where an operation made a dimension."""
+        return [self.fresh(shape, d) if array is None else array for d, array in enumerate(arrays)]
+
+    def _take(self, arrays, indices):
+        """Positions `indices` {dimension: array}, -1 for a new one."""
+        for at, index in indices.items():
+            new = (index < 0).any()
+            for d, array in enumerate(arrays):
+                if array is None or (d != at and array.shape[at] == 1):
+                    if d == at and len(index) > 1:  # a dimension of size 1 that grew
+                        shape = [1] * len(arrays)
+                        shape[at] = len(index)
+                        arrays = [*arrays[:d], self.fresh(shape, at), *arrays[d + 1 :]]
+                    continue
+                if d != at and new:
+                    array = self.squeezed(array, [at], keep=True)
+                else:
+                    array = np.take(array, np.maximum(index, 0), at)
+                    if new:
+                        shape = [len(index) if i == at else 1 for i in range(len(arrays))]
+                        array = np.where((index < 0).reshape(shape), self.fresh(shape, at), array)
+                    if d == at and len(index) == 1:
+                        array = None
+                arrays = [*arrays[:d], array, *arrays[d + 1 :]]
+        return arrays
+
+    def _concatenate(self, operands, shapes, at):
+        rank, result = len(shapes[0]), []
+        for d in range(rank):
+            arrays = [
+                ids[d] if ids[d] is not None else self.fresh([*shape[:d], 2, *shape[d + 1 :]], d)[_first(rank, d)]
+                for ids, shape in zip(operands, shapes, strict=True)
+                if ids[d] is not None or d == at
+            ]
+            if not arrays:
+                result.append(None)
+            elif d == at:
+                common = np.broadcast_shapes(*(np.take(array, [0], at).shape for array in arrays))
+                wide = [
+                    np.broadcast_to(a, [a.shape[i] if i == at else n for i, n in enumerate(common)]) for a in arrays
+                ]
+                result.append(np.concatenate(wide, at))
+            else:
+                arrays = [self.squeezed(array, [at], keep=True) for array in arrays]
+                for array in arrays[1:]:
+                    self.tie(array, arrays[0])
+                result.append(min(arrays, key=lambda array: array.size))
+        return result
+
+    def _where_whole(self, operands, out):
+        """Ties the dimensions that pass whole, from operands (arrays, shape, their dimensions in `out`)."""
+        result = self.fresh_all(out)
+        for arrays, shape, dims in operands:
+            partial = [d for d, to in enumerate(dims) if to is None or shape[d] != out.aval.shape[to]]
+            self.freeze([arrays[d] for d in partial])
+            self.freeze([result[dims[d]] for d in partial if dims[d] is not None])
+            for d, to in enumerate(dims):
+                if d not in partial and arrays[d] is not None:
+                    self.tie(self.squeezed(arrays[d], [i for i in range(len(dims)) if i != d]), result[to].ravel())
+        return result
+
+    def _reshape(self, arrays, before, after):
+        segments = _segments(before, after)
+        result = [None] * len(after)
+
+        def moved(array, whole=None):
+            """In the new dimensions, which it depends on by segments."""
+            sizes, full = [], list(array.shape)
+            for taken, made in segments:
+                depends = taken == whole or any(array.shape[i] > 1 for i in taken)
+                for i in taken:
+                    full[i] = before[i] if depends else 1
+                sizes += [after[j] if depends else 1 for j in made]
+            return np.broadcast_to(array, full).reshape(sizes)
+
+        for taken, made in segments:
+            wide, new = [i for i in taken if before[i] > 1], [j for j in made if after[j] > 1]
+            if len(wide) == len(new) == 1:
+                result[new[0]] = moved(arrays[wide[0]])
+            elif len(wide) == 1:
+                children = result[new[-1]] = moved(arrays[wide[0]])
+                key = tuple(after[j] for j in new)
+                for slot, j in enumerate(new[:-1]):
+                    result[j] = self.fresh(after, j, new[:slot])
+                    self._merge(children, result[j], key, slot)
+            elif len(new) == 1:
+                last, key = arrays[wide[-1]], tuple(before[i] for i in wide)
+                own = all(last.shape[i] > 1 for i in wide)
+                children = result[new[0]] = moved(last) if own else self.fresh(after, new[0])
+                if not own:
+                    self._dead.append(children)
+                for slot, i in enumerate(wide[:-1] if own else wide):
+                    self._merge(children, moved(arrays[i], taken), key, slot)
+            else:
+                self.freeze([arrays[i] for i in wide])
+                for j in new:
+                    result[j] = self.fresh(after, j)
+                self.freeze([result[j] for j in new])
+        return result
+
+    def _merge(self, children, parents, key, slot):
+        children, parents = (np.ravel(side) for side in np.broadcast_arrays(children, parents))
+        self._merged.append((hash((key, slot)), children, parents))
+
+
+def _first(rank, d):
+    return tuple(slice(0, 1) if i == d else slice(None) for i in range(rank))
+
+
+def _segments(before, after):
+    """Shortest runs of dimensions (of the operand, of the result) with equal products."""
+    segments, i, j = [], 0, 0
+    while i < len(before) or j < len(after):
+        taken, made, a, b = [], [], 1, 1
+        while True:
+            if (a <= b and i < len(before)) or j == len(after):
+                taken.append(i)
+                a, i = a * before[i], i + 1
+            else:
+                made.append(j)
+                b, j = b * after[j], j + 1
+            if a == b and ((taken and made) or a == 1):
+                break
+        segments.append((taken, made))
+    return segments
