@@ -83,9 +83,11 @@ def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:
     return ", ".join(str(seed) for seed in sorted(lost))
 
 
-def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
-    """`test_percent`: what accuracy.csv has, or else computed and kept there."""
-    path = folder / "accuracy.csv"
+def clean_accuracy(
+    folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None, name: str = "accuracy.csv"
+) -> np.ndarray:
+    """`test_percent`: what the table `name` has, or else computed and kept there."""
+    path = folder / name
     kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
     if not set(members.seeds) <= set(kept.seed):
         new = pd.DataFrame({"seed": members.seeds, "accuracy": test_percent(members, dataset, limit)})

@@ -40,7 +40,8 @@ STITCHES = Parts(
     ".curves.csv",
     ("learning_rate", "epoch"),
     arrays="stitches",
-    prefix=lambda row: f"{row.layer}/{row.family}/",
+    prefix=lambda row: "/".join((*dict.fromkeys((row.layer, row.get("layer_b", row.layer))), row.family, "")),
+    optional={"layer_b": "layer"},
 )
 ROTATIONS = Parts(tuple(rotation.KEY), ".rows.csv", ".curves.csv", ("epoch",))
 SIMILARITIES = Parts(("measure", "model_a", "layer_a", "model_b", "layer_b"))
@@ -84,7 +85,8 @@ def main(settings: Settings) -> None:
                 rotation.Results(out).keep(rotation.Results(source).structures())
             found = f"{merge_parts(parts, sources, out)} rows"
             assemble(out)
-        merge_table("accuracy.csv", "seed", sources, out)
+        for name in ("accuracy.csv", "accuracy_b.csv"):
+            merge_table(name, "seed", sources, out)
     for line in unfinished(folders, kind):
         print(line, file=sys.stderr)
     print(f"{out}: {found} of {len(folders)} folder{'s' * (len(folders) > 1)}")

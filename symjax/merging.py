@@ -5,9 +5,10 @@ twice. The folder that is made is among those that are read, so that a merge can
 was interrupted.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ class Parts:
 
     Attributes:
       key: columns that name a row.
+      optional: further ones that some tables lack, and for each the column whose values it has there.
       rows: how the names of their files end; what follows a + before it is of a process of its own.
       curves: likewise, of files whose rows belong to a row that they name in `key`; none where empty.
       curve_key: further columns that name a row of these.
@@ -35,6 +37,17 @@ class Parts:
     curve_key: tuple[str, ...] = ()
     arrays: str = ""
     prefix: Callable[[pd.Series], str] = str
+    optional: Mapping[str, str] = MappingProxyType({})
+
+    def completed(self, frames: dict[Path, pd.DataFrame]) -> tuple[dict[Path, pd.DataFrame], tuple[str, ...]]:
+        """Tables that all have the optional columns that one of them has, and the columns that name a row of them."""
+        there = {name: other for name, other in self.optional.items() if any(name in f for f in frames.values())}
+        for name, other in there.items():
+            frames = {
+                folder: frame.assign(**{name: frame[name].fillna(frame[other]) if name in frame else frame[other]})
+                for folder, frame in frames.items()
+            }
+        return frames, (*self.key, *there)
 
 
 def merge_parts(parts: Parts, folders: Sequence[Path], out: Path) -> int:
@@ -50,8 +63,8 @@ def merge_parts(parts: Parts, folders: Sequence[Path], out: Path) -> int:
     count = 0
     for name in sorted({name for folder in folders for name in _names(folder, parts.rows)}):
         rows = {folder: _read(folder, name, parts.rows, parts.key) for folder in folders}
-        rows = {folder: theirs for folder, theirs in rows.items() if len(theirs)}
-        merged = merge_rows(rows, parts.key)
+        rows, row_key = parts.completed({folder: frame for folder, frame in rows.items() if len(frame)})
+        merged = merge_rows(rows, row_key)
         count += len(merged)
         if parts.arrays:
             _merge_arrays(parts, name, rows, out)
@@ -59,10 +72,12 @@ def merge_parts(parts: Parts, folders: Sequence[Path], out: Path) -> int:
             key = (*parts.key, *parts.curve_key)
             curves = {folder: _read(folder, name, parts.curves, key) for folder in rows}
             # Of a run that was stopped between the two, curves have no rows, and will be computed again.
-            curves = {folder: _of_rows(theirs, rows[folder], parts.key) for folder, theirs in curves.items()}
-            curves = {folder: theirs for folder, theirs in curves.items() if len(theirs)}
+            curves, curve_key = parts.completed({folder: frame for folder, frame in curves.items() if len(frame)})
+            row_key = [name for name in row_key if name in curve_key]
+            curves = {folder: _of_rows(frame, rows[folder], row_key) for folder, frame in curves.items()}
+            curves = {folder: frame for folder, frame in curves.items() if len(frame)}
             if curves:
-                _write(out, name, parts.curves, merge_rows(curves, key))
+                _write(out, name, parts.curves, merge_rows(curves, (*curve_key, *parts.curve_key)))
         _write(out, name, parts.rows, merged)
     return count
 

@@ -181,7 +181,7 @@ class FakeSweep:
     def __init__(self, plan, dataset, *, num_pairs):
         self.plan = plan
 
-    def run(self, member, pairs, *, seed, on_epoch, on_evaluation):
+    def run(self, member, pairs, *, member_b, seed, on_epoch, on_evaluation):
         for pair in pairs:
             if pair == FakeSweep.fail_at:
                 raise KeyboardInterrupt
@@ -437,6 +437,23 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--families", "rank0"], ["families: 'rank0'", "rank must be positive"]),
         (["--layers", "relu9"], ["'relu9' is not a stitch point", "known: relu1, relu2, relu3, relu4"]),
         (["--layers", ""], ["layers: got none", "relu1"]),
+        (["--model-b", "mlp"], ["model_b: 'mlp' is unknown", "mcnn", "resnet20"]),
+        (["--model-b", "mcnn", "--model-b-options", "depth"], ["model_b_options: got 'depth'"]),
+        (["--model-b", "mcnn", "--width-b", "0"], ["width_b: got 0"]),
+        (["--model-b-options", "norm=False"], ["model_b_options: got norm=False without --model-b"]),
+        (["--zoo-b", "b"], ["zoo_b: got b without --model-b"]),
+        (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, but --model-b is --model"]),
+        (["--model-b", "mcnn_k", "--zoo", "a", "--zoo-b", "a"], ["zoo_b: got a for both zoos"]),
+        (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20, "]),
+        (
+            ["--model-b", "resnet20", "--layers", "relu1"],
+            ["layers: 'relu1' is not a stitch point of resnet20;"],
+        ),
+        (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn; known: relu1"]),
+        (
+            ["--model-b", "mcnn", "--width-b", "4", "--families", "birkhoff,matched"],
+            ["families: birkhoff stitches points of equal widths alone; got 8 channels at relu1 of A and 4 at relu1"],
+        ),
         (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
         (["--dataset", "missing.npz"], ["missing.npz"]),

@@ -7,7 +7,8 @@
 
 A pair's files are written when the pair is done, stitches first; `results.csv` is assembled from them, so that it is
 complete or as before. Rows have keys (pair, layer, family), and layer_b where a stitch leads to another point or
-network: what is there is never computed again.
+network: what is there is never computed again. Between different networks rows say which (network_a, network_b), and
+how good either is (clean_accuracy_a, clean_accuracy_b; clean_accuracy is their mean).
 """
 
 from collections.abc import Iterable
@@ -45,7 +46,8 @@ COLUMNS = (
     "val_accuracy",
     "sparsity",
 )
-BETWEEN = ("layer_b", "resize")  # columns where B's point or network is not A's
+# Columns where B's point or network is not A's; the last four, of different networks alone.
+BETWEEN = ("layer_b", "resize", "network_a", "network_b", "clean_accuracy_a", "clean_accuracy_b")
 KEY = ["pair", "layer", "family"]
 FACTORS = ("left", "right")  # arrays of a stitch of low rank beside its matrix, which is their product
 
@@ -119,18 +121,27 @@ class Results:
                 found.setdefault(replace(plan, points=points, families=tuple(theirs)), []).append(pair)
         return found
 
-    def add(self, result: PairResult, clean: dict[int, float], clean_b: dict[int, float] | None = None) -> None:
+    def add(
+        self,
+        result: PairResult,
+        clean: dict[int, float],
+        clean_b: dict[int, float] | None = None,
+        networks: tuple[str, str] | None = None,
+    ) -> None:
         """Adds a pair's results to the folder; rows with the same key take the place of older ones.
 
         Args:
           result: of the pair.
           clean: seed to accuracy, of members without a stitch.
           clean_b: likewise of tails, where they are of another network.
+          networks: how the networks of fronts and of tails are called then.
         """
         for name in ("parts", "stitches"):
             runs.make_folder(self.folder / name)
         a, b = result.pair
-        name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], (clean_b or clean)[b]]))
+        accuracies = {"clean_accuracy_a": clean[a], "clean_accuracy_b": (clean_b or clean)[b]}
+        name, clean_accuracy = pair_name(result.pair), float(np.mean(list(accuracies.values())))
+        between = {} if networks is None else {**dict(zip(BETWEEN[2:4], networks, strict=True)), **accuracies}
         rows = pd.DataFrame(
             {
                 **row,
@@ -139,6 +150,7 @@ class Results:
                 "model_b": b,
                 "clean_accuracy": clean_accuracy,
                 "penalty": clean_accuracy - row["stitched_accuracy"],
+                **between,
             }
             for row in result.rows
         )
