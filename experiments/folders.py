@@ -13,7 +13,11 @@ import pandas as pd
 from symjax import hosts, runs, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.result_table import ResultTable, Schema
 from symjax.training import percent
+
+ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
+ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, where there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +88,10 @@ def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:
 
 
 def clean_accuracy(
-    folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None, name: str = "accuracy.csv"
+    folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None, schema: Schema = ACCURACY
 ) -> np.ndarray:
-    """`test_percent`: what the table `name` has, or else computed and kept there."""
-    path = folder / name
-    kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
-    if not set(members.seeds) <= set(kept.seed):
-        new = pd.DataFrame({"seed": members.seeds, "accuracy": test_percent(members, dataset, limit)})
-        kept = pd.concat([kept[~kept.seed.isin(members.seeds)], new]) if len(kept) else new
-        runs.write_csv(path, kept.sort_values("seed"))
-    return kept.set_index("seed").accuracy.loc[list(members.seeds)].to_numpy()
+    """Return `test_percent` of each member; it is read from the folder's table where the table has it."""
+    table, seeds = ResultTable(folder, schema), pd.DataFrame({"seed": members.seeds})
+    if len(table.missing(seeds)):
+        table.add(seeds.assign(accuracy=test_percent(members, dataset, limit)))
+    return table.select(seeds).accuracy.to_numpy()

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 import pandas as pd
 
 from experiments import dry_run
-from experiments.folders import clean_accuracy, diverged, run_folder
+from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, diverged, run_folder
 from experiments.settings import optional, zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import hosts, parallel, runs, zoo
@@ -22,11 +22,12 @@ from symjax.flops import segment_flops
 from symjax.network import Network
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
+from symjax.result_table import Schema
 from symjax.stitching import FitConfig, PairResult, Plan, Sweep, bounds, check_plan
 from symjax.stitching.division import cost, work_of
 from symjax.stitching.families import Family
 from symjax.stitching.junction import parse_point_pairs
-from symjax.stitching.results import Results, trouble
+from symjax.stitching.results import StitchResults, trouble
 from symjax.summary import mean, with_both_layers
 from symjax.zoo import Zoo, ZooConfig
 
@@ -222,13 +223,13 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         print(left_out, file=sys.stderr)
     zoos = [settings.train_zoo(side.config, dataset, side.folder, seeds=side.seeds) for side in sides]
     with out.open() as folder:
-        results = Results(folder)
+        results = StitchResults(folder)
         if hosts.is_first():
             layers = [":".join(at.layers) for at in plan.junctions]
             results.record(seeds=seeds, pairs=pairs, layers=layers, families=[f.label for f in plan.families])
         clean = [
-            _clean(folder, members, dataset, limit, side.folder, name)
-            for members, side, name in zip(zoos, sides, ("accuracy.csv", "accuracy_b.csv"), strict=False)
+            _clean(folder, members, dataset, limit, side.folder, schema)
+            for members, side, schema in zip(zoos, sides, (ACCURACY, ACCURACY_B), strict=False)
         ]
         missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
@@ -300,11 +301,11 @@ def _readable(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _clean(
-    folder: Path, members: Zoo, dataset: Dataset, limit: float | None, zoo_path: Path, name: str
+    folder: Path, members: Zoo, dataset: Dataset, limit: float | None, zoo_path: Path, schema: Schema
 ) -> dict[int, float]:
     """Seed to accuracy in percent of members without a stitch; an InputError where one has diverged."""
     _require_finite(members, members.validation_accuracy, zoo_path)
-    accuracy = hosts.from_first(name, lambda: clean_accuracy(folder, members, dataset, limit, name).tolist())
+    accuracy = hosts.from_first(schema.name, lambda: clean_accuracy(folder, members, dataset, limit, schema).tolist())
     _require_finite(members, accuracy, zoo_path)
     return dict(zip(members.seeds, accuracy, strict=True))
 
@@ -328,7 +329,7 @@ def stitch_phase(
     """Stitching what a run folder lacks."""
     lacking = {plan: list(pairs)}
     if (folder / runs.CONFIG).exists():
-        lacking = Results(folder).missing(pairs, plan)
+        lacking = StitchResults(folder).missing(pairs, plan)
     # Counted on plain convolutions, as the zoo's are.
     plain = [segment_flops(side.network, dataset.train.images.shape[1:]) for side in (sides[0], sides[-1])]
     flops = sum(

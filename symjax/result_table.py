@@ -7,8 +7,9 @@ Two processes never write the same file: the first writes `PART.NAME.csv`, proce
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -39,10 +40,11 @@ class Schema:
     part: tuple[str, ...] = ()
     order: tuple[str, ...] | None = None
     recomputable: bool = False
-    required: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "required", (*self.key, *self.columns))
+    @property
+    def required(self) -> tuple[str, ...]:
+        """All columns that every row has."""
+        return *self.key, *self.columns
 
 
 class ResultTable:
@@ -89,9 +91,10 @@ class ResultTable:
         """Write rows beside those that exist; a row replaces an older one of the same key.
 
         `assemble` brings the whole table up to date afterwards. Tables whose rows are details of rows of another table
-        (learning curves) are to be written before it, so that a row exists only when everything that belongs to it does.
+        (learning curves) are written before it, so that a row exists only when everything that belongs to it does.
         """
-        part = list(self.schema.part)
+        part, required = list(self.schema.part), self.schema.required
+        rows = rows[[*required, *(name for name in rows.columns if name not in required)]]
         groups = rows.groupby(part, sort=False) if part else [((), rows)]
         for names, group in groups:
             path = self._file(names)
@@ -125,7 +128,8 @@ class ResultTable:
             tables = {f: rows[pd.MultiIndex.from_frame(rows[shared]).isin(owners)] for f, rows in tables.items()}
         rows = _once({folder: rows for folder, rows in tables.items() if len(rows)}, self.schema)
         files = self._files("*")
-        self.add(rows)
+        if len(rows):
+            self.add(rows)
         for path in files:  # of single processes: all rows of a part are in one file now
             if "+" in path.name:
                 path.unlink()
@@ -171,10 +175,14 @@ def _once(tables: Mapping[Path, pd.DataFrame], schema: Schema) -> pd.DataFrame:
     if len(differing):
         first, second = differing[(differing[key] == differing.iloc[0][key]).all(axis=1)].iloc[:2].to_dict("records")
         named = ", ".join(f"{column} {first[column]}" for column in key)
-        values = [n for n in first if n != _FOLDER and first[n] != second[n] and not pd.isna([first[n], second[n]]).all()]
-        shown = ", ".join(f"{name} {first[name]} and {second[name]}" for name in values[:3])
+        names = [name for name in first if name != _FOLDER and not _equal(first[name], second[name])]
+        shown = ", ".join(f"{name} {first[name]} and {second[name]}" for name in names[:3])
         raise InputError(
             f"folders: {first[_FOLDER]} and {second[_FOLDER]} have different rows of {named}: {shown}; "
             "leave one of the folders out, or delete the row's file in one"
         )
     return rows.drop(columns=_FOLDER)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a == b or (pd.isna(a) and pd.isna(b))

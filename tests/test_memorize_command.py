@@ -11,7 +11,7 @@ from stitch_helpers import scratch, trained
 
 import experiments.features
 import experiments.memorize as command_module
-from experiments.memorize import COLUMNS, GROUPS, distances, finding, gaps, spelled, summarise
+from experiments.memorize import GROUPS, PAIR, distances, finding, gaps, spelled, summarise
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.errors import InputError
@@ -132,7 +132,7 @@ def with_gaps(early: float, spread: float):
         for group in GROUPS:
             gap = np.array([early + effects[i] + effects[j], 0.2]) if group == "memorizing" else np.zeros(2)
             rows += [("m", layer, group, i, group, j, 0.5 + g) for layer, g in zip("ab", gap, strict=True)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=["measure", "layer", *PAIR, "distance"])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -186,7 +186,9 @@ def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
             value = effect[i] * effect[j] + shared[i] + shared[j]
             gap[i, j] += value if group == "memorizing" else -value
             rows += [("m", "a", group, i, group, j, 0.0), ("m", "b", group, i, group, j, value)]
-    first, last, growth, below, above = gaps(pd.DataFrame(rows, columns=list(COLUMNS)), "a", "b")
+    first, last, growth, below, above = gaps(
+        pd.DataFrame(rows, columns=["measure", "layer", *PAIR, "distance"]), "a", "b"
+    )
     without = [np.delete(np.delete(gap, s, 0), s, 1).sum() / 6 for s in range(5)]
     assert first.estimate == first.standard_error == 0
     for found in (below, above):

@@ -19,7 +19,7 @@ from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
 from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, bounds, evaluate_stitch, load_stitch, parse_families
 from symjax.stitching.junction import resized
-from symjax.stitching.results import Results, pair_name
+from symjax.stitching.results import StitchResults, pair_name
 
 ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_size": 20, "validation": 0.2}
 
@@ -360,7 +360,7 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
     config = FitConfig(epochs=1, batch_size=12, flip=False, translate=0)
     make = partial(Plan, families=parse_families("full"), config=config, execution=Execution("map", "matmul"))
     members = {seed: network.init(jax.random.key(seed)) for seed in (0, 1)}
-    results, pairs = Results(tmp_path), all_pairs((0, 1))[:1]
+    results, pairs = StitchResults(tmp_path), all_pairs((0, 1))[:1]
     within, between = make(network, (0, (0, 1))), make(network, ((0, 1),), network_b=b[0])
     (result,) = Sweep(within, dataset, devices=jax.devices()[:1]).run(members.get, pairs)
     results.add(result, {0: 50.0, 1: 60.0})

@@ -14,7 +14,7 @@ import experiments.stitch
 from experiments.settings import run_command
 from symjax import runs, zoo
 from symjax.stitching import Sweep, load_stitch
-from symjax.stitching.results import COLUMNS
+from symjax.stitching.results import ROWS
 from symjax.zoo import estimate
 
 ROW = ["pair", "layer", "family"]
@@ -33,7 +33,7 @@ def command(*words, out, module=experiments.stitch):
     """Its results.csv; None of a dry run."""
     argv = [*flags(scratch()), "--out", out, "--stitch-epochs", 1, *words]
     run_command(module.main, module.Settings, [str(word) for word in argv])
-    return None if "--dry-run" in words else runs.read_csv(out / "results.csv", COLUMNS)
+    return None if "--dry-run" in words else runs.read_csv(out / "results.csv", ROWS.required)
 
 
 def test_a_model_of_the_same_code_gives_the_same_numbers(tmp_path):

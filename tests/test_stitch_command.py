@@ -26,7 +26,7 @@ from symjax import runs, zoo
 from symjax.errors import InputError
 from symjax.pairs import draw_pairs
 from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
-from symjax.stitching.results import COLUMNS, KEY, flatten, load_stitch
+from symjax.stitching.results import KEY, ROWS, flatten, load_stitch
 
 FAMILIES = ["--families", "full,matched,birkhoff", "--stitch-epochs", "2"]
 
@@ -62,7 +62,7 @@ def contents(folder):
 
 
 def table(folder):
-    return runs.read_csv(folder / "results.csv", COLUMNS)
+    return runs.read_csv(folder / "results.csv", ROWS.required)
 
 
 # --- one run for real ---
@@ -82,8 +82,8 @@ def reference(compiled_once, capsys):
 @pytest.mark.figures
 def test_the_folder_is_complete(reference):
     rows = table(reference)
-    assert list(rows.columns) == list(COLUMNS)
-    assert len(rows) == 3 * 2 * 3 == len(rows[KEY].drop_duplicates())
+    assert list(rows.columns) == list(ROWS.required)
+    assert len(rows) == 3 * 2 * 3 == len(rows[list(KEY)].drop_duplicates())
     assert rows.layer.unique().tolist() == ["relu1", "relu2"] and rows.layer_index.unique().tolist() == [0, 1]
     assert rows.starred.dtype == bool and not rows.starred.any()
     assert (rows.model_a != rows.model_b).all()
@@ -323,7 +323,7 @@ def test_a_run_that_dies_between_any_two_writes_goes_on(fake, tmp_path, monkeypa
 
 def test_results_are_kept_whole_when_a_part_is_damaged(fake, tmp_path, capsys):
     command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
-    part = next((tmp_path / "a" / "parts").glob("*.rows.csv"))
+    part = next((tmp_path / "a" / "parts").glob("*.results.csv"))
     part.write_bytes(part.read_bytes()[:-7])
     before = (tmp_path / "a" / "results.csv").read_bytes()
     with pytest.raises(SystemExit) as caught:
@@ -386,8 +386,8 @@ def test_a_killed_process_finishes_what_is_missing(tmp_path, compiled_once):
         import stitch_helpers
         import experiments.stitch as command
         from experiments.settings import run_command
-        add = command.Results.add
-        command.Results.add = lambda *arguments: (add(*arguments), time.sleep(1))
+        add = command.StitchResults.add
+        command.StitchResults.add = lambda *arguments: (add(*arguments), time.sleep(1))
         run_command(command.main, command.Settings, {[*argv, "--out", str(tmp_path / "killed")]!r})
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
