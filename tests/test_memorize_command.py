@@ -17,6 +17,7 @@ from symjax import runs, summary, zoo
 from symjax.errors import InputError
 from symjax.plots import groups as draw
 from symjax.representations import representations
+from symjax.result_table import ResultTable
 from symjax.similarity import MEASURES, group_means, mean_over_pairs
 
 SEEDS = (0, 1, 2)
@@ -222,7 +223,7 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments.features, "PAIRS_IN_BLOCK", 1)
 
     def compare():
-        return command_module.compare(path, settings, zoos, None, ["a"], ["cka"])
+        return command_module.compare(ResultTable(tmp_path, command_module.ROWS), settings, zoos, None, ["a"], ["cka"])
 
     def stopped(*rest):
         asked.append(rest[2])
@@ -290,7 +291,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     command(folder, "--measures", "cka,pwcca")
     assert asked == ["cka"]
     more = runs.read_csv(out / "results.csv")
-    pd.testing.assert_frame_equal(more[more.measure == "pwcca"], rows)
+    pd.testing.assert_frame_equal(more[more.measure == "pwcca"].reset_index(drop=True), rows)
     # Seeds in another order are the same pairs.
     capsys.readouterr()
     command(folder, "--measures", "pwcca", "--seeds", "2,0,1")

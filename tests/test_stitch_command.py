@@ -232,7 +232,7 @@ def assert_same(folder, other):
 
 def assert_alike(folder, other):
     """The same results, whatever the order in which they came."""
-    one, two = (table(f).sort_values(KEY).reset_index(drop=True) for f in (folder, other))
+    one, two = (table(f).sort_values(list(KEY)).reset_index(drop=True) for f in (folder, other))
     assert one.equals(two)
     jax.tree.map(np.testing.assert_array_equal, stitches(folder), stitches(other))
     order = ["pair", "layer", "family", "learning_rate", "epoch"]
