@@ -47,7 +47,7 @@ def test_crossval(tmp_path, capsys, monkeypatch):
     ask = ["--family", "rank", "--values", "1,2,4", "--pairs", 2]
     command(experiments.crossval, *ask, out=out)
     printed = capsys.readouterr().out
-    rows, chosen = runs.read_csv(out / "results.csv", ROWS.required), runs.read_csv(out / "chosen.csv", ROWS.required)
+    rows, chosen = runs.read_csv(out / "results.csv", ROWS.required), runs.read_csv(out / "chosen.csv", ROWS.columns)
     assert len(rows) == 2 * 2 * 3 and set(rows.family) == {"rank1", "rank2", "rank4"}
     assert len(chosen) == 2 * 2
     for row in chosen.itertuples():
