@@ -14,20 +14,21 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import add_rows, in_blocks, maps_option, only_those, parse_measures, which_layers
+from experiments.features import in_blocks, maps_option, only_those, parse_measures, which_layers
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, parallel, plots, runs, zoo
+from symjax import hosts, parallel, plots, zoo
 from symjax.errors import InputError
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.representations import as_maps, representations
+from symjax.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES, Pairwise, diagnose, pairwise
 from symjax.summary import Summary, mean, mean_and_deviation
 
-COLUMNS = ("measure", "model_a", "layer_a", "model_b", "layer_b", "value")
-EMPTY = pd.DataFrame(columns=list(COLUMNS))
+KEY = {"measure": str, "model_a": int, "layer_a": str, "model_b": int, "layer_b": str}
+ROWS = Schema("results", KEY, ("value",), part=("measure",), order=("measure", "model_a", "model_b"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main(settings: Settings) -> Summary:
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
 
     def phases() -> list[dry_run.Phase]:
-        missing = lacking(out.path, measures, pairs)
+        missing = missing_pairs(ResultTable(out.path, ROWS), measures, pairs)
         needed, to_do = needed_seeds(missing), sum(map(len, missing.values()))
         looked = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
         looked |= {"images": min(settings.examples, len(dataset.test)), "pool": False, "limit": limit}
@@ -82,28 +83,27 @@ def main(settings: Settings) -> Summary:
     dry_run.stop(settings, config, dataset, out.path, phases)
     trained = settings.train_zoo(config, dataset, zoo_path, seeds=seeds)
     with out.open() as folder:
-        missing = hosts.agreed("missing rows", lambda: lacking(folder, measures, pairs))
-        missing = {measure: hosts.own(theirs) for measure, theirs in missing.items()}
+        results = ResultTable(folder, ROWS)
+        missing = hosts.agreed("missing rows", lambda: missing_pairs(results, measures, pairs))
+        missing = {measure: hosts.own(of_measure) for measure, of_measure in missing.items()}
         images = dataset.test.images[: settings.examples]
         if needed := needed_seeds(missing):
             compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
             found = as_maps(representations(compared, images, dataset.mean, dataset.std, **options))
             if (told := degenerate(found)) and hosts.is_first():
                 print(told, file=sys.stderr)
-            total = sum(len(theirs) for theirs in missing.values())
+            total = sum(map(len, missing.values()))
             with progress_bar(desc="align", total=total, unit="pair") as bar:
-                for measure, theirs in missing.items():
+                for measure, of_measure in missing.items():
                     bar.set_postfix_str(measure)
-                    for group in in_blocks(pairs, sorted(trained.seeds), theirs):
-                        rows = compare(found, measure, group, compared.seeds, settings.maps)
-                        runs.make_folder(folder / "parts")
-                        add_rows(part(folder, measure), rows, COLUMNS)
+                    for group in in_blocks(pairs, sorted(trained.seeds), of_measure):
+                        results.add(compare(found, measure, group, compared.seeds, settings.maps))
                         bar.update(len(group))
-                    assemble(folder)
-        hosts.complete("pairs are compared", lambda: {m: p for m, p in lacking(folder, measures, pairs).items() if p})
+                    results.assemble()
+        hosts.complete("pairs are compared", lambda: missing_pairs(results, measures, pairs))
         hosts.leave_to_first("rows")
-        parts = assemble(folder)  # a run may have been stopped just before
-        table = pd.concat([chosen(parts[measure], pairs) for measure in measures], ignore_index=True)
+        results.assemble()  # a run may have been stopped just before
+        table = results.select(requested(measures, pairs))
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
         accuracy = clean_accuracy(folder, trained, dataset, limit).mean()
@@ -159,48 +159,31 @@ def compare(
     found, seeds = only_those(found, seeds, pairs)
     options = {"pairs": pairs, "layers": layers, "models": seeds, **maps_option(measure, maps)}
     result: Pairwise = pairwise(found, measure, **options)
-    return chosen(result.to_frame(), pairs)[list(COLUMNS)]
+    rows = result.to_frame()
+    orders = pd.MultiIndex.from_frame(requested([measure], pairs))
+    return rows[pd.MultiIndex.from_frame(rows[orders.names]).isin(orders)][list(ROWS.required)]
 
 
-def chosen(rows: pd.DataFrame, pairs: list[tuple[int, int]]) -> pd.DataFrame:
-    """The rows of these pairs; of a measure that is not symmetric those of both orders."""
-    theirs = pd.MultiIndex.from_frame(rows[["model_a", "model_b"]])
-    wanted = list(pairs)
-    if len(rows) and not MEASURES[rows.measure.iloc[0]].symmetric:
-        wanted += [(b, a) for a, b in pairs]
-    return rows[theirs.isin(wanted)]
-
-
-def lacking(folder: Path, measures: list[str], pairs: list[tuple[int, int]]) -> dict[str, list[tuple[int, int]]]:
-    """The pairs of each measure that have no rows."""
-    parts, missing = read_parts(folder), {}
+def requested(measures: list[str], pairs: list[tuple[int, int]]) -> pd.DataFrame:
+    """The measures and pairs that have rows; of a measure that is not symmetric, pairs in both orders."""
+    keys = []
     for measure in measures:
-        rows = parts.get(measure, EMPTY)
-        there = set(rows[["model_a", "model_b"]].itertuples(index=False, name=None))
-        missing[measure] = [pair for pair in pairs if pair not in there]
+        orders = pairs if MEASURES[measure].symmetric else [*pairs, *((b, a) for a, b in pairs)]
+        keys += [(measure, *pair) for pair in sorted(orders)]
+    return pd.DataFrame(keys, columns=["measure", "model_a", "model_b"])
+
+
+def missing_pairs(
+    results: ResultTable, measures: list[str], pairs: list[tuple[int, int]]
+) -> dict[str, list[tuple[int, int]]]:
+    """The pairs that have no rows, by measure, of measures that lack any."""
+    keys = [(measure, *pair) for measure in measures for pair in pairs]
+    missing: dict[str, list[tuple[int, int]]] = {}
+    for measure, *pair in results.missing(pd.DataFrame(keys, columns=["measure", "model_a", "model_b"])).itertuples(
+        index=False
+    ):
+        missing.setdefault(measure, []).append(tuple(pair))
     return missing
-
-
-def assemble(folder: Path) -> dict[str, pd.DataFrame]:
-    """Writes results.csv from the parts, and gives them; of several processes the first alone writes."""
-    parts = read_parts(folder)
-    if parts and hosts.is_first():
-        runs.write_csv(folder / "results.csv", pd.concat(parts.values(), ignore_index=True))
-    return parts
-
-
-def part(folder: Path, measure: str) -> Path:
-    """The file of one measure's rows that this process writes."""
-    return folder / "parts" / f"{hosts.own_name(measure)}.csv"
-
-
-def read_parts(folder: Path) -> dict[str, pd.DataFrame]:
-    """The rows that are there, by measure, pair by pair."""
-    files = [runs.read_csv(path, COLUMNS) for path in sorted((folder / "parts").glob("*.csv"))]
-    if not files:
-        return {}
-    rows = pd.concat(files).sort_values(["measure", "model_a", "model_b"], kind="stable", ignore_index=True)
-    return dict(list(rows.groupby("measure")))
 
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:

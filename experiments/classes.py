@@ -11,9 +11,11 @@ import pandas as pd
 from experiments.history import HistorySettings, agreement, convergence, spelled
 from experiments.settings import run_command
 from symjax import dynamics, plots, runs
+from symjax.result_table import Schema
 from symjax.summary import Summary, mean, over_networks
 
-COLUMNS = ("measure", "seed", "epoch", "layer", "class", "value")
+KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "class": str}
+ROWS = Schema("results", KEY, ("value",), order=("measure", "seed", "epoch"))
 MEASURE = "cca"
 
 
@@ -21,7 +23,7 @@ Settings = HistorySettings
 
 
 def main(settings: Settings) -> Summary:
-    history = settings.begin("classes", COLUMNS, [MEASURE])
+    history = settings.begin("classes", ROWS, [MEASURE])
     layers, network = history.layers, history.zoo.network
     images, labels = settings.chosen(history.dataset)
     names = list(history.dataset.class_names)
@@ -31,7 +33,6 @@ def main(settings: Settings) -> Summary:
             return dynamics.class_correlations(then, labels, names, epochs)
 
         table = history.follow(folder, compute)
-        table = table.assign(**{"class": table["class"].astype(str)})  # names such as 0, 1, 2 come back as numbers
         channels = {point.name: point.channels for point in network.points}
         chance = {layer: dynamics.chance_correlation(channels[layer], len(images)) for layer in layers}
         count = len(history.zoo)

@@ -14,7 +14,7 @@ from experiments.settings import optional, run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots, runs
 from symjax.errors import InputError, renamed
-from symjax.stitching.results import Results
+from symjax.stitching.results import StitchResults
 from symjax.stitching.selection import GRIDS, choose, with_numbers
 from symjax.summary import Summary, mean
 
@@ -51,7 +51,7 @@ def main(settings: Settings) -> Summary:
             found.title,
             found.with_warning(finding(fixed, chosen)),
             {
-                f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(together),
+                f"stitching penalty in percentage points, {found.over_pairs}": StitchResults.summary(together),
                 "how often each value was chosen": counts,
             },
             ("penalties", "choices"),

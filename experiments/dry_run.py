@@ -58,7 +58,12 @@ class Phase(NamedTuple):
 
 
 def stop(
-    settings: ZooSettings, config: ZooConfig, dataset: Dataset, folder: Path, phases: Callable[[], Sequence[Phase]]
+    settings: ZooSettings,
+    config: ZooConfig,
+    dataset: Dataset,
+    folder: Path,
+    phases: Callable[[], Sequence[Phase]],
+    model: str | None = None,
 ) -> None:
     """Ends a dry run, which tells of its phases; a command that is to run goes on.
 
@@ -71,11 +76,12 @@ def stop(
       dataset: its images.
       folder: of the results.
       phases: makes them; an InputError where the command itself would raise one.
+      model: what is called so in the title; by default the one of the settings.
     """
     if settings.dry_run or settings.memory_limit is not None:
         found = phases()
         if settings.dry_run:
-            raise Told(tell(f"{settings.model} on {dataset.name}, for {folder}", config, dataset, found))
+            raise Told(tell(f"{model or settings.model} on {dataset.name}, for {folder}", config, dataset, found))
 
 
 # --- phases that commands share ---

@@ -13,9 +13,11 @@ from experiments.features import parse_measures
 from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
 from experiments.settings import run_command
 from symjax import dynamics, plots, runs
+from symjax.result_table import Schema
 from symjax.summary import Summary, over_networks
 
-COLUMNS = ("measure", "seed", "epoch", "layer", "end_layer", "value")
+KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "end_layer": str}
+ROWS = Schema("results", KEY, ("value",), order=("measure", "seed", "epoch"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Settings(HistorySettings):
 
 def main(settings: Settings) -> Summary:
     measures = parse_measures(settings.measures, "similarity")
-    history = settings.begin("dynamics", COLUMNS, measures)
+    history = settings.begin("dynamics", ROWS, measures)
     with history.out.open() as folder:
         table = history.follow(folder, dynamics.similarity_to_end)
         crossed = plots.layers_by_layers(table, folder / "layers") is not None

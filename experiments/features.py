@@ -1,17 +1,14 @@
-"""What commands that look at layers share: which layers, on which images, and a results.csv that grows."""
+"""What commands that look at layers share: which layers, on which images."""
 
 import dataclasses
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 
 from experiments.dry_run import Phase, layers_phase
 from experiments.settings import ZooSettings
-from symjax import runs
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Member, Network
@@ -132,16 +129,3 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
     if wrong or not names:
         raise InputError(f"{flag}: {', '.join(wrong) or 'none given'}; choose from {', '.join(fitting)}")
     return names
-
-
-def read_rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """The rows of a table that grows; none where there is no file yet."""
-    return runs.read_csv(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
-
-
-def add_rows(path: Path, rows: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Writes the table with these rows behind those that are there; gives it back."""
-    before = read_rows(path, columns)
-    table = pd.concat([before, rows[list(columns)]], ignore_index=True) if len(before) else rows[list(columns)]
-    runs.write_csv(path, table)
-    return table

@@ -13,7 +13,11 @@ import pandas as pd
 from symjax import hosts, runs, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
+from symjax.result_table import ResultTable, Schema
 from symjax.training import percent
+
+ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
+ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, where there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +87,11 @@ def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:
     return ", ".join(str(seed) for seed in sorted(lost))
 
 
-def clean_accuracy(folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
-    """`test_percent`: what accuracy.csv has, or else computed and kept there."""
-    path = folder / "accuracy.csv"
-    kept = runs.read_csv(path, ("seed", "accuracy")) if path.exists() else pd.DataFrame({"seed": [], "accuracy": []})
-    if not set(members.seeds) <= set(kept.seed):
-        new = pd.DataFrame({"seed": members.seeds, "accuracy": test_percent(members, dataset, limit)})
-        kept = pd.concat([kept[~kept.seed.isin(members.seeds)], new]) if len(kept) else new
-        runs.write_csv(path, kept.sort_values("seed"))
-    return kept.set_index("seed").accuracy.loc[list(members.seeds)].to_numpy()
+def clean_accuracy(
+    folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None, schema: Schema = ACCURACY
+) -> np.ndarray:
+    """Return `test_percent` of each member; it is read from the folder's table where the table has it."""
+    table, seeds = ResultTable(folder, schema), pd.DataFrame({"seed": members.seeds})
+    if len(table.missing(seeds)):
+        table.add(seeds.assign(accuracy=test_percent(members, dataset, limit)))
+    return table.select(seeds).accuracy.to_numpy()

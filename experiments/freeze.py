@@ -15,18 +15,20 @@ from typing import Annotated, Literal
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import FeatureSettings, add_rows, parse_measures, read_rows
+from experiments.features import FeatureSettings, parse_measures
 from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import freezing, plots, runs
 from symjax.errors import InputError
 from symjax.flops import step_flops, training_flops
 from symjax.freezing import Saturation
+from symjax.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES
 from symjax.summary import Summary, mean, over_networks
 from symjax.zoo import Zoo, ZooConfig, estimate
 
-COLUMNS = ("schedule", "seed", "accuracy", "flops")
+ROWS = Schema("results", {"schedule": str, "seed": int}, ("accuracy", "flops"), order=())
+NAMES = Schema("schedules", {"name": str, "seeds": str}, ("schedule",), order=())
 SCHEDULES = ("linear", "similarity")
 OF_SIMILARITY = ("measure", "threshold", "images", "examples", "maps")  # flags
 
@@ -91,8 +93,8 @@ def main(settings: Settings) -> Summary:
     }
     with out.open() as folder:
         schedules = {name: trained.freeze for name, trained in zoos.items()}
-        write_schedules(folder / "schedules.csv", schedules, seeds)
-        table = evaluate(folder / "results.csv", zoos, dataset, settings.memory_limit)
+        names_table(ResultTable(folder, NAMES), schedules, seeds)
+        table = evaluate(ResultTable(folder, ROWS), zoos, dataset, settings.memory_limit)
         metrics = pd.concat([trained.metrics.assign(schedule=name) for name, trained in zoos.items()])
         plots.freezing(metrics, cost(zoos, dataset), folder / "freezing")
         tables = {
@@ -152,34 +154,27 @@ def spelt(freeze: tuple[int, ...], between: str = "/") -> str:
     return between.join(map(str, freeze)) or "normal"
 
 
-def write_schedules(path: Path, schedules: dict[str, tuple[int, ...]], seeds: tuple[int, ...]) -> None:
-    """What each name stood for with these seeds: that of similarity depends on them. Others' rows stay."""
+def names_table(table: ResultTable, schedules: dict[str, tuple[int, ...]], seeds: tuple[int, ...]) -> None:
+    """Write the schedule that each name stood for with these seeds: that of similarity depends on them."""
     rows = pd.DataFrame({"name": list(schedules), "schedule": list(map(spelt, schedules.values()))})
-    rows["seeds"] = " ".join(map(str, seeds))
-    table = pd.concat([read_rows(path, tuple(rows.columns)), rows]).astype(str)
-    runs.write_csv(path, table.drop_duplicates(["name", "seeds"], keep="last"))
+    table.add(rows.assign(seeds=" ".join(map(str, seeds))))
 
 
-def evaluate(path: Path, zoos: dict[str, Zoo], dataset, limit: float | None) -> pd.DataFrame:
-    """Rows of schedule (its name), seed, accuracy (percent), flops.
+def evaluate(results: ResultTable, zoos: dict[str, Zoo], dataset, limit: float | None) -> pd.DataFrame:
+    """Return rows of schedule (its name), seed, accuracy (percent), flops; only missing rows are computed.
 
-    In `path` rows have the schedule itself, such as 2/4/6/8, and of one that was found, the seeds that found it; those
-    that it lacks are computed, zoo by zoo.
+    In `results` rows have the schedule itself, such as 2/4/6/8, and of one that was found, the seeds that found it.
     """
     tables = []
     for name, trained in zoos.items():
         key, rule = spelt(trained.freeze), trained.config.rule
         if rule is not None:
             key = f"{key} found by {' '.join(map(str, rule.seeds))}"
-        there = read_rows(path, COLUMNS)
-        missing = set(trained.seeds) - set(there.seed[there.schedule == key])
-        if missing:
-            accuracy = test_percent(trained, dataset, limit)
-            flops = operations(trained, dataset)
-            rows = pd.DataFrame({"schedule": key, "seed": trained.seeds, "accuracy": accuracy, "flops": flops})
-            there = add_rows(path, rows[rows.seed.isin(missing)], COLUMNS)
-        chosen = there[(there.schedule == key) & there.seed.isin(trained.seeds)]
-        tables.append(chosen.assign(schedule=name))
+        requested = pd.DataFrame({"schedule": key, "seed": trained.seeds})
+        if len(missing := results.missing(requested)):
+            rows = requested.assign(accuracy=test_percent(trained, dataset, limit), flops=operations(trained, dataset))
+            results.add(rows[rows.seed.isin(missing.seed)])
+        tables.append(results.select(requested).assign(schedule=name))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -1,7 +1,7 @@
 """What commands that follow a training share: a zoo kept at moments, rows for each, and when a value is reached."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import FeatureSettings, add_rows, read_rows
+from experiments.features import FeatureSettings
 from experiments.folders import RunFolder, clean_accuracy, run_folder
 from experiments.settings import optional, zoo_folder
 from symjax import dynamics, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.progress import progress_bar
+from symjax.result_table import ResultTable, Schema
 from symjax.summary import mean_and_deviation
 from symjax.zoo import Zoo
 
@@ -49,10 +50,10 @@ class HistorySettings(FeatureSettings):
             raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted one before the end, {last}, or more")
         return found
 
-    def begin(self, kind: str, columns: tuple[str, ...], measures: list[str]) -> "History":
-        """What the command `kind` follows by these measures; flags are checked before the zoo is trained.
+    def begin(self, kind: str, schema: Schema, measures: list[str]) -> "History":
+        """Return what the command `kind` follows by these measures; flags are checked before the zoo is trained.
 
-        `columns` are those of its results.csv: measure, seed, epoch, and what there is a row for.
+        Rows of the table `schema` are named by measure, seed, epoch, and by what they are about.
         """
         config, seeds = self.zoo_config(), self.parse_seeds()
         epochs, dataset = self.parse_checkpoints(), self.load_dataset()
@@ -61,15 +62,13 @@ class HistorySettings(FeatureSettings):
         document |= {"zoo": config.identity(dataset), "layers": layers}  # all that rows depend on, but for their keys
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
         path = self.zoo or zoo_folder(config)
-        rows = Rows(columns, measures, epochs)
 
         def phases() -> list[dry_run.Phase]:
-            missing = {seed: rows.missing(out.path, seed) for seed in seeds}
-            to_do = sum(len(lacking) for theirs in missing.values() for lacking in theirs.values())
-            # The end of the training is looked at beside the moments.
-            moments = [1 + len(found) for theirs in missing.values() if (found := set().union(*theirs.values()))]
+            missing = ResultTable(out.path, schema).missing(moments_of(measures, seeds, epochs))
+            # The features at the end of the training are computed beside those of the moments.
+            moments = [1 + count for count in missing.groupby("seed").epoch.nunique()]
             counts = {"to_do": sum(moments), "there": 0, "together": max(moments, default=0)}
-            every = len(seeds) * len(measures) * len(epochs)
+            every, to_do = len(seeds) * len(measures) * len(epochs), len(missing)
             return [
                 dry_run.zoo_phase(config, dataset, seeds, path, self.memory_limit, keep=epochs),
                 self.layers_phase("moments to look at", dataset, layers, **counts),
@@ -77,34 +76,23 @@ class HistorySettings(FeatureSettings):
             ]
 
         dry_run.stop(self, config, dataset, out.path, phases)
-        return History(self, out, self.train_zoo(config, dataset, path, keep=epochs), path, dataset, layers, rows)
+        return History(
+            self,
+            out,
+            self.train_zoo(config, dataset, path, keep=epochs),
+            path,
+            dataset,
+            layers,
+            schema,
+            measures,
+            epochs,
+        )
 
 
-class Rows(NamedTuple):
-    """What a results.csv is to have.
-
-    Attributes:
-      columns: of the table.
-      measures: by name.
-      epochs: after which each network is looked at.
-    """
-
-    columns: tuple[str, ...]
-    measures: list[str]
-    epochs: tuple[int, ...]
-
-    def read(self, folder: Path) -> pd.DataFrame:
-        """The table that is there, which may have other rows."""
-        return read_rows(folder / "results.csv", self.columns)
-
-    def add(self, folder: Path, rows: pd.DataFrame) -> None:
-        """Writes these behind them."""
-        add_rows(folder / "results.csv", rows, self.columns)
-
-    def missing(self, folder: Path, seed: int) -> dict[str, list[int]]:
-        """By measure, the epochs of one network that have no rows."""
-        there = set(self.read(folder)[["measure", "seed", "epoch"]].itertuples(index=False, name=None))
-        return {m: [epoch for epoch in self.epochs if (m, seed, epoch) not in there] for m in self.measures}
+def moments_of(measures: Sequence[str], seeds: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
+    """All combinations of measures, seeds and epochs, in this order."""
+    index = pd.MultiIndex.from_product([measures, seeds, epochs], names=["measure", "seed", "epoch"])
+    return index.to_frame(index=False)
 
 
 class History(NamedTuple):
@@ -116,7 +104,9 @@ class History(NamedTuple):
       zoo, zoo_path: members at the end of their training, and the folder that keeps them at the moments before.
       dataset: the images.
       layers: by name.
-      rows: what is wanted of them.
+      schema: of the table of results.
+      measures: by name.
+      epochs: after which each network is compared.
     """
 
     settings: HistorySettings
@@ -125,7 +115,9 @@ class History(NamedTuple):
     zoo_path: Path
     dataset: Dataset
     layers: list[str]
-    rows: Rows
+    schema: Schema
+    measures: list[str]
+    epochs: tuple[int, ...]
 
     def follow(self, folder: Path, compute: Callable) -> pd.DataFrame:
         """Rows for all measures, seeds and epochs; those that `folder` lacks are computed, network by network.
@@ -133,25 +125,23 @@ class History(NamedTuple):
         `compute(then, end, measure, epochs)` makes rows of a network's layers: `then` is {name: (moments, n, ...)}
         after each of these epochs, `end` {name: (n, ...)} at the end of the training.
         """
+        results = ResultTable(folder, self.schema)
         bar = progress_bar(iterable=self.zoo.seeds, desc="layers", unit="network")
         for seed in bar:
-            missing = self.rows.missing(folder, seed)
-            wanted = sorted({epoch for lacking in missing.values() for epoch in lacking})
-            if not wanted:
+            missing = results.missing(moments_of(self.measures, [seed], self.epochs))
+            if missing.empty:
                 continue
-            network, members = zoo.load_history(self.zoo_path, seed, (*wanted, self.zoo.config.recipe.epochs))
-            found = self.settings.features(network, members, self.dataset, self.layers)
-            end = {layer: array[-1] for layer, array in found.items()}
-            for measure, lacking in missing.items():
+            moments = sorted(missing.epoch.unique().tolist())
+            network, members = zoo.load_history(self.zoo_path, seed, (*moments, self.zoo.config.recipe.epochs))
+            features = self.settings.features(network, members, self.dataset, self.layers)
+            end = {layer: array[-1] for layer, array in features.items()}
+            for measure, of_measure in missing.groupby("measure", sort=False):
                 bar.set_postfix_str(measure)
-                if lacking:
-                    chosen = [wanted.index(epoch) for epoch in lacking]
-                    rows = compute({layer: array[chosen] for layer, array in found.items()}, end, measure, lacking)
-                    self.rows.add(folder, rows.assign(measure=measure, seed=seed))
-        table, measures, epochs = self.rows.read(folder), self.rows.measures, self.rows.epochs
-        table = table[table.measure.isin(measures) & table.seed.isin(self.zoo.seeds) & table.epoch.isin(epochs)]
-        order = {name: i for i, name in enumerate(measures)}
-        return table.sort_values(["measure", "seed", "epoch"], key=lambda c: c.map(order) if c.name == "measure" else c)
+                epochs = of_measure.epoch.tolist()
+                places = [moments.index(epoch) for epoch in epochs]
+                rows = compute({layer: array[places] for layer, array in features.items()}, end, measure, epochs)
+                results.add(rows.assign(measure=measure, seed=seed))
+        return results.select(moments_of(self.measures, sorted(self.zoo.seeds), self.epochs))
 
     def title(self, folder: Path) -> str:
         """The network, the images looked at, and how good the members are, which is kept in `folder`."""

@@ -15,18 +15,20 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import FeatureSettings, add_rows, in_blocks, parse_measures, read_rows
+from experiments.features import FeatureSettings, in_blocks, parse_measures
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
 from symjax.progress import progress_bar
+from symjax.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES, PairMean, group_means, mean_over_pairs, pairwise
 from symjax.summary import Summary, mean
 from symjax.zoo import Group, Zoo, ZooConfig
 
-COLUMNS = ("measure", "layer", "group_a", "seed_a", "group_b", "seed_b", "distance")
-ACCURACIES = ("group", "seed", "train", "test")
+PAIR = {"group_a": str, "seed_a": int, "group_b": str, "seed_b": int}
+ROWS = Schema("results", {"measure": str, "layer": str, **PAIR}, ("distance",), order=("measure",))
+ACCURACY = Schema("accuracy", {"group": str, "seed": int}, ("train", "test"), recomputable=True)
 GROUPS = ("generalizing", "memorizing")
 # Passes over the training images after which they are known by heart.
 EPOCHS = {"digits": 40}
@@ -99,8 +101,8 @@ def main(settings: Settings) -> Summary:
     )
     zoos = zoo.train_together(groups, dataset, max_device_memory=settings.memory_limit)
     with out.open() as folder:
-        accuracies = accuracy_table(folder / "accuracy.csv", zoos, dataset, settings.memory_limit)
-        table = compare(folder / "results.csv", settings, zoos, dataset, layers, measures)
+        accuracies = accuracy_table(ResultTable(folder, ACCURACY), zoos, dataset, settings.memory_limit)
+        table = compare(ResultTable(folder, ROWS), settings, zoos, dataset, layers, measures)
         means = summarise(table)
         runs.write_csv(folder / "groups.csv", means)
         plots.groups(means, folder / "groups")
@@ -119,26 +121,22 @@ def phases(
 ) -> list[dry_run.Phase]:
     """What a dry run tells of `compare`."""
     models = both(seeds)
-    missing = lacking(folder / "results.csv", measures, models)
+    missing = missing_pairs(ResultTable(folder, ROWS), measures, models)
     to_do, every = sum(map(len, missing.values())), len(measures) * len(pairs_of(models))
     counts = {"to_do": len(models) if to_do else 0, "there": 0 if to_do else len(models), "together": len(seeds)}
     looked = settings.layers_phase("members to look at", dataset, layers, **counts)
     return [looked._replace(stored=2 * looked.stored), dry_run.Phase("pairs to compare", to_do, every - to_do)]
 
 
-def accuracy_table(path: Path, zoos: list[Zoo], dataset, limit: float | None) -> pd.DataFrame:
-    """Accuracy of every member on its own training labels and on the test images, in [0, 1]; kept in `path`."""
+def accuracy_table(table: ResultTable, zoos: list[Zoo], dataset, limit: float | None) -> pd.DataFrame:
+    """Return the accuracy of every member, in [0, 1], on its own training labels and on the test images."""
     for group, trained in zip(GROUPS, zoos, strict=True):
-        there = read_rows(path, ACCURACIES)
-        if not set(trained.seeds) <= set(there.seed[there.group == group]):
-            train, test = (
-                accuracy(trained, dataset, max_device_memory=limit)
-                for accuracy in (zoo.train_accuracy, zoo.test_accuracy)
-            )
-            rows = pd.DataFrame({"group": group, "seed": trained.seeds, "train": train, "test": test})
-            add_rows(path, rows[~rows.seed.isin(there.seed[there.group == group])], ACCURACIES)
-    table = read_rows(path, ACCURACIES)
-    return table[table.seed.isin(zoos[0].seeds)].sort_values(["group", "seed"])
+        members = pd.DataFrame({"group": group, "seed": trained.seeds})
+        if len(table.missing(members)):
+            options = {"max_device_memory": limit}
+            train = zoo.train_accuracy(trained, dataset, **options)
+            table.add(members.assign(train=train, test=zoo.test_accuracy(trained, dataset, **options)))
+    return table.select(pd.DataFrame(both(sorted(zoos[0].seeds)), columns=["group", "seed"]))
 
 
 Model = tuple[str, int]  # its group and its seed
@@ -154,30 +152,37 @@ def pairs_of(models: list[Model]) -> list[tuple[int, int]]:
     return [(i, j) for i, j in itertools.combinations(range(len(models)), 2) if models[i][1] != models[j][1]]
 
 
-def lacking(path: Path, measures: list[str], models: list[Model]) -> dict[str, list[tuple[int, int]]]:
-    """By measure, the pairs that have no rows."""
-    keys = ["measure", "group_a", "seed_a", "group_b", "seed_b"]
-    there = set(read_rows(path, COLUMNS)[keys].itertuples(index=False, name=None))
-    return {m: [(i, j) for i, j in pairs_of(models) if (m, *models[i], *models[j]) not in there] for m in measures}
+def requested(measures: list[str], models: list[Model]) -> pd.DataFrame:
+    """The measures and pairs of networks that have rows, with the positions of the networks."""
+    keys = [(m, *models[i], *models[j], i, j) for m in measures for i, j in pairs_of(models)]
+    return pd.DataFrame(keys, columns=["measure", *PAIR, "i", "j"])
 
 
-def compare(path: Path, settings: Settings, zoos: list[Zoo], dataset, layers, measures) -> pd.DataFrame:
-    """The distances of equal layers of all pairs of networks, of both groups; those that `path` lacks are computed."""
+def missing_pairs(results: ResultTable, measures: list[str], models: list[Model]) -> dict[str, list[tuple[int, int]]]:
+    """The pairs that have no rows, by measure."""
+    every = requested(measures, models)
+    missing = results.missing(every.drop(columns=["i", "j"])).merge(every, how="left")
+    pairs: dict[str, list[tuple[int, int]]] = {measure: [] for measure in measures}
+    for measure, i, j in missing[["measure", "i", "j"]].itertuples(index=False):
+        pairs[measure].append((i, j))
+    return pairs
+
+
+def compare(results: ResultTable, settings: Settings, zoos: list[Zoo], dataset, layers, measures) -> pd.DataFrame:
+    """Return the distances of equal layers of all pairs of networks of both groups, and compute the missing ones."""
     models = both(zoos[0].seeds)
-    found, pairs = None, lacking(path, measures, models)
+    features, pairs = None, missing_pairs(results, measures, models)
     bar = progress_bar(iterable=measures, desc="memorize", unit="measure")
     for measure in bar:
         bar.set_postfix_str(measure)
         if not (missing := pairs[measure]):
             continue
-        if found is None:
+        if features is None:
             parts = [settings.features(trained.network, trained.members, dataset, layers) for trained in zoos]
-            found = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
+            features = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
         for group in in_blocks(pairs_of(models), range(len(models)), missing):
-            add_rows(path, distances(found, measure, group, models), COLUMNS)
-    table = read_rows(path, COLUMNS)
-    seeds = set(zoos[0].seeds)
-    return table[table.measure.isin(measures) & table.seed_a.isin(seeds) & table.seed_b.isin(seeds)]
+            results.add(distances(features, measure, group, models))
+    return results.select(requested(measures, models).drop(columns=["i", "j"]))
 
 
 def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[Model]) -> pd.DataFrame:
@@ -189,7 +194,7 @@ def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[Mo
             value = (result.values[k, i, k, j] + result.values[k, j, k, i]) / 2
             value = 1 - value if MEASURES[measure].kind == "similarity" else value
             rows.append((measure, layer, *models[i], *models[j], value))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=["measure", "layer", *PAIR, "distance"])
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:

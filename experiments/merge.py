@@ -9,20 +9,21 @@ on with where it was interrupted; the folders stay as they are.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 import experiments.align
+from experiments.folders import ACCURACY, ACCURACY_B
 from experiments.settings import optional, run_command
 from experiments.sharing import split_name
 from symjax import runs, summary
 from symjax.errors import InputError
-from symjax.merging import Parts, merge_parts, merge_table
-from symjax.rotation import results as rotation
-from symjax.stitching import results as stitching
+from symjax.result_table import ResultTable
+from symjax.rotation.results import RotationResults
+from symjax.stitching.results import StitchResults
 from symjax.zoo.merging import merge_members
 
 
@@ -34,30 +35,12 @@ class Settings:
     """The folder to make, or to add to."""
 
 
-STITCHES = Parts(
-    tuple(stitching.KEY),
-    ".rows.csv",
-    ".curves.csv",
-    ("learning_rate", "epoch"),
-    arrays="stitches",
-    prefix=lambda row: f"{row.layer}/{row.family}/",
-)
-ROTATIONS = Parts(tuple(rotation.KEY), ".rows.csv", ".curves.csv", ("epoch",))
-SIMILARITIES = Parts(("measure", "model_a", "layer_a", "model_b", "layer_b"))
-
-
-def of_stitches(folder: Path) -> None:
-    stitching.Results(folder).assemble()
-
-
-# From the kind of a folder to how its rows are kept, and how its results.csv is made of them.
-KINDS: dict[str, tuple[Parts, Callable[[Path], object]]] = {
-    "stitch": (STITCHES, of_stitches),
-    "crossval": (STITCHES, of_stitches),
-    "lasso": (STITCHES, of_stitches),
-    "rotate": (ROTATIONS, lambda folder: rotation.Results(folder).assemble()),
-    "align": (SIMILARITIES, experiments.align.assemble),
+KINDS: dict[str, Callable[[Path, Sequence[Path]], int]] = {
+    **dict.fromkeys(("stitch", "crossval", "lasso"), lambda out, folders: StitchResults(out).merge(folders)),
+    "rotate": lambda out, folders: RotationResults(out).merge(folders),
+    "align": lambda out, folders: ResultTable(out, experiments.align.ROWS).merge(folders),
 }
+"""For each kind of folder a function that writes the rows of folders into one of them, and returns their number."""
 
 
 def main(settings: Settings) -> None:
@@ -75,19 +58,16 @@ def main(settings: Settings) -> None:
         sources = [out, *(folder for folder in folders if folder.resolve() != out.resolve())]
         if kind == "zoo":
             finished, going = merge_members(sources, out)
-            found = f"{len(finished)} finished members"
+            merged = f"{len(finished)} finished members"
             for seed, epochs in sorted(going.items()):
                 print(f"not finished: seed {seed}, after {epochs} epochs", file=sys.stderr)
         else:
-            parts, assemble = KINDS[kind]
-            for source in sources if kind == "rotate" else ():
-                rotation.Results(out).keep(rotation.Results(source).structures())
-            found = f"{merge_parts(parts, sources, out)} rows"
-            assemble(out)
-        merge_table("accuracy.csv", "seed", sources, out)
+            merged = f"{KINDS[kind](out, sources)} rows"
+        for table in (ACCURACY, ACCURACY_B):
+            ResultTable(out, table).merge(sources)
     for line in unfinished(folders, kind):
         print(line, file=sys.stderr)
-    print(f"{out}: {found} of {len(folders)} folder{'s' * (len(folders) > 1)}")
+    print(f"{out}: {merged} of {len(folders)} folder{'s' * (len(folders) > 1)}")
     if command := whole_command(folders, out):
         print(f"next: {command}")
 

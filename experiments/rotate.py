@@ -26,9 +26,9 @@ from symjax.network import Network
 from symjax.progress import progress_bar
 from symjax.rotation import Case, Plan, Retraining, parse_kinds
 from symjax.rotation.cost import retraining_flops
-from symjax.rotation.division import Unit, divided, missing, side_by_side
+from symjax.rotation.division import Unit, divided, side_by_side
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
-from symjax.rotation.results import Results, layer_name
+from symjax.rotation.results import RotationResults, layer_name
 from symjax.summary import Summary, mean, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
@@ -155,7 +155,7 @@ def main(settings: Settings) -> Summary:
     name = f"{short_name(config.dataset)}-width{config.width}"
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
     structures = {name: one.identity(dataset)["structure"] for name, one in configs.items()}
-    Results(out.path).check(structures)
+    RotationResults(out.path).check(structures)
     dry_run.stop(
         settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
     )
@@ -164,9 +164,9 @@ def main(settings: Settings) -> Summary:
         for name, one in configs.items()
     }
     with out.open() as folder:
-        results = Results(folder)
+        results = RotationResults(folder)
         results.keep(structures)
-        lacking = hosts.agreed("missing rows", lambda: missing(results, units))
+        lacking = hosts.agreed("missing rows", lambda: results.missing(units))
         mine = hosts.own(divided(lacking, hosts.count()))
         limit = settings.memory_limit
         baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
@@ -177,7 +177,7 @@ def main(settings: Settings) -> Summary:
                 program = Retraining(at_layers(plans[name], theirs), dataset, max_device_memory=limit)
                 of = zoos[name], baselines[name]
                 retrain(program, name, of, members, results, settings.rotation_seed, bar)
-        hosts.complete("retraining is done", lambda: missing(results, units))
+        hosts.complete("retraining is done", lambda: results.missing(units))
         hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
         wanted = (list(plans), layers, seeds, cases)
@@ -195,7 +195,7 @@ def phases(
     settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, Plan], dataset, seeds, units, folder
 ) -> list[dry_run.Phase]:
     """What a dry run tells: for each model the training of its zoo, and its matrices."""
-    limit, results = settings.memory_limit, Results(folder)
+    limit, results = settings.memory_limit, RotationResults(folder)
     training, matrices = ["members to train"], ["matrices"]
     if len(configs) > 1:
         training, matrices = ([f"{name} {what}" for name in configs] for what in ("to train", "matrices"))
@@ -205,7 +205,7 @@ def phases(
         found.append(dry_run.zoo_phase(one, dataset, seeds, path, limit, name=called))
     for called, (name, one) in zip(matrices, configs.items(), strict=True):
         theirs = [unit for unit in units if unit[0] == name]
-        lacking = missing(results, theirs)
+        lacking = results.missing(theirs)
         to_do = sum(len(cases) for *_, cases in lacking)
         phase = dry_run.Phase(called, to_do, sum(len(cases) for *_, cases in theirs) - to_do, 0.0)
         if to_do:
@@ -252,7 +252,9 @@ def parse_layers(text: str, count: int) -> list[int]:
     return sorted({int(part) - 1 for part in parts})
 
 
-def retrain(program: Retraining, name: str, of, members, results: Results, rotation_seed: int, bar: tqdm) -> None:
+def retrain(
+    program: Retraining, name: str, of, members, results: RotationResults, rotation_seed: int, bar: tqdm
+) -> None:
     """Layers of one model: member after member, all matrices of each at once that memory is to hold."""
     trained, baselines = of
     what = f"{name} {','.join(map(layer_name, program.plan.points))}"

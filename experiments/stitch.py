@@ -11,7 +11,7 @@ from experiments.settings import run_command
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.stitching import parse_families
-from symjax.stitching.results import Results
+from symjax.stitching.results import StitchResults
 from symjax.summary import Summary, mean
 
 EVERY_FAMILY = (
@@ -40,7 +40,7 @@ def main(settings: Settings) -> Summary:
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
             ),
-            {f"stitching penalty in percentage points, {found.over_pairs}": Results.summary(found.table)},
+            {f"stitching penalty in percentage points, {found.over_pairs}": StitchResults.summary(found.table)},
             tuple(figures),
         )
 

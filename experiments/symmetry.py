@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import add_rows, read_rows
 from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from symjax import parallel, plots, runs, zoo
@@ -24,6 +23,7 @@ from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
 from symjax.progress import progress_bar
+from symjax.result_table import ResultTable, Schema
 from symjax.stitching.acted import KINDS, acted_flops, check_points, moments_need, stitch_to_acted
 from symjax.summary import Summary, mean
 
@@ -31,8 +31,12 @@ DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condi
 VERDICTS = {True: "member", False: "no member", None: "undecided"}
 SCALES = np.concatenate([np.linspace(0.1, 10, 100), [30.0, 100.0, 1000.0]])
 CURVES = ("gelu", "relu")
-COLUMNS = ("seed", "layer", "layer_index", "starred", "family", "clean_accuracy", "stitched_accuracy", "penalty")
-COLUMNS += ("difference",)
+ROWS = Schema(
+    "results",
+    {"seed": int, "layer_index": int, "family": str},
+    ("layer", "starred", "clean_accuracy", "stitched_accuracy", "penalty", "difference"),
+    order=("layer_index", "seed"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,9 +132,13 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
 
 def missing(folder: Path, seeds, points: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
     """By seed, the points of which results.csv has no rows."""
-    rows = read_rows(folder / "results.csv", COLUMNS)
-    there = set(rows[["seed", "layer_index"]].itertuples(index=False, name=None))
-    return {seed: tuple(point for point in points if (seed, point) not in there) for seed in seeds}
+    rows = ResultTable(folder, ROWS).missing(requested(seeds, points))
+    return {seed: tuple(rows.layer_index[rows.seed == seed].tolist()) for seed in seeds}
+
+
+def requested(seeds, points: tuple[int, ...]) -> pd.DataFrame:
+    """All combinations of points and seeds, in this order."""
+    return pd.MultiIndex.from_product([points, sorted(seeds)], names=["layer_index", "seed"]).to_frame(index=False)
 
 
 def kept(path: Path, columns: tuple[str, ...], make) -> pd.DataFrame:
@@ -181,8 +189,10 @@ def stitch(
     for seed, theirs in missing(folder, trained.seeds, points).items():
         groups.setdefault(theirs, []).append(seed)
 
-    def keep(found: list[dict]) -> None:  # member by member, so that a run that is stopped has lost one at most
-        add_rows(folder / "results.csv", pd.DataFrame(found), COLUMNS)
+    results = ResultTable(folder, ROWS)
+
+    def keep(rows: list[dict]) -> None:  # member by member, so that a run that is stopped loses one at most
+        results.add(pd.DataFrame(rows))
 
     total = sum(len(lacking) * len(seeds) * len(KINDS) for lacking, seeds in groups.items())
     with progress_bar(desc="symmetry", unit="stitch", total=total, disable=not total) as bar:
@@ -193,9 +203,7 @@ def stitch(
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
                 options = {"on_row": bar.update, "on_member": keep, "max_device_memory": limit}
                 stitch_to_acted(theirs, dataset, keys, lacking, **options)
-    rows = read_rows(folder / "results.csv", COLUMNS)
-    chosen = rows[rows.seed.isin(trained.seeds) & rows.layer_index.isin(points)]
-    return chosen.sort_values(["layer_index", "seed"], kind="stable")
+    return results.select(requested(trained.seeds, points))
 
 
 def grid(defects: pd.DataFrame) -> pd.DataFrame:

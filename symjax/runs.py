@@ -288,8 +288,14 @@ def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
     _write(path, lambda file: file.write(text.encode()))
 
 
-def read_csv(path: PathLike, columns: Iterable[str] = (), *, delete: PathLike | None = None) -> pd.DataFrame:
-    """What `write_csv` wrote.
+def read_csv(
+    path: PathLike,
+    columns: Iterable[str] = (),
+    *,
+    dtype: Mapping[str, type] | None = None,
+    delete: PathLike | None = None,
+) -> pd.DataFrame:
+    """What `write_csv` wrote; columns of `dtype` are read as of these types, others by how they look.
 
     Raises:
       InputError: the file is missing, broken or of another configuration (see `check_mark`), or lacks one of `columns`.
@@ -298,7 +304,7 @@ def read_csv(path: PathLike, columns: Iterable[str] = (), *, delete: PathLike | 
     try:
         if not data.endswith(b"\n"):
             raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data), dtype={MARK: str})  # digits alone would be a number
+        frame = pd.read_csv(io.BytesIO(data), dtype={**(dtype or {}), MARK: str})  # digits alone would be a number
     except ValueError as error:  # pandas' own parser errors, too
         raise _broken(path, "CSV", error, delete) from None
     if absent := [column for column in columns if column not in frame.columns]:

@@ -1,4 +1,4 @@
-"""How results are shown: in one line."""
+"""How results, types and functions are written: each in one line."""
 
 import dataclasses
 from typing import Any
@@ -16,6 +16,21 @@ def one_line(result: Any) -> str:
     else:
         names = result._fields
     return f"{type(result).__name__}({', '.join(f'{name}={_shown(getattr(result, name))}' for name in names)})"
+
+
+def described(tree: Any, batch: str | None = None) -> str:
+    """Types and shapes of the arrays of a pytree, as float32[2, 3], or float32[n, 3] with `batch` "n"."""
+    leaves = jax.tree.leaves(tree)
+    if not all(hasattr(leaf, "shape") for leaf in leaves):
+        return short(tree)
+    shapes = [[*map(str, leaf.shape)] if batch is None else [batch, *map(str, leaf.shape[1:])] for leaf in leaves]
+    return ", ".join(f"{leaf.dtype}[{', '.join(shape)}]" for leaf, shape in zip(leaves, shapes, strict=True))
+
+
+def name_of(function: Any) -> str:
+    """How a function, or an optimizer by what updates, is called in a configuration."""
+    function = getattr(function, "update", function)
+    return getattr(function, "__qualname__", type(function).__name__).replace("<locals>.", "")
 
 
 def _shown(value: Any) -> str:

@@ -182,7 +182,7 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     assert more.groupby("measure").size().to_dict() == {"cka": 12, "procrustes": 12, "svcca": 2}
 
 
-@pytest.mark.parametrize("piece", ["parts/cka.csv", slow("accuracy.csv")])
+@pytest.mark.parametrize("piece", ["parts/cka.results.csv", slow("accuracy.csv")])
 @pytest.mark.few(1)
 def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     own, other = command(measures="cka"), command("--examples", 30, measures="cka", out="other")
@@ -246,7 +246,7 @@ def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
 
 def test_a_value_that_is_none_does_not_vanish_from_the_finding():
     rows = [("cka", 0, "relu1", j, "relu1", value) for j, value in ((1, 0.5), (2, np.nan))]
-    table = pd.DataFrame(rows, columns=list(experiments.align.COLUMNS))
+    table = pd.DataFrame(rows, columns=list(experiments.align.ROWS.required))
     assert "cka nan and nan" in experiments.align.finding(table, ["relu1"])
 
 

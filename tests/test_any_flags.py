@@ -98,7 +98,7 @@ WRONG = {
     bool: ["maybe", "2"],
     Path: ["file", "file/below", "x" * 300, "x" * 300 + "/below", "new/" + "x" * 300, "loop", "loop/below"],
 }
-TAKEN = {("beside", ""), ("beside", "\n")}  # none beside
+TAKEN = {(name, nothing) for name in ("beside", "model_options", "model_b_options") for nothing in ("", "\n")}
 # The command says what is wrong with one of these, or goes ahead.
 DOUBTFUL = {
     int: ["0", "1", "100", "1000000", str(2**32), str(10**30)],

@@ -18,7 +18,7 @@ from experiments.folders import diverged
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.stitching import Sweep
-from symjax.stitching.results import COLUMNS, load_stitch
+from symjax.stitching.results import ROWS, load_stitch
 from symjax.stitching.selection import GRIDS, choose
 
 
@@ -47,7 +47,7 @@ def test_crossval(tmp_path, capsys, monkeypatch):
     ask = ["--family", "rank", "--values", "1,2,4", "--pairs", 2]
     command(experiments.crossval, *ask, out=out)
     printed = capsys.readouterr().out
-    rows, chosen = runs.read_csv(out / "results.csv", COLUMNS), runs.read_csv(out / "chosen.csv", COLUMNS)
+    rows, chosen = runs.read_csv(out / "results.csv", ROWS.required), runs.read_csv(out / "chosen.csv", ROWS.columns)
     assert len(rows) == 2 * 2 * 3 and set(rows.family) == {"rank1", "rank2", "rank4"}
     assert len(chosen) == 2 * 2
     for row in chosen.itertuples():
@@ -98,7 +98,7 @@ def test_lasso(tmp_path, capsys, monkeypatch):
     # A weight that no loss can hold against: every entry is zero, and the network guesses.
     ask = ["--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1]
     command(experiments.lasso, *ask, out=out)
-    rows = runs.read_csv(out / "results.csv", COLUMNS).set_index(["family", "layer"])
+    rows = runs.read_csv(out / "results.csv", ROWS.required).set_index(["family", "layer"])
     channels = {"relu1": 4, "relu2": 8}
     for layer, count in channels.items():
         assert rows.sparsity["lasso_proximal:10000", layer] == 1

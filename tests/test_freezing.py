@@ -7,17 +7,20 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from campaign import slow
+from jax import lax
 
+from symjax import Network, models, stitch_point
 from symjax import flops as counting
-from symjax import models
 from symjax.errors import InputError
 from symjax.flops import lowered_step, step_flops, training_flops
 from symjax.freezing import Saturation, linear_schedule
 from symjax.network.member import leaves_by_path
 from symjax.training import Recipe, create_state
 from symjax.training.loop import optimizer, train_step
+from symjax.training.task import cross_entropy
 
 SHAPE = (16, 16, 3)
 RECIPE = Recipe(batch_size=8)
@@ -75,6 +78,56 @@ def test_the_first_step_of_the_others_is_that_of_normal_training():
     distances = dict(zip(leaves_by_path(normal), apart(normal, frozen), strict=True))
     assert max(distance for path, distance in distances.items() if path not in fixed) < 1e-5
     assert max(distance for path, distance in distances.items() if path in fixed) > 1e-4
+
+
+LABELS = {"first": "a", "second": "b", "last": "a"}
+# Of some parameters by name: optimizers that look at each alone, and at the tree of all.
+ANY_OPTIMIZER = {
+    "adam": lambda names: optax.adam(0.1),
+    "clipped": lambda names: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1, momentum=0.9)),
+    "flattened": lambda names: optax.flatten(optax.adam(0.1)),
+    "by labels": lambda names: optax.multi_transform(
+        {"a": optax.adam(0.1), "b": optax.set_to_zero()}, {name: LABELS[name] for name in names}
+    ),
+    "by a function": lambda names: optax.multi_transform(
+        {"a": optax.adam(0.1), "b": optax.sgd(0.1)}, lambda tree: {name: LABELS[name] for name in tree}
+    ),
+    "masked": lambda names: optax.chain(
+        optax.add_decayed_weights(0.1, {name: LABELS[name] == "b" for name in names}), optax.adam(0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANY_OPTIMIZER)
+def test_any_optimizer_trains_what_is_not_frozen(name):
+    """As the same optimizer does of these parameters alone, step by step, in a loop."""
+
+    def mlp(weights, x):
+        hidden = stitch_point(jnp.tanh(x @ weights["first"]), "hidden")
+        return jnp.tanh(hidden @ weights["second"]) @ weights["last"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"first": (4, 5), "second": (5, 5), "last": (5, 3)}
+    weights = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    x, y = jnp.asarray(rng.normal(size=(8, 4)), jnp.float32), jnp.arange(8, dtype=jnp.int32) % 3
+    network = Network.from_function(mlp, weights, example=x[:1])
+    tx = ANY_OPTIMIZER[name](list(shapes))
+
+    def step(carry, _):
+        return train_step(network, tx, *carry, x, y, 1)
+
+    begun = network.member(weights)
+    (member, _), _ = jax.jit(lambda carry: lax.scan(step, carry, length=3))((begun, tx.init(begun.params)))
+    alone = {name: weights[name] for name in ("second", "last")}
+    tx = ANY_OPTIMIZER[name](list(alone))
+    state, gradient = tx.init(alone), jax.grad(lambda part: cross_entropy(mlp({**weights, **part}, x), y))
+    for _ in range(3):
+        updates, state = tx.update(gradient(alone), state, alone)
+        alone = optax.apply_updates(alone, updates)
+    for path, leaf in {**weights, **alone}.items():
+        np.testing.assert_allclose(member.params[path], leaf, atol=1e-5, err_msg=path)
+    assert np.array_equal(member.params["first"], weights["first"])
+    assert not np.allclose(member.params["last"], weights["last"], atol=0.1)
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20"])

@@ -20,7 +20,7 @@ from test_zoo import CONFIG, DATASET, assert_same, train
 from symjax import hosts, runs
 from symjax.errors import InputError
 from symjax.stitching import PairResult, Stitch
-from symjax.stitching.results import Results
+from symjax.stitching.results import StitchResults
 from symjax.zoo.merging import merge_members
 from symjax.zoo.stored import StoredMember, abstract_state
 
@@ -125,9 +125,13 @@ def test_the_rows_of_a_pair(tmp_path, monkeypatch):
     stitch = Stitch(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
     found = PairResult((0, 1), [row], [curve], {("relu1", "full"): (stitch, ({"mean": np.ones(3)},))})
     refused = each_refusal(
-        monkeypatch, tmp_path, lambda folder: Results(folder).add(found, {0: 90.0, 1: 91.0}), contents
+        monkeypatch,
+        tmp_path,
+        lambda folder: StitchResults(folder).add(found, {0: 90.0, 1: 91.0}),
+        contents,
+        harmless=["mkdir"],  # of a folder that exists
     )
-    assert [what for what, _ in refused] == ["mkdir", "mkdir", *5 * WRITE]
+    assert [what for what, _ in refused] == ["mkdir", *WRITE, "mkdir", *WRITE, "mkdir", *3 * WRITE]
 
 
 @pytest.fixture(scope="module")

@@ -307,7 +307,7 @@ def test_matrices_are_shared_out(tmp_path):
         assert all(code == 0 for code, _, _ in job), job
     devices, found = shards(job[0][2])
     assert devices == 8 and (8, 1) in found and {size for size, _ in found} == {8}  # four matrices and four copies
-    assert len(list((folders[2] / "rotate" / "parts").glob("*.rows.csv"))) == 2
+    assert len(list((folders[2] / "rotate" / "parts").glob("*.results.csv"))) == 2
     for name in ("results.csv", "curves.csv"):
         assert len({(folder / "rotate" / name).read_bytes() for folder in folders[:2]}) == 1
     for folder in folders[1:]:

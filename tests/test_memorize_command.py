@@ -11,12 +11,13 @@ from stitch_helpers import scratch, trained
 
 import experiments.features
 import experiments.memorize as command_module
-from experiments.memorize import COLUMNS, GROUPS, distances, finding, gaps, spelled, summarise
+from experiments.memorize import GROUPS, PAIR, distances, finding, gaps, spelled, summarise
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.errors import InputError
 from symjax.plots import groups as draw
 from symjax.representations import representations
+from symjax.result_table import ResultTable
 from symjax.similarity import MEASURES, group_means, mean_over_pairs
 
 SEEDS = (0, 1, 2)
@@ -132,7 +133,7 @@ def with_gaps(early: float, spread: float):
         for group in GROUPS:
             gap = np.array([early + effects[i] + effects[j], 0.2]) if group == "memorizing" else np.zeros(2)
             rows += [("m", layer, group, i, group, j, 0.5 + g) for layer, g in zip("ab", gap, strict=True)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=["measure", "layer", *PAIR, "distance"])
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -186,7 +187,9 @@ def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
             value = effect[i] * effect[j] + shared[i] + shared[j]
             gap[i, j] += value if group == "memorizing" else -value
             rows += [("m", "a", group, i, group, j, 0.0), ("m", "b", group, i, group, j, value)]
-    first, last, growth, below, above = gaps(pd.DataFrame(rows, columns=list(COLUMNS)), "a", "b")
+    first, last, growth, below, above = gaps(
+        pd.DataFrame(rows, columns=["measure", "layer", *PAIR, "distance"]), "a", "b"
+    )
     without = [np.delete(np.delete(gap, s, 0), s, 1).sum() / 6 for s in range(5)]
     assert first.estimate == first.standard_error == 0
     for found in (below, above):
@@ -220,7 +223,7 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments.features, "PAIRS_IN_BLOCK", 1)
 
     def compare():
-        return command_module.compare(path, settings, zoos, None, ["a"], ["cka"])
+        return command_module.compare(ResultTable(tmp_path, command_module.ROWS), settings, zoos, None, ["a"], ["cka"])
 
     def stopped(*rest):
         asked.append(rest[2])
@@ -288,7 +291,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     command(folder, "--measures", "cka,pwcca")
     assert asked == ["cka"]
     more = runs.read_csv(out / "results.csv")
-    pd.testing.assert_frame_equal(more[more.measure == "pwcca"], rows)
+    pd.testing.assert_frame_equal(more[more.measure == "pwcca"].reset_index(drop=True), rows)
     # Seeds in another order are the same pairs.
     capsys.readouterr()
     command(folder, "--measures", "pwcca", "--seeds", "2,0,1")

@@ -17,9 +17,8 @@ from experiments.settings import run_command
 from experiments.sharing import SharedSettings, split_name
 from symjax import runs, zoo
 from symjax.errors import InputError
-from symjax.rotation.results import COLUMNS as ROTATED
-from symjax.rotation.results import CURVES as ROTATED_CURVES
-from symjax.stitching.results import COLUMNS, KEY
+from symjax.rotation import results as rotation
+from symjax.stitching.results import KEY, ROWS
 from symjax.zoo.merging import merge_members
 
 CONFIG = {"zoo": {"model": "none"}, "pair_seed": 0}
@@ -45,10 +44,18 @@ def refused(capsys, *argv) -> str:
 
 def stitch_rows(pair, families=("full", "rank1"), accuracy=90.0) -> pd.DataFrame:
     a, b = map(int, pair.split("-"))
-    plain = {"pair": pair, "model_a": a, "model_b": b, "layer": "relu1", "layer_index": 0, "starred": False}
+    plain = {
+        "pair": pair,
+        "model_a": a,
+        "model_b": b,
+        "layer": "relu1",
+        "layer_b": "relu1",
+        "layer_index": 0,
+        "starred": False,
+    }
     numbers = {"hyperparameter": np.nan, "start": "auto", "learning_rate": 1e-2, "clean_accuracy": 95.1}
     numbers |= {"stitched_accuracy": accuracy, "penalty": 95.1 - accuracy, "val_accuracy": 1 / 3, "sparsity": 0.0}
-    return pd.DataFrame([{**plain, "family": family, **numbers} for family in families])[list(COLUMNS)]
+    return pd.DataFrame([{**plain, "family": family, **numbers} for family in families])[list(ROWS.required)]
 
 
 def plant(folder, pairs, config=CONFIG, families=("full", "rank1"), accuracy=90.0, matrix=1.0, done=True) -> Path:
@@ -58,12 +65,12 @@ def plant(folder, pairs, config=CONFIG, families=("full", "rank1"), accuracy=90.
             (folder / name).mkdir(exist_ok=True)
         for pair in pairs:
             rows = stitch_rows(pair, families, accuracy)
-            curves = [{"pair": pair, "layer": "relu1", "family": family, "learning_rate": 1e-2} for family in families]
+            curves = [{**row, "learning_rate": 1e-2, "accuracy": 99.0} for row in rows[list(KEY)].to_dict("records")]
             curves = pd.DataFrame([{**row, "epoch": epoch, "loss": 0.1} for row in curves for epoch in (1, 2)])
             arrays = {f"relu1/{family}/matrix": np.full((2, 2), matrix) for family in families}
             runs.write_npz(folder / "stitches" / f"{pair}.npz", arrays)
             runs.write_csv(folder / "parts" / f"{pair}.curves.csv", curves)
-            runs.write_csv(folder / "parts" / f"{pair}.rows.csv", rows)
+            runs.write_csv(folder / "parts" / f"{pair}.results.csv", rows)
         seeds = sorted({int(seed) for pair in pairs for seed in pair.split("-")})
         runs.write_csv(folder / "accuracy.csv", pd.DataFrame({"seed": seeds, "accuracy": 95.1}))
         if done:
@@ -84,7 +91,7 @@ def test_keys_are_taken_once(capsys):
     told = capsys.readouterr()
     assert "run: 6 rows of 2 folders" in told.out and "not " not in told.err
     assert "next: python -m experiments.stitch --pairs 4 --bias --out run\n" in told.out
-    rows = runs.read_csv("run/results.csv", COLUMNS)
+    rows = runs.read_csv("run/results.csv", ROWS.required)
     wanted = pd.concat([stitch_rows(pair) for pair in ("0-1", "1-2", "2-0")], ignore_index=True)
     pd.testing.assert_frame_equal(rows, wanted, check_exact=True)
     assert len(runs.read_csv("run/curves.csv")) == 3 * 2 * 2
@@ -105,7 +112,7 @@ def test_a_merge_can_be_repeated_gone_on_with_and_added_to(capsys):
     merge("run.task-3-of-3", "run.task-1-of-3", "run.task-2-of-3", "run", "--out", "run")  # itself among them
     assert contents("run") == one
     # Stopped half-way: stitches and curves of a pair are there, its rows are not.
-    (Path("run/parts/1-2.rows.csv")).unlink()
+    (Path("run/parts/1-2.results.csv")).unlink()
     merge(*(f"run.task-{i}-of-3" for i in (1, 2, 3)))
     assert contents("run") == one
     assert {i: contents(f"run.task-{i}-of-3") for i in (1, 2, 3)} == before
@@ -115,9 +122,9 @@ def test_families_of_one_pair_in_two_folders():
     plant("a", ["0-1"], families=("full",))
     plant("b", ["0-1"], families=("rank1", "full"))
     merge("a", "b", "--out", "c")
-    assert set(map(tuple, runs.read_csv("c/results.csv")[KEY].to_numpy())) == {
-        ("0-1", "relu1", "full"),
-        ("0-1", "relu1", "rank1"),
+    assert set(map(tuple, runs.read_csv("c/results.csv")[list(KEY)].to_numpy())) == {
+        ("0-1", "relu1", "relu1", "full"),
+        ("0-1", "relu1", "relu1", "rank1"),
     }
     assert set(runs.read_npz("c/stitches/0-1.npz")) == {"relu1/full/matrix", "relu1/rank1/matrix"}
 
@@ -132,10 +139,10 @@ def test_a_key_with_two_values_is_an_error(what, capsys):
         and "1-2" in told
         and {"accuracy": "stitched_accuracy 90.0 and 89.0", "matrix": "arrays"}[what] in told
     )
-    assert not Path("c/parts/1-2.rows.csv").exists()
+    assert not Path("c/parts/1-2.results.csv").exists()
 
 
-@pytest.mark.parametrize("piece", ["parts/0-1.rows.csv", "parts/0-1.curves.csv", "stitches/0-1.npz", "accuracy.csv"])
+@pytest.mark.parametrize("piece", ["parts/0-1.results.csv", "parts/0-1.curves.csv", "stitches/0-1.npz", "accuracy.csv"])
 def test_a_piece_of_another_configuration_is_an_error(piece, capsys):
     plant("a", ["0-1"])
     plant("b", ["1-2"])
@@ -148,7 +155,7 @@ def test_a_piece_of_another_configuration_is_an_error(piece, capsys):
 def test_what_has_no_row_does_not_count():
     """Of a task that was stopped between a stitch and its row, another has computed the pair again."""
     plant("a", ["0-1"], matrix=2.0)
-    Path("a/parts/0-1.rows.csv").unlink()
+    Path("a/parts/0-1.results.csv").unlink()
     plant("b", ["0-1"], matrix=1.0)
     merge("a", "b", "--out", "c")
     assert (runs.read_npz("c/stitches/0-1.npz")["relu1/full/matrix"] == 1).all()
@@ -166,7 +173,7 @@ def test_bad_folders_are_errors(capsys):
     with runs.open_folder("other", "dynamics", {}):
         pass
     assert "dynamics" in refused(capsys, "other", "--out", "c")
-    path = Path("run.task-1-of-2/parts/0-1.rows.csv")
+    path = Path("run.task-1-of-2/parts/0-1.results.csv")
     path.write_bytes(path.read_bytes()[:-30])
     assert str(path) in refused(capsys, "run.task-1-of-2", "--out", "c")
     assert not Path("c/results.csv").exists()
@@ -186,12 +193,14 @@ def test_rotations_of_two_processes_and_two_folders():
             (path / "parts").mkdir()
             for mark, kind in zip(marks, ("none", "orthogonal") if folder == "a" else ("g_relu",), strict=True):
                 key = {"model": "m", "layer": "conv1", "seed": 0, "kind": kind, "repeat": 0}
-                rows = pd.DataFrame([{**dict.fromkeys(ROTATED, 1.5), **key}])
-                curves = pd.DataFrame([{**dict.fromkeys(ROTATED_CURVES, 2.5), **key, "epoch": e} for e in (1, 2)])
+                rows = pd.DataFrame([{**dict.fromkeys(rotation.ROWS.columns, 1.5), **key}])
+                curves = pd.DataFrame(
+                    [{**dict.fromkeys(rotation.CURVES.columns, 2.5), **key, "epoch": e} for e in (1, 2)]
+                )
                 runs.write_csv(path / "parts" / f"m.conv1.0{mark}.curves.csv", curves)
-                runs.write_csv(path / "parts" / f"m.conv1.0{mark}.rows.csv", rows)
+                runs.write_csv(path / "parts" / f"m.conv1.0{mark}.results.csv", rows)
     merge("a", "b", "--out", "c")
-    assert sorted(path.name for path in Path("c/parts").iterdir()) == ["m.conv1.0.curves.csv", "m.conv1.0.rows.csv"]
+    assert sorted(path.name for path in Path("c/parts").iterdir()) == ["m.conv1.0.curves.csv", "m.conv1.0.results.csv"]
     assert runs.read_csv("c/results.csv").kind.tolist() == ["g_relu", "none", "orthogonal"]
     assert len(runs.read_csv("c/curves.csv")) == 6
 

@@ -13,7 +13,7 @@ import experiments.freeze
 import experiments.lasso
 from experiments.settings import run_command
 from symjax import dynamics, summary
-from symjax.stitching.results import Results
+from symjax.stitching.results import StitchResults
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
@@ -38,7 +38,7 @@ CASES = {
     "classes": Case(experiments.classes, MOMENTS, dynamics, "class_correlations"),
     "freeze": Case(experiments.freeze, [*LOOKS, "--schedules", "1"], experiments.freeze, "test_percent"),
     # Two pairs at a time on two devices; the second two begin.
-    "lasso": Case(experiments.lasso, STITCHES, Results, "add", kept=2),
+    "lasso": Case(experiments.lasso, STITCHES, StitchResults, "add", kept=2),
 }
 
 

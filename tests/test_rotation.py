@@ -29,7 +29,6 @@ from symjax.rotation.division import divided, side_by_side
 from symjax.rotation.features import Features, FrontProgram, count_blocks, share_budget
 from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
 from symjax.rotation.published import against_published, gaps
-from symjax.rotation.results import Results
 from symjax.training import Recipe
 
 CASES = [Case(kind, repeat) for kind in ("none", "g_relu", "orthogonal") for repeat in (0, 1)]
@@ -486,18 +485,19 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
 
 def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
     """What is saved, group by group and layer by layer, is not asked for again."""
-    add, added = Results._add, []
+    write, written = runs.write_csv, []
 
-    def dies(self, where, *arguments):
-        if len(added) == 5:  # one layer of the third group
+    def dies(path, frame):
+        if len(written) == 5:  # one layer of the third group
             raise KeyboardInterrupt
-        added.append(where["layer"])
-        add(self, where, *arguments)
+        write(path, frame)
+        if str(path).endswith(".0.results.csv"):
+            written.append(frame.layer[0])
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(Results, "_add", dies)
+        patch.setattr(runs, "write_csv", dies)
         command()
-    assert end.value.code == 130 and added == ["conv1", "conv2"] * 2 + ["conv1"]
+    assert end.value.code == 130 and written == ["conv1", "conv2"] * 2 + ["conv1"]
     everything = set(asked)
     asked.clear()
     command()

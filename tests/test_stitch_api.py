@@ -19,7 +19,7 @@ from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
 from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, bounds, evaluate_stitch, load_stitch, parse_families
 from symjax.stitching.junction import resized
-from symjax.stitching.results import Results, pair_name
+from symjax.stitching.results import StitchResults, pair_name
 
 ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_size": 20, "validation": 0.2}
 
@@ -360,7 +360,7 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
     config = FitConfig(epochs=1, batch_size=12, flip=False, translate=0)
     make = partial(Plan, families=parse_families("full"), config=config, execution=Execution("map", "matmul"))
     members = {seed: network.init(jax.random.key(seed)) for seed in (0, 1)}
-    results, pairs = Results(tmp_path), all_pairs((0, 1))[:1]
+    results, pairs = StitchResults(tmp_path), all_pairs((0, 1))[:1]
     within, between = make(network, (0, (0, 1))), make(network, ((0, 1),), network_b=b[0])
     (result,) = Sweep(within, dataset, devices=jax.devices()[:1]).run(members.get, pairs)
     results.add(result, {0: 50.0, 1: 60.0})
@@ -423,11 +423,11 @@ X, Y = vectors()
         ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], wanted as in train"),
         ({"train": (X[:, :4], Y), "test": (X[:, :4], Y)}, r"got inputs float32\[n, 4\], expected float32\[n, 5\]"),
         ({"train": (X.astype(int), Y), "test": (X.astype(int), Y)}, r"got inputs int32\[n, 5\], expected float32"),
-        ({"train": (X, Y + 1)}, "train, test: got classes from 1 to 3, expected 0 to 2"),
-        ({"train": (X, X), "test": (X, X)}, r"loss: got none for outputs float32\[n, 3\] and targets float32\[n, 5\]"),
-        ({"train": (X, X), "test": (X, X), "loss": squared}, "metric: got none for outputs"),
-        ({"metric": squared}, "metric: got .* for 2 examples, expected a number for each example"),
-        ({"loss": closeness}, "loss: got .* for 2 examples, expected one number"),
+        ({"train": (X, Y + 1)}, r"network: linear returns float32\[7, 3\] for 7 examples, expected \(7, 4\), a logit"),
+        ({"train": (X, X), "test": (X, X)}, "loss: got none for targets that are not classes"),
+        ({"train": (X, X), "test": (X, X), "loss": squared}, "metric: got none for targets that are not classes"),
+        ({"metric": squared}, r"metric: it returned float32\[\] for 7 examples, expected a score for each example"),
+        ({"loss": closeness}, r"loss: it returned float32\[7\] for 7 examples, expected a number"),
         ({"loss": "mse"}, "loss: got 'mse', expected a function"),
         ({"validation": 0.0}, "validation: "),
         ({"batch_size": 100}, "batch_size: 100 is more than the 48 training"),

@@ -26,7 +26,7 @@ from symjax import runs, zoo
 from symjax.errors import InputError
 from symjax.pairs import draw_pairs
 from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
-from symjax.stitching.results import COLUMNS, KEY, flatten, load_stitch
+from symjax.stitching.results import KEY, ROWS, flatten, load_stitch
 
 FAMILIES = ["--families", "full,matched,birkhoff", "--stitch-epochs", "2"]
 
@@ -62,7 +62,7 @@ def contents(folder):
 
 
 def table(folder):
-    return runs.read_csv(folder / "results.csv", COLUMNS)
+    return runs.read_csv(folder / "results.csv", ROWS.required)
 
 
 # --- one run for real ---
@@ -82,8 +82,8 @@ def reference(compiled_once, capsys):
 @pytest.mark.figures
 def test_the_folder_is_complete(reference):
     rows = table(reference)
-    assert list(rows.columns) == list(COLUMNS)
-    assert len(rows) == 3 * 2 * 3 == len(rows[KEY].drop_duplicates())
+    assert list(rows.columns) == list(ROWS.required)
+    assert len(rows) == 3 * 2 * 3 == len(rows[list(KEY)].drop_duplicates())
     assert rows.layer.unique().tolist() == ["relu1", "relu2"] and rows.layer_index.unique().tolist() == [0, 1]
     assert rows.starred.dtype == bool and not rows.starred.any()
     assert (rows.model_a != rows.model_b).all()
@@ -181,7 +181,7 @@ class FakeSweep:
     def __init__(self, plan, dataset, *, num_pairs):
         self.plan = plan
 
-    def run(self, member, pairs, *, seed, on_epoch, on_evaluation):
+    def run(self, member, pairs, *, member_b, seed, on_epoch, on_evaluation):
         for pair in pairs:
             if pair == FakeSweep.fail_at:
                 raise KeyboardInterrupt
@@ -232,7 +232,7 @@ def assert_same(folder, other):
 
 def assert_alike(folder, other):
     """The same results, whatever the order in which they came."""
-    one, two = (table(f).sort_values(KEY).reset_index(drop=True) for f in (folder, other))
+    one, two = (table(f).sort_values(list(KEY)).reset_index(drop=True) for f in (folder, other))
     assert one.equals(two)
     jax.tree.map(np.testing.assert_array_equal, stitches(folder), stitches(other))
     order = ["pair", "layer", "family", "learning_rate", "epoch"]
@@ -323,7 +323,7 @@ def test_a_run_that_dies_between_any_two_writes_goes_on(fake, tmp_path, monkeypa
 
 def test_results_are_kept_whole_when_a_part_is_damaged(fake, tmp_path, capsys):
     command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
-    part = next((tmp_path / "a" / "parts").glob("*.rows.csv"))
+    part = next((tmp_path / "a" / "parts").glob("*.results.csv"))
     part.write_bytes(part.read_bytes()[:-7])
     before = (tmp_path / "a" / "results.csv").read_bytes()
     with pytest.raises(SystemExit) as caught:
@@ -386,8 +386,8 @@ def test_a_killed_process_finishes_what_is_missing(tmp_path, compiled_once):
         import stitch_helpers
         import experiments.stitch as command
         from experiments.settings import run_command
-        add = command.Results.add
-        command.Results.add = lambda *arguments: (add(*arguments), time.sleep(1))
+        add = command.StitchResults.add
+        command.StitchResults.add = lambda *arguments: (add(*arguments), time.sleep(1))
         run_command(command.main, command.Settings, {[*argv, "--out", str(tmp_path / "killed")]!r})
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
@@ -437,6 +437,23 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--families", "rank0"], ["families: 'rank0'", "rank must be positive"]),
         (["--layers", "relu9"], ["'relu9' is not a stitch point", "known: relu1, relu2, relu3, relu4"]),
         (["--layers", ""], ["layers: got none", "relu1"]),
+        (["--model-b", "mlp"], ["model_b: 'mlp' is unknown", "mcnn", "resnet20"]),
+        (["--model-b", "mcnn", "--model-b-options", "depth"], ["model_b_options: got 'depth'"]),
+        (["--model-b", "mcnn", "--width-b", "0"], ["width_b: got 0"]),
+        (["--model-b-options", "norm=False"], ["model_b_options: got norm=False without --model-b"]),
+        (["--zoo-b", "b"], ["zoo_b: got b without --model-b"]),
+        (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, but --model-b is --model"]),
+        (["--model-b", "mcnn_k", "--zoo", "a", "--zoo-b", "a"], ["zoo_b: got a for both zoos"]),
+        (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20, "]),
+        (
+            ["--model-b", "resnet20", "--layers", "relu1"],
+            ["layers: 'relu1' is not a stitch point of resnet20;"],
+        ),
+        (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn; known: relu1"]),
+        (
+            ["--model-b", "mcnn", "--width-b", "4", "--families", "birkhoff,matched"],
+            ["families: birkhoff stitches points of equal widths alone; got 8 channels at relu1 of A and 4 at relu1"],
+        ),
         (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
         (["--dataset", "missing.npz"], ["missing.npz"]),

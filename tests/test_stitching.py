@@ -30,7 +30,7 @@ from symjax.stitching import (
     stitched_output,
 )
 from symjax.stitching.lane import Lane, _choose
-from symjax.stitching.results import Results
+from symjax.stitching.results import StitchResults
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
@@ -330,7 +330,7 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
     monkeypatch.setattr(fit, "low_rank", lambda factors: None)
     wanted = run()
     assert [row["family"] for row in found.rows] == ["rank1", "full", "rank2"] * 2
-    Results(tmp_path).add(found, {0: 90.0, 1: 90.0})
+    StitchResults(tmp_path).add(found, {0: 90.0, 1: 90.0})
     for key, (stitch, stats) in found.stitches.items():
         saved = load_stitch(tmp_path, (0, 1), *key, like=zoo.member(1).state)
         assert same(saved, (stitch, stats)) and jax.tree.structure(saved[0]) == jax.tree.structure(stitch)

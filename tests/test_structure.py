@@ -16,7 +16,7 @@ from symjax.models.myrtle import Myrtle
 from symjax.models.registry import Model
 from symjax.network import Network
 from symjax.network.structure import structure
-from symjax.rotation.results import Results
+from symjax.rotation.results import RotationResults
 
 TINY = models.MODELS["tiny"]
 IMAGE = {"image_size": 8, "channels": 1}
@@ -87,7 +87,7 @@ def test_a_changed_model_does_not_meet_old_checkpoints(monkeypatch, tmp_path):
 
 
 def test_rows_of_rotations_are_of_one_structure(tmp_path):
-    results = Results(tmp_path)
+    results = RotationResults(tmp_path)
     results.keep({"mcnn": "a"})
     results.keep({"mcnn_k": "b"})
     with pytest.raises(InputError, match="rows of another structure of mcnn_k:"):

@@ -274,7 +274,7 @@ REFUSED = {
     r"network: its parameter \['n'\] is int32": (INTEGERS, REGRESSION, OWN),
     "data: got 3, expected a Dataset or a mapping": (MLP, 3, OWN),
     "data: x_test, y_test: got only": (MLP, {"x_train": FEATURES, "y_train": LABELS}, {}),
-    r"network: the example of mlp is float32\[4\], the inputs of the data are int32\[6\]": (
+    r"network: the example of mlp is float32\[n, 4\], the inputs of the data are int32\[n, 6\]": (
         MLP,
         arrays(TOKENS, LABELS),
         {},
@@ -296,6 +296,11 @@ REFUSED = {
     r"loss: it cannot take outputs float32\[7, 2\] and": (MLP, REGRESSION, OWN | {"loss": lambda a, b: (a @ b).sum()}),
     "optimizer: 'sgd' is unknown": (MLP, REGRESSION, OWN | {"optimizer": "sgd"}),
     "optimizer: it returned 3": (MLP, REGRESSION, OWN | {"optimizer": lambda steps: 3}),
+    r"optimizer: types or shapes change in a step, from int32\[\] to float32\[\]": (
+        MLP,
+        REGRESSION,
+        OWN | {"optimizer": optax.GradientTransformation(lambda p: jnp.int32(0), lambda g, s, p=None: (g, s + 0.5))},
+    ),
     "learning_rate: is for optimizers given by name": (MLP, REGRESSION, OWN | {"learning_rate": 0.1}),
     "rate: is no option of training": (MLP, REGRESSION, OWN | {"rate": 0.1}),
     "seeds: got 0": (MLP, REGRESSION, OWN | {"seeds": 0}),

@@ -9,7 +9,7 @@ import numpy as np
 
 from symjax import checks
 from symjax.errors import InputError
-from symjax.spelling import one_line
+from symjax.spelling import described, one_line
 
 # Channel means and deviations that published runs used, in units of 0..255 (Godfrey et al. 2022).
 PUBLISHED_STATISTICS = {
@@ -156,7 +156,7 @@ class Dataset:
             for name in ("images", "labels"):
                 expected, given = getattr(self.train, name), getattr(part, name)
                 if given.shape[1:] != expected.shape[1:] or (name == "images" and given.dtype != expected.dtype):
-                    raise InputError(f"{name}: got {_described(given)}, wanted as in train, {_described(expected)}")
+                    raise InputError(f"{name}: got {described(given)}, wanted as in train, {described(expected)}")
         if self.class_names:
             self._check_classes()
         if (self.mean is None) != (self.std is None):
@@ -174,7 +174,7 @@ class Dataset:
         for part in (self.train, self.validation, self.test):
             if part.labels.ndim != 1 or part.labels.dtype.kind not in "iu":
                 wanted = "integers (n,), positions in class_names, or class_names=() for other targets than classes"
-                raise InputError(f"labels: got {_described(part.labels)}, wanted {wanted}")
+                raise InputError(f"labels: got {described(part.labels)}, wanted {wanted}")
             if len(part) and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
                 reach = f"{part.labels.min()} to {part.labels.max()}"
                 raise InputError(f"labels: got {reach}, wanted 0 to {self.num_classes - 1}, positions in class_names")
@@ -206,14 +206,10 @@ class Dataset:
         return self.example_shape[2] if len(self.example_shape) == 3 else None
 
 
-def _described(array: np.ndarray) -> str:
-    return f"{array.dtype}{list(array.shape)}"
-
-
 def _require_images(augmentation, dataset: Dataset) -> None:
     """An InputError where `flip` or `translate` ask for augmentation and inputs are not uint8 images."""
     if (augmentation.flip or augmentation.translate) and not are_images(dataset.train.images):
-        given = f"flip={augmentation.flip}, translate={augmentation.translate} for {_described(dataset.train.images)}"
+        given = f"flip={augmentation.flip}, translate={augmentation.translate} for {described(dataset.train.images)}"
         raise InputError(f"flip, translate: got {given}, wanted False and 0: only uint8 images (n, h, w, c) have them")
 
 

@@ -1,16 +1,9 @@
 """What a run has to retrain: sets of matrices, shared out among processes, and side by side within one."""
 
 from symjax.rotation.plan import Case
-from symjax.rotation.results import Results
+from symjax.rotation.results import Unit
 
-Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices
 Runs = dict[tuple[str, tuple[str, ...]], list[tuple[int, list[Case]]]]  # by model and layers: seeds with matrices
-
-
-def missing(results: Results, units: list[Unit]) -> list[Unit]:
-    """What has no results."""
-    lacking = [(*unit[:3], results.missing(*unit)) for unit in units]
-    return [unit for unit in lacking if unit[3]]
 
 
 def divided(units: list[Unit], parts: int) -> list[Unit]:

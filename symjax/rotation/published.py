@@ -24,7 +24,7 @@ def gaps(rows: pd.DataFrame, kind: str = "orthogonal", over: str = "g_relu") -> 
     Returns:
       The gaps, and what the units are.
     """
-    kinds = rows.set_index(KEY[1:]).penalty.unstack("kind").reindex(columns=[kind, over])
+    kinds = rows.set_index(list(KEY)[1:]).penalty.unstack("kind").reindex(columns=[kind, over])
     unit = "seed" if rows.seed.nunique() > 1 else "repeat"
     gap = (kinds[kind] - kinds[over]).groupby(["layer", unit]).agg(mean).unstack("layer")
     return gap.reindex(columns=rows.layer.unique()).dropna(), {"seed": "members", "repeat": "matrices"}[unit]

@@ -1,12 +1,11 @@
-"""A rotation run's folder: a table row per model, layer, member, kind and repeat, and learning curves.
+"""The folder of a rotation run: tables of results and of learning curves, and the models' fingerprints.
 
-    results.csv       accuracies and penalties in percent
-    curves.csv        loss and accuracies (percent) per epoch
-    structures.json   of each model the fingerprint of its code
-    parts/            what both tables are assembled from, one pair of files per model, layer and member (and per
-                      process, where several share its matrices out among them)
+    results.csv       a row for each model, layer, member, kind and repeat: accuracies and penalties in percent
+    curves.csv        loss and accuracies (percent) of each epoch
+    structures.json   the fingerprint of each model's code
+    parts/            the tables by model, layer and member, see `symjax.result_table`
 
-A part is written when its retraining is done, curves first: a row is there when all that belongs to it is.
+A part is written when its retraining is done, its rows of results.csv last: where a row exists, the rest does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +15,24 @@ import pandas as pd
 
 from symjax import hosts, runs
 from symjax.errors import InputError
+from symjax.result_table import ResultTable, Schema
 from symjax.rotation.plan import Case, Found
 
-WHERE = ["model", "layer", "seed"]
-KEY = [*WHERE, "kind", "repeat"]
-COLUMNS = (*KEY, "accuracy", "baseline", "penalty", "val_accuracy", "loss")
-CURVES = (*KEY, "epoch", "loss", "accuracy", "val_accuracy")
-
-
+KEY = {"model": str, "layer": str, "seed": int, "kind": str, "repeat": int}
+PART = ("model", "layer", "seed")
+ROWS = Schema("results", KEY, ("accuracy", "baseline", "penalty", "val_accuracy", "loss"), PART)
+CURVES = Schema("curves", {**KEY, "epoch": int}, ("loss", "accuracy", "val_accuracy"), PART)
 STRUCTURES = "structures.json"
 
+Unit = tuple[str, str, int, list[Case]]  # model, layer, seed, and matrices
 
-class Results:
-    """What a rotation folder holds."""
+
+class RotationResults:
+    """The contents of the folder of a rotation run."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self._rows, self._curves = ResultTable(folder, ROWS), ResultTable(folder, CURVES)
 
     def structures(self) -> dict[str, str]:
         """Of each model that has rows the fingerprint of its structure (`symjax.models.structure`)."""
@@ -53,83 +54,62 @@ class Results:
         if hosts.is_first():
             runs.write_json(self.folder / STRUCTURES, {**self.structures(), **structures})
 
-    def missing(self, model: str, layer: str, seed: int, cases: Iterable[Case]) -> list[Case]:
-        """Those of the cases that have no row."""
-        rows = self._all("rows", COLUMNS, name=f"{model}.{layer}.{seed}")
-        there = set(rows[["kind", "repeat"]].itertuples(index=False, name=None))
-        return [case for case in cases if tuple(case) not in there]
+    def missing(self, units: Sequence[Unit]) -> list[Unit]:
+        """Return the units that lack rows, each with the cases that it lacks."""
+        keys = [(*unit, *case) for *unit, cases in units for case in cases]
+        missing: dict[tuple, list[Case]] = {}
+        for *unit, kind, repeat in self._rows.missing(pd.DataFrame(keys, columns=list(KEY))).itertuples(index=False):
+            missing.setdefault(tuple(unit), []).append(Case(kind, repeat))
+        return [(*unit, cases) for unit, cases in missing.items()]
 
-    def add(self, model: str, seed: int, baseline: float, found: Sequence[Found]) -> None:
-        """Adds what retraining gave; `baseline` is the member's own test accuracy in percent."""
-        for point in dict.fromkeys(one.point for one in found):
-            where = {"model": model, "layer": layer_name(point), "seed": seed}
-            self._add(where, baseline, [one for one in found if one.point == point])
+    def add(self, model: str, seed: int, baseline: float, results: Sequence[Found]) -> None:
+        """Write the results of retraining; `baseline` is the member's own test accuracy in percent."""
+        rows, curves = [], []
+        for result in results:
+            key = {"model": model, "layer": layer_name(result.point), "seed": seed, **result.case._asdict()}
+            accuracies = {"accuracy": result.accuracy, "baseline": baseline, "penalty": baseline - result.accuracy}
+            rows.append({**key, **accuracies, "val_accuracy": result.val_accuracy, "loss": result.history[-1]["loss"]})
+            curves += [{**key, **epoch} for epoch in result.history]
+        self._curves.add(pd.DataFrame(curves)[list(CURVES.required)])
+        self._rows.add(pd.DataFrame(rows))
         self.assemble()
 
-    def _add(self, where: dict, baseline: float, found: Sequence[Found]) -> None:
-        """Of one layer."""
-        rows, curves = [], []
-        for one in found:
-            key = {**where, **one.case._asdict()}
-            rows.append(
-                {
-                    **key,
-                    "accuracy": one.accuracy,
-                    "baseline": baseline,
-                    "penalty": baseline - one.accuracy,
-                    "val_accuracy": one.val_accuracy,
-                    "loss": one.history[-1]["loss"],
-                }
-            )
-            curves += [{**key, **epoch} for epoch in one.history]
-        self._merge(self._part(**where, kind="curves"), pd.DataFrame(curves), CURVES, [*KEY, "epoch"])
-        self._merge(self._part(**where, kind="rows"), pd.DataFrame(rows), COLUMNS, KEY)
-
     def assemble(self) -> None:
-        """Writes results.csv and curves.csv from the parts; of several processes the first alone."""
-        if not hosts.is_first():
-            return
-        for name, kind, columns in (("results", "rows", COLUMNS), ("curves", "curves", CURVES)):
-            # In an order that does not depend on which process computed what.
-            rows = self._all(kind, columns).sort_values([*KEY, "epoch"] if kind == "curves" else KEY)
-            runs.write_csv(self.folder / f"{name}.csv", rows)
+        """Write results.csv and curves.csv from the parts; of several processes the first alone."""
+        self._rows.assemble()
+        self._curves.assemble()
 
     def table(self, models, layers, seeds, cases) -> pd.DataFrame:
-        """The rows of these models, layers, members and cases, in their order."""
-        return self._chosen(self._all("rows", COLUMNS), models, layers, seeds, cases)
+        """Return the rows of these models, layers, members and cases, in their order."""
+        return self._rows.select(_requested(models, layers, seeds, cases))
 
     def curves(self, models, layers, seeds, cases) -> pd.DataFrame:
-        """The learning curves of these, in their order."""
-        return self._chosen(self._all("curves", CURVES), models, layers, seeds, cases)
+        """Return the learning curves of these, in their order."""
+        return self._curves.select(_requested(models, layers, seeds, cases))
 
-    @staticmethod
-    def _chosen(rows, models, layers, seeds, cases) -> pd.DataFrame:
-        kinds = list(dict.fromkeys(case.kind for case in cases))
-        orders = {"model": list(models), "layer": list(layers), "kind": kinds, "seed": list(seeds)}
-        chosen = pd.MultiIndex.from_frame(rows[["kind", "repeat"]]).isin([tuple(case) for case in cases])
-        for column, order in orders.items():
-            chosen &= rows[column].isin(order)
-        by = lambda column: column.map(orders[column.name].index) if column.name in orders else column  # noqa: E731
-        return rows[chosen].sort_values([*orders, "repeat"], key=by, kind="stable").reset_index(drop=True)
+    def merge(self, folders: Sequence[Path]) -> int:
+        """Write the results of all `folders`, among which this one is; return how many rows there are."""
+        for folder in folders:
+            self.keep(RotationResults(folder).structures())
+        rows = pd.concat([ResultTable(folder, ROWS).rows() for folder in folders], ignore_index=True)
+        self._curves.merge(folders, details_of=rows)
+        return self._rows.merge(folders)
 
-    def _part(self, model: str, layer: str, seed: int, kind: str) -> Path:
-        return self.folder / "parts" / f"{hosts.own_name(f'{model}.{layer}.{seed}')}.{kind}.csv"
 
-    def _all(self, kind: str, columns, name: str = "*") -> pd.DataFrame:
-        parts = self.folder / "parts"
-        paths = sorted({*parts.glob(f"{name}.{kind}.csv"), *parts.glob(f"{name}+*.{kind}.csv")})
-        if not paths:
-            return pd.DataFrame(columns=list(columns))
-        key = [column for column in (*KEY, "epoch") if column in columns]
-        # Of a process that was stopped between curves and rows, another has written the curves once more.
-        return pd.concat([runs.read_csv(path, columns) for path in paths]).drop_duplicates(key, ignore_index=True)
-
-    def _merge(self, path: Path, frame: pd.DataFrame, columns, key: list[str]) -> None:
-        frame = frame[list(columns)]
-        runs.make_folder(path.parent)
-        if path.exists():
-            frame = pd.concat([runs.read_csv(path, columns), frame]).drop_duplicates(key, keep="last")
-        runs.write_csv(path, frame)
+def _requested(models, layers, seeds, cases: Iterable[Case]) -> pd.DataFrame:
+    """The keys of the rows of these, by model, layer, kind, member and repeat."""
+    kinds: dict[str, list[int]] = {}
+    for case in cases:
+        kinds.setdefault(case.kind, []).append(case.repeat)
+    keys = [
+        (model, layer, seed, kind, repeat)
+        for model in models
+        for layer in layers
+        for kind, repeats in kinds.items()
+        for seed in seeds
+        for repeat in repeats
+    ]
+    return pd.DataFrame(keys, columns=list(KEY))
 
 
 def layer_name(point: int) -> str:

@@ -17,14 +17,15 @@ from symjax.data import Dataset, Split
 from symjax.data.dataset import Source, build
 from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
-from symjax.spelling import one_line
+from symjax.spelling import described, one_line
 from symjax.stitching.evaluate import evaluate_member
 from symjax.stitching.families import Family, parse_families
 from symjax.stitching.fit import FitConfig, Plan
 from symjax.stitching.results import trouble
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import Sweep, check_plan
-from symjax.training.task import accuracy_scores, cross_entropy
+from symjax.training.loop import tree_types
+from symjax.training.own import EXAMPLES, check_functions
 
 PyTree = Any
 Point = str | int
@@ -154,14 +155,15 @@ def stitch(
         dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
     check_plan(plan, dataset)
     outputs = [_outputs(one, dataset) for one in (network, network_b)]
-    _check_task(config, outputs[1], source)
+    targets = jax.ShapeDtypeStruct((EXAMPLES, *dataset.train.labels.shape[1:]), dataset.train.labels.dtype)
+    check_functions(loss, metric, network_b, outputs[1], targets, _num_classes(source))
 
     sweep = Sweep(plan, dataset, num_pairs=1, devices=devices)
     (result,) = sweep.run({0: member_a, 1: member_b}.get, [(0, 1)], seed=seed)
     if text := trouble(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
         warnings.warn(text, stacklevel=2)
     score = {"batch_size": config.eval_batch_size, "metric": metric}
-    comparable = _described(outputs[0]) == _described(outputs[1])  # else A's task is another one than B's
+    comparable = tree_types(outputs[0]) == tree_types(outputs[1])  # else A's task is another one than B's
     clean_a = evaluate_member(network, member_a, dataset.test, None, None, **score) if comparable else np.nan
     clean_b = evaluate_member(network_b, member_b, dataset.test, None, None, **score)
     return _result(result, clean_a, clean_b, metric is None)
@@ -238,43 +240,19 @@ def _own_words(prefix: str = ""):
 
 
 def _outputs(network: Network, dataset: Dataset) -> PyTree:
-    """Shapes and types of a network's outputs on two examples; an InputError where it does not take the inputs."""
+    """Shapes and types of a network's outputs on `EXAMPLES` inputs; an InputError where it does not take them."""
     leaves, inputs = jax.tree.leaves(network.example), dataset.train.images
     fits = len(leaves) == 1 and leaves[0].shape[1:] == inputs.shape[1:]
     if not fits or np.issubdtype(leaves[0].dtype, np.integer) != np.issubdtype(inputs.dtype, np.integer):
-        expected = ", ".join(f"{leaf.dtype}{['n', *leaf.shape[1:]]}" for leaf in leaves).replace("'", "")
-        given = f"{inputs.dtype}{['n', *inputs.shape[1:]]}".replace("'", "")
+        given, expected = described(inputs, "n"), described(network.example, "n")
         raise InputError(f"train: got inputs {given}, expected {expected} as of the example of {network.name}")
-    x = jax.ShapeDtypeStruct((2, *inputs.shape[1:]), inputs.dtype)
+    x = jax.ShapeDtypeStruct((EXAMPLES, *inputs.shape[1:]), inputs.dtype)
     return jax.eval_shape(network.apply, network.shapes, x)
 
 
-def _described(tree: PyTree) -> str:
-    return ", ".join(f"{leaf.dtype}[n{''.join(f', {n}' for n in leaf.shape[1:])}]" for leaf in jax.tree.leaves(tree))
-
-
-def _check_task(config: FitConfig, outputs: PyTree, source: Source) -> None:
-    """An InputError where outputs and targets are not what loss and metric take, or these return other shapes."""
-    targets = source.train.labels
-    if config.loss is None or config.metric is None:
-        leaf, given = jax.tree.leaves(outputs)[0], f"outputs {_described(outputs)} and targets {_described(targets)}"
-        lacking = "loss" if config.loss is None else "metric"
-        if not isinstance(outputs, jax.ShapeDtypeStruct) or leaf.ndim != 2 or targets.ndim != 1:
-            raise InputError(
-                f"{lacking}: got none for {given}; expected logits (n, classes) and classes (n,), or {lacking}="
-            )
-        if targets.dtype.kind not in "iu":
-            raise InputError(f"{lacking}: got none for {given}; expected integer classes, or {lacking}=")
-        for part in (source.train, source.test):
-            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < leaf.shape[1]:
-                reach = f"{part.labels.min()} to {part.labels.max()}"
-                raise InputError(f"train, test: got classes from {reach}, expected 0 to {leaf.shape[1] - 1}")
-    two = jax.ShapeDtypeStruct((2, *targets.shape[1:]), targets.dtype)
-    for name, function, shape in (
-        ("loss", config.loss or cross_entropy, ()),
-        ("metric", config.metric or accuracy_scores, (2,)),
-    ):
-        result = jax.eval_shape(function, outputs, two)
-        if getattr(result, "shape", None) != shape:
-            wanted = "a number for each example" if shape else "one number"
-            raise InputError(f"{name}: got {getattr(result, 'shape', short(result))} for 2 examples, expected {wanted}")
+def _num_classes(source: Source) -> int | None:
+    """How many classes integer targets (n,) from 0 stand for; None where they are no classes."""
+    labels = [part.labels for part in (source.train, source.test) if len(part)]
+    if any(part.ndim != 1 or part.dtype.kind not in "iu" or part.min() < 0 for part in labels):
+        return None
+    return int(max(part.max() for part in labels)) + 1

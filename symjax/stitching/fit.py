@@ -23,6 +23,7 @@ from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.parallel import Execution, concatenate, each, each_stack
+from symjax.spelling import name_of
 from symjax.stitching.families import Family
 from symjax.stitching.junction import Junction, carried_to, junction, moment_features, point_pair
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
@@ -93,7 +94,7 @@ class FitConfig:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict; functions by name, and left out where there are none."""
         functions = {name: getattr(self, name) for name in ("loss", "metric")}
-        named = {name: spelled(function) for name, function in functions.items() if function is not None}
+        named = {name: name_of(function) for name, function in functions.items() if function is not None}
         return {name: value for name, value in asdict(self).items() if name not in functions} | named
 
     @property
@@ -105,11 +106,6 @@ class FitConfig:
     def halfway_epoch(self) -> int:
         """The first epoch (from 0) of the second half; the first half is the longer one, and all of a single epoch."""
         return (self.epochs + 1) // 2
-
-
-def spelled(function: Callable) -> str:
-    """Module and name of a function, or of a callable object's class."""
-    return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 class Candidate(NamedTuple):
@@ -205,7 +201,7 @@ def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[F
         return jax.tree.map(jnp.add, carry, of_batch), None
 
     zeros = [
-        FeatureMoments(jnp.zeros((d_a, d_a)), jnp.zeros((d_b, d_a)), jnp.zeros((d_b,)))
+        FeatureMoments(*(jnp.zeros(shape, jnp.float32) for shape in ((d_a, d_a), (d_b, d_a), (d_b,))))
         for d_b, d_a in (junction.shape for junction in plan.junctions)
     ]
     total, _ = lax.scan(step, zeros, images)
@@ -332,7 +328,7 @@ def _update(plan: Plan, progress, seen, params, opt_state, gradients):
     config = plan.config
     with jax.numpy_dtype_promotion("standard"):  # optax mixes floats and integer counts
         direction, opt_state = optimizer(config).update(gradients, opt_state, params)
-    length = jnp.asarray(config.learning_rates) * decay(config, progress)
+    length = jnp.asarray(config.learning_rates, jnp.float32) * decay(config, progress)
     stepped = jax.tree.map(lambda old, d: old - length.reshape(-1, *(1,) * (d.ndim - 1)) * d, params, direction)
 
     def projected(family, new, old):

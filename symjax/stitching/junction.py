@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.network import Member, Network, StitchPoint
 from symjax.similarity.alignment import enlarged
 from symjax.spelling import one_line
@@ -55,6 +55,47 @@ class Junction(NamedTuple):
 def point_pair(point: Any) -> tuple[Any, Any]:
     """Return (point of A, point of B), of such a pair or of one point that is both."""
     return tuple(point) if isinstance(point, (tuple, list)) and len(point) == 2 else (point, point)
+
+
+def parse_point_pairs(network: Network, network_b: Network, text: str) -> tuple[tuple[int, int], ...]:
+    """Return pairs (index in A's network, index in B's) of points, in program order, each once.
+
+    Args:
+      network, network_b: of A and of B.
+      text: names with commas between: of a point of both networks, as relu1, or of A's and of B's, as relu2:block3.
+        Or "all": the points that have one name in both and can be stitched.
+
+    Raises:
+      InputError: no such points; for "all", none that can be stitched.
+    """
+    if network is network_b and text == "all":
+        return tuple((index, index) for index in network.parse_points(text))
+    names, names_b = ([point.name for point in one.points] for one in (network, network_b))
+    if text == "all":
+        pairs = {(names.index(name), names_b.index(name)) for name in names if name in names_b}
+        if chosen := [pair for pair in pairs if _is_possible(network, network_b, *pair)]:
+            return tuple(sorted(chosen))
+        why = "none that can be stitched have one name" if pairs else "none have one name"
+        raise InputError(
+            f"layers: got 'all' between different points: {why}; expected pairs such as {names[0]}:{names_b[0]} of "
+            f"points of {network.name}, {', '.join(names)}, and of {network_b.name}, {', '.join(names_b)}"
+        )
+    if not isinstance(text, str) or not text.strip(", "):
+        network.parse_points(text)  # its errors
+    pairs = set()
+    with renamed(point="layers"):
+        for part in filter(None, map(str.strip, text.split(","))):
+            first, colon, second = part.partition(":") if part not in names else (part, "", "")
+            pairs.add((network.index(first), network_b.index(second if colon else first)))
+    return tuple(sorted(pairs))
+
+
+def _is_possible(network: Network, network_b: Network, a: int, b: int) -> bool:
+    try:
+        junction(network, network_b, a, b)
+    except InputError:
+        return False
+    return True
 
 
 def junction(network: Network, network_b: Network, a: int, b: int) -> Junction:

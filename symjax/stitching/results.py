@@ -1,16 +1,15 @@
-"""A stitch run's folder: one table row per pair, layer and family, learning curves, and the stitches themselves.
+"""The folder of a stitching run: tables of results and of learning curves, and the stitches themselves.
 
-    results.csv        one row per pair x layer x family, accuracies and penalties in percent
-    curves.csv         loss and accuracy (percent) per pair, layer, family and epoch
+    results.csv        a row for each pair, layer and family: accuracies and penalties in percent
+    curves.csv         loss and accuracy (percent) for each pair, layer, family and epoch
     stitches/3-5.npz   the stitches of the pair with front 3 and tail 5
-    parts/             what results.csv and curves.csv are assembled from, pair by pair
+    parts/             the tables pair by pair, see `symjax.result_table`
 
-A pair's files are written when the pair is done, stitches first; `results.csv` is assembled from them, so that it is
-complete or as before. Rows have keys (pair, layer, family), and layer_b where a stitch leads to another point or
-network: what is there is never computed again.
+A pair's files are written when the pair is done, its rows of results.csv last: where a row exists, the rest does.
 """
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,22 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import hosts, runs
+from symjax import runs
 from symjax.checks import integers
 from symjax.checks import path as checked_path
 from symjax.errors import InputError
+from symjax.result_table import ResultTable, Schema
 from symjax.stitching.fit import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
 from symjax.summary import mean_and_deviation, with_both_layers
 
+KEY = {"pair": str, "layer": str, "layer_b": str, "family": str}
 COLUMNS = (
-    "pair",
     "model_a",
     "model_b",
-    "layer",
     "layer_index",
     "starred",
-    "family",
     "hyperparameter",
     "start",
     "learning_rate",
@@ -45,8 +43,8 @@ COLUMNS = (
     "val_accuracy",
     "sparsity",
 )
-BETWEEN = ("layer_b", "resize")  # columns where B's point or network is not A's
-KEY = ["pair", "layer", "family"]
+ROWS = Schema("results", KEY, COLUMNS, part=("pair",), order=("model_a", "model_b", "layer_index"))
+CURVES = Schema("curves", {**KEY, "learning_rate": float, "epoch": int}, ("loss", "accuracy"), part=("pair",))
 FACTORS = ("left", "right")  # arrays of a stitch of low rank beside its matrix, which is their product
 
 
@@ -73,77 +71,73 @@ def trouble(curves: pd.DataFrame, where: str = "curves.csv") -> str:
     return f"Beware: {'; '.join(told)}; see {where}." if told else ""
 
 
-class Results:
-    """What a stitch folder holds."""
+class StitchResults:
+    """The contents of the folder of a stitching run."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._rows, self._curves = ResultTable(folder, ROWS), ResultTable(folder, CURVES)
 
     def record(self, **settings: Any) -> None:
-        """Keeps in config.json what was asked for last, which is no part of the configuration."""
+        """Write the last request, which is no part of the configuration, into config.json."""
         document = runs.read_json(self.folder / runs.CONFIG)
         request = {key: list(value) for key, value in settings.items()}
         runs.write_json(self.folder / runs.CONFIG, {**document, "request": request})
 
-    def rows(self) -> pd.DataFrame:
-        """All rows there are."""
-        frames = [runs.read_csv(path, COLUMNS) for path in sorted((self.folder / "parts").glob("*.rows.csv"))]
-        if not frames:
-            return pd.DataFrame(columns=list(COLUMNS))
-        return _with_layer_b(pd.concat(frames, ignore_index=True))
-
-    def curves(self, pairs=None, plan: Plan | None = None) -> pd.DataFrame:
-        """All learning curves there are, or those of these pairs and of the plan's layers and families."""
-        frames = [runs.read_csv(path) for path in sorted((self.folder / "parts").glob("*.curves.csv"))]
-        if not frames:
-            return pd.DataFrame()
-        curves = _with_layer_b(pd.concat(frames, ignore_index=True))
-        return curves if plan is None else self._of_plan(curves, pairs, plan)
-
-    def missing(self, pairs: Iterable[tuple[int, int]], plan: Plan) -> dict[Plan, list[tuple[int, int]]]:
-        """The wanted rows that are not there, and no others: plans with fewer points and families, and their pairs."""
-        rows = self.rows()
-        existing = set(zip(*(rows[name] for name in KEY), _layer_b(rows), strict=True))
-        found: dict[Plan, list[tuple[int, int]]] = {}
+    def missing(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> dict[Plan, list[tuple[int, int]]]:
+        """Return plans of exactly what has no row, with fewer points and families than `plan`, and their pairs."""
+        missing = set(self._rows.missing(_requested(pairs, plan)).itertuples(index=False, name=None))
+        plans: dict[Plan, list[tuple[int, int]]] = {}
         for pair in pairs:
-            families: dict[tuple[int, ...], list] = {}
+            families: dict[tuple, list] = {}
             for family in plan.families:
                 points = tuple(
                     point
                     for point, at in zip(plan.points, plan.junctions, strict=True)
-                    if (pair_name(pair), at.front.name, family.label, at.tail.name) not in existing
+                    if (pair_name(pair), at.front.name, at.tail.name, family.label) in missing
                 )
                 if points:
                     families.setdefault(points, []).append(family)
-            for points, theirs in families.items():
-                found.setdefault(replace(plan, points=points, families=tuple(theirs)), []).append(pair)
-        return found
+            for points, of_points in families.items():
+                plans.setdefault(replace(plan, points=points, families=tuple(of_points)), []).append(pair)
+        return plans
 
-    def add(self, result: PairResult, clean: dict[int, float], clean_b: dict[int, float] | None = None) -> None:
-        """Adds a pair's results to the folder; rows with the same key take the place of older ones.
+    def add(
+        self,
+        result: PairResult,
+        clean: dict[int, float],
+        clean_b: dict[int, float] | None = None,
+        networks: tuple[str, str] | None = None,
+    ) -> None:
+        """Write a pair's results; they replace older ones of the same layers and families.
 
         Args:
           result: of the pair.
-          clean: seed to accuracy, of members without a stitch.
+          clean: accuracies of members without a stitch, by seed.
           clean_b: likewise of tails, where they are of another network.
+          networks: the names of the networks of fronts and of tails in that case.
         """
-        for name in ("parts", "stitches"):
-            runs.make_folder(self.folder / name)
         a, b = result.pair
-        name, clean_accuracy = pair_name(result.pair), float(np.mean([clean[a], (clean_b or clean)[b]]))
-        rows = pd.DataFrame(
-            {
-                **row,
-                "pair": name,
-                "model_a": a,
-                "model_b": b,
-                "clean_accuracy": clean_accuracy,
-                "penalty": clean_accuracy - row["stitched_accuracy"],
-            }
+        clean_a, clean_b = clean[a], (clean_b or clean)[b]
+        pair = {"pair": pair_name(result.pair), "model_a": a, "model_b": b}
+        pair["clean_accuracy"] = float(np.mean([clean_a, clean_b]))
+        between = {}
+        if networks is not None:
+            between = dict(zip(("network_a", "network_b"), networks, strict=True))
+            between |= {"clean_accuracy_a": clean_a, "clean_accuracy_b": clean_b}
+        rows = _with_layer_b(
+            {**pair, **row, "penalty": pair["clean_accuracy"] - row["stitched_accuracy"], **between}
             for row in result.rows
         )
-        rows = rows[[*COLUMNS, *(name for name in BETWEEN if name in rows)]]
-        path = self.folder / "stitches" / f"{name}.npz"
+        self._write_stitches(result)
+        if result.curves:
+            self._curves.add(_with_layer_b({"pair": pair["pair"], **row} for row in result.curves))
+        self._rows.add(rows)
+        self.assemble()
+
+    def _write_stitches(self, result: PairResult) -> None:
+        runs.make_folder(self.folder / "stitches")
+        path = self.folder / "stitches" / f"{pair_name(result.pair)}.npz"
         arrays = runs.read_npz(path) if path.exists() else {}
         for key, (stitch, stats) in result.stitches.items():
             prefix = f"{'/'.join(key)}/"
@@ -153,61 +147,82 @@ class Results:
                 arrays |= {f"{prefix}{name}": a for name, a in zip(FACTORS, stitch.factors, strict=True)}
             arrays |= {f"{prefix}stats/{key}": value for key, value in flatten(stats).items()}
         runs.write_npz(path, arrays)
-        curves = pd.DataFrame({"pair": name, **row} for row in result.curves)
-        self._merge(f"{name}.curves.csv", curves, ["pair", "layer", "family", "learning_rate", "epoch"])
-        self._merge(f"{name}.rows.csv", rows, KEY)
-        self.assemble()
-
-    def _merge(self, name: str, frame: pd.DataFrame, key: list[str]) -> None:
-        path = self.folder / "parts" / name
-        if frame.empty:
-            return
-        if path.exists():
-            frame = _with_layer_b(pd.concat([runs.read_csv(path), frame]))
-            frame = frame.drop_duplicates([*key, *frame.columns.intersection(["layer_b"])], keep="last")
-        runs.write_csv(path, frame)
 
     def assemble(self) -> None:
-        """Writes results.csv and curves.csv from the pairs' parts; of several processes the first alone."""
-        if not hosts.is_first():
-            return
-        order = ["model_a", "model_b", "layer_index"]
-        runs.write_csv(self.folder / "results.csv", self.rows().sort_values(order, kind="stable"))
-        curves = self.curves()
-        if not curves.empty:
-            runs.write_csv(self.folder / "curves.csv", curves)
+        """Write results.csv and curves.csv from the pairs' parts; of several processes the first alone."""
+        self._rows.assemble()
+        self._curves.assemble()
 
-    def table(self, pairs, plan) -> pd.DataFrame:
-        """The rows of these pairs and of the plan's layers and families, in the plan's order."""
-        return self._of_plan(self.rows(), pairs, plan)
+    def table(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> pd.DataFrame:
+        """Return the rows of these pairs and of the plan's layers and families, in the plan's order."""
+        return self._rows.select(_requested(pairs, plan))
 
-    @staticmethod
-    def _of_plan(table: pd.DataFrame, pairs, plan: Plan) -> pd.DataFrame:
-        """The rows of these pairs and of the plan's layers and families; by layer and family, in the plan's order."""
-        points = {(at.front.name, at.tail.name): (at.a, at.b) for at in plan.junctions}
-        labels, names = [family.label for family in plan.families], {pair_name(pair) for pair in pairs}
-        rows = list(zip(table.pair, zip(table.layer, _layer_b(table), strict=True), table.family, strict=True))
-        chosen = [i for i, (pair, at, family) in enumerate(rows) if pair in names and at in points and family in labels]
-        order = sorted(chosen, key=lambda i: (points[rows[i][1]], labels.index(rows[i][2])))
-        return table.iloc[order].reset_index(drop=True)
+    def curves(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> pd.DataFrame:
+        """Return the learning curves of these pairs and of the plan's layers and families, in the plan's order."""
+        return self._curves.select(_requested(pairs, plan))
+
+    def merge(self, folders: Sequence[Path]) -> int:
+        """Write the results of all `folders`, among which this one is; return how many rows there are.
+
+        Raises:
+          InputError: two folders have different results of one pair, layer and family.
+        """
+        tables = {folder: ResultTable(folder, ROWS).rows() for folder in folders}
+        pairs = sorted(set(itertools.chain.from_iterable(rows.pair for rows in tables.values())))
+        runs.make_folder(self.folder / "stitches")
+        for pair in pairs:
+            prefixes = {f: tuple(_prefix(*key) for key in _keys(rows, pair)) for f, rows in tables.items()}
+            _merge_arrays(f"stitches/{pair}.npz", {f: names for f, names in prefixes.items() if names}, self.folder)
+        self._curves.merge(folders, details_of=pd.concat(tables.values(), ignore_index=True))
+        return self._rows.merge(folders)
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
-        """Families down, layers across: mean and standard deviation (n - 1) of the penalty over pairs."""
+        """Return mean and standard deviation (n - 1) of the penalty over pairs, families down, layers across."""
         table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
         text = mean_and_deviation(grouped, 1).unstack("layer")
         return text[list(table.layer.unique())].loc[list(table.family.unique())]
 
 
-def _layer_b(table: pd.DataFrame) -> pd.Series:
-    """The layer of B in each row, which is that of A where the table names none."""
-    return table.layer_b.fillna(table.layer) if "layer_b" in table else table.layer
+def _with_layer_b(rows: Iterable[dict]) -> pd.DataFrame:
+    """A table whose rows all have `layer_b`, which is `layer` where they name none."""
+    return pd.DataFrame({"layer_b": row["layer"], **row} for row in rows)
 
 
-def _with_layer_b(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with `layer_b` in every row, where it is in one."""
-    return table.assign(layer_b=_layer_b(table)) if "layer_b" in table else table
+def _requested(pairs: Iterable[tuple[int, int]], plan: Plan) -> pd.DataFrame:
+    """The keys of the rows of these pairs, layer by layer and family by family."""
+    keys = [
+        (pair_name(pair), at.front.name, at.tail.name, family.label)
+        for at in sorted(plan.junctions, key=lambda at: (at.a, at.b))
+        for family in plan.families
+        for pair in sorted(pairs)
+    ]
+    return pd.DataFrame(keys, columns=list(KEY))
+
+
+def _prefix(layer: str, layer_b: str, family: str) -> str:
+    """The beginning of the names of a stitch's arrays."""
+    return "/".join((*dict.fromkeys((layer, layer_b)), family, ""))
+
+
+def _keys(rows: pd.DataFrame, pair: str) -> Iterable[tuple[str, str, str]]:
+    return rows[rows.pair == pair][["layer", "layer_b", "family"]].itertuples(index=False, name=None)
+
+
+def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -> None:
+    """Write the arrays of all folders' files whose names begin with one of the folder's prefixes."""
+    merged: dict[str, tuple[Path, np.ndarray]] = {}
+    for folder, beginnings in prefixes.items():
+        for key, array in runs.read_npz(folder / name).items():
+            if key.startswith(beginnings):
+                other, first = merged.setdefault(key, (folder, array))
+                if first.dtype != array.dtype or not np.array_equal(first, array, equal_nan=array.dtype.kind == "f"):
+                    raise InputError(
+                        f"folders: {other} and {folder} have different arrays {key} in {name}; leave one of the "
+                        "folders out, or delete the row's files in one"
+                    )
+    runs.write_npz(out / name, {key: array for key, (_, array) in merged.items()})
 
 
 def load_stitch(
@@ -227,7 +242,7 @@ def load_stitch(
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, wanted the seeds of front and tail")
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
-    arrays, prefix = runs.read_npz(path), f"{layer}/{f'{layer_b}/' if layer_b not in (None, layer) else ''}{family}/"
+    arrays, prefix = runs.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
     found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in found:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})

@@ -18,7 +18,7 @@ from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.network.member import merge, select
-from symjax.spelling import one_line
+from symjax.spelling import name_of, one_line
 from symjax.training.evaluation import Batches, accuracy
 from symjax.training.task import accuracy_scores, cross_entropy
 
@@ -115,12 +115,6 @@ LATER = {"optimizer": "adam", "schedule": "halving", "warmup": 0.0, "loss": None
 """Fields of `Recipe` that the first zoos had not, with their defaults."""
 FUNCTIONS = ("loss", "metric", "optimizer")
 OF_NAMED_OPTIMIZERS = ("learning_rate", "weight_decay", "schedule", "warmup")
-
-
-def name_of(function: Any) -> str:
-    """How a function, or an optimizer by what updates, is called in a configuration."""
-    function = getattr(function, "update", function)
-    return getattr(function, "__qualname__", type(function).__name__).replace("<locals>.", "")
 
 
 class TrainState(NamedTuple):
@@ -295,22 +289,45 @@ def train_step(
 
     trained = trained_part(member.params)
     (value, (state, score)), grads = jax.value_and_grad(loss_fn, has_aux=True)(trained)
-    trained, part = apply_gradients(tx, grads, _of_params(trained_part, opt_state, member.params), trained)
-    opt_state = _of_params(merge, opt_state, member.params, part)
-    return (Member(merge(member.params, trained), state), opt_state), (value, score)
+    update = partial(_apply_to_part, trained_part) if fixed else apply_gradients
+    params, opt_state = update(tx, grads, opt_state, member.params)
+    return (Member(params, state), opt_state), (value, score)
 
 
-def _of_params(fn, opt_state, params, *others):
-    """The optimizer's state with `fn` applied to what in it is shaped as the parameters, and the rest of the last."""
-    structure = jax.tree.structure(params)
+def _apply_to_part(trained_part: Callable[[PyTree], PyTree], tx, grads, opt_state, params):
+    """`apply_gradients` to those parameters that `trained_part` keeps; the others stay as they are.
+
+    An optimizer that sees all parameters together (`optax.flatten`, `optax.multi_transform`) gets zeros for the
+    gradients of the others, and what it would do to them is left out. Of any other its part alone is run.
+    """
+    structure, trained = jax.tree.structure(params), trained_part(params)
 
     def is_params(node):
         return jax.tree.structure(node) == structure
 
-    def applied(node, *parts):
-        return fn(node, *parts) if is_params(node) else (node, *parts)[-1]
+    part = jax.tree.map(lambda node: trained_part(node) if is_params(node) else node, opt_state, is_leaf=is_params)
+    if _is_of(tx, trained, part):
+        trained, part = apply_gradients(tx, grads, part, trained)
+        return merge(params, trained), merge(opt_state, part)
+    grads = merge(jax.tree.map(jnp.zeros_like, params), grads)
+    updated, opt_state = apply_gradients(tx, grads, opt_state, params)
+    return merge(params, trained_part(updated)), opt_state
 
-    return jax.tree.map(applied, opt_state, *others, is_leaf=is_params)
+
+def _is_of(tx: optax.GradientTransformation, params: PyTree, opt_state: PyTree) -> bool:
+    """Whether `opt_state` is what the optimizer holds for these parameters alone."""
+    try:
+        begun = jax.eval_shape(tx.init, params)
+        _, after = jax.eval_shape(partial(apply_gradients, tx), params, opt_state, params)
+    except Exception:  # whatever an optimizer raises that cannot do without the others
+        return False
+    return tree_types(begun) == tree_types(opt_state) == tree_types(after)
+
+
+def tree_types(tree: PyTree) -> tuple[Any, list[tuple]]:
+    """The structure of a pytree of arrays, and the shapes and types of its leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
 
 def data_shapes(dataset: Dataset, validation_batches: Batches | None) -> TrainData:

@@ -1,18 +1,20 @@
 """Own losses, metrics and optimizers: what they are asked to return, and fingerprints of what they compute."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from symjax.checks import short
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.network.structure import program_fingerprint
-from symjax.training.loop import Recipe, optimizer
+from symjax.spelling import described
+from symjax.training.loop import Recipe, apply_gradients, optimizer, tree_types
 
 PyTree = Any
+EXAMPLES = 7  # by which functions are tried: not a width, so that one that mixes up axes fails
 
 
 def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.ShapeDtypeStruct, classes: int | None):
@@ -30,26 +32,53 @@ def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.S
             where = f"{jax.tree_util.keystr(path)} is {leaf.dtype}"
             raise InputError(f"network: its parameter {where}, expected floats; what is not trained belongs to state=")
     outputs = jax.eval_shape(network.apply, network.shapes, example)
-    count = targets.shape[0]
-    for name in ("loss", "metric"):
-        function = getattr(recipe, name)
-        if function is None:
-            _check_classes(name, network, outputs, count, classes)
-            continue
-        result = _result(name, function, outputs, targets)
-        shape = () if name == "loss" else (count,)
-        expected = "a number, the mean over examples" if name == "loss" else f"a score for each example, {shape}"
-        if getattr(result, "shape", None) != shape or (
-            name == "loss" and not jnp.issubdtype(result.dtype, jnp.floating)
-        ):
-            raise InputError(f"{name}: it returned {_described(result)} for {count} examples, expected {expected}")
+    check_functions(recipe.loss, recipe.metric, network, outputs, targets, classes)
     if recipe.own_optimizer:
         try:
-            _abstract_update(recipe, network, 1)
+            _, types = _abstract_update(recipe, network, 1)
         except InputError:
             raise
         except Exception as error:  # whatever the caller's code raises
             raise InputError(f"optimizer: it cannot train {network.name} ({error})") from error
+        for before, after in types:  # or no loop can go from step to step
+            if tree_types(before) != tree_types(after):
+                changed = f"from {described(before)} to {described(after)}"
+                raise InputError(f"optimizer: types or shapes change in a step, {changed}; expected the same ones")
+
+
+def check_functions(
+    loss: Callable | None,
+    metric: Callable | None,
+    network: Network,
+    outputs: PyTree,
+    targets: jax.ShapeDtypeStruct,
+    classes: int | None,
+) -> None:
+    """Raise an InputError unless a loss and a metric take these outputs and targets and return what they are to.
+
+    Args:
+      loss, metric: as of `Recipe`; None: cross-entropy and accuracy, which take logits and classes.
+      network: whose outputs they are.
+      outputs, targets: shapes and types, examples along the first axis.
+      classes: how many there are; None where targets are not classes.
+    """
+    count, functions = targets.shape[0], {"loss": loss, "metric": metric}
+    for name, function in functions.items():
+        if function is None:
+            _check_classes(name, network, outputs, count, classes)
+    for name, function in functions.items():
+        if function is None:
+            continue
+        try:
+            result = jax.eval_shape(function, outputs, targets)
+        except Exception as error:  # whatever the caller's code raises
+            given = f"outputs {described(outputs)} and targets {described(targets)}"
+            raise InputError(f"{name}: it cannot take {given} ({error})") from error
+        shape = () if name == "loss" else (count,)
+        expected = "a number, the mean over examples" if name == "loss" else f"a score for each example, {shape}"
+        shaped = getattr(result, "shape", None) == shape
+        if not shaped or (name == "loss" and not jnp.issubdtype(result.dtype, jnp.floating)):
+            raise InputError(f"{name}: it returned {described(result)} for {count} examples, expected {expected}")
 
 
 def _check_classes(name: str, network: Network, outputs: PyTree, count: int, classes: int | None) -> None:
@@ -62,23 +91,8 @@ def _check_classes(name: str, network: Network, outputs: PyTree, count: int, cla
     if shape is None or len(shape) != 2 or shape[0] != count or shape[1] < classes:
         expected = f"({count}, {classes}), a logit for each class, or {name}="
         raise InputError(
-            f"network: {network.name} returns {_described(outputs)} for {count} examples, expected {expected}"
+            f"network: {network.name} returns {described(outputs)} for {count} examples, expected {expected}"
         )
-
-
-def _result(name: str, function: Callable, outputs: PyTree, targets: jax.ShapeDtypeStruct) -> PyTree:
-    try:
-        return jax.eval_shape(function, outputs, targets)
-    except Exception as error:  # whatever the caller's code raises
-        given = f"outputs {_described(outputs)} and targets {_described(targets)}"
-        raise InputError(f"{name}: it cannot take {given} ({error})") from error
-
-
-def _described(tree: PyTree) -> str:
-    leaves = jax.tree.leaves(tree)
-    if len(leaves) == 1 and hasattr(leaves[0], "shape"):
-        return f"{leaves[0].dtype}{list(leaves[0].shape)}"
-    return short(tree)
 
 
 def fingerprints(
@@ -92,7 +106,7 @@ def fingerprints(
     prints = {}
     for name in recipe.functions:
         if name == "optimizer":
-            prints[name] = program_fingerprint(*_abstract_update(recipe, network, steps_per_epoch))
+            prints[name] = program_fingerprint(*_abstract_update(recipe, network, steps_per_epoch)[0])
         else:
             outputs = jax.eval_shape(network.apply, network.shapes, example)
             prints[name] = program_fingerprint(jax.make_jaxpr(getattr(recipe, name))(outputs, targets))
@@ -100,8 +114,13 @@ def fingerprints(
 
 
 def _abstract_update(recipe: Recipe, network: Network, steps_per_epoch: int):
-    """The jaxprs of an optimizer's beginning and of its update of the network's parameters."""
+    """Return an optimizer's beginning and its update of the network's parameters.
+
+    They are (jaxpr of either), and the types of (state, state after), (parameters, parameters after).
+    """
     tx, params = optimizer(recipe, steps_per_epoch), network.shapes.params
     with jax.numpy_dtype_promotion("standard"):
         init, state = jax.make_jaxpr(tx.init, return_shape=True)(params)
-        return init, jax.make_jaxpr(tx.update)(params, state, params)
+        update = jax.make_jaxpr(tx.update)(params, state, params)
+    new, after = jax.eval_shape(partial(apply_gradients, tx), params, state, params)
+    return (init, update), ((state, after), (params, new))

@@ -19,9 +19,10 @@ from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.network import Network
 from symjax.network.structure import structure
+from symjax.spelling import described
 from symjax.training import Recipe
 from symjax.training.loop import LATER as RECIPE_LATER
-from symjax.training.own import check_task, fingerprints
+from symjax.training.own import EXAMPLES, check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELS = ("true", "permuted", "permuted_each")
@@ -180,9 +181,8 @@ class ZooConfig:
                 dtype=PRECISIONS[self.precision],
                 **dict(self.model_options),
             )
-        given, expected = _described(example), [_described(leaf) for leaf in jax.tree.leaves(network.example)]
-        if [given] != expected:
-            expected = " and ".join(expected)
+        given, expected = described(example, "n"), described(network.example, "n")
+        if given != expected:
             raise InputError(
                 f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
             )
@@ -191,7 +191,7 @@ class ZooConfig:
 
     def check_on(self, shapes: Mapping[str, Any]) -> None:
         """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
-        count = 7 if self.recipe.functions else 2  # not a width, so that a loss that mixes up axes fails
+        count = EXAMPLES if self.recipe.functions else 2
         network, example = self.network_on(shapes), _example(shapes, count)
         check_task(self.recipe, network, example, _targets(shapes, count), shapes["classes"])
 
@@ -251,10 +251,6 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _described(leaf: Any) -> str:
-    return f"{jax.dtypes.canonicalize_dtype(leaf.dtype)}{list(leaf.shape[1:])}"
-
-
 def _targets(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
     """Shape and type of the targets of so many examples."""
     if shapes["classes"] is not None:
@@ -268,7 +264,8 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
         size = shapes["image_size"]
         return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
     dtype = jnp.float32 if shapes["normalized"] else shapes["input_dtype"]
-    return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), jnp.dtype(dtype))
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.ShapeDtypeStruct((count, *shapes["example_shape"]), dtype)
 
 
 def _trace(network: Network) -> None:

@@ -1,0 +1,109 @@
+"""The stitch command from one model to another (--model-b), and from a point to another one (--layers relu2:relu1)."""
+
+import json
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import SEEDS, flags, scratch, trained
+
+import experiments.crossval
+import experiments.lasso
+import experiments.stitch
+from experiments.settings import run_command
+from symjax import runs, zoo
+from symjax.stitching import Sweep, load_stitch
+from symjax.stitching.results import ROWS
+from symjax.zoo import estimate
+
+ROW = ["pair", "layer", "family"]
+NUMBERS = ["clean_accuracy", "stitched_accuracy", "penalty", "val_accuracy", "sparsity", "learning_rate"]
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder, on zoos that are trained once."""
+    trained()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it
+
+
+def command(*words, out, module=experiments.stitch):
+    """Its results.csv; None of a dry run."""
+    argv = [*flags(scratch()), "--out", out, "--stitch-epochs", 1, *words]
+    run_command(module.main, module.Settings, [str(word) for word in argv])
+    return None if "--dry-run" in words else runs.read_csv(out / "results.csv", ROWS.required)
+
+
+def test_a_model_of_the_same_code_gives_the_same_numbers(tmp_path):
+    """Networks of one seed have equal weights in both zoos, so that pairs of different seeds are the same pairs."""
+    words = ["--families", "full,birkhoff", "--layers", "relu2", "--pairs", "all"]
+    within = command(*words, out=tmp_path / "within").set_index(ROW)
+    zoo_b = tmp_path / "zoo-b"
+    between = command(*words, "--model-b", "stitch_twin", "--zoo-b", zoo_b, out=tmp_path / "between").set_index(ROW)
+    assert len(between) == len(SEEDS) ** 2 * 2 and len(within) == len(SEEDS) * (len(SEEDS) - 1) * 2
+    pd.testing.assert_frame_equal(between.loc[within.index, NUMBERS], within[NUMBERS], check_exact=True)
+    assert between.network_a.eq("stitch_tiny(width=4)").all() and between.network_b.eq("stitch_twin(width=4)").all()
+    assert between.layer_b.eq("relu2").all() and between["resize"].eq("none").all()
+    assert (between.clean_accuracy == (between.clean_accuracy_a + between.clean_accuracy_b) / 2).all()
+    # The model itself is no other one: nothing is trained, and the folder is the same.
+    same = command(*words, "--model-b", "stitch_tiny", out=tmp_path / "within")
+    assert same.set_index(ROW).equals(within) and "network_b" not in same
+
+
+WIDE = ["--model-b", "stitch_tiny", "--model-b-options", "multiples=(2,3)", "--layers", "relu1:relu2,relu1"]
+WIDE += ["--pairs", 2, "--families", "identity,full,birkhoff,rank2"]
+
+
+def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
+    words = [*WIDE, "--zoo-b", tmp_path / "zoo-b"]
+    command(*words, "--dry-run", out=tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "stitch_tiny to stitch_tiny on stripes" in printed and not (tmp_path / "zoo-b").exists()
+    counts = dict(zip(("train", "B", "stitch"), printed.split("to do")[1].split()[:3], strict=True))
+    assert "members of B to train" in printed and counts == {"train": "0", "B": "3", "stitch": "2"}
+
+    rows = command(*words, out=tmp_path / "out")
+    told = capsys.readouterr()
+    left_out = "Left out: identity, birkhoff, which need equal widths (4 channels at relu1, 12 in the tail's relu2)."
+    assert left_out in told.out and left_out in told.err
+    name_b = "stitch_tiny(width=4, multiples=(2, 3))"
+    assert f"stitch_tiny(width=4) to {name_b} on stripes: clean accuracy " in told.out
+    assert "relu1 to relu2" in told.out and "over 2 pairs" in told.out
+    assert rows.family.unique().tolist() == ["full", "rank2"] and len(rows) == 2 * 2 * 2
+    assert sorted(set(zip(rows.layer, rows.layer_b, strict=True))) == [("relu1", "relu1"), ("relu1", "relu2")]
+    assert rows.network_b.eq(name_b).all() and rows["resize"].isin(["none", "mean"]).all()
+    dataset, members = trained()
+    members_b = zoo.load(tmp_path / "zoo-b")
+    for column, of_zoo, seeds in (("a", members, rows.model_a), ("b", members_b, rows.model_b)):
+        clean = dict(zip(SEEDS, np.rint(zoo.test_accuracy(of_zoo, dataset) * len(dataset.test)), strict=True))
+        reported = rows[f"clean_accuracy_{column}"] * len(dataset.test) / 100
+        np.testing.assert_allclose(reported, [clean[seed] for seed in seeds])
+    document = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert document["config"]["zoo_b"]["model_options"] == {"multiples": [2, 3]}
+    assert document["request"]["layers"] == ["relu1", "relu1:relu2"]
+    row = rows.iloc[0]
+    like = members_b.member(row.model_b).state
+    stitch, _ = load_stitch(tmp_path / "out", (row.model_a, row.model_b), "relu1", "full", like, layer_b="relu2")
+    assert stitch.matrix.shape == (12, 4)
+
+    monkeypatch.setattr(Sweep, "run", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(zoo.training, "train_jobs", lambda *_, **__: pytest.fail("trained again"))
+    assert command(*words, out=tmp_path / "out").equals(rows)
+
+
+def test_points_of_one_model_in_the_other_commands(tmp_path, capsys):
+    """Layers that share a point of A are told apart in tables and figures."""
+    words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
+    command(*words, "--weights", "0.1", "--beside", "full,birkhoff", out=tmp_path / "lasso", module=experiments.lasso)
+    printed = capsys.readouterr().out
+    assert "relu1 to relu2" in printed and "Left out: birkhoff, which need equal widths" in printed
+    rows = command(
+        *words, "--family", "rank", "--values", "1,2", out=tmp_path / "crossval", module=experiments.crossval
+    )
+    assert "relu1 to relu2" in capsys.readouterr().out and not {"network_a", "network_b"} & {*rows}
+    chosen = runs.read_csv(tmp_path / "crossval" / "chosen.csv")
+    assert chosen.layer.tolist() == ["relu1", "relu1 to relu2"]
+    assert not jax.tree.leaves(rows.layer_b.isna().any())[0]
