@@ -21,7 +21,7 @@ def one_line(result: Any) -> str:
 def described(tree: Any, batch: str | None = None) -> str:
     """Types and shapes of the arrays of a pytree, as float32[2, 3], or float32[n, 3] with `batch` "n"."""
     leaves = jax.tree.leaves(tree)
-    if not all(hasattr(leaf, "shape") for leaf in leaves):
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves):
         return short(tree)
     shapes = [[*map(str, leaf.shape)] if batch is None else [batch, *map(str, leaf.shape[1:])] for leaf in leaves]
     return ", ".join(f"{leaf.dtype}[{', '.join(shape)}]" for leaf, shape in zip(leaves, shapes, strict=True))

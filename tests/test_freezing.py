@@ -84,7 +84,7 @@ LABELS = {"first": "a", "second": "b", "last": "a"}
 # Of some parameters by name: optimizers that look at each alone, and at the tree of all.
 ANY_OPTIMIZER = {
     "adam": lambda names: optax.adam(0.1),
-    "clipped": lambda names: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1, momentum=0.9)),
+    "clipped": lambda names: optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(1.0, momentum=0.9)),
     "flattened": lambda names: optax.flatten(optax.adam(0.1)),
     "by labels": lambda names: optax.multi_transform(
         {"a": optax.adam(0.1), "b": optax.set_to_zero()}, {name: LABELS[name] for name in names}
@@ -127,7 +127,7 @@ def test_any_optimizer_trains_what_is_not_frozen(name):
     for path, leaf in {**weights, **alone}.items():
         np.testing.assert_allclose(member.params[path], leaf, atol=1e-5, err_msg=path)
     assert np.array_equal(member.params["first"], weights["first"])
-    assert not np.allclose(member.params["last"], weights["last"], atol=0.1)
+    assert np.abs(member.params["last"] - weights["last"]).max() > 0.02
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20"])

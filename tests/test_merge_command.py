@@ -161,6 +161,30 @@ def test_what_has_no_row_does_not_count():
     assert (runs.read_npz("c/stitches/0-1.npz")["relu1/full/matrix"] == 1).all()
 
 
+def test_rows_of_one_layer_that_lead_to_different_ones():
+    """The same pair, layer of A and family in both folders, to another layer of B in one."""
+    plant("a", ["0-1"], matrix=1.0)
+    folder = plant("b", ["0-1"], matrix=1.0, accuracy=80.0)
+    for ending in ("results", "curves"):
+        path = folder / "parts" / f"0-1.{ending}.csv"
+        runs.write_csv(path, runs.read_csv(path).assign(layer_b="relu2"))
+    arrays = {"relu1/relu2/full/matrix": np.full((3, 2), 2.0), "relu1/relu2/rank1/matrix": np.full((3, 2), 3.0)}
+    runs.write_npz(folder / "stitches" / "0-1.npz", arrays)
+    runs.write_csv(folder / "accuracy_b.csv", pd.DataFrame({"seed": [1], "accuracy": 95.1}))
+    merge("a", "b", "--out", "c")
+    rows = runs.read_csv("c/results.csv", ROWS.required)
+    assert rows[["layer_b", "family", "stitched_accuracy"]].values.tolist() == [
+        ["relu1", "full", 90.0], ["relu1", "rank1", 90.0], ["relu2", "full", 80.0], ["relu2", "rank1", 80.0],
+    ]  # fmt: skip
+    assert runs.read_csv("c/curves.csv").groupby(["layer", "layer_b", "family"]).size().tolist() == [2] * 4
+    merged = runs.read_npz("c/stitches/0-1.npz")
+    assert set(merged) == {*arrays, "relu1/full/matrix", "relu1/rank1/matrix"}
+    assert runs.read_csv("c/accuracy_b.csv").seed.tolist() == [1]
+    before = contents("c")
+    merge("b", "a", "c", "--out", "c")
+    assert contents("c") == before
+
+
 def test_bad_folders_are_errors(capsys):
     plant("run.task-1-of-2", ["0-1"])
     plant("run.task-2-of-2", ["1-2"], config={**CONFIG, "pair_seed": 1})

@@ -18,7 +18,7 @@ from symjax.network import Member
 from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
 from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, bounds, evaluate_stitch, load_stitch, parse_families
-from symjax.stitching.junction import resized
+from symjax.stitching.junction import parse_point_pairs, resized
 from symjax.stitching.results import StitchResults, pair_name
 
 ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_size": 20, "validation": 0.2}
@@ -382,6 +382,39 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
     assert parts == [between] and need.of(1) > 0
     results.add(result, {0: 50.0}, {0: 70.0})
     assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"
+
+
+def test_points_by_name_in_two_networks():
+    """Pairs with a colon, one name of both, and all of those that can be stitched."""
+    mlps = [of_nnx(lambda rngs, width=width: MLP(width, rngs), 0, (5,))[0] for width in (4, 6)]
+    assert parse_point_pairs(*mlps, "relu2:relu1, relu1,relu1:relu1") == ((0, 0), (1, 0))
+    assert parse_point_pairs(*mlps, "all") == parse_point_pairs(mlps[0], mlps[0], "all") == ((0, 0), (1, 1))
+    cnn = of_nnx(lambda rngs: CNN(3, 1, rngs), 0, (8, 8, 1))[0]
+    plain = of_function(linear, draw(0, first=(5, 4), second=(4, 3)), np.zeros((1, 5), np.float32))[0]
+    assert parse_point_pairs(mlps[0], plain, "all") == ((0, 0),)
+    blocks = [
+        of_function(
+            residual,
+            draw(0, first=(5, 4), inner=(4, width), back=(width, 4), last=(4, 3)),
+            np.zeros((1, 5), np.float32),
+        )[0]
+        for width in (3, 2)
+    ]
+    assert parse_point_pairs(*blocks, "all") == ((0, 0), (1, 1), (2, 2), (3, 3))
+    for nets, text, message in (
+        ((mlps[0], plain), "relu2", "layers: 'relu2' is not a stitch point of linear; known: relu1"),
+        ((mlps[0], plain), "relu1:", "layers: '' is not a stitch point of linear"),
+        (mlps, " ,", "layers: got none; known: relu1, relu2, or all"),
+        (mlps, 3, "layers: got 3, expected names"),
+        (
+            (plain, cnn),
+            "all",
+            "layers: got 'all' between .*: none that can be stitched have one name.* of linear, relu1",
+        ),
+        ((blocks[0], plain), "all", "layers: got 'all' .*: none have one name; expected pairs such as stem:relu1 of"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}"):
+            parse_point_pairs(*nets, text)
 
 
 def refused(**changes):

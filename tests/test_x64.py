@@ -45,9 +45,10 @@ def stitched(x64: bool, optimizer: str = "adam", dtype=np.float32):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_every_family_is_the_same_with_64_bit_types(optimizer):
-    single, double = stitched(False, optimizer), stitched(True, optimizer)
+@pytest.mark.parametrize("optimizer,dtype", [("adam", np.float32), ("sgd", np.float32), ("adam", np.float64)])
+def test_every_family_is_the_same_with_64_bit_types(optimizer, dtype):
+    """Of networks of either precision; stitches are float32."""
+    single, double = stitched(False, optimizer), stitched(True, optimizer, dtype)
     assert single.stitches.keys() == double.stitches.keys() and len(single.stitches) == len(FAMILIES)
     for key, stitch in single.stitches.items():
         for a, b in zip(jax.tree.leaves(stitch), jax.tree.leaves(double.stitches[key]), strict=True):
