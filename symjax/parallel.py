@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from symjax.checks import flag, integer, one_of, text
+from symjax.checks import integer, one_of, text
 from symjax.errors import InputError
 from symjax.interruption import Ending
 
@@ -115,7 +115,7 @@ def each_stack(fn: Callable, stacks: Sequence[PyTree], execution: Execution) -> 
 
 
 def over_members(
-    fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *, devices=None, optimise: bool = True
+    fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, *, devices=None, effort: int = 2
 ) -> Callable:
     """Lifts `fn(member, shared)` over the leading axis of `member`, compiled, spread over all devices.
 
@@ -123,7 +123,7 @@ def over_members(
       fn: a pure function of one member and of what all members share.
       execution: how members run.
       devices: the devices to spread over; all local ones by default.
-      optimise: see `compiler_options`.
+      effort: of the compiler, see `compiler_options`.
 
     Returns:
       A compiled function of (members, shared). Where the number of members is not a multiple of the number of devices,
@@ -136,7 +136,7 @@ def over_members(
         return each(lambda member: fn(member, shared), execution)(members)
 
     if len(devices) == 1:
-        compiled = jax.jit(on_one_device, compiler_options=compiler_options(optimise))
+        compiled = jax.jit(on_one_device, compiler_options=compiler_options(effort))
         return lambda members, shared: compiled(*jax.device_put((members, shared), devices[0]))
     sharded = jax.shard_map(
         on_one_device,
@@ -151,7 +151,7 @@ def over_members(
         results = sharded(_fill_up(members, places), shared)
         return jax.tree.map(lambda a: a[:count], results) if count % places else results
 
-    compiled = jax.jit(run, compiler_options=compiler_options(optimise))
+    compiled = jax.jit(run, compiler_options=compiler_options(effort))
     everywhere, apart = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("members"))
 
     def placed(members, shared):
@@ -245,20 +245,23 @@ _CONTEXTS = {
 }
 
 
-def compiler_options(optimise: bool = True) -> dict | None:
-    """Options of the compiler for programs on this backend.
+def compiler_options(effort: int = 2) -> dict | None:
+    """Return options of the compiler for programs on this backend; none where it is not a CPU.
 
-    On a CPU, LLVM's first level, whose code is as fast here and compiles in 3/4 of the time; and
-    `optimization_barrier`s are kept, which its compiler drops before it fuses: without them it computes a pooling
-    gradient or a convolution's tiles again in every fusion that reads them. With `optimise=False`, for what runs once,
-    LLVM's level zero and XLA's older way to write kernels: code that is slower and compiles in half of the time.
-    What the installed compiler does not know is left out: these options come and go.
+    On a CPU `optimization_barrier`s are kept. The compiler would drop them before it fuses, and then compute a pooling
+    gradient or a convolution's tiles again in every fusion that reads them. Options that the installed compiler does
+    not know are left out.
+
+    Args:
+      effort: 2, code that is fast: LLVM's first level, whose code is as fast here as that of the higher ones and
+        compiles in 3/4 of the time. 1, for programs of many small operations: without XLA's newer way to write kernels,
+        in half of the time. 0, for what runs once: at LLVM's level zero as well.
     """
     if jax.default_backend() != "cpu":
         return None
-    level = int(flag("optimise", optimise))
+    level = min(integer("effort", effort, 0, 2), 1)
     options = {"xla_backend_optimization_level": level, "xla_disable_hlo_passes": "cse_barrier_expander"}
-    options |= {} if optimise else {"xla_cpu_use_fusion_emitters": False}
+    options |= {} if effort == 2 else {"xla_cpu_use_fusion_emitters": False}
     return {name: value for name, value in options.items() if _knows(name, value)}
 
 

@@ -130,7 +130,7 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     jobs._prepare(config, network, len(dataset.train), wanted, device)
     assert len(set(lying)) == 1 and devices == [{device}] * 3
     together = jax.vmap(lambda seed: jobs.create_state(network, config.recipe, steps, seed))
-    options = parallel.compiler_options(optimise=False)
+    options = parallel.compiler_options(effort=0)
     seeds = np.int32([job.stored.seed for job in wanted])
     at_once = jax.jit(together, compiler_options=options)(seeds)
     jax.tree.map(np.testing.assert_array_equal, parallel.stack([job.state for job in wanted]), jax.device_get(at_once))

@@ -194,5 +194,7 @@ def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
     with pytest.raises(jax.errors.JaxRuntimeError):
         parallel._knows("xla_backend_optimization_level", "a lot")
     monkeypatch.setattr(parallel, "_knows", lambda name, value: name == "xla_backend_optimization_level")
-    for optimise in (True, False):
-        assert parallel.compiler_options(optimise) == {"xla_backend_optimization_level": int(optimise)}
+    for effort, level in enumerate((0, 1, 1)):
+        assert parallel.compiler_options(effort) == {"xla_backend_optimization_level": level}
+    with pytest.raises(InputError, match="effort: got 3"):
+        parallel.compiler_options(3)

@@ -444,12 +444,12 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--zoo-b", "b"], ["zoo_b: got b without --model-b"]),
         (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, but --model-b is --model"]),
         (["--model-b", "mcnn_k", "--zoo", "a", "--zoo-b", "a"], ["zoo_b: got a for both zoos"]),
-        (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20, "]),
+        (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20 (width 8), "]),
         (
             ["--model-b", "resnet20", "--layers", "relu1"],
-            ["layers: 'relu1' is not a stitch point of resnet20;"],
+            ["layers: 'relu1' is not a stitch point of resnet20 (width 8);"],
         ),
-        (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn; known: relu1"]),
+        (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn (width 8); known: relu1"]),
         (
             ["--model-b", "mcnn", "--width-b", "4", "--families", "birkhoff,matched"],
             ["families: birkhoff stitches points of equal widths alone; got 8 channels at relu1 of A and 4 at relu1"],

@@ -118,7 +118,7 @@ class Network(Traced):
 
     @cached_property
     def _compiled_init(self) -> Callable[[jax.Array], Member]:
-        return jax.jit(self.adapter.init, compiler_options=compiler_options(optimise=False))
+        return jax.jit(self.adapter.init, compiler_options=compiler_options(effort=0))
 
     def symmetry(self, member: Member, x: PyTree):
         """Return the symmetry of the network's variables, discovered from its jaxpr: see `symjax.groups.discover`.

@@ -69,7 +69,7 @@ class Together:
                 for (tail, network), chunk in zip(self._rotated(*case), chunks, strict=True)
             )
 
-        self.begin = lift(begin, optimise=False)
+        self.begin = lift(begin, effort=0)
         self.block, self.evaluate = lift(block), lift(evaluate)
         self._programs = block, evaluate
 

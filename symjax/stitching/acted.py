@@ -131,7 +131,7 @@ def check_points(network: Network, points: tuple[int, ...]) -> Discovered:
 
 def _quickly(fn: Callable) -> Callable:
     """Compiled without optimisation: it runs once."""
-    return jax.jit(fn, compiler_options=parallel.compiler_options(optimise=False))
+    return jax.jit(fn, compiler_options=parallel.compiler_options(effort=0))
 
 
 def acted_flops(

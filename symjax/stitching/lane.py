@@ -68,12 +68,12 @@ class Lane:
         self._lengths = [len(images) for images in (self._reestimation, self._validation.images, self._test.images)]
         self._at_once = min(BATCHES, max(self._lengths))
         self._moments = lift(lambda pair, shared: fit.pair_moments(plan, pair, *shared))
-        self._begin = lift(lambda m, _: fit.begin(plan, *m), optimise=False)
-        self._epoch = lift(partial(fit.fit_epoch, plan))
-        self._halfway = lift(lambda state, _: fit.halfway(plan, state), optimise=False)
-        self._rounded = lift(lambda state, _: fit.rounded(plan, state), optimise=False)
-        self._statistics = lift(partial(evaluate.several, partial(evaluate.batch_statistics, plan)))
-        self._scores = lift(partial(evaluate.several, partial(evaluate.batch_scores, plan)))
+        self._begin = lift(lambda m, _: fit.begin(plan, *m), effort=0)
+        self._epoch = lift(partial(fit.fit_epoch, plan), effort=1)
+        self._halfway = lift(lambda state, _: fit.halfway(plan, state), effort=0)
+        self._rounded = lift(lambda state, _: fit.rounded(plan, state), effort=0)
+        self._statistics = lift(partial(evaluate.several, partial(evaluate.batch_statistics, plan)), effort=1)
+        self._scores = lift(partial(evaluate.several, partial(evaluate.batch_scores, plan)), effort=1)
         self._place = partial(spread, devices=devices)
 
     def _moment_batches(self, images: int) -> jax.Array:

@@ -88,7 +88,7 @@ def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices:
     )
     network = config.network(dataset).with_form(execution.conv)
     shared = parallel.replicate(device_data(small, pad_batches(small.validation, EVALUATION_BATCH)), devices)
-    create = jax.jit(create_state, static_argnums=(0, 1, 2), compiler_options=parallel.compiler_options(optimise=False))
+    create = jax.jit(create_state, static_argnums=(0, 1, 2), compiler_options=parallel.compiler_options(effort=0))
     one = jax.device_get(create(network, config.recipe, len(small.train) // batch, 0))
     states = parallel.stack([one] * members)
     program = epochs_program(network, config.recipe, execution, devices)

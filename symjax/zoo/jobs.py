@@ -243,4 +243,4 @@ def _need(config: ZooConfig, network: Network, leaves, structure, execution: Exe
 def creation(network: Network, recipe: Recipe, steps_per_epoch: int):
     """`create_state` of a seed, remembered. Compiled without optimisation on a CPU, where LLVM takes long otherwise."""
     create = partial(create_state, network, recipe, steps_per_epoch)
-    return jax.jit(create, compiler_options=parallel.compiler_options(optimise=False))
+    return jax.jit(create, compiler_options=parallel.compiler_options(effort=0))
