@@ -4,6 +4,7 @@ Compilation takes most of the suite's time. On a CPU the tests therefore use XLA
 and every process, those started by tests included, reads and writes one cache of programs in the user's cache folder.
 """
 
+import functools
 import gc
 import os
 import shutil
@@ -15,6 +16,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads cost more than
 import campaign
 import jax
 import pytest
+from jax._src.interpreters import mlir
 from matplotlib.figure import Figure
 
 from symjax.data.cache import default_folder
@@ -26,6 +28,7 @@ OPTIONS = {
     "jax_compilation_cache_dir": str(CACHE),
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_traceback_in_locations_limit": 0,  # a tenth of what lowering takes, for messages of the compiler alone
 }
 for name, value in OPTIONS.items():
     jax.config.update(name, value)
@@ -34,6 +37,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 if jax.__version_info__ < (0, 11):  # later versions do not know these options
     flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)  # one for all programs: a fifth of a small program
 
 
 def pytest_configure(config):

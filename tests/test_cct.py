@@ -31,6 +31,7 @@ SMALL = {"width": 8, "image_size": 8}
         ("cct14_7x2", 224, 1000, 22_367_273),
     ],
 )
+@pytest.mark.few(3)
 def test_published_sizes(name, side, classes, count):
     assert number_of_parameters(name, image_size=side, classes=classes) == count
     assert counted(**MODELS[name].defaults | {"image_size": side, "classes": classes}) == count

@@ -246,6 +246,9 @@ COSTLY = (
     "dynamics.class_correlations",
     "stitching.stitch",
     "zoo.train_accuracy",
+    "zoo.train",
+    "zoo.train_together",
+    "data.augment",
 )
 COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
 QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
