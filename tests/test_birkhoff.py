@@ -91,6 +91,7 @@ def assert_optimal(projected, matrix, duals, tol=2e-6):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("noise", [0.01, 1.0])
 @pytest.mark.parametrize("kind", ["feasible", "vertex", "zero"])
+@pytest.mark.few(9)
 def test_projection_agrees_with_scipy(method, kind, noise):
     matrix = sample(kind, noise)
     projected, info = newton(matrix, method=method)

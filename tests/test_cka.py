@@ -173,6 +173,7 @@ def test_independent_data():
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("form", ["gram", "features"])
+@pytest.mark.few(2)
 def test_channel_normalized_cka_is_the_published_figure(case, form):
     got = channel_normalized_cka(*case.features(), form=form)
     np.testing.assert_allclose(got, case.channel_normalized_cka, atol=1e-5)
@@ -240,6 +241,7 @@ def test_distance_is_a_metric(estimator, kernel):
 
 
 @pytest.mark.parametrize("form", ["gram", "features"])
+@pytest.mark.few(1)
 def test_identical_input(form):
     for seed in range(5):
         x, _ = data(seed)
@@ -299,6 +301,7 @@ def test_huge_examples_in_every_form():
 
 
 @pytest.mark.parametrize("groups", [1, 20])  # in one example, or in two halves far from each other
+@pytest.mark.few(1)
 def test_rbf_with_far_examples(groups):
     rng = np.random.default_rng(0)
     common = rng.standard_normal((40, 3))

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stitch_helpers import flags, scratch, trained
+from test_stitch_command import FakeSweep
 
 import experiments.crossval
 import experiments.lasso
@@ -17,7 +18,6 @@ import experiments.zoo
 from experiments.folders import diverged
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
-from symjax.stitching import Sweep
 from symjax.stitching.results import COLUMNS, load_stitch
 from symjax.stitching.selection import GRIDS, choose
 
@@ -34,21 +34,21 @@ def command(module, *others, out):
     run_command(module.main, module.Settings, [str(word) for word in argv])
 
 
-def compute_nothing(monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError("something was computed again")
+@pytest.fixture
+def fake(monkeypatch):
+    """Stitches that are drawn in place of trained ones."""
+    FakeSweep.asked, FakeSweep.fail_at = [], None
+    monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
+    return FakeSweep
 
-    monkeypatch.setattr(Sweep, "run", fail)
-    monkeypatch.setattr(zoo, "test_accuracy", lambda *_, **__: np.zeros(3))
 
-
-def test_crossval(tmp_path, capsys, monkeypatch):
+def test_crossval(fake, tmp_path, capsys):
     out = tmp_path / "run"
-    ask = ["--family", "rank", "--values", "1,4", "--pairs", 2]
+    ask = ["--family", "rank", "--values", "1,2,4", "--pairs", 2]
     command(experiments.crossval, *ask, out=out)
     printed = capsys.readouterr().out
     rows, chosen = runs.read_csv(out / "results.csv", COLUMNS), runs.read_csv(out / "chosen.csv", COLUMNS)
-    assert len(rows) == 2 * 2 * 2 and set(rows.family) == {"rank1", "rank4"}
+    assert len(rows) == 2 * 2 * 3 and set(rows.family) == {"rank1", "rank2", "rank4"}
     assert len(chosen) == 2 * 2
     for row in chosen.itertuples():
         theirs = rows[(rows.pair == row.pair) & (rows.layer == row.layer)].sort_values("hyperparameter")
@@ -57,15 +57,16 @@ def test_crossval(tmp_path, capsys, monkeypatch):
     told = summary.read(out)
     assert told.experiment == "crossval" and told.figures == ("penalties", "choices") and told.seconds > 0
     counts = told.tables["how often each value was chosen"]
-    assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "4"]
+    assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "2", "4"]
     fixed = rows.assign(family="rank:" + rows.hyperparameter.map("{:g}".format))
     assert told.finding == experiments.crossval.finding(fixed, chosen) and told.finding in printed
     assert f"rank costs {chosen.penalty.mean():.1f} points" in told.finding
     assert "chosen by validation" in printed
     assert all((out / f"{name}.png").exists() for name in told.figures)
 
-    compute_nothing(monkeypatch)
+    fake.asked.clear()
     command(experiments.crossval, *ask, out=out)
+    assert not fake.asked
     assert capsys.readouterr().out == printed and summary.read(out).seconds > told.seconds
 
 
@@ -93,22 +94,33 @@ def test_validation_chooses_and_the_test_images_tell():
     )
 
 
-def test_lasso(tmp_path, capsys, monkeypatch):
+def test_the_lasso_command(fake, tmp_path, capsys):
+    command(experiments.lasso, "--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1, out=tmp_path / "run")
+    told = summary.read(tmp_path / "run")
+    assert told.finding in capsys.readouterr().out and "birkhoff costs" in told.finding
+    assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
+    (table,) = told.tables.values()
+    assert table.loc["lasso_proximal:10000", "relu1"].endswith("@ 0.00")
+    assert (tmp_path / "run" / "sparsity.png").exists() and (tmp_path / "run" / "sparsity.pdf").exists()
+
+
+@pytest.mark.slow
+def test_lasso(tmp_path):
     out = tmp_path / "run"
     # A weight that no loss can hold against: every entry is zero, and the network guesses.
-    ask = ["--weights", "0.1,1e4", "--beside", "matched", "--pairs", 1]
+    ask = ["--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1]
     command(experiments.lasso, *ask, out=out)
     rows = runs.read_csv(out / "results.csv", COLUMNS).set_index(["family", "layer"])
     channels = {"relu1": 4, "relu2": 8}
     for layer, count in channels.items():
         assert rows.sparsity["lasso_proximal:10000", layer] == 1
         assert rows.sparsity["lasso_proximal:0.1", layer] < 0.5
-        assert rows.sparsity["matched", layer] >= 1 - 1 / count  # more where a channel is dead
+        assert rows.sparsity["birkhoff", layer] >= 1 - 1 / count  # more where a channel is dead
     pair = tuple(map(int, rows.pair.iloc[0].split("-")))
     stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.state)
     np.testing.assert_array_equal(stitch.matrix, 0)
     told = summary.read(out)
-    assert "lasso_proximal:0.1 costs" in told.finding and "matched costs" in told.finding
+    assert "lasso_proximal:0.1 costs" in told.finding and "birkhoff costs" in told.finding
     assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
 

@@ -82,6 +82,7 @@ def test_the_function_stays_and_features_change_by_exactly_a(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), back, member)
 
 
+@pytest.mark.slow
 def test_spaces_of_a_transformer():
     network = create("cct2", width=8, image_size=8, classes=3)
     x = jax.random.normal(KEY, (3, 8, 8, 3))

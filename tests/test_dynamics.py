@@ -48,8 +48,7 @@ def planted(seed=0):
 # --- similarity to the end ---
 
 
-@pytest.mark.parametrize("measure", ["svcca", slow("pwcca"), slow("cca")])
-@pytest.mark.few(1)
+@pytest.mark.parametrize("measure", [slow("svcca"), slow("pwcca"), "cca"])
 def test_a_planted_history_has_its_closed_form(measure):
     history, end, share = planted()
     rows = similarity_to_end(history, end, measure, EPOCHS)

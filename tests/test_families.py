@@ -56,7 +56,7 @@ def made(label, start):
 
 
 @pytest.mark.parametrize("label", LABELS)
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 def test_what_a_projection_misses_is_told(label):
     family, params = made(label, rotation() if label == "orthogonal" else member())
     moved = jax.tree.map(
@@ -173,6 +173,7 @@ def stepped(label, size=0.05, seed=3):
 
 @pytest.mark.parametrize("progress", [FIRST, SECOND], ids=["first half", "second half"])
 @pytest.mark.parametrize("label", LABELS)
+@pytest.mark.few(13)
 def test_projections_land_in_the_set_and_stay(label, progress):
     family, params, after = stepped(label, size=0.02)
     once = family.project(after, params, progress)

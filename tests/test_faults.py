@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 
+import campaign
 import jax
 import numpy as np
 import pandas as pd
@@ -316,9 +317,9 @@ def test_pickles_are_never_loaded(reference, tmp_path):
     loads = [pickle.dumps(Malicious(proof)), *((tmp_path / f"objects.{kind}").read_bytes() for kind in ("npy", "npz"))]
     paths = [path for path in folder.rglob("*") if path.is_file() and "member-1" in str(path)]
     assert len(paths) > 5
-    for path in [*paths, folder / "config.json"]:
+    for i, path in enumerate([*paths, folder / "config.json"]):
         whole = path.read_bytes()
-        for load in loads:
+        for load in loads if campaign.FULL else loads[i % 3 : i % 3 + 1]:
             path.write_bytes(load)
             for epoch in (None, 2):
                 with contextlib.suppress(InputError):

@@ -109,6 +109,7 @@ def points_of(options):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(6)
 def test_points(name):
     values = named(name, width=2)
     channels = {point: value.shape[-1] for point, value in values.items()}

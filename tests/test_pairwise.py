@@ -280,14 +280,14 @@ def test_a_table_of_two_sets():
 
 
 def test_same_layers_only():
-    a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
-    found = pairwise(a, "cca", layers="same")  # of which all layers cannot be compared
+    a = zoo(2, sizes=((2, 2, 3), (2, 2, 3)))
+    found = pairwise(a, "cka", layers="same")
     np.testing.assert_array_equal(found.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool))
     for layer, array in a.items():
-        expected = loop("cca", {layer: array}, {layer: array})[0, :, 0]
+        expected = loop("cka", {layer: array}, {layer: array})[0, :, 0]
         np.testing.assert_allclose(found.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
     other = {"layer1": a["layer1"][:1], "more": a["layer0"][:1]}
-    assert pairwise(a, "cca", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
+    assert pairwise(a, "cka", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
         [False] * 2,
         [True, False],
     ]

@@ -136,9 +136,8 @@ def test_keys_blocks_and_names():
     np.testing.assert_array_equal(first.values, again.values)
     other = error_bars("pls", x, y, jax.random.key(1), 20)
     assert not np.isin(other.values, first.values).all()
-    for size in (1, 7):
-        blocked = error_bars(pls_similarity, x, y, KEY, 20, batch_size=size)
-        np.testing.assert_allclose(blocked.values, first.values, rtol=1e-5)
+    blocked = error_bars(pls_similarity, x, y, KEY, 20, batch_size=7)
+    np.testing.assert_allclose(blocked.values, first.values, rtol=1e-5)
     np.testing.assert_array_equal(error_bars(MEASURES["pls"], x, y, KEY, 20).values, first.values)
     np.testing.assert_allclose(first.estimate, pls_similarity(x, y), rtol=1e-6)
     distance = MEASURES["procrustes_distance"]

@@ -118,6 +118,7 @@ def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
 
 @pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
     """Killed as one member is saved, and others are or are not."""
     save = StoredMember.save

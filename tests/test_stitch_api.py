@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from flax import nnx
 
 import symjax
@@ -125,7 +126,7 @@ def planted():
     )
 
 
-@pytest.mark.parametrize("back", [False, True], ids=["4 to 6 channels", "6 to 4"])
+@pytest.mark.parametrize("back", [False, slow(True)], ids=["4 to 6 channels", "6 to 4"])
 def test_full_recovers_a_planted_map_between_widths(back):
     a, b, matrix = planted()
     nets = (b, a) if back else (a, b)
@@ -211,7 +212,7 @@ def stitched_by_hand(network_b, member, result, key, features, point):
     return np.asarray(network_b.tail(tail, (jnp.asarray(features, jnp.float32),), point))
 
 
-@pytest.mark.parametrize("how", ["mean", "nearest"])
+@pytest.mark.parametrize("how", ["mean", slow("nearest")])
 def test_maps_of_unequal_size(how):
     """From 8 x 8 to 4 x 4 pixels and back, by convolutional networks of 3 and 5 channels."""
     large, small = (
@@ -448,6 +449,7 @@ def test_numerical_trouble_is_reported():
     assert np.isnan(result.table.penalty).all()
 
 
+@pytest.mark.slow
 def test_the_example_runs():
     assert doctest.testmod(symjax.stitching.api).failed == 0
 

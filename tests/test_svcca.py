@@ -47,6 +47,7 @@ def oracle_svcca(x, y, variance=0.99):
 
 
 @pytest.mark.parametrize("variance", [0.3, 0.8, 0.9, 0.99, 1.0])
+@pytest.mark.few(3)
 def test_svcca_agrees_with_its_definition(variance):
     x, y = decaying()
     similarity, result = svcca(x, y, variance, full_output=True)
