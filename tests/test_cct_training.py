@@ -55,6 +55,7 @@ def test_a_tiny_one_learns_and_is_stitched(tmp_path, monkeypatch):
     assert (metrics.groupby("seed").loss.last() < 0.5 * metrics.groupby("seed").loss.first()).all()
 
 
+@pytest.mark.slow
 def test_what_is_dropped_is_part_of_training():
     """The same member trains otherwise where attention weights and branches are dropped."""
     from symjax.data.dataset import Split

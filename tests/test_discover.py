@@ -245,7 +245,7 @@ SHAPES = {"table": (11, 8), "positions": (5, 8), "scale": (8,), "bias": (8,), "o
 SHAPES |= {"down": (9, 8), "head": (8, 4)}
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("fused", [False, slow(True)])
 def test_transformers(fused):
     """Heads are permuted, each has a matrix for queries and keys and one for values; parts move with their heads."""
     inner = {"qkv": (8, 18)} if fused else {"q": (8, 6), "k": (8, 6), "v": (8, 6)}

@@ -178,7 +178,8 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
-@pytest.mark.parametrize("kilobytes", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (16, 96))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [4, 16, 96])
 def test_a_disk_that_fills_up(reference, disk, kilobytes, monkeypatch, capfd):
     """In the first table, in a checkpoint of the first member, in one of a later member."""
     monkeypatch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)

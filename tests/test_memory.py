@@ -235,6 +235,7 @@ def test_the_largest_parts_are_of_each_stretch_the_most_families():
     assert bounds.largest([few, many, late]) == [many, late] == bounds.largest([many, late, few])
 
 
+@pytest.mark.slow
 def test_what_a_plan_needs():
     plan, dataset = plan_of("full,rank1")
     closed, _ = plan_of("identity")

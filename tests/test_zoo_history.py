@@ -274,6 +274,7 @@ def test_groups_must_fit_together(tmp_path):
 # --- freezing ---
 
 
+@pytest.mark.slow
 def test_frozen_segments_stay_and_the_others_train(plain_folder, tmp_path):
     config = dataclasses.replace(CONFIG, freeze=(1, 2))
     train(tmp_path / "zoo", config=config, keep=(0, 1, 2))
