@@ -145,6 +145,7 @@ def test_maps_reach_the_measures_that_take_them(maps):
             np.testing.assert_allclose(row.value, MEASURES[measure].fn(x, y, **options), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_other_maps_are_another_configuration(capsys):
     out = command("--maps", "pool", measures="cka")
     assert runs.read_config(out, "align")["maps"] == "pool"

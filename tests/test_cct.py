@@ -144,6 +144,7 @@ def test_evaluation_is_the_definition(options):
     close(logits, expected, 1e-11)
 
 
+@pytest.mark.slow
 def test_bfloat16():
     assert {value.dtype for value in named("cct2", 8, dtype=jnp.bfloat16, **SMALL).values()} == {jnp.dtype("bfloat16")}
     single, half = drawn("cct2", **SMALL), drawn("cct2", dtype=jnp.bfloat16, **SMALL)
@@ -198,6 +199,7 @@ def test_attention_weights_are_dropped():
     np.testing.assert_allclose(run(attention, x), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite():
     module = drawn("cct2", **SMALL)
 

@@ -96,6 +96,7 @@ def test_hsic_song_is_the_mean_over_quadruples():
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.few(2)
 def test_hsic_ignores_what_is_added_to_rows_and_columns_alike(estimator):
     x, y = data()
     shift = np.random.default_rng(5).normal(size=N)
@@ -139,7 +140,7 @@ def test_linear_cka_agrees_with_its_definition(estimator, form):
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize(("n", "bandwidth"), [(N, 1.0), (N, 0.4), (23, 0.8)])  # an even and an odd number of pairs
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 def test_rbf_cka_agrees_with_its_definition(estimator, n, bandwidth):
     x, y = data(n=n)
     wanted = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
@@ -218,6 +219,7 @@ def test_maps_are_flattened_by_default_and_may_differ_in_size():
 
 
 @pytest.mark.parametrize("form", ["gram", "features"])
+@pytest.mark.few(1)
 def test_far_from_the_origin_and_of_any_size(form):
     x, y = data()
     wanted = cka(x, y, form=form)
@@ -231,6 +233,7 @@ def test_far_from_the_origin_and_of_any_size(form):
 @pytest.mark.parametrize(
     ("estimator", "kernel"), [("song", "linear"), slow("gretton", "linear"), slow("lange", "linear"), ("song", "rbf")]
 )
+@pytest.mark.few(1)
 def test_distance_is_a_metric(estimator, kernel):
     spaces = [data(seed)[seed % 2] for seed in range(5)]
     table = np.array([[cka_distance(a, b, estimator, kernel, form="gram") for b in spaces] for a in spaces])
@@ -315,6 +318,7 @@ def test_rbf_with_far_examples(groups):
     assert np.isfinite(gradient).all() and np.abs(gradient).max() > 0
 
 
+@pytest.mark.slow
 def test_derivatives_with_a_huge_example():
     x, y = with_huge_examples(40, 5, 3, 1, 1e5)
     with jax.enable_x64(True):
@@ -413,5 +417,6 @@ def test_mistakes(change, message):
             function(**({"x": x, "y": y} | change))
 
 
+@pytest.mark.slow
 def test_two_examples_are_enough_for_gretton():
     np.testing.assert_allclose(cka(np.eye(2), np.eye(2)[::-1], "gretton"), 1, rtol=1e-6)

@@ -106,6 +106,7 @@ def test_low_rank_starts_at_the_nearest_matrix_of_its_rank(rank):
 
 @pytest.mark.parametrize("label", ["birkhoff", "birkhoff_published", "softsort", "softsort:0.5"])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.few(6)
 def test_g_relu_families_start_at_members_of_g_relu(label, seed):
     start = member(seed, d=9)
     family, params = made(label, start)

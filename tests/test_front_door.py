@@ -142,7 +142,7 @@ WHOLE = np.int64(np.rint(100 * X))
 
 
 @pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.few(9)
+@pytest.mark.few(4)
 def test_an_offset_is_taken_off_before_the_cast_or_refused(name):
     fn, translated = MEASURES[name].fn, "translation" in MEASURES[name].invariances
     if not translated:
@@ -184,6 +184,7 @@ def test_offsets_elsewhere():
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if "translation" in MEASURES[name].invariances])
+@pytest.mark.few(8)
 def test_a_channel_that_is_constant_up_to_rounding_is_constant(name):
     number = np.float32(7.3)
     rounded = number + np.spacing(number) * (np.arange(30) % 3 == 0).astype(np.float32)

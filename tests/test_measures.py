@@ -98,7 +98,7 @@ def test_entry_is_complete(measure):
 
 @each
 @pytest.mark.parametrize("invariance", INVARIANCES)
-@pytest.mark.few(40)
+@pytest.mark.few(26)
 def test_invariance_is_as_claimed(measure, invariance, either):
     x, y = either
     if invariance == "cyclic_shift" and x.ndim == 2:
@@ -113,7 +113,7 @@ def test_invariance_is_as_claimed(measure, invariance, either):
 
 
 @each
-@pytest.mark.few(14)
+@pytest.mark.few(10)
 def test_symmetry_is_as_claimed(measure, either):
     x, y = either
     change = abs(float(measure.fn(x, y)) - float(measure.fn(y, x)))

@@ -330,6 +330,7 @@ def test_a_rehearsal_measures_something():
     assert 1e4 < rate < 1e15
 
 
+@pytest.mark.slow
 def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys):
     """A million classes, or a width that only another machine holds: nothing is allocated, and the table comes."""
     dataset, _ = trained()

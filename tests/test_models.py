@@ -254,6 +254,7 @@ def test_init_depends_on_the_key_alone():
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet18"])
+@pytest.mark.few(1)
 def test_bfloat16(name):
     options = {"width": 4, **({"blocks": (1, 1)} if name == "resnet18" else {})}
     assert {value.dtype for value in named(name, dtype=jnp.bfloat16, **options).values()} == {jnp.dtype("bfloat16")}

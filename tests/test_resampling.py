@@ -217,6 +217,7 @@ def test_what_permutations_do_not_change_is_no_evidence():
     np.testing.assert_allclose(permutation_test(both, x, y, KEY, 50).p_value, 1)
 
 
+@pytest.mark.slow
 def test_double_precision():
     with jax.enable_x64(True):
         x, y = (np.float64(z) for z in data())
@@ -290,6 +291,7 @@ def test_bootstrap_over_models():
     assert one.estimate.shape == one.low.shape == () and one.low.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_coverage_of_the_bootstrap_over_models():
     """v_ij = a_i + a_j: of 20 models about as it should be, of 4 too narrow, as the docstring says."""
     rng = np.random.default_rng(0)

@@ -57,6 +57,7 @@ def test_agrees_with_its_definition(widths):
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.few(4)
 def test_the_plan_is_one(widths):
     x, y = data(*widths)
     p, q = widths

@@ -80,6 +80,7 @@ def test_svcca_of_everything_is_cca():
     np.testing.assert_allclose(svcca(x, y, 1.0), cca_similarity(x, y), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_svcca_of_more_neurons_than_examples():
     rng = np.random.default_rng(1)
     low = rng.normal(size=(40, 3))
@@ -167,6 +168,7 @@ def test_pca_keeps_small_variances():
     assert np.isnan(pca(np.ones_like(x)).ratios).all() and (pca(np.ones_like(x)).variances == 0).all()
 
 
+@pytest.mark.slow
 def test_pca_gradients():
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):

@@ -238,7 +238,7 @@ LONG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=40, batch_size=6, learn
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "delete"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_damage_is_an_error_and_never_other_numbers(reference, copy, damage):
     checkpoint = copy / "member-2" / "epoch-00003"
     found = 0

@@ -210,6 +210,7 @@ def test_configurations_hold_the_network_itself():
 # --- the same model by every way ---
 
 
+@pytest.mark.slow
 def test_a_model_by_name_by_module_and_as_a_network_gives_the_same_numbers(monkeypatch):
     module = types.ModuleType("own_models")
     options = {"width": 4, "multiples": (1, 2), "pools": (2, 2), "channels": 1, "classes": 3}
@@ -319,6 +320,7 @@ def test_a_network_has_its_own_settings(options):
         ZooConfig("r", MLP, **options)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docstring_runs():
     scope = {"symjax": symjax}
     for case in doctest.DocTestFinder(recurse=False).find(zoo.train, "train", globs=scope):

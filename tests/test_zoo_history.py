@@ -141,6 +141,7 @@ def stop():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tmp_path, monkeypatch):
     save = StoredMember.save
 
