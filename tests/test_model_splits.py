@@ -7,7 +7,7 @@ from test_models import draw, images
 from symjax import models
 
 # One of each kind; others of the same file differ in numbers of layers and channels.
-QUICK = ("mcnn", "resnet20", "cct2")
+QUICK = ("resnet20", "cct2")
 NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in models.MODELS

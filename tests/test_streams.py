@@ -103,6 +103,7 @@ def test_smaller_maps_are_enlarged():
 
 
 @pytest.mark.parametrize("name", ["pls", "procrustes_centred"])
+@pytest.mark.few(1)
 def test_double_precision(name):
     make, function, options = EXACT[name]
     with jax.enable_x64(True):
@@ -115,6 +116,7 @@ def test_double_precision(name):
 
 
 @each
+@pytest.mark.few(5)
 def test_merging_in_any_order(name):
     make, function, options = EXACT[name]
     x, y = data()
