@@ -51,7 +51,7 @@ def test_spaces_of_chains_and_residual_streams(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet20", "cct2", *map(slow, ("mcnn", "mcnn_k_sigmoid", "scnn", "resnet18", "cct7_7x2"))]
+    "name", ["cct2", *map(slow, ("resnet20", "mcnn", "mcnn_k_sigmoid", "scnn", "resnet18", "cct7_7x2"))]
 )
 def test_the_function_stays_and_features_change_by_exactly_a(name):
     """In float64, all spaces at once and each alone, and with an element that carries noise."""

@@ -144,7 +144,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "equinox" else ()) for n in NETWORKS])
 def test_front_and_tail_make_the_whole(name):
     make, x = NETWORKS[name]
     network = make()

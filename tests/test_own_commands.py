@@ -95,6 +95,7 @@ def run(name, *words):
     run_command(module.main, module.Settings, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatch):
     monkeypatch.setattr(estimate, "REHEARSED", 1)
     words = [*ZOO, *COMMANDS["stitch"], "--layers", "relu2"]
