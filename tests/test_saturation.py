@@ -152,6 +152,7 @@ def test_what_the_folder_holds_is_decided(live, middle, tmp_path, monkeypatch):
     assert_same(found.members, train(tmp_path / "given", given((1, 1))).members)
 
 
+@pytest.mark.slow
 def test_members_trained_again_for_what_they_lack_follow_their_schedule(live, middle, tmp_path, monkeypatch):
     folder = shutil.copytree(live, tmp_path / "zoo")
     StoredMember(folder, 1).kept_path(4).unlink()

@@ -295,6 +295,7 @@ def test_frozen_segments_stay_and_the_others_train(plain_folder, tmp_path):
     assert_close(at[1], train(tmp_path / "normal", keep=(1,)) and zoo.load(tmp_path / "normal", epoch=1).members, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_schedule_beyond_the_end_is_normal_training(plain_folder, tmp_path):
     never = train(tmp_path / "zoo", config=dataclasses.replace(CONFIG, freeze=(3, 3)))
     assert_same(never.members, zoo.load(plain_folder).members)
