@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_any_flags
+from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
 import experiments.dry_run
@@ -83,8 +84,7 @@ def test_every_command_that_computes_has_the_flag():
     assert "dry_run" in vars(ZooSettings)["__annotations__"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.few(2)
+@pytest.mark.parametrize("name", [name if name in ("symmetry", "rotate") else slow(name) for name in COMMANDS])
 def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     dry(name)
     printed = capsys.readouterr().out

@@ -80,6 +80,11 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     assert low <= found.values.min() and found.values.max() <= high
 
 
+def test_two_parts_of_measures_of_their_own_kind():
+    for measure in ("fourier_cca", "soft_matching"):
+        test_two_parts_are_the_whole(measure)
+
+
 @pytest.mark.parametrize("measure", names)
 @pytest.mark.few(3)
 def test_two_parts_are_the_whole(measure):
