@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def quiet_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def command(*others, out="run", measures="cka,svcca"):
+def command(*others, out="run", measures="cka,procrustes"):
     argv = [*flags(scratch()), "--out", out, "--measures", measures, "--examples", EXAMPLES, *others]
     run_command(experiments.align.main, experiments.align.Settings, [str(word) for word in argv])
     return Path(out)
@@ -55,8 +56,9 @@ def test_representations_are_the_features_of_each_member(batch_size):
     found = representations(zoo, images, dataset.mean, dataset.std, layers="relu2", batch_size=batch_size)
     assert list(found) == ["relu2"] and found["relu2"].shape[:2] == (len(SEEDS), EXAMPLES)
     normalised = (images - dataset.mean) / dataset.std
+    features = jax.jit(lambda member: zoo.network.features(member, np.float32(normalised), ["relu2"])["relu2"])
     for i, seed in enumerate(SEEDS):
-        expected = zoo.network.features(zoo.member(seed), np.float32(normalised), ["relu2"])["relu2"]
+        expected = features(zoo.member(seed))
         np.testing.assert_allclose(found["relu2"][i], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -103,28 +105,27 @@ def test_images_of_one_value_are_of_any_range(value):
 # --- the command ---
 
 
-@pytest.mark.figures
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_rows_are_the_measures(capsys):
-    out = command(measures="cka,pwcca,wreath_procrustes")
+    out = command(measures="cka,pwcca")
     rows, found = runs.read_csv(out / "results.csv"), features()
     keys = ["measure", "model_a", "layer_a", "model_b", "layer_b"]
     assert not rows.duplicated(keys).any() and rows.value.notna().all()
     counts = rows.groupby("measure").size()
     # All layers with all layers, but for pixels as samples; pwcca is not symmetric.
-    assert counts.to_dict() == {"cka": 4 * len(PAIRS), "wreath_procrustes": 4 * len(PAIRS), "pwcca": 4 * len(PAIRS)}
+    assert counts.to_dict() == {"cka": 4 * len(PAIRS), "pwcca": 4 * len(PAIRS)}
     assert (rows[rows.measure == "pwcca"].layer_a == rows[rows.measure == "pwcca"].layer_b).all()
     for row in rows.itertuples():
         x, y = found[row.layer_a][SEEDS.index(row.model_a)], found[row.layer_b][SEEDS.index(row.model_b)]
         np.testing.assert_allclose(row.value, MEASURES[row.measure].fn(x, y), atol=2e-5)
     printed = capsys.readouterr().out
-    for measure in ("cka", "pwcca", "wreath_procrustes"):
+    for measure in ("cka", "pwcca"):
         values = rows[(rows.measure == measure) & (rows.layer_a == "relu2") & (rows.layer_b == "relu2")]
         # Both orders of a pair are one pair.
         values = values.groupby(values.model_a + values.model_b).value.mean()
         assert f"{values.mean():z.3f} ± {values.std():.3f}" in printed
     for name in ("heatmaps", "layers"):
-        assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
+        assert (out / f"{name}.png").exists() and (out / f"{name}.pdf").exists()
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
@@ -144,6 +145,7 @@ def test_maps_reach_the_measures_that_take_them(maps):
             np.testing.assert_allclose(row.value, MEASURES[measure].fn(x, y, **options), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_other_maps_are_another_configuration(capsys):
     out = command("--maps", "pool", measures="cka")
     assert runs.read_config(out, "align")["maps"] == "pool"
@@ -172,18 +174,19 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     capsys.readouterr()
     command("--pairs", 1, "--dry-run")
     assert "All is there" in capsys.readouterr().out
-    command(measures="cka,procrustes")
+    command(measures="cka,channel_normalized_cka")
     drawn = tuple(one[["model_a", "model_b"]].iloc[0])
-    assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("procrustes", PAIRS)]
+    assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("channel_normalized_cka", PAIRS)]
     more = runs.read_csv(out / "results.csv")
-    assert set(more.measure) == {"cka", "svcca", "procrustes"}
+    assert set(more.measure) == {"cka", "channel_normalized_cka", "procrustes"}
     kept = one.merge(more, how="left", on=list(one.columns[:-1]))
     np.testing.assert_array_equal(kept.value_x, kept.value_y)
-    assert more.groupby("measure").size().to_dict() == {"cka": 12, "procrustes": 12, "svcca": 2}
+    assert more.groupby("measure").size().to_dict() == {"cka": 12, "channel_normalized_cka": 12, "procrustes": 4}
 
 
 @pytest.mark.parametrize("piece", ["parts/cka.results.csv", slow("accuracy.csv")])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     own, other = command(measures="cka"), command("--examples", 30, measures="cka", out="other")
     shutil.copy(other / piece, own / piece)

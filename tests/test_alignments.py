@@ -53,7 +53,7 @@ def identity(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=identity)
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 def test_a_planted_problem_is_solved(case):
     name, options, kind, planted = case
     function = partial(getattr(similarity, name), full_output=True, **options)
@@ -76,6 +76,7 @@ def test_a_planted_problem_is_solved(case):
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if hasattr(similarity, f"{case[0]}_stream")], ids=identity)
+@pytest.mark.few(4)
 def test_streams_solve_it_too(case):
     name, options, kind, planted = case
     x = features()

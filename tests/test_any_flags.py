@@ -180,7 +180,7 @@ def names_of(command, name):
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize(("command", "name"), list(own_fields()))
-@pytest.mark.few(25)
+@pytest.mark.few(8)
 def test_every_flag_is_refused_by_name_or_taken(command, name, tmp_path, monkeypatch, capsys):
     kind = kind_of(command, name)
     refused = [value for value in WRONG[kind] if (name, value) not in TAKEN]
@@ -252,12 +252,14 @@ CONTRADICTIONS = [
 
 
 @pytest.mark.parametrize(("command", "words", "named"), CONTRADICTIONS, ids=str)
+@pytest.mark.few(15)
 def test_contradictory_flags(command, words, named, tmp_path, monkeypatch, capsys):
     assert_refused(words, [named], *thrown(command, words, tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 @pytest.mark.parametrize("words", [["--no-such-flag", "1"], ["stray"], ["--out"], ["--out", "a", "b"]], ids=str)
+@pytest.mark.few(26)
 def test_flags_that_are_none(command, words, tmp_path, monkeypatch, capsys):
     code, error, left = thrown(command, words, tmp_path, monkeypatch, capsys)
     assert code == 2 and ("--help" in error or error.startswith("error: ")) and not left

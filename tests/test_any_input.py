@@ -159,7 +159,7 @@ def scaled(x, power):
 @each
 @throws(8)
 @given(seed=SEEDS, powers=st.tuples(st.integers(-149, 125), st.integers(-149, 125)))
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 def test_size_is_refused_or_does_not_matter(measure, seed, powers):
     """What is as large or small as floats can be, as it is when brought to an ordinary size."""
     x, y = ordinary(seed), ordinary(seed + 1)
@@ -182,6 +182,7 @@ def test_size_is_refused_or_does_not_matter(measure, seed, powers):
 @each
 @throws(4)
 @given(seed=SEEDS, powers=st.lists(st.integers(-80, 80), min_size=FEATURES, max_size=FEATURES))
+@pytest.mark.few(6)
 def test_columns_of_very_different_size(measure, seed, powers):
     x, y = ordinary(seed), ordinary(seed + 1)
     value = value_of(measure, scaled(x, np.array(powers)), y)
@@ -286,7 +287,7 @@ def test_streams_refuse_what_is_no_batch(name, bad, left):
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @throws(2)
 @given(seed=SEEDS, power=st.integers(-95, 95))
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_streams_at_any_size(name, seed, power):
     """As the same batches at an ordinary size; or NaN, where squares of entries leave the range."""
     stream = STREAMS[name]()

@@ -91,6 +91,7 @@ def assert_optimal(projected, matrix, duals, tol=2e-6):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("noise", [0.01, 1.0])
 @pytest.mark.parametrize("kind", ["feasible", "vertex", "zero"])
+@pytest.mark.few(9)
 def test_projection_agrees_with_scipy(method, kind, noise):
     matrix = sample(kind, noise)
     projected, info = newton(matrix, method=method)
@@ -191,6 +192,7 @@ def test_float32_keeps_five_digits(noise):
     ("n", "noise"), [(256, 0.01), slow(256, 1.0), (256, 10.0), slow(512, 0.01), (512, 1.0), slow(512, 10.0)]
 )
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_float32_keeps_five_digits_at_full_size(n, noise):
     batch = np.stack([sample(kind, noise, n) for kind in ("feasible", "vertex", "zero")])
     projected, info = newton(batch)
@@ -261,6 +263,7 @@ def test_a_misleading_warm_start_is_survived():
 
 
 @pytest.mark.parametrize("method", ["sweeps", "newton"])
+@pytest.mark.few(1)
 def test_steps_that_crowd_the_support_do_not_end_in_a_cycle(method):
     """Over-relaxed sweeps with one step to each threshold went round and round in the third of these projections.
 

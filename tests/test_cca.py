@@ -88,6 +88,7 @@ def test_correlations_agree_with_the_textbook(widths):
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.few(1)
 def test_directions_make_variates(widths):
     x, y = related(*widths)
     result = cca(x, y)
@@ -226,6 +227,7 @@ def test_constant_input_has_no_correlation():
         assert np.isnan(cca_similarity(constant, y)) and np.isnan(pwcca(constant, y))
 
 
+@pytest.mark.slow
 def test_a_large_mean_does_not_matter():
     x, y = related(6, 6)
     far = np.float32(np.round(x * 64) / 64 + 512)  # exact in float32
@@ -286,6 +288,7 @@ def test_mistakes_are_told(x, y, message):
         jax.jit(lambda: cca(x, y))()
 
 
+@pytest.mark.slow
 def test_dtypes():
     x, y = related(6, 6)
     whole = np.round(x * 8).astype(np.int32)
@@ -352,6 +355,7 @@ def test_gradient_of_a_symmetric_function_where_correlations_coincide():
         np.testing.assert_allclose(slope, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_same_under_jit_and_vmap():
     x, y = related(6, 6)
     batch = jnp.stack([x, y]), jnp.stack([y, x])

@@ -31,6 +31,7 @@ SMALL = {"width": 8, "image_size": 8}
         ("cct14_7x2", 224, 1000, 22_367_273),
     ],
 )
+@pytest.mark.few(3)
 def test_published_sizes(name, side, classes, count):
     assert number_of_parameters(name, image_size=side, classes=classes) == count
     assert counted(**MODELS[name].defaults | {"image_size": side, "classes": classes}) == count
@@ -143,6 +144,7 @@ def test_evaluation_is_the_definition(options):
     close(logits, expected, 1e-11)
 
 
+@pytest.mark.slow
 def test_bfloat16():
     assert {value.dtype for value in named("cct2", 8, dtype=jnp.bfloat16, **SMALL).values()} == {jnp.dtype("bfloat16")}
     single, half = drawn("cct2", **SMALL), drawn("cct2", dtype=jnp.bfloat16, **SMALL)
@@ -197,6 +199,7 @@ def test_attention_weights_are_dropped():
     np.testing.assert_allclose(run(attention, x), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_finite():
     module = drawn("cct2", **SMALL)
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.settings import ZooSettings
 from experiments.stitch import Settings, main
@@ -24,6 +25,7 @@ def test_settings_that_suit():
     assert "schedule" in ZooSettings(model="cct2").zoo_config().to_json()["recipe"]
 
 
+@pytest.mark.slow
 def test_a_tiny_one_learns_and_is_stitched(tmp_path, monkeypatch):
     """Digits of 8 x 8: far above chance in a few epochs; a full stitch costs less than one of rank 1."""
     monkeypatch.chdir(tmp_path)
@@ -53,6 +55,7 @@ def test_a_tiny_one_learns_and_is_stitched(tmp_path, monkeypatch):
     assert (metrics.groupby("seed").loss.last() < 0.5 * metrics.groupby("seed").loss.first()).all()
 
 
+@pytest.mark.slow
 def test_what_is_dropped_is_part_of_training():
     """The same member trains otherwise where attention weights and branches are dropped."""
     from symjax.data.dataset import Split
@@ -64,10 +67,14 @@ def test_what_is_dropped_is_part_of_training():
     data = TrainData(split.images, split.labels, np.zeros(3), np.full(3, 255.0), pad_batches(split, 8))
     recipe = Recipe(epochs=2, batch_size=8, flip=False, translate=0)
     trained = []
-    for options in ({}, {}, {"attention_dropout": 0.0, "stochastic_depth": 0.0}):
+    for options in ({}, {"attention_dropout": 0.0, "stochastic_depth": 0.0}):
         network = models.create("cct2", width=8, image_size=8, **options)
-        state = create_state(network, recipe, 2, jnp.int32(0))
-        trained.append(jax.jit(lambda s, d, network=network: train_epoch(network, recipe, s, d))(state, data)[0].member)
+
+        @jax.jit
+        def run(data, network=network):
+            return train_epoch(network, recipe, create_state(network, recipe, 2, jnp.int32(0)), data)[0].member
+
+        trained += [run(data)] if options else [run(data), run(data)]
     first, again, without = (jax.tree.leaves(member) for member in trained)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, without, strict=True))

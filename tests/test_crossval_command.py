@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from stitch_helpers import flags, scratch, trained
+from test_stitch_command import FakeSweep
 
 import experiments.crossval
 import experiments.lasso
@@ -17,7 +18,6 @@ import experiments.zoo
 from experiments.folders import diverged
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
-from symjax.stitching import Sweep
 from symjax.stitching.results import ROWS, load_stitch
 from symjax.stitching.selection import GRIDS, choose
 
@@ -34,15 +34,15 @@ def command(module, *others, out):
     run_command(module.main, module.Settings, [str(word) for word in argv])
 
 
-def compute_nothing(monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError("something was computed again")
+@pytest.fixture
+def fake(monkeypatch):
+    """Stitches that are drawn in place of trained ones."""
+    FakeSweep.asked, FakeSweep.fail_at = [], None
+    monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
+    return FakeSweep
 
-    monkeypatch.setattr(Sweep, "run", fail)
-    monkeypatch.setattr(zoo, "test_accuracy", lambda *_, **__: np.zeros(3))
 
-
-def test_crossval(tmp_path, capsys, monkeypatch):
+def test_crossval(fake, tmp_path, capsys):
     out = tmp_path / "run"
     ask = ["--family", "rank", "--values", "1,2,4", "--pairs", 2]
     command(experiments.crossval, *ask, out=out)
@@ -64,8 +64,9 @@ def test_crossval(tmp_path, capsys, monkeypatch):
     assert "chosen by validation" in printed
     assert all((out / f"{name}.png").exists() for name in told.figures)
 
-    compute_nothing(monkeypatch)
+    fake.asked.clear()
     command(experiments.crossval, *ask, out=out)
+    assert not fake.asked
     assert capsys.readouterr().out == printed and summary.read(out).seconds > told.seconds
 
 
@@ -93,7 +94,18 @@ def test_validation_chooses_and_the_test_images_tell():
     )
 
 
-def test_lasso(tmp_path, capsys, monkeypatch):
+def test_the_lasso_command(fake, tmp_path, capsys):
+    command(experiments.lasso, "--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1, out=tmp_path / "run")
+    told = summary.read(tmp_path / "run")
+    assert told.finding in capsys.readouterr().out and "birkhoff costs" in told.finding
+    assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
+    (table,) = told.tables.values()
+    assert table.loc["lasso_proximal:10000", "relu1"].endswith("@ 0.00")
+    assert (tmp_path / "run" / "sparsity.png").exists() and (tmp_path / "run" / "sparsity.pdf").exists()
+
+
+@pytest.mark.slow
+def test_lasso(tmp_path):
     out = tmp_path / "run"
     # A weight that no loss can hold against: every entry is zero, and the network guesses.
     ask = ["--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from test_models import draw
@@ -30,7 +31,7 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", ["mcnn", slow("resnet20")])
 def test_spaces_of_chains_and_residual_streams(name):
     """Each space scales and permutes channels; the stream is one space, but for channels that a shortcut adds."""
     network = create(name, width=4, image_size=16, classes=3)
@@ -40,16 +41,18 @@ def test_spaces_of_chains_and_residual_streams(name):
     assert all(space.verified and space.group == "positive_monomial" for space in symmetry.spaces.values())
     element = symmetry.sample(KEY)
     acted = symmetry.act(member, element)
-    np.testing.assert_allclose(network.apply(acted, x), network.apply(member, x), rtol=1e-4, atol=1e-5)
-    before, after = network.features(member, x), network.features(acted, x)
+    run = jax.jit(lambda member: (network.apply(member, x), network.features(member, x)))
+    (logits, before), (same, after) = run(member), run(acted)
+    np.testing.assert_allclose(same, logits, rtol=1e-4, atol=1e-5)
     for point in network.points:
         matrix = symmetry.at(point.name, element)
         np.testing.assert_allclose(after[point.name], before[point.name] @ matrix.T, rtol=1e-3, atol=1e-4)
         assert np.abs(after[point.name] - before[point.name]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["mcnn", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct7_7x2"])
-@pytest.mark.few(3)
+@pytest.mark.parametrize(
+    "name", ["cct2", *map(slow, ("resnet20", "mcnn", "mcnn_k_sigmoid", "scnn", "resnet18", "cct7_7x2"))]
+)
 def test_the_function_stays_and_features_change_by_exactly_a(name):
     """In float64, all spaces at once and each alone, and with an element that carries noise."""
     options = {"blocks": (1, 1)} if name.startswith("resnet") else {}
@@ -79,6 +82,7 @@ def test_the_function_stays_and_features_change_by_exactly_a(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), back, member)
 
 
+@pytest.mark.slow
 def test_spaces_of_a_transformer():
     network = create("cct2", width=8, image_size=8, classes=3)
     x = jax.random.normal(KEY, (3, 8, 8, 3))
@@ -241,7 +245,7 @@ SHAPES = {"table": (11, 8), "positions": (5, 8), "scale": (8,), "bias": (8,), "o
 SHAPES |= {"down": (9, 8), "head": (8, 4)}
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("fused", [False, slow(True)])
 def test_transformers(fused):
     """Heads are permuted, each has a matrix for queries and keys and one for values; parts move with their heads."""
     inner = {"qkv": (8, 18)} if fused else {"q": (8, 6), "k": (8, 6), "v": (8, 6)}
@@ -407,6 +411,7 @@ def test_the_example_of_the_docstring():
     assert doctest.testmod(search).attempted and not doctest.testmod(search).failed
 
 
+@pytest.mark.slow
 def test_the_example_of_the_page(capsys):
     page = (Path(__file__).parents[1] / "docs" / "discovery.md").read_text(encoding="utf-8")
     code, printed = re.search(r"```python\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL).groups()

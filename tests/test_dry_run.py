@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_any_flags
+from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
 import experiments.dry_run
@@ -83,8 +84,7 @@ def test_every_command_that_computes_has_the_flag():
     assert "dry_run" in vars(ZooSettings)["__annotations__"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.few(3)
+@pytest.mark.parametrize("name", [name if name in ("symmetry", "rotate") else slow(name) for name in COMMANDS])
 def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     dry(name)
     printed = capsys.readouterr().out
@@ -177,6 +177,7 @@ def test_both_groups_are_trained_side_by_side(phases):
 
 
 @pytest.mark.parametrize("point", [0, 1])
+@pytest.mark.few(1)
 def test_operations_of_a_retraining(point):
     """A step of the tail is one of the network with its front frozen, less that front, with the matrix and ReLU."""
     dataset, _ = trained()
@@ -197,6 +198,7 @@ def test_operations_of_a_retraining(point):
     assert blocked == pytest.approx((2 * 72 + 2 * 18 + 37) * front + 3 * each)
 
 
+@pytest.mark.slow
 def test_matrices_of_every_layer_are_counted(phases):
     dry("rotate")
     assert phases["matrices"].to_do == 2 * 2 * 3 * 2  # layers, seeds, kinds, repeats

@@ -56,7 +56,7 @@ def made(label, start):
 
 
 @pytest.mark.parametrize("label", LABELS)
-@pytest.mark.few(6)
+@pytest.mark.few(3)
 def test_what_a_projection_misses_is_told(label):
     family, params = made(label, rotation() if label == "orthogonal" else member())
     moved = jax.tree.map(
@@ -106,6 +106,7 @@ def test_low_rank_starts_at_the_nearest_matrix_of_its_rank(rank):
 
 @pytest.mark.parametrize("label", ["birkhoff", "birkhoff_published", "softsort", "softsort:0.5"])
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.few(6)
 def test_g_relu_families_start_at_members_of_g_relu(label, seed):
     start = member(seed, d=9)
     family, params = made(label, start)
@@ -173,6 +174,7 @@ def stepped(label, size=0.05, seed=3):
 
 @pytest.mark.parametrize("progress", [FIRST, SECOND], ids=["first half", "second half"])
 @pytest.mark.parametrize("label", LABELS)
+@pytest.mark.few(13)
 def test_projections_land_in_the_set_and_stay(label, progress):
     family, params, after = stepped(label, size=0.02)
     once = family.project(after, params, progress)

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import time
 
+import campaign
 import jax
 import numpy as np
 import pandas as pd
@@ -177,7 +178,8 @@ def disk(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], capture_output=True)
 
 
-@pytest.mark.parametrize("kilobytes", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (16, 96))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [4, 16, 96])
 def test_a_disk_that_fills_up(reference, disk, kilobytes, monkeypatch, capfd):
     """In the first table, in a checkpoint of the first member, in one of a later member."""
     monkeypatch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
@@ -316,9 +318,9 @@ def test_pickles_are_never_loaded(reference, tmp_path):
     loads = [pickle.dumps(Malicious(proof)), *((tmp_path / f"objects.{kind}").read_bytes() for kind in ("npy", "npz"))]
     paths = [path for path in folder.rglob("*") if path.is_file() and "member-1" in str(path)]
     assert len(paths) > 5
-    for path in [*paths, folder / "config.json"]:
+    for i, path in enumerate([*paths, folder / "config.json"]):
         whole = path.read_bytes()
-        for load in loads:
+        for load in loads if campaign.FULL else loads[i % 3 : i % 3 + 1]:
             path.write_bytes(load)
             for epoch in (None, 2):
                 with contextlib.suppress(InputError):

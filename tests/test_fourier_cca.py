@@ -80,6 +80,7 @@ def test_the_mean_is_over_the_frequencies_that_both_have():
     np.testing.assert_allclose(fourier_cca_similarity(x, y), oracle(x, y, grid).mean(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_map_resized_by_its_spectrum_is_the_same():
     # A band-limited field sampled on 5 x 5 and on 8 x 8 points.
     rng = np.random.default_rng(0)
@@ -147,6 +148,7 @@ def test_gradient_agrees_with_finite_differences():
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_nan():
     x, y = maps(4, 4, 3, 1), maps(4, 4, 3, 2)
     bad = x.copy()
@@ -158,6 +160,7 @@ def test_jit_vmap_and_nan():
         fourier_cca(bad, y)
 
 
+@pytest.mark.slow
 def test_few_examples_are_told():
     x, y = maps(3, 3, 3, 1)[:5], maps(3, 3, 3, 2)[:5]
     with pytest.warns(FewExamplesWarning, match="2 of 3"):

@@ -132,6 +132,7 @@ def test_any_optimizer_trains_what_is_not_frozen(name):
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet20"])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_a_frozen_program_has_fewer_operations(name):
     network = models.create(name, width=4, classes=3)
     counts = range(0, len(network.points) + 1, max(1, len(network.points) // 4))
@@ -170,6 +171,7 @@ def test_operations_of_a_training_are_those_of_its_steps():
     assert training_flops(network, SHAPE, 43, recipe, (0, 3)) == pytest.approx(5 * 3 * two)
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_the_recipe():
     """The schedule's and the penalty's operations are few beside those of the network, but they are counted."""
     network = models.create("mcnn", width=2, classes=3)

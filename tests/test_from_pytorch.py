@@ -86,6 +86,7 @@ def test_myrtle():
         (lambda i: f"layer{1 + (i >= 11)}.{i % 11}", {"dense": "fc", "shortcut": "downsample"}, "projection"),
     ],
 )
+@pytest.mark.few(2)
 def test_resnet(block, names, shortcut):
     """Twelve blocks, so that 10 must come after 9."""
     options = {"width": 2, "blocks": (11, 1), "shortcut": shortcut}

@@ -142,7 +142,7 @@ WHOLE = np.int64(np.rint(100 * X))
 
 
 @pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.few(9)
+@pytest.mark.few(4)
 def test_an_offset_is_taken_off_before_the_cast_or_refused(name):
     fn, translated = MEASURES[name].fn, "translation" in MEASURES[name].invariances
     if not translated:
@@ -184,6 +184,7 @@ def test_offsets_elsewhere():
 
 
 @pytest.mark.parametrize("name", [name for name in MEASURES if "translation" in MEASURES[name].invariances])
+@pytest.mark.few(8)
 def test_a_channel_that_is_constant_up_to_rounding_is_constant(name):
     number = np.float32(7.3)
     rounded = number + np.spacing(number) * (np.arange(30) % 3 == 0).astype(np.float32)
@@ -225,17 +226,20 @@ def test_layout_elsewhere():
     assert len({float(test.estimate) for test in tests}) == 1
 
 
-def test_what_looks_like_channels_first_is_pointed_out():
-    doubtful = np.float32(RNG.standard_normal((12, 3, 5, 5)))
-    calls = [
-        lambda **options: symjax.pca(doubtful, **options),
-        lambda **options: symjax.procrustes(doubtful, doubtful, **options),
-        lambda **options: symjax.pairwise({"l": np.stack([doubtful, doubtful])}, "cca", **options),
-        lambda **options: symjax.pls_stream(**options).init(doubtful, doubtful),
-    ]
-    for call in calls:
-        with pytest.warns(LayoutWarning, match=r"looks like 3 channels first.*layout='nchw'") as caught:
-            call()
-        assert {one.filename for one in caught} == {__file__}
-        call(layout="nhwc")
-        call(layout="nchw")
+DOUBTFUL = np.float32(RNG.standard_normal((12, 3, 5, 5)))
+CALLS = {
+    "pca": lambda **options: symjax.pca(DOUBTFUL, **options),
+    "procrustes": lambda **options: symjax.procrustes(DOUBTFUL, DOUBTFUL, **options),
+    "pairwise": lambda **options: symjax.pairwise({"l": np.stack([DOUBTFUL, DOUBTFUL])}, "cca", **options),
+    "pls_stream": lambda **options: symjax.pls_stream(**options).init(DOUBTFUL, DOUBTFUL),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.few(2)
+def test_what_looks_like_channels_first_is_pointed_out(name):
+    with pytest.warns(LayoutWarning, match=r"looks like 3 channels first.*layout='nchw'") as caught:
+        CALLS[name]()
+    assert {one.filename for one in caught} == {__file__}
+    CALLS[name](layout="nhwc")
+    CALLS[name](layout="nchw")

@@ -130,6 +130,7 @@ def test_operations_are_counted():
     assert min(operations) > 1 and step_flops(network, (8, 8, 1), RECIPE) > 3 * RECIPE.batch_size * sum(operations[1:])
 
 
+@pytest.mark.slow
 def test_stitched_output():
     network, key = tiny(), jax.random.key(0)
     images, matrix = np.asarray(jax.random.normal(key, (5, 8, 8, 1))), np.asarray(jax.random.normal(key, (8, 8)))

@@ -238,6 +238,7 @@ def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
         assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_this_one_trains(tmp_path, monkeypatch):
     job = end(start(tmp_path, commands(tmp_path, "--distributed")[:1], processes=2))
     assert [code for code, _, _ in job] == [0, 0], job

@@ -70,6 +70,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize(("size", "c", "d", "k", "stride"), SHAPES)
+@pytest.mark.few(15)
 def test_convolution_and_its_gradients(method, size, c, d, k, stride):
     x, kernel = normal(0, 2, *size, c), normal(1, k, k, c, d)
     wanted = conv_oracle(x, kernel, stride)
@@ -208,6 +209,7 @@ def test_the_gradient_of_a_maximum_goes_to_the_first_of_a_tie():
 
 @pytest.mark.parametrize("pool", [partial(max_pool, size=2), global_max_pool])
 @pytest.mark.parametrize("level", [0, 1, 3])
+@pytest.mark.few(3)
 def test_no_gradient_of_a_maximum_is_lost_where_the_compiler_rounds_its_input_twice(pool, level):
     """Gradients that look for `x == max(x)` vanish there: this very function lost two thirds of its gradient."""
     x, kernel, gain = normal(0, 4, 8, 8, 3), normal(1, 3, 3, 3, 4), normal(2, 4)

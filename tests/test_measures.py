@@ -98,7 +98,7 @@ def test_entry_is_complete(measure):
 
 @each
 @pytest.mark.parametrize("invariance", INVARIANCES)
-@pytest.mark.few(64)
+@pytest.mark.few(26)
 def test_invariance_is_as_claimed(measure, invariance, either):
     x, y = either
     if invariance == "cyclic_shift" and x.ndim == 2:
@@ -113,6 +113,7 @@ def test_invariance_is_as_claimed(measure, invariance, either):
 
 
 @each
+@pytest.mark.few(10)
 def test_symmetry_is_as_claimed(measure, either):
     x, y = either
     change = abs(float(measure.fn(x, y)) - float(measure.fn(y, x)))
@@ -142,7 +143,7 @@ def test_values_do_not_leave_the_range_by_rounding(measure, either):
 
 @each
 @pytest.mark.filterwarnings("ignore::symjax.similarity.NumericalWarning")  # of directions that are lost, which is told
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_heavy_tails_take_no_digits(measure):
     for tails in ("cauchy", "pareto"):
         x, y = heavy_tailed(tails)
@@ -178,7 +179,7 @@ def test_identical_inputs_reach_the_end_of_the_range(measure, pair):
 
 
 @each
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_same_under_jit_and_vmap(measure, pair):
     x, y = pair
     expected = np.array([measure.fn(x, y), measure.fn(y, x)])
@@ -187,7 +188,7 @@ def test_same_under_jit_and_vmap(measure, pair):
 
 
 @each
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_nan_is_refused_or_propagates(measure, pair):
     x, y = pair
     bad = x.copy()
@@ -214,7 +215,7 @@ def test_constant_input_is_not_taken_for_agreement(measure, pair):
 
 
 @each
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_gradient_is_finite(measure, pair):
     x, y = pair
     gradients = jax.jit(jax.grad(measure.fn, (0, 1)))(x, y)
@@ -223,7 +224,7 @@ def test_gradient_is_finite(measure, pair):
 
 
 @each
-@pytest.mark.few(6)
+@pytest.mark.few(4)
 def test_map_sizes_are_as_claimed(measure):
     rng = np.random.default_rng(3)
     x, y = (np.float32(rng.uniform(size=(20, size, size, 3))) for size in (4, 2))
@@ -236,6 +237,7 @@ def test_map_sizes_are_as_claimed(measure):
 
 @pytest.mark.parametrize("differentiated", [False, True])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_no_rank_is_promoted(differentiated):
     """By shapes alone, which costs no compilation."""
     x, y = np.zeros((2, 12, 3), np.float32)

@@ -258,7 +258,7 @@ def command(folder, *others, out="run"):
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsys, monkeypatch):
-    out = command(folder, "--measures", "pwcca")
+    out = command(folder, "--measures", "cka")
     printed = capsys.readouterr().out
     dataset, _ = trained()
     zoos = {name: zoo.load(folder / "zoo" / name) for name in GROUPS}
@@ -276,26 +276,26 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     for row in rows.itertuples():
         x = features[row.group_a][row.layer][SEEDS.index(row.seed_a)]
         y = features[row.group_b][row.layer][SEEDS.index(row.seed_b)]
-        expected = 1 - (MEASURES["pwcca"].fn(x, y) + MEASURES["pwcca"].fn(y, x)) / 2
+        expected = 1 - (MEASURES["cka"].fn(x, y) + MEASURES["cka"].fn(y, x)) / 2
         np.testing.assert_allclose(row.distance, expected, atol=2e-4)
-    assert printed.count("pwcca: memorizing networks are farther") == 1
+    assert printed.count("cka: memorizing networks are farther") == 1
     # The same again computes nothing; another measure is added.
     asked = []
     original = command_module.distances
     monkeypatch.setattr(command_module, "distances", lambda *a: asked.append(a[1]) or original(*a))
-    command(folder, "--measures", "pwcca")
+    command(folder, "--measures", "cka")
     assert not asked and capsys.readouterr().out == printed
     assert summary.read(out).finding in printed
-    command(folder, "--measures", "pwcca", "--dry-run")
+    command(folder, "--measures", "cka", "--dry-run")
     assert "All is there" in capsys.readouterr().out
-    command(folder, "--measures", "cka,pwcca")
-    assert asked == ["cka"]
+    command(folder, "--measures", "cka_lange,cka")
+    assert asked == ["cka_lange"]
     more = runs.read_csv(out / "results.csv")
-    pd.testing.assert_frame_equal(more[more.measure == "pwcca"].reset_index(drop=True), rows)
+    pd.testing.assert_frame_equal(more[more.measure == "cka"].reset_index(drop=True), rows)
     # Seeds in another order are the same pairs.
     capsys.readouterr()
-    command(folder, "--measures", "pwcca", "--seeds", "2,0,1")
-    assert asked == ["cka"] and len(runs.read_csv(out / "results.csv")) == len(more)
+    command(folder, "--measures", "cka", "--seeds", "2,0,1")
+    assert asked == ["cka_lange"] and len(runs.read_csv(out / "results.csv")) == len(more)
     assert capsys.readouterr().out == printed
 
 

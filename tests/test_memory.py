@@ -235,6 +235,7 @@ def test_the_largest_parts_are_of_each_stretch_the_most_families():
     assert bounds.largest([few, many, late]) == [many, late] == bounds.largest([many, late, few])
 
 
+@pytest.mark.slow
 def test_what_a_plan_needs():
     plan, dataset = plan_of("full,rank1")
     closed, _ = plan_of("identity")
@@ -329,6 +330,7 @@ def test_a_rehearsal_measures_something():
     assert 1e4 < rate < 1e15
 
 
+@pytest.mark.slow
 def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys):
     """A million classes, or a width that only another machine holds: nothing is allocated, and the table comes."""
     dataset, _ = trained()

@@ -60,7 +60,7 @@ def minibatch_by_definition(x, y, sizes, kernel, estimator):
 
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("estimator", ["song", "gretton"])
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 def test_minibatch_cka_agrees_with_its_definition(name, estimator):
     kernel, make, options = KERNELS[name]
     x, y = maps_of(50)

@@ -7,7 +7,7 @@ from test_models import draw, images
 from symjax import models
 
 # One of each kind; others of the same file differ in numbers of layers and channels.
-QUICK = ("mcnn", "mcnn_k_sigmoid", "scnn", "resnet20", "resnet18", "cct2", "cct7_7x2")
+QUICK = ("resnet20", "cct2")
 NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in models.MODELS
@@ -34,5 +34,6 @@ def test_front_and_tail_make_the_whole(name):
 
 
 @pytest.mark.parametrize("options", [{"block": "prenorm"}, {"positional_embedding": "sine"}, {"dropout": 0.5}])
+@pytest.mark.few(1)
 def test_options_of_transformers(options):
     check("cct2", **options)

@@ -109,6 +109,7 @@ def points_of(options):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(6)
 def test_points(name):
     values = named(name, width=2)
     channels = {point: value.shape[-1] for point, value in values.items()}
@@ -253,6 +254,7 @@ def test_init_depends_on_the_key_alone():
 
 
 @pytest.mark.parametrize("name", ["mcnn", "resnet18"])
+@pytest.mark.few(1)
 def test_bfloat16(name):
     options = {"width": 4, **({"blocks": (1, 1)} if name == "resnet18" else {})}
     assert {value.dtype for value in named(name, dtype=jnp.bfloat16, **options).values()} == {jnp.dtype("bfloat16")}

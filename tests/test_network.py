@@ -68,6 +68,11 @@ class LinenResNet(nn.Module):
         return nn.Dense(5)(x.mean((1, 2)))
 
 
+def drawn(network):
+    """A member, of one program: each operation alone would be compiled."""
+    return jax.jit(network.init)(KEY)
+
+
 def transformer_variables(key, width=8, heads=2, blocks=2):
     def normal(i, *shape):
         return jax.random.normal(jax.random.fold_in(key, i), shape) / np.sqrt(shape[0])
@@ -144,11 +149,11 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "equinox" else ()) for n in NETWORKS])
 def test_front_and_tail_make_the_whole(name):
     make, x = NETWORKS[name]
     network = make()
-    member = jax.jit(network.init)(KEY)
+    member = drawn(network)
     whole = network.apply(member, x)
     features = network.features(member, x)
     assert list(features) == [point.name for point in network.points]
@@ -306,7 +311,7 @@ def test_points_inside_of_jitted_modules():
 
 def test_training_mode_is_the_modules_own():
     network = Network.from_nnx(CNN, example=IMAGES).with_form("native")
-    member = network.init(KEY)
+    member = drawn(network)
     module = network.to_module(member)
     module.train()
     module.dropout.deterministic = True
@@ -322,7 +327,7 @@ def test_training_mode_is_the_modules_own():
 def test_a_tail_trains_behind_a_front_in_evaluation():
     """By hand: the module with its first batch norm in evaluation mode, the second one in training mode."""
     network = Network.from_nnx(CNN, example=IMAGES)
-    member = jax.tree.map(lambda leaf: leaf + 0.1, network.init(KEY))
+    member = jax.tree.map(lambda leaf: leaf + 0.1, drawn(network))
     module = network.to_module(member)
     module.norm2.use_running_average = False
     carried = network.front(member, IMAGES, "relu1")
@@ -338,7 +343,7 @@ def test_a_tail_trains_behind_a_front_in_evaluation():
 def test_moments_are_those_of_the_batch(name):
     make, x = NETWORKS[name]
     network = make()
-    member = jax.tree.map(lambda leaf: leaf + 0.3, network.init(KEY))
+    member = jax.tree.map(lambda leaf: leaf + 0.3, drawn(network))
     _, state = network.apply(member, x, mode="moments", with_state=True)
     if name == "nnx":
         maps, stats = network.to_module(member).conv1(x), state["norm1"]
@@ -354,23 +359,24 @@ def test_moments_are_those_of_the_batch(name):
 
 def test_members_under_vmap_and_grad():
     network = Network.from_nnx(CNN, example=IMAGES)
-    members = jax.vmap(network.init)(jax.random.split(KEY, 3))
-    outputs = jax.vmap(network.apply, in_axes=(0, None))(members, IMAGES)
+    members = jax.jit(jax.vmap(network.init))(jax.random.split(KEY, 3))
+    outputs = jax.jit(jax.vmap(network.apply, in_axes=(0, None)))(members, IMAGES)
     one = jax.tree.map(lambda leaf: leaf[1], members)
-    np.testing.assert_allclose(outputs[1], network.apply(one, IMAGES), rtol=1e-5, atol=1e-6)
-    front = network.front(one, IMAGES, "branch")
+    np.testing.assert_allclose(outputs[1], jax.jit(network.apply)(one, IMAGES), rtol=1e-5, atol=1e-6)
+    front = jax.jit(lambda one: network.front(one, IMAGES, "branch"))(one)
 
+    @jax.jit
     def loss(matrix):
         return (network.tail(one, (front[0] @ matrix.T, *front[1:]), "branch") ** 2).sum()
 
-    slope = jax.grad(loss)(jnp.eye(8))
+    slope = jax.jit(jax.grad(loss))(jnp.eye(8))
     step = 1e-2 * jnp.eye(8, k=1)
     np.testing.assert_allclose((loss(jnp.eye(8) + step) - loss(jnp.eye(8) - step)) / 2, (slope * step).sum(), rtol=1e-3)
 
 
 def test_activations_alone():
     network = Network.from_nnx(CNN, example=IMAGES)
-    member = network.init(KEY)
+    member = drawn(network)
     module = network.to_module(member)
     z = network.pre_activation(member, IMAGES, "relu1")
     np.testing.assert_allclose(z, module.norm1(module.conv1(IMAGES)), rtol=1e-6, atol=1e-6)
@@ -532,7 +538,7 @@ def test_keys_of_each_kind(name):
 def test_members_are_made_inside_other_programs():
     network = Network.from_nnx(CNN, example=IMAGES)
     inside = jax.jit(lambda x: network.apply(network.init(KEY), x))(IMAGES)
-    np.testing.assert_allclose(inside, network.apply(network.init(KEY), IMAGES), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(inside, network.apply(drawn(network), IMAGES), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["matmul", "mixed"])
@@ -541,7 +547,7 @@ def test_dilated_kernels_no_larger_than_their_stride(form):
         return nnx.Conv(3, 4, (2, 2), strides=2, kernel_dilation=2, padding="VALID", rngs=rngs)
 
     network = Network.from_nnx(build, example=IMAGES).with_form(form)
-    member = network.init(KEY)
+    member = drawn(network)
     np.testing.assert_allclose(
         network.apply(member, IMAGES), network.with_form("native").apply(member, IMAGES), rtol=1e-5, atol=1e-5
     )

@@ -38,8 +38,9 @@ def agree(found, expected):
 
 def test_sums_are_those_of_the_definition():
     x, y = data()
-    agree(sums_of(x, y), by_definition(x, y))
-    agree(merged(by_definition(x[:100], y[:100]), by_definition(x[100:], y[100:]), WIDTHS), by_definition(x, y))
+    agree(jax.jit(sums_of)(x, y), by_definition(x, y))
+    parts = by_definition(x[:100], y[:100]), by_definition(x[100:], y[100:])
+    agree(jax.jit(merged, static_argnums=2)(*parts, WIDTHS), by_definition(x, y))
     by = np.random.default_rng(1).normal(size=sum(WIDTHS))
     agree(moved(by_definition(x, y), N, by, WIDTHS), by_definition(x + by[: WIDTHS[0]], y + by[WIDTHS[0] :]))
     agree(scaled(by_definition(x, y), np.array([2.0, 3.0]), WIDTHS), by_definition(2 * x, 3 * y))

@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
 from PIL import Image
 
 from experiments.settings import ZooSettings, defaults_of, parse_options, run_command, short_name, zoo_folder
@@ -83,7 +84,7 @@ def own(tmp_path, monkeypatch):
 ZOO = ["--model", "own_nets:Net", "--dataset", "pictures", "--seeds", "2", "--epochs", "2", "--batch-size", "12"]
 ZOO += ["--validation", "0.2", "--model-options", "hidden=3", "--zoo", "zoo"]
 COMMANDS = {
-    "stitch": ["--families", "full,rank1", "--pairs", "1", "--stitch-epochs", "1"],
+    "stitch": ["--families", "identity,full", "--pairs", "1", "--stitch-epochs", "1"],
     "align": ["--examples", "20", "--measures", "cka"],
     "dynamics": ["--examples", "20", "--measures", "cka", "--checkpoints", "0,2"],
 }
@@ -94,18 +95,19 @@ def run(name, *words):
     run_command(module.main, module.Settings, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatch):
     monkeypatch.setattr(estimate, "REHEARSED", 1)
-    run("stitch", *ZOO, *COMMANDS["stitch"], "--dry-run", "--max-device-memory", "1GB")
+    words = [*ZOO, *COMMANDS["stitch"], "--layers", "relu2"]
+    run("stitch", *words, "--dry-run", "--max-device-memory", "1GB")
     assert re.search(r"own_nets:Net on pictures.*trained own_nets:Net at", capsys.readouterr().out, re.DOTALL)
     assert not (own / "zoo").exists()
     with pytest.raises(SystemExit):
-        run("stitch", *ZOO, *COMMANDS["stitch"], "--max-device-memory", "10KB")
+        run("stitch", *words, "--max-device-memory", "10KB")
     assert "max_device_memory: got 10 KB, wanted" in capsys.readouterr().err
-    for name in ("stitch", "dynamics"):
-        run(name, *ZOO, *COMMANDS[name], "--out", name)
+    run("stitch", *words, "--out", "stitch")
     table = pd.read_csv("stitch/results.csv", comment="#")
-    assert set(table.layer) == {"relu1", "relu2"} and set(table.family) == {"full", "rank1"}
+    assert set(table.layer) == {"relu2"} and set(table.family) == {"full", "identity"}
     assert np.isfinite(table.stitched_accuracy).all()
     trained = zoo.load("zoo")
     assert [point.channels for point in trained.network.points] == [3, 3]
@@ -117,13 +119,18 @@ def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatc
         zoo.load("zoo")
 
 
-def test_commands_on_tokens_of_an_own_loader(own):
+@pytest.mark.slow
+def test_dynamics_of_an_own_model(own):
+    run("dynamics", *ZOO, *COMMANDS["dynamics"], "--out", "dynamics")
+    assert zoo.load("zoo").config.dataset == str((own / "pictures").resolve())
+
+
+@pytest.mark.parametrize(("name", "column"), [("align", "value"), slow("stitch", "stitched_accuracy")])
+def test_commands_on_tokens_of_an_own_loader(name, column, own):
     words = ["--model", "own_nets:Tokens", "--dataset", "own_nets:load", "--seeds", "2", "--epochs", "1"]
     words += ["--batch-size", "12", "--zoo", "tokens"]
-    run("align", *words, *COMMANDS["align"], "--out", "align")
-    run("stitch", *words, *COMMANDS["stitch"], "--out", "stitch")
-    assert np.isfinite(pd.read_csv("stitch/results.csv", comment="#").stitched_accuracy).all()
-    assert np.isfinite(pd.read_csv("align/results.csv", comment="#").value).all()
+    run(name, *words, *COMMANDS[name], "--out", name)
+    assert np.isfinite(pd.read_csv(f"{name}/results.csv", comment="#")[column]).all()
 
 
 REFUSED = {

@@ -20,6 +20,7 @@ def test_every_block_runs(tmp_path, monkeypatch):
     assert scope["zoo"].seeds == (0, 1) and scope["regression_zoo"].metrics.accuracy.max() < 0
 
 
+@pytest.mark.slow
 def test_the_first_block_of_the_readme_runs(capsys):
     text = PAGE.parents[1].joinpath("README.md").read_text(encoding="utf-8")
     block, printed = re.search(r"^```python\n(.*?)^```.*?^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL).groups()

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 from kernels import names
 from scipy.spatial.distance import squareform
 
@@ -69,7 +70,7 @@ def agree(measure, found, expected, error=SAME):
 
 
 @pytest.mark.parametrize("measure", every)
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 def test_values_are_those_of_one_pair_at_a_time(measure):
     a = zoo()
     found = pairwise(a, measure)
@@ -79,8 +80,13 @@ def test_values_are_those_of_one_pair_at_a_time(measure):
     assert low <= found.values.min() and found.values.max() <= high
 
 
+def test_two_parts_of_measures_of_their_own_kind():
+    for measure in ("fourier_cca", "soft_matching"):
+        test_two_parts_are_the_whole(measure)
+
+
 @pytest.mark.parametrize("measure", names)
-@pytest.mark.few(4)
+@pytest.mark.few(3)
 def test_two_parts_are_the_whole(measure):
     x, y, _ = zoo(seed=1)["layer0"]
     factored = MEASURES[measure].factor((x.shape,))
@@ -122,7 +128,7 @@ def test_an_enlarged_map_is_the_same_map():
 @pytest.mark.parametrize(
     "measure", ["cka_distance", "procrustes_distance", "permutation_procrustes_distance", "soft_matching_distance"]
 )
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_small_distances_keep_their_digits(measure):
     rng = np.random.default_rng(3)
     start = np.maximum(rng.normal(size=(EXAMPLES, 40)), 0)
@@ -146,6 +152,7 @@ def test_distances_make_a_distance_matrix(measure):
 
 @pytest.mark.parametrize("measure", ["pwcca", "cka_distance"])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_double_precision(measure):
     a = {"layer0": np.float64(zoo(2)["layer0"]).mean((2, 3))}
     with jax.enable_x64(True):
@@ -174,6 +181,7 @@ def test_badly_conditioned_and_dependent_neurons():
 
 @pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_feature_form_is_the_gram_form(measure):
     a = {"x": zoo(3)["layer0"].mean((2, 3)), "y": zoo(3, seed=1)["layer0"][..., 0, :2].reshape(3, EXAMPLES, 4)}
     gram, features = (pairwise(a, measure, form=form).values for form in ("gram", "features"))
@@ -207,32 +215,35 @@ def test_options_reach_the_measure(measure, options):
     assert np.abs(found - pairwise(a, measure).values).max() > 1e-2
 
 
-def test_constant_and_dead_are_nan_but_computed():
+@pytest.mark.parametrize(
+    "measure",
+    ["cka", "cka_distance", "cca", "procrustes", "wreath_procrustes_distance", "soft_matching", "fourier_cca"],
+)
+@pytest.mark.few(2)
+def test_constant_and_dead_are_nan_but_computed(measure):
     a = zoo()
     a["layer0"][1] = 0
     a["layer0"][2, ..., 0] = 0
-    others = ("wreath_procrustes_distance", "soft_matching", "fourier_cca")
-    for measure in ("cka", "cka_distance", "cca", "procrustes", *others):
-        found = pairwise(a, measure)
-        assert found.computed.all()
-        values = found.select(layer_a="layer0", layer_b="layer0")
-        assert np.isnan(values[1]).all() and np.isnan(values[:, 1]).all()
-        np.testing.assert_allclose(values[::2, ::2], loop(measure, a, a)[0, ::2, 0, ::2], atol=SAME)
+    found = pairwise(a, measure)
+    assert found.computed.all()
+    values = found.select(layer_a="layer0", layer_b="layer0")
+    assert np.isnan(values[1]).all() and np.isnan(values[:, 1]).all()
+    np.testing.assert_allclose(values[::2, ::2], loop(measure, a, a)[0, ::2, 0, ::2], atol=SAME)
 
 
-def test_pairs_of_models():
+@pytest.mark.parametrize("measure", ["cka", slow("pwcca"), OWN], ids=lambda m: getattr(m, "name", m))
+def test_pairs_of_models(measure):
     a = zoo(5)
-    for measure in ("cka", "pwcca", OWN):
-        whole, some = (
-            pairwise(a, measure, models="abcde"),
-            pairwise(a, measure, models="abcde", pairs=[("a", "c"), ("d", "d")]),
-        )
-        wanted = np.zeros((5, 5), bool)
-        wanted[[0, 2, 3], [2, 0, 3]] = True
-        np.testing.assert_array_equal(some.computed[0, :, 0], wanted)
-        np.testing.assert_allclose(some.values[0, :, 0][wanted], whole.values[0, :, 0][wanted], atol=SAME)
-        assert np.isnan(some.values[~some.computed]).all() and len(some.to_frame()) == 3
-    assert not pairwise(a, "cka", pairs=[]).computed.any()
+    whole, some = (
+        pairwise(a, measure, models="abcde"),
+        pairwise(a, measure, models="abcde", pairs=[("a", "c"), ("d", "d")]),
+    )
+    expected = np.zeros((5, 5), bool)
+    expected[[0, 2, 3], [2, 0, 3]] = True
+    np.testing.assert_array_equal(some.computed[0, :, 0], expected)
+    np.testing.assert_allclose(some.values[0, :, 0][expected], whole.values[0, :, 0][expected], atol=SAME)
+    assert np.isnan(some.values[~some.computed]).all() and len(some.to_frame()) == 3
+    assert not pairwise(a, measure, pairs=[]).computed.any()
 
 
 def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
@@ -258,12 +269,16 @@ def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
             np.testing.assert_allclose(found.select(model_a=i, model_b=j)[0, 0], expected, atol=SAME)
 
 
-def test_two_sets():
+@pytest.mark.parametrize("measure", [slow("cka"), "pwcca", OWN], ids=lambda m: getattr(m, "name", m))
+def test_two_sets(measure):
     a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
-    for measure in ("cka", "pwcca", OWN):
-        found = pairwise(a, measure, against=b, against_models=["last"])
-        assert found.values.shape == (2, 2, 1, 1)
-        np.testing.assert_allclose(found.values, loop(measure, a, b), atol=SAME)
+    found = pairwise(a, measure, against=b, against_models=["last"])
+    assert found.values.shape == (2, 2, 1, 1)
+    np.testing.assert_allclose(found.values, loop(measure, a, b), atol=SAME)
+
+
+def test_a_table_of_two_sets():
+    a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
     frame = pairwise(a, "cka", against=b, against_models=["last"], pairs=[(1, "last")]).to_frame()
     assert frame[["model_a", "layer_a", "model_b", "layer_b", "measure"]].values.tolist() == [
         [1, "layer0", "last", "end", "cka"],
@@ -272,14 +287,14 @@ def test_two_sets():
 
 
 def test_same_layers_only():
-    a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
-    found = pairwise(a, "cca", layers="same")  # of which all layers cannot be compared
+    a = zoo(2, sizes=((2, 2, 3), (2, 2, 3)))
+    found = pairwise(a, "cka", layers="same")
     np.testing.assert_array_equal(found.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool))
     for layer, array in a.items():
-        expected = loop("cca", {layer: array}, {layer: array})[0, :, 0]
+        expected = loop("cka", {layer: array}, {layer: array})[0, :, 0]
         np.testing.assert_allclose(found.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
     other = {"layer1": a["layer1"][:1], "more": a["layer0"][:1]}
-    assert pairwise(a, "cca", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
+    assert pairwise(a, "cka", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
         [False] * 2,
         [True, False],
     ]
@@ -391,16 +406,19 @@ def test_a_function_is_a_measure():
     assert found.measure == "differs"
 
 
-def test_few_examples_are_told_once():
-    a = zoo(2, sizes=((1, 1, 3), (1, 1, 27)))
-    for measure, where in [
+@pytest.mark.parametrize(
+    ("measure", "where"),
+    [
         ("cca", "'layer0' and 'layer1', 'layer1' and 'layer1': 30 samples of 3 and 27"),
-        ("svcca", "'layer1' and 'layer1': 30 samples of "),
-    ]:
-        with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as told:
-            pairwise(a, measure)
-        assert len(told) == 1 and told[0].filename == __file__
-    pairwise({"layer0": a["layer0"]}, "cca")
+        slow("svcca", "'layer1' and 'layer1': 30 samples of "),
+    ],
+)
+def test_few_examples_are_told_once(measure, where):
+    a = zoo(2, sizes=((1, 1, 3), (1, 1, 27)))
+    with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as told:
+        pairwise(a, measure)
+    assert len(told) == 1 and told[0].filename == __file__
+    pairwise({"layer0": a["layer0"]}, measure)
 
 
 def test_mistakes_are_told():
@@ -457,7 +475,7 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize("measure", names)
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     """Two devices that decompose a batch each can wait for ever for jaxlib's threads."""
     rng = np.random.default_rng(0)

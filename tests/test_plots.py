@@ -5,12 +5,11 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
 from matplotlib.container import BarContainer
 
 from symjax.plots import choices, curves, freezing, over_layers, penalties, sparsity
 from symjax.plots.style import apart
-
-pytestmark = pytest.mark.figures
 
 
 def make_table(layers=2, families=("identity", "full", "rank1"), pairs=3, starred=False, seed=0):
@@ -51,11 +50,16 @@ def make_curves(layers=2, families=("full", "rank1"), pairs=2, rates=(0.1, 0.01)
     )
 
 
+def assert_saved(path):
+    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.name}.pdf", f"{path.name}.png"]
+
+
 def assert_whole(path):
+    """Of tests marked `figures`."""
     png, pdf = (path.with_name(f"{path.name}{suffix}").read_bytes() for suffix in (".png", ".pdf"))
     assert png.startswith(b"\x89PNG\r\n\x1a\n") and png.endswith(b"IEND\xaeB`\x82") and len(png) > 5000
     assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF") and len(pdf) > 3000
-    assert sorted(p.name for p in path.parent.iterdir()) == [f"{path.name}.pdf", f"{path.name}.png"]
+    assert_saved(path)
 
 
 def bar_containers(figure):
@@ -77,7 +81,8 @@ def bars(figure):
     return found
 
 
-@pytest.mark.parametrize("pairs", [1, 4])
+@pytest.mark.figures
+@pytest.mark.parametrize("pairs", [1, slow(4)])
 def test_bars_are_means_and_deviations(tmp_path, pairs):
     table = make_table(layers=3, pairs=pairs, families=("identity", "full", "lasso:0.1", "lasso:0.01", "rank7", "mine"))
     figure = penalties(table, tmp_path / "penalties")
@@ -106,6 +111,7 @@ def test_bars_of_a_layer_stand_apart(tmp_path):
     assert [round((a + b) / 2) for a, b in spans] == np.repeat(ticks, 7).tolist()
 
 
+@pytest.mark.figures
 def test_many_layers_with_stars(tmp_path):
     figure = penalties(make_table(layers=19, starred=True), tmp_path / "many")
     assert_whole(tmp_path / "many")
@@ -114,6 +120,7 @@ def test_many_layers_with_stars(tmp_path):
     assert penalties(make_table(layers=1, pairs=1, families=("full",)), tmp_path / "one").axes
 
 
+@pytest.mark.figures
 def test_curves_are_means_over_pairs_at_the_best_rate(tmp_path):
     table = make_curves()
     figure = curves(table, tmp_path / "curves")
@@ -134,7 +141,7 @@ def test_curves_of_uneven_tables(tmp_path):
     table = make_curves(layers=5, pairs=1, rates=(0.1,))
     table = table[(table.layer != "relu2") | (table.family == "full")]  # a family that one layer does not have
     figure = curves(table, tmp_path / "curves")
-    assert_whole(tmp_path / "curves")
+    assert_saved(tmp_path / "curves")
     assert [len(axes.lines) for axes in figure.axes if axes.get_visible()] == [2, 2, 1, 2, 2]
 
 
@@ -163,7 +170,7 @@ def test_choices_are_counts(tmp_path):
         for p, value in enumerate(values)
     )
     figure = choices(chosen, [0.1, 1.0, 5.0, 10.0], tmp_path / "c")
-    assert_whole(tmp_path / "c")
+    assert_saved(tmp_path / "c")
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
     heights = {layer: [bar.get_height() for bar in axes.patches] for layer, axes in panels.items()}
     assert heights == {"relu1": [3, 0, 0, 1], "relu2": [1, 1, 0, 2]}
@@ -178,7 +185,7 @@ def test_sparsity_has_a_point_for_each_family(tmp_path, pairs):
     table = make_table(layers=2, families=families, pairs=pairs)
     table = table.assign(sparsity=np.random.RandomState(1).rand(len(table)))
     figure = sparsity(table, tmp_path / "s")
-    assert_whole(tmp_path / "s")
+    assert_saved(tmp_path / "s")
     for axes, layer in zip((axes for axes in figure.axes if axes.get_visible()), ("relu0", "relu1"), strict=True):
         grouped = table[table.layer == layer].groupby("family")[["sparsity", "penalty"]]
         mean, deviation = grouped.mean(), grouped.std()
@@ -204,7 +211,7 @@ def test_freezing_shows_accuracies_and_shares(tmp_path, seeds):
     shares = {"normal": [1.0, 1.0, 1.0], "linear": [1.0, 0.6, 0.25]}
     cost = pd.DataFrame({"schedule": s, "epoch": e, "share": v} for s, vs in shares.items() for e, v in enumerate(vs))
     figure = freezing(metrics, cost, tmp_path / "f")
-    assert_whole(tmp_path / "f")
+    assert_saved(tmp_path / "f")
     assert ("of one network" if seeds == 1 else "over 3 networks") in figure.get_suptitle()
     left, right = figure.axes
     assert [line.get_label() for line in left.lines] == list(shares)

@@ -49,7 +49,7 @@ def test_a_product_without_a_precision_shows():
 
 
 @pytest.mark.parametrize("name", MEASURES)
-@pytest.mark.few(10)
+@pytest.mark.few(5)
 def test_measures(name):
     fn = MEASURES[name].fn
     assert not inexact(fn, X, Y)

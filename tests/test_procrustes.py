@@ -64,7 +64,7 @@ each = pytest.mark.parametrize("distance", ORACLES)
 
 @each
 @pytest.mark.parametrize("shape", [(5, 5), (3, 6), (6, 3), (40, 9), (35, 50)])  # past 30 there are fewer examples
-@pytest.mark.few(5)
+@pytest.mark.few(3)
 def test_agrees_with_its_definition(distance, shape):
     for seed in range(2):
         x, y = data(*shape, seed)
@@ -78,6 +78,7 @@ def test_agrees_with_its_definition(distance, shape):
 
 
 @pytest.mark.parametrize(("p", "q"), [(8, 8), (5, 8)])
+@pytest.mark.few(1)
 def test_far_from_the_origin_and_nearly_collinear(p, q):
     """Small directions beside a large one, which leaves no digit of them in x'y in single precision."""
     rng = np.random.default_rng(0)
@@ -191,6 +192,7 @@ def test_channels_without_a_partner():
 
 
 @each
+@pytest.mark.few(1)
 def test_pixels_are_samples_and_the_smaller_map_is_enlarged(distance):
     x, y = activations(1, (7, 4, 6, 3)), activations(2, (7, 4, 6, 4))
     flat = [z.reshape(-1, z.shape[-1]) for z in (x, y)]
@@ -249,6 +251,7 @@ def test_of_any_size(distance):
 
 @each
 @pytest.mark.parametrize("shape", [(5, 3), slow((3, 35))])
+@pytest.mark.few(1)
 def test_transformations(distance, shape):
     x, y = data(*shape)
     number, alignment = distance(x, y, full_output=True)

@@ -246,6 +246,9 @@ COSTLY = (
     "dynamics.class_correlations",
     "stitching.stitch",
     "zoo.train_accuracy",
+    "zoo.train",
+    "zoo.train_together",
+    "data.augment",
 )
 COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
 QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
@@ -497,7 +500,7 @@ MAY_BE_NAN = ("dynamics.epoch_above", "dynamics.convergence_epoch")  # of ordina
 
 @pytest.mark.fuzz
 @pytest.mark.parametrize("name", [n for n in (*FUNCTIONS, *MAKES, *METHODS) if n not in (*COSTLY, *TRAIN)])
-@pytest.mark.few(40)
+@pytest.mark.few(20)
 def test_any_array_is_refused_by_name_or_gives_numbers(name, calls, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     function, arguments = called(name, calls)

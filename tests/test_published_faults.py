@@ -28,7 +28,7 @@ def quoted_error(fault):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-@pytest.mark.few(10)
+@pytest.mark.few(5)
 def test_example_gives_what_the_page_says(fault):
     np.testing.assert_allclose(run(fault), quoted(fault), atol=1e-3)
 

@@ -136,9 +136,8 @@ def test_keys_blocks_and_names():
     np.testing.assert_array_equal(first.values, again.values)
     other = error_bars("pls", x, y, jax.random.key(1), 20)
     assert not np.isin(other.values, first.values).all()
-    for size in (1, 7):
-        blocked = error_bars(pls_similarity, x, y, KEY, 20, batch_size=size)
-        np.testing.assert_allclose(blocked.values, first.values, rtol=1e-5)
+    blocked = error_bars(pls_similarity, x, y, KEY, 20, batch_size=7)
+    np.testing.assert_allclose(blocked.values, first.values, rtol=1e-5)
     np.testing.assert_array_equal(error_bars(MEASURES["pls"], x, y, KEY, 20).values, first.values)
     np.testing.assert_allclose(first.estimate, pls_similarity(x, y), rtol=1e-6)
     distance = MEASURES["procrustes_distance"]
@@ -218,6 +217,7 @@ def test_what_permutations_do_not_change_is_no_evidence():
     np.testing.assert_allclose(permutation_test(both, x, y, KEY, 50).p_value, 1)
 
 
+@pytest.mark.slow
 def test_double_precision():
     with jax.enable_x64(True):
         x, y = (np.float64(z) for z in data())
@@ -291,6 +291,7 @@ def test_bootstrap_over_models():
     assert one.estimate.shape == one.low.shape == () and one.low.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_coverage_of_the_bootstrap_over_models():
     """v_ij = a_i + a_j: of 20 models about as it should be, of 4 too narrow, as the docstring says."""
     rng = np.random.default_rng(0)

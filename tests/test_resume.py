@@ -4,7 +4,6 @@ import shutil
 from typing import Any, NamedTuple
 
 import pytest
-from campaign import slow
 from stitch_helpers import flags, scratch, trained
 
 import experiments.classes
@@ -50,7 +49,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", [slow("lasso"), "dynamics", slow("classes"), slow("freeze")])
+@pytest.mark.parametrize("name", ["lasso", "dynamics", "classes", "freeze"])
+@pytest.mark.slow
 def test_what_was_kept_is_not_computed_again(name, folder, tmp_path, monkeypatch):
     case = CASES[name]
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores

@@ -101,6 +101,7 @@ def convolutions(request):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.few(18)
 def test_convolutions_and_their_gradients(convolutions, name):
     actual, expected = convolutions
     assert_close(actual[name], expected[name], 1e-13)
@@ -266,6 +267,7 @@ def cnn(dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-4)])
+@pytest.mark.few(1)
 def test_a_network_of_stock_layers(dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         loss, params, rest, x = cnn(jnp.dtype(dtype))
@@ -326,6 +328,7 @@ def test_custom_derivatives_stay_their_authors():
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("offset", [False, True])
+@pytest.mark.few(3)
 def test_low_rank_features_enter_weights_and_are_materialized_elsewhere(form, offset):
     features = LowRankFeatures(normal(0, 2, 6, 4, 2), normal(1, 5, 2), normal(2, 5) if offset else None)
     kernel, matrix = normal(3, 3, 3, 5, 4), normal(4, 7, 5)

@@ -234,3 +234,9 @@ def test_a_second_process_waits_for_the_first(tmp_path):
     assert second.wait(30) == 0, second.stderr.read()
     second.stderr.close()
     assert runs.read_json(folder / "second.json") is True
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(InputError, match="folder: .* cannot be made .File name too long"):
+        with runs.open_folder(tmp_path / "new" / ("x" * 300), "zoo", CONFIG):
+            pytest.fail("was made")

@@ -118,6 +118,7 @@ def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
 
 @pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
 @pytest.mark.few(1)
+@pytest.mark.slow
 def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
     """Killed as one member is saved, and others are or are not."""
     save = StoredMember.save
@@ -151,6 +152,7 @@ def test_what_the_folder_holds_is_decided(live, middle, tmp_path, monkeypatch):
     assert_same(found.members, train(tmp_path / "given", given((1, 1))).members)
 
 
+@pytest.mark.slow
 def test_members_trained_again_for_what_they_lack_follow_their_schedule(live, middle, tmp_path, monkeypatch):
     folder = shutil.copytree(live, tmp_path / "zoo")
     StoredMember(folder, 1).kept_path(4).unlink()

@@ -57,6 +57,7 @@ def test_agrees_with_its_definition(widths):
 
 
 @pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.few(4)
 def test_the_plan_is_one(widths):
     x, y = data(*widths)
     p, q = widths
@@ -137,18 +138,18 @@ def test_maps():
 
 
 @pytest.mark.parametrize("widths", [(4, 4), slow((4, 6))])
-def test_transformations(widths):
+@pytest.mark.parametrize("function", [slow(soft_matching), soft_matching_distance])
+def test_transformations(function, widths):
     x, y = data(*widths)
-    for function in (soft_matching, soft_matching_distance):
-        number, transport = function(x, y, full_output=True)
-        compiled, transported = jax.jit(lambda x, y: function(x, y, full_output=True))(x, y)  # noqa: B023
-        np.testing.assert_allclose(compiled, number, rtol=1e-6)
-        np.testing.assert_array_equal(transported.plan, transport.plan)
-        batch = jnp.stack([x, x**2, 2 * x])
-        mapped = jax.jit(jax.vmap(lambda x: function(x, y)))(batch)  # noqa: B023
-        np.testing.assert_allclose(mapped, [function(z, y) for z in batch], rtol=1e-5)
-        with jax.enable_x64(True):
-            check_derivative(function, x, y)
+    number, transport = function(x, y, full_output=True)
+    compiled, transported = jax.jit(lambda x, y: function(x, y, full_output=True))(x, y)
+    np.testing.assert_allclose(compiled, number, rtol=1e-6)
+    np.testing.assert_array_equal(transported.plan, transport.plan)
+    batch = jnp.stack([x, x**2, 2 * x])
+    mapped = jax.jit(jax.vmap(lambda x: function(x, y)))(batch)
+    np.testing.assert_allclose(mapped, [function(z, y) for z in batch], rtol=1e-5)
+    with jax.enable_x64(True):
+        check_derivative(function, x, y)
 
 
 def test_constant_neurons():

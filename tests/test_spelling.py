@@ -65,4 +65,4 @@ def test_values_of_results():
     traced = []
     jax.make_jaxpr(lambda x: traced.append(repr(symjax.Rotation(x, x[0, 0], x[0]))))(jnp.eye(2))
     assert traced == ["Rotation(rotation=float32[2, 2], scaling=float32[], bias=float32[2])"]
-    assert len(repr(models.create("resnet110", width=1))) < 120
+    assert len(repr(models.create("resnet20", width=1))) < 120

@@ -28,7 +28,7 @@ from symjax.pairs import draw_pairs
 from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
 from symjax.stitching.results import KEY, ROWS, flatten, load_stitch
 
-FAMILIES = ["--families", "full,matched,birkhoff", "--stitch-epochs", "2"]
+FAMILIES = ["--families", "full,matched,rank1", "--stitch-epochs", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_the_folder_is_complete(reference):
         assert row.penalty == row.clean_accuracy - row.stitched_accuracy
         assert (row.stitched_accuracy * count / 100) == pytest.approx(round(row.stitched_accuracy * count / 100))
     curves = runs.read_csv(reference / "curves.csv")
-    assert len(curves) == 3 * 2 * 2 * 2 and set(curves.family) == {"full", "birkhoff"} and set(curves.epoch) == {1, 2}
+    assert len(curves) == 3 * 2 * 2 * 2 and set(curves.family) == {"full", "rank1"} and set(curves.epoch) == {1, 2}
     assert curves.accuracy.between(0, 100).all() and curves.accuracy.max() > 1
     document = json.loads((reference / "config.json").read_text())
     assert document["kind"] == "stitch" and document["versions"]["jax"] == jax.__version__

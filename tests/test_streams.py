@@ -103,6 +103,7 @@ def test_smaller_maps_are_enlarged():
 
 
 @pytest.mark.parametrize("name", ["pls", "procrustes_centred"])
+@pytest.mark.few(1)
 def test_double_precision(name):
     make, function, options = EXACT[name]
     with jax.enable_x64(True):
@@ -115,6 +116,7 @@ def test_double_precision(name):
 
 
 @each
+@pytest.mark.few(5)
 def test_merging_in_any_order(name):
     make, function, options = EXACT[name]
     x, y = data()
@@ -226,6 +228,7 @@ def test_counts_past_32_bits():
 
 
 @each
+@pytest.mark.few(1)
 def test_padding_is_masked(name):
     make, function, options = EXACT[name]
     x, y = data()
@@ -251,6 +254,7 @@ def test_masked_maps_and_nothing_counted():
 
 
 @pytest.mark.parametrize("name", ["procrustes_centred", "wreath"])
+@pytest.mark.few(1)
 def test_scan_and_vmap(name):
     make, function, options = EXACT[name]
     x, y = (np.stack([a, b]) for a, b in zip(data(seed=1), data(seed=2), strict=True))
@@ -295,7 +299,7 @@ def test_begins_with_shapes(make):
 
 
 @pytest.mark.parametrize("make", [*PLAIN, similarity.permutation_procrustes_stream])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_nothing_and_nan_make_nan_where_they_cannot_be_seen(make):
     x, y = data()
     stream = make()
@@ -370,6 +374,7 @@ def test_mistakes():
 
 
 @pytest.mark.parametrize("make", PLAIN)
+@pytest.mark.few(2)
 def test_a_saved_stream_resumes_bit_by_bit(make, tmp_path):
     x, y = data()
     stream = make()

@@ -47,6 +47,7 @@ def oracle_svcca(x, y, variance=0.99):
 
 
 @pytest.mark.parametrize("variance", [0.3, 0.8, 0.9, 0.99, 1.0])
+@pytest.mark.few(3)
 def test_svcca_agrees_with_its_definition(variance):
     x, y = decaying()
     similarity, result = svcca(x, y, variance, full_output=True)
@@ -79,6 +80,7 @@ def test_svcca_of_everything_is_cca():
     np.testing.assert_allclose(svcca(x, y, 1.0), cca_similarity(x, y), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_svcca_of_more_neurons_than_examples():
     rng = np.random.default_rng(1)
     low = rng.normal(size=(40, 3))
@@ -166,6 +168,7 @@ def test_pca_keeps_small_variances():
     assert np.isnan(pca(np.ones_like(x)).ratios).all() and (pca(np.ones_like(x)).variances == 0).all()
 
 
+@pytest.mark.slow
 def test_pca_gradients():
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):

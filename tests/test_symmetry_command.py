@@ -79,6 +79,7 @@ def test_members_in_groups_give_the_same_rows():
         stitch_to_acted(members, dataset, keys, (1,), max_device_memory=limit - 1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
     """Stopped in the second member: the first one's rows are there, and are not computed again."""
     evaluate, calls = symjax.stitching.acted.evaluate_stitch, []

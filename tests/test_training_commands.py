@@ -50,19 +50,18 @@ def features(folder, epochs, seeds=SEEDS, **options):
     return {epoch: representations(z, images, dataset.mean, dataset.std, **options) for epoch, z in zoos.items()}
 
 
-@pytest.mark.figures
 def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeypatch):
-    settings = ["--seeds", 2, "--checkpoints", "0,2", "--measures", "pwcca"]
+    settings = ["--seeds", 2, "--checkpoints", "0,2", "--measures", "cka"]
     out = command(experiments.dynamics, folder, *settings)
     printed = capsys.readouterr().out
     rows = runs.read_csv(out / "results.csv")
     assert len(rows) == 2 * 3 * 4 and sorted(rows.epoch.unique()) == [0, 2, 6]
     at = features(folder, (0, 2, 6), (0, 1), pool=True)
     for row in rows.itertuples():
-        expected = MEASURES["pwcca"].fn(at[row.epoch][row.layer][row.seed], at[6][row.end_layer][row.seed])
+        expected = MEASURES["cka"].fn(at[row.epoch][row.layer][row.seed], at[6][row.end_layer][row.seed])
         np.testing.assert_allclose(row.value, expected, atol=2e-4)
     for name in ("layers", "time", "curves"):
-        assert (out / f"{name}.png").stat().st_size > 4000 and (out / f"{name}.pdf").exists()
+        assert (out / f"{name}.png").exists() and (out / f"{name}.pdf").exists()
     assert "relu1 is at 0.95 of its end" in printed
     kept = summary.read(out)
     assert kept.figures == ("layers", "time", "curves") and kept.finding in printed
@@ -79,8 +78,9 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     assert not asked and capsys.readouterr().out == printed
     command(experiments.dynamics, folder, *settings, "--dry-run")
     assert "All is there" in capsys.readouterr().out
-    command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "pwcca,cka", "--seeds", "1,2")
-    assert asked == [("pwcca", (4,)), ("cka", (0, 2, 4, 6)), ("pwcca", (0, 2, 4, 6)), ("cka", (0, 2, 4, 6))]
+    command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "cka,cka_lange", "--seeds", "1,2")
+    whole = (0, 2, 4, 6)
+    assert asked == [("cka", (4,)), ("cka_lange", whole), ("cka", whole), ("cka_lange", whole)]
     capsys.readouterr()
     one = command(experiments.dynamics, folder, *settings, "--layers", "relu1", out="one")
     assert summary.read(one).figures == ("time", "curves") and not (one / "layers.png").exists()
@@ -116,6 +116,7 @@ def found_zoo(folder, name):
     return found
 
 
+@pytest.mark.slow
 def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypatch):
     out = command(experiments.freeze, folder, *FROZEN)
     printed = capsys.readouterr().out
@@ -194,6 +195,7 @@ def test_looks_end_with_the_last_layer_and_with_the_last_epoch():
         slow("freeze", ["--schedules", "1/1"]),
     ],
 )
+@pytest.mark.slow
 def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
     out = command(getattr(experiments, module), folder, "--seeds", "0,", *words, out=f"one-{module}")
     kept = (out / summary.SUMMARY).read_text()

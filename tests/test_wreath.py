@@ -245,6 +245,7 @@ each = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=list(FUNCTION
 
 
 @pytest.mark.parametrize("function", [wreath_procrustes_distance, wreath_cka, slow(wreath_cka_distance)])
+@pytest.mark.few(1)
 def test_transformations(function):
     x, y = maps(1), maps(2)
     number, batch = function(x, y), jnp.stack([x, x**2, x[..., ::-1] + y])

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_models  # noqa: F401
+from campaign import slow
 
 import experiments.zoo
 from experiments.settings import DATASET_DEFAULTS, ZooSettings, parse_seeds, run_command, zoo_folder
@@ -237,7 +238,7 @@ LONG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=40, batch_size=6, learn
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "delete"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_damage_is_an_error_and_never_other_numbers(reference, copy, damage):
     checkpoint = copy / "member-2" / "epoch-00003"
     found = 0
@@ -285,7 +286,7 @@ def other_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("piece", ["epoch-00003", "metrics.csv", "kept-00001.npz"])
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_pieces_of_members_of_another_zoo(piece, reference, copy, other_folder, tmp_path):
     train(copy, keep=[1])
     ours, theirs = copy / "member-1" / piece, other_folder / "member-1" / piece
@@ -511,13 +512,19 @@ def test_an_interruption_is_one_line(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().err == "interrupted; the same command again goes on from what is saved\n"
 
 
-def test_as_a_process(tmp_path):
-    project = os.path.dirname(os.path.dirname(__file__))
-    script = os.path.join(project, "experiments", "zoo.py")  # as which it runs anywhere
-    for words, folder, code, wanted in (
-        ([script, "--help"], tmp_path, 0, "--learning-rate FLOAT"),
-        (["-m", "experiments.zoo", "--width", "0"], project, 2, "error: width: got 0"),
-    ):
-        result = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
-        assert result.returncode == code
-        assert wanted in result.stdout + result.stderr and "Traceback" not in result.stderr
+PROJECT = os.path.dirname(os.path.dirname(__file__))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "printed"),
+    [
+        # As a script it runs anywhere.
+        ([os.path.join(PROJECT, "experiments", "zoo.py"), "--help"], 0, "--learning-rate FLOAT"),
+        slow(["-m", "experiments.zoo", "--width", "0"], 2, "error: width: got 0"),
+    ],
+)
+def test_as_a_process(words, code, printed, tmp_path):
+    folder = PROJECT if "-m" in words else tmp_path
+    result = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == code
+    assert printed in result.stdout + result.stderr and "Traceback" not in result.stderr

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from campaign import slow
 from flax import nnx
 
 import symjax
@@ -96,7 +97,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["nnx", slow("linen"), "tokens", "regression"])
 def test_a_zoo_of_any_network(name):
     network, given, options = CASES[name]
     dataset = data.load(given)
@@ -209,6 +210,7 @@ def test_configurations_hold_the_network_itself():
 # --- the same model by every way ---
 
 
+@pytest.mark.slow
 def test_a_model_by_name_by_module_and_as_a_network_gives_the_same_numbers(monkeypatch):
     module = types.ModuleType("own_models")
     options = {"width": 4, "multiples": (1, 2), "pools": (2, 2), "channels": 1, "classes": 3}
@@ -240,7 +242,8 @@ def test_a_step_with_own_functions_is_that_of_optax():
     x, y, tx = jnp.asarray(FEATURES[:10]), jnp.asarray(REGRESSION["y_train"][:10], jnp.float32), OWN["optimizer"]
     key = jax.random.key(1)
     own = {"loss": squares, "metric": negative_errors, "key": key}
-    (after, _), (loss, score) = train_step(MLP, tx, member, tx.init(member.params), x, y, **own)
+    step = jax.jit(lambda member: train_step(MLP, tx, member, tx.init(member.params), x, y, **own))
+    (after, _), (loss, score) = step(member)
 
     def loss_of(params):
         return squares(mlp(params, x, train=True, key=key), y)
@@ -322,6 +325,7 @@ def test_a_network_has_its_own_settings(options):
         ZooConfig("r", MLP, **options)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_docstring_runs():
     scope = {"symjax": symjax}
     for case in doctest.DocTestFinder(recurse=False).find(zoo.train, "train", globs=scope):

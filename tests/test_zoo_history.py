@@ -141,6 +141,7 @@ def stop():
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tmp_path, monkeypatch):
     save = StoredMember.save
 
@@ -274,6 +275,7 @@ def test_groups_must_fit_together(tmp_path):
 # --- freezing ---
 
 
+@pytest.mark.slow
 def test_frozen_segments_stay_and_the_others_train(plain_folder, tmp_path):
     config = dataclasses.replace(CONFIG, freeze=(1, 2))
     train(tmp_path / "zoo", config=config, keep=(0, 1, 2))
@@ -293,6 +295,7 @@ def test_frozen_segments_stay_and_the_others_train(plain_folder, tmp_path):
     assert_close(at[1], train(tmp_path / "normal", keep=(1,)) and zoo.load(tmp_path / "normal", epoch=1).members, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_schedule_beyond_the_end_is_normal_training(plain_folder, tmp_path):
     never = train(tmp_path / "zoo", config=dataclasses.replace(CONFIG, freeze=(3, 3)))
     assert_same(never.members, zoo.load(plain_folder).members)
