@@ -22,7 +22,7 @@ from symjax.similarity import (
     pwcca,
     pwcca_distance,
 )
-from symjax.similarity.cca import few_examples
+from symjax.similarity.cca import few_examples_message
 
 SAMPLES = 80
 WIDTHS = [(6, 6), (8, 5), (5, 8)]
@@ -261,7 +261,7 @@ def test_maps():
     small = y[:, :1, :1]
     with pytest.warns(FewExamplesWarning):
         assert cca(x, small, maps="flatten").correlations.shape == (4,)
-    with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), must have the map size of x"):
+    with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), expected the map size of x"):
         cca(x, small)
     with pytest.raises(InputError, match="^maps: 'pixel' is unknown"):
         cca(x, y, maps="pixel")
@@ -272,9 +272,9 @@ def test_maps():
     [
         (np.ones(4), np.ones((4, 2)), r"^x: got shape \(4,\)"),
         (np.ones((4, 2)), np.ones((4, 2, 2)), r"^y: got shape \(4, 2, 2\)"),
-        (np.ones((4, 0)), np.ones((4, 2)), r"^x: got shape \(4, 0\), must not be empty"),
-        (np.ones((1, 2)), np.ones((1, 2)), r"^x: got shape \(1, 2\), must have at least 2 examples"),
-        (np.ones((4, 2)), np.ones((5, 2)), "^y: got 5 examples, must be as many as in x, 4"),
+        (np.ones((4, 0)), np.ones((4, 2)), r"^x: got shape \(4, 0\), expected a nonempty"),
+        (np.ones((1, 2)), np.ones((1, 2)), r"^x: got shape \(1, 2\), expected at least 2 examples"),
+        (np.ones((4, 2)), np.ones((5, 2)), "^y: got 5 examples, expected as many as in x, 4"),
         (np.ones((4, 2)), 1j * np.ones((4, 2)), "^y: got complex"),
         (np.ones((4, 2)), np.full((4, 2), np.inf), "^y: has NaN or infinite entries"),
     ],
@@ -389,4 +389,4 @@ def test_pwcca_says_where_it_is_not_determined():
     pwcca(x, x[:, :6])  # all correlations are 1
     pwcca(x, np.hstack([x[:, :1], y[:, :5]]))  # one is
     for samples, undetermined in ((14, True), (16, False), (6, False)):  # 3, 1, or all correlations of 1
-        assert ("pwcca is not determined" in few_examples(samples, 8, 8)) == undetermined
+        assert ("pwcca is not determined" in few_examples_message(samples, 8, 8)) == undetermined

@@ -41,7 +41,7 @@ def test_numbers_decide_what_the_table_says(name, group):
     """A random matrix of each group: in the activation's own exactly if it commutes."""
     row, matrix = INTERTWINERS[name], sampled(group)
     found = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
-    assert found.verdict is row.group.contains(matrix) and not found.trouble
+    assert found.verdict is row.group.contains(matrix) and not found.warning
     if found:
         assert found.defect < 1e-13
         with jax.enable_x64(True):
@@ -129,7 +129,7 @@ def test_activations_of_less_than_float64(name):
                 found = is_intertwiner(short, matrix, offset=row.offset is not None)
                 if member or dtype == jnp.float32:
                     assert found.verdict is (wanted if member else False), (group, seed, found)
-                    assert (f"gives {jnp.dtype(dtype)}" in found.trouble) is member
+                    assert (f"gives {jnp.dtype(dtype)}" in found.warning) is member
                 else:
                     assert found.verdict is not True
 
@@ -152,12 +152,12 @@ def test_polynomials_of_any_degree():
 
 def test_trouble_is_told():
     singular = is_intertwiner(np.tanh, np.diag([1.0, 0.0]))
-    assert singular.verdict is False and "singular" in singular.trouble and singular.condition == np.inf
+    assert singular.verdict is False and "singular" in singular.warning and singular.condition == np.inf
     flat = is_intertwiner(np.ones_like, np.eye(3))
-    assert flat.verdict is None and "1 of 3" in flat.trouble and not flat
+    assert flat.verdict is None and "1 of 3" in flat.warning and not flat
     with np.errstate(invalid="ignore"):
         broken = is_intertwiner(np.sqrt, np.eye(3))
-    assert broken.verdict is None and "NaN" in broken.trouble and np.isnan(broken.defect)
+    assert broken.verdict is None and "NaN" in broken.warning and np.isnan(broken.defect)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_trouble_is_told():
         (np.tanh, np.ones((2, 3)), {}, "matrix: got shape"),
         (np.tanh, np.array([[np.nan]]), {}, "matrix: has NaN"),
         (np.tanh, np.array([[1j]]), {}, "matrix: got complex"),
-        (lambda x: x[:1], np.eye(2), {}, "activation: made"),
+        (lambda x: x[:1], np.eye(2), {}, "activation: got values of shape"),
         (np.tanh, np.eye(2), {"inputs": 3}, "inputs: got 3"),
         (np.tanh, np.eye(2), {"reach": 0}, "reach: got 0"),
-        (lambda x: x > 0, np.eye(2), {}, "activation: gave bool"),
+        (lambda x: x > 0, np.eye(2), {}, "activation: got values of bool"),
     ],
 )
 def test_bad_arguments(activation, matrix, options, named):

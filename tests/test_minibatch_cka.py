@@ -168,14 +168,14 @@ def test_exact_form_of_any_size_masked_and_with_huge_examples():
 
 
 def test_mistakes_in_the_exact_form():
-    with pytest.raises(InputError, match="^form: got 'exact', must be 'minibatch'"):
+    with pytest.raises(InputError, match="^form: got 'exact', expected 'minibatch'"):
         similarity.cka_stream(kernel="rbf", form="exact")
     with pytest.raises(InputError, match="^form: 'whole'"):
         similarity.cka_stream(form="whole")
     stream, (x, y) = similarity.cka_stream(), data()
-    with pytest.raises(InputError, match="^x, y: got 16384 and 4 features, must be at most 16384"):
+    with pytest.raises(InputError, match="^x, y: got 16384 and 4 features, expected at most 16384"):
         stream.init(jax.ShapeDtypeStruct((60, 2**14), np.float32), y)
-    with pytest.raises(InputError, match="^y: got 3 features of float32, the stream was begun with 4"):
+    with pytest.raises(InputError, match="^y: got 3 features of float32, expected 4"):
         stream.update(stream.init(x, y), x, y[:, :3])
-    with pytest.raises(InputError, match="^state: has seen 3 examples, must be at least 4"):
+    with pytest.raises(InputError, match="^state: got 3 examples, expected at least 4"):
         stream.finalize(fed(stream, x[:3], y[:3], [3]))

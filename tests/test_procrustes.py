@@ -20,7 +20,7 @@ from symjax.similarity import (
     procrustes,
     procrustes_distance,
 )
-from symjax.similarity.procrustes import _rotated
+from symjax.similarity.procrustes import _rotate
 
 N = 30
 
@@ -99,12 +99,12 @@ def test_far_from_the_origin_and_nearly_collinear(p, q):
 
 @pytest.mark.slow
 def test_one_program_does_for_widths_that_are_near():
-    known = _rotated._cache_size()
+    known = _rotate._cache_size()
     for p in (18, 21, 22, 23):
         x, y = data(p, 41 - p, n=40)
         np.testing.assert_allclose(procrustes_distance(x, y), orthogonal_by_definition(x, y), atol=2e-6)
         assert procrustes_distance(x, y, full_output=True)[1].rotation.shape == (41 - p, p)
-    assert _rotated._cache_size() <= known + 5  # one for all four distances, and one for each alignment
+    assert _rotate._cache_size() <= known + 5  # one for all four distances, and one for each alignment
 
     layers = {str(p): data(p, 1, seed=p, n=40)[0][None] for p in (18, 21, 26)}
     found = pairwise(layers, "procrustes_distance")

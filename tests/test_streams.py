@@ -11,7 +11,7 @@ from stream_helpers import X_WIDTH, N, data, fed, maps_of
 from symjax import similarity
 from symjax.errors import InputError
 from symjax.similarity import FewExamplesWarning, load_stream, save_stream
-from symjax.similarity.streams.stream import added, as_float, count_of, require_seen
+from symjax.similarity.streams.stream import add_counts, as_float, count_of, require_samples
 
 # Stream, one-shot function: the same arguments.
 EXACT = {
@@ -175,7 +175,7 @@ def test_many_updates_do_not_add_up_their_rounding():
     result = stream.finalize(state)
     assert (result.x_rank, result.y_rank) == (5, 3)
     np.testing.assert_allclose(result.correlations[:3], by_qr(x, y[:, :3]), atol=1e-5)
-    np.testing.assert_array_equal(state.turns, [3000 % 32, 3000 // 32 % 32, 3000 // 32**2])
+    np.testing.assert_array_equal(state.num_updates, [3000 % 32, 3000 // 32 % 32, 3000 // 32**2])
 
 
 def test_constant_and_dead_neurons():
@@ -217,8 +217,8 @@ def test_counts_past_32_bits():
     many, total = 2**31 - 1, 0
     count = count_of(0)
     for _ in range(5):
-        count, total = added(count, count_of(many)), total + many
-    assert require_seen(count, 1, "samples") == total
+        count, total = add_counts(count, count_of(many)), total + many
+    assert require_samples(count, 1, "samples") == total
     assert as_float(count, jnp.float32) == np.float32(total)
 
 
@@ -241,7 +241,7 @@ def test_masked_maps_and_nothing_counted():
     x, y = maps_of(36)
     stream = similarity.cca_stream()
     state = stream.update(stream.init(x, y), x, y, np.zeros(36, bool))
-    with pytest.raises(InputError, match="state: has seen 0 samples"):
+    with pytest.raises(InputError, match="state: got 0 samples"):
         stream.finalize(state)
     state = stream.update(state, x, y, np.arange(36) < 30)
     assert_same(stream.finalize(state), similarity.cca(x[:30], y[:30]), atol=2e-5)
@@ -299,7 +299,7 @@ def test_begins_with_shapes(make):
 def test_nothing_and_nan_make_nan_where_they_cannot_be_seen(make):
     x, y = data()
     stream = make()
-    with pytest.raises(InputError, match="state: has seen 0"):
+    with pytest.raises(InputError, match="state: got 0"):
         stream.finalize(stream.init(x, y))
     x[3, 1] = np.nan
     with_nan = jax.jit(stream.update)(stream.init(x, y), x, y)
@@ -313,7 +313,7 @@ def test_streams_of_one_sample_or_nan(name):
     x, y = data()
     stream = make(**options)
     state = stream.update(stream.init(x, y), x[:1], y[:1])
-    with pytest.raises(InputError, match="state: has seen 1 samples, must be at least 2"):
+    with pytest.raises(InputError, match="state: got 1 samples, expected at least 2"):
         stream.finalize(state)
     x[3, 1] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):
@@ -341,7 +341,7 @@ def test_mistakes():
     x, y = data()
     stream = similarity.cca_stream()
     state = stream.init(x, y)
-    with pytest.raises(InputError, match="x: got 4 neurons of float32, the stream was begun with 5"):
+    with pytest.raises(InputError, match="x: got 4 neurons of float32, expected 5"):
         stream.update(state, y, x)
     with pytest.raises(InputError, match="b: its state is Moments of"):
         stream.merge(state, stream.init(y, x))
@@ -362,7 +362,7 @@ def test_mistakes():
     ):
         with pytest.raises(InputError, match=message):
             make(**options)
-    with jax.enable_x64(True), pytest.raises(InputError, match="float64, the stream was begun with"):
+    with jax.enable_x64(True), pytest.raises(InputError, match="float64, expected"):
         stream.update(state, np.float64(x), np.float64(y))
 
 
@@ -387,15 +387,15 @@ def test_files_of_another_kind_are_refused(tmp_path):
     stream, path = similarity.cka_stream(), tmp_path / "state.npz"
     save_stream(path, stream, stream.init(x, y))
     other = similarity.cka_stream("gretton")
-    with pytest.raises(InputError, match=r"holds cka of the whole \(song.*wanted cka of the whole \(gretton"):
+    with pytest.raises(InputError, match=r"got a state of cka of the whole \(song.*expected cka of the whole \(gretton"):
         load_stream(path, other, other.init(x, y))
     stream = similarity.cca_stream()
     save_stream(path, stream, stream.init(x, y))
-    assert load_stream(path, similarity.pls_stream(), stream.init(x, y)).turns.shape == (3,)
-    with pytest.raises(InputError, match=r"x\.shift float32\[5\].*wanted is a state Moments of .*float32\[4\]"):
+    assert load_stream(path, similarity.pls_stream(), stream.init(x, y)).num_updates.shape == (3,)
+    with pytest.raises(InputError, match=r"x\.shift float32\[5\].*expected a state Moments of .*float32\[4\]"):
         load_stream(path, stream, stream.init(y, x))
     np.savez(path, rows=x)
-    with pytest.raises(InputError, match="holds nothing that a stream wrote"):
+    with pytest.raises(InputError, match="got a state of no stream"):
         load_stream(path, stream, stream.init(x, y))
     path.write_bytes(b"PK")
     with pytest.raises(InputError, match="not a whole npz file"):

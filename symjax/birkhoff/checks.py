@@ -16,33 +16,33 @@ def real(name, value):
             value = value.astype(jnp.result_type(float))
     try:
         with np.errstate(over="ignore"):  # an infinity that comes of it is found later
-            held = jnp.asarray(value)
+            array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         kind = getattr(value, "dtype", type(value).__name__)
-        raise InputError(f"{name}: got {kind}, must be an array of real numbers") from None
-    if jnp.issubdtype(held.dtype, jnp.floating):
-        return held
-    if jnp.issubdtype(held.dtype, jnp.integer) or held.dtype == bool:
-        return held.astype(jnp.result_type(float))
-    raise InputError(f"{name}: got {held.dtype}, must be real")
+        raise InputError(f"{name}: got {kind}, expected an array of real numbers") from None
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer) or array.dtype == bool:
+        return array.astype(jnp.result_type(float))
+    raise InputError(f"{name}: got {array.dtype}, expected real numbers")
 
 
-def scalar(name, value, wanted, holds):
-    """`value`, a number, traced or one for which `holds`; an `InputError` that wants `wanted` for anything else.
+def scalar(name, value, expected, is_valid):
+    """`value`, a number, traced or one for which `is_valid`; an `InputError` that wants `expected` for anything else.
 
     A concrete one is given back as a number of Python's, an integer that JAX would cut off or refuse as a float.
     """
     if is_concrete(value):
         try:
-            good = _is_number(value) and holds(number := float(value))
+            valid = _is_number(value) and is_valid(number := float(value))
         except (ValueError, OverflowError):  # of integers that no float can hold
-            good = False
-        if good and (abs(number) >= 2**31 or not isinstance(value, int)):
+            valid = False
+        if valid and (abs(number) >= 2**31 or not isinstance(value, int)):
             value = number
     else:
-        good = value.ndim == 0
-    if not good:
-        raise InputError(f"{name}: got {short(value)}, must be {wanted}")
+        valid = value.ndim == 0
+    if not valid:
+        raise InputError(f"{name}: got {short(value)}, expected {expected}")
     return value
 
 
@@ -54,7 +54,7 @@ def _is_number(value):
     return dtype is not None and np.ndim(value) == 0 and is_real(dtype) and dtype.kind != "b"
 
 
-def typed(value, dtype):
+def as_dtype(value, dtype):
     """A number as an array of this type; infinite where it is beyond it."""
     with np.errstate(over="ignore"):
         return jnp.asarray(value, dtype)
@@ -63,11 +63,11 @@ def typed(value, dtype):
 def square(name, value):
     value = real(name, value)
     if value.ndim < 2 or value.shape[-1] != value.shape[-2] or value.shape[-1] == 0:
-        raise InputError(f"{name}: got shape {value.shape}, must be square, (..., n, n) with n at least 1")
+        raise InputError(f"{name}: got shape {value.shape}, expected square matrices (..., n, n) with n at least 1")
     return value
 
 
 def require_finite(name, value):
     # NumPy, since JAX would trace the test of a constant inside of jit.
     if is_concrete(value) and not np.isfinite(np.asarray(value)).all():
-        raise InputError(f"{name}: has NaN or infinite entries, must be finite")
+        raise InputError(f"{name}: has NaN or infinite entries, expected finite entries")

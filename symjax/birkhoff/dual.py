@@ -20,15 +20,15 @@ class State(NamedTuple):
     residual: jax.Array  # the largest of both in absolute value
 
 
-def measure(shifted, u, v, iterations):
+def make_state(shifted, u, v, iterations):
     """The `State` of W with everything that follows from it."""
     rows, columns = excess(shifted)
     residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())
     return State(shifted, u, v, jnp.asarray(iterations, jnp.int32), rows, columns, residual)
 
 
-def start(matrix, u, v, iterations=0):
-    return measure(matrix - u[:, None] - v[None, :], u, v, iterations)
+def initial_state(matrix, u, v, iterations=0):
+    return make_state(matrix - u[:, None] - v[None, :], u, v, iterations)
 
 
 def excess(shifted):
@@ -44,10 +44,10 @@ def residual(matrix):
 
 
 def marginals(matrix):
-    return total(matrix, 1), total(matrix, 0)
+    return axis_sum(matrix, 1), axis_sum(matrix, 0)
 
 
-def total(matrix, axis):
+def axis_sum(matrix, axis):
     # A product with ones: on CPU faster than a reduction (a sweep at n = 256: 97 against 119 microseconds).
     ones = jnp.ones(matrix.shape[axis], matrix.dtype)
     return matmul(matrix, ones) if axis == 1 else matmul(ones, matrix)

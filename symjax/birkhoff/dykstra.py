@@ -7,7 +7,7 @@ but W = A - u - v: X = max(W, 0) is projected onto the affine set, X - du - dv, 
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.dual import excess, measure, start
+from symjax.birkhoff.dual import excess, initial_state, make_state
 
 BLOCK = 32  # rounds between two looks at the residual
 
@@ -29,6 +29,6 @@ def dykstra(matrix, u, v, tol, max_iters):
         zero = jnp.zeros_like(u)
         du, dv = lax.fori_loop(0, BLOCK, one_round, (zero, zero))
         moved = state.shifted - du[:, None] - dv[None, :]
-        return measure(moved, state.u + du, state.v + dv, state.iterations + BLOCK)
+        return make_state(moved, state.u + du, state.v + dv, state.iterations + BLOCK)
 
-    return lax.while_loop(unfinished, block, start(matrix, u, v))
+    return lax.while_loop(unfinished, block, initial_state(matrix, u, v))

@@ -9,21 +9,22 @@ from functools import partial
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.dual import excess, matmul, measure, start, total
+from symjax.birkhoff.dual import axis_sum, excess, initial_state, make_state, matmul
 from symjax.birkhoff.laplacian import solve_laplacian
 
 FIRST_SWEEPS = 48  # before the first Newton step, from nothing, beside which they are cheap
 SWEEPS = 16  # before the first from given duals, and after each: they mend rows and columns that a long step emptied
 RATE_WINDOW = 4  # sweeps over which a rate of convergence is measured
 MAX_RELAXATION = 1.9
-EXACT_STEPS = 8  # to a threshold, after which no more than rounding is left but for freaks
-LOST = 0.1  # residual after the first sweeps that calls for scaling down
+THRESHOLD_STEPS = 8  # to a threshold, after which no more than rounding is left but for freaks
+RESCALE_RESIDUAL = 0.1  # residual after the first sweeps that calls for scaling down
 SCALE_STEP = 8  # between the stages of scaling
 COARSE_TOL = 1e-2  # residual at which a stage ends
 
 
 def newton(matrix, u, v, tol, max_iters):
-    """Solves for A / s, with s = 1 at once; but if the first sweeps leave a residual over `LOST`, s falls from high.
+    """Solves for A / s, with s = 1 at once; but if the first sweeps leave a residual over `RESCALE_RESIDUAL`, s falls
+    from high.
 
     The duals of a large matrix are large too, and sweeps and damped Newton steps change them by little at a time. Those
     of A / s, times s, are near those of A. Where rounding hides what a smaller s would change, the next is s = 1.
@@ -34,20 +35,24 @@ def newton(matrix, u, v, tol, max_iters):
 
     def stage(carry):
         state, scale, first, _ = carry
-        begun = start(matrix / scale, state.u / scale, state.v / scale, state.iterations)
+        scaled_state = initial_state(matrix / scale, state.u / scale, state.v / scale, state.iterations)
         stage_tol = jnp.where(scale > 1, COARSE_TOL, tol)
         first_sweeps = jnp.where(first & warm, SWEEPS, FIRST_SWEEPS)
-        state, lost = _solve_stage(begun, stage_tol, max_iters, first_sweeps, first & (largest > SCALE_STEP))
-        state = state._replace(u=jnp.where(lost, 0, state.u * scale), v=jnp.where(lost, 0, state.v * scale))
+        state, needs_scaling = _solve_stage(
+            scaled_state, stage_tol, max_iters, first_sweeps, first & (largest > SCALE_STEP)
+        )
+        state = state._replace(
+            u=jnp.where(needs_scaling, 0, state.u * scale), v=jnp.where(needs_scaling, 0, state.v * scale)
+        )
         lower = jnp.where(scale / SCALE_STEP > resolution, scale / SCALE_STEP, 1)
-        finished = (scale == 1) & ~lost
-        return state, jnp.where(lost, largest / SCALE_STEP, lower), jnp.bool_(False), finished
+        finished = (scale == 1) & ~needs_scaling
+        return state, jnp.where(needs_scaling, largest / SCALE_STEP, lower), jnp.bool_(False), finished
 
     def unfinished(carry):
         *_, finished = carry
         return ~finished
 
-    state = start(matrix, u, v)
+    state = initial_state(matrix, u, v)
     return lax.while_loop(unfinished, stage, (state, jnp.ones_like(tol), jnp.bool_(True), state.residual <= tol))[0]
 
 
@@ -61,27 +66,27 @@ def sweeps(matrix, u, v, tol, max_iters):
         return _sweeps(state, tol, max_iters - state.iterations)
 
     # Sweeps end by a residual that is half a sweep old; the new one may be over the tolerance still.
-    return lax.while_loop(unfinished, more, start(matrix, u, v))
+    return lax.while_loop(unfinished, more, initial_state(matrix, u, v))
 
 
-def _solve_stage(state, tol, max_iters, first_sweeps, may_give_up):
+def _solve_stage(state, tol, max_iters, first_sweeps, may_rescale):
     """Sweeps and Newton steps in turns, until `tol`; or, where allowed, until the first sweeps show no promise."""
 
     def unfinished(carry):
-        state, _, _, lost = carry
-        return (state.residual > tol) & (state.iterations < max_iters) & ~lost
+        state, _, _, needs_scaling = carry
+        return (state.residual > tol) & (state.iterations < max_iters) & ~needs_scaling
 
     def step(carry):
-        state, sweeps, may_give_up, _ = carry
+        state, sweeps, may_rescale, _ = carry
         state = _sweeps(state, tol, jnp.minimum(sweeps, max_iters - state.iterations))
-        lost = may_give_up & (state.residual > LOST)
-        due = (state.residual > tol) & (state.iterations < max_iters) & ~lost
+        needs_scaling = may_rescale & (state.residual > RESCALE_RESIDUAL)
+        due = (state.residual > tol) & (state.iterations < max_iters) & ~needs_scaling
         state = lax.cond(due, partial(_newton_step, tol=tol), lambda state: state, state)
-        return state, jnp.full_like(sweeps, SWEEPS), jnp.zeros_like(lost), lost
+        return state, jnp.full_like(sweeps, SWEEPS), jnp.zeros_like(needs_scaling), needs_scaling
 
-    start = (state, first_sweeps.astype(jnp.int32), may_give_up, jnp.zeros_like(may_give_up))
-    state, _, _, lost = lax.while_loop(unfinished, step, start)
-    return state, lost
+    init = (state, first_sweeps.astype(jnp.int32), may_rescale, jnp.zeros_like(may_rescale))
+    state, _, _, needs_scaling = lax.while_loop(unfinished, step, init)
+    return state, needs_scaling
 
 
 def _sweeps(state, tol, count):
@@ -94,29 +99,38 @@ def _sweeps(state, tol, count):
     """
 
     def unfinished(carry):
-        *_, done, _, _, _, residual = carry
-        return (residual > tol) & (done < count)
+        *_, num_done, _, _, _, residual = carry
+        return (residual > tol) & (num_done < count)
 
     def sweep(carry):
-        shifted, u, v, done, relaxation, troubles, marked, _ = carry
-        steps = jnp.where(troubles > 0, EXACT_STEPS, 1)
+        shifted, u, v, num_done, relaxation, stalls, previous_residual, _ = carry
+        steps = jnp.where(stalls > 0, THRESHOLD_STEPS, 1)
         du, rows = _threshold(shifted, 1, relaxation, steps)
         shifted = shifted - du[:, None]
         dv, columns = _threshold(shifted, 0, relaxation, steps)
         shifted = shifted - dv[None, :]
         residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())  # as seen half a sweep ago
-        due = (done + 1) % RATE_WINDOW == 0
-        troubles += (due & (residual >= marked) & (residual > floor)).astype(troubles.dtype)
-        most = 1 + (MAX_RELAXATION - 1) * 0.5 ** troubles.astype(residual.dtype)
-        better = jnp.minimum(_better_relaxation(relaxation, residual / marked), most)
+        due = (num_done + 1) % RATE_WINDOW == 0
+        stalls += (due & (residual >= previous_residual) & (residual > floor)).astype(stalls.dtype)
+        max_relaxation = 1 + (MAX_RELAXATION - 1) * 0.5 ** stalls.astype(residual.dtype)
+        better = jnp.minimum(_better_relaxation(relaxation, residual / previous_residual), max_relaxation)
         relaxation = jnp.where(due, better, relaxation)
-        return shifted, u + du, v + dv, done + 1, relaxation, troubles, jnp.where(due, residual, marked), residual
+        return (
+            shifted,
+            u + du,
+            v + dv,
+            num_done + 1,
+            relaxation,
+            stalls,
+            jnp.where(due, residual, previous_residual),
+            residual,
+        )
 
     floor = 4 * len(state.u) ** 0.5 * float(jnp.finfo(state.u.dtype).eps)  # where rounding moves the residual
     none, one = jnp.zeros_like(count), jnp.ones_like(tol)
-    begin = (state.shifted, state.u, state.v, none, one, none, jnp.full_like(tol, jnp.inf), state.residual)
-    shifted, u, v, done, *_ = lax.while_loop(unfinished, sweep, begin)
-    return measure(shifted, u, v, state.iterations + done)
+    init = (state.shifted, state.u, state.v, none, one, none, jnp.full_like(tol, jnp.inf), state.residual)
+    shifted, u, v, num_done, *_ = lax.while_loop(unfinished, sweep, init)
+    return make_state(shifted, u, v, state.iterations + num_done)
 
 
 def _better_relaxation(relaxation, decrease):
@@ -139,14 +153,14 @@ def _threshold(shifted, axis, relaxation, steps):
 
     def step(t):
         left = shifted - jnp.expand_dims(t, axis)
-        excess = total(jnp.maximum(left, 0), axis) - 1
-        support = total((left > 0).astype(shifted.dtype), axis)
+        excess = axis_sum(jnp.maximum(left, 0), axis) - 1
+        support = axis_sum((left > 0).astype(shifted.dtype), axis)
         nearer = jnp.clip(t + excess / jnp.maximum(support, 1), largest - 1, largest - 1 / count)
         return jnp.where(support > 0, nearer, largest - 1), excess
 
     first, excess = step(jnp.zeros_like(largest))
-    found = lax.fori_loop(1, steps, lambda _, t: step(t)[0], first)
-    return jnp.clip(relaxation * found, largest - 1, largest - 1 / count), excess
+    root = lax.fori_loop(1, steps, lambda _, t: step(t)[0], first)
+    return jnp.clip(relaxation * root, largest - 1, largest - 1 / count), excess
 
 
 def _newton_step(state, tol):
@@ -159,7 +173,7 @@ def _newton_step(state, tol):
     du, dv = jnp.where(usable, du, 0), jnp.where(usable, dv, 0)
     length = _line_search(state, du, dv)
     du, dv = length * du, length * dv
-    return measure(state.shifted - du[:, None] - dv[None, :], state.u + du, state.v + dv, state.iterations + 1)
+    return make_state(state.shifted - du[:, None] - dv[None, :], state.u + du, state.v + dv, state.iterations + 1)
 
 
 def _line_search(state, du, dv):

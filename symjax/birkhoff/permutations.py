@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
+from symjax.birkhoff.checks import as_dtype, is_concrete, real, require_finite, scalar, square
 from symjax.checks import any_array, array
 from symjax.errors import InputError
 
@@ -27,10 +27,10 @@ def nearest_permutation(matrix):
     Raises:
         InputError: not square, not real; NaN or infinity in a concrete matrix.
     """
-    given = any_array("matrix", matrix)
-    matrix = lax.stop_gradient(square("matrix", given))
-    if isinstance(given, np.ndarray):  # with all of its bits
-        matrix = given
+    original = any_array("matrix", matrix)
+    matrix = lax.stop_gradient(square("matrix", original))
+    if isinstance(original, np.ndarray):  # with all of its bits
+        matrix = original
     require_finite("matrix", matrix)
     flat = matrix.reshape(-1, *matrix.shape[-2:])
     if is_concrete(flat):
@@ -53,17 +53,17 @@ def _assign_in_place(matrix):
     def callback(_, permutation, matrix):
         np.asarray(permutation)[...] = _assign(np.asarray(matrix))
 
-    return buffer_callback(callback, _permutation_of(matrix), vmap_method="sequential")(matrix)
+    return buffer_callback(callback, _output_shape(matrix), vmap_method="sequential")(matrix)
 
 
 def _assign_by_copy(matrix):
     def callback(matrix):
         return _assign(np.asarray(matrix))
 
-    return jax.pure_callback(callback, _permutation_of(matrix), matrix, vmap_method="sequential")
+    return jax.pure_callback(callback, _output_shape(matrix), matrix, vmap_method="sequential")
 
 
-def _permutation_of(matrix):
+def _output_shape(matrix):
     return jax.ShapeDtypeStruct(matrix.shape[:1], jnp.int32)
 
 
@@ -84,7 +84,7 @@ def permutation_matrix(permutation, dtype=jnp.float32):
     """
     permutation = array("permutation", permutation)
     if permutation.ndim < 1 or not jnp.issubdtype(permutation.dtype, jnp.integer):
-        raise InputError(f"permutation: got {permutation.dtype}{list(permutation.shape)}, must be integers (..., n)")
+        raise InputError(f"permutation: got {permutation.dtype}{list(permutation.shape)}, expected integers (..., n)")
     if permutation.dtype.itemsize > 4:  # JAX would cut off integers of 64 bits; what indexes nothing stays so
         permutation = permutation.clip(0 if permutation.dtype.kind == "u" else -1, permutation.shape[-1])
     return jax.nn.one_hot(permutation, permutation.shape[-1], dtype=dtype)
@@ -109,10 +109,10 @@ def softsort(scores, tau):
     """
     scores = real("scores", scores)
     if scores.ndim < 1:
-        raise InputError("scores: got a scalar, must be (..., n)")
+        raise InputError("scores: got a scalar, expected (..., n)")
     require_finite("scores", scores)
     tiny = float(jnp.finfo(scores.dtype).tiny)
-    tau = typed(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
+    tau = as_dtype(scalar("tau", tau, "a positive scalar", lambda value: value >= tiny), scores.dtype)
     descending = -jnp.sort(-scores, axis=-1)
     distance = jnp.abs(descending[..., :, None] - scores[..., None, :])
     return jax.nn.softmax(-distance / tau, axis=-1)

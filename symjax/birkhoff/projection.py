@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
+from symjax.birkhoff.checks import as_dtype, is_concrete, real, require_finite, scalar, square
 from symjax.birkhoff.dual import marginals, residual
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
@@ -83,14 +83,14 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     if not isinstance(method, str) or method not in MAX_ITERS:
         raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
     max_iters = MAX_ITERS[method] if max_iters is None else max_iters
-    scalar("tol", tol, "positive", lambda value: 0 < value < float("inf"))
+    scalar("tol", tol, "a positive number", lambda value: 0 < value < float("inf"))
     scalar("max_iters", max_iters, "an integer, 0 or more", lambda value: value >= 0 and value == int(value))
     if is_concrete(max_iters):
         max_iters = min(int(max_iters), 2**31 - 1)
     require_finite("matrix", matrix)
     dtype = matrix.dtype if matrix.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     duals = _check_duals(init, matrix.shape[:-1], dtype)
-    tol, max_iters = typed(tol, dtype), jnp.asarray(max_iters, jnp.int32)
+    tol, max_iters = as_dtype(tol, dtype), jnp.asarray(max_iters, jnp.int32)
     projected, info = _project(method, matrix.astype(dtype), duals, tol, max_iters)
     if matrix.dtype != dtype:
         projected = projected.astype(matrix.dtype)
@@ -102,11 +102,11 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
 @partial(jax.jit, static_argnums=0)
 def _project(method, matrix, duals, tol, max_iters):
     def project_one(matrix, u, v):
-        fixed, u, v = lax.stop_gradient((matrix, u, v))
-        end = SOLVERS[method](fixed, u, v, tol, max_iters)
-        finite = jnp.isfinite(fixed).all() & jnp.isfinite(end.residual)
-        projected = jnp.where(finite, jnp.maximum(end.shifted, 0), jnp.nan)
-        info = ProjectionInfo(finite & (end.residual <= tol), end.iterations, end.residual, (end.u, end.v))
+        constant, u, v = lax.stop_gradient((matrix, u, v))
+        state = SOLVERS[method](constant, u, v, tol, max_iters)
+        finite = jnp.isfinite(constant).all() & jnp.isfinite(state.residual)
+        projected = jnp.where(finite, jnp.maximum(state.shifted, 0), jnp.nan)
+        info = ProjectionInfo(finite & (state.residual <= tol), state.iterations, state.residual, (state.u, state.v))
         return _differentiate_implicitly(matrix, projected), info
 
     for _ in range(matrix.ndim - 2):
@@ -138,8 +138,8 @@ def _check_duals(init, shape, dtype):
     if init is None:
         return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     if not isinstance(init, (tuple, list)) or len(init) != 2:
-        raise InputError(f"init: got {type(init).__name__}, must be a pair of duals (u, v), as in info.duals")
+        raise InputError(f"init: got {type(init).__name__}, expected a pair of duals (u, v), as in info.duals")
     duals = tuple(real("init", dual).astype(dtype) for dual in init)
     if any(dual.shape != shape for dual in duals):
-        raise InputError(f"init: got shapes {duals[0].shape} and {duals[1].shape}, must both be {shape}")
+        raise InputError(f"init: got shapes {duals[0].shape} and {duals[1].shape}, expected both to be {shape}")
     return duals

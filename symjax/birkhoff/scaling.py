@@ -52,10 +52,10 @@ def sinkhorn(matrix, num_iters=16, *, tol=None, full_output=False):
     matrix = square("matrix", matrix)
     integer("num_iters", num_iters)
     if tol is not None:
-        scalar("tol", tol, "positive", lambda value: 0 < value < float("inf"))
+        scalar("tol", tol, "a positive number", lambda value: 0 < value < float("inf"))
     require_finite("matrix", matrix)
     if is_concrete(matrix) and (np.asarray(matrix) < 0).any():
-        raise InputError("matrix: has negative entries, must be nonnegative")
+        raise InputError("matrix: has negative entries, expected nonnegative entries")
     scaled, iterations = (_sweeps if tol is None else _sweeps_until)(matrix, num_iters, tol)
     if not full_output:
         return scaled
@@ -64,31 +64,31 @@ def sinkhorn(matrix, num_iters=16, *, tol=None, full_output=False):
 
 def _sweeps(matrix, count, _):
     if count:
-        matrix = lax.scan(lambda m, _: (_sweep(m), None), _rows_scaled(matrix), length=count)[0]
+        matrix = lax.scan(lambda m, _: (_sweep(m), None), _rescale_rows(matrix), length=count)[0]
     return matrix, jnp.full(matrix.shape[:-2], count, jnp.int32)
 
 
-def _sweeps_until(matrix, most, tol):
+def _sweeps_until(matrix, max_sweeps, tol):
     def sweep(carry, _):
-        m, made = carry
-        going = ~(residual(m) <= tol)  # a NaN is kept
-        return (jnp.where(going[..., None, None], _sweep(m), m), made + going.astype(jnp.int32)), None
+        m, num_sweeps = carry
+        unconverged = ~(residual(m) <= tol)  # a NaN is kept
+        return (jnp.where(unconverged[..., None, None], _sweep(m), m), num_sweeps + unconverged.astype(jnp.int32)), None
 
     # A scan and not a loop, so that there are derivatives in reverse.
-    start = jnp.where((residual(matrix) <= tol)[..., None, None], matrix, _rows_scaled(matrix))
-    return lax.scan(sweep, (start, jnp.zeros(matrix.shape[:-2], jnp.int32)), length=most)[0]
+    start = jnp.where((residual(matrix) <= tol)[..., None, None], matrix, _rescale_rows(matrix))
+    return lax.scan(sweep, (start, jnp.zeros(matrix.shape[:-2], jnp.int32)), length=max_sweeps)[0]
 
 
 def _sweep(matrix):
-    return _normalised(_normalised(matrix, -1), -2)
+    return _normalize(_normalize(matrix, -1), -2)
 
 
-def _normalised(matrix, axis):
+def _normalize(matrix, axis):
     total = matrix.sum(axis, keepdims=True)
     return matrix / jnp.where(total > 0, total, jnp.ones_like(total))
 
 
-def _rows_scaled(matrix):
+def _rescale_rows(matrix):
     # Row scales cancel in the first normalisation, so taking them out beforehand costs no derivative and no overflow.
     largest = lax.stop_gradient(matrix.max(-1, keepdims=True))
     return matrix / jnp.where(largest > 0, largest, jnp.ones_like(largest))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, numpy_array
+from symjax.checks import integer, numpy_array, short
 from symjax.errors import InputError
 
 GELU_SLOPE = math.sqrt(1 / 12 - (1 - 1 / math.sqrt(3)) / (2 * math.pi))
@@ -39,12 +39,12 @@ def homogeneity_defect(activation: Callable, scales, *, reach: float = 12.0, poi
     """
     scales = numpy_array("scales", scales).astype(np.float64)
     if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise InputError("scales: wanted positive numbers")
+        raise InputError(f"scales: got {short(scales)}, expected positive finite numbers")
     scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
     points = integer("points", points, 3, 10**8 - 1)
     x, step = np.linspace(-float(reach), float(reach), points, retstep=True)
     with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore"):
         weights = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * step
         plain = np.asarray(activation(x), np.float64)
-        of_scale = [np.asarray(activation(scale * x), np.float64) - scale * plain for scale in scales.ravel()]
-        return np.sqrt([np.sum(weights * values**2) for values in of_scale]).reshape(scales.shape)
+        differences = [np.asarray(activation(scale * x), np.float64) - scale * plain for scale in scales.ravel()]
+        return np.sqrt([np.sum(weights * values**2) for values in differences]).reshape(scales.shape)

@@ -24,18 +24,18 @@ class MatrixGroup:
       draw: from a key, a number and a dtype, the non-zero entries of a random element; None for the orthogonal and the
         general linear group.
       allowed: from an array of non-zero entries, which of them an element may have, within a tolerance; for a group
-        without `draw` from a matrix, whether it is an element.
+        without `sample_entries` from a matrix, whether it is an element.
     """
 
     name: str
-    about: str
-    draw: Callable | None
-    allowed: Callable
+    description: str
+    sample_entries: Callable | None
+    is_allowed: Callable
 
     @property
     def monomial(self) -> bool:
         """Whether elements have one non-zero entry in each row and column."""
-        return self.draw is not None
+        return self.sample_entries is not None
 
     def identity(self, size: int) -> jax.Array:
         """The identity (size, size)."""
@@ -57,7 +57,7 @@ class MatrixGroup:
             left, right = (jax.random.orthogonal(key, size, dtype=dtype) for key in (first, second))
             return jnp.matmul(left * spectrum, right, precision="highest")
         order = jax.random.permutation(first, size)
-        return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.draw(second, size, dtype))
+        return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.sample_entries(second, size, dtype))
 
     def contains(self, matrix, *, tolerance: float = 1e-6) -> bool:
         """Whether a matrix (n, n) is in the group, entries off by `tolerance` of the largest one at most.
@@ -69,16 +69,16 @@ class MatrixGroup:
         """
         matrix = real_matrix(matrix)
         if not self.monomial:
-            return bool(self.allowed(matrix, tolerance))
+            return bool(self.is_allowed(matrix, tolerance))
         largest = np.abs(matrix).max(initial=0)
-        there = np.abs(matrix) > tolerance * largest
-        if not (there.sum(axis=0) == 1).all() or not (there.sum(axis=1) == 1).all():
+        nonzero = np.abs(matrix) > tolerance * largest
+        if not (nonzero.sum(axis=0) == 1).all() or not (nonzero.sum(axis=1) == 1).all():
             return False
-        return bool(self.allowed(matrix[there], tolerance).all())
+        return bool(self.is_allowed(matrix[nonzero], tolerance).all())
 
-    def compose(self, first, then) -> jax.Array:
-        """The element that acts as `first` and then as `then`: the product then @ first."""
-        return jnp.matmul(then, first, precision="highest")
+    def compose(self, first, second) -> jax.Array:
+        """The element that acts as `first` and then as `second`: the product then @ first."""
+        return jnp.matmul(second, first, precision="highest")
 
     def inverse(self, matrix) -> jax.Array:
         """The inverse of an element: of a monomial one the transpose with reciprocal entries, the largest of each row.
@@ -93,9 +93,9 @@ def real_matrix(matrix) -> np.ndarray:
     """A square real matrix as a float64 NumPy array; an InputError for anything else, NaN and infinity included."""
     matrix = numpy_array("matrix", matrix).astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        raise InputError(f"matrix: got shape {matrix.shape}, wanted (n, n) with n from 1")
+        raise InputError(f"matrix: got shape {matrix.shape}, expected (n, n) with n from 1")
     if not np.isfinite(matrix).all():
-        raise InputError("matrix: has NaN or infinite entries, wanted finite ones")
+        raise InputError("matrix: has NaN or infinite entries, expected finite entries")
     return matrix
 
 
@@ -111,8 +111,8 @@ def monomial_part(matrix: jax.Array) -> jax.Array:
 def reciprocal(matrix: jax.Array) -> jax.Array:
     """1 / a of the largest entry of each row, zeros for the others, and where a row has nothing but zeros."""
     matrix = monomial_part(matrix)
-    there = matrix != 0
-    return jnp.where(there, 1 / jnp.where(there, matrix, 1), 0)
+    nonzero = matrix != 0
+    return jnp.where(nonzero, 1 / jnp.where(nonzero, matrix, 1), 0)
 
 
 def _ones(key, size, dtype):

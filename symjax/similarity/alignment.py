@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff import nearest_permutation
-from symjax.similarity.inputs import as_pair, check_maps, examples_agree
+from symjax.similarity.inputs import as_pair, check_maps, paired_representations
 from symjax.spelling import one_line
 
 
@@ -44,7 +44,7 @@ class Matching(NamedTuple):
         return self.scaling[:, None] * self.selection
 
 
-def assign(gain, live_rows=True, live_columns=True):
+def assign(gain, active_rows=True, active_columns=True):
     """The matching of rows to different columns of `gain` (d_y, d_x) that maximises the sum of what it picks.
 
     The narrower side is filled up with zeros. Rows and columns that are not live (dead channels) are taken for such
@@ -52,25 +52,25 @@ def assign(gain, live_rows=True, live_columns=True):
     none, and it as a matrix (d_y, d_x). Nothing is differentiated through it.
     """
     rows, columns = gain.shape
-    permutation = nearest_permutation(_filled_up(gain, live_rows, live_columns))[:rows]
-    return _without_fillers(permutation, columns, gain.dtype)
+    permutation = nearest_permutation(_pad_to_square(gain, active_rows, active_columns))[:rows]
+    return _drop_padding(permutation, columns, gain.dtype)
 
 
 @jax.jit
-def _filled_up(gain, live_rows, live_columns):
+def _pad_to_square(gain, active_rows, active_columns):
     rows, columns = gain.shape
     width = max(rows, columns)
-    live_rows = jnp.zeros(width, bool).at[:rows].set(live_rows)
-    live_columns = jnp.zeros(width, bool).at[:columns].set(live_columns)
+    active_rows = jnp.zeros(width, bool).at[:rows].set(active_rows)
+    active_columns = jnp.zeros(width, bool).at[:columns].set(active_columns)
     square = jnp.zeros((width, width), gain.dtype).at[:rows, :columns].set(jax.lax.stop_gradient(gain))
     # Each pair of two dead ones leaves one more pair of two live ones. A reward for the latter would be the same, but
     # cost digits of the gain.
     reward = 4 * width * jnp.maximum(1, jnp.abs(square).max())
-    return jnp.where(live_rows[:, None] | live_columns[None, :], square, reward)
+    return jnp.where(active_rows[:, None] | active_columns[None, :], square, reward)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _without_fillers(permutation, columns, dtype):
+def _drop_padding(permutation, columns, dtype):
     permutation = jnp.where(permutation < columns, permutation, -1)
     return permutation, jax.nn.one_hot(permutation, columns, dtype=dtype)
 
@@ -94,7 +94,7 @@ def positive_matching(products, x_norm, y_norm):
     return Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
 
 
-def samples_of(x, y, maps="pixels", **options):
+def paired_samples(x, y, maps="pixels", **options):
     """`x` and `y` as matrices with equally many rows (`as_pair`), maps of different sizes made equal first.
 
     Where pixels are samples, the smaller map is enlarged by nearest neighbour, each axis for itself: of `size` pixels,
@@ -103,16 +103,16 @@ def samples_of(x, y, maps="pixels", **options):
     Raises:
         InputError: as `as_pair`, whose options it takes.
     """
-    x, y = examples_agree(x, y, **options)
+    x, y = paired_representations(x, y, **options)
     if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
         size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
-        x, y = enlarged(x, size), enlarged(y, size)
+        x, y = enlarge(x, size), enlarge(y, size)
     return as_pair(x, y, maps, layout="nhwc", min_examples=1)
 
 
-def enlarged(x, size, axes=(1, 2)):
-    """Maps with `axes` made `size` as in `samples_of`."""
-    for axis, wanted in zip(axes, size, strict=True):
-        if x.shape[axis] != wanted:
-            x = jnp.take(x, jnp.arange(wanted) * x.shape[axis] // wanted, axis)
+def enlarge(x, size, axes=(1, 2)):
+    """Maps with `axes` made `size` as in `paired_samples`."""
+    for axis, length in zip(axes, size, strict=True):
+        if x.shape[axis] != length:
+            x = jnp.take(x, jnp.arange(length) * x.shape[axis] // length, axis)
     return x

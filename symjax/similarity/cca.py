@@ -12,11 +12,11 @@ from symjax.checks import one_of
 from symjax.errors import InputError
 from symjax.similarity.canonical import canonical, whiten
 from symjax.similarity.channels import centre
-from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_matrix, as_pair, caution
-from symjax.similarity.linalg import narrow, reciprocal, unit_columns, widen
+from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_matrix, as_pair, warn_user
+from symjax.similarity.linalg import from_row_space, reciprocal, to_row_space, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 from symjax.spelling import one_line
 
 
@@ -80,76 +80,85 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
             (Traced ones make the correlations NaN.)
     """
     default = rcond is None
-    x, y, rcond = checked_pair(x, y, maps, layout, rcond)
+    x, y, rcond = check_pair(x, y, maps, layout, rcond)
     result = cca_of_matrices(x, y, rcond)
     if default:
-        warn_of_dropped(x, y, rcond, result.x_dropped, result.y_dropped)
+        warn_of_dropped_directions(x, y, rcond, result.x_dropped, result.y_dropped)
     return result
 
 
 @partial(jax.jit, static_argnums=2)
 def cca_of_matrices(x, y, rcond):
     """`cca` of what has been checked."""
-    return of_centred(centre(x), centre(y), rcond, x.shape[0])
+    return cca_of_centred(centre(x), centre(y), rcond, x.shape[0])
 
 
-def of_centred(x, y, rcond, samples):
+def cca_of_centred(x, y, rcond, samples):
     """The `CCA` of pairs (centred data, mean). What counts of the data is X'X, X'Y, Y'Y: rows may be rotated."""
-    return between(prepared(*x), prepared(*y), rcond, samples)
+    return cca_of_reduced(unit_norm_data(*x), unit_norm_data(*y), rcond, samples)
 
 
-def prepared(centred, mean):
+def unit_norm_data(centred, mean):
     # Unit norms first: the correlations do not feel them, and rounding and `rcond` then treat all neurons alike.
     unit, norms = unit_columns(centred)
-    data, q = narrow(unit)
-    return Prepared(data, mean, norms, q, None)
+    data, q = to_row_space(unit)
+    return ReducedData(data, mean, norms, q, None)
 
 
-class Prepared(NamedTuple):
+class ReducedData(NamedTuple):
     """Data X diag(1 / before) basis diag(1 / after) of centred neurons X: uncorrelated with what of X it leaves out."""
 
     data: jax.Array  # (n, m), columns of norm 1 or 0, m at most n
     mean: jax.Array  # (d,)
-    before: jax.Array | None  # (d,)
+    neuron_norms: jax.Array | None  # (d,)
     basis: jax.Array | None  # (d, m), orthonormal or zero columns
-    after: jax.Array | None  # (m,)
+    direction_norms: jax.Array | None  # (m,)
 
 
-def between(x, y, rcond, samples):
-    """The `CCA` of two `Prepared`, in terms of their neurons; `samples` is a number or a 0-d array of their dtype."""
-    found = canonical(x.data, y.data, rcond)
+def cca_of_reduced(x, y, rcond, samples):
+    """The `CCA` of two `ReducedData`, in terms of their neurons; `samples` is a number or a 0-d array of their dtype."""
+    result = canonical(x.data, y.data, rcond)
     count = min(len(x.mean), len(y.mean))
     deviation = jnp.sqrt(jnp.asarray(samples - 1, x.data.dtype))
-    x_directions, x_loadings = _of_neurons(x, found.x, count, deviation)
-    y_directions, y_loadings = _of_neurons(y, found.y, count, deviation)
+    x_directions, x_loadings = _to_neurons(x, result.x, count, deviation)
+    y_directions, y_loadings = _to_neurons(y, result.y, count, deviation)
     return CCA(
-        _padded(found.correlations, count, 0),
+        _pad_with_zeros(result.correlations, count, 0),
         x_directions,
         y_directions,
         x.mean,
         y.mean,
         x_loadings,
         y_loadings,
-        found.x.rank,
-        found.y.rank,
-        found.x.smallest,
-        found.y.smallest,
-        found.x.dropped,
-        found.y.dropped,
+        result.x.rank,
+        result.y.rank,
+        result.x.smallest,
+        result.y.smallest,
+        result.x.dropped,
+        result.y.dropped,
     )
 
 
-def _of_neurons(prepared, side, count, deviation):
+def _to_neurons(unit_norm_data, side, count, deviation):
     directions, loadings = side.directions * deviation, side.loadings / deviation
-    if prepared.after is not None:
-        directions, loadings = directions * reciprocal(prepared.after)[:, None], loadings * prepared.after[:, None]
-    directions, loadings = widen(directions, prepared.basis), widen(loadings, prepared.basis)
-    if prepared.before is not None:
-        directions, loadings = directions * reciprocal(prepared.before)[:, None], loadings * prepared.before[:, None]
-    return _padded(directions, count, 1), _padded(loadings, count, 1)
+    if unit_norm_data.direction_norms is not None:
+        directions, loadings = (
+            directions * reciprocal(unit_norm_data.direction_norms)[:, None],
+            loadings * unit_norm_data.direction_norms[:, None],
+        )
+    directions, loadings = (
+        from_row_space(directions, unit_norm_data.basis),
+        from_row_space(loadings, unit_norm_data.basis),
+    )
+    if unit_norm_data.neuron_norms is not None:
+        directions, loadings = (
+            directions * reciprocal(unit_norm_data.neuron_norms)[:, None],
+            loadings * unit_norm_data.neuron_norms[:, None],
+        )
+    return _pad_with_zeros(directions, count, 1), _pad_with_zeros(loadings, count, 1)
 
 
-def _padded(array, size, axis):
+def _pad_with_zeros(array, size, axis):
     """With fewer samples than neurons there are fewer directions; the result has zeros for the others."""
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, size - array.shape[axis])
@@ -186,10 +195,10 @@ def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=No
     """
     one_of("summary", summary, SUMMARIES)
     default = rcond is None
-    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    x, y, rcond = check_pair(x, y, maps, layout, rcond, translation_invariant=True)
     similarity, *dropped = _summary(x, y, rcond, summary)
     if default:
-        warn_of_dropped(x, y, rcond, *dropped)
+        warn_of_dropped_directions(x, y, rcond, *dropped)
     return similarity
 
 
@@ -205,13 +214,13 @@ def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
+def split(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
     """`cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        basis, _, rank = whiten(prepared(*centre(x)).data, check_rcond(rcond, x))
-        return Part(basis.T, rank)
+        basis, _, rank = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
+        return Prepared(basis.T, rank)
 
     def finish(cross, a_rank, b_rank):
         if summary == "mean":
@@ -221,36 +230,36 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
         similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(cross.dtype), 1)
         return 1 - similarity if distance else similarity
 
-    return Factored(prepare, finish)
+    return SplitMeasure(prepare, finish)
 
 
-def checked_pair(x, y, maps, layout, rcond, *, translated=False):
+def check_pair(x, y, maps, layout, rcond, *, translation_invariant=False):
     """The arguments of `cca`, checked, as (x, y, rcond)."""
-    x, y = as_pair(x, y, maps, layout=layout, translated=translated)
-    rcond = check_rcond(rcond, x, y)
+    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=translation_invariant)
+    rcond = resolve_rcond(rcond, x, y)
     warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
     return x, y, rcond
 
 
-def check_rcond(rcond, *sides):
+def resolve_rcond(rcond, *sides):
     """`rcond` as a float in [0, 1), by default what rounding leaves of a direction that is not there."""
     if rcond is None:
         return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
     if not is_concrete(rcond):
-        raise InputError(f"rcond: got {rcond}, must be a number in [0, 1), not traced")
+        raise InputError(f"rcond: got {rcond}, expected a number in [0, 1), not traced")
     return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
 
 
 def warn_of_few_examples(samples, x_width, y_width):
-    if message := few_examples(samples, x_width, y_width):
-        caution(message, FewExamplesWarning)
+    if message := few_examples_message(samples, x_width, y_width):
+        warn_user(message, FewExamplesWarning)
 
 
-def warn_of_dropped(x, y, rcond, *dropped):
+def warn_of_dropped_directions(x, y, rcond, *dropped):
     """Of directions that the default of `rcond` drops and that may be more than rounding."""
     for name, side, share in zip("xy", (x, y), dropped, strict=True):
-        if is_concrete(share) and share > check_rcond(None, side) / 8:
-            caution(
+        if is_concrete(share) and share > resolve_rcond(None, side) / 8:
+            warn_user(
                 f"{name}: directions with singular values up to {float(share):.1e} of the largest are dropped, by the "
                 f"default rcond of {rcond:.1e}; in {side.dtype} they may be rounding. A smaller rcond keeps them, "
                 "jax_enable_x64 tells",
@@ -258,7 +267,7 @@ def warn_of_dropped(x, y, rcond, *dropped):
             )
 
 
-def few_examples(samples, x_width, y_width):
+def few_examples_message(samples, x_width, y_width):
     """What is to be said of so few samples of so many neurons, or None."""
     # Two subspaces of a space of n - 1 dimensions share at least d_x + d_y - (n - 1); those correlations are 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
@@ -268,7 +277,7 @@ def few_examples(samples, x_width, y_width):
     return (
         f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
         f"correlations are 1 whatever the data, unless ranks are lower{undetermined}; more than {x_width + y_width} "
-        "samples are wanted, or fewer directions, as of svcca"
+        "samples are needed, or fewer directions, as in svcca"
     )
 
 
@@ -281,7 +290,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation"},
-        factor=factor,
+        split=split,
         one_map_size=True,
     ),
     Measure(
@@ -292,7 +301,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation"},
-        factor=partial(factor, summary="mean_square"),
+        split=partial(split, summary="mean_square"),
         one_map_size=True,
     ),
     Measure(
@@ -303,7 +312,7 @@ MEASURES = (
         kind="distance",
         symmetric=True,
         invariances=LINEAR | {"translation"},
-        factor=partial(factor, distance=True),
+        split=partial(split, distance=True),
         one_map_size=True,
     ),
 )

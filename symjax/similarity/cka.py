@@ -10,8 +10,15 @@ from jax import lax
 from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, centred, of_common_width, root, unit, unit_channels, zero_of_equal
-from symjax.similarity.factored import Factored
+from symjax.similarity.channels import (
+    centred,
+    pad_to_common_width,
+    safe_sqrt,
+    subtract_ninther,
+    unit_channels,
+    unit_norm,
+    zero_if_equal,
+)
 from symjax.similarity.hsic import (
     centre_kernel,
     check_estimator,
@@ -21,17 +28,21 @@ from symjax.similarity.hsic import (
     hsic_without_diagonals,
     power_of_features,
 )
-from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
+from symjax.similarity.inputs import as_matrix, as_pair, matrix_shape, paired_representations
 from symjax.similarity.linalg import gram, gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
 KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # from which, for many pairs, kernel matrices are not kept if features are far fewer
-_NOISE, _FAR = 1e-4, 50  # of squared distances over the squared bandwidth: allowed rounding; from where kernels are 0
-AGAIN = -4  # in the place of a value of which the diagonals of kernels have left no digits
-NEARLY = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
+_TOLERANCE, _NEGLIGIBLE = (
+    1e-4,
+    50,
+)  # of squared distances over the squared bandwidth: allowed rounding; from where kernels are 0
+INACCURATE = -4  # in the place of a value of which the diagonals of kernels have left no digits
+SMALL_ANGLE = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
 
 
 def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
@@ -62,7 +73,7 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
         InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
             unknown option; a bandwidth that is not positive; NaN or infinity in concrete input.
     """
-    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, layout, form))
+    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form))
 
 
 def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
@@ -75,7 +86,7 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
         0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 of equal arrays. Exact near 0 with the Gram form; with that
         of features off by up to the root of the rounding error there, 5e-4 in float32.
     """
-    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
+    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
 
 
 def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
@@ -95,21 +106,21 @@ def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
     Raises:
         InputError: as `cka`.
     """
-    x, y = (_normalized(z) for z in examples_agree(x, y, layout=layout, translated=True))
-    return _compared(*_checked(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
+    x, y = (_unit_channels(z) for z in paired_representations(x, y, layout=layout, translation_invariant=True))
+    return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
 
 
 def cosine(a, b):
     """Of two arrays of one shape. NaN where one is zero."""
-    (a, _), (b, _) = unit(a), unit(b)
+    (a, _), (b, _) = unit_norm(a), unit_norm(b)
     return ratio((a * b).sum(), (a * a).sum(), (b * b).sum())
 
 
 def angle(a, b):
     """Of two arrays of one shape, exact near 0 and pi too, where the cosine has lost it. NaN where one is zero."""
-    (a, a_norm), (b, b_norm) = unit(a), unit(b)
-    between = zero_of_equal(2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum())), a, b)
-    return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, between)
+    (a, a_norm), (b, b_norm) = unit_norm(a), unit_norm(b)
+    result = zero_if_equal(2 * jnp.arctan2(safe_sqrt(((a - b) ** 2).sum()), safe_sqrt(((a + b) ** 2).sum())), a, b)
+    return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, result)
 
 
 def arccos(similarity):
@@ -121,7 +132,7 @@ def arccos(similarity):
 
 
 @lru_cache(maxsize=64)
-def factor(
+def split(
     shapes,
     *,
     estimator="song",
@@ -141,23 +152,23 @@ def factor(
         form = "features" if few and kernel == "linear" else "gram"
 
     def rows(x):
-        return as_matrix(_normalized(x) if normalized else x, "x", maps, layout="nhwc")
+        return as_matrix(_unit_channels(x) if normalized else x, "x", maps, layout="nhwc")
 
     def matrix(x):
-        return unit(about_typical(rows(x)))[0]
+        return unit_norm(subtract_ninther(rows(x)))[0]
 
     def prepare_features(x):
         x = matrix(x)
         mean = x.mean(0)
         squares = diagonal(x - mean)
-        return Part(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
+        return Prepared(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
 
     def finish_features(cross, a, b):
-        (a_mean, a_squares, a_power, a_sound), (b_mean, b_squares, b_power, b_sound) = a, b
+        (a_mean, a_squares, a_power, a_accurate), (b_mean, b_squares, b_power, b_accurate) = a, b
         cross = cross - len(a_squares) * jnp.outer(a_mean, b_mean)
         value = ratio(hsic_of_product(cross, a_squares, b_squares, estimator), a_power, b_power)
         value = arccos(value) if as_angle else value
-        return value if estimator == "gretton" else jnp.where(a_sound & b_sound, value, AGAIN)
+        return value if estimator == "gretton" else jnp.where(a_accurate & b_accurate, value, INACCURATE)
 
     def exact_features(a, b):
         value = ratio(*hsic_without_diagonals(a.data.T, b.data.T, estimator))
@@ -165,42 +176,45 @@ def factor(
 
     if form == "features":
         if estimator == "gretton":
-            return Factored(prepare_features, finish_features)
-        return Factored(prepare_features, finish_features, exact_features, lambda value: value == AGAIN)
+            return SplitMeasure(prepare_features, finish_features)
+        return SplitMeasure(prepare_features, finish_features, exact_features, lambda value: value == INACCURATE)
     if kernel == "linear":
-        return factored_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
-    return factored_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
+        return split_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
+    return split_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
 
 
-def factored_kernels(kernel_of, estimator, as_angle):
-    """The cosine of two centred kernel matrices, or their angle, as `Factored`."""
+def split_kernels(kernel_of, estimator, as_angle):
+    """The cosine of two centred kernel matrices, or their angle, as `SplitMeasure`."""
 
     def prepare(x):
-        kernel, norm = unit(centre_kernel(kernel_of(x), estimator))
-        return Part(kernel.reshape(1, -1), norm > 0)
+        kernel, norm = unit_norm(centre_kernel(kernel_of(x), estimator))
+        return Prepared(kernel.reshape(1, -1), norm > 0)
 
-    def finish(cross, a_live, b_live):
-        similarity = jnp.where(a_live & b_live, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
+    def finish(cross, a_nonzero, b_nonzero):
+        similarity = jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
         return arccos(similarity) if as_angle else similarity
 
     if not as_angle:
-        return Factored(prepare, finish)
-    return Factored(
-        prepare, finish, lambda a, b: angle(a.data, b.data), lambda value: (value < NEARLY) | (value > math.pi - NEARLY)
+        return SplitMeasure(prepare, finish)
+    return SplitMeasure(
+        prepare,
+        finish,
+        lambda a, b: angle(a.data, b.data),
+        lambda value: (value < SMALL_ANGLE) | (value > math.pi - SMALL_ANGLE),
     )
 
 
-def _checked(x, y, estimator, kernel, bandwidth, maps, layout, form):
-    """The arguments of `_compared`."""
-    x, y = as_pair(x, y, maps, layout=layout, translated=True)
+def _check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form):
+    """The arguments of `_cka`."""
+    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=True)
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
     one_of("form", form, FORMS)
     bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX takes no integers from 2**31 on
     if kernel == "rbf" and form == "features":
-        raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
+        raise InputError("form: got 'features', expected 'gram' or 'auto' for the kernel 'rbf'")
     form = cheaper_form(x, y, kernel) if form == "auto" else form
-    return *of_common_width(x, y), bandwidth, estimator, kernel, form
+    return *pad_to_common_width(x, y), bandwidth, estimator, kernel, form
 
 
 def check_kernel(kernel, bandwidth):
@@ -214,18 +228,18 @@ def cheaper_form(x, y, kernel):
 
 
 @partial(jax.jit, static_argnames=("estimator", "kernel", "form", "as_angle"))
-def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
+def _cka(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     # At unit norm, fourth powers neither overflow nor vanish.
-    (x, _), (y, _) = unit(about_typical(x)), unit(about_typical(y))
+    (x, _), (y, _) = unit_norm(subtract_ninther(x)), unit_norm(subtract_ninther(y))
     if form == "features":
         similarity = ratio(*hsic_of_features(x, y, estimator))
-        return zero_of_equal(arccos(similarity), x, y) if as_angle else similarity
+        return zero_if_equal(arccos(similarity), x, y) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
 
 
 @jax.jit
-def _normalized(x):
+def _unit_channels(x):
     return unit_channels(centred(x))[0]
 
 
@@ -241,25 +255,27 @@ def kernel_of(x, kernel, bandwidth):
         return products
     squares = jnp.diagonal(products)
     sizes = squares[:, None] + squares[None, :]
-    apart = jnp.maximum(sizes - 2 * products, 0)
+    squared_distances = jnp.maximum(sizes - 2 * products, 0)
     # Of distances that count in the kernel, which are not large beside the median, the rounding of the products is.
-    median = _median(apart)
-    unit = bandwidth**2 * median
+    median = _median(squared_distances)
+    scale = bandwidth**2 * median
     noise = 4 * float(jnp.finfo(x.dtype).eps) * sizes
     off_diagonal = ~jnp.eye(len(x), dtype=bool)
-    doubtful = (off_diagonal & (noise > _NOISE * unit) & (apart - noise < _FAR * unit)).any()
+    inaccurate = (off_diagonal & (noise > _TOLERANCE * scale) & (squared_distances - noise < _NEGLIGIBLE * scale)).any()
 
     def from_differences(x):
-        apart = lax.map(jax.checkpoint(lambda row: ((x - row[None]) ** 2).sum(1)), x)
-        return apart, _median(apart)
+        squared_distances = lax.map(jax.checkpoint(lambda row: ((x - row[None]) ** 2).sum(1)), x)
+        return squared_distances, _median(squared_distances)
 
-    apart, median = lax.cond(doubtful, jax.checkpoint(from_differences), lambda x: (apart, median), x)
-    return jnp.exp(-jnp.where(off_diagonal, apart, 0) / (2 * bandwidth**2 * median))
+    squared_distances, median = lax.cond(
+        inaccurate, jax.checkpoint(from_differences), lambda x: (squared_distances, median), x
+    )
+    return jnp.exp(-jnp.where(off_diagonal, squared_distances, 0) / (2 * bandwidth**2 * median))
 
 
-def _median(apart):
+def _median(squared_distances):
     """Over pairs of different examples."""
-    return jnp.median(apart[jnp.triu_indices(len(apart), 1)])
+    return jnp.median(squared_distances[jnp.triu_indices(len(squared_distances), 1)])
 
 
 _INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}
@@ -269,30 +285,30 @@ _OF_CHANNELS = frozenset(
 _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
-def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, factor=factor):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=True)
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split):
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, zero_channels=True)
 
 
 _gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
 
 MEASURES = (
     _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5"),
-    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, factor=partial(factor, **_gretton)),
+    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, split=partial(split, **_gretton)),
     _similarity(
-        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", factor=partial(factor, **_lange)
+        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", split=partial(split, **_lange)
     ),
     _similarity(
         "cka_rbf",
         partial(cka, **_rbf),
         f"{_KORNBLITH}; Song et al. 2012, equation 5",
-        factor=partial(factor, **_rbf),
+        split=partial(split, **_rbf),
     ),
     _similarity(
         "channel_normalized_cka",
         channel_normalized_cka,
         "Godfrey et al. 2022",
         invariances=_OF_CHANNELS,
-        factor=partial(factor, normalized=True),
+        split=partial(split, normalized=True),
     ),
     Measure(
         "cka_distance",
@@ -302,7 +318,7 @@ MEASURES = (
         "distance",
         True,
         _INVARIANT,
-        partial(factor, as_angle=True),
+        partial(split, as_angle=True),
         zero_channels=True,
     ),
 )

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete
-from symjax.similarity.cca import check_rcond
+from symjax.similarity.cca import resolve_rcond
 from symjax.similarity.channels import centre, unit_channels
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import triangular, unit_columns
+from symjax.similarity.linalg import triangular_factor, unit_columns
 
-_ALIKE = 64  # times eps: how far two channels at unit norm may be apart, of which one is the other times a number
+_EQUAL_CHANNELS = (
+    64  # times eps: how far two channels at unit norm may be apart, of which one is the other times a number
+)
 
 
 class Diagnosis(NamedTuple):
@@ -34,8 +36,8 @@ class Diagnosis(NamedTuple):
         if not all(isinstance(part, jax.Array) and is_concrete(part) for part in self) or self.rank.ndim:
             return f"Diagnosis({', '.join(f'{name}: {jnp.shape(part)}' for name, part in parts.items())})"
         numbers = ("examples", "samples", "rank", "num_dead", "num_constant", "num_duplicate")
-        told = ", ".join(f"{name}={int(parts[name])}" for name in numbers)
-        return f"Diagnosis(channels={len(self.dead)}, {told}, few={bool(self.few)})"
+        numbers_text = ", ".join(f"{name}={int(parts[name])}" for name in numbers)
+        return f"Diagnosis(channels={len(self.dead)}, {numbers_text}, few={bool(self.few)})"
 
 
 def diagnose(x, *, maps="pixels", layout=None, rcond=None):
@@ -64,7 +66,7 @@ def diagnose(x, *, maps="pixels", layout=None, rcond=None):
         InputError: x not as above, unknown `maps`, rcond not in [0, 1); concrete NaN or infinite entries.
     """
     matrix = as_matrix(x, "x", maps, layout=layout)
-    return _diagnose(matrix, check_rcond(rcond, matrix), len(x))
+    return _diagnose(matrix, resolve_rcond(rcond, matrix), len(x))
 
 
 @jax.jit
@@ -73,22 +75,22 @@ def _diagnose(x, rcond, examples):
     rows, channels = x.shape
     deviations = centre(x)[0]
     dead, constant = ~(x != 0).any(0), ~(deviations != 0).any(0)
-    duplicate = _repeated(unit_channels(x)[0], ~constant)
-    s = jnp.linalg.svd(triangular(unit_columns(deviations)[0]), compute_uv=False)
+    duplicate = _repeats_earlier(unit_channels(x)[0], ~constant)
+    s = jnp.linalg.svd(triangular_factor(unit_columns(deviations)[0]), compute_uv=False)
     rank = (s > rcond * s[0]).sum(dtype=jnp.int32)
     counts = (mask.sum(dtype=jnp.int32) for mask in (dead, constant, duplicate))
     sizes = (jnp.asarray(size, jnp.int32) for size in (examples, rows))
     return Diagnosis(dead, constant, duplicate, rank, *counts, *sizes, jnp.asarray(rows <= channels))
 
 
-def _repeated(units, live):
+def _repeats_earlier(units, varies):
     """Booleans (d,): which live columns are, up to rounding, a live column before them."""
     # By differences: 1 - <u, v> = |u - v|^2 / 2 is rounding long before u is v.
     numbers = jnp.arange(units.shape[1])
-    allowed = _ALIKE * float(jnp.finfo(units.dtype).eps) * jnp.abs(units).max(0)
+    allowed = _EQUAL_CHANNELS * float(jnp.finfo(units.dtype).eps) * jnp.abs(units).max(0)
 
     def one(number):
-        apart = jnp.abs(units - lax.dynamic_slice_in_dim(units, number, 1, 1)).max(0)
-        return (live[number] & live & (numbers < number) & (apart <= allowed)).any()
+        distances = jnp.abs(units - lax.dynamic_slice_in_dim(units, number, 1, 1)).max(0)
+        return (varies[number] & varies & (numbers < number) & (distances <= allowed)).any()
 
     return lax.map(one, numbers)

@@ -11,13 +11,13 @@ from jax import lax
 
 from symjax import parallel
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.cca import check_rcond, warn_of_few_examples
-from symjax.similarity.channels import centre, magnitude, norms, without_rounding
-from symjax.similarity.factored import Factored
+from symjax.similarity.cca import resolve_rcond, warn_of_few_examples
+from symjax.similarity.channels import centre, magnitude, norms, zero_rounding
 from symjax.similarity.inputs import as_map_pair, as_maps
-from symjax.similarity.linalg import adjoint, held, masked, reciprocal, unit_columns
+from symjax.similarity.linalg import adjoint, hold_constant, masked, reciprocal, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
-from symjax.similarity.meeting import Meeting, Part
+from symjax.similarity.pair_product import PairProduct, Prepared
+from symjax.similarity.split_measure import SplitMeasure
 from symjax.spelling import one_line
 
 
@@ -63,16 +63,16 @@ def fourier_cca(x, y, *, layout=None, rcond=None):
         InputError: x or y not as above, different numbers of examples, fewer than 2; rcond not in [0, 1); concrete NaN
             or infinite entries.
     """
-    x, y = as_map_pair(x, y, layout=layout, translated=True)
+    x, y = as_map_pair(x, y, layout=layout, translation_invariant=True)
     warn_of_few_examples(x.shape[0], x.shape[-1], y.shape[-1])
-    return _fourier_cca(x, y, check_rcond(rcond, x[:, 0, 0], y[:, 0, 0]))
+    return _fourier_cca(x, y, resolve_rcond(rcond, x[:, 0, 0], y[:, 0, 0]))
 
 
 @partial(jax.jit, static_argnums=2)
 def _fourier_cca(x, y, rcond):
     rows, columns = _frequencies(x.shape[1:3], y.shape[1:3])
     x_spectrum, y_spectrum = (_spectrum(side, rows, columns) for side in (x, y))
-    correlations, x_rank, y_rank = _at_each(x_spectrum, y_spectrum, rcond)
+    correlations, x_rank, y_rank = _correlations_by_frequency(x_spectrum, y_spectrum, rcond)
     correlations, x_rank, y_rank = (
         part.reshape(len(rows), len(columns), *part.shape[1:]) for part in (correlations, x_rank, y_rank)
     )
@@ -90,7 +90,7 @@ def _fourier_cca(x, y, rcond):
 def _frequencies(size, other):
     """(rows, columns): those that maps of both sizes (h, w) have, without what is conjugate to another."""
     (h, w), (other_h, other_w) = size, other
-    return _shared(h, other_h), np.unique(np.abs(_shared(w, other_w)))
+    return _shared_frequencies(h, other_h), np.unique(np.abs(_shared_frequencies(w, other_w)))
 
 
 def _weights(columns, width):
@@ -98,7 +98,7 @@ def _weights(columns, width):
     return jnp.where((columns == 0) | (2 * columns == width), 1, 2)
 
 
-def _shared(size, other):
+def _shared_frequencies(size, other):
     """Frequencies that axes of both sizes have, in the order of the transform: 0, 1, ..., -1."""
     if size == other:
         return np.fft.fftfreq(size, 1 / size).round().astype(int)
@@ -114,18 +114,21 @@ def _spectrum(x, rows, columns):
     spectrum = spectrum.transpose(1, 2, 0, 3).reshape(len(rows) * len(columns), x.shape[0], x.shape[3])
     # The numbers as they came are rounded, alike at all frequencies, and so is what the transform adds up.
     power, summed = norms(x, (0, 1, 2)), math.sqrt(x.shape[1] * x.shape[2]) * norms(centred, (0, 1, 2))
-    return jax.vmap(without_rounding, (0, None))(spectrum, jnp.maximum(power, summed).reshape(1, -1))
+    return jax.vmap(zero_rounding, (0, None))(spectrum, jnp.maximum(power, summed).reshape(1, -1))
 
 
-def _at_each(x, y, rcond):
+def _correlations_by_frequency(x, y, rcond):
     return jax.vmap(lambda x, y: _correlations(unit_columns(x)[0], unit_columns(y)[0], rcond))(x, y)
 
 
 def _correlations(x, y, rcond):
     """Canonical correlations of complex X (n, c_x) and Y (n, c_y), and ranks, with the derivative of correlations."""
     count = min(x.shape[1], y.shape[1])
-    fixed_x, fixed_y = lax.stop_gradient((x, y))
-    (x_basis, x_white, x_rank), (y_basis, y_white, y_rank) = _basis(fixed_x, rcond), _basis(fixed_y, rcond)
+    constant_x, constant_y = lax.stop_gradient((x, y))
+    (x_basis, x_transform, x_rank), (y_basis, y_transform, y_rank) = (
+        _basis(constant_x, rcond),
+        _basis(constant_y, rcond),
+    )
     p, correlations, qh = jnp.linalg.svd(matmul(adjoint(x_basis), y_basis), full_matrices=False)
     correlations = jnp.minimum(correlations, 1)
     used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(x_rank, y_rank)
@@ -133,17 +136,17 @@ def _correlations(x, y, rcond):
     # d rho_i = Re <d x a_i, k_i - rho_i h_i> + Re <d y b_i, h_i - rho_i k_i>, with h = X a and k = Y b: linear in X
     # and Y, so a term that is zero (less itself, without a derivative) carries it.
     p, q = masked(p, used), masked(adjoint(qh), used)
-    a, b, h, k = matmul(x_white, p), matmul(y_white, q), matmul(x_basis, p), matmul(y_basis, q)
-    a, b, h, k, rho = held((a, b, h, k, correlations.astype(x.dtype)), (x, y))
-    slope = _inner(matmul(x - fixed_x, a), k - h * rho[None]) + _inner(matmul(y - fixed_y, b), h - k * rho[None])
+    a, b, h, k = matmul(x_transform, p), matmul(y_transform, q), matmul(x_basis, p), matmul(y_basis, q)
+    a, b, h, k, rho = hold_constant((a, b, h, k, correlations.astype(x.dtype)), (x, y))
+    slope = _inner(matmul(x - constant_x, a), k - h * rho[None]) + _inner(matmul(y - constant_y, b), h - k * rho[None])
     return jnp.pad(correlations + slope, (0, count - len(correlations))), x_rank, y_rank
 
 
 def _basis(x, rcond):
     u, s, vh = jnp.linalg.svd(x, full_matrices=False)
     kept = ~(s <= rcond * s[0])  # a NaN is kept
-    white = adjoint(vh) * masked(reciprocal(s), kept).astype(x.dtype)[None]
-    return masked(u, kept), white, kept.sum(dtype=jnp.int32)
+    transform = adjoint(vh) * masked(reciprocal(s), kept).astype(x.dtype)[None]
+    return masked(u, kept), transform, kept.sum(dtype=jnp.int32)
 
 
 def _inner(left, right):
@@ -176,47 +179,49 @@ class Spectrum(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, rcond=None):
+def split(shapes, *, rcond=None):
     """`fourier_cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
         x = as_maps(x, layout="nhwc")
         rows, columns = _frequencies(x.shape[1:3], x.shape[1:3])
-        least = check_rcond(rcond, x[:, 0, 0])
-        basis, rank = _each(lambda z: _basis(unit_columns(z)[0], least)[::2])(_spectrum(x, rows, columns))
+        least = resolve_rcond(rcond, x[:, 0, 0])
+        basis, rank = _over_frequencies(lambda z: _basis(unit_columns(z)[0], least)[::2])(_spectrum(x, rows, columns))
         shape = len(rows), len(columns)
         data = basis.transpose(2, 1, 0).reshape(basis.shape[2], basis.shape[1], *shape)
-        return Part(data, Spectrum(rank.reshape(shape), jnp.zeros((*x.shape[1:3], 0), x.dtype)))
+        return Prepared(data, Spectrum(rank.reshape(shape), jnp.zeros((*x.shape[1:3], 0), x.dtype)))
 
     def finish(cross, a, b):
         size, other = a.size.shape[:2], b.size.shape[:2]
         rows, columns = _frequencies(size, other)
         ranks = jnp.minimum(*(side.rank[rows][:, columns] for side in (a, b)))
-        correlations = _each(partial(jnp.linalg.svd, compute_uv=False))(cross.reshape(-1, *cross.shape[2:]))
+        correlations = _over_frequencies(partial(jnp.linalg.svd, compute_uv=False))(cross.reshape(-1, *cross.shape[2:]))
         totals = jnp.minimum(correlations, 1).sum(-1).reshape(ranks.shape)
         return _mean(totals, ranks, _weights(columns, size[1]).astype(totals.dtype))
 
-    return Factored(prepare, finish, meeting=Meeting(_meet, _cropped, _at_each_frequency))
+    return SplitMeasure(
+        prepare, finish, product=PairProduct(_common_frequencies, _select_frequencies, _products_by_frequency)
+    )
 
 
-def _each(fn):
+def _over_frequencies(fn):
     """Over the frequencies, for programs that several devices run at once: see `parallel.use_cores`."""
     return parallel.each(fn, parallel.default_execution())
 
 
-def _meet(a, b):
-    size, other = a.rest.size.shape[:2], b.rest.size.shape[:2]
+def _common_frequencies(a, b):
+    size, other = a.aux.size.shape[:2], b.aux.size.shape[:2]
     return tuple(tuple(map(int, axis)) for axis in _frequencies(size, other))
 
 
-def _cropped(data, frequencies):
+def _select_frequencies(data, frequencies):
     rows, columns = frequencies
     if data.shape[-2:] == (len(rows), len(columns)):
         return data
     return data[..., np.array(rows), :][..., np.array(columns)]
 
 
-def _at_each_frequency(a, b):
+def _products_by_frequency(a, b):
     """Qx* Qy at each frequency for all pairs of (i, p, n, f_h, f_w) and (j, q, n, f_h, f_w): (i, j, f_h, f_w, p, q)."""
     return jnp.einsum("ipnhw,jqnhw->ijhwpq", a.conj(), b, precision="highest")
 
@@ -230,6 +235,6 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation", "cyclic_shift"},
-        factor=factor,
+        split=split,
     ),
 )

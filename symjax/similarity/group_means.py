@@ -42,20 +42,20 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
     values, pairs = numpy_array("values", values), numpy_array("pairs", pairs)
     if values.ndim < 1 or not np.issubdtype(pairs.dtype, np.integer):
         raise InputError(
-            f"values, pairs: got {values.dtype}{list(values.shape)} and {pairs.dtype}, must be (p, ...) and integers"
+            f"values, pairs: got {values.dtype}{list(values.shape)} and {pairs.dtype}, expected (p, ...) and integers"
         )
     if pairs.ndim != 2 or pairs.shape[1] != 2 or len(pairs) != len(values):
-        raise InputError(f"pairs: got shape {list(pairs.shape)}, must be one for each of {len(values)} values, (p, 2)")
+        raise InputError(f"pairs: got shape {list(pairs.shape)}, expected one for each of {len(values)} values, (p, 2)")
     groups = labels("groups", groups, "a label for each model")
     if pairs.size and not (0 <= pairs.min() and pairs.max() < len(groups)):
-        seen = f"{pairs.min()} to {pairs.max()}"
-        raise InputError(f"pairs, groups: got {seen}, must be positions of {len(groups)} models")
+        positions = f"{pairs.min()} to {pairs.max()}"
+        raise InputError(f"pairs, groups: got {positions}, expected positions of {len(groups)} models")
     names = list(dict.fromkeys(groups))
-    kinds = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
-    found = {}
+    label_pairs = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
+    means = {}
     for a in range(len(names)):
         for b in range(a, len(names)):
-            chosen = (kinds == (a, b)).all(1)
-            if chosen.any():
-                found[names[a], names[b]] = mean_over_pairs(values[chosen], pairs[chosen], level)
-    return found
+            selected = (label_pairs == (a, b)).all(1)
+            if selected.any():
+                means[names[a], names[b]] = mean_over_pairs(values[selected], pairs[selected], level)
+    return means

@@ -25,23 +25,25 @@ from symjax.birkhoff.checks import is_concrete, real, require_finite
 from symjax.birkhoff.dual import matmul
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.off_diagonal import products_of_kernels, sums_of
+from symjax.similarity.off_diagonal import centred_products, sums_of
 
 ESTIMATORS = ("song", "gretton", "lange")
-_SHARE = 1 / 64  # what must be left of products of features when the diagonals are taken off, or two digits are lost
+_LEAST_SHARE = (
+    1 / 64
+)  # what must be left of products of features when the diagonals are taken off, or two digits are lost
 _ROUNDING = 16  # times eps and the size of a kernel: what centring may leave of one that it should make 0
 
 
 def check_estimator(estimator, n=math.inf):
     """Raises an `InputError` if the estimator is unknown or n examples are too few for it."""
     one_of("estimator", estimator, ESTIMATORS)
-    if n < least_examples(estimator):
+    if n < min_examples_of(estimator):
         raise InputError(
-            f"x: got {n} examples, must be at least {least_examples(estimator)} for the estimator {estimator!r}"
+            f"x: got {n} examples, expected at least {min_examples_of(estimator)} for the estimator {estimator!r}"
         )
 
 
-def least_examples(estimator):
+def min_examples_of(estimator):
     return 2 if estimator == "gretton" else 4
 
 
@@ -62,18 +64,18 @@ def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers cal
     """
     k, l = (_kernel_matrix(name, value) for name, value in (("k", k), ("l", l)))  # noqa: E741
     if k.shape != l.shape:
-        raise InputError(f"l: got shape {l.shape}, must be that of k, {k.shape}")
+        raise InputError(f"l: got shape {l.shape}, expected that of k, {k.shape}")
     check_estimator(estimator, len(k))
-    return (centre_kernel(k, estimator) * centre_kernel(l, estimator)).sum() / pairs(len(k), estimator)
+    return (centre_kernel(k, estimator) * centre_kernel(l, estimator)).sum() / normalizer(len(k), estimator)
 
 
-def pairs(n, estimator):
+def normalizer(n, estimator):
     """What the inner product of centred kernel matrices is divided by; a float: JAX takes no integers over 2^31."""
     return float((n - 1) ** 2 if estimator == "gretton" else n * (n - 3))
 
 
 def centre_kernel(k, estimator):
-    """The kernel matrix (n, n), centred so that inner products of such matrices are the estimator up to `pairs`."""
+    """The kernel matrix (n, n), centred so that inner products of such matrices are the estimator up to `normalizer`."""
     if estimator != "song":
         k = _doubly_centred(k)
         return k if estimator == "gretton" else _without_diagonal(k)
@@ -86,7 +88,8 @@ def centre_kernel(k, estimator):
 
 
 def hsic_of_features(x, y, estimator):
-    """The estimator of the linear kernels of x (n, p) and y (n, q), of that of x alone and of y alone, up to `pairs`.
+    """The estimator of the linear kernels of x (n, p) and y (n, q), of that of x alone and of y alone, up to
+    `normalizer`.
 
     Costs n (p^2 + p q + q^2) and no memory of size n^2. No centring is needed, but no large offset either. Where the
     diagonals of the kernels leave few digits of what is not on them, as where one example is huge, all is computed
@@ -94,13 +97,13 @@ def hsic_of_features(x, y, estimator):
     """
     centred_x, centred_y = x - x.mean(0)[None], y - y.mean(0)[None]
     x_diagonal, y_diagonal = diagonal(centred_x), diagonal(centred_y)
-    x_power, x_sound = power_of_features(centred_x, x_diagonal, estimator)
-    y_power, y_sound = power_of_features(centred_y, y_diagonal, estimator)
+    x_power, x_accurate = power_of_features(centred_x, x_diagonal, estimator)
+    y_power, y_accurate = power_of_features(centred_y, y_diagonal, estimator)
     cross = hsic_of_product(matmul(centred_x.T, centred_y), x_diagonal, y_diagonal, estimator)
     if estimator == "gretton":
         return cross, x_power, y_power
     return lax.cond(
-        x_sound & y_sound,
+        x_accurate & y_accurate,
         lambda x, y: (cross, x_power, y_power),
         jax.checkpoint(lambda x, y: hsic_without_diagonals(x, y, estimator)),
         x,
@@ -114,11 +117,11 @@ def hsic_without_diagonals(x, y, estimator):
     if estimator == "lange":
         x, y = x - x.mean(0)[None], y - y.mean(0)[None]
     sums = sums_of(x, y)
-    centred = products_of_kernels(sums, len(x), "song", widths) if estimator == "song" else sums.squares
-    return without_rounding(centred, sums)
+    centred = centred_products(sums, len(x), "song", widths) if estimator == "song" else sums.squares
+    return zero_rounding_products(centred, sums)
 
 
-def without_rounding(centred, sums):
+def zero_rounding_products(centred, sums):
     """The three products of centred kernels (2, 2), of which those that are 0 up to the rounding of `sums` are 0."""
     noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
     live = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # a NaN is kept
@@ -135,11 +138,11 @@ def power_of_features(x, diagonal, estimator):
     """`hsic_of_product` of centred features with themselves, and whether the diagonal has left digits of it."""
     products = matmul(x.T, x)
     power = hsic_of_product(products, diagonal, diagonal, estimator)
-    return power, power > _SHARE * lax.stop_gradient((products**2).sum())
+    return power, power > _LEAST_SHARE * lax.stop_gradient((products**2).sum())
 
 
 def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
-    """The estimator, up to `pairs`, from X'Y of centred features and the diagonals (n,) of both kernel matrices.
+    """The estimator, up to `normalizer`, from X'Y of centred features and the diagonals (n,) of both kernel matrices.
 
     <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """
@@ -157,13 +160,15 @@ def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
 def _kernel_matrix(name, value):
     value = real(name, value)
     if value.ndim != 2 or value.shape[0] != value.shape[1]:
-        raise InputError(f"{name}: got shape {value.shape}, must be (n, n)")
+        raise InputError(f"{name}: got shape {value.shape}, expected (n, n)")
     require_finite(name, value)
     if is_concrete(value):
-        apart = float(jnp.abs(value - value.T).max(initial=0))
+        asymmetry = float(jnp.abs(value - value.T).max(initial=0))
         # Products and exponentials round the two sides differently; features that are (n, n) are far from symmetric.
-        if apart > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
-            raise InputError(f"{name}: is not symmetric, entries differ by up to {apart:.1e}; must be a kernel matrix")
+        if asymmetry > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
+            raise InputError(
+                f"{name}: is not symmetric, entries differ by up to {asymmetry:.1e}; expected a kernel matrix"
+            )
     return value.astype(jnp.float32) if value.dtype.itemsize < 4 else value
 
 

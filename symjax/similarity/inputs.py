@@ -23,7 +23,7 @@ from symjax.errors import InputError
 
 MAPS = ("pixels", "flatten", "pool")
 LAYOUTS = ("nhwc", "nchw")
-LOST = 2.0**-10  # the share of a channel's spread that rounding to fewer bits may take
+MAX_LOSS = 2.0**-10  # the share of a channel's spread that rounding to fewer bits may take
 
 
 class FewExamplesWarning(UserWarning):
@@ -38,7 +38,7 @@ class LayoutWarning(UserWarning):
     """An array of maps looks as if channels came first, and `layout` does not say."""
 
 
-def representation(x, name="x", *, layout=None, min_examples=2, translated=False):
+def representation(x, name="x", *, layout=None, min_examples=2, translation_invariant=False):
     """`x` as a finite floating array (n, d) or (n, h, w, c).
 
     Integers become the default float and half precisions float32. NumPy's numbers of more bits than JAX has are made
@@ -51,24 +51,25 @@ def representation(x, name="x", *, layout=None, min_examples=2, translated=False
 
     Raises:
         InputError: not real, of another rank, an empty axis, fewer than `min_examples` examples; unknown layout;
-            concrete and not finite, or at the ends of the range; not `translated`, and differences that would be lost.
+            concrete and not finite, or at the ends of the range; not `translation_invariant`, and differences that
+            would be lost.
     """
     check_layout(layout)
-    given = any_array(name, x)
-    if given.ndim == 4:
-        given = channels_last(name, given, layout, 1)
-    if given.ndim in (2, 4) and given.size and is_concrete(given) and is_real(given.dtype):
-        given = without_offset(name, given, translated)
-    x = real(name, given)
+    original = any_array(name, x)
+    if original.ndim == 4:
+        original = channels_last(name, original, layout, 1)
+    if original.ndim in (2, 4) and original.size and is_concrete(original) and is_real(original.dtype):
+        original = subtract_large_offset(name, original, translation_invariant)
+    x = real(name, original)
     if x.dtype.itemsize < 4:
         x = x.astype(jnp.float32)
     if x.ndim not in (2, 4):
-        raise InputError(f"{name}: got shape {x.shape}, must be (n, d) or (n, h, w, c), examples first")
+        raise InputError(f"{name}: got shape {x.shape}, expected (n, d) or (n, h, w, c), examples first")
     if x.size == 0:
-        raise InputError(f"{name}: got shape {x.shape}, must not be empty")
+        raise InputError(f"{name}: got shape {x.shape}, expected a nonempty array")
     if x.shape[0] < min_examples:
-        raise InputError(f"{name}: got shape {x.shape}, must have at least {min_examples} examples")
-    require_in_range(name, x, given)
+        raise InputError(f"{name}: got shape {x.shape}, expected at least {min_examples} examples")
+    require_in_range(name, x, original)
     return x
 
 
@@ -78,7 +79,7 @@ def channels_last(name, x, layout, axis):
         return (np if isinstance(x, np.ndarray) else jnp).moveaxis(x, axis, -1)
     first, *size = x.shape[axis:]
     if layout is None and size[0] == size[1] != first:
-        caution(
+        warn_user(
             f"{name}: got shape {x.shape}, which looks like {first} channels first, and is taken for maps of "
             f"{first} x {size[0]} pixels and {size[1]} channels; layout='nchw' or 'nhwc' says which",
             LayoutWarning,
@@ -86,36 +87,37 @@ def channels_last(name, x, layout, axis):
     return x
 
 
-def without_offset(name, x, translated):
+def subtract_large_offset(name, x, translation_invariant):
     """Concrete numbers (..., c) such that JAX's type, where it has fewer bits, keeps what differs within channels.
 
-    Where rounding would take more than `LOST` of a channel's spread, its first number is taken off all of them. That is
-    an `InputError` unless it changes nothing, being `translated`. What is constant up to rounding stays.
+    Where rounding would take more than `MAX_LOSS` of a channel's spread, its first number is taken off all of them.
+    That is an `InputError` unless it changes nothing, being `translation_invariant`. What is constant up to rounding
+    stays.
     """
     dtype, whole = np.dtype(jnp.result_type(float)), x.dtype.kind in "iu"
     if not (x.dtype.itemsize >= 4 if whole else x.dtype == np.float64 != dtype):
         return x
-    given, x, axes = x, np.asarray(x), tuple(range(x.ndim - 1))
+    original, x, axes = x, np.asarray(x), tuple(range(x.ndim - 1))
     with np.errstate(invalid="ignore", over="ignore"):  # infinities are refused later
         high, low = x.max(axes), x.min(axes)
         # Differences of integers of 64 bits modulo 2^64, which is what they are.
         spread = (high.astype(np.uint64) - low.astype(np.uint64) if whole else high - low).astype(np.float64)
         largest = np.maximum(np.abs(np.float64(high)), np.abs(np.float64(low)))
         varies = spread > (0 if whole else 16 * np.finfo(np.float64).eps * largest)
-        doubtful = np.flatnonzero(varies & (np.finfo(dtype).eps * largest > 2 * LOST * spread))
+        doubtful = np.flatnonzero(varies & (np.finfo(dtype).eps * largest > 2 * MAX_LOSS * spread))
         part, first = x[..., doubtful].astype(np.int64 if whole else np.float64), (slice(1),) * len(axes)
-        apart, held = (part - part[first]).astype(np.float64), part.astype(dtype).astype(np.float64)
-        lost = np.abs(held - held[first] - apart).max(axes) > LOST * spread[doubtful]
+        differences, rounded = (part - part[first]).astype(np.float64), part.astype(dtype).astype(np.float64)
+        lost = np.abs(rounded - rounded[first] - differences).max(axes) > MAX_LOSS * spread[doubtful]
     if not lost.any():
-        return given
-    if not translated:
+        return original
+    if not translation_invariant:
         channel = doubtful[lost.argmax()]
         raise InputError(
             f"{name}: channel {channel} has numbers about {largest[channel]:.1e} that differ by up to "
             f"{spread[channel]:.1e}, which {dtype} does not hold; subtract an offset, or enable jax_enable_x64"
         )
     x = x.astype(np.float64)
-    x[..., doubtful[lost]] = apart[..., lost]
+    x[..., doubtful[lost]] = differences[..., lost]
     return x
 
 
@@ -138,10 +140,10 @@ def as_pair(x, y, maps="pixels", **options):
         InputError: as `as_matrix`; numbers of examples that differ; "pixels" with map sizes that differ, or of a matrix
             and maps.
     """
-    x, y = examples_agree(x, y, **options)
+    x, y = paired_representations(x, y, **options)
     if check_maps(maps) == "pixels" and _map_size(x) != _map_size(y):
         raise InputError(
-            f"y: got shape {y.shape}, must have the map size of x, {x.shape}, where pixels are samples; "
+            f"y: got shape {y.shape}, expected the map size of x, {x.shape}, where pixels are samples; "
             "maps='flatten' and maps='pool' compare any two sizes"
         )
     return _matrix(x, maps), _matrix(y, maps)
@@ -162,27 +164,27 @@ def as_map_pair(x, y, **options):
     Raises:
         InputError: as `representation`; numbers of examples that differ.
     """
-    x, y = examples_agree(x, y, **options)
+    x, y = paired_representations(x, y, **options)
     return _one_pixel(x), _one_pixel(y)
 
 
-def examples_agree(x, y, **options):
+def paired_representations(x, y, **options):
     """Both as `representation`s, whose options it takes, of one dtype, equally many examples, or an `InputError`."""
     x, y = representation(x, "x", **options), representation(y, "y", **options)
     if x.shape[0] != y.shape[0]:
-        raise InputError(f"y: got {y.shape[0]} examples, must be as many as in x, {x.shape[0]}")
+        raise InputError(f"y: got {y.shape[0]} examples, expected as many as in x, {x.shape[0]}")
     dtype = jnp.promote_types(x.dtype, y.dtype)
-    return x.astype(dtype), _beside(x, y.astype(dtype))
+    return x.astype(dtype), _on_device_of(x, y.astype(dtype))
 
 
-def _beside(x, y):
+def _on_device_of(x, y):
     """`y` on the device of `x`, where each is on one of its own."""
     if not (is_concrete(x) and is_concrete(y)) or x.devices() == y.devices() or len(x.devices() | y.devices()) != 2:
         return y
     return jax.device_put(y, x.sharding) if len(x.devices()) == len(y.devices()) else y
 
 
-def caution(message, category):
+def warn_user(message, category):
     """A warning that points to the first line outside of this package, and of JAX that calls it."""
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("symjax.", "jax.")):
@@ -201,24 +203,24 @@ def check_maps(maps):
     return maps
 
 
-def require_in_range(name, x, given):
-    """Raises an `InputError` where entries of `x`, made of `given`, are seen not to be finite or beyond `fault`."""
+def require_in_range(name, x, original):
+    """Raises an `InputError` where entries of `x`, made of `original`, are seen not to be finite or beyond `range_problem`."""
     with jax.ensure_compile_time_eval():  # a constant inside of jit is concrete, but its test would be traced
         # Inside of jit, conversion has made a tracer of a constant.
-        seen = x if is_concrete(x) else jnp.asarray(given)
-        if not is_concrete(seen):
+        concrete = x if is_concrete(x) else jnp.asarray(original)
+        if not is_concrete(concrete):
             return
-        largest = float(_largest(seen))
+        largest = float(_largest(concrete))
     # What is not normal may have been read as 0.
-    if message := fault(largest or float(np.abs(np.asarray(given, np.float64)).max()), x.dtype):
+    if message := range_problem(largest or float(np.abs(np.asarray(original, np.float64)).max()), x.dtype):
         raise InputError(f"{name}: {message}")
 
 
-def fault(largest, dtype):
+def range_problem(largest, dtype):
     """What is wrong with numbers whose greatest absolute value is `largest`, if computed with in `dtype`, or None."""
     info, margin = jnp.finfo(dtype), 2.0**24
     if not largest <= float(info.max):  # NaN, too
-        return f"has NaN or infinite entries in {dtype}, must be finite"
+        return f"has NaN or infinite entries in {dtype}, expected finite entries"
     if largest > float(info.max) / margin:
         return f"has entries up to {largest:.1e}, where sums overflow {dtype}; multiply it by a small constant"
     if 0 < largest < float(info.tiny) * margin:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import about_typical, magnitude, norms
+from symjax.similarity.channels import magnitude, norms, subtract_ninther
 
 _LEAST_ROWS = 250  # of a factor, under which products are too small to be quick
 _COLUMNS = 1024  # at a time, of a kernel matrix: what is centred of them stays in the cache
@@ -41,7 +41,8 @@ def gram(x):
 
 
 def gram_of_centred(x):
-    """Y Y' of rows Y (n, d) that are those of x `about_typical`, over a power of two; not for derivatives in reverse.
+    """Y Y' of rows Y (n, d) that are those of x `subtract_ninther`, over a power of two; not for derivatives in
+    reverse.
 
     Columns are moved and multiplied so many at a time, which spares the memory of x once more (where each fresh page
     costs as much as the product of what lies on it), and what lies under the diagonal blocks is not computed but
@@ -52,7 +53,7 @@ def gram_of_centred(x):
     edges = [n * i // parts for i in range(parts + 1)]
 
     def add(total, columns):
-        y = about_typical(columns / size)
+        y = subtract_ninther(columns / size)
         return [rows + matmul(y[a:b], y[a:].T) for rows, (a, b) in zip(total, pairwise(edges), strict=True)]
 
     total = [jnp.zeros((b - a, n - a), x.dtype) for a, b in pairwise(edges)]
@@ -86,7 +87,7 @@ def reciprocal(value):
 
 
 @jax.custom_jvp
-def held(value, source):
+def hold_constant(value, source):
     """`value`, which was made of `source`, as a constant to first derivatives by it; second ones raise an error.
 
     For derivatives that are right with a part of the function held fixed: those of them would not be.
@@ -95,24 +96,24 @@ def held(value, source):
     return value
 
 
-@held.defjvp
+@hold_constant.defjvp
 def _held_jvp(primals, tangents):
-    return once_differentiated(*primals), jax.tree.map(jnp.zeros_like, primals[0])
+    return first_order_only(*primals), jax.tree.map(jnp.zeros_like, primals[0])
 
 
 @jax.custom_jvp
-def once_differentiated(value, source):
+def first_order_only(value, source):
     """`value`, made of `source` in the rule of a derivative that has none itself."""
     del source
     return value
 
 
-@once_differentiated.defjvp
+@first_order_only.defjvp
 def _raise(primals, tangents):
     raise NotImplementedError("second derivatives of this measure are not implemented; the first are")
 
 
-def narrow(x):
+def to_row_space(x):
     """(x Q, Q): more columns than rows rotated into as many as rows, X = (X Q) Q*; other x with Q None.
 
     Q is a constant to derivatives, with which X Q has the first-order change of every matrix with the products X X*.
@@ -120,22 +121,22 @@ def narrow(x):
     rows, columns = x.shape
     if columns <= rows:
         return x, None
-    q = held(jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0], x)
+    q = hold_constant(jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0], x)
     return matmul(x, q), q
 
 
-def widen(directions, q):
+def from_row_space(directions, q):
     """Directions of X Q as directions of X."""
     return directions if q is None else matmul(q, directions)
 
 
 @jax.custom_jvp
-def triangular(x):
+def triangular_factor(x):
     """R of X = Q R (fewer rows than columns: X), for what depends on R* R = X* X alone; such is its derivative too."""
     return jnp.linalg.qr(x, mode="r") if x.shape[0] > x.shape[1] else x
 
 
-@triangular.defjvp
+@triangular_factor.defjvp
 def _triangular_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     if x.shape[0] <= x.shape[1]:

@@ -3,7 +3,7 @@
 |X'Y|^2 is a sum over all pairs of examples, and less its diagonal it is the sum over different ones. One example of
 huge norm makes both of the order of the fourth power of that norm, and of their difference no digit is left. Here the
 diagonal is never added: the examples come in blocks, each with what came before. So the sums of a kernel with itself
-have terms of one sign alone. What is kept of all examples (`Sums`) can be merged, moved and scaled.
+have terms of one sign alone. What is kept of all examples (`OffDiagonalSums`) can be merged, moved and scaled.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from symjax.birkhoff.dual import matmul
 _BLOCK = 128  # examples at once, at least
 
 
-class Sums(NamedTuple):
+class OffDiagonalSums(NamedTuple):
     """Of examples z_i = (x_i, y_i) with D = p + q features.
 
     K_ij = <x_i, x_j> and L_ij = <y_i, y_j> count for i != j alone; row i of `r` (n, 2) has their sums over j.
@@ -31,13 +31,13 @@ class Sums(NamedTuple):
     squares: jax.Array  # (2, 2), sum over i != j of (K_ij, L_ij) (K_ij, L_ij)'
 
 
-def no_sums(width, dtype):
-    shapes = Sums((width,), (width, width), (2,), (2, width), (2, 2), (2, 2))
-    return Sums(*(jnp.zeros(shape, dtype) for shape in shapes))
+def zero_sums(width, dtype):
+    shapes = OffDiagonalSums((width,), (width, width), (2,), (2, width), (2, 2), (2, 2))
+    return OffDiagonalSums(*(jnp.zeros(shape, dtype) for shape in shapes))
 
 
 def sums_of(x, y):
-    """The `Sums` of x (n, p) and y (n, q)."""
+    """The `OffDiagonalSums` of x (n, p) and y (n, q)."""
     n, widths = len(x), (x.shape[1], y.shape[1])
     z = jnp.concatenate([x, y], 1)
     # With a quarter of D examples at once, what derivatives in reverse keep of all blocks is 4 times the data.
@@ -45,29 +45,32 @@ def sums_of(x, y):
     blocks = jnp.pad(z, ((0, -n % block), (0, 0))).reshape(-1, block, sum(widths))
     totals = blocks.sum(1)
     # Not the total less those of the block itself, which would cancel.
-    others = _before(totals) + _before(totals[::-1])[::-1]
+    other_totals = _sums_before(totals) + _sums_before(totals[::-1])[::-1]
 
-    def step(before, rows):
-        block, others = rows
+    def step(products_before, rows):
+        block, other_totals = rows
         kernels = jnp.where(jnp.eye(len(block), dtype=bool), 0, _kernels(block, block, widths))
-        rows = kernels.sum(2).T + matmul(block, _masked(others, widths).T)
+        rows = kernels.sum(2).T + matmul(block, _split_sides(other_totals, widths).T)
         inside = jnp.einsum("kij,lij->kl", kernels, kernels, precision="highest")
-        return before + matmul(block.T, block), (rows, inside + 2 * _between(before, block, widths))
+        return products_before + matmul(block.T, block), (
+            rows,
+            inside + 2 * _cross_products(products_before, block, widths),
+        )
 
-    products, (rows, squares) = lax.scan(step, jnp.zeros((sum(widths),) * 2, z.dtype), (blocks, others))
+    products, (rows, squares) = lax.scan(step, jnp.zeros((sum(widths),) * 2, z.dtype), (blocks, other_totals))
     rows = rows.reshape(-1, 2)[:n]
-    return Sums(z.sum(0), products, rows.sum(0), matmul(rows.T, z), matmul(rows.T, rows), squares.sum(0))
+    return OffDiagonalSums(z.sum(0), products, rows.sum(0), matmul(rows.T, z), matmul(rows.T, rows), squares.sum(0))
 
 
-def merged(a, b, widths):
-    """The `Sums` of the examples of both."""
-    a_total, b_total = (_masked(part.total, widths) for part in (a, b))
+def merge_sums(a, b, widths):
+    """The `OffDiagonalSums` of the examples of both."""
+    a_total, b_total = (_split_sides(part.total, widths) for part in (a, b))
 
-    def with_others(part, other):
+    def add_other_rows(part, other):
         """Rows of `part` grow by the products of its examples with the sum of the others."""
         change = matmul(other, part.products)
         crossed = matmul(part.row_products, other.T)
-        return Sums(
+        return OffDiagonalSums(
             part.total,
             part.products,
             part.rows + matmul(other, part.total[:, None])[:, 0],
@@ -76,17 +79,17 @@ def merged(a, b, widths):
             part.squares,
         )
 
-    both = jax.tree.map(jnp.add, with_others(a, b_total), with_others(b, a_total))
+    both = jax.tree.map(jnp.add, add_other_rows(a, b_total), add_other_rows(b, a_total))
     between = [
         [(left * right).sum() for left, right in zip(*rows, strict=True)]
-        for rows in zip(_parts(a.products, widths), _parts(b.products, widths), strict=True)
+        for rows in zip(_blocks(a.products, widths), _blocks(b.products, widths), strict=True)
     ]
     return both._replace(squares=both.squares + 2 * jnp.stack([jnp.stack(row) for row in between]))
 
 
-def moved(sums, n, by, widths):
-    """The `Sums` of n examples z_i + by."""
-    shifts = _masked(by, widths)  # (2, D)
+def translate_sums(sums, n, by, widths):
+    """The `OffDiagonalSums` of n examples z_i + by."""
+    shifts = _split_sides(by, widths)  # (2, D)
     half = (shifts * shifts).sum(1) / 2
     along = matmul(shifts, sums.total[:, None])[:, 0]  # sum over i of what r_i and K_ij change by, for each example
     spread = matmul(shifts, sums.products)  # (2, D)
@@ -101,7 +104,7 @@ def moved(sums, n, by, widths):
     sides = crossed + sums.rows[:, None] * half[None, :]
     of_sides = squared + along[:, None] * half[None, :] + half[:, None] * along[None, :] + n * jnp.outer(half, half)
     totals = along + n * half
-    return Sums(
+    return OffDiagonalSums(
         sums.total + n * by,
         sums.products + jnp.outer(sums.total, by) + jnp.outer(by, sums.total) + n * jnp.outer(by, by),
         rows,
@@ -116,11 +119,11 @@ def moved(sums, n, by, widths):
     )
 
 
-def scaled(sums, by, widths):
-    """The `Sums` of (x_i by_0, y_i by_1)."""
+def scale_sums(sums, by, widths):
+    """The `OffDiagonalSums` of (x_i by_0, y_i by_1)."""
     each, square = jnp.repeat(by, jnp.array(widths), total_repeat_length=sum(widths)), by**2
     outer = jnp.outer(square, square)
-    return Sums(
+    return OffDiagonalSums(
         sums.total * each,
         sums.products * each[:, None] * each[None],
         sums.rows * square,
@@ -130,23 +133,23 @@ def scaled(sums, by, widths):
     )
 
 
-def products_of_kernels(sums, n, estimator, widths):
+def centred_products(sums, n, estimator, widths):
     """(2, 2): `hsic` of the kernels of x and of y with themselves and with each other, up to `pairs`."""
     if estimator == "song":
         rows = jnp.outer(sums.rows / (n - 1), sums.rows / (n - 2))
         return sums.squares - 2 / (n - 2) * sums.row_squares + rows
-    sums = moved(sums, n, -sums.total / n, widths)
+    sums = translate_sums(sums, n, -sums.total / n, widths)
     if estimator == "lange":
         return sums.squares
-    return jnp.stack([jnp.stack([(part**2).sum() for part in row]) for row in _parts(sums.products, widths)])
+    return jnp.stack([jnp.stack([(part**2).sum() for part in row]) for row in _blocks(sums.products, widths)])
 
 
-def _before(totals):
+def _sums_before(totals):
     """Of each row, the sum of those above it."""
     return jnp.concatenate([jnp.zeros_like(totals[:1]), jnp.cumsum(totals[:-1], 0)])
 
 
-def _masked(total, widths):
+def _split_sides(total, widths):
     """(2, D): of x alone, and of y alone."""
     side = jnp.arange(2).repeat(jnp.array(widths), total_repeat_length=sum(widths))
     return jnp.where(side[None] == jnp.arange(2)[:, None], total[None], 0)
@@ -158,14 +161,14 @@ def _kernels(a, b, widths):
     return jnp.stack([matmul(a_x, b_x.T), matmul(a_y, b_y.T)])
 
 
-def _parts(products, widths):
+def _blocks(products, widths):
     """Blocks of (D, D): of x and x, x and y; y and x, y and y."""
     return [jnp.split(rows, [widths[0]], 1) for rows in jnp.split(products, [widths[0]], 0)]
 
 
-def _between(products, block, widths):
+def _cross_products(products, block, widths):
     """(2, 2), sums over the rows of a block and all that is in `products`."""
     sides = jnp.split(block, [widths[0]], 1)
-    parts = _parts(products, widths)
+    parts = _blocks(products, widths)
     xx, xy, yy = ((matmul(sides[k], parts[k][m]) * sides[m]).sum() for k, m in ((0, 0), (0, 1), (1, 1)))
     return jnp.stack([jnp.stack([xx, xy]), jnp.stack([xy, yy])])

@@ -11,7 +11,14 @@ from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import masked, narrow, once_differentiated, reciprocal, triangular, widen
+from symjax.similarity.linalg import (
+    first_order_only,
+    from_row_space,
+    masked,
+    reciprocal,
+    to_row_space,
+    triangular_factor,
+)
 from symjax.spelling import one_line
 
 
@@ -53,10 +60,10 @@ def pca(x, *, maps="pixels", layout=None):
 def _pca(x):
     centred, mean = centre(x)
     size = magnitude(centred)
-    reduced, q = narrow(centred / size)
-    _, s, vt = jnp.linalg.svd(triangular(reduced), full_matrices=False)
+    reduced, q = to_row_space(centred / size)
+    _, s, vt = jnp.linalg.svd(triangular_factor(reduced), full_matrices=False)
     variances = s**2 / (x.shape[0] - 1)
-    return PCA(widen(vt.T, q), variances * size * size, variances / variances.sum(), mean)
+    return PCA(from_row_space(vt.T, q), variances * size * size, variances / variances.sum(), mean)
 
 
 def check_variance(variance):
@@ -69,12 +76,12 @@ def leading_directions(centred, variance):
 
     The derivative is that of the subspace: V moves orthogonally to itself. For what depends on the span of V alone.
     """
-    return _leading(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
+    return _split_subspace(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
 
 
 @jax.custom_jvp
-def _leading(centred, variance):
-    _, s, vt = jnp.linalg.svd(triangular(centred), full_matrices=False)
+def _split_subspace(centred, variance):
+    _, s, vt = jnp.linalg.svd(triangular_factor(centred), full_matrices=False)
     # Tails from the small end, where a sum from the large end would have lost them. What is rounding is no direction.
     tail = jnp.cumsum((s**2)[::-1])[::-1]
     rounding = 8 * float(jnp.finfo(s.dtype).eps) * math.sqrt(len(s)) * s[0]
@@ -82,14 +89,16 @@ def _leading(centred, variance):
     return masked(vt.T, kept), masked(vt.T, ~kept), s, kept
 
 
-@_leading.defjvp
+@_split_subspace.defjvp
 def _leading_jvp(primals, tangents):
-    (centred, variance), (moved, _) = primals, tangents
-    outputs = once_differentiated(_leading(centred, variance), centred)  # directions are not followed within subspaces
+    (centred, variance), (centred_dot, _) = primals, tangents
+    outputs = first_order_only(
+        _split_subspace(centred, variance), centred
+    )  # directions are not followed within subspaces
     basis, rest, s, kept = outputs
-    change = matmul(moved.T, matmul(centred, basis)) + matmul(centred.T, matmul(moved, basis))
+    gram_dot = matmul(centred_dot.T, matmul(centred, basis)) + matmul(centred.T, matmul(centred_dot, basis))
     gap = s[None, :] ** 2 - s[:, None] ** 2
-    turn = matmul(rest.T, change) * masked(reciprocal(gap), ~kept[:, None] & kept[None, :])
-    back = -matmul(basis, turn.T)
-    nothing = np.zeros(kept.shape, jax.dtypes.float0)
-    return outputs, (matmul(rest, turn), back, jnp.zeros_like(s), nothing)
+    rotation = matmul(rest.T, gram_dot) * masked(reciprocal(gap), ~kept[:, None] & kept[None, :])
+    rest_dot = -matmul(basis, rotation.T)
+    no_tangent = np.zeros(kept.shape, jax.dtypes.float0)
+    return outputs, (matmul(rest, rotation), rest_dot, jnp.zeros_like(s), no_tangent)

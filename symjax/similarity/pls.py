@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import centre, magnitude
-from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import narrow, widen
+from symjax.similarity.linalg import from_row_space, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 from symjax.spelling import one_line
 
 
@@ -55,17 +55,17 @@ def pls(x, y, *, maps="pixels", layout=None):
 
 @jax.jit
 def _pls(x, y):
-    return of_centred(centre(x), centre(y), x.shape[0])
+    return pls_of_centred(centre(x), centre(y), x.shape[0])
 
 
-def of_centred(x, y, samples):
+def pls_of_centred(x, y, samples):
     """The `PLS` of pairs (centred data, mean) whose rows may be rotated."""
     (x_centred, x_mean), (y_centred, y_mean) = x, y
     x_size, y_size = magnitude(x_centred), magnitude(y_centred)
-    (x_narrow, x_q), (y_narrow, y_q) = narrow(x_centred / x_size), narrow(y_centred / y_size)
+    (x_narrow, x_q), (y_narrow, y_q) = to_row_space(x_centred / x_size), to_row_space(y_centred / y_size)
     cross = matmul(x_narrow.T, y_narrow) / (samples - 1)
     u, covariances, vt = jnp.linalg.svd(cross, full_matrices=False)
-    return PLS(covariances * x_size * y_size, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
+    return PLS(covariances * x_size * y_size, from_row_space(u, x_q), from_row_space(vt.T, y_q), x_mean, y_mean)
 
 
 def pls_similarity(x, y, *, maps="pixels", layout=None):
@@ -77,7 +77,7 @@ def pls_similarity(x, y, *, maps="pixels", layout=None):
 
     Args and Raises: as `pls`.
     """
-    return _similarity(*as_pair(x, y, maps, layout=layout, translated=True))
+    return _similarity(*as_pair(x, y, maps, layout=layout, translation_invariant=True))
 
 
 @jax.jit
@@ -86,10 +86,10 @@ def _similarity(x, y):
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels"):
+def split(shapes, *, maps="pixels"):
     """`pls_similarity` in two parts."""
-    return Factored(
-        lambda x: Part(_unit(as_matrix(x, "x", maps, layout="nhwc")).T, ()), lambda cross, a, b: _bounded_sum(cross)
+    return SplitMeasure(
+        lambda x: Prepared(_unit(as_matrix(x, "x", maps, layout="nhwc")).T, ()), lambda cross, a, b: _bounded_sum(cross)
     )
 
 
@@ -98,7 +98,7 @@ def _bounded_sum(cross):
 
 
 def _unit(x):
-    return narrow(_unit_norm(centre(x)[0]))[0]
+    return to_row_space(_unit_norm(centre(x)[0]))[0]
 
 
 def _unit_norm(x):
@@ -115,7 +115,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
-        factor=factor,
+        split=split,
         one_map_size=True,
     ),
 )

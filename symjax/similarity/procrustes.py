@@ -8,13 +8,13 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
-from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centre, centred, of_common_width, root, unit, zero_of_equal
-from symjax.similarity.factored import Factored
+from symjax.similarity.alignment import Matching, Rotation, assign, paired_samples
+from symjax.similarity.channels import centre, centred, pad_to_common_width, safe_sqrt, unit_norm, zero_if_equal
 from symjax.similarity.inputs import as_matrix, check_maps, representation
-from symjax.similarity.linalg import held, narrow, triangular
+from symjax.similarity.linalg import hold_constant, to_row_space, triangular_factor
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
 
 def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
@@ -39,8 +39,8 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*_widened_samples(x, y, maps, layout, center, full_output), center)
-    return as_similarity(distance, rotation, full_output)
+    distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
+    return with_similarity(distance, rotation, full_output)
 
 
 def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
@@ -61,7 +61,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*_widened_samples(x, y, maps, layout, center, full_output), center)
+    distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
     return (distance, rotation) if full_output else distance
 
 
@@ -80,8 +80,8 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, fu
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permuted(*_samples_of(x, y, maps, layout, center, full_output), center)
-    return as_similarity(distance, matching, full_output)
+    distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
+    return with_similarity(distance, matching, full_output)
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
@@ -101,53 +101,53 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout
         InputError: as `procrustes`.
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permuted(*_samples_of(x, y, maps, layout, center, full_output), center)
+    distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
     return (distance, matching) if full_output else distance
 
 
-def _samples_of(x, y, maps, layout, center, full_output):
-    return samples_of(x, y, maps, layout=layout, translated=center and not full_output)
+def _paired_samples(x, y, maps, layout, center, full_output):
+    return paired_samples(x, y, maps, layout=layout, translation_invariant=center and not full_output)
 
 
-_CLOSE = 0.05  # distances under which the rotation is refined
-_STEP, _STEPS = 1e-4, 4  # of squared sizes of directions that are refined together
-SMALL = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
+_REFINE_BELOW = 0.05  # distances under which the rotation is refined
+_SIZE_STEP, _NUM_SIZES = 1e-4, 4  # of squared sizes of directions that are refined together
+SMALL_DISTANCE = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
-    """`procrustes` or `permutation_procrustes` in two parts; the rest of a `Part` says whether it is not zero."""
+def split(shapes, *, center=False, maps="pixels", best_permutation=False, similarity=False):
+    """`procrustes` or `permutation_procrustes` in two parts; the rest of a `Prepared` says whether it is not zero."""
 
     def prepare(x):
-        x = samples(x, maps)
-        data, norm = unit(centred(x) if center else x)
+        x = samples_or_maps(x, maps)
+        data, norm = unit_norm(centred(x) if center else x)
         data = channels_first(data)
-        if not permuted and len(data) > data[0].size:  # in coordinates of its row space
-            data = narrow(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
-        return Part(data, norm > 0)
+        if not best_permutation and len(data) > data[0].size:  # in coordinates of its row space
+            data = to_row_space(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
+        return Prepared(data, norm > 0)
 
     def value(distance, a, b):
         distance = jnp.where(a & b, distance, jnp.nan)
         return 1 - distance / 2 if similarity else distance
 
     def finish(cross, a, b):
-        if permuted:
-            inner = picked(cross, assign(cross.T)[0])
+        if best_permutation:
+            inner = matched_sum(cross, assign(cross.T)[0])
         else:
             inner = jnp.linalg.svd(cross, compute_uv=False).sum()
-        return value(root(2 - 2 * inner), a, b)
+        return value(safe_sqrt(2 - 2 * inner), a, b)
 
     def exact(a, b):
-        if permuted:
-            distance = root(unmatched(a.data, b.data, *assign(matmul(b.data, a.data.T))))
+        if best_permutation:
+            distance = safe_sqrt(matching_residual_of_rows(a.data, b.data, *assign(matmul(b.data, a.data.T))))
         else:
-            distance = _nearest(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
-        return value(distance, a.rest, b.rest)
+            distance = _best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
+        return value(distance, a.aux, b.aux)
 
-    return Factored(prepare, finish, exact, partial(small_distance, similarity))
+    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity))
 
 
-def samples(x, maps):
+def samples_or_maps(x, maps):
     """A matrix, or where pixels are samples the maps as they are, since their size may have to be changed."""
     options = {"layout": "nhwc"}
     return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
@@ -157,64 +157,67 @@ def channels_first(x):
     return jnp.moveaxis(x, -1, 0)
 
 
-def picked(cross, permutation):
+def matched_sum(cross, permutation):
     """The sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
     chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
     return chosen.sum() + 0 * cross.sum()  # a NaN is not passed over
 
 
-def small_distance(similarity, value):
-    return (value > 1 - SMALL / 2) if similarity else (value < SMALL)
+def is_small_distance(similarity, value):
+    return (value > 1 - SMALL_DISTANCE / 2) if similarity else (value < SMALL_DISTANCE)
 
 
-def left_over(x, y, selection):
+def matching_residual(x, y, selection):
     """The sum of squares of y - x selection', and of the columns of x that `selection` (d_y, d_x) leaves out."""
     return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
 
 
-def unmatched(x, y, permutation, selection):
-    """`left_over` of channels in rows, by moving these."""
+def matching_residual_of_rows(x, y, permutation, selection):
+    """`matching_residual` of channels in rows, by moving these."""
     matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
     return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()
 
 
-def as_similarity(distance, alignment, full_output):
+def with_similarity(distance, alignment, full_output):
     similarity = 1 - distance / 2
     return (similarity, alignment) if full_output else similarity
 
 
-def _widened_samples(x, y, maps, layout, center, full_output):
-    x, y = _samples_of(x, y, maps, layout, center, full_output)
-    return (x, y) if full_output else of_common_width(x, y)
+def _padded_samples(x, y, maps, layout, center, full_output):
+    x, y = _paired_samples(x, y, maps, layout, center, full_output)
+    return (x, y) if full_output else pad_to_common_width(x, y)
 
 
 @partial(jax.jit, static_argnames="center")
-def _rotated(x, y, center):
-    return rotated(*_origin(x, y, center))
+def _rotate(x, y, center):
+    return best_rotation(*_centre_if(x, y, center))
 
 
-def rotated(x, y, means):
+def best_rotation(x, y, means):
     """Distance and `Rotation` of x and y, from which `means` have been taken; rows of both may be rotated."""
-    (x, x_norm), (y, y_norm) = unit(x), unit(y)
+    (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     if x.shape[1] >= y.shape[1]:
-        distance, isometry = _nearest(y, x)
+        distance, isometry = _best_isometry(y, x)
     else:
-        distance, isometry = _nearest(x, y)
+        distance, isometry = _best_isometry(x, y)
         isometry = isometry.T
     scaling = y_norm / x_norm
     bias = means[1] - scaling * matmul(isometry, means[0])
-    return _where_both(x_norm, y_norm, distance), Rotation(isometry, scaling, bias)
+    return _nan_if_zero(x_norm, y_norm, distance), Rotation(isometry, scaling, bias)
 
 
-def _nearest(narrow, wide):
+def _best_isometry(narrow, wide):
     """min |wide - narrow R| over R with orthonormal rows, and R."""
-    narrow_part, narrow_basis = _row_space(narrow)
-    wide_part, wide_basis = _row_space(wide)
+    narrow_part, narrow_basis = _row_coordinates(narrow)
+    wide_part, wide_basis = _row_coordinates(wide)
     left, _, right = jnp.linalg.svd(matmul(narrow_part.T, wide_part), full_matrices=False)
     isometry = matmul(left, right)
-    apart = jnp.linalg.norm(wide_part - matmul(narrow_part, isometry))
+    distance_of_svd = jnp.linalg.norm(wide_part - matmul(narrow_part, isometry))
     isometry = lax.cond(
-        apart < _CLOSE, lambda isometry: _refined(narrow_part, wide_part, isometry), lambda isometry: isometry, isometry
+        distance_of_svd < _REFINE_BELOW,
+        lambda isometry: _refine_isometry(narrow_part, wide_part, isometry),
+        lambda isometry: isometry,
+        isometry,
     )
     if narrow_basis is not None:
         isometry = matmul(narrow_basis, isometry)
@@ -223,12 +226,12 @@ def _nearest(narrow, wide):
     isometry = lax.stop_gradient(isometry)
     # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
     # where singular values meet, is not needed.
-    isometry = held(isometry, (narrow, wide))
-    distance = root(((wide - matmul(narrow, isometry)) ** 2).sum())
-    return zero_of_equal(distance, narrow, wide), isometry
+    isometry = hold_constant(isometry, (narrow, wide))
+    distance = safe_sqrt(((wide - matmul(narrow, isometry)) ** 2).sum())
+    return zero_if_equal(distance, narrow, wide), isometry
 
 
-def _refined(narrow, wide, isometry):
+def _refine_isometry(narrow, wide, isometry):
     """A better R than that from X'Y, whose small singular values drown in the rounding of the large ones.
 
     Z = X R and Y are taken along the right singular vectors of Z. Of these, all, then the smaller ones alone, and so on
@@ -237,12 +240,12 @@ def _refined(narrow, wide, isometry):
     R itself and the identity being among the candidates, the result is no worse than they are.
     """
 
-    def better(turn, isometry):
-        rotated = matmul(narrow, isometry)
-        vectors = jnp.linalg.svd(triangular(rotated))[2].T
-        z, y = matmul(rotated, vectors), matmul(wide, vectors)
+    def refine(turn, isometry):
+        best_rotation = matmul(narrow, isometry)
+        vectors = jnp.linalg.svd(triangular_factor(best_rotation))[2].T
+        z, y = matmul(best_rotation, vectors), matmul(wide, vectors)
         squares = (z**2).sum(0)
-        small = squares <= squares.max() * _STEP ** (turn % _STEPS)
+        small = squares <= squares.max() * _SIZE_STEP ** (turn % _NUM_SIZES)
         inner = jnp.where(small[:, None] & small[None], matmul(z.T, y), 0)
         left, _, right = jnp.linalg.svd(inner / jnp.maximum(jnp.abs(inner).max(), jnp.finfo(inner.dtype).tiny))
         best = jnp.where(small[:, None] & small[None], matmul(left, right), jnp.eye(len(inner), dtype=inner.dtype))
@@ -255,19 +258,19 @@ def _refined(narrow, wide, isometry):
         turn = jnp.linalg.solve(eye + turn, eye - turn)  # orthogonal (Cayley); to first order 1 - 2 turn
         for rotation in (best, matmul(best, turn)):
             candidate = matmul(isometry, matmul(matmul(vectors, rotation), vectors.T))
-            isometry = _nearer(narrow, wide, candidate, isometry)
+            isometry = _closer_isometry(narrow, wide, candidate, isometry)
         return isometry
 
-    isometry = lax.fori_loop(0, 2 * _STEPS, better, isometry)
-    return _nearer(narrow, wide, jnp.eye(*isometry.shape, dtype=isometry.dtype), isometry)
+    isometry = lax.fori_loop(0, 2 * _NUM_SIZES, refine, isometry)
+    return _closer_isometry(narrow, wide, jnp.eye(*isometry.shape, dtype=isometry.dtype), isometry)
 
 
-def _nearer(narrow, wide, first, second):
-    apart = [((wide - matmul(narrow, isometry)) ** 2).sum() for isometry in (first, second)]
-    return jnp.where(apart[0] < apart[1], first, second)
+def _closer_isometry(narrow, wide, first, second):
+    squares = [((wide - matmul(narrow, isometry)) ** 2).sum() for isometry in (first, second)]
+    return jnp.where(squares[0] < squares[1], first, second)
 
 
-def _row_space(x):
+def _row_coordinates(x):
     """Where x has fewer rows than columns: their coordinates in an orthonormal basis, and the basis (its columns)."""
     x = lax.stop_gradient(x)
     if x.shape[0] >= x.shape[1]:
@@ -277,21 +280,21 @@ def _row_space(x):
 
 
 @partial(jax.jit, static_argnames="center")
-def _permuted(x, y, center):
-    return permuted(*_origin(x, y, center))
+def _permute(x, y, center):
+    return best_permutation(*_centre_if(x, y, center))
 
 
-def permuted(x, y, means):
+def best_permutation(x, y, means):
     """Distance and `Matching` of x and y, from which `means` have been taken; rows of both may be rotated."""
-    (x, x_norm), (y, y_norm) = unit(x), unit(y)
+    (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
-    distance = zero_of_equal(root(left_over(x, y, selection)), x, y)
+    distance = zero_if_equal(safe_sqrt(matching_residual(x, y, selection)), x, y)
     bias = means[1] - scaling * matmul(selection, means[0])
-    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
+    return _nan_if_zero(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
 
 
-def _origin(x, y, center):
+def _centre_if(x, y, center):
     """x, y and what has been taken from them."""
     if center:
         (x, x_mean), (y, y_mean) = centre(x), centre(y)
@@ -299,38 +302,40 @@ def _origin(x, y, center):
     return x, y, (jnp.zeros_like(x[0]), jnp.zeros_like(y[0]))
 
 
-def _where_both(x_norm, y_norm, distance):
+def _nan_if_zero(x_norm, y_norm, distance):
     return jnp.where((x_norm == 0) | (y_norm == 0), jnp.nan, distance)
 
 
-_SCALED = frozenset({"isotropic_scaling"})
-_ROTATED = ORTHOGONAL | _SCALED
+_SCALING = frozenset({"isotropic_scaling"})
+_ROTATION_INVARIANCES = ORTHOGONAL | _SCALING
 _WILLIAMS = "Williams et al. 2021"
 
 
-def _similarity_of(name, fn, reference, least, invariances, factor):
-    factor, zeros = partial(factor, similarity=True), invariances is _ROTATED
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=zeros)
+def _similarity_of(name, fn, reference, least, invariances, split):
+    split, zeros = partial(split, similarity=True), invariances is _ROTATION_INVARIANCES
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, zero_channels=zeros)
 
 
-def _distance_of(name, fn, reference, most, invariances, factor):
-    zeros = invariances is _ROTATED
-    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor, zero_channels=zeros)
+def _distance_of(name, fn, reference, most, invariances, split):
+    zeros = invariances is _ROTATION_INVARIANCES
+    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, split, zero_channels=zeros)
 
 
-_PERMUTED = _SCALED | {"permutation"}
-_factor_permuted = partial(factor, permuted=True)
+_PERMUTATION_INVARIANCES = _SCALING | {"permutation"}
+_split_permuted = partial(split, best_permutation=True)
 
 MEASURES = (
-    _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATED, factor),
-    _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATED, factor),
-    _similarity_of("permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTED, _factor_permuted),
+    _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATION_INVARIANCES, split),
+    _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATION_INVARIANCES, split),
+    _similarity_of(
+        "permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTATION_INVARIANCES, _split_permuted
+    ),
     _distance_of(
         "permutation_procrustes_distance",
         permutation_procrustes_distance,
         _WILLIAMS,
         2.0,
-        _PERMUTED,
-        _factor_permuted,
+        _PERMUTATION_INVARIANCES,
+        _split_permuted,
     ),
 )

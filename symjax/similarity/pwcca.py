@@ -10,21 +10,21 @@ from symjax.birkhoff.dual import matmul
 from symjax.similarity.canonical import whiten
 from symjax.similarity.cca import (
     cca_of_matrices,
-    check_rcond,
-    checked_pair,
-    few_examples,
-    prepared,
-    warn_of_dropped,
+    check_pair,
+    few_examples_message,
+    resolve_rcond,
+    unit_norm_data,
+    warn_of_dropped_directions,
 )
 from symjax.similarity.channels import centre
-from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import NumericalWarning, as_matrix, caution
-from symjax.similarity.linalg import widen
+from symjax.similarity.inputs import NumericalWarning, as_matrix, warn_user
+from symjax.similarity.linalg import from_row_space
 from symjax.similarity.measure import Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
-_EQUAL = 64  # times eps: how far apart correlations may be whose variates rounding can mix
-_VISIBLE = 1e-3  # difference of correlations under which weights hardly matter
+_EQUAL_CORRELATIONS = 64  # times eps: how far apart correlations may be whose variates rounding can mix
+_NOTABLE_SPREAD = 1e-3  # difference of correlations under which weights hardly matter
 
 
 def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
@@ -46,12 +46,12 @@ def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
     Args and Raises: as `cca`.
     """
     default = rcond is None
-    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    x, y, rcond = check_pair(x, y, maps, layout, rcond, translation_invariant=True)
     value, undetermined, *dropped = _pwcca(x, y, rcond)
     if default:
-        warn_of_dropped(x, y, rcond, *dropped)
-    if is_concrete(undetermined) and undetermined and not few_examples(len(x), x.shape[1], y.shape[1]):
-        caution(
+        warn_of_dropped_directions(x, y, rcond, *dropped)
+    if is_concrete(undetermined) and undetermined and not few_examples_message(len(x), x.shape[1], y.shape[1]):
+        warn_user(
             "several canonical correlations are equal up to rounding and others are not: their variates, hence their "
             "weights and the value of pwcca, are not determined by the data",
             NumericalWarning,
@@ -67,11 +67,11 @@ def _pwcca(x, y, rcond):
 
 def _undetermined(result):
     """Whether some, but not all, correlations coincide; then weights depend on the choice of a basis."""
-    rho, tolerance = result.correlations, _EQUAL * float(jnp.finfo(result.correlations.dtype).eps)
+    rho, tolerance = result.correlations, _EQUAL_CORRELATIONS * float(jnp.finfo(result.correlations.dtype).eps)
     used = jnp.arange(len(rho), dtype=jnp.int32) < jnp.minimum(result.x_rank, result.y_rank)
     alike = (rho[:-1] - rho[1:] <= tolerance) & used[1:]
     # Weights move the value by no more than the correlations differ.
-    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > _VISIBLE)
+    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > _NOTABLE_SPREAD)
 
 
 def weighted_mean(result):
@@ -91,31 +91,31 @@ def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels", rcond=None, distance=False):
+def split(shapes, *, maps="pixels", rcond=None, distance=False):
     """`pwcca` in two parts. Where `rcond` is None, each side has the default for its own width."""
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        side = prepared(*centre(x))
-        basis, back, rank = whiten(side.data, check_rcond(rcond, x))
-        return Part(basis.T, (rank, widen(back, side.basis) * side.before[:, None]))
+        side = unit_norm_data(*centre(x))
+        basis, loadings, rank = whiten(side.data, resolve_rcond(rcond, x))
+        return Prepared(basis.T, (rank, from_row_space(loadings, side.basis) * side.neuron_norms[:, None]))
 
     def finish(cross, a, b):
-        (a_rank, a_back), (b_rank, _) = a, b
-        turn, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
+        (a_rank, a_loadings), (b_rank, _) = a, b
+        rotation, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
         used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(a_rank, b_rank)
-        weights = jnp.where(used, jnp.abs(matmul(a_back, turn)).sum(0), 0)
+        weights = jnp.where(used, jnp.abs(matmul(a_loadings, rotation)).sum(0), 0)
         similarity = _mean(weights, jnp.minimum(correlations, 1))
         return 1 - similarity if distance else similarity
 
-    return Factored(prepare, finish)
+    return SplitMeasure(prepare, finish)
 
 
 _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})
 _REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.2; Kornblith et al. 2019, equation 9"
 
 MEASURES = (
-    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, factor, one_map_size=True),
+    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, split, one_map_size=True),
     Measure(
         "pwcca_distance",
         pwcca_distance,
@@ -124,7 +124,7 @@ MEASURES = (
         "distance",
         False,
         _INVARIANCES,
-        partial(factor, distance=True),
+        partial(split, distance=True),
         one_map_size=True,
     ),
 )

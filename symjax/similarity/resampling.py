@@ -14,13 +14,13 @@ from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
 from symjax.checks import integer, numpy_array, one_of, random_key
 from symjax.errors import InputError
-from symjax.similarity.inputs import examples_agree
+from symjax.similarity.inputs import paired_representations
 from symjax.similarity.measure import Measure
 from symjax.similarity.table import as_measure
 
-BLOCK = 2**24  # numbers held at once, of the resampled data and of matrices of examples by examples
+MAX_NUMBERS = 2**24  # numbers held at once, of the resampled data and of matrices of examples by examples
 ALTERNATIVES = ("greater", "less")
-OVER_MODELS = ("jackknife", "bootstrap")
+PAIR_METHODS = ("jackknife", "bootstrap")
 
 
 class ErrorBars(NamedTuple):
@@ -34,7 +34,7 @@ class ErrorBars(NamedTuple):
     values: jax.Array  # (num_resamples,), of half samples, or of those drawn with replacement
 
     def __repr__(self):
-        return _spelled(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
+        return _format_result(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
 
 
 class PermutationTest(NamedTuple):
@@ -43,7 +43,7 @@ class PermutationTest(NamedTuple):
     values: jax.Array  # (num_permutations,), without a relation of x and y
 
     def __repr__(self):
-        return _spelled(self, "{estimate:.4g}, p = {p_value:.4g}")
+        return _format_result(self, "{estimate:.4g}, p = {p_value:.4g}")
 
 
 class PairMean(NamedTuple):
@@ -55,7 +55,7 @@ class PairMean(NamedTuple):
     high: jax.Array
 
     def __repr__(self):
-        return _spelled(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
+        return _format_result(self, "{estimate:.4g} [{low:.4g}, {high:.4g}]")
 
 
 def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves", batch_size=None, layout=None):
@@ -91,7 +91,7 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
         num_resamples: halves, or samples, drawn, at least 2.
         level: of the interval, in (0, 1).
         method: "halves" or "bootstrap".
-        batch_size: how many halves at once, as under `vmap`; by default as many as `BLOCK` numbers allow.
+        batch_size: how many halves at once, as under `vmap`; by default as many as `MAX_NUMBERS` numbers allow.
         layout: of maps, "nhwc" or "nchw"; fn gets (n, h, w, c) either way.
 
     Returns:
@@ -102,16 +102,16 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
             them; fn is no measure or returns something else; key is none; num_resamples, level or batch_size are out of
             range; unknown method.
     """
-    x, y = examples_agree(x, y, layout=layout, min_examples=4)
-    fn, key = _function(fn)[0], random_key("key", key)
+    x, y = paired_representations(x, y, layout=layout, min_examples=4)
+    fn, key = _measure_function(fn)[0], random_key("key", key)
     integer("num_resamples", num_resamples, 2)
     _check_level(level)
-    one_of("method", method, DRAWS)
-    estimate = _number(fn, x, y)
+    one_of("method", method, DRAW_EXAMPLES)
+    estimate = _estimate(fn, x, y)
     ends = jnp.array([(1 - level) / 2, (1 + level) / 2], estimate.dtype)
     chosen = len(x) // 2 if method == "halves" else len(x)
     try:
-        values = _resampled(fn, x, y, key, num_resamples, _block(x, y, chosen, batch_size), method)
+        values = _resampled(fn, x, y, key, num_resamples, _batch_size(x, y, chosen, batch_size), method)
     except InputError as error:  # fn has taken all of them
         raise InputError(
             f"x, y: got {len(x)} examples, too few for halves of {chosen}, which fn refuses: {error}"
@@ -149,13 +149,13 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     Raises:
         InputError: as `error_bars`; an unknown alternative.
     """
-    x, y = examples_agree(x, y, layout=layout)
-    (fn, usual), key = _function(fn), random_key("key", key)
-    alternative = usual if alternative is None else alternative
+    x, y = paired_representations(x, y, layout=layout)
+    (fn, default_alternative), key = _measure_function(fn), random_key("key", key)
+    alternative = default_alternative if alternative is None else alternative
     one_of("alternative", alternative, ALTERNATIVES)
     integer("num_permutations", num_permutations, 1)
-    estimate = _number(fn, x, y)
-    values = _permutations(fn, x, y, key, num_permutations, _block(x, y, len(x), batch_size))
+    estimate = _estimate(fn, x, y)
+    values = _permutations(fn, x, y, key, num_permutations, _batch_size(x, y, len(x), batch_size))
     sign = 1 if alternative == "greater" else -1
     rounding = 16 * float(jnp.finfo(values.dtype).eps) * jnp.abs(estimate)
     hits = (~(sign * values < sign * estimate - rounding)).sum(dtype=jnp.int32)
@@ -202,19 +202,19 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
     require_finite("values", values)
     pairs = numpy_array("pairs", pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer):
-        raise InputError(f"pairs: got {pairs.dtype}{list(pairs.shape)}, must be integers (p, 2)")
+        raise InputError(f"pairs: got {pairs.dtype}{list(pairs.shape)}, expected integers (p, 2)")
     if values.ndim < 1 or len(values) != len(pairs):
-        raise InputError(f"values: got shape {values.shape}, must be one for each of {len(pairs)} pairs, (p, ...)")
+        raise InputError(f"values: got shape {values.shape}, expected one for each of {len(pairs)} pairs, (p, ...)")
     if (pairs[:, 0] == pairs[:, 1]).any():
-        raise InputError("pairs: has a model with itself, must be of two different models")
+        raise InputError("pairs: has a model with itself, expected of two different models")
     _check_level(level)
-    one_of("method", method, OVER_MODELS)
+    one_of("method", method, PAIR_METHODS)
     integer("num_resamples", num_resamples, 2)
     models = np.unique(pairs)
     if len(models) < 3:
-        raise InputError(f"pairs: got {len(models)} models, must be at least 3")
+        raise InputError(f"pairs: got {len(models)} models, expected at least 3")
     if method == "bootstrap":
-        return _over_drawn_models(values, np.searchsorted(models, pairs), len(models), level, key, num_resamples)
+        return _bootstrap_over_models(values, np.searchsorted(models, pairs), len(models), level, key, num_resamples)
     without = (pairs[None] != models[:, None, None]).all(-1)  # (models, pairs)
     if not without.any(1).all():
         raise InputError(f"pairs: model {models[~without.any(1)][0]} is in all of them, so it cannot be left out")
@@ -226,7 +226,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
     return PairMean(estimate, error, estimate - reach, estimate + reach)
 
 
-def _over_drawn_models(values, pairs, count, level, key, num_resamples):
+def _bootstrap_over_models(values, pairs, count, level, key, num_resamples):
     """`mean_over_pairs` by the bootstrap; `pairs` are of models numbered from 0."""
     key = random_key("key", key)
 
@@ -242,7 +242,7 @@ def _over_drawn_models(values, pairs, count, level, key, num_resamples):
     return PairMean(values.mean(0), jnp.nanstd(means, axis=0, ddof=1), *jnp.nanquantile(means, ends, axis=0))
 
 
-DRAWS = {
+DRAW_EXAMPLES = {
     "halves": lambda key, n: jax.random.permutation(key, n)[: n // 2],
     "bootstrap": lambda key, n: jax.random.randint(key, (n,), 0, n),
 }  # numbers of examples, by the method of `error_bars`
@@ -251,7 +251,7 @@ DRAWS = {
 @partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _resampled(fn, x, y, key, count, batch_size, method):
     def value(key):
-        chosen = DRAWS[method](key, len(x))
+        chosen = DRAW_EXAMPLES[method](key, len(x))
         return fn(x[chosen], y[chosen])
 
     return lax.map(value, jax.random.split(key, count), batch_size=batch_size)
@@ -265,16 +265,16 @@ def _permutations(fn, x, y, key, count, batch_size):
     return lax.map(value, jax.random.split(key, count), batch_size=batch_size)
 
 
-def _block(x, y, examples, batch_size):
+def _batch_size(x, y, examples, batch_size):
     """The batch size of `lax.map`; None for one after another, since under `vmap` both sides of a condition are run."""
     if batch_size is None:
-        batch_size = BLOCK // (examples * (x[0].size + y[0].size + 2 * examples))
+        batch_size = MAX_NUMBERS // (examples * (x[0].size + y[0].size + 2 * examples))
     else:
         integer("batch_size", batch_size, 1)
     return batch_size if batch_size > 1 else None
 
 
-def _function(fn):
+def _measure_function(fn):
     """The function, and what is extreme for it."""
     measure = as_measure("fn", fn)
     if not isinstance(measure, Measure):
@@ -282,19 +282,21 @@ def _function(fn):
     return measure.fn, "greater" if measure.kind == "similarity" else "less"
 
 
-def _number(fn, x, y):
+def _estimate(fn, x, y):
     estimate = fn(x, y)
     if not isinstance(estimate, jax.Array) or estimate.shape != ():
-        raise InputError(f"fn: returned {type(estimate).__name__} of shape {jnp.shape(estimate)}, must be a 0-d array")
+        raise InputError(f"fn: got a {type(estimate).__name__} of shape {jnp.shape(estimate)}, expected a 0-d array")
     return estimate
 
 
-def _spelled(result, words):
+def _format_result(result, template):
     """For `repr`: a result's numbers in these words; of traced ones and of arrays of results the shapes alone."""
     parts = result._asdict()
-    known = all(isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result)
-    if known and jnp.ndim(result.estimate) == 0:
-        text = words.format(**{name: float(part) for name, part in parts.items() if jnp.ndim(part) == 0})
+    is_concrete_result = all(
+        isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result
+    )
+    if is_concrete_result and jnp.ndim(result.estimate) == 0:
+        text = template.format(**{name: float(part) for name, part in parts.items() if jnp.ndim(part) == 0})
     else:
         text = ", ".join(f"{name}: {getattr(part, 'shape', part)}" for name, part in parts.items())
     return f"{type(result).__name__}({text})"
@@ -302,5 +304,5 @@ def _spelled(result, words):
 
 def _check_level(level):
     if not is_concrete(level):
-        raise InputError("level: is traced, must be a number in (0, 1)")
+        raise InputError("level: is traced, expected a number in (0, 1)")
     scalar("level", level, "a number in (0, 1)", lambda value: 0 < value < 1)

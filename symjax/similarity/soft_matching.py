@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
-from symjax.similarity.alignment import samples_of
-from symjax.similarity.channels import centre, centred, magnitude, root, unit_channels
-from symjax.similarity.factored import Factored
+from symjax.similarity.alignment import paired_samples
+from symjax.similarity.channels import centre, centred, magnitude, safe_sqrt, unit_channels
 from symjax.similarity.linalg import reciprocal
 from symjax.similarity.measure import Measure
-from symjax.similarity.meeting import Part
-from symjax.similarity.procrustes import channels_first, samples
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.procrustes import channels_first, samples_or_maps
+from symjax.similarity.split_measure import SplitMeasure
 from symjax.similarity.transport import transport_plan
 from symjax.spelling import one_line
 
@@ -66,7 +66,9 @@ def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
         InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
     """
     flag("full_output", full_output)
-    squares, transport = _transported(*samples_of(x, y, maps, layout=layout, translated=not full_output), True)
+    squares, transport = _best_transport(
+        *paired_samples(x, y, maps, layout=layout, translation_invariant=not full_output), True
+    )
     similarity = 1 - squares / 2
     return (similarity, transport) if full_output else similarity
 
@@ -90,16 +92,16 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", layout=Non
         InputError: as `soft_matching`.
     """
     standardize, full_output = flag("standardize", standardize), flag("full_output", full_output)
-    x, y = samples_of(x, y, maps, layout=layout, translated=standardize and not full_output)
+    x, y = paired_samples(x, y, maps, layout=layout, translation_invariant=standardize and not full_output)
     size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
-    squares, transport = _transported(x / size, y / size, standardize)
-    distance = root(squares) if standardize else size * root(squares)
+    squares, transport = _best_transport(x / size, y / size, standardize)
+    distance = safe_sqrt(squares) if standardize else size * safe_sqrt(squares)
     transport = transport._replace(bias=size * transport.bias)
     return (distance, transport) if full_output else distance
 
 
 @partial(jax.jit, static_argnums=2)
-def _transported(x, y, standardize):
+def _best_transport(x, y, standardize):
     """The squared distance and the `Transport`."""
     means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
     x_norm, y_norm = jnp.ones_like(x[0]), jnp.ones_like(y[0])
@@ -132,16 +134,16 @@ class Neurons(NamedTuple):
     pixels: jax.Array  # (2,), the size of maps that count the more the larger they are made; otherwise ones
 
 
-SMALL = 0.02  # squared distances under this part of what they are the difference of have lost more than a digit
-AGAIN = -1  # in the place of a distance that is one of these
+SMALL_SHARE = 0.02  # squared distances under this part of what they are the difference of have lost more than a digit
+INACCURATE = -1  # in the place of a distance that is one of these
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels", standardize=True, distance=False):
+def split(shapes, *, maps="pixels", standardize=True, distance=False):
     """`soft_matching` or `soft_matching_distance` in two parts."""
 
     def prepare(x):
-        x = samples(x, maps)
+        x = samples_or_maps(x, maps)
         size, live, pixels = jnp.ones((), x.dtype), jnp.ones(x.shape[-1], bool), jnp.ones(2, x.dtype)
         if standardize:
             x, norms = unit_channels(centred(x))
@@ -151,30 +153,34 @@ def factor(shapes, *, maps="pixels", standardize=True, distance=False):
             x = x / size
             pixels = jnp.asarray(x.shape[1:-1] or (1, 1), x.dtype)
         square = (x * x).sum() / live.sum().astype(x.dtype)
-        return Part(channels_first(x), Neurons(live, square, size, pixels))
+        return Prepared(channels_first(x), Neurons(live, square, size, pixels))
 
     def sizes(a, b):
         """The unit of the distance, and in this unit those of both sides."""
         pixels = jnp.maximum(a.pixels, b.pixels).prod()  # to which the smaller map is enlarged
         a_size, b_size = (side.size * jnp.sqrt(pixels / side.pixels.prod()) for side in (a, b))
-        unit = jnp.maximum(a_size, b_size)
-        return unit, a_size / unit, b_size / unit
+        largest = jnp.maximum(a_size, b_size)
+        return largest, a_size / largest, b_size / largest
 
     def finish(cross, a, b):
         inner = (transport_plan(cross, a.live, b.live) * cross).sum()
         if not distance:
             return jnp.clip(inner, -1, 1)  # of unit vectors, but for rounding
-        unit, a_size, b_size = sizes(a, b)
-        whole = a_size**2 * a.square + b_size**2 * b.square
-        squares = whole - 2 * a_size * b_size * inner
-        return jnp.where(squares < SMALL * whole, AGAIN, unit * root(squares))
+        largest, a_size, b_size = sizes(a, b)
+        total = a_size**2 * a.square + b_size**2 * b.square
+        squares = total - 2 * a_size * b_size * inner
+        return jnp.where(squares < SMALL_SHARE * total, INACCURATE, largest * safe_sqrt(squares))
 
     def exact(a, b):
-        unit, a_size, b_size = sizes(a.rest, b.rest)
-        plan = transport_plan(matmul(a.data, b.data.T), a.rest.live, b.rest.live)
-        return unit * root(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
+        largest, a_size, b_size = sizes(a.aux, b.aux)
+        plan = transport_plan(matmul(a.data, b.data.T), a.aux.live, b.aux.live)
+        return largest * safe_sqrt(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
 
-    return Factored(prepare, finish, exact, lambda value: value == AGAIN) if distance else Factored(prepare, finish)
+    return (
+        SplitMeasure(prepare, finish, exact, lambda value: value == INACCURATE)
+        if distance
+        else SplitMeasure(prepare, finish)
+    )
 
 
 _PERMUTED = frozenset({"permutation"})
@@ -182,7 +188,7 @@ _STANDARDIZED = _PERMUTED | {"translation", "isotropic_scaling", "positive_diago
 _KHOSLA = "Khosla and Williams 2024"
 
 MEASURES = (
-    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED, factor),
+    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED, split),
     Measure(
         "soft_matching_distance",
         soft_matching_distance,
@@ -191,6 +197,6 @@ MEASURES = (
         "distance",
         True,
         _PERMUTED,
-        partial(factor, standardize=False, distance=True),
+        partial(split, standardize=False, distance=True),
     ),
 )

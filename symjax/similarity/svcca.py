@@ -9,14 +9,14 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.canonical import whiten
-from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
+from symjax.similarity.cca import ReducedData, cca_of_reduced, mean_correlation, resolve_rcond, warn_of_few_examples
 from symjax.similarity.channels import centre
-from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import narrow, unit_columns, widen
+from symjax.similarity.linalg import from_row_space, to_row_space, unit_columns
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
 from symjax.similarity.pca import check_variance, leading_directions
+from symjax.similarity.split_measure import SplitMeasure
 
 
 def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False):
@@ -40,7 +40,7 @@ def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False)
         InputError: as `cca`; a concrete variance not in (0, 1].
     """
     flag("full_output", full_output)
-    x, y = as_pair(x, y, maps, layout=layout, translated=not full_output)
+    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=not full_output)
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
         warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
@@ -49,22 +49,22 @@ def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False)
 
 @jax.jit
 def _svcca(x, y, variance):
-    return of_centred(centre(x), centre(y), variance, x.shape[0])
+    return svcca_of_centred(centre(x), centre(y), variance, x.shape[0])
 
 
-def of_centred(x, y, variance, samples):
+def svcca_of_centred(x, y, variance, samples):
     """`svcca` with full output, of pairs (centred data, mean) whose rows may be rotated."""
     # Leading directions are neither dead nor dependent: nothing but zero columns is left to drop.
-    rcond = check_rcond(None, x[0], y[0])
-    result = between(_prepared(*x, variance), _prepared(*y, variance), rcond, samples)
+    rcond = resolve_rcond(None, x[0], y[0])
+    result = cca_of_reduced(_leading_data(*x, variance), _leading_data(*y, variance), rcond, samples)
     return mean_correlation(result), result
 
 
-def _prepared(centred, mean, variance):
-    reduced, q = narrow(centred)
+def _leading_data(centred, mean, variance):
+    reduced, q = to_row_space(centred)
     directions = leading_directions(reduced, variance)
     data, norms = unit_columns(matmul(reduced, directions))
-    return Prepared(data, mean, None, widen(directions, q), norms)
+    return ReducedData(data, mean, None, from_row_space(directions, q), norms)
 
 
 def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
@@ -73,27 +73,27 @@ def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, variance=0.99, *, maps="pixels", distance=False):
+def split(shapes, variance=0.99, *, maps="pixels", distance=False):
     """`svcca` in two parts."""
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        basis, _, rank = whiten(_prepared(*centre(x), variance).data, check_rcond(None, x))
-        return Part(basis.T, rank)
+        basis, _, rank = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
+        return Prepared(basis.T, rank)
 
     def finish(cross, a_rank, b_rank):
         correlations = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1)
         similarity = correlations.sum() / jnp.minimum(a_rank, b_rank).astype(cross.dtype)
         return 1 - similarity if distance else similarity
 
-    return Factored(prepare, finish, width=lambda rank: rank)
+    return SplitMeasure(prepare, finish, width=lambda rank: rank)
 
 
 _REFERENCE = "Raghu et al. 2017, section 2"
 _INVARIANCES = ORTHOGONAL | {"translation", "isotropic_scaling"}
 
 MEASURES = (
-    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, factor, one_map_size=True),
+    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, split, one_map_size=True),
     Measure(
         "svcca_distance",
         svcca_distance,
@@ -102,7 +102,7 @@ MEASURES = (
         "distance",
         True,
         _INVARIANCES,
-        partial(factor, distance=True),
+        partial(split, distance=True),
         one_map_size=True,
     ),
 )

@@ -30,17 +30,17 @@ def _solve_in_place(gain, rows, columns):
     def callback(_, plan, *operands):
         np.asarray(plan)[...] = _solve(*(np.asarray(operand) for operand in operands))
 
-    return buffer_callback(callback, _like(gain), vmap_method="sequential")(gain, rows, columns)
+    return buffer_callback(callback, _output_shape(gain), vmap_method="sequential")(gain, rows, columns)
 
 
 def _solve_by_copy(gain, rows, columns):
     def callback(*operands):
         return _solve(*(np.asarray(operand) for operand in operands))
 
-    return jax.pure_callback(callback, _like(gain), gain, rows, columns, vmap_method="sequential")
+    return jax.pure_callback(callback, _output_shape(gain), gain, rows, columns, vmap_method="sequential")
 
 
-def _like(gain):
+def _output_shape(gain):
     return jax.ShapeDtypeStruct(gain.shape, gain.dtype)
 
 
@@ -51,25 +51,25 @@ def _solve(gain, rows, columns):
     largest = np.abs(part).max()
     part = part / largest if largest > 0 else part  # the tolerances of the linear program are absolute
     p, q = part.shape
-    units = _assigned(part) if max(p, q) % min(p, q) == 0 else _programmed(part)
+    units = _solve_assignment(part) if max(p, q) % min(p, q) == 0 else _solve_linear_program(part)
     plan = np.zeros_like(gain)
     plan[np.ix_(rows, columns)] = units / (p * q)
     return plan
 
 
-def _assigned(gain):
+def _solve_assignment(gain):
     """The plan in units of 1 / (p q): each point of the smaller set takes several places."""
     from scipy.optimize import linear_sum_assignment  # here as in `symjax.birkhoff.permutations`
 
     p, q = gain.shape
     width = max(p, q)
-    picked = linear_sum_assignment(gain.repeat(width // p, 0).repeat(width // q, 1), maximize=True)
+    assigned = linear_sum_assignment(gain.repeat(width // p, 0).repeat(width // q, 1), maximize=True)
     units = np.zeros_like(gain)
-    np.add.at(units, (picked[0] // (width // p), picked[1] // (width // q)), min(p, q))
+    np.add.at(units, (assigned[0] // (width // p), assigned[1] // (width // q)), min(p, q))
     return units
 
 
-def _programmed(gain):
+def _solve_linear_program(gain):
     from scipy import sparse
     from scipy.optimize import linprog
 
@@ -78,7 +78,7 @@ def _programmed(gain):
     of_columns = sparse.kron(np.ones((1, p)), sparse.eye_array(q))
     totals = np.concatenate([np.full(p, q), np.full(q, p)])  # in units of 1 / (p q), in which vertices are integers
     equalities = sparse.vstack([of_rows, of_columns]).tocsc()
-    solved = linprog(-gain.ravel(), A_eq=equalities, b_eq=totals, method="highs-ds")
-    if not solved.success:
-        raise RuntimeError(f"optimal transport of {p} and {q} points: {solved.message}")
-    return np.abs(np.rint(solved.x)).reshape(p, q)  # no -0
+    solution = linprog(-gain.ravel(), A_eq=equalities, b_eq=totals, method="highs-ds")
+    if not solution.success:
+        raise RuntimeError(f"optimal transport of {p} and {q} points: {solution.message}")
+    return np.abs(np.rint(solution.x)).reshape(p, q)  # no -0

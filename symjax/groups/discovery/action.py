@@ -30,7 +30,7 @@ class Axis(NamedTuple):
     path: str
     axis: int
     index: tuple[tuple[int, int], ...]
-    where: np.ndarray
+    positions: np.ndarray
     exponent: float
 
     __repr__ = one_line
@@ -57,13 +57,15 @@ class Space(NamedTuple):
 
     __repr__ = one_line
 
-    def along(self, array, axis, where, matrix, power):
-        """The array with a power of the matrix acting on the positions `where` along an axis."""
+    def apply_along(self, array, axis, positions, matrix, power):
+        """The array with a power of the matrix acting on the positions `positions` along an axis."""
         acting = _power(matrix, power, GROUPS[self.group].monomial)
-        return array if acting is None else _along(array, axis, _embedded(None, array.shape[axis], where, acting))
+        return (
+            array if acting is None else _apply_along(array, axis, _embed(None, array.shape[axis], positions, acting))
+        )
 
 
-class Discovered:
+class Symmetry:
     """The symmetries of a function's parameters, see `symjax.groups.discover`.
 
     An element is a dict from names of spaces to matrices; spaces that it leaves out stay as they are. Methods are pure
@@ -74,8 +76,10 @@ class Discovered:
       points: name of a value that the function names to the size of its last axis.
     """
 
-    def __init__(self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], at: dict):
-        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, at
+    def __init__(
+        self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], locations: dict
+    ):
+        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, locations
         self._families = {name: space.families for name, space in spaces.items() if space.families}
 
     def __repr__(self) -> str:
@@ -96,24 +100,26 @@ class Discovered:
             for name in names
         }
 
-    def compose(self, first: Element, then: Element) -> dict[str, jax.Array]:
-        """The element that acts as `first` and then as `then`.
+    def compose(self, first: Element, second: Element) -> dict[str, jax.Array]:
+        """The element that acts as `first` and then as `second`.
 
-        Where `first` permutes parts, the matrices of `then` for the parts are those of the places that they came to.
+        Where `first` permutes parts, the matrices of `second` for the parts are those of the places that they came to.
         """
-        self._check(first), self._check(then)
-        then = self._carried(then, first, back=False)
-        both = {**first, **then}
+        self._check(first), self._check(second)
+        second = self._permute_parts(second, first, back=False)
+        merged = {**first, **second}
         return {
-            name: self._group(name).compose(first[name], then[name]) if name in first and name in then else both[name]
-            for name in both
+            name: self._group(name).compose(first[name], second[name])
+            if name in first and name in second
+            else merged[name]
+            for name in merged
         }
 
     def inverse(self, element: Element) -> dict[str, jax.Array]:
         """The element that undoes it."""
         self._check(element)
         inverted = {name: self._group(name).inverse(matrix) for name, matrix in element.items()}
-        return self._carried(inverted, element, back=True)
+        return self._permute_parts(inverted, element, back=True)
 
     def contains(self, element: Element, *, tolerance: float = 1e-6) -> bool:
         """Whether every matrix is of its space's size and in its group (see `MatrixGroup.contains`)."""
@@ -134,26 +140,26 @@ class Discovered:
             raise InputError("params: has another structure or other shapes than the parameters of the symmetry")
         leaves = dict(zip(self._shapes, leaves, strict=True))
         for parts in (True, False):  # parts first, then what permutes them
-            together = defaultdict(list)
+            spaces_by_axis = defaultdict(list)
             for name in self.spaces:
                 if name in element and (name not in self._families) == parts:
                     for axis in self.spaces[name].axes:
-                        together[axis.path, axis.axis, axis.index].append((name, axis))
+                        spaces_by_axis[axis.path, axis.axis, axis.index].append((name, axis))
             powers: dict = {}
-            for (path, d, index), acting in together.items():
-                at = [slice(None)] * leaves[path].ndim
+            for (path, d, index), acting in spaces_by_axis.items():
+                slices = [slice(None)] * leaves[path].ndim
                 for other, i in index:
-                    at[other] = slice(i, i + 1)
+                    slices[other] = slice(i, i + 1)
                 full = None
                 for name, axis in acting:
                     if (name, axis.exponent) not in powers:
                         powers[name, axis.exponent] = _power(element[name], axis.exponent, self._group(name).monomial)
                     if (block := powers[name, axis.exponent]) is not None:
-                        full = _embedded(full, leaves[path].shape[d], axis.where, block)
+                        full = _embed(full, leaves[path].shape[d], axis.positions, block)
                 if full is not None:
-                    old = leaves[path][tuple(at)] if index else leaves[path]
-                    new = _along(old, d, full)
-                    leaves[path] = _replaced(leaves[path], tuple(at), new) if index else new
+                    old = leaves[path][tuple(slices)] if index else leaves[path]
+                    new = _apply_along(old, d, full)
+                    leaves[path] = _set(leaves[path], tuple(slices), new) if index else new
         return treedef.unflatten(leaves.values())
 
     def at(self, point: str, element: Element) -> jax.Array:
@@ -167,17 +173,17 @@ class Discovered:
         full = jnp.eye(self.points[point], dtype=jnp.result_type(float))
         for name in self.spaces:  # parts first
             if name in element and name in places:
-                where, power = places[name]
+                positions, power = places[name]
                 if power is None:
                     raise InputError(f"point: {point} is changed by {name} otherwise than by a matrix on its last axis")
-                block = None if where is None else _power(element[name], power, self._group(name).monomial)
+                block = None if positions is None else _power(element[name], power, self._group(name).monomial)
                 if block is not None:
-                    full = jnp.matmul(_embedded(None, len(full), where, block), full, precision="highest")
+                    full = jnp.matmul(_embed(None, len(full), positions, block), full, precision="highest")
         return full
 
     def spaces_at(self, point: str) -> tuple[str, ...]:
         """The spaces whose channels lie on the last axis of a named value."""
-        return tuple(name for name, (where, power) in self._point(point).items() if where is not None)
+        return tuple(name for name, (positions, power) in self._point(point).items() if positions is not None)
 
     def _point(self, point: str) -> dict:
         if point not in self.points:
@@ -199,15 +205,15 @@ class Discovered:
             if matrix is not None and jnp.shape(matrix) != (size, size):
                 raise InputError(f"element: {name} has shape {jnp.shape(matrix)}, expected {(size, size)}")
 
-    def _carried(self, element: Element, by: Element, back: bool) -> dict:
-        """The matrices of parts at the places that the permutation in `by` takes from (or, `back`, brings to)."""
+    def _permute_parts(self, element: Element, permuting: Element, back: bool) -> dict:
+        """The matrices of parts at the places that the permutation in `permuting` takes from (or, `back`, brings to)."""
         element = dict(element)
         for name, families in self._families.items():
-            for family in families if name in by else ():
+            for family in families if name in permuting else ():
                 if any(part in element for part in family):
                     size = self.spaces[family[0]].size
                     parts = jnp.stack([jnp.asarray(element.get(part, jnp.eye(size))) for part in family])
-                    places = jnp.argmax(jnp.abs(by[name]), axis=int(back))
+                    places = jnp.argmax(jnp.abs(permuting[name]), axis=int(back))
                     element.update(zip(family, parts[places], strict=True))
         return element
 
@@ -219,7 +225,7 @@ def _numpy(*arrays) -> bool:
     return all(isinstance(array, (np.ndarray, np.generic)) for array in arrays)
 
 
-def _replaced(array, index, values):
+def _set(array, index, values):
     """The array with other values at an index."""
     if not _numpy(array, values):
         return jnp.asarray(array).at[index].set(values)
@@ -228,13 +234,13 @@ def _replaced(array, index, values):
     return array
 
 
-def _embedded(full, size, where, block):
+def _embed(full, size, positions, block):
     """The matrix `full` (the identity for None) with a block for each of the channels' positions."""
     full = np.eye(size, dtype=block.dtype) if full is None else full
-    return _replaced(full, (where[:, None, :], where[None, :, :]), block[:, :, None])
+    return _set(full, (positions[:, None, :], positions[None, :, :]), block[:, :, None])
 
 
-def _along(array, axis, matrix):
+def _apply_along(array, axis, matrix):
     """The array times the matrix along one axis."""
     axes = ((axis,), (1,))
     if _numpy(array, matrix):

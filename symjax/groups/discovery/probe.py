@@ -21,12 +21,12 @@ class Probe:
         if len(set(self.paths)) < len(paths):  # of keys with a slash
             self.paths = [jax.tree_util.keystr(path) for path, _ in paths]
         self.rng, self.signed = np.random.default_rng(seed), True
-        self._values = [_wide(leaf) for _, leaf in paths]
+        self._values = [_to_float64(leaf) for _, leaf in paths]
         self.real = [is_real(leaf) for leaf in self._values]
         if not any(self.real):
-            raise InputError("params: has no floating-point array, wanted one to act on")
+            raise InputError("params: has no floating-point array, expected at least one")
         data, structure = jax.tree.flatten(x)
-        self._data = [_wide(leaf) for leaf in data]
+        self._data = [_to_float64(leaf) for leaf in data]
 
         def flat(*leaves):
             outputs = fn(self.treedef.unflatten(leaves[: len(paths)]), structure.unflatten(leaves[len(paths) :]))
@@ -35,23 +35,23 @@ class Probe:
         closed = inline(jax.make_jaxpr(flat)(*self._values, *self._data), _in_float64)
         if not any(v.aval.size for v in closed.jaxpr.outvars):
             raise InputError("fn: gives no floating-point number for these inputs")
-        self.closed, number = closed, len(paths)
-        batch = Labels(closed, number)
+        self.closed, num_params = closed, len(paths)
+        batch = Labels(closed, num_params)
         classes = {c for array in batch.batch for c in np.unique(batch.classes[array]).tolist()}
         batched = frozenset(
             (leaf, d)
-            for leaf, v in enumerate(closed.jaxpr.invars[:number])
+            for leaf, v in enumerate(closed.jaxpr.invars[:num_params])
             for d in range(v.aval.ndim)
             if any(classes.intersection(row.tolist()) for _, row in batch.rows(v, d))
         )
-        self.labels = Labels(closed, number, batched) if batched else batch
+        self.labels = Labels(closed, num_params, batched) if batched else batch
         self.points: dict = {}  # name to variable, the first of each name
         for equation in closed.jaxpr.eqns:
             if equation.primitive.name == "name" and is_real(equation.outvars[0].aval):
                 self.points.setdefault(equation.params["name"], equation.outvars[0])
         self.shapes = dict(zip(self.paths, map(jnp.shape, self._values), strict=True))
-        used = {id(v): i for i, equation in reversed([*enumerate(closed.jaxpr.eqns)]) for v in equation.invars}
-        self.order = [used.get(id(v)) for v in closed.jaxpr.invars[:number]]
+        first_use = {id(v): i for i, equation in reversed([*enumerate(closed.jaxpr.eqns)]) for v in equation.invars}
+        self.order = [first_use.get(id(v)) for v in closed.jaxpr.invars[:num_params]]
         jaxpr = closed.jaxpr.replace(
             outvars=[*closed.jaxpr.outvars, *self.points.values()],
             debug_info=closed.jaxpr.debug_info.with_unknown_names(),
@@ -61,8 +61,8 @@ class Probe:
         def forward(params, data):
             return jax.core.eval_jaxpr(extended.jaxpr, extended.consts, *params, *data)
 
-        def gradient(moving, params, data, cotangents):
-            leaves = iter(moving)
+        def gradient(real_params, params, data, cotangents):
+            leaves = iter(real_params)
             params = [next(leaves) if real else leaf for real, leaf in zip(self.real, params, strict=True)]
             outputs = evaluate(closed, [*params, *data], _differentiable)
             return sum(jnp.vdot(a, b) for a, b in zip(outputs, cotangents, strict=True))
@@ -93,8 +93,8 @@ class Probe:
         """Elementwise products of random parameters and the gradient of a random sum of the outputs, for each leaf."""
         params, data = self.draw()
         cotangents = [self.rng.normal(size=v.aval.shape) for v in self.closed.jaxpr.outvars]
-        moving = [leaf for leaf, real in zip(params, self.real, strict=True) if real]
-        gradients = iter(self._gradient(moving, params, data, cotangents))
+        real_params = [leaf for leaf, real in zip(params, self.real, strict=True) if real]
+        gradients = iter(self._gradient(real_params, params, data, cotangents))
         return [
             leaf * np.asarray(next(gradients)) if real else None for leaf, real in zip(params, self.real, strict=True)
         ]
@@ -104,7 +104,7 @@ def is_real(value) -> bool:
     return jnp.issubdtype(getattr(value, "dtype", None) or jnp.result_type(value), jnp.floating)
 
 
-def _wide(leaf):
+def _to_float64(leaf):
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return np.asarray(leaf, np.float64) if is_real(leaf) else leaf

@@ -9,7 +9,9 @@
 States of shards are merged, and saved and loaded by `save_stream` and `load_stream`.
 """
 
-from symjax.similarity.streams.exact import (
+from symjax.similarity.streams.files import load_stream, save_stream
+from symjax.similarity.streams.minibatch import cka_stream, wreath_cka_stream
+from symjax.similarity.streams.moment_streams import (
     cca_stream,
     permutation_procrustes_stream,
     pls_stream,
@@ -18,8 +20,6 @@ from symjax.similarity.streams.exact import (
     svcca_stream,
     wreath_procrustes_stream,
 )
-from symjax.similarity.streams.files import load_stream, save_stream
-from symjax.similarity.streams.minibatch import cka_stream, wreath_cka_stream
 from symjax.similarity.streams.stream import Stream
 
 __all__ = [

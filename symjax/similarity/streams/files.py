@@ -6,7 +6,7 @@ import numpy as np
 
 from symjax import checks
 from symjax.errors import InputError
-from symjax.similarity.streams.stream import described
+from symjax.similarity.streams.stream import describe_state
 
 _KIND = "kind"
 
@@ -19,7 +19,7 @@ def save_stream(path, stream, state):
     """
     from symjax.runs import write_npz  # and with it pandas, which similarity does not need otherwise
 
-    write_npz(checks.path("path", path), {_KIND: np.array(stream.kind)} | _named(state))
+    write_npz(checks.path("path", path), {_KIND: np.array(stream.kind)} | _leaves_by_path(state))
 
 
 def load_stream(path, stream, like):
@@ -36,18 +36,18 @@ def load_stream(path, stream, like):
     from symjax.runs import read_npz
 
     arrays = read_npz(checks.path("path", path))
-    kind = str(arrays.pop(_KIND, "nothing that a stream wrote"))
+    kind = str(arrays.pop(_KIND, "no stream"))
     if kind != stream.kind:
-        raise InputError(f"path: {path} holds {kind}, wanted {stream.kind}")
-    wanted = _named(like)
-    got = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    if got != {name: (leaf.shape, leaf.dtype) for name, leaf in wanted.items()}:
-        seen = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
-        raise InputError(f"path: {path} holds {seen}; wanted is a state {described(like)}")
-    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in wanted])
+        raise InputError(f"path: got a state of {kind} in {path}, expected {stream.kind}")
+    expected = _leaves_by_path(like)
+    stored = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    if stored != {name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()}:
+        stored_text = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in arrays.items())
+        raise InputError(f"path: got {stored_text} in {path}, expected a state {describe_state(like)}")
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(arrays[name]) for name in expected])
 
 
-def _named(state):
+def _leaves_by_path(state):
     """Leaves by their place in the state, such as "x.shift"."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -19,20 +19,20 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import is_concrete
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, unit
+from symjax.similarity.channels import subtract_ninther, unit_norm
 from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, pairs
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, normalizer
 from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_maps
+from symjax.similarity.streams.exact_cka import exact_cka_stream
 from symjax.similarity.streams.stream import (
     Stream,
-    added,
+    add_counts,
     as_float,
     count_of,
     no_samples,
     require_same_shapes,
-    require_seen,
+    require_samples,
 )
-from symjax.similarity.streams.whole import whole_stream
 from symjax.similarity.wreath import check_reduce, wreath_kernel
 from symjax.spelling import one_line
 
@@ -77,22 +77,22 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
     """
     check_estimator(estimator)
     if not is_concrete(bandwidth):
-        raise InputError("bandwidth: is traced, must be a number")
+        raise InputError("bandwidth: is traced, expected a number")
     check_kernel(kernel, bandwidth)
     check_maps(maps)
     check_layout(layout)
     one_of("form", form, FORMS)
     if form == "exact" and kernel != "linear":
-        raise InputError(f"form: got 'exact', must be 'minibatch' or 'auto' for the kernel {kernel!r}")
+        raise InputError(f"form: got 'exact', expected 'minibatch' or 'auto' for the kernel {kernel!r}")
     if kernel == "linear" and form != "minibatch":
-        return whole_stream(estimator, maps, layout)
-    how = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
+        return exact_cka_stream(estimator, maps, layout)
+    kernel_text = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
     batch = partial(_linear_or_rbf, estimator=estimator, kernel=kernel, bandwidth=float(bandwidth))
     return _stream(
-        partial(as_pair, maps=maps, layout=layout, translated=True),
+        partial(as_pair, maps=maps, layout=layout, translation_invariant=True),
         batch,
         estimator,
-        f"hsic ({estimator}, {how}, maps: {maps})",
+        f"hsic ({estimator}, {kernel_text}, maps: {maps})",
     )
 
 
@@ -120,7 +120,7 @@ def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
     check_layout(layout)
     batch = partial(_wreath, reduce=reduce, estimator=estimator)
     return _stream(
-        partial(as_map_pair, layout=layout, translated=True),
+        partial(as_map_pair, layout=layout, translation_invariant=True),
         batch,
         estimator,
         f"hsic ({estimator}, wreath kernel: {reduce})",
@@ -138,15 +138,15 @@ def _stream(pair_of, batch, estimator, kind):
         x, y = pair_of(x, y)
         check_estimator(estimator, len(x))
         if x.dtype != state.means.dtype:
-            raise InputError(f"x: got {x.dtype}, the stream was begun with {state.means.dtype}")
-        return _joined(state, batch(x, y))
+            raise InputError(f"x: got {x.dtype}, expected {state.means.dtype}")
+        return _merge(state, batch(x, y))
 
     def merge(a, b):
         require_same_shapes(a, b)
-        return _joined(a, b)
+        return _merge(a, b)
 
     def finalize(state):
-        require_seen(state.count, 1, "examples")
+        require_samples(state.count, 1, "examples")
         return _ratio(state)
 
     return Stream(init, update, merge, finalize, kind)
@@ -156,21 +156,21 @@ def _stream(pair_of, batch, estimator, kind):
 def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
     """The `Means` of one batch."""
     # At unit norm, fourth powers neither overflow nor vanish.
-    (x, x_scale), (y, y_scale) = unit(about_typical(x)), unit(about_typical(y))
+    (x, x_scale), (y, y_scale) = unit_norm(subtract_ninther(x)), unit_norm(subtract_ninther(y))
     if kernel == "linear" and cheaper_form(x, y, kernel) == "features":
         terms = hsic_of_features(x, y, estimator)
     else:
         terms = _terms(*(centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
     scales = jnp.stack([x_scale, y_scale])
     scales = scales if kernel == "linear" else jnp.ones_like(scales)  # whatever the size, the same kernel
-    return Means(count_of(len(x)), scales, jnp.stack(terms) / pairs(len(x), estimator))
+    return Means(count_of(len(x)), scales, jnp.stack(terms) / normalizer(len(x), estimator))
 
 
 @partial(jax.jit, static_argnames=("reduce", "estimator"))
 def _wreath(x, y, reduce, estimator):
     """The `Means` of one batch."""
     terms = _terms(*(centre_kernel(len(x) * wreath_kernel(z, reduce), estimator) for z in (x, y)))
-    return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / pairs(len(x), estimator))
+    return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / normalizer(len(x), estimator))
 
 
 def _terms(k, l):  # noqa: E741
@@ -178,8 +178,8 @@ def _terms(k, l):  # noqa: E741
 
 
 @jax.jit
-def _joined(a, b):
-    count = added(a.count, b.count)
+def _merge(a, b):
+    count = add_counts(a.count, b.count)
     dtype = a.means.dtype
     share = as_float(b.count, dtype) / jnp.maximum(as_float(count, dtype), 1)
     scales = jnp.maximum(a.scales, b.scales)

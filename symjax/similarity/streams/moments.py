@@ -9,8 +9,8 @@ so what is kept of both, or of one and a batch, goes on top of each other with o
 triangular factor of it. Never a Gram matrix, whose small singular values float32 loses: a factor is as good as the
 data. What measures ask of data X, Y is X'X, X'Y and Y'Y, so they take the columns of the factor for X and Y.
 
-Each QR rounds all that went before. So there are `LEVELS` factors: `TURNS` batches go into the first, which then goes
-into the second, and so on. Of B batches each has been through some 3 B^(1/3) QRs and not through B.
+Each QR rounds all that went before. So there are `LEVELS` factors: `MAX_UPDATES` batches go into the first, which then
+goes into the second, and so on. Of B batches each has been through some 3 B^(1/3) QRs and not through B.
 """
 
 from typing import NamedTuple
@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.similarity.channels import typical, without_rounding
-from symjax.similarity.linalg import triangular
-from symjax.similarity.streams.stream import added, as_float, count_of, no_samples
+from symjax.similarity.channels import ninther, zero_rounding
+from symjax.similarity.linalg import triangular_factor
+from symjax.similarity.streams.stream import add_counts, as_float, count_of, no_samples
 from symjax.spelling import one_line
 
-LEVELS, TURNS = 3, 32
+LEVELS, MAX_UPDATES = 3, 32
 
 
 class Mean(NamedTuple):
@@ -41,12 +41,12 @@ class Moments(NamedTuple):
     x: Mean
     y: Mean
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
-    turns: jax.Array  # (LEVELS,) int32, how often something went into each
+    num_updates: jax.Array  # (LEVELS,) int32, how often something went into each
 
     __repr__ = one_line
 
 
-def nothing(x_width, y_width, dtype):
+def zero_moments(x_width, y_width, dtype):
     """The `Moments` of no samples."""
     means = (Mean(jnp.zeros(width, dtype), jnp.zeros(width, dtype)) for width in (x_width, y_width))
     width = x_width + y_width
@@ -54,78 +54,80 @@ def nothing(x_width, y_width, dtype):
 
 
 @jax.jit
-def with_batch(moments, x, y, counted):
-    """`moments` and the rows of x and y, of which those not `counted` ((n,) booleans, or None for all) do not count."""
-    if counted is None:
+def add_batch(moments, x, y, mask):
+    """`moments` and the rows of x and y, of which those not `mask` ((n,) booleans, or None for all) do not count."""
+    if mask is None:
         rows, samples = slice(None), x.shape[0]
     else:
-        rows, samples = jnp.argsort(~counted), counted.sum(dtype=jnp.int32)  # those that count come first
+        rows, samples = jnp.argsort(~mask), mask.sum(dtype=jnp.int32)  # those that count come first
     batch_count = count_of(samples)
-    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, counted, rows, samples) for z in (x, y))
+    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, mask, rows, samples) for z in (x, y))
     count, x_mean, y_mean, between = _means(moments, (batch_count, x_mean, y_mean))
     rows = jnp.concatenate([x_rows, y_rows], 1)
-    changed = triangular(jnp.concatenate([moments.factors[0], rows, between[None]]))
-    factors = moments.factors.at[0].set(changed)
-    return _carried(Moments(count, x_mean, y_mean, factors, moments.turns.at[0].add(1)))
+    first_factor = triangular_factor(jnp.concatenate([moments.factors[0], rows, between[None]]))
+    factors = moments.factors.at[0].set(first_factor)
+    return _cascade(Moments(count, x_mean, y_mean, factors, moments.num_updates.at[0].add(1)))
 
 
-def _centred(x, counted, rows, samples):
+def _centred(x, mask, rows, samples):
     samples = jnp.maximum(jnp.asarray(samples, x.dtype), 1)
-    shift = typical(x[rows], samples)
-    apart = _counted(x - shift[None], counted)
-    offset = apart.sum(0) / samples
-    return _counted(apart - offset[None], counted), Mean(shift, offset)
+    shift = ninther(x[rows], samples)
+    deviations = _zero_padding(x - shift[None], mask)
+    offset = deviations.sum(0) / samples
+    return _zero_padding(deviations - offset[None], mask), Mean(shift, offset)
 
 
-def _counted(x, counted):
-    return x if counted is None else jnp.where(counted[:, None], x, 0)
+def _zero_padding(x, mask):
+    return x if mask is None else jnp.where(mask[:, None], x, 0)
 
 
 @jax.jit
-def joined(a, b):
+def merge_moments(a, b):
     """The `Moments` of all that a and b are of."""
     count, x_mean, y_mean, between = _means(a, b)
     row = jnp.zeros_like(a.factors[:, :1]).at[0, 0].set(between)
-    factors = jax.vmap(triangular)(jnp.concatenate([a.factors, b.factors, row], 1))
-    return _carried(Moments(count, x_mean, y_mean, factors, a.turns + b.turns))
+    factors = jax.vmap(triangular_factor)(jnp.concatenate([a.factors, b.factors, row], 1))
+    return _cascade(Moments(count, x_mean, y_mean, factors, a.num_updates + b.num_updates))
 
 
 def _means(a, b):
     """Count and means of both, and the row that comes of the difference of their means."""
-    count = added(a[0], b[0])
+    count = add_counts(a[0], b[0])
     dtype = a[1].shift.dtype
     a_samples, b_samples, samples = (as_float(c, dtype) for c in (a[0], b[0], count))
     share = b_samples / jnp.maximum(samples, 1)
 
     def mean(a, b):
-        gap = (b.shift - a.shift) + (b.offset - a.offset)
+        difference = (b.shift - a.shift) + (b.offset - a.offset)
         shift = jnp.where(a_samples == 0, b.shift, a.shift)
-        return Mean(shift, jnp.where(a_samples == 0, b.offset, a.offset + share * gap)), gap
+        return Mean(shift, jnp.where(a_samples == 0, b.offset, a.offset + share * difference)), difference
 
     (x_mean, x_gap), (y_mean, y_gap) = mean(a[1], b[1]), mean(a[2], b[2])
     return count, x_mean, y_mean, jnp.sqrt(a_samples * share) * jnp.concatenate([x_gap, y_gap])
 
 
-def _carried(moments):
+def _cascade(moments):
     """Factors whose turns are up have gone into the next."""
-    factors, turns = moments.factors, moments.turns
+    factors, num_updates = moments.factors, moments.num_updates
     for level in range(LEVELS - 1):
 
         def carry(factors, level=level):
-            both = triangular(jnp.concatenate([factors[level + 1], factors[level]]))
+            both = triangular_factor(jnp.concatenate([factors[level + 1], factors[level]]))
             return factors.at[level + 1].set(both).at[level].set(0)
 
-        up = turns[level] >= TURNS
-        factors = lax.cond(up, carry, lambda factors: factors, factors)
-        turns = turns.at[level + 1].add(up.astype(jnp.int32)).at[level].multiply(1 - up.astype(jnp.int32))
-    return moments._replace(factors=factors, turns=turns)
+        full = num_updates[level] >= MAX_UPDATES
+        factors = lax.cond(full, carry, lambda factors: factors, factors)
+        num_updates = (
+            num_updates.at[level + 1].add(full.astype(jnp.int32)).at[level].multiply(1 - full.astype(jnp.int32))
+        )
+    return moments._replace(factors=factors, num_updates=num_updates)
 
 
 def centred(moments):
     """((X, mean), (Y, mean), samples): what stands for the centred data, its rows rotated; NaN for under 2 samples."""
     samples = as_float(moments.count, moments.factors.dtype)
     width = moments.factors.shape[-1]
-    factor = jnp.where(samples < 2, jnp.nan, triangular(moments.factors.reshape(-1, width)))
+    factor = jnp.where(samples < 2, jnp.nan, triangular_factor(moments.factors.reshape(-1, width)))
     factors = jnp.split(factor, [len(moments.x.shift)], axis=1)
     return *((x, mean.shift + mean.offset) for x, mean in zip(factors, moments[1:3], strict=True)), samples
 
@@ -133,7 +135,7 @@ def centred(moments):
 def centred_neurons(moments):
     """As `centred`, and neurons that vary by no more than rounding are 0, as `channels.centre` has it."""
     *sides, samples = centred(moments)
-    sides = ((without_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
+    sides = ((zero_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
     return *sides, samples
 
 

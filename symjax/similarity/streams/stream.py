@@ -49,7 +49,7 @@ def count_of(samples):
     return jnp.stack([samples // _LIMB, samples % _LIMB])
 
 
-def added(a, b):
+def add_counts(a, b):
     total = a + b
     return jnp.stack([total[0] + total[1] // _LIMB, total[1] % _LIMB])
 
@@ -58,34 +58,36 @@ def as_float(count, dtype):
     return count[0].astype(dtype) * _LIMB + count[1].astype(dtype)
 
 
-def require_seen(count, least, what):
-    """Raises an `InputError` where a concrete count is under `least`; returns it as an int, None if traced."""
+def require_samples(count, minimum, what):
+    """Raises an `InputError` where a concrete count is under `minimum`; returns it as an int, None if traced."""
     if not is_concrete(count):
         return None
     high, low = (int(part) for part in count)
-    seen = high * _LIMB + low
-    if seen < least:
-        raise InputError(f"state: has seen {seen} {what}, must be at least {least}")
-    return seen
+    num_samples = high * _LIMB + low
+    if num_samples < minimum:
+        raise InputError(f"state: got {num_samples} {what}, expected at least {minimum}")
+    return num_samples
 
 
 def require_same_shapes(a, b):
     """Raises an `InputError` unless both states have the same shapes and dtypes."""
-    ours, theirs = ([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] for state in (a, b))
-    if jax.tree.structure(a) != jax.tree.structure(b) or ours != theirs:
-        raise InputError(f"b: its state is {described(b)}, must be that of a, {described(a)}")
+    a_leaves, b_leaves = ([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] for state in (a, b))
+    if jax.tree.structure(a) != jax.tree.structure(b) or a_leaves != b_leaves:
+        raise InputError(f"b: got a state {describe_state(b)}, expected that of a, {describe_state(a)}")
 
 
-def described(state):
+def describe_state(state):
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(state))
     return f"{type(state).__name__} of {shapes}"
 
 
-def padding_cleared(x, y, mask):
+def clear_padding(x, y, mask):
     """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
     x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
     if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
-        raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
+        raise InputError(
+            f"mask: got {mask.dtype}{list(mask.shape)}, expected booleans, one for each example of x and y"
+        )
     if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # not rounded yet; a copy of the first that counts is safe
         rows = np.where(mask, np.arange(len(mask)), mask.argmax())
         return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)

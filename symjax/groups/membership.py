@@ -14,13 +14,13 @@ from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
 from symjax.spelling import one_line
 
-SINGULAR = 1e12
+SINGULAR_CONDITION = 1e12
 """Condition numbers from here on are taken for infinite: float64 has four digits left."""
 
-COARSE = 1e-3
+MAX_ROUNDING = 1e-3
 """Where rounding alone may make defects of this size and more, a small defect says nothing."""
 
-SQUARED = (1e-150, 1e150)
+SQUARABLE = (1e-150, 1e150)
 """Numbers between which float64 holds sums of squares."""
 
 
@@ -29,7 +29,7 @@ class Decision:
     """What `is_intertwiner` finds.
 
     Attributes:
-      verdict: True, False, or None where the numbers cannot tell (see `trouble`).
+      verdict: True, False, or None where the numbers cannot tell (see `warning`).
       matrix: B (n, n), the best there is, as float64 NumPy array; NaN where none could be computed.
       offset: c (n,), zero unless asked for.
       defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs that B was not fitted to; about 1e-15
@@ -43,7 +43,7 @@ class Decision:
     offset: np.ndarray
     defect: float
     condition: float
-    trouble: str = ""
+    warning: str = ""
 
     __repr__ = one_line
 
@@ -68,7 +68,7 @@ def is_intertwiner(
     The verdict holds on that range alone: clip(x, 0, 1000) is ReLU as far as 40, and something else for a larger reach.
 
     All in float64, but the activation where it gives less. Then what rounding may do to the defect is estimated from
-    how s moves when its input moves by one rounding: defects up to that count as none, and `trouble` says so. Where
+    how s moves when its input moves by one rounding: defects up to that count as none, and `warning` says so. Where
     it is 1e-3 or more (16-bit floats), a small defect leaves the verdict at None; a large one is a False all the same.
 
     Args:
@@ -95,43 +95,43 @@ def is_intertwiner(
         x *= reach / np.abs(x).max()
         (before, dtype), (after, _) = (_apply(activation, points) for points in (x, x @ matrix.T))
         eps = float(jnp.finfo(dtype).eps)
-        short = eps > np.finfo(np.float64).eps
+        low_precision = eps > np.finfo(np.float64).eps
         # s at inputs one rounding away, where that is more than float64's.
-        nudged = [_apply(activation, (1 + eps) * points)[0] for points in (x, x @ matrix.T)] if short else None
+        nudged = [_apply(activation, (1 + eps) * points)[0] for points in (x, x @ matrix.T)] if low_precision else None
     if not (np.isfinite(before).all() and np.isfinite(after).all()):
         return _undecided(n, condition, "the activation has NaN or infinite values")
-    if any(values.any() and not SQUARED[0] < np.abs(values).max() < SQUARED[1] for values in (before, after)):
+    if any(values.any() and not SQUARABLE[0] < np.abs(values).max() < SQUARABLE[1] for values in (before, after)):
         return _undecided(n, condition, "the activation has values that float64 cannot square")
     columns = np.concatenate([before, np.ones((inputs, 1))], axis=1) if offset else before
-    fitted, held = slice(0, None, 2), slice(1, None, 2)
+    training, held_out = slice(0, None, 2), slice(1, None, 2)
     # Columns of very different sizes (powers) are brought to one first.
-    norms = np.linalg.norm(columns[fitted], axis=0)
+    norms = np.linalg.norm(columns[training], axis=0)
     scaled = columns / np.where(norms > 0, norms, 1)
-    solution, _, rank, _ = np.linalg.lstsq(scaled[fitted], after[fitted], rcond=max(1e-12, eps))
-    size = np.linalg.norm(after[held])
-    defect = float(np.linalg.norm(after[held] - scaled[held] @ solution) / size) if size > 0 else 0.0
+    solution, _, rank, _ = np.linalg.lstsq(scaled[training], after[training], rcond=max(1e-12, eps))
+    size = np.linalg.norm(after[held_out])
+    defect = float(np.linalg.norm(after[held_out] - scaled[held_out] @ solution) / size) if size > 0 else 0.0
     solution = (solution / np.where(norms > 0, norms, 1)[:, None]).T
-    found, constant = solution[:, :n], solution[:, n] if offset else np.zeros(n)
-    trouble = ""
-    if short:
-        moves = [np.abs(b - a) + eps * np.abs(a) for a, b in zip((before, after), nudged, strict=True)]
-        noise = np.linalg.norm((moves[1] + moves[0] @ np.abs(found).T)[held])
+    image, offset_vector = solution[:, :n], solution[:, n] if offset else np.zeros(n)
+    warning = ""
+    if low_precision:
+        input_effects = [np.abs(b - a) + eps * np.abs(a) for a, b in zip((before, after), nudged, strict=True)]
+        noise = np.linalg.norm((input_effects[1] + input_effects[0] @ np.abs(image).T)[held_out])
         rounding = float(noise / size) if size > 0 else 0.0
         tolerance = max(tolerance, rounding)
-        trouble = f"the activation gives {dtype}, so defects up to {rounding:.0e} cannot be told from rounding"
-    if condition >= SINGULAR:
-        trouble = f"the matrix is singular (condition number {condition:.1e}), so it is in no group"
-        return Decision(False, found, constant, defect, condition, trouble)
+        warning = f"the activation gives {dtype}, so defects up to {rounding:.0e} cannot be told from rounding"
+    if condition >= SINGULAR_CONDITION:
+        warning = f"the matrix is singular (condition number {condition:.1e}), so it is in no group"
+        return Decision(False, image, offset_vector, defect, condition, warning)
     if rank < columns.shape[1]:
-        trouble = f"s(x) spans {rank} of {columns.shape[1]} dimensions on the inputs, so B is not determined"
-        return Decision(None, found, constant, defect, condition, trouble)
+        warning = f"s(x) spans {rank} of {columns.shape[1]} dimensions on the inputs, so B is not determined"
+        return Decision(None, image, offset_vector, defect, condition, warning)
     if defect > tolerance:
-        return Decision(False, found, constant, defect, condition)
-    if short and not rounding < COARSE:
-        return Decision(None, found, constant, defect, condition, trouble)
-    if _condition(found) >= min(SINGULAR, 1 / eps):
-        return Decision(False, found, constant, defect, condition, "B is singular")
-    return Decision(True, found, constant, defect, condition, trouble)
+        return Decision(False, image, offset_vector, defect, condition)
+    if low_precision and not rounding < MAX_ROUNDING:
+        return Decision(None, image, offset_vector, defect, condition, warning)
+    if _condition(image) >= min(SINGULAR_CONDITION, 1 / eps):
+        return Decision(False, image, offset_vector, defect, condition, "B is singular")
+    return Decision(True, image, offset_vector, defect, condition, warning)
 
 
 def _inputs(key, count, n):
@@ -143,9 +143,11 @@ def _apply(activation, x):
     """s(x) as float64, and the dtype that it was computed in."""
     values = np.asarray(activation(x))
     if values.shape != x.shape:
-        raise InputError(f"activation: made {values.shape} of {x.shape}, wanted the same shape")
+        raise InputError(
+            f"activation: got values of shape {values.shape} for inputs of shape {x.shape}, expected equal shapes"
+        )
     if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy does not know bfloat16
-        raise InputError(f"activation: gave {values.dtype}, wanted real numbers")
+        raise InputError(f"activation: got values of {values.dtype}, expected real numbers")
     return np.asarray(values, np.float64), values.dtype
 
 
@@ -159,5 +161,5 @@ def _condition(matrix) -> float:
     return float(values[0] / values[-1]) if values[-1] > 0 else math.inf
 
 
-def _undecided(n, condition, trouble):
-    return Decision(None, np.full((n, n), math.nan), np.full(n, math.nan), math.nan, condition, trouble)
+def _undecided(n, condition, warning):
+    return Decision(None, np.full((n, n), math.nan), np.full(n, math.nan), math.nan, condition, warning)

@@ -10,7 +10,7 @@ from symjax.groups.discovery.probe import Probe
 
 
 @dataclass(eq=False)
-class Cell:
+class CandidateSpace:
     """Channels that labels allow to permute, before anything is verified.
 
     Attributes:
@@ -34,7 +34,7 @@ class Cell:
     consistent: bool = True
 
 
-def find_cells(probe: Probe) -> list[Cell]:
+def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
     """Sets of channels that occur on the same axes of all variables, children before their parents."""
     labels = probe.labels
     rng, signature, rows = np.random.default_rng(0), np.zeros(labels.alive.shape, np.uint64), set()
@@ -64,108 +64,120 @@ def find_cells(probe: Probe) -> list[Cell]:
                 reading.add((leaf, d))
             for index, row in labels.rows(v, d):
                 fixed = {c for b, i in index.items() for _, other in labels.rows(v, b)[:1] for c in [int(other[i])]}
-                _place(labels, places, row, fixed, (leaf, d, tuple(index.items())))
-    located = {}
+                _record_positions(labels, places, row, fixed, (leaf, d, tuple(index.items())))
+    point_positions = {}
     for name, v in probe.points.items():
         rows_at = labels.rows(v, v.aval.ndim - 1) if v.aval.ndim else []
-        located[name] = defaultdict(lambda: defaultdict(list))
+        point_positions[name] = defaultdict(lambda: defaultdict(list))
         if len(rows_at) == 1:
-            _place(labels, located[name], rows_at[0][1], set(), ())
-    groups = defaultdict(list)
+            _record_positions(labels, point_positions[name], rows_at[0][1], set(), ())
+    classes_by_signature = defaultdict(list)
     for c in sorted(places, key=lambda c: first[c]):
         if labels.alive[c]:
-            groups[signature[c]].append(c)
-    cells, whose = [], {}
-    for classes in groups.values():
+            classes_by_signature[signature[c]].append(c)
+    candidates, owner = [], {}
+    for classes in classes_by_signature.values():
         keys = sorted(places[classes[0]], key=lambda key: (probe.order[key[0]], key))
-        wheres = [_where([places[c].get(key, []) for c in classes]) for key in keys]
-        if any(where is None for where in wheres) or any(places[c].keys() != set(keys) for c in classes):
+        position_arrays = [_position_array([places[c].get(key, []) for c in classes]) for key in keys]
+        if any(positions is None for positions in position_arrays) or any(
+            places[c].keys() != set(keys) for c in classes
+        ):
             continue
         axes = [
-            Axis(probe.paths[leaf], d, index, where, 0) for (leaf, d, index, _), where in zip(keys, wheres, strict=True)
+            Axis(probe.paths[leaf], d, index, positions, 0)
+            for (leaf, d, index, _), positions in zip(keys, position_arrays, strict=True)
         ]
         points = {
-            name: _where([[p for key in sorted(found[c]) for p in found[c][key]] for c in classes])
-            if any(c in found for c in classes)
+            name: _position_array([[p for key in sorted(classes_at[c]) for p in classes_at[c][key]] for c in classes])
+            if any(c in classes_at for c in classes)
             else None
-            for name, found in located.items()
+            for name, classes_at in point_positions.items()
         }
         reads, start = [key[:2] in reading for key in keys], (probe.order[keys[0][0]], first[classes[0]])
-        cell = Cell(len(classes), axes, [key[0] for key in keys], reads, points, start)
-        whose.update({c: (cell, i) for i, c in enumerate(classes)})
-        cells.append(cell)
-    cells.sort(key=lambda cell: cell.start)
-    _families(cells, whose, parents)
-    _name(cells, probe.points)
-    return _independent(cells)
+        candidate = CandidateSpace(len(classes), axes, [key[0] for key in keys], reads, points, start)
+        owner.update({c: (candidate, i) for i, c in enumerate(classes)})
+        candidates.append(candidate)
+    candidates.sort(key=lambda candidate: candidate.start)
+    _families(candidates, owner, parents)
+    _name(candidates, probe.points)
+    return _independent(candidates)
 
 
-def _independent(cells: list[Cell]) -> list[Cell]:
+def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
     """The cells without those that meet others on an axis, unless it is to permute them; these come last."""
-    acting, indexing, kept = defaultdict(set), defaultdict(set), []
-    for cell in sorted(cells, key=lambda cell: (bool(cell.families), max(a.where.shape[1] for a in cell.axes))):
-        places = {(a.path, a.axis, a.index, p) for a in cell.axes for p in a.where.ravel().tolist()}
+    acting_at, indexing_at, independent = defaultdict(set), defaultdict(set), []
+    for candidate in sorted(
+        candidates, key=lambda candidate: (bool(candidate.families), max(a.positions.shape[1] for a in candidate.axes))
+    ):
+        places = {(a.path, a.axis, a.index, p) for a in candidate.axes for p in a.positions.ravel().tolist()}
         moved = {(path, axis, p) for path, axis, _, p in places}
-        fixed = {(a.path, *pair) for a in cell.axes for pair in a.index}
-        met = [acting[place] for place in (*places, *fixed)] + [indexing[place] for place in moved]
-        parts = {part for family in cell.families for part in family}
-        trivial = cell.families and cell.size == 1
-        if not trivial and set().union(*met) <= parts <= {other.name for other in kept}:
-            kept.append(cell)
+        fixed = {(a.path, *pair) for a in candidate.axes for pair in a.index}
+        conflicts = [acting_at[place] for place in (*places, *fixed)] + [indexing_at[place] for place in moved]
+        parts = {part for family in candidate.families for part in family}
+        trivial = candidate.families and candidate.size == 1
+        if not trivial and set().union(*conflicts) <= parts <= {other.name for other in independent}:
+            independent.append(candidate)
             for place in (*places, *moved):
-                acting[place].add(cell.name)
+                acting_at[place].add(candidate.name)
             for place in fixed:
-                indexing[place].add(cell.name)
-    return [*(cell for cell in cells if cell in kept and not cell.families), *(c for c in kept if c.families)]
+                indexing_at[place].add(candidate.name)
+    return [
+        *(candidate for candidate in candidates if candidate in independent and not candidate.families),
+        *(c for c in independent if c.families),
+    ]
 
 
-def _place(labels, places, row, fixed, key):
+def _record_positions(labels, places, row, fixed, key):
     """Notes where each channel stands on an axis, by itself and as a part of others."""
     times = Counter()
     for position, c in enumerate(row.tolist()):
-        known, new = set(), {c}
+        ancestors, new = set(), {c}
         while new:
-            known |= new
-            new = {p for child in new for p in labels.parents.get(child, ())} - known
-        for whole in known - fixed - {c}:
-            places[whole][*key, 0].append(position)
+            ancestors |= new
+            new = {p for child in new for p in labels.parents.get(child, ())} - ancestors
+        for ancestor in ancestors - fixed - {c}:
+            places[ancestor][*key, 0].append(position)
         places[c][*key, times[c]].append(position)  # each time with an exponent of its own
         times[c] += 1
 
 
-def _where(positions: list[list[int]]) -> np.ndarray | None:
+def _position_array(positions: list[list[int]]) -> np.ndarray | None:
     """(channels, positions of each), None where channels have different numbers of positions."""
     sizes = {len(p) for p in positions}
     return np.array(positions) if len(sizes) == 1 and sizes != {0} else None
 
 
-def _families(cells, whose, parents):
+def _families(candidates, owner, parents):
     """Notes which cells are moved by permuting their parents: heads move their channels."""
     children = defaultdict(lambda: defaultdict(list))
-    for cell in cells:
-        above = [{p for p in parents.get(c, ()) if p in whose} for c in whose if whose[c][0] is cell]
+    for candidate in candidates:
+        above = [{p for p in parents.get(c, ()) if p in owner} for c in owner if owner[c][0] is candidate]
         common = set.intersection(*above) if above else set()
         for p in common:
-            parent, i = whose[p]
-            children[id(parent)][i].append(cell)
-    for cell in cells:
-        if kids := children.get(id(cell)):
-            counts = {tuple(kid.size for kid in kids.get(i, ())) for i in range(cell.size)}
-            cell.consistent = len(counts) == 1
-            cell.families = tuple(zip(*(kids[i] for i in range(cell.size)), strict=True)) if cell.consistent else ((),)
+            parent, i = owner[p]
+            children[id(parent)][i].append(candidate)
+    for candidate in candidates:
+        if parts_at := children.get(id(candidate)):
+            counts = {tuple(kid.size for kid in parts_at.get(i, ())) for i in range(candidate.size)}
+            candidate.consistent = len(counts) == 1
+            candidate.families = (
+                tuple(zip(*(parts_at[i] for i in range(candidate.size)), strict=True))
+                if candidate.consistent
+                else ((),)
+            )
 
 
-def _name(cells, points):
+def _name(candidates, points):
     used = set()
-    for cell in cells:
-        point = next((name for name in points if name not in used and cell.points[name] is not None), None)
-        path = cell.axes[0].path
-        base = point or (path.rpartition("/")[0] or path) + ("/heads" if cell.families else "")
-        cell.name, number = base, 1
-        while cell.name in used:
+    for candidate in candidates:
+        point = next((name for name in points if name not in used and candidate.points[name] is not None), None)
+        path = candidate.axes[0].path
+        base = point or (path.rpartition("/")[0] or path) + ("/heads" if candidate.families else "")
+        candidate.name, number = base, 1
+        while candidate.name in used:
             number += 1
-            cell.name = f"{base}/{number}"
-        used.add(cell.name)
-    for cell in cells:
-        cell.families = tuple(tuple(kid.name for kid in family) for family in cell.families)
-        cell.consistent &= all(cell.families)
+            candidate.name = f"{base}/{number}"
+        used.add(candidate.name)
+    for candidate in candidates:
+        candidate.families = tuple(tuple(kid.name for kid in family) for family in candidate.families)
+        candidate.consistent &= all(candidate.families)

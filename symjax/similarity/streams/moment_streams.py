@@ -8,18 +8,25 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import is_concrete
 from symjax.checks import flag
 from symjax.errors import InputError
-from symjax.similarity.alignment import samples_of
-from symjax.similarity.cca import check_rcond, warn_of_few_examples
+from symjax.similarity.alignment import paired_samples
 from symjax.similarity.cca import of_centred as cca_of_centred
+from symjax.similarity.cca import resolve_rcond, warn_of_few_examples
 from symjax.similarity.inputs import as_pair, check_layout, check_maps
 from symjax.similarity.pca import check_variance
 from symjax.similarity.pls import of_centred as pls_of_centred
-from symjax.similarity.procrustes import as_similarity, permuted, rotated
+from symjax.similarity.procrustes import best_permutation, best_rotation, with_similarity
 from symjax.similarity.pwcca import weighted_mean
-from symjax.similarity.streams.moments import centred, centred_neurons, joined, nothing, uncentred, with_batch
-from symjax.similarity.streams.stream import Stream, padding_cleared, require_same_shapes, require_seen
+from symjax.similarity.streams.moments import (
+    add_batch,
+    centred,
+    centred_neurons,
+    merge_moments,
+    uncentred,
+    zero_moments,
+)
+from symjax.similarity.streams.stream import Stream, clear_padding, require_same_shapes, require_samples
 from symjax.similarity.svcca import of_centred as svcca_of_centred
-from symjax.similarity.wreath import matched
+from symjax.similarity.wreath import best_positive_matching
 
 
 def cca_stream(rcond=None, *, maps="pixels", layout=None):
@@ -44,10 +51,10 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
         InputError: as `cca`; of finalize, fewer than 2 samples. Batches may have one example.
     """
     if rcond is not None:
-        check_rcond(rcond)
+        resolve_rcond(rcond)
 
-    def finalize(state, seen):
-        _tell_few_examples(state, seen)
+    def finalize(state, num_samples):
+        _warn_of_few_examples(state, num_samples)
         return _cca(state, _rcond(rcond, state))
 
     return _stream(as_pair, maps, layout, finalize)
@@ -56,10 +63,10 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
 def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
     """`pwcca` of all samples that came in batches. Everything else is as of `cca_stream`."""
     if rcond is not None:
-        check_rcond(rcond)
+        resolve_rcond(rcond)
 
-    def finalize(state, seen):
-        _tell_few_examples(state, seen)
+    def finalize(state, num_samples):
+        _warn_of_few_examples(state, num_samples)
         return _pwcca(state, _rcond(rcond, state))
 
     return _stream(as_pair, maps, layout, finalize)
@@ -77,10 +84,10 @@ def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False
     check_variance(variance)
     flag("full_output", full_output)
 
-    def finalize(state, seen):
+    def finalize(state, num_samples):
         similarity, result = _svcca(state, variance)
-        if seen is not None and is_concrete(similarity):
-            warn_of_few_examples(seen, int(result.x_rank), int(result.y_rank))
+        if num_samples is not None and is_concrete(similarity):
+            warn_of_few_examples(num_samples, int(result.x_rank), int(result.y_rank))
         return (similarity, result) if full_output else similarity
 
     return _stream(as_pair, maps, layout, finalize)
@@ -108,9 +115,9 @@ def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=F
     flag("full_output", full_output)
 
     def finalize(state, _):
-        return as_similarity(*_rotated(state, center), full_output)
+        return with_similarity(*_rotate(state, center), full_output)
 
-    return _stream(samples_of, maps, layout, finalize)
+    return _stream(paired_samples, maps, layout, finalize)
 
 
 def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
@@ -122,9 +129,9 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, f
     flag("full_output", full_output)
 
     def finalize(state, _):
-        return as_similarity(*_permuted(state, center), full_output)
+        return with_similarity(*_permute(state, center), full_output)
 
-    return _stream(samples_of, maps, layout, finalize)
+    return _stream(paired_samples, maps, layout, finalize)
 
 
 def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
@@ -135,13 +142,13 @@ def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
     flag("full_output", full_output)
 
     def finalize(state, _):
-        return as_similarity(*_matched(state), full_output)
+        return with_similarity(*_match(state), full_output)
 
-    return _stream(samples_of, maps, layout, finalize)
+    return _stream(paired_samples, maps, layout, finalize)
 
 
 def _stream(pair_of, maps, layout, finalize):
-    """The `Stream` of `Moments` of matrices that `pair_of` (`as_pair` or `samples_of`) makes.
+    """The `Stream` of `Moments` of matrices that `pair_of` (`as_pair` or `paired_samples`) makes.
 
     `finalize(state, seen)` gets how many samples the state has seen, 2 or more, or None if it is traced.
     """
@@ -151,38 +158,37 @@ def _stream(pair_of, maps, layout, finalize):
 
     def init(x, y):
         x, y = jax.eval_shape(pair_of, x, y)
-        return nothing(x.shape[1], y.shape[1], x.dtype)
+        return zero_moments(x.shape[1], y.shape[1], x.dtype)
 
     def update(state, x, y, mask=None):
         if mask is not None:
-            x, y, mask = padding_cleared(x, y, mask)
+            x, y, mask = clear_padding(x, y, mask)
         x, y = pair_of(x, y)
         for name, side, z in (("x", state.x, x), ("y", state.y, y)):
             if z.shape[1] != len(side.shift) or z.dtype != side.shift.dtype:
                 raise InputError(
-                    f"{name}: got {z.shape[1]} neurons of {z.dtype}, the stream was begun with {len(side.shift)} of "
-                    f"{side.shift.dtype}"
+                    f"{name}: got {z.shape[1]} neurons of {z.dtype}, expected {len(side.shift)} of {side.shift.dtype}"
                 )
-        return with_batch(state, x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask)))
+        return add_batch(state, x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask)))
 
     def merge(a, b):
         require_same_shapes(a, b)
-        return joined(a, b)
+        return merge_moments(a, b)
 
     def checked_finalize(state):
-        return finalize(state, require_seen(state.count, 2, "samples"))
+        return finalize(state, require_samples(state.count, 2, "samples"))
 
-    how = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is samples_of else maps
-    return Stream(init, update, merge, checked_finalize, f"moments (maps: {how})")
+    maps_text = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is paired_samples else maps
+    return Stream(init, update, merge, checked_finalize, f"moments (maps: {maps_text})")
 
 
 def _rcond(rcond, state):
-    return check_rcond(rcond, *(jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y)))
+    return resolve_rcond(rcond, *(jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y)))
 
 
-def _tell_few_examples(state, seen):
-    if seen is not None:
-        warn_of_few_examples(seen, len(state.x.shift), len(state.y.shift))
+def _warn_of_few_examples(state, num_samples):
+    if num_samples is not None:
+        warn_of_few_examples(num_samples, len(state.x.shift), len(state.y.shift))
 
 
 @partial(jax.jit, static_argnums=1)
@@ -209,16 +215,16 @@ def _pls(state):
 
 
 @partial(jax.jit, static_argnums=1)
-def _rotated(state, center):
-    return rotated(*_origin(state, center))
+def _rotate(state, center):
+    return best_rotation(*_centre_if(state, center))
 
 
 @partial(jax.jit, static_argnums=1)
-def _permuted(state, center):
-    return permuted(*_origin(state, center))
+def _permute(state, center):
+    return best_permutation(*_centre_if(state, center))
 
 
-def _origin(state, center):
+def _centre_if(state, center):
     """As `procrustes` has it: x, y and what has been taken from them."""
     if center:
         (x, x_mean), (y, y_mean), _ = centred(state)
@@ -227,5 +233,5 @@ def _origin(state, center):
 
 
 @jax.jit
-def _matched(state):
-    return matched(*uncentred(state))
+def _match(state):
+    return best_positive_matching(*uncentred(state))
