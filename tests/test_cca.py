@@ -235,7 +235,7 @@ def test_a_large_mean_does_not_matter():
 
 def test_few_examples_are_told():
     x, y = related(6, 6, samples=10)
-    with pytest.warns(FewExamplesWarning, match="3 of 6 canonical correlations are 1 whatever the data"):
+    with pytest.warns(FewExamplesWarning, match="3 of 6 canonical correlations are 1 for any data"):
         result = cca(x, y)
     assert (result.correlations[:3] > 1 - 1e-5).all() and result.correlations[3] < 0.999
     x, y = related(12, 12, samples=8)  # fewer than neurons

@@ -1,9 +1,9 @@
 """The canonical form of two centred data matrices X and Y, with its derivative.
 
-H = X A and K = Y B are orthonormal, and H' K is the diagonal of correlations. A and B are found by whitening each side
-and an SVD of what is left of the cross product. Whitening takes Cholesky factors of the Gram matrices where these are
-well conditioned, which costs one pass over the data; elsewhere the triangular factor of (X, Y) and an SVD for each
-side, since a Gram matrix in float32 has lost all singular values under 3e-4 of the largest.
+H = X A and K = Y B are orthonormal, and H' K is the diagonal matrix of correlations. A and B come from whitening each
+side and an SVD of the whitened cross product. Whitening uses Cholesky factors of the Gram matrices where these are well
+conditioned, which takes one pass over the data. Otherwise it uses the triangular factor of (X, Y) and an SVD for each
+side, since a Gram matrix in float32 loses all singular values under 3e-4 of the largest one.
 """
 
 import math
@@ -19,13 +19,13 @@ from jax.scipy.linalg import solve_triangular
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.linalg import masked, reciprocal, transposed, triangular_factor
 
-# Of a Gram matrix, times the root of eps: up to which correlations from its Cholesky factor are right to 1e-5 in
-# float32 (condition 1e4; the error is 1e-9 times the condition) and to 1e-9 in float64 (2e8).
+# Largest condition number of a Gram matrix, times the root of eps. Up to it, correlations from the Cholesky factor are
+# accurate to 1e-5 in float32 (condition 1e4; the error is 1e-9 times the condition) and to 1e-9 in float64 (2e8).
 GRAM_CONDITION = 4
 
 
 class Canonical(NamedTuple):
-    """Columns come in the order of correlations; those past a side's rank are zero, as are correlations."""
+    """Canonical form; columns are in the order of correlations, and columns and correlations past a side's rank are zero."""
 
     correlations: jax.Array  # (min(d_x, d_y),)
     x: "Side"
@@ -36,24 +36,25 @@ class Side(NamedTuple):
     directions: jax.Array  # A (d, min(d_x, d_y))
     loadings: jax.Array  # X' H, of the same shape
     rank: jax.Array  # int32
-    smallest: jax.Array  # smallest kept singular value of X, relative to the largest
-    dropped: jax.Array  # largest one that is not kept, alike; 0 where there is none
+    smallest: jax.Array  # smallest kept singular value of X, relative to the largest one
+    dropped: jax.Array  # largest dropped singular value, relative to the largest one; 0 without any
 
 
 class _Whitening(NamedTuple):
-    """X W orthonormal in the kept directions, zero in the others; X' X W = `loadings`."""
+    """A map W such that X W is orthonormal in the kept directions and zero in the others; X' X W = `loadings`."""
 
     transform: jax.Array
     loadings: jax.Array
-    kept: jax.Array  # bool (d,), of columns of `transform`
-    dropped: jax.Array  # as of `Side`
+    kept: jax.Array  # bool (d,), for columns of `transform`
+    dropped: jax.Array  # as in `Side`
 
 
 def whiten(x, rcond):
-    """An orthonormal basis (n, d) of the directions of X that `canonical` keeps, X' times it (d, d), and the rank.
+    """Return an orthonormal basis (n, d) of the directions of X that `canonical` keeps, X' times it (d, d), and the
+    rank.
 
-    Columns for directions not kept are zero. The singular values of the product of two such bases are the correlations.
-    For X as in `canonical`; no derivatives.
+    Columns for dropped directions are zero. The singular values of the product of two such bases are the correlations.
+    X is as in `canonical`; no derivatives.
     """
     whitening, condition = _whiten_gram(matmul(transposed(x), x))
 
@@ -70,16 +71,16 @@ def whiten(x, rcond):
 
 
 def _condition_limit(dtype, rcond):
-    """Of a Gram matrix, up to which its Cholesky factor will do: accurate, and no direction is to be dropped."""
+    """Return the largest condition number of a Gram matrix for which Cholesky is accurate and no direction is dropped."""
     return min(GRAM_CONDITION / math.sqrt(jnp.finfo(dtype).eps), 1 / max(rcond, 1e-30) ** 2)
 
 
 def canonical(x, y, rcond):
-    """`Canonical` of X (n, d_x) and Y (n, d_y), whose columns are centred and of norm 1 or 0, with d_x, d_y <= n.
+    """Return the `Canonical` form of X (n, d_x) and Y (n, d_y), with centred columns of norm 1 or 0 and d_x, d_y <= n.
 
-    Directions with singular values up to rcond times the largest are left out. Derivatives hold at constant rank;
-    those of `directions` and `loadings` moreover where correlations are distinct (two that agree to rounding are taken
-    not to rotate into each other), and directions are moved within the span of X' only.
+    Directions with singular values up to rcond times the largest one are dropped. Derivatives are valid at constant
+    rank. Those of `directions` and `loadings` also require distinct correlations (correlations equal up to rounding are
+    treated as not rotating into each other), and move directions within the span of X' only.
     """
     correlations, a, b, x_loadings, y_loadings, *ranks, x_dropped, y_dropped = _canonical(rcond, x, y)
     count = correlations.shape[0]
@@ -100,7 +101,7 @@ def canonical(x, y, rcond):
 
 
 def _smallest_singular_value(loadings, rank):
-    # Here and not in `_canonical`, so that under `jit` nobody pays for it who does not ask.
+    # Outside of `_canonical`, so that under `jit` it is computed only where it is used.
     s = jnp.linalg.svd(lax.stop_gradient(loadings), compute_uv=False)
     return s[rank - 1] * reciprocal(s[0])
 
@@ -130,7 +131,7 @@ def _canonical(rcond, x, y):
     accurate = (x_condition <= limit) & (y_condition <= limit)
     cross, x_whitening, y_whitening = lax.cond(accurate, by_cholesky, by_triangular, None)
     p, correlations, qt = jnp.linalg.svd(cross)
-    # Both bases are orthonormal to rounding, so no more than rounding is cut off here.
+    # Both bases are orthonormal up to rounding, so this removes rounding alone.
     correlations = jnp.minimum(correlations, 1)
     common = jnp.minimum(x_whitening.kept.sum(dtype=jnp.int32), y_whitening.kept.sum(dtype=jnp.int32))
     correlations = jnp.where(jnp.arange(len(correlations), dtype=jnp.int32) < common, correlations, 0 * correlations)
@@ -148,12 +149,15 @@ def _canonical(rcond, x, y):
 
 
 def _replace_zero_columns(x_gram):
-    """The Gram matrix with 1 for a column of zeros: within the range of the others' eigenvalues, whose mean is 1."""
+    """Return the Gram matrix with 1 on the diagonal for zero columns.
+
+    1 is within the range of the other eigenvalues, whose mean is 1.
+    """
     return x_gram + jnp.diag(jnp.where(jnp.diagonal(x_gram) == 0, 1, 0).astype(x_gram.dtype))
 
 
 def _whiten_gram(x_gram):
-    """`_Whitening` and an upper bound of the Gram matrix's condition number."""
+    """Return the `_Whitening` from the Cholesky factor, and an upper bound of the Gram matrix's condition number."""
     nonzero = ~(jnp.diagonal(x_gram) == 0)
     x_gram = _replace_zero_columns(x_gram)
     factor = jnp.linalg.cholesky(x_gram)
@@ -164,7 +168,7 @@ def _whiten_gram(x_gram):
 
 
 def _norm_bound(symmetric):
-    """No less than the largest eigenvalue, at most the root of the size times it."""
+    """Return an upper bound of the largest eigenvalue, at most the root of the size times it."""
     return jnp.minimum(jnp.abs(symmetric).sum(0).max(), jnp.sqrt((symmetric**2).sum()))
 
 
@@ -184,14 +188,14 @@ def _canonical_jvp(rcond, primals, tangents):
     correlations, a, b, x_loadings, y_loadings, *_ = outputs
     count = len(correlations)
     h, k = matmul(x, a), matmul(y, b)
-    # With H moved orthogonally to its span, dA = -A H' dX A. H' K then changes by `cross_change`, and rotations of both
-    # sides make it diagonal again (the derivative of an SVD).
+    # With H moving orthogonally to its span, dA = -A H' dX A. Then H' K changes by `cross_change`, and rotations of
+    # both sides make it diagonal again (the derivative of an SVD).
     dxa, dyb = matmul(dx, a), matmul(dy, b)
     x_within, y_within = matmul(h.T, dxa), matmul(k.T, dyb)
     sigma = jnp.zeros((h.shape[1], k.shape[1]), h.dtype).at[jnp.arange(count), jnp.arange(count)].set(correlations)
     cross_change = matmul(dxa.T, k) - matmul(x_within.T, sigma) + matmul(h.T, dyb) - matmul(sigma, y_within)
     x_rotation, y_rotation = _rotations(correlations, cross_change)
-    # The diagonal of `cross_change` again, for a gradient of correlations alone that costs no square products.
+    # The diagonal of `cross_change` again: a gradient of correlations alone then needs no square products.
     d_correlations = _column_products(dxa[:, :count], k[:, :count] - h[:, :count] * correlations[None])
     d_correlations += _column_products(dyb[:, :count], h[:, :count] - k[:, :count] * correlations[None])
     tangents_out = (
@@ -210,7 +214,7 @@ def _column_products(left, right):
 
 
 def _rotations(correlations, cross_change):
-    """Antisymmetric Omega_x, Omega_y with `cross_change` = Omega_x Sigma + d Sigma - Sigma Omega_y."""
+    """Return antisymmetric Omega_x, Omega_y with `change` = Omega_x Sigma + d Sigma - Sigma Omega_y."""
     rows, columns = cross_change.shape
     size = max(rows, columns)
     cross_change = jnp.pad(cross_change, ((0, size - rows), (0, size - columns)))

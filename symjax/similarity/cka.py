@@ -36,95 +36,124 @@ from symjax.similarity.split_measure import SplitMeasure
 
 KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
-MANY_EXAMPLES = 4096  # from which, for many pairs, kernel matrices are not kept if features are far fewer
-_TOLERANCE, _NEGLIGIBLE = (
-    1e-4,
-    50,
-)  # of squared distances over the squared bandwidth: allowed rounding; from where kernels are 0
-INACCURATE = -4  # in the place of a value of which the diagonals of kernels have left no digits
-SMALL_ANGLE = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
+MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
+_ROUNDING = 1e-4  # allowed rounding of squared distances over the squared bandwidth
+_NEGLIGIBLE = 50  # squared distance over the squared bandwidth from which kernel entries are negligible
+INACCURATE = -4  # stands for a value of which subtracting the kernels' diagonals left no digits
+SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit in the cosine
 
 
 def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K and L kernel matrices of the examples.
+    """Centred kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), for kernel matrices K, L of
+    examples.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        estimator: of HSIC (`hsic`). "song", unbiased, is near 0 for independent data; "gretton", biased and as in
-            Kornblith et al., tends to 1 with p, q / n, and so, later, does "lange": of independent Gaussian data with
-            n = 50, p = q = 5000 they make -.03, .99 and .66.
-        kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)) with s^2 = `bandwidth`^2 times the
-            median of |x_i - x_j|^2 over all pairs of different examples, for x and for y. Distances come from products
-            of examples, and from their differences, n^2 (p + q) operations that are no matrix product, where products
-            would lose their digits, as with examples in groups far from each other.
-        bandwidth: a positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
-        maps: how maps become examples: "flatten" (the published way), "pixels" or "pool", see `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
-        form: "gram" takes n^2 (p + q) operations and memory n^2, "features" n (p^2 + p q + q^2) and is for the linear
-            kernel alone; both give the same. "auto" takes the cheaper.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
+            default float, half precisions float32).
+        estimator: estimator of HSIC (see `hsic`). "song" is unbiased and near 0 for independent data. "gretton" is
+            biased, as in Kornblith et al., and tends to 1 with growing p / n and q / n; so does "lange", more slowly.
+            For independent Gaussian data with n = 50 and p = q = 5000 they give -.03, .99 and .66.
+        kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)), where s^2 is `bandwidth`^2 times the
+            median of |x_i - x_j|^2 over all pairs of different examples, for x and y separately. Distances are computed
+            from inner products. Where these would lose the digits, as for examples in distant clusters, they are
+            computed from differences: n^2 (p + q) operations outside of matrix products.
+        bandwidth: positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
+        maps: conversion of maps to examples: "flatten" (as published), "pixels" or "pool"; see `as_matrix`.
+        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
+            "nchw".
+        form: "gram" takes n^2 (p + q) operations and n^2 memory; "features" takes n (p^2 + p q + q^2) operations and
+            supports the linear kernel only. Both give the same value. "auto" takes the cheaper one.
 
     Returns:
-        0-d array in [-1, 1] ([0, 1] for "gretton"): negative values are legitimate estimates of small ones. NaN where
-        all examples of x or of y are equal, with "rbf" where half of the pairs are, and with "song" and "rbf" where
-        but one example differs from the others: of such kernels U-centring leaves nothing. Symmetric. Invariant under
-        translation, isotropic scaling and orthogonal transformations.
+        0-d array in [-1, 1] ([0, 1] for "gretton"); negative values are valid estimates of small ones. NaN where all
+        examples of x or of y are equal; for "rbf" where half of the pairs are equal; for "song" with "rbf" where only
+        one example differs from the others, since U-centring makes such kernels 0. Symmetric. Invariant to translation,
+        isotropic scaling and orthogonal transformations.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
-            unknown option; a bandwidth that is not positive; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; fewer than 4 examples for "song" and "lange"; an
+            unknown option; a bandwidth that is not positive; concrete NaN or infinite entries.
+
+    Reference: Kornblith et al. 2019, equation 4; for the estimators see `hsic`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cka
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{cka(x, 3 * x[:, ::-1] + 1):.3f}")  # permuted, scaled and translated
+        1.000
     """
     return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form))
 
 
 def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """arccos(CKA(x, y)), the angle between the centred kernel matrices (Williams et al. 2021, supplement).
+    """arccos(CKA(x, y)), the angle between the centred kernel matrices.
 
-    A metric on centred kernel matrices up to a factor, for every estimator, since each is an inner product. Arguments,
-    errors and invariances are those of `cka`.
+    A metric on centred kernel matrices up to scaling, for every estimator, since each is an inner product.
+
+    Args, Raises and invariances: as for `cka`.
 
     Returns:
-        0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 of equal arrays. Exact near 0 with the Gram form; with that
-        of features off by up to the root of the rounding error there, 5e-4 in float32.
+        0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 for equal arrays. Accurate near 0 in the Gram form. The form
+        of features has an error up to the root of the rounding error there, 5e-4 in float32.
+
+    Reference: Williams et al. 2021, supplement.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cka_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{cka_distance(x, x):.3f}")
+        0.000
     """
     return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
 
 
 def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
-    """Linear CKA with every channel centred and at unit norm, over examples and pixels, before maps are flattened.
+    """Linear CKA after centring each channel and scaling it to unit norm, over examples and pixels, before flattening.
 
-    What Godfrey et al. 2022 publish as "orthogonal CKA". For their figures: normalising makes it invariant under
-    positive diagonal matrices, and takes the invariance under orthogonal ones that `cka` has.
+    Godfrey et al. 2022 publish it as "orthogonal CKA". Normalization makes it invariant to positive diagonal matrices,
+    but it loses the invariance of `cka` to orthogonal matrices.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        estimator, layout, form: as of `cka`.
+        estimator, layout, form: as in `cka`.
 
     Returns:
-        0-d array in [-1, 1]. A channel that is constant counts as absent; NaN where all are. Symmetric. Invariant under
-        translation, isotropic and positive diagonal scaling, permutations and flips of signs.
+        0-d array in [-1, 1]. Constant channels are ignored; NaN where all are constant. Symmetric. Invariant to
+        translation, isotropic and positive diagonal scaling, permutations and sign flips.
 
     Raises:
         InputError: as `cka`.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import channel_normalized_cka
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{channel_normalized_cka(x, x * np.arange(1, 5)):.3f}")
+        1.000
     """
     x, y = (_unit_channels(z) for z in paired_representations(x, y, layout=layout, translation_invariant=True))
     return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
 
 
 def cosine(a, b):
-    """Of two arrays of one shape. NaN where one is zero."""
+    """Return the cosine of the angle between two arrays of one shape; NaN where one is zero."""
     (a, _), (b, _) = unit_norm(a), unit_norm(b)
     return ratio((a * b).sum(), (a * a).sum(), (b * b).sum())
 
 
 def angle(a, b):
-    """Of two arrays of one shape, exact near 0 and pi too, where the cosine has lost it. NaN where one is zero."""
+    """Return the angle between two arrays of one shape, accurate also near 0 and pi; NaN where one is zero."""
     (a, a_norm), (b, b_norm) = unit_norm(a), unit_norm(b)
     result = zero_if_equal(2 * jnp.arctan2(safe_sqrt(((a - b) ** 2).sum()), safe_sqrt(((a + b) ** 2).sum())), a, b)
     return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, result)
 
 
 def arccos(similarity):
-    """arccos with a derivative of zero where the true one is infinite."""
+    """arccos with derivative zero where the true derivative is infinite."""
     inside = jnp.abs(similarity) < 1
     ends = jnp.where(similarity > 0, 0.0, jnp.pi).astype(similarity.dtype)
     ends = jnp.where(jnp.isnan(similarity), similarity, ends)
@@ -143,8 +172,10 @@ def split(
     normalized=False,
     as_angle=False,
 ):
-    """`cka` in two parts. With form "auto", feature form for over 4096 examples with under an eighth as many features
-    on average; each kernel matrix is computed once, so that the gram form is the cheaper one sooner than for one pair.
+    """Return `cka` as a `SplitMeasure`.
+
+    form="auto" takes the form of features for over 4096 examples with less than an eighth as many features on average.
+    The Gram form is preferred more often than for one pair, since each kernel matrix is computed once.
     """
     if form == "auto":
         rows, widths = zip(*(matrix_shape(shape, maps) for shape in shapes), strict=True)
@@ -184,7 +215,7 @@ def split(
 
 
 def split_kernels(kernel_of, estimator, as_angle):
-    """The cosine of two centred kernel matrices, or their angle, as `SplitMeasure`."""
+    """Return the cosine of two centred kernel matrices, or their angle, as a `SplitMeasure`."""
 
     def prepare(x):
         kernel, norm = unit_norm(centre_kernel(kernel_of(x), estimator))
@@ -205,12 +236,12 @@ def split_kernels(kernel_of, estimator, as_angle):
 
 
 def _check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form):
-    """The arguments of `_cka`."""
+    """Check the arguments of `cka` and return those of `_cka`."""
     x, y = as_pair(x, y, maps, layout=layout, translation_invariant=True)
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
     one_of("form", form, FORMS)
-    bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX takes no integers from 2**31 on
+    bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX rejects integers from 2**31 on
     if kernel == "rbf" and form == "features":
         raise InputError("form: got 'features', expected 'gram' or 'auto' for the kernel 'rbf'")
     form = cheaper_form(x, y, kernel) if form == "auto" else form
@@ -244,24 +275,24 @@ def _unit_channels(x):
 
 
 def ratio(cross, x_power, y_power):
-    """<a, b> / (|a| |b|) of <a, b>, <a, a> and <b, b>, clipped to [-1, 1], which only rounding leaves."""
+    """Return <a, b> / (|a| |b|) from <a, b>, <a, a> and <b, b>, clipped to [-1, 1] against rounding."""
     return jnp.clip(cross / (jnp.sqrt(x_power) * jnp.sqrt(y_power)), -1, 1)  # the product itself can overflow
 
 
 def kernel_of(x, kernel, bandwidth):
-    """The kernel matrix of x, whose bulk lies about the origin."""
+    """Return the kernel matrix of x, whose bulk lies around the origin."""
     products = gram(x)
     if kernel == "linear":
         return products
     squares = jnp.diagonal(products)
     sizes = squares[:, None] + squares[None, :]
     squared_distances = jnp.maximum(sizes - 2 * products, 0)
-    # Of distances that count in the kernel, which are not large beside the median, the rounding of the products is.
+    # Rounding of the products matters for distances that count in the kernel: those not much larger than the median.
     median = _median(squared_distances)
     scale = bandwidth**2 * median
     noise = 4 * float(jnp.finfo(x.dtype).eps) * sizes
     off_diagonal = ~jnp.eye(len(x), dtype=bool)
-    inaccurate = (off_diagonal & (noise > _TOLERANCE * scale) & (squared_distances - noise < _NEGLIGIBLE * scale)).any()
+    inaccurate = (off_diagonal & (noise > _ROUNDING * scale) & (squared_distances - noise < _NEGLIGIBLE * scale)).any()
 
     def from_differences(x):
         squared_distances = lax.map(jax.checkpoint(lambda row: ((x - row[None]) ** 2).sum(1)), x)
@@ -274,7 +305,7 @@ def kernel_of(x, kernel, bandwidth):
 
 
 def _median(squared_distances):
-    """Over pairs of different examples."""
+    """Return the median over pairs of different examples."""
     return jnp.median(squared_distances[jnp.triu_indices(len(squared_distances), 1)])
 
 

@@ -1,4 +1,4 @@
-"""CCA of maps, frequency by frequency."""
+"""CCA of maps at each spatial frequency."""
 
 import math
 from functools import lru_cache, partial
@@ -22,38 +22,39 @@ from symjax.spelling import one_line
 
 
 class FourierCCA(NamedTuple):
-    """CCA at each of f_h x f_w frequencies; the others of a real map are conjugate to these and give the same."""
+    """CCA at each of f_h x f_w frequencies; the remaining frequencies of a real map are conjugate and give the same values."""
 
     correlations: jax.Array  # (f_h, f_w, k), descending, in [0, 1], k = min(c_x, c_y)
-    mean_correlations: jax.Array  # (f_h, f_w), over as many as the smaller rank; NaN where that is 0
+    mean_correlations: jax.Array  # (f_h, f_w), sum over the smaller rank; NaN where that is 0
     x_rank: jax.Array  # int32 (f_h, f_w)
     y_rank: jax.Array
-    rows: jax.Array  # int32 (f_h,), vertical frequencies, in periods a map
-    columns: jax.Array  # int32 (f_w,), horizontal frequencies, 0 or more
-    weights: jax.Array  # (f_w,), how many frequencies of the full transform a column stands for: 1 or 2
+    rows: jax.Array  # int32 (f_h,), vertical frequencies, in periods per map
+    columns: jax.Array  # int32 (f_w,), horizontal frequencies, nonnegative
+    weights: jax.Array  # (f_w,), number of frequencies of the full transform that a column represents: 1 or 2
 
     __repr__ = one_line
 
 
 def fourier_cca(x, y, *, layout=None, rcond=None):
-    """CCA of the channels of two maps at each spatial frequency ("DFT CCA", Raghu et al. 2017, section 3.1).
+    """CCA of the channels of two maps at each spatial frequency ("DFT CCA").
 
-    The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix for each frequency,
-    so layers that are convolutions of each other correlate by 1 everywhere. At each frequency the n complex vectors of
-    channels are centred and their canonical correlations are the singular values of Qx* Qy, as in `cca`. Half of the
-    frequencies are computed (those of `jnp.fft.rfft2`); the maps are real.
+    The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix per frequency.
+    Layers that are convolutions of each other therefore have correlation 1 everywhere. At each frequency the n complex
+    vectors of channels are centred, and their canonical correlations are the singular values of Qx* Qy, as in `cca`.
+    Half of the frequencies are computed (those of `jnp.fft.rfft2`), since maps are real.
 
-    Maps of different sizes are compared at the frequencies that both have, as if resized by cropping the
-    spectrum: along an axis where sizes differ, those under half the smaller size. (At half of an even size a map has a
-    frequency and its negative in one number, and a larger map has two.) A matrix (n, d) is a map of one pixel, and
-    this is `cca`.
+    Maps of different sizes are compared at their common frequencies, as if resized by cropping the spectrum. Along an
+    axis where sizes differ, these are the frequencies under half the smaller size. (At half of an even size, a map has
+    one number for a frequency and its negative, but a larger map has two.) A matrix (n, d) is a map of one pixel, for
+    which the result is that of `cca`.
 
-    Derivatives: first ones, of correlations and of functions symmetric in those that coincide, at constant rank.
+    Derivatives: first derivatives of correlations, and of functions symmetric in those that coincide, at constant rank.
 
     Args:
         x: (n, h, w, c_x), floating (integers become the default float, half precisions float32).
         y: (n, h', w', c_y).
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
+            "nchw".
         rcond: as in `cca`.
 
     Returns:
@@ -62,6 +63,16 @@ def fourier_cca(x, y, *, layout=None, rcond=None):
     Raises:
         InputError: x or y not as above, different numbers of examples, fewer than 2; rcond not in [0, 1); concrete NaN
             or infinite entries.
+
+    Reference: Raghu et al. 2017, section 3.1.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import fourier_cca
+        >>> x = np.random.default_rng(0).normal(size=(16, 4, 4, 2))
+        >>> result = fourier_cca(x, np.roll(x, 1, axis=2))  # cyclic shift
+        >>> result.correlations.shape, float(result.mean_correlations.min().round(4))
+        ((4, 3, 2), 1.0)
     """
     x, y = as_map_pair(x, y, layout=layout, translation_invariant=True)
     warn_of_few_examples(x.shape[0], x.shape[-1], y.shape[-1])
@@ -88,18 +99,18 @@ def _fourier_cca(x, y, rcond):
 
 
 def _frequencies(size, other):
-    """(rows, columns): those that maps of both sizes (h, w) have, without what is conjugate to another."""
+    """Return (rows, columns): the common frequencies of maps of both sizes (h, w), without conjugate ones."""
     (h, w), (other_h, other_w) = size, other
     return _shared_frequencies(h, other_h), np.unique(np.abs(_shared_frequencies(w, other_w)))
 
 
 def _weights(columns, width):
-    """How many frequencies of the full transform of `width` a column stands for."""
+    """Return how many frequencies of the full transform of `width` each column represents."""
     return jnp.where((columns == 0) | (2 * columns == width), 1, 2)
 
 
 def _shared_frequencies(size, other):
-    """Frequencies that axes of both sizes have, in the order of the transform: 0, 1, ..., -1."""
+    """Return the common frequencies of axes of both sizes in the order of the transform: 0, 1, ..., -1."""
     if size == other:
         return np.fft.fftfreq(size, 1 / size).round().astype(int)
     top = (min(size, other) - 1) // 2
@@ -107,12 +118,12 @@ def _shared_frequencies(size, other):
 
 
 def _spectrum(x, rows, columns):
-    """(frequencies, n, c), centred, and 0 where there is nothing but rounding."""
-    x = x / magnitude(x, (0, 1, 2), keepdims=True)  # of each channel, which no correlation feels
+    """Return the spectrum of centred maps (frequencies, n, c), exactly 0 where it is at rounding level."""
+    x = x / magnitude(x, (0, 1, 2), keepdims=True)  # correlations do not depend on scales
     centred, _ = centre(x, (0,))
     spectrum = jnp.fft.rfft2(centred, axes=(1, 2))[:, rows][:, :, columns]
     spectrum = spectrum.transpose(1, 2, 0, 3).reshape(len(rows) * len(columns), x.shape[0], x.shape[3])
-    # The numbers as they came are rounded, alike at all frequencies, and so is what the transform adds up.
+    # Rounding errors of the given numbers are equal at all frequencies; so are those of the transform's sums.
     power, summed = norms(x, (0, 1, 2)), math.sqrt(x.shape[1] * x.shape[2]) * norms(centred, (0, 1, 2))
     return jax.vmap(zero_rounding, (0, None))(spectrum, jnp.maximum(power, summed).reshape(1, -1))
 
@@ -122,7 +133,7 @@ def _correlations_by_frequency(x, y, rcond):
 
 
 def _correlations(x, y, rcond):
-    """Canonical correlations of complex X (n, c_x) and Y (n, c_y), and ranks, with the derivative of correlations."""
+    """Return canonical correlations of complex X (n, c_x) and Y (n, c_y), and ranks; correlations have derivatives."""
     count = min(x.shape[1], y.shape[1])
     constant_x, constant_y = lax.stop_gradient((x, y))
     (x_basis, x_transform, x_rank), (y_basis, y_transform, y_rank) = (
@@ -133,8 +144,8 @@ def _correlations(x, y, rcond):
     correlations = jnp.minimum(correlations, 1)
     used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(x_rank, y_rank)
     correlations = jnp.where(used, correlations, 0 * correlations)
-    # d rho_i = Re <d x a_i, k_i - rho_i h_i> + Re <d y b_i, h_i - rho_i k_i>, with h = X a and k = Y b: linear in X
-    # and Y, so a term that is zero (less itself, without a derivative) carries it.
+    # d rho_i = Re <d x a_i, k_i - rho_i h_i> + Re <d y b_i, h_i - rho_i k_i>, with h = X a and k = Y b, is linear in X
+    # and Y. Hence a term of value zero (X less a constant equal to X) has this derivative.
     p, q = masked(p, used), masked(adjoint(qh), used)
     a, b, h, k = matmul(x_transform, p), matmul(y_transform, q), matmul(x_basis, p), matmul(y_basis, q)
     a, b, h, k, rho = hold_constant((a, b, h, k, correlations.astype(x.dtype)), (x, y))
@@ -144,7 +155,7 @@ def _correlations(x, y, rcond):
 
 def _basis(x, rcond):
     u, s, vh = jnp.linalg.svd(x, full_matrices=False)
-    kept = ~(s <= rcond * s[0])  # a NaN is kept
+    kept = ~(s <= rcond * s[0])  # NaN counts as kept
     transform = adjoint(vh) * masked(reciprocal(s), kept).astype(x.dtype)[None]
     return masked(u, kept), transform, kept.sum(dtype=jnp.int32)
 
@@ -154,25 +165,34 @@ def _inner(left, right):
 
 
 def fourier_cca_similarity(x, y, *, layout=None, rcond=None):
-    """The mean of `fourier_cca` over correlations, then over all frequencies of the full transform: 0-d, in [0, 1].
+    """Mean of `fourier_cca` over correlations, then over all frequencies of the full transform.
 
-    Frequencies at which a side is constant have no correlation and are left out; NaN where none is left. Symmetric.
-    Invariant to translation and invertible linear maps of channels, and to cyclic shifts of either side's maps.
+    Args and Raises: as for `fourier_cca`.
 
-    Args and Raises: as `fourier_cca`.
+    Returns:
+        0-d array in [0, 1]. Frequencies at which a side is constant have no correlation and are left out; NaN where
+        none remains. Symmetric. Invariant to translation and invertible linear maps of channels, and to cyclic shifts
+        of either side's maps.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import fourier_cca_similarity
+        >>> x = np.random.default_rng(0).normal(size=(16, 4, 4, 2))
+        >>> print(f"{fourier_cca_similarity(x, np.roll(x, 1, axis=2)):.3f}")
+        1.000
     """
     result = fourier_cca(x, y, layout=layout, rcond=rcond)
     return _mean(result.correlations.sum(-1), jnp.minimum(result.x_rank, result.y_rank), result.weights)
 
 
 def _mean(totals, ranks, weights):
-    """Of correlations over ranks, then over frequencies, from the totals (f_h, f_w) of the former."""
+    """Return the mean over ranks and then over frequencies, from sums of correlations (f_h, f_w)."""
     weights = jnp.where(ranks > 0, weights, 0)
     return (weights * totals / jnp.maximum(ranks, 1).astype(weights.dtype)).sum() / weights.sum()
 
 
 class Spectrum(NamedTuple):
-    """Of one representation."""
+    """The data of one representation that `split` needs besides the basis."""
 
     rank: jax.Array  # int32 (f_h, f_w)
     size: jax.Array  # (h, w, 0), whose shape is that of the maps
@@ -180,7 +200,7 @@ class Spectrum(NamedTuple):
 
 @lru_cache(maxsize=64)
 def split(shapes, *, rcond=None):
-    """`fourier_cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
+    """Return `fourier_cca_similarity` as a `SplitMeasure`. Where `rcond` is None, the default depends on each side's width."""
 
     def prepare(x):
         x = as_maps(x, layout="nhwc")
@@ -205,7 +225,7 @@ def split(shapes, *, rcond=None):
 
 
 def _over_frequencies(fn):
-    """Over the frequencies, for programs that several devices run at once: see `parallel.use_cores`."""
+    """Map fn over frequencies, in a form that several devices can run at once; see `parallel.use_cores`."""
     return parallel.each(fn, parallel.default_execution())
 
 
@@ -222,7 +242,7 @@ def _select_frequencies(data, frequencies):
 
 
 def _products_by_frequency(a, b):
-    """Qx* Qy at each frequency for all pairs of (i, p, n, f_h, f_w) and (j, q, n, f_h, f_w): (i, j, f_h, f_w, p, q)."""
+    """Return Qx* Qy at each frequency for all pairs of (i, p, n, f_h, f_w) and (j, q, n, f_h, f_w): (i, j, f_h, f_w, p, q)."""
     return jnp.einsum("ipnhw,jqnhw->ijhwpq", a.conj(), b, precision="highest")
 
 

@@ -1,18 +1,19 @@
 """The Hilbert-Schmidt independence criterion: three estimators, each an inner product of centred kernel matrices.
 
-With H = 1 - 11'/n, and K, L kernel matrices (n, n), symmetric:
+With H = 1 - 11'/n and symmetric kernel matrices K, L (n, n):
 
     gretton   <H K H, H L H> / (n - 1)^2: biased. Gretton et al. 2005 ("HSIC_0"); Kornblith et al. 2019, equation 3.
-    song      <U(K), U(L)> / (n (n - 3)), U the U-centring of Szekely and Rizzo 2014, which leaves a zero diagonal and
-              zero row sums: unbiased. Equal to Song et al. 2012, equation 5 ("HSIC_1"),
-              (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), diagonals set to zero.
-    lange     the same with H K H, its diagonal set to zero, for U(K): centre first, then drop the diagonal, as the code
-              of Lange et al. 2023 has it. Biased all the same: centring spreads the diagonal over the rest, which tells
-              where there are many more features than examples.
+    song      <U(K), U(L)> / (n (n - 3)): unbiased. U is the U-centring of Szekely and Rizzo 2014, whose result has a
+              zero diagonal and zero row sums. Equal to Song et al. 2012, equation 5 ("HSIC_1"),
+              (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), with zero diagonals.
+    lange     as song, with H K H after setting its diagonal to zero in place of U(K): centre, then remove the diagonal,
+              as in the code of Lange et al. 2023. Biased: centring spreads the diagonal over the other entries, which
+              matters with many more features than examples.
 
-Centring first has two uses: it is done once per representation, not per pair; and the published sum of three large
-terms that nearly cancel is never formed. Of kernel matrices that are already centred, H K H = K, all three need nothing
-but <K, L> and the diagonals, which for the linear kernel K = X X' come from X alone: `hsic_of_features`.
+Centring first has two advantages. It is done once per representation and not per pair, and the published sum of three
+large terms that nearly cancel is never computed. For kernel matrices that are already centred, H K H = K, all three
+estimators depend on <K, L> and the diagonals alone. For the linear kernel K = X X' these follow from X alone:
+`hsic_of_features`.
 """
 
 import math
@@ -28,14 +29,12 @@ from symjax.errors import InputError
 from symjax.similarity.off_diagonal import centred_products, sums_of
 
 ESTIMATORS = ("song", "gretton", "lange")
-_LEAST_SHARE = (
-    1 / 64
-)  # what must be left of products of features when the diagonals are taken off, or two digits are lost
-_ROUNDING = 16  # times eps and the size of a kernel: what centring may leave of one that it should make 0
+_LEAST_SHARE = 1 / 64  # share of products that must remain after subtracting diagonals; otherwise two digits are lost
+_ROUNDING = 16  # times eps and the kernel's size: the largest rounding error of a kernel that centring makes 0
 
 
 def check_estimator(estimator, n=math.inf):
-    """Raises an `InputError` if the estimator is unknown or n examples are too few for it."""
+    """Raise an `InputError` if the estimator is unknown or n examples are too few for it."""
     one_of("estimator", estimator, ESTIMATORS)
     if n < min_examples_of(estimator):
         raise InputError(
@@ -48,19 +47,32 @@ def min_examples_of(estimator):
 
 
 def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers call them)
-    """The Hilbert-Schmidt independence criterion of two kernel matrices; the estimators are defined above.
+    """Return the Hilbert-Schmidt independence criterion of two kernel matrices.
+
+    With H = 1 - 11'/n, "gretton" is <H K H, H L H> / (n - 1)^2, and "song" is <U(K), U(L)> / (n (n - 3)) with
+    U-centring U. "lange" is "song" with H K H, its diagonal set to zero, in place of U(K).
 
     Args:
-        k, l: (n, n), symmetric; n at least 4, for "gretton" 2.
-        estimator: "song" (unbiased, may be negative), "gretton" (biased) or "lange".
+        k, l: (n, n), symmetric; n at least 4, or 2 for "gretton".
+        estimator: "song" (unbiased, may be negative), "gretton" (biased) or "lange" (biased).
 
     Returns:
-        0-d array. Unchanged by adding a_i + a_j to the entries (i, j) of a kernel matrix; "song" does not see their
-        diagonals.
+        0-d array. Adding a_i + a_j to the entries (i, j) of a kernel matrix does not change it; "song" does not depend
+        on the diagonals.
 
     Raises:
-        InputError: not square, sizes that differ, too few examples, unknown estimator; NaN in concrete input, or such
-            input that is not symmetric up to rounding.
+        InputError: not square, different sizes, too few examples, unknown estimator; concrete input with NaN or
+            infinite entries, or not symmetric up to rounding.
+
+    Reference: Song et al. 2012, equation 5; Gretton et al. 2005; Lange et al. 2023.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import hsic
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> k = x @ x.T
+        >>> print(f"{hsic(k, 2 * k) / hsic(k, k):.3f}")
+        2.000
     """
     k, l = (_kernel_matrix(name, value) for name, value in (("k", k), ("l", l)))  # noqa: E741
     if k.shape != l.shape:
@@ -70,12 +82,12 @@ def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers cal
 
 
 def normalizer(n, estimator):
-    """What the inner product of centred kernel matrices is divided by; a float: JAX takes no integers over 2^31."""
+    """Return the divisor of the inner product of centred kernel matrices; a float, since JAX rejects integers over 2^31."""
     return float((n - 1) ** 2 if estimator == "gretton" else n * (n - 3))
 
 
 def centre_kernel(k, estimator):
-    """The kernel matrix (n, n), centred so that inner products of such matrices are the estimator up to `normalizer`."""
+    """Centre the kernel matrix (n, n) so that inner products of the results are the estimator times `normalizer`."""
     if estimator != "song":
         k = _doubly_centred(k)
         return k if estimator == "gretton" else _without_diagonal(k)
@@ -83,17 +95,17 @@ def centre_kernel(k, estimator):
     k = _without_diagonal(k)
     rows = k.sum(0) / (n - 2)
     centred = _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
-    # Of a_i + a_j, as where one example alone differs from the others, nothing but rounding is left.
+    # Centring a_i + a_j, the kernel where only one example differs from the others, leaves only rounding.
     return jnp.where(jnp.abs(centred).max() <= _ROUNDING * float(jnp.finfo(k.dtype).eps) * jnp.abs(k).max(), 0, centred)
 
 
 def hsic_of_features(x, y, estimator):
-    """The estimator of the linear kernels of x (n, p) and y (n, q), of that of x alone and of y alone, up to
-    `normalizer`.
+    """Return the estimator of (K, L), (K, K) and (L, L), times `normalizer`, for linear kernels of x (n, p) and y (n,
+    q).
 
-    Costs n (p^2 + p q + q^2) and no memory of size n^2. No centring is needed, but no large offset either. Where the
-    diagonals of the kernels leave few digits of what is not on them, as where one example is huge, all is computed
-    again without them (`off_diagonal`). Kernels that are 0 up to rounding count as 0.
+    Takes n (p^2 + p q + q^2) operations and no memory of size n^2. x and y need no centring but should have no large
+    offset. Where subtracting the kernels' diagonals leaves few digits, as with one huge example, everything is computed
+    again without diagonals (`off_diagonal`). Kernels that are 0 up to rounding count as 0.
     """
     centred_x, centred_y = x - x.mean(0)[None], y - y.mean(0)[None]
     x_diagonal, y_diagonal = diagonal(centred_x), diagonal(centred_y)
@@ -112,7 +124,7 @@ def hsic_of_features(x, y, estimator):
 
 
 def hsic_without_diagonals(x, y, estimator):
-    """`hsic_of_features` for "song" and "lange", whatever the diagonals; 2 to 4 times as slow."""
+    """`hsic_of_features` for "song" and "lange", accurate for any diagonals; 2 to 4 times slower."""
     widths = x.shape[1], y.shape[1]
     if estimator == "lange":
         x, y = x - x.mean(0)[None], y - y.mean(0)[None]
@@ -122,27 +134,28 @@ def hsic_without_diagonals(x, y, estimator):
 
 
 def zero_rounding_products(centred, sums):
-    """The three products of centred kernels (2, 2), of which those that are 0 up to the rounding of `sums` are 0."""
+    """Return the three products of centred kernels (2, 2), set to 0 where they are at the rounding level of `sums`."""
     noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
-    live = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # a NaN is kept
-    centred = jnp.where(live[:, None] & live[None], centred, 0)
+    nonzero = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # NaN counts as nonzero
+    centred = jnp.where(nonzero[:, None] & nonzero[None], centred, 0)
     return centred[0, 1], centred[0, 0], centred[1, 1]
 
 
 def diagonal(x):
-    """Of X X'."""
+    """Return the diagonal of X X'."""
     return (x * x).sum(1)
 
 
 def power_of_features(x, diagonal, estimator):
-    """`hsic_of_product` of centred features with themselves, and whether the diagonal has left digits of it."""
+    """Return `hsic_of_product` of centred features with themselves, and whether subtracting the diagonal kept its digits."""
     products = matmul(x.T, x)
     power = hsic_of_product(products, diagonal, diagonal, estimator)
     return power, power > _LEAST_SHARE * lax.stop_gradient((products**2).sum())
 
 
 def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
-    """The estimator, up to `normalizer`, from X'Y of centred features and the diagonals (n,) of both kernel matrices.
+    """Return the estimator times `normalizer`, from X'Y of centred features and the diagonals (n,) of both kernel
+    matrices.
 
     <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """
@@ -153,7 +166,7 @@ def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
     diagonals = (x_diagonal * y_diagonal).sum()
     if estimator == "lange":
         return products - diagonals
-    # Off the diagonal, rows of X X' sum to minus its entry on the diagonal.
+    # The off-diagonal entries of a row of X X' sum to minus its diagonal entry.
     return products - n / (n - 2) * diagonals + x_diagonal.sum() / (n - 1) * (y_diagonal.sum() / (n - 2))
 
 
@@ -164,7 +177,7 @@ def _kernel_matrix(name, value):
     require_finite(name, value)
     if is_concrete(value):
         asymmetry = float(jnp.abs(value - value.T).max(initial=0))
-        # Products and exponentials round the two sides differently; features that are (n, n) are far from symmetric.
+        # The two sides of a kernel matrix may differ by rounding; features (n, n) are far from symmetric.
         if asymmetry > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
             raise InputError(
                 f"{name}: is not symmetric, entries differ by up to {asymmetry:.1e}; expected a kernel matrix"

@@ -1,4 +1,4 @@
-"""Principal component analysis, and the projection onto the directions that explain a share of the variance."""
+"""Principal component analysis, and projection to the directions that explain a share of the variance."""
 
 import math
 from typing import NamedTuple
@@ -23,11 +23,11 @@ from symjax.spelling import one_line
 
 
 class PCA(NamedTuple):
-    """Components are columns: (x - mean) @ components are the scores. k = min(n, d)."""
+    """Principal components, as columns: (x - mean) @ components are the scores. k = min(n, d)."""
 
     components: jax.Array  # (d, k), orthonormal
-    variances: jax.Array  # (k,), of the scores, descending, with n - 1
-    ratios: jax.Array  # (k,), of the total variance; NaN where that is 0
+    variances: jax.Array  # (k,), of the scores, descending, with divisor n - 1
+    ratios: jax.Array  # (k,), shares of the total variance; NaN where that is 0
     mean: jax.Array  # (d,)
 
     __repr__ = one_line
@@ -36,22 +36,35 @@ class PCA(NamedTuple):
 def pca(x, *, maps="pixels", layout=None):
     """Principal component analysis: orthonormal directions of descending variance.
 
-    Variances are s_i^2 / (n - 1) with s_i the singular values of the centred data (Pearson 1901), never eigenvalues of
-    a covariance matrix, so small ones are right too. The sign of a component is not determined.
+    Variances are s_i^2 / (n - 1), with s_i the singular values of the centred data. They are never computed as
+    eigenvalues of a covariance matrix, so small ones are accurate. The sign of a component is not determined.
 
-    Derivatives: of variances and ratios anywhere; of components where variances are distinct and, if n < d, within the
-    span of the data.
+    Derivatives are defined for variances and ratios everywhere, for components where variances are distinct, and within
+    the span of the data if n < d.
 
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
-        maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
+        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
+            "nchw".
 
     Returns:
         `PCA`.
 
     Raises:
         InputError: x not as above, fewer than 2 samples; concrete NaN or infinite entries.
+
+    Reference: Pearson 1901.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pca
+        >>> x = np.random.default_rng(0).normal(size=(16, 1)) * [3, 4, 0, 0]
+        >>> result = pca(x)
+        >>> result.ratios.round(4).tolist()
+        [1.0, 0.0, 0.0, 0.0]
+        >>> abs(result.components[:, 0]).round(4).tolist()
+        [0.6, 0.8, 0.0, 0.0]
     """
     return _pca(as_matrix(x, "x", maps, layout=layout))
 
@@ -71,10 +84,10 @@ def check_variance(variance):
 
 
 def leading_directions(centred, variance):
-    """Columns V (d, d), d <= n: an orthonormal basis of the fewest principal directions of centred data (n, d) that
-    explain `variance` of the whole; the others are zero.
+    """Return V (d, d), d <= n: an orthonormal basis of the fewest principal directions of centred data (n, d) that
+    explain the share `variance`; other columns are zero.
 
-    The derivative is that of the subspace: V moves orthogonally to itself. For what depends on the span of V alone.
+    The derivative is that of the subspace: V moves orthogonally to itself. For functions of the span of V alone.
     """
     return _split_subspace(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
 
@@ -82,7 +95,7 @@ def leading_directions(centred, variance):
 @jax.custom_jvp
 def _split_subspace(centred, variance):
     _, s, vt = jnp.linalg.svd(triangular_factor(centred), full_matrices=False)
-    # Tails from the small end, where a sum from the large end would have lost them. What is rounding is no direction.
+    # Tails are summed from the small end, to keep their digits. Directions at rounding level are dropped.
     tail = jnp.cumsum((s**2)[::-1])[::-1]
     rounding = 8 * float(jnp.finfo(s.dtype).eps) * math.sqrt(len(s)) * s[0]
     kept = ~(tail <= (1 - variance) * tail[0]) & ~(s <= rounding)
@@ -94,7 +107,7 @@ def _leading_jvp(primals, tangents):
     (centred, variance), (centred_dot, _) = primals, tangents
     outputs = first_order_only(
         _split_subspace(centred, variance), centred
-    )  # directions are not followed within subspaces
+    )  # no derivative of directions within subspaces
     basis, rest, s, kept = outputs
     gram_dot = matmul(centred_dot.T, matmul(centred, basis)) + matmul(centred.T, matmul(centred_dot, basis))
     gap = s[None, :] ** 2 - s[:, None] ** 2

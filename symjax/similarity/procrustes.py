@@ -1,4 +1,4 @@
-"""Procrustes distances: what is left between two representations after the best rotation, or the best permutation."""
+"""Procrustes distances: the distance of two representations after the best rotation, or the best permutation."""
 
 from functools import lru_cache, partial
 
@@ -18,25 +18,37 @@ from symjax.similarity.split_measure import SplitMeasure
 
 
 def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)` (Godfrey et al. 2022).
+    """Orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)`.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
-        center: whether each channel's mean is taken off first, as Williams et al. do; Godfrey et al. do not.
-        maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
-            neighbour; "flatten" and "pool" as in `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
+            default float, half precisions float32).
+        center: whether to subtract each channel's mean first, as in Williams et al.; Godfrey et al. do not.
+        maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
+            "flatten" and "pool" as in `as_matrix`.
+        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
+            "nchw".
         full_output: whether to return the alignment too.
 
     Returns:
-        0-d array in [1 - 1 / sqrt(2), 1]; with `full_output` also the `Rotation` that carries x nearest to y. NaN where
-        x or y is zero (constant, if centred). Symmetric. Invariant under orthogonal transformations and isotropic
-        scaling, if centred under translation.
+        0-d array in [1 - 1 / sqrt(2), 1]; with `full_output` also the `Rotation` that brings x nearest to y. NaN where
+        x or y is zero (with `center`: constant). Symmetric. Invariant to orthogonal transformations and isotropic
+        scaling, with `center` also to translation.
 
-        The derivative is that at the best rotation held fixed, which is right to first order.
+        The derivative holds the best rotation fixed; this is the exact first derivative.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import procrustes
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> similarity, rotation = procrustes(x, 3 * x[:, ::-1], full_output=True)
+        >>> print(f"{similarity:.3f} {rotation.scaling:.3f}")
+        1.000 3.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
     distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
@@ -44,21 +56,31 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
 
 
 def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm: sqrt(2 - 2 |x'y|_* / (|x| |y|)).
+    """Orthogonal Procrustes distance, min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm.
 
-    |.|_* is the nuclear norm. The narrower of both is filled up with zero channels. A metric, up to the invariances, on
-    representations of any width (Williams et al. 2021, without whitening).
+    It equals sqrt(2 - 2 |x'y|_* / (|x| |y|)), with the nuclear norm |.|_*. The narrower side is padded with zero
+    channels. A metric, up to the invariances, on representations of any width (Williams et al. 2021, without
+    whitening).
 
     Args:
-        x, y, center, maps, layout, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        0-d array in [0, sqrt(2)], or this and the `Rotation`, as `procrustes`. Computed as the norm of what is left, so
-        that near 0 it does not drown in the rounding errors of 2 - 2 |x'y|_*, with a rotation that is refined there:
-        right to about the rounding of x / |x| and y / |y|. Of equal arrays exactly 0.
+        0-d array in [0, sqrt(2)]; with `full_output` also the `Rotation`, as in `procrustes`. It is computed as the
+        norm of the difference, with a rotation that is refined near 0. Small distances are therefore accurate to about
+        the rounding of x / |x| and y / |y|, and not only to that of 2 - 2 |x'y|_*. Exactly 0 for equal arrays.
 
     Raises:
         InputError: as `procrustes`.
+
+    Reference: Williams et al. 2021.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import procrustes_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{procrustes_distance(x, x):.3f}")
+        0.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
     distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
@@ -69,15 +91,25 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, fu
     """Permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
 
     Args:
-        x, y, center, maps, layout, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout
-        (of centred data, if centred). NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic
-        scaling, if centred under translation.
+        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| for all (of
+        centred data with `center`). NaN where x or y is zero. Symmetric. Invariant to permutations and isotropic
+        scaling, with `center` also to translation.
 
     Raises:
         InputError: as `procrustes`.
+
+    Reference: Williams et al. 2021.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import permutation_procrustes
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> similarity, matching = permutation_procrustes(x, 3 * x[:, ::-1], full_output=True)
+        >>> print(f"{similarity:.3f} {matching.permutation.tolist()}")
+        1.000 [3, 2, 1, 0]
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
     distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
@@ -85,20 +117,29 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, fu
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021).
+    """Permutation Procrustes distance, min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm.
 
-    The narrower of both is filled up with zero channels. Linear assignment, exact, on the host. A metric, up to the
-    invariances, on representations of one width, and on nonnegative ones of any width: negative inner products may make
-    it pay to fill up further than that.
+    The narrower side is padded with zero channels. Linear assignment, exact, on the host. A metric, up to the
+    invariances, on representations of equal width and on nonnegative ones of any width. (With negative inner products,
+    padding both sides further can reduce the distance.)
 
     Args:
-        x, y, center, maps, layout, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        0-d array in [0, 2], or this and the `Matching`, as `permutation_procrustes`.
+        0-d array in [0, 2]; with `full_output` also the `Matching`, as in `permutation_procrustes`.
 
     Raises:
         InputError: as `procrustes`.
+
+    Reference: Williams et al. 2021.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import permutation_procrustes_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{permutation_procrustes_distance(x, 3 * x[:, ::-1]):.3f}")
+        0.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
     distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
@@ -109,20 +150,20 @@ def _paired_samples(x, y, maps, layout, center, full_output):
     return paired_samples(x, y, maps, layout=layout, translation_invariant=center and not full_output)
 
 
-_REFINE_BELOW = 0.05  # distances under which the rotation is refined
-_SIZE_STEP, _NUM_SIZES = 1e-4, 4  # of squared sizes of directions that are refined together
-SMALL_DISTANCE = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
+_REFINE_BELOW = 0.05  # distance below which the rotation is refined
+_SIZE_STEP, _NUM_SIZES = 1e-4, 4  # ratio and number of the squared sizes below which directions are refined together
+SMALL_DISTANCE = 0.2  # distances below it lose more than a digit when computed as the root of 2 - 2 s
 
 
 @lru_cache(maxsize=64)
-def split(shapes, *, center=False, maps="pixels", best_permutation=False, similarity=False):
-    """`procrustes` or `permutation_procrustes` in two parts; the rest of a `Prepared` says whether it is not zero."""
+def split(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
+    """Return `procrustes` or `permutation_procrustes` as a `SplitMeasure`; `Prepared.aux` says whether the side is nonzero."""
 
     def prepare(x):
         x = samples_or_maps(x, maps)
         data, norm = unit_norm(centred(x) if center else x)
         data = channels_first(data)
-        if not best_permutation and len(data) > data[0].size:  # in coordinates of its row space
+        if not permuted and len(data) > data[0].size:  # use coordinates of the row space
             data = to_row_space(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
         return Prepared(data, norm > 0)
 
@@ -131,14 +172,14 @@ def split(shapes, *, center=False, maps="pixels", best_permutation=False, simila
         return 1 - distance / 2 if similarity else distance
 
     def finish(cross, a, b):
-        if best_permutation:
+        if permuted:
             inner = matched_sum(cross, assign(cross.T)[0])
         else:
             inner = jnp.linalg.svd(cross, compute_uv=False).sum()
         return value(safe_sqrt(2 - 2 * inner), a, b)
 
     def exact(a, b):
-        if best_permutation:
+        if permuted:
             distance = safe_sqrt(matching_residual_of_rows(a.data, b.data, *assign(matmul(b.data, a.data.T))))
         else:
             distance = _best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
@@ -148,7 +189,7 @@ def split(shapes, *, center=False, maps="pixels", best_permutation=False, simila
 
 
 def samples_or_maps(x, maps):
-    """A matrix, or where pixels are samples the maps as they are, since their size may have to be changed."""
+    """Return a matrix, or unchanged maps where pixels are samples, since their size may have to change later."""
     options = {"layout": "nhwc"}
     return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
 
@@ -158,9 +199,9 @@ def channels_first(x):
 
 
 def matched_sum(cross, permutation):
-    """The sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
+    """Return the sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
     chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
-    return chosen.sum() + 0 * cross.sum()  # a NaN is not passed over
+    return chosen.sum() + 0 * cross.sum()  # propagates NaN in unmatched entries
 
 
 def is_small_distance(similarity, value):
@@ -168,12 +209,12 @@ def is_small_distance(similarity, value):
 
 
 def matching_residual(x, y, selection):
-    """The sum of squares of y - x selection', and of the columns of x that `selection` (d_y, d_x) leaves out."""
+    """Return |y - x selection'|^2 plus the squared norms of columns of x that `selection` (d_y, d_x) leaves unmatched."""
     return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
 
 
 def matching_residual_of_rows(x, y, permutation, selection):
-    """`matching_residual` of channels in rows, by moving these."""
+    """Return `matching_residual` for channels in rows, by permuting rows."""
     matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
     return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()
 
@@ -194,7 +235,7 @@ def _rotate(x, y, center):
 
 
 def best_rotation(x, y, means):
-    """Distance and `Rotation` of x and y, from which `means` have been taken; rows of both may be rotated."""
+    """Return distance and `Rotation` of x and y, from which `means` were subtracted; rows of both may be rotated."""
     (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     if x.shape[1] >= y.shape[1]:
         distance, isometry = _best_isometry(y, x)
@@ -207,7 +248,7 @@ def best_rotation(x, y, means):
 
 
 def _best_isometry(narrow, wide):
-    """min |wide - narrow R| over R with orthonormal rows, and R."""
+    """Return min |wide - narrow R| over R with orthonormal rows, and R."""
     narrow_part, narrow_basis = _row_coordinates(narrow)
     wide_part, wide_basis = _row_coordinates(wide)
     left, _, right = jnp.linalg.svd(matmul(narrow_part.T, wide_part), full_matrices=False)
@@ -224,26 +265,26 @@ def _best_isometry(narrow, wide):
     if wide_basis is not None:
         isometry = matmul(isometry, wide_basis.T)
     isometry = lax.stop_gradient(isometry)
-    # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
-    # where singular values meet, is not needed.
+    # At the best R, the distance has the same derivative with R held fixed. The derivative of the SVD, which is
+    # undefined where singular values coincide, is not needed.
     isometry = hold_constant(isometry, (narrow, wide))
     distance = safe_sqrt(((wide - matmul(narrow, isometry)) ** 2).sum())
     return zero_if_equal(distance, narrow, wide), isometry
 
 
 def _refine_isometry(narrow, wide, isometry):
-    """A better R than that from X'Y, whose small singular values drown in the rounding of the large ones.
+    """Return a better R than the one from X'Y, whose small singular values are lost in the rounding of large ones.
 
-    Z = X R and Y are taken along the right singular vectors of Z. Of these, all, then the smaller ones alone, and so on
-    are rotated at their best among themselves. Directions of different size are then rotated by the solution W of
-    W Z'Z + Z'Z W = Z'Y - Y'Z, which is right to first order and has the digits that the size of each direction allows.
-    R itself and the identity being among the candidates, the result is no worse than they are.
+    Z = X R and Y are expressed in the right singular vectors of Z. All of these directions, then only the smaller ones,
+    and so on, are rotated optimally among themselves. Directions of different sizes are then rotated by the solution W
+    of W Z'Z + Z'Z W = Z'Y - Y'Z, which is right to first order, with the digits that the size of each direction allows.
+    R itself and the identity are among the candidates, so the result is at least as good.
     """
 
     def refine(turn, isometry):
-        best_rotation = matmul(narrow, isometry)
-        vectors = jnp.linalg.svd(triangular_factor(best_rotation))[2].T
-        z, y = matmul(best_rotation, vectors), matmul(wide, vectors)
+        rotated = matmul(narrow, isometry)
+        vectors = jnp.linalg.svd(triangular_factor(rotated))[2].T
+        z, y = matmul(rotated, vectors), matmul(wide, vectors)
         squares = (z**2).sum(0)
         small = squares <= squares.max() * _SIZE_STEP ** (turn % _NUM_SIZES)
         inner = jnp.where(small[:, None] & small[None], matmul(z.T, y), 0)
@@ -271,7 +312,7 @@ def _closer_isometry(narrow, wide, first, second):
 
 
 def _row_coordinates(x):
-    """Where x has fewer rows than columns: their coordinates in an orthonormal basis, and the basis (its columns)."""
+    """Return the rows of x in an orthonormal basis and this basis (as columns), if x has fewer rows than columns."""
     x = lax.stop_gradient(x)
     if x.shape[0] >= x.shape[1]:
         return x, None
@@ -285,7 +326,7 @@ def _permute(x, y, center):
 
 
 def best_permutation(x, y, means):
-    """Distance and `Matching` of x and y, from which `means` have been taken; rows of both may be rotated."""
+    """Return distance and `Matching` of x and y, from which `means` were subtracted; rows of both may be rotated."""
     (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
@@ -295,7 +336,7 @@ def best_permutation(x, y, means):
 
 
 def _centre_if(x, y, center):
-    """x, y and what has been taken from them."""
+    """Return x, y and the means that were subtracted."""
     if center:
         (x, x_mean), (y, y_mean) = centre(x), centre(y)
         return x, y, (x_mean, y_mean)
@@ -322,7 +363,7 @@ def _distance_of(name, fn, reference, most, invariances, split):
 
 
 _PERMUTATION_INVARIANCES = _SCALING | {"permutation"}
-_split_permuted = partial(split, best_permutation=True)
+_split_permuted = partial(split, permuted=True)
 
 MEASURES = (
     _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATION_INVARIANCES, split),

@@ -1,7 +1,6 @@
 """Similarity up to the symmetries of ReLU, permutations and positive scalings of channels (Godfrey et al. 2022).
 
-A channel that is dead (zero; for the kernel constant) counts as absent: it agrees with nothing, and both networks could
-be pruned of theirs without a change of the figures.
+Dead channels (zero; for the kernel, constant) are ignored. Removing them from the networks would not change the values.
 """
 
 import math
@@ -32,31 +31,43 @@ from symjax.similarity.procrustes import (
 from symjax.similarity.split_measure import SplitMeasure
 
 REDUCTIONS = ("max", "median")
-MAX_NUMBERS = 2**24  # numbers held at once where all channels are (the median)
+MAX_NUMBERS = 2**24  # largest number of entries in memory at once for the median
 
 
 def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
-    """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)` (Godfrey et al. 2022).
+    """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)`.
 
-    That is the published 1 - sqrt(d^2 / (4 C)), where their d is not divided by sqrt(C), but for dead channels: those
-    count in the published C and as perfect agreement.
+    It equals the published 1 - sqrt(d^2 / (4 C)), where d is not divided by sqrt(C), except for dead channels: these
+    count in the published C, and as perfect agreement.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
-        maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
-            neighbour; "flatten" and "pool" as in `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
+            default float, half precisions float32).
+        maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
+            "flatten" and "pool" as in `as_matrix`.
+        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
+            "nchw".
         full_output: whether to return the alignment too.
 
     Returns:
-        0-d array in [0, 1], for nonnegative features of one width at least 1 - 1 / sqrt(2); with `full_output` also the
-        `Matching`, the permutation and positive scaling that carry x to y. NaN where all channels of x or of y are
-        dead. Symmetric. Invariant under permutations and positive scalings.
+        0-d array in [0, 1], at least 1 - 1 / sqrt(2) for nonnegative features of equal width. With `full_output` also
+        the `Matching`: the permutation and positive scaling that map x to y. NaN where all channels of x or of y are
+        dead. Symmetric. Invariant to permutations and positive scalings.
 
-        The derivative is that at the best permutation held fixed, which is the true one wherever that is unique.
+        The derivative holds the best permutation fixed, which is exact where the permutation is unique.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_procrustes
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> similarity, matching = wreath_procrustes(x, x[:, ::-1] * np.arange(1, 5), full_output=True)
+        >>> print(f"{similarity:.3f} {matching.scaling.round(3).tolist()}")
+        1.000 [1.0, 2.0, 3.0, 4.0]
     """
     flag("full_output", full_output)
     x, y = paired_samples(x, y, maps, layout=layout)
@@ -65,20 +76,30 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
 
 
 def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=False):
-    """min over permutations P of |X - Y P| / sqrt(C) in the Frobenius norm, X and Y the channels at unit norm.
+    """G_ReLU-Procrustes distance, min over permutations P of |X - Y P| / sqrt(C), with X and Y the channels at unit
+    norm.
 
-    C is the greater number of channels that are not dead; the side with fewer is filled up with zero channels. Channels
-    are not centred. Linear assignment, exact, on the host. A metric, up to the invariances, on representations with
-    equally many living channels.
+    |.| is the Frobenius norm, and C the larger number of channels that are not dead. The side with fewer channels is
+    padded with zero channels. Channels are not centred. Linear assignment, exact, on the host. A metric, up to the
+    invariances, on representations with equal numbers of nonzero channels.
 
     Args:
-        x, y, maps, layout, full_output: as of `wreath_procrustes`.
+        x, y, maps, layout, full_output: as in `wreath_procrustes`.
 
     Returns:
-        0-d array in [0, 2], or this and the `Matching`, as `wreath_procrustes`.
+        0-d array in [0, 2]; with `full_output` also the `Matching`, as in `wreath_procrustes`.
 
     Raises:
         InputError: as `wreath_procrustes`.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_procrustes_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{wreath_procrustes_distance(x, x[:, ::-1] * np.arange(1, 5)):.3f}")
+        0.000
     """
     flag("full_output", full_output)
     x, y = paired_samples(x, y, maps, layout=layout)
@@ -87,40 +108,58 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=
 
 
 def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
-    """G_ReLU-CKA (Godfrey et al. 2022): CKA with K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
+    """G_ReLU-CKA: CKA with the kernel K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
 
-    H is x with every channel centred and at unit norm over examples and pixels. The max kernel is not positive
-    semidefinite. Time 2 n^2 h w c operations per side, one matrix product per channel; memory of a few n x n and of one
-    copy of x (the median: of `MAX_NUMBERS` numbers besides).
+    H is x with each channel centred and at unit norm over examples and pixels. The max kernel is not positive
+    semidefinite. Takes 2 n^2 h w c operations per side, as one matrix product per channel, and memory for a few n x n
+    matrices and one copy of x (for the median, and for `MAX_NUMBERS` numbers).
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        reduce: "max", or "median" over channels instead, of an even number the mean of the middle two.
-        estimator: of HSIC (`hsic`), "song" as published.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
+            default float, half precisions float32).
+        reduce: "max", or "median" over channels (for an even number the mean of the middle two).
+        estimator: estimator of HSIC (see `hsic`); "song" as published.
+        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
+            "nchw".
 
     Returns:
-        0-d array in [-1, 1]. A constant channel counts as absent; NaN where all are. Symmetric. Invariant under
-        translation, permutations, positive scalings, and also flips of signs, which the kernel does not see.
+        0-d array in [-1, 1]. Constant channels are ignored; NaN where all are constant. Symmetric. Invariant to
+        translation, permutations, positive scalings, and also to sign flips, which do not change the kernel.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
-            unknown option; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; fewer than 4 examples for "song" and "lange"; an
+            unknown option; concrete NaN or infinite entries.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_cka
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{wreath_cka(x, x[:, ::-1] * np.arange(1, 5)):.3f}")
+        1.000
     """
     return _wreath_cka(*_check_arguments(x, y, reduce, estimator, layout), cosine)
 
 
 def wreath_cka_distance(x, y, reduce="max", estimator="song", *, layout=None):
-    """arccos(`wreath_cka`), the angle between the centred kernel matrices, in [0, pi]: a metric on these.
+    """arccos(`wreath_cka`), the angle between the centred kernel matrices, 0-d, in [0, pi]: a metric on these matrices.
 
-    Args, errors and invariances: as of `wreath_cka`.
+    Args, Raises and invariances: as for `wreath_cka`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_cka_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{wreath_cka_distance(x, x):.3f}")
+        0.000
     """
     return _wreath_cka(*_check_arguments(x, y, reduce, estimator, layout), angle)
 
 
 def wreath_kernel(x, reduce="max"):
-    """The kernel matrix (n, n) of `wreath_cka` for maps (n, h, w, c)."""
-    channels = jnp.moveaxis(x, -1, 0).reshape(x.shape[-1], len(x), -1)  # each channel in one piece
+    """Return the kernel matrix (n, n) of `wreath_cka` for maps (n, h, w, c)."""
+    channels = jnp.moveaxis(x, -1, 0).reshape(x.shape[-1], len(x), -1)  # channels are contiguous
     if reduce == "median":
         return _median_kernel(channels)
     upper = jnp.zeros((len(x), len(x)), x.dtype)
@@ -131,7 +170,7 @@ def wreath_kernel(x, reduce="max"):
 
 @jax.jit
 def best_positive_matching(x, y):
-    """Distance and `Matching` of two matrices, whose rows may be rotated."""
+    """Return distance and `Matching` of two matrices, whose rows may be rotated."""
     (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
     matching = positive_matching(matmul(y.T, x), x_norm, y_norm)
     x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
@@ -141,13 +180,13 @@ def best_positive_matching(x, y):
 
 @lru_cache(maxsize=64)
 def split_cka(shapes, *, reduce="max", estimator="song", as_angle=False):
-    """`wreath_cka` in two parts."""
+    """Return `wreath_cka` as a `SplitMeasure`."""
     return split_kernels(lambda x: wreath_kernel(as_maps(x, layout="nhwc"), reduce), estimator, as_angle)
 
 
 @lru_cache(maxsize=64)
 def split_procrustes(shapes, *, maps="pixels", similarity=False):
-    """`wreath_procrustes` in two parts; the rest of a `Prepared` says which channels live."""
+    """Return `wreath_procrustes` as a `SplitMeasure`; `Prepared.aux` says which channels are nonzero."""
 
     def prepare(x):
         data, norms = unit_channels(samples_or_maps(x, maps))
@@ -189,7 +228,7 @@ def _wreath_cka(x, y, reduce, estimator, compare):
 
 @jax.custom_jvp
 def _max_strips(channels):
-    """Strips of the max kernel of channels (c, n, pixels)."""
+    """Return strips of the max kernel of channels (c, n, pixels)."""
     strips, _ = lax.scan(
         lambda best, h: (_map(jnp.maximum, best, _strips_of_channel(h)), None), _empty_strips(channels), channels
     )
@@ -198,7 +237,8 @@ def _max_strips(channels):
 
 @_max_strips.defjvp
 def _max_strips_jvp(primals, tangents):
-    # Autodiff would compare maxima that a compiler may have rounded in two ways. So the winner is kept, as a number.
+    # Autodiff compares the maxima with values that the compiler may round differently. The index of the winning
+    # channel does not depend on rounding.
     constant = lax.stop_gradient(primals[0])
 
     def update(carry, step):
@@ -216,7 +256,7 @@ def _max_strips_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _kernel_of_winners(strips, winner, channels):
-    """`strips`, the kernels of the channels `winner`, with derivatives of every order by `channels`."""
+    """Return `strips`, the kernels of the channels `winner`, with derivatives of every order by `channels`."""
     del winner, channels
     return strips
 
@@ -236,7 +276,7 @@ def _kernel_of_winners_jvp(primals, tangents):
 
 
 def _strips_of_channel(channel):
-    """Strips of the kernel of one channel (n, pixels); of a constant channel -inf, which no maximum takes."""
+    """Return strips of the kernel of one channel (n, pixels); -inf for a constant channel, so that no maximum selects it."""
     channel, norm = _standardized(channel)
     products = (
         matmul(channel[i : i + _strip_height(len(channel))], channel[i:].T) for i in _strip_starts(len(channel))
@@ -254,7 +294,7 @@ def _empty_strips(channels):
 
 
 def _strip_starts(n):
-    """First rows of the strips in which a symmetric (n, n) matrix is computed, each from its diagonal to the right."""
+    """Return the first rows of the strips of a symmetric (n, n) matrix; each strip begins at its diagonal block."""
     return range(0, n, _strip_height(n))
 
 
@@ -267,7 +307,7 @@ def _map(function, *trees):
 
 
 def _median_kernel(channels):
-    """The median over live channels; rows of the kernel in blocks, each with all channels at once."""
+    """Return the median over channels that vary; rows of the kernel in blocks, each for all channels at once."""
     channels, norm = lax.map(_standardized, channels)
     count = (norm > 0).sum()
     middle = jnp.stack([(count - 1) // 2, count // 2])
@@ -276,7 +316,7 @@ def _median_kernel(channels):
         gram = jnp.einsum("cp,cjp->jc", example, channels, precision="highest")
         ordered = jnp.sort(jnp.where(norm == 0, jnp.inf, gram), axis=-1)  # constant channels last
         median = ordered[:, middle].mean(-1)
-        return jnp.where(jnp.isnan(ordered[:, -1]), jnp.nan, median)  # NaN, sorted to the end, is not passed over
+        return jnp.where(jnp.isnan(ordered[:, -1]), jnp.nan, median)  # NaN is sorted to the end
 
     rows = max(1, MAX_NUMBERS // (channels.shape[0] * channels.shape[1]))
     return lax.map(row, jnp.moveaxis(channels, 1, 0), batch_size=min(rows, channels.shape[1]))
