@@ -9,13 +9,13 @@ from symjax.errors import InputError
 
 
 def real(name, value):
-    """`value` as a floating array of JAX's; integers and truth values become the default float."""
+    """Return `value` as a floating JAX array; integers and booleans become the default float."""
     if not isinstance(value, (jax.Array, bool, int, float)):
         value = any_array(name, value)
-        if value.dtype.kind in "iu":  # as floats, since JAX would cut off integers of 64 bits
+        if value.dtype.kind in "iu":  # as floats, since JAX would truncate 64-bit integers
             value = value.astype(jnp.result_type(float))
     try:
-        with np.errstate(over="ignore"):  # an infinity that comes of it is found later
+        with np.errstate(over="ignore"):  # callers check for infinities
             array = jnp.asarray(value)
     except (TypeError, ValueError, OverflowError):
         kind = getattr(value, "dtype", type(value).__name__)
@@ -28,14 +28,15 @@ def real(name, value):
 
 
 def scalar(name, value, expected, is_valid):
-    """`value`, a number, traced or one for which `is_valid`; an `InputError` that wants `expected` for anything else.
+    """Return `value` if it is a number, traced or with `is_valid(value)`; otherwise raise an `InputError` with
+    `expected`.
 
-    A concrete one is given back as a number of Python's, an integer that JAX would cut off or refuse as a float.
+    Concrete values are returned as Python numbers, and integers that JAX would truncate or reject as floats.
     """
     if is_concrete(value):
         try:
             valid = _is_number(value) and is_valid(number := float(value))
-        except (ValueError, OverflowError):  # of integers that no float can hold
+        except (ValueError, OverflowError):  # integers beyond the range of floats
             valid = False
         if valid and (abs(number) >= 2**31 or not isinstance(value, int)):
             value = number
@@ -47,7 +48,7 @@ def scalar(name, value, expected, is_valid):
 
 
 def _is_number(value):
-    """Whether it is a real number of Python's, NumPy's or JAX's, and no truth value."""
+    """Return whether it is a real number of Python, NumPy or JAX, and not a boolean."""
     if isinstance(value, (int, float)):
         return not isinstance(value, bool)
     dtype = getattr(value, "dtype", None)
@@ -55,7 +56,7 @@ def _is_number(value):
 
 
 def as_dtype(value, dtype):
-    """A number as an array of this type; infinite where it is beyond it."""
+    """Return a number as an array of this dtype; infinite where it exceeds the dtype's range."""
     with np.errstate(over="ignore"):
         return jnp.asarray(value, dtype)
 

@@ -1,7 +1,7 @@
-"""Sweeps of row and column thresholds, and semismooth Newton steps where those are slow.
+"""Sweeps of row and column thresholds, and semismooth Newton steps where sweeps converge slowly.
 
-Sweeps alone finish near the polytope. Far away they find the support to within a few entries, and a few Newton steps
-(Li, Sun, Toh 2020) finish: with the right support the dual is a quadratic, so the last step is exact.
+Sweeps alone suffice near the polytope. Far away they determine the support up to a few entries, and a few Newton steps
+(Li, Sun, Toh 2020) complete the solution: with the right support the dual is quadratic, so the last step is exact.
 """
 
 from functools import partial
@@ -12,22 +12,22 @@ from jax import lax
 from symjax.birkhoff.dual import axis_sum, excess, initial_state, make_state, matmul
 from symjax.birkhoff.laplacian import solve_laplacian
 
-FIRST_SWEEPS = 48  # before the first Newton step, from nothing, beside which they are cheap
-SWEEPS = 16  # before the first from given duals, and after each: they mend rows and columns that a long step emptied
-RATE_WINDOW = 4  # sweeps over which a rate of convergence is measured
+FIRST_SWEEPS = 48  # before the first Newton step without given duals; sweeps are cheap compared to it
+SWEEPS = 16  # before the first step with given duals, and after each step, which can leave empty rows and columns
+RATE_WINDOW = 4  # sweeps over which the rate of convergence is measured
 MAX_RELAXATION = 1.9
-THRESHOLD_STEPS = 8  # to a threshold, after which no more than rounding is left but for freaks
-RESCALE_RESIDUAL = 0.1  # residual after the first sweeps that calls for scaling down
-SCALE_STEP = 8  # between the stages of scaling
-COARSE_TOL = 1e-2  # residual at which a stage ends
+THRESHOLD_STEPS = 8  # Newton steps to a threshold; the residual is then at rounding level except on rare inputs
+RESCALE_RESIDUAL = 0.1  # residual after the first sweeps above which the matrix is scaled down
+SCALE_STEP = 8  # ratio of the scales of two stages
+COARSE_TOL = 1e-2  # residual at which a stage with s > 1 ends
 
 
 def newton(matrix, u, v, tol, max_iters):
-    """Solves for A / s, with s = 1 at once; but if the first sweeps leave a residual over `RESCALE_RESIDUAL`, s falls
-    from high.
+    """Solve with s = 1 for A / s; if the first sweeps leave a residual over `RESCALE_RESIDUAL`, decrease s from a large
+    value.
 
-    The duals of a large matrix are large too, and sweeps and damped Newton steps change them by little at a time. Those
-    of A / s, times s, are near those of A. Where rounding hides what a smaller s would change, the next is s = 1.
+    A large matrix has large duals, and sweeps and damped Newton steps change them by little at a time. The duals of A /
+    s, times s, are close to those of A. Where rounding hides the effect of a smaller s, the next stage is s = 1.
     """
     largest = jnp.abs(matrix).max()
     resolution = jnp.maximum(1, 4 * jnp.finfo(matrix.dtype).eps * largest)
@@ -57,7 +57,7 @@ def newton(matrix, u, v, tol, max_iters):
 
 
 def sweeps(matrix, u, v, tol, max_iters):
-    """Sweeps alone: all it takes near the polytope, and a quarter of the compilation."""
+    """Solve by sweeps alone: enough near the polytope, with a quarter of the compilation time."""
 
     def unfinished(state):
         return (state.residual > tol) & (state.iterations < max_iters)
@@ -65,12 +65,12 @@ def sweeps(matrix, u, v, tol, max_iters):
     def more(state):
         return _sweeps(state, tol, max_iters - state.iterations)
 
-    # Sweeps end by a residual that is half a sweep old; the new one may be over the tolerance still.
+    # Sweeps stop by a residual from half a sweep before; the current one may still exceed the tolerance.
     return lax.while_loop(unfinished, more, initial_state(matrix, u, v))
 
 
 def _solve_stage(state, tol, max_iters, first_sweeps, may_rescale):
-    """Sweeps and Newton steps in turns, until `tol`; or, where allowed, until the first sweeps show no promise."""
+    """Alternate sweeps and Newton steps until `tol`, or, if allowed, until the first sweeps leave a large residual."""
 
     def unfinished(carry):
         state, _, _, needs_scaling = carry
@@ -90,12 +90,13 @@ def _solve_stage(state, tol, max_iters, first_sweeps, may_rescale):
 
 
 def _sweeps(state, tol, count):
-    """Up to `count` sweeps: move each row's dual towards the threshold at which the row sums to one; then the columns'.
+    """Make up to `count` sweeps: move each row's dual towards the threshold where the row sums to one, then the
+    columns'.
 
-    Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence: fewer sweeps
-    where they are slow. Neither one step to a threshold nor over-relaxation lowers the dual objective for sure. So
-    where the residual has not fallen, thresholds are exact from then on, and over-relaxation is held back, more each
-    time: block coordinate descent in the end, which converges from anywhere.
+    Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence, reduces the
+    number of sweeps. Neither a single step to a threshold nor over-relaxation always decreases the dual objective.
+    Where the residual has not decreased, thresholds are exact from then on, and over-relaxation is limited more each
+    time. In the limit this is block coordinate descent, which converges from any point.
     """
 
     def unfinished(carry):
@@ -109,7 +110,7 @@ def _sweeps(state, tol, count):
         shifted = shifted - du[:, None]
         dv, columns = _threshold(shifted, 0, relaxation, steps)
         shifted = shifted - dv[None, :]
-        residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())  # as seen half a sweep ago
+        residual = jnp.maximum(jnp.abs(rows).max(), jnp.abs(columns).max())  # rows: half a sweep old
         due = (num_done + 1) % RATE_WINDOW == 0
         stalls += (due & (residual >= previous_residual) & (residual > floor)).astype(stalls.dtype)
         max_relaxation = 1 + (MAX_RELAXATION - 1) * 0.5 ** stalls.astype(residual.dtype)
@@ -126,7 +127,7 @@ def _sweeps(state, tol, count):
             residual,
         )
 
-    floor = 4 * len(state.u) ** 0.5 * float(jnp.finfo(state.u.dtype).eps)  # where rounding moves the residual
+    floor = 4 * len(state.u) ** 0.5 * float(jnp.finfo(state.u.dtype).eps)  # rounding level of the residual
     none, one = jnp.zeros_like(count), jnp.ones_like(tol)
     init = (state.shifted, state.u, state.v, none, one, none, jnp.full_like(tol, jnp.inf), state.residual)
     shifted, u, v, num_done, *_ = lax.while_loop(unfinished, sweep, init)
@@ -134,8 +135,8 @@ def _sweeps(state, tol, count):
 
 
 def _better_relaxation(relaxation, decrease):
-    # Young: a rate r seen with the factor w belongs to a spectral radius m, m^2 = (r + w - 1)^2 / (r w^2), for which
-    # 2 / (1 + sqrt(1 - m^2)) is best. Past that factor the rate is w - 1 and says nothing; then w stays.
+    # Young: a rate r observed with the factor w implies a spectral radius m, m^2 = (r + w - 1)^2 / (r w^2), for which
+    # the factor 2 / (1 + sqrt(1 - m^2)) is optimal. Above that factor the rate is w - 1 for every m; then keep w.
     rate = jnp.clip(decrease ** (1 / RATE_WINDOW), 1e-6, 0.9999)
     squared_radius = jnp.clip((rate + relaxation - 1) ** 2 / (rate * relaxation**2), 0, 0.9999)
     best = 2 / (1 + jnp.sqrt(1 - squared_radius))
@@ -143,11 +144,11 @@ def _better_relaxation(relaxation, decrease):
 
 
 def _threshold(shifted, axis, relaxation, steps):
-    """So many Newton steps towards the t with sum max(w - t, 0) = 1 along `axis`, and the sum, less one, at t = 0.
+    """Make Newton steps towards the t with sum max(w - t, 0) = 1 along `axis`; also return the sum minus one at t = 0.
 
-    The root lies between max w - 1 and max w - 1/n, and steps are kept between them. The sum is convex in t: the first
-    step may pass the root, from where on steps come closer. One is enough as a rule: the next sweep takes up the rest,
-    and the support seldom changes after a few.
+    The root lies between max w - 1 and max w - 1/n, and steps are clipped to this interval. The sum is convex in t: the
+    first step may pass the root, and later steps approach it. One step usually suffices, since the next sweep corrects
+    the rest, and the support seldom changes after a few.
     """
     largest, count = shifted.max(axis), shifted.shape[axis]
 
@@ -166,10 +167,10 @@ def _threshold(shifted, axis, relaxation, steps):
 def _newton_step(state, tol):
     support = (state.shifted > 0).astype(state.shifted.dtype)
     # Levenberg-Marquardt: damping in proportion to the residual keeps steps bounded where the Hessian is singular
-    # (a support graph in several pieces) and vanishes fast enough not to slow the end.
+    # (a support graph with several components) and vanishes fast enough to keep the final convergence rate.
     damping = 1e-3 * jnp.minimum(state.residual, 1)
     du, dv = solve_laplacian(support, state.rows, state.columns, damping=damping, rtol=1e-3, atol=tol / 4)
-    usable = jnp.isfinite(du).all() & jnp.isfinite(dv).all()  # else leave the progress to the sweeps
+    usable = jnp.isfinite(du).all() & jnp.isfinite(dv).all()  # otherwise make no step; sweeps follow
     du, dv = jnp.where(usable, du, 0), jnp.where(usable, dv, 0)
     length = _line_search(state, du, dv)
     du, dv = length * du, length * dv
@@ -177,9 +178,10 @@ def _newton_step(state, tol):
 
 
 def _line_search(state, du, dv):
-    """The step length at which the dual objective has (nearly) stopped falling along (du, dv).
+    """Return the step length along (du, dv) at which the dual objective (nearly) stops decreasing.
 
-    The slope is used, which rises with the length; near the minimum the objective has no digits left to compare.
+    The search uses the slope, which increases with the length; near the minimum, differences of the objective are lost
+    in rounding.
     """
     small = 0.1 * jnp.abs(matmul(state.rows, du) + matmul(state.columns, dv))
 

@@ -1,4 +1,4 @@
-"""Intertwiner groups of activations, and how they act on the weights of networks.
+"""Intertwiner groups of activations, and their action on the weights of networks.
 
 Godfrey et al. 2022 (arXiv 2205.14258), section 3.
 """

@@ -1,4 +1,4 @@
-"""Whether a matrix is in the intertwiner group of an activation, decided by numbers."""
+"""Numerical test whether a matrix is in the intertwiner group of an activation."""
 
 import math
 from collections.abc import Callable
@@ -15,27 +15,28 @@ from symjax.groups.matrix_groups import real_matrix
 from symjax.spelling import one_line
 
 SINGULAR_CONDITION = 1e12
-"""Condition numbers from here on are taken for infinite: float64 has four digits left."""
+"""Condition number from which a matrix counts as singular: float64 has four digits left."""
 
 MAX_ROUNDING = 1e-3
-"""Where rounding alone may make defects of this size and more, a small defect says nothing."""
+"""If rounding can cause defects from this size on, a small defect is not conclusive."""
 
 SQUARABLE = (1e-150, 1e150)
-"""Numbers between which float64 holds sums of squares."""
+"""Range of numbers whose sums of squares float64 can hold."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What `is_intertwiner` finds.
+    """The result of `is_intertwiner`; true where the verdict is True.
 
     Attributes:
-      verdict: True, False, or None where the numbers cannot tell (see `warning`).
-      matrix: B (n, n), the best there is, as float64 NumPy array; NaN where none could be computed.
-      offset: c (n,), zero unless asked for.
+      verdict: True, False, or None where the numbers are not conclusive (see `warning`).
+      matrix: the best B (n, n), as float64 NumPy array; NaN where none could be computed.
+      offset: c (n,), zero unless requested.
       defect: |s(A x) - B s(x) - c| / |s(A x)|, root mean squares over inputs that B was not fitted to; about 1e-15
-        where A intertwines. NaN where it cannot be computed.
-      condition: of A.
-      trouble: a sentence, or "" where there is none.
+          where A
+        intertwines. NaN where it cannot be computed.
+      condition: condition number of A.
+      warning: a sentence, or "" where there is none.
     """
 
     verdict: bool | None
@@ -61,28 +62,40 @@ def is_intertwiner(
     inputs: int | None = None,
     reach: float = 40.0,
 ) -> Decision:
-    """Decides whether s(A x) = B s(x) holds with some invertible B, for x with entries in [-reach, reach].
+    """Test whether s(A x) = B s(x) holds with an invertible B, for x with entries in [-reach, reach].
 
-    B is fitted by least squares to half of some random inputs x, of normal entries with lengths spread over two decades
-    (activations differ from homogeneous ones on one scale or another), and the defect is measured on the other half.
-    The verdict holds on that range alone: clip(x, 0, 1000) is ReLU as far as 40, and something else for a larger reach.
+    B is fitted by least squares to half of some random inputs x, whose entries are normal with lengths spread over two
+    decades (an activation can differ from a homogeneous one on any scale). The defect is measured on the other half.
+    The verdict is valid on this range alone: clip(x, 0, 1000) equals ReLU up to 40, but not for a larger reach.
 
-    All in float64, but the activation where it gives less. Then what rounding may do to the defect is estimated from
-    how s moves when its input moves by one rounding: defects up to that count as none, and `warning` says so. Where
-    it is 1e-3 or more (16-bit floats), a small defect leaves the verdict at None; a large one is a False all the same.
+    All computations are in float64, except for an activation that returns lower precision. In this case the effect of
+    rounding on the defect is estimated from the change of s when its input changes by one rounding: smaller defects
+    count as zero, and `warning` reports this. If the estimate is at least 1e-3 (16-bit floats), a small defect gives
+    the verdict None; a large one still gives False.
 
     Args:
-      activation: s, a function of JAX or NumPy arrays (m, n), rows being examples.
+      activation: s, a function of JAX or NumPy arrays (m, n) with examples in rows.
       matrix: A (n, n).
-      offset: look for s(A x) = B s(x) + c, as a bias after the activation allows.
-      tolerance: the defect up to which the verdict is True.
-      key: of the inputs; key 0 by default.
-      inputs: how many; 8 n + 64 by default.
-      reach: the largest absolute value of an entry of x.
+      offset: whether to fit s(A x) = B s(x) + c, which a bias after the activation allows.
+      tolerance: largest defect for the verdict True.
+      key: key of the inputs; by default key 0.
+      inputs: number of inputs; by default 8 n + 64.
+      reach: largest absolute value of an entry of x.
+
+    Returns:
+      `Decision`.
 
     Raises:
-      InputError: a reach that is not positive and finite, too few inputs, A is not a finite real square matrix, or the
-        activation does not keep shapes or gives no real numbers.
+      InputError: reach not positive and finite, too few inputs, A not a finite real square matrix, or an activation
+          that
+        does not keep shapes or does not return real numbers.
+
+    Example:
+      >>> import jax, numpy as np
+      >>> from symjax.groups import is_intertwiner
+      >>> scaling = np.diag([1.0, 2.0, 3.0])
+      >>> is_intertwiner(jax.nn.relu, scaling).verdict, is_intertwiner(jax.nn.gelu, scaling).verdict
+      (True, False)
     """
     matrix, offset = real_matrix(matrix), flag("offset", offset)
     n = len(matrix)
@@ -90,7 +103,7 @@ def is_intertwiner(
     reach = scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
     tolerance = scalar("tolerance", tolerance, "a number from 0", lambda value: 0 <= value < math.inf)
     condition = _condition(matrix)
-    with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore"):  # found below
+    with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore"):  # checked below
         x = np.array(_inputs(jax.random.key(0) if key is None else key, inputs, n))
         x *= reach / np.abs(x).max()
         (before, dtype), (after, _) = (_apply(activation, points) for points in (x, x @ matrix.T))
@@ -140,7 +153,7 @@ def _inputs(key, count, n):
 
 
 def _apply(activation, x):
-    """s(x) as float64, and the dtype that it was computed in."""
+    """Return s(x) as float64, and the dtype in which it was computed."""
     values = np.asarray(activation(x))
     if values.shape != x.shape:
         raise InputError(
@@ -152,7 +165,7 @@ def _apply(activation, x):
 
 
 def _condition(matrix) -> float:
-    """The ratio of the largest singular value to the smallest, of rows brought to one length: scales do no harm."""
+    """Return the condition number after scaling rows to equal length, so that different row sizes do not matter."""
     sizes = np.abs(matrix).max(axis=1, keepdims=True)
     if not (sizes > 0).all():
         return math.inf

@@ -1,7 +1,7 @@
-"""Similarity of representations: CCA and its relatives, CKA, Procrustes, and their forms for the symmetries of ReLU.
+"""Similarity of representations: CCA and its relatives, CKA, Procrustes, and variants for the symmetries of ReLU.
 
-Functions take two representations (n, d) or (n, h, w, c), examples first, and are pure: good under `jit`, `vmap` and
-`grad`. `MEASURES` lists those that return a number with what is known about each: reference, range, invariances.
+Functions take two representations (n, d) or (n, h, w, c), examples first. They are pure and work under `jit`, `vmap`
+and `grad`. `MEASURES` lists the functions that return a number, with their reference, range and invariances.
 """
 
 from symjax.similarity.alignment import Matching, Rotation

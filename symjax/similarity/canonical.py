@@ -25,7 +25,7 @@ GRAM_CONDITION = 4
 
 
 class Canonical(NamedTuple):
-    """Canonical form; columns are in the order of correlations, and columns and correlations past a side's rank are zero."""
+    """The canonical form, with columns in the order of correlations; those past a side's rank are zero."""
 
     correlations: jax.Array  # (min(d_x, d_y),)
     x: "Side"
@@ -71,7 +71,7 @@ def whiten(x, rcond):
 
 
 def _condition_limit(dtype, rcond):
-    """Return the largest condition number of a Gram matrix for which Cholesky is accurate and no direction is dropped."""
+    """Return the largest condition number of a Gram matrix at which Cholesky is accurate and drops no direction."""
     return min(GRAM_CONDITION / math.sqrt(jnp.finfo(dtype).eps), 1 / max(rcond, 1e-30) ** 2)
 
 

@@ -135,7 +135,10 @@ class ReducedData(NamedTuple):
 
 
 def cca_of_reduced(x, y, rcond, samples):
-    """Return the `CCA` of two `ReducedData`, in terms of their neurons; `samples` is a number or a 0-d array of their dtype."""
+    """Return the `CCA` of two `ReducedData`, in terms of their neurons.
+
+    `samples` is a number or a 0-d array of their dtype.
+    """
     result = canonical(x.data, y.data, rcond)
     count = min(len(x.mean), len(y.mean))
     deviation = jnp.sqrt(jnp.asarray(samples - 1, x.data.dtype))
@@ -279,7 +282,10 @@ def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
 
 @lru_cache(maxsize=64)
 def split(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
-    """Return `cca_similarity` as a `SplitMeasure`. Where `rcond` is None, the default depends on each side's own width."""
+    """Return `cca_similarity` as a `SplitMeasure`.
+
+    Where `rcond` is None, the default depends on each side's own width.
+    """
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
@@ -306,7 +312,10 @@ def check_pair(x, y, maps, layout, rcond, *, translation_invariant=False):
 
 
 def resolve_rcond(rcond, *sides):
-    """Return `rcond` as a float in [0, 1); by default the relative size that rounding gives a direction without variance."""
+    """Return `rcond` as a float in [0, 1).
+
+    By default the relative size that rounding gives a direction without variance.
+    """
     if rcond is None:
         return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
     if not is_concrete(rcond):
@@ -333,7 +342,7 @@ def warn_of_dropped_directions(x, y, rcond, *dropped):
 
 def few_examples_message(samples, x_width, y_width):
     """Return a message where so few samples of so many neurons fix some correlations, or None."""
-    # Two subspaces of an (n - 1)-dimensional space share at least d_x + d_y - (n - 1) dimensions; these have correlation 1.
+    # Two subspaces of n - 1 dimensions share at least d_x + d_y - (n - 1) dimensions, which have correlation 1.
     trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
     if trivial <= 0:
         return None

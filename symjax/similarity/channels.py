@@ -76,12 +76,18 @@ def centre(x, axes=None):
 
 
 def centred(x):
-    """Return `x` less the mean of each channel over all other axes; channels constant up to rounding become exactly zero."""
+    """Return `x` less the mean of each channel over all other axes.
+
+    Channels constant up to rounding become exactly zero.
+    """
     return centre(x)[0]
 
 
 def zero_rounding(x, size, axes=(0,)):
-    """Set `x` to 0 where its norm over `axes` is at the rounding level of data of norm `size` (with axes of length 1)."""
+    """Set `x` to 0 where its norm over `axes` is at the rounding level of data of norm `size`.
+
+    `size` has the axes with length 1.
+    """
     return jnp.where(norms(lax.stop_gradient(x), axes) <= _noise(x) * lax.stop_gradient(size), 0, x)
 
 
@@ -126,7 +132,10 @@ def _median_of_three(a, b, c):
 
 
 def unit_channels(x):
-    """Scale each channel to unit Euclidean norm over all other axes; return it with the norms. Zero channels stay zero."""
+    """Scale each channel to unit Euclidean norm over all other axes; return it with the norms.
+
+    Zero channels stay zero.
+    """
     return _unit_norm(x, tuple(range(x.ndim - 1)))
 
 

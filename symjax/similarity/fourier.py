@@ -22,7 +22,10 @@ from symjax.spelling import one_line
 
 
 class FourierCCA(NamedTuple):
-    """CCA at each of f_h x f_w frequencies; the remaining frequencies of a real map are conjugate and give the same values."""
+    """CCA at each of f_h x f_w frequencies.
+
+    The remaining frequencies of a real map are conjugate and give the same values.
+    """
 
     correlations: jax.Array  # (f_h, f_w, k), descending, in [0, 1], k = min(c_x, c_y)
     mean_correlations: jax.Array  # (f_h, f_w), sum over the smaller rank; NaN where that is 0
@@ -200,7 +203,10 @@ class Spectrum(NamedTuple):
 
 @lru_cache(maxsize=64)
 def split(shapes, *, rcond=None):
-    """Return `fourier_cca_similarity` as a `SplitMeasure`. Where `rcond` is None, the default depends on each side's width."""
+    """Return `fourier_cca_similarity` as a `SplitMeasure`.
+
+    Where `rcond` is None, the default depends on each side's width.
+    """
 
     def prepare(x):
         x = as_maps(x, layout="nhwc")
@@ -242,7 +248,7 @@ def _select_frequencies(data, frequencies):
 
 
 def _products_by_frequency(a, b):
-    """Return Qx* Qy at each frequency for all pairs of (i, p, n, f_h, f_w) and (j, q, n, f_h, f_w): (i, j, f_h, f_w, p, q)."""
+    """Return Qx* Qy at each frequency for all pairs of a (i, p, n, f_h, f_w) and b (j, q, n, f_h, f_w)."""
     return jnp.einsum("ipnhw,jqnhw->ijhwpq", a.conj(), b, precision="highest")
 
 

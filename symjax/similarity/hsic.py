@@ -82,7 +82,10 @@ def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers cal
 
 
 def normalizer(n, estimator):
-    """Return the divisor of the inner product of centred kernel matrices; a float, since JAX rejects integers over 2^31."""
+    """Return the divisor of the inner product of centred kernel matrices.
+
+    A float, since JAX rejects integers over 2^31.
+    """
     return float((n - 1) ** 2 if estimator == "gretton" else n * (n - 3))
 
 
@@ -147,7 +150,7 @@ def diagonal(x):
 
 
 def power_of_features(x, diagonal, estimator):
-    """Return `hsic_of_product` of centred features with themselves, and whether subtracting the diagonal kept its digits."""
+    """Return `hsic_of_product` of centred features with themselves, and whether it is accurate without the diagonal."""
     products = matmul(x.T, x)
     power = hsic_of_product(products, diagonal, diagonal, estimator)
     return power, power > _LEAST_SHARE * lax.stop_gradient((products**2).sum())

@@ -133,7 +133,10 @@ def from_row_space(directions, q):
 
 @jax.custom_jvp
 def triangular_factor(x):
-    """Return R of X = Q R (X itself for fewer rows than columns), for functions of R* R = X* X alone, with its derivative."""
+    """Return R of X = Q R, or X itself if it has fewer rows than columns, with a derivative.
+
+    For functions of R* R = X* X alone; the derivative is valid for such functions.
+    """
     return jnp.linalg.qr(x, mode="r") if x.shape[0] > x.shape[1] else x
 
 

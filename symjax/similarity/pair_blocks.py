@@ -213,7 +213,7 @@ def _edges(mask, max_edge):
 
 
 def _tiles(mask, edges):
-    """Return first indices (tiles, 2) of tiles that cover the mask; the last tiles are shifted to end with the block."""
+    """Return first indices (tiles, 2) of tiles that cover the mask; the last ones are shifted to end with the block."""
     missing = [-count % edge for count, edge in zip(mask.shape, edges, strict=True)]
     padded = np.pad(mask, [(0, missing[0]), (0, missing[1])])
     rows, columns = (size // edge for size, edge in zip(padded.shape, edges, strict=True))

@@ -78,7 +78,7 @@ def downsample(data, size):
 
 
 def upsample(data, size):
-    """Enlarge maps (..., h, w) of unit norm by nearest neighbour to `size`, a multiple of (h, w), and keep unit norm."""
+    """Enlarge maps (..., h, w) of unit norm by nearest neighbour to `size`, a multiple of (h, w), at unit norm."""
     if not size or data.shape[-2:] == tuple(size):
         return data
     factor = size[0] * size[1] // (data.shape[-2] * data.shape[-1])

@@ -176,7 +176,10 @@ class _Side:
         return Representations(tuple(arrays), dtype, padded)
 
     def require_in_range(self, dtype, translation_invariant):
-        """Subtract offsets that `dtype` would lose (`subtract_large_offset`); raise an `InputError` for values out of range."""
+        """Subtract offsets that `dtype` would lose (`subtract_large_offset`).
+
+        Raise an `InputError` for values out of range.
+        """
         layers = zip(self.layers, self.arrays, strict=True)
         self.arrays = tuple(self._subtract_large_offset(layer, array, translation_invariant) for layer, array in layers)
         for layer, array in zip(self.layers, self.arrays, strict=True):

@@ -157,7 +157,10 @@ SMALL_DISTANCE = 0.2  # distances below it lose more than a digit when computed 
 
 @lru_cache(maxsize=64)
 def split(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
-    """Return `procrustes` or `permutation_procrustes` as a `SplitMeasure`; `Prepared.aux` says whether the side is nonzero."""
+    """Return `procrustes` or `permutation_procrustes` as a `SplitMeasure`.
+
+    `Prepared.aux` says whether the side is nonzero.
+    """
 
     def prepare(x):
         x = samples_or_maps(x, maps)
@@ -209,7 +212,7 @@ def is_small_distance(similarity, value):
 
 
 def matching_residual(x, y, selection):
-    """Return |y - x selection'|^2 plus the squared norms of columns of x that `selection` (d_y, d_x) leaves unmatched."""
+    """Return |y - x selection'|^2 plus the squared norms of the columns of x that `selection` (d_y, d_x) leaves out."""
     return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
 
 

@@ -288,7 +288,10 @@ def _permutations(fn, x, y, key, count, batch_size):
 
 
 def _batch_size(x, y, examples, batch_size):
-    """Return the batch size of `lax.map`; None evaluates sequentially, since `vmap` evaluates both branches of conditions."""
+    """Return the batch size of `lax.map`.
+
+    None evaluates sequentially, since `vmap` evaluates both branches of conditions.
+    """
     if batch_size is None:
         batch_size = MAX_NUMBERS // (examples * (x[0].size + y[0].size + 2 * examples))
     else:
@@ -312,7 +315,10 @@ def _estimate(fn, x, y):
 
 
 def _format_result(result, template):
-    """Format a result's numbers by `template` for `repr`; for traced numbers and arrays of results return the shapes."""
+    """Format a result's numbers by `template` for `repr`.
+
+    For traced numbers and arrays of results return the shapes.
+    """
     parts = result._asdict()
     is_concrete_result = all(
         isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result

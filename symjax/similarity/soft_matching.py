@@ -136,7 +136,10 @@ def _best_transport(x, y, standardize):
 
 
 def _squared_distance(x, y, plan):
-    """Return sum_ij plan_ij |x_i - y_j|^2 from differences, which keep digits where |x_i|^2 + |y_j|^2 - 2 <x_i, y_j> cancels."""
+    """Return sum_ij plan_ij |x_i - y_j|^2 from differences.
+
+    They keep digits where |x_i|^2 + |y_j|^2 - 2 <x_i, y_j> cancels.
+    """
     p, q = plan.shape
     rows, columns = jnp.nonzero(plan, size=p + q - 1, fill_value=0)
     weights = jnp.where(jnp.arange(p + q - 1) < (plan != 0).sum(), plan[rows, columns], 0)

@@ -276,7 +276,10 @@ def _kernel_of_winners_jvp(primals, tangents):
 
 
 def _strips_of_channel(channel):
-    """Return strips of the kernel of one channel (n, pixels); -inf for a constant channel, so that no maximum selects it."""
+    """Return strips of the kernel of one channel (n, pixels).
+
+    -inf for a constant channel, so that no maximum selects it.
+    """
     channel, norm = _standardized(channel)
     products = (
         matmul(channel[i : i + _strip_height(len(channel))], channel[i:].T) for i in _strip_starts(len(channel))

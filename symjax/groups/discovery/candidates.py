@@ -1,4 +1,4 @@
-"""Spaces of channels that labels propose: channels that occur together on every axis of every variable."""
+"""Candidate spaces of channels from labels: channels that occur together on every axis of every variable."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -11,16 +11,20 @@ from symjax.groups.discovery.probe import Probe
 
 @dataclass(eq=False)
 class CandidateSpace:
-    """Channels that labels allow to permute, before anything is verified.
+    """Channels that labels allow to permute, before verification.
 
     Attributes:
-      size: how many.
-      axes: of parameters, in the order of the program; `leaves` are the numbers of the parameters.
+      size: the number of channels.
+      axes: axes of parameters, in program order.
+      leaves: the indices of these parameters.
       reads: for each axis, whether the program contracts it with data.
-      points: name of a value to the positions (channels, each) on its last axis; None where it does not hold them.
-      start: sorts cells by where the program uses them first.
-      families: of a cell that permutes parts the names of the parts, one tuple for each kind.
-      consistent: whether all parts have equal ones.
+      points: dict from the name of a value to positions (channels, positions each) on its last axis; None where the
+          value
+        does not hold the channels.
+      start: sort key: first use in the program.
+      name: unique name.
+      families: for a space that permutes parts, the names of the parts: one tuple per kind.
+      consistent: whether all parts have equal sizes.
     """
 
     size: int
@@ -35,7 +39,7 @@ class CandidateSpace:
 
 
 def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
-    """Sets of channels that occur on the same axes of all variables, children before their parents."""
+    """Return sets of channels that occur on the same axes of all variables, children before their parents."""
     labels = probe.labels
     rng, signature, rows = np.random.default_rng(0), np.zeros(labels.alive.shape, np.uint64), set()
     parents = defaultdict(set, {child: set(above) for child, above in labels.parents.items()})
@@ -54,7 +58,7 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
     first = np.full(labels.alive.shape, labels.count)
     np.minimum.at(first, labels.classes, np.arange(labels.count))
     places: dict = defaultdict(lambda: defaultdict(list))  # class to {axis of a parameter: positions}
-    reads = defaultdict(set)  # leaf to labels; what is read is known by its own labels, not by those that tie to them
+    reads = defaultdict(set)  # leaf to the labels themselves, not to labels tied to them
     for leaf, array in labels.reads:
         reads[leaf].update(array.ravel().tolist())
     reading = set()
@@ -104,7 +108,10 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
 
 
 def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
-    """The cells without those that meet others on an axis, unless it is to permute them; these come last."""
+    """Return the candidates without those that share positions with others, except for spaces and their parts.
+
+    Spaces that permute parts come last.
+    """
     acting_at, indexing_at, independent = defaultdict(set), defaultdict(set), []
     for candidate in sorted(
         candidates, key=lambda candidate: (bool(candidate.families), max(a.positions.shape[1] for a in candidate.axes))
@@ -128,7 +135,7 @@ def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
 
 
 def _record_positions(labels, places, row, fixed, key):
-    """Notes where each channel stands on an axis, by itself and as a part of others."""
+    """Record the positions of each channel on an axis, for the channel itself and for those that it is a part of."""
     times = Counter()
     for position, c in enumerate(row.tolist()):
         ancestors, new = set(), {c}
@@ -137,18 +144,18 @@ def _record_positions(labels, places, row, fixed, key):
             new = {p for child in new for p in labels.parents.get(child, ())} - ancestors
         for ancestor in ancestors - fixed - {c}:
             places[ancestor][*key, 0].append(position)
-        places[c][*key, times[c]].append(position)  # each time with an exponent of its own
+        places[c][*key, times[c]].append(position)  # each occurrence has its own exponent
         times[c] += 1
 
 
 def _position_array(positions: list[list[int]]) -> np.ndarray | None:
-    """(channels, positions of each), None where channels have different numbers of positions."""
+    """Return (channels, positions of each), or None where channels have different numbers of positions."""
     sizes = {len(p) for p in positions}
     return np.array(positions) if len(sizes) == 1 and sizes != {0} else None
 
 
 def _families(candidates, owner, parents):
-    """Notes which cells are moved by permuting their parents: heads move their channels."""
+    """Set the families: the candidates that a permutation of their parents moves, as heads move their channels."""
     children = defaultdict(lambda: defaultdict(list))
     for candidate in candidates:
         above = [{p for p in parents.get(c, ()) if p in owner} for c in owner if owner[c][0] is candidate]

@@ -1,4 +1,4 @@
-"""Powers of a channel's factor by which its parameters can be scaled: a null space of gradients."""
+"""Powers of a channel's factor by which its parameters can be scaled, from a null space of gradients."""
 
 from fractions import Fraction
 
@@ -9,11 +9,11 @@ from symjax.groups.discovery.action import Axis
 from symjax.groups.discovery.candidates import CandidateSpace
 
 TOLERANCE = 1e-4
-"""Errors of exponents from a null space; those that are proposed are integer, and verified."""
+"""Largest error of exponents from a null space; proposed exponents are rounded to integers and verified."""
 
 
 def gradients_needed(candidates) -> int:
-    """How many gradients give each space more equations than exponents."""
+    """Return the number of gradients with which each space has more equations than exponents."""
     return max(
         (-(-(len(candidate.axes) + 4) // candidate.size) + 3 for candidate in candidates if not candidate.families),
         default=0,
@@ -21,10 +21,11 @@ def gradients_needed(candidates) -> int:
 
 
 def exponents_of(candidate: CandidateSpace, products) -> list | None:
-    """The exponents e of a scaling of channels: Σ e_axis <gradient, parameters at the channel on that axis> = 0.
+    """Return the exponents e of a scaling of channels, with sum_axis e_axis <gradient, parameters at the channel> = 0.
 
-    Where there are several, those with -1 on all axes that read the channels and the least sum of |e|: through a batch
-    norm the affine parameters are scaled, and neither kernel nor statistics.
+    Where there are several solutions, return the one with -1 on all axes that read the channels and the least sum of
+    |e|: through a batch norm, it scales the affine parameters, and neither kernel nor statistics. None without a
+    solution.
     """
     pairs = list(zip(candidate.axes, candidate.leaves, strict=True))
     rows = np.concatenate([np.stack([_at_channels(axis, p[leaf]) for axis, leaf in pairs], 1) for p in products])
@@ -51,7 +52,7 @@ def exponents_of(candidate: CandidateSpace, products) -> list | None:
 
 
 def _at_channels(axis: Axis, product) -> np.ndarray:
-    """Sums of a leaf's entries at each channel."""
+    """Return the sums of a leaf's entries at each channel."""
     product = np.moveaxis(product, axis.axis, -1)
     index = [slice(None)] * product.ndim
     for d, i in axis.index:
@@ -60,7 +61,7 @@ def _at_channels(axis: Axis, product) -> np.ndarray:
 
 
 def _sparsest(basis, fixed_rows):
-    """The combination of columns with `pinned @ z = -1` and the least sum of absolute values; None without any."""
+    """Return the combination of columns with `fixed_rows @ z = -1` and the least sum of absolute values, or None."""
     left, values, right = np.linalg.svd(fixed_rows)
     rank = int((values > TOLERANCE * max(values[0], TOLERANCE)).sum())
     start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(fixed_rows))
@@ -81,7 +82,7 @@ def _sparsest(basis, fixed_rows):
 
 
 def _integers(vector) -> list:
-    """The smallest multiple that is integer, where there is one of small numbers; else the numbers as they are."""
+    """Return the smallest integer multiple of the vector if its numbers are small, otherwise the numbers themselves."""
     unit = np.abs(vector[np.abs(vector) > TOLERANCE]).min(initial=np.inf)
     vector = vector / unit
     for multiple in range(1, 7):

@@ -1,9 +1,9 @@
 """Discover the symmetries of the parameters of any JAX function.
 
-Three steps. Labels of channels in the jaxpr propose spaces of channels that can be permuted (`labels`, `candidates`).
-Gradients at random parameters and inputs propose by which powers of a channel's factor its parameters can be scaled: a
-null space (`exponents`). Then the function is evaluated, in float64, with parameters that a random element acted on:
-what changes it is rejected.
+There are three steps. Labels of channels in the jaxpr propose spaces of channels that can be permuted (`labels`,
+`candidates`). Gradients at random parameters and inputs propose the powers of a channel's factor by which its
+parameters can be scaled: a null space (`exponents`). Finally the function is evaluated in float64 with parameters that
+a random element acted on, and candidates that change it are rejected.
 """
 
 from collections import defaultdict
@@ -87,7 +87,7 @@ def _discover(probe: Probe) -> Symmetry:
 
 
 def _images(probe, space, checks) -> list | None:
-    """(matrix, named values before, after) for random elements of a space; None where one changes the function."""
+    """Return (matrix, named values before, after) for random elements of a space; None if one changes the function."""
     symmetry = Symmetry({space.name: space._replace(families=())}, probe.treedef, probe.shapes, {}, {})
     images = []
     for params, data, outputs, named in checks:
@@ -106,7 +106,7 @@ def _equal(before, after):
 
 
 def _power_at(name, space, positions, images):
-    """The power of an element that acts on a named value; None where none does."""
+    """Return the power of an element that acts on a named value, or None if no power does."""
     powers = (1, -1, 0, 2, -2, 3, -3, 4, -4) if positions is not None else (0,)
     for power in powers:
         for matrix, before, after in images:
@@ -121,7 +121,7 @@ def _power_at(name, space, positions, images):
 
 
 def _element(rng, group, size) -> np.ndarray:
-    """A random element of a group, and neither the identity nor without a sign."""
+    """Return a random element of a group; it is not the identity, and for signed groups it has a negative entry."""
     if not GROUPS[group].monomial:
         first, second = (np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(2))
         return first * (rng.uniform(0.5, 2, size) if group == "general_linear" else 1) @ second
@@ -134,7 +134,10 @@ def _element(rng, group, size) -> np.ndarray:
 
 
 def _candidate_actions(candidate: CandidateSpace, products) -> Iterator[tuple[str, list]]:
-    """Groups with exponents for the axes, the largest group first; the first that keeps the function is the one."""
+    """Yield groups with exponents for the axes, the largest group first.
+
+    The first that keeps the function is selected.
+    """
     count = len(candidate.axes)
     scaling = None if candidate.families else exponents_of(candidate, products)
     if scaling is not None:
@@ -150,7 +153,9 @@ def _candidate_actions(candidate: CandidateSpace, products) -> Iterator[tuple[st
             yield "orthogonal", [1] * count
         signs = [[1] * count, [int(not read) for read in candidate.reads]]
         writes = [i for i, read in enumerate(candidate.reads) if not read]
-        for bits in range(2 ** len(writes)) if len(writes) <= 6 else ():  # of all patterns that flip what is read
+        for bits in (
+            range(2 ** len(writes)) if len(writes) <= 6 else ()
+        ):  # try all sign patterns that flip the axes that read
             signs.append([1 - (i in writes and bits >> writes.index(i) & 1) for i in range(count)])
         for pattern in {tuple(s): s for s in signs}.values():
             yield "signed_permutation", pattern

@@ -1,6 +1,6 @@
-"""Linear CKA of all examples that came in batches, in fixed memory: it equals that of the whole data, in any order.
+"""Linear CKA of all examples of all batches in constant memory, equal to that of the whole data for any order.
 
-What is kept are sums over pairs of different examples (`off_diagonal`), about a point that the first batch decides.
+The state holds sums over pairs of different examples (`off_diagonal`), relative to a point that the first batch fixes.
 """
 
 from functools import partial
@@ -34,12 +34,14 @@ from symjax.similarity.streams.stream import (
     require_samples,
 )
 
-MAX_FEATURES = 2**14  # features of both sides, of whose square numbers the state consists: 1 GiB in float32
+MAX_FEATURES = 2**14  # of both sides together; the state has the square of this number: 1 GiB in float32
 
 
 class ExactState(NamedTuple):
-    count: jax.Array  # (2,) int32, of examples; see `stream.count_of`
-    scales: jax.Array  # (2,), of x and y
+    """The state: sums over pairs of different examples."""
+
+    count: jax.Array  # (2,) int32, number of examples; see `stream.count_of`
+    scales: jax.Array  # (2,), scales of x and y
     x_shift: jax.Array  # (p,)
     y_shift: jax.Array  # (q,)
     sums: OffDiagonalSums  # of ((x - x_shift) / scale, (y - y_shift) / scale)
@@ -53,8 +55,8 @@ def exact_cka_stream(estimator, maps, layout=None):
         p, q = x.shape[1], y.shape[1]
         if p + q > MAX_FEATURES:
             raise InputError(
-                f"x, y: got {p} and {q} features, expected at most {MAX_FEATURES} in all for a state of their products; "
-                "maps='pool' makes fewer, form='minibatch' needs none, but depends on the order of examples"
+                f"x, y: got {p} and {q} features, expected at most {MAX_FEATURES} in all, since the state holds their "
+                "products; use maps='pool', or form='minibatch', which depends on the order of examples"
             )
         zeros = (jnp.zeros(shape, x.dtype) for shape in (2, p, q))
         return ExactState(no_samples(), *zeros, zero_sums(p + q, x.dtype))
@@ -88,7 +90,7 @@ def _update(state, x, y, mask):
         rows, samples = slice(None), len(x)
     else:
         samples = mask.sum(dtype=jnp.int32)
-        rows = jnp.argsort(~mask)  # those that count come first
+        rows = jnp.argsort(~mask)  # unmasked rows first
     shifts, sides, scales = [], [], []
     for z, shift in ((x, state.x_shift), (y, state.y_shift)):
         shift = jnp.where(empty, ninther(z[rows], None if mask is None else jnp.maximum(samples, 1)), shift)

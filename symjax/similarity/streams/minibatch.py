@@ -1,13 +1,13 @@
-"""Minibatch CKA (Nguyen, Raghu, Kornblith 2021): HSIC averaged over batches, then the ratio.
+"""Minibatch CKA (Nguyen, Raghu, Kornblith 2021): the mean of HSIC over batches, then the ratio.
 
     CKA = mean_b HSIC(K_b, L_b) / sqrt(mean_b HSIC(K_b, K_b) mean_b HSIC(L_b, L_b)),
 
-each HSIC of the examples of one batch alone. With HSIC_1 ("song") and the linear kernel each mean is an unbiased
-estimate of that of the population, whatever the size of batches; what is not the same as CKA of the whole data is the
-noise, since pairs of examples from different batches are not looked at.
+where each HSIC is that of one batch's examples. With HSIC_1 ("song") and the linear kernel each mean is an unbiased
+estimate of the population's value, for any batch size. Its noise differs from that of CKA on the whole data, since
+pairs of examples from different batches are not compared.
 
-Batches of different sizes are weighted by their number of examples, so that every example counts alike; batches of one
-size, as published, count alike.
+Batches are weighted by their number of examples, so that all examples have equal weight. Batches of equal size, as
+published, have equal weight.
 """
 
 from functools import partial
@@ -40,40 +40,56 @@ FORMS = ("auto", "exact", "minibatch")
 
 
 class Means(NamedTuple):
-    count: jax.Array  # (2,) int32, of examples; see `stream.count_of`
-    scales: jax.Array  # (2,), sizes of x and y; the linear kernel goes with their squares
-    means: jax.Array  # (3,), of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
+    """The state: weighted means of HSIC over batches."""
+
+    count: jax.Array  # (2,) int32, number of examples; see `stream.count_of`
+    scales: jax.Array  # (2,), sizes of x and y; the linear kernel is proportional to their squares
+    means: jax.Array  # (3,), means of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
 
     __repr__ = one_line
 
 
 def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """`cka` of all examples that came in batches: exactly, or in the minibatch form of Nguyen et al. 2021.
+    """`cka` of all examples of all batches: exact, or in the minibatch form of Nguyen et al. 2021.
 
-    form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, whatever the order and the size
-    of batches. With D = p + q features in all, the state has D^2 + O(D) numbers; a batch of n costs n D (2 D + 128)
-    operations or more, a merge about D^2. Padding may be masked.
+    form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, for any order and size of
+    batches. With D = p + q features in all, the state has D^2 + O(D) numbers. A batch of n takes at least n D (2 D +
+    128) operations, a merge about D^2. Padding can be masked.
 
-    form="minibatch" averages the three HSIC over batches, weighted by examples, and takes the ratio then. The state has
-    5 numbers and a count; a batch costs what `cka` costs in the cheaper of its two forms. Of one batch it is `cka`; of
-    several it compares examples of one batch alone, and so depends on the order. Shuffle the data: of batches in random
-    order the three means of "song" have no bias, those of "gretton" and "lange" that of the batch size; of data sorted
-    by class each batch sees what varies within a class, and the value is another one (.86 where that of the whole is
-    .76). Kernel "rbf" takes the median of distances of each batch for itself, so that the three means then depend on
-    the batch size a little.
+    form="minibatch" averages the three HSIC over batches, weighted by examples, and then takes the ratio. The state has
+    5 numbers and a count, and a batch costs as much as `cka` in the cheaper of its two forms. For one batch it equals
+    `cka`. For several batches it compares examples within a batch only, so it depends on the order. Shuffle the data:
+    for batches in random order the three means are unbiased for "song", and have the bias of the batch size for
+    "gretton" and "lange". For data sorted by class, each batch shows the variation within a class alone, and the value
+    differs (.86 where `cka` of the whole data is .76). The kernel "rbf" uses each batch's own median of distances, so
+    the means depend slightly on the batch size.
 
     Args:
-        estimator, kernel, bandwidth, maps, layout: as of `cka`; the bandwidth is not traced.
-        form: "exact", "minibatch", or "auto", exact for the linear kernel and minibatch for "rbf".
+        estimator, kernel, bandwidth, maps, layout: as in `cka`; the bandwidth must not be traced.
+        form: "exact", "minibatch", or "auto": exact for the linear kernel and minibatch for "rbf".
 
     Returns:
-        `Stream`. finalize gives a 0-d array in [-1, 1]; NaN where x or y is constant, in the minibatch form within
-        every batch. Invariant as `cka`. No mask in the minibatch form: leave out a last batch that is too small.
+        `Stream`. finalize returns a 0-d array in [-1, 1]; NaN where x or y is constant, in the minibatch form where it
+        is constant within every batch. Invariances are those of `cka`. The minibatch form takes no mask: leave out a
+        last batch that is too small.
 
     Raises:
-        InputError: as `cka`; form="exact" with "rbf", or, of init, with more than 16384 features on both sides
-            together. Of every batch in the minibatch form: "song" and "lange" want 4 examples, "gretton" 2; a mask. Of
+        InputError: as `cka`; form="exact" with "rbf"; in init, more than 16384 features on both sides together. In the
+            minibatch form, for every batch: fewer than 4 examples for "song" and "lange" or 2 for "gretton"; a mask. In
             finalize: too few examples for the estimator, no batch.
+
+    Reference: Nguyen, Raghu, Kornblith 2021 (minibatch form).
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cka_stream
+        >>> x = np.random.default_rng(0).normal(size=(32, 4))
+        >>> stream = cka_stream()
+        >>> state = stream.init(x[:16], x[:16])
+        >>> for batch in (x[:16], x[16:]):
+        ...     state = stream.update(state, batch, 2 * batch[:, ::-1] + 1)
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     check_estimator(estimator)
     if not is_concrete(bandwidth):
@@ -97,23 +113,33 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
 
 
 def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
-    """Minibatch form of `wreath_cka`, with `wreath_kernel` for the kernel.
+    """Minibatch form of `wreath_cka`: minibatch CKA with `wreath_kernel`.
 
     Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
-    sizes estimate the same. Of one batch it is `wreath_cka`; what differs from that of the whole data is noise of order
-    1 / n, n the batch size, in means and norms of channels, and the noise of HSIC. That holds for batches in random
-    order: examples of different batches are not compared, so shuffle data that is sorted, as by class.
+    sizes estimate the same value. For one batch it equals `wreath_cka`. For several batches in random order, the
+    difference from the value on the whole data is noise: of order 1 / n for batch size n, from means and norms of
+    channels, and that of HSIC. Examples of different batches are not compared, so shuffle data that is sorted, for
+    example by class.
 
-    The state has 5 numbers and a count. A batch costs what `wreath_cka` costs.
+    The state has 5 numbers and a count. A batch costs as much as `wreath_cka`.
 
     Args:
-        reduce, estimator, layout: as of `wreath_cka`.
+        reduce, estimator, layout: as in `wreath_cka`.
 
     Returns:
         `Stream`, as `cka_stream`; invariances are those of `wreath_cka`.
 
     Raises:
-        InputError: as `wreath_cka`, of every batch; a mask; of finalize, no batch.
+        InputError: as `wreath_cka`, for every batch; a mask; in finalize, no batch.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_cka_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = wreath_cka_stream()
+        >>> state = stream.update(stream.init(x, x), x, x[:, ::-1] * np.arange(1, 5))
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     check_reduce(reduce)
     check_estimator(estimator)
@@ -134,7 +160,7 @@ def _stream(pair_of, batch, estimator, kind):
 
     def update(state, x, y, mask=None):
         if mask is not None:
-            raise InputError("mask: minibatch CKA takes whole batches; leave a padded one out")
+            raise InputError("mask: got a mask, expected None for minibatch CKA; leave a padded batch out")
         x, y = pair_of(x, y)
         check_estimator(estimator, len(x))
         if x.dtype != state.means.dtype:
@@ -154,7 +180,7 @@ def _stream(pair_of, batch, estimator, kind):
 
 @partial(jax.jit, static_argnames=("estimator", "kernel", "bandwidth"))
 def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
-    """The `Means` of one batch."""
+    """Return the `Means` of one batch."""
     # At unit norm, fourth powers neither overflow nor vanish.
     (x, x_scale), (y, y_scale) = unit_norm(subtract_ninther(x)), unit_norm(subtract_ninther(y))
     if kernel == "linear" and cheaper_form(x, y, kernel) == "features":
@@ -162,13 +188,13 @@ def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
     else:
         terms = _terms(*(centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
     scales = jnp.stack([x_scale, y_scale])
-    scales = scales if kernel == "linear" else jnp.ones_like(scales)  # whatever the size, the same kernel
+    scales = scales if kernel == "linear" else jnp.ones_like(scales)  # the rbf kernel does not depend on the size
     return Means(count_of(len(x)), scales, jnp.stack(terms) / normalizer(len(x), estimator))
 
 
 @partial(jax.jit, static_argnames=("reduce", "estimator"))
 def _wreath(x, y, reduce, estimator):
-    """The `Means` of one batch."""
+    """Return the `Means` of one batch."""
     terms = _terms(*(centre_kernel(len(x) * wreath_kernel(z, reduce), estimator) for z in (x, y)))
     return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / normalizer(len(x), estimator))
 

@@ -1,4 +1,4 @@
-"""Streams that equal the one-shot functions on the whole data: what these need of it are means and second moments."""
+"""Streams that equal the functions on the whole data, computed from means and second moments."""
 
 from functools import partial
 
@@ -30,25 +30,36 @@ from symjax.similarity.wreath import best_positive_matching
 
 
 def cca_stream(rcond=None, *, maps="pixels", layout=None):
-    """`cca` of all samples that came in batches, from running means and triangular factors (`streams.moments`).
+    """`cca` of all samples of all batches, from running means and triangular factors (`streams.moments`).
 
-    With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples costs a QR of m + D rows,
-    2 (m + D) D^2 operations, and memory of a few m x D: let m be no less than D where that is possible (under `vmap`
-    two QRs of 2 D rows besides). A merge costs three of 2 D rows, the result one of 3 D and what `cca` does with D
-    samples. Accuracy is about that of `cca`: in float32, at a condition of 10^3 correlations were off by 2e-5 to 3e-5,
-    those of `cca` by 1e-5 to 2e-5. Derivatives go through updates.
+    With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples takes a QR of m + D rows,
+    2 (m + D) D^2 operations, and a few m x D of memory; choose m at least D if possible. (Under `vmap`, two QRs of 2 D
+    rows are added.) A merge takes three QRs of 2 D rows; the result takes one of 3 D rows and `cca` of D samples. The
+    accuracy is about that of `cca`: in float32, at condition 10^3, errors of correlations were 2e-5 to 3e-5, those of
+    `cca` 1e-5 to 2e-5. Updates are differentiable.
 
-    Padding may be masked. The states of `cca_stream`, `pwcca_stream`, `svcca_stream` and `pls_stream` are one kind, for
-    the same `maps`; so are those of the Procrustes streams.
+    Padding can be masked. States of `cca_stream`, `pwcca_stream`, `svcca_stream` and `pls_stream` are interchangeable
+    for equal `maps`; so are those of the Procrustes streams.
 
     Args:
-        rcond, maps, layout: as of `cca`.
+        rcond, maps, layout: as in `cca`.
 
     Returns:
-        `Stream`; finalize gives a `CCA`, and the `FewExamplesWarning` of `cca` where the state is concrete.
+        `Stream`; finalize returns a `CCA`, and issues the `FewExamplesWarning` of `cca` where the state is concrete.
 
     Raises:
-        InputError: as `cca`; of finalize, fewer than 2 samples. Batches may have one example.
+        InputError: as `cca`; in finalize, fewer than 2 samples. Batches of one example are allowed.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cca_stream
+        >>> x = np.random.default_rng(0).normal(size=(32, 4))
+        >>> stream = cca_stream()
+        >>> state = stream.init(x[:16], x[:16])
+        >>> for batch in (x[:16], x[16:]):
+        ...     state = stream.update(state, batch, 2 * batch + 1)
+        >>> stream.finalize(state).correlations.round(3).tolist()
+        [1.0, 1.0, 1.0, 1.0]
     """
     if rcond is not None:
         resolve_rcond(rcond)
@@ -61,7 +72,17 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
 
 
 def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
-    """`pwcca` of all samples that came in batches. Everything else is as of `cca_stream`."""
+    """`pwcca` of all samples of all batches. Otherwise as `cca_stream`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pwcca_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = pwcca_stream()
+        >>> state = stream.update(stream.init(x, x), x, 2 * x + 1)
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
+    """
     if rcond is not None:
         resolve_rcond(rcond)
 
@@ -73,13 +94,22 @@ def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
 
 
 def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False):
-    """`svcca` of all samples that came in batches. Memory, cost and errors are as of `cca_stream`.
+    """`svcca` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
 
     Args:
-        variance, maps, layout, full_output: as of `svcca`.
+        variance, maps, layout, full_output: as in `svcca`.
 
     Returns:
-        `Stream`; finalize gives the similarity, or (similarity, `CCA`).
+        `Stream`; finalize returns the similarity, or (similarity, `CCA`).
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import svcca_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = svcca_stream(0.9)
+        >>> state = stream.update(stream.init(x, x), x, 2 * x + 1)
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     check_variance(variance)
     flag("full_output", full_output)
@@ -94,7 +124,17 @@ def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False
 
 
 def pls_stream(*, maps="pixels", layout=None):
-    """`pls` of all samples that came in batches, always with min(d_x, d_y) pairs. The rest is as of `cca_stream`."""
+    """`pls` of all samples of all batches, always with min(d_x, d_y) pairs. Otherwise as `cca_stream`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pls_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = pls_stream()
+        >>> state = stream.update(stream.init(x, x), x, 2 * x + 1)
+        >>> stream.finalize(state).covariances.shape
+        (4,)
+    """
 
     def finalize(state, _):
         return _pls(state)
@@ -103,13 +143,22 @@ def pls_stream(*, maps="pixels", layout=None):
 
 
 def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
-    """`procrustes` of all samples that came in batches. Memory, cost and errors are as of `cca_stream`.
+    """`procrustes` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
 
     Args:
-        center, maps, layout, full_output: as of `procrustes`.
+        center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        `Stream`; finalize gives the similarity, or this and the `Rotation`.
+        `Stream`; finalize returns the similarity, or the similarity and the `Rotation`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import procrustes_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = procrustes_stream()
+        >>> state = stream.update(stream.init(x, x), x, 2 * x[:, ::-1])
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     flag("center", center)
     flag("full_output", full_output)
@@ -121,9 +170,18 @@ def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=F
 
 
 def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
-    """`permutation_procrustes` of all samples that came in batches, with the `Matching` for `full_output`.
+    """`permutation_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
 
-    Everything else is as of `procrustes_stream`.
+    Otherwise as `procrustes_stream`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import permutation_procrustes_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = permutation_procrustes_stream()
+        >>> state = stream.update(stream.init(x, x), x, 2 * x[:, ::-1])
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     flag("center", center)
     flag("full_output", full_output)
@@ -135,9 +193,18 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, f
 
 
 def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
-    """`wreath_procrustes` of all samples that came in batches, with the `Matching` for `full_output`.
+    """`wreath_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
 
-    Everything else is as of `procrustes_stream`.
+    Otherwise as `procrustes_stream`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_procrustes_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = wreath_procrustes_stream()
+        >>> state = stream.update(stream.init(x, x), x, x[:, ::-1] * np.arange(1, 5))
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     flag("full_output", full_output)
 
@@ -148,9 +215,9 @@ def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
 
 
 def _stream(pair_of, maps, layout, finalize):
-    """The `Stream` of `Moments` of matrices that `pair_of` (`as_pair` or `paired_samples`) makes.
+    """Return the `Stream` of `Moments` of the matrices that `pair_of` (`as_pair` or `paired_samples`) returns.
 
-    `finalize(state, seen)` gets how many samples the state has seen, 2 or more, or None if it is traced.
+    `finalize(state, num_samples)` receives the number of samples, at least 2, or None if the state is traced.
     """
     check_maps(maps)
     check_layout(layout)
@@ -225,7 +292,7 @@ def _permute(state, center):
 
 
 def _centre_if(state, center):
-    """As `procrustes` has it: x, y and what has been taken from them."""
+    """Return x, y and the means that were subtracted, as in `procrustes`."""
     if center:
         (x, x_mean), (y, y_mean), _ = centred(state)
         return x, y, (x_mean, y_mean)
