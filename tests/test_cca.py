@@ -22,7 +22,7 @@ from symjax.similarity import (
     pwcca,
     pwcca_distance,
 )
-from symjax.similarity.cca import few_examples_message
+from symjax.similarity.cca_checks import few_examples_message
 
 SAMPLES = 80
 WIDTHS = [(6, 6), (8, 5), (5, 8)]

@@ -83,9 +83,13 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
         polytope", 2020.
 
     Example:
+        >>> import numpy as np
         >>> from symjax import projection_birkhoff
-        >>> projection_birkhoff([[2.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]]).round(3).tolist()
-        [[1.0, 0.0, 0.0], [0.0, 0.75, 0.25], [0.0, 0.25, 0.75]]
+        >>> projected = projection_birkhoff([[2.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]])
+        >>> print(np.asarray(projected).round(3))
+        [[1.   0.   0.  ]
+         [0.   0.75 0.25]
+         [0.   0.25 0.75]]
     """
     flag("full_output", full_output)
     matrix = square("matrix", matrix)

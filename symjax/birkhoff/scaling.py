@@ -52,9 +52,11 @@ def sinkhorn(matrix, num_iters=16, *, tol=None, full_output=False):
     Reference: Sinkhorn 1964.
 
     Example:
+        >>> import numpy as np
         >>> from symjax import sinkhorn
-        >>> sinkhorn([[1.0, 2.0], [2.0, 1.0]]).round(3).tolist()
-        [[0.333, 0.667], [0.667, 0.333]]
+        >>> print(np.asarray(sinkhorn([[1.0, 2.0], [2.0, 1.0]])).round(3))
+        [[0.333 0.667]
+         [0.667 0.333]]
     """
     flag("full_output", full_output)
     matrix = square("matrix", matrix)

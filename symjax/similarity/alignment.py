@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff import nearest_permutation
-from symjax.similarity.inputs import as_pair, check_maps, paired_representations
+from symjax.birkhoff.dual import matmul
+from symjax.similarity.inputs import as_matrix, as_pair, check_maps, paired_representations, representation
 from symjax.spelling import one_line
 
 
@@ -89,7 +90,7 @@ def positive_scaling(permutation, x_norm, y_norm):
 
 
 def positive_matching(products, x_norm, y_norm):
-    """Return the `Matching` with positive scalings and the largest sum of `products` (d_y, d_x), without dead channels."""
+    """Return the `Matching` with positive scalings that maximizes the sum of `products` (d_y, d_x)."""
     permutation, selection = assign(products, y_norm > 0, x_norm > 0)
     scaling = positive_scaling(permutation, x_norm, y_norm)
     return Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
@@ -117,3 +118,30 @@ def enlarge(x, size, axes=(1, 2)):
         if x.shape[axis] != length:
             x = jnp.take(x, jnp.arange(length) * x.shape[axis] // length, axis)
     return x
+
+
+def samples_or_maps(x, maps):
+    """Return a matrix, or unchanged maps where pixels are samples, since their size may have to change later."""
+    options = {"layout": "nhwc"}
+    return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
+
+
+def channels_first(x):
+    return jnp.moveaxis(x, -1, 0)
+
+
+def matched_sum(cross, permutation):
+    """Return the sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
+    chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
+    return chosen.sum() + 0 * cross.sum()  # propagates NaN in unmatched entries
+
+
+def matching_residual(x, y, selection):
+    """Return |y - x selection'|^2 plus the squared norms of the columns of x that `selection` (d_y, d_x) leaves out."""
+    return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
+
+
+def matching_residual_of_rows(x, y, permutation, selection):
+    """Return `matching_residual` for channels in rows, by permuting rows."""
+    matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
+    return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()

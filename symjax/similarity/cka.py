@@ -5,15 +5,13 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
+from symjax.similarity.angles import angle, arccos, cosine, ratio
 from symjax.similarity.channels import (
     centred,
     pad_to_common_width,
-    safe_sqrt,
     subtract_ninther,
     unit_channels,
     unit_norm,
@@ -29,16 +27,14 @@ from symjax.similarity.hsic import (
     power_of_features,
 )
 from symjax.similarity.inputs import as_matrix, as_pair, matrix_shape, paired_representations
-from symjax.similarity.linalg import gram, gram_of_centred
+from symjax.similarity.kernels import check_kernel, kernel_of
+from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure
 
-KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
-_ROUNDING = 1e-4  # allowed rounding of squared distances over the squared bandwidth
-_NEGLIGIBLE = 50  # squared distance over the squared bandwidth from which kernel entries are negligible
 INACCURATE = -4  # stands for a value of which subtracting the kernels' diagonals left no digits
 SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit in the cosine
 
@@ -139,27 +135,6 @@ def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
     return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
 
 
-def cosine(a, b):
-    """Return the cosine of the angle between two arrays of one shape; NaN where one is zero."""
-    (a, _), (b, _) = unit_norm(a), unit_norm(b)
-    return ratio((a * b).sum(), (a * a).sum(), (b * b).sum())
-
-
-def angle(a, b):
-    """Return the angle between two arrays of one shape, accurate also near 0 and pi; NaN where one is zero."""
-    (a, a_norm), (b, b_norm) = unit_norm(a), unit_norm(b)
-    result = zero_if_equal(2 * jnp.arctan2(safe_sqrt(((a - b) ** 2).sum()), safe_sqrt(((a + b) ** 2).sum())), a, b)
-    return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, result)
-
-
-def arccos(similarity):
-    """arccos with derivative zero where the true derivative is infinite."""
-    inside = jnp.abs(similarity) < 1
-    ends = jnp.where(similarity > 0, 0.0, jnp.pi).astype(similarity.dtype)
-    ends = jnp.where(jnp.isnan(similarity), similarity, ends)
-    return jnp.where(inside, jnp.arccos(jnp.where(inside, similarity, 0)), ends)
-
-
 @lru_cache(maxsize=64)
 def split(
     shapes,
@@ -248,11 +223,6 @@ def _check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form):
     return *pad_to_common_width(x, y), bandwidth, estimator, kernel, form
 
 
-def check_kernel(kernel, bandwidth):
-    one_of("kernel", kernel, KERNELS)
-    scalar("bandwidth", bandwidth, "a positive scalar", lambda value: 0 < value < math.inf)
-
-
 def cheaper_form(x, y, kernel):
     (n, p), q = x.shape, y.shape[1]
     return "gram" if kernel == "rbf" or n * (p + q) <= p * p + p * q + q * q else "features"
@@ -272,41 +242,6 @@ def _cka(x, y, bandwidth, estimator, kernel, form, as_angle=False):
 @jax.jit
 def _unit_channels(x):
     return unit_channels(centred(x))[0]
-
-
-def ratio(cross, x_power, y_power):
-    """Return <a, b> / (|a| |b|) from <a, b>, <a, a> and <b, b>, clipped to [-1, 1] against rounding."""
-    return jnp.clip(cross / (jnp.sqrt(x_power) * jnp.sqrt(y_power)), -1, 1)  # the product itself can overflow
-
-
-def kernel_of(x, kernel, bandwidth):
-    """Return the kernel matrix of x, whose bulk lies around the origin."""
-    products = gram(x)
-    if kernel == "linear":
-        return products
-    squares = jnp.diagonal(products)
-    sizes = squares[:, None] + squares[None, :]
-    squared_distances = jnp.maximum(sizes - 2 * products, 0)
-    # Rounding of the products matters for distances that count in the kernel: those not much larger than the median.
-    median = _median(squared_distances)
-    scale = bandwidth**2 * median
-    noise = 4 * float(jnp.finfo(x.dtype).eps) * sizes
-    off_diagonal = ~jnp.eye(len(x), dtype=bool)
-    inaccurate = (off_diagonal & (noise > _ROUNDING * scale) & (squared_distances - noise < _NEGLIGIBLE * scale)).any()
-
-    def from_differences(x):
-        squared_distances = lax.map(jax.checkpoint(lambda row: ((x - row[None]) ** 2).sum(1)), x)
-        return squared_distances, _median(squared_distances)
-
-    squared_distances, median = lax.cond(
-        inaccurate, jax.checkpoint(from_differences), lambda x: (squared_distances, median), x
-    )
-    return jnp.exp(-jnp.where(off_diagonal, squared_distances, 0) / (2 * bandwidth**2 * median))
-
-
-def _median(squared_distances):
-    """Return the median over pairs of different examples."""
-    return jnp.median(squared_distances[jnp.triu_indices(len(squared_distances), 1)])
 
 
 _INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}

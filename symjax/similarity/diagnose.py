@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.checks import is_concrete
-from symjax.similarity.cca import resolve_rcond
+from symjax.similarity.cca_checks import resolve_rcond
 from symjax.similarity.channels import centre, unit_channels
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import triangular_factor, unit_columns

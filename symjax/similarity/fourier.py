@@ -11,7 +11,7 @@ from jax import lax
 
 from symjax import parallel
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.cca import resolve_rcond, warn_of_few_examples
+from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
 from symjax.similarity.channels import centre, magnitude, norms, zero_rounding
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.linalg import adjoint, hold_constant, masked, reciprocal, unit_columns

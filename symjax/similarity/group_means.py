@@ -6,7 +6,7 @@ import numpy as np
 
 from symjax.checks import labels, numpy_array
 from symjax.errors import InputError
-from symjax.similarity.resampling import PairMean, mean_over_pairs
+from symjax.similarity.pair_mean import PairMean, mean_over_pairs
 
 
 def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tuple, PairMean]:

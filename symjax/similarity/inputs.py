@@ -212,7 +212,7 @@ def check_maps(maps):
 
 
 def require_in_range(name, x, original):
-    """Raise an `InputError` for concrete entries of `x`, converted from `original`, that are not finite or out of range."""
+    """Raise an `InputError` for concrete entries of `x`, made from `original`, that are not finite or out of range."""
     with jax.ensure_compile_time_eval():  # a constant inside of jit is concrete, but its test would be traced
         # Inside of jit, conversion turns a constant into a tracer.
         concrete = x if is_concrete(x) else jnp.asarray(original)

@@ -63,8 +63,8 @@ def pca(x, *, maps="pixels", layout=None):
         >>> result = pca(x)
         >>> result.ratios.round(4).tolist()
         [1.0, 0.0, 0.0, 0.0]
-        >>> abs(result.components[:, 0]).round(4).tolist()
-        [0.6, 0.8, 0.0, 0.0]
+        >>> print(np.abs(np.asarray(result.components[:, 0])).round(4))
+        [0.6 0.8 0.  0. ]
     """
     return _pca(as_matrix(x, "x", maps, layout=layout))
 

@@ -4,14 +4,23 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
-from symjax.similarity.alignment import Matching, Rotation, assign, paired_samples
+from symjax.similarity.alignment import (
+    Matching,
+    Rotation,
+    assign,
+    channels_first,
+    matched_sum,
+    matching_residual,
+    matching_residual_of_rows,
+    paired_samples,
+    samples_or_maps,
+)
 from symjax.similarity.channels import centre, centred, pad_to_common_width, safe_sqrt, unit_norm, zero_if_equal
-from symjax.similarity.inputs import as_matrix, check_maps, representation
-from symjax.similarity.linalg import hold_constant, to_row_space, triangular_factor
+from symjax.similarity.isometry import best_isometry
+from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure
@@ -150,8 +159,6 @@ def _paired_samples(x, y, maps, layout, center, full_output):
     return paired_samples(x, y, maps, layout=layout, translation_invariant=center and not full_output)
 
 
-_REFINE_BELOW = 0.05  # distance below which the rotation is refined
-_SIZE_STEP, _NUM_SIZES = 1e-4, 4  # ratio and number of the squared sizes below which directions are refined together
 SMALL_DISTANCE = 0.2  # distances below it lose more than a digit when computed as the root of 2 - 2 s
 
 
@@ -185,41 +192,14 @@ def split(shapes, *, center=False, maps="pixels", permuted=False, similarity=Fal
         if permuted:
             distance = safe_sqrt(matching_residual_of_rows(a.data, b.data, *assign(matmul(b.data, a.data.T))))
         else:
-            distance = _best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
+            distance = best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
         return value(distance, a.aux, b.aux)
 
     return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity))
 
 
-def samples_or_maps(x, maps):
-    """Return a matrix, or unchanged maps where pixels are samples, since their size may have to change later."""
-    options = {"layout": "nhwc"}
-    return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
-
-
-def channels_first(x):
-    return jnp.moveaxis(x, -1, 0)
-
-
-def matched_sum(cross, permutation):
-    """Return the sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
-    chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
-    return chosen.sum() + 0 * cross.sum()  # propagates NaN in unmatched entries
-
-
 def is_small_distance(similarity, value):
     return (value > 1 - SMALL_DISTANCE / 2) if similarity else (value < SMALL_DISTANCE)
-
-
-def matching_residual(x, y, selection):
-    """Return |y - x selection'|^2 plus the squared norms of the columns of x that `selection` (d_y, d_x) leaves out."""
-    return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
-
-
-def matching_residual_of_rows(x, y, permutation, selection):
-    """Return `matching_residual` for channels in rows, by permuting rows."""
-    matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
-    return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()
 
 
 def with_similarity(distance, alignment, full_output):
@@ -241,86 +221,13 @@ def best_rotation(x, y, means):
     """Return distance and `Rotation` of x and y, from which `means` were subtracted; rows of both may be rotated."""
     (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     if x.shape[1] >= y.shape[1]:
-        distance, isometry = _best_isometry(y, x)
+        distance, isometry = best_isometry(y, x)
     else:
-        distance, isometry = _best_isometry(x, y)
+        distance, isometry = best_isometry(x, y)
         isometry = isometry.T
     scaling = y_norm / x_norm
     bias = means[1] - scaling * matmul(isometry, means[0])
     return _nan_if_zero(x_norm, y_norm, distance), Rotation(isometry, scaling, bias)
-
-
-def _best_isometry(narrow, wide):
-    """Return min |wide - narrow R| over R with orthonormal rows, and R."""
-    narrow_part, narrow_basis = _row_coordinates(narrow)
-    wide_part, wide_basis = _row_coordinates(wide)
-    left, _, right = jnp.linalg.svd(matmul(narrow_part.T, wide_part), full_matrices=False)
-    isometry = matmul(left, right)
-    distance_of_svd = jnp.linalg.norm(wide_part - matmul(narrow_part, isometry))
-    isometry = lax.cond(
-        distance_of_svd < _REFINE_BELOW,
-        lambda isometry: _refine_isometry(narrow_part, wide_part, isometry),
-        lambda isometry: isometry,
-        isometry,
-    )
-    if narrow_basis is not None:
-        isometry = matmul(narrow_basis, isometry)
-    if wide_basis is not None:
-        isometry = matmul(isometry, wide_basis.T)
-    isometry = lax.stop_gradient(isometry)
-    # At the best R, the distance has the same derivative with R held fixed. The derivative of the SVD, which is
-    # undefined where singular values coincide, is not needed.
-    isometry = hold_constant(isometry, (narrow, wide))
-    distance = safe_sqrt(((wide - matmul(narrow, isometry)) ** 2).sum())
-    return zero_if_equal(distance, narrow, wide), isometry
-
-
-def _refine_isometry(narrow, wide, isometry):
-    """Return a better R than the one from X'Y, whose small singular values are lost in the rounding of large ones.
-
-    Z = X R and Y are expressed in the right singular vectors of Z. All of these directions, then only the smaller ones,
-    and so on, are rotated optimally among themselves. Directions of different sizes are then rotated by the solution W
-    of W Z'Z + Z'Z W = Z'Y - Y'Z, which is right to first order, with the digits that the size of each direction allows.
-    R itself and the identity are among the candidates, so the result is at least as good.
-    """
-
-    def refine(turn, isometry):
-        rotated = matmul(narrow, isometry)
-        vectors = jnp.linalg.svd(triangular_factor(rotated))[2].T
-        z, y = matmul(rotated, vectors), matmul(wide, vectors)
-        squares = (z**2).sum(0)
-        small = squares <= squares.max() * _SIZE_STEP ** (turn % _NUM_SIZES)
-        inner = jnp.where(small[:, None] & small[None], matmul(z.T, y), 0)
-        left, _, right = jnp.linalg.svd(inner / jnp.maximum(jnp.abs(inner).max(), jnp.finfo(inner.dtype).tiny))
-        best = jnp.where(small[:, None] & small[None], matmul(left, right), jnp.eye(len(inner), dtype=inner.dtype))
-        z = matmul(z, best)
-        skew = matmul(z.T, y - z)
-        squares = (z**2).sum(0)
-        sums = squares[:, None] + squares[None, :]
-        turn = jnp.where(sums > 0, (skew.T - skew) / jnp.where(sums > 0, sums, 1), 0) / 2
-        eye = jnp.eye(len(turn), dtype=turn.dtype)
-        turn = jnp.linalg.solve(eye + turn, eye - turn)  # orthogonal (Cayley); to first order 1 - 2 turn
-        for rotation in (best, matmul(best, turn)):
-            candidate = matmul(isometry, matmul(matmul(vectors, rotation), vectors.T))
-            isometry = _closer_isometry(narrow, wide, candidate, isometry)
-        return isometry
-
-    isometry = lax.fori_loop(0, 2 * _NUM_SIZES, refine, isometry)
-    return _closer_isometry(narrow, wide, jnp.eye(*isometry.shape, dtype=isometry.dtype), isometry)
-
-
-def _closer_isometry(narrow, wide, first, second):
-    squares = [((wide - matmul(narrow, isometry)) ** 2).sum() for isometry in (first, second)]
-    return jnp.where(squares[0] < squares[1], first, second)
-
-
-def _row_coordinates(x):
-    """Return the rows of x in an orthonormal basis and this basis (as columns), if x has fewer rows than columns."""
-    x = lax.stop_gradient(x)
-    if x.shape[0] >= x.shape[1]:
-        return x, None
-    basis, triangle = jnp.linalg.qr(x.T)
-    return triangle.T, basis
 
 
 @partial(jax.jit, static_argnames="center")

@@ -8,14 +8,9 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.canonical import whiten
-from symjax.similarity.cca import (
-    cca_of_matrices,
-    check_pair,
-    few_examples_message,
-    resolve_rcond,
-    unit_norm_data,
-    warn_of_dropped_directions,
-)
+from symjax.similarity.canonical_variates import unit_norm_data
+from symjax.similarity.cca import cca_of_matrices
+from symjax.similarity.cca_checks import check_pair, few_examples_message, resolve_rcond, warn_of_dropped_directions
 from symjax.similarity.channels import centre
 from symjax.similarity.inputs import NumericalWarning, as_matrix, warn_user
 from symjax.similarity.linalg import from_row_space

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
-from symjax.similarity.alignment import paired_samples
+from symjax.similarity.alignment import channels_first, paired_samples, samples_or_maps
 from symjax.similarity.channels import centre, centred, magnitude, safe_sqrt, unit_channels
 from symjax.similarity.linalg import reciprocal
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.procrustes import channels_first, samples_or_maps
 from symjax.similarity.split_measure import SplitMeasure
 from symjax.similarity.transport import transport_plan
 from symjax.spelling import one_line

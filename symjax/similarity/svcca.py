@@ -9,7 +9,9 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.canonical import whiten
-from symjax.similarity.cca import ReducedData, cca_of_reduced, mean_correlation, resolve_rcond, warn_of_few_examples
+from symjax.similarity.canonical_variates import ReducedData, cca_of_reduced
+from symjax.similarity.cca import mean_correlation
+from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
 from symjax.similarity.channels import centre
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import from_row_space, to_row_space, unit_columns

@@ -210,7 +210,7 @@ class Symmetry:
                 raise InputError(f"element: {name} has shape {jnp.shape(matrix)}, expected {(size, size)}")
 
     def _permute_parts(self, element: Element, permuting: Element, back: bool) -> dict:
-        """Return `element` with the matrices of parts permuted by those in `permuting` (with `back`, by their inverses)."""
+        """Return `element` with matrices of parts permuted by the matrices in `permuting` (or by their inverses)."""
         element = dict(element)
         for name, families in self._families.items():
             for family in families if name in permuting else ():

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from symjax.errors import InputError
+from symjax.similarity.angles import ratio
 from symjax.similarity.channels import magnitude, ninther
-from symjax.similarity.cka import ratio
 from symjax.similarity.hsic import min_examples_of, zero_rounding_products
 from symjax.similarity.inputs import as_pair
 from symjax.similarity.off_diagonal import (

@@ -51,15 +51,15 @@ def load_stream(path, stream, like):
 
     Example:
         >>> import tempfile, numpy as np
-        >>> from symjax import cka_stream, load_stream, save_stream
+        >>> from symjax import cca_stream, load_stream, save_stream
         >>> x = np.random.default_rng(0).normal(size=(16, 4))
-        >>> stream = cka_stream()
-        >>> state = stream.update(stream.init(x, x), x, 2 * x)
+        >>> stream = cca_stream()
+        >>> state = stream.init(x, x)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_stream(f"{folder}/state.npz", stream, state)
         ...     loaded = load_stream(f"{folder}/state.npz", stream, like=state)
-        >>> print(f"{stream.finalize(loaded):.3f}")
-        1.000
+        >>> loaded.factors.shape == state.factors.shape
+        True
     """
     from symjax.runs import read_npz
 

@@ -19,10 +19,12 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import is_concrete
 from symjax.checks import one_of
 from symjax.errors import InputError
+from symjax.similarity.angles import ratio
 from symjax.similarity.channels import subtract_ninther, unit_norm
-from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
+from symjax.similarity.cka import cheaper_form
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, normalizer
 from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_maps
+from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.streams.exact_cka import exact_cka_stream
 from symjax.similarity.streams.stream import (
     Stream,
@@ -33,7 +35,8 @@ from symjax.similarity.streams.stream import (
     require_same_shapes,
     require_samples,
 )
-from symjax.similarity.wreath import check_reduce, wreath_kernel
+from symjax.similarity.wreath import check_reduce
+from symjax.similarity.wreath_kernel import wreath_kernel
 from symjax.spelling import one_line
 
 FORMS = ("auto", "exact", "minibatch")

@@ -9,11 +9,11 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.checks import flag
 from symjax.errors import InputError
 from symjax.similarity.alignment import paired_samples
-from symjax.similarity.cca import of_centred as cca_of_centred
-from symjax.similarity.cca import resolve_rcond, warn_of_few_examples
+from symjax.similarity.canonical_variates import cca_of_centred
+from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
 from symjax.similarity.inputs import as_pair, check_layout, check_maps
 from symjax.similarity.pca import check_variance
-from symjax.similarity.pls import of_centred as pls_of_centred
+from symjax.similarity.pls import pls_of_centred
 from symjax.similarity.procrustes import best_permutation, best_rotation, with_similarity
 from symjax.similarity.pwcca import weighted_mean
 from symjax.similarity.streams.moments import (
@@ -25,7 +25,7 @@ from symjax.similarity.streams.moments import (
     zero_moments,
 )
 from symjax.similarity.streams.stream import Stream, clear_padding, require_same_shapes, require_samples
-from symjax.similarity.svcca import of_centred as svcca_of_centred
+from symjax.similarity.svcca import svcca_of_centred
 from symjax.similarity.wreath import best_positive_matching
 
 
