@@ -121,5 +121,5 @@ def test_softly_matched_neurons_are_means_of_standard_ones():
     x, y = features(), np.float32(features(2)[:, :4] * [1, 10, 100, 0.1] + 3)
     transport = similarity.soft_matching(x, y, full_output=True)[1]
     standard = (x - x.mean(0)) / np.linalg.norm(x - x.mean(0), axis=0)
-    wanted = standard @ np.asarray(transport.plan) * 4 * np.linalg.norm(y - y.mean(0), axis=0) + y.mean(0)
-    np.testing.assert_allclose(x @ transport.matrix.T + transport.bias, wanted, rtol=1e-4)
+    expected = standard @ np.asarray(transport.plan) * 4 * np.linalg.norm(y - y.mean(0), axis=0) + y.mean(0)
+    np.testing.assert_allclose(x @ transport.matrix.T + transport.bias, expected, rtol=1e-4)

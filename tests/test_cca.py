@@ -233,7 +233,7 @@ def test_a_large_mean_does_not_matter():
     np.testing.assert_allclose(pwcca(far, y), pwcca(far - 512, y), atol=1e-6)
 
 
-def test_few_examples_are_told():
+def test_few_examples_are_reported():
     x, y = related(6, 6, samples=10)
     with pytest.warns(FewExamplesWarning, match="3 of 6 canonical correlations are 1 for any data"):
         result = cca(x, y)
@@ -279,7 +279,7 @@ def test_maps():
         (np.ones((4, 2)), np.full((4, 2), np.inf), "^y: has NaN or infinite entries"),
     ],
 )
-def test_mistakes_are_told(x, y, message):
+def test_mistakes_are_reported(x, y, message):
     with pytest.raises(InputError, match=message):
         cca(x, y)
     with pytest.raises(InputError, match=message):  # a constant is seen inside of jit too
@@ -313,11 +313,11 @@ def test_gradients_agree_with_finite_differences(widths):
         weights = rng.normal(size=(3, widths[0], min(widths)))
 
         def of_everything(x, y):
-            found = cca(x, y)
+            result = cca(x, y)
             return (
-                (found.x_directions**2 * weights[0]).sum()
-                + (found.x_loadings**2 * weights[1]).sum()
-                + (found.correlations * weights[2][0]).sum()
+                (result.x_directions**2 * weights[0]).sum()
+                + (result.x_loadings**2 * weights[1]).sum()
+                + (result.correlations * weights[2][0]).sum()
             )
 
         oracles = {

@@ -99,12 +99,12 @@ def test_hsic_song_is_the_mean_over_quadruples():
 def test_hsic_ignores_what_is_added_to_rows_and_columns_alike(estimator):
     x, y = data()
     shift = np.random.default_rng(5).normal(size=N)
-    wanted = hsic(linear(x), linear(y), estimator)
+    expected = hsic(linear(x), linear(y), estimator)
     got = hsic(linear(x) + shift[:, None] + shift[None, :], linear(y), estimator)
     if estimator == "song":
         got_diagonal = hsic(linear(x) + np.diag(shift), linear(y), estimator)
-        np.testing.assert_allclose(got_diagonal, wanted, rtol=1e-5)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(got_diagonal, expected, rtol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_hsic_rejects():
@@ -132,9 +132,9 @@ def test_hsic_rejects():
 def test_linear_cka_agrees_with_its_definition(estimator, form):
     for seed in range(3):
         x, y = data(seed)
-        wanted = ratio(linear(x), linear(y), estimator)
-        np.testing.assert_allclose(cka(x, y, estimator, form=form), wanted, atol=2e-6)
-        np.testing.assert_allclose(cka_distance(x, y, estimator, form=form), np.arccos(wanted), atol=5e-6)
+        expected = ratio(linear(x), linear(y), estimator)
+        np.testing.assert_allclose(cka(x, y, estimator, form=form), expected, atol=2e-6)
+        np.testing.assert_allclose(cka_distance(x, y, estimator, form=form), np.arccos(expected), atol=5e-6)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -142,8 +142,8 @@ def test_linear_cka_agrees_with_its_definition(estimator, form):
 @pytest.mark.few(3)
 def test_rbf_cka_agrees_with_its_definition(estimator, n, bandwidth):
     x, y = data(n=n)
-    wanted = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
-    np.testing.assert_allclose(cka(x, y, estimator, "rbf", bandwidth=bandwidth), wanted, atol=5e-6)
+    expected = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
+    np.testing.assert_allclose(cka(x, y, estimator, "rbf", bandwidth=bandwidth), expected, atol=5e-6)
 
 
 @pytest.mark.parametrize("form", ["gram", "features"])
@@ -219,12 +219,12 @@ def test_maps_are_flattened_by_default_and_may_differ_in_size():
 @pytest.mark.parametrize("form", ["gram", "features"])
 def test_far_from_the_origin_and_of_any_size(form):
     x, y = data()
-    wanted = cka(x, y, form=form)
+    expected = cka(x, y, form=form)
     shifted = x + np.float32([0, 1, 10, 100, 1000])
     exact = ratio(linear(np.float64(shifted) - shifted.mean(0, np.float64)), linear(y), "song")
     np.testing.assert_allclose(cka(shifted, y, form=form), exact, atol=1e-5)
     for scale in (1e-18, 1e18):
-        np.testing.assert_allclose(cka(x * np.float32(scale), y / np.float32(scale), form=form), wanted, rtol=1e-6)
+        np.testing.assert_allclose(cka(x * np.float32(scale), y / np.float32(scale), form=form), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -255,10 +255,10 @@ def test_opposite_kernels():
     """An angle past pi / 2: for "song" there are kernels of negative correlation."""
     x = np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]])
     y = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    wanted = ratio(linear(x), linear(y), "song")
-    assert wanted < -0.4
-    np.testing.assert_allclose(cka(x, y), wanted, rtol=1e-5)
-    np.testing.assert_allclose(cka_distance(x, y), np.arccos(wanted), rtol=1e-5)
+    expected = ratio(linear(x), linear(y), "song")
+    assert expected < -0.4
+    np.testing.assert_allclose(cka(x, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(cka_distance(x, y), np.arccos(expected), rtol=1e-5)
 
 
 # (n, p, q, how many examples are huge, how huge): also of several, each along a channel of its own.
@@ -358,13 +358,13 @@ def test_constant_input_has_no_similarity():
 
 def test_dead_and_duplicate_channels():
     x, y = data()
-    wanted = cka(x, y)
+    expected = cka(x, y)
     padded = np.concatenate([x, np.full((N, 2), 0.1, np.float32)], 1)
-    np.testing.assert_allclose(cka(padded, y), wanted, rtol=1e-5)
+    np.testing.assert_allclose(cka(padded, y), expected, rtol=1e-5)
     np.testing.assert_allclose(
         channel_normalized_cka(padded, y), channel_normalized_cka(x, y), rtol=1e-5
     )  # and not what is left of 0.1 less its mean, scaled up
-    np.testing.assert_allclose(cka(np.concatenate([x, x], 1), y), wanted, rtol=1e-5)
+    np.testing.assert_allclose(cka(np.concatenate([x, x], 1), y), expected, rtol=1e-5)
     assert np.isfinite(jax.grad(channel_normalized_cka)(padded, y)).all()
 
 
@@ -376,7 +376,7 @@ def test_duplicate_examples():
     assert np.isfinite(jax.grad(lambda x: cka(x, y, kernel="rbf"))(x)).all()
 
 
-def test_nan_is_told():
+def test_nan_is_reported():
     x, y = data()
     x[3, 2] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):

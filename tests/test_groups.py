@@ -40,15 +40,15 @@ def test_phi_is_what_the_table_says(name):
 def test_numbers_decide_what_the_table_says(name, group):
     """A random matrix of each group: in the activation's own exactly if it commutes."""
     row, matrix = INTERTWINERS[name], sampled(group)
-    found = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
-    assert found.verdict is row.group.contains(matrix) and not found.warning
-    if found:
-        assert found.defect < 1e-13
+    result = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
+    assert result.verdict is row.group.contains(matrix) and not result.warning
+    if result:
+        assert result.defect < 1e-13
         with jax.enable_x64(True):
-            np.testing.assert_allclose(found.matrix, row.phi(matrix), rtol=1e-9, atol=1e-9)
-            np.testing.assert_allclose(found.offset, 0 if row.offset is None else row.offset(matrix), atol=1e-9)
+            np.testing.assert_allclose(result.matrix, row.phi(matrix), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(result.offset, 0 if row.offset is None else row.offset(matrix), atol=1e-9)
     else:
-        assert found.defect > 0.01
+        assert result.defect > 0.01
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -124,14 +124,14 @@ def test_activations_of_less_than_float64(name):
         for group in ("permutation", "signed_permutation", "positive_monomial", "general_linear"):
             matrix = sampled(group, seed)
             member = row.group.contains(matrix)
-            for dtype, wanted in ((jnp.float32, True), (jnp.bfloat16, None)):
+            for dtype, expected in ((jnp.float32, True), (jnp.bfloat16, None)):
                 short = lambda x, dtype=dtype: row.activation(jnp.asarray(x, dtype))  # noqa: E731
-                found = is_intertwiner(short, matrix, offset=row.offset is not None)
+                result = is_intertwiner(short, matrix, offset=row.offset is not None)
                 if member or dtype == jnp.float32:
-                    assert found.verdict is (wanted if member else False), (group, seed, found)
-                    assert (f"gives {jnp.dtype(dtype)}" in found.warning) is member
+                    assert result.verdict is (expected if member else False), (group, seed, result)
+                    assert (f"gives {jnp.dtype(dtype)}" in result.warning) is member
                 else:
-                    assert found.verdict is not True
+                    assert result.verdict is not True
 
 
 def test_a_verdict_holds_within_reach():
@@ -150,7 +150,7 @@ def test_polynomials_of_any_degree():
     np.testing.assert_allclose(is_intertwiner(row.activation, matrix).matrix, matrix**5, rtol=1e-9, atol=1e-9)
 
 
-def test_trouble_is_told():
+def test_warnings_are_reported():
     singular = is_intertwiner(np.tanh, np.diag([1.0, 0.0]))
     assert singular.verdict is False and "singular" in singular.warning and singular.condition == np.inf
     flat = is_intertwiner(np.ones_like, np.eye(3))

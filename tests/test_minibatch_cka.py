@@ -69,12 +69,12 @@ def test_minibatch_cka_agrees_with_its_definition(name, estimator):
         got = stream.finalize(fed(stream, x, y, sizes))
         np.testing.assert_allclose(got, minibatch_by_definition(x, y, np.array(sizes), kernel, estimator), atol=1e-5)
     states = [stream.update(stream.init(x, y), x[i : i + 10], y[i : i + 10]) for i in (0, 10, 20, 30, 40)]
-    wanted = minibatch_by_definition(x, y, np.full(5, 10), kernel, estimator)
+    expected = minibatch_by_definition(x, y, np.full(5, 10), kernel, estimator)
     for order in itertools.islice(itertools.permutations(states), 0, 120, 31):
         merged = stream.init(x, y)
         for state in order:
             merged = stream.merge(merged, state)
-        np.testing.assert_allclose(stream.finalize(merged), wanted, atol=1e-5)
+        np.testing.assert_allclose(stream.finalize(merged), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["song", "gretton", "lange"])
@@ -86,8 +86,8 @@ def test_one_batch_is_the_one_shot_cka(estimator):
         np.testing.assert_allclose(got, similarity.cka(x, y, estimator), atol=2e-6)
     if estimator == "lange":
         stream = similarity.wreath_cka_stream("median", estimator)
-        wanted = similarity.wreath_cka(x, y, "median", estimator)
-        np.testing.assert_allclose(stream.finalize(fed(stream, x, y, [10])), wanted, atol=5e-6)
+        expected = similarity.wreath_cka(x, y, "median", estimator)
+        np.testing.assert_allclose(stream.finalize(fed(stream, x, y, [10])), expected, atol=5e-6)
 
 
 def test_minibatch_cka_is_near_that_of_the_whole():
@@ -107,10 +107,10 @@ def test_minibatch_cka_of_any_size():
     x, y = data()
     x[:20] *= 1e-3
     stream = similarity.cka_stream(form="minibatch")
-    wanted = stream.finalize(fed(stream, x, y, [20] * 3))
+    expected = stream.finalize(fed(stream, x, y, [20] * 3))
     for size in (1e-20, 1e20):
         got = stream.finalize(fed(stream, x * np.float32(size), y / np.float32(size), [20] * 3))
-        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_minibatch_cka_of_constants():

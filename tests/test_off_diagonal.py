@@ -38,8 +38,8 @@ def by_definition(x, y):
     return OffDiagonalSums(z.sum(0), z.T @ z, rows.sum(0), rows.T @ z, rows.T @ rows, squares)
 
 
-def agree(found, expected):
-    for name, a, b in zip(OffDiagonalSums._fields, found, expected, strict=True):
+def agree(result, expected):
+    for name, a, b in zip(OffDiagonalSums._fields, result, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-8, err_msg=name)
 
 
@@ -55,6 +55,6 @@ def test_sums_are_those_of_the_definition():
 @pytest.mark.parametrize("estimator", ["song", "lange", "gretton"])
 def test_they_make_hsic(estimator):
     x, y = data()
-    found = centred_products(by_definition(x, y), N, estimator, WIDTHS) / normalizer(N, estimator)
+    result = centred_products(by_definition(x, y), N, estimator, WIDTHS) / normalizer(N, estimator)
     kernels = x @ x.T, y @ y.T
-    np.testing.assert_allclose(found, [[hsic(k, l, estimator) for l in kernels] for k in kernels], rtol=1e-9)  # noqa: E741
+    np.testing.assert_allclose(result, [[hsic(k, l, estimator) for l in kernels] for k in kernels], rtol=1e-9)  # noqa: E741

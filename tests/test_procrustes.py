@@ -68,10 +68,10 @@ each = pytest.mark.parametrize("distance", ORACLES)
 def test_agrees_with_its_definition(distance, shape):
     for seed in range(2):
         x, y = data(*shape, seed)
-        wanted = ORACLES[distance](x, y)
+        expected = ORACLES[distance](x, y)
         got, alignment = distance(x, y, full_output=True)
-        np.testing.assert_allclose(got, wanted, atol=2e-6)
-        np.testing.assert_allclose(SIMILARITIES[distance](x, y), 1 - wanted / 2, atol=2e-6)
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+        np.testing.assert_allclose(SIMILARITIES[distance](x, y), 1 - expected / 2, atol=2e-6)
         assert alignment.matrix.shape == shape[::-1]
         centred = distance(x, y, center=True)
         np.testing.assert_allclose(centred, ORACLES[distance](x, y, center=True), atol=2e-6)
@@ -107,10 +107,10 @@ def test_one_program_does_for_widths_that_are_near():
     assert _rotate._cache_size() <= known + 5  # one for all four distances, and one for each alignment
 
     layers = {str(p): data(p, 1, seed=p, n=40)[0][None] for p in (18, 21, 26)}
-    found = pairwise(layers, "procrustes_distance")
+    result = pairwise(layers, "procrustes_distance")
     for (a, x), (b, y) in itertools.combinations(layers.items(), 2):
         expected = [[orthogonal_by_definition(x[0], y[0])]]
-        np.testing.assert_allclose(found.select(layer_a=a, layer_b=b), expected, atol=2e-6)
+        np.testing.assert_allclose(result.select(layer_a=a, layer_b=b), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -242,9 +242,9 @@ def test_range_of_the_similarity():
 @each
 def test_of_any_size(distance):
     x, y = data(5, 4)
-    wanted = distance(x, y)
+    expected = distance(x, y)
     for size in (1e-30, 1e30):
-        np.testing.assert_allclose(distance(x * np.float32(size), y / np.float32(size)), wanted, rtol=1e-6)
+        np.testing.assert_allclose(distance(x * np.float32(size), y / np.float32(size)), expected, rtol=1e-6)
 
 
 @each
@@ -295,7 +295,7 @@ def test_zero_channels_change_nothing_for_rotations():
 
 
 @each
-def test_nan_is_told(distance):
+def test_nan_is_reported(distance):
     x, y = data(3, 3)
     x[1, 2] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):

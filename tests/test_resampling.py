@@ -86,7 +86,7 @@ def test_coverage(related):
         np.testing.assert_allclose(bars.standard_error.mean(), bars.estimate.std(), rtol=0.2)
 
 
-def test_bias_of_a_biased_measure_is_told():
+def test_bias_of_a_biased_measure_is_reported():
     x, y = data(0.0, sets=300)
     keys = jax.random.split(KEY, 300)
     gretton = partial(cka, estimator="gretton")
@@ -263,11 +263,11 @@ def test_models_that_differ_are_covered():
 
 def by_drawing(values, pairs, draws):
     """Means over the pairs of different models among those drawn, which may be drawn more than once."""
-    found = dict(zip(map(tuple, pairs.tolist()), np.float64(values), strict=True))
-    found |= {(j, i): value for (i, j), value in found.items()}
+    result = dict(zip(map(tuple, pairs.tolist()), np.float64(values), strict=True))
+    result |= {(j, i): value for (i, j), value in result.items()}
     means = []
     for models in draws:
-        chosen = [found[pair] for pair in itertools.combinations(models.tolist(), 2) if pair in found]
+        chosen = [result[pair] for pair in itertools.combinations(models.tolist(), 2) if pair in result]
         if chosen:
             means.append(np.mean(chosen, 0))
     return np.array(means)

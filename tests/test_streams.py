@@ -51,11 +51,11 @@ def upto_signs(tree):
     return jax.tree.map(lambda leaf: np.abs(np.asarray(leaf, np.float64)), tree)
 
 
-def assert_same(got, wanted, atol=5e-6):
+def assert_same(got, expected, atol=5e-6):
     """Also pairs of directions with other signs."""
-    got, wanted = upto_signs(got), upto_signs(wanted)
-    assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    got, expected = upto_signs(got), upto_signs(expected)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
 
 
@@ -69,11 +69,11 @@ def test_equals_the_one_shot_function(name):
     x, y = data()
     stream = make(**options)
     got = stream.finalize(fed(stream, x, y, [20, 20, 20]))
-    wanted = function(x, y, **options)
-    assert_same(got, wanted, atol=2e-5)
-    assert all(leaf.dtype == other.dtype for leaf, other in zip(*map(jax.tree.leaves, (got, wanted)), strict=True))
+    expected = function(x, y, **options)
+    assert_same(got, expected, atol=2e-5)
+    assert all(leaf.dtype == other.dtype for leaf, other in zip(*map(jax.tree.leaves, (got, expected)), strict=True))
     again = stream.finalize(fed(stream, x, y, [1] * 20 + [20, 20]))  # fewer samples than neurons, to begin
-    assert_same(again, wanted, atol=2e-5)
+    assert_same(again, expected, atol=2e-5)
 
 
 @each
@@ -82,8 +82,8 @@ def test_maps(name):
     for maps, n in (("pixels", 30), ("pool", 60)):
         x, y = maps_of(n)
         stream = make(maps=maps, **options)
-        wanted = function(x, y, maps=maps, **options)
-        assert_same(stream.finalize(fed(stream, x, y, [n // 3] * 3)), wanted, atol=2e-5)
+        expected = function(x, y, maps=maps, **options)
+        assert_same(stream.finalize(fed(stream, x, y, [n // 3] * 3)), expected, atol=2e-5)
 
 
 def test_flattened_maps():
@@ -109,8 +109,8 @@ def test_double_precision(name):
         x, y = (np.float64(z) for z in data())
         stream = make(**options)
         got = stream.finalize(fed(stream, x, y, [20] * 3))
-        got, wanted = upto_signs(got), upto_signs(function(x, y, **options))
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        got, expected = upto_signs(got), upto_signs(function(x, y, **options))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
@@ -120,7 +120,7 @@ def test_merging_in_any_order(name):
     x, y = data()
     stream = make(**options)
     parts = [stream.update(stream.init(x, y), x[i : i + 20], y[i : i + 20]) for i in (0, 20, 40)]
-    wanted = function(x, y, **options)
+    expected = function(x, y, **options)
     a, b, c = parts
     for merged in (
         stream.merge(stream.merge(a, b), c),
@@ -128,7 +128,7 @@ def test_merging_in_any_order(name):
         stream.merge(stream.init(x, y), stream.merge(stream.merge(a, stream.init(x, y)), stream.merge(b, c))),
         stream.update(stream.merge(a, c), x[20:40], y[20:40]),
     ):
-        assert_same(stream.finalize(merged), wanted, atol=2e-5)
+        assert_same(stream.finalize(merged), expected, atol=2e-5)
 
 
 def test_one_state_serves_several_measures():
@@ -158,8 +158,8 @@ def test_ill_conditioned_data_in_single_precision(offset, first):
     stream = similarity.cca_stream()
     got = stream.finalize(fed(stream, x, y, [20] * 100)).correlations
     direct = similarity.cca(x, y).correlations
-    wanted = by_qr(x, y)
-    assert np.abs(got - wanted).max() < max(4 * np.abs(direct - wanted).max(), 2e-5)
+    expected = by_qr(x, y)
+    assert np.abs(got - expected).max() < max(4 * np.abs(direct - expected).max(), 2e-5)
 
 
 def test_many_updates_do_not_add_up_their_rounding():
@@ -197,9 +197,9 @@ def test_few_examples():
     x, y = data(8)
     stream = similarity.cca_stream()
     state = fed(stream, x, y, [1] * 8)
-    with pytest.warns(FewExamplesWarning, match="8 samples of 5 and 4") as told:
+    with pytest.warns(FewExamplesWarning, match="8 samples of 5 and 4") as warned:
         got = stream.finalize(state)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
     np.testing.assert_allclose(got.correlations, by_qr(x, y), atol=1e-5)
     x, y = x[:4], y[:4]
     state = fed(stream, x, y, [1] * 4)
@@ -277,8 +277,8 @@ def test_derivatives_go_through_updates():
         return stream.finalize(stream.merge(state, stream.init(x, y)))
 
     got = jax.jit(jax.grad(streamed))(x)
-    wanted = jax.jit(jax.grad(lambda x: similarity.procrustes(x, y, center=True)))(x)
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    expected = jax.jit(jax.grad(lambda x: similarity.procrustes(x, y, center=True)))(x)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", PLAIN)
