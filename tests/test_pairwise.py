@@ -32,7 +32,7 @@ every = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) f
 
 
 # One that somebody else may have, not in two parts.
-OWN = dataclasses.replace(MEASURES["cka"], name="own", factor=None)
+OWN = dataclasses.replace(MEASURES["cka"], name="own", split=None)
 
 
 def zoo(models=MODELS, examples=EXAMPLES, seed=0, sizes=((2, 2, 5),), noise=0.6):
@@ -62,21 +62,21 @@ def loop(measure, a, b, **options):
     return values
 
 
-def agree(measure, result, expected, error=SAME):
+def agree(measure, found, expected, error=SAME):
     """Up to rounding, which is of the size of a distance where no norm bounds it."""
     bounded = np.isfinite(MEASURES[measure].range[1])
-    np.testing.assert_allclose(result, expected, atol=error, rtol=0 if bounded else error)
+    np.testing.assert_allclose(found, expected, atol=error, rtol=0 if bounded else error)
 
 
 @pytest.mark.parametrize("measure", every)
 @pytest.mark.few(3)
 def test_values_are_those_of_one_pair_at_a_time(measure):
     a = zoo()
-    result = pairwise(a, measure)
-    assert result.values.dtype == np.float32 and result.computed.all()
-    agree(measure, result.values, loop(measure, a, a))
+    found = pairwise(a, measure)
+    assert found.values.dtype == np.float32 and found.computed.all()
+    agree(measure, found.values, loop(measure, a, a))
     low, high = MEASURES[measure].range
-    assert low <= result.values.min() and result.values.max() <= high
+    assert low <= found.values.min() and found.values.max() <= high
 
 
 @pytest.mark.parametrize("measure", names)
@@ -113,8 +113,8 @@ def test_layers_may_differ_in_shape(measure, sizes):
 @pytest.mark.slow
 def test_an_enlarged_map_is_the_same_map():
     small = zoo(1, sizes=((2, 3, 3),))["layer0"]
-    result = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, "procrustes_distance", layout="nhwc")
-    assert result.values.max() < 1e-6  # and not the root of rounding
+    found = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, "procrustes_distance", layout="nhwc")
+    assert found.values.max() < 1e-6  # and not the root of rounding
     data = np.random.default_rng(0).normal(size=(3, 5, 2, 2))
     np.testing.assert_allclose(downsample(upsample(jnp.asarray(data), (4, 6)), (2, 2)), data, rtol=1e-6)
 
@@ -129,9 +129,9 @@ def test_small_distances_keep_their_digits(measure):
     steps = start + 1e-4 * np.arange(3)[:, None, None] * rng.normal(size=start.shape)
     with jax.enable_x64(True):
         expected = loop(measure, {"x": steps}, {"x": steps})[0, :, 0]
-    result = pairwise({"x": np.float32(steps)}, measure).select(layer_a="x", layer_b="x")
+    found = pairwise({"x": np.float32(steps)}, measure).select(layer_a="x", layer_b="x")
     assert 1e-5 < expected[0, 1] < 1e-3
-    np.testing.assert_allclose(result, expected, rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("measure", ["cca_distance", "cka_distance", "procrustes_distance"])
@@ -149,10 +149,10 @@ def test_distances_make_a_distance_matrix(measure):
 def test_double_precision(measure):
     a = {"layer0": np.float64(zoo(2)["layer0"]).mean((2, 3))}
     with jax.enable_x64(True):
-        result = pairwise(a, measure)
+        found = pairwise(a, measure)
         expected = loop(measure, a, a)
-    assert result.values.dtype == np.float64
-    np.testing.assert_allclose(result.values, expected, atol=2e-8 if measure == "cka_distance" else 1e-12)
+    assert found.values.dtype == np.float64
+    np.testing.assert_allclose(found.values, expected, atol=2e-8 if measure == "cka_distance" else 1e-12)
 
 
 @pytest.mark.slow
@@ -161,7 +161,7 @@ def test_badly_conditioned_and_dependent_neurons():
     x = rng.normal(size=(2, EXAMPLES, 4))
     bad = np.concatenate([x, x[..., :1] + 1e-2 * rng.normal(size=(2, EXAMPLES, 1)), x[..., :1], 0 * x[..., :1]], -1)
     a = {"good": np.float32(x), "bad": np.float32(bad)}
-    result = pairwise(a, "cca").values
+    found = pairwise(a, "cca").values
 
     def basis(matrix):
         u, s, _ = np.linalg.svd(matrix - matrix.mean(0), full_matrices=False)
@@ -169,7 +169,7 @@ def test_badly_conditioned_and_dependent_neurons():
 
     bases = [basis(model) for layer in (x, bad) for model in layer]
     expected = [[np.linalg.svd(p.T @ q, compute_uv=False).mean() for q in bases] for p in bases]
-    np.testing.assert_allclose(result.reshape(4, 4), expected, atol=3e-5)  # rounding over the smallest singular value
+    np.testing.assert_allclose(found.reshape(4, 4), expected, atol=3e-5)  # rounding over the smallest singular value
 
 
 @pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
@@ -181,14 +181,14 @@ def test_feature_form_is_the_gram_form(measure):
 
 
 def test_feature_form_is_taken_for_many_examples():
-    def shape_of(*shapes, measure="cka", **options):
+    def kept(*shapes, measure="cka", **options):
         split = MEASURES[measure].split(shapes, **options)
         return jax.eval_shape(split.prepare, jax.ShapeDtypeStruct(shapes[0], jnp.float32)).data.shape
 
-    assert shape_of((5000, 40), (5000, 8, 8, 3)) == (40, 5000)
-    assert shape_of((5000, 40), (5000, 32, 32, 3)) == shape_of((5000, 40), measure="cka_rbf") == (1, 5000**2)
-    assert shape_of((4000, 40)) == (1, 4000**2)
-    assert shape_of((50, 16, 16, 9), maps="pixels") == (9, 50 * 16 * 16)
+    assert kept((5000, 40), (5000, 8, 8, 3)) == (40, 5000)
+    assert kept((5000, 40), (5000, 32, 32, 3)) == kept((5000, 40), measure="cka_rbf") == (1, 5000**2)
+    assert kept((4000, 40)) == (1, 4000**2)
+    assert kept((50, 16, 16, 9), maps="pixels") == (9, 50 * 16 * 16)
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_feature_form_is_taken_for_many_examples():
 @pytest.mark.few(1)
 def test_options_reach_the_measure(measure, options):
     a = zoo(2, sizes=((2, 2, 5),))
-    result = pairwise(a, measure, **options).values
-    np.testing.assert_allclose(result, loop(measure, a, a, **options), atol=5e-6)
-    assert np.abs(result - pairwise(a, measure).values).max() > 1e-2
+    found = pairwise(a, measure, **options).values
+    np.testing.assert_allclose(found, loop(measure, a, a, **options), atol=5e-6)
+    assert np.abs(found - pairwise(a, measure).values).max() > 1e-2
 
 
 def test_constant_and_dead_are_nan_but_computed():
@@ -213,9 +213,9 @@ def test_constant_and_dead_are_nan_but_computed():
     a["layer0"][2, ..., 0] = 0
     others = ("wreath_procrustes_distance", "soft_matching", "fourier_cca")
     for measure in ("cka", "cka_distance", "cca", "procrustes", *others):
-        result = pairwise(a, measure)
-        assert result.computed.all()
-        values = result.select(layer_a="layer0", layer_b="layer0")
+        found = pairwise(a, measure)
+        assert found.computed.all()
+        values = found.select(layer_a="layer0", layer_b="layer0")
         assert np.isnan(values[1]).all() and np.isnan(values[:, 1]).all()
         np.testing.assert_allclose(values[::2, ::2], loop(measure, a, a)[0, ::2, 0, ::2], atol=SAME)
 
@@ -227,43 +227,43 @@ def test_pairs_of_models():
             pairwise(a, measure, models="abcde"),
             pairwise(a, measure, models="abcde", pairs=[("a", "c"), ("d", "d")]),
         )
-        mask = np.zeros((5, 5), bool)
-        mask[[0, 2, 3], [2, 0, 3]] = True
-        np.testing.assert_array_equal(some.computed[0, :, 0], mask)
-        np.testing.assert_allclose(some.values[0, :, 0][mask], whole.values[0, :, 0][mask], atol=SAME)
+        wanted = np.zeros((5, 5), bool)
+        wanted[[0, 2, 3], [2, 0, 3]] = True
+        np.testing.assert_array_equal(some.computed[0, :, 0], wanted)
+        np.testing.assert_allclose(some.values[0, :, 0][wanted], whole.values[0, :, 0][wanted], atol=SAME)
         assert np.isnan(some.values[~some.computed]).all() and len(some.to_frame()) == 3
     assert not pairwise(a, "cka", pairs=[]).computed.any()
 
 
-def test_only_models_of_requested_pairs_are_prepared(monkeypatch):
+def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
     a, b, prepared = zoo(6), zoo(4, seed=1), []
     prepare = pair_blocks._prepare_layer
 
-    def counted_prepare(split, array, *others):
+    def watched(split, array, *others):
         prepared.append(np.asarray(array))
         return prepare(split, array, *others)
 
-    monkeypatch.setattr(pair_blocks, "_prepare_layer", counted_prepare)
-    for options, expected_arrays in (
+    monkeypatch.setattr(pair_blocks, "_prepare_layer", watched)
+    for options, wanted in (
         ({"pairs": [(4, 1)]}, [a["layer0"][[1, 4]]]),
         ({"against": b, "pairs": [(5, 0), (5, 3)]}, [a["layer0"][[5]], b["layer0"][[0, 3]]]),
         ({"pairs": []}, []),
     ):
         prepared.clear()
-        result = pairwise(a, "cka", **options)
-        assert len(prepared) == len(expected_arrays) and all(map(np.array_equal, prepared, expected_arrays))
-        assert result.values.shape == (1, 6, 1, 4 if "against" in options else 6)
+        found = pairwise(a, "cka", **options)
+        assert len(prepared) == len(wanted) and all(map(np.array_equal, prepared, wanted))
+        assert found.values.shape == (1, 6, 1, 4 if "against" in options else 6)
         for i, j in options["pairs"]:
             expected = MEASURES["cka"].fn(a["layer0"][i], options.get("against", a)["layer0"][j])
-            np.testing.assert_allclose(result.select(model_a=i, model_b=j)[0, 0], expected, atol=SAME)
+            np.testing.assert_allclose(found.select(model_a=i, model_b=j)[0, 0], expected, atol=SAME)
 
 
 def test_two_sets():
     a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
     for measure in ("cka", "pwcca", OWN):
-        result = pairwise(a, measure, against=b, against_models=["last"])
-        assert result.values.shape == (2, 2, 1, 1)
-        np.testing.assert_allclose(result.values, loop(measure, a, b), atol=SAME)
+        found = pairwise(a, measure, against=b, against_models=["last"])
+        assert found.values.shape == (2, 2, 1, 1)
+        np.testing.assert_allclose(found.values, loop(measure, a, b), atol=SAME)
     frame = pairwise(a, "cka", against=b, against_models=["last"], pairs=[(1, "last")]).to_frame()
     assert frame[["model_a", "layer_a", "model_b", "layer_b", "measure"]].values.tolist() == [
         [1, "layer0", "last", "end", "cka"],
@@ -273,13 +273,11 @@ def test_two_sets():
 
 def test_same_layers_only():
     a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
-    result = pairwise(a, "cca", layers="same")  # of which all layers cannot be compared
-    np.testing.assert_array_equal(
-        result.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool)
-    )
+    found = pairwise(a, "cca", layers="same")  # of which all layers cannot be compared
+    np.testing.assert_array_equal(found.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool))
     for layer, array in a.items():
         expected = loop("cca", {layer: array}, {layer: array})[0, :, 0]
-        np.testing.assert_allclose(result.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
+        np.testing.assert_allclose(found.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
     other = {"layer1": a["layer1"][:1], "more": a["layer0"][:1]}
     assert pairwise(a, "cca", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
         [False] * 2,
@@ -323,7 +321,7 @@ def test_what_was_asked_before_changes_no_check():
         pairwise(a, "procrustes", devices=[])
 
 
-def test_only_few_examples_are_reported():
+def test_only_few_examples_are_told_as_such():
     def warns(x, y):
         warnings.warn("something else", UserWarning, stacklevel=1)
         return jnp.vdot(x, y)
@@ -337,48 +335,48 @@ def test_only_few_examples_are_reported():
 
 def test_kinds_of_arrays():
     a = zoo(2)
-    result = pairwise({key: jnp.asarray(value) for key, value in a.items()}, "cka").values
-    np.testing.assert_allclose(result, pairwise(a, "cka").values, atol=SAME)
+    found = pairwise({key: jnp.asarray(value) for key, value in a.items()}, "cka").values
+    np.testing.assert_allclose(found, pairwise(a, "cka").values, atol=SAME)
     halves = {"half": jnp.asarray(a["layer0"], jnp.bfloat16), "whole": np.int64(3 * a["layer0"])}
-    result = pairwise(halves, MEASURES["cka"])
-    assert result.values.dtype == np.float32
-    np.testing.assert_allclose(result.values, loop("cka", halves, halves), atol=SAME)
+    found = pairwise(halves, MEASURES["cka"])
+    assert found.values.dtype == np.float32
+    np.testing.assert_allclose(found.values, loop("cka", halves, halves), atol=SAME)
 
 
-def test_tiles_cover_the_mask_and_little_more():
+def test_tiles_cover_what_is_wanted_and_little_more():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        mask = rng.random(rng.integers(1, 40, 2)) < rng.choice([0.02, 0.5, 1])
+        wanted = rng.random(rng.integers(1, 40, 2)) < rng.choice([0.02, 0.5, 1])
         if rng.random() < 0.3:
-            mask = np.triu(np.ones((len(mask), len(mask)), bool))
-        if not mask.any():
+            wanted = np.triu(np.ones((len(wanted), len(wanted)), bool))
+        if not wanted.any():
             continue
-        edges = pair_blocks._edges(mask, 32)
-        starts = pair_blocks._tiles(mask, edges)
-        covered = np.zeros_like(mask)
+        edges = pair_blocks._edges(wanted, 32)
+        starts = pair_blocks._tiles(wanted, edges)
+        covered = np.zeros_like(wanted)
         for i, j in starts:
             assert i >= 0 and j >= 0
             covered[i : i + edges[0], j : j + edges[1]] = True
-        assert covered[mask].all()
-        assert len(starts) * edges[0] * edges[1] <= pair_blocks.MAX_WASTE * mask.sum()
+        assert covered[wanted].all()
+        assert len(starts) * edges[0] * edges[1] <= pair_blocks.MAX_WASTE * wanted.sum()
 
 
 def test_labels():
     a = zoo(2, sizes=((2, 2, 3), (2, 2, 4)))
-    result = symjax.pairwise(a, "pwcca", models=("m", "n"))
-    assert isinstance(result, symjax.Pairwise) and result.layers_a == result.layers_b == ("layer0", "layer1")
-    assert result.select(model_a="n", layer_b="layer1").shape == (2, 2)
-    assert result.select(layer_a="layer1", model_a="m", layer_b="layer0", model_b="n") == result.values[1, 0, 0, 1]
-    frame = result.to_frame()
+    found = symjax.pairwise(a, "pwcca", models=("m", "n"))
+    assert isinstance(found, symjax.Pairwise) and found.layers_a == found.layers_b == ("layer0", "layer1")
+    assert found.select(model_a="n", layer_b="layer1").shape == (2, 2)
+    assert found.select(layer_a="layer1", model_a="m", layer_b="layer0", model_b="n") == found.values[1, 0, 0, 1]
+    frame = found.to_frame()
     assert list(frame.columns) == ["model_a", "layer_a", "model_b", "layer_b", "measure", "value", "same_model"]
     assert len(frame) == 16 and (frame.same_model == (frame.model_a == frame.model_b)).all()
     assert not symjax.pairwise(a, "pwcca", against=a).to_frame().same_model.any()  # equal labels of two sets
     row = frame[
         (frame.model_a == "n") & (frame.layer_a == "layer0") & (frame.model_b == "m") & (frame.layer_b == "layer1")
     ]
-    assert row.value.item() == result.values[0, 1, 1, 0]
+    assert row.value.item() == found.values[0, 1, 1, 0]
     with pytest.raises(InputError, match="^layer_a: 'layer7' is not known; there are 'layer0', 'layer1'"):
-        result.select(layer_a="layer7")
+        found.select(layer_a="layer7")
 
 
 def test_a_function_is_a_measure():
@@ -386,26 +384,26 @@ def test_a_function_is_a_measure():
         return (first - 2 * second).mean() ** power
 
     a = {"layer": zoo(2, sizes=((1, 1, 3),))["layer0"]}
-    result = symjax.pairwise(a, differs, power=2)
+    found = symjax.pairwise(a, differs, power=2)
     x, y = np.float64(a["layer"])
     expected = [[(s - 2 * t).mean() ** 2 for t in (x, y)] for s in (x, y)]
-    np.testing.assert_allclose(result.values[0, :, 0], expected, rtol=1e-4)
-    assert result.measure == "differs"
+    np.testing.assert_allclose(found.values[0, :, 0], expected, rtol=1e-4)
+    assert found.measure == "differs"
 
 
-def test_few_examples_are_reported_once():
+def test_few_examples_are_told_once():
     a = zoo(2, sizes=((1, 1, 3), (1, 1, 27)))
     for measure, where in [
         ("cca", "'layer0' and 'layer1', 'layer1' and 'layer1': 30 samples of 3 and 27"),
         ("svcca", "'layer1' and 'layer1': 30 samples of "),
     ]:
-        with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as warned:
+        with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as told:
             pairwise(a, measure)
-        assert len(warned) == 1 and warned[0].filename == __file__
+        assert len(told) == 1 and told[0].filename == __file__
     pairwise({"layer0": a["layer0"]}, "cca")
 
 
-def test_mistakes_are_reported():
+def test_mistakes_are_told():
     a = zoo(2, sizes=((2, 2, 3), (1, 2, 3)))
     x = a["layer0"]
     bad = x.copy()
@@ -477,6 +475,6 @@ def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     if split.exact is not None:
         programs.append(jax.make_jaxpr(split.compare_exactly)(one, one))
     names = ("svd", "qr", "eigh", "cholesky", "householder_product")
-    result = [e for program in programs for e in equations(program.jaxpr) if e.primitive.name in names]
-    assert all(equation.invars[0].aval.ndim == 2 for equation in result)
-    assert result or measure not in ("cca", "svcca", "pwcca", "pls", "fourier_cca", "procrustes_distance")
+    found = [e for program in programs for e in equations(program.jaxpr) if e.primitive.name in names]
+    assert all(equation.invars[0].aval.ndim == 2 for equation in found)
+    assert found or measure not in ("cca", "svcca", "pwcca", "pls", "fourier_cca", "procrustes_distance")
