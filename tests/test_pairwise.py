@@ -326,7 +326,7 @@ def test_only_few_examples_are_told_as_such():
         warnings.warn("something else", UserWarning, stacklevel=1)
         return jnp.vdot(x, y)
 
-    own = dataclasses.replace(MEASURES["cka"], fn=warns, factor=None)
+    own = dataclasses.replace(MEASURES["cka"], fn=warns, split=None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pairwise(zoo(2), own, layers="same")
@@ -414,7 +414,7 @@ def test_mistakes_are_told():
         (r"^representations\['x'\]: got shape \(2, 30\)", ({"x": x[:, :, 0, 0, 0]}, "cka"), {}),
         (r"^representations\['x'\]: got complex", ({"x": x + 1j}, "cka"), {}),
         (
-            r"^representations\['y'\]: got 1 models, must be as many as in layer 'x', 2",
+            r"^representations\['y'\]: got 1 models, expected as many as in layer 'x', 2",
             ({"x": x, "y": x[:1]}, "cka"),
             {},
         ),

@@ -343,9 +343,9 @@ def test_mistakes():
     state = stream.init(x, y)
     with pytest.raises(InputError, match="x: got 4 neurons of float32, expected 5"):
         stream.update(state, y, x)
-    with pytest.raises(InputError, match="b: its state is Moments of"):
+    with pytest.raises(InputError, match="b: got a state Moments of"):
         stream.merge(state, stream.init(y, x))
-    with pytest.raises(InputError, match="b: its state is Whole of"):
+    with pytest.raises(InputError, match="b: got a state ExactState of"):
         stream.merge(state, similarity.cka_stream().init(x, y))
     with pytest.raises(InputError, match="at least 4"):
         stream_of_means = similarity.cka_stream(form="minibatch")

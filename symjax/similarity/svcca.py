@@ -112,7 +112,7 @@ def split(shapes, variance=0.99, *, maps="pixels", distance=False):
         similarity = correlations.sum() / jnp.minimum(a_rank, b_rank).astype(cross.dtype)
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish, width=lambda rank: rank)
+    return SplitMeasure(prepare, finish, num_directions=lambda rank: rank)
 
 
 _REFERENCE = "Raghu et al. 2017, section 2"
