@@ -192,7 +192,7 @@ def text(name: str, value: Any, *, empty: bool = False) -> str:
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     known = tuple(known)
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name}: {short(value)} is unknown; known: {', '.join(known)}")
+        raise InputError(f"{name}: got {short(value)}, expected one of {', '.join(known)}")
     return value
 
 

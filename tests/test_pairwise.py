@@ -375,7 +375,7 @@ def test_labels():
         (frame.model_a == "n") & (frame.layer_a == "layer0") & (frame.model_b == "m") & (frame.layer_b == "layer1")
     ]
     assert row.value.item() == found.values[0, 1, 1, 0]
-    with pytest.raises(InputError, match="^layer_a: 'layer7' is not known; there are 'layer0', 'layer1'"):
+    with pytest.raises(InputError, match="^layer_a: got 'layer7', expected one of 'layer0', 'layer1'"):
         found.select(layer_a="layer7")
 
 
@@ -422,20 +422,24 @@ def test_mistakes_are_told():
         ("^representations: layer 'y' of model 1 has NaN", ({"x": x, "y": bad}, "cka"), {}),
         ("^against: layer 'y' of model 'n' has NaN", (a, "cka"), {"against": {"y": bad}, "against_models": "mn"}),
         ("^against: got 29 examples", (a, "cka"), {"against": {"x": x[:, 1:]}}),
-        ("^measure: 'ckaa' is not known; choose one of cca, ", (a, "ckaa"), {}),
+        ("^measure: got 'ckaa', expected one of cca, ", (a, "ckaa"), {}),
         ("measure: got a value of tuple, expected a 0-d array", (a, lambda x, y: (x, y)), {}),
         ("measure: got a value of \\(30,\\), expected a 0-d array", (a, lambda x, y: x[:, 0, 0, 0]), {}),
         ("^models: got .* expected 2 different labels", (a, "cka"), {"models": "aa"}),
         ("^against_models: got", (a, "cka"), {"against": a, "against_models": "abc"}),
         ("^pairs: got 'some'", (a, "cka"), {"pairs": "some"}),
-        ("^pairs: 2 is not known; there are 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
+        ("^pairs: got 2, expected one of 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
         ("^pairs: got 3, expected a sequence", (a, "cka"), {"pairs": [3]}),
-        ("^layers: 'some' is unknown", (a, "cka"), {"layers": "some"}),
+        ("^layers: got 'some', expected", (a, "cka"), {"layers": "some"}),
         ("^layers: none of 'layer0', 'layer1' is in against", (a, "cka"), {"layers": "same", "against": {"z": x}}),
         ("^memory: got 0", (a, "cka"), {"memory": 0}),
-        ("^bandwith: is no option of cka; its options are estimator, kernel", (a, "cka"), {"bandwith": 1}),
-        ("^full_output: is no option", (a, "procrustes"), {"full_output": True}),
-        ("estimator: 'a' is unknown", (a, "cka"), {"estimator": "a"}),
+        (
+            "^bandwith: got an option that cka does not have; its options are estimator, kernel",
+            (a, "cka"),
+            {"bandwith": 1},
+        ),
+        ("^full_output: got an option", (a, "procrustes"), {"full_output": True}),
+        ("estimator: got 'a', expected", (a, "cka"), {"estimator": "a"}),
         (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "maps": "pool"}),
         ("^layers 'layer0' .* and 'layer1' .*maps='flatten' and maps='pool'.*; layers='same'", (a, "cca"), {}),
         ("expected at least 4 for the estimator", ({"x": x[:, :3]}, "cka"), {}),

@@ -12,7 +12,7 @@ from symjax.birkhoff.dual import marginals, residual
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
 from symjax.birkhoff.newton import newton, sweeps
-from symjax.checks import flag
+from symjax.checks import flag, one_of
 from symjax.errors import InputError
 from symjax.spelling import one_line
 
@@ -93,8 +93,7 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
     """
     flag("full_output", full_output)
     matrix = square("matrix", matrix)
-    if not isinstance(method, str) or method not in MAX_ITERS:
-        raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
+    one_of("method", method, MAX_ITERS)
     max_iters = MAX_ITERS[method] if max_iters is None else max_iters
     scalar("tol", tol, "a positive number", lambda value: 0 < value < float("inf"))
     scalar("max_iters", max_iters, "an integer, 0 or more", lambda value: value >= 0 and value == int(value))

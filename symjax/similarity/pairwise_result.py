@@ -70,5 +70,5 @@ def position(name, label, labels):
     """Return the index of `label` in `labels`, or raise an `InputError` about the argument `name`."""
     if not can_be_key(label) or label not in labels:
         shown = ", ".join(map(repr, labels[:20])) + (", ..." if len(labels) > 20 else "")
-        raise InputError(f"{name}: {short(label)} is not known; there are {shown}")
+        raise InputError(f"{name}: got {short(label)}, expected one of {shown}")
     return labels.index(label)

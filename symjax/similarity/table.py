@@ -39,5 +39,5 @@ def as_measure(name, value):
         return MEASURES[value]
     if not callable(value):
         known = ", ".join(MEASURES)
-        raise InputError(f"{name}: {short(value)} is not known; choose one of {known}, a Measure or a function")
+        raise InputError(f"{name}: got {short(value)}, expected one of {known}, a Measure or a function")
     return value

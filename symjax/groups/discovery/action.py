@@ -192,7 +192,7 @@ class Symmetry:
     def _point(self, point: str) -> dict:
         if point not in self.points:
             raise InputError(
-                f"point: {point!r} is not named by the function; known: {', '.join(self.points) or 'none'}"
+                f"point: got {point!r}, expected a named value of the function: {', '.join(self.points) or 'none'}"
             )
         return self._at.get(point, {})
 
@@ -202,7 +202,7 @@ class Symmetry:
     def _check(self, element: Element) -> None:
         for name, matrix in element.items():
             if name not in self.spaces:
-                raise InputError(f"element: {name!r} is not a space; known: {', '.join(self.spaces) or 'none'}")
+                raise InputError(f"element: got {name!r}, expected names of spaces: {', '.join(self.spaces) or 'none'}")
             size = self.spaces[name].size
             if not self.spaces[name].verified:
                 raise InputError(f"element: {name} is not verified: acting on it changes the function")
