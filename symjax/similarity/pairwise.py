@@ -149,9 +149,8 @@ def _options(measure, options):
     accepted = [name for name in list(inspect.signature(measure.fn).parameters)[2:] if name != "full_output"]
     for name in options:
         if name not in accepted:
-            raise InputError(
-                f"{name}: got an option that {measure.name} does not have; its options are {', '.join(accepted) or 'none'}"
-            )
+            options_text = ", ".join(accepted) or "none"
+            raise InputError(f"{name}: got an option that {measure.name} does not have; its options are {options_text}")
     numbers = (np.generic, np.ndarray, jax.Array)
     return {
         name: value.item() if isinstance(value, numbers) and value.ndim == 0 else value
