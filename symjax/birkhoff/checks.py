@@ -1,4 +1,4 @@
-"""What the functions of this package ask of their arguments."""
+"""Validation of the arguments of this package."""
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,9 @@ def real(name, value):
 
 
 def scalar(name, value, expected, is_valid):
-    """Return `value` if it is a number, traced or with `is_valid(value)`; otherwise raise an `InputError` with
-    `expected`.
+    """Return `value` if it is a number, traced or valid by `is_valid`; otherwise raise an `InputError`.
+
+    The message says that `expected` was expected.
 
     Concrete values are returned as Python numbers, and integers that JAX would truncate or reject as floats.
     """

@@ -23,8 +23,9 @@ COARSE_TOL = 1e-2  # residual at which a stage with s > 1 ends
 
 
 def newton(matrix, u, v, tol, max_iters):
-    """Solve with s = 1 for A / s; if the first sweeps leave a residual over `RESCALE_RESIDUAL`, decrease s from a large
-    value.
+    """Solve by sweeps and Newton steps for A / s, with s = 1 or with s decreasing to 1.
+
+    The first attempt has s = 1. If its first sweeps leave a residual over `RESCALE_RESIDUAL`, s starts large.
 
     A large matrix has large duals, and sweeps and damped Newton steps change them by little at a time. The duals of A /
     s, times s, are close to those of A. Where rounding hides the effect of a smaller s, the next stage is s = 1.
@@ -90,8 +91,9 @@ def _solve_stage(state, tol, max_iters, first_sweeps, may_rescale):
 
 
 def _sweeps(state, tol, count):
-    """Make up to `count` sweeps: move each row's dual towards the threshold where the row sums to one, then the
-    columns'.
+    """Make up to `count` sweeps: move the duals of rows, then those of columns, towards the thresholds.
+
+    At its threshold a row or column sums to one.
 
     Successive over-relaxation with Young's factor, re-estimated from the observed rate of convergence, reduces the
     number of sweeps. Neither a single step to a threshold nor over-relaxation always decreases the dual objective.

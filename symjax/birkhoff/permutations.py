@@ -105,7 +105,7 @@ def permutation_matrix(permutation, dtype=jnp.float32):
 
 
 def softsort(scores, tau):
-    """SoftSort_tau(v) = softmax(-|sort(v)_i - v_j| / tau) over j, with sort descending.
+    """Compute SoftSort_tau(v) = softmax(-|sort(v)_i - v_j| / tau) over j, with sort descending.
 
     Row i tends to the indicator of the i-th largest score as tau tends to 0. Adding a constant to all scores does not
     change the result; permuting the scores permutes the columns.

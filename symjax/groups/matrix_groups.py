@@ -34,7 +34,7 @@ class MatrixGroup:
 
     @property
     def monomial(self) -> bool:
-        """Whether elements have one nonzero entry in each row and column."""
+        """Return whether elements have one nonzero entry in each row and column."""
         return self.sample_entries is not None
 
     def identity(self, size: int) -> jax.Array:
@@ -61,8 +61,7 @@ class MatrixGroup:
         return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.sample_entries(second, size, dtype))
 
     def contains(self, matrix, *, tolerance: float = 1e-6) -> bool:
-        """Return whether a matrix (n, n) is in the group, with errors of entries up to `tolerance` times the largest
-        entry.
+        """Return whether a matrix (n, n) is in the group, up to `tolerance` times the largest entry.
 
         A matrix of the general linear group has a condition number below 1 / tolerance.
 
@@ -83,8 +82,9 @@ class MatrixGroup:
         return jnp.matmul(second, first, precision="highest")
 
     def inverse(self, matrix) -> jax.Array:
-        """Return the inverse of an element; for a monomial one, the transpose with reciprocals of each row's largest
-        entry.
+        """Return the inverse of an element.
+
+        For a monomial element it is the transpose with reciprocals of each row's largest entry.
 
         Small entries that `contains` tolerates in place of zeros become zeros.
         """

@@ -19,7 +19,7 @@ def angle(a, b):
 
 
 def arccos(similarity):
-    """arccos with derivative zero where the true derivative is infinite."""
+    """Return the arccos, with derivative zero where the true derivative is infinite."""
     inside = jnp.abs(similarity) < 1
     ends = jnp.where(similarity > 0, 0.0, jnp.pi).astype(similarity.dtype)
     ends = jnp.where(jnp.isnan(similarity), similarity, ends)

@@ -50,8 +50,7 @@ class _Whitening(NamedTuple):
 
 
 def whiten(x, rcond):
-    """Return an orthonormal basis (n, d) of the directions of X that `canonical` keeps, X' times it (d, d), and the
-    rank.
+    """Return an orthonormal basis (n, d) of the kept directions of X, X' times it (d, d), and the rank.
 
     Columns for dropped directions are zero. The singular values of the product of two such bases are the correlations.
     X is as in `canonical`; no derivatives.

@@ -17,7 +17,7 @@ from symjax.similarity.split_measure import SplitMeasure
 
 
 def cca(x, y, *, maps="pixels", layout=None, rcond=None):
-    """Canonical correlation analysis: the linear combinations of two sets of neurons that correlate most.
+    """Compute the canonical correlation analysis of two sets of neurons.
 
     The i-th correlation is the maximum of <X a, Y b> / (|X a| |Y b|), with X and Y centred, over variates uncorrelated
     with the previous ones. The correlations are the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of
@@ -39,8 +39,7 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
         y: (n, d_y) or maps, with as many examples.
         maps: conversion of maps to matrices: "pixels" (each pixel is a sample, the default of SVCCA, Raghu et al.
             2017), "flatten" or "pool"; see `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         rcond: directions with a singular value up to this multiple of the largest one are dropped, after scaling
             neurons to unit norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are always dropped. Static.
             Where the default drops directions over an eighth of it, which may be more than rounding, a
@@ -73,7 +72,7 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
 
 @partial(jax.jit, static_argnums=2)
 def cca_of_matrices(x, y, rcond):
-    """`cca` of matrices whose arguments have been checked."""
+    """Compute `cca` of matrices; arguments are not checked."""
     return cca_of_centred(centre(x), centre(y), rcond, x.shape[0])
 
 
@@ -93,8 +92,9 @@ def mean_correlation(result):
 
 
 def mean_square_correlation(result):
-    """Return the mean of the min(x_rank, y_rank) squared correlations of a `CCA`, 0-d, in [0, 1]; NaN where that rank
-    is 0.
+    """Return the mean of the min(x_rank, y_rank) squared correlations of a `CCA`, 0-d, in [0, 1].
+
+    NaN where that rank is 0.
 
     R^2 CCA = |Qx' Qy|_F^2 / rank.
 
@@ -118,7 +118,7 @@ SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
 
 
 def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=None):
-    """Mean ("mean") or mean square ("mean_square") canonical correlation; see `cca`.
+    """Compute the mean ("mean") or mean square ("mean_square") canonical correlation; see `cca`.
 
     Args:
         x, y, maps, layout, rcond: as in `cca`.
@@ -154,7 +154,7 @@ def _summary(x, y, rcond, summary):
 
 
 def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
-    """1 - mean canonical correlation, 0-d, in [0, 1]. Not a metric.
+    """Compute 1 - mean canonical correlation, 0-d, in [0, 1]. Not a metric.
 
     Args, Raises and invariances: as for `cca_similarity`.
 

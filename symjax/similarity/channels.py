@@ -46,8 +46,9 @@ def _pad_concrete(x):
 
 
 def magnitude(x, axes=None, keepdims=False):
-    """Return the largest power of two up to the largest absolute value along `axes`, 1 for zeros; constant to
-    derivatives.
+    """Return the largest power of two up to the largest absolute value along `axes`, and 1 for zeros.
+
+    It is a constant to derivatives.
 
     Division by it is exact, and squares of the quotient neither overflow nor vanish.
     """

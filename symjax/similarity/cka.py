@@ -40,8 +40,9 @@ SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit
 
 
 def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """Centred kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), for kernel matrices K, L of
-    examples.
+    """Compute the centred kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
+
+    K and L are the kernel matrices of the examples of x and of y.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
@@ -55,8 +56,7 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
             computed from differences: n^2 (p + q) operations outside of matrix products.
         bandwidth: positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
         maps: conversion of maps to examples: "flatten" (as published), "pixels" or "pool"; see `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         form: "gram" takes n^2 (p + q) operations and n^2 memory; "features" takes n (p^2 + p q + q^2) operations and
             supports the linear kernel only. Both give the same value. "auto" takes the cheaper one.
 
@@ -83,7 +83,7 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
 
 
 def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """arccos(CKA(x, y)), the angle between the centred kernel matrices.
+    """Compute arccos(CKA(x, y)), the angle between the centred kernel matrices.
 
     A metric on centred kernel matrices up to scaling, for every estimator, since each is an inner product.
 
@@ -106,7 +106,9 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
 
 
 def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
-    """Linear CKA after centring each channel and scaling it to unit norm, over examples and pixels, before flattening.
+    """Compute linear CKA after centring each channel and scaling it to unit norm.
+
+    Means and norms are over examples and pixels, before flattening.
 
     Godfrey et al. 2022 publish it as "orthogonal CKA". Normalization makes it invariant to positive diagonal matrices,
     but it loses the invariance of `cka` to orthogonal matrices.

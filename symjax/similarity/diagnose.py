@@ -53,8 +53,7 @@ def diagnose(x, *, maps="pixels", layout=None, rcond=None):
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         maps: conversion of maps to matrices: "pixels" (channels over examples and pixels), "flatten" or "pool"; see
             `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         rcond: as in `cca`: singular values up to this multiple of the largest one do not count.
 
     Returns:

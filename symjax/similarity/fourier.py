@@ -39,7 +39,7 @@ class FourierCCA(NamedTuple):
 
 
 def fourier_cca(x, y, *, layout=None, rcond=None):
-    """CCA of the channels of two maps at each spatial frequency ("DFT CCA").
+    """Compute CCA of the channels of two maps at each spatial frequency ("DFT CCA").
 
     The discrete Fourier transform over the map turns a cyclic convolution into one c_y x c_x matrix per frequency.
     Layers that are convolutions of each other therefore have correlation 1 everywhere. At each frequency the n complex
@@ -56,8 +56,7 @@ def fourier_cca(x, y, *, layout=None, rcond=None):
     Args:
         x: (n, h, w, c_x), floating (integers become the default float, half precisions float32).
         y: (n, h', w', c_y).
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         rcond: as in `cca`.
 
     Returns:
@@ -168,7 +167,7 @@ def _inner(left, right):
 
 
 def fourier_cca_similarity(x, y, *, layout=None, rcond=None):
-    """Mean of `fourier_cca` over correlations, then over all frequencies of the full transform.
+    """Compute the mean of `fourier_cca` over correlations, then over all frequencies of the full transform.
 
     Args and Raises: as for `fourier_cca`.
 

@@ -103,8 +103,7 @@ def centre_kernel(k, estimator):
 
 
 def hsic_of_features(x, y, estimator):
-    """Return the estimator of (K, L), (K, K) and (L, L), times `normalizer`, for linear kernels of x (n, p) and y (n,
-    q).
+    """Return the estimators of (K, L), (K, K), (L, L) times `normalizer`, for linear kernels of x (n, p) and y (n, q).
 
     Takes n (p^2 + p q + q^2) operations and no memory of size n^2. x and y need no centring but should have no large
     offset. Where subtracting the kernels' diagonals leaves few digits, as with one huge example, everything is computed
@@ -127,7 +126,7 @@ def hsic_of_features(x, y, estimator):
 
 
 def hsic_without_diagonals(x, y, estimator):
-    """`hsic_of_features` for "song" and "lange", accurate for any diagonals; 2 to 4 times slower."""
+    """Compute `hsic_of_features` for "song" and "lange", accurate for any diagonals; 2 to 4 times slower."""
     widths = x.shape[1], y.shape[1]
     if estimator == "lange":
         x, y = x - x.mean(0)[None], y - y.mean(0)[None]
@@ -157,8 +156,7 @@ def power_of_features(x, diagonal, estimator):
 
 
 def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
-    """Return the estimator times `normalizer`, from X'Y of centred features and the diagonals (n,) of both kernel
-    matrices.
+    """Return the estimator times `normalizer`, from X'Y of centred features and the kernels' diagonals (n,).
 
     <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """

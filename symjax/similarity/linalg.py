@@ -41,8 +41,9 @@ def gram(x):
 
 
 def gram_of_centred(x):
-    """Return Y Y' for Y = x less its ninthers (`subtract_ninther`), divided by a power of two; no reverse-mode
-    derivatives.
+    """Return Y Y' for Y = x less its ninthers (`subtract_ninther`), divided by a power of two.
+
+    It has no reverse-mode derivatives.
 
     Columns are centred and multiplied in blocks. This avoids a second copy of x in memory, where each new page costs as
     much as the product of its contents. Blocks under the diagonal are copied and not computed. For 1,000 x 8,192 on one
@@ -114,8 +115,9 @@ def _raise(primals, tangents):
 
 
 def to_row_space(x):
-    """Return (X Q, Q), where Q rotates more columns than rows into as many as rows, X = (X Q) Q*; (x, None) for other
-    x.
+    """Return (X Q, Q), where Q rotates more columns than rows into as many as rows, X = (X Q) Q*.
+
+    Other x are returned with None for Q.
 
     Q is a constant to derivatives. X Q then has the same first-order change of X X* as X.
     """

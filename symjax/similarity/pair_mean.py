@@ -96,7 +96,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
 
 
 def _bootstrap_over_models(values, pairs, count, level, key, num_resamples):
-    """`mean_over_pairs` by the bootstrap; `pairs` contain indices of models from 0."""
+    """Compute `mean_over_pairs` by the bootstrap; `pairs` contain indices of models from 0."""
     key = random_key("key", key)
 
     def draw(key):

@@ -40,8 +40,9 @@ def pairwise(
     layout=None,
     **options,
 ):
-    """Evaluate a measure on all pairs of representations: `values[k, i, l, j]` = fn(layer k of model i, layer l of
-    model j).
+    """Evaluate a measure on all pairs of representations.
+
+    `values[k, i, l, j]` = fn(layer k of model i, layer l of model j).
 
     The computation on a single representation (a kernel matrix, an orthonormal basis, unit norms) runs once per
     representation and not once per pair, and many pairs are computed at a time. Values equal those of the measure's own

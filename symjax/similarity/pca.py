@@ -34,7 +34,7 @@ class PCA(NamedTuple):
 
 
 def pca(x, *, maps="pixels", layout=None):
-    """Principal component analysis: orthonormal directions of descending variance.
+    """Compute the principal components: orthonormal directions of descending variance.
 
     Variances are s_i^2 / (n - 1), with s_i the singular values of the centred data. They are never computed as
     eigenvalues of a covariance matrix, so small ones are accurate. The sign of a component is not determined.
@@ -45,8 +45,7 @@ def pca(x, *, maps="pixels", layout=None):
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         `PCA`.
@@ -84,8 +83,9 @@ def check_variance(variance):
 
 
 def leading_directions(centred, variance):
-    """Return V (d, d), d <= n: an orthonormal basis of the fewest principal directions of centred data (n, d) that
-    explain the share `variance`; other columns are zero.
+    """Return an orthonormal basis V (d, d) of the fewest principal directions that explain the share `variance`.
+
+    The data (n, d) are centred, with d <= n. Columns of V past these directions are zero.
 
     The derivative is that of the subspace: V moves orthogonally to itself. For functions of the span of V alone.
     """

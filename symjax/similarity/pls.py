@@ -29,7 +29,7 @@ class PLS(NamedTuple):
 
 
 def pls(x, y, *, maps="pixels", layout=None):
-    """Partial least squares: orthonormal directions of x and of y whose scores have the largest covariance.
+    """Compute partial least squares: orthonormal directions of x and of y whose scores have the largest covariance.
 
     The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD"). CCA maximizes
     correlations and ignores variances; PLS maximizes covariances. Widths may differ. Signs of pairs of directions are
@@ -42,8 +42,7 @@ def pls(x, y, *, maps="pixels", layout=None):
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         y: (n, d_y) or maps, with as many examples.
         maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         `PLS`.

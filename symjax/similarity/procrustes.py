@@ -27,7 +27,7 @@ from symjax.similarity.split_measure import SplitMeasure
 
 
 def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)`.
+    """Compute the orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)`.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
@@ -35,8 +35,7 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
         center: whether to subtract each channel's mean first, as in Williams et al.; Godfrey et al. do not.
         maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
             "flatten" and "pool" as in `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         full_output: whether to return the alignment too.
 
     Returns:
@@ -65,7 +64,7 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
 
 
 def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Orthogonal Procrustes distance, min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm.
+    """Compute min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm.
 
     It equals sqrt(2 - 2 |x'y|_* / (|x| |y|)), with the nuclear norm |.|_*. The narrower side is padded with zero
     channels. A metric, up to the invariances, on representations of any width (Williams et al. 2021, without
@@ -97,7 +96,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_
 
 
 def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
+    """Compute the permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
 
     Args:
         x, y, center, maps, layout, full_output: as in `procrustes`.
@@ -126,7 +125,7 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, fu
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Permutation Procrustes distance, min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm.
+    """Compute min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm.
 
     The narrower side is padded with zero channels. Linear assignment, exact, on the host. A metric, up to the
     invariances, on representations of equal width and on nonnegative ones of any width. (With negative inner products,

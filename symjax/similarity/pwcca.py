@@ -23,7 +23,7 @@ _NOTABLE_SPREAD = 1e-3  # difference of correlations below which weights hardly 
 
 
 def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
-    """Projection-weighted CCA: mean of canonical correlations, weighted by how much of x each variate accounts for.
+    """Compute projection-weighted CCA: the mean correlation, weighted by how much of x each variate accounts for.
 
     The value is sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|, where h_i is the i-th canonical
     variate of x over the examples and x_j the j-th neuron of x, centred. The sum has as many variates as the smaller
@@ -92,7 +92,7 @@ def _mean(weights, correlations):
 
 
 def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
-    """1 - `pwcca`, 0-d, in [0, 1]. Not symmetric, not a metric.
+    """Compute 1 - `pwcca`, 0-d, in [0, 1]. Not symmetric, not a metric.
 
     Args, Raises and invariances: as for `pwcca`.
 

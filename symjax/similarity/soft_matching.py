@@ -30,18 +30,18 @@ class Transport(NamedTuple):
 
     @property
     def weights(self):
-        """(q, p): for each neuron of y the shares of neurons of x, which sum to one. A permutation for equal widths."""
+        """Return (q, p): for each neuron of y the shares of neurons of x, which sum to one."""
         totals = self.plan.sum(0)[:, None]
         return self.plan.T / jnp.where(totals > 0, totals, 1)
 
     @property
     def matrix(self):
-        """(q, p): the weights, in the original units of x and y."""
+        """Return (q, p): the weights, in the original units of x and y."""
         return self.y_scaling[:, None] * self.weights * self.x_scaling[None]
 
 
 def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
-    """Soft matching correlation: max over P in T(p, q) of sum_ij P_ij r_ij, with r the correlations of neurons.
+    """Compute max over P in T(p, q) of sum_ij P_ij r_ij, with r the correlations of neurons.
 
     T(p, q), the transportation polytope, is the set of nonnegative matrices (p, q) whose rows sum to 1 / p and columns
     to 1 / q. For p = q the best P is a permutation divided by p, and the result is the mean correlation of matched
@@ -52,8 +52,7 @@ def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
             default float, half precisions float32).
         maps: "pixels" makes each pixel a sample, after enlarging the smaller map by nearest neighbour; "flatten" and
             "pool" as in `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         full_output: whether to return the plan too.
 
     Returns:
@@ -85,7 +84,7 @@ def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
 
 
 def soft_matching_distance(x, y, *, standardize=False, maps="pixels", layout=None, full_output=False):
-    """Soft matching distance: sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), with neurons x_i, y_j in R^n.
+    """Compute sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), with neurons x_i, y_j in R^n.
 
     It is the 2-Wasserstein distance between the neurons of x and of y as points. It is therefore a metric for any
     widths, up to permutations (and equal repetitions of all neurons).
@@ -179,7 +178,7 @@ def split(shapes, *, maps="pixels", standardize=True, distance=False):
         return Prepared(channels_first(x), Neurons(active, square, size, pixels))
 
     def sizes(a, b):
-        """The unit of the distance, and in this unit those of both sides."""
+        """Return the unit of the distance, and the sizes of both sides in this unit."""
         pixels = jnp.maximum(a.pixels, b.pixels).prod()  # after enlarging the smaller map
         a_size, b_size = (side.size * jnp.sqrt(pixels / side.pixels.prod()) for side in (a, b))
         largest = jnp.maximum(a_size, b_size)

@@ -22,7 +22,7 @@ from symjax.similarity.split_measure import SplitMeasure
 
 
 def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False):
-    """Singular vector CCA: mean canonical correlation of the leading principal directions of x and of y.
+    """Compute the mean canonical correlation of the leading principal directions of x and of y.
 
     On each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
     with s_i the singular values of the centred data. CCA of the projections follows. The mean is over as many
@@ -82,7 +82,7 @@ def _leading_data(centred, mean, variance):
 
 
 def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
-    """1 - `svcca`, 0-d, in [0, 1]. Not a metric.
+    """Compute 1 - `svcca`, 0-d, in [0, 1]. Not a metric.
 
     Args, Raises and invariances: as for `svcca`.
 

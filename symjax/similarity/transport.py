@@ -7,8 +7,9 @@ from jax.experimental.buffer_callback import buffer_callback
 
 
 def transport_plan(gain, rows, columns):
-    """Return the P >= 0 that maximizes sum P * gain, where active rows and columns have equal sums and the others sum
-    to 0.
+    """Return the P >= 0 that maximizes sum P * gain, with equal sums of active rows and of active columns.
+
+    Inactive rows and columns sum to 0.
 
     Each active row sums to 1 / (number of active rows), columns likewise. Linear assignment of repeated points where
     one number divides the other; otherwise a linear program (SciPy's HiGHS, dual simplex; 500 by 512 take 2 s). In both

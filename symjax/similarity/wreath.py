@@ -36,7 +36,7 @@ REDUCTIONS = ("max", "median")
 
 
 def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
-    """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)`.
+    """Compute the G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)`.
 
     It equals the published 1 - sqrt(d^2 / (4 C)), where d is not divided by sqrt(C), except for dead channels: these
     count in the published C, and as perfect agreement.
@@ -46,8 +46,7 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
             default float, half precisions float32).
         maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
             "flatten" and "pool" as in `as_matrix`.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         full_output: whether to return the alignment too.
 
     Returns:
@@ -77,8 +76,7 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
 
 
 def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=False):
-    """G_ReLU-Procrustes distance, min over permutations P of |X - Y P| / sqrt(C), with X and Y the channels at unit
-    norm.
+    """Compute min over permutations P of |X - Y P| / sqrt(C), with X and Y the channels at unit norm.
 
     |.| is the Frobenius norm, and C the larger number of channels that are not dead. The side with fewer channels is
     padded with zero channels. Channels are not centred. Linear assignment, exact, on the host. A metric, up to the
@@ -109,7 +107,7 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=
 
 
 def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
-    """G_ReLU-CKA: CKA with the kernel K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
+    """Compute G_ReLU-CKA: CKA with the kernel K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
 
     H is x with each channel centred and at unit norm over examples and pixels. The max kernel is not positive
     semidefinite. Takes 2 n^2 h w c operations per side, as one matrix product per channel, and memory for a few n x n
@@ -120,8 +118,7 @@ def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
             default float, half precisions float32).
         reduce: "max", or "median" over channels (for an even number the mean of the middle two).
         estimator: estimator of HSIC (see `hsic`); "song" as published.
-        layout: layout of maps, "nhwc" or "nchw". None means "nhwc", with a `LayoutWarning` where an array looks like
-            "nchw".
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         0-d array in [-1, 1]. Constant channels are ignored; NaN where all are constant. Symmetric. Invariant to
@@ -144,7 +141,7 @@ def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
 
 
 def wreath_cka_distance(x, y, reduce="max", estimator="song", *, layout=None):
-    """arccos(`wreath_cka`), the angle between the centred kernel matrices, 0-d, in [0, pi]: a metric on these matrices.
+    """Compute arccos(`wreath_cka`), the angle between the centred kernel matrices, 0-d, in [0, pi]: a metric on these.
 
     Args, Raises and invariances: as for `wreath_cka`.
 

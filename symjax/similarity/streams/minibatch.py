@@ -53,7 +53,7 @@ class Means(NamedTuple):
 
 
 def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """`cka` of all examples of all batches: exact, or in the minibatch form of Nguyen et al. 2021.
+    """Compute `cka` of all examples of all batches: exactly, or in the minibatch form of Nguyen et al. 2021.
 
     form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, for any order and size of
     batches. With D = p + q features in all, the state has D^2 + O(D) numbers. A batch of n takes at least n D (2 D +
@@ -116,7 +116,7 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
 
 
 def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
-    """Minibatch form of `wreath_cka`: minibatch CKA with `wreath_kernel`.
+    """Compute the minibatch form of `wreath_cka`: minibatch CKA with `wreath_kernel`.
 
     Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
     sizes estimate the same value. For one batch it equals `wreath_cka`. For several batches in random order, the

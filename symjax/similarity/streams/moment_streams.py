@@ -30,7 +30,7 @@ from symjax.similarity.wreath import best_positive_matching
 
 
 def cca_stream(rcond=None, *, maps="pixels", layout=None):
-    """`cca` of all samples of all batches, from running means and triangular factors (`streams.moments`).
+    """Compute `cca` of all samples of all batches, from running means and triangular factors (`streams.moments`).
 
     With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples takes a QR of m + D rows,
     2 (m + D) D^2 operations, and a few m x D of memory; choose m at least D if possible. (Under `vmap`, two QRs of 2 D
@@ -72,7 +72,7 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
 
 
 def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
-    """`pwcca` of all samples of all batches. Otherwise as `cca_stream`.
+    """Compute `pwcca` of all samples of all batches. Otherwise as `cca_stream`.
 
     Example:
         >>> import numpy as np
@@ -94,7 +94,7 @@ def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
 
 
 def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False):
-    """`svcca` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
+    """Compute `svcca` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
 
     Args:
         variance, maps, layout, full_output: as in `svcca`.
@@ -124,7 +124,7 @@ def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False
 
 
 def pls_stream(*, maps="pixels", layout=None):
-    """`pls` of all samples of all batches, always with min(d_x, d_y) pairs. Otherwise as `cca_stream`.
+    """Compute `pls` of all samples of all batches, always with min(d_x, d_y) pairs. Otherwise as `cca_stream`.
 
     Example:
         >>> import numpy as np
@@ -143,7 +143,7 @@ def pls_stream(*, maps="pixels", layout=None):
 
 
 def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
-    """`procrustes` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
+    """Compute `procrustes` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
 
     Args:
         center, maps, layout, full_output: as in `procrustes`.
@@ -170,7 +170,7 @@ def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=F
 
 
 def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
-    """`permutation_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
+    """Compute `permutation_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
 
     Otherwise as `procrustes_stream`.
 
@@ -193,7 +193,7 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, f
 
 
 def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
-    """`wreath_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
+    """Compute `wreath_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
 
     Otherwise as `procrustes_stream`.
 

@@ -142,7 +142,7 @@ def centred(moments):
 
 
 def centred_neurons(moments):
-    """As `centred`, with neurons at rounding level set to 0, as in `channels.centre`."""
+    """Return `centred`, with neurons at rounding level set to 0, as in `channels.centre`."""
     *sides, samples = centred(moments)
     sides = ((zero_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
     return *sides, samples
