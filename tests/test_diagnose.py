@@ -126,7 +126,7 @@ def test_nan_is_refused_or_counts_as_sound():
     [
         (np.ones(3), {}, "x: got shape"),
         (np.ones((1, 3)), {}, "x: .*at least 2"),
-        (np.ones((4, 3)), {"maps": "patches"}, "maps: 'patches'"),
+        (np.ones((4, 3)), {"maps": "patches"}, "maps: got 'patches'"),
         (np.ones((4, 3)), {"rcond": 1.0}, "rcond: got 1.0"),
     ],
 )

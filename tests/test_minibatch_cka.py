@@ -170,7 +170,7 @@ def test_exact_form_of_any_size_masked_and_with_huge_examples():
 def test_mistakes_in_the_exact_form():
     with pytest.raises(InputError, match="^form: got 'exact', expected 'minibatch'"):
         similarity.cka_stream(kernel="rbf", form="exact")
-    with pytest.raises(InputError, match="^form: 'whole'"):
+    with pytest.raises(InputError, match="^form: got 'whole'"):
         similarity.cka_stream(form="whole")
     stream, (x, y) = similarity.cka_stream(), data()
     with pytest.raises(InputError, match="^x, y: got 16384 and 4 features, expected at most 16384"):

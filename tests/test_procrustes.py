@@ -311,7 +311,7 @@ def test_nan_is_reported(distance):
         ({"x": np.ones(N)}, "x: got shape"),
         ({"x": np.ones((N, 2, 2, 3))}, "y: got shape .*map size"),
         ({"x": np.ones((N, 3), complex)}, "x: got complex"),
-        ({"maps": "patches"}, "maps: 'patches'"),
+        ({"maps": "patches"}, "maps: got 'patches'"),
     ],
 )
 def test_mistakes(function, change, message):

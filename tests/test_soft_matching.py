@@ -194,5 +194,5 @@ def test_mistakes(function):
     ]:
         with pytest.raises(InputError, match=message):
             function(*arguments)
-    with pytest.raises(InputError, match="maps: 'patches'"):
+    with pytest.raises(InputError, match="maps: got 'patches'"):
         function(x, y, maps="patches")

@@ -277,11 +277,11 @@ def test_mistakes():
         with pytest.raises(InputError, match="x: got shape"):
             function(x[0, 0, 0], y)
     for function in (wreath_cka, wreath_cka_distance):
-        with pytest.raises(InputError, match="reduce: 'mean'.*max, median"):
+        with pytest.raises(InputError, match="reduce: got 'mean'.*max, median"):
             function(x, y, "mean")
-        with pytest.raises(InputError, match="estimator: 'unbiased'"):
+        with pytest.raises(InputError, match="estimator: got 'unbiased'"):
             function(x, y, estimator="unbiased")
         with pytest.raises(InputError, match="3 examples.*at least 4"):
             function(x[:3], y[:3])
-    with pytest.raises(InputError, match="maps: 'patches'"):
+    with pytest.raises(InputError, match="maps: got 'patches'"):
         wreath_procrustes(x, y, maps="patches")
