@@ -61,14 +61,7 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
         >>> stream.finalize(state).correlations.round(3).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    if rcond is not None:
-        resolve_rcond(rcond)
-
-    def finalize(state, num_samples):
-        _warn_of_few_examples(state, num_samples)
-        return _cca(state, _rcond(rcond, state))
-
-    return _stream(as_pair, maps, layout, finalize)
+    return _cca_stream(_cca, rcond, maps, layout)
 
 
 def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
@@ -83,14 +76,7 @@ def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    if rcond is not None:
-        resolve_rcond(rcond)
-
-    def finalize(state, num_samples):
-        _warn_of_few_examples(state, num_samples)
-        return _pwcca(state, _rcond(rcond, state))
-
-    return _stream(as_pair, maps, layout, finalize)
+    return _cca_stream(_pwcca, rcond, maps, layout)
 
 
 def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False):
@@ -160,13 +146,7 @@ def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=F
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    flag("center", center)
-    flag("full_output", full_output)
-
-    def finalize(state, _):
-        return with_similarity(*_rotate(state, center), full_output)
-
-    return _stream(paired_samples, maps, layout, finalize)
+    return _procrustes_stream(_rotate, center, maps, layout, full_output)
 
 
 def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
@@ -183,13 +163,7 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, f
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    flag("center", center)
-    flag("full_output", full_output)
-
-    def finalize(state, _):
-        return with_similarity(*_permute(state, center), full_output)
-
-    return _stream(paired_samples, maps, layout, finalize)
+    return _procrustes_stream(_permute, center, maps, layout, full_output)
 
 
 def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
@@ -210,6 +184,31 @@ def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
 
     def finalize(state, _):
         return with_similarity(*_match(state), full_output)
+
+    return _stream(paired_samples, maps, layout, finalize)
+
+
+def _cca_stream(compute, rcond, maps, layout):
+    """Return the `Stream` with the result compute(state, rcond)."""
+    if rcond is not None:
+        resolve_rcond(rcond)
+
+    def finalize(state, num_samples):
+        if num_samples is not None:
+            warn_of_few_examples(num_samples, len(state.x.shift), len(state.y.shift))
+        sides = (jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y))
+        return compute(state, resolve_rcond(rcond, *sides))
+
+    return _stream(as_pair, maps, layout, finalize)
+
+
+def _procrustes_stream(align, center, maps, layout, full_output):
+    """Return the `Stream` with the distance and alignment align(state, center)."""
+    flag("center", center)
+    flag("full_output", full_output)
+
+    def finalize(state, _):
+        return with_similarity(*align(state, center), full_output)
 
     return _stream(paired_samples, maps, layout, finalize)
 
@@ -247,15 +246,6 @@ def _stream(pair_of, maps, layout, finalize):
 
     maps_text = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is paired_samples else maps
     return Stream(init, update, merge, checked_finalize, f"moments (maps: {maps_text})")
-
-
-def _rcond(rcond, state):
-    return resolve_rcond(rcond, *(jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y)))
-
-
-def _warn_of_few_examples(state, num_samples):
-    if num_samples is not None:
-        warn_of_few_examples(num_samples, len(state.x.shift), len(state.y.shift))
 
 
 @partial(jax.jit, static_argnums=1)
