@@ -391,7 +391,7 @@ def test_what_callers_may_get_wrong():
         (lambda: symmetry.act(LAYERS, {"before": np.eye(5)}), r"before has shape \(5, 5\), expected \(6, 6\)"),
         (lambda: symmetry.act({"w": LAYERS["w"]}, {}), "params: got another structure"),
         (lambda: symmetry.act(LAYERS | {"b": np.ones(7)}, {}), "params: got another structure or other shapes"),
-        (lambda: symmetry.sample(KEY, ["nothing"]), "'nothing' is not a space"),
+        (lambda: symmetry.sample(KEY, ["nothing"]), "got 'nothing', expected names of spaces"),
         (lambda: symmetry.at("middle", {}), "got 'middle', expected a named value of the function: before, after"),
         (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: has no floating-point"),
         (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: got no floating-point"),
