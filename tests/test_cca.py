@@ -1,4 +1,4 @@
-"""CCA against the textbook formula in float64, what it promises of directions and derivatives, degenerate input."""
+"""CCA against the textbook formula in float64; properties of directions and derivatives; degenerate input."""
 
 import warnings
 from functools import partial
@@ -57,7 +57,7 @@ def textbook(x, y):
 
 
 def textbook_pwcca(x, y):
-    """Morcos et al. 2018, word by word."""
+    """PWCCA by the definition of Morcos et al. 2018."""
     correlations, directions = textbook(x, y)
     centred = np.float64(x) - np.float64(x).mean(0)
     variates = centred @ directions

@@ -20,7 +20,7 @@ N, P, Q = 24, 5, 7
 
 
 def data(seed=0, n=N, p=P, q=Q):
-    """Two views of something common."""
+    """Two linear functions of common data, with noise."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(n, 3))
     x, y = (common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) for d in (p, q))
@@ -64,7 +64,7 @@ def ratio(k, l, estimator):  # noqa: E741
 @pytest.mark.parametrize("n", [3, 511, 512, 513])
 @pytest.mark.few(2)
 def test_products_of_rows_are_symmetric_and_differentiable(n):
-    """On either side of the number from which they are computed by halves."""
+    """Gram matrices of fewer and more rows than the limit for computing them by halves."""
     x = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(n, n)).astype(np.float32)
     with jax.enable_x64(True):
@@ -88,7 +88,7 @@ def test_hsic_agrees_with_its_definition(estimator):
 
 
 def test_hsic_song_is_the_mean_over_quadruples():
-    """The U-statistic that makes it unbiased (Song et al. 2012), term by term."""
+    """The unbiased U-statistic of Song et al. 2012, term by term."""
     x, y = data(n=6)
     k, l = linear(x), linear(y)  # noqa: E741
     terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]
@@ -159,7 +159,7 @@ def test_float64_to_full_precision(form):
 
 
 def test_independent_data():
-    """The bias that "song" is there to remove."""
+    """The biased estimators tend to 1 for independent data; "song" does not."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50, 5000)).astype(np.float32)
     for estimator in ESTIMATORS:
@@ -252,7 +252,7 @@ def test_identical_input(form):
 
 
 def test_opposite_kernels():
-    """An angle past pi / 2: for "song" there are kernels of negative correlation."""
+    """An angle over pi / 2: kernels can have negative correlation with "song"."""
     x = np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]])
     y = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
     expected = ratio(linear(x), linear(y), "song")

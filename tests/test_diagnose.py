@@ -1,4 +1,4 @@
-"""What is degenerate about a representation, against NumPy in float64 and planted faults."""
+"""`diagnose` against NumPy in float64 and planted degenerate channels."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ COUNTS = ("num_dead", "num_constant", "num_duplicate", "rank")
 
 
 def planted(seed=0, n=N, dtype=np.float32):
-    """Sound channels 0, 1, 2, 5; then what is wrong with 3, 4, 6, ..., 10."""
+    """Regular channels 0, 1, 2, 5; channels 3, 4, 6, ..., 10 are degenerate."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 11)) + 0.5
     x[:, 3] = 0
@@ -26,7 +26,7 @@ def planted(seed=0, n=N, dtype=np.float32):
 
 
 def by_definition(x):
-    """dead, constant, duplicate and rank of a matrix."""
+    """Return dead, constant, duplicate and rank of a matrix."""
     x = np.float64(x)
     dead, constant = ~x.any(0), np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(0)
     live = [i for i in range(x.shape[1]) if not constant[i]]
@@ -74,7 +74,7 @@ def test_sound_and_hopeless_ones():
 
 
 def test_nearly_duplicate_is_not_duplicate():
-    """Though inner products cannot tell, and a true duplicate is told beside it."""
+    """Inner products do not distinguish a close channel from a duplicate; differences do."""
     x = np.random.default_rng(0).normal(size=(N, 3))
     near = x[:, 0] + 1e-4 * np.random.default_rng(1).normal(size=N)
     result = symjax.diagnose(np.float32(np.stack([near, x[:, 0], 2.7 * x[:, 0], x[:, 1]], 1)))

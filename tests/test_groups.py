@@ -1,4 +1,4 @@
-"""Intertwiner groups: the table against numbers, and the action on the weights of every registered model."""
+"""Intertwiner groups: the rows of the table hold numerically, and `is_intertwiner` agrees with them."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ def test_phi_is_what_the_table_says(name):
 @pytest.mark.parametrize("name", INTERTWINERS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_numbers_decide_what_the_table_says(name, group):
-    """A random matrix of each group: in the activation's own exactly if it commutes."""
+    """A random matrix of each group intertwines exactly if it is in the activation's group."""
     row, matrix = INTERTWINERS[name], sampled(group)
     result = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
     assert result.verdict is row.group.contains(matrix) and not result.warning
@@ -82,7 +82,7 @@ def test_groups_contain_each_other_as_they_should():
 
 @pytest.mark.parametrize("name", [name for name in GROUPS if GROUPS[name].monomial])
 def test_noise_that_is_tolerated_is_not_inverted(name):
-    """Small entries in place of zeros: the inverse is that of the element without them."""
+    """The inverse of a matrix with small entries in place of zeros ignores these entries."""
     group, exact = GROUPS[name], sampled(name)
     noisy = exact + np.random.default_rng(0).choice([-1e-9, 1e-9], exact.shape)
     assert group.contains(noisy)
@@ -118,7 +118,7 @@ def test_any_activation_can_be_asked():
 
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "sigmoid_bias", "power3", "rbf"])
 def test_activations_of_less_than_float64(name):
-    """float32 decides up to its rounding, and says so; 16 bits only decide against."""
+    """float32 is conclusive up to its rounding, with a warning; 16-bit floats give no positive verdict."""
     row = INTERTWINERS[name]
     for seed in range(3):
         for group in ("permutation", "signed_permutation", "positive_monomial", "general_linear"):
@@ -181,7 +181,7 @@ def test_bad_arguments(activation, matrix, options, named):
 
 
 def test_homogeneity_of_gelu():
-    """Against Monte Carlo at a moderate scale, and the closed slope at large ones."""
+    """Agrees with Monte Carlo at a moderate scale and with the closed-form slope at large scales."""
     gelu = INTERTWINERS["gelu"].activation
     x = np.random.default_rng(0).normal(size=400_000)
     with jax.enable_x64(True):

@@ -1,4 +1,4 @@
-"""Minibatch CKA by its definition in NumPy, and beside CKA of the whole data."""
+"""Minibatch CKA against its definition in NumPy and against CKA of the whole data."""
 
 import itertools
 
@@ -103,7 +103,7 @@ def test_minibatch_cka_is_near_that_of_the_whole():
 
 
 def test_minibatch_cka_of_any_size():
-    """Fourth powers that single precision has no room for, also where the first batch is the smallest."""
+    """Fourth powers would overflow single precision, also where the first batch is the smallest."""
     x, y = data()
     x[:20] *= 1e-3
     stream = similarity.cka_stream(form="minibatch")

@@ -1,4 +1,4 @@
-"""Orthogonal and permutation Procrustes against float64 NumPy, brute force, planted answers and published figures."""
+"""Orthogonal and permutation Procrustes against float64 NumPy, brute force, planted and published values."""
 
 import itertools
 
@@ -26,7 +26,7 @@ N = 30
 
 
 def data(p, q, seed=0, n=N):
-    """Two views of something common, not centred."""
+    """Two linear functions of common data, not centred."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(n, 3))
     return [np.float32(common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) + 0.3) for d in (p, q)]
@@ -79,7 +79,7 @@ def test_agrees_with_its_definition(distance, shape):
 
 @pytest.mark.parametrize(("p", "q"), [(8, 8), (5, 8)])
 def test_far_from_the_origin_and_nearly_collinear(p, q):
-    """Small directions beside a large one, which leaves no digit of them in x'y in single precision."""
+    """Small directions next to a large one, in whose rounding they are lost in x'y in single precision."""
     rng = np.random.default_rng(0)
     for offset, spread in ((0, 1e-3), (1e3, 1), (1e3, 0.1), (1e4, 0.1)):
         line = rng.normal(size=(200, 1)) @ rng.normal(size=(1, 8)) + offset
@@ -234,7 +234,7 @@ def test_identical_and_opposite_input(distance):
 
 
 def test_range_of_the_similarity():
-    """Orthogonal to each other: the least."""
+    """Orthogonal representations have the smallest similarity."""
     x = np.eye(4)
     np.testing.assert_allclose(procrustes(x[:, :2], x[:, 2:]), 1 - 0.5**0.5, rtol=1e-6)
 
