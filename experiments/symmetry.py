@@ -159,7 +159,7 @@ def measure(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:
                 found = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
                 member = row.group.contains(matrix)
                 values = (row.name, group.name, draw, member, VERDICTS[found.verdict], found.defect, found.condition)
-                rows.append(dict(zip(DEFECTS, (*values, found.trouble or "none"), strict=True)))
+                rows.append(dict(zip(DEFECTS, (*values, found.warning or "none"), strict=True)))
     table = pd.DataFrame(rows)
     return table.sort_values("activation", key=lambda names: names.map(list(INTERTWINERS).index), kind="stable")
 
@@ -212,7 +212,7 @@ def grid(defects: pd.DataFrame) -> pd.DataFrame:
     text = worst.defect.map("{:.0e}".format) + worst.member.map({True: "*", False: " "})
     table = text.unstack("matrix").loc[defects.activation.unique(), list(GROUPS)]
     table.columns.name = table.index.name = None
-    table.insert(0, "group", [INTERTWINERS[name].group.about for name in table.index])
+    table.insert(0, "group", [INTERTWINERS[name].group.description for name in table.index])
     table.insert(1, "phi", [INTERTWINERS[name].formula for name in table.index])
     return table
 

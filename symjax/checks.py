@@ -21,7 +21,7 @@ LONGEST_NAME = 255  # bytes of a file's name that file systems take
 def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     """An integer from `low` to `high`, as Python's."""
     if not is_integer(value) or not low <= value <= high:
-        raise InputError(f"{name}: got {short(value)}, wanted an integer from {low} to {high}")
+        raise InputError(f"{name}: got {short(value)}, expected an integer from {low} to {high}")
     return int(value)
 
 
@@ -45,7 +45,7 @@ def is_real(dtype: np.dtype) -> bool:
 def flag(name: str, value: Any) -> bool:
     """True or false, and nothing that merely counts as such."""
     if not isinstance(value, (bool, np.bool)):
-        raise InputError(f"{name}: got {short(value)}, wanted True or False")
+        raise InputError(f"{name}: got {short(value)}, expected True or False")
     return bool(value)
 
 
@@ -58,9 +58,9 @@ def integer_fields(config: Any, **ranges: tuple[int, int]) -> None:
 def sequence(name: str, value: Any, what: str = "values") -> tuple:
     """What is in a list, a tuple, a range, ...; text and mappings are none. Of an array, numbers of Python's."""
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
-        raise InputError(f"{name}: got {short(value)}, wanted a sequence of {what}")
+        raise InputError(f"{name}: got {short(value)}, expected a sequence of {what}")
     if not is_concrete(value):
-        raise InputError(f"{name}: is traced, must be concrete")
+        raise InputError(f"{name}: is traced, expected a concrete value")
     require_unmasked(name, value)
     return tuple(value.tolist() if isinstance(value, (np.ndarray, jax.Array)) else value)
 
@@ -70,7 +70,7 @@ def labels(name: str, value: Any, what: str = "labels") -> tuple:
     found = tuple(value) if isinstance(value, str) else sequence(name, value, what)
     for label in found:
         if not can_be_key(label):
-            raise InputError(f"{name}: got {short(label)}, wanted {what} that can be keys")
+            raise InputError(f"{name}: got {short(label)}, expected {what} that can be keys")
     return found
 
 
@@ -92,7 +92,7 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
     """An array of real numbers: JAX's as it is, anything else as NumPy's where NumPy can hold it."""
     found = any_array(name, value)
     if not is_real(found.dtype):
-        raise InputError(f"{name}: got {found.dtype}, wanted real numbers")
+        raise InputError(f"{name}: got {found.dtype}, expected real numbers")
     return found
 
 
@@ -121,7 +121,7 @@ def any_array(name: str, value: Any) -> np.ndarray | jax.Array:
     if (found is None or found.dtype == object) and hasattr(value, "__dlpack__"):
         found = _by_dlpack(name, value)
     if found is None:
-        raise InputError(f"{name}: got {short(value)}, wanted an array of real numbers")
+        raise InputError(f"{name}: got {short(value)}, expected an array of real numbers")
     if found.dtype == object and hasattr(value, "isna"):  # a data frame of several types, nullable ones among them
         if np.any(value.isna()):
             raise InputError(f"{name}: has missing values; fill them or leave them out")
@@ -148,7 +148,7 @@ def numpy_array(name: str, value: Any) -> np.ndarray:
     """An `array` as NumPy's; an InputError where it is traced."""
     found = array(name, value)
     if not is_concrete(found):
-        raise InputError(f"{name}: is traced, must be concrete")
+        raise InputError(f"{name}: is traced, expected a concrete value")
     return np.asarray(found)
 
 
@@ -159,7 +159,7 @@ def jax_array(name: str, value: Any) -> jax.Array:
         with np.errstate(over="ignore"):  # an infinity, where it has no such float
             held = jnp.asarray(found)
     except TypeError:  # as of long doubles
-        raise InputError(f"{name}: got {found.dtype}, wanted real numbers") from None
+        raise InputError(f"{name}: got {found.dtype}, expected real numbers") from None
     if held.dtype != found.dtype and found.dtype.kind in "iu" and (found.astype(held.dtype) != found).any():
         raise InputError(f"{name}: has integers that {held.dtype} cannot hold")
     return held
@@ -169,7 +169,7 @@ def seeds(value: Any) -> tuple[int, ...]:
     """One or more different integers that a member can have for a seed."""
     found = integers("seeds", value)
     if not found or len(set(found)) < len(found):
-        raise InputError(f"seeds: got {', '.join(map(str, found)) or 'none'}, wanted one or more, each once")
+        raise InputError(f"seeds: got {', '.join(map(str, found)) or 'none'}, expected one or more, each once")
     return found
 
 
@@ -181,33 +181,33 @@ def random_key(name: str, value: Any) -> jax.Array:
         if value.shape == () and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
             return value
         value = f"{value.dtype}{list(value.shape)}"
-    raise InputError(f"{name}: got {short(value)}, wanted a key of JAX, such as jax.random.key(0)")
+    raise InputError(f"{name}: got {short(value)}, expected a key of JAX, such as jax.random.key(0)")
 
 
 def text(name: str, value: Any, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (empty or value.strip()):
-        raise InputError(f"{name}: got {short(value)}, wanted text")
+        raise InputError(f"{name}: got {short(value)}, expected text")
     return value
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     known = tuple(known)
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name}: {short(value)} is unknown; known: {', '.join(known)}")
+        raise InputError(f"{name}: got {short(value)}, expected one of {', '.join(known)}")
     return value
 
 
 def path(name: str, value: Any) -> pathlib.Path:
     spelled = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
     if not isinstance(spelled, str) or not spelled or "\0" in spelled:
-        raise InputError(f"{name}: got {short(value)}, wanted a path")
+        raise InputError(f"{name}: got {short(value)}, expected a path")
     found = pathlib.Path(spelled)
     try:
         longest = max((len(os.fsencode(part)) for part in found.parts), default=0)
     except UnicodeEncodeError:
         raise InputError(f"{name}: got {short(value)}, which no file can be called") from None
     if longest > LONGEST_NAME:
-        raise InputError(f"{name}: got {short(value)}, wanted names of at most {LONGEST_NAME} bytes")
+        raise InputError(f"{name}: got {short(value)}, expected names of at most {LONGEST_NAME} bytes")
     return found
 
 

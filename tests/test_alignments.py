@@ -1,4 +1,4 @@
-"""Alignments are stitches: on planted problems x @ matrix.T + bias is y, for every function that returns one."""
+"""Alignments on planted problems: x @ matrix.T + bias equals y for every function that returns an alignment."""
 
 from functools import partial
 
@@ -92,7 +92,7 @@ def test_streams_solve_it_too(case):
 
 @pytest.mark.parametrize("size", [1e-28, 1e28])
 def test_of_any_size(size):
-    """Of both sides, and with very different ones."""
+    """Alignments when both sides have large, different means."""
     x = features()
     y = np.float32(2.5 * x[:, ORDER] + SHIFT) * np.float32(size)
     for name, options in (
@@ -118,9 +118,9 @@ def test_what_has_no_partner_is_its_mean():
 
 
 def test_softly_matched_neurons_are_means_of_standard_ones():
-    """Of unequal widths no stitch is exact: it is the plan's, between neurons brought to the scale of y."""
+    """For unequal widths no stitch is exact: the matrix is the plan between neurons at the scale of y."""
     x, y = features(), np.float32(features(2)[:, :4] * [1, 10, 100, 0.1] + 3)
     transport = similarity.soft_matching(x, y, full_output=True)[1]
     standard = (x - x.mean(0)) / np.linalg.norm(x - x.mean(0), axis=0)
-    wanted = standard @ np.asarray(transport.plan) * 4 * np.linalg.norm(y - y.mean(0), axis=0) + y.mean(0)
-    np.testing.assert_allclose(x @ transport.matrix.T + transport.bias, wanted, rtol=1e-4)
+    expected = standard @ np.asarray(transport.plan) * 4 * np.linalg.norm(y - y.mean(0), axis=0) + y.mean(0)
+    np.testing.assert_allclose(x @ transport.matrix.T + transport.bias, expected, rtol=1e-4)

@@ -171,12 +171,12 @@ def test_size_is_refused_or_does_not_matter(measure, seed, powers):
         with pytest.raises(InputError, match="^[xy]: has (no entry|entries)"):
             measure.fn(*sides)
         return
-    wanted = value_of(measure, x, y)
+    expected = value_of(measure, x, y)
     if "isotropic_scaling" not in measure.invariances:
-        wanted = float(scaled(wanted, powers[0]))
-        assert close(value_of(measure, *sides) / wanted, 1.0)
+        expected = float(scaled(expected, powers[0]))
+        assert close(value_of(measure, *sides) / expected, 1.0)
     elif all(z.any() for z in sides):
-        assert close(value_of(measure, *sides), wanted)
+        assert close(value_of(measure, *sides), expected)
 
 
 @each
@@ -255,18 +255,18 @@ def test_full_results_at_any_size(seed, powers):
     """Directions, means and spectra are those of ordinary data, times what was multiplied with."""
     x, y = ordinary(seed), ordinary(seed + 1)
     big_x, big_y = (scaled(z, power) for z, power in zip((x, y), powers, strict=True))
-    wanted, got = symjax.cca(x, y), symjax.cca(big_x, big_y)
-    np.testing.assert_allclose(got.correlations, wanted.correlations, atol=TOLERANCE)
-    np.testing.assert_allclose(scaled(got.x_mean, -powers[0]), wanted.x_mean, rtol=1e-5)
+    expected, got = symjax.cca(x, y), symjax.cca(big_x, big_y)
+    np.testing.assert_allclose(got.correlations, expected.correlations, atol=TOLERANCE)
+    np.testing.assert_allclose(scaled(got.x_mean, -powers[0]), expected.x_mean, rtol=1e-5)
     scores = lambda z, found: (z - found.x_mean) @ found.x_directions  # noqa: E731
-    np.testing.assert_allclose(abs(scores(big_x, got)), abs(scores(x, wanted)), atol=1e-3)
-    wanted, got = symjax.pls(x, y), symjax.pls(big_x, big_y)
-    np.testing.assert_allclose(abs(got.x_directions), abs(wanted.x_directions), atol=1e-4)
+    np.testing.assert_allclose(abs(scores(big_x, got)), abs(scores(x, expected)), atol=1e-3)
+    expected, got = symjax.pls(x, y), symjax.pls(big_x, big_y)
+    np.testing.assert_allclose(abs(got.x_directions), abs(expected.x_directions), atol=1e-4)
     if -100 < sum(powers) < 100:
-        np.testing.assert_allclose(scaled(got.covariances, -sum(powers)), wanted.covariances, rtol=1e-3)
-    wanted, got = symjax.pca(x), symjax.pca(big_x)
-    np.testing.assert_allclose(got.ratios, wanted.ratios, atol=TOLERANCE)
-    np.testing.assert_allclose(abs(got.components), abs(wanted.components), atol=1e-3)
+        np.testing.assert_allclose(scaled(got.covariances, -sum(powers)), expected.covariances, rtol=1e-3)
+    expected, got = symjax.pca(x), symjax.pca(big_x)
+    np.testing.assert_allclose(got.ratios, expected.ratios, atol=TOLERANCE)
+    np.testing.assert_allclose(abs(got.components), abs(expected.components), atol=1e-3)
 
 
 # --- streams ---

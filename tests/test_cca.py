@@ -1,4 +1,4 @@
-"""CCA against the textbook formula in float64, what it promises of directions and derivatives, degenerate input."""
+"""CCA against the textbook formula in float64; properties of directions and derivatives; degenerate input."""
 
 import warnings
 from functools import partial
@@ -22,7 +22,7 @@ from symjax.similarity import (
     pwcca,
     pwcca_distance,
 )
-from symjax.similarity.cca import few_examples
+from symjax.similarity.cca_checks import few_examples_message
 
 SAMPLES = 80
 WIDTHS = [(6, 6), (8, 5), (5, 8)]
@@ -57,7 +57,7 @@ def textbook(x, y):
 
 
 def textbook_pwcca(x, y):
-    """Morcos et al. 2018, word by word."""
+    """PWCCA by the definition of Morcos et al. 2018."""
     correlations, directions = textbook(x, y)
     centred = np.float64(x) - np.float64(x).mean(0)
     variates = centred @ directions
@@ -235,9 +235,9 @@ def test_a_large_mean_does_not_matter():
     np.testing.assert_allclose(pwcca(far, y), pwcca(far - 512, y), atol=1e-6)
 
 
-def test_few_examples_are_told():
+def test_few_examples_are_reported():
     x, y = related(6, 6, samples=10)
-    with pytest.warns(FewExamplesWarning, match="3 of 6 canonical correlations are 1 whatever the data"):
+    with pytest.warns(FewExamplesWarning, match="3 of 6 canonical correlations are 1 for any data"):
         result = cca(x, y)
     assert (result.correlations[:3] > 1 - 1e-5).all() and result.correlations[3] < 0.999
     x, y = related(12, 12, samples=8)  # fewer than neurons
@@ -263,9 +263,9 @@ def test_maps():
     small = y[:, :1, :1]
     with pytest.warns(FewExamplesWarning):
         assert cca(x, small, maps="flatten").correlations.shape == (4,)
-    with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), must have the map size of x"):
+    with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), expected the map size of x"):
         cca(x, small)
-    with pytest.raises(InputError, match="^maps: 'pixel' is unknown"):
+    with pytest.raises(InputError, match="^maps: got 'pixel', expected one of"):
         cca(x, y, maps="pixel")
 
 
@@ -274,14 +274,14 @@ def test_maps():
     [
         (np.ones(4), np.ones((4, 2)), r"^x: got shape \(4,\)"),
         (np.ones((4, 2)), np.ones((4, 2, 2)), r"^y: got shape \(4, 2, 2\)"),
-        (np.ones((4, 0)), np.ones((4, 2)), r"^x: got shape \(4, 0\), must not be empty"),
-        (np.ones((1, 2)), np.ones((1, 2)), r"^x: got shape \(1, 2\), must have at least 2 examples"),
-        (np.ones((4, 2)), np.ones((5, 2)), "^y: got 5 examples, must be as many as in x, 4"),
+        (np.ones((4, 0)), np.ones((4, 2)), r"^x: got shape \(4, 0\), expected a nonempty"),
+        (np.ones((1, 2)), np.ones((1, 2)), r"^x: got shape \(1, 2\), expected at least 2 examples"),
+        (np.ones((4, 2)), np.ones((5, 2)), "^y: got 5 examples, expected as many as in x, 4"),
         (np.ones((4, 2)), 1j * np.ones((4, 2)), "^y: got complex"),
         (np.ones((4, 2)), np.full((4, 2), np.inf), "^y: has NaN or infinite entries"),
     ],
 )
-def test_mistakes_are_told(x, y, message):
+def test_mistakes_are_reported(x, y, message):
     with pytest.raises(InputError, match=message):
         cca(x, y)
     with pytest.raises(InputError, match=message):  # a constant is seen inside of jit too
@@ -316,11 +316,11 @@ def test_gradients_agree_with_finite_differences(widths):
         weights = rng.normal(size=(3, widths[0], min(widths)))
 
         def of_everything(x, y):
-            found = cca(x, y)
+            result = cca(x, y)
             return (
-                (found.x_directions**2 * weights[0]).sum()
-                + (found.x_loadings**2 * weights[1]).sum()
-                + (found.correlations * weights[2][0]).sum()
+                (result.x_directions**2 * weights[0]).sum()
+                + (result.x_loadings**2 * weights[1]).sum()
+                + (result.correlations * weights[2][0]).sum()
             )
 
         oracles = {
@@ -370,7 +370,7 @@ def test_directions_that_the_default_drops_are_reported():
     x, y = conditioned(6)
     singular = np.linalg.svd(np.float64(x) - np.float64(x).mean(0), compute_uv=False)
     assert singular[-1] < 2e-6 * singular[0]
-    dropped = "[xy]: directions with singular values up to 1.* rcond"
+    dropped = "[xy]: the default rcond of .* drops directions with singular values up to 1"
     with pytest.warns(NumericalWarning, match=dropped):
         result = cca(x, y)
     assert result.x_rank < 12 and 1e-6 < result.x_dropped < 3.4e-6 < result.x_smallest
@@ -393,4 +393,4 @@ def test_pwcca_says_where_it_is_not_determined():
     pwcca(x, x[:, :6])  # all correlations are 1
     pwcca(x, np.hstack([x[:, :1], y[:, :5]]))  # one is
     for samples, undetermined in ((14, True), (16, False), (6, False)):  # 3, 1, or all correlations of 1
-        assert ("pwcca is not determined" in few_examples(samples, 8, 8)) == undetermined
+        assert ("pwcca is not determined" in few_examples_message(samples, 8, 8)) == undetermined

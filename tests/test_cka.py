@@ -20,7 +20,7 @@ N, P, Q = 24, 5, 7
 
 
 def data(seed=0, n=N, p=P, q=Q):
-    """Two views of something common."""
+    """Two linear functions of common data, with noise."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(n, 3))
     x, y = (common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) for d in (p, q))
@@ -64,7 +64,7 @@ def ratio(k, l, estimator):  # noqa: E741
 @pytest.mark.parametrize("n", [3, 511, 512, 513])
 @pytest.mark.few(2)
 def test_products_of_rows_are_symmetric_and_differentiable(n):
-    """On either side of the number from which they are computed by halves."""
+    """Gram matrices of fewer and more rows than the limit for computing them by halves."""
     x = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
     weights = np.random.default_rng(1).normal(size=(n, n)).astype(np.float32)
     with jax.enable_x64(True):
@@ -88,7 +88,7 @@ def test_hsic_agrees_with_its_definition(estimator):
 
 
 def test_hsic_song_is_the_mean_over_quadruples():
-    """The U-statistic that makes it unbiased (Song et al. 2012), term by term."""
+    """The unbiased U-statistic of Song et al. 2012, term by term."""
     x, y = data(n=6)
     k, l = linear(x), linear(y)  # noqa: E741
     terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]
@@ -100,12 +100,12 @@ def test_hsic_song_is_the_mean_over_quadruples():
 def test_hsic_ignores_what_is_added_to_rows_and_columns_alike(estimator):
     x, y = data()
     shift = np.random.default_rng(5).normal(size=N)
-    wanted = hsic(linear(x), linear(y), estimator)
+    expected = hsic(linear(x), linear(y), estimator)
     got = hsic(linear(x) + shift[:, None] + shift[None, :], linear(y), estimator)
     if estimator == "song":
         got_diagonal = hsic(linear(x) + np.diag(shift), linear(y), estimator)
-        np.testing.assert_allclose(got_diagonal, wanted, rtol=1e-5)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(got_diagonal, expected, rtol=1e-5)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_hsic_rejects():
@@ -114,7 +114,7 @@ def test_hsic_rejects():
         ((k[:4], k), "k: got shape"),
         ((k, np.eye(6)), "l: got shape"),
         ((np.eye(3), np.eye(3)), "3 examples.*at least 4"),
-        ((k, k, "unbiased"), "estimator: 'unbiased'"),
+        ((k, k, "unbiased"), "estimator: got 'unbiased'"),
         ((k * np.nan, k), "k: .*NaN"),
         ((k * 1j, k), "k: got complex"),
         ((np.arange(25.0).reshape(5, 5), k), "k: is not symmetric, entries differ by up to 1.6e"),
@@ -133,9 +133,9 @@ def test_hsic_rejects():
 def test_linear_cka_agrees_with_its_definition(estimator, form):
     for seed in range(3):
         x, y = data(seed)
-        wanted = ratio(linear(x), linear(y), estimator)
-        np.testing.assert_allclose(cka(x, y, estimator, form=form), wanted, atol=2e-6)
-        np.testing.assert_allclose(cka_distance(x, y, estimator, form=form), np.arccos(wanted), atol=5e-6)
+        expected = ratio(linear(x), linear(y), estimator)
+        np.testing.assert_allclose(cka(x, y, estimator, form=form), expected, atol=2e-6)
+        np.testing.assert_allclose(cka_distance(x, y, estimator, form=form), np.arccos(expected), atol=5e-6)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -143,8 +143,8 @@ def test_linear_cka_agrees_with_its_definition(estimator, form):
 @pytest.mark.few(2)
 def test_rbf_cka_agrees_with_its_definition(estimator, n, bandwidth):
     x, y = data(n=n)
-    wanted = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
-    np.testing.assert_allclose(cka(x, y, estimator, "rbf", bandwidth=bandwidth), wanted, atol=5e-6)
+    expected = ratio(rbf(x, bandwidth), rbf(y, bandwidth), estimator)
+    np.testing.assert_allclose(cka(x, y, estimator, "rbf", bandwidth=bandwidth), expected, atol=5e-6)
 
 
 @pytest.mark.parametrize("form", ["gram", "features"])
@@ -160,7 +160,7 @@ def test_float64_to_full_precision(form):
 
 
 def test_independent_data():
-    """The bias that "song" is there to remove."""
+    """The biased estimators tend to 1 for independent data; "song" does not."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 50, 5000)).astype(np.float32)
     for estimator in ESTIMATORS:
@@ -222,12 +222,12 @@ def test_maps_are_flattened_by_default_and_may_differ_in_size():
 @pytest.mark.few(1)
 def test_far_from_the_origin_and_of_any_size(form):
     x, y = data()
-    wanted = cka(x, y, form=form)
+    expected = cka(x, y, form=form)
     shifted = x + np.float32([0, 1, 10, 100, 1000])
     exact = ratio(linear(np.float64(shifted) - shifted.mean(0, np.float64)), linear(y), "song")
     np.testing.assert_allclose(cka(shifted, y, form=form), exact, atol=1e-5)
     for scale in (1e-18, 1e18):
-        np.testing.assert_allclose(cka(x * np.float32(scale), y / np.float32(scale), form=form), wanted, rtol=1e-6)
+        np.testing.assert_allclose(cka(x * np.float32(scale), y / np.float32(scale), form=form), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -257,13 +257,13 @@ def test_identical_input(form):
 
 
 def test_opposite_kernels():
-    """An angle past pi / 2: for "song" there are kernels of negative correlation."""
+    """An angle over pi / 2: kernels can have negative correlation with "song"."""
     x = np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]])
     y = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
-    wanted = ratio(linear(x), linear(y), "song")
-    assert wanted < -0.4
-    np.testing.assert_allclose(cka(x, y), wanted, rtol=1e-5)
-    np.testing.assert_allclose(cka_distance(x, y), np.arccos(wanted), rtol=1e-5)
+    expected = ratio(linear(x), linear(y), "song")
+    assert expected < -0.4
+    np.testing.assert_allclose(cka(x, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(cka_distance(x, y), np.arccos(expected), rtol=1e-5)
 
 
 # (n, p, q, how many examples are huge, how huge): also of several, each along a channel of its own.
@@ -366,13 +366,13 @@ def test_constant_input_has_no_similarity():
 
 def test_dead_and_duplicate_channels():
     x, y = data()
-    wanted = cka(x, y)
+    expected = cka(x, y)
     padded = np.concatenate([x, np.full((N, 2), 0.1, np.float32)], 1)
-    np.testing.assert_allclose(cka(padded, y), wanted, rtol=1e-5)
+    np.testing.assert_allclose(cka(padded, y), expected, rtol=1e-5)
     np.testing.assert_allclose(
         channel_normalized_cka(padded, y), channel_normalized_cka(x, y), rtol=1e-5
     )  # and not what is left of 0.1 less its mean, scaled up
-    np.testing.assert_allclose(cka(np.concatenate([x, x], 1), y), wanted, rtol=1e-5)
+    np.testing.assert_allclose(cka(np.concatenate([x, x], 1), y), expected, rtol=1e-5)
     assert np.isfinite(jax.grad(channel_normalized_cka)(padded, y)).all()
 
 
@@ -401,13 +401,13 @@ def test_nan_is_told():
         ({"y": np.zeros((N + 1, 2))}, "y: got 25 examples"),
         ({"x": np.zeros((3, 2)), "y": np.zeros((3, 2))}, "3 examples.*at least 4.*'song'"),
         ({"x": np.zeros(N)}, "x: got shape"),
-        ({"estimator": "unbiased"}, "estimator: 'unbiased'.*song"),
-        ({"kernel": "cosine"}, "kernel: 'cosine'.*linear, rbf"),
-        ({"form": "dual"}, "form: 'dual'"),
+        ({"estimator": "unbiased"}, "estimator: got 'unbiased'.*song"),
+        ({"kernel": "cosine"}, "kernel: got 'cosine'.*linear, rbf"),
+        ({"form": "dual"}, "form: got 'dual'"),
         ({"kernel": "rbf", "form": "features"}, "form: got 'features'"),
         ({"bandwidth": 0.0}, "bandwidth: got 0.0"),
         ({"bandwidth": np.ones(2)}, "bandwidth: .*positive scalar"),
-        ({"maps": "patches"}, "maps: 'patches'"),
+        ({"maps": "patches"}, "maps: got 'patches'"),
     ],
 )
 def test_mistakes(change, message):

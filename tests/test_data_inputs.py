@@ -129,9 +129,9 @@ def with_value(value, shape=(5,), dtype=np.float32):
 REFUSED = {
     "a key less": ({"x_train": np.ones(3)}, r"y_train, x_test, y_test: got only \['x_train'\]; wanted all of"),
     "a key more": (mapping((5,), normalise=False), "normalise: got no key that is known; wanted x_train, .*normalize"),
-    "normalize": (mapping((5,), normalize="no"), "normalize: got 'no', wanted True or False"),
+    "normalize": (mapping((5,), normalize="no"), "normalize: got 'no', expected True or False"),
     "normalize no images": (mapping((5,), normalize=True), r"x_train: got shape \(20, 5\); wanted images"),
-    "class names": (mapping((5,), class_names="abc"), "class_names: got 'abc', wanted a sequence of names"),
+    "class names": (mapping((5,), class_names="abc"), "class_names: got 'abc', expected a sequence of names"),
     "too few names": (mapping((5,), class_names=["a"]), "labels: got 0 to 2, wanted 0 to 0"),
     "grey or sequences": (
         mapping((6, 4)),
@@ -152,7 +152,7 @@ REFUSED = {
     "masked": (mapping((5,), x_test=np.ma.masked_all((6, 5))), "x_test: has masked entries"),
     "truth values": (mapping((5,), x_train=np.ones((20, 5), bool)), "x_train: got dtype bool.*integers or floats"),
     "text": (mapping((5,), x_train=["a"] * 20), "x_train: got dtype <U1"),
-    "no array": (mapping((5,), x_train={}), "x_train: got {}, wanted an array|x_train: got dtype object"),
+    "no array": (mapping((5,), x_train={}), "x_train: got {}, expected an array|x_train: got dtype object"),
     "one number": (mapping((5,), y_train=3), r"y_train: got dtype int64, shape \(\)"),
     "lengths": (mapping((5,), y_test=np.zeros(5, int)), "x_test: got 6 inputs for 5 targets"),
     "nothing": (mapping((5,), x_test=np.ones((0, 5))), "x_test: got no values"),

@@ -1,4 +1,4 @@
-"""What is degenerate about a representation, against NumPy in float64 and planted faults."""
+"""`diagnose` against NumPy in float64 and planted degenerate channels."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ COUNTS = ("num_dead", "num_constant", "num_duplicate", "rank")
 
 
 def planted(seed=0, n=N, dtype=np.float32):
-    """Sound channels 0, 1, 2, 5; then what is wrong with 3, 4, 6, ..., 10."""
+    """Regular channels 0, 1, 2, 5; channels 3, 4, 6, ..., 10 are degenerate."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 11)) + 0.5
     x[:, 3] = 0
@@ -26,7 +26,7 @@ def planted(seed=0, n=N, dtype=np.float32):
 
 
 def by_definition(x):
-    """dead, constant, duplicate and rank of a matrix."""
+    """Return dead, constant, duplicate and rank of a matrix."""
     x = np.float64(x)
     dead, constant = ~x.any(0), np.ptp(x, axis=0) <= 1e-6 * np.abs(x).max(0)
     live = [i for i in range(x.shape[1]) if not constant[i]]
@@ -40,25 +40,25 @@ def by_definition(x):
     return dead, constant, np.array(duplicate), np.linalg.matrix_rank(deviations / np.where(norms > 0, norms, 1), 1e-5)
 
 
-def assert_is(found, wanted, counts=(N, N)):
-    *masks, rank = wanted
+def assert_is(result, expected, counts=(N, N)):
+    *masks, rank = expected
     for name, mask in zip(("dead", "constant", "duplicate"), masks, strict=True):
-        np.testing.assert_array_equal(getattr(found, name), mask)
-        assert getattr(found, f"num_{name}") == mask.sum()
-    assert found.rank == rank
-    assert (found.examples, found.samples) == counts and found.few == (counts[1] <= len(masks[0]))
+        np.testing.assert_array_equal(getattr(result, name), mask)
+        assert getattr(result, f"num_{name}") == mask.sum()
+    assert result.rank == rank
+    assert (result.examples, result.samples) == counts and result.few == (counts[1] <= len(masks[0]))
 
 
 def test_planted_faults_are_found():
     x = planted()
-    found = symjax.diagnose(x)
-    assert_is(found, by_definition(x))
-    assert np.flatnonzero(found.dead).tolist() == [3]
-    assert np.flatnonzero(found.constant).tolist() == [3, 4, 10]
-    assert np.flatnonzero(found.duplicate).tolist() == [6, 7]
-    assert found.rank == 4 and not found.few
-    told = "channels=11, examples=30, samples=30, rank=4, num_dead=1, num_constant=3, num_duplicate=2, few=False"
-    assert repr(found) == f"Diagnosis({told})"
+    result = symjax.diagnose(x)
+    assert_is(result, by_definition(x))
+    assert np.flatnonzero(result.dead).tolist() == [3]
+    assert np.flatnonzero(result.constant).tolist() == [3, 4, 10]
+    assert np.flatnonzero(result.duplicate).tolist() == [6, 7]
+    assert result.rank == 4 and not result.few
+    numbers = "channels=11, examples=30, samples=30, rank=4, num_dead=1, num_constant=3, num_duplicate=2, few=False"
+    assert repr(result) == f"Diagnosis({numbers})"
     assert_is(symjax.diagnose(x[:11]), by_definition(x[:11]), (11, 11))  # few
     assert symjax.diagnose(x[:4]).rank == 3
 
@@ -74,11 +74,11 @@ def test_sound_and_hopeless_ones():
 
 
 def test_nearly_duplicate_is_not_duplicate():
-    """Though inner products cannot tell, and a true duplicate is told beside it."""
+    """Inner products do not distinguish a close channel from a duplicate; differences do."""
     x = np.random.default_rng(0).normal(size=(N, 3))
     near = x[:, 0] + 1e-4 * np.random.default_rng(1).normal(size=N)
-    found = symjax.diagnose(np.float32(np.stack([near, x[:, 0], 2.7 * x[:, 0], x[:, 1]], 1)))
-    assert found.duplicate.tolist() == [False, False, True, False]
+    result = symjax.diagnose(np.float32(np.stack([near, x[:, 0], 2.7 * x[:, 0], x[:, 1]], 1)))
+    assert result.duplicate.tolist() == [False, False, True, False]
 
 
 @pytest.mark.parametrize("size", [1e-28, 1e28])
@@ -126,7 +126,7 @@ def test_nan_is_refused_or_counts_as_sound():
     [
         (np.ones(3), {}, "x: got shape"),
         (np.ones((1, 3)), {}, "x: .*at least 2"),
-        (np.ones((4, 3)), {"maps": "patches"}, "maps: 'patches'"),
+        (np.ones((4, 3)), {"maps": "patches"}, "maps: got 'patches'"),
         (np.ones((4, 3)), {"rcond": 1.0}, "rcond: got 1.0"),
     ],
 )

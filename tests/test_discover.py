@@ -391,15 +391,15 @@ def test_what_callers_may_get_wrong():
     fn = two_layers(jax.nn.relu)
     symmetry = discover(fn, LAYERS, INPUTS)
     for call, message in (
-        (lambda: symmetry.act(LAYERS, {"relu9": np.eye(6)}), "'relu9' is not a space; known: before"),
+        (lambda: symmetry.act(LAYERS, {"relu9": np.eye(6)}), "got 'relu9', expected names of spaces: before"),
         (lambda: symmetry.act(LAYERS, {"before": np.eye(5)}), r"before has shape \(5, 5\), expected \(6, 6\)"),
-        (lambda: symmetry.act({"w": LAYERS["w"]}, {}), "params: has another structure"),
-        (lambda: symmetry.act(LAYERS | {"b": np.ones(7)}, {}), "params: has another structure or other shapes"),
-        (lambda: symmetry.sample(KEY, ["nothing"]), "'nothing' is not a space"),
-        (lambda: symmetry.at("middle", {}), "'middle' is not named by the function; known: before, after"),
+        (lambda: symmetry.act({"w": LAYERS["w"]}, {}), "params: got another structure"),
+        (lambda: symmetry.act(LAYERS | {"b": np.ones(7)}, {}), "params: got another structure or other shapes"),
+        (lambda: symmetry.sample(KEY, ["nothing"]), "got 'nothing', expected names of spaces"),
+        (lambda: symmetry.at("middle", {}), "got 'middle', expected a named value of the function: before, after"),
         (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: has no floating-point"),
-        (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: gives no floating-point"),
-        (lambda: discover(fn, LAYERS, INPUTS[:0]), "fn: gives no floating-point number for these inputs"),
+        (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: got no floating-point"),
+        (lambda: discover(fn, LAYERS, INPUTS[:0]), "fn: got no floating-point output for these inputs"),
         (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: gives NaN"),
     ):
         with pytest.raises(InputError, match=message):

@@ -141,7 +141,7 @@ def plain():
         (lambda d: d.pop("12.bias"), ("Myrtle. missing: dense.bias",)),
         (lambda d: d.update({"13.scale": np.ones(3)}), ("Myrtle. unexpected: 13.scale",)),
         (lambda d: d.update({"12.bias": np.ones(3)}), ("another shape: 12.bias as [3], wanted [10]",)),
-        (lambda d: d.update({"12.bias": "many"}), ("state_dict: 12.bias: got <U4, wanted real numbers",)),
+        (lambda d: d.update({"12.bias": "many"}), ("state_dict: 12.bias: got <U4, expected real numbers",)),
         (lambda d: d.update({3: np.ones(3)}), ("wanted a mapping of names to tensors",)),
     ],
 )

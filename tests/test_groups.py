@@ -1,4 +1,4 @@
-"""Intertwiner groups: the table against numbers, and the action on the weights of every registered model."""
+"""Intertwiner groups: the rows of the table hold numerically, and `is_intertwiner` agrees with them."""
 
 import jax
 import jax.numpy as jnp
@@ -38,17 +38,17 @@ def test_phi_is_what_the_table_says(name):
 @pytest.mark.parametrize("name", INTERTWINERS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_numbers_decide_what_the_table_says(name, group):
-    """A random matrix of each group: in the activation's own exactly if it commutes."""
+    """A random matrix of each group intertwines exactly if it is in the activation's group."""
     row, matrix = INTERTWINERS[name], sampled(group)
-    found = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
-    assert found.verdict is row.group.contains(matrix) and not found.trouble
-    if found:
-        assert found.defect < 1e-13
+    result = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
+    assert result.verdict is row.group.contains(matrix) and not result.warning
+    if result:
+        assert result.defect < 1e-13
         with jax.enable_x64(True):
-            np.testing.assert_allclose(found.matrix, row.phi(matrix), rtol=1e-9, atol=1e-9)
-            np.testing.assert_allclose(found.offset, 0 if row.offset is None else row.offset(matrix), atol=1e-9)
+            np.testing.assert_allclose(result.matrix, row.phi(matrix), rtol=1e-9, atol=1e-9)
+            np.testing.assert_allclose(result.offset, 0 if row.offset is None else row.offset(matrix), atol=1e-9)
     else:
-        assert found.defect > 0.01
+        assert result.defect > 0.01
 
 
 @pytest.mark.parametrize("name", GROUPS)
@@ -82,7 +82,7 @@ def test_groups_contain_each_other_as_they_should():
 
 @pytest.mark.parametrize("name", [name for name in GROUPS if GROUPS[name].monomial])
 def test_noise_that_is_tolerated_is_not_inverted(name):
-    """Small entries in place of zeros: the inverse is that of the element without them."""
+    """The inverse of a matrix with small entries in place of zeros ignores these entries."""
     group, exact = GROUPS[name], sampled(name)
     noisy = exact + np.random.default_rng(0).choice([-1e-9, 1e-9], exact.shape)
     assert group.contains(noisy)
@@ -118,20 +118,20 @@ def test_any_activation_can_be_asked():
 
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "sigmoid_bias", "power3", "rbf"])
 def test_activations_of_less_than_float64(name):
-    """float32 decides up to its rounding, and says so; 16 bits only decide against."""
+    """float32 is conclusive up to its rounding, with a warning; 16-bit floats give no positive verdict."""
     row = INTERTWINERS[name]
     for seed in range(3):
         for group in ("permutation", "signed_permutation", "positive_monomial", "general_linear"):
             matrix = sampled(group, seed)
             member = row.group.contains(matrix)
-            for dtype, wanted in ((jnp.float32, True), (jnp.bfloat16, None)):
+            for dtype, expected in ((jnp.float32, True), (jnp.bfloat16, None)):
                 short = lambda x, dtype=dtype: row.activation(jnp.asarray(x, dtype))  # noqa: E731
-                found = is_intertwiner(short, matrix, offset=row.offset is not None)
+                result = is_intertwiner(short, matrix, offset=row.offset is not None)
                 if member or dtype == jnp.float32:
-                    assert found.verdict is (wanted if member else False), (group, seed, found)
-                    assert (f"gives {jnp.dtype(dtype)}" in found.trouble) is member
+                    assert result.verdict is (expected if member else False), (group, seed, result)
+                    assert (f"gives {jnp.dtype(dtype)}" in result.warning) is member
                 else:
-                    assert found.verdict is not True
+                    assert result.verdict is not True
 
 
 def test_a_verdict_holds_within_reach():
@@ -150,14 +150,14 @@ def test_polynomials_of_any_degree():
     np.testing.assert_allclose(is_intertwiner(row.activation, matrix).matrix, matrix**5, rtol=1e-9, atol=1e-9)
 
 
-def test_trouble_is_told():
+def test_warnings_are_reported():
     singular = is_intertwiner(np.tanh, np.diag([1.0, 0.0]))
-    assert singular.verdict is False and "singular" in singular.trouble and singular.condition == np.inf
+    assert singular.verdict is False and "singular" in singular.warning and singular.condition == np.inf
     flat = is_intertwiner(np.ones_like, np.eye(3))
-    assert flat.verdict is None and "1 of 3" in flat.trouble and not flat
+    assert flat.verdict is None and "1 of 3" in flat.warning and not flat
     with np.errstate(invalid="ignore"):
         broken = is_intertwiner(np.sqrt, np.eye(3))
-    assert broken.verdict is None and "NaN" in broken.trouble and np.isnan(broken.defect)
+    assert broken.verdict is None and "NaN" in broken.warning and np.isnan(broken.defect)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +166,10 @@ def test_trouble_is_told():
         (np.tanh, np.ones((2, 3)), {}, "matrix: got shape"),
         (np.tanh, np.array([[np.nan]]), {}, "matrix: has NaN"),
         (np.tanh, np.array([[1j]]), {}, "matrix: got complex"),
-        (lambda x: x[:1], np.eye(2), {}, "activation: made"),
+        (lambda x: x[:1], np.eye(2), {}, "activation: got values of shape"),
         (np.tanh, np.eye(2), {"inputs": 3}, "inputs: got 3"),
         (np.tanh, np.eye(2), {"reach": 0}, "reach: got 0"),
-        (lambda x: x > 0, np.eye(2), {}, "activation: gave bool"),
+        (lambda x: x > 0, np.eye(2), {}, "activation: got values of bool"),
     ],
 )
 def test_bad_arguments(activation, matrix, options, named):
@@ -181,7 +181,7 @@ def test_bad_arguments(activation, matrix, options, named):
 
 
 def test_homogeneity_of_gelu():
-    """Against Monte Carlo at a moderate scale, and the closed slope at large ones."""
+    """Agrees with Monte Carlo at a moderate scale and with the closed-form slope at large scales."""
     gelu = INTERTWINERS["gelu"].activation
     x = np.random.default_rng(0).normal(size=400_000)
     with jax.enable_x64(True):

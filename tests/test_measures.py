@@ -1,4 +1,4 @@
-"""Every entry of the table of measures: what it claims holds, what it does not claim visibly fails."""
+"""Every entry of the table of measures: listed properties hold, and all other properties fail."""
 
 from functools import partial
 from itertools import product
@@ -25,7 +25,7 @@ IMPLIED = {
 
 
 def representations(size=()):
-    """Two related ones, positive, of channels that differ in scale and correlate: no accident makes anything agree.
+    """Two related positive representations whose channels differ in scale and correlate, so that no accident agrees.
 
     Matrices, or maps of this size, whose pixels are related too.
     """
@@ -41,7 +41,7 @@ def representations(size=()):
 
 
 def heavy_tailed(tails):
-    """Two related ones whose rows differ in size by powers: a few rows, or a single one, are most of the data."""
+    """Two related representations whose rows differ in size by powers: few rows hold most of the norm."""
     rng = np.random.default_rng(3)
     latent = rng.normal(size=(EXAMPLES, 3))
     sizes = np.abs(rng.standard_cauchy((EXAMPLES, 1))) if tails == "cauchy" else 1 + rng.pareto(0.3, (EXAMPLES, 1))
@@ -54,7 +54,7 @@ def heavy_tailed(tails):
 
 
 def transform(name, x):
-    """One transformation of the kind named, the same in every call."""
+    """Apply one transformation of this kind, the same in every call."""
     rng = np.random.default_rng(11)
     d = x.shape[-1]
     if name == "translation":
@@ -83,7 +83,7 @@ def pair():
 
 @pytest.fixture(scope="module", params=[(), (3, 3)], ids=["matrices", "maps"])
 def either(request):
-    """A pair of matrices, or of maps."""
+    """Return a pair of matrices or of maps."""
     return representations(request.param)
 
 
@@ -133,7 +133,7 @@ def test_value_is_a_scalar_in_range(measure, either):
 @each
 @pytest.mark.few(8)
 def test_values_do_not_leave_the_range_by_rounding(measure, either):
-    """Of what is the same up to a transformation, where the value is at an end of the range."""
+    """Representations that are equal up to a transformation, with values at an end of the range."""
     for x in either:
         others = [x, -x, *(transform(name, x) for name in INVARIANCES)]
         for y in others:
@@ -161,7 +161,7 @@ def test_heavy_tails_take_no_digits(measure):
 
 
 def assert_within(value, ends):
-    """Without slack at ends that are 0, 1 or -1; others are not numbers of float32."""
+    """The ends 0, 1 and -1 hold exactly; other ends are not float32 numbers."""
     low, high = (end if end in (-1, 0, 1) else end + slack for end, slack in zip(ends, (-1e-6, 1e-6), strict=True))
     assert low <= value <= high
 
@@ -239,7 +239,7 @@ def test_map_sizes_are_as_claimed(measure):
 @pytest.mark.few(1)
 @pytest.mark.slow
 def test_no_rank_is_promoted(differentiated):
-    """By shapes alone, which costs no compilation."""
+    """Checked by shapes alone, without compilation."""
     x, y = np.zeros((2, 12, 3), np.float32)
     maps = np.zeros((12, 4, 2, 3), np.float32)
     with jax.numpy_rank_promotion("raise"):

@@ -1,4 +1,4 @@
-"""Minibatch CKA by its definition in NumPy, and beside CKA of the whole data."""
+"""Minibatch CKA against its definition in NumPy and against CKA of the whole data."""
 
 import itertools
 
@@ -69,12 +69,12 @@ def test_minibatch_cka_agrees_with_its_definition(name, estimator):
         got = stream.finalize(fed(stream, x, y, sizes))
         np.testing.assert_allclose(got, minibatch_by_definition(x, y, np.array(sizes), kernel, estimator), atol=1e-5)
     states = [stream.update(stream.init(x, y), x[i : i + 10], y[i : i + 10]) for i in (0, 10, 20, 30, 40)]
-    wanted = minibatch_by_definition(x, y, np.full(5, 10), kernel, estimator)
+    expected = minibatch_by_definition(x, y, np.full(5, 10), kernel, estimator)
     for order in itertools.islice(itertools.permutations(states), 0, 120, 31):
         merged = stream.init(x, y)
         for state in order:
             merged = stream.merge(merged, state)
-        np.testing.assert_allclose(stream.finalize(merged), wanted, atol=1e-5)
+        np.testing.assert_allclose(stream.finalize(merged), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("estimator", ["song", "gretton", "lange"])
@@ -86,8 +86,8 @@ def test_one_batch_is_the_one_shot_cka(estimator):
         np.testing.assert_allclose(got, similarity.cka(x, y, estimator), atol=2e-6)
     if estimator == "lange":
         stream = similarity.wreath_cka_stream("median", estimator)
-        wanted = similarity.wreath_cka(x, y, "median", estimator)
-        np.testing.assert_allclose(stream.finalize(fed(stream, x, y, [10])), wanted, atol=5e-6)
+        expected = similarity.wreath_cka(x, y, "median", estimator)
+        np.testing.assert_allclose(stream.finalize(fed(stream, x, y, [10])), expected, atol=5e-6)
 
 
 def test_minibatch_cka_is_near_that_of_the_whole():
@@ -103,14 +103,14 @@ def test_minibatch_cka_is_near_that_of_the_whole():
 
 
 def test_minibatch_cka_of_any_size():
-    """Fourth powers that single precision has no room for, also where the first batch is the smallest."""
+    """Fourth powers would overflow single precision, also where the first batch is the smallest."""
     x, y = data()
     x[:20] *= 1e-3
     stream = similarity.cka_stream(form="minibatch")
-    wanted = stream.finalize(fed(stream, x, y, [20] * 3))
+    expected = stream.finalize(fed(stream, x, y, [20] * 3))
     for size in (1e-20, 1e20):
         got = stream.finalize(fed(stream, x * np.float32(size), y / np.float32(size), [20] * 3))
-        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def test_minibatch_cka_of_constants():
@@ -168,14 +168,14 @@ def test_exact_form_of_any_size_masked_and_with_huge_examples():
 
 
 def test_mistakes_in_the_exact_form():
-    with pytest.raises(InputError, match="^form: got 'exact', must be 'minibatch'"):
+    with pytest.raises(InputError, match="^form: got 'exact', expected 'minibatch'"):
         similarity.cka_stream(kernel="rbf", form="exact")
-    with pytest.raises(InputError, match="^form: 'whole'"):
+    with pytest.raises(InputError, match="^form: got 'whole'"):
         similarity.cka_stream(form="whole")
     stream, (x, y) = similarity.cka_stream(), data()
-    with pytest.raises(InputError, match="^x, y: got 16384 and 4 features, must be at most 16384"):
+    with pytest.raises(InputError, match="^x, y: got 16384 and 4 features, expected at most 16384"):
         stream.init(jax.ShapeDtypeStruct((60, 2**14), np.float32), y)
-    with pytest.raises(InputError, match="^y: got 3 features of float32, the stream was begun with 4"):
+    with pytest.raises(InputError, match="^y: got 3 features of float32, expected 4"):
         stream.update(stream.init(x, y), x, y[:, :3])
-    with pytest.raises(InputError, match="^state: has seen 3 examples, must be at least 4"):
+    with pytest.raises(InputError, match="^state: got 3 examples, expected at least 4"):
         stream.finalize(fed(stream, x[:3], y[:3], [3]))

@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 
 from symjax.similarity import hsic
-from symjax.similarity.hsic import pairs
-from symjax.similarity.off_diagonal import Sums, merged, moved, products_of_kernels, scaled, sums_of
+from symjax.similarity.hsic import normalizer
+from symjax.similarity.off_diagonal import (
+    OffDiagonalSums,
+    centred_products,
+    merge_sums,
+    scale_sums,
+    sums_of,
+    translate_sums,
+)
 
 N, WIDTHS = 300, (5, 7)
 
@@ -28,11 +35,11 @@ def by_definition(x, y):
     kernels = np.stack([x @ x.T, y @ y.T]) * (1 - np.eye(len(x)))
     rows = kernels.sum(2).T
     squares = np.einsum("kij,lij->kl", kernels, kernels)
-    return Sums(z.sum(0), z.T @ z, rows.sum(0), rows.T @ z, rows.T @ rows, squares)
+    return OffDiagonalSums(z.sum(0), z.T @ z, rows.sum(0), rows.T @ z, rows.T @ rows, squares)
 
 
-def agree(found, expected):
-    for name, a, b in zip(Sums._fields, found, expected, strict=True):
+def agree(result, expected):
+    for name, a, b in zip(OffDiagonalSums._fields, result, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-8, err_msg=name)
 
 
@@ -40,15 +47,15 @@ def test_sums_are_those_of_the_definition():
     x, y = data()
     agree(jax.jit(sums_of)(x, y), by_definition(x, y))
     parts = by_definition(x[:100], y[:100]), by_definition(x[100:], y[100:])
-    agree(jax.jit(merged, static_argnums=2)(*parts, WIDTHS), by_definition(x, y))
+    agree(jax.jit(merge_sums, static_argnums=2)(*parts, WIDTHS), by_definition(x, y))
     by = np.random.default_rng(1).normal(size=sum(WIDTHS))
-    agree(moved(by_definition(x, y), N, by, WIDTHS), by_definition(x + by[: WIDTHS[0]], y + by[WIDTHS[0] :]))
-    agree(scaled(by_definition(x, y), np.array([2.0, 3.0]), WIDTHS), by_definition(2 * x, 3 * y))
+    agree(translate_sums(by_definition(x, y), N, by, WIDTHS), by_definition(x + by[: WIDTHS[0]], y + by[WIDTHS[0] :]))
+    agree(scale_sums(by_definition(x, y), np.array([2.0, 3.0]), WIDTHS), by_definition(2 * x, 3 * y))
 
 
 @pytest.mark.parametrize("estimator", ["song", "lange", "gretton"])
 def test_they_make_hsic(estimator):
     x, y = data()
-    found = products_of_kernels(by_definition(x, y), N, estimator, WIDTHS) / pairs(N, estimator)
+    result = centred_products(by_definition(x, y), N, estimator, WIDTHS) / normalizer(N, estimator)
     kernels = x @ x.T, y @ y.T
-    np.testing.assert_allclose(found, [[hsic(k, l, estimator) for l in kernels] for k in kernels], rtol=1e-9)  # noqa: E741
+    np.testing.assert_allclose(result, [[hsic(k, l, estimator) for l in kernels] for k in kernels], rtol=1e-9)  # noqa: E741

@@ -15,7 +15,7 @@ from scipy.spatial.distance import squareform
 import symjax
 from symjax.errors import InputError
 from symjax.similarity import MEASURES, FewExamplesWarning, pair_blocks, pairwise
-from symjax.similarity.meeting import grown, shrunk
+from symjax.similarity.pair_product import downsample, upsample
 
 EXAMPLES, MODELS = 30, 3
 SAME = 2e-6  # rounding of float32, for values near 1
@@ -33,7 +33,7 @@ every = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) f
 
 
 # One that somebody else may have, not in two parts.
-OWN = dataclasses.replace(MEASURES["cka"], name="own", factor=None)
+OWN = dataclasses.replace(MEASURES["cka"], name="own", split=None)
 
 
 def zoo(models=MODELS, examples=EXAMPLES, seed=0, sizes=((2, 2, 5),), noise=0.6):
@@ -89,9 +89,9 @@ def test_two_parts_of_measures_of_their_own_kind():
 @pytest.mark.few(3)
 def test_two_parts_are_the_whole(measure):
     x, y, _ = zoo(seed=1)["layer0"]
-    factored = MEASURES[measure].factor((x.shape,))
-    assert factored is MEASURES[measure].factor((x.shape,))  # or programs would be compiled at every call
-    values = jax.jit(lambda x, y: factored.compare(factored.prepare(x), factored.prepare(y)))(x, y)
+    split = MEASURES[measure].split((x.shape,))
+    assert split is MEASURES[measure].split((x.shape,))  # or programs would be compiled at every call
+    values = jax.jit(lambda x, y: split.compare(split.prepare(x), split.prepare(y)))(x, y)
     agree(measure, values, MEASURES[measure].fn(x, y))
 
 
@@ -122,7 +122,7 @@ def test_an_enlarged_map_is_the_same_map():
     found = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, "procrustes_distance", layout="nhwc")
     assert found.values.max() < 1e-6  # and not the root of rounding
     data = np.random.default_rng(0).normal(size=(3, 5, 2, 2))
-    np.testing.assert_allclose(shrunk(grown(jnp.asarray(data), (4, 6)), (2, 2)), data, rtol=1e-6)
+    np.testing.assert_allclose(downsample(upsample(jnp.asarray(data), (4, 6)), (2, 2)), data, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_feature_form_is_the_gram_form(measure):
 
 def test_feature_form_is_taken_for_many_examples():
     def kept(*shapes, measure="cka", **options):
-        factored = MEASURES[measure].factor(shapes, **options)
-        return jax.eval_shape(factored.prepare, jax.ShapeDtypeStruct(shapes[0], jnp.float32)).data.shape
+        split = MEASURES[measure].split(shapes, **options)
+        return jax.eval_shape(split.prepare, jax.ShapeDtypeStruct(shapes[0], jnp.float32)).data.shape
 
     assert kept((5000, 40), (5000, 8, 8, 3)) == (40, 5000)
     assert kept((5000, 40), (5000, 32, 32, 3)) == kept((5000, 40), measure="cka_rbf") == (1, 5000**2)
@@ -248,13 +248,13 @@ def test_pairs_of_models(measure):
 
 def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
     a, b, prepared = zoo(6), zoo(4, seed=1), []
-    prepare = pair_blocks._prepared
+    prepare = pair_blocks._prepare_layer
 
-    def watched(factored, array, *others):
+    def watched(split, array, *others):
         prepared.append(np.asarray(array))
-        return prepare(factored, array, *others)
+        return prepare(split, array, *others)
 
-    monkeypatch.setattr(pair_blocks, "_prepared", watched)
+    monkeypatch.setattr(pair_blocks, "_prepare_layer", watched)
     for options, wanted in (
         ({"pairs": [(4, 1)]}, [a["layer0"][[1, 4]]]),
         ({"against": b, "pairs": [(5, 0), (5, 3)]}, [a["layer0"][[5]], b["layer0"][[0, 3]]]),
@@ -320,10 +320,10 @@ def test_memory_and_devices_do_not_change_values(measure):
 def test_blocks_count_all_that_is_made_of_a_representation():
     """Of PWCCA on few examples the way back to neurons is larger than the basis."""
     wide = np.random.default_rng(0).normal(size=(6, EXAMPLES, 50 * EXAMPLES)).astype(np.float32)
-    factored, devices = MEASURES["pwcca"].factor((wide.shape[1:],)), tuple(jax.local_devices()[:1])
+    split, devices = MEASURES["pwcca"].split((wide.shape[1:],)), tuple(jax.local_devices()[:1])
     memory = 4 * 2 * wide[0].nbytes
-    blocks, _ = pair_blocks.prepare(factored, pair_blocks.Zoo((wide,), wide.dtype), memory, devices)
-    of_a_block = [sum(leaf.nbytes for leaf in jax.tree.leaves(block.part)) for block in blocks]
+    blocks, _ = pair_blocks.prepare(split, pair_blocks.Representations((wide,), wide.dtype), memory, devices)
+    of_a_block = [sum(leaf.nbytes for leaf in jax.tree.leaves(block.prepared)) for block in blocks]
     assert len(blocks) > 1 and max(of_a_block) <= memory / 4
 
 
@@ -341,7 +341,7 @@ def test_only_few_examples_are_told_as_such():
         warnings.warn("something else", UserWarning, stacklevel=1)
         return jnp.vdot(x, y)
 
-    own = dataclasses.replace(MEASURES["cka"], fn=warns, factor=None)
+    own = dataclasses.replace(MEASURES["cka"], fn=warns, split=None)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         pairwise(zoo(2), own, layers="same")
@@ -373,7 +373,7 @@ def test_tiles_cover_what_is_wanted_and_little_more():
             assert i >= 0 and j >= 0
             covered[i : i + edges[0], j : j + edges[1]] = True
         assert covered[wanted].all()
-        assert len(starts) * edges[0] * edges[1] <= pair_blocks.WASTE * wanted.sum()
+        assert len(starts) * edges[0] * edges[1] <= pair_blocks.MAX_WASTE * wanted.sum()
 
 
 def test_labels():
@@ -390,7 +390,7 @@ def test_labels():
         (frame.model_a == "n") & (frame.layer_a == "layer0") & (frame.model_b == "m") & (frame.layer_b == "layer1")
     ]
     assert row.value.item() == found.values[0, 1, 1, 0]
-    with pytest.raises(InputError, match="^layer_a: 'layer7' is not known; there are 'layer0', 'layer1'"):
+    with pytest.raises(InputError, match="^layer_a: got 'layer7', expected one of 'layer0', 'layer1'"):
         found.select(layer_a="layer7")
 
 
@@ -432,7 +432,7 @@ def test_mistakes_are_told():
         (r"^representations\['x'\]: got shape \(2, 30\)", ({"x": x[:, :, 0, 0, 0]}, "cka"), {}),
         (r"^representations\['x'\]: got complex", ({"x": x + 1j}, "cka"), {}),
         (
-            r"^representations\['y'\]: got 1 models, must be as many as in layer 'x', 2",
+            r"^representations\['y'\]: got 1 models, expected as many as in layer 'x', 2",
             ({"x": x, "y": x[:1]}, "cka"),
             {},
         ),
@@ -440,23 +440,27 @@ def test_mistakes_are_told():
         ("^representations: layer 'y' of model 1 has NaN", ({"x": x, "y": bad}, "cka"), {}),
         ("^against: layer 'y' of model 'n' has NaN", (a, "cka"), {"against": {"y": bad}, "against_models": "mn"}),
         ("^against: got 29 examples", (a, "cka"), {"against": {"x": x[:, 1:]}}),
-        ("^measure: 'ckaa' is not known; choose one of cca, ", (a, "ckaa"), {}),
-        ("measure: returned tuple, must return a 0-d array", (a, lambda x, y: (x, y)), {}),
-        ("measure: returned \\(30,\\), must return a 0-d array", (a, lambda x, y: x[:, 0, 0, 0]), {}),
-        ("^models: got .* must be 2 different labels", (a, "cka"), {"models": "aa"}),
+        ("^measure: got 'ckaa', expected one of cca, ", (a, "ckaa"), {}),
+        ("measure: got a value of tuple, expected a 0-d array", (a, lambda x, y: (x, y)), {}),
+        ("measure: got a value of \\(30,\\), expected a 0-d array", (a, lambda x, y: x[:, 0, 0, 0]), {}),
+        ("^models: got .* expected 2 different labels", (a, "cka"), {"models": "aa"}),
         ("^against_models: got", (a, "cka"), {"against": a, "against_models": "abc"}),
         ("^pairs: got 'some'", (a, "cka"), {"pairs": "some"}),
-        ("^pairs: 2 is not known; there are 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
-        ("^pairs: got 3, wanted a sequence", (a, "cka"), {"pairs": [3]}),
-        ("^layers: 'some' is unknown", (a, "cka"), {"layers": "some"}),
+        ("^pairs: got 2, expected one of 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
+        ("^pairs: got 3, expected a sequence", (a, "cka"), {"pairs": [3]}),
+        ("^layers: got 'some', expected", (a, "cka"), {"layers": "some"}),
         ("^layers: none of 'layer0', 'layer1' is in against", (a, "cka"), {"layers": "same", "against": {"z": x}}),
         ("^memory: got 0", (a, "cka"), {"memory": 0}),
-        ("^bandwith: is no option of cka; its options are estimator, kernel", (a, "cka"), {"bandwith": 1}),
-        ("^full_output: is no option", (a, "procrustes"), {"full_output": True}),
-        ("estimator: 'a' is unknown", (a, "cka"), {"estimator": "a"}),
+        (
+            "^bandwith: got an option that cka does not have; its options are estimator, kernel",
+            (a, "cka"),
+            {"bandwith": 1},
+        ),
+        ("^full_output: got an option", (a, "procrustes"), {"full_output": True}),
+        ("estimator: got 'a', expected", (a, "cka"), {"estimator": "a"}),
         (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "maps": "pool"}),
         ("^layers 'layer0' .* and 'layer1' .*maps='flatten' and maps='pool'.*; layers='same'", (a, "cca"), {}),
-        ("must be at least 4 for the estimator", ({"x": x[:, :3]}, "cka"), {}),
+        ("expected at least 4 for the estimator", ({"x": x[:, :3]}, "cka"), {}),
     ]:
         with pytest.raises(InputError, match=wrong):
             pairwise(*arguments, **options)
@@ -480,18 +484,18 @@ def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     """Two devices that decompose a batch each can wait for ever for jaxlib's threads."""
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(4, EXAMPLES, 3, 4, 2)).astype(np.float32)
-    factored = MEASURES[measure].factor((maps.shape[1:],))
+    split = MEASURES[measure].split((maps.shape[1:],))
     devices = tuple(jax.local_devices()[:1])
-    ((block,), _) = pair_blocks.prepare(factored, pair_blocks.Zoo((maps,), maps.dtype), 2**31, devices)
-    one = jax.tree.map(lambda leaf: leaf[0], block.part)
-    size = factored.meeting.size(one, one)
-    part = block.part._replace(data=factored.meeting.shrunk(jnp.asarray(block.part.data), size))
+    ((block,), _) = pair_blocks.prepare(split, pair_blocks.Representations((maps,), maps.dtype), 2**31, devices)
+    one = jax.tree.map(lambda leaf: leaf[0], block.prepared)
+    size = split.product.size(one, one)
+    part = block.prepared._replace(data=split.product.downsample(jnp.asarray(block.prepared.data), size))
     programs = [
-        jax.make_jaxpr(factored.prepare)(maps[0]),
-        jax.make_jaxpr(partial(pair_blocks._tile, factored, (2, 2)))(np.zeros(2, np.int32), (part, part)),
+        jax.make_jaxpr(split.prepare)(maps[0]),
+        jax.make_jaxpr(partial(pair_blocks._tile, split, (2, 2)))(np.zeros(2, np.int32), (part, part)),
     ]
-    if factored.exact is not None:
-        programs.append(jax.make_jaxpr(factored.directly)(one, one))
+    if split.exact is not None:
+        programs.append(jax.make_jaxpr(split.compare_exactly)(one, one))
     names = ("svd", "qr", "eigh", "cholesky", "householder_product")
     found = [e for program in programs for e in equations(program.jaxpr) if e.primitive.name in names]
     assert all(equation.invars[0].aval.ndim == 2 for equation in found)

@@ -1,4 +1,4 @@
-"""Orthogonal and permutation Procrustes against float64 NumPy, brute force, planted answers and published figures."""
+"""Orthogonal and permutation Procrustes against float64 NumPy, brute force, planted and published values."""
 
 import itertools
 
@@ -20,13 +20,13 @@ from symjax.similarity import (
     procrustes,
     procrustes_distance,
 )
-from symjax.similarity.procrustes import _rotated
+from symjax.similarity.procrustes import _rotate
 
 N = 30
 
 
 def data(p, q, seed=0, n=N):
-    """Two views of something common, not centred."""
+    """Two linear functions of common data, not centred."""
     rng = np.random.default_rng(seed)
     common = rng.normal(size=(n, 3))
     return [np.float32(common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) + 0.3) for d in (p, q)]
@@ -68,10 +68,10 @@ each = pytest.mark.parametrize("distance", ORACLES)
 def test_agrees_with_its_definition(distance, shape):
     for seed in range(2):
         x, y = data(*shape, seed)
-        wanted = ORACLES[distance](x, y)
+        expected = ORACLES[distance](x, y)
         got, alignment = distance(x, y, full_output=True)
-        np.testing.assert_allclose(got, wanted, atol=2e-6)
-        np.testing.assert_allclose(SIMILARITIES[distance](x, y), 1 - wanted / 2, atol=2e-6)
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+        np.testing.assert_allclose(SIMILARITIES[distance](x, y), 1 - expected / 2, atol=2e-6)
         assert alignment.matrix.shape == shape[::-1]
         centred = distance(x, y, center=True)
         np.testing.assert_allclose(centred, ORACLES[distance](x, y, center=True), atol=2e-6)
@@ -80,7 +80,7 @@ def test_agrees_with_its_definition(distance, shape):
 @pytest.mark.parametrize(("p", "q"), [(8, 8), (5, 8)])
 @pytest.mark.few(1)
 def test_far_from_the_origin_and_nearly_collinear(p, q):
-    """Small directions beside a large one, which leaves no digit of them in x'y in single precision."""
+    """Small directions next to a large one, in whose rounding they are lost in x'y in single precision."""
     rng = np.random.default_rng(0)
     for offset, spread in ((0, 1e-3), (1e3, 1), (1e3, 0.1), (1e4, 0.1)):
         line = rng.normal(size=(200, 1)) @ rng.normal(size=(1, 8)) + offset
@@ -100,18 +100,18 @@ def test_far_from_the_origin_and_nearly_collinear(p, q):
 
 @pytest.mark.slow
 def test_one_program_does_for_widths_that_are_near():
-    known = _rotated._cache_size()
+    known = _rotate._cache_size()
     for p in (18, 21, 22, 23):
         x, y = data(p, 41 - p, n=40)
         np.testing.assert_allclose(procrustes_distance(x, y), orthogonal_by_definition(x, y), atol=2e-6)
         assert procrustes_distance(x, y, full_output=True)[1].rotation.shape == (41 - p, p)
-    assert _rotated._cache_size() <= known + 5  # one for all four distances, and one for each alignment
+    assert _rotate._cache_size() <= known + 5  # one for all four distances, and one for each alignment
 
     layers = {str(p): data(p, 1, seed=p, n=40)[0][None] for p in (18, 21, 26)}
-    found = pairwise(layers, "procrustes_distance")
+    result = pairwise(layers, "procrustes_distance")
     for (a, x), (b, y) in itertools.combinations(layers.items(), 2):
         expected = [[orthogonal_by_definition(x[0], y[0])]]
-        np.testing.assert_allclose(found.select(layer_a=a, layer_b=b), expected, atol=2e-6)
+        np.testing.assert_allclose(result.select(layer_a=a, layer_b=b), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -236,7 +236,7 @@ def test_identical_and_opposite_input(distance):
 
 
 def test_range_of_the_similarity():
-    """Orthogonal to each other: the least."""
+    """Orthogonal representations have the smallest similarity."""
     x = np.eye(4)
     np.testing.assert_allclose(procrustes(x[:, :2], x[:, 2:]), 1 - 0.5**0.5, rtol=1e-6)
 
@@ -244,9 +244,9 @@ def test_range_of_the_similarity():
 @each
 def test_of_any_size(distance):
     x, y = data(5, 4)
-    wanted = distance(x, y)
+    expected = distance(x, y)
     for size in (1e-30, 1e30):
-        np.testing.assert_allclose(distance(x * np.float32(size), y / np.float32(size)), wanted, rtol=1e-6)
+        np.testing.assert_allclose(distance(x * np.float32(size), y / np.float32(size)), expected, rtol=1e-6)
 
 
 @each
@@ -298,7 +298,7 @@ def test_zero_channels_change_nothing_for_rotations():
 
 
 @each
-def test_nan_is_told(distance):
+def test_nan_is_reported(distance):
     x, y = data(3, 3)
     x[1, 2] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):
@@ -314,7 +314,7 @@ def test_nan_is_told(distance):
         ({"x": np.ones(N)}, "x: got shape"),
         ({"x": np.ones((N, 2, 2, 3))}, "y: got shape .*map size"),
         ({"x": np.ones((N, 3), complex)}, "x: got complex"),
-        ({"maps": "patches"}, "maps: 'patches'"),
+        ({"maps": "patches"}, "maps: got 'patches'"),
     ],
 )
 def test_mistakes(function, change, message):

@@ -58,7 +58,7 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.MatrixGroup",
         "memory.Need",
     ),
-    *("groups.Axis", "groups.Discovered", "groups.Space", "models.Model", "network.Member", "network.Network"),
+    *("groups.Axis", "groups.Symmetry", "groups.Space", "models.Model", "network.Member", "network.Network"),
     *("network.StitchPoint", "rotation.Case", "rotation.Found"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
     "stitching.StitchResult",

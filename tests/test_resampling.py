@@ -86,7 +86,7 @@ def test_coverage(related):
         np.testing.assert_allclose(bars.standard_error.mean(), bars.estimate.std(), rtol=0.2)
 
 
-def test_bias_of_a_biased_measure_is_told():
+def test_bias_of_a_biased_measure_is_reported():
     x, y = data(0.0, sets=300)
     keys = jax.random.split(KEY, 300)
     gretton = partial(cka, estimator="gretton")
@@ -263,11 +263,11 @@ def test_models_that_differ_are_covered():
 
 def by_drawing(values, pairs, draws):
     """Means over the pairs of different models among those drawn, which may be drawn more than once."""
-    found = dict(zip(map(tuple, pairs.tolist()), np.float64(values), strict=True))
-    found |= {(j, i): value for (i, j), value in found.items()}
+    result = dict(zip(map(tuple, pairs.tolist()), np.float64(values), strict=True))
+    result |= {(j, i): value for (i, j), value in result.items()}
     means = []
     for models in draws:
-        chosen = [found[pair] for pair in itertools.combinations(models.tolist(), 2) if pair in found]
+        chosen = [result[pair] for pair in itertools.combinations(models.tolist(), 2) if pair in result]
         if chosen:
             means.append(np.mean(chosen, 0))
     return np.array(means)
@@ -311,21 +311,21 @@ def test_coverage_of_the_bootstrap_over_models():
         ({"x": np.ones((N + 1, 2))}, "y: got 24 examples"),
         ({"x": np.ones((3, 2)), "y": np.ones((3, 2))}, "x: .*at least 4"),
         ({"x": np.full((N, 2), np.nan)}, "x: .*NaN"),
-        ({"fn": "ccka"}, "fn: 'ccka' is not known"),
-        ({"fn": lambda x, y: x.mean(0)}, "fn: returned .*0-d"),
+        ({"fn": "ccka"}, "fn: got 'ccka', expected one of"),
+        ({"fn": lambda x, y: x.mean(0)}, "fn: got .*0-d"),
         ({"num_resamples": 1}, "num_resamples: got 1"),
         ({"num_resamples": 2.0}, "num_resamples: got 2.0"),
         ({"level": 1}, "level: got 1"),
         ({"batch_size": 0}, "batch_size: got 0"),
-        ({"method": "jackknife"}, "method: 'jackknife'"),
-        ({"key": 0}, r"key: got 0, wanted a key of JAX, such as jax.random.key\(0\)"),
-        ({"key": None}, "key: got None, wanted a key"),
-        ({"key": np.random.default_rng(0)}, r"key: got Generator\(PCG64\).*, wanted a key"),
-        ({"key": jax.random.split(KEY)}, r"key: got 'key<fry>\[2\]', wanted a key"),
-        ({"key": jnp.zeros(2)}, r"key: got 'float32\[2\]', wanted a key"),
+        ({"method": "jackknife"}, "method: got 'jackknife'"),
+        ({"key": 0}, r"key: got 0, expected a key of JAX, such as jax.random.key\(0\)"),
+        ({"key": None}, "key: got None, expected a key"),
+        ({"key": np.random.default_rng(0)}, r"key: got Generator\(PCG64\).*, expected a key"),
+        ({"key": jax.random.split(KEY)}, r"key: got 'key<fry>\[2\]', expected a key"),
+        ({"key": jnp.zeros(2)}, r"key: got 'float32\[2\]', expected a key"),
         (
             {"fn": "cka", "x": np.eye(5), "y": np.eye(5)},
-            r"^x, y: got 5 examples, too few for halves of 2, which fn refuses",
+            r"^x, y: got 5 examples, expected more, since fn rejects halves of 2",
         ),
     ],
 )
@@ -337,11 +337,11 @@ def test_mistakes_in_error_bars(change, message):
 
 def test_mistakes_in_permutation_tests():
     x, y = data()
-    with pytest.raises(InputError, match="alternative: 'two-sided'"):
+    with pytest.raises(InputError, match="alternative: got 'two-sided'"):
         permutation_test("cka", x, y, KEY, alternative="two-sided")
-    with pytest.raises(InputError, match="fn: 3 is not known; choose one of .*, a Measure or a function"):
+    with pytest.raises(InputError, match="fn: got 3, expected one of .*, a Measure or a function"):
         permutation_test(3, x, y, KEY)
-    with pytest.raises(InputError, match="key: got 0, wanted a key of JAX"):
+    with pytest.raises(InputError, match="key: got 0, expected a key of JAX"):
         permutation_test("cka", x, y, 0)
     with pytest.raises(InputError, match="num_permutations: got 0"):
         permutation_test(covariance, x, y, KEY, 0)
@@ -367,8 +367,8 @@ def test_mistakes_in_pairs(values, pairs, message):
 def test_mistakes_in_bootstraps_over_models():
     values, pairs = np.ones(3), [(0, 1), (1, 2), (0, 2)]
     for options, message in (
-        ({"method": "bootstrap"}, "key: got None, wanted a key of JAX"),
-        ({"method": "halves"}, "method: 'halves'"),
+        ({"method": "bootstrap"}, "key: got None, expected a key of JAX"),
+        ({"method": "halves"}, "method: got 'halves'"),
         ({"method": "bootstrap", "key": KEY, "num_resamples": 1}, "num_resamples: got 1"),
     ):
         with pytest.raises(InputError, match=message):

@@ -104,7 +104,7 @@ def test_the_other_kinds_and_bad_ones(draws):
     np.testing.assert_array_equal(draws["none"], np.broadcast_to(np.eye(4), (4000, 4, 4)))
     assert set(np.unique(draws["permutation"])) == {0, 1}
     assert (draws["permutation"].sum(1) == 1).all() and (draws["permutation"].sum(2) == 1).all()
-    for arguments, named in ((("rotation", 4), "kind: 'rotation'"), (("none", 0), "channels: got 0")):
+    for arguments, named in ((("rotation", 4), "kind: got 'rotation'"), (("none", 0), "channels: got 0")):
         with pytest.raises(InputError, match=named):
             sample_rotation(key(), *arguments)
 
@@ -262,7 +262,7 @@ def test_without_learning_nothing_but_the_matrix_costs():
 def test_bad_plans_are_refused():
     _, found = trained()
     for options, named in (
-        ({"start": "again"}, "start: 'again'"),
+        ({"start": "again"}, "start: got 'again'"),
         ({"budget": 0}, "budget: got 0"),
         ({"points": ()}, "points: got none"),
         ({"points": (0, 0)}, "points: got 0, 0, wanted one or more, each once"),

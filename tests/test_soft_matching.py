@@ -48,8 +48,8 @@ WIDTHS = [(1, 1), (6, 6), (3, 6), (6, 2), (4, 6), (5, 7), (7, 1)]
 def test_agrees_with_its_definition(widths):
     for seed in range(3):
         x, y = data(*widths, seed)
-        wanted = distance_by_definition(x, y)
-        np.testing.assert_allclose(soft_matching_distance(x, y), wanted, rtol=2e-6)
+        expected = distance_by_definition(x, y)
+        np.testing.assert_allclose(soft_matching_distance(x, y), expected, rtol=2e-6)
         similarity = 1 - distance_by_definition(standardized(x), standardized(y)) ** 2 / 2
         np.testing.assert_allclose(soft_matching(x, y), similarity, atol=2e-6)
         standard = soft_matching_distance(x, y, standardize=True)
@@ -128,8 +128,8 @@ def test_is_a_metric():
 
 def test_maps():
     x, y = activations(1, (6, 4, 4, 3)), activations(2, (6, 4, 4, 4))
-    wanted = distance_by_definition(*(z.reshape(-1, z.shape[-1]) for z in (x, y)))
-    np.testing.assert_allclose(soft_matching_distance(x, y), wanted, rtol=2e-6)
+    expected = distance_by_definition(*(z.reshape(-1, z.shape[-1]) for z in (x, y)))
+    np.testing.assert_allclose(soft_matching_distance(x, y), expected, rtol=2e-6)
     large = np.repeat(np.repeat(y[:, :2, :2], 2, 1), 2, 2)
     for function in (soft_matching, soft_matching_distance):
         np.testing.assert_allclose(function(x, y[:, :2, :2]), function(x, large), rtol=1e-6)
@@ -176,7 +176,7 @@ def test_plan_of_what_is_not_finite():
     assert np.isnan(transport_plan(gain, ~marks, marks)).all()
 
 
-def test_nan_is_told():
+def test_nan_is_reported():
     x, y = data(3, 4)
     x[1, 2] = np.nan
     for function in (soft_matching, soft_matching_distance):
@@ -195,5 +195,5 @@ def test_mistakes(function):
     ]:
         with pytest.raises(InputError, match=message):
             function(*arguments)
-    with pytest.raises(InputError, match="maps: 'patches'"):
+    with pytest.raises(InputError, match="maps: got 'patches'"):
         function(x, y, maps="patches")

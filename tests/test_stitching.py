@@ -768,7 +768,7 @@ def test_pairs_that_cannot_be_drawn(arguments, wanted):
         ({"learning_rates": (float("nan"),)}, "learning_rates: "),
         ({"learning_rates": (float("inf"),)}, "learning_rates: "),
         ({"learning_rates": (0.1, 0.1)}, "learning_rates: .*once"),
-        ({"start": "zero"}, "start: 'zero' is unknown; known: auto, identity"),
+        ({"start": "zero"}, "start: got 'zero', expected one of auto, identity"),
         ({"eval_batch_size": 0}, "eval_batch_size: got 0"),
     ],
 )

@@ -11,7 +11,7 @@ from stream_helpers import X_WIDTH, N, data, fed, maps_of
 from symjax import similarity
 from symjax.errors import InputError
 from symjax.similarity import FewExamplesWarning, load_stream, save_stream
-from symjax.similarity.streams.stream import added, as_float, count_of, require_seen
+from symjax.similarity.streams.stream import add_counts, as_float, count_of, require_samples
 
 # Stream, one-shot function: the same arguments.
 EXACT = {
@@ -51,11 +51,11 @@ def upto_signs(tree):
     return jax.tree.map(lambda leaf: np.abs(np.asarray(leaf, np.float64)), tree)
 
 
-def assert_same(got, wanted, atol=5e-6):
+def assert_same(got, expected, atol=5e-6):
     """Also pairs of directions with other signs."""
-    got, wanted = upto_signs(got), upto_signs(wanted)
-    assert jax.tree.structure(got) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    got, expected = upto_signs(got), upto_signs(expected)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=atol)
 
 
@@ -69,11 +69,11 @@ def test_equals_the_one_shot_function(name):
     x, y = data()
     stream = make(**options)
     got = stream.finalize(fed(stream, x, y, [20, 20, 20]))
-    wanted = function(x, y, **options)
-    assert_same(got, wanted, atol=2e-5)
-    assert all(leaf.dtype == other.dtype for leaf, other in zip(*map(jax.tree.leaves, (got, wanted)), strict=True))
+    expected = function(x, y, **options)
+    assert_same(got, expected, atol=2e-5)
+    assert all(leaf.dtype == other.dtype for leaf, other in zip(*map(jax.tree.leaves, (got, expected)), strict=True))
     again = stream.finalize(fed(stream, x, y, [1] * 20 + [20, 20]))  # fewer samples than neurons, to begin
-    assert_same(again, wanted, atol=2e-5)
+    assert_same(again, expected, atol=2e-5)
 
 
 @each
@@ -82,8 +82,8 @@ def test_maps(name):
     for maps, n in (("pixels", 30), ("pool", 60)):
         x, y = maps_of(n)
         stream = make(maps=maps, **options)
-        wanted = function(x, y, maps=maps, **options)
-        assert_same(stream.finalize(fed(stream, x, y, [n // 3] * 3)), wanted, atol=2e-5)
+        expected = function(x, y, maps=maps, **options)
+        assert_same(stream.finalize(fed(stream, x, y, [n // 3] * 3)), expected, atol=2e-5)
 
 
 def test_flattened_maps():
@@ -110,8 +110,8 @@ def test_double_precision(name):
         x, y = (np.float64(z) for z in data())
         stream = make(**options)
         got = stream.finalize(fed(stream, x, y, [20] * 3))
-        got, wanted = upto_signs(got), upto_signs(function(x, y, **options))
-        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        got, expected = upto_signs(got), upto_signs(function(x, y, **options))
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
@@ -122,7 +122,7 @@ def test_merging_in_any_order(name):
     x, y = data()
     stream = make(**options)
     parts = [stream.update(stream.init(x, y), x[i : i + 20], y[i : i + 20]) for i in (0, 20, 40)]
-    wanted = function(x, y, **options)
+    expected = function(x, y, **options)
     a, b, c = parts
     for merged in (
         stream.merge(stream.merge(a, b), c),
@@ -130,7 +130,7 @@ def test_merging_in_any_order(name):
         stream.merge(stream.init(x, y), stream.merge(stream.merge(a, stream.init(x, y)), stream.merge(b, c))),
         stream.update(stream.merge(a, c), x[20:40], y[20:40]),
     ):
-        assert_same(stream.finalize(merged), wanted, atol=2e-5)
+        assert_same(stream.finalize(merged), expected, atol=2e-5)
 
 
 def test_one_state_serves_several_measures():
@@ -160,8 +160,8 @@ def test_ill_conditioned_data_in_single_precision(offset, first):
     stream = similarity.cca_stream()
     got = stream.finalize(fed(stream, x, y, [20] * 100)).correlations
     direct = similarity.cca(x, y).correlations
-    wanted = by_qr(x, y)
-    assert np.abs(got - wanted).max() < max(4 * np.abs(direct - wanted).max(), 2e-5)
+    expected = by_qr(x, y)
+    assert np.abs(got - expected).max() < max(4 * np.abs(direct - expected).max(), 2e-5)
 
 
 def test_many_updates_do_not_add_up_their_rounding():
@@ -177,7 +177,7 @@ def test_many_updates_do_not_add_up_their_rounding():
     result = stream.finalize(state)
     assert (result.x_rank, result.y_rank) == (5, 3)
     np.testing.assert_allclose(result.correlations[:3], by_qr(x, y[:, :3]), atol=1e-5)
-    np.testing.assert_array_equal(state.turns, [3000 % 32, 3000 // 32 % 32, 3000 // 32**2])
+    np.testing.assert_array_equal(state.num_updates, [3000 % 32, 3000 // 32 % 32, 3000 // 32**2])
 
 
 def test_constant_and_dead_neurons():
@@ -199,9 +199,9 @@ def test_few_examples():
     x, y = data(8)
     stream = similarity.cca_stream()
     state = fed(stream, x, y, [1] * 8)
-    with pytest.warns(FewExamplesWarning, match="8 samples of 5 and 4") as told:
+    with pytest.warns(FewExamplesWarning, match="8 samples of 5 and 4") as warned:
         got = stream.finalize(state)
-    assert told[0].filename == __file__
+    assert warned[0].filename == __file__
     np.testing.assert_allclose(got.correlations, by_qr(x, y), atol=1e-5)
     x, y = x[:4], y[:4]
     state = fed(stream, x, y, [1] * 4)
@@ -219,8 +219,8 @@ def test_counts_past_32_bits():
     many, total = 2**31 - 1, 0
     count = count_of(0)
     for _ in range(5):
-        count, total = added(count, count_of(many)), total + many
-    assert require_seen(count, 1, "samples") == total
+        count, total = add_counts(count, count_of(many)), total + many
+    assert require_samples(count, 1, "samples") == total
     assert as_float(count, jnp.float32) == np.float32(total)
 
 
@@ -244,7 +244,7 @@ def test_masked_maps_and_nothing_counted():
     x, y = maps_of(36)
     stream = similarity.cca_stream()
     state = stream.update(stream.init(x, y), x, y, np.zeros(36, bool))
-    with pytest.raises(InputError, match="state: has seen 0 samples"):
+    with pytest.raises(InputError, match="state: got 0 samples"):
         stream.finalize(state)
     state = stream.update(state, x, y, np.arange(36) < 30)
     assert_same(stream.finalize(state), similarity.cca(x[:30], y[:30]), atol=2e-5)
@@ -281,8 +281,8 @@ def test_derivatives_go_through_updates():
         return stream.finalize(stream.merge(state, stream.init(x, y)))
 
     got = jax.jit(jax.grad(streamed))(x)
-    wanted = jax.jit(jax.grad(lambda x: similarity.procrustes(x, y, center=True)))(x)
-    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    expected = jax.jit(jax.grad(lambda x: similarity.procrustes(x, y, center=True)))(x)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", PLAIN)
@@ -303,7 +303,7 @@ def test_begins_with_shapes(make):
 def test_nothing_and_nan_make_nan_where_they_cannot_be_seen(make):
     x, y = data()
     stream = make()
-    with pytest.raises(InputError, match="state: has seen 0"):
+    with pytest.raises(InputError, match="state: got 0"):
         stream.finalize(stream.init(x, y))
     x[3, 1] = np.nan
     with_nan = jax.jit(stream.update)(stream.init(x, y), x, y)
@@ -317,7 +317,7 @@ def test_streams_of_one_sample_or_nan(name):
     x, y = data()
     stream = make(**options)
     state = stream.update(stream.init(x, y), x[:1], y[:1])
-    with pytest.raises(InputError, match="state: has seen 1 samples, must be at least 2"):
+    with pytest.raises(InputError, match="state: got 1 samples, expected at least 2"):
         stream.finalize(state)
     x[3, 1] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):
@@ -345,11 +345,11 @@ def test_mistakes():
     x, y = data()
     stream = similarity.cca_stream()
     state = stream.init(x, y)
-    with pytest.raises(InputError, match="x: got 4 neurons of float32, the stream was begun with 5"):
+    with pytest.raises(InputError, match="x: got 4 neurons of float32, expected 5"):
         stream.update(state, y, x)
-    with pytest.raises(InputError, match="b: its state is Moments of"):
+    with pytest.raises(InputError, match="b: got a state Moments of"):
         stream.merge(state, stream.init(y, x))
-    with pytest.raises(InputError, match="b: its state is Whole of"):
+    with pytest.raises(InputError, match="b: got a state ExactState of"):
         stream.merge(state, similarity.cka_stream().init(x, y))
     with pytest.raises(InputError, match="at least 4"):
         stream_of_means = similarity.cka_stream(form="minibatch")
@@ -366,7 +366,7 @@ def test_mistakes():
     ):
         with pytest.raises(InputError, match=message):
             make(**options)
-    with jax.enable_x64(True), pytest.raises(InputError, match="float64, the stream was begun with"):
+    with jax.enable_x64(True), pytest.raises(InputError, match="float64, expected"):
         stream.update(state, np.float64(x), np.float64(y))
 
 
@@ -392,15 +392,15 @@ def test_files_of_another_kind_are_refused(tmp_path):
     stream, path = similarity.cka_stream(), tmp_path / "state.npz"
     save_stream(path, stream, stream.init(x, y))
     other = similarity.cka_stream("gretton")
-    with pytest.raises(InputError, match=r"holds cka of the whole \(song.*wanted cka of the whole \(gretton"):
+    with pytest.raises(InputError, match=r"got a state of cka of the whole \(song.*expected cka .* \(gretton"):
         load_stream(path, other, other.init(x, y))
     stream = similarity.cca_stream()
     save_stream(path, stream, stream.init(x, y))
-    assert load_stream(path, similarity.pls_stream(), stream.init(x, y)).turns.shape == (3,)
-    with pytest.raises(InputError, match=r"x\.shift float32\[5\].*wanted is a state Moments of .*float32\[4\]"):
+    assert load_stream(path, similarity.pls_stream(), stream.init(x, y)).num_updates.shape == (3,)
+    with pytest.raises(InputError, match=r"x\.shift float32\[5\].*expected a state Moments of .*float32\[4\]"):
         load_stream(path, stream, stream.init(y, x))
     np.savez(path, rows=x)
-    with pytest.raises(InputError, match="holds nothing that a stream wrote"):
+    with pytest.raises(InputError, match="got a state of no stream"):
         load_stream(path, stream, stream.init(x, y))
     path.write_bytes(b"PK")
     with pytest.raises(InputError, match="not a whole npz file"):

@@ -131,7 +131,7 @@ def test_svcca_gradient_agrees_with_finite_differences(variance):
 
 
 @pytest.mark.parametrize("variance", [0, -1, 1.01, np.nan, [0.5]])
-def test_bad_variance_is_told(variance):
+def test_bad_variance_is_reported(variance):
     with pytest.raises(InputError, match="^variance: "):
         svcca(*decaying(), variance)
 

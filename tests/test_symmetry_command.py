@@ -13,7 +13,7 @@ import symjax.stitching.acted
 from experiments.settings import run_command
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
-from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Discovered
+from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
 from symjax.stitching.acted import moments_need, stitch_to_acted
 
 
@@ -105,13 +105,13 @@ def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
 
 def test_a_wrong_action_is_seen(monkeypatch):
     """Planted: the action leaves one layer's readers as they were."""
-    right = Discovered.act
+    right = Symmetry.act
 
     def wrong(self, member, element):
         moved = right(self, member, element)
         return moved._replace(params={**moved.params, "dense": member.params["dense"]})
 
-    monkeypatch.setattr(Discovered, "act", wrong)
+    monkeypatch.setattr(Symmetry, "act", wrong)
     rows = runs.read_csv(command("--layers", "relu1") / "results.csv")
     assert (rows[rows.family == "matched"].clean_accuracy < 90).any()
 

@@ -72,10 +72,10 @@ def test_procrustes_agrees_with_its_definition(widths):
     for seed in range(3):
         x, y = (maps(seed + 10 * i, width) for i, width in enumerate(widths))
         for z in (y, np.float32(np.random.default_rng(seed).normal(size=y.shape))):  # and not behind a ReLU
-            wanted = procrustes_by_definition(x, z)
-            np.testing.assert_allclose(wreath_procrustes(x, z), wanted, atol=2e-6)
-            np.testing.assert_allclose(wreath_procrustes(z, x), wanted, atol=2e-6)
-            np.testing.assert_allclose(wreath_procrustes_distance(x, z), 2 * (1 - wanted), atol=4e-6)
+            expected = procrustes_by_definition(x, z)
+            np.testing.assert_allclose(wreath_procrustes(x, z), expected, atol=2e-6)
+            np.testing.assert_allclose(wreath_procrustes(z, x), expected, atol=2e-6)
+            np.testing.assert_allclose(wreath_procrustes_distance(x, z), 2 * (1 - expected), atol=4e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -100,9 +100,9 @@ def test_a_planted_symmetry_is_found(channels):
 
 def test_orders_of_magnitude():
     x, y = maps(1), maps(2)
-    wanted = wreath_procrustes(x, y), wreath_cka(x, y)
+    expected = wreath_procrustes(x, y), wreath_cka(x, y)
     loud = y * np.float32([1e-30, 1, 1e30, 1e-3, 1e10])
-    np.testing.assert_allclose((wreath_procrustes(x, loud), wreath_cka(x, loud)), wanted, atol=2e-6)
+    np.testing.assert_allclose((wreath_procrustes(x, loud), wreath_cka(x, loud)), expected, atol=2e-6)
 
 
 def test_least_value_for_nonnegative_features():
@@ -117,11 +117,11 @@ def test_dead_channels_count_as_absent():
     """And not as perfect agreement: both networks are what they are without them."""
     x, y = maps(1), np.float32(np.random.default_rng(1).normal(size=(N, 3, 3, 4)))  # negative products too
     x_dead, y_dead = (np.concatenate([z, np.zeros_like(z[..., :3])], -1)[..., ::-1] for z in (x, y))
-    wanted = wreath_procrustes(x, y)
+    expected = wreath_procrustes(x, y)
     for pair in ((x_dead, y), (x, y_dead), (x_dead, y_dead), (y_dead, x_dead)):
-        np.testing.assert_allclose(wreath_procrustes(*pair), wanted, atol=1e-6)
+        np.testing.assert_allclose(wreath_procrustes(*pair), expected, atol=1e-6)
         assert np.isfinite(jax.grad(wreath_procrustes)(*pair)).all()
-    assert wanted < 0.5
+    assert expected < 0.5
     matching = wreath_procrustes(x, y_dead, full_output=True)[1]
     np.testing.assert_array_equal(np.asarray(matching.scaling) == 0, [True] * 3 + [False] * 4)
     for pair in ((0 * x, y), (x, 0 * y), (0 * x, 0 * y)):
@@ -168,9 +168,9 @@ def check_metric(distance, spaces, tol):
 @pytest.mark.few(2)
 def test_cka_agrees_with_its_definition(reduce, channels):
     x, y = maps(1, channels[0], n=12), maps(2, channels[1], size=2, n=12)
-    wanted = cka_by_definition(x, y, reduce)
-    np.testing.assert_allclose(wreath_cka(x, y, reduce), wanted, atol=5e-6)
-    np.testing.assert_allclose(wreath_cka_distance(x, y, reduce), np.arccos(wanted), atol=1e-5)
+    expected = cka_by_definition(x, y, reduce)
+    np.testing.assert_allclose(wreath_cka(x, y, reduce), expected, atol=5e-6)
+    np.testing.assert_allclose(wreath_cka_distance(x, y, reduce), np.arccos(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [128, 129, 300, 520])  # strips: one, two, three of which the last is short, four
@@ -187,17 +187,17 @@ def test_cka_in_strips(n):
         rows = k.sum(0) / (n - 2)
         products.append((k - rows - rows[:, None] + rows.sum() / (n - 1)) * (1 - np.eye(n)))
     a, b = products
-    wanted = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
-    np.testing.assert_allclose(wreath_cka(np.float32(x), np.float32(y)), wanted, atol=5e-6)
+    expected = np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose(wreath_cka(np.float32(x), np.float32(y)), expected, atol=5e-6)
 
 
 @pytest.mark.parametrize("reduce", ["max", "median"])
 @pytest.mark.few(1)
 def test_constant_channels_count_as_absent(reduce):
     x, y = maps(1), maps(2)
-    wanted = wreath_cka(x, y, reduce)
+    expected = wreath_cka(x, y, reduce)
     constant = np.concatenate([np.full_like(x[..., :2], 0.1), x, np.zeros_like(x[..., :1])], -1)
-    np.testing.assert_allclose(wreath_cka(constant, y, reduce), wanted, atol=2e-6)
+    np.testing.assert_allclose(wreath_cka(constant, y, reduce), expected, atol=2e-6)
     assert np.isfinite(jax.grad(wreath_cka)(constant, y, reduce)).all()
     assert np.isnan(wreath_cka(0 * x, y, reduce)) and np.isnan(wreath_cka(x, np.full_like(y, 0.1), reduce))
     assert np.isnan(wreath_cka_distance(0 * x, y, reduce))
@@ -262,7 +262,7 @@ def test_transformations(function):
 
 
 @each
-def test_nan_is_told(function):
+def test_nan_is_reported(function):
     x, y = maps(1), maps(2)
     x[1, 0, 2, 3] = np.nan
     with pytest.raises(InputError, match="x: .*NaN"):
@@ -278,11 +278,11 @@ def test_mistakes():
         with pytest.raises(InputError, match="x: got shape"):
             function(x[0, 0, 0], y)
     for function in (wreath_cka, wreath_cka_distance):
-        with pytest.raises(InputError, match="reduce: 'mean'.*max, median"):
+        with pytest.raises(InputError, match="reduce: got 'mean'.*max, median"):
             function(x, y, "mean")
-        with pytest.raises(InputError, match="estimator: 'unbiased'"):
+        with pytest.raises(InputError, match="estimator: got 'unbiased'"):
             function(x, y, estimator="unbiased")
         with pytest.raises(InputError, match="3 examples.*at least 4"):
             function(x[:3], y[:3])
-    with pytest.raises(InputError, match="maps: 'patches'"):
+    with pytest.raises(InputError, match="maps: got 'patches'"):
         wreath_procrustes(x, y, maps="patches")

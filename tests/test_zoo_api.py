@@ -297,7 +297,7 @@ REFUSED = {
     ),
     r"metric: it returned float32\[\] for 7 examples, expected a score": (MLP, REGRESSION, OWN | {"metric": squares}),
     r"loss: it cannot take outputs float32\[7, 2\] and": (MLP, REGRESSION, OWN | {"loss": lambda a, b: (a @ b).sum()}),
-    "optimizer: 'sgd' is unknown": (MLP, REGRESSION, OWN | {"optimizer": "sgd"}),
+    "optimizer: got 'sgd', expected one of": (MLP, REGRESSION, OWN | {"optimizer": "sgd"}),
     "optimizer: it returned 3": (MLP, REGRESSION, OWN | {"optimizer": lambda steps: 3}),
     r"optimizer: types or shapes change in a step, from int32\[\] to float32\[\]": (
         MLP,

@@ -175,7 +175,7 @@ def test_a_damaged_kept_checkpoint_is_an_error_and_is_made_again(kept_folder, tm
 
 @pytest.mark.parametrize("keep", [(-1,), (4,), (1.5,), (True,)], ids=str)
 def test_bad_epochs_to_keep(keep, tmp_path):
-    with pytest.raises(InputError, match="keep: got .*, wanted an integer from 0 to 3"):
+    with pytest.raises(InputError, match="keep: got .*, expected an integer from 0 to 3"):
         train(tmp_path / "zoo", keep=keep)
     assert not (tmp_path / "zoo").exists()
 
@@ -190,7 +190,7 @@ def test_names_of_older_zoos_stay():
     assert "labels" not in CONFIG.to_json() and "freeze" not in CONFIG.to_json()
     other = dataclasses.replace(CONFIG, labels="permuted_each", freeze=(1, 2))
     assert ZooConfig.from_json(other.to_json()) == other and other.fingerprint != CONFIG.fingerprint
-    with pytest.raises(InputError, match="labels: 'wrong' is unknown; known: true, permuted"):
+    with pytest.raises(InputError, match="labels: got 'wrong', expected one of true, permuted"):
         ZooConfig(labels="wrong")
 
 

@@ -1,8 +1,8 @@
-"""The Birkhoff polytope: projections onto doubly stochastic matrices, and ways to and from permutations.
+"""The Birkhoff polytope: projections onto doubly stochastic matrices, and conversion to and from permutations.
 
-A doubly stochastic matrix is nonnegative and all its rows and columns sum to one; the permutation matrices are the
-vertices of the set. Every function takes matrices as the last two axes of an array, with any leading batch axes, works
-under `jit`, `vmap` and `grad`, and looks at values (NaN, sign) only when they are concrete.
+A doubly stochastic matrix is nonnegative with row and column sums of one; permutation matrices are the vertices of this
+set. Every function takes matrices as the last two axes of an array, with any leading batch axes, and works under `jit`,
+`vmap` and `grad`. Values (NaN, sign) are checked only where they are concrete.
 """
 
 from symjax.birkhoff.permutations import nearest_permutation, permutation_matrix, softsort

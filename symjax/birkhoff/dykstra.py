@@ -1,15 +1,15 @@
 """Dykstra's alternating projections between {row and column sums 1} and {X >= 0}.
 
-The first set is affine and needs no correction; the correction of the second is min(W, 0). So a round moves nothing
-but W = A - u - v: X = max(W, 0) is projected onto the affine set, X - du - dv, and W moves by the same du, dv.
+The first set is affine and needs no correction; the correction of the second is min(W, 0). A round therefore changes
+W = A - u - v alone: X = max(W, 0) is projected onto the affine set as X - du - dv, and W changes by the same du, dv.
 """
 
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.dual import excess, measure, start
+from symjax.birkhoff.dual import excess, initial_state, make_state
 
-BLOCK = 32  # rounds between two looks at the residual
+BLOCK = 32  # rounds between two evaluations of the residual
 
 
 def dykstra(matrix, u, v, tol, max_iters):
@@ -19,7 +19,7 @@ def dykstra(matrix, u, v, tol, max_iters):
         return (state.residual > tol) & (state.iterations < max_iters)
 
     def block(state):
-        # Changes are summed apart from the large W, u and v, where ones this small would be rounded away.
+        # Changes are accumulated separately: added to the large W, u and v one by one, they would be rounded away.
         def one_round(_, change):
             du, dv = change
             rows, columns = excess(state.shifted - du[:, None] - dv[None, :])
@@ -29,6 +29,6 @@ def dykstra(matrix, u, v, tol, max_iters):
         zero = jnp.zeros_like(u)
         du, dv = lax.fori_loop(0, BLOCK, one_round, (zero, zero))
         moved = state.shifted - du[:, None] - dv[None, :]
-        return measure(moved, state.u + du, state.v + dv, state.iterations + BLOCK)
+        return make_state(moved, state.u + du, state.v + dv, state.iterations + BLOCK)
 
-    return lax.while_loop(unfinished, block, start(matrix, u, v))
+    return lax.while_loop(unfinished, block, initial_state(matrix, u, v))

@@ -1,23 +1,23 @@
-"""The linear system behind Newton steps and derivatives: the Laplacian of the support's bipartite graph."""
+"""The linear system of Newton steps and derivatives: the Laplacian of the support's bipartite graph."""
 
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.dual import matmul, total
+from symjax.birkhoff.dual import axis_sum, matmul
 
 
 def solve_laplacian(support, rows, columns, *, damping, rtol, atol):
-    """Solves [[diag(row counts), S], [S', diag(column counts)]] (du, dv) = (rows, columns), S the 0/1 support.
+    """Solve [[diag(row counts), S], [S', diag(column counts)]] (du, dv) = (rows, columns), with S the 0/1 support.
 
-    That is the dual's Hessian, a signless Laplacian and singular once for every connected piece of the graph; S of a
-    solution, S * (du 1' + 1 dv'), is unique all the same. Columns are eliminated, rows scaled to a unit diagonal, and
-    conjugate gradients, stopped at a residual of max(rtol |right side|, atol), do the rest. Cholesky was no slower in
-    the best case, but on two shared cores its threads, waiting for each other, took a projection (n = 256, noise 10)
-    from 10 to 180 ms.
+    The matrix is the dual's Hessian, a signless Laplacian. It has one zero eigenvalue for each connected component of
+    the graph, but S * (du 1' + 1 dv') is unique. Columns are eliminated, rows are scaled to a unit diagonal, and
+    conjugate gradients solve the rest to a residual of max(rtol |right side|, atol). Cholesky was no faster in the best
+    case, and on two shared cores its threads, which wait for each other, slowed a projection (n = 256, noise 10) from
+    10 to 180 ms.
     """
-    damping = damping + 16 * jnp.finfo(support.dtype).eps  # rounding leaves no right side quite consistent
-    row_count = jnp.maximum(total(support, 1), 1)
-    column_count = jnp.maximum(total(support, 0), 1)
+    damping = damping + 16 * jnp.finfo(support.dtype).eps  # by rounding, no right side is exactly consistent
+    row_count = jnp.maximum(axis_sum(support, 1), 1)
+    column_count = jnp.maximum(axis_sum(support, 0), 1)
     row_scale = lax.rsqrt(row_count)
     coupling = row_scale[:, None] * support * lax.rsqrt(column_count)[None, :]
 
@@ -33,8 +33,8 @@ def solve_laplacian(support, rows, columns, *, damping, rtol, atol):
 
 
 def _conjugate_gradients(operator, right, rtol, atol):
-    # Ours, since jax.scipy.sparse.linalg.cg cannot be transposed when its right side is the only linear argument
-    # (its start, zeros_like(right), counts as one too), and costs a product more.
+    # Not jax.scipy.sparse.linalg.cg: it cannot be transposed when its right side is the only linear argument (its
+    # initial value, zeros_like(right), counts as one too), and it takes one more product.
     target = jnp.maximum(rtol**2 * matmul(right, right), atol**2)
 
     def unfinished(carry):

@@ -1,4 +1,4 @@
-"""The Euclidean projection: what it promises, and its derivative."""
+"""The Euclidean projection onto the Birkhoff polytope, and its derivative."""
 
 from functools import partial
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite, scalar, square, typed
+from symjax.birkhoff.checks import as_dtype, is_concrete, real, require_finite, scalar, square
 from symjax.birkhoff.dual import marginals, residual
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
 from symjax.birkhoff.newton import newton, sweeps
-from symjax.checks import flag
+from symjax.checks import flag, one_of
 from symjax.errors import InputError
 from symjax.spelling import one_line
 
@@ -21,14 +21,15 @@ MAX_ITERS = {"newton": 1_000, "sweeps": 1_000, "dykstra": 20_000}
 
 
 class ProjectionInfo(NamedTuple):
-    """How a projection ended; every field has the batch shape of the input, the duals one more axis.
+    """The convergence of a projection; every field has the batch shape of the input, the duals one more axis.
 
-    converged: whether the residual reached the tolerance.
-    iterations: int32, updates of the duals: sweeps and Newton steps together, or Dykstra rounds.
-    residual: the largest |row sum - 1| or |column sum - 1| of the returned matrix, in half precisions after rounding.
-        Nonnegativity and the form max(A - u - v, 0) hold by construction, so this is the only optimality condition left
-        to violate.
-    duals: (u, v), each (..., n); hand them to `init` to start a nearby projection from here.
+    Attributes:
+        converged: whether the residual reached the tolerance.
+        iterations: int32, updates of the duals: sweeps plus Newton steps, or Dykstra rounds.
+        residual: the largest |row sum - 1| or |column sum - 1| of the returned matrix; for half precisions after
+            rounding. Nonnegativity and the form max(A - u - v, 0) hold by construction, so no other optimality
+            condition remains.
+        duals: (u, v), each (..., n); pass them as `init` to start a nearby projection from them.
     """
 
     converged: jax.Array
@@ -40,57 +41,68 @@ class ProjectionInfo(NamedTuple):
 
 
 def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, init=None, full_output=False):
-    """The nearest doubly stochastic matrix in the Frobenius norm, argmin_X |X - A|_F.
+    """Project onto the doubly stochastic matrices: argmin_X |X - A|_F.
 
-    X = max(A - u 1' - 1 v', 0), where the duals u and v minimise the convex, piecewise quadratic
+    X = max(A - u 1' - 1 v', 0), where the duals u and v minimize the convex, piecewise quadratic
     1/2 |max(A - u 1' - 1 v', 0)|^2 + sum u + sum v.
 
-    - "newton": sweeps of row and column thresholds (block coordinate descent), then semismooth Newton steps with a
-      line search (Li, Sun, Toh, "On the efficient computation of a generalized Jacobian of the projector over the
-      Birkhoff polytope", 2020). Ends after finitely many steps, up to rounding.
-    - "sweeps": the sweeps alone. As good near the polytope, as after a step from a nearby point with its duals for
-      `init`, and compiled in a quarter of the time; slow far away.
-    - "dykstra": Dykstra's alternating projections between {row and column sums 1} and {X >= 0}. One cheap round after
-      another, linear convergence; slow far away from the polytope.
+    - "newton": sweeps of row and column thresholds (block coordinate descent), then semismooth Newton steps with a line
+      search (Li, Sun, Toh 2020). Converges in finitely many steps, up to rounding.
+    - "sweeps": sweeps alone. Equally fast near the polytope, for example after a small step from a point whose duals
+      are passed as `init`, with a quarter of the compilation time; slow far away.
+    - "dykstra": Dykstra's alternating projections between {row and column sums 1} and {X >= 0}. Cheap rounds with
+      linear convergence; slow far away from the polytope.
 
-    The result does not change when a constant is added to a row or a column of A, and permuting rows or columns of A
-    permutes it. A doubly stochastic A comes back as it is.
+    Adding a constant to a row or a column of A does not change the result, and permuting rows or columns of A permutes
+    it. The projection of a doubly stochastic A is A.
 
-    The derivative is implicit, hence the same for all methods and no dearer for more iterations: the orthogonal
-    projection of the tangent onto {row and column sums 0, zero wherever X is zero}. It is exact wherever the projection
-    is differentiable, and one element of the generalised Jacobian elsewhere. `info` and `init` carry no derivative.
+    The derivative is implicit. It is therefore the same for all methods, and its cost does not depend on the number of
+    iterations: the orthogonal projection of the tangent onto {row and column sums 0, zero wherever X is zero}. It is
+    exact wherever the projection is differentiable, and an element of the generalized Jacobian elsewhere. `info` and
+    `init` have no derivative.
 
     Args:
         matrix: (..., n, n), floating (integers become the default float; half precisions are computed in float32).
         method: "newton", "sweeps" or "dykstra".
-        tol: residual (see `ProjectionInfo`) at which to stop. Rounding sets a floor of a few times n^(1/2) eps,
-            with eps of the type of `matrix`: half precisions do not converge to the default.
-        max_iters: bound on `info.iterations` (within one block of sweeps or rounds); by default 1,000, and 20,000 for
-            Dykstra.
-        init: duals (u, v), each (..., n), as in `info.duals`; zeros by default.
-        full_output: return (X, info), where `info` is a `ProjectionInfo`.
+        tol: residual (see `ProjectionInfo`) at which to stop. Rounding limits it to a few times n^(1/2) eps, with eps
+            of the dtype of `matrix`: half precisions do not converge to the default.
+        max_iters: bound on `info.iterations` (up to one block of sweeps or rounds); by default 1,000, and 20,000 for
+            "dykstra".
+        init: duals (u, v), each (..., n), as in `info.duals`; by default zeros.
+        full_output: whether to return (X, info) with a `ProjectionInfo`.
 
     Returns:
-        X of the shape of `matrix`, and `info` if asked for. A matrix with a NaN or an infinity among its entries gives
-        NaN and `converged` False.
+        X with the shape of `matrix`, and `info` if requested. A traced matrix with NaN or infinite entries gives NaN
+        and `converged` False.
 
     Raises:
-        InputError: not square, not real, unknown method, bad tol, max_iters or init; a concrete
-            matrix with NaN or infinite entries.
+        InputError: not square, not real, unknown method, invalid tol, max_iters or init; a concrete matrix with NaN or
+            infinite entries.
+
+    Reference: Li, Sun, Toh, "On the efficient computation of a generalized Jacobian of the projector over the Birkhoff
+        polytope", 2020.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import projection_birkhoff
+        >>> projected = projection_birkhoff([[2.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.0, 0.0, 0.5]])
+        >>> print(np.asarray(projected).round(3))
+        [[1.   0.   0.  ]
+         [0.   0.75 0.25]
+         [0.   0.25 0.75]]
     """
     flag("full_output", full_output)
     matrix = square("matrix", matrix)
-    if not isinstance(method, str) or method not in MAX_ITERS:
-        raise InputError(f"method: {method!r} is not known; choose one of {', '.join(sorted(MAX_ITERS))}")
+    one_of("method", method, MAX_ITERS)
     max_iters = MAX_ITERS[method] if max_iters is None else max_iters
-    scalar("tol", tol, "positive", lambda value: 0 < value < float("inf"))
+    scalar("tol", tol, "a positive number", lambda value: 0 < value < float("inf"))
     scalar("max_iters", max_iters, "an integer, 0 or more", lambda value: value >= 0 and value == int(value))
     if is_concrete(max_iters):
         max_iters = min(int(max_iters), 2**31 - 1)
     require_finite("matrix", matrix)
     dtype = matrix.dtype if matrix.dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
     duals = _check_duals(init, matrix.shape[:-1], dtype)
-    tol, max_iters = typed(tol, dtype), jnp.asarray(max_iters, jnp.int32)
+    tol, max_iters = as_dtype(tol, dtype), jnp.asarray(max_iters, jnp.int32)
     projected, info = _project(method, matrix.astype(dtype), duals, tol, max_iters)
     if matrix.dtype != dtype:
         projected = projected.astype(matrix.dtype)
@@ -102,11 +114,11 @@ def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, in
 @partial(jax.jit, static_argnums=0)
 def _project(method, matrix, duals, tol, max_iters):
     def project_one(matrix, u, v):
-        fixed, u, v = lax.stop_gradient((matrix, u, v))
-        end = SOLVERS[method](fixed, u, v, tol, max_iters)
-        finite = jnp.isfinite(fixed).all() & jnp.isfinite(end.residual)
-        projected = jnp.where(finite, jnp.maximum(end.shifted, 0), jnp.nan)
-        info = ProjectionInfo(finite & (end.residual <= tol), end.iterations, end.residual, (end.u, end.v))
+        constant, u, v = lax.stop_gradient((matrix, u, v))
+        state = SOLVERS[method](constant, u, v, tol, max_iters)
+        finite = jnp.isfinite(constant).all() & jnp.isfinite(state.residual)
+        projected = jnp.where(finite, jnp.maximum(state.shifted, 0), jnp.nan)
+        info = ProjectionInfo(finite & (state.residual <= tol), state.iterations, state.residual, (state.u, state.v))
         return _differentiate_implicitly(matrix, projected), info
 
     for _ in range(matrix.ndim - 2):
@@ -116,14 +128,14 @@ def _project(method, matrix, duals, tol, max_iters):
 
 @jax.custom_jvp
 def _differentiate_implicitly(matrix, projected):
-    """`projected`, with the derivative of the projection of `matrix`."""
+    """Return `projected`, with the derivative of the projection of `matrix`."""
     del matrix
     return projected
 
 
 @_differentiate_implicitly.defjvp
 def _implicit_jvp(primals, tangents):
-    projected = _differentiate_implicitly(*primals)  # with a derivative of its own, for second ones
+    projected = _differentiate_implicitly(*primals)  # differentiable, for second derivatives
     tangent = tangents[0]
     support = (projected > 0).astype(projected.dtype)
     rtol = float(jnp.finfo(support.dtype).eps) ** 0.4
@@ -138,8 +150,8 @@ def _check_duals(init, shape, dtype):
     if init is None:
         return (jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
     if not isinstance(init, (tuple, list)) or len(init) != 2:
-        raise InputError(f"init: got {type(init).__name__}, must be a pair of duals (u, v), as in info.duals")
+        raise InputError(f"init: got {type(init).__name__}, expected a pair of duals (u, v), as in info.duals")
     duals = tuple(real("init", dual).astype(dtype) for dual in init)
     if any(dual.shape != shape for dual in duals):
-        raise InputError(f"init: got shapes {duals[0].shape} and {duals[1].shape}, must both be {shape}")
+        raise InputError(f"init: got shapes {duals[0].shape} and {duals[1].shape}, expected both to be {shape}")
     return duals

@@ -1,4 +1,4 @@
-"""How far an activation is from being positively homogeneous: what keeps positive scalings out of its group."""
+"""The deviation of an activation from positive homogeneity."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, numpy_array
+from symjax.checks import integer, numpy_array, short
 from symjax.errors import InputError
 
 GELU_SLOPE = math.sqrt(1 / 12 - (1 - 1 / math.sqrt(3)) / (2 * math.pi))
@@ -15,36 +15,45 @@ GELU_SLOPE = math.sqrt(1 / 12 - (1 - 1 / math.sqrt(3)) / (2 * math.pi))
 
 
 def homogeneity_defect(activation: Callable, scales, *, reach: float = 12.0, points: int = 48_001) -> np.ndarray:
-    """xi(l) = RMS(s(l X) - l s(X)) for X standard normal: zero for all l > 0 where s is positively homogeneous.
+    """Return xi(l) = RMS(s(l X) - l s(X)) for X standard normal: zero for all l > 0 if s is positively homogeneous.
 
     For GELU, s(x) = x Phi(x), this is l RMS(X (Phi(l X) - Phi(X))) (Godfrey et al. 2022, section 3). For large l the
     first Phi becomes the step function, and with Q = 1 - Phi the slope is
 
         sqrt(2 int_0^inf x^2 Q(x)^2 phi(x) dx) = sqrt(1/12 - (1 - 1/sqrt 3) / (2 pi)) = 0.1267,
 
-    by parts twice, int x^2 Q^2 phi = int Q^2 phi - 2 int x Q phi^2 = 1/24 - (1 - 1/sqrt 3) / (4 pi): `GELU_SLOPE`.
+    by integrating by parts twice, int x^2 Q^2 phi = int Q^2 phi - 2 int x Q phi^2 = 1/24 - (1 - 1/sqrt 3) / (4 pi):
+    `GELU_SLOPE`.
 
-    Computed in float64 by the trapezoidal rule on [-reach, reach], whose error is far under 1e-9 for what is smooth on
-    the grid's step of reach / 24,000.
+    Computed in float64 by the trapezoidal rule on [-reach, reach]. The error is far below 1e-9 for functions that are
+    smooth on the grid's step of reach / 24,000.
 
     Args:
       activation: s, a function of JAX or NumPy arrays.
       scales: l, any shape, positive.
+      reach: end of the interval of integration.
+      points: number of grid points, at least 3.
 
     Returns:
-      xi, of the shape of `scales`, from 0; infinite or NaN where float64 does not hold what it is made of.
+      xi, of the shape of `scales`, nonnegative; infinite or NaN where float64 overflows.
 
     Raises:
       InputError: a scale or a reach that is not positive and finite, or fewer than 3 points.
+
+    Example:
+      >>> import jax
+      >>> from symjax.groups import homogeneity_defect
+      >>> homogeneity_defect(jax.nn.relu, [0.5, 2.0]).round(6).tolist()
+      [0.0, 0.0]
     """
     scales = numpy_array("scales", scales).astype(np.float64)
     if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise InputError("scales: wanted positive numbers")
+        raise InputError(f"scales: got {short(scales)}, expected positive finite numbers")
     scalar("reach", reach, "a positive number", lambda value: 0 < value < math.inf)
     points = integer("points", points, 3, 10**8 - 1)
     x, step = np.linspace(-float(reach), float(reach), points, retstep=True)
     with jax.enable_x64(True), np.errstate(over="ignore", invalid="ignore"):
         weights = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi) * step
         plain = np.asarray(activation(x), np.float64)
-        of_scale = [np.asarray(activation(scale * x), np.float64) - scale * plain for scale in scales.ravel()]
-        return np.sqrt([np.sum(weights * values**2) for values in of_scale]).reshape(scales.shape)
+        differences = [np.asarray(activation(scale * x), np.float64) - scale * plain for scale in scales.ravel()]
+        return np.sqrt([np.sum(weights * values**2) for values in differences]).reshape(scales.shape)

@@ -15,38 +15,39 @@ from symjax.errors import InputError
 class MatrixGroup:
     """A group of real n x n matrices, for every n. Elements are arrays (n, n) that act on channels as y = A x.
 
-    Products and inverses are exact for monomial groups (one non-zero entry in each row and column), up to one rounding
+    Products and inverses are exact for monomial groups (one nonzero entry in each row and column), up to one rounding
     of each entry.
 
     Attributes:
       name: its name in `GROUPS`.
-      about: what its elements are, in a few words.
-      draw: from a key, a number and a dtype, the non-zero entries of a random element; None for the orthogonal and the
-        general linear group.
-      allowed: from an array of non-zero entries, which of them an element may have, within a tolerance; for a group
-        without `draw` from a matrix, whether it is an element.
+      description: formula of its elements.
+      sample_entries: sample_entries(key, size, dtype) returns the nonzero entries of a random element; None for the
+        orthogonal and the general linear group.
+      is_allowed: is_allowed(entries, tolerance) returns which nonzero entries an element can have; for a group without
+        `sample_entries`, is_allowed(matrix, tolerance) returns whether the matrix is an element.
     """
 
     name: str
-    about: str
-    draw: Callable | None
-    allowed: Callable
+    description: str
+    sample_entries: Callable | None
+    is_allowed: Callable
 
     @property
     def monomial(self) -> bool:
-        """Whether elements have one non-zero entry in each row and column."""
-        return self.draw is not None
+        """Return whether elements have one nonzero entry in each row and column."""
+        return self.sample_entries is not None
 
     def identity(self, size: int) -> jax.Array:
-        """The identity (size, size)."""
+        """Return the identity (size, size)."""
         return jnp.eye(size, dtype=jnp.result_type(float))
 
     def sample(self, key: jax.Array, size: int) -> jax.Array:
-        """A random element (size, size) of the default float type: a uniform permutation, random non-zero entries.
+        """Return a random element (size, size) of the default float: a uniform permutation with random nonzero entries.
 
-        Positive entries are exp(z) / exp(1/2) with z standard normal, of mean 1 (Godfrey et al. 2022, section 4),
-        signs are fair. An element of the general linear group is O_1 diag(u) O_2 with Haar orthogonal O and u uniform
-        in [1/2, 2], so its condition number is 4 at most; of the orthogonal group O_1, which is Haar distributed.
+        Positive entries are exp(z) / exp(1/2) with z standard normal, of mean 1 (Godfrey et al. 2022, section 4). Signs
+        have equal probability. An element of the general linear group is O_1 diag(u) O_2 with Haar orthogonal O and u
+        uniform in [1/2, 2], so its condition number is at most 4. An element of the orthogonal group is Haar
+        distributed.
         """
         dtype = jnp.result_type(float)
         first, second, third = jax.random.split(key, 3)
@@ -57,62 +58,64 @@ class MatrixGroup:
             left, right = (jax.random.orthogonal(key, size, dtype=dtype) for key in (first, second))
             return jnp.matmul(left * spectrum, right, precision="highest")
         order = jax.random.permutation(first, size)
-        return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.draw(second, size, dtype))
+        return jnp.zeros((size, size), dtype).at[jnp.arange(size), order].set(self.sample_entries(second, size, dtype))
 
     def contains(self, matrix, *, tolerance: float = 1e-6) -> bool:
-        """Whether a matrix (n, n) is in the group, entries off by `tolerance` of the largest one at most.
+        """Return whether a matrix (n, n) is in the group, up to `tolerance` times the largest entry.
 
-        A matrix of the general linear group has a condition number of less than 1 / tolerance.
+        A matrix of the general linear group has a condition number below 1 / tolerance.
 
         Raises:
           InputError: the matrix is not square or not real, or has entries that are not finite.
         """
         matrix = real_matrix(matrix)
         if not self.monomial:
-            return bool(self.allowed(matrix, tolerance))
+            return bool(self.is_allowed(matrix, tolerance))
         largest = np.abs(matrix).max(initial=0)
-        there = np.abs(matrix) > tolerance * largest
-        if not (there.sum(axis=0) == 1).all() or not (there.sum(axis=1) == 1).all():
+        nonzero = np.abs(matrix) > tolerance * largest
+        if not (nonzero.sum(axis=0) == 1).all() or not (nonzero.sum(axis=1) == 1).all():
             return False
-        return bool(self.allowed(matrix[there], tolerance).all())
+        return bool(self.is_allowed(matrix[nonzero], tolerance).all())
 
-    def compose(self, first, then) -> jax.Array:
-        """The element that acts as `first` and then as `then`: the product then @ first."""
-        return jnp.matmul(then, first, precision="highest")
+    def compose(self, first, second) -> jax.Array:
+        """Return the element that acts as `first` and then as `second`: the product second @ first."""
+        return jnp.matmul(second, first, precision="highest")
 
     def inverse(self, matrix) -> jax.Array:
-        """The inverse of an element: of a monomial one the transpose with reciprocal entries, the largest of each row.
+        """Return the inverse of an element.
 
-        Entries that `contains` tolerates where zeros should be become zeros.
+        For a monomial element it is the transpose with reciprocals of each row's largest entry.
+
+        Small entries that `contains` tolerates in place of zeros become zeros.
         """
         matrix = jnp.asarray(matrix)
         return reciprocal(matrix).T if self.monomial else jnp.linalg.inv(matrix)
 
 
 def real_matrix(matrix) -> np.ndarray:
-    """A square real matrix as a float64 NumPy array; an InputError for anything else, NaN and infinity included."""
+    """Return a square, finite real matrix as a float64 NumPy array, or raise an `InputError`."""
     matrix = numpy_array("matrix", matrix).astype(np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
-        raise InputError(f"matrix: got shape {matrix.shape}, wanted (n, n) with n from 1")
+        raise InputError(f"matrix: got shape {matrix.shape}, expected (n, n) with n from 1")
     if not np.isfinite(matrix).all():
-        raise InputError("matrix: has NaN or infinite entries, wanted finite ones")
+        raise InputError("matrix: has NaN or infinite entries, expected finite entries")
     return matrix
 
 
 def monomial_part(matrix: jax.Array) -> jax.Array:
-    """The largest entry of each row, zeros for the others: a monomial matrix (n, n) without its rounding noise.
+    """Return the largest entry of each row with zeros elsewhere: a monomial matrix (n, n) without its rounding errors.
 
-    `contains` tolerates small entries where zeros should be; these must not be inverted, nor counted as entries.
+    `contains` tolerates small entries in place of zeros; they must be neither inverted nor counted as entries.
     """
     largest = jnp.argmax(jnp.abs(matrix), axis=-1, keepdims=True)
     return jnp.where(jnp.arange(matrix.shape[-1]) == largest, matrix, 0)
 
 
 def reciprocal(matrix: jax.Array) -> jax.Array:
-    """1 / a of the largest entry of each row, zeros for the others, and where a row has nothing but zeros."""
+    """Return 1 / a for the largest entry a of each row, zeros elsewhere and in rows of zeros."""
     matrix = monomial_part(matrix)
-    there = matrix != 0
-    return jnp.where(there, 1 / jnp.where(there, matrix, 1), 0)
+    nonzero = matrix != 0
+    return jnp.where(nonzero, 1 / jnp.where(nonzero, matrix, 1), 0)
 
 
 def _ones(key, size, dtype):

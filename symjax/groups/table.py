@@ -1,8 +1,8 @@
 """Intertwiner groups of activations (Godfrey et al. 2022, section 3), as a table.
 
-The intertwiner group of an activation s is G_s = {A invertible : there is an invertible B with s(A x) = B s(x) for all
-x}, and phi(A) = B is a homomorphism. A network's weights may change by W -> A W, b -> A b before the activation and by
-W -> W phi(A)^-1 after it, and its function stays.
+The intertwiner group of an activation s is G_s = {A invertible : s(A x) = B s(x) for all x, with an invertible B}, and
+phi(A) = B is a homomorphism. A network computes the same function with W -> A W, b -> A b before the activation and
+W -> W phi(A)^-1 after it.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ def _same(matrix):
 
 
 def _power(degree: int) -> Callable:
-    """Entrywise: of P D the permutation stays and entries of D go to their power."""
+    """Return the entrywise power: for P D, the permutation stays and the entries of D are raised to the power."""
     return lambda matrix: matrix**degree
 
 
 def _sigmoid_offset(matrix):
-    """s(-x) = 1 - s(x): each negative entry of a signed permutation leaves a 1."""
+    """Return c for s(-x) = 1 - s(x): 1 for each negative entry of a signed permutation."""
     return (jnp.sum(jnp.asarray(matrix), axis=-1) < 0).astype(jnp.asarray(matrix).dtype)
 
 
@@ -36,12 +36,12 @@ class Intertwiner:
     """A row of the table: an activation, its group and phi.
 
     Attributes:
-      name: unique, in `INTERTWINERS`.
+      name: unique name in `INTERTWINERS`.
       activation: the function, of arrays of any shape.
-      group: the matrices A.
-      phi: from A (n, n) to B (n, n).
-      formula: phi in a few words.
-      offset: None, or from A to the c (n,) of s(A x) = B s(x) + c: where the next layer has a bias that takes it up.
+      group: the group of matrices A.
+      phi: phi(A) = B, both (n, n).
+      formula: phi as text.
+      offset: None, or offset(A) = c (n,) with s(A x) = B s(x) + c, if the next layer has a bias to absorb it.
       reference: where it is stated.
     """
 
@@ -55,7 +55,7 @@ class Intertwiner:
 
 
 def polynomial(degree: int) -> Intertwiner:
-    """The row of x^degree, degree from 2: of degree 1 it is the identity, which has a larger group."""
+    """Return the row of x^degree, for degree at least 2 (x^1 is the identity, which has a larger group)."""
     degree = integer("degree", degree, 2)
     return Intertwiner(
         f"power{degree}", lambda x: x**degree, GROUPS["monomial"], _power(degree), f"entries of A to the {degree}"
@@ -76,4 +76,4 @@ INTERTWINERS: dict[str, Intertwiner] = {
         Intertwiner("rbf", lambda x: jnp.exp(-(x**2)), GROUPS["signed_permutation"], jnp.abs, "|A|"),
     )
 }
-"""Every row by name. A new activation is one line here; `is_intertwiner` says whether it holds."""
+"""Every row by name. A new activation is one line here; `is_intertwiner` tests it."""

@@ -1,11 +1,12 @@
-"""Similarity of representations: CCA and its relatives, CKA, Procrustes, and their forms for the symmetries of ReLU.
+"""Similarity of representations: CCA and its relatives, CKA, Procrustes, and variants for the symmetries of ReLU.
 
-Functions take two representations (n, d) or (n, h, w, c), examples first, and are pure: good under `jit`, `vmap` and
-`grad`. `MEASURES` lists those that return a number with what is known about each: reference, range, invariances.
+Functions take two representations (n, d) or (n, h, w, c), examples first. They are pure and work under `jit`, `vmap`
+and `grad`. `MEASURES` lists the functions that return a number, with their reference, range and invariances.
 """
 
 from symjax.similarity.alignment import Matching, Rotation
-from symjax.similarity.cca import CCA, cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
+from symjax.similarity.canonical_variates import CCA
+from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
 from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
@@ -13,6 +14,7 @@ from symjax.similarity.group_means import group_means
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
+from symjax.similarity.pair_mean import PairMean, mean_over_pairs
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pca import PCA, pca
@@ -24,14 +26,7 @@ from symjax.similarity.procrustes import (
     procrustes_distance,
 )
 from symjax.similarity.pwcca import pwcca, pwcca_distance
-from symjax.similarity.resampling import (
-    ErrorBars,
-    PairMean,
-    PermutationTest,
-    error_bars,
-    mean_over_pairs,
-    permutation_test,
-)
+from symjax.similarity.resampling import ErrorBars, PermutationTest, error_bars, permutation_test
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
 from symjax.similarity.streams import (
     Stream,

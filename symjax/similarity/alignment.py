@@ -1,6 +1,6 @@
-"""What carries one representation onto another: rotations and matchings of channels, ready to be used as stitches.
+"""Alignments of one representation to another: rotations and matchings of channels, which can be used as stitches.
 
-An alignment carries x to y_i ~ sum_j matrix_ij x_j + bias_i, for samples in rows y ~ x @ matrix.T + bias.
+An alignment maps x to y_i ~ sum_j matrix_ij x_j + bias_i; for samples in rows, y ~ x @ matrix.T + bias.
 """
 
 from functools import partial
@@ -10,17 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from symjax.birkhoff import nearest_permutation
-from symjax.similarity.inputs import as_pair, check_maps, examples_agree
+from symjax.birkhoff.dual import matmul
+from symjax.similarity.inputs import as_matrix, as_pair, check_maps, paired_representations, representation
 from symjax.spelling import one_line
 
 
 class Rotation(NamedTuple):
-    """y ~ scaling * rotation x + bias."""
+    """An orthogonal alignment, y ~ scaling * rotation x + bias."""
 
     rotation: jax.Array  # (d_y, d_x), orthogonal; rows or columns orthonormal where widths differ. With fewer samples
-    #     than channels it is so on the span of the data alone, and zero off it
+    #     than channels it is orthogonal on the span of the data and zero on the complement
     scaling: jax.Array  # 0-d
-    bias: jax.Array  # (d_y,), zero unless means were taken off
+    bias: jax.Array  # (d_y,), zero unless means were subtracted
 
     __repr__ = one_line
 
@@ -30,12 +31,12 @@ class Rotation(NamedTuple):
 
 
 class Matching(NamedTuple):
-    """y_i ~ scaling_i x_permutation(i) + bias_i."""
+    """A matching of channels, y_i ~ scaling_i x_permutation(i) + bias_i."""
 
-    permutation: jax.Array  # (d_y,), int32; -1 where x is narrower and no channel is left for that of y
+    permutation: jax.Array  # (d_y,), int32; -1 for channels of y without a match, where x is narrower
     scaling: jax.Array  # (d_y,), 0 where the permutation is -1
     selection: jax.Array  # (d_y, d_x), the permutation as a matrix; a zero row for each -1
-    bias: jax.Array  # (d_y,), zero unless means were taken off; then what has no partner is its mean
+    bias: jax.Array  # (d_y,), zero unless means were subtracted; the mean for channels without a match
 
     __repr__ = one_line
 
@@ -44,75 +45,103 @@ class Matching(NamedTuple):
         return self.scaling[:, None] * self.selection
 
 
-def assign(gain, live_rows=True, live_columns=True):
-    """The matching of rows to different columns of `gain` (d_y, d_x) that maximises the sum of what it picks.
+def assign(gain, active_rows=True, active_columns=True):
+    """Match rows to different columns of `gain` (d_y, d_x) so that the sum of the matched entries is largest.
 
-    The narrower side is filled up with zeros. Rows and columns that are not live (dead channels) are taken for such
-    zeros too: as many as can be of the live ones are matched with live ones. Returns the column for each row, -1 for
-    none, and it as a matrix (d_y, d_x). Nothing is differentiated through it.
+    The narrower side is padded with zeros. Inactive rows and columns (dead channels) count as padding: as many active
+    rows as possible are matched with active columns. No derivative.
+
+    Returns:
+        The column for each row (-1 for none), and the matching as a matrix (d_y, d_x).
     """
     rows, columns = gain.shape
-    permutation = nearest_permutation(_filled_up(gain, live_rows, live_columns))[:rows]
-    return _without_fillers(permutation, columns, gain.dtype)
+    permutation = nearest_permutation(_pad_to_square(gain, active_rows, active_columns))[:rows]
+    return _drop_padding(permutation, columns, gain.dtype)
 
 
 @jax.jit
-def _filled_up(gain, live_rows, live_columns):
+def _pad_to_square(gain, active_rows, active_columns):
     rows, columns = gain.shape
     width = max(rows, columns)
-    live_rows = jnp.zeros(width, bool).at[:rows].set(live_rows)
-    live_columns = jnp.zeros(width, bool).at[:columns].set(live_columns)
+    active_rows = jnp.zeros(width, bool).at[:rows].set(active_rows)
+    active_columns = jnp.zeros(width, bool).at[:columns].set(active_columns)
     square = jnp.zeros((width, width), gain.dtype).at[:rows, :columns].set(jax.lax.stop_gradient(gain))
-    # Each pair of two dead ones leaves one more pair of two live ones. A reward for the latter would be the same, but
-    # cost digits of the gain.
+    # Each matched pair of inactive channels leaves one more pair of active channels. A reward for active pairs would be
+    # equivalent, but the gain would lose digits.
     reward = 4 * width * jnp.maximum(1, jnp.abs(square).max())
-    return jnp.where(live_rows[:, None] | live_columns[None, :], square, reward)
+    return jnp.where(active_rows[:, None] | active_columns[None, :], square, reward)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _without_fillers(permutation, columns, dtype):
+def _drop_padding(permutation, columns, dtype):
     permutation = jnp.where(permutation < columns, permutation, -1)
     return permutation, jax.nn.one_hot(permutation, columns, dtype=dtype)
 
 
 @jax.jit
 def positive_scaling(permutation, x_norm, y_norm):
-    """The factor for each channel of y that gives the matched channel of x its norm.
+    """Return the factor for each channel of y that gives the matched channel of x the same norm.
 
-    0 for a channel that is dead in y or has no match; 1 for one that is matched to a dead channel, dead or not: no
-    factor could help.
+    0 for a channel of y that is dead or has no match. 1 where the matched channel of x is dead: no factor could help.
     """
     matched = x_norm[permutation]
     scaling = jnp.where(matched > 0, y_norm / jnp.where(matched > 0, matched, 1), 1)
-    return jnp.where(permutation < 0, 0 * y_norm, scaling)  # NaN stays NaN
+    return jnp.where(permutation < 0, 0 * y_norm, scaling)  # 0 * NaN stays NaN
 
 
 def positive_matching(products, x_norm, y_norm):
-    """The `Matching` of the greatest sum of `products` (d_y, d_x), positive scalings with it; without dead channels."""
+    """Return the `Matching` with positive scalings that maximizes the sum of `products` (d_y, d_x)."""
     permutation, selection = assign(products, y_norm > 0, x_norm > 0)
     scaling = positive_scaling(permutation, x_norm, y_norm)
     return Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
 
 
-def samples_of(x, y, maps="pixels", **options):
-    """`x` and `y` as matrices with equally many rows (`as_pair`), maps of different sizes made equal first.
+def paired_samples(x, y, maps="pixels", **options):
+    """Return `x` and `y` as matrices with equally many rows (`as_pair`), after bringing maps to one size.
 
-    Where pixels are samples, the smaller map is enlarged by nearest neighbour, each axis for itself: of `size` pixels,
-    pixel i of the new `wanted` ones is pixel floor(i size / wanted).
+    Where pixels are samples, the smaller map is enlarged by nearest neighbour along each axis: pixel i of `length` new
+    pixels is pixel floor(i size / length) of the `size` old ones.
 
     Raises:
-        InputError: as `as_pair`, whose options it takes.
+        InputError: as `as_pair`, which takes the same options.
     """
-    x, y = examples_agree(x, y, **options)
+    x, y = paired_representations(x, y, **options)
     if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
         size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
-        x, y = enlarged(x, size), enlarged(y, size)
+        x, y = enlarge(x, size), enlarge(y, size)
     return as_pair(x, y, maps, layout="nhwc", min_examples=1)
 
 
-def enlarged(x, size, axes=(1, 2)):
-    """Maps with `axes` made `size` as in `samples_of`."""
-    for axis, wanted in zip(axes, size, strict=True):
-        if x.shape[axis] != wanted:
-            x = jnp.take(x, jnp.arange(wanted) * x.shape[axis] // wanted, axis)
+def enlarge(x, size, axes=(1, 2)):
+    """Enlarge maps along `axes` to `size` by nearest neighbour, as in `paired_samples`."""
+    for axis, length in zip(axes, size, strict=True):
+        if x.shape[axis] != length:
+            x = jnp.take(x, jnp.arange(length) * x.shape[axis] // length, axis)
     return x
+
+
+def samples_or_maps(x, maps):
+    """Return a matrix, or unchanged maps where pixels are samples, since their size may have to change later."""
+    options = {"layout": "nhwc"}
+    return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
+
+
+def channels_first(x):
+    return jnp.moveaxis(x, -1, 0)
+
+
+def matched_sum(cross, permutation):
+    """Return the sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
+    chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
+    return chosen.sum() + 0 * cross.sum()  # propagates NaN in unmatched entries
+
+
+def matching_residual(x, y, selection):
+    """Return |y - x selection'|^2 plus the squared norms of the columns of x that `selection` (d_y, d_x) leaves out."""
+    return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
+
+
+def matching_residual_of_rows(x, y, permutation, selection):
+    """Return `matching_residual` for channels in rows, by permuting rows."""
+    matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
+    return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()

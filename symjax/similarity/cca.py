@@ -1,76 +1,49 @@
 """Canonical correlation analysis."""
 
 from functools import lru_cache, partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from symjax.birkhoff.checks import is_concrete, scalar
 from symjax.checks import one_of
-from symjax.errors import InputError
-from symjax.similarity.canonical import canonical, whiten
+from symjax.similarity.canonical import whiten
+from symjax.similarity.canonical_variates import cca_of_centred, unit_norm_data
+from symjax.similarity.cca_checks import check_pair, resolve_rcond, warn_of_dropped_directions
 from symjax.similarity.channels import centre
-from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_matrix, as_pair, caution
-from symjax.similarity.linalg import narrow, reciprocal, unit_columns, widen
+from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import LINEAR, Measure
-from symjax.similarity.meeting import Part
-from symjax.spelling import one_line
-
-
-class CCA(NamedTuple):
-    """Canonical correlations and what makes variates: (x - x_mean) @ x_directions, with k = min(d_x, d_y) columns.
-
-    The variates have mean 0 and variance 1 (sum of squares n - 1), are uncorrelated among themselves, and the i-th of x
-    and of y correlate by `correlations[i]`, descending, in [0, 1]. A side of rank under d has fewer directions than
-    neurons; columns past min(x_rank, y_rank) are zero, and so are their correlations.
-    """
-
-    correlations: jax.Array  # (k,)
-    x_directions: jax.Array  # (d_x, k)
-    y_directions: jax.Array  # (d_y, k)
-    x_mean: jax.Array  # (d_x,)
-    y_mean: jax.Array  # (d_y,)
-    x_loadings: jax.Array  # (d_x, k), covariance of each neuron with each variate of its side
-    y_loadings: jax.Array  # (d_y, k)
-    x_rank: jax.Array  # int32, directions kept
-    y_rank: jax.Array
-    x_smallest: jax.Array  # smallest kept singular value over the largest, of centred neurons of unit norm
-    y_smallest: jax.Array
-    x_dropped: jax.Array  # largest singular value, alike, of the directions that `rcond` drops; 0 where there are none
-    y_dropped: jax.Array
-
-    __repr__ = one_line
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
 
 def cca(x, y, *, maps="pixels", layout=None, rcond=None):
-    """Canonical correlation analysis: the directions in which two sets of neurons, linearly combined, agree.
+    """Compute the canonical correlation analysis of two sets of neurons.
 
-    The i-th correlation is the largest of <X a, Y b> / (|X a| |Y b|), X and Y centred, among variates uncorrelated with
-    the ones before: the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of the column spaces
-    (Hotelling 1936; Björck, Golub 1973). Never by inverting a covariance matrix that is not well conditioned: see
+    The i-th correlation is the maximum of <X a, Y b> / (|X a| |Y b|), with X and Y centred, over variates uncorrelated
+    with the previous ones. The correlations are the singular values of Qx' Qy, where Qx and Qy are orthonormal bases of
+    the column spaces (Hotelling 1936; Björck, Golub 1973). An ill-conditioned covariance matrix is never inverted; see
     `similarity.canonical`.
 
-    Invariant to invertible linear maps and translations of either side (with `rcond`, up to directions that it drops).
+    Invariant to invertible linear maps and translations of either side (except for directions that `rcond` drops).
 
-    With n - 1 < d_x + d_y some correlations are 1 for any data, and with n - 1 <= d all of them: a warning says so.
+    With n - 1 < d_x + d_y some correlations are 1 for any data, and with n - 1 <= d all of them are; a
+    `FewExamplesWarning` reports this.
 
-    Derivatives: of correlations, and of functions symmetric in those that coincide; of directions and loadings where
-    correlations are distinct, sign as returned, within the span of the kept directions. All at constant rank (adding
-    to a dead neuron changes the rank, and the result by a jump). `x_smallest` and the three after it carry none.
+    Derivatives are defined for correlations, and for functions that are symmetric in correlations that coincide. For
+    directions and loadings they are defined where correlations are distinct, at the returned sign and within the span
+    of the kept directions. All hold at constant rank: adding to a constant neuron changes the rank, and the result
+    jumps. `x_smallest`, `y_smallest`, `x_dropped` and `y_dropped` have no derivative.
 
     Args:
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
-        y: (n, d_y) or maps, of as many examples.
-        maps: what maps become: "pixels" (each pixel a sample, the default of SVCCA, Raghu et al. 2017), "flatten" or
-            "pool"; see `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
-        rcond: directions with a singular value up to this times the largest are dropped, with neurons scaled to unit
-            norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are dropped in any case. Static. Where the
-            default drops directions over an eighth of it, which may be more than rounding, a `NumericalWarning` says so
-            (if not traced), and `x_dropped` and `y_dropped` in any case.
+        y: (n, d_y) or maps, with as many examples.
+        maps: conversion of maps to matrices: "pixels" (each pixel is a sample, the default of SVCCA, Raghu et al.
+            2017), "flatten" or "pool"; see `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        rcond: directions with a singular value up to this multiple of the largest one are dropped, after scaling
+            neurons to unit norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are always dropped. Static.
+            Where the default drops directions over an eighth of it, which may be more than rounding, a
+            `NumericalWarning` reports this (if not traced). `x_dropped` and `y_dropped` report it in any case.
 
     Returns:
         `CCA`.
@@ -78,94 +51,62 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
     Raises:
         InputError: x or y not as above, fewer than 2 samples, rcond not in [0, 1); concrete NaN or infinite entries.
             (Traced ones make the correlations NaN.)
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cca
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> result = cca(x, x @ np.tri(4) + 1)  # an invertible linear map
+        >>> result.correlations.round(4).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+        >>> result.x_directions.shape, int(result.x_rank)
+        ((4, 4), 4)
     """
     default = rcond is None
-    x, y, rcond = checked_pair(x, y, maps, layout, rcond)
+    x, y, rcond = check_pair(x, y, maps, layout, rcond)
     result = cca_of_matrices(x, y, rcond)
     if default:
-        warn_of_dropped(x, y, rcond, result.x_dropped, result.y_dropped)
+        warn_of_dropped_directions(x, y, rcond, result.x_dropped, result.y_dropped)
     return result
 
 
 @partial(jax.jit, static_argnums=2)
 def cca_of_matrices(x, y, rcond):
-    """`cca` of what has been checked."""
-    return of_centred(centre(x), centre(y), rcond, x.shape[0])
-
-
-def of_centred(x, y, rcond, samples):
-    """The `CCA` of pairs (centred data, mean). What counts of the data is X'X, X'Y, Y'Y: rows may be rotated."""
-    return between(prepared(*x), prepared(*y), rcond, samples)
-
-
-def prepared(centred, mean):
-    # Unit norms first: the correlations do not feel them, and rounding and `rcond` then treat all neurons alike.
-    unit, norms = unit_columns(centred)
-    data, q = narrow(unit)
-    return Prepared(data, mean, norms, q, None)
-
-
-class Prepared(NamedTuple):
-    """Data X diag(1 / before) basis diag(1 / after) of centred neurons X: uncorrelated with what of X it leaves out."""
-
-    data: jax.Array  # (n, m), columns of norm 1 or 0, m at most n
-    mean: jax.Array  # (d,)
-    before: jax.Array | None  # (d,)
-    basis: jax.Array | None  # (d, m), orthonormal or zero columns
-    after: jax.Array | None  # (m,)
-
-
-def between(x, y, rcond, samples):
-    """The `CCA` of two `Prepared`, in terms of their neurons; `samples` is a number or a 0-d array of their dtype."""
-    found = canonical(x.data, y.data, rcond)
-    count = min(len(x.mean), len(y.mean))
-    deviation = jnp.sqrt(jnp.asarray(samples - 1, x.data.dtype))
-    x_directions, x_loadings = _of_neurons(x, found.x, count, deviation)
-    y_directions, y_loadings = _of_neurons(y, found.y, count, deviation)
-    return CCA(
-        _padded(found.correlations, count, 0),
-        x_directions,
-        y_directions,
-        x.mean,
-        y.mean,
-        x_loadings,
-        y_loadings,
-        found.x.rank,
-        found.y.rank,
-        found.x.smallest,
-        found.y.smallest,
-        found.x.dropped,
-        found.y.dropped,
-    )
-
-
-def _of_neurons(prepared, side, count, deviation):
-    directions, loadings = side.directions * deviation, side.loadings / deviation
-    if prepared.after is not None:
-        directions, loadings = directions * reciprocal(prepared.after)[:, None], loadings * prepared.after[:, None]
-    directions, loadings = widen(directions, prepared.basis), widen(loadings, prepared.basis)
-    if prepared.before is not None:
-        directions, loadings = directions * reciprocal(prepared.before)[:, None], loadings * prepared.before[:, None]
-    return _padded(directions, count, 1), _padded(loadings, count, 1)
-
-
-def _padded(array, size, axis):
-    """With fewer samples than neurons there are fewer directions; the result has zeros for the others."""
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, size - array.shape[axis])
-    return jnp.pad(array, widths)
+    """Compute `cca` of matrices; arguments are not checked."""
+    return cca_of_centred(centre(x), centre(y), rcond, x.shape[0])
 
 
 def mean_correlation(result):
-    """The mean of the min(x_rank, y_rank) correlations of a `CCA`, in [0, 1]; NaN where that rank is 0.
+    """Return the mean of the min(x_rank, y_rank) correlations of a `CCA`, 0-d, in [0, 1]; NaN where that rank is 0.
 
-    Kornblith et al. 2019, table 1 (rho CCA), there with the number of neurons for the rank.
+    Reference: Kornblith et al. 2019, table 1 (rho CCA), which divides by the number of neurons and not by the rank.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cca, mean_correlation
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{mean_correlation(cca(x, 2 * x)):.3f}")
+        1.000
     """
     return result.correlations.sum() / _common_rank(result)
 
 
 def mean_square_correlation(result):
-    """As `mean_correlation`, of squared correlations: R^2 CCA = |Qx' Qy|_F^2 / rank, Kornblith et al. 2019, table 1."""
+    """Return the mean of the min(x_rank, y_rank) squared correlations of a `CCA`, 0-d, in [0, 1].
+
+    NaN where that rank is 0.
+
+    R^2 CCA = |Qx' Qy|_F^2 / rank.
+
+    Reference: Kornblith et al. 2019, table 1, as in `mean_correlation`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cca, mean_square_correlation
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{mean_square_correlation(cca(x, 2 * x)):.3f}")
+        1.000
+    """
     return (result.correlations**2).sum() / _common_rank(result)
 
 
@@ -177,41 +118,69 @@ SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
 
 
 def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=None):
-    """Mean ("mean") or mean square ("mean_square") canonical correlation, 0-d, in [0, 1]; see `cca`.
+    """Compute the mean ("mean") or mean square ("mean_square") canonical correlation; see `cca`.
 
-    1 when the narrower side is a linear function of the other. NaN when a side is constant. Symmetric.
+    Args:
+        x, y, maps, layout, rcond: as in `cca`.
+        summary: "mean" or "mean_square".
+
+    Returns:
+        0-d array in [0, 1]: 1 where the narrower side is a linear function of the other. NaN where a side is constant.
+        Symmetric, with the invariances of `cca`.
 
     Raises:
         InputError: as `cca`; unknown summary.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cca_similarity
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{cca_similarity(x, x @ np.tri(4) + 1):.3f}")
+        1.000
     """
     one_of("summary", summary, SUMMARIES)
     default = rcond is None
-    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    x, y, rcond = check_pair(x, y, maps, layout, rcond, translation_invariant=True)
     similarity, *dropped = _summary(x, y, rcond, summary)
     if default:
-        warn_of_dropped(x, y, rcond, *dropped)
+        warn_of_dropped_directions(x, y, rcond, *dropped)
     return similarity
 
 
 @partial(jax.jit, static_argnums=(2, 3))
 def _summary(x, y, rcond, summary):
-    result = cca_of_matrices(x, y, rcond)  # the compiler leaves out the rest
+    result = cca_of_matrices(x, y, rcond)  # the compiler removes unused outputs
     return SUMMARIES[summary](result), result.x_dropped, result.y_dropped
 
 
 def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
-    """1 - mean canonical correlation, in [0, 1] (Morcos et al. 2018, section 2.2). Not a metric."""
+    """Compute 1 - mean canonical correlation, 0-d, in [0, 1]. Not a metric.
+
+    Args, Raises and invariances: as for `cca_similarity`.
+
+    Reference: Morcos et al. 2018, section 2.2.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cca_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{cca_distance(x, x @ np.tri(4) + 1):.3f}")
+        0.000
+    """
     return 1 - cca_similarity(x, y, maps=maps, layout=layout, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
-    """`cca_similarity` in two parts. Where `rcond` is None, each side has the default for its own width."""
+def split(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
+    """Return `cca_similarity` as a `SplitMeasure`.
+
+    Where `rcond` is None, the default depends on each side's own width.
+    """
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        basis, _, rank = whiten(prepared(*centre(x)).data, check_rcond(rcond, x))
-        return Part(basis.T, rank)
+        basis, _, rank = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
+        return Prepared(basis.T, rank)
 
     def finish(cross, a_rank, b_rank):
         if summary == "mean":
@@ -221,55 +190,7 @@ def factor(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False)
         similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(cross.dtype), 1)
         return 1 - similarity if distance else similarity
 
-    return Factored(prepare, finish)
-
-
-def checked_pair(x, y, maps, layout, rcond, *, translated=False):
-    """The arguments of `cca`, checked, as (x, y, rcond)."""
-    x, y = as_pair(x, y, maps, layout=layout, translated=translated)
-    rcond = check_rcond(rcond, x, y)
-    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
-    return x, y, rcond
-
-
-def check_rcond(rcond, *sides):
-    """`rcond` as a float in [0, 1), by default what rounding leaves of a direction that is not there."""
-    if rcond is None:
-        return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
-    if not is_concrete(rcond):
-        raise InputError(f"rcond: got {rcond}, must be a number in [0, 1), not traced")
-    return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
-
-
-def warn_of_few_examples(samples, x_width, y_width):
-    if message := few_examples(samples, x_width, y_width):
-        caution(message, FewExamplesWarning)
-
-
-def warn_of_dropped(x, y, rcond, *dropped):
-    """Of directions that the default of `rcond` drops and that may be more than rounding."""
-    for name, side, share in zip("xy", (x, y), dropped, strict=True):
-        if is_concrete(share) and share > check_rcond(None, side) / 8:
-            caution(
-                f"{name}: directions with singular values up to {float(share):.1e} of the largest are dropped, by the "
-                f"default rcond of {rcond:.1e}; in {side.dtype} they may be rounding. A smaller rcond keeps them, "
-                "jax_enable_x64 tells",
-                NumericalWarning,
-            )
-
-
-def few_examples(samples, x_width, y_width):
-    """What is to be said of so few samples of so many neurons, or None."""
-    # Two subspaces of a space of n - 1 dimensions share at least d_x + d_y - (n - 1); those correlations are 1.
-    trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
-    if trivial <= 0:
-        return None
-    undetermined = ", and pwcca is not determined" if 1 < trivial < min(x_width, y_width) else ""
-    return (
-        f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
-        f"correlations are 1 whatever the data, unless ranks are lower{undetermined}; more than {x_width + y_width} "
-        "samples are wanted, or fewer directions, as of svcca"
-    )
+    return SplitMeasure(prepare, finish)
 
 
 MEASURES = (
@@ -281,7 +202,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation"},
-        factor=factor,
+        split=split,
         one_map_size=True,
     ),
     Measure(
@@ -292,7 +213,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=LINEAR | {"translation"},
-        factor=partial(factor, summary="mean_square"),
+        split=partial(split, summary="mean_square"),
         one_map_size=True,
     ),
     Measure(
@@ -303,7 +224,7 @@ MEASURES = (
         kind="distance",
         symmetric=True,
         invariances=LINEAR | {"translation"},
-        factor=partial(factor, distance=True),
+        split=partial(split, distance=True),
         one_map_size=True,
     ),
 )

@@ -5,13 +5,18 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from symjax.birkhoff.checks import scalar
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, centred, of_common_width, root, unit, unit_channels, zero_of_equal
-from symjax.similarity.factored import Factored
+from symjax.similarity.angles import angle, arccos, cosine, ratio
+from symjax.similarity.channels import (
+    centred,
+    pad_to_common_width,
+    subtract_ninther,
+    unit_channels,
+    unit_norm,
+    zero_if_equal,
+)
 from symjax.similarity.hsic import (
     centre_kernel,
     check_estimator,
@@ -21,107 +26,119 @@ from symjax.similarity.hsic import (
     hsic_without_diagonals,
     power_of_features,
 )
-from symjax.similarity.inputs import as_matrix, as_pair, examples_agree, matrix_shape
-from symjax.similarity.linalg import gram, gram_of_centred
+from symjax.similarity.inputs import as_matrix, as_pair, matrix_shape, paired_representations
+from symjax.similarity.kernels import check_kernel, kernel_of
+from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
-KERNELS = ("linear", "rbf")
 FORMS = ("auto", "gram", "features")
-MANY_EXAMPLES = 4096  # from which, for many pairs, kernel matrices are not kept if features are far fewer
-_NOISE, _FAR = 1e-4, 50  # of squared distances over the squared bandwidth: allowed rounding; from where kernels are 0
-AGAIN = -4  # in the place of a value of which the diagonals of kernels have left no digits
-NEARLY = 0.15  # angles smaller than this, or as near to pi, have lost more than a digit to the cosine
+MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
+INACCURATE = -4  # stands for a value of which subtracting the kernels' diagonals left no digits
+SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit in the cosine
 
 
 def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)), K and L kernel matrices of the examples.
+    """Compute the centred kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
+
+    K and L are the kernel matrices of the examples of x and of y.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        estimator: of HSIC (`hsic`). "song", unbiased, is near 0 for independent data; "gretton", biased and as in
-            Kornblith et al., tends to 1 with p, q / n, and so, later, does "lange": of independent Gaussian data with
-            n = 50, p = q = 5000 they make -.03, .99 and .66.
-        kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)) with s^2 = `bandwidth`^2 times the
-            median of |x_i - x_j|^2 over all pairs of different examples, for x and for y. Distances come from products
-            of examples, and from their differences, n^2 (p + q) operations that are no matrix product, where products
-            would lose their digits, as with examples in groups far from each other.
-        bandwidth: a positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
-        maps: how maps become examples: "flatten" (the published way), "pixels" or "pool", see `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
-        form: "gram" takes n^2 (p + q) operations and memory n^2, "features" n (p^2 + p q + q^2) and is for the linear
-            kernel alone; both give the same. "auto" takes the cheaper.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
+            default float, half precisions float32).
+        estimator: estimator of HSIC (see `hsic`). "song" is unbiased and near 0 for independent data. "gretton" is
+            biased, as in Kornblith et al., and tends to 1 with growing p / n and q / n; so does "lange", more slowly.
+            For independent Gaussian data with n = 50 and p = q = 5000 they give -.03, .99 and .66.
+        kernel: "linear", K = X X'; or "rbf", K_ij = exp(-|x_i - x_j|^2 / (2 s^2)), where s^2 is `bandwidth`^2 times the
+            median of |x_i - x_j|^2 over all pairs of different examples, for x and y separately. Distances are computed
+            from inner products. Where these would lose the digits, as for examples in distant clusters, they are
+            computed from differences: n^2 (p + q) operations outside of matrix products.
+        bandwidth: positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
+        maps: conversion of maps to examples: "flatten" (as published), "pixels" or "pool"; see `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        form: "gram" takes n^2 (p + q) operations and n^2 memory; "features" takes n (p^2 + p q + q^2) operations and
+            supports the linear kernel only. Both give the same value. "auto" takes the cheaper one.
 
     Returns:
-        0-d array in [-1, 1] ([0, 1] for "gretton"): negative values are legitimate estimates of small ones. NaN where
-        all examples of x or of y are equal, with "rbf" where half of the pairs are, and with "song" and "rbf" where
-        but one example differs from the others: of such kernels U-centring leaves nothing. Symmetric. Invariant under
-        translation, isotropic scaling and orthogonal transformations.
+        0-d array in [-1, 1] ([0, 1] for "gretton"); negative values are valid estimates of small ones. NaN where all
+        examples of x or of y are equal; for "rbf" where half of the pairs are equal; for "song" with "rbf" where only
+        one example differs from the others, since U-centring makes such kernels 0. Symmetric. Invariant to translation,
+        isotropic scaling and orthogonal transformations.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
-            unknown option; a bandwidth that is not positive; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; fewer than 4 examples for "song" and "lange"; an
+            unknown option; a bandwidth that is not positive; concrete NaN or infinite entries.
+
+    Reference: Kornblith et al. 2019, equation 4; for the estimators see `hsic`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cka
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{cka(x, 3 * x[:, ::-1] + 1):.3f}")  # permuted, scaled and translated
+        1.000
     """
-    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, layout, form))
+    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form))
 
 
 def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """arccos(CKA(x, y)), the angle between the centred kernel matrices (Williams et al. 2021, supplement).
+    """Compute arccos(CKA(x, y)), the angle between the centred kernel matrices.
 
-    A metric on centred kernel matrices up to a factor, for every estimator, since each is an inner product. Arguments,
-    errors and invariances are those of `cka`.
+    A metric on centred kernel matrices up to scaling, for every estimator, since each is an inner product.
+
+    Args, Raises and invariances: as for `cka`.
 
     Returns:
-        0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 of equal arrays. Exact near 0 with the Gram form; with that
-        of features off by up to the root of the rounding error there, 5e-4 in float32.
+        0-d array in [0, pi] ([0, pi / 2] for "gretton"), 0 for equal arrays. Accurate near 0 in the Gram form. The form
+        of features has an error up to the root of the rounding error there, 5e-4 in float32.
+
+    Reference: Williams et al. 2021, supplement.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cka_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{cka_distance(x, x):.3f}")
+        0.000
     """
-    return _compared(*_checked(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
+    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
 
 
 def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
-    """Linear CKA with every channel centred and at unit norm, over examples and pixels, before maps are flattened.
+    """Compute linear CKA after centring each channel and scaling it to unit norm.
 
-    What Godfrey et al. 2022 publish as "orthogonal CKA". For their figures: normalising makes it invariant under
-    positive diagonal matrices, and takes the invariance under orthogonal ones that `cka` has.
+    Means and norms are over examples and pixels, before flattening.
+
+    Godfrey et al. 2022 publish it as "orthogonal CKA". Normalization makes it invariant to positive diagonal matrices,
+    but it loses the invariance of `cka` to orthogonal matrices.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        estimator, layout, form: as of `cka`.
+        estimator, layout, form: as in `cka`.
 
     Returns:
-        0-d array in [-1, 1]. A channel that is constant counts as absent; NaN where all are. Symmetric. Invariant under
-        translation, isotropic and positive diagonal scaling, permutations and flips of signs.
+        0-d array in [-1, 1]. Constant channels are ignored; NaN where all are constant. Symmetric. Invariant to
+        translation, isotropic and positive diagonal scaling, permutations and sign flips.
 
     Raises:
         InputError: as `cka`.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import channel_normalized_cka
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{channel_normalized_cka(x, x * np.arange(1, 5)):.3f}")
+        1.000
     """
-    x, y = (_normalized(z) for z in examples_agree(x, y, layout=layout, translated=True))
-    return _compared(*_checked(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
-
-
-def cosine(a, b):
-    """Of two arrays of one shape. NaN where one is zero."""
-    (a, _), (b, _) = unit(a), unit(b)
-    return ratio((a * b).sum(), (a * a).sum(), (b * b).sum())
-
-
-def angle(a, b):
-    """Of two arrays of one shape, exact near 0 and pi too, where the cosine has lost it. NaN where one is zero."""
-    (a, a_norm), (b, b_norm) = unit(a), unit(b)
-    between = zero_of_equal(2 * jnp.arctan2(root(((a - b) ** 2).sum()), root(((a + b) ** 2).sum())), a, b)
-    return jnp.where((a_norm == 0) | (b_norm == 0), jnp.nan, between)
-
-
-def arccos(similarity):
-    """arccos with a derivative of zero where the true one is infinite."""
-    inside = jnp.abs(similarity) < 1
-    ends = jnp.where(similarity > 0, 0.0, jnp.pi).astype(similarity.dtype)
-    ends = jnp.where(jnp.isnan(similarity), similarity, ends)
-    return jnp.where(inside, jnp.arccos(jnp.where(inside, similarity, 0)), ends)
+    x, y = (_unit_channels(z) for z in paired_representations(x, y, layout=layout, translation_invariant=True))
+    return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
 
 
 @lru_cache(maxsize=64)
-def factor(
+def split(
     shapes,
     *,
     estimator="song",
@@ -132,8 +149,10 @@ def factor(
     normalized=False,
     as_angle=False,
 ):
-    """`cka` in two parts. With form "auto", feature form for over 4096 examples with under an eighth as many features
-    on average; each kernel matrix is computed once, so that the gram form is the cheaper one sooner than for one pair.
+    """Return `cka` as a `SplitMeasure`.
+
+    form="auto" takes the form of features for over 4096 examples with less than an eighth as many features on average.
+    The Gram form is preferred more often than for one pair, since each kernel matrix is computed once.
     """
     if form == "auto":
         rows, widths = zip(*(matrix_shape(shape, maps) for shape in shapes), strict=True)
@@ -141,23 +160,23 @@ def factor(
         form = "features" if few and kernel == "linear" else "gram"
 
     def rows(x):
-        return as_matrix(_normalized(x) if normalized else x, "x", maps, layout="nhwc")
+        return as_matrix(_unit_channels(x) if normalized else x, "x", maps, layout="nhwc")
 
     def matrix(x):
-        return unit(about_typical(rows(x)))[0]
+        return unit_norm(subtract_ninther(rows(x)))[0]
 
     def prepare_features(x):
         x = matrix(x)
         mean = x.mean(0)
         squares = diagonal(x - mean)
-        return Part(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
+        return Prepared(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
 
     def finish_features(cross, a, b):
-        (a_mean, a_squares, a_power, a_sound), (b_mean, b_squares, b_power, b_sound) = a, b
+        (a_mean, a_squares, a_power, a_accurate), (b_mean, b_squares, b_power, b_accurate) = a, b
         cross = cross - len(a_squares) * jnp.outer(a_mean, b_mean)
         value = ratio(hsic_of_product(cross, a_squares, b_squares, estimator), a_power, b_power)
         value = arccos(value) if as_angle else value
-        return value if estimator == "gretton" else jnp.where(a_sound & b_sound, value, AGAIN)
+        return value if estimator == "gretton" else jnp.where(a_accurate & b_accurate, value, INACCURATE)
 
     def exact_features(a, b):
         value = ratio(*hsic_without_diagonals(a.data.T, b.data.T, estimator))
@@ -165,47 +184,45 @@ def factor(
 
     if form == "features":
         if estimator == "gretton":
-            return Factored(prepare_features, finish_features)
-        return Factored(prepare_features, finish_features, exact_features, lambda value: value == AGAIN)
+            return SplitMeasure(prepare_features, finish_features)
+        return SplitMeasure(prepare_features, finish_features, exact_features, lambda value: value == INACCURATE)
     if kernel == "linear":
-        return factored_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
-    return factored_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
+        return split_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
+    return split_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
 
 
-def factored_kernels(kernel_of, estimator, as_angle):
-    """The cosine of two centred kernel matrices, or their angle, as `Factored`."""
+def split_kernels(kernel_of, estimator, as_angle):
+    """Return the cosine of two centred kernel matrices, or their angle, as a `SplitMeasure`."""
 
     def prepare(x):
-        kernel, norm = unit(centre_kernel(kernel_of(x), estimator))
-        return Part(kernel.reshape(1, -1), norm > 0)
+        kernel, norm = unit_norm(centre_kernel(kernel_of(x), estimator))
+        return Prepared(kernel.reshape(1, -1), norm > 0)
 
-    def finish(cross, a_live, b_live):
-        similarity = jnp.where(a_live & b_live, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
+    def finish(cross, a_nonzero, b_nonzero):
+        similarity = jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
         return arccos(similarity) if as_angle else similarity
 
     if not as_angle:
-        return Factored(prepare, finish)
-    return Factored(
-        prepare, finish, lambda a, b: angle(a.data, b.data), lambda value: (value < NEARLY) | (value > math.pi - NEARLY)
+        return SplitMeasure(prepare, finish)
+    return SplitMeasure(
+        prepare,
+        finish,
+        lambda a, b: angle(a.data, b.data),
+        lambda value: (value < SMALL_ANGLE) | (value > math.pi - SMALL_ANGLE),
     )
 
 
-def _checked(x, y, estimator, kernel, bandwidth, maps, layout, form):
-    """The arguments of `_compared`."""
-    x, y = as_pair(x, y, maps, layout=layout, translated=True)
+def _check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form):
+    """Check the arguments of `cka` and return those of `_cka`."""
+    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=True)
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
     one_of("form", form, FORMS)
-    bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX takes no integers from 2**31 on
+    bandwidth = float(bandwidth) if isinstance(bandwidth, int) else bandwidth  # JAX rejects integers from 2**31 on
     if kernel == "rbf" and form == "features":
-        raise InputError("form: got 'features', must be 'gram' or 'auto' for the kernel 'rbf'")
+        raise InputError("form: got 'features', expected 'gram' or 'auto' for the kernel 'rbf'")
     form = cheaper_form(x, y, kernel) if form == "auto" else form
-    return *of_common_width(x, y), bandwidth, estimator, kernel, form
-
-
-def check_kernel(kernel, bandwidth):
-    one_of("kernel", kernel, KERNELS)
-    scalar("bandwidth", bandwidth, "a positive scalar", lambda value: 0 < value < math.inf)
+    return *pad_to_common_width(x, y), bandwidth, estimator, kernel, form
 
 
 def cheaper_form(x, y, kernel):
@@ -214,52 +231,19 @@ def cheaper_form(x, y, kernel):
 
 
 @partial(jax.jit, static_argnames=("estimator", "kernel", "form", "as_angle"))
-def _compared(x, y, bandwidth, estimator, kernel, form, as_angle=False):
+def _cka(x, y, bandwidth, estimator, kernel, form, as_angle=False):
     # At unit norm, fourth powers neither overflow nor vanish.
-    (x, _), (y, _) = unit(about_typical(x)), unit(about_typical(y))
+    (x, _), (y, _) = unit_norm(subtract_ninther(x)), unit_norm(subtract_ninther(y))
     if form == "features":
         similarity = ratio(*hsic_of_features(x, y, estimator))
-        return zero_of_equal(arccos(similarity), x, y) if as_angle else similarity
+        return zero_if_equal(arccos(similarity), x, y) if as_angle else similarity
     kernels = (centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y))
     return (angle if as_angle else cosine)(*kernels)
 
 
 @jax.jit
-def _normalized(x):
+def _unit_channels(x):
     return unit_channels(centred(x))[0]
-
-
-def ratio(cross, x_power, y_power):
-    """<a, b> / (|a| |b|) of <a, b>, <a, a> and <b, b>, clipped to [-1, 1], which only rounding leaves."""
-    return jnp.clip(cross / (jnp.sqrt(x_power) * jnp.sqrt(y_power)), -1, 1)  # the product itself can overflow
-
-
-def kernel_of(x, kernel, bandwidth):
-    """The kernel matrix of x, whose bulk lies about the origin."""
-    products = gram(x)
-    if kernel == "linear":
-        return products
-    squares = jnp.diagonal(products)
-    sizes = squares[:, None] + squares[None, :]
-    apart = jnp.maximum(sizes - 2 * products, 0)
-    # Of distances that count in the kernel, which are not large beside the median, the rounding of the products is.
-    median = _median(apart)
-    unit = bandwidth**2 * median
-    noise = 4 * float(jnp.finfo(x.dtype).eps) * sizes
-    off_diagonal = ~jnp.eye(len(x), dtype=bool)
-    doubtful = (off_diagonal & (noise > _NOISE * unit) & (apart - noise < _FAR * unit)).any()
-
-    def from_differences(x):
-        apart = lax.map(jax.checkpoint(lambda row: ((x - row[None]) ** 2).sum(1)), x)
-        return apart, _median(apart)
-
-    apart, median = lax.cond(doubtful, jax.checkpoint(from_differences), lambda x: (apart, median), x)
-    return jnp.exp(-jnp.where(off_diagonal, apart, 0) / (2 * bandwidth**2 * median))
-
-
-def _median(apart):
-    """Over pairs of different examples."""
-    return jnp.median(apart[jnp.triu_indices(len(apart), 1)])
 
 
 _INVARIANT = ORTHOGONAL | {"translation", "isotropic_scaling", "cyclic_shift"}
@@ -269,30 +253,30 @@ _OF_CHANNELS = frozenset(
 _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
-def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, factor=factor):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=True)
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split):
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, zero_channels=True)
 
 
 _gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
 
 MEASURES = (
     _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5"),
-    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, factor=partial(factor, **_gretton)),
+    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, split=partial(split, **_gretton)),
     _similarity(
-        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", factor=partial(factor, **_lange)
+        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", split=partial(split, **_lange)
     ),
     _similarity(
         "cka_rbf",
         partial(cka, **_rbf),
         f"{_KORNBLITH}; Song et al. 2012, equation 5",
-        factor=partial(factor, **_rbf),
+        split=partial(split, **_rbf),
     ),
     _similarity(
         "channel_normalized_cka",
         channel_normalized_cka,
         "Godfrey et al. 2022",
         invariances=_OF_CHANNELS,
-        factor=partial(factor, normalized=True),
+        split=partial(split, normalized=True),
     ),
     Measure(
         "cka_distance",
@@ -302,7 +286,7 @@ MEASURES = (
         "distance",
         True,
         _INVARIANT,
-        partial(factor, as_angle=True),
+        partial(split, as_angle=True),
         zero_channels=True,
     ),
 )

@@ -1,18 +1,19 @@
 """The Hilbert-Schmidt independence criterion: three estimators, each an inner product of centred kernel matrices.
 
-With H = 1 - 11'/n, and K, L kernel matrices (n, n), symmetric:
+With H = 1 - 11'/n and symmetric kernel matrices K, L (n, n):
 
     gretton   <H K H, H L H> / (n - 1)^2: biased. Gretton et al. 2005 ("HSIC_0"); Kornblith et al. 2019, equation 3.
-    song      <U(K), U(L)> / (n (n - 3)), U the U-centring of Szekely and Rizzo 2014, which leaves a zero diagonal and
-              zero row sums: unbiased. Equal to Song et al. 2012, equation 5 ("HSIC_1"),
-              (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), diagonals set to zero.
-    lange     the same with H K H, its diagonal set to zero, for U(K): centre first, then drop the diagonal, as the code
-              of Lange et al. 2023 has it. Biased all the same: centring spreads the diagonal over the rest, which tells
-              where there are many more features than examples.
+    song      <U(K), U(L)> / (n (n - 3)): unbiased. U is the U-centring of Szekely and Rizzo 2014, whose result has a
+              zero diagonal and zero row sums. Equal to Song et al. 2012, equation 5 ("HSIC_1"),
+              (sum K L + sum K sum L / ((n - 1)(n - 2)) - 2 / (n - 2) <K 1, L 1>) / (n (n - 3)), with zero diagonals.
+    lange     as song, with H K H after setting its diagonal to zero in place of U(K): centre, then remove the diagonal,
+              as in the code of Lange et al. 2023. Biased: centring spreads the diagonal over the other entries, which
+              matters with many more features than examples.
 
-Centring first has two uses: it is done once per representation, not per pair; and the published sum of three large
-terms that nearly cancel is never formed. Of kernel matrices that are already centred, H K H = K, all three need nothing
-but <K, L> and the diagonals, which for the linear kernel K = X X' come from X alone: `hsic_of_features`.
+Centring first has two advantages. It is done once per representation and not per pair, and the published sum of three
+large terms that nearly cancel is never computed. For kernel matrices that are already centred, H K H = K, all three
+estimators depend on <K, L> and the diagonals alone. For the linear kernel K = X X' these follow from X alone:
+`hsic_of_features`.
 """
 
 import math
@@ -25,55 +26,71 @@ from symjax.birkhoff.checks import is_concrete, real, require_finite
 from symjax.birkhoff.dual import matmul
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.off_diagonal import products_of_kernels, sums_of
+from symjax.similarity.off_diagonal import centred_products, sums_of
 
 ESTIMATORS = ("song", "gretton", "lange")
-_SHARE = 1 / 64  # what must be left of products of features when the diagonals are taken off, or two digits are lost
-_ROUNDING = 16  # times eps and the size of a kernel: what centring may leave of one that it should make 0
+_LEAST_SHARE = 1 / 64  # share of products that must remain after subtracting diagonals; otherwise two digits are lost
+_ROUNDING = 16  # times eps and the kernel's size: the largest rounding error of a kernel that centring makes 0
 
 
 def check_estimator(estimator, n=math.inf):
-    """Raises an `InputError` if the estimator is unknown or n examples are too few for it."""
+    """Raise an `InputError` if the estimator is unknown or n examples are too few for it."""
     one_of("estimator", estimator, ESTIMATORS)
-    if n < least_examples(estimator):
+    if n < min_examples_of(estimator):
         raise InputError(
-            f"x: got {n} examples, must be at least {least_examples(estimator)} for the estimator {estimator!r}"
+            f"x: got {n} examples, expected at least {min_examples_of(estimator)} for the estimator {estimator!r}"
         )
 
 
-def least_examples(estimator):
+def min_examples_of(estimator):
     return 2 if estimator == "gretton" else 4
 
 
 def hsic(k, l, estimator="song"):  # noqa: E741 (K and L are what the papers call them)
-    """The Hilbert-Schmidt independence criterion of two kernel matrices; the estimators are defined above.
+    """Return the Hilbert-Schmidt independence criterion of two kernel matrices.
+
+    With H = 1 - 11'/n, "gretton" is <H K H, H L H> / (n - 1)^2, and "song" is <U(K), U(L)> / (n (n - 3)) with
+    U-centring U. "lange" is "song" with H K H, its diagonal set to zero, in place of U(K).
 
     Args:
-        k, l: (n, n), symmetric; n at least 4, for "gretton" 2.
-        estimator: "song" (unbiased, may be negative), "gretton" (biased) or "lange".
+        k, l: (n, n), symmetric; n at least 4, or 2 for "gretton".
+        estimator: "song" (unbiased, may be negative), "gretton" (biased) or "lange" (biased).
 
     Returns:
-        0-d array. Unchanged by adding a_i + a_j to the entries (i, j) of a kernel matrix; "song" does not see their
-        diagonals.
+        0-d array. Adding a_i + a_j to the entries (i, j) of a kernel matrix does not change it; "song" does not depend
+        on the diagonals.
 
     Raises:
-        InputError: not square, sizes that differ, too few examples, unknown estimator; NaN in concrete input, or such
-            input that is not symmetric up to rounding.
+        InputError: not square, different sizes, too few examples, unknown estimator; concrete input with NaN or
+            infinite entries, or not symmetric up to rounding.
+
+    Reference: Song et al. 2012, equation 5; Gretton et al. 2005; Lange et al. 2023.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import hsic
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> k = x @ x.T
+        >>> print(f"{hsic(k, 2 * k) / hsic(k, k):.3f}")
+        2.000
     """
     k, l = (_kernel_matrix(name, value) for name, value in (("k", k), ("l", l)))  # noqa: E741
     if k.shape != l.shape:
-        raise InputError(f"l: got shape {l.shape}, must be that of k, {k.shape}")
+        raise InputError(f"l: got shape {l.shape}, expected that of k, {k.shape}")
     check_estimator(estimator, len(k))
-    return (centre_kernel(k, estimator) * centre_kernel(l, estimator)).sum() / pairs(len(k), estimator)
+    return (centre_kernel(k, estimator) * centre_kernel(l, estimator)).sum() / normalizer(len(k), estimator)
 
 
-def pairs(n, estimator):
-    """What the inner product of centred kernel matrices is divided by; a float: JAX takes no integers over 2^31."""
+def normalizer(n, estimator):
+    """Return the divisor of the inner product of centred kernel matrices.
+
+    A float, since JAX rejects integers over 2^31.
+    """
     return float((n - 1) ** 2 if estimator == "gretton" else n * (n - 3))
 
 
 def centre_kernel(k, estimator):
-    """The kernel matrix (n, n), centred so that inner products of such matrices are the estimator up to `pairs`."""
+    """Centre the kernel matrix (n, n) so that inner products of the results are the estimator times `normalizer`."""
     if estimator != "song":
         k = _doubly_centred(k)
         return k if estimator == "gretton" else _without_diagonal(k)
@@ -81,26 +98,26 @@ def centre_kernel(k, estimator):
     k = _without_diagonal(k)
     rows = k.sum(0) / (n - 2)
     centred = _without_diagonal(k - rows[:, None] - rows[None, :] + rows.sum() / (n - 1))
-    # Of a_i + a_j, as where one example alone differs from the others, nothing but rounding is left.
+    # Centring a_i + a_j, the kernel where only one example differs from the others, leaves only rounding.
     return jnp.where(jnp.abs(centred).max() <= _ROUNDING * float(jnp.finfo(k.dtype).eps) * jnp.abs(k).max(), 0, centred)
 
 
 def hsic_of_features(x, y, estimator):
-    """The estimator of the linear kernels of x (n, p) and y (n, q), of that of x alone and of y alone, up to `pairs`.
+    """Return the estimators of (K, L), (K, K), (L, L) times `normalizer`, for linear kernels of x (n, p) and y (n, q).
 
-    Costs n (p^2 + p q + q^2) and no memory of size n^2. No centring is needed, but no large offset either. Where the
-    diagonals of the kernels leave few digits of what is not on them, as where one example is huge, all is computed
-    again without them (`off_diagonal`). Kernels that are 0 up to rounding count as 0.
+    Takes n (p^2 + p q + q^2) operations and no memory of size n^2. x and y need no centring but should have no large
+    offset. Where subtracting the kernels' diagonals leaves few digits, as with one huge example, everything is computed
+    again without diagonals (`off_diagonal`). Kernels that are 0 up to rounding count as 0.
     """
     centred_x, centred_y = x - x.mean(0)[None], y - y.mean(0)[None]
     x_diagonal, y_diagonal = diagonal(centred_x), diagonal(centred_y)
-    x_power, x_sound = power_of_features(centred_x, x_diagonal, estimator)
-    y_power, y_sound = power_of_features(centred_y, y_diagonal, estimator)
+    x_power, x_accurate = power_of_features(centred_x, x_diagonal, estimator)
+    y_power, y_accurate = power_of_features(centred_y, y_diagonal, estimator)
     cross = hsic_of_product(matmul(centred_x.T, centred_y), x_diagonal, y_diagonal, estimator)
     if estimator == "gretton":
         return cross, x_power, y_power
     return lax.cond(
-        x_sound & y_sound,
+        x_accurate & y_accurate,
         lambda x, y: (cross, x_power, y_power),
         jax.checkpoint(lambda x, y: hsic_without_diagonals(x, y, estimator)),
         x,
@@ -109,37 +126,37 @@ def hsic_of_features(x, y, estimator):
 
 
 def hsic_without_diagonals(x, y, estimator):
-    """`hsic_of_features` for "song" and "lange", whatever the diagonals; 2 to 4 times as slow."""
+    """Compute `hsic_of_features` for "song" and "lange", accurate for any diagonals; 2 to 4 times slower."""
     widths = x.shape[1], y.shape[1]
     if estimator == "lange":
         x, y = x - x.mean(0)[None], y - y.mean(0)[None]
     sums = sums_of(x, y)
-    centred = products_of_kernels(sums, len(x), "song", widths) if estimator == "song" else sums.squares
-    return without_rounding(centred, sums)
+    centred = centred_products(sums, len(x), "song", widths) if estimator == "song" else sums.squares
+    return zero_rounding_products(centred, sums)
 
 
-def without_rounding(centred, sums):
-    """The three products of centred kernels (2, 2), of which those that are 0 up to the rounding of `sums` are 0."""
+def zero_rounding_products(centred, sums):
+    """Return the three products of centred kernels (2, 2), set to 0 where they are at the rounding level of `sums`."""
     noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
-    live = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # a NaN is kept
-    centred = jnp.where(live[:, None] & live[None], centred, 0)
+    nonzero = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # NaN counts as nonzero
+    centred = jnp.where(nonzero[:, None] & nonzero[None], centred, 0)
     return centred[0, 1], centred[0, 0], centred[1, 1]
 
 
 def diagonal(x):
-    """Of X X'."""
+    """Return the diagonal of X X'."""
     return (x * x).sum(1)
 
 
 def power_of_features(x, diagonal, estimator):
-    """`hsic_of_product` of centred features with themselves, and whether the diagonal has left digits of it."""
+    """Return `hsic_of_product` of centred features with themselves, and whether it is accurate without the diagonal."""
     products = matmul(x.T, x)
     power = hsic_of_product(products, diagonal, diagonal, estimator)
-    return power, power > _SHARE * lax.stop_gradient((products**2).sum())
+    return power, power > _LEAST_SHARE * lax.stop_gradient((products**2).sum())
 
 
 def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
-    """The estimator, up to `pairs`, from X'Y of centred features and the diagonals (n,) of both kernel matrices.
+    """Return the estimator times `normalizer`, from X'Y of centred features and the kernels' diagonals (n,).
 
     <X X', Y Y'> = |X'Y|^2, and H X X' H = X X'.
     """
@@ -150,20 +167,22 @@ def hsic_of_product(cross, x_diagonal, y_diagonal, estimator):
     diagonals = (x_diagonal * y_diagonal).sum()
     if estimator == "lange":
         return products - diagonals
-    # Off the diagonal, rows of X X' sum to minus its entry on the diagonal.
+    # The off-diagonal entries of a row of X X' sum to minus its diagonal entry.
     return products - n / (n - 2) * diagonals + x_diagonal.sum() / (n - 1) * (y_diagonal.sum() / (n - 2))
 
 
 def _kernel_matrix(name, value):
     value = real(name, value)
     if value.ndim != 2 or value.shape[0] != value.shape[1]:
-        raise InputError(f"{name}: got shape {value.shape}, must be (n, n)")
+        raise InputError(f"{name}: got shape {value.shape}, expected (n, n)")
     require_finite(name, value)
     if is_concrete(value):
-        apart = float(jnp.abs(value - value.T).max(initial=0))
-        # Products and exponentials round the two sides differently; features that are (n, n) are far from symmetric.
-        if apart > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
-            raise InputError(f"{name}: is not symmetric, entries differ by up to {apart:.1e}; must be a kernel matrix")
+        asymmetry = float(jnp.abs(value - value.T).max(initial=0))
+        # The two sides of a kernel matrix may differ by rounding; features (n, n) are far from symmetric.
+        if asymmetry > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
+            raise InputError(
+                f"{name}: is not symmetric, entries differ by up to {asymmetry:.1e}; expected a kernel matrix"
+            )
     return value.astype(jnp.float32) if value.dtype.itemsize < 4 else value
 
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.channels import about_typical, magnitude, norms
+from symjax.similarity.channels import magnitude, norms, subtract_ninther
 
-_LEAST_ROWS = 250  # of a factor, under which products are too small to be quick
-_COLUMNS = 1024  # at a time, of a kernel matrix: what is centred of them stays in the cache
+_LEAST_ROWS = 250  # rows of a factor under which products are too small to be fast
+_COLUMNS = 1024  # columns that are centred and multiplied at a time, so that they stay in the cache
 
 
 def adjoint(matrix):
@@ -18,19 +18,19 @@ def adjoint(matrix):
 
 
 def transposed(x):
-    """X' of a real X, laid out as such.
+    """Return X' of a real X, stored in transposed order.
 
-    On CPU a product with it takes two thirds of the time of one with `x.T`, which the compiler hands to the product as
-    it is (512 x 10,000 by 10,000 x 512 on one core: 72 against 104 ms).
+    On CPU a product with it takes two thirds of the time of one with `x.T`, which the compiler does not transpose (512
+    x 10,000 by 10,000 x 512 on one core: 72 against 104 ms).
     """
     return lax.optimization_barrier(x.T)
 
 
 def gram(x):
-    """X X' of real rows (n, d).
+    """Return X X' for real rows (n, d).
 
-    Of many rows what lies under the diagonal is not computed but copied, by halves: a quarter of the operations less (a
-    fifth of the time for 1,000 x 8,192 on one core of a CPU; quarters are slower again).
+    For many rows, the lower half is copied and not computed, which saves a quarter of the operations (a fifth of the
+    time for 1,000 x 8,192 on one core of a CPU; splitting into quarters is slower again).
     """
     half = len(x) // 2
     if half < _LEAST_ROWS:
@@ -41,18 +41,20 @@ def gram(x):
 
 
 def gram_of_centred(x):
-    """Y Y' of rows Y (n, d) that are those of x `about_typical`, over a power of two; not for derivatives in reverse.
+    """Return Y Y' for Y = x less its ninthers (`subtract_ninther`), divided by a power of two.
 
-    Columns are moved and multiplied so many at a time, which spares the memory of x once more (where each fresh page
-    costs as much as the product of what lies on it), and what lies under the diagonal blocks is not computed but
-    copied: of 1,000 x 8,192 on one core of a CPU two thirds of the time of `gram` of what was centred before.
+    It has no reverse-mode derivatives.
+
+    Columns are centred and multiplied in blocks. This avoids a second copy of x in memory, where each new page costs as
+    much as the product of its contents. Blocks under the diagonal are copied and not computed. For 1,000 x 8,192 on one
+    core of a CPU it takes two thirds of the time of `gram` of data centred before.
     """
     n, d = x.shape
     size, parts = magnitude(x), max(1, min(4, n // _LEAST_ROWS))
     edges = [n * i // parts for i in range(parts + 1)]
 
     def add(total, columns):
-        y = about_typical(columns / size)
+        y = subtract_ninther(columns / size)
         return [rows + matmul(y[a:b], y[a:].T) for rows, (a, b) in zip(total, pairwise(edges), strict=True)]
 
     total = [jnp.zeros((b - a, n - a), x.dtype) for a, b in pairwise(edges)]
@@ -67,78 +69,83 @@ def gram_of_centred(x):
 
 
 def unit_columns(x):
-    """`x` with columns of norm 1 (or 0), and the norms they had.
+    """Scale columns to norm 1 (zero columns stay zero); return them with their previous norms.
 
-    These are constants to derivatives: what is invariant to scaling has the same with them as without.
+    Norms are constants to derivatives: a function invariant to scaling has the same derivative either way.
     """
     lengths = norms(lax.stop_gradient(x))
     return x * reciprocal(lengths).astype(x.dtype), lengths[0]
 
 
 def masked(x, kept):
-    """`x` with 0 where not `kept`; its columns, of a matrix and booleans for them."""
+    """Set `x` to 0 where not `kept`: entries, or columns of a matrix."""
     return jnp.where(kept if kept.ndim == x.ndim else kept[None], x, 0)
 
 
 def reciprocal(value):
-    """1 / value, and 0 for 0."""
+    """Return 1 / value, and 0 for 0."""
     return jnp.where(value == 0, 0, 1 / jnp.where(value == 0, 1, value))
 
 
 @jax.custom_jvp
-def held(value, source):
-    """`value`, which was made of `source`, as a constant to first derivatives by it; second ones raise an error.
+def hold_constant(value, source):
+    """Return `value`, computed from `source`, as a constant to first derivatives; second derivatives raise an error.
 
-    For derivatives that are right with a part of the function held fixed: those of them would not be.
+    For functions whose first derivative is right with `value` held fixed, but whose second derivative is not.
     """
     del source
     return value
 
 
-@held.defjvp
+@hold_constant.defjvp
 def _held_jvp(primals, tangents):
-    return once_differentiated(*primals), jax.tree.map(jnp.zeros_like, primals[0])
+    return first_order_only(*primals), jax.tree.map(jnp.zeros_like, primals[0])
 
 
 @jax.custom_jvp
-def once_differentiated(value, source):
-    """`value`, made of `source` in the rule of a derivative that has none itself."""
+def first_order_only(value, source):
+    """Return `value`, computed from `source` in a derivative rule that has no derivative itself."""
     del source
     return value
 
 
-@once_differentiated.defjvp
+@first_order_only.defjvp
 def _raise(primals, tangents):
     raise NotImplementedError("second derivatives of this measure are not implemented; the first are")
 
 
-def narrow(x):
-    """(x Q, Q): more columns than rows rotated into as many as rows, X = (X Q) Q*; other x with Q None.
+def to_row_space(x):
+    """Return (X Q, Q), where Q rotates more columns than rows into as many as rows, X = (X Q) Q*.
 
-    Q is a constant to derivatives, with which X Q has the first-order change of every matrix with the products X X*.
+    Other x are returned with None for Q.
+
+    Q is a constant to derivatives. X Q then has the same first-order change of X X* as X.
     """
     rows, columns = x.shape
     if columns <= rows:
         return x, None
-    q = held(jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0], x)
+    q = hold_constant(jnp.linalg.qr(lax.stop_gradient(adjoint(x)))[0], x)
     return matmul(x, q), q
 
 
-def widen(directions, q):
-    """Directions of X Q as directions of X."""
+def from_row_space(directions, q):
+    """Return directions of X Q as directions of X."""
     return directions if q is None else matmul(q, directions)
 
 
 @jax.custom_jvp
-def triangular(x):
-    """R of X = Q R (fewer rows than columns: X), for what depends on R* R = X* X alone; such is its derivative too."""
+def triangular_factor(x):
+    """Return R of X = Q R, or X itself if it has fewer rows than columns, with a derivative.
+
+    For functions of R* R = X* X alone; the derivative is valid for such functions.
+    """
     return jnp.linalg.qr(x, mode="r") if x.shape[0] > x.shape[1] else x
 
 
-@triangular.defjvp
+@triangular_factor.defjvp
 def _triangular_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
     if x.shape[0] <= x.shape[1]:
         return x, dx
     q, r = jnp.linalg.qr(x)
-    return r, matmul(adjoint(q), dx)  # R + Q* dX has the first-order change of X* X; Q itself need not be followed
+    return r, matmul(adjoint(q), dx)  # R + Q* dX has the first-order change of X* X; no derivative of Q is needed

@@ -1,46 +1,48 @@
-"""What is known about a similarity measure, as data.
+"""The properties of a similarity measure, as data.
 
-Each module of the package names its own in a tuple `MEASURES`; `symjax.similarity.MEASURES` joins them to a table, from
-which `tests/test_measures.py` is generated: every claimed invariance is tested to hold, every other one to fail.
+Each module of the package lists its measures in a tuple `MEASURES`, and `symjax.similarity.MEASURES` joins them to a
+table. `tests/test_measures.py` is generated from it: every listed invariance is tested to hold, and every other one to
+fail.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from symjax.similarity.factored import Factored
+from symjax.similarity.split_measure import SplitMeasure
 
 INVARIANCES = {
-    "translation": "a constant vector added to every example (and every pixel)",
-    "isotropic_scaling": "everything times one positive number",
-    "orthogonal": "features times an orthogonal matrix",
-    "invertible_linear": "features times an invertible matrix",
-    "permutation": "features in another order",
-    "positive_diagonal": "every feature times a positive number of its own",
-    "sign_flip": "some features times -1",
-    "cyclic_shift": "all maps moved by some pixels, those that leave at one edge coming in at the other",
+    "translation": "add a constant vector to every example (and every pixel)",
+    "isotropic_scaling": "multiply everything by one positive number",
+    "orthogonal": "multiply the features by an orthogonal matrix",
+    "invertible_linear": "multiply the features by an invertible matrix",
+    "permutation": "permute the features",
+    "positive_diagonal": "multiply each feature by its own positive number",
+    "sign_flip": "multiply some features by -1",
+    "cyclic_shift": "shift all maps cyclically by some pixels",
 }
-"""Transformations of the features (channels) of one side, and the last of its maps, the other side left as it is."""
+"""Transformations of the features (channels) of one side, the last one of its maps. The other side is unchanged."""
 
 ORTHOGONAL = frozenset({"orthogonal", "permutation", "sign_flip"})
 LINEAR = ORTHOGONAL | {"isotropic_scaling", "invertible_linear", "positive_diagonal"}
-"""What comes with invariance under orthogonal and under invertible matrices."""
+"""Invariances implied by invariance under orthogonal matrices, and by that under invertible matrices."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A function of two representations that returns a 0-d array, and what holds for it.
+    """A function of two representations that returns a 0-d array, with its properties.
 
-    name: its name in tables; unique.
-    fn: called as fn(x, y), with (n, d) or (n, h, w, c) on both sides; JAX can trace it.
-    reference: paper, with the equation or section where that is known.
-    range: the least and the largest value, infinite where there is no bound.
-    kind: "similarity" or "distance".
-    symmetric: whether fn(x, y) = fn(y, x).
-    invariances: names from `INVARIANCES`: nothing changes when x or when y is so transformed.
-    factor: called as factor(shapes, **options), with the shapes of all representations that will be compared with each
-        other and the options of fn, returns fn in two parts (`Factored`); the same object for the same arguments.
-    zero_channels: whether channels of zeros, added to x or to y, change nothing.
-    one_map_size: whether fn refuses maps of different sizes, since by default pixels are its samples.
+    Attributes:
+        name: unique name in tables.
+        fn: called as fn(x, y) with (n, d) or (n, h, w, c) on both sides; traceable by JAX.
+        reference: the paper, with the equation or section where known.
+        range: the smallest and the largest value; infinite where there is no bound.
+        kind: "similarity" or "distance".
+        symmetric: whether fn(x, y) = fn(y, x).
+        invariances: names in `INVARIANCES`: transforming x or y in these ways does not change the value.
+        split: split(shapes, **options) returns fn as a `SplitMeasure`, given the shapes of all representations to be
+            compared and the options of fn. It returns the same object for the same arguments.
+        one_map_size: whether fn rejects maps of different sizes, since by default pixels are its samples.
+        zero_channels: whether appending zero channels to x or to y does not change the value.
     """
 
     name: str
@@ -50,22 +52,23 @@ class Measure:
     kind: str
     symmetric: bool
     invariances: frozenset[str]
-    factor: Callable[..., Factored] | None = None
+    split: Callable[..., SplitMeasure] | None = None
     one_map_size: bool = False
     zero_channels: bool = False
 
     def __post_init__(self):
         if self.kind not in ("similarity", "distance"):
-            raise ValueError(f"kind: got {self.kind!r}, must be 'similarity' or 'distance'")
+            raise ValueError(f"kind: got {self.kind!r}, expected 'similarity' or 'distance'")
         unknown = self.invariances - INVARIANCES.keys()
         if unknown:
-            raise ValueError(f"invariances: {sorted(unknown)} are not known; see INVARIANCES")
+            raise ValueError(f"invariances: got {sorted(unknown)}, expected names in INVARIANCES")
 
 
-def table(*groups: tuple[Measure, ...]) -> dict[str, Measure]:
-    """Measures by name, from the `MEASURES` of several modules."""
-    measures = [measure for group in groups for measure in group]
+def table(*tuples: tuple[Measure, ...]) -> dict[str, Measure]:
+    """Return measures by name, from the `MEASURES` tuples of several modules."""
+    measures = [measure for measures in tuples for measure in measures]
     names = [measure.name for measure in measures]
     if len(set(names)) < len(names):
-        raise ValueError(f"names: {sorted(name for name in set(names) if names.count(name) > 1)} are there twice")
+        repeated = sorted(name for name in set(names) if names.count(name) > 1)
+        raise ValueError(f"names: got {repeated} more than once, expected unique names")
     return dict(zip(names, measures, strict=True))

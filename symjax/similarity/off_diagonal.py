@@ -1,9 +1,9 @@
-"""Sums over pairs of different examples for linear kernels, from features alone and without the kernels' diagonals.
+"""Sums over pairs of different examples for linear kernels, from features and without the kernels' diagonals.
 
-|X'Y|^2 is a sum over all pairs of examples, and less its diagonal it is the sum over different ones. One example of
-huge norm makes both of the order of the fourth power of that norm, and of their difference no digit is left. Here the
-diagonal is never added: the examples come in blocks, each with what came before. So the sums of a kernel with itself
-have terms of one sign alone. What is kept of all examples (`Sums`) can be merged, moved and scaled.
+|X'Y|^2 is a sum over all pairs of examples. Less its diagonal it is the sum over different ones. One huge example makes
+both of the order of the fourth power of its norm, and their difference loses all digits. Here the diagonal is never
+added: examples are processed in blocks, each with all previous ones. The sums of a kernel with itself then have terms
+of one sign only. The sums of all examples (`OffDiagonalSums`) can be merged, translated and scaled.
 """
 
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 
-_BLOCK = 128  # examples at once, at least
+_BLOCK = 128  # smallest number of examples per block
 
 
-class Sums(NamedTuple):
-    """Of examples z_i = (x_i, y_i) with D = p + q features.
+class OffDiagonalSums(NamedTuple):
+    """Sums over examples z_i = (x_i, y_i) with D = p + q features.
 
-    K_ij = <x_i, x_j> and L_ij = <y_i, y_j> count for i != j alone; row i of `r` (n, 2) has their sums over j.
+    K_ij = <x_i, x_j> and L_ij = <y_i, y_j> are summed over i != j only. Row i of `r` (n, 2) has their sums over j.
     """
 
     total: jax.Array  # (D,), sum of z_i
@@ -31,43 +31,46 @@ class Sums(NamedTuple):
     squares: jax.Array  # (2, 2), sum over i != j of (K_ij, L_ij) (K_ij, L_ij)'
 
 
-def no_sums(width, dtype):
-    shapes = Sums((width,), (width, width), (2,), (2, width), (2, 2), (2, 2))
-    return Sums(*(jnp.zeros(shape, dtype) for shape in shapes))
+def zero_sums(width, dtype):
+    shapes = OffDiagonalSums((width,), (width, width), (2,), (2, width), (2, 2), (2, 2))
+    return OffDiagonalSums(*(jnp.zeros(shape, dtype) for shape in shapes))
 
 
 def sums_of(x, y):
-    """The `Sums` of x (n, p) and y (n, q)."""
+    """Return the `OffDiagonalSums` of x (n, p) and y (n, q)."""
     n, widths = len(x), (x.shape[1], y.shape[1])
     z = jnp.concatenate([x, y], 1)
-    # With a quarter of D examples at once, what derivatives in reverse keep of all blocks is 4 times the data.
+    # With D / 4 examples per block, reverse-mode derivatives store 4 times the data.
     block = min(n, max(_BLOCK, sum(widths) // 4))
     blocks = jnp.pad(z, ((0, -n % block), (0, 0))).reshape(-1, block, sum(widths))
     totals = blocks.sum(1)
-    # Not the total less those of the block itself, which would cancel.
-    others = _before(totals) + _before(totals[::-1])[::-1]
+    # Not the total less the block's own sum, which would cancel.
+    other_totals = _sums_before(totals) + _sums_before(totals[::-1])[::-1]
 
-    def step(before, rows):
-        block, others = rows
+    def step(products_before, rows):
+        block, other_totals = rows
         kernels = jnp.where(jnp.eye(len(block), dtype=bool), 0, _kernels(block, block, widths))
-        rows = kernels.sum(2).T + matmul(block, _masked(others, widths).T)
+        rows = kernels.sum(2).T + matmul(block, _split_sides(other_totals, widths).T)
         inside = jnp.einsum("kij,lij->kl", kernels, kernels, precision="highest")
-        return before + matmul(block.T, block), (rows, inside + 2 * _between(before, block, widths))
+        return products_before + matmul(block.T, block), (
+            rows,
+            inside + 2 * _cross_products(products_before, block, widths),
+        )
 
-    products, (rows, squares) = lax.scan(step, jnp.zeros((sum(widths),) * 2, z.dtype), (blocks, others))
+    products, (rows, squares) = lax.scan(step, jnp.zeros((sum(widths),) * 2, z.dtype), (blocks, other_totals))
     rows = rows.reshape(-1, 2)[:n]
-    return Sums(z.sum(0), products, rows.sum(0), matmul(rows.T, z), matmul(rows.T, rows), squares.sum(0))
+    return OffDiagonalSums(z.sum(0), products, rows.sum(0), matmul(rows.T, z), matmul(rows.T, rows), squares.sum(0))
 
 
-def merged(a, b, widths):
-    """The `Sums` of the examples of both."""
-    a_total, b_total = (_masked(part.total, widths) for part in (a, b))
+def merge_sums(a, b, widths):
+    """Return the `OffDiagonalSums` of the examples of a and b together."""
+    a_total, b_total = (_split_sides(part.total, widths) for part in (a, b))
 
-    def with_others(part, other):
-        """Rows of `part` grow by the products of its examples with the sum of the others."""
+    def add_other_rows(part, other):
+        """Add to the rows of `part` the products of its examples with the sum of the others."""
         change = matmul(other, part.products)
         crossed = matmul(part.row_products, other.T)
-        return Sums(
+        return OffDiagonalSums(
             part.total,
             part.products,
             part.rows + matmul(other, part.total[:, None])[:, 0],
@@ -76,19 +79,19 @@ def merged(a, b, widths):
             part.squares,
         )
 
-    both = jax.tree.map(jnp.add, with_others(a, b_total), with_others(b, a_total))
+    both = jax.tree.map(jnp.add, add_other_rows(a, b_total), add_other_rows(b, a_total))
     between = [
         [(left * right).sum() for left, right in zip(*rows, strict=True)]
-        for rows in zip(_parts(a.products, widths), _parts(b.products, widths), strict=True)
+        for rows in zip(_blocks(a.products, widths), _blocks(b.products, widths), strict=True)
     ]
     return both._replace(squares=both.squares + 2 * jnp.stack([jnp.stack(row) for row in between]))
 
 
-def moved(sums, n, by, widths):
-    """The `Sums` of n examples z_i + by."""
-    shifts = _masked(by, widths)  # (2, D)
+def translate_sums(sums, n, by, widths):
+    """Return the `OffDiagonalSums` of n examples z_i + by."""
+    shifts = _split_sides(by, widths)  # (2, D)
     half = (shifts * shifts).sum(1) / 2
-    along = matmul(shifts, sums.total[:, None])[:, 0]  # sum over i of what r_i and K_ij change by, for each example
+    along = matmul(shifts, sums.total[:, None])[:, 0]  # sum over i of shifts z_i
     spread = matmul(shifts, sums.products)  # (2, D)
     # r_i becomes r_i + (n - 2) shifts z_i + level.
     level = along + (n - 1) * 2 * half
@@ -101,7 +104,7 @@ def moved(sums, n, by, widths):
     sides = crossed + sums.rows[:, None] * half[None, :]
     of_sides = squared + along[:, None] * half[None, :] + half[:, None] * along[None, :] + n * jnp.outer(half, half)
     totals = along + n * half
-    return Sums(
+    return OffDiagonalSums(
         sums.total + n * by,
         sums.products + jnp.outer(sums.total, by) + jnp.outer(by, sums.total) + n * jnp.outer(by, by),
         rows,
@@ -116,11 +119,11 @@ def moved(sums, n, by, widths):
     )
 
 
-def scaled(sums, by, widths):
-    """The `Sums` of (x_i by_0, y_i by_1)."""
+def scale_sums(sums, by, widths):
+    """Return the `OffDiagonalSums` of (x_i by_0, y_i by_1)."""
     each, square = jnp.repeat(by, jnp.array(widths), total_repeat_length=sum(widths)), by**2
     outer = jnp.outer(square, square)
-    return Sums(
+    return OffDiagonalSums(
         sums.total * each,
         sums.products * each[:, None] * each[None],
         sums.rows * square,
@@ -130,42 +133,42 @@ def scaled(sums, by, widths):
     )
 
 
-def products_of_kernels(sums, n, estimator, widths):
-    """(2, 2): `hsic` of the kernels of x and of y with themselves and with each other, up to `pairs`."""
+def centred_products(sums, n, estimator, widths):
+    """Return (2, 2): `hsic` of the kernels of x and of y with themselves and with each other, times `normalizer`."""
     if estimator == "song":
         rows = jnp.outer(sums.rows / (n - 1), sums.rows / (n - 2))
         return sums.squares - 2 / (n - 2) * sums.row_squares + rows
-    sums = moved(sums, n, -sums.total / n, widths)
+    sums = translate_sums(sums, n, -sums.total / n, widths)
     if estimator == "lange":
         return sums.squares
-    return jnp.stack([jnp.stack([(part**2).sum() for part in row]) for row in _parts(sums.products, widths)])
+    return jnp.stack([jnp.stack([(part**2).sum() for part in row]) for row in _blocks(sums.products, widths)])
 
 
-def _before(totals):
-    """Of each row, the sum of those above it."""
+def _sums_before(totals):
+    """Return for each row the sum of the rows above it."""
     return jnp.concatenate([jnp.zeros_like(totals[:1]), jnp.cumsum(totals[:-1], 0)])
 
 
-def _masked(total, widths):
-    """(2, D): of x alone, and of y alone."""
+def _split_sides(total, widths):
+    """Return (2, D): the entries of x with zeros for y, and those of y with zeros for x."""
     side = jnp.arange(2).repeat(jnp.array(widths), total_repeat_length=sum(widths))
     return jnp.where(side[None] == jnp.arange(2)[:, None], total[None], 0)
 
 
 def _kernels(a, b, widths):
-    """(2, i, j), K and L of rows of a and of b."""
+    """Return (2, i, j), the kernels K and L between rows of a and of b."""
     (a_x, a_y), (b_x, b_y) = (jnp.split(side, [widths[0]], 1) for side in (a, b))
     return jnp.stack([matmul(a_x, b_x.T), matmul(a_y, b_y.T)])
 
 
-def _parts(products, widths):
-    """Blocks of (D, D): of x and x, x and y; y and x, y and y."""
+def _blocks(products, widths):
+    """Return the blocks of (D, D): x with x, x with y; y with x, y with y."""
     return [jnp.split(rows, [widths[0]], 1) for rows in jnp.split(products, [widths[0]], 0)]
 
 
-def _between(products, block, widths):
-    """(2, 2), sums over the rows of a block and all that is in `products`."""
+def _cross_products(products, block, widths):
+    """Return (2, 2), sums over the pairs of a block's rows and all examples in `products`."""
     sides = jnp.split(block, [widths[0]], 1)
-    parts = _parts(products, widths)
+    parts = _blocks(products, widths)
     xx, xy, yy = ((matmul(sides[k], parts[k][m]) * sides[m]).sum() for k, m in ((0, 0), (0, 1), (1, 1)))
     return jnp.stack([jnp.stack([xx, xy]), jnp.stack([xy, yy])])

@@ -1,9 +1,9 @@
-"""A `Factored` measure on all wanted pairs of many representations, in blocks that fit in memory, on all devices.
+"""Evaluate a `SplitMeasure` on requested pairs of many representations, in blocks that fit in memory, on all devices.
 
-Each representation is prepared once (once more where maps meet others of a size that does not divide theirs, for each
-two blocks), and the results lie on the host. Then, for two blocks of prepared representations
-at a time, sent to all devices, the wanted pairs are covered with square tiles: a tile is one matrix product (of Fourier
-CCA one at each frequency), followed by the small work of its pairs. Devices share the tiles.
+Each representation is prepared once, and the results stay on the host. (Maps whose size neither divides nor is divided
+by that of the other side are prepared again for each pair of blocks.) For two blocks of prepared representations at a
+time, copied to all devices, the requested pairs are covered with square tiles. A tile is one matrix product (for
+Fourier CCA one per frequency) followed by the small computation for each of its pairs. Devices share the tiles.
 """
 
 import math
@@ -17,24 +17,24 @@ from jax import lax
 
 from symjax import parallel
 from symjax.memory import num_bytes
-from symjax.similarity.alignment import enlarged
-from symjax.similarity.channels import common_width, widened
-from symjax.similarity.meeting import Part, common_size
+from symjax.similarity.alignment import enlarge
+from symjax.similarity.channels import common_width, pad_channels
+from symjax.similarity.pair_product import Prepared, larger_size
 
-WIDTH = 512  # of a tile, in rows of its product: wider ones are not faster
-EDGE = 64  # of a tile, in representations
-PRODUCT = 2**24  # numbers in the product of a tile: of maps there may be one at each frequency
-WASTE = 1.25  # how many pairs may be computed for one that is wanted
-PREPARED_AT_ONCE = 2**26  # bytes of representations
+TILE_WIDTH = 512  # largest number of rows of a tile's product; wider products are not faster
+TILE_EDGE = 64  # largest number of representations on one side of a tile
+MAX_PRODUCT = 2**24  # largest number of entries of a tile's products (Fourier CCA has one product per frequency)
+MAX_WASTE = 1.25  # largest ratio of computed to requested pairs
+CHUNK_BYTES = 2**26  # size of the representations that are prepared at once
 
 
 @dataclass(frozen=True)
-class Zoo:
-    """Representations by layer and model; the number of a representation is layer * models + model."""
+class Representations:
+    """Representations by layer and model; representation `index` is layer * models + model."""
 
-    arrays: tuple  # for each layer (models, n, d) or (models, n, h, w, c), of real numbers
-    dtype: np.dtype  # in which to compute
-    widened: bool = False  # whether zero channels are added up to a common width, so that a few programs do
+    arrays: tuple  # for each layer (models, n, d) or (models, n, h, w, c), real
+    dtype: np.dtype  # dtype of the computation
+    padded: bool = False  # whether zero channels are appended up to a common width, to share compiled programs
 
     @property
     def models(self):
@@ -44,188 +44,209 @@ class Zoo:
     def size(self):
         return len(self.arrays) * self.models
 
-    def one(self, number):
-        layer, model = divmod(number, self.models)
+    def array_at(self, index):
+        layer, model = divmod(index, self.models)
         return jnp.asarray(np.asarray(self.arrays[layer][model]), self.dtype)
 
 
 @dataclass(frozen=True)
 class Block:
-    numbers: np.ndarray  # of its representations
-    part: Part  # prepared, with a leading axis
+    """Prepared representations with equal shapes."""
+
+    indices: np.ndarray  # of the block's representations
+    prepared: Prepared  # with a leading axis, one entry for each representation
 
 
-def prepare(factored, zoo, memory, devices, size=None):
-    """Blocks of representations prepared alike, each taking a share of `memory`; and for each layer the widths."""
-    layers = [_prepared(factored, array, zoo, devices, size) for array in zoo.arrays]
-    kinds = {}
-    for layer, part in enumerate(layers):
-        kinds.setdefault(str(jax.tree.map(lambda leaf: leaf.shape[1:], part)), []).append(layer)
+def prepare(split, representations, memory, devices, size=None):
+    """Return blocks of prepared representations, each with a share of `memory`, and each layer's largest width."""
+    layers = [_prepare_layer(split, array, representations, devices, size) for array in representations.arrays]
+    layers_by_shape = {}
+    for layer, prepared in enumerate(layers):
+        layers_by_shape.setdefault(str(jax.tree.map(lambda leaf: leaf.shape[1:], prepared)), []).append(layer)
     blocks = []
-    for alike in kinds.values():
-        numbers = np.concatenate([layer * zoo.models + np.arange(zoo.models) for layer in alike])
-        part = jax.tree.map(_joined, *(layers[layer] for layer in alike))
-        # Two blocks are held at once, and at worst a copy of each as a tile.
-        step = max(1, int(memory // (4 * num_bytes(jax.tree.map(lambda leaf: leaf[0], part)))))
-        for start in range(0, len(numbers), step):
+    for same_shapes in layers_by_shape.values():
+        indices = np.concatenate(
+            [layer * representations.models + np.arange(representations.models) for layer in same_shapes]
+        )
+        prepared = jax.tree.map(_concatenate, *(layers[layer] for layer in same_shapes))
+        # Two blocks are in memory at once, and in the worst case one copy of each as a tile.
+        step = max(1, int(memory // (4 * num_bytes(jax.tree.map(lambda leaf: leaf[0], prepared)))))
+        for start in range(0, len(indices), step):
             rows = slice(start, start + step)
-            blocks.append(Block(numbers[rows], parallel.take(part, rows)))
-    return blocks, [None if factored.width is None else factored.width(part.rest).max() for part in layers]
+            blocks.append(Block(indices[rows], parallel.take(prepared, rows)))
+    return blocks, [
+        None if split.num_directions is None else split.num_directions(prepared.aux).max() for prepared in layers
+    ]
 
 
-def _joined(*leaves):
+def _concatenate(*leaves):
     return leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
 
 
-def _prepared(factored, array, zoo, devices, size):
-    """The `Part`s of an array of `zoo`, (M, n, ...), with a leading axis M, on the host."""
-    dtype, width = zoo.dtype, array.shape[-1]
+def _prepare_layer(split, array, representations, devices, size):
+    """Return the `Prepared` representations of one array (models, n, ...), with a leading axis, on the host."""
+    dtype, width = representations.dtype, array.shape[-1]
     count, each = len(array), array[0].size * dtype.itemsize
     devices = devices[:count]
-    at_once = min(count, max(1, PREPARED_AT_ONCE // each))
-    at_once = -(-at_once // len(devices)) * len(devices)
-    program = _prepare_program(factored, size, devices)
-    found = []
-    for start in range(0, count, at_once):
-        chunk = array[start : start + at_once]
-        if len(chunk) < at_once:  # filled up, so that one program does for all
-            chunk = array[np.minimum(np.arange(start, start + at_once), count - 1)]
+    chunk_size = min(count, max(1, CHUNK_BYTES // each))
+    chunk_size = -(-chunk_size // len(devices)) * len(devices)
+    program = _prepare_program(split, size, devices)
+    chunks = []
+    for start in range(0, count, chunk_size):
+        chunk = array[start : start + chunk_size]
+        if len(chunk) < chunk_size:  # padded, so that one compiled program serves all chunks
+            chunk = array[np.minimum(np.arange(start, start + chunk_size), count - 1)]
         chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
-        if zoo.widened and common_width(width) != width:
-            chunk = widened(np.asarray(chunk), common_width(width))
-        found.append(jax.device_get(program(chunk, ())))
-    return jax.tree.map(lambda *leaves: _joined(*leaves)[:count], *found)
+        if representations.padded and common_width(width) != width:
+            chunk = pad_channels(np.asarray(chunk), common_width(width))
+        chunks.append(jax.device_get(program(chunk, ())))
+    return jax.tree.map(lambda *leaves: _concatenate(*leaves)[:count], *chunks)
 
 
 @lru_cache(maxsize=64)
-def _prepare_program(factored, size, devices):
-    def one(x, _):
-        return factored.prepare(x if size is None else enlarged(x, size))
+def _prepare_program(split, size, devices):
+    def prepare_one(x, _):
+        return split.prepare(x if size is None else enlarge(x, size))
 
-    # One after another on every backend: what is done depends on the data.
-    return parallel.over_members(one, _one_by_one(), devices=devices)
+    # Sequential on every backend: the branches taken depend on the data.
+    return parallel.over_members(prepare_one, _sequential_execution(), devices=devices)
 
 
-def _one_by_one():
+def _sequential_execution():
     return replace(parallel.default_execution(), members="map")
 
 
-def all_pairs(factored, a, b, wanted, symmetric, devices, prepared):
-    """Values (a.size, b.size), NaN where not `wanted` (booleans of that shape).
+def all_pairs(split, a, b, mask, symmetric, devices, prepared):
+    """Return values (a.size, b.size), NaN where `mask` is false.
 
-    a, b: each a `Zoo`; the same one for pairs among themselves, where for a symmetric measure `wanted` is symmetric,
-        and only one of (i, j) and (j, i) is computed.
-    prepared: what `prepare` made of a and of b.
+    Args:
+        split: `SplitMeasure`.
+        a, b: `Representations`. The same object stands for pairs within one set. Then, for a symmetric measure, `mask`
+            is symmetric, and only one of (i, j) and (j, i) is computed.
+        mask: booleans (a.size, b.size), the requested pairs.
+        symmetric: whether the measure is symmetric.
+        devices: tuple of devices.
+        prepared: the blocks that `prepare` returned for a and for b.
     """
-    once = symmetric and a is b
-    values, done = np.full(wanted.shape, np.nan, a.dtype), np.zeros(wanted.shape, bool)
+    upper_only = symmetric and a is b
+    values, computed = np.full(mask.shape, np.nan, a.dtype), np.zeros(mask.shape, bool)
     for i, left in enumerate(prepared[0]):
-        left_sent = parallel.replicate(left.part, devices)
+        left_on_devices = parallel.replicate(left.prepared, devices)
         for j, right in enumerate(prepared[1]):
-            here = np.ix_(left.numbers, right.numbers)
-            mask = wanted[here]
-            if once and i == j:
-                mask = np.triu(mask)
-            if (once and j < i) or not mask.any():
+            place = np.ix_(left.indices, right.indices)
+            block_mask = mask[place]
+            if upper_only and i == j:
+                block_mask = np.triu(block_mask)
+            if (upper_only and j < i) or not block_mask.any():
                 continue
-            sent = left_sent, left_sent if right is left else parallel.replicate(right.part, devices)
-            size = _too_odd(factored, left, right)
+            on_devices = (
+                left_on_devices,
+                left_on_devices if right is left else parallel.replicate(right.prepared, devices),
+            )
+            size = _size_to_enlarge_to(split, left, right)
             if size:
-                sent = (_again(factored, *side, size, devices) for side in ((a, left), (b, right)))
-            values[here] = np.where(mask, _between(factored, *sent, mask, devices), values[here])
-            done[here] |= mask
-    return np.where(done, values, values.T) if once else values
+                on_devices = (_prepare_enlarged(split, *side, size, devices) for side in ((a, left), (b, right)))
+            block_values = _block_values(split, *on_devices, block_mask, devices)
+            values[place] = np.where(block_mask, block_values, values[place])
+            computed[place] |= block_mask
+    return np.where(computed, values, values.T) if upper_only else values
 
 
-def _too_odd(factored, left, right):
-    """The size to enlarge maps to before they are prepared, where neither size divides the other; otherwise None."""
-    a, b = _one(left.part), _one(right.part)
-    return common_size(a.data.shape, b.data.shape) if factored.meeting.size(a, b) is None else None
+def _size_to_enlarge_to(split, left, right):
+    """Return the map size to enlarge to before preparation where neither size divides the other, else None."""
+    a, b = _single_shapes(left.prepared), _single_shapes(right.prepared)
+    return larger_size(a.data.shape, b.data.shape) if split.product.size(a, b) is None else None
 
 
-def _again(factored, zoo, block, size, devices):
-    numbers = (divmod(number, zoo.models) for number in block.numbers)
-    parts = [_prepared(factored, zoo.arrays[layer][model][None], zoo, devices, size) for layer, model in numbers]
-    return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), devices)
+def _prepare_enlarged(split, representations, block, size, devices):
+    """Return the block's representations, prepared again after enlarging their maps to `size`."""
+    layers_and_models = (divmod(index, representations.models) for index in block.indices)
+    prepared = [
+        _prepare_layer(split, representations.arrays[layer][model][None], representations, devices, size)
+        for layer, model in layers_and_models
+    ]
+    return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *prepared), devices)
 
 
-def _between(factored, a, b, wanted, devices):
-    """Values of the pairs of two prepared blocks on the devices, right where `wanted`."""
-    size = factored.meeting.size(_one(a), _one(b))
-    meeting = tuple(part._replace(data=_shrunk(factored.meeting, part.data, size)) for part in (a, b))
-    of_a_pair = jax.eval_shape(factored.meeting.product, *(part.data[:1] for part in meeting)).size
-    widest = min(EDGE, WIDTH // max(a.data.shape[1], b.data.shape[1]), math.isqrt(PRODUCT // of_a_pair))
-    edges = _edges(wanted, widest)
-    starts = _tiles(wanted, edges)
-    tiles = np.asarray(_tile_program(factored, edges, devices)(starts, meeting))
-    values = np.zeros(wanted.shape, tiles.dtype)
+def _block_values(split, a, b, mask, devices):
+    """Return values for the pairs of two prepared blocks; entries outside of `mask` are arbitrary."""
+    size = split.product.size(_single_shapes(a), _single_shapes(b))
+    sides = tuple(prepared._replace(data=_downsample(split.product, prepared.data, size)) for prepared in (a, b))
+    numbers_per_pair = jax.eval_shape(split.product.multiply, *(prepared.data[:1] for prepared in sides)).size
+    max_edge = min(
+        TILE_EDGE, TILE_WIDTH // max(a.data.shape[1], b.data.shape[1]), math.isqrt(MAX_PRODUCT // numbers_per_pair)
+    )
+    edges = _edges(mask, max_edge)
+    starts = _tiles(mask, edges)
+    tiles = np.asarray(_tile_program(split, edges, devices)(starts, sides))
+    values = np.zeros(mask.shape, tiles.dtype)
     for (i, j), tile in zip(starts, tiles, strict=True):
         values[i : i + edges[0], j : j + edges[1]] = tile
-    if factored.exact is not None:
-        doubtful = np.argwhere(wanted & np.asarray(factored.doubtful(values)))
-        program, at_once = _exact_program(factored, devices), len(devices)
-        for start in range(0, len(doubtful), at_once):
-            some = doubtful[np.minimum(np.arange(start, start + at_once), len(doubtful) - 1)]
-            values[tuple(some.T)] = np.asarray(program(some.astype(np.int32), (a, b)))
+    if split.exact is not None:
+        inaccurate = np.argwhere(mask & np.asarray(split.is_inaccurate(values)))
+        program, at_once = _exact_program(split, devices), len(devices)
+        for start in range(0, len(inaccurate), at_once):
+            indices = inaccurate[np.minimum(np.arange(start, start + at_once), len(inaccurate) - 1)]
+            values[tuple(indices.T)] = np.asarray(program(indices.astype(np.int32), (a, b)))
     return values
 
 
-def _one(part):
-    """The shapes of one `Part` of many."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), part)
+def _single_shapes(prepared):
+    """Return the shapes of one `Prepared` of a batch."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), prepared)
 
 
 @partial(jax.jit, static_argnums=(0, 2))
-def _shrunk(meeting, data, size):
-    return meeting.shrunk(data, size)
+def _downsample(product, data, size):
+    return product.downsample(data, size)
 
 
-def _edges(wanted, widest):
-    """Representations on the two sides of a tile: as many, up to `widest`, as make few pairs that are not wanted."""
-    edge = 2 ** int(np.log2(max(1, min(widest, max(wanted.shape)))))
+def _edges(mask, max_edge):
+    """Return the two edges of a tile, in representations: the largest up to `max_edge` with few unrequested pairs."""
+    edge = 2 ** int(np.log2(max(1, min(max_edge, max(mask.shape)))))
     while edge > 1:
-        edges = tuple(min(edge, count) for count in wanted.shape)
-        if len(_tiles(wanted, edges)) * edges[0] * edges[1] <= WASTE * wanted.sum():
+        edges = tuple(min(edge, count) for count in mask.shape)
+        if len(_tiles(mask, edges)) * edges[0] * edges[1] <= MAX_WASTE * mask.sum():
             return edges
         edge //= 2
     return (1, 1)
 
 
-def _tiles(wanted, edges):
-    """Where tiles begin that hold everything wanted; the last ones are moved to end where the blocks end."""
-    missing = [-count % edge for count, edge in zip(wanted.shape, edges, strict=True)]
-    padded = np.pad(wanted, [(0, missing[0]), (0, missing[1])])
+def _tiles(mask, edges):
+    """Return first indices (tiles, 2) of tiles that cover the mask; the last ones are shifted to end with the block."""
+    missing = [-count % edge for count, edge in zip(mask.shape, edges, strict=True)]
+    padded = np.pad(mask, [(0, missing[0]), (0, missing[1])])
     rows, columns = (size // edge for size, edge in zip(padded.shape, edges, strict=True))
-    some = padded.reshape(rows, edges[0], columns, edges[1]).any((1, 3))
-    return np.minimum(np.argwhere(some) * edges, np.subtract(wanted.shape, edges)).astype(np.int32)
+    occupied = padded.reshape(rows, edges[0], columns, edges[1]).any((1, 3))
+    return np.minimum(np.argwhere(occupied) * edges, np.subtract(mask.shape, edges)).astype(np.int32)
 
 
 @lru_cache(maxsize=256)
-def _tile_program(factored, edges, devices):
-    return parallel.over_members(partial(_tile, factored, edges), _one_by_one(), devices=devices)
+def _tile_program(split, edges, devices):
+    return parallel.over_members(partial(_tile, split, edges), _sequential_execution(), devices=devices)
 
 
-def _tile(factored, edges, start, parts):
-    """Values of the pairs of a tile."""
+def _tile(split, edges, start, sides):
+    """Return the values of the pairs of a tile."""
     a, b = (
-        jax.tree.map(lambda leaf, i=i, edge=edge: lax.dynamic_slice_in_dim(leaf, i, edge), part)
-        for part, i, edge in zip(parts, start, edges, strict=True)
+        jax.tree.map(lambda leaf, i=i, edge=edge: lax.dynamic_slice_in_dim(leaf, i, edge), prepared)
+        for prepared, i, edge in zip(sides, start, edges, strict=True)
     )
-    cross = factored.meeting.product(a.data, b.data)
+    cross = split.product.multiply(a.data, b.data)
     rows, columns = jnp.repeat(jnp.arange(edges[0]), edges[1]), jnp.tile(jnp.arange(edges[1]), edges[0])
 
     def finish(pair):
         i, j = pair
-        return factored.finish(cross[i, j], parallel.take(a.rest, i), parallel.take(b.rest, j))
+        return split.finish(cross[i, j], parallel.take(a.aux, i), parallel.take(b.aux, j))
 
-    # On a CPU one after the other: jaxlib decomposes a batch on the threads that run the program, and waits there, so
-    # that two devices that decompose a batch each can wait for ever.
+    # On CPU sequentially: jaxlib decomposes a batch on the threads that run the program and blocks them meanwhile. Two
+    # devices that each decompose a batch can deadlock.
     return parallel.each(finish, parallel.default_execution())((rows, columns)).reshape(edges)
 
 
 @lru_cache(maxsize=256)
-def _exact_program(factored, devices):
-    def pair(index, parts):
-        return factored.directly(*(parallel.take(part, i) for part, i in zip(parts, index, strict=True)))
+def _exact_program(split, devices):
+    def pair(index, sides):
+        return split.compare_exactly(*(parallel.take(prepared, i) for prepared, i in zip(sides, index, strict=True)))
 
-    return parallel.over_members(pair, _one_by_one(), devices=devices)
+    return parallel.over_members(pair, _sequential_execution(), devices=devices)

@@ -1,4 +1,4 @@
-"""What `pairwise` returns: values with their labels."""
+"""The result of `pairwise`: values with their labels."""
 
 from dataclasses import dataclass, field
 
@@ -13,10 +13,13 @@ from symjax.spelling import one_line
 class Pairwise:
     """A measure between every layer of every model of side a and every layer of every model of side b.
 
-    values: (layers a, models a, layers b, models b): `values[k, i, l, j]` is the measure of layer k of model i (its
-        first argument) and layer l of model j. NaN where it was not computed, and where it is not defined.
-    computed: of the same shape, which were computed: what tells both kinds of NaN apart.
-    one_set: whether side b is side a, so that models of one label are one model.
+    Attributes:
+        measure: name of the measure.
+        values: (layers a, models a, layers b, models b). `values[k, i, l, j]` is the measure of layer k of model i
+            (first argument) and layer l of model j. NaN where it was not computed and where it is not defined.
+        computed: booleans of the same shape, true where the value was computed.
+        layers_a, models_a, layers_b, models_b: labels of the axes.
+        one_set: whether side b is side a, so that equal labels mean the same model.
     """
 
     measure: str
@@ -31,24 +34,25 @@ class Pairwise:
     __repr__ = one_line
 
     def select(self, *, layer_a=None, model_a=None, layer_b=None, model_b=None):
-        """`values` at the labels given; their axes are left out, the others stay in order.
+        """Return `values` at the given labels; axes with a label are removed, the others keep their order.
 
         Raises:
-            InputError: a label that is not there.
+            InputError: unknown label.
         """
-        given = (("layer_a", layer_a), ("model_a", model_a), ("layer_b", layer_b), ("model_b", model_b))
+        requested = (("layer_a", layer_a), ("model_a", model_a), ("layer_b", layer_b), ("model_b", model_b))
         index = tuple(
             slice(None) if label is None else position(name, label, labels)
-            for (name, label), labels in zip(given, self._labels(), strict=True)
+            for (name, label), labels in zip(requested, self._labels(), strict=True)
         )
         return self.values[index]
 
     def to_frame(self):
-        """One row for each computed value: model_a, layer_a, model_b, layer_b, measure, value, same_model.
+        """Return a data frame with one row for each computed value.
 
-        same_model is true where a model is compared with itself: of means over pairs of models take these rows out.
+        Its columns are model_a, layer_a, model_b, layer_b, measure, value and same_model. same_model is true where a
+        model is compared with itself; exclude these rows from means over pairs of models.
         """
-        import pandas as pd  # not above: `import symjax` goes without it
+        import pandas as pd  # imported here: `import symjax` does not need it
 
         where = np.nonzero(self.computed)
         layer_a, model_a, layer_b, model_b = (
@@ -63,8 +67,8 @@ class Pairwise:
 
 
 def position(name, label, labels):
-    """Where `label` is among `labels`, or an `InputError` about the argument `name`."""
+    """Return the index of `label` in `labels`, or raise an `InputError` about the argument `name`."""
     if not can_be_key(label) or label not in labels:
         shown = ", ".join(map(repr, labels[:20])) + (", ..." if len(labels) > 20 else "")
-        raise InputError(f"{name}: {short(label)} is not known; there are {shown}")
+        raise InputError(f"{name}: got {short(label)}, expected one of {shown}")
     return labels.index(label)

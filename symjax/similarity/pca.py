@@ -1,4 +1,4 @@
-"""Principal component analysis, and the projection onto the directions that explain a share of the variance."""
+"""Principal component analysis, and projection to the directions that explain a share of the variance."""
 
 import math
 from typing import NamedTuple
@@ -11,40 +11,59 @@ from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.inputs import as_matrix
-from symjax.similarity.linalg import masked, narrow, once_differentiated, reciprocal, triangular, widen
+from symjax.similarity.linalg import (
+    first_order_only,
+    from_row_space,
+    masked,
+    reciprocal,
+    to_row_space,
+    triangular_factor,
+)
 from symjax.spelling import one_line
 
 
 class PCA(NamedTuple):
-    """Components are columns: (x - mean) @ components are the scores. k = min(n, d)."""
+    """Principal components, as columns: (x - mean) @ components are the scores. k = min(n, d)."""
 
     components: jax.Array  # (d, k), orthonormal
-    variances: jax.Array  # (k,), of the scores, descending, with n - 1
-    ratios: jax.Array  # (k,), of the total variance; NaN where that is 0
+    variances: jax.Array  # (k,), of the scores, descending, with divisor n - 1
+    ratios: jax.Array  # (k,), shares of the total variance; NaN where that is 0
     mean: jax.Array  # (d,)
 
     __repr__ = one_line
 
 
 def pca(x, *, maps="pixels", layout=None):
-    """Principal component analysis: orthonormal directions of descending variance.
+    """Compute the principal components: orthonormal directions of descending variance.
 
-    Variances are s_i^2 / (n - 1) with s_i the singular values of the centred data (Pearson 1901), never eigenvalues of
-    a covariance matrix, so small ones are right too. The sign of a component is not determined.
+    Variances are s_i^2 / (n - 1), with s_i the singular values of the centred data. They are never computed as
+    eigenvalues of a covariance matrix, so small ones are accurate. The sign of a component is not determined.
 
-    Derivatives: of variances and ratios anywhere; of components where variances are distinct and, if n < d, within the
-    span of the data.
+    Derivatives are defined for variances and ratios everywhere, for components where variances are distinct, and within
+    the span of the data if n < d.
 
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
-        maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         `PCA`.
 
     Raises:
         InputError: x not as above, fewer than 2 samples; concrete NaN or infinite entries.
+
+    Reference: Pearson 1901.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pca
+        >>> x = np.random.default_rng(0).normal(size=(16, 1)) * [3, 4, 0, 0]
+        >>> result = pca(x)
+        >>> result.ratios.round(4).tolist()
+        [1.0, 0.0, 0.0, 0.0]
+        >>> print(np.abs(np.asarray(result.components[:, 0])).round(4))
+        [0.6 0.8 0.  0. ]
     """
     return _pca(as_matrix(x, "x", maps, layout=layout))
 
@@ -53,10 +72,10 @@ def pca(x, *, maps="pixels", layout=None):
 def _pca(x):
     centred, mean = centre(x)
     size = magnitude(centred)
-    reduced, q = narrow(centred / size)
-    _, s, vt = jnp.linalg.svd(triangular(reduced), full_matrices=False)
+    reduced, q = to_row_space(centred / size)
+    _, s, vt = jnp.linalg.svd(triangular_factor(reduced), full_matrices=False)
     variances = s**2 / (x.shape[0] - 1)
-    return PCA(widen(vt.T, q), variances * size * size, variances / variances.sum(), mean)
+    return PCA(from_row_space(vt.T, q), variances * size * size, variances / variances.sum(), mean)
 
 
 def check_variance(variance):
@@ -64,32 +83,35 @@ def check_variance(variance):
 
 
 def leading_directions(centred, variance):
-    """Columns V (d, d), d <= n: an orthonormal basis of the fewest principal directions of centred data (n, d) that
-    explain `variance` of the whole; the others are zero.
+    """Return an orthonormal basis V (d, d) of the fewest principal directions that explain the share `variance`.
 
-    The derivative is that of the subspace: V moves orthogonally to itself. For what depends on the span of V alone.
+    The data (n, d) are centred, with d <= n. Columns of V past these directions are zero.
+
+    The derivative is that of the subspace: V moves orthogonally to itself. For functions of the span of V alone.
     """
-    return _leading(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
+    return _split_subspace(centred / magnitude(centred), jnp.asarray(variance, centred.dtype))[0]
 
 
 @jax.custom_jvp
-def _leading(centred, variance):
-    _, s, vt = jnp.linalg.svd(triangular(centred), full_matrices=False)
-    # Tails from the small end, where a sum from the large end would have lost them. What is rounding is no direction.
+def _split_subspace(centred, variance):
+    _, s, vt = jnp.linalg.svd(triangular_factor(centred), full_matrices=False)
+    # Tails are summed from the small end, to keep their digits. Directions at rounding level are dropped.
     tail = jnp.cumsum((s**2)[::-1])[::-1]
     rounding = 8 * float(jnp.finfo(s.dtype).eps) * math.sqrt(len(s)) * s[0]
     kept = ~(tail <= (1 - variance) * tail[0]) & ~(s <= rounding)
     return masked(vt.T, kept), masked(vt.T, ~kept), s, kept
 
 
-@_leading.defjvp
+@_split_subspace.defjvp
 def _leading_jvp(primals, tangents):
-    (centred, variance), (moved, _) = primals, tangents
-    outputs = once_differentiated(_leading(centred, variance), centred)  # directions are not followed within subspaces
+    (centred, variance), (centred_dot, _) = primals, tangents
+    outputs = first_order_only(
+        _split_subspace(centred, variance), centred
+    )  # no derivative of directions within subspaces
     basis, rest, s, kept = outputs
-    change = matmul(moved.T, matmul(centred, basis)) + matmul(centred.T, matmul(moved, basis))
+    gram_dot = matmul(centred_dot.T, matmul(centred, basis)) + matmul(centred.T, matmul(centred_dot, basis))
     gap = s[None, :] ** 2 - s[:, None] ** 2
-    turn = matmul(rest.T, change) * masked(reciprocal(gap), ~kept[:, None] & kept[None, :])
-    back = -matmul(basis, turn.T)
-    nothing = np.zeros(kept.shape, jax.dtypes.float0)
-    return outputs, (matmul(rest, turn), back, jnp.zeros_like(s), nothing)
+    rotation = matmul(rest.T, gram_dot) * masked(reciprocal(gap), ~kept[:, None] & kept[None, :])
+    rest_dot = -matmul(basis, rotation.T)
+    no_tangent = np.zeros(kept.shape, jax.dtypes.float0)
+    return outputs, (matmul(rest, rotation), rest_dot, jnp.zeros_like(s), no_tangent)

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import centre, magnitude
-from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import narrow, widen
+from symjax.similarity.linalg import from_row_space, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 from symjax.spelling import one_line
 
 
 class PLS(NamedTuple):
-    """Scores are (x - x_mean) @ x_directions; k = min(d_x, d_y), or n if that is less."""
+    """Partial least squares: scores are (x - x_mean) @ x_directions; k = min(d_x, d_y), or n if that is less."""
 
-    covariances: jax.Array  # (k,), of the i-th scores of x and of y, descending, with n - 1; other pairs have 0
+    covariances: jax.Array  # (k,), of the i-th scores of x and y, descending, divisor n - 1; other pairs have 0
     x_directions: jax.Array  # (d_x, k), orthonormal
     y_directions: jax.Array  # (d_y, k)
     x_mean: jax.Array  # (d_x,)
@@ -29,55 +29,75 @@ class PLS(NamedTuple):
 
 
 def pls(x, y, *, maps="pixels", layout=None):
-    """Partial least squares: orthonormal directions of x and of y whose scores covary most.
+    """Compute partial least squares: orthonormal directions of x and of y whose scores have the largest covariance.
 
-    The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD", Wegelin 2000).
-    Where CCA asks for the largest correlation and forgets variances, this asks for the largest covariance. Widths may
-    differ. Signs of pairs are not determined.
+    The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD"). CCA maximizes
+    correlations and ignores variances; PLS maximizes covariances. Widths may differ. Signs of pairs of directions are
+    not determined.
 
-    Derivatives: of covariances anywhere; of directions where covariances are distinct and not 0, and within the span of
-    the data if n < d.
+    Derivatives are defined for covariances everywhere, for directions where covariances are distinct and not 0, and
+    within the span of the data if n < d.
 
     Args:
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
-        y: (n, d_y) or maps, of as many examples.
-        maps: what maps become: "pixels", "flatten" or "pool"; see `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        y: (n, d_y) or maps, with as many examples.
+        maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         `PLS`.
 
     Raises:
         InputError: x or y not as above, fewer than 2 samples; concrete NaN or infinite entries.
+
+    Reference: Wegelin 2000.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pls
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> result = pls(x, x[:, ::-1])
+        >>> result.covariances.shape, result.y_directions.shape
+        ((4,), (4, 4))
     """
     return _pls(*as_pair(x, y, maps, layout=layout))
 
 
 @jax.jit
 def _pls(x, y):
-    return of_centred(centre(x), centre(y), x.shape[0])
+    return pls_of_centred(centre(x), centre(y), x.shape[0])
 
 
-def of_centred(x, y, samples):
-    """The `PLS` of pairs (centred data, mean) whose rows may be rotated."""
+def pls_of_centred(x, y, samples):
+    """Return the `PLS` of two pairs (centred data, mean) whose rows may be rotated."""
     (x_centred, x_mean), (y_centred, y_mean) = x, y
     x_size, y_size = magnitude(x_centred), magnitude(y_centred)
-    (x_narrow, x_q), (y_narrow, y_q) = narrow(x_centred / x_size), narrow(y_centred / y_size)
+    (x_narrow, x_q), (y_narrow, y_q) = to_row_space(x_centred / x_size), to_row_space(y_centred / y_size)
     cross = matmul(x_narrow.T, y_narrow) / (samples - 1)
     u, covariances, vt = jnp.linalg.svd(cross, full_matrices=False)
-    return PLS(covariances * x_size * y_size, widen(u, x_q), widen(vt.T, y_q), x_mean, y_mean)
+    return PLS(covariances * x_size * y_size, from_row_space(u, x_q), from_row_space(vt.T, y_q), x_mean, y_mean)
 
 
 def pls_similarity(x, y, *, maps="pixels", layout=None):
-    """The sum of PLS covariances over its bound, |X' Y|_* / (|X|_F |Y|_F), X and Y centred.
+    """Return the sum of PLS covariances divided by its bound, |X' Y|_* / (|X|_F |Y|_F), with X and Y centred.
 
-    0-d, in [0, 1]: 0 when no neuron of x covaries with one of y, 1 when the centred y is a multiple of the centred x,
-    rotated. NaN when a side is constant. It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021).
-    Symmetric; invariant to translation, isotropic scaling and orthogonal maps.
+    It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021).
 
-    Args and Raises: as `pls`.
+    Args and Raises: as for `pls`.
+
+    Returns:
+        0-d array in [0, 1]: 0 where no neuron of x covaries with one of y, 1 where the centred y is a rotated multiple
+        of the centred x. NaN where a side is constant. Symmetric. Invariant to translation, isotropic scaling and
+        orthogonal maps.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pls_similarity
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{pls_similarity(x, 3 * x[:, ::-1] + 1):.3f}")
+        1.000
     """
-    return _similarity(*as_pair(x, y, maps, layout=layout, translated=True))
+    return _similarity(*as_pair(x, y, maps, layout=layout, translation_invariant=True))
 
 
 @jax.jit
@@ -86,10 +106,10 @@ def _similarity(x, y):
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels"):
-    """`pls_similarity` in two parts."""
-    return Factored(
-        lambda x: Part(_unit(as_matrix(x, "x", maps, layout="nhwc")).T, ()), lambda cross, a, b: _bounded_sum(cross)
+def split(shapes, *, maps="pixels"):
+    """Return `pls_similarity` as a `SplitMeasure`."""
+    return SplitMeasure(
+        lambda x: Prepared(_unit(as_matrix(x, "x", maps, layout="nhwc")).T, ()), lambda cross, a, b: _bounded_sum(cross)
     )
 
 
@@ -98,7 +118,7 @@ def _bounded_sum(cross):
 
 
 def _unit(x):
-    return narrow(_unit_norm(centre(x)[0]))[0]
+    return to_row_space(_unit_norm(centre(x)[0]))[0]
 
 
 def _unit_norm(x):
@@ -115,7 +135,7 @@ MEASURES = (
         kind="similarity",
         symmetric=True,
         invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
-        factor=factor,
+        split=split,
         one_map_size=True,
     ),
 )

@@ -1,130 +1,180 @@
-"""Procrustes distances: what is left between two representations after the best rotation, or the best permutation."""
+"""Procrustes distances: the distance of two representations after the best rotation, or the best permutation."""
 
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
-from symjax.similarity.alignment import Matching, Rotation, assign, samples_of
-from symjax.similarity.channels import centre, centred, of_common_width, root, unit, zero_of_equal
-from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import as_matrix, check_maps, representation
-from symjax.similarity.linalg import held, narrow, triangular
+from symjax.similarity.alignment import (
+    Matching,
+    Rotation,
+    assign,
+    channels_first,
+    matched_sum,
+    matching_residual,
+    matching_residual_of_rows,
+    paired_samples,
+    samples_or_maps,
+)
+from symjax.similarity.channels import centre, centred, pad_to_common_width, safe_sqrt, unit_norm, zero_if_equal
+from symjax.similarity.isometry import best_isometry
+from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
 
 def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)` (Godfrey et al. 2022).
+    """Compute the orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)`.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
-        center: whether each channel's mean is taken off first, as Williams et al. do; Godfrey et al. do not.
-        maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
-            neighbour; "flatten" and "pool" as in `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
+            default float, half precisions float32).
+        center: whether to subtract each channel's mean first, as in Williams et al.; Godfrey et al. do not.
+        maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
+            "flatten" and "pool" as in `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         full_output: whether to return the alignment too.
 
     Returns:
-        0-d array in [1 - 1 / sqrt(2), 1]; with `full_output` also the `Rotation` that carries x nearest to y. NaN where
-        x or y is zero (constant, if centred). Symmetric. Invariant under orthogonal transformations and isotropic
-        scaling, if centred under translation.
+        0-d array in [1 - 1 / sqrt(2), 1]; with `full_output` also the `Rotation` that brings x nearest to y. NaN where
+        x or y is zero (with `center`: constant). Symmetric. Invariant to orthogonal transformations and isotropic
+        scaling, with `center` also to translation.
 
-        The derivative is that at the best rotation held fixed, which is right to first order.
+        The derivative holds the best rotation fixed; this is the exact first derivative.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import procrustes
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> similarity, rotation = procrustes(x, 3 * x[:, ::-1], full_output=True)
+        >>> print(f"{similarity:.3f} {rotation.scaling:.3f}")
+        1.000 3.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*_widened_samples(x, y, maps, layout, center, full_output), center)
-    return as_similarity(distance, rotation, full_output)
+    distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
+    return with_similarity(distance, rotation, full_output)
 
 
 def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm: sqrt(2 - 2 |x'y|_* / (|x| |y|)).
+    """Compute min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm.
 
-    |.|_* is the nuclear norm. The narrower of both is filled up with zero channels. A metric, up to the invariances, on
-    representations of any width (Williams et al. 2021, without whitening).
+    It equals sqrt(2 - 2 |x'y|_* / (|x| |y|)), with the nuclear norm |.|_*. The narrower side is padded with zero
+    channels. A metric, up to the invariances, on representations of any width (Williams et al. 2021, without
+    whitening).
 
     Args:
-        x, y, center, maps, layout, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        0-d array in [0, sqrt(2)], or this and the `Rotation`, as `procrustes`. Computed as the norm of what is left, so
-        that near 0 it does not drown in the rounding errors of 2 - 2 |x'y|_*, with a rotation that is refined there:
-        right to about the rounding of x / |x| and y / |y|. Of equal arrays exactly 0.
+        0-d array in [0, sqrt(2)]; with `full_output` also the `Rotation`, as in `procrustes`. It is computed as the
+        norm of the difference, with a rotation that is refined near 0. Small distances are therefore accurate to about
+        the rounding of x / |x| and y / |y|, and not only to that of 2 - 2 |x'y|_*. Exactly 0 for equal arrays.
 
     Raises:
         InputError: as `procrustes`.
+
+    Reference: Williams et al. 2021.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import procrustes_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{procrustes_distance(x, x):.3f}")
+        0.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotated(*_widened_samples(x, y, maps, layout, center, full_output), center)
+    distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
     return (distance, rotation) if full_output else distance
 
 
 def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """Permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
+    """Compute the permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
 
     Args:
-        x, y, center, maps, layout, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| throughout
-        (of centred data, if centred). NaN where x or y is zero. Symmetric. Invariant under permutations and isotropic
-        scaling, if centred under translation.
+        0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| for all (of
+        centred data with `center`). NaN where x or y is zero. Symmetric. Invariant to permutations and isotropic
+        scaling, with `center` also to translation.
 
     Raises:
         InputError: as `procrustes`.
+
+    Reference: Williams et al. 2021.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import permutation_procrustes
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> similarity, matching = permutation_procrustes(x, 3 * x[:, ::-1], full_output=True)
+        >>> print(f"{similarity:.3f} {matching.permutation.tolist()}")
+        1.000 [3, 2, 1, 0]
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permuted(*_samples_of(x, y, maps, layout, center, full_output), center)
-    return as_similarity(distance, matching, full_output)
+    distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
+    return with_similarity(distance, matching, full_output)
 
 
 def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
-    """min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm (Williams et al. 2021).
+    """Compute min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm.
 
-    The narrower of both is filled up with zero channels. Linear assignment, exact, on the host. A metric, up to the
-    invariances, on representations of one width, and on nonnegative ones of any width: negative inner products may make
-    it pay to fill up further than that.
+    The narrower side is padded with zero channels. Linear assignment, exact, on the host. A metric, up to the
+    invariances, on representations of equal width and on nonnegative ones of any width. (With negative inner products,
+    padding both sides further can reduce the distance.)
 
     Args:
-        x, y, center, maps, layout, full_output: as of `procrustes`.
+        x, y, center, maps, layout, full_output: as in `procrustes`.
 
     Returns:
-        0-d array in [0, 2], or this and the `Matching`, as `permutation_procrustes`.
+        0-d array in [0, 2]; with `full_output` also the `Matching`, as in `permutation_procrustes`.
 
     Raises:
         InputError: as `procrustes`.
+
+    Reference: Williams et al. 2021.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import permutation_procrustes_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{permutation_procrustes_distance(x, 3 * x[:, ::-1]):.3f}")
+        0.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permuted(*_samples_of(x, y, maps, layout, center, full_output), center)
+    distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
     return (distance, matching) if full_output else distance
 
 
-def _samples_of(x, y, maps, layout, center, full_output):
-    return samples_of(x, y, maps, layout=layout, translated=center and not full_output)
+def _paired_samples(x, y, maps, layout, center, full_output):
+    return paired_samples(x, y, maps, layout=layout, translation_invariant=center and not full_output)
 
 
-_CLOSE = 0.05  # distances under which the rotation is refined
-_STEP, _STEPS = 1e-4, 4  # of squared sizes of directions that are refined together
-SMALL = 0.2  # distances under this, as roots of 2 - 2 s, have lost more than a digit
+SMALL_DISTANCE = 0.2  # distances below it lose more than a digit when computed as the root of 2 - 2 s
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
-    """`procrustes` or `permutation_procrustes` in two parts; the rest of a `Part` says whether it is not zero."""
+def split(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
+    """Return `procrustes` or `permutation_procrustes` as a `SplitMeasure`.
+
+    `Prepared.aux` says whether the side is nonzero.
+    """
 
     def prepare(x):
-        x = samples(x, maps)
-        data, norm = unit(centred(x) if center else x)
+        x = samples_or_maps(x, maps)
+        data, norm = unit_norm(centred(x) if center else x)
         data = channels_first(data)
-        if not permuted and len(data) > data[0].size:  # in coordinates of its row space
-            data = narrow(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
-        return Part(data, norm > 0)
+        if not permuted and len(data) > data[0].size:  # use coordinates of the row space
+            data = to_row_space(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
+        return Prepared(data, norm > 0)
 
     def value(distance, a, b):
         distance = jnp.where(a & b, distance, jnp.nan)
@@ -132,205 +182,110 @@ def factor(shapes, *, center=False, maps="pixels", permuted=False, similarity=Fa
 
     def finish(cross, a, b):
         if permuted:
-            inner = picked(cross, assign(cross.T)[0])
+            inner = matched_sum(cross, assign(cross.T)[0])
         else:
             inner = jnp.linalg.svd(cross, compute_uv=False).sum()
-        return value(root(2 - 2 * inner), a, b)
+        return value(safe_sqrt(2 - 2 * inner), a, b)
 
     def exact(a, b):
         if permuted:
-            distance = root(unmatched(a.data, b.data, *assign(matmul(b.data, a.data.T))))
+            distance = safe_sqrt(matching_residual_of_rows(a.data, b.data, *assign(matmul(b.data, a.data.T))))
         else:
-            distance = _nearest(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
-        return value(distance, a.rest, b.rest)
+            distance = best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
+        return value(distance, a.aux, b.aux)
 
-    return Factored(prepare, finish, exact, partial(small_distance, similarity))
-
-
-def samples(x, maps):
-    """A matrix, or where pixels are samples the maps as they are, since their size may have to be changed."""
-    options = {"layout": "nhwc"}
-    return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
+    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity))
 
 
-def channels_first(x):
-    return jnp.moveaxis(x, -1, 0)
+def is_small_distance(similarity, value):
+    return (value > 1 - SMALL_DISTANCE / 2) if similarity else (value < SMALL_DISTANCE)
 
 
-def picked(cross, permutation):
-    """The sum of `cross` (p, q) over the pairs of `Matching.permutation`."""
-    chosen = jnp.where(permutation < 0, 0, cross[permutation, jnp.arange(cross.shape[1])])
-    return chosen.sum() + 0 * cross.sum()  # a NaN is not passed over
-
-
-def small_distance(similarity, value):
-    return (value > 1 - SMALL / 2) if similarity else (value < SMALL)
-
-
-def left_over(x, y, selection):
-    """The sum of squares of y - x selection', and of the columns of x that `selection` (d_y, d_x) leaves out."""
-    return ((y - matmul(x, selection.T)) ** 2).sum() + ((x * x).sum(0) * (1 - selection.sum(0))).sum()
-
-
-def unmatched(x, y, permutation, selection):
-    """`left_over` of channels in rows, by moving these."""
-    matched = jnp.where(permutation[:, None] < 0, 0, x[permutation])
-    return ((y - matched) ** 2).sum() + ((x * x).sum(1) * (1 - selection.sum(0))).sum()
-
-
-def as_similarity(distance, alignment, full_output):
+def with_similarity(distance, alignment, full_output):
     similarity = 1 - distance / 2
     return (similarity, alignment) if full_output else similarity
 
 
-def _widened_samples(x, y, maps, layout, center, full_output):
-    x, y = _samples_of(x, y, maps, layout, center, full_output)
-    return (x, y) if full_output else of_common_width(x, y)
+def _padded_samples(x, y, maps, layout, center, full_output):
+    x, y = _paired_samples(x, y, maps, layout, center, full_output)
+    return (x, y) if full_output else pad_to_common_width(x, y)
 
 
 @partial(jax.jit, static_argnames="center")
-def _rotated(x, y, center):
-    return rotated(*_origin(x, y, center))
+def _rotate(x, y, center):
+    return best_rotation(*_centre_if(x, y, center))
 
 
-def rotated(x, y, means):
-    """Distance and `Rotation` of x and y, from which `means` have been taken; rows of both may be rotated."""
-    (x, x_norm), (y, y_norm) = unit(x), unit(y)
+def best_rotation(x, y, means):
+    """Return distance and `Rotation` of x and y, from which `means` were subtracted; rows of both may be rotated."""
+    (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     if x.shape[1] >= y.shape[1]:
-        distance, isometry = _nearest(y, x)
+        distance, isometry = best_isometry(y, x)
     else:
-        distance, isometry = _nearest(x, y)
+        distance, isometry = best_isometry(x, y)
         isometry = isometry.T
     scaling = y_norm / x_norm
     bias = means[1] - scaling * matmul(isometry, means[0])
-    return _where_both(x_norm, y_norm, distance), Rotation(isometry, scaling, bias)
-
-
-def _nearest(narrow, wide):
-    """min |wide - narrow R| over R with orthonormal rows, and R."""
-    narrow_part, narrow_basis = _row_space(narrow)
-    wide_part, wide_basis = _row_space(wide)
-    left, _, right = jnp.linalg.svd(matmul(narrow_part.T, wide_part), full_matrices=False)
-    isometry = matmul(left, right)
-    apart = jnp.linalg.norm(wide_part - matmul(narrow_part, isometry))
-    isometry = lax.cond(
-        apart < _CLOSE, lambda isometry: _refined(narrow_part, wide_part, isometry), lambda isometry: isometry, isometry
-    )
-    if narrow_basis is not None:
-        isometry = matmul(narrow_basis, isometry)
-    if wide_basis is not None:
-        isometry = matmul(isometry, wide_basis.T)
-    isometry = lax.stop_gradient(isometry)
-    # At the best R the derivative of the distance with R held fixed is all of it, and that of the SVD, which fails
-    # where singular values meet, is not needed.
-    isometry = held(isometry, (narrow, wide))
-    distance = root(((wide - matmul(narrow, isometry)) ** 2).sum())
-    return zero_of_equal(distance, narrow, wide), isometry
-
-
-def _refined(narrow, wide, isometry):
-    """A better R than that from X'Y, whose small singular values drown in the rounding of the large ones.
-
-    Z = X R and Y are taken along the right singular vectors of Z. Of these, all, then the smaller ones alone, and so on
-    are rotated at their best among themselves. Directions of different size are then rotated by the solution W of
-    W Z'Z + Z'Z W = Z'Y - Y'Z, which is right to first order and has the digits that the size of each direction allows.
-    R itself and the identity being among the candidates, the result is no worse than they are.
-    """
-
-    def better(turn, isometry):
-        rotated = matmul(narrow, isometry)
-        vectors = jnp.linalg.svd(triangular(rotated))[2].T
-        z, y = matmul(rotated, vectors), matmul(wide, vectors)
-        squares = (z**2).sum(0)
-        small = squares <= squares.max() * _STEP ** (turn % _STEPS)
-        inner = jnp.where(small[:, None] & small[None], matmul(z.T, y), 0)
-        left, _, right = jnp.linalg.svd(inner / jnp.maximum(jnp.abs(inner).max(), jnp.finfo(inner.dtype).tiny))
-        best = jnp.where(small[:, None] & small[None], matmul(left, right), jnp.eye(len(inner), dtype=inner.dtype))
-        z = matmul(z, best)
-        skew = matmul(z.T, y - z)
-        squares = (z**2).sum(0)
-        sums = squares[:, None] + squares[None, :]
-        turn = jnp.where(sums > 0, (skew.T - skew) / jnp.where(sums > 0, sums, 1), 0) / 2
-        eye = jnp.eye(len(turn), dtype=turn.dtype)
-        turn = jnp.linalg.solve(eye + turn, eye - turn)  # orthogonal (Cayley); to first order 1 - 2 turn
-        for rotation in (best, matmul(best, turn)):
-            candidate = matmul(isometry, matmul(matmul(vectors, rotation), vectors.T))
-            isometry = _nearer(narrow, wide, candidate, isometry)
-        return isometry
-
-    isometry = lax.fori_loop(0, 2 * _STEPS, better, isometry)
-    return _nearer(narrow, wide, jnp.eye(*isometry.shape, dtype=isometry.dtype), isometry)
-
-
-def _nearer(narrow, wide, first, second):
-    apart = [((wide - matmul(narrow, isometry)) ** 2).sum() for isometry in (first, second)]
-    return jnp.where(apart[0] < apart[1], first, second)
-
-
-def _row_space(x):
-    """Where x has fewer rows than columns: their coordinates in an orthonormal basis, and the basis (its columns)."""
-    x = lax.stop_gradient(x)
-    if x.shape[0] >= x.shape[1]:
-        return x, None
-    basis, triangle = jnp.linalg.qr(x.T)
-    return triangle.T, basis
+    return _nan_if_zero(x_norm, y_norm, distance), Rotation(isometry, scaling, bias)
 
 
 @partial(jax.jit, static_argnames="center")
-def _permuted(x, y, center):
-    return permuted(*_origin(x, y, center))
+def _permute(x, y, center):
+    return best_permutation(*_centre_if(x, y, center))
 
 
-def permuted(x, y, means):
-    """Distance and `Matching` of x and y, from which `means` have been taken; rows of both may be rotated."""
-    (x, x_norm), (y, y_norm) = unit(x), unit(y)
+def best_permutation(x, y, means):
+    """Return distance and `Matching` of x and y, from which `means` were subtracted; rows of both may be rotated."""
+    (x, x_norm), (y, y_norm) = unit_norm(x), unit_norm(y)
     permutation, selection = assign(matmul(y.T, x))
     scaling = jnp.where(permutation < 0, 0, y_norm / x_norm)
-    distance = zero_of_equal(root(left_over(x, y, selection)), x, y)
+    distance = zero_if_equal(safe_sqrt(matching_residual(x, y, selection)), x, y)
     bias = means[1] - scaling * matmul(selection, means[0])
-    return _where_both(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
+    return _nan_if_zero(x_norm, y_norm, distance), Matching(permutation, scaling, selection, bias)
 
 
-def _origin(x, y, center):
-    """x, y and what has been taken from them."""
+def _centre_if(x, y, center):
+    """Return x, y and the means that were subtracted."""
     if center:
         (x, x_mean), (y, y_mean) = centre(x), centre(y)
         return x, y, (x_mean, y_mean)
     return x, y, (jnp.zeros_like(x[0]), jnp.zeros_like(y[0]))
 
 
-def _where_both(x_norm, y_norm, distance):
+def _nan_if_zero(x_norm, y_norm, distance):
     return jnp.where((x_norm == 0) | (y_norm == 0), jnp.nan, distance)
 
 
-_SCALED = frozenset({"isotropic_scaling"})
-_ROTATED = ORTHOGONAL | _SCALED
+_SCALING = frozenset({"isotropic_scaling"})
+_ROTATION_INVARIANCES = ORTHOGONAL | _SCALING
 _WILLIAMS = "Williams et al. 2021"
 
 
-def _similarity_of(name, fn, reference, least, invariances, factor):
-    factor, zeros = partial(factor, similarity=True), invariances is _ROTATED
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, factor, zero_channels=zeros)
+def _similarity_of(name, fn, reference, least, invariances, split):
+    split, zeros = partial(split, similarity=True), invariances is _ROTATION_INVARIANCES
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, zero_channels=zeros)
 
 
-def _distance_of(name, fn, reference, most, invariances, factor):
-    zeros = invariances is _ROTATED
-    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, factor, zero_channels=zeros)
+def _distance_of(name, fn, reference, most, invariances, split):
+    zeros = invariances is _ROTATION_INVARIANCES
+    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, split, zero_channels=zeros)
 
 
-_PERMUTED = _SCALED | {"permutation"}
-_factor_permuted = partial(factor, permuted=True)
+_PERMUTATION_INVARIANCES = _SCALING | {"permutation"}
+_split_permuted = partial(split, permuted=True)
 
 MEASURES = (
-    _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATED, factor),
-    _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATED, factor),
-    _similarity_of("permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTED, _factor_permuted),
+    _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATION_INVARIANCES, split),
+    _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATION_INVARIANCES, split),
+    _similarity_of(
+        "permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTATION_INVARIANCES, _split_permuted
+    ),
     _distance_of(
         "permutation_procrustes_distance",
         permutation_procrustes_distance,
         _WILLIAMS,
         2.0,
-        _PERMUTED,
-        _factor_permuted,
+        _PERMUTATION_INVARIANCES,
+        _split_permuted,
     ),
 )

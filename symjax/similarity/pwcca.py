@@ -8,50 +8,56 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.canonical import whiten
-from symjax.similarity.cca import (
-    cca_of_matrices,
-    check_rcond,
-    checked_pair,
-    few_examples,
-    prepared,
-    warn_of_dropped,
-)
+from symjax.similarity.canonical_variates import unit_norm_data
+from symjax.similarity.cca import cca_of_matrices
+from symjax.similarity.cca_checks import check_pair, few_examples_message, resolve_rcond, warn_of_dropped_directions
 from symjax.similarity.channels import centre
-from symjax.similarity.factored import Factored
-from symjax.similarity.inputs import NumericalWarning, as_matrix, caution
-from symjax.similarity.linalg import widen
+from symjax.similarity.inputs import NumericalWarning, as_matrix, warn_user
+from symjax.similarity.linalg import from_row_space
 from symjax.similarity.measure import Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 
-_EQUAL = 64  # times eps: how far apart correlations may be whose variates rounding can mix
-_VISIBLE = 1e-3  # difference of correlations under which weights hardly matter
+_EQUAL_CORRELATIONS = 64  # times eps: largest difference of correlations whose variates rounding can mix
+_NOTABLE_SPREAD = 1e-3  # difference of correlations below which weights hardly matter
 
 
 def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
-    """The mean of the canonical correlations, each weighted by how much of x its variate accounts for.
+    """Compute projection-weighted CCA: the mean correlation, weighted by how much of x each variate accounts for.
 
-    sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|: h_i the i-th canonical variate of x over the
-    examples, x_j the j-th neuron of x, centred (Morcos et al. 2018, section 2.2; Kornblith et al. 2019, equation 9). As
-    many variates as the smaller rank. Not symmetric: the weights are of x.
+    The value is sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|, where h_i is the i-th canonical
+    variate of x over the examples and x_j the j-th neuron of x, centred. The sum has as many variates as the smaller
+    rank. Weights are those of x, so the measure is not symmetric.
 
-    Of maps, the default "pixels" is the convention of Raghu et al. 2017; Morcos et al. average over positions, which is
-    maps="pool".
+    For maps, the default "pixels" is the convention of Raghu et al. 2017. Morcos et al. average over positions, which
+    is maps="pool".
 
-    Where some correlations coincide and others do not, as where n - 1 < d_x + d_y - 1, any basis of a subspace will do
-    for their variates, and the value is not determined: a warning says so (if not traced).
+    Where some but not all correlations coincide, for example with n - 1 < d_x + d_y - 1, their variates can be any
+    basis of a subspace, and the value is not determined: a warning reports this (if not traced).
 
-    0-d, in [0, 1]; NaN when a side is constant. Invariant to translation, isotropic scaling, permutation and signs of
-    neurons on both sides, to every invertible map of y. Differentiable where the correlations are distinct, or all 1.
+    Args and Raises: as for `cca`.
 
-    Args and Raises: as `cca`.
+    Returns:
+        0-d array in [0, 1]; NaN where a side is constant. Invariant to translation, isotropic scaling, permutation and
+        sign flips of neurons on both sides, and to every invertible map of y. Differentiable where correlations are
+        distinct, or all 1.
+
+    Reference: Morcos et al. 2018, section 2.2; Kornblith et al. 2019, equation 9.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pwcca
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{pwcca(x, x[:, :2] + 1):.3f}")
+        1.000
     """
     default = rcond is None
-    x, y, rcond = checked_pair(x, y, maps, layout, rcond, translated=True)
+    x, y, rcond = check_pair(x, y, maps, layout, rcond, translation_invariant=True)
     value, undetermined, *dropped = _pwcca(x, y, rcond)
     if default:
-        warn_of_dropped(x, y, rcond, *dropped)
-    if is_concrete(undetermined) and undetermined and not few_examples(len(x), x.shape[1], y.shape[1]):
-        caution(
+        warn_of_dropped_directions(x, y, rcond, *dropped)
+    if is_concrete(undetermined) and undetermined and not few_examples_message(len(x), x.shape[1], y.shape[1]):
+        warn_user(
             "several canonical correlations are equal up to rounding and others are not: their variates, hence their "
             "weights and the value of pwcca, are not determined by the data",
             NumericalWarning,
@@ -66,56 +72,68 @@ def _pwcca(x, y, rcond):
 
 
 def _undetermined(result):
-    """Whether some, but not all, correlations coincide; then weights depend on the choice of a basis."""
-    rho, tolerance = result.correlations, _EQUAL * float(jnp.finfo(result.correlations.dtype).eps)
+    """Return whether some, but not all, correlations coincide; then weights depend on the choice of a basis."""
+    rho, tolerance = result.correlations, _EQUAL_CORRELATIONS * float(jnp.finfo(result.correlations.dtype).eps)
     used = jnp.arange(len(rho), dtype=jnp.int32) < jnp.minimum(result.x_rank, result.y_rank)
     alike = (rho[:-1] - rho[1:] <= tolerance) & used[1:]
-    # Weights move the value by no more than the correlations differ.
-    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > _VISIBLE)
+    # Weights change the value by at most the differences of correlations.
+    return alike.any() & (rho[0] - jnp.where(used, rho, 1).min() > _NOTABLE_SPREAD)
 
 
 def weighted_mean(result):
-    """`pwcca` of a `CCA`."""
+    """Return `pwcca` of a `CCA`."""
     weights = jnp.abs(result.x_loadings).sum(0)
     return _mean(weights, result.correlations)
 
 
 def _mean(weights, correlations):
-    # A weighted mean of numbers up to 1 exceeds 1 by rounding.
+    # By rounding, a weighted mean of numbers up to 1 can exceed 1.
     return jnp.minimum((weights * correlations).sum() / weights.sum(), 1)
 
 
 def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
-    """1 - `pwcca`, in [0, 1] (Morcos et al. 2018, section 2.2). Not symmetric, not a metric."""
+    """Compute 1 - `pwcca`, 0-d, in [0, 1]. Not symmetric, not a metric.
+
+    Args, Raises and invariances: as for `pwcca`.
+
+    Reference: Morcos et al. 2018, section 2.2.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import pwcca_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{pwcca_distance(x, x[:, :2] + 1):.3f}")
+        0.000
+    """
     return 1 - pwcca(x, y, maps=maps, layout=layout, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels", rcond=None, distance=False):
-    """`pwcca` in two parts. Where `rcond` is None, each side has the default for its own width."""
+def split(shapes, *, maps="pixels", rcond=None, distance=False):
+    """Return `pwcca` as a `SplitMeasure`. Where `rcond` is None, the default depends on each side's own width."""
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        side = prepared(*centre(x))
-        basis, back, rank = whiten(side.data, check_rcond(rcond, x))
-        return Part(basis.T, (rank, widen(back, side.basis) * side.before[:, None]))
+        side = unit_norm_data(*centre(x))
+        basis, loadings, rank = whiten(side.data, resolve_rcond(rcond, x))
+        return Prepared(basis.T, (rank, from_row_space(loadings, side.basis) * side.neuron_norms[:, None]))
 
     def finish(cross, a, b):
-        (a_rank, a_back), (b_rank, _) = a, b
-        turn, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
+        (a_rank, a_loadings), (b_rank, _) = a, b
+        rotation, correlations, _ = jnp.linalg.svd(cross, full_matrices=False)
         used = jnp.arange(len(correlations), dtype=jnp.int32) < jnp.minimum(a_rank, b_rank)
-        weights = jnp.where(used, jnp.abs(matmul(a_back, turn)).sum(0), 0)
+        weights = jnp.where(used, jnp.abs(matmul(a_loadings, rotation)).sum(0), 0)
         similarity = _mean(weights, jnp.minimum(correlations, 1))
         return 1 - similarity if distance else similarity
 
-    return Factored(prepare, finish)
+    return SplitMeasure(prepare, finish)
 
 
 _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})
 _REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.2; Kornblith et al. 2019, equation 9"
 
 MEASURES = (
-    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, factor, one_map_size=True),
+    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, split, one_map_size=True),
     Measure(
         "pwcca_distance",
         pwcca_distance,
@@ -124,7 +142,7 @@ MEASURES = (
         "distance",
         False,
         _INVARIANCES,
-        partial(factor, distance=True),
+        partial(split, distance=True),
         one_map_size=True,
     ),
 )

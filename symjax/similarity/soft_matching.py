@@ -1,4 +1,4 @@
-"""Soft matching of neurons (Khosla and Williams 2024): permutations made soft, so that widths may differ."""
+"""Soft matching of neurons (Khosla and Williams 2024): relaxed permutations for neurons of any two widths."""
 
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -8,112 +8,136 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
-from symjax.similarity.alignment import samples_of
-from symjax.similarity.channels import centre, centred, magnitude, root, unit_channels
-from symjax.similarity.factored import Factored
+from symjax.similarity.alignment import channels_first, paired_samples, samples_or_maps
+from symjax.similarity.channels import centre, centred, magnitude, safe_sqrt, unit_channels
 from symjax.similarity.linalg import reciprocal
 from symjax.similarity.measure import Measure
-from symjax.similarity.meeting import Part
-from symjax.similarity.procrustes import channels_first, samples
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
 from symjax.similarity.transport import transport_plan
 from symjax.spelling import one_line
 
 
 class Transport(NamedTuple):
-    """How much of each neuron of x goes to each neuron of y: y_j ~ sum_i matrix_ji x_i + bias_j."""
+    """The share of each neuron of x that is assigned to each neuron of y: y_j ~ sum_i matrix_ji x_i + bias_j."""
 
-    plan: jax.Array  # (p, q); rows sum to 1 / p, columns to 1 / q, those of neurons left out to zero
-    x_scaling: jax.Array  # (p,), 1, or where neurons were standardized what brought them to unit norm, 0 if constant
-    y_scaling: jax.Array  # (q,), 1, or the norms of the centred neurons
-    bias: jax.Array  # (q,), zero unless means were taken off
+    plan: jax.Array  # (p, q); rows sum to 1 / p, columns to 1 / q, those of ignored neurons to zero
+    x_scaling: jax.Array  # (p,), 1; for standardized neurons the factors to unit norm, 0 for constant ones
+    y_scaling: jax.Array  # (q,), 1; for standardized neurons the norms of the centred neurons
+    bias: jax.Array  # (q,), zero unless means were subtracted
 
     __repr__ = one_line
 
     @property
     def weights(self):
-        """(q, p): for each neuron of y the shares of those of x, which sum to one. For equal widths a permutation."""
+        """Return (q, p): for each neuron of y the shares of neurons of x, which sum to one."""
         totals = self.plan.sum(0)[:, None]
         return self.plan.T / jnp.where(totals > 0, totals, 1)
 
     @property
     def matrix(self):
-        """(q, p): the weights, in the units of x and y as they came."""
+        """Return (q, p): the weights, in the original units of x and y."""
         return self.y_scaling[:, None] * self.weights * self.x_scaling[None]
 
 
 def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
-    """The soft matching correlation: max over P in T(p, q) of sum_ij P_ij r_ij, r the correlations of neurons.
+    """Compute max over P in T(p, q) of sum_ij P_ij r_ij, with r the correlations of neurons.
 
-    T(p, q), the transportation polytope, holds the nonnegative matrices (p, q) whose rows sum to 1 / p and columns to
-    1 / q. For p = q the best P is a permutation divided by p, and the result the mean correlation of matched neurons.
+    T(p, q), the transportation polytope, is the set of nonnegative matrices (p, q) whose rows sum to 1 / p and columns
+    to 1 / q. For p = q the best P is a permutation divided by p, and the result is the mean correlation of matched
+    neurons.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
-        maps: "pixels" takes each pixel for a sample, after the smaller map is enlarged by nearest neighbour; "flatten"
-            and "pool" as in `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
+            default float, half precisions float32).
+        maps: "pixels" makes each pixel a sample, after enlarging the smaller map by nearest neighbour; "flatten" and
+            "pool" as in `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         full_output: whether to return the plan too.
 
     Returns:
-        0-d array in [-1, 1]; with `full_output` also the `Transport`, whose plan is between neurons centred and at
-        unit norm, and whose matrix and bias carry x itself to y. Neurons that are constant are left out; NaN where all
-        of x or of y are. Symmetric. Invariant under translation, permutations and positive scalings of neurons.
+        0-d array in [-1, 1]; with `full_output` also the `Transport`. Its plan is between centred neurons of unit norm,
+        and its matrix and bias map x itself to y. Constant neurons are ignored; NaN where all neurons of x or of y are
+        constant. Symmetric. Invariant to translation, permutations and positive scalings of neurons.
 
-        Exact (`transport_plan`), on the host. The derivative is that at the best plan held fixed, which is the true one
-        wherever that is unique.
+        Exact (`transport_plan`), on the host. The derivative holds the best plan fixed, which is exact where the plan
+        is unique.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+
+    Reference: Khosla and Williams 2024.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import soft_matching
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{soft_matching(x, x[:, ::-1] * np.arange(1, 5)):.3f}")
+        1.000
     """
     flag("full_output", full_output)
-    squares, transport = _transported(*samples_of(x, y, maps, layout=layout, translated=not full_output), True)
+    squares, transport = _best_transport(
+        *paired_samples(x, y, maps, layout=layout, translation_invariant=not full_output), True
+    )
     similarity = 1 - squares / 2
     return (similarity, transport) if full_output else similarity
 
 
 def soft_matching_distance(x, y, *, standardize=False, maps="pixels", layout=None, full_output=False):
-    """The soft matching distance: sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), x_i, y_j neurons in R^n.
+    """Compute sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), with neurons x_i, y_j in R^n.
 
-    The 2-Wasserstein distance between the neurons of x and those of y as points, and so a metric, for any widths, up to
-    permutations (and repetitions of all neurons alike).
+    It is the 2-Wasserstein distance between the neurons of x and of y as points. It is therefore a metric for any
+    widths, up to permutations (and equal repetitions of all neurons).
 
     Args:
-        x, y, maps, layout, full_output: as of `soft_matching`.
-        standardize: whether neurons are centred and brought to unit norm first, and constant ones left out. Then the
-            distance is sqrt(2 - 2 s), s = `soft_matching(x, y)`, and its invariances are those of s.
+        x, y, maps, layout, full_output: as in `soft_matching`.
+        standardize: whether neurons are centred and scaled to unit norm first, and constant ones ignored. Then the
+            distance is sqrt(2 - 2 s) with s = `soft_matching(x, y)`, with the invariances of s.
 
     Returns:
-        0-d array, not negative; or this and the `Transport`. As published, without `standardize`, it grows with the
-        data and with the root of n.
+        0-d array, nonnegative; with `full_output` also the `Transport`. As published, without `standardize`, it grows
+        with the data and with the root of n, and it is invariant to permutations.
 
     Raises:
         InputError: as `soft_matching`.
+
+    Reference: Khosla and Williams 2024.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import soft_matching_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{soft_matching_distance(x, x[:, ::-1]):.3f}")
+        0.000
     """
     standardize, full_output = flag("standardize", standardize), flag("full_output", full_output)
-    x, y = samples_of(x, y, maps, layout=layout, translated=standardize and not full_output)
-    size = jnp.maximum(magnitude(x), magnitude(y))  # whose squares may leave the range of floats
-    squares, transport = _transported(x / size, y / size, standardize)
-    distance = root(squares) if standardize else size * root(squares)
+    x, y = paired_samples(x, y, maps, layout=layout, translation_invariant=standardize and not full_output)
+    size = jnp.maximum(magnitude(x), magnitude(y))  # its square may be out of range
+    squares, transport = _best_transport(x / size, y / size, standardize)
+    distance = safe_sqrt(squares) if standardize else size * safe_sqrt(squares)
     transport = transport._replace(bias=size * transport.bias)
     return (distance, transport) if full_output else distance
 
 
 @partial(jax.jit, static_argnums=2)
-def _transported(x, y, standardize):
-    """The squared distance and the `Transport`."""
+def _best_transport(x, y, standardize):
+    """Return the squared distance and the `Transport`."""
     means = jnp.zeros_like(x[0]), jnp.zeros_like(y[0])
     x_norm, y_norm = jnp.ones_like(x[0]), jnp.ones_like(y[0])
     if standardize:
         (x, x_mean), (y, y_mean) = centre(x), centre(y)
         (x, x_norm), (y, y_norm), means = unit_channels(x), unit_channels(y), (x_mean, y_mean)
-    # Norms of neurons add the same to every plan.
+    # Norms of neurons contribute equally to all plans.
     plan = transport_plan(matmul(x.T, y), x_norm > 0, y_norm > 0)
     transport = Transport(plan, reciprocal(x_norm), y_norm, means[1])
     return _squared_distance(x, y, plan), transport._replace(bias=means[1] - matmul(transport.matrix, means[0]))
 
 
 def _squared_distance(x, y, plan):
-    """sum_ij plan_ij |x_i - y_j|^2 from differences, which are small where |x_i|^2 + |y_j|^2 - 2 <x_i, y_j> cancels."""
+    """Return sum_ij plan_ij |x_i - y_j|^2 from differences.
+
+    They keep digits where |x_i|^2 + |y_j|^2 - 2 <x_i, y_j> cancels.
+    """
     p, q = plan.shape
     rows, columns = jnp.nonzero(plan, size=p + q - 1, fill_value=0)
     weights = jnp.where(jnp.arange(p + q - 1) < (plan != 0).sum(), plan[rows, columns], 0)
@@ -124,57 +148,61 @@ def _squared_distance(x, y, plan):
 
 
 class Neurons(NamedTuple):
-    """Of one representation, whose neurons are at unit norm or, all of them, over `size`."""
+    """The properties of one side's neurons, which have unit norm or are all divided by `size`."""
 
-    live: jax.Array  # (p,), which take part
-    square: jax.Array  # 0-d, the mean square norm of these
+    active: jax.Array  # (p,), which neurons are compared
+    square: jax.Array  # 0-d, mean square norm of the active neurons
     size: jax.Array  # 0-d
-    pixels: jax.Array  # (2,), the size of maps that count the more the larger they are made; otherwise ones
+    pixels: jax.Array  # (2,), the size of maps whose enlargement increases the distance; otherwise ones
 
 
-SMALL = 0.02  # squared distances under this part of what they are the difference of have lost more than a digit
-AGAIN = -1  # in the place of a distance that is one of these
+SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
+INACCURATE = -1  # stands for such a distance
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, *, maps="pixels", standardize=True, distance=False):
-    """`soft_matching` or `soft_matching_distance` in two parts."""
+def split(shapes, *, maps="pixels", standardize=True, distance=False):
+    """Return `soft_matching` or `soft_matching_distance` as a `SplitMeasure`."""
 
     def prepare(x):
-        x = samples(x, maps)
-        size, live, pixels = jnp.ones((), x.dtype), jnp.ones(x.shape[-1], bool), jnp.ones(2, x.dtype)
+        x = samples_or_maps(x, maps)
+        size, active, pixels = jnp.ones((), x.dtype), jnp.ones(x.shape[-1], bool), jnp.ones(2, x.dtype)
         if standardize:
             x, norms = unit_channels(centred(x))
-            live = norms > 0
+            active = norms > 0
         else:
             size = magnitude(x).astype(x.dtype)
             x = x / size
             pixels = jnp.asarray(x.shape[1:-1] or (1, 1), x.dtype)
-        square = (x * x).sum() / live.sum().astype(x.dtype)
-        return Part(channels_first(x), Neurons(live, square, size, pixels))
+        square = (x * x).sum() / active.sum().astype(x.dtype)
+        return Prepared(channels_first(x), Neurons(active, square, size, pixels))
 
     def sizes(a, b):
-        """The unit of the distance, and in this unit those of both sides."""
-        pixels = jnp.maximum(a.pixels, b.pixels).prod()  # to which the smaller map is enlarged
+        """Return the unit of the distance, and the sizes of both sides in this unit."""
+        pixels = jnp.maximum(a.pixels, b.pixels).prod()  # after enlarging the smaller map
         a_size, b_size = (side.size * jnp.sqrt(pixels / side.pixels.prod()) for side in (a, b))
-        unit = jnp.maximum(a_size, b_size)
-        return unit, a_size / unit, b_size / unit
+        largest = jnp.maximum(a_size, b_size)
+        return largest, a_size / largest, b_size / largest
 
     def finish(cross, a, b):
-        inner = (transport_plan(cross, a.live, b.live) * cross).sum()
+        inner = (transport_plan(cross, a.active, b.active) * cross).sum()
         if not distance:
-            return jnp.clip(inner, -1, 1)  # of unit vectors, but for rounding
-        unit, a_size, b_size = sizes(a, b)
-        whole = a_size**2 * a.square + b_size**2 * b.square
-        squares = whole - 2 * a_size * b_size * inner
-        return jnp.where(squares < SMALL * whole, AGAIN, unit * root(squares))
+            return jnp.clip(inner, -1, 1)  # unit vectors; only rounding exceeds the range
+        largest, a_size, b_size = sizes(a, b)
+        total = a_size**2 * a.square + b_size**2 * b.square
+        squares = total - 2 * a_size * b_size * inner
+        return jnp.where(squares < SMALL_SHARE * total, INACCURATE, largest * safe_sqrt(squares))
 
     def exact(a, b):
-        unit, a_size, b_size = sizes(a.rest, b.rest)
-        plan = transport_plan(matmul(a.data, b.data.T), a.rest.live, b.rest.live)
-        return unit * root(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
+        largest, a_size, b_size = sizes(a.aux, b.aux)
+        plan = transport_plan(matmul(a.data, b.data.T), a.aux.active, b.aux.active)
+        return largest * safe_sqrt(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
 
-    return Factored(prepare, finish, exact, lambda value: value == AGAIN) if distance else Factored(prepare, finish)
+    return (
+        SplitMeasure(prepare, finish, exact, lambda value: value == INACCURATE)
+        if distance
+        else SplitMeasure(prepare, finish)
+    )
 
 
 _PERMUTED = frozenset({"permutation"})
@@ -182,7 +210,7 @@ _STANDARDIZED = _PERMUTED | {"translation", "isotropic_scaling", "positive_diago
 _KHOSLA = "Khosla and Williams 2024"
 
 MEASURES = (
-    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED, factor),
+    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED, split),
     Measure(
         "soft_matching_distance",
         soft_matching_distance,
@@ -191,6 +219,6 @@ MEASURES = (
         "distance",
         True,
         _PERMUTED,
-        partial(factor, standardize=False, distance=True),
+        partial(split, standardize=False, distance=True),
     ),
 )

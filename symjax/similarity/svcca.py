@@ -9,38 +9,52 @@ from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag
 from symjax.similarity.canonical import whiten
-from symjax.similarity.cca import Prepared, between, check_rcond, mean_correlation, warn_of_few_examples
+from symjax.similarity.canonical_variates import ReducedData, cca_of_reduced
+from symjax.similarity.cca import mean_correlation
+from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
 from symjax.similarity.channels import centre
-from symjax.similarity.factored import Factored
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import narrow, unit_columns, widen
+from symjax.similarity.linalg import from_row_space, to_row_space, unit_columns
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.meeting import Part
+from symjax.similarity.pair_product import Prepared
 from symjax.similarity.pca import check_variance, leading_directions
+from symjax.similarity.split_measure import SplitMeasure
 
 
 def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False):
-    """The mean canonical correlation of the leading principal directions of x and of y.
+    """Compute the mean canonical correlation of the leading principal directions of x and of y.
 
-    Of each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
-    s_i the singular values of the centred data; then CCA (Raghu et al. 2017, section 2; there "99 % of the variance").
-    The mean is over as many correlations as the fewer directions kept.
+    On each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
+    with s_i the singular values of the centred data. CCA of the projections follows. The mean is over as many
+    correlations as the smaller number of kept directions.
 
-    0-d, in [0, 1]; NaN when a side is constant. Symmetric. Invariant to translation, isotropic scaling and orthogonal
-    maps of either side. A function with jumps, where the number of directions changes; differentiable elsewhere.
-
-    Where the directions kept are so many that correlations are 1 for any data, a warning says so (if not traced).
+    Where so many directions are kept that correlations are 1 for any data, a `FewExamplesWarning` reports this (if not
+    traced).
 
     Args:
-        x, y, maps, layout: as `cca`.
-        variance: in (0, 1]; 1 keeps every direction that is not rounding.
-        full_output: return (similarity, `CCA`), in which the ranks are the numbers of directions kept.
+        x, y, maps, layout: as in `cca`.
+        variance: share in (0, 1]; 1 keeps every direction above rounding.
+        full_output: whether to return (similarity, `CCA`); the ranks of the `CCA` are the numbers of kept directions.
+
+    Returns:
+        0-d array in [0, 1]; NaN where a side is constant. Symmetric. Invariant to translation, isotropic scaling and
+        orthogonal maps of either side. It jumps where the number of directions changes and is differentiable elsewhere.
 
     Raises:
         InputError: as `cca`; a concrete variance not in (0, 1].
+
+    Reference: Raghu et al. 2017, section 2 ("99 % of the variance").
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import svcca
+        >>> x = np.random.default_rng(0).normal(size=(16, 4)) * [10, 10, 1e-3, 1e-3]
+        >>> similarity, result = svcca(x, 2 * x + 1, full_output=True)
+        >>> print(f"{similarity:.3f} {int(result.x_rank)}")
+        1.000 2
     """
     flag("full_output", full_output)
-    x, y = as_pair(x, y, maps, layout=layout, translated=not full_output)
+    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=not full_output)
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
         warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
@@ -49,51 +63,63 @@ def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False)
 
 @jax.jit
 def _svcca(x, y, variance):
-    return of_centred(centre(x), centre(y), variance, x.shape[0])
+    return svcca_of_centred(centre(x), centre(y), variance, x.shape[0])
 
 
-def of_centred(x, y, variance, samples):
-    """`svcca` with full output, of pairs (centred data, mean) whose rows may be rotated."""
-    # Leading directions are neither dead nor dependent: nothing but zero columns is left to drop.
-    rcond = check_rcond(None, x[0], y[0])
-    result = between(_prepared(*x, variance), _prepared(*y, variance), rcond, samples)
+def svcca_of_centred(x, y, variance, samples):
+    """Return `svcca` with full output for pairs (centred data, mean) whose rows may be rotated."""
+    # Leading directions are nonzero and independent: only zero columns remain to be dropped.
+    rcond = resolve_rcond(None, x[0], y[0])
+    result = cca_of_reduced(_leading_data(*x, variance), _leading_data(*y, variance), rcond, samples)
     return mean_correlation(result), result
 
 
-def _prepared(centred, mean, variance):
-    reduced, q = narrow(centred)
+def _leading_data(centred, mean, variance):
+    reduced, q = to_row_space(centred)
     directions = leading_directions(reduced, variance)
     data, norms = unit_columns(matmul(reduced, directions))
-    return Prepared(data, mean, None, widen(directions, q), norms)
+    return ReducedData(data, mean, None, from_row_space(directions, q), norms)
 
 
 def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
-    """1 - `svcca`, in [0, 1] (Raghu et al. 2017). Not a metric."""
+    """Compute 1 - `svcca`, 0-d, in [0, 1]. Not a metric.
+
+    Args, Raises and invariances: as for `svcca`.
+
+    Reference: Raghu et al. 2017.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import svcca_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{svcca_distance(x, 2 * x + 1):.3f}")
+        0.000
+    """
     return 1 - svcca(x, y, variance, maps=maps, layout=layout)
 
 
 @lru_cache(maxsize=64)
-def factor(shapes, variance=0.99, *, maps="pixels", distance=False):
-    """`svcca` in two parts."""
+def split(shapes, variance=0.99, *, maps="pixels", distance=False):
+    """Return `svcca` as a `SplitMeasure`."""
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        basis, _, rank = whiten(_prepared(*centre(x), variance).data, check_rcond(None, x))
-        return Part(basis.T, rank)
+        basis, _, rank = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
+        return Prepared(basis.T, rank)
 
     def finish(cross, a_rank, b_rank):
         correlations = jnp.minimum(jnp.linalg.svd(cross, compute_uv=False), 1)
         similarity = correlations.sum() / jnp.minimum(a_rank, b_rank).astype(cross.dtype)
         return 1 - similarity if distance else similarity
 
-    return Factored(prepare, finish, width=lambda rank: rank)
+    return SplitMeasure(prepare, finish, num_directions=lambda rank: rank)
 
 
 _REFERENCE = "Raghu et al. 2017, section 2"
 _INVARIANCES = ORTHOGONAL | {"translation", "isotropic_scaling"}
 
 MEASURES = (
-    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, factor, one_map_size=True),
+    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, split, one_map_size=True),
     Measure(
         "svcca_distance",
         svcca_distance,
@@ -102,7 +128,7 @@ MEASURES = (
         "distance",
         True,
         _INVARIANCES,
-        partial(factor, distance=True),
+        partial(split, distance=True),
         one_map_size=True,
     ),
 )

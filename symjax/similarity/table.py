@@ -1,4 +1,4 @@
-"""The table of all measures, and what counts as a measure where one is asked for."""
+"""The table of all measures."""
 
 from symjax.checks import short
 from symjax.errors import InputError
@@ -28,10 +28,10 @@ MEASURES = table(
 
 
 def as_measure(name, value):
-    """`value`, a name in `MEASURES`, a `Measure` or a function of two representations, as a `Measure` or a function.
+    """Return the `Measure` for a name in `MEASURES`; return a `Measure` or a function unchanged.
 
     Raises:
-        InputError: it is none of these; the message names the argument `name`.
+        InputError: anything else; the message names the argument `name`.
     """
     if isinstance(value, Measure):
         return value
@@ -39,5 +39,5 @@ def as_measure(name, value):
         return MEASURES[value]
     if not callable(value):
         known = ", ".join(MEASURES)
-        raise InputError(f"{name}: {short(value)} is not known; choose one of {known}, a Measure or a function")
+        raise InputError(f"{name}: got {short(value)}, expected one of {known}, a Measure or a function")
     return value

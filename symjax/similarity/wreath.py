@@ -1,7 +1,6 @@
 """Similarity up to the symmetries of ReLU, permutations and positive scalings of channels (Godfrey et al. 2022).
 
-A channel that is dead (zero; for the kernel constant) counts as absent: it agrees with nothing, and both networks could
-be pruned of theirs without a change of the figures.
+Dead channels (zero; for the kernel, constant) are ignored. Removing them from the networks would not change the values.
 """
 
 import math
@@ -9,298 +8,234 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, one_of
-from symjax.similarity.alignment import assign, positive_matching, samples_of
-from symjax.similarity.channels import centre, of_common_width, root, unit, unit_channels, zero_of_equal
-from symjax.similarity.cka import angle, cosine, factored_kernels
-from symjax.similarity.factored import Factored
+from symjax.similarity.alignment import (
+    assign,
+    channels_first,
+    matched_sum,
+    matching_residual,
+    matching_residual_of_rows,
+    paired_samples,
+    positive_matching,
+    samples_or_maps,
+)
+from symjax.similarity.angles import angle, cosine
+from symjax.similarity.channels import pad_to_common_width, safe_sqrt, unit_channels, zero_if_equal
+from symjax.similarity.cka import split_kernels
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
-from symjax.similarity.meeting import Part
-from symjax.similarity.procrustes import (
-    as_similarity,
-    channels_first,
-    left_over,
-    picked,
-    samples,
-    small_distance,
-    unmatched,
-)
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.procrustes import is_small_distance, with_similarity
+from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.wreath_kernel import wreath_kernel
 
 REDUCTIONS = ("max", "median")
-BLOCK = 2**24  # numbers held at once where all channels are (the median)
 
 
 def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
-    """G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)` (Godfrey et al. 2022).
+    """Compute the G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)`.
 
-    That is the published 1 - sqrt(d^2 / (4 C)), where their d is not divided by sqrt(C), but for dead channels: those
-    count in the published C and as perfect agreement.
+    It equals the published 1 - sqrt(d^2 / (4 C)), where d is not divided by sqrt(C), except for dead channels: these
+    count in the published C, and as perfect agreement.
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c), whose channels may differ, and their sizes too.
-        maps: "pixels" (published) takes each pixel for a sample, after the smaller map is enlarged by nearest
-            neighbour; "flatten" and "pool" as in `as_matrix`.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
+            default float, half precisions float32).
+        maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
+            "flatten" and "pool" as in `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         full_output: whether to return the alignment too.
 
     Returns:
-        0-d array in [0, 1], for nonnegative features of one width at least 1 - 1 / sqrt(2); with `full_output` also the
-        `Matching`, the permutation and positive scaling that carry x to y. NaN where all channels of x or of y are
-        dead. Symmetric. Invariant under permutations and positive scalings.
+        0-d array in [0, 1], at least 1 - 1 / sqrt(2) for nonnegative features of equal width. With `full_output` also
+        the `Matching`: the permutation and positive scaling that map x to y. NaN where all channels of x or of y are
+        dead. Symmetric. Invariant to permutations and positive scalings.
 
-        The derivative is that at the best permutation held fixed, which is the true one wherever that is unique.
+        The derivative holds the best permutation fixed, which is exact where the permutation is unique.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; unknown `maps`; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_procrustes
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> similarity, matching = wreath_procrustes(x, x[:, ::-1] * np.arange(1, 5), full_output=True)
+        >>> print(f"{similarity:.3f} {np.asarray(matching.scaling).round(3)}")
+        1.000 [1. 2. 3. 4.]
     """
     flag("full_output", full_output)
-    x, y = samples_of(x, y, maps, layout=layout)
-    distance, matching = matched(*((x, y) if full_output else of_common_width(x, y)))
-    return as_similarity(distance, matching, full_output)
+    x, y = paired_samples(x, y, maps, layout=layout)
+    distance, matching = best_positive_matching(*((x, y) if full_output else pad_to_common_width(x, y)))
+    return with_similarity(distance, matching, full_output)
 
 
 def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=False):
-    """min over permutations P of |X - Y P| / sqrt(C) in the Frobenius norm, X and Y the channels at unit norm.
+    """Compute min over permutations P of |X - Y P| / sqrt(C), with X and Y the channels at unit norm.
 
-    C is the greater number of channels that are not dead; the side with fewer is filled up with zero channels. Channels
-    are not centred. Linear assignment, exact, on the host. A metric, up to the invariances, on representations with
-    equally many living channels.
+    |.| is the Frobenius norm, and C the larger number of channels that are not dead. The side with fewer channels is
+    padded with zero channels. Channels are not centred. Linear assignment, exact, on the host. A metric, up to the
+    invariances, on representations with equal numbers of nonzero channels.
 
     Args:
-        x, y, maps, layout, full_output: as of `wreath_procrustes`.
+        x, y, maps, layout, full_output: as in `wreath_procrustes`.
 
     Returns:
-        0-d array in [0, 2], or this and the `Matching`, as `wreath_procrustes`.
+        0-d array in [0, 2]; with `full_output` also the `Matching`, as in `wreath_procrustes`.
 
     Raises:
         InputError: as `wreath_procrustes`.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_procrustes_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{wreath_procrustes_distance(x, x[:, ::-1] * np.arange(1, 5)):.3f}")
+        0.000
     """
     flag("full_output", full_output)
-    x, y = samples_of(x, y, maps, layout=layout)
-    distance, matching = matched(*((x, y) if full_output else of_common_width(x, y)))
+    x, y = paired_samples(x, y, maps, layout=layout)
+    distance, matching = best_positive_matching(*((x, y) if full_output else pad_to_common_width(x, y)))
     return (distance, matching) if full_output else distance
 
 
 def wreath_cka(x, y, reduce="max", estimator="song", *, layout=None):
-    """G_ReLU-CKA (Godfrey et al. 2022): CKA with K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
+    """Compute G_ReLU-CKA: CKA with the kernel K_ij = max over channels c of <H_i^c, H_j^c>, summed over pixels.
 
-    H is x with every channel centred and at unit norm over examples and pixels. The max kernel is not positive
-    semidefinite. Time 2 n^2 h w c operations per side, one matrix product per channel; memory of a few n x n and of one
-    copy of x (the median: of `BLOCK` numbers besides).
+    H is x with each channel centred and at unit norm over examples and pixels. The max kernel is not positive
+    semidefinite. Takes 2 n^2 h w c operations per side, as one matrix product per channel, and memory for a few n x n
+    matrices and one copy of x (for the median, and for `MAX_NUMBERS` numbers).
 
     Args:
-        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ.
-        reduce: "max", or "median" over channels instead, of an even number the mean of the middle two.
-        estimator: of HSIC (`hsic`), "song" as published.
-        layout: of maps, "nhwc" or "nchw"; None takes "nhwc", and warns of what looks like the other.
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
+            default float, half precisions float32).
+        reduce: "max", or "median" over channels (for an even number the mean of the middle two).
+        estimator: estimator of HSIC (see `hsic`); "song" as published.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
-        0-d array in [-1, 1]. A constant channel counts as absent; NaN where all are. Symmetric. Invariant under
-        translation, permutations, positive scalings, and also flips of signs, which the kernel does not see.
+        0-d array in [-1, 1]. Constant channels are ignored; NaN where all are constant. Symmetric. Invariant to
+        translation, permutations, positive scalings, and also to sign flips, which do not change the kernel.
 
     Raises:
-        InputError: shapes, types or numbers of examples are wrong; fewer than 4 examples for "song" and "lange"; an
-            unknown option; NaN or infinity in concrete input.
+        InputError: wrong shapes, dtypes or numbers of examples; fewer than 4 examples for "song" and "lange"; an
+            unknown option; concrete NaN or infinite entries.
+
+    Reference: Godfrey et al. 2022.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_cka
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{wreath_cka(x, x[:, ::-1] * np.arange(1, 5)):.3f}")
+        1.000
     """
-    return _compared(*_checked(x, y, reduce, estimator, layout), cosine)
+    return _wreath_cka(*_check_arguments(x, y, reduce, estimator, layout), cosine)
 
 
 def wreath_cka_distance(x, y, reduce="max", estimator="song", *, layout=None):
-    """arccos(`wreath_cka`), the angle between the centred kernel matrices, in [0, pi]: a metric on these.
+    """Compute arccos(`wreath_cka`), the angle between the centred kernel matrices, 0-d, in [0, pi]: a metric on these.
 
-    Args, errors and invariances: as of `wreath_cka`.
+    Args, Raises and invariances: as for `wreath_cka`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_cka_distance
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{wreath_cka_distance(x, x):.3f}")
+        0.000
     """
-    return _compared(*_checked(x, y, reduce, estimator, layout), angle)
-
-
-def wreath_kernel(x, reduce="max"):
-    """The kernel matrix (n, n) of `wreath_cka` for maps (n, h, w, c)."""
-    channels = jnp.moveaxis(x, -1, 0).reshape(x.shape[-1], len(x), -1)  # each channel in one piece
-    if reduce == "median":
-        return _median_kernel(channels)
-    upper = jnp.zeros((len(x), len(x)), x.dtype)
-    for start, strip in zip(_strips(len(x)), _max_strips(channels), strict=True):
-        upper = upper.at[start : start + len(strip), start:].set(strip)
-    return jnp.triu(upper) + jnp.triu(upper, 1).T
+    return _wreath_cka(*_check_arguments(x, y, reduce, estimator, layout), angle)
 
 
 @jax.jit
-def matched(x, y):
-    """Distance and `Matching` of two matrices, whose rows may be rotated."""
+def best_positive_matching(x, y):
+    """Return distance and `Matching` of two matrices, whose rows may be rotated."""
     (x, x_norm), (y, y_norm) = unit_channels(x), unit_channels(y)
     matching = positive_matching(matmul(y.T, x), x_norm, y_norm)
     x_live, y_live = ((norm > 0).sum().astype(x.dtype) for norm in (x_norm, y_norm))
-    distance = zero_of_equal(root(left_over(x, y, matching.selection) / jnp.maximum(x_live, y_live)), x, y)
+    distance = zero_if_equal(safe_sqrt(matching_residual(x, y, matching.selection) / jnp.maximum(x_live, y_live)), x, y)
     return jnp.where((x_live == 0) | (y_live == 0), jnp.nan, distance), matching
 
 
 @lru_cache(maxsize=64)
-def factor_cka(shapes, *, reduce="max", estimator="song", as_angle=False):
-    """`wreath_cka` in two parts."""
-    return factored_kernels(lambda x: wreath_kernel(as_maps(x, layout="nhwc"), reduce), estimator, as_angle)
+def split_cka(shapes, *, reduce="max", estimator="song", as_angle=False):
+    """Return `wreath_cka` as a `SplitMeasure`."""
+    return split_kernels(lambda x: wreath_kernel(as_maps(x, layout="nhwc"), reduce), estimator, as_angle)
 
 
 @lru_cache(maxsize=64)
-def factor_procrustes(shapes, *, maps="pixels", similarity=False):
-    """`wreath_procrustes` in two parts; the rest of a `Part` says which channels live."""
+def split_procrustes(shapes, *, maps="pixels", similarity=False):
+    """Return `wreath_procrustes` as a `SplitMeasure`; `Prepared.aux` says which channels are nonzero."""
 
     def prepare(x):
-        data, norms = unit_channels(samples(x, maps))
-        return Part(channels_first(data), norms > 0)
+        data, norms = unit_channels(samples_or_maps(x, maps))
+        return Prepared(channels_first(data), norms > 0)
 
     def value(squares, a, b):
         a_live, b_live = (live.sum().astype(squares.dtype) for live in (a, b))
-        distance = root(squares / jnp.maximum(a_live, b_live))
+        distance = safe_sqrt(squares / jnp.maximum(a_live, b_live))
         distance = jnp.where((a_live == 0) | (b_live == 0), jnp.nan, distance)
         return 1 - distance / 2 if similarity else distance
 
     def finish(cross, a, b):
         permutation, _ = assign(cross.T, b, a)
-        living = (a.sum() + b.sum()).astype(cross.dtype)
-        return value(living - 2 * picked(cross, permutation), a, b)
+        num_live = (a.sum() + b.sum()).astype(cross.dtype)
+        return value(num_live - 2 * matched_sum(cross, permutation), a, b)
 
     def exact(a, b):
-        matching = assign(matmul(b.data, a.data.T), b.rest, a.rest)
-        return value(unmatched(a.data, b.data, *matching), a.rest, b.rest)
+        matching = assign(matmul(b.data, a.data.T), b.aux, a.aux)
+        return value(matching_residual_of_rows(a.data, b.data, *matching), a.aux, b.aux)
 
-    return Factored(prepare, finish, exact, partial(small_distance, similarity))
+    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity))
 
 
 def check_reduce(reduce):
     one_of("reduce", reduce, REDUCTIONS)
 
 
-def _checked(x, y, reduce, estimator, layout):
+def _check_arguments(x, y, reduce, estimator, layout):
     check_reduce(reduce)
-    x, y = as_map_pair(x, y, layout=layout, translated=True)
+    x, y = as_map_pair(x, y, layout=layout, translation_invariant=True)
     check_estimator(estimator, len(x))
     return x, y, reduce, estimator
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4))
-def _compared(x, y, reduce, estimator, compare):
+def _wreath_cka(x, y, reduce, estimator, compare):
     return compare(*(centre_kernel(wreath_kernel(z, reduce), estimator) for z in (x, y)))
 
 
-@jax.custom_jvp
-def _max_strips(channels):
-    """Strips of the max kernel of channels (c, n, pixels)."""
-    strips, _ = lax.scan(lambda best, h: (_map(jnp.maximum, best, _grams(h)), None), _nothing(channels), channels)
-    return strips
-
-
-@_max_strips.defjvp
-def _max_strips_jvp(primals, tangents):
-    # Autodiff would compare maxima that a compiler may have rounded in two ways. So the winner is kept, as a number.
-    fixed = lax.stop_gradient(primals[0])
-
-    def take(carry, step):
-        best, winner = carry
-        number, channel = step
-        grams = _grams(channel)
-        winner = _map(lambda b, g, w: jnp.where(g > b, number, w), best, grams, winner)
-        return (_map(jnp.maximum, best, grams), winner), None
-
-    nothing = _nothing(fixed)
-    nobody = _map(lambda strip: jnp.full(strip.shape, -1), nothing)
-    (strips, winner), _ = lax.scan(take, (nothing, nobody), (jnp.arange(len(fixed)), fixed))
-    return jax.jvp(partial(_of_winners, strips, winner), primals, tangents)
-
-
-@jax.custom_jvp
-def _of_winners(strips, winner, channels):
-    """`strips`, the kernels of the channels `winner`, with derivatives of every order by `channels`."""
-    del winner, channels
-    return strips
-
-
-@_of_winners.defjvp
-def _of_winners_jvp(primals, tangents):
-    _, winner, channels = primals
-
-    def add(total, step):
-        number, channel, change = step
-        _, moved = jax.jvp(_grams, (channel,), (change,))
-        return _map(lambda t, m, w: t + jnp.where(w == number, m, 0), total, moved, winner), None
-
-    start = _map(jnp.zeros_like, _nothing(channels))
-    change, _ = lax.scan(add, start, (jnp.arange(len(channels)), channels, tangents[2]))
-    return _of_winners(*primals), change
-
-
-def _grams(channel):
-    """Strips of the kernel of one channel (n, pixels); of a constant channel -inf, which no maximum takes."""
-    channel, norm = _standardized(channel)
-    products = (matmul(channel[i : i + _strip(len(channel))], channel[i:].T) for i in _strips(len(channel)))
-    return tuple(jnp.where(norm == 0, -jnp.inf, product) for product in products)
-
-
-def _standardized(channel):
-    return unit(centre(channel, (0, 1))[0])
-
-
-def _nothing(channels):
-    n = channels.shape[1]
-    return tuple(jnp.full((min(_strip(n), n - i), n - i), -jnp.inf, channels.dtype) for i in _strips(n))
-
-
-def _strips(n):
-    """First rows of the strips in which a symmetric (n, n) matrix is computed, each from its diagonal to the right."""
-    return range(0, n, _strip(n))
-
-
-def _strip(n):
-    return max(128, -(-n // 4))  # 4 strips save 3/8 of the operations; products of fewer rows are slower
-
-
-def _map(function, *trees):
-    return jax.tree.map(function, *trees)
-
-
-def _median_kernel(channels):
-    """The median over live channels; rows of the kernel in blocks, each with all channels at once."""
-    channels, norm = lax.map(_standardized, channels)
-    count = (norm > 0).sum()
-    middle = jnp.stack([(count - 1) // 2, count // 2])
-
-    def row(example):  # (c, pixels)
-        gram = jnp.einsum("cp,cjp->jc", example, channels, precision="highest")
-        ordered = jnp.sort(jnp.where(norm == 0, jnp.inf, gram), axis=-1)  # constant channels last
-        median = ordered[:, middle].mean(-1)
-        return jnp.where(jnp.isnan(ordered[:, -1]), jnp.nan, median)  # NaN, sorted to the end, is not passed over
-
-    rows = max(1, BLOCK // (channels.shape[0] * channels.shape[1]))
-    return lax.map(row, jnp.moveaxis(channels, 1, 0), batch_size=min(rows, channels.shape[1]))
-
-
-_RELU = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
-_EVEN = _RELU | {"translation", "sign_flip", "cyclic_shift"}
+_RELU_INVARIANCES = frozenset({"isotropic_scaling", "permutation", "positive_diagonal"})
+_CKA_INVARIANCES = _RELU_INVARIANCES | {"translation", "sign_flip", "cyclic_shift"}
 _GODFREY = "Godfrey et al. 2022"
 _MEDIAN = {"reduce": "median"}
-_median, _factor_median = partial(wreath_cka, **_MEDIAN), partial(factor_cka, **_MEDIAN)
-_factor_similarity = partial(factor_procrustes, similarity=True)
-_factor_angle = partial(factor_cka, as_angle=True)
+_median, _split_median = partial(wreath_cka, **_MEDIAN), partial(split_cka, **_MEDIAN)
+_split_similarity = partial(split_procrustes, similarity=True)
+_split_angle = partial(split_cka, as_angle=True)
 
 
-def _similarity(name, fn, least, invariances, factor):
-    zeros = invariances is _RELU
-    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, factor, zero_channels=zeros)
+def _similarity(name, fn, least, invariances, split):
+    zeros = invariances is _RELU_INVARIANCES
+    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, split, zero_channels=zeros)
 
 
-def _distance(name, fn, most, invariances, factor):
-    zeros = invariances is _RELU
-    return Measure(name, fn, _GODFREY, (0.0, most), "distance", True, invariances, factor, zero_channels=zeros)
+def _distance(name, fn, most, invariances, split):
+    zeros = invariances is _RELU_INVARIANCES
+    return Measure(name, fn, _GODFREY, (0.0, most), "distance", True, invariances, split, zero_channels=zeros)
 
 
 MEASURES = (
-    _similarity("wreath_procrustes", wreath_procrustes, 0.0, _RELU, _factor_similarity),
-    _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU, factor_procrustes),
-    _similarity("wreath_cka", wreath_cka, -1.0, _EVEN, factor_cka),
-    _similarity("wreath_cka_median", _median, -1.0, _EVEN, _factor_median),
-    _distance("wreath_cka_distance", wreath_cka_distance, math.pi, _EVEN, _factor_angle),
+    _similarity("wreath_procrustes", wreath_procrustes, 0.0, _RELU_INVARIANCES, _split_similarity),
+    _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU_INVARIANCES, split_procrustes),
+    _similarity("wreath_cka", wreath_cka, -1.0, _CKA_INVARIANCES, split_cka),
+    _similarity("wreath_cka_median", _median, -1.0, _CKA_INVARIANCES, _split_median),
+    _distance("wreath_cka_distance", wreath_cka_distance, math.pi, _CKA_INVARIANCES, _split_angle),
 )

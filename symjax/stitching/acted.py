@@ -10,7 +10,7 @@ import numpy as np
 from symjax import memory, parallel, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.groups import Discovered
+from symjax.groups import Symmetry
 from symjax.network import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import FitConfig, Plan, pair_moments
@@ -118,7 +118,7 @@ def stitch_to_acted(
 
 
 @lru_cache
-def check_points(network: Network, points: tuple[int, ...]) -> Discovered:
+def check_points(network: Network, points: tuple[int, ...]) -> Symmetry:
     """Return the network's symmetry; an InputError where it does not reach one of the points."""
     inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.example)
     symmetry = network.symmetry(network.init(jax.random.key(0)), inputs)  # verified on generic values of these shapes

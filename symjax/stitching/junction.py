@@ -7,7 +7,7 @@ import jax
 
 from symjax.errors import InputError, renamed
 from symjax.network import Member, Network, StitchPoint
-from symjax.similarity.alignment import enlarged
+from symjax.similarity.alignment import enlarge
 from symjax.spelling import one_line
 
 PyTree = Any
@@ -143,7 +143,7 @@ def resized(features: jax.Array, size: tuple[int, ...]) -> jax.Array:
     if how == "mean":
         blocks = [length for n, m in zip(own, size, strict=True) for length in (m, n // m)]
         return features.reshape(examples, *blocks, channels).mean(axis=tuple(range(2, 2 * len(size) + 1, 2)))
-    return enlarged(features, size, range(1, len(size) + 1)) if how == "nearest" else features
+    return enlarge(features, size, range(1, len(size) + 1)) if how == "nearest" else features
 
 
 def as_read(junction: Junction, features: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
-"""Symmetries of the parameters of any JAX function, found from its jaxpr; see docs/discovery.md."""
+"""Symmetries of the parameters of any JAX function, discovered from its jaxpr; see docs/discovery.md."""
 
-from symjax.groups.discovery.action import Axis, Discovered, Space
+from symjax.groups.discovery.action import Axis, Space, Symmetry
 from symjax.groups.discovery.search import discover
 
-__all__ = ["Axis", "Discovered", "Space", "discover"]
+__all__ = ["Axis", "Space", "Symmetry", "discover"]

@@ -1,4 +1,4 @@
-"""The action of discovered symmetries on parameters: other parameters, the same function."""
+"""The action of discovered symmetries on parameters: it changes the parameters and keeps the function."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -16,21 +16,22 @@ Element = Mapping[str, jax.Array]
 
 
 class Axis(NamedTuple):
-    """Where channels of a space lie in a parameter, and how a matrix acts there.
+    """The position of a space's channels in a parameter, and the action of a matrix there.
 
     Attributes:
-      path: of the parameter, parts joined by "/".
+      path: path of the parameter, with parts joined by "/".
       axis: the dimension along which the channels lie.
-      index: (dimension, index) pairs of the slice that holds them, such as that of one attention head; () for all.
-      where: positions along the axis, (channels, positions of each channel).
-      exponent: the power of the matrix that acts: 1 for A itself, -1 for the inverse transposed, and for matrices with
-        one entry in each row and column any power of the entries, 0 for the permutation alone.
+      index: (dimension, index) pairs of the slice with the channels, for example that of one attention head; () for
+          all.
+      positions: positions along the axis, (channels, positions of each channel).
+      exponent: the power of the matrix that acts: 1 for A itself, -1 for the inverse transpose. For matrices with one
+        entry in each row and column, any power of the entries; 0 for the permutation alone.
     """
 
     path: str
     axis: int
     index: tuple[tuple[int, int], ...]
-    where: np.ndarray
+    positions: np.ndarray
     exponent: float
 
     __repr__ = one_line
@@ -40,12 +41,12 @@ class Space(NamedTuple):
     """Channels that a symmetry mixes.
 
     Attributes:
-      name: in `Discovered.spaces`.
+      name: its name in `Symmetry.spaces`.
       size: the number of channels.
-      group: the name in `GROUPS` of the largest group that was verified.
+      group: the name in `GROUPS` of the largest verified group.
       axes: the parameter axes that hold the channels.
-      verified: whether the function stays when this space is acted on; a space for which not is never acted on.
-      families: of what permutes parts, such as attention heads, the spaces of the parts, one tuple for each kind.
+      verified: whether the action on this space keeps the function. Unverified spaces are never acted on.
+      families: for a space that permutes parts, such as attention heads, the spaces of the parts: one tuple per kind.
     """
 
     name: str
@@ -57,25 +58,29 @@ class Space(NamedTuple):
 
     __repr__ = one_line
 
-    def along(self, array, axis, where, matrix, power):
-        """The array with a power of the matrix acting on the positions `where` along an axis."""
+    def apply_along(self, array, axis, positions, matrix, power):
+        """Apply a power of the matrix to the given positions along an axis of the array."""
         acting = _power(matrix, power, GROUPS[self.group].monomial)
-        return array if acting is None else _along(array, axis, _embedded(None, array.shape[axis], where, acting))
+        return (
+            array if acting is None else _apply_along(array, axis, _embed(None, array.shape[axis], positions, acting))
+        )
 
 
-class Discovered:
-    """The symmetries of a function's parameters, see `symjax.groups.discover`.
+class Symmetry:
+    """The symmetries of a function's parameters; see `symjax.groups.discover`.
 
-    An element is a dict from names of spaces to matrices; spaces that it leaves out stay as they are. Methods are pure
-    and work under `jit` and `vmap`.
+    An element is a dict from names of spaces to matrices; it leaves other spaces unchanged. Methods are pure and work
+    under `jit` and `vmap`.
 
     Attributes:
-      spaces: name to `Space`, those that permute parts after those of their parts.
-      points: name of a value that the function names to the size of its last axis.
+      spaces: dict from name to `Space`; spaces that permute parts come after those of their parts.
+      points: dict from the name of a named value to the size of its last axis.
     """
 
-    def __init__(self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], at: dict):
-        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, at
+    def __init__(
+        self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], locations: dict
+    ):
+        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, locations
         self._families = {name: space.families for name, space in spaces.items() if space.families}
 
     def __repr__(self) -> str:
@@ -87,7 +92,10 @@ class Discovered:
         return "\n".join(lines) or "no symmetry"
 
     def sample(self, key: jax.Array, names: Iterable[str] | None = None) -> dict[str, jax.Array]:
-        """A random element of all verified spaces, or of those named; each matrix depends on the key and its place."""
+        """Return a random element of all verified spaces, or of the named ones.
+
+        Each matrix depends on the key and the space's position alone.
+        """
         names = [name for name, space in self.spaces.items() if space.verified] if names is None else list(names)
         places = {name: place for place, name in enumerate(self.spaces)}
         self._check({name: None for name in names})
@@ -96,93 +104,95 @@ class Discovered:
             for name in names
         }
 
-    def compose(self, first: Element, then: Element) -> dict[str, jax.Array]:
-        """The element that acts as `first` and then as `then`.
+    def compose(self, first: Element, second: Element) -> dict[str, jax.Array]:
+        """Return the element that acts as `first` and then as `second`.
 
-        Where `first` permutes parts, the matrices of `then` for the parts are those of the places that they came to.
+        Where `first` permutes parts, the matrices of `second` for parts refer to the positions after this permutation.
         """
-        self._check(first), self._check(then)
-        then = self._carried(then, first, back=False)
-        both = {**first, **then}
+        self._check(first), self._check(second)
+        second = self._permute_parts(second, first, back=False)
+        merged = {**first, **second}
         return {
-            name: self._group(name).compose(first[name], then[name]) if name in first and name in then else both[name]
-            for name in both
+            name: self._group(name).compose(first[name], second[name])
+            if name in first and name in second
+            else merged[name]
+            for name in merged
         }
 
     def inverse(self, element: Element) -> dict[str, jax.Array]:
-        """The element that undoes it."""
+        """Return the inverse of an element."""
         self._check(element)
         inverted = {name: self._group(name).inverse(matrix) for name, matrix in element.items()}
-        return self._carried(inverted, element, back=True)
+        return self._permute_parts(inverted, element, back=True)
 
     def contains(self, element: Element, *, tolerance: float = 1e-6) -> bool:
-        """Whether every matrix is of its space's size and in its group (see `MatrixGroup.contains`)."""
+        """Return whether every matrix has its space's size and is in its group (see `MatrixGroup.contains`)."""
         self._check(element)
         return all(self._group(name).contains(matrix, tolerance=tolerance) for name, matrix in element.items())
 
     def act(self, params: Any, element: Element) -> Any:
-        """The parameters acted on; the function is the same, up to rounding.
+        """Return the parameters after the action of an element; the function is the same up to rounding.
 
         Raises:
-          InputError: parameters of another structure or other shapes than those of `discover`; an unknown space or one
-            that is not verified, or a matrix of the wrong shape. That matrices are of their groups is not checked (see
-            `contains`).
+          InputError: parameters of another structure or other shapes than those given to `discover`; an unknown or
+              unverified
+            space; a matrix of the wrong shape. Membership in groups is not checked (see `contains`).
         """
         self._check(element)
         leaves, treedef = jax.tree.flatten(params)
         if treedef != self.treedef or [jnp.shape(leaf) for leaf in leaves] != list(self._shapes.values()):
-            raise InputError("params: has another structure or other shapes than the parameters of the symmetry")
+            raise InputError("params: got another structure or other shapes, expected those given to discover")
         leaves = dict(zip(self._shapes, leaves, strict=True))
-        for parts in (True, False):  # parts first, then what permutes them
-            together = defaultdict(list)
+        for parts in (True, False):  # parts first, then the spaces that permute them
+            spaces_by_axis = defaultdict(list)
             for name in self.spaces:
                 if name in element and (name not in self._families) == parts:
                     for axis in self.spaces[name].axes:
-                        together[axis.path, axis.axis, axis.index].append((name, axis))
+                        spaces_by_axis[axis.path, axis.axis, axis.index].append((name, axis))
             powers: dict = {}
-            for (path, d, index), acting in together.items():
-                at = [slice(None)] * leaves[path].ndim
+            for (path, d, index), acting in spaces_by_axis.items():
+                slices = [slice(None)] * leaves[path].ndim
                 for other, i in index:
-                    at[other] = slice(i, i + 1)
+                    slices[other] = slice(i, i + 1)
                 full = None
                 for name, axis in acting:
                     if (name, axis.exponent) not in powers:
                         powers[name, axis.exponent] = _power(element[name], axis.exponent, self._group(name).monomial)
                     if (block := powers[name, axis.exponent]) is not None:
-                        full = _embedded(full, leaves[path].shape[d], axis.where, block)
+                        full = _embed(full, leaves[path].shape[d], axis.positions, block)
                 if full is not None:
-                    old = leaves[path][tuple(at)] if index else leaves[path]
-                    new = _along(old, d, full)
-                    leaves[path] = _replaced(leaves[path], tuple(at), new) if index else new
+                    old = leaves[path][tuple(slices)] if index else leaves[path]
+                    new = _apply_along(old, d, full)
+                    leaves[path] = _set(leaves[path], tuple(slices), new) if index else new
         return treedef.unflatten(leaves.values())
 
     def at(self, point: str, element: Element) -> jax.Array:
-        """What the element does to a named value: a matrix (d, d) that acts on its last axis.
+        """Return the action of an element on a named value: a matrix (d, d) on its last axis.
 
         Raises:
-          InputError: no value has this name, or the element changes the value by more than a matrix on its last axis.
+          InputError: unknown name, or the element changes the value by more than a matrix on its last axis.
         """
         self._check(element)
         places = self._point(point)
         full = jnp.eye(self.points[point], dtype=jnp.result_type(float))
         for name in self.spaces:  # parts first
             if name in element and name in places:
-                where, power = places[name]
+                positions, power = places[name]
                 if power is None:
-                    raise InputError(f"point: {point} is changed by {name} otherwise than by a matrix on its last axis")
-                block = None if where is None else _power(element[name], power, self._group(name).monomial)
+                    raise InputError(f"point: {name} changes {point} by more than a matrix on its last axis")
+                block = None if positions is None else _power(element[name], power, self._group(name).monomial)
                 if block is not None:
-                    full = jnp.matmul(_embedded(None, len(full), where, block), full, precision="highest")
+                    full = jnp.matmul(_embed(None, len(full), positions, block), full, precision="highest")
         return full
 
     def spaces_at(self, point: str) -> tuple[str, ...]:
-        """The spaces whose channels lie on the last axis of a named value."""
-        return tuple(name for name, (where, power) in self._point(point).items() if where is not None)
+        """Return the names of spaces whose channels lie on the last axis of a named value."""
+        return tuple(name for name, (positions, power) in self._point(point).items() if positions is not None)
 
     def _point(self, point: str) -> dict:
         if point not in self.points:
             raise InputError(
-                f"point: {point!r} is not named by the function; known: {', '.join(self.points) or 'none'}"
+                f"point: got {point!r}, expected a named value of the function: {', '.join(self.points) or 'none'}"
             )
         return self._at.get(point, {})
 
@@ -192,35 +202,35 @@ class Discovered:
     def _check(self, element: Element) -> None:
         for name, matrix in element.items():
             if name not in self.spaces:
-                raise InputError(f"element: {name!r} is not a space; known: {', '.join(self.spaces) or 'none'}")
+                raise InputError(f"element: got {name!r}, expected names of spaces: {', '.join(self.spaces) or 'none'}")
             size = self.spaces[name].size
             if not self.spaces[name].verified:
                 raise InputError(f"element: {name} is not verified: acting on it changes the function")
             if matrix is not None and jnp.shape(matrix) != (size, size):
                 raise InputError(f"element: {name} has shape {jnp.shape(matrix)}, expected {(size, size)}")
 
-    def _carried(self, element: Element, by: Element, back: bool) -> dict:
-        """The matrices of parts at the places that the permutation in `by` takes from (or, `back`, brings to)."""
+    def _permute_parts(self, element: Element, permuting: Element, back: bool) -> dict:
+        """Return `element` with matrices of parts permuted by the matrices in `permuting` (or by their inverses)."""
         element = dict(element)
         for name, families in self._families.items():
-            for family in families if name in by else ():
+            for family in families if name in permuting else ():
                 if any(part in element for part in family):
                     size = self.spaces[family[0]].size
                     parts = jnp.stack([jnp.asarray(element.get(part, jnp.eye(size))) for part in family])
-                    places = jnp.argmax(jnp.abs(by[name]), axis=int(back))
+                    places = jnp.argmax(jnp.abs(permuting[name]), axis=int(back))
                     element.update(zip(family, parts[places], strict=True))
         return element
 
 
-# NumPy's arrays stay NumPy's: nothing compiles while hundreds of candidates are verified.
+# NumPy arrays stay NumPy arrays, so that nothing is compiled while hundreds of candidates are verified.
 
 
 def _numpy(*arrays) -> bool:
     return all(isinstance(array, (np.ndarray, np.generic)) for array in arrays)
 
 
-def _replaced(array, index, values):
-    """The array with other values at an index."""
+def _set(array, index, values):
+    """Return the array with `values` at `index`."""
     if not _numpy(array, values):
         return jnp.asarray(array).at[index].set(values)
     array = array.astype(np.result_type(array, values))
@@ -228,14 +238,14 @@ def _replaced(array, index, values):
     return array
 
 
-def _embedded(full, size, where, block):
-    """The matrix `full` (the identity for None) with a block for each of the channels' positions."""
+def _embed(full, size, positions, block):
+    """Return the matrix `full` (the identity for None) with `block` at the channels' positions."""
     full = np.eye(size, dtype=block.dtype) if full is None else full
-    return _replaced(full, (where[:, None, :], where[None, :, :]), block[:, :, None])
+    return _set(full, (positions[:, None, :], positions[None, :, :]), block[:, :, None])
 
 
-def _along(array, axis, matrix):
-    """The array times the matrix along one axis."""
+def _apply_along(array, axis, matrix):
+    """Return the array multiplied by the matrix along one axis."""
     axes = ((axis,), (1,))
     if _numpy(array, matrix):
         return np.moveaxis(np.tensordot(array, matrix.astype(array.dtype), axes), -1, axis)
@@ -244,7 +254,10 @@ def _along(array, axis, matrix):
 
 
 def _power(matrix, exponent, monomial):
-    """What acts along an axis: of a monomial matrix the entries to their power; None for the identity."""
+    """Return the matrix that acts along an axis, or None for the identity.
+
+    Powers of monomial matrices are entrywise.
+    """
     xp = np if _numpy(matrix) else jnp
     if not monomial:
         return xp.linalg.inv(matrix).T if exponent < 0 else matrix if exponent else None

@@ -1,4 +1,4 @@
-"""Powers of a channel's factor by which its parameters can be scaled: a null space of gradients."""
+"""Powers of a channel's factor by which its parameters can be scaled, from a null space of gradients."""
 
 from fractions import Fraction
 
@@ -6,62 +6,66 @@ import numpy as np
 from scipy.optimize import linprog
 
 from symjax.groups.discovery.action import Axis
-from symjax.groups.discovery.cells import Cell
+from symjax.groups.discovery.candidates import CandidateSpace
 
-BLUR = 1e-4
-"""Errors of exponents from a null space; those that are proposed are integer, and verified."""
-
-
-def gradients_needed(cells) -> int:
-    """How many gradients give each space more equations than exponents."""
-    return max((-(-(len(cell.axes) + 4) // cell.size) + 3 for cell in cells if not cell.families), default=0)
+TOLERANCE = 1e-4
+"""Largest error of exponents from a null space; proposed exponents are rounded to integers and verified."""
 
 
-def exponents_of(cell: Cell, products) -> list | None:
-    """The exponents e of a scaling of channels: Σ e_axis <gradient, parameters at the channel on that axis> = 0.
+def gradients_needed(candidates) -> int:
+    """Return the number of gradients with which each space has more equations than exponents."""
+    return max(
+        (-(-(len(candidate.axes) + 4) // candidate.size) + 3 for candidate in candidates if not candidate.families),
+        default=0,
+    )
 
-    Where there are several, those with -1 on all axes that read the channels and the least sum of |e|: through a batch
-    norm the affine parameters are scaled, and neither kernel nor statistics.
+
+def exponents_of(candidate: CandidateSpace, products) -> list | None:
+    """Return the exponents e of a scaling of channels, with sum_axis e_axis <gradient, parameters at the channel> = 0.
+
+    Where there are several solutions, return the one with -1 on all axes that read the channels and the least sum of
+    |e|: through a batch norm, it scales the affine parameters, and neither kernel nor statistics. None without a
+    solution.
     """
-    pairs = list(zip(cell.axes, cell.leaves, strict=True))
+    pairs = list(zip(candidate.axes, candidate.leaves, strict=True))
     rows = np.concatenate([np.stack([_at_channels(axis, p[leaf]) for axis, leaf in pairs], 1) for p in products])
     largest = np.abs(rows).max(axis=1, keepdims=True)
     rows = rows / np.where(largest > 0, largest, 1)
     norms = np.linalg.norm(rows, axis=0)
-    live = norms > 1e-11 * norms.max(initial=0)
-    if live.sum() < 2:
+    nonzero = norms > 1e-11 * norms.max(initial=0)
+    if nonzero.sum() < 2:
         return None
-    rows, norms = rows[:, live], norms[live]
+    rows, norms = rows[:, nonzero], norms[nonzero]
     _, values, vectors = np.linalg.svd(rows / norms)
     basis = (vectors[(values > 1e-9 * values[0]).sum() :] / norms).T  # (axes, dimensions)
     if not basis.shape[1]:
         return None
     basis = np.linalg.qr(basis)[0]
-    reads = np.array(cell.reads)[live]
-    for pinned in [basis[reads]] if reads.any() else [-basis[[i]] for i in range(len(basis))]:
-        vector = _sparsest(basis, pinned)
+    reads = np.array(candidate.reads)[nonzero]
+    for fixed_rows in [basis[reads]] if reads.any() else [-basis[[i]] for i in range(len(basis))]:
+        vector = _sparsest(basis, fixed_rows)
         if vector is not None:
-            full = np.zeros(len(live))
-            full[live] = vector
-            return _integers(full)
+            all_exponents = np.zeros(len(nonzero))
+            all_exponents[nonzero] = vector
+            return _integers(all_exponents)
     return None
 
 
 def _at_channels(axis: Axis, product) -> np.ndarray:
-    """Sums of a leaf's entries at each channel."""
+    """Return the sums of a leaf's entries at each channel."""
     product = np.moveaxis(product, axis.axis, -1)
     index = [slice(None)] * product.ndim
     for d, i in axis.index:
         index[d - (d > axis.axis)] = i
-    return product[tuple(index)].reshape(-1, product.shape[-1]).sum(0)[axis.where].sum(1)
+    return product[tuple(index)].reshape(-1, product.shape[-1]).sum(0)[axis.positions].sum(1)
 
 
-def _sparsest(basis, pinned):
-    """The combination of columns with `pinned @ z = -1` and the least sum of absolute values; None without any."""
-    left, values, right = np.linalg.svd(pinned)
-    rank = int((values > BLUR * max(values[0], BLUR)).sum())
-    start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(pinned))
-    if not rank or np.abs(pinned @ start + 1).max() > BLUR:
+def _sparsest(basis, fixed_rows):
+    """Return the combination of columns with `fixed_rows @ z = -1` and the least sum of absolute values, or None."""
+    left, values, right = np.linalg.svd(fixed_rows)
+    rank = int((values > TOLERANCE * max(values[0], TOLERANCE)).sum())
+    start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(fixed_rows))
+    if not rank or np.abs(fixed_rows @ start + 1).max() > TOLERANCE:
         return None
     start, free = basis @ start, basis @ right[rank:].T
     axes, k = free.shape
@@ -78,11 +82,11 @@ def _sparsest(basis, pinned):
 
 
 def _integers(vector) -> list:
-    """The smallest multiple that is integer, where there is one of small numbers; else the numbers as they are."""
-    unit = np.abs(vector[np.abs(vector) > BLUR]).min(initial=np.inf)
+    """Return the smallest integer multiple of the vector if its numbers are small, otherwise the numbers themselves."""
+    unit = np.abs(vector[np.abs(vector) > TOLERANCE]).min(initial=np.inf)
     vector = vector / unit
     for multiple in range(1, 7):
         scaled = vector * multiple
-        if np.abs(scaled - np.round(scaled)).max() < BLUR:
+        if np.abs(scaled - np.round(scaled)).max() < TOLERANCE:
             return [int(e) for e in np.round(scaled)]
     return [float(Fraction(float(e)).limit_denominator(10**6)) for e in vector]

@@ -18,15 +18,15 @@ class Probe:
     def __init__(self, fn, params, x, seed):
         paths, self.treedef = jax.tree_util.tree_flatten_with_path(params)
         self.paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-        if len(set(self.paths)) < len(paths):  # of keys with a slash
+        if len(set(self.paths)) < len(paths):  # keys that contain a slash
             self.paths = [jax.tree_util.keystr(path) for path, _ in paths]
         self.rng, self.signed = np.random.default_rng(seed), True
-        self._values = [_wide(leaf) for _, leaf in paths]
+        self._values = [_to_float64(leaf) for _, leaf in paths]
         self.real = [is_real(leaf) for leaf in self._values]
         if not any(self.real):
-            raise InputError("params: has no floating-point array, wanted one to act on")
+            raise InputError("params: has no floating-point array, expected at least one")
         data, structure = jax.tree.flatten(x)
-        self._data = [_wide(leaf) for leaf in data]
+        self._data = [_to_float64(leaf) for leaf in data]
 
         def flat(*leaves):
             outputs = fn(self.treedef.unflatten(leaves[: len(paths)]), structure.unflatten(leaves[len(paths) :]))
@@ -34,24 +34,24 @@ class Probe:
 
         closed = inline(jax.make_jaxpr(flat)(*self._values, *self._data), _in_float64)
         if not any(v.aval.size for v in closed.jaxpr.outvars):
-            raise InputError("fn: gives no floating-point number for these inputs")
-        self.closed, number = closed, len(paths)
-        batch = Labels(closed, number)
+            raise InputError("fn: got no floating-point output for these inputs, expected at least one number")
+        self.closed, num_params = closed, len(paths)
+        batch = Labels(closed, num_params)
         classes = {c for array in batch.batch for c in np.unique(batch.classes[array]).tolist()}
         batched = frozenset(
             (leaf, d)
-            for leaf, v in enumerate(closed.jaxpr.invars[:number])
+            for leaf, v in enumerate(closed.jaxpr.invars[:num_params])
             for d in range(v.aval.ndim)
             if any(classes.intersection(row.tolist()) for _, row in batch.rows(v, d))
         )
-        self.labels = Labels(closed, number, batched) if batched else batch
-        self.points: dict = {}  # name to variable, the first of each name
+        self.labels = Labels(closed, num_params, batched) if batched else batch
+        self.points: dict = {}  # dict from name to the first variable of this name
         for equation in closed.jaxpr.eqns:
             if equation.primitive.name == "name" and is_real(equation.outvars[0].aval):
                 self.points.setdefault(equation.params["name"], equation.outvars[0])
         self.shapes = dict(zip(self.paths, map(jnp.shape, self._values), strict=True))
-        used = {id(v): i for i, equation in reversed([*enumerate(closed.jaxpr.eqns)]) for v in equation.invars}
-        self.order = [used.get(id(v)) for v in closed.jaxpr.invars[:number]]
+        first_use = {id(v): i for i, equation in reversed([*enumerate(closed.jaxpr.eqns)]) for v in equation.invars}
+        self.order = [first_use.get(id(v)) for v in closed.jaxpr.invars[:num_params]]
         jaxpr = closed.jaxpr.replace(
             outvars=[*closed.jaxpr.outvars, *self.points.values()],
             debug_info=closed.jaxpr.debug_info.with_unknown_names(),
@@ -61,8 +61,8 @@ class Probe:
         def forward(params, data):
             return jax.core.eval_jaxpr(extended.jaxpr, extended.consts, *params, *data)
 
-        def gradient(moving, params, data, cotangents):
-            leaves = iter(moving)
+        def gradient(real_params, params, data, cotangents):
+            leaves = iter(real_params)
             params = [next(leaves) if real else leaf for real, leaf in zip(self.real, params, strict=True)]
             outputs = evaluate(closed, [*params, *data], _differentiable)
             return sum(jnp.vdot(a, b) for a, b in zip(outputs, cotangents, strict=True))
@@ -70,7 +70,7 @@ class Probe:
         self._forward, self._gradient = jax.jit(forward), jax.jit(jax.grad(gradient))
 
     def draw(self) -> tuple[list, list]:
-        """Random parameters and inputs at the scale of those given."""
+        """Return random parameters and inputs at the scale of the given ones."""
         data = [leaf + self._noise(leaf) if is_real(leaf) else leaf for leaf in self._data]
         return [self._parameter(leaf) if is_real(leaf) else leaf for leaf in self._values], data
 
@@ -78,23 +78,26 @@ class Probe:
         return self.rng.normal(size=leaf.shape) * (float(np.std(leaf)) or 1.0)
 
     def _parameter(self, leaf):
-        """Vectors without a negative entry, such as variances, stay so; arrays of more dimensions where they must."""
+        """Return a random parameter; vectors without negative entries, such as variances, keep their signs.
+
+        So do arrays of more dimensions while `signed` is false.
+        """
         if not leaf.size or leaf.min() < 0 or not leaf.max():
             return leaf + 0.3 * self._noise(leaf)
         leaf = leaf + 0.3 * np.abs(self.rng.normal(size=leaf.shape))
         return leaf * self.rng.choice([-1, 1], leaf.shape) if self.signed and leaf.ndim > 1 else leaf
 
     def values(self, params, data) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        """The function's outputs, and the values that it names."""
+        """Return the function's outputs, and its named values."""
         values = [np.asarray(value) for value in self._forward(params, data)]
         return values[: self._outputs], dict(zip(self.points, values[self._outputs :], strict=True))
 
     def products(self) -> list[np.ndarray | None]:
-        """Elementwise products of random parameters and the gradient of a random sum of the outputs, for each leaf."""
+        """Return for each leaf the product of random parameters and the gradient of a random sum of the outputs."""
         params, data = self.draw()
         cotangents = [self.rng.normal(size=v.aval.shape) for v in self.closed.jaxpr.outvars]
-        moving = [leaf for leaf, real in zip(params, self.real, strict=True) if real]
-        gradients = iter(self._gradient(moving, params, data, cotangents))
+        real_params = [leaf for leaf, real in zip(params, self.real, strict=True) if real]
+        gradients = iter(self._gradient(real_params, params, data, cotangents))
         return [
             leaf * np.asarray(next(gradients)) if real else None for leaf, real in zip(params, self.real, strict=True)
         ]
@@ -104,14 +107,14 @@ def is_real(value) -> bool:
     return jnp.issubdtype(getattr(value, "dtype", None) or jnp.result_type(value), jnp.floating)
 
 
-def _wide(leaf):
+def _to_float64(leaf):
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     return np.asarray(leaf, np.float64) if is_real(leaf) else leaf
 
 
 def _in_float64(equation, values):
-    """Evaluates one equation in float64 throughout: conversions to narrower floats are left out."""
+    """Evaluate one equation in float64; omit conversions to narrower floats."""
     name, params = equation.primitive.name, dict(equation.params)
     if name in INLINED:
         return evaluate(closed_body(equation), values, _in_float64)
@@ -121,7 +124,7 @@ def _in_float64(equation, values):
         return [jnp.asarray(values[0], np.float64)]
     if not any(is_real(value) for value in values):
         return None
-    if any("jaxpr" in key or key == "branches" for key in params):  # loops and branches keep the types they have
+    if any("jaxpr" in key or key == "branches" for key in params):  # loops and branches keep their dtypes
         dtypes = [atom.aval.dtype for atom in equation.invars]
         if dtypes == [jnp.result_type(value) for value in values]:
             return None
@@ -135,7 +138,7 @@ def _in_float64(equation, values):
 
 
 def _differentiable(equation, values):
-    """Maxima as entries at an index: JAX's gradient compares operand and result, which the compiler may round apart."""
+    """Return maxima as entries at an index; JAX's gradient compares results that the compiler may round differently."""
     name = equation.primitive.name
     if name not in ("reduce_max", "reduce_min") or not is_real(values[0]):
         return None

@@ -1,9 +1,9 @@
 """Discover the symmetries of the parameters of any JAX function.
 
-Three steps. Labels of channels in the jaxpr propose spaces of channels that can be permuted (`labels`, `cells`).
-Gradients at random parameters and inputs propose by which powers of a channel's factor its parameters can be scaled: a
-null space (`exponents`). Then the function is evaluated, in float64, with parameters that a random element acted on:
-what changes it is rejected.
+There are three steps. Labels of channels in the jaxpr propose spaces of channels that can be permuted (`labels`,
+`candidates`). Gradients at random parameters and inputs propose the powers of a channel's factor by which its
+parameters can be scaled: a null space (`exponents`). Finally the function is evaluated in float64 with parameters that
+a random element acted on, and candidates that change it are rejected.
 """
 
 from collections import defaultdict
@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from symjax.errors import InputError
-from symjax.groups.discovery.action import Discovered, Space
-from symjax.groups.discovery.cells import Cell, find_cells
+from symjax.groups.discovery.action import Space, Symmetry
+from symjax.groups.discovery.candidates import CandidateSpace, find_candidate_spaces
 from symjax.groups.discovery.exponents import exponents_of, gradients_needed
 from symjax.groups.discovery.probe import Probe
 from symjax.groups.matrix_groups import GROUPS
@@ -27,7 +27,7 @@ CHECKS = 4
 """Random parameters, inputs and elements that verify a candidate."""
 
 
-def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Discovered:
+def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Symmetry:
     """Return the symmetries of the parameters of `fn(params, x)`, each one verified in float64.
 
     Args:
@@ -56,44 +56,44 @@ def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Discovered:
         return _discover(Probe(fn, params, x, seed))
 
 
-def _discover(probe: Probe) -> Discovered:
-    cells = find_cells(probe)
+def _discover(probe: Probe) -> Symmetry:
+    candidates = find_candidate_spaces(probe)
     for probe.signed in (True, False):
         checks = [(*draw, *probe.values(*draw)) for draw in (probe.draw() for _ in range(CHECKS))]
         if all(np.isfinite(out).all() for check in checks for out in check[2]):
             break
     else:
         raise InputError("fn: gives NaN or infinite values in float64 near these parameters and inputs")
-    products = [probe.products() for _ in range(gradients_needed(cells))]
+    products = [probe.products() for _ in range(gradients_needed(candidates))]
     if not all(np.isfinite(leaf).all() for product in products for leaf in product if leaf is not None):
         raise InputError("fn: its gradient has NaN or infinite values near these parameters and inputs")
-    spaces, at = {}, defaultdict(dict)
-    for cell in cells:
+    spaces, locations = {}, defaultdict(dict)
+    for candidate in candidates:
         space = None
-        for group, exponents in _candidates(cell, products):
-            axes = tuple(axis._replace(exponent=e) for axis, e in zip(cell.axes, exponents, strict=True))
-            space = Space(cell.name, cell.size, group, axes, cell.consistent, cell.families)
-            images = _images(probe, space, checks) if cell.consistent else None
+        for group, exponents in _candidate_actions(candidate, products):
+            axes = tuple(axis._replace(exponent=e) for axis, e in zip(candidate.axes, exponents, strict=True))
+            space = Space(candidate.name, candidate.size, group, axes, candidate.consistent, candidate.families)
+            images = _images(probe, space, checks) if candidate.consistent else None
             if images is not None:
                 break
         if space is not None:
-            spaces[cell.name] = space if images is not None else space._replace(verified=False)
-            for point, where in cell.points.items() if images is not None else ():
-                power = _power_at(point, space, where, images)
-                if where is not None or power is None:
-                    at[point][cell.name] = (where, power)
+            spaces[candidate.name] = space if images is not None else space._replace(verified=False)
+            for point, positions in candidate.points.items() if images is not None else ():
+                power = _power_at(point, space, positions, images)
+                if positions is not None or power is None:
+                    locations[point][candidate.name] = (positions, power)
     points = {name: v.aval.shape[-1] for name, v in probe.points.items() if v.aval.ndim}
-    return Discovered(spaces, probe.treedef, probe.shapes, points, dict(at))
+    return Symmetry(spaces, probe.treedef, probe.shapes, points, dict(locations))
 
 
 def _images(probe, space, checks) -> list | None:
-    """(matrix, named values before, after) for random elements of a space; None where one changes the function."""
-    alone = Discovered({space.name: space._replace(families=())}, probe.treedef, probe.shapes, {}, {})
+    """Return (matrix, named values before, after) for random elements of a space; None if one changes the function."""
+    symmetry = Symmetry({space.name: space._replace(families=())}, probe.treedef, probe.shapes, {}, {})
     images = []
     for params, data, outputs, named in checks:
         matrix = _element(probe.rng, space.group, space.size)
-        moved = jax.tree.leaves(alone.act(probe.treedef.unflatten(params), {space.name: matrix}))
-        after, images_of_named = probe.values(moved, data)
+        moved_params = jax.tree.leaves(symmetry.act(probe.treedef.unflatten(params), {space.name: matrix}))
+        after, images_of_named = probe.values(moved_params, data)
         if not _equal(outputs, after):
             return None
         images.append((matrix, named, images_of_named))
@@ -105,14 +105,14 @@ def _equal(before, after):
     return all(np.abs(a - b).max(initial=0) <= TOLERANCE * np.abs(a).max(initial=0) for a, b in pairs)
 
 
-def _power_at(name, space, where, images):
-    """The power of an element that acts on a named value; None where none does."""
-    powers = (1, -1, 0, 2, -2, 3, -3, 4, -4) if where is not None else (0,)
+def _power_at(name, space, positions, images):
+    """Return the power of an element that acts on a named value, or None if no power does."""
+    powers = (1, -1, 0, 2, -2, 3, -3, 4, -4) if positions is not None else (0,)
     for power in powers:
         for matrix, before, after in images:
             expected = before[name]
-            if where is not None:
-                expected = space.along(expected, -1, where, matrix, power)
+            if positions is not None:
+                expected = space.apply_along(expected, -1, positions, matrix, power)
             if not _equal([after[name]], [expected]):
                 break
         else:
@@ -121,7 +121,7 @@ def _power_at(name, space, where, images):
 
 
 def _element(rng, group, size) -> np.ndarray:
-    """A random element of a group, and neither the identity nor without a sign."""
+    """Return a random element of a group; it is not the identity, and for signed groups it has a negative entry."""
     if not GROUPS[group].monomial:
         first, second = (np.linalg.qr(rng.normal(size=(size, size)))[0] for _ in range(2))
         return first * (rng.uniform(0.5, 2, size) if group == "general_linear" else 1) @ second
@@ -133,24 +133,29 @@ def _element(rng, group, size) -> np.ndarray:
     return np.eye(size)[order] * entries[:, None]
 
 
-def _candidates(cell: Cell, products) -> Iterator[tuple[str, list]]:
-    """Groups with exponents for the axes, the largest group first; the first that keeps the function is the one."""
-    count = len(cell.axes)
-    scaling = None if cell.families else exponents_of(cell, products)
+def _candidate_actions(candidate: CandidateSpace, products) -> Iterator[tuple[str, list]]:
+    """Yield groups with exponents for the axes, the largest group first.
+
+    The first that keeps the function is selected.
+    """
+    count = len(candidate.axes)
+    scaling = None if candidate.families else exponents_of(candidate, products)
     if scaling is not None:
-        if cell.size > 1 and all(e in (-1, 0, 1) for e in scaling):
+        if candidate.size > 1 and all(e in (-1, 0, 1) for e in scaling):
             yield "general_linear", scaling
         if all(isinstance(e, int) for e in scaling):
             yield "monomial", scaling
         yield "positive_monomial", scaling
-    if cell.size == 1 and scaling is None:
+    if candidate.size == 1 and scaling is None:
         return
-    if not cell.families:
-        if cell.size > 1:
+    if not candidate.families:
+        if candidate.size > 1:
             yield "orthogonal", [1] * count
-        signs = [[1] * count, [int(not read) for read in cell.reads]]
-        writes = [i for i, read in enumerate(cell.reads) if not read]
-        for bits in range(2 ** len(writes)) if len(writes) <= 6 else ():  # of all patterns that flip what is read
+        signs = [[1] * count, [int(not read) for read in candidate.reads]]
+        writes = [i for i, read in enumerate(candidate.reads) if not read]
+        for bits in (
+            range(2 ** len(writes)) if len(writes) <= 6 else ()
+        ):  # try all sign patterns that flip the axes that read
             signs.append([1 - (i in writes and bits >> writes.index(i) & 1) for i in range(count)])
         for pattern in {tuple(s): s for s in signs}.values():
             yield "signed_permutation", pattern

@@ -1,4 +1,4 @@
-"""Similarity of representations that come in batches, in fixed memory: `Stream`s, in the manner of `optax`.
+"""Similarity of representations that arrive in batches, in constant memory: `Stream`s, in the style of `optax`.
 
     stream = cca_stream()
     state = stream.init(x, y)
@@ -6,10 +6,12 @@
         state = stream.update(state, x, y)
     result = stream.finalize(state)
 
-States of shards are merged, and saved and loaded by `save_stream` and `load_stream`.
+States of different shards can be merged, and `save_stream` and `load_stream` save and load them.
 """
 
-from symjax.similarity.streams.exact import (
+from symjax.similarity.streams.files import load_stream, save_stream
+from symjax.similarity.streams.minibatch import cka_stream, wreath_cka_stream
+from symjax.similarity.streams.moment_streams import (
     cca_stream,
     permutation_procrustes_stream,
     pls_stream,
@@ -18,8 +20,6 @@ from symjax.similarity.streams.exact import (
     svcca_stream,
     wreath_procrustes_stream,
 )
-from symjax.similarity.streams.files import load_stream, save_stream
-from symjax.similarity.streams.minibatch import cka_stream, wreath_cka_stream
 from symjax.similarity.streams.stream import Stream
 
 __all__ = [

@@ -1,13 +1,13 @@
-"""Minibatch CKA (Nguyen, Raghu, Kornblith 2021): HSIC averaged over batches, then the ratio.
+"""Minibatch CKA (Nguyen, Raghu, Kornblith 2021): the mean of HSIC over batches, then the ratio.
 
     CKA = mean_b HSIC(K_b, L_b) / sqrt(mean_b HSIC(K_b, K_b) mean_b HSIC(L_b, L_b)),
 
-each HSIC of the examples of one batch alone. With HSIC_1 ("song") and the linear kernel each mean is an unbiased
-estimate of that of the population, whatever the size of batches; what is not the same as CKA of the whole data is the
-noise, since pairs of examples from different batches are not looked at.
+where each HSIC is that of one batch's examples. With HSIC_1 ("song") and the linear kernel each mean is an unbiased
+estimate of the population's value, for any batch size. Its noise differs from that of CKA on the whole data, since
+pairs of examples from different batches are not compared.
 
-Batches of different sizes are weighted by their number of examples, so that every example counts alike; batches of one
-size, as published, count alike.
+Batches are weighted by their number of examples, so that all examples have equal weight. Batches of equal size, as
+published, have equal weight.
 """
 
 from functools import partial
@@ -19,108 +19,137 @@ import jax.numpy as jnp
 from symjax.birkhoff.checks import is_concrete
 from symjax.checks import one_of
 from symjax.errors import InputError
-from symjax.similarity.channels import about_typical, unit
-from symjax.similarity.cka import cheaper_form, check_kernel, kernel_of, ratio
-from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, pairs
+from symjax.similarity.angles import ratio
+from symjax.similarity.channels import subtract_ninther, unit_norm
+from symjax.similarity.cka import cheaper_form
+from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, normalizer
 from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_maps
+from symjax.similarity.kernels import check_kernel, kernel_of
+from symjax.similarity.streams.exact_cka import exact_cka_stream
 from symjax.similarity.streams.stream import (
     Stream,
-    added,
+    add_counts,
     as_float,
     count_of,
     no_samples,
     require_same_shapes,
-    require_seen,
+    require_samples,
 )
-from symjax.similarity.streams.whole import whole_stream
-from symjax.similarity.wreath import check_reduce, wreath_kernel
+from symjax.similarity.wreath import check_reduce
+from symjax.similarity.wreath_kernel import wreath_kernel
 from symjax.spelling import one_line
 
 FORMS = ("auto", "exact", "minibatch")
 
 
 class Means(NamedTuple):
-    count: jax.Array  # (2,) int32, of examples; see `stream.count_of`
-    scales: jax.Array  # (2,), sizes of x and y; the linear kernel goes with their squares
-    means: jax.Array  # (3,), of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
+    """The state: weighted means of HSIC over batches."""
+
+    count: jax.Array  # (2,) int32, number of examples; see `stream.count_of`
+    scales: jax.Array  # (2,), sizes of x and y; the linear kernel is proportional to their squares
+    means: jax.Array  # (3,), means of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
 
     __repr__ = one_line
 
 
 def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
-    """`cka` of all examples that came in batches: exactly, or in the minibatch form of Nguyen et al. 2021.
+    """Compute `cka` of all examples of all batches: exactly, or in the minibatch form of Nguyen et al. 2021.
 
-    form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, whatever the order and the size
-    of batches. With D = p + q features in all, the state has D^2 + O(D) numbers; a batch of n costs n D (2 D + 128)
-    operations or more, a merge about D^2. Padding may be masked.
+    form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, for any order and size of
+    batches. With D = p + q features in all, the state has D^2 + O(D) numbers. A batch of n takes at least n D (2 D +
+    128) operations, a merge about D^2. Padding can be masked.
 
-    form="minibatch" averages the three HSIC over batches, weighted by examples, and takes the ratio then. The state has
-    5 numbers and a count; a batch costs what `cka` costs in the cheaper of its two forms. Of one batch it is `cka`; of
-    several it compares examples of one batch alone, and so depends on the order. Shuffle the data: of batches in random
-    order the three means of "song" have no bias, those of "gretton" and "lange" that of the batch size; of data sorted
-    by class each batch sees what varies within a class, and the value is another one (.86 where that of the whole is
-    .76). Kernel "rbf" takes the median of distances of each batch for itself, so that the three means then depend on
-    the batch size a little.
+    form="minibatch" averages the three HSIC over batches, weighted by examples, and then takes the ratio. The state has
+    5 numbers and a count, and a batch costs as much as `cka` in the cheaper of its two forms. For one batch it equals
+    `cka`. For several batches it compares examples within a batch only, so it depends on the order. Shuffle the data:
+    for batches in random order the three means are unbiased for "song", and have the bias of the batch size for
+    "gretton" and "lange". For data sorted by class, each batch shows the variation within a class alone, and the value
+    differs (.86 where `cka` of the whole data is .76). The kernel "rbf" uses each batch's own median of distances, so
+    the means depend slightly on the batch size.
 
     Args:
-        estimator, kernel, bandwidth, maps, layout: as of `cka`; the bandwidth is not traced.
-        form: "exact", "minibatch", or "auto", exact for the linear kernel and minibatch for "rbf".
+        estimator, kernel, bandwidth, maps, layout: as in `cka`; the bandwidth must not be traced.
+        form: "exact", "minibatch", or "auto": exact for the linear kernel and minibatch for "rbf".
 
     Returns:
-        `Stream`. finalize gives a 0-d array in [-1, 1]; NaN where x or y is constant, in the minibatch form within
-        every batch. Invariant as `cka`. No mask in the minibatch form: leave out a last batch that is too small.
+        `Stream`. finalize returns a 0-d array in [-1, 1]; NaN where x or y is constant, in the minibatch form where it
+        is constant within every batch. Invariances are those of `cka`. The minibatch form takes no mask: leave out a
+        last batch that is too small.
 
     Raises:
-        InputError: as `cka`; form="exact" with "rbf", or, of init, with more than 16384 features on both sides
-            together. Of every batch in the minibatch form: "song" and "lange" want 4 examples, "gretton" 2; a mask. Of
+        InputError: as `cka`; form="exact" with "rbf"; in init, more than 16384 features on both sides together. In the
+            minibatch form, for every batch: fewer than 4 examples for "song" and "lange" or 2 for "gretton"; a mask. In
             finalize: too few examples for the estimator, no batch.
+
+    Reference: Nguyen, Raghu, Kornblith 2021 (minibatch form).
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cka_stream
+        >>> x = np.random.default_rng(0).normal(size=(32, 4))
+        >>> stream = cka_stream()
+        >>> state = stream.init(x[:16], x[:16])
+        >>> for batch in (x[:16], x[16:]):
+        ...     state = stream.update(state, batch, 2 * batch[:, ::-1] + 1)
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     check_estimator(estimator)
     if not is_concrete(bandwidth):
-        raise InputError("bandwidth: is traced, must be a number")
+        raise InputError("bandwidth: is traced, expected a number")
     check_kernel(kernel, bandwidth)
     check_maps(maps)
     check_layout(layout)
     one_of("form", form, FORMS)
     if form == "exact" and kernel != "linear":
-        raise InputError(f"form: got 'exact', must be 'minibatch' or 'auto' for the kernel {kernel!r}")
+        raise InputError(f"form: got 'exact', expected 'minibatch' or 'auto' for the kernel {kernel!r}")
     if kernel == "linear" and form != "minibatch":
-        return whole_stream(estimator, maps, layout)
-    how = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
+        return exact_cka_stream(estimator, maps, layout)
+    kernel_text = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
     batch = partial(_linear_or_rbf, estimator=estimator, kernel=kernel, bandwidth=float(bandwidth))
     return _stream(
-        partial(as_pair, maps=maps, layout=layout, translated=True),
+        partial(as_pair, maps=maps, layout=layout, translation_invariant=True),
         batch,
         estimator,
-        f"hsic ({estimator}, {how}, maps: {maps})",
+        f"hsic ({estimator}, {kernel_text}, maps: {maps})",
     )
 
 
 def wreath_cka_stream(reduce="max", estimator="song", *, layout=None):
-    """Minibatch form of `wreath_cka`, with `wreath_kernel` for the kernel.
+    """Compute the minibatch form of `wreath_cka`: minibatch CKA with `wreath_kernel`.
 
     Channels are centred and scaled within each batch, to a mean square of 1 per example, so that batches of different
-    sizes estimate the same. Of one batch it is `wreath_cka`; what differs from that of the whole data is noise of order
-    1 / n, n the batch size, in means and norms of channels, and the noise of HSIC. That holds for batches in random
-    order: examples of different batches are not compared, so shuffle data that is sorted, as by class.
+    sizes estimate the same value. For one batch it equals `wreath_cka`. For several batches in random order, the
+    difference from the value on the whole data is noise: of order 1 / n for batch size n, from means and norms of
+    channels, and that of HSIC. Examples of different batches are not compared, so shuffle data that is sorted, for
+    example by class.
 
-    The state has 5 numbers and a count. A batch costs what `wreath_cka` costs.
+    The state has 5 numbers and a count. A batch costs as much as `wreath_cka`.
 
     Args:
-        reduce, estimator, layout: as of `wreath_cka`.
+        reduce, estimator, layout: as in `wreath_cka`.
 
     Returns:
         `Stream`, as `cka_stream`; invariances are those of `wreath_cka`.
 
     Raises:
-        InputError: as `wreath_cka`, of every batch; a mask; of finalize, no batch.
+        InputError: as `wreath_cka`, for every batch; a mask; in finalize, no batch.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import wreath_cka_stream
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> stream = wreath_cka_stream()
+        >>> state = stream.update(stream.init(x, x), x, x[:, ::-1] * np.arange(1, 5))
+        >>> print(f"{stream.finalize(state):.3f}")
+        1.000
     """
     check_reduce(reduce)
     check_estimator(estimator)
     check_layout(layout)
     batch = partial(_wreath, reduce=reduce, estimator=estimator)
     return _stream(
-        partial(as_map_pair, layout=layout, translated=True),
+        partial(as_map_pair, layout=layout, translation_invariant=True),
         batch,
         estimator,
         f"hsic ({estimator}, wreath kernel: {reduce})",
@@ -134,19 +163,19 @@ def _stream(pair_of, batch, estimator, kind):
 
     def update(state, x, y, mask=None):
         if mask is not None:
-            raise InputError("mask: minibatch CKA takes whole batches; leave a padded one out")
+            raise InputError("mask: got a mask, expected None for minibatch CKA; leave a padded batch out")
         x, y = pair_of(x, y)
         check_estimator(estimator, len(x))
         if x.dtype != state.means.dtype:
-            raise InputError(f"x: got {x.dtype}, the stream was begun with {state.means.dtype}")
-        return _joined(state, batch(x, y))
+            raise InputError(f"x: got {x.dtype}, expected {state.means.dtype}")
+        return _merge(state, batch(x, y))
 
     def merge(a, b):
         require_same_shapes(a, b)
-        return _joined(a, b)
+        return _merge(a, b)
 
     def finalize(state):
-        require_seen(state.count, 1, "examples")
+        require_samples(state.count, 1, "examples")
         return _ratio(state)
 
     return Stream(init, update, merge, finalize, kind)
@@ -154,23 +183,23 @@ def _stream(pair_of, batch, estimator, kind):
 
 @partial(jax.jit, static_argnames=("estimator", "kernel", "bandwidth"))
 def _linear_or_rbf(x, y, estimator, kernel, bandwidth):
-    """The `Means` of one batch."""
+    """Return the `Means` of one batch."""
     # At unit norm, fourth powers neither overflow nor vanish.
-    (x, x_scale), (y, y_scale) = unit(about_typical(x)), unit(about_typical(y))
+    (x, x_scale), (y, y_scale) = unit_norm(subtract_ninther(x)), unit_norm(subtract_ninther(y))
     if kernel == "linear" and cheaper_form(x, y, kernel) == "features":
         terms = hsic_of_features(x, y, estimator)
     else:
         terms = _terms(*(centre_kernel(kernel_of(z, kernel, bandwidth), estimator) for z in (x, y)))
     scales = jnp.stack([x_scale, y_scale])
-    scales = scales if kernel == "linear" else jnp.ones_like(scales)  # whatever the size, the same kernel
-    return Means(count_of(len(x)), scales, jnp.stack(terms) / pairs(len(x), estimator))
+    scales = scales if kernel == "linear" else jnp.ones_like(scales)  # the rbf kernel does not depend on the size
+    return Means(count_of(len(x)), scales, jnp.stack(terms) / normalizer(len(x), estimator))
 
 
 @partial(jax.jit, static_argnames=("reduce", "estimator"))
 def _wreath(x, y, reduce, estimator):
-    """The `Means` of one batch."""
+    """Return the `Means` of one batch."""
     terms = _terms(*(centre_kernel(len(x) * wreath_kernel(z, reduce), estimator) for z in (x, y)))
-    return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / pairs(len(x), estimator))
+    return Means(count_of(len(x)), jnp.ones(2, x.dtype), jnp.stack(terms) / normalizer(len(x), estimator))
 
 
 def _terms(k, l):  # noqa: E741
@@ -178,8 +207,8 @@ def _terms(k, l):  # noqa: E741
 
 
 @jax.jit
-def _joined(a, b):
-    count = added(a.count, b.count)
+def _merge(a, b):
+    count = add_counts(a.count, b.count)
     dtype = a.means.dtype
     share = as_float(b.count, dtype) / jnp.maximum(as_float(count, dtype), 1)
     scales = jnp.maximum(a.scales, b.scales)

@@ -1,16 +1,17 @@
-"""Running first and second moments of x and y, kept as means and triangular factors.
+"""Running first and second moments of x and y, as means and triangular factors.
 
-Z being the centred samples of (x, y) seen so far, rows are kept whose Gram matrix is Z'Z. Two sets with n_a and n_b
-samples and means m_a and m_b make
+With Z the centred samples of (x, y) so far, the state holds rows whose Gram matrix is Z'Z. Two sets with n_a and n_b
+samples and means m_a and m_b give
 
-    Z'Z = Z_a'Z_a + Z_b'Z_b + n_a n_b / (n_a + n_b) (m_b - m_a)(m_b - m_a)'        (Chan, Golub, LeVeque 1983),
+    Z'Z = Z_a'Z_a + Z_b'Z_b + n_a n_b / (n_a + n_b) (m_b - m_a)(m_b - m_a)'        (Chan, Golub, LeVeque 1983).
 
-so what is kept of both, or of one and a batch, goes on top of each other with one more row, and a QR leaves a
-triangular factor of it. Never a Gram matrix, whose small singular values float32 loses: a factor is as good as the
-data. What measures ask of data X, Y is X'X, X'Y and Y'Y, so they take the columns of the factor for X and Y.
+The rows of both, or of one and a batch, are therefore stacked with one additional row, and a QR reduces them to a
+triangular factor. A Gram matrix is never formed, since float32 would lose its small singular values; a factor is as
+accurate as the data. Measures of data X, Y depend on X'X, X'Y and Y'Y, so they use the columns of the factor as X and
+Y.
 
-Each QR rounds all that went before. So there are `LEVELS` factors: `TURNS` batches go into the first, which then goes
-into the second, and so on. Of B batches each has been through some 3 B^(1/3) QRs and not through B.
+Each QR rounds all previous rows. Therefore there are `LEVELS` factors. `MAX_UPDATES` batches update the first factor,
+which is then merged into the second one, and so on. Each of B batches passes about 3 B^(1/3) QRs and not B.
 """
 
 from typing import NamedTuple
@@ -19,16 +20,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.similarity.channels import typical, without_rounding
-from symjax.similarity.linalg import triangular
-from symjax.similarity.streams.stream import added, as_float, count_of, no_samples
+from symjax.similarity.channels import ninther, zero_rounding
+from symjax.similarity.linalg import triangular_factor
+from symjax.similarity.streams.stream import add_counts, as_float, count_of, no_samples
 from symjax.spelling import one_line
 
-LEVELS, TURNS = 3, 32
+LEVELS, MAX_UPDATES = 3, 32
 
 
 class Mean(NamedTuple):
-    """shift + offset. The shift lies among the bulk of the first batch, and a constant neuron has offset 0 from it."""
+    """The mean, shift + offset.
+
+    The shift lies within the bulk of the first batch, so that a constant neuron has offset 0.
+    """
 
     shift: jax.Array  # (d,)
     offset: jax.Array  # (d,)
@@ -37,107 +41,114 @@ class Mean(NamedTuple):
 
 
 class Moments(NamedTuple):
-    count: jax.Array  # (2,) int32, of samples; see `stream.count_of`
+    """The state: count, means and triangular factors."""
+
+    count: jax.Array  # (2,) int32, number of samples; see `stream.count_of`
     x: Mean
     y: Mean
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
-    turns: jax.Array  # (LEVELS,) int32, how often something went into each
+    num_updates: jax.Array  # (LEVELS,) int32, number of updates of each factor since it was last emptied
 
     __repr__ = one_line
 
 
-def nothing(x_width, y_width, dtype):
-    """The `Moments` of no samples."""
+def zero_moments(x_width, y_width, dtype):
+    """Return the `Moments` of no samples."""
     means = (Mean(jnp.zeros(width, dtype), jnp.zeros(width, dtype)) for width in (x_width, y_width))
     width = x_width + y_width
     return Moments(no_samples(), *means, jnp.zeros((LEVELS, width, width), dtype), jnp.zeros(LEVELS, jnp.int32))
 
 
 @jax.jit
-def with_batch(moments, x, y, counted):
-    """`moments` and the rows of x and y, of which those not `counted` ((n,) booleans, or None for all) do not count."""
-    if counted is None:
+def add_batch(moments, x, y, mask):
+    """Return `moments` with the rows of x and y added; `mask` ((n,) booleans, or None) excludes padding."""
+    if mask is None:
         rows, samples = slice(None), x.shape[0]
     else:
-        rows, samples = jnp.argsort(~counted), counted.sum(dtype=jnp.int32)  # those that count come first
+        rows, samples = jnp.argsort(~mask), mask.sum(dtype=jnp.int32)  # unmasked rows first
     batch_count = count_of(samples)
-    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, counted, rows, samples) for z in (x, y))
+    (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, mask, rows, samples) for z in (x, y))
     count, x_mean, y_mean, between = _means(moments, (batch_count, x_mean, y_mean))
     rows = jnp.concatenate([x_rows, y_rows], 1)
-    changed = triangular(jnp.concatenate([moments.factors[0], rows, between[None]]))
-    factors = moments.factors.at[0].set(changed)
-    return _carried(Moments(count, x_mean, y_mean, factors, moments.turns.at[0].add(1)))
+    first_factor = triangular_factor(jnp.concatenate([moments.factors[0], rows, between[None]]))
+    factors = moments.factors.at[0].set(first_factor)
+    return _cascade(Moments(count, x_mean, y_mean, factors, moments.num_updates.at[0].add(1)))
 
 
-def _centred(x, counted, rows, samples):
+def _centred(x, mask, rows, samples):
     samples = jnp.maximum(jnp.asarray(samples, x.dtype), 1)
-    shift = typical(x[rows], samples)
-    apart = _counted(x - shift[None], counted)
-    offset = apart.sum(0) / samples
-    return _counted(apart - offset[None], counted), Mean(shift, offset)
+    shift = ninther(x[rows], samples)
+    deviations = _zero_padding(x - shift[None], mask)
+    offset = deviations.sum(0) / samples
+    return _zero_padding(deviations - offset[None], mask), Mean(shift, offset)
 
 
-def _counted(x, counted):
-    return x if counted is None else jnp.where(counted[:, None], x, 0)
+def _zero_padding(x, mask):
+    return x if mask is None else jnp.where(mask[:, None], x, 0)
 
 
 @jax.jit
-def joined(a, b):
-    """The `Moments` of all that a and b are of."""
+def merge_moments(a, b):
+    """Return the `Moments` of the samples of a and b together."""
     count, x_mean, y_mean, between = _means(a, b)
     row = jnp.zeros_like(a.factors[:, :1]).at[0, 0].set(between)
-    factors = jax.vmap(triangular)(jnp.concatenate([a.factors, b.factors, row], 1))
-    return _carried(Moments(count, x_mean, y_mean, factors, a.turns + b.turns))
+    factors = jax.vmap(triangular_factor)(jnp.concatenate([a.factors, b.factors, row], 1))
+    return _cascade(Moments(count, x_mean, y_mean, factors, a.num_updates + b.num_updates))
 
 
 def _means(a, b):
-    """Count and means of both, and the row that comes of the difference of their means."""
-    count = added(a[0], b[0])
+    """Return the count and means of both, and the row for the difference of their means."""
+    count = add_counts(a[0], b[0])
     dtype = a[1].shift.dtype
     a_samples, b_samples, samples = (as_float(c, dtype) for c in (a[0], b[0], count))
     share = b_samples / jnp.maximum(samples, 1)
 
     def mean(a, b):
-        gap = (b.shift - a.shift) + (b.offset - a.offset)
+        difference = (b.shift - a.shift) + (b.offset - a.offset)
         shift = jnp.where(a_samples == 0, b.shift, a.shift)
-        return Mean(shift, jnp.where(a_samples == 0, b.offset, a.offset + share * gap)), gap
+        return Mean(shift, jnp.where(a_samples == 0, b.offset, a.offset + share * difference)), difference
 
     (x_mean, x_gap), (y_mean, y_gap) = mean(a[1], b[1]), mean(a[2], b[2])
     return count, x_mean, y_mean, jnp.sqrt(a_samples * share) * jnp.concatenate([x_gap, y_gap])
 
 
-def _carried(moments):
-    """Factors whose turns are up have gone into the next."""
-    factors, turns = moments.factors, moments.turns
+def _cascade(moments):
+    """Merge factors that reached `MAX_UPDATES` updates into the next ones."""
+    factors, num_updates = moments.factors, moments.num_updates
     for level in range(LEVELS - 1):
 
         def carry(factors, level=level):
-            both = triangular(jnp.concatenate([factors[level + 1], factors[level]]))
+            both = triangular_factor(jnp.concatenate([factors[level + 1], factors[level]]))
             return factors.at[level + 1].set(both).at[level].set(0)
 
-        up = turns[level] >= TURNS
-        factors = lax.cond(up, carry, lambda factors: factors, factors)
-        turns = turns.at[level + 1].add(up.astype(jnp.int32)).at[level].multiply(1 - up.astype(jnp.int32))
-    return moments._replace(factors=factors, turns=turns)
+        full = num_updates[level] >= MAX_UPDATES
+        factors = lax.cond(full, carry, lambda factors: factors, factors)
+        num_updates = (
+            num_updates.at[level + 1].add(full.astype(jnp.int32)).at[level].multiply(1 - full.astype(jnp.int32))
+        )
+    return moments._replace(factors=factors, num_updates=num_updates)
 
 
 def centred(moments):
-    """((X, mean), (Y, mean), samples): what stands for the centred data, its rows rotated; NaN for under 2 samples."""
+    """Return ((X, mean), (Y, mean), samples), where X, Y equal the centred data up to a rotation of rows.
+
+    NaN for fewer than 2 samples.
+    """
     samples = as_float(moments.count, moments.factors.dtype)
     width = moments.factors.shape[-1]
-    factor = jnp.where(samples < 2, jnp.nan, triangular(moments.factors.reshape(-1, width)))
+    factor = jnp.where(samples < 2, jnp.nan, triangular_factor(moments.factors.reshape(-1, width)))
     factors = jnp.split(factor, [len(moments.x.shift)], axis=1)
     return *((x, mean.shift + mean.offset) for x, mean in zip(factors, moments[1:3], strict=True)), samples
 
 
 def centred_neurons(moments):
-    """As `centred`, and neurons that vary by no more than rounding are 0, as `channels.centre` has it."""
+    """Return `centred`, with neurons at rounding level set to 0, as in `channels.centre`."""
     *sides, samples = centred(moments)
-    sides = ((without_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
+    sides = ((zero_rounding(x, (jnp.sqrt(samples) * jnp.abs(mean))[None]), mean) for x, mean in sides)
     return *sides, samples
 
 
 def uncentred(moments):
-    """(X, Y): what stands for the data as it came, its rows rotated. One row is the mean, times the root of n."""
+    """Return (X, Y), equal to the uncentred data up to a rotation of rows. One row is the mean times the root of n."""
     *sides, samples = centred(moments)
     return tuple(jnp.concatenate([x, (jnp.sqrt(samples) * mean)[None]]) for x, mean in sides)

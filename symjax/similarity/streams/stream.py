@@ -1,4 +1,4 @@
-"""What a stream is, and the number of samples it has seen."""
+"""The interface of streams, and the number of their samples."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -15,20 +15,22 @@ _LIMB = 2**30
 
 
 class Stream(NamedTuple):
-    """A similarity measure of data that comes in batches: pure functions of a state, good under `jit` and `vmap`.
+    """A similarity measure of data that arrive in batches: pure functions of a state, compatible with `jit` and `vmap`.
 
-    The state is a plain pytree of arrays, of shapes that do not depend on how much has been seen.
+    The state is a pytree of arrays whose shapes do not depend on the number of batches.
 
-    init: init(x, y) -> state of nothing. x and y are arrays or `jax.ShapeDtypeStruct`s of a batch, of which the widths,
-        map sizes and dtypes count, not the number of examples.
-    update: update(state, x, y, mask=None) -> state with one more batch. Batches may differ in size; a new size is
-        compiled anew. `mask`, (n,) booleans, tells examples that count from padding, where the stream allows it.
-    merge: merge(a, b) -> state of all that a and b have seen. Like updates, in any order, up to rounding.
-    finalize: finalize(state) -> the result, of the form that the function of the same name gives on the whole data.
-    kind: what states mean, in words. Streams of one kind take each other's states.
+    Attributes:
+        init: init(x, y) -> state without samples. x and y are arrays or `jax.ShapeDtypeStruct`s of a batch; their
+            widths, map sizes and dtypes are used, not their numbers of examples.
+        update: update(state, x, y, mask=None) -> state with one more batch. Batches may differ in size; each new size
+            is compiled. `mask`, (n,) booleans, is false for padding, where the stream supports it.
+        merge: merge(a, b) -> state of the samples of a and b together. The order of merges and updates matters only for
+            rounding.
+        finalize: finalize(state) -> the result, as returned by the function of the same name on the whole data.
+        kind: description of the states. Streams of one kind accept each other's states.
 
-    A mistake that shapes or types show is an `InputError`; so are NaN and infinite entries of a concrete batch, and a
-    concrete state that has seen too little. Traced, these make the result NaN.
+    Wrong shapes or dtypes raise an `InputError`; so do NaN and infinite entries of a concrete batch, and a concrete
+    state with too few samples. In traced values these make the result NaN.
     """
 
     init: Callable
@@ -39,17 +41,20 @@ class Stream(NamedTuple):
 
 
 def no_samples():
-    """A count (2,) int32 of zero. Its parts are 2^30 and 1: pixels of a large data set are more than 2^31."""
+    """Return a count (2,) int32 of zero.
+
+    Its entries count multiples of 2^30 and of 1: the number of pixels of a large data set can exceed 2^31.
+    """
     return jnp.zeros(2, jnp.int32)
 
 
 def count_of(samples):
-    """The count of a number under 2^31, an int or int32."""
+    """Return the count for a number below 2^31, an int or int32."""
     samples = jnp.asarray(samples, jnp.int32)
     return jnp.stack([samples // _LIMB, samples % _LIMB])
 
 
-def added(a, b):
+def add_counts(a, b):
     total = a + b
     return jnp.stack([total[0] + total[1] // _LIMB, total[1] % _LIMB])
 
@@ -58,35 +63,40 @@ def as_float(count, dtype):
     return count[0].astype(dtype) * _LIMB + count[1].astype(dtype)
 
 
-def require_seen(count, least, what):
-    """Raises an `InputError` where a concrete count is under `least`; returns it as an int, None if traced."""
+def require_samples(count, minimum, what):
+    """Raise an `InputError` where a concrete count is below `minimum`; return it as an int, or None if traced."""
     if not is_concrete(count):
         return None
     high, low = (int(part) for part in count)
-    seen = high * _LIMB + low
-    if seen < least:
-        raise InputError(f"state: has seen {seen} {what}, must be at least {least}")
-    return seen
+    num_samples = high * _LIMB + low
+    if num_samples < minimum:
+        raise InputError(f"state: got {num_samples} {what}, expected at least {minimum}")
+    return num_samples
 
 
 def require_same_shapes(a, b):
-    """Raises an `InputError` unless both states have the same shapes and dtypes."""
-    ours, theirs = ([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] for state in (a, b))
-    if jax.tree.structure(a) != jax.tree.structure(b) or ours != theirs:
-        raise InputError(f"b: its state is {described(b)}, must be that of a, {described(a)}")
+    """Raise an `InputError` unless both states have equal shapes and dtypes."""
+    a_leaves, b_leaves = ([(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(state)] for state in (a, b))
+    if jax.tree.structure(a) != jax.tree.structure(b) or a_leaves != b_leaves:
+        raise InputError(f"b: got a state {describe_state(b)}, expected that of a, {describe_state(a)}")
 
 
-def described(state):
+def describe_state(state):
     shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(state))
     return f"{type(state).__name__} of {shapes}"
 
 
-def padding_cleared(x, y, mask):
-    """x and y with 0 for examples that do not count, which so may hold anything, and the mask as booleans."""
+def clear_padding(x, y, mask):
+    """Return x and y with masked examples overwritten, and the mask as booleans.
+
+    The masked examples may contain anything.
+    """
     x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
     if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
-        raise InputError(f"mask: got {mask.dtype}{list(mask.shape)}, must be booleans, one for each example of x and y")
-    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # not rounded yet; a copy of the first that counts is safe
+        raise InputError(
+            f"mask: got {mask.dtype}{list(mask.shape)}, expected booleans, one for each example of x and y"
+        )
+    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # still unrounded: fill with a valid example
         rows = np.where(mask, np.arange(len(mask)), mask.argmax())
         return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
     return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask

@@ -1,0 +1,59 @@
+"""Checks and warnings of the CCA family."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.birkhoff.checks import is_concrete, scalar
+from symjax.errors import InputError
+from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_pair, warn_user
+
+
+def check_pair(x, y, maps, layout, rcond, *, translation_invariant=False):
+    """Return the checked arguments of `cca` as (x, y, rcond)."""
+    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=translation_invariant)
+    rcond = resolve_rcond(rcond, x, y)
+    warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
+    return x, y, rcond
+
+
+def resolve_rcond(rcond, *sides):
+    """Return `rcond` as a float in [0, 1).
+
+    By default the relative size that rounding gives a direction without variance.
+    """
+    if rcond is None:
+        return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
+    if not is_concrete(rcond):
+        raise InputError(f"rcond: got {rcond}, expected a number in [0, 1), not traced")
+    return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
+
+
+def warn_of_few_examples(samples, x_width, y_width):
+    if message := few_examples_message(samples, x_width, y_width):
+        warn_user(message, FewExamplesWarning)
+
+
+def warn_of_dropped_directions(x, y, rcond, *dropped):
+    """Warn of directions that the default of `rcond` drops and that may be more than rounding."""
+    for name, side, share in zip("xy", (x, y), dropped, strict=True):
+        if is_concrete(share) and share > resolve_rcond(None, side) / 8:
+            warn_user(
+                f"{name}: the default rcond of {rcond:.1e} drops directions with singular values up to "
+                f"{float(share):.1e} of the largest; in {side.dtype} they may be rounding. A smaller rcond keeps them; "
+                "jax_enable_x64 shows whether they are rounding",
+                NumericalWarning,
+            )
+
+
+def few_examples_message(samples, x_width, y_width):
+    """Return a message where so few samples of so many neurons fix some correlations, or None."""
+    # Two subspaces of n - 1 dimensions share at least d_x + d_y - (n - 1) dimensions, which have correlation 1.
+    trivial = min(x_width + y_width - (samples - 1), x_width, y_width)
+    if trivial <= 0:
+        return None
+    undetermined = ", and pwcca is not determined" if 1 < trivial < min(x_width, y_width) else ""
+    return (
+        f"{samples} samples of {x_width} and {y_width} neurons: {trivial} of {min(x_width, y_width)} canonical "
+        f"correlations are 1 for any data, unless ranks are lower{undetermined}; more than {x_width + y_width} "
+        "samples are needed, or fewer directions, as in svcca"
+    )

@@ -1,0 +1,124 @@
+"""Linear CKA of all examples of all batches in constant memory, equal to that of the whole data for any order.
+
+The state holds sums over pairs of different examples (`off_diagonal`), relative to a point that the first batch fixes.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from symjax.errors import InputError
+from symjax.similarity.angles import ratio
+from symjax.similarity.channels import magnitude, ninther
+from symjax.similarity.hsic import min_examples_of, zero_rounding_products
+from symjax.similarity.inputs import as_pair
+from symjax.similarity.off_diagonal import (
+    OffDiagonalSums,
+    centred_products,
+    merge_sums,
+    scale_sums,
+    sums_of,
+    translate_sums,
+    zero_sums,
+)
+from symjax.similarity.streams.stream import (
+    Stream,
+    add_counts,
+    as_float,
+    clear_padding,
+    count_of,
+    no_samples,
+    require_same_shapes,
+    require_samples,
+)
+
+MAX_FEATURES = 2**14  # of both sides together; the state has the square of this number: 1 GiB in float32
+
+
+class ExactState(NamedTuple):
+    """The state: sums over pairs of different examples."""
+
+    count: jax.Array  # (2,) int32, number of examples; see `stream.count_of`
+    scales: jax.Array  # (2,), scales of x and y
+    x_shift: jax.Array  # (p,)
+    y_shift: jax.Array  # (q,)
+    sums: OffDiagonalSums  # of ((x - x_shift) / scale, (y - y_shift) / scale)
+
+
+def exact_cka_stream(estimator, maps, layout=None):
+    pair_of = partial(as_pair, maps=maps, layout=layout, min_examples=1, translation_invariant=True)
+
+    def init(x, y):
+        x, y = jax.eval_shape(pair_of, x, y)
+        p, q = x.shape[1], y.shape[1]
+        if p + q > MAX_FEATURES:
+            raise InputError(
+                f"x, y: got {p} and {q} features, expected at most {MAX_FEATURES} in all, since the state holds their "
+                "products; use maps='pool', or form='minibatch', which depends on the order of examples"
+            )
+        zeros = (jnp.zeros(shape, x.dtype) for shape in (2, p, q))
+        return ExactState(no_samples(), *zeros, zero_sums(p + q, x.dtype))
+
+    def update(state, x, y, mask=None):
+        if mask is not None:
+            x, y, mask = clear_padding(x, y, mask)
+        x, y = pair_of(x, y)
+        for name, shift, z in (("x", state.x_shift, x), ("y", state.y_shift, y)):
+            if z.shape[1] != len(shift) or z.dtype != shift.dtype:
+                raise InputError(
+                    f"{name}: got {z.shape[1]} features of {z.dtype}, expected {len(shift)} of {shift.dtype}"
+                )
+        return _update(state, x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask)))
+
+    def merge(a, b):
+        require_same_shapes(a, b)
+        return _merge(a, b)
+
+    def finalize(state):
+        require_samples(state.count, min_examples_of(estimator), "examples")
+        return _value(state, estimator)
+
+    return Stream(init, update, merge, finalize, f"cka of the whole ({estimator}, maps: {maps})")
+
+
+@jax.jit
+def _update(state, x, y, mask):
+    empty = (state.count == 0).all()
+    if mask is None:
+        rows, samples = slice(None), len(x)
+    else:
+        samples = mask.sum(dtype=jnp.int32)
+        rows = jnp.argsort(~mask)  # unmasked rows first
+    shifts, sides, scales = [], [], []
+    for z, shift in ((x, state.x_shift), (y, state.y_shift)):
+        shift = jnp.where(empty, ninther(z[rows], None if mask is None else jnp.maximum(samples, 1)), shift)
+        z = z - shift
+        z = z if mask is None else jnp.where(mask[:, None], z, 0)
+        shifts.append(shift)
+        scales.append(magnitude(z))
+        sides.append(z / scales[-1])
+    batch = ExactState(count_of(samples), jnp.stack(scales), *shifts, sums_of(*sides))
+    return _merge(state, batch)
+
+
+@jax.jit
+def _merge(a, b):
+    widths = len(a.x_shift), len(a.y_shift)
+    empty = (a.count == 0).all()
+    shifts = [jnp.where(empty, new, old) for old, new in zip(a[2:4], b[2:4], strict=True)]
+    scales = jnp.maximum(a.scales, b.scales)
+    unit = jnp.where(scales == 0, 1, scales)
+    shift_change = jnp.concatenate([(z - s) / u for z, s, u in zip(b[2:4], shifts, unit, strict=True)])
+    a_sums, b_sums = (scale_sums(part.sums, part.scales / unit, widths) for part in (a, b))
+    b_sums = translate_sums(b_sums, as_float(b.count, shift_change.dtype), shift_change, widths)
+    return ExactState(add_counts(a.count, b.count), scales, *shifts, merge_sums(a_sums, b_sums, widths))
+
+
+@partial(jax.jit, static_argnums=1)
+def _value(state, estimator):
+    widths, n = (len(state.x_shift), len(state.y_shift)), as_float(state.count, state.scales.dtype)
+    sums = state.sums if estimator == "song" else translate_sums(state.sums, n, -state.sums.total / n, widths)
+    value = ratio(*zero_rounding_products(centred_products(sums, n, estimator, widths), sums))
+    return jnp.where(n < min_examples_of(estimator), jnp.nan, value)
