@@ -161,7 +161,7 @@ def sizes(monkeypatch):
 def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     dataset, members = trained()
     own = accuracy is zoo.train_accuracy
-    need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, own_labels=own)
+    need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, per_member_labels=own)
     for devices, groups in ((jax.devices()[:1], [2, 2]), (jax.devices(), [3])):
         sizes.clear()
         bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.of(2))
