@@ -17,12 +17,12 @@ import pandas as pd
 import pytest
 from test_zoo import CONFIG, DATASET, assert_same, train
 
-from symjax import hosts, runs
+from symjax import runs
 from symjax.errors import InputError
 from symjax.stitching import PairResult, Stitch
 from symjax.stitching.results import StitchResults
 from symjax.zoo.merging import merge_members
-from symjax.zoo.stored import StoredMember, abstract_state
+from symjax.zoo.stored import StoredMember, abstract_state, add_snapshot_epochs
 
 FULL = pathlib.Path("/dev/full")
 pytestmark = [
@@ -142,12 +142,8 @@ def member(tmp_path_factory):
     return folder, StoredMember(folder, 1).restore(like), trained.metrics
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-@pytest.mark.few(1)
-def test_the_save_of_a_member(member, processes, tmp_path, monkeypatch):
-    """By Orbax, and as a process of a job saves it."""
+def test_the_save_of_a_member(member, tmp_path, monkeypatch):
     _, state, metrics = member
-    monkeypatch.setattr(hosts, "count", lambda: processes)
 
     def left(folder):
         stored = StoredMember(folder, 1)
@@ -156,13 +152,11 @@ def test_the_save_of_a_member(member, processes, tmp_path, monkeypatch):
     refused = each_refusal(monkeypatch, tmp_path, lambda folder: StoredMember(folder, 1).save(state, metrics), left)
     done = [what for what, _ in refused]
     assert done[:6] == ["mkdir", *WRITE, "mkdir"] and done[-1] == "rename"
-    assert processes == 1 or done[6:-1] == WRITE
 
 
-def test_what_is_kept_of_a_member(member, tmp_path, monkeypatch):
-    _, state, metrics = member
-    does = lambda folder: StoredMember(folder, 1).keep(3, state.member, metrics)  # noqa: E731
-    assert [what for what, _ in each_refusal(monkeypatch, tmp_path, does, contents)] == ["mkdir", *WRITE]
+def test_the_list_of_snapshots(tmp_path, monkeypatch):
+    refused = each_refusal(monkeypatch, tmp_path, lambda folder: add_snapshot_epochs(folder, (1, 3)), contents)
+    assert [what for what, _ in refused] == WRITE
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ A zoo folder holds `config.json` and one folder per member:
     snapshots.json          the epochs whose checkpoints are not deleted when newer ones are saved (`keep` of `train`)
     frozen.csv              the freeze schedule that members have decided on, where a rule says how
 
-A checkpoint holds a checksum of its numbers and the fingerprint of its folder's configuration, so that loading a damaged
-one, or one of another zoo, is an error.
+A checkpoint holds a checksum of its numbers and the fingerprint of its folder's configuration, so that loading a
+damaged one, or one of another zoo, is an error.
 """
 
 from symjax.zoo.config import PRECISIONS, ZooConfig
