@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import operator
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -213,7 +214,8 @@ def train_together(
         size = len(jobs)
         if jobs and max_device_memory is not None:
             size = len(devices) * need(config, dataset, execution, per_member_labels).fitting(max_device_memory)
-        for _, equal in itertools.groupby(sorted(jobs, key=_start), key=_start):
+        start = operator.attrgetter("start")
+        for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
             equal = list(equal)
             for part in (equal[i : i + size] for i in range(0, len(equal), size)):
                 train_jobs(
@@ -225,10 +227,6 @@ def train_together(
             stored.delete_superseded()
     zoo_folders = [ZooFolder(group.folder, execution, group.config.user_code) for group in groups]
     return [zoo_folder.load(group.seeds) for zoo_folder, group in zip(zoo_folders, groups, strict=True)]
-
-
-def _start(job: Job) -> int:
-    return job.start
 
 
 def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
