@@ -65,7 +65,7 @@ def train(
         processes of one job (`symjax.hosts`) divide the members among them. By default nothing stays on disk.
       validation: the share of a mapping's training examples that is held out; 0.1 by default.
       keep: epochs after which the checkpoint of each member is kept for `load(folder, epoch=...)`, 0 for the initial
-        network. Other checkpoints are deleted when newer ones are saved. Epochs kept by earlier calls stay kept.
+        network. Other checkpoints are deleted when newer ones are saved. A folder remembers the epochs of all calls.
       execution: how members run; by default the one for this backend.
       devices: to spread members over; by default all local ones.
       progress: show a bar on stderr.
@@ -214,12 +214,13 @@ def train_together(
         size = len(jobs)
         if jobs and max_device_memory is not None:
             size = len(devices) * need(config, dataset, execution, per_member_labels).fitting(max_device_memory)
+        kept = {epoch for group in groups for epoch in snapshot_epochs(group.folder)}
         start = operator.attrgetter("start")
         for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
             equal = list(equal)
             for part in (equal[i : i + size] for i in range(0, len(equal), size)):
                 train_jobs(
-                    config, network, dataset, part, execution, devices, progress, save_every_seconds, keep, scheduler
+                    config, network, dataset, part, execution, devices, progress, save_every_seconds, kept, scheduler
                 )
         # The folders are locked until all processes have finished.
         hosts.complete("members are trained", unfinished, describe)
