@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from test_zoo import CONFIG, DATASET, assert_same, train
 
-from symjax import runs
+from symjax import hosts, runs
 from symjax.errors import InputError
 from symjax.stitching import PairResult, Stitch
 from symjax.stitching.results import StitchResults
@@ -142,8 +142,12 @@ def member(tmp_path_factory):
     return folder, StoredMember(folder, 1).restore(like), trained.metrics
 
 
-def test_the_save_of_a_member(member, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.few(1)
+def test_the_save_of_a_member(member, processes, tmp_path, monkeypatch):
+    """With Orbax, and as one of several processes."""
     _, state, metrics = member
+    monkeypatch.setattr(hosts, "count", lambda: processes)
 
     def left(folder):
         stored = StoredMember(folder, 1)
@@ -152,6 +156,7 @@ def test_the_save_of_a_member(member, tmp_path, monkeypatch):
     refused = each_refusal(monkeypatch, tmp_path, lambda folder: StoredMember(folder, 1).save(state, metrics), left)
     done = [what for what, _ in refused]
     assert done[:6] == ["mkdir", *WRITE, "mkdir"] and done[-1] == "rename"
+    assert processes == 1 or done[6:-1] == WRITE
 
 
 def test_the_list_of_snapshots(tmp_path, monkeypatch):

@@ -79,7 +79,8 @@ class StoredMember:
             runs.write_csv(self.folder / "metrics.csv", metrics)
             path = self.path(int(state.epoch))
             fingerprint = bytes.fromhex(runs.folder_fingerprint(path) or "00" * 5)
-            _save(path, {"state": state, "checksum": _checksum(state), "owner": np.frombuffer(fingerprint, np.uint8)})
+            tree = {"state": state, "checksum": _checksum(state), "owner": np.frombuffer(fingerprint, np.uint8)}
+            _write(path, self.temporary_path(int(state.epoch)), tree)
         except Exception as error:  # on a full disk, for example, TensorStore raises a ValueError
             self.delete_temporary()
             if isinstance(error, InputError):
@@ -104,9 +105,7 @@ class StoredMember:
             "owner": np.zeros(5, np.uint8),
         }
         try:
-            with _quiet_failure(), _checkpointer() as checkpointer:
-                restored = checkpointer.restore(path, target)
-            restored = jax.tree.map(_checked, restored, target)
+            restored = jax.tree.map(_checked, _read(path, target), target)
             state = restored["state"]
             if not np.array_equal(restored["checksum"], _checksum(state)):
                 raise ValueError("its numbers differ from the saved ones")
@@ -143,13 +142,16 @@ class StoredMember:
                 shutil.rmtree(self.path(epoch).rename(self.temporary_path(epoch)))
 
 
+ARCHIVE = "state.npz"  # in a checkpoint that one of several processes has written
+
+
 def _checkpointer() -> ocp.StandardCheckpointer:
     # If Orbax makes folders in a thread and that fails, it waits five minutes for them. It measures timeouts by the
     # wall clock, which may jump.
     options = ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=10**9)
     if hosts.count() == 1:
         return ocp.StandardCheckpointer(async_options=options)
-    # Each process saves different members, without the others.
+    # Each process restores different members, independently of the others.
     single = ocp.options.MultiprocessingOptions(
         primary_host=hosts.index(),
         active_processes={hosts.index()},
@@ -158,12 +160,34 @@ def _checkpointer() -> ocp.StandardCheckpointer:
     return ocp.StandardCheckpointer(async_options=options, multiprocessing_options=single)
 
 
-def _save(path: pathlib.Path, tree: PyTree) -> None:
-    """Write a checkpoint, whole or not at all."""
-    if hosts.index():  # Orbax (0.12) writes NumPy arrays in the first process only
-        tree = jax.device_put(tree, jax.local_devices()[0])
+def _write(path: pathlib.Path, temporary: pathlib.Path, tree: PyTree) -> None:
+    """Write a checkpoint, whole or not at all: with Orbax, or as an archive where there are several processes.
+
+    Each of several processes writes different members; Orbax (0.12) writes NumPy arrays in the first process only, and
+    refuses JAX arrays of one process.
+    """
+    if hosts.count() == 1:
+        with _quiet_failure(), _checkpointer() as checkpointer:
+            checkpointer.save(path, tree)
+        return
+    temporary.mkdir()
+    runs.write_npz(temporary / ARCHIVE, {_name(key): leaf for key, leaf in jax.tree.leaves_with_path(tree)})
+    temporary.rename(path)
+
+
+def _read(path: pathlib.Path, like: PyTree) -> PyTree:
+    """Read a checkpoint; any exception where it is damaged."""
+    if (path / ARCHIVE).exists():
+        arrays = runs.read_npz(path / ARCHIVE)
+        if len(arrays) != len(jax.tree.leaves(like)):
+            raise ValueError(f"it holds {len(arrays)} arrays")
+        return jax.tree.map_with_path(lambda key, _: arrays[_name(key)], like)
     with _quiet_failure(), _checkpointer() as checkpointer:
-        checkpointer.save(path, tree)
+        return checkpointer.restore(path, like)
+
+
+def _name(key) -> str:
+    return jax.tree_util.keystr(key, simple=True, separator="/")
 
 
 def stored_members(folder: pathlib.Path) -> list[StoredMember]:
