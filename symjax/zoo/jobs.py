@@ -104,24 +104,20 @@ def train_jobs(
         for job in jobs:
             job.state = None
         saved, interval = time.monotonic(), save_every_seconds
-        for epoch in range(start, last + 1):
+        for epoch in range(start, last):
             if scheduler is not None:  # before the states are saved, from which a resumed run continues
                 scheduler.update([job.stored.seed for job in jobs], states.member, epoch)
-            end = interrupted() or epoch == last
-            due = epoch > start and (end or time.monotonic() - saved >= interval)
-            if due or epoch in keep:
+            if epoch in keep or (epoch > start and time.monotonic() - saved >= interval):
                 begin = time.monotonic()
                 _save(jobs, states)
                 saved = time.monotonic()
                 interval = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
-            if end:
+            if interrupted():
                 break
             frozen = config.frozen(epoch) if scheduler is None else scheduler.frozen(epoch)
             program = epochs_program(network, config.recipe, execution, devices, frozen, per_member_labels)
             after, metrics = program((states, labels) if per_member_labels else states, shared)
-            if not _wait(metrics, interrupted):  # this epoch is lost, and the one before may not be saved
-                if epoch > start:
-                    _save(jobs, states)
+            if not _wait(metrics, interrupted):  # this epoch is lost
                 break
             states, metrics = after, jax.device_get(metrics)
             for i, job in enumerate(jobs):
@@ -129,6 +125,8 @@ def train_jobs(
             shown = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
             bar.set_postfix({label: f"{np.mean(metrics[key]):.3f}" for label, key in shown.items()}, refresh=False)
             bar.update()
+        if len(jobs[0].rows) > start:
+            _save(jobs, states)
 
 
 def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job], device: jax.Device) -> None:

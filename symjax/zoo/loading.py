@@ -137,11 +137,8 @@ class ZooFolder:
         document = runs.read_config(self.path, "zoo")
         self._check_user_code(document, user_code)
         try:
-            data, structure, fingerprints = (
-                document.pop("data"),
-                document.pop("structure"),
-                document.pop("user_code", {}),
-            )
+            data, structure = document.pop("data"), document.pop("structure")
+            fingerprints = document.pop("user_code", {})
             self.config = ZooConfig.from_json(document, user_code)
             if fingerprints:
                 self.config.check_for(data)

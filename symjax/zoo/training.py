@@ -236,10 +236,8 @@ def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
     config.check_for(describe_shapes(dataset))
     network = config.network(dataset).with_form(execution.conv)
     if config.rule is None and len(config.freeze) > len(network.points):
-        raise InputError(
-            f"freeze: got {len(config.freeze)} epochs, expected at most {len(network.points)}: the last layer always "
-            "trains"
-        )
+        most = f"{len(network.points)}, the number of stitch points"
+        raise InputError(f"freeze: got {len(config.freeze)} epochs, expected at most {most}")
     return network
 
 
@@ -256,10 +254,7 @@ def check_rule(
             "schedule together"
         )
     if hosts.count() > 1:
-        raise InputError(
-            f"freeze: got a rule and {hosts.count()} processes; its members train in one process; expected one process "
-            "or a given schedule"
-        )
+        raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
     if max_device_memory is not None:
         most = devices * need(config, dataset, execution, config.labels != "true").fitting(max_device_memory)
         if most < len(seeds):
