@@ -1,7 +1,7 @@
 """Follows over the training how well each layer tells each class from the others, by CCA with the class's indicator.
 
-With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, kept after every epoch; curves per class and
-layer over epochs and over layers, and which classes are learned first (after Raghu et al. 2017). The same
+With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits with snapshots of all epochs; curves per class
+and layer over epochs and over layers, and which classes are learned first (after Raghu et al. 2017). The same
 command again recomputes nothing; more seeds or checkpoints extend what is there.
 """
 

@@ -116,13 +116,13 @@ def zoo_phases(
             metric = config.recipe.metric
             zoo.evaluation_need(network, dataset.test, metric=metric).fitting(limit)
             if config.labels != "true":
-                zoo.evaluation_need(network, dataset.train, own_labels=True, metric=metric).fitting(limit)
+                zoo.evaluation_need(network, dataset.train, per_member_labels=True, metric=metric).fitting(limit)
         runs.check_folder(folder, "zoo", config.document(dataset))
-        left.append(estimate.epochs_to_go(folder, seeds, config.recipe.epochs, keep))
+        left.append(estimate.remaining_epochs(folder, seeds, config.recipe.epochs, keep))
     needed, together = None, 0
     if any(left):
-        own_labels = any(group.config.labels != "true" for group in groups.values())
-        needed = jobs.need(config, dataset, execution, own_labels)
+        per_member_labels = any(group.config.labels != "true" for group in groups.values())
+        needed = jobs.need(config, dataset, execution, per_member_labels)
         together = on_a_device(sum(map(len, left)), needed, limit)
     phases = []
     for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):

@@ -1,8 +1,8 @@
 """Follows each layer over the training: how alike is it to what it will be in the end?
 
-With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, kept after every epoch, and SVCCA, PWCCA and
-CKA of each layer at each of these moments with each layer at the end (Raghu et al. 2017, Morcos et al. 2018). The same
-command again recomputes nothing; more seeds, measures or checkpoints extend what is there.
+With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits with snapshots of all epochs, and SVCCA, PWCCA
+and CKA of each layer at each of these moments with each layer at the end (Raghu et al. 2017, Morcos et al. 2018). The
+same command again recomputes nothing; more seeds, measures or checkpoints extend what is there.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
-"""What commands that follow a training share: a zoo kept at moments, rows for each, and when a value is reached."""
+"""Shared code of the commands that follow a training: a zoo with snapshots, and results after each of these epochs."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -12,26 +13,27 @@ from experiments import dry_run
 from experiments.features import FeatureSettings
 from experiments.folders import RunFolder, clean_accuracy, run_folder
 from experiments.settings import optional, zoo_folder
-from symjax import dynamics, zoo
+from symjax import dynamics, runs, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.progress import progress_bar
 from symjax.result_table import ResultTable, Schema
 from symjax.summary import mean_and_deviation
-from symjax.zoo import Zoo
+from symjax.zoo import Zoo, ZooConfig
 
 LEVEL = 0.95  # of a similarity, at which a layer is taken to be what it will be
 
 
 @dataclasses.dataclass(frozen=True)
 class HistorySettings(FeatureSettings):
-    """A zoo that is kept at moments of its training."""
+    """A zoo that keeps snapshots of its training."""
 
     checkpoints: Annotated[str | None, optional("EPOCHS", "all of up to 11 epochs, else 12, closer early")] = None
-    """After how many epochs to look at the networks, as in 0,1,2,5,10, or all; 0 is before the training. The end is
-    always among them."""
-    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
-    """The folder of the zoo; trained there where it is missing, or where it was not kept at these epochs."""
+    """The epochs after which networks are compared, as in 0,1,2,5,10, or all; 0 is before the training. The last epoch
+    is always included."""
+    zoo: Annotated[Path | None, optional("DIR", "runs/zoo/ and a name made from the settings and checkpoints")] = None
+    """The folder of the zoo, trained there where it is missing. A zoo that exists must have kept its snapshots of these
+    epochs."""
     out: Annotated[Path | None, optional("DIR", "under runs/, by command and settings")] = None
     """The folder of the results."""
 
@@ -61,7 +63,7 @@ class HistorySettings(FeatureSettings):
         document = {name: getattr(self, name) for name in ("images", "examples", "maps", "test_size")}
         document |= {"zoo": config.identity(dataset), "layers": layers}  # all that rows depend on, but for their keys
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
-        path = self.zoo or zoo_folder(config)
+        path = self.zoo or snapshots_folder(config, epochs)
 
         def phases() -> list[dry_run.Phase]:
             missing = ResultTable(out.path, schema).missing(moments_of(measures, seeds, epochs))
@@ -89,6 +91,16 @@ class HistorySettings(FeatureSettings):
         )
 
 
+def snapshots_folder(config: ZooConfig, epochs: Sequence[int]) -> Path:
+    """Return the default folder of a zoo with snapshots of `epochs`, which end its name, as in -snapshots-0-5_10."""
+    ranges = [list(group) for _, group in itertools.groupby(enumerate(epochs), lambda pair: pair[1] - pair[0])]
+    ends = [(group[0][1], group[-1][1]) for group in ranges]
+    name = "_".join(f"{first}-{last}" if first < last else str(first) for first, last in ends)
+    name = name if len(name) < 100 else runs.fingerprint({"epochs": list(epochs)})
+    folder = zoo_folder(config)
+    return folder.with_name(f"{folder.name}-snapshots-{name}")
+
+
 def moments_of(measures: Sequence[str], seeds: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
     """All combinations of measures, seeds and epochs, in this order."""
     index = pd.MultiIndex.from_product([measures, seeds, epochs], names=["measure", "seed", "epoch"])
@@ -101,7 +113,7 @@ class History(NamedTuple):
     Attributes:
       settings: of the command.
       out: its folder.
-      zoo, zoo_path: members at the end of their training, and the folder that keeps them at the moments before.
+      zoo, zoo_path: members at the end of their training, and their folder with the snapshots.
       dataset: the images.
       layers: by name.
       schema: of the table of results.

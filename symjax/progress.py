@@ -14,3 +14,8 @@ def progress_bar(**options) -> tqdm:
     """
     options["disable"] = options.get("disable", False) or not hosts.is_first()
     return tqdm(mininterval=0.1 if sys.stderr.isatty() else 15, dynamic_ncols=True, **options)
+
+
+def warn(message: str) -> None:
+    """Print a warning on stderr, above a progress bar if there is one."""
+    tqdm.write(f"warning: {message}", file=sys.stderr)

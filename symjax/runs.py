@@ -1,8 +1,8 @@
-"""Run folders: what a command keeps on disk, so that the same command again goes on from there.
+"""Run folders: the files of a command, from which the same command continues.
 
-A folder belongs to one configuration, which its `config.json` holds, and so do its tables and archives: they carry a
-mark of it, and where one lies in the folder of another, it is not read. Every file is written under another name and
-renamed when complete, so it is whole or absent; nothing is pickled.
+A folder belongs to one configuration, which its `config.json` holds. Its tables, archives and checkpoints hold the
+fingerprint of the configuration; one with another fingerprint, or with none, is an error. Every file is written under
+another name and renamed when complete, so it is whole or absent; nothing is pickled.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from symjax import hosts, interruption
 from symjax.errors import InputError
 
 CONFIG = "config.json"
-MARK = "configuration"  # the column of a table, and the array of an archive, that says whose it is
+FINGERPRINT = "configuration"  # the column of a table, and the array of an archive, with the fingerprint of its folder
 _LOCK = ".lock"
 _JOB = ".job"
 _TEMPORARY = ".tmp"
@@ -207,10 +207,10 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(_dump(config).encode()).hexdigest()[:10]
 
 
-def mark(path: PathLike) -> str | None:
-    """What marks a file at `path` as of its run folder: the fingerprint of all that `check_folder` compares.
+def folder_fingerprint(path: PathLike) -> str | None:
+    """Return the fingerprint of the run folder that holds `path`: of all that `check_folder` compares.
 
-    None outside of run folders. The folder is the nearest one above; files lie up to three levels deep in it.
+    The folder is the nearest one above, up to three levels; None outside of run folders.
     """
     for folder in list(pathlib.Path(path).absolute().parents)[:3]:
         if (folder / CONFIG).is_file():
@@ -222,17 +222,16 @@ def mark(path: PathLike) -> str | None:
     return None
 
 
-def check_mark(path: PathLike, found: str, delete: PathLike | None = None) -> None:
-    """An InputError where a mark that is `found` at `path` is not that of its folder.
+def check_fingerprint(path: PathLike, stored: str | None, delete: PathLike | None = None) -> None:
+    """Raise an InputError where the fingerprint `stored` in the file `path` is not that of its run folder.
 
-    `delete` is what to delete to have it made again, by default the file. Files of folders that older versions have
-    made carry no mark, and are taken to be theirs.
+    `delete` is what to delete to have the file made again, by default the file.
     """
-    own = mark(path)
-    if own is not None and found != own:
+    expected = folder_fingerprint(path)
+    if expected is not None and stored != expected:
         raise InputError(
-            f"{path}: made with another configuration ({found}) than its folder's ({own}); delete {delete or 'it'} and "
-            "run the command again to have it made"
+            f"{path}: made with another configuration ({stored or 'none'}) than its folder's ({expected}); "
+            f"delete {delete or 'it'} and run the command again to have it made"
         )
 
 
@@ -275,12 +274,12 @@ def read_json(path: PathLike) -> Any:
 
 
 def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
-    """Writes a table without its index, marked in a last column.
+    """Write a table without its index, with the fingerprint of its run folder in a last column.
 
     Floats are written so that they read back the same, float32 as float64.
     """
-    if (own := mark(path)) is not None:
-        frame = frame.assign(**{MARK: own})
+    if (owner := folder_fingerprint(path)) is not None:
+        frame = frame.assign(**{FINGERPRINT: owner})
     # As float32 they would have fewer digits, and other ones after a run that was stopped has read and written them.
     short = {name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")}
     frame = frame.astype(short)
@@ -295,32 +294,33 @@ def read_csv(
     dtype: Mapping[str, type] | None = None,
     delete: PathLike | None = None,
 ) -> pd.DataFrame:
-    """What `write_csv` wrote; columns of `dtype` are read as of these types, others by how they look.
+    """Read what `write_csv` wrote; `dtype` has the types of columns, those of others are inferred.
 
     Raises:
-      InputError: the file is missing, broken or of another configuration (see `check_mark`), or lacks one of `columns`.
+      InputError: the file is missing, broken or of another configuration (`check_fingerprint`), or lacks one of
+        `columns`.
     """
     data = _read(path)
     try:
         if not data.endswith(b"\n"):
             raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data), dtype={**(dtype or {}), MARK: str})  # digits alone would be a number
+        frame = pd.read_csv(io.BytesIO(data), dtype={**(dtype or {}), FINGERPRINT: str})  # else digits are a number
     except ValueError as error:  # pandas' own parser errors, too
         raise _broken(path, "CSV", error, delete) from None
     if absent := [column for column in columns if column not in frame.columns]:
         what = delete or "the file"
         raise InputError(f"{path}: columns {', '.join(absent)} are missing; delete {what} to have it made again")
-    if MARK in frame.columns:
-        for found in frame.pop(MARK).unique():
-            check_mark(path, found, delete)
+    fingerprints = frame.pop(FINGERPRINT).unique() if FINGERPRINT in frame.columns else [None]
+    for stored in fingerprints:
+        check_fingerprint(path, stored, delete)
     return frame
 
 
 def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
-    """Writes named arrays of numbers, uncompressed, and a mark."""
+    """Write named arrays of numbers, uncompressed, and the fingerprint of their run folder."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    if (own := mark(path)) is not None:
-        arrays[MARK] = np.array(own)
+    if (owner := folder_fingerprint(path)) is not None:
+        arrays[FINGERPRINT] = np.array(owner)
 
     def write(file):
         with zipfile.ZipFile(file, "w") as archive:  # np.savez has no room for an array called "file"
@@ -332,7 +332,7 @@ def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
 
 
 def read_npz(path: PathLike) -> dict[str, np.ndarray]:
-    """What `write_npz` wrote; an InputError where the file is missing, broken or of another configuration."""
+    """Read what `write_npz` wrote; an InputError where the file is missing, broken or of another configuration."""
     data = _read(path)
     try:
         if not data.startswith(b"PK"):  # what else np.load knows, it would not name
@@ -343,8 +343,7 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
             raise ValueError("it holds more than arrays")
     except (ValueError, EOFError, KeyError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise _broken(path, "npz", error) from None
-    if MARK in arrays:
-        check_mark(path, str(arrays.pop(MARK)))
+    check_fingerprint(path, str(arrays.pop(FINGERPRINT)) if FINGERPRINT in arrays else None)
     return arrays
 
 

@@ -22,7 +22,7 @@ from symjax.errors import InputError
 from symjax.stitching import PairResult, Stitch
 from symjax.stitching.results import StitchResults
 from symjax.zoo.merging import merge_members
-from symjax.zoo.stored import StoredMember, abstract_state
+from symjax.zoo.stored import StoredMember, abstract_state, add_snapshot_epochs
 
 FULL = pathlib.Path("/dev/full")
 pytestmark = [
@@ -145,7 +145,7 @@ def member(tmp_path_factory):
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.few(1)
 def test_the_save_of_a_member(member, processes, tmp_path, monkeypatch):
-    """By Orbax, and as a process of a job saves it."""
+    """With Orbax, and as one of several processes."""
     _, state, metrics = member
     monkeypatch.setattr(hosts, "count", lambda: processes)
 
@@ -159,10 +159,9 @@ def test_the_save_of_a_member(member, processes, tmp_path, monkeypatch):
     assert processes == 1 or done[6:-1] == WRITE
 
 
-def test_what_is_kept_of_a_member(member, tmp_path, monkeypatch):
-    _, state, metrics = member
-    does = lambda folder: StoredMember(folder, 1).keep(3, state.member, metrics)  # noqa: E731
-    assert [what for what, _ in each_refusal(monkeypatch, tmp_path, does, contents)] == ["mkdir", *WRITE]
+def test_the_list_of_snapshots(tmp_path, monkeypatch):
+    refused = each_refusal(monkeypatch, tmp_path, lambda folder: add_snapshot_epochs(folder, (1, 3)), contents)
+    assert [what for what, _ in refused] == WRITE
 
 
 @pytest.mark.slow

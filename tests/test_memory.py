@@ -126,7 +126,7 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
         return made
 
     monkeypatch.setattr(jobs, "creation", lambda *_: watched)
-    wanted = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0, 1, frozenset()) for seed in (3, 0, 2**31 - 1)]
+    wanted = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0) for seed in (3, 0, 2**31 - 1)]
     jobs._prepare(config, network, len(dataset.train), wanted, device)
     assert len(set(lying)) == 1 and devices == [{device}] * 3
     together = jax.vmap(lambda seed: jobs.create_state(network, config.recipe, steps, seed))
@@ -149,10 +149,10 @@ def sizes(monkeypatch):
         return lambda members, shared: found.append(parallel.count_members(members)) or run(members, shared)
 
     monkeypatch.setattr(parallel, "over_members", watched)
-    zoo.trained._accuracies.cache_clear()
+    zoo.evaluation._accuracies.cache_clear()
     symjax.representations._features.cache_clear()
     yield found
-    zoo.trained._accuracies.cache_clear()
+    zoo.evaluation._accuracies.cache_clear()
     symjax.representations._features.cache_clear()
 
 
@@ -161,7 +161,7 @@ def sizes(monkeypatch):
 def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     dataset, members = trained()
     own = accuracy is zoo.train_accuracy
-    need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, own_labels=own)
+    need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, per_member_labels=own)
     for devices, groups in ((jax.devices()[:1], [2, 2]), (jax.devices(), [3])):
         sizes.clear()
         bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.of(2))

@@ -242,10 +242,10 @@ def test_members_of_zoos(capsys):
         for seed in seeds:
             shutil.copytree(whole / f"member-{seed}", folder / f"member-{seed}")
     last = next(Path("zoo.task-1-of-2/member-0").glob("epoch-*"))
-    shutil.move(last, "kept")  # a member without a checkpoint: not begun, or stopped before the first
+    shutil.move(last, "checkpoint")  # a member without a checkpoint was interrupted before the first
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     assert "2 finished members" in capsys.readouterr().out
-    shutil.move("kept", last)
+    shutil.move("checkpoint", last)
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     assert "3 finished members" in capsys.readouterr().out

@@ -1,17 +1,17 @@
 """An interrupted command keeps its pieces; the same command again goes on from them and finds the same."""
 
-import shutil
 from typing import Any, NamedTuple
 
+import jax
 import pytest
-from stitch_helpers import flags, scratch, trained
+from stitch_helpers import SEEDS, flags, scratch, trained
 
 import experiments.classes
 import experiments.dynamics
 import experiments.freeze
 import experiments.lasso
 from experiments.settings import run_command
-from symjax import dynamics, summary
+from symjax import dynamics, summary, zoo
 from symjax.stitching.results import StitchResults
 
 pytestmark = [
@@ -43,9 +43,9 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    trained()
+    dataset, whole = trained()
     folder = tmp_path_factory.mktemp("resume")
-    shutil.copytree(scratch() / "zoo", folder / "zoo")
+    zoo.train(whole.config, dataset, SEEDS, folder / "zoo", keep=(0, 3), devices=jax.devices()[:1], progress=False)
     return folder
 
 

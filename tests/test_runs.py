@@ -175,8 +175,8 @@ def test_folders_of_others_are_refused(tmp_path):
 
 
 def test_files_of_another_configuration_are_not_read(tmp_path):
-    """In a folder, in one that lies in it, and two levels down; of the same configuration, or outside of folders, they
-    are, and so are files without a mark, which older versions have written."""
+    """In a folder, in one inside it, and two levels down; nor are files without a fingerprint. Files of the same
+    configuration, or outside of run folders, are read."""
     frame, arrays = pd.DataFrame({"x": [1.5, 2.5]}), {"a": np.arange(3)}
     cases = {"own": CONFIG, "same": CONFIG | {"width": 8.0}, "other": CONFIG | {"width": 9}, "kind": CONFIG}
     for name, config in cases.items():
@@ -204,17 +204,18 @@ def test_files_of_another_configuration_are_not_read(tmp_path):
                 runs.read_csv(target / "a.csv")
             frame.to_csv(target / "a.csv", index=False)
             np.savez(target / "a.npz", **arrays)
-            pd.testing.assert_frame_equal(runs.read_csv(target / "a.csv"), frame)
-            assert list(runs.read_npz(target / "a.npz")) == ["a"]
+            for read, name in ((runs.read_csv, "a.csv"), (runs.read_npz, "a.npz")):
+                with pytest.raises(InputError, match=r"made with another configuration \(none\)"):
+                    read(target / name)
 
 
-def test_a_mark_of_digits_alone_stays_text(tmp_path, monkeypatch):
+def test_a_fingerprint_of_digits_only_stays_text(tmp_path, monkeypatch):
     hold(tmp_path)
-    for mark in ("0012345678", "12345e6789"):
-        monkeypatch.setattr(runs, "fingerprint", lambda _, mark=mark: mark)
+    for fingerprint in ("0012345678", "12345e6789"):
+        monkeypatch.setattr(runs, "fingerprint", lambda _, fingerprint=fingerprint: fingerprint)
         runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1]}))
         assert list(runs.read_csv(tmp_path / "a.csv")) == ["x"]
-        assert mark in (tmp_path / "a.csv").read_text()
+        assert fingerprint in (tmp_path / "a.csv").read_text()
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):

@@ -1,4 +1,4 @@
-"""Schedules of freezing that members find while they train: what is frozen, when, and that it stays so."""
+"""Freeze schedules that members decide on while they train: which layers freeze, when, and that they stay frozen."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from campaign import slow
-from test_zoo import CONFIG, DATASET, assert_close, assert_same, stopped_in_a_save
+from test_zoo import CONFIG, DATASET, assert_same, stopped_in_a_save
 
 from symjax import runs, zoo
 from symjax.errors import InputError
@@ -32,28 +32,28 @@ def train(folder, config, seeds=SEEDS, **settings):
     return zoo.train(config, DATASET, seeds, folder, **SETTINGS | settings)
 
 
-def given(freeze, config=LONGER):
+def scheduled(freeze, config=LONGER):
     return dataclasses.replace(config, freeze=freeze)
 
 
 def similarities(folder):
-    """(epochs from the second on, layers), the mean over members, by each measure's own function."""
+    """CKA of each layer with the epoch before, (epochs from 1, layers), the mean over members."""
     images = DATASET.train.images[:20]
-    at = []
+    features = []
     for epoch in range(7):
         loaded = zoo.load(folder, SEEDS, epoch=epoch)
-        at.append(features_of(loaded.network, loaded.members, images, DATASET.mean, DATASET.std, pool=True))
+        features.append(features_of(loaded.network, loaded.members, images, DATASET.mean, DATASET.std, pool=True))
     return np.array(
         [
             [np.mean([cka(x, y) for x, y in zip(before[layer], after[layer], strict=True)]) for layer in before]
-            for before, after in itertools.pairwise(at)
+            for before, after in itertools.pairwise(features)
         ]
     )
 
 
 @pytest.fixture(scope="module")
 def normal(tmp_path_factory):
-    """The folder of normal training, with all epochs."""
+    """The folder of normal training, with snapshots of all epochs."""
     folder = tmp_path_factory.mktemp("saturation") / "normal"
     train(folder, LONGER, keep=range(7))
     return folder
@@ -61,7 +61,7 @@ def normal(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def middle(normal):
-    """A threshold that the lowest layer reaches, but not at once."""
+    """A threshold that the lowest layer reaches, but not after the first epoch."""
     lowest = similarities(normal)[:5, 0]
     place = int(np.argmax(lowest[1:])) + 1
     assert lowest[place] > lowest[:place].max()  # as an ordinary training has it
@@ -69,22 +69,22 @@ def middle(normal):
 
 
 @pytest.fixture(scope="module")
-def live(middle, tmp_path_factory):
-    """The folder of a zoo that was trained by that rule at one go, with all epochs."""
-    folder = tmp_path_factory.mktemp("saturation") / "live"
+def ruled_folder(middle, tmp_path_factory):
+    """The folder of a zoo trained by that rule without interruption, with snapshots of all epochs."""
+    folder = tmp_path_factory.mktemp("saturation") / "ruled"
     train(folder, ruled(middle), keep=range(7))
     return folder
 
 
 @pytest.mark.slow
 def test_at_threshold_zero_all_is_frozen_after_an_epoch(tmp_path):
-    found = train(tmp_path / "found", ruled(0))
-    assert found.freeze == (1, 1) and found.config == ruled(0)
-    same = train(tmp_path / "given", given((1, 1)))
+    decided = train(tmp_path / "decided", ruled(0))
+    assert decided.freeze == (1, 1) and decided.config == ruled(0)
+    same = train(tmp_path / "scheduled", scheduled((1, 1)))
     assert same.freeze == (1, 1)
-    assert_same(found.members, same.members)
-    assert found.metrics.equals(same.metrics)
-    assert zoo.load(tmp_path / "found").freeze == (1, 1)
+    assert_same(decided.members, same.members)
+    assert decided.metrics.equals(same.metrics)
+    assert zoo.load(tmp_path / "decided").freeze == (1, 1)
 
 
 @pytest.mark.slow
@@ -99,9 +99,9 @@ def test_a_threshold_that_is_never_reached_is_normal_training(normal, tmp_path):
     np.testing.assert_allclose(table.similarity, similarities(normal)[:5].ravel(), atol=2e-5)
 
 
-def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
-    found = zoo.load(live)
-    table, similar = runs.read_csv(live / saturation.FILE), similarities(live)
+def test_layers_freeze_when_they_have_saturated(ruled_folder, middle, tmp_path):
+    decided = zoo.load(ruled_folder)
+    table, similar = runs.read_csv(ruled_folder / saturation.FILE), similarities(ruled_folder)
     count = 0
     for epoch in range(1, 6):
         rows = table[table.epoch == epoch]
@@ -110,17 +110,17 @@ def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
         frozen = np.cumprod(rows.similarity >= middle).astype(bool)  # none above one that is not
         assert rows.frozen.tolist() == frozen.tolist()
         count += frozen.sum()
-    assert found.freeze == tuple(table.epoch[table.frozen]) and min(found.freeze) > 1
-    same = train(tmp_path / "given", given(found.freeze))
-    assert_same(found.members, same.members)
-    assert found.metrics.equals(same.metrics)
+    assert decided.freeze == tuple(table.epoch[table.frozen]) and min(decided.freeze) > 1
+    same = train(tmp_path / "scheduled", scheduled(decided.freeze))
+    assert_same(decided.members, same.members)
+    assert decided.metrics.equals(same.metrics)
 
 
 @pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
 @pytest.mark.few(1)
 @pytest.mark.slow
-def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
-    """Killed as one member is saved, and others are or are not."""
+def test_an_interrupted_zoo_decides_the_same(cut, ruled_folder, middle, tmp_path, monkeypatch):
+    """Interrupted as one member is saved; some of the others are saved already."""
     save = StoredMember.save
 
     def interrupted(self, state, metrics):
@@ -131,43 +131,34 @@ def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tm
     with stopped_in_a_save(monkeypatch, interrupted):
         train(tmp_path, ruled(middle), save_every_seconds=0)
     before = (tmp_path / saturation.FILE).read_text() if (tmp_path / saturation.FILE).exists() else ""
-    resumed, whole = train(tmp_path, ruled(middle)), zoo.load(live)
+    resumed, whole = train(tmp_path, ruled(middle)), zoo.load(ruled_folder)
     assert resumed.freeze == whole.freeze
     assert_same(resumed.members, whole.members)
     assert resumed.metrics.equals(whole.metrics)
     after = (tmp_path / saturation.FILE).read_text()
-    assert before and after.startswith(before) and after == (live / saturation.FILE).read_text()
+    assert before and after.startswith(before) and after == (ruled_folder / saturation.FILE).read_text()
 
 
-def test_what_the_folder_holds_is_decided(live, middle, tmp_path, monkeypatch):
-    """However similar layers are: what is written is followed, also where the members train anew."""
-    folder = shutil.copytree(live, tmp_path / "zoo")
+def test_decisions_in_the_folder_are_final(ruled_folder, middle, tmp_path, monkeypatch):
+    """Stored decisions are followed, even where the members train again from the start."""
+    folder = shutil.copytree(ruled_folder, tmp_path / "zoo")
     table = runs.read_csv(folder / saturation.FILE).iloc[:2].assign(frozen=[True, True])
     for seed in SEEDS:
         shutil.rmtree(folder / f"member-{seed}")
     runs.write_csv(folder / saturation.FILE, table)
-    monkeypatch.setattr(saturation, "features_of", lambda *_, **__: pytest.fail("looked at"))
-    found = train(folder, ruled(middle))
-    assert found.freeze == (1, 1)
-    assert_same(found.members, train(tmp_path / "given", given((1, 1))).members)
+    monkeypatch.setattr(saturation, "features_of", lambda *_, **__: pytest.fail("compared"))
+    decided = train(folder, ruled(middle))
+    assert decided.freeze == (1, 1)
+    assert_same(decided.members, train(tmp_path / "scheduled", scheduled((1, 1))).members)
 
 
-@pytest.mark.slow
-def test_members_trained_again_for_what_they_lack_follow_their_schedule(live, middle, tmp_path, monkeypatch):
-    folder = shutil.copytree(live, tmp_path / "zoo")
-    StoredMember(folder, 1).kept_path(4).unlink()
-    monkeypatch.setattr(saturation, "features_of", lambda *_, **__: pytest.fail("looked at"))
-    train(folder, ruled(middle), keep=(4,))
-    assert_close(zoo.load(folder, epoch=4).members, zoo.load(live, epoch=4).members, 1e-6)
-
-
-def test_a_schedule_that_is_lost_or_damaged_is_an_error(live, middle, tmp_path):
-    folder = shutil.copytree(live, tmp_path / "zoo")
-    shutil.rmtree(folder / "member-2")  # is to be trained again
+def test_a_schedule_that_is_lost_or_damaged_is_an_error(ruled_folder, middle, tmp_path):
+    folder = shutil.copytree(ruled_folder, tmp_path / "zoo")
+    shutil.rmtree(folder / "member-2")  # so that it trains again
     path = folder / saturation.FILE
     table = runs.read_csv(path)
     runs.write_csv(path, table.assign(frozen="perhaps"))
-    with pytest.raises(InputError, match=r"frozen\.csv: damaged \(frozen is to be True or False\); delete .*zoo"):
+    with pytest.raises(InputError, match=r"frozen\.csv: damaged \(frozen must be True or False\); delete .*zoo"):
         train(folder, ruled(middle))
     runs.write_csv(path, table)
     train(folder, ruled(middle))
@@ -181,25 +172,27 @@ def test_a_schedule_that_is_lost_or_damaged_is_an_error(live, middle, tmp_path):
 def test_a_member_that_diverges_freezes_nothing(tmp_path, capsys):
     recipe = Recipe(epochs=3, batch_size=6, learning_rate=1e30, translate=1)
     config = ruled(0, dataclasses.replace(CONFIG, recipe=recipe), seeds=(0,))
-    found = train(tmp_path / "zoo", config, (0,))
-    assert found.freeze == () and "became NaN" in capsys.readouterr().err
+    decided = train(tmp_path / "zoo", config, (0,))
+    assert decided.freeze == () and "became NaN" in capsys.readouterr().err
 
 
 def test_a_rule_is_a_configuration_of_its_own():
     config = ruled(0.9, seeds=(2, 0), images="validation", maps="pixels")
     assert ZooConfig.from_json(config.to_json()) == config and config.rule.seeds == (0, 2)
-    assert LONGER.rule is None and given((1, 1)).rule is None
-    assert len({c.fingerprint for c in (config, ruled(0.9, seeds=(0,)), ruled(0.8, seeds=(0, 2)), given((1, 1)))}) == 4
-    assert config.frozen(5) == 0  # at the least
+    assert LONGER.rule is None and scheduled((1, 1)).rule is None
+    assert (
+        len({c.fingerprint for c in (config, ruled(0.9, seeds=(0,)), ruled(0.8, seeds=(0, 2)), scheduled((1, 1)))}) == 4
+    )
+    assert config.frozen(5) == 0  # a lower bound
 
 
 @pytest.mark.slow
-def test_who_cannot_find_a_schedule_together_is_refused(tmp_path):
+def test_members_that_cannot_decide_together_are_refused(tmp_path):
     config = ruled(0.9)
-    with pytest.raises(InputError, match="seeds: got 0, 1, wanted 0, 1, 2, which find the schedule"):
+    with pytest.raises(InputError, match="seeds: got 0, 1, expected 0, 1, 2, which decide on the freeze schedule"):
         train(tmp_path / "zoo", config, (1, 0))
     groups = [Group(config, SEEDS, tmp_path / "a"), Group(config, SEEDS, tmp_path / "b")]
-    with pytest.raises(InputError, match="groups: they are to find a schedule of freezing"):
+    with pytest.raises(InputError, match="groups: got 2 that decide on one freeze schedule"):
         zoo.train_together(groups, DATASET, **SETTINGS)
     need = zoo.jobs.need(config, DATASET, zoo.training.parallel.default_execution())
     with pytest.raises(InputError, match="max_device_memory: 2 of 3 members fit at a time"):
@@ -207,6 +200,6 @@ def test_who_cannot_find_a_schedule_together_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_zoos_by_a_rule_are_not_merged(live, tmp_path):
-    with pytest.raises(InputError, match="find a schedule of freezing together"):
-        merging.merge_members([live], live)
+def test_zoos_by_a_rule_are_not_merged(ruled_folder, tmp_path):
+    with pytest.raises(InputError, match="decide on a freeze schedule together"):
+        merging.merge_members([ruled_folder], ruled_folder)

@@ -47,7 +47,7 @@ def test_whatever_holds_arrays_is_one_line(cls):
 
 def test_values_of_results():
     members = jax.tree.map(lambda leaf: np.zeros((2, *leaf.shape), leaf.dtype), CONFIG.network(DATASET).shapes)
-    metrics = zoo.jobs.Job(None, 0, 1, frozenset()).frame()
+    metrics = zoo.jobs.Job(None, 0).metrics()
     shown = repr(zoo.Zoo(CONFIG, CONFIG.network(DATASET), (0, 1), members, metrics))
     assert shown.startswith("Zoo(config=ZooConfig(dataset='stripes', model='tiny'") and len(shown) < 500
     assert "seeds=(0, 1)" in shown and "metrics=DataFrame[0, 5]" in shown

@@ -3,6 +3,7 @@
 import shutil
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,8 @@ from test_dynamics import least_squares_correlation
 import experiments.classes
 import experiments.dynamics
 import experiments.freeze
-from experiments.settings import run_command
+from experiments.history import snapshots_folder
+from experiments.settings import run_command, zoo_folder
 from symjax import models, runs, summary, zoo
 from symjax.flops import segment_flops, step_flops
 from symjax.representations import representations
@@ -28,10 +30,11 @@ EXAMPLES = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a zoo that was trained to its end, and kept at no other moment."""
-    trained()
+    """With a zoo that has snapshots of all epochs."""
+    dataset, zoo_of_all = trained()
     folder = tmp_path_factory.mktemp("training")
-    shutil.copytree(scratch() / "zoo", folder / "zoo")
+    settings = {"keep": range(7), "devices": jax.devices()[:1], "progress": False}
+    zoo.train(zoo_of_all.config, dataset, SEEDS, folder / "zoo", **settings)
     return folder
 
 
@@ -105,6 +108,20 @@ def test_classes_rows_are_least_squares(folder, capsys):
     command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2", "--dry-run")
     assert "All is there" in capsys.readouterr().out
     assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
+
+
+def test_the_default_zoo_is_named_by_its_snapshots(folder, capsys):
+    config = zoo.ZooConfig()
+    names = {(0, 1, 2, 5, 10): "0-2_5_10", tuple(range(11)): "0-10", (3, 10): "3_10"}
+    for epochs, name in names.items():
+        path = snapshots_folder(config, epochs)
+        assert path.parent == zoo_folder(config).parent and path.name == f"{zoo_folder(config).name}-snapshots-{name}"
+    assert len(snapshots_folder(config, range(0, 1000, 2)).name) < 100
+    with pytest.raises(SystemExit, match="2"):
+        command(experiments.dynamics, folder, "--zoo", scratch() / "zoo", "--checkpoints", "2", out="bad")
+    message = capsys.readouterr().err
+    assert "member-0 was trained for 6 epochs without snapshots of epochs 2; train a zoo that keeps them" in message
+    assert "another --zoo" in message and message.count("\n") == 1 and not (folder / "bad").exists()
 
 
 FROZEN = ["--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka"]

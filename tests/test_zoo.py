@@ -1,4 +1,4 @@
-"""Zoos: seeds that do not feel each other, and folders that survive what happens to folders."""
+"""Zoos: members are independent of each other, and folders survive interruptions and damage."""
 
 import contextlib
 import dataclasses
@@ -63,7 +63,7 @@ def assert_same(a, b):
 
 @contextlib.contextmanager
 def stopped_in_a_save(monkeypatch, save):
-    """Members are saved after every epoch, by `save` in place of `StoredMember.save`, which is to interrupt once."""
+    """Save members after every epoch by `save` in place of `StoredMember.save`; it raises a KeyboardInterrupt once."""
     with monkeypatch.context() as patch:
         patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
         patch.setattr(StoredMember, "save", save)
@@ -82,7 +82,7 @@ def reference_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(reference_folder):
-    """Four members trained at one go on one device. Tests copy its folder and do not write into it."""
+    """Four members trained without interruption on one device. Tests copy the folder and do not write into it."""
     return train(reference_folder)
 
 
@@ -105,22 +105,22 @@ def test_a_zoo_learns_and_its_metrics_are_complete(reference):
 
 
 def test_test_accuracy_is_counted_over_examples(reference):
-    found = zoo.test_accuracy(reference, DATASET)
+    accuracies = zoo.test_accuracy(reference, DATASET)
     images = (DATASET.test.images.astype(np.float32) - DATASET.mean) / DATASET.std
-    for seed, accuracy in zip(SEEDS, found, strict=True):
+    for seed, accuracy in zip(SEEDS, accuracies, strict=True):
         logits = jax.jit(reference.network.apply)(reference.member(seed), images)
         assert accuracy == pytest.approx(np.mean(np.argmax(logits, -1) == DATASET.test.labels))
-    assert found.shape == (4,) and found.mean() > 0.4
+    assert accuracies.shape == (4,) and accuracies.mean() > 0.4
 
 
-def test_a_member_depends_on_its_seed_alone(reference, tmp_path):
+def test_a_member_depends_only_on_its_seed(reference, tmp_path):
     alone = train(tmp_path, [3])
     assert_close(alone.member(3), reference.member(3))
     np.testing.assert_allclose(
         alone.metrics.loss, reference.metrics.loss[reference.metrics.seed == 3], atol=1e-4, rtol=1e-4
     )
-    apart = [np.abs(a - b).max() for a, b in zip(*(jax.tree.leaves(reference.member(s)) for s in (2, 3)), strict=True)]
-    assert np.median(apart) > 0.05
+    leaves = zip(*(jax.tree.leaves(reference.member(seed)) for seed in (2, 3)), strict=True)
+    assert np.median([np.abs(a - b).max() for a, b in leaves]) > 0.05
 
 
 @pytest.mark.slow
@@ -140,17 +140,17 @@ def test_every_execution_trains_alike(reference, tmp_path, members, conv):
         assert_close(other.member(seed), reference.member(seed), atol=1e-3)
 
 
-def test_a_lost_member_is_reported(tmp_path, capsys):
-    lost = train(tmp_path, [7], dataset=dataclasses.replace(DATASET, std=np.full(1, 1e-38, np.float32)))
-    assert lost.metrics.loss.isna().tolist() == [True] * 3
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "warning: the loss of seed 7 became NaN in epoch 1"
-    assert len(told) == 2  # once when it happens, once when the zoo is opened
+def test_a_diverged_member_is_reported(tmp_path, capsys):
+    diverged = train(tmp_path, [7], dataset=dataclasses.replace(DATASET, std=np.full(1, 1e-38, np.float32)))
+    assert diverged.metrics.loss.isna().tolist() == [True] * 3
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[0] == "warning: the loss of seed 7 became NaN in epoch 1"
+    assert len(warnings) == 2  # once when it happens, once when the zoo is loaded
     zoo.load(tmp_path)
     assert "seeds 7 became NaN" in capsys.readouterr().err
 
 
-# --- what is kept ---
+# --- folders ---
 
 
 def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
     assert_same(some.member(1), reference.member(1))
 
 
-def test_more_seeds_train_the_missing_ones_alone(reference, copy, monkeypatch):
+def test_more_seeds_train_only_the_missing_ones(reference, copy, monkeypatch):
     shutil.rmtree(copy / "member-1")
     before = files(copy)
     trained = []
@@ -182,8 +182,8 @@ def test_more_seeds_train_the_missing_ones_alone(reference, copy, monkeypatch):
     assert_close(again.members, reference.members)
 
 
-def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
-    """Stopped in the middle of a save: members 0 and 1 are an epoch ahead of 2, and 3 has just begun to be written."""
+def test_an_interrupted_run_continues_bitwise(reference, tmp_path, monkeypatch):
+    """Interrupted in a save: members 0 and 1 are an epoch ahead of 2 and 3, so two groups train one after the other."""
     save = StoredMember.save
     saves = []
 
@@ -197,11 +197,15 @@ def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
 
     with stopped_in_a_save(monkeypatch, interrupted):
         train(tmp_path, save_every_seconds=0)
-    checkpoints = sorted(path.name for path in tmp_path.glob("member-*/epoch-?????"))
-    assert checkpoints == ["epoch-00001", "epoch-00001", "epoch-00002", "epoch-00002"]
-    with pytest.raises(InputError, match="has finished members none, wanted any"):
+    assert [StoredMember(tmp_path, seed).epochs() for seed in SEEDS] == [[1, 2], [1, 2], [1], [1]]
+    with pytest.raises(InputError, match="has finished members none, expected any"):
         zoo.load(tmp_path)
+    groups, train_jobs = [], zoo.training.train_jobs
+    monkeypatch.setattr(
+        zoo.training, "train_jobs", lambda *a: groups.append([j.stored.seed for j in a[3]]) or train_jobs(*a)
+    )
     resumed = train(tmp_path)
+    assert groups == [[2, 3], [0, 1]]
     assert_same(resumed.members, reference.members)
     assert resumed.metrics.equals(reference.metrics)
     assert not list(tmp_path.rglob("*tmp*"))
@@ -209,7 +213,7 @@ def test_an_interrupted_run_goes_on_bitwise(reference, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_bitwise(tmp_path):
+def test_a_killed_process_continues_bitwise(tmp_path):
     script = f"""
         import sys
         sys.path[:0] = [{os.path.dirname(__file__)!r}, {os.path.dirname(os.path.dirname(__file__))!r}]
@@ -241,7 +245,7 @@ LONG = ZooConfig("stripes", "tiny", recipe=Recipe(epochs=40, batch_size=6, learn
 @pytest.mark.few(1)
 def test_damage_is_an_error_and_never_other_numbers(reference, copy, damage):
     checkpoint = copy / "member-2" / "epoch-00003"
-    found = 0
+    errors = 0
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         whole = path.read_bytes()
         if damage == "delete":
@@ -253,14 +257,14 @@ def test_damage_is_an_error_and_never_other_numbers(reference, copy, damage):
         try:
             assert_same(zoo.load(copy, [2]).member(2), reference.member(2))
         except InputError as error:
-            found += 1
+            errors += 1
             assert f"delete {copy / 'member-2'}" in str(error)
         path.write_bytes(whole)
-    assert found >= 2
+    assert errors >= 2
     assert_same(zoo.load(copy).members, reference.members)
 
 
-def test_a_checkpoint_without_its_arrays_and_a_foreign_one(copy):
+def test_a_checkpoint_without_its_arrays_and_one_of_another_seed(copy):
     for path in (copy / "member-2" / "epoch-00003").iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(copy / "member-1" / "epoch-00003")
@@ -275,7 +279,7 @@ def test_a_checkpoint_without_its_arrays_and_a_foreign_one(copy):
 
 @pytest.fixture(scope="module")
 def other_folder(tmp_path_factory):
-    """Members of the same seeds and shapes as those of `reference`, trained otherwise."""
+    """Members of the same seeds and shapes as those of `reference`, trained with another learning rate."""
     folder = tmp_path_factory.mktemp("zoo") / "other"
     train(
         folder,
@@ -285,36 +289,29 @@ def other_folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("piece", ["epoch-00003", "metrics.csv", "kept-00001.npz"])
+@pytest.mark.parametrize("piece", ["epoch-00003", "metrics.csv", "epoch-00001"])
 @pytest.mark.few(1)
-def test_pieces_of_members_of_another_zoo(piece, reference, copy, other_folder, tmp_path):
-    train(copy, keep=[1])
-    ours, theirs = copy / "member-1" / piece, other_folder / "member-1" / piece
-    if ours.is_dir():
-        shutil.rmtree(ours)
-        shutil.copytree(theirs, ours)
+def test_pieces_of_members_of_another_zoo(piece, reference, other_folder, tmp_path):
+    copy = tmp_path / "copy"
+    train(copy, [1], keep=[1])
+    target, source = copy / "member-1" / piece, other_folder / "member-1" / piece
+    if target.is_dir():
+        shutil.rmtree(target)
+        shutil.copytree(source, target)
     else:
-        shutil.copy(theirs, ours)
-    kept = piece.startswith("kept")
-    told = f"{ours}: made with another configuration.*delete {'it' if kept else ours.parent} and run"
-    with pytest.raises(InputError, match=told):
-        zoo.load(copy, [1], epoch=1 if kept else None)
-    if not kept:
-        with pytest.raises(InputError, match=told):
-            train(copy)
-    with pytest.raises(InputError, match=told):  # as the folder of a task
+        shutil.copy(source, target)
+    message = f"{target}: made with another configuration.*delete {target.parent} and run"
+    with pytest.raises(InputError, match=message):
+        zoo.load(copy, [1], epoch=1 if piece == "epoch-00001" else None)
+    if piece != "epoch-00001":
+        with pytest.raises(InputError, match=message):
+            train(copy, [1])
+    with pytest.raises(InputError, match=message):  # as the folder of a task
         with runs.open_folder(tmp_path / "whole", "zoo", CONFIG.document(DATASET)) as whole:
             merge_members([whole, copy], whole)
-    shutil.rmtree(ours.parent) if not kept else ours.unlink()
-    assert_same(train(copy, keep=[1]).members, reference.members)
-    assert zoo.load(copy, epoch=1).seeds == SEEDS
-
-
-def test_checkpoints_of_older_versions_have_no_mark(reference, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(runs, "mark", lambda path: None)
-        train(tmp_path / "old")
-    assert_same(train(tmp_path / "old").members, reference.members)
+    shutil.rmtree(target.parent)
+    assert_close(train(copy, [1], keep=[1]).member(1), reference.member(1))
+    assert zoo.load(copy, epoch=1).seeds == (1,)
 
 
 def test_damaged_metrics(copy):
@@ -345,15 +342,15 @@ def test_a_folder_of_another_zoo_is_refused(copy):
 
 def test_load_names_what_is_missing(reference, reference_folder, tmp_path):
     assert zoo.load(reference_folder).seeds == SEEDS
-    with pytest.raises(InputError, match="finished members 0, 1, 2, 3, wanted 3, 4"):
+    with pytest.raises(InputError, match="finished members 0, 1, 2, 3, expected 3, 4"):
         zoo.load(reference_folder, [3, 4])
     with pytest.raises(InputError, match=r"is not a zoo folder"):
         zoo.load(tmp_path)
-    with pytest.raises(InputError, match="seed: 9 is not in this zoo"):
+    with pytest.raises(InputError, match="seed: got 9, expected a seed of this zoo: 0, 1, 2, 3"):
         reference.member(9)
 
 
-def test_checkpoints_outlive_the_way_members_execute(reference, reference_folder):
+def test_checkpoints_do_not_depend_on_the_execution(reference, reference_folder):
     images = np.zeros((2, 8, 8, 1), np.float32)
     native = zoo.load(reference_folder, execution=Execution(members="vmap", conv="native"))
     assert_close(
@@ -411,7 +408,7 @@ def test_defaults_depend_on_the_dataset():
     digits, cifar10 = ZooSettings().zoo_config(), ZooSettings(dataset="cifar10").zoo_config()
     assert (digits.width, digits.image_size, digits.recipe.flip) == (8, 16, False)
     assert (cifar10.width, cifar10.image_size, cifar10.recipe) == (64, None, Recipe(flip=True, translate=2))
-    # What a flag says goes before, also where it says "no".
+    # Flags override defaults, also with False and 0.
     chosen = ZooSettings(dataset="cifar10", flip=False, translate=0, epochs=2).zoo_config().recipe
     assert (chosen.flip, chosen.translate, chosen.epochs) == (False, 0, 2)
     assert all(defaults.flip is False for name, defaults in DATASET_DEFAULTS.items() if "cifar" not in name)
@@ -442,9 +439,9 @@ def test_the_command_trains_and_prints_a_table(reference, npz, tmp_path, capsys,
     assert folder.name.startswith("stripes-tiny2-")
     table = runs.read_csv(folder / "accuracy.csv", ["seed", "validation", "test"])
     assert table.seed.tolist() == [3, 1, 0]
-    kept = zoo.load(folder, [3, 1, 0])
-    assert_close(kept.member(3), reference.member(3))
-    np.testing.assert_allclose(table.validation, 100 * kept.validation_accuracy)
+    loaded = zoo.load(folder, [3, 1, 0])
+    assert_close(loaded.member(3), reference.member(3))
+    np.testing.assert_allclose(table.validation, 100 * loaded.validation_accuracy)
     rows = {words[0]: words[1:] for words in map(str.split, first.out.splitlines()) if len(words) == 3}
     assert list(rows)[-4:] == ["3", "1", "0", "mean"]
     assert float(rows["mean"][1]) == pytest.approx(table.test.mean(), abs=0.01)
@@ -455,7 +452,7 @@ def test_the_command_trains_and_prints_a_table(reference, npz, tmp_path, capsys,
 
 
 @pytest.mark.parametrize(
-    "flags,wanted",
+    "flags,message",
     [
         (["--seeds", "0"], "seeds: got '0'"),
         (["--seeds", "1,1"], "seeds: got 1, 1"),
@@ -490,14 +487,14 @@ def test_the_command_trains_and_prints_a_table(reference, npz, tmp_path, capsys,
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_flags(flags, wanted, tmp_path, capsys, monkeypatch):
+def test_bad_flags(flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(SystemExit) as caught:
         command(*flags)
     out, err = capsys.readouterr()
     assert caught.value.code == 2
-    assert wanted in err and "Traceback" not in err and not out
+    assert message in err and "Traceback" not in err and not out
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Zoos with kept checkpoints, with labels of their own, and with layers that freeze."""
+"""Zoos with snapshots, with labels for each member, and with layers that freeze."""
 
 import dataclasses
 import shutil
@@ -13,7 +13,8 @@ from symjax.errors import InputError
 from symjax.network.member import leaves_by_path
 from symjax.representations import features_of
 from symjax.training import Recipe
-from symjax.zoo import Group, ZooConfig
+from symjax.zoo import Group, ZooConfig, estimate
+from symjax.zoo.merging import merge_members
 from symjax.zoo.stored import StoredMember
 
 SEEDS = (0, 1, 2)
@@ -33,116 +34,80 @@ def plain_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def kept_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("zoo") / "kept"
+def snapshot_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo") / "snapshots"
     train(folder, keep=KEEP)
     return folder
 
 
-# --- kept checkpoints ---
+# --- snapshots ---
 
 
-def kept(folder, seeds=SEEDS):
-    """After which epochs all of these members were kept."""
-    return set.intersection(*(set(StoredMember(folder, seed).kept()) for seed in seeds))
+def saved(folder, seeds=SEEDS):
+    """The epochs of the checkpoints of each member."""
+    return [StoredMember(folder, seed).epochs() for seed in seeds]
 
 
-def test_kept_epochs_are_those_moments_of_the_training(kept_folder, plain_folder, tmp_path):
-    assert_same(zoo.load(kept_folder).members, zoo.load(plain_folder).members)
-    assert kept(kept_folder) | {3} == set(KEEP) and not kept(plain_folder) - {3}
-    # What is kept after an epoch is what another zoo, stopped in the middle, goes on from.
-    first = zoo.load(kept_folder, epoch=1)
+def test_snapshots_are_the_members_after_these_epochs(snapshot_folder, plain_folder):
+    assert_same(zoo.load(snapshot_folder).members, zoo.load(plain_folder).members)
+    assert saved(snapshot_folder) == [[0, 1, 3]] * 3 and saved(plain_folder) == [[3]] * 3
+    first = zoo.load(snapshot_folder, epoch=1)
     assert first.metrics.epoch.tolist() == [1] * 3 and len(first) == 3
-    whole = zoo.load(kept_folder).metrics
+    whole = zoo.load(snapshot_folder).metrics
     np.testing.assert_array_equal(first.metrics.loss, whole.loss[whole.epoch == 1])
-    assert zoo.load(kept_folder, epoch=3).metrics.equals(whole)
-    start = zoo.load(kept_folder, (2, 0), epoch=0)
+    assert zoo.load(snapshot_folder, epoch=3).metrics.equals(whole)
+    start = zoo.load(snapshot_folder, (2, 0), epoch=0)
     assert start.seeds == (2, 0) and start.metrics.empty and np.isnan(start.validation_accuracy).all()
-    drawn = jax.jit(start.network.init)(jax.random.fold_in(jax.random.key(2), 0))
-    assert_close(start.member(2), drawn, atol=1e-6)
-    apart = [
-        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (start.member(2), first.member(2))), strict=True)
-    ]
-    assert np.median(apart) > 0.01
-    _, history = zoo.load_history(kept_folder, 2, (0, 1, 3))
-    assert_same(jax.tree.map(lambda leaf: leaf[0], history), start.member(2))
-    assert_same(jax.tree.map(lambda leaf: leaf[2], history), zoo.load(kept_folder).member(2))
+    initial = jax.jit(start.network.init)(jax.random.fold_in(jax.random.key(2), 0))
+    assert_close(start.member(2), initial, atol=1e-6)
+    leaves = zip(*map(jax.tree.leaves, (start.member(2), first.member(2))), strict=True)
+    assert np.median([np.abs(a - b).max() for a, b in leaves]) > 0.01
+    _, history = zoo.load_history(snapshot_folder, 2, KEEP)
+    for i, epoch in enumerate(KEEP):
+        expected = zoo.load(snapshot_folder, epoch=epoch).member(2)
+        assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], history), expected)
 
 
-def test_a_finished_zoo_gets_checkpoints_and_loses_nothing(kept_folder, plain_folder, tmp_path, monkeypatch):
+def test_missing_snapshots_are_an_error_before_anything_is_written(plain_folder, snapshot_folder, tmp_path):
     folder = shutil.copytree(plain_folder, tmp_path / "zoo")
     before = files(folder)
-    trained = []
-    epochs = zoo.jobs.epochs_program
-    monkeypatch.setattr(zoo.jobs, "epochs_program", lambda *rest: trained.append(1) or epochs(*rest))
-    with pytest.raises(InputError, match=r"has members none after 1 epochs, wanted 0, 1; train\(..., keep=\[1\]\)"):
+    with pytest.raises(
+        InputError, match=r"has members none after 1 epochs, expected 0, 1; train\(..., keep=\[1\]\) in"
+    ):
         zoo.load(folder, (0, 1), epoch=1)
-    again = train(folder, keep=(0, 1))
-    assert len(trained) == 1  # as far as the last of them
-    assert_same(again.members, zoo.load(plain_folder).members)
-    for epoch in (0, 1):
-        assert_close(zoo.load(folder, epoch=epoch).members, zoo.load(kept_folder, epoch=epoch).members, atol=1e-6)
-    after = files(folder)
-    unchanged = [name for name in before if not (folder / name).is_dir()]
-    assert all(after[name] == before[name] for name in unchanged)
-    train(folder, keep=(0, 1, 3))
-    assert len(trained) == 1 and files(folder) == after
+    message = r"member-0 was trained for 3 epochs without snapshots of epochs 0, 1; .*keep=\[0, 1, 3\].* another --zoo"
+    for use in (train, lambda folder, keep: estimate.remaining_epochs(folder, SEEDS, 3, keep)):
+        with pytest.raises(InputError, match=message):
+            use(folder, keep=(0, 1, 3))
+    names = {name for name in files(folder) if not (folder / name).is_dir()}
+    assert all(files(folder)[name] == before[name] for name in names)
+    train(folder, keep=(3,))
+    # A new member has its snapshots; members that have them are not trained again.
+    folder = shutil.copytree(snapshot_folder, tmp_path / "snapshots")
+    train(folder, (*SEEDS, 5), keep=(1,))
+    assert saved(folder, (0, 5)) == [[0, 1, 3], [0, 1, 3]]
 
 
-def test_a_member_that_goes_another_way_is_an_error_and_costs_the_others_nothing(plain_folder, tmp_path):
-    folder = shutil.copytree(plain_folder, tmp_path / "zoo")
-    path = folder / "member-1" / "metrics.csv"
-    frame = runs.read_csv(path)
-    frame.loc[frame.epoch == 2, "loss"] += 0.1
-    runs.write_csv(path, frame)
-    before = files(folder)
-    train(folder, keep=(0, 1))
-    with pytest.raises(InputError, match=r"member-1 lacks checkpoints.*in epoch 2 the loss is .* \(--zoo\)"):
-        train(folder, (*SEEDS, 5), keep=(2,))
-    after = files(folder)
-    assert all(after[name] == before[name] for name in before if not (folder / name).is_dir())
-    assert [StoredMember(folder, seed).epoch() for seed in (*SEEDS, 5)] == [3, 3, 3, 2]
-    assert len(StoredMember(folder, 5).metrics(2)) == 2
-
-
-def test_members_trained_again_leave_where_they_are_to_stop(plain_folder, kept_folder, tmp_path, monkeypatch):
-    folder = shutil.copytree(plain_folder, tmp_path / "zoo")
-    path = folder / "member-1" / "metrics.csv"
-    frame = runs.read_csv(path)
-    frame.loc[frame.epoch == 3, "loss"] += 0.1  # beyond what is trained again
-    runs.write_csv(path, frame)
-    trained, epochs = [], zoo.jobs.epochs_program
-
-    def watched(*rest):
-        program = epochs(*rest)
-        return lambda state, data: trained.append(np.asarray(state.seed).tolist()) or program(state, data)
-
-    monkeypatch.setattr(zoo.jobs, "epochs_program", watched)
-    whole = train(folder, (*SEEDS, 5), keep=(1,))
-    assert trained == [[0, 1, 2, 5], [5], [5]]
-    assert_close(zoo.load(folder, SEEDS, epoch=1).members, zoo.load(kept_folder, epoch=1).members, atol=1e-6)
-    assert_close(whole.member(5), train(tmp_path / "alone", (5,)).member(5))
-    # Nobody is left until a member that was interrupted later joins.
-    trained.clear()
-    shutil.rmtree(folder / "member-5")
+def test_a_snapshot_stays_when_a_later_run_does_not_ask_for_it(tmp_path, monkeypatch):
     save = StoredMember.save
-    with monkeypatch.context() as patch:
-        patch.setattr(StoredMember, "save", lambda *rest: save(*rest) or stop())
-        patch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
-        with pytest.raises(KeyboardInterrupt):
-            train(folder, (5,), keep=(0,), save_every_seconds=0)
-    trained.clear()
-    train(folder, (0, 5), keep=(0,))
-    assert trained == [[5], [5]]
-    assert kept(folder, (0,)) | {3} == {0, 1, 3}
 
+    def interrupted(self, state, metrics):
+        if int(state.epoch) == 2:
+            raise KeyboardInterrupt
+        save(self, state, metrics)
 
-def stop():
-    raise KeyboardInterrupt
+    with stopped_in_a_save(monkeypatch, interrupted):
+        train(tmp_path, (0,), keep=(0, 1), save_every_seconds=0)
+    train(tmp_path, (0,))
+    train(tmp_path, (0,), keep=(1, 3))
+    assert saved(tmp_path, (0,)) == [[0, 1, 3]]
+    (tmp_path / "snapshots.json").write_text('[0, "a"]')
+    with pytest.raises(InputError, match=r"snapshots\.json: got 'a'"):
+        train(tmp_path, (0,))
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_has_its_snapshots_and_continues_bitwise(snapshot_folder, tmp_path, monkeypatch):
     save = StoredMember.save
 
     def interrupted(self, state, metrics):
@@ -152,25 +117,31 @@ def test_an_interrupted_run_has_what_it_kept_and_goes_on_bitwise(kept_folder, tm
 
     with stopped_in_a_save(monkeypatch, interrupted):
         train(tmp_path, keep=KEEP, save_every_seconds=0)
-    assert kept(tmp_path) == {0, 1}
-    assert_same(zoo.load(tmp_path, epoch=1).members, zoo.load(kept_folder, epoch=1).members)
+    assert saved(tmp_path) == [[0, 1, 2], [0, 1], [0, 1]]
+    assert_same(zoo.load(tmp_path, epoch=1).members, zoo.load(snapshot_folder, epoch=1).members)
     resumed = train(tmp_path, keep=(*KEEP, 2))
-    assert_same(resumed.members, zoo.load(kept_folder).members)
-    assert resumed.metrics.equals(zoo.load(kept_folder).metrics)
-    assert kept(tmp_path) | {3} == {0, 1, 2, 3}
+    assert_same(resumed.members, zoo.load(snapshot_folder).members)
+    assert resumed.metrics.equals(zoo.load(snapshot_folder).metrics)
+    assert saved(tmp_path) == [[0, 1, 2, 3]] * 3
 
 
-def test_a_damaged_kept_checkpoint_is_an_error_and_is_made_again(kept_folder, tmp_path):
-    folder = shutil.copytree(kept_folder, tmp_path / "zoo")
-    path = folder / "member-1" / "kept-00001.npz"
-    whole = path.read_bytes()
-    for damaged in (whole[:-200], whole[:3000] + bytes([whole[3000] ^ 255]) + whole[3001:], b""):
-        path.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"kept-00001\.npz.*delete it to have it made again"):
-            zoo.load(folder, epoch=1)
-    path.unlink()
-    train(folder, keep=KEEP)
-    assert_close(zoo.load(folder, epoch=1).members, zoo.load(kept_folder, epoch=1).members, atol=1e-6)
+def test_a_damaged_snapshot_is_an_error(snapshot_folder, tmp_path):
+    folder = shutil.copytree(snapshot_folder, tmp_path / "zoo")
+    for path in (folder / "member-1" / "epoch-00001").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"epoch-00001 is damaged .*; delete .*member-1 to have"):
+        zoo.load(folder, epoch=1)
+    assert_same(zoo.load(folder).members, zoo.load(snapshot_folder).members)
+
+
+def test_merged_members_bring_their_snapshots(snapshot_folder, plain_folder, tmp_path):
+    with runs.open_folder(tmp_path / "zoo", "zoo", CONFIG.document(DATASET)) as folder:
+        merge_members([plain_folder], folder)
+        assert merge_members([plain_folder, snapshot_folder], folder) == (list(SEEDS), {})
+    assert saved(folder) == [[0, 1, 3]] * 3
+    train(folder)
+    assert_same(zoo.load(folder, epoch=1).members, zoo.load(snapshot_folder, epoch=1).members)
 
 
 @pytest.mark.parametrize("keep", [(-1,), (4,), (1.5,), (True,)], ids=str)
@@ -186,8 +157,7 @@ MEMORIZE = Recipe(epochs=40, batch_size=8, learning_rate=0.03, weight_decay=0.0,
 TRUE = ZooConfig("stripes", "tiny", width=8, recipe=MEMORIZE)
 
 
-def test_names_of_older_zoos_stay():
-    assert "labels" not in CONFIG.to_json() and "freeze" not in CONFIG.to_json()
+def test_labels_and_freeze_are_part_of_the_configuration():
     other = dataclasses.replace(CONFIG, labels="permuted_each", freeze=(1, 2))
     assert ZooConfig.from_json(other.to_json()) == other and other.fingerprint != CONFIG.fingerprint
     with pytest.raises(InputError, match="labels: got 'wrong', expected one of true, permuted"):
@@ -208,8 +178,8 @@ def test_permuted_labels_are_fixed_permutations():
 
 
 @pytest.mark.slow
-def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
-    """Random images are learnt by heart: each member knows its own labels and nothing of the others'."""
+def test_members_learn_different_labels_in_one_program(tmp_path):
+    """Random images are memorized: each member knows its labels, and not those of the others."""
     images = np.random.default_rng(0).integers(0, 255, DATASET.train.images.shape, dtype=np.uint8)
     dataset = dataclasses.replace(DATASET, train=dataclasses.replace(DATASET.train, images=images))
     each = dataclasses.replace(TRUE, labels="permuted_each")
@@ -227,7 +197,7 @@ def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
     assert (known(np.stack(rows)) > 0.9).all()
     assert (known(np.stack([rows[2], rows[3], rows[1], rows[0]])) < 0.75).all()
     np.testing.assert_array_equal(np.concatenate([zoo.train_accuracy(z, dataset) for z in zoos]), known(np.stack(rows)))
-    # Each is a zoo as any other: a member is the same alone, by another program.
+    # A member that trains alone, by another program, is the same.
     alone = zoo.train(TRUE, dataset, [1], tmp_path / "alone", **SETTINGS)
     assert_close(
         alone.metrics.loss[:5], zoos[0].metrics[zoos[0].metrics.seed == 1].loss.reset_index(drop=True)[:5], 1e-3
@@ -235,22 +205,22 @@ def test_members_learn_labels_of_their_own_in_one_program(tmp_path):
 
 
 @pytest.mark.slow
-def test_labels_of_members_own_are_counted_over_examples(plain_folder):
+def test_labels_of_each_member_are_counted_over_examples(plain_folder):
     """40 examples in batches of 16, so the last has padding."""
     loaded = zoo.load(plain_folder)
     images, true = (np.concatenate([a, a[:8]]) for a in (DATASET.train.images, DATASET.train.labels))
-    split, seen = dataclasses.replace(DATASET.train, images=images, labels=true), []
+    split, calls = dataclasses.replace(DATASET.train, images=images, labels=true), []
     labels = np.stack([true, (true + 1) % 3, np.roll(true, 1)]).astype(np.int32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zoo.trained, "EVALUATION_BATCH", 16)
-        pad = zoo.trained.pad_batches
-        patch.setattr(zoo.trained, "pad_batches", lambda *rest: seen.append(1) or pad(*rest))
-        found = zoo.evaluate(loaded.network, loaded.members, split, DATASET.mean, DATASET.std, labels=labels)
-    assert len(seen) == 1
+        patch.setattr(zoo.evaluation, "EVALUATION_BATCH", 16)
+        pad = zoo.evaluation.pad_batches
+        patch.setattr(zoo.evaluation, "pad_batches", lambda *rest: calls.append(1) or pad(*rest))
+        accuracies = zoo.evaluate(loaded.network, loaded.members, split, DATASET.mean, DATASET.std, labels=labels)
+    assert len(calls) == 1
     normal = (images.astype(np.float32) - DATASET.mean) / DATASET.std
     for i, seed in enumerate(SEEDS):
         answers = np.argmax(jax.jit(loaded.network.apply)(loaded.member(seed), normal), -1)
-        assert found[i] == pytest.approx(np.mean(answers == labels[i]))
+        assert accuracies[i] == pytest.approx(np.mean(answers == labels[i]))
 
 
 def test_pooled_features_are_not_rounded_to_bfloat16():
@@ -288,7 +258,7 @@ def test_frozen_segments_stay_and_the_others_train(plain_folder, tmp_path):
         a, b = leaves_by_path(at[before]), leaves_by_path(at[after])
         return max(np.abs(a[path] - b[path]).max() for path in ends[segment + 1] - ends[segment])
 
-    # Until its epoch a segment is trained, and then not a digit changes, batch statistics included.
+    # A segment is trained until its epoch; afterwards it stays the same bit by bit, batch statistics included.
     assert moved(0, 1, 0) > 0.01 and moved(1, 3, 0) == 0
     assert moved(1, 2, 1) > 0.01 and moved(2, 3, 1) == 0
     assert moved(2, 3, 2) > 0.01
@@ -306,6 +276,6 @@ def test_bad_schedules(tmp_path):
     for freeze in ((2, 1), (-1,), (1.5,), (True,)):
         with pytest.raises(InputError, match="freeze: got"):
             dataclasses.replace(CONFIG, freeze=freeze)
-    with pytest.raises(InputError, match="freeze: got 3 epochs, wanted at most 2"):
+    with pytest.raises(InputError, match="freeze: got 3 epochs, expected at most 2"):
         train(tmp_path / "zoo", config=dataclasses.replace(CONFIG, freeze=(1, 1, 1)))
     assert not (tmp_path / "zoo").exists()

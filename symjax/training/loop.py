@@ -102,17 +102,11 @@ class Recipe:
         return {name: value for name, value in given.items() if value is not None and not isinstance(value, str)}
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able dict, with the names of functions.
-
-        Fields that the first zoos had not are left out where they have their defaults, so that fingerprints stay.
-        """
+        """Return a JSON-able dict, with the names of functions."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        values |= {name: name_of(function) for name, function in self.functions.items()}
-        return {name: value for name, value in values.items() if name not in LATER or value != LATER[name]}
+        return values | {name: name_of(function) for name, function in self.functions.items()}
 
 
-LATER = {"optimizer": "adam", "schedule": "halving", "warmup": 0.0, "loss": None, "metric": None}
-"""Fields of `Recipe` that the first zoos had not, with their defaults."""
 FUNCTIONS = ("loss", "metric", "optimizer")
 OF_NAMED_OPTIMIZERS = ("learning_rate", "weight_decay", "schedule", "warmup")
 

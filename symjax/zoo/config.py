@@ -1,4 +1,4 @@
-"""What the members of a zoo depend on, but for their seeds."""
+"""The configuration of a zoo: all that its members depend on, except their seeds."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -21,31 +21,29 @@ from symjax.network import Network
 from symjax.network.structure import structure
 from symjax.spelling import described
 from symjax.training import Recipe
-from symjax.training.loop import LATER as RECIPE_LATER
 from symjax.training.own import EXAMPLES, check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELS = ("true", "permuted", "permuted_each")
-LATER = {"labels": "true", "freeze": [], "model_options": {}}  # keys that older configurations lack
 
 
 @dataclass(frozen=True)
 class ZooConfig:
-    """All that the members of a zoo depend on, but for their seeds.
+    """All that the members of a zoo depend on, except their seeds.
 
     `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`; `model`,
-    `width` (by default the published one) and `model_options` of `symjax.models.create`. Parameters, statistics and
-    logits are float32 whatever the `precision` of the activations. `model` may also be a `Network` with an `init`; it
-    has its own width, options and precision, and `dataset` is then but a name.
+    `width` (by default the published one) and `model_options` are arguments of `symjax.models.create`. Parameters,
+    statistics and logits are float32 for every `precision` of the activations. `model` may also be a `Network` with an
+    `init`; it has its own width, options and precision, and `dataset` is then only a name.
 
-    `labels` says what the members learn: the "true" labels; "permuted" ones, by one permutation of the training images'
-    labels that all members share (Morcos et al. 2018); or "permuted_each", where each seed has a permutation of its
-    own. Permutations are fixed over training; validation and test labels stay true.
+    `labels` selects the training labels: "true"; "permuted", by one permutation of the training images' labels that
+    all members share (Morcos et al. 2018); or "permuted_each", by a permutation for each seed. Permutations are fixed
+    during training; validation and test labels stay true.
 
-    `freeze` is the schedule of freeze training (Raghu et al. 2017): the segment i of the network (up to its i-th stitch
-    point) is trained for `freeze[i]` epochs and then no longer, segments beyond its length to the end. See
-    `symjax.training.train_epoch`. Or it is a rule, a `symjax.freezing.Saturation`, by which its members find a schedule
-    while they train; that is `Zoo.freeze`.
+    `freeze` is the schedule of freeze training (Raghu et al. 2017): segment i of the network (up to its i-th stitch
+    point) is trained for the first `freeze[i]` epochs, and segments beyond the length of `freeze` to the end. See
+    `symjax.training.train_epoch`. It may also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
+    a schedule while they train; the result is `Zoo.freeze`.
     """
 
     dataset: str = "digits"
@@ -70,8 +68,8 @@ class ZooConfig:
             self._check_network(self.model)
         else:
             models.check_name(self.model)
-        sizes = {"width": (1, 2**20), "image_size": (1, 4096), "train_size": (1, 2**31 - 1)}
-        given = {name: ends for name, ends in sizes.items() if getattr(self, name) is not None}
+        ranges = {"width": (1, 2**20), "image_size": (1, 4096), "train_size": (1, 2**31 - 1)}
+        given = {name: ends for name, ends in ranges.items() if getattr(self, name) is not None}
         integer_fields(self, split_seed=(0, 2**32 - 1), **given)
         scalar("validation", self.validation, "a share of the images, under 1", lambda value: 0 <= value < 1)
         if self.rule is None:
@@ -87,56 +85,54 @@ class ZooConfig:
                 raise InputError(f"{name}: got {short(given)} for a Network, which has its own; expected none")
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict, without what came later and is at its default: older zoos keep their names."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)} | {
+        """Return a JSON-able dict."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
             "freeze": list(self.freeze) if self.rule is None else self.rule.to_json(),
             "recipe": self.recipe.to_json(),
             "model": self.model_name,
             "model_options": dict(self.model_options),
         }
-        return {key: value for key, value in values.items() if key not in LATER or value != LATER[key]}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> "ZooConfig":
-        """The inverse of `to_json`; an InputError for keys that are missing or unknown.
+    def from_json(cls, values: Mapping[str, Any], user_code: Mapping[str, Any] | None = None) -> "ZooConfig":
+        """Invert `to_json`; an InputError for keys that are missing or unknown.
 
-        `own` has what JSON holds by name alone: `network`, and `loss`, `metric` and `optimizer`.
+        `user_code` has the `network`, `loss`, `metric` and `optimizer` of which JSON holds only the name.
         """
-        own = {name: value for name, value in (own or {}).items() if value is not None}
-        values = {**LATER, **values}
-        if "network" in own:
-            values["model"] = own.pop("network")
-        values["recipe"] = {**values.get("recipe", {}), **own}
-        if isinstance(values["freeze"], Mapping):
-            values["freeze"] = _from_json(Saturation, values["freeze"])
-        return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_LATER, **values.get("recipe", {})})})
+        user_code = {name: value for name, value in (user_code or {}).items() if value is not None}
+        network = {"model": user_code.pop("network")} if "network" in user_code else {}
+        recipe = _from_json(Recipe, {**values.get("recipe", {}), **user_code})
+        freeze = values.get("freeze")
+        rule = {"freeze": _from_json(Saturation, freeze)} if isinstance(freeze, Mapping) else {}
+        return _from_json(cls, {**values, **network, **rule, "recipe": recipe})
 
-    def on(self, dataset: Dataset) -> "ZooConfig":
-        """The same with the augmentation that the data set asks for where the recipe leaves it open."""
+    def resolved_for(self, dataset: Dataset) -> "ZooConfig":
+        """Return the configuration with the data set's augmentation where the recipe has none."""
         return replace(self, recipe=with_augmentation(self.recipe, dataset))
 
     def identity(self, dataset: Dataset) -> dict[str, Any]:
-        """What results of the zoo depend on: `on(dataset)`, and as `structure` what its model is on these images.
+        """Return all that the members depend on, JSON-able.
 
-        Where the network, the loss, the metric or the optimizer are the caller's, `own` tells them: see `own_on`.
+        It is `resolved_for(dataset)` with the `structure` of the model on these images, and with `user_code` where the
+        network, loss, metric or optimizer are the caller's (`user_code_fingerprints`).
         """
         shapes = describe_shapes(dataset)
-        own = self.own_on(shapes, len(dataset.train))
-        identity = {**self.on(dataset).to_json(), "structure": self.structure_on(shapes)}
-        return {**identity, "own": own} if own else identity
+        identity = {**self.resolved_for(dataset).to_json(), "structure": self.structure_for(shapes)}
+        user_code = self.user_code_fingerprints(shapes, len(dataset.train))
+        return {**identity, "user_code": user_code} if user_code else identity
 
-    def own_on(self, shapes: Mapping[str, Any], train_images: int) -> dict[str, str]:
-        """Return fingerprints of the caller's own loss, metric and optimizer, and the name of a network."""
-        own = {"network": self.model_name} if isinstance(self.model, Network) else {}
+    def user_code_fingerprints(self, shapes: Mapping[str, Any], train_images: int) -> dict[str, str]:
+        """Return fingerprints of the caller's loss, metric and optimizer, and the name of the caller's network."""
+        network = {"network": self.model_name} if isinstance(self.model, Network) else {}
         if not self.recipe.functions:
-            return own
+            return network
         steps = train_images // self.recipe.batch_size
-        network, example = self.network_on(shapes), _example(shapes)
-        return {**own, **fingerprints(self.recipe, network, example, _targets(shapes), steps)}
+        arguments = self.network_for(shapes), _example(shapes), _targets(shapes)
+        return {**network, **fingerprints(self.recipe, *arguments, steps)}
 
     @property
-    def own(self) -> dict[str, Any]:
-        """The caller's own network and functions, which JSON holds by name alone: what `zoo.load` is given."""
+    def user_code(self) -> dict[str, Any]:
+        """The caller's network, loss, metric and optimizer, which `zoo.load` needs as arguments."""
         return {**self.recipe.functions, **({"network": self.model} if isinstance(self.model, Network) else {})}
 
     @property
@@ -145,7 +141,7 @@ class ZooConfig:
         return self.model.name if isinstance(self.model, Network) else self.model
 
     def document(self, dataset: Dataset) -> dict[str, Any]:
-        """What the `config.json` of a zoo's folder holds: its identity, and what it sees of the data set."""
+        """Return the content of the `config.json` of a zoo folder: the identity, and a description of the data."""
         return {**self.identity(dataset), "data": describe(dataset)}
 
     @property
@@ -154,7 +150,7 @@ class ZooConfig:
         return runs.fingerprint(self.to_json())
 
     def load_dataset(self, *, test_size: int | None = None) -> Dataset:
-        """The images that the members train on; of the test images, on which they do not depend, `test_size`."""
+        """Return the data set of the members, with `test_size` of the test images, on which they do not depend."""
         return data.load(
             self.dataset,
             image_size=self.image_size,
@@ -166,10 +162,10 @@ class ZooConfig:
 
     def network(self, dataset: Dataset) -> Network:
         """Return the network of members on the images of `dataset`."""
-        return self.network_on(describe_shapes(dataset))
+        return self.network_for(describe_shapes(dataset))
 
-    def network_on(self, shapes: Mapping[str, Any]) -> Network:
-        """The same from what `describe_shapes` tells of a data set."""
+    def network_for(self, shapes: Mapping[str, Any]) -> Network:
+        """Return the network of members for data of these shapes, as of `describe_shapes`."""
         example = _example(shapes)
         network = self.model
         if not isinstance(network, Network):
@@ -189,58 +185,60 @@ class ZooConfig:
         _trace(network)
         return network
 
-    def check_on(self, shapes: Mapping[str, Any]) -> None:
+    def check_for(self, shapes: Mapping[str, Any]) -> None:
         """Raise an InputError unless the model can be trained by the recipe on inputs and targets of these shapes."""
         count = EXAMPLES if self.recipe.functions else 2
-        network, example = self.network_on(shapes), _example(shapes, count)
+        network, example = self.network_for(shapes), _example(shapes, count)
         check_task(self.recipe, network, example, _targets(shapes, count), shapes["classes"])
 
-    def structure_on(self, shapes: Mapping[str, Any]) -> str:
-        """The fingerprint of the model's code on images of these shapes, see `symjax.network.structure`."""
-        network = self.network_on(shapes)
+    def structure_for(self, shapes: Mapping[str, Any]) -> str:
+        """Return the fingerprint of the model's code for data of these shapes, see `symjax.network.structure`."""
+        network = self.network_for(shapes)
         try:
             return structure(network)
-        except Exception as error:  # of what runs in training alone
+        except Exception as error:  # in code that runs in training only
             raise bad_inputs(network, error) from error
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
-        """The labels of the training images that the member of `seed` learns: (n,), int32; or targets (n, ...)."""
+        """Return the training labels of the member of `seed`: (n,), int32; or targets (n, ...)."""
         true = dataset.train.labels
         true = true if dataset.num_classes is None else np.asarray(true, np.int32)
         if self.labels == "true":
             return true
-        own = [1, seed] if self.labels == "permuted_each" else [0]
-        return np.random.default_rng([self.split_seed, *own]).permutation(true)
+        key = [1, seed] if self.labels == "permuted_each" else [0]
+        return np.random.default_rng([self.split_seed, *key]).permutation(true)
 
     @property
     def rule(self) -> Saturation | None:
-        """By which members find their schedule; None where it is given."""
+        """The rule by which members decide on their freeze schedule; None where it is given."""
         return self.freeze if isinstance(self.freeze, Saturation) else None
 
     def frozen(self, epoch: int) -> int:
-        """How many segments are no longer trained after `epoch` epochs; by a rule, at the least: none."""
+        """Return the number of segments that are not trained after `epoch` epochs; with a rule its minimum, 0."""
         return freezing.frozen(() if self.rule else self.freeze, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
     freeze = integers("freeze", freeze)
     if list(freeze) != sorted(freeze):
-        raise InputError(f"freeze: got {listed(freeze)}, wanted epochs from 0, none before that of a lower layer")
+        raise InputError(f"freeze: got {listed(freeze)}, expected epochs from 0 that do not decrease")
     return freeze
 
 
-OF_CREATE = {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS}
+RESERVED_OPTIONS = {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS}
 
 
 def _check_options(options: Any) -> tuple[tuple[str, Any], ...]:
-    """Options of a model in the order of their names, hashable, with tuples for lists."""
+    """Return options of a model sorted by name and hashable, with tuples for lists."""
     try:
         options = dict(options)
         options = {text("model_options", name): _hashable(options[name]) for name in sorted(options)}
         hash(tuple(options.values()))
         json.dumps(options)
-        if reserved := OF_CREATE & set(options):
-            raise InputError(f"model_options: got {', '.join(sorted(reserved))}, which data and other settings decide")
+        if reserved := RESERVED_OPTIONS & set(options):
+            raise InputError(
+                f"model_options: got {listed(sorted(reserved))}, which other settings define; expected others"
+            )
     except (TypeError, ValueError):
         expected = "names with numbers, text, truth values, None, or sequences of these"
         raise InputError(f"model_options: got {short(options)}, expected {expected}") from None
@@ -252,14 +250,14 @@ def _hashable(value: Any) -> Any:
 
 
 def _targets(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
-    """Shape and type of the targets of so many examples."""
+    """Return the shape and dtype of the targets of `count` examples."""
     if shapes["classes"] is not None:
         return jax.ShapeDtypeStruct((count,), jnp.int32)
     return jax.ShapeDtypeStruct((count, *shapes["target_shape"]), jnp.dtype(shapes["target_dtype"]))
 
 
 def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
-    """Shape and type of so many examples as a network gets them, from `symjax.data.describe.describe_shapes`."""
+    """Return the shape and dtype of `count` inputs of a network, from `symjax.data.describe.describe_shapes`."""
     if "image_size" in shapes:
         size = shapes["image_size"]
         return jax.ShapeDtypeStruct((count, size, size, shapes["channels"]), jnp.float32)
@@ -269,20 +267,20 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
 
 
 def _trace(network: Network) -> None:
-    """An InputError where the code of a model fails."""
+    """Trace a network; an InputError where its code fails."""
     try:
         network.points  # noqa: B018, which traces it
-    except Exception as error:  # whatever a model's code raises
+    except Exception as error:  # anything that the model's code raises
         raise bad_inputs(network, error) from error
 
 
 def bad_inputs(network: Network, error: Exception) -> InputError:
-    """The error of a network that cannot be traced on the inputs of a data set."""
+    """Return the error for a network that cannot be traced on the inputs of a data set."""
     if isinstance(error, InputError) and not str(error).startswith("x:"):
         return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(f"image_size: {shape[0]} is too small for {network.name}, or is not what it takes ({error})")
+        return InputError(f"image_size: {shape[0]} is too small for {network.name}, or does not fit it ({error})")
     return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
 
 
@@ -297,4 +295,5 @@ def _from_json(cls, values: Mapping[str, Any]):
 
 
 def listed(items: Iterable) -> str:
+    """Return items separated by commas."""
     return ", ".join(map(str, items))

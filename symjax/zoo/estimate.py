@@ -1,4 +1,4 @@
-"""What training a zoo will cost, before it is trained: operations, device memory, and time after a short rehearsal."""
+"""The cost of training a zoo before it is trained: operations, device memory, and time from a short rehearsal."""
 
 import dataclasses
 import pathlib
@@ -17,50 +17,52 @@ from symjax.parallel import Execution
 from symjax.training import create_state, pad_batches
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig
-from symjax.zoo.jobs import epochs_program, plan
-from symjax.zoo.saturation import looked_at
+from symjax.zoo.evaluation import EVALUATION_BATCH
+from symjax.zoo.jobs import completed_epochs, epochs_program
+from symjax.zoo.saturation import comparison_images
 from symjax.zoo.stored import StoredMember, abstract_state
-from symjax.zoo.trained import EVALUATION_BATCH
 
-REHEARSED = 8  # training steps
-REHEARSAL_BYTES = 2**31  # on each device, about; a rehearsal that would take more is of fewer members, or of none
+REHEARSAL_STEPS = 8
+REHEARSAL_BYTES = 2**31  # on each device, roughly; a rehearsal that would need more is of fewer members, or of none
 
 
-def epochs_to_go(
+def remaining_epochs(
     folder: str | pathlib.Path, seeds: Iterable[int], epochs: int, keep: Iterable[int] = ()
 ) -> dict[int, range]:
-    """The epochs, from 0, that members are still to be trained in a zoo folder, which need not be there.
+    """Return the epochs, from 0, that unfinished members of a zoo folder are still to be trained, by seed.
 
-    Members that are finished, and kept after all epochs of `keep`, are left out; one that is finished but not kept is
-    trained again, see `symjax.zoo.train`.
+    The folder need not exist.
+
+    Raises:
+      InputError: a member was trained past an epoch of `keep` without keeping it, see `symjax.zoo.train`.
     """
-    jobs = {seed: plan(StoredMember(pathlib.Path(folder), seed), epochs, keep) for seed in seeds}
-    return {seed: range(job.start, job.stop) for seed, job in jobs.items() if job is not None}
+    completed = {seed: completed_epochs(StoredMember(pathlib.Path(folder), seed), keep) for seed in seeds}
+    return {seed: range(done, epochs) for seed, done in completed.items() if done < epochs}
 
 
 def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -> float:
-    """Floating-point operations of these epochs, as of `epoch_flops`, with what `config` freezes in each.
+    """Return the floating-point operations of these epochs of a member, as of `epoch_flops`, with its frozen layers.
 
-    Of a rule the most that they can take: nothing is ever frozen, and each epoch is looked at.
+    With a rule it is an upper bound: no layer is ever frozen, and layers are compared after each epoch.
     """
     counts = Counter(config.frozen(epoch) for epoch in epochs)
-    looks = 0.0 if config.rule is None else counts.total() * look_flops(config, dataset)
-    return looks + sum(count * epoch_flops(config, dataset, frozen) for frozen, count in counts.items())
+    comparisons = 0.0 if config.rule is None else counts.total() * comparison_flops(config, dataset)
+    return comparisons + sum(count * epoch_flops(config, dataset, frozen) for frozen, count in counts.items())
 
 
-def look_flops(config: ZooConfig, dataset: Dataset) -> float:
-    """Floating-point operations of a pass of the examples by which a rule freezes, through one member's layers.
+def comparison_flops(config: ZooConfig, dataset: Dataset) -> float:
+    """Return the floating-point operations of one pass of the images of a rule through the layers of a member.
 
-    One for each epoch that is compared, and one before the first. What the measure takes is not counted.
+    There is one pass after each epoch that is compared, and one before the first. The measure is not counted.
     """
-    network, examples = config.network(dataset), len(looked_at(config.rule, dataset))
+    network, examples = config.network(dataset), len(comparison_images(config.rule, dataset))
     return examples * sum(segment_flops(network, dataset.train.images.shape[1:])[: len(network.points)])
 
 
 def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
-    """Floating-point operations of an epoch of one member, convolutions counted plainly.
+    """Return the floating-point operations of an epoch of one member; its first `frozen` segments are not trained.
 
-    The first `frozen` segments are not trained.
+    Convolutions are counted as such, in whatever form they run.
     """
     network, image = config.network(dataset), dataset.train.images.shape[1:]
     steps = len(dataset.train) // config.recipe.batch_size
@@ -71,46 +73,47 @@ def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
 
 
 def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float | None:
-    """Floating-point operations per second of one of `devices`, as `epoch_flops` counts, in training `members` on all.
+    """Return the floating-point operations per second of one device while all `devices` train `members`.
 
-    A few steps on some examples, once to compile and once on the clock; nothing is kept. Of fewer members where they
-    would take more than `REHEARSAL_BYTES` of a device; None, and nothing is allocated, where one would.
+    Operations are counted as by `epoch_flops`. It trains a few steps on random examples, once to compile and once to
+    measure. Fewer members train where these would need more than `REHEARSAL_BYTES` of a device; where one member would,
+    nothing is allocated and the result is None.
     """
-    config = config.on(dataset)
+    config = config.resolved_for(dataset)
     batch = config.recipe.batch_size
     members = min(members, len(devices) * int(REHEARSAL_BYTES // _bytes_of_member(config, dataset)))
     if not members:
         return None
     small = dataclasses.replace(
         dataset,
-        train=_random(dataset.train, min(len(dataset.train), REHEARSED * batch)),
+        train=_random(dataset.train, min(len(dataset.train), REHEARSAL_STEPS * batch)),
         validation=_random(dataset.validation, min(len(dataset.validation), EVALUATION_BATCH)),
     )
     network = config.network(dataset).with_form(execution.conv)
     shared = parallel.replicate(device_data(small, pad_batches(small.validation, EVALUATION_BATCH)), devices)
     create = jax.jit(create_state, static_argnums=(0, 1, 2), compiler_options=parallel.compiler_options(effort=0))
-    one = jax.device_get(create(network, config.recipe, len(small.train) // batch, 0))
-    states = parallel.stack([one] * members)
+    state = jax.device_get(create(network, config.recipe, len(small.train) // batch, 0))
+    states = parallel.stack([state] * members)
     program = epochs_program(network, config.recipe, execution, devices)
     states, _ = jax.block_until_ready(program(states, shared))
-    began = time.perf_counter()
+    begin = time.perf_counter()
     jax.block_until_ready(program(states, shared))
-    seconds = time.perf_counter() - began
-    most = -(-members // len(devices))  # on one device
-    return most * epoch_flops(config, small) / seconds
+    seconds = time.perf_counter() - begin
+    per_device = -(-members // len(devices))
+    return per_device * epoch_flops(config, small) / seconds
 
 
 def _bytes_of_member(config: ZooConfig, dataset: Dataset) -> int:
-    """Roughly what training a member takes: its state before and after, its gradients, and activations both ways."""
+    """Estimate the memory of training a member: states before and after, gradients, activations and their gradients."""
     network, image = config.network(dataset), dataset.train.images.shape[1:]
     state = num_bytes(abstract_state(config, network, len(dataset.train)))
     points, dtype = range(len(network.points)), dataset.input_dtype
     activations = representations.bytes_per_image(network, image, points, dtype=dtype)
-    images = config.recipe.batch_size + EVALUATION_BATCH + REHEARSED * config.recipe.batch_size
+    images = config.recipe.batch_size + EVALUATION_BATCH + REHEARSAL_STEPS * config.recipe.batch_size
     return 3 * state + 4 * config.recipe.batch_size * activations + images * int(np.prod(image)) * dtype.itemsize
 
 
 def _random(split: Split, count: int) -> Split:
-    """So many examples, drawn with replacement."""
+    """Return `count` examples, drawn with replacement."""
     chosen = np.random.default_rng(0).integers(0, len(split), count)
     return Split(split.images[chosen], split.labels[chosen])

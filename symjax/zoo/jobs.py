@@ -1,8 +1,8 @@
-"""Members that are not as far as they are wanted, trained there side by side, epoch by epoch."""
+"""Training the members of a zoo side by side, epoch by epoch, from what is saved of them."""
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
@@ -15,59 +15,61 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.parallel import Execution
-from symjax.progress import progress_bar
+from symjax.progress import progress_bar, warn
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import data_shapes, device_data
-from symjax.zoo.config import ZooConfig
-from symjax.zoo.saturation import Finder
+from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.evaluation import EVALUATION_BATCH
+from symjax.zoo.saturation import FreezeScheduler
 from symjax.zoo.stored import COLUMNS, StoredMember, abstract_state
-from symjax.zoo.trained import EVALUATION_BATCH, warn
 
 SAVING_SHARE = 0.05  # of the time, at most
-AGREEMENT = 1e-3  # relative, of an epoch's loss when a member is trained again for checkpoints that it lacks
 
 
 @dataclass(eq=False)
 class Job:
-    """A member to be trained to the end, or trained again as far as checkpoints are missing."""
+    """The training of one member to the last epoch.
+
+    Attributes:
+      stored: the folder of the member.
+      start: completed epochs at the start.
+      labels: training labels of this member; None where it learns those of the data set.
+      state: the training state at the start, as NumPy arrays.
+      rows: metrics of each completed epoch.
+    """
 
     stored: StoredMember
-    start: int  # epochs done before
-    stop: int  # epochs wanted
-    keep: frozenset[int]  # of which parameters and statistics are to be kept
-    labels: np.ndarray | None = None  # None where members learn the labels of the data set
+    start: int
+    labels: np.ndarray | None = None
     state: TrainState | None = None
     rows: list[dict] = field(default_factory=list)
-    known: list[float] = field(default_factory=list)  # the losses of epochs that were trained before
 
-    def frame(self) -> pd.DataFrame:
+    def metrics(self) -> pd.DataFrame:
         return pd.DataFrame(self.rows, columns=list(COLUMNS))
 
     def add(self, epoch: int, metrics: dict[str, float]) -> None:
-        """Takes an epoch's metrics; an InputError where they are not those of the same epoch trained before."""
+        """Add the metrics of an epoch; warn when the loss becomes NaN."""
         seed = self.stored.seed
-        self.rows.append({"seed": seed, "epoch": epoch, **metrics})
-        if np.isnan(metrics["loss"]) and not any(np.isnan(row["loss"]) for row in self.rows[:-1]):
+        if np.isnan(metrics["loss"]) and not any(np.isnan(row["loss"]) for row in self.rows):
             warn(f"the loss of seed {seed} became NaN in epoch {epoch}")
-        if epoch > len(self.known):
-            return
-        before, now = self.known[epoch - 1], metrics["loss"]
-        if not np.isclose(now, before, rtol=AGREEMENT, atol=AGREEMENT, equal_nan=True):
-            raise InputError(
-                f"keep: {self.stored.folder} lacks checkpoints, and its training cannot be gone through again here: in "
-                f"epoch {epoch} the loss is {now:.5f} where it was {before:.5f} (another machine or other versions); "
-                "take another folder for the zoo (--zoo), which leaves this one as it is"
-            )
+        self.rows.append({"seed": seed, "epoch": epoch, **metrics})
 
 
-def plan(stored: StoredMember, epochs: int, keep: Iterable[int]) -> Job | None:
-    """What is left to do for a member, or None. What it holds already stays, whatever has to be trained again."""
-    done, there = stored.epoch(), stored.kept()
-    missing = frozenset(epoch for epoch in keep if epoch != epochs and epoch not in there)
-    if done == epochs and not missing:
-        return None
-    start = done if all(epoch >= done for epoch in missing) else 0
-    return Job(stored, start, max(missing) if done == epochs else epochs, missing)
+def completed_epochs(stored: StoredMember, keep: Iterable[int]) -> int:
+    """Return the number of epochs after which the training of a member continues.
+
+    Raises:
+      InputError: the member was trained past an epoch of `keep` of which it has no checkpoint.
+    """
+    saved = stored.epochs()
+    done = max(saved, default=0)
+    if missing := sorted(epoch for epoch in keep if epoch < done and epoch not in saved):
+        raise InputError(
+            f"keep: {stored.folder} was trained for {done} epochs without snapshots of epochs {listed(missing)}; train "
+            f"a zoo that keeps them in another folder, by train(..., keep={sorted(keep)}) or by the same command with "
+            "another --zoo"
+        )
+    return done
 
 
 def train_jobs(
@@ -79,112 +81,71 @@ def train_jobs(
     devices: tuple,
     progress: bool,
     save_every_seconds: float,
-    finder: Finder | None = None,
+    keep: Collection[int] = (),
+    scheduler: FreezeScheduler | None = None,
 ) -> None:
-    """Those that are furthest behind first, until they meet the next; each leaves when it is where it is to stop.
+    """Train members side by side to the last epoch; all start after the same number of epochs.
 
-    What is frozen, the configuration says, or where that is a rule, the `finder`.
-
-    An interruption ends this between two epochs or in one, with the members saved as they were at the last one's end.
+    Members are saved after each epoch of `keep`, after the last epoch, and at the intervals of `save_every_seconds`.
+    Layers are frozen by the schedule of the configuration, or by the `scheduler` where it has a rule. An interruption
+    ends the training at once, with the members saved as they were after the last complete epoch.
     """
-    recipe = config.recipe
-    training = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
-    own_labels = any(job.labels is not None for job in jobs)
+    start, last = jobs[0].start, config.recipe.epochs
+    shared = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
+    per_member_labels = any(job.labels is not None for job in jobs)
+    labels = np.stack([job.labels for job in jobs]) if per_member_labels else None
     _prepare(config, network, len(dataset.train), jobs, devices[0])
-    groups: dict[int, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.start, []).append(job)
-    first, last = min(groups), max(job.stop for job in jobs)
     with (
-        progress_bar(desc="zoo", unit="epoch", total=last, initial=first, disable=not progress) as bar,
+        progress_bar(desc="zoo", unit="epoch", total=last, initial=start, disable=not progress) as bar,
         interruption.deferred() as interrupted,
     ):
         bar.set_postfix_str("compiling")
-        active: list[Job] = []
-        stacked, labels = None, None
-        saved, save_every = time.monotonic(), save_every_seconds
-        for epoch in range(first, last + 1):
-            if epoch in groups:
-                # By way of the host, because another number of members is spread over devices differently.
-                waiting = [parallel.take(jax.device_get(stacked), i) for i in range(len(active))]
-                active += groups[epoch]
-                stacked = parallel.stack([*waiting, *(job.state for job in groups[epoch])])
-                for job in groups[epoch]:
-                    job.state = None
-                labels = np.stack([job.labels for job in active]) if own_labels else None
-            if finder is not None and active:  # before members are saved that are so far
-                finder.look([job.stored.seed for job in active], stacked.member, epoch)
-            _keep(active, stacked, epoch)
-            end = interrupted() or epoch == last
-            if epoch > first and (end or time.monotonic() - saved >= save_every):
+        states = parallel.stack([job.state for job in jobs])
+        for job in jobs:
+            job.state = None
+        saved, interval = time.monotonic(), save_every_seconds
+        for epoch in range(start, last):
+            if scheduler is not None:  # before the states are saved, from which a resumed run continues
+                scheduler.update([job.stored.seed for job in jobs], states.member, epoch)
+            if epoch in keep or (epoch > start and time.monotonic() - saved >= interval):
                 begin = time.monotonic()
-                _save(active, stacked)
+                _save(jobs, states)
                 saved = time.monotonic()
-                save_every = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
-            if end:
+                interval = max(save_every_seconds, (saved - begin) / SAVING_SHARE)
+            if interrupted():
                 break
-            if any(job.stop == epoch for job in active):  # trained again, and as far as is wanted
-                going = np.array([i for i, job in enumerate(active) if job.stop > epoch], int)
-                host = jax.device_get(stacked)
-                active = [active[i] for i in going]
-                stacked = parallel.take(host, going)
-                labels = labels[going] if own_labels else None
-            if not active:  # until the next join
-                bar.update()
-                continue
-            frozen = config.frozen(epoch) if finder is None else finder.frozen(epoch)
-            program = epochs_program(network, recipe, execution, devices, frozen, own_labels)
-            following, metrics = program((stacked, labels) if own_labels else stacked, training)
-            if not _wait(metrics, interrupted):  # the epoch is lost, and the one before may not be saved
-                _save(active, stacked)
+            frozen = config.frozen(epoch) if scheduler is None else scheduler.frozen(epoch)
+            program = epochs_program(network, config.recipe, execution, devices, frozen, per_member_labels)
+            after, metrics = program((states, labels) if per_member_labels else states, shared)
+            if not _wait(metrics, interrupted):  # this epoch is lost
                 break
-            stacked, metrics = following, jax.device_get(metrics)
-            _add(active, stacked, epoch + 1, metrics)
+            states, metrics = after, jax.device_get(metrics)
+            for i, job in enumerate(jobs):
+                job.add(epoch + 1, {name: float(values[i]) for name, values in metrics.items()})
             shown = {"loss": "loss", "accuracy": "accuracy", "validation": "validation_accuracy"}
             bar.set_postfix({label: f"{np.mean(metrics[key]):.3f}" for label, key in shown.items()}, refresh=False)
             bar.update()
+        if len(jobs[0].rows) > start:
+            _save(jobs, states)
 
 
 def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job], device: jax.Device) -> None:
-    """Gives jobs the states that they start from, on the host, and what is known of their training.
+    """Give jobs the states that they start from, on the host, and their metrics.
 
-    Fresh ones are made on `device` one at a time, which takes less of it than training one does.
+    New states are made on `device` one at a time, which needs less of its memory than training one does.
     """
-    like, create = None, creation(network, config.recipe, train_images // config.recipe.batch_size)
+    like = abstract_state(config, network, train_images)
+    create = creation(network, config.recipe, train_images // config.recipe.batch_size)
     for job in jobs:
-        if done := job.stored.epoch():
-            known = job.stored.metrics(done)
-            job.known = known.loss.tolist()
         if job.start:
-            like = abstract_state(config, network, train_images) if like is None else like
-            job.state, job.rows = job.stored.restore(like), known.to_dict("records")
+            job.state = job.stored.restore(like, job.start)
+            job.rows = job.stored.metrics(job.start).to_dict("records")
         else:
             job.state = jax.device_get(create(jax.device_put(np.int32(job.stored.seed), device)))
 
 
-def _add(active: Sequence[Job], stacked: TrainState, epoch: int, metrics: dict[str, np.ndarray]) -> None:
-    """Gives jobs an epoch's metrics. Where one goes another way than before, the others are saved before the error."""
-    errors = []
-    for i, job in enumerate(active):
-        try:
-            job.add(epoch, {name: float(values[i]) for name, values in metrics.items()})
-        except InputError as error:
-            errors.append(error)
-    if errors:
-        _save(active, stacked)  # members that are trained again are not: what is saved of them is further
-        raise errors[0]
-
-
-def _keep(active: Sequence[Job], stacked: TrainState, epoch: int) -> None:
-    if any(epoch in job.keep for job in active):
-        members = jax.device_get(stacked.member)
-        for i, job in enumerate(active):
-            if epoch in job.keep:
-                job.stored.keep(epoch, parallel.take(members, i), job.frame())
-
-
 def _wait(arrays: dict[str, jax.Array], interrupted: Callable[[], bool]) -> bool:
-    """Whether these were computed before the user or the system interrupted."""
+    """Wait for arrays; return whether they were computed before an interruption."""
     while not all(array.is_ready() for array in arrays.values()):
         if interrupted():
             return False
@@ -192,55 +153,66 @@ def _wait(arrays: dict[str, jax.Array], interrupted: Callable[[], bool]) -> bool
     return True
 
 
-def _save(active: Sequence[Job], stacked: TrainState) -> None:
-    """Saves those that are further than what is saved of them."""
-    host = jax.device_get(stacked)
-    for i, job in enumerate(active):
-        state = parallel.take(host, i)
-        if int(state.epoch) > job.stored.epoch():
-            job.stored.save(state, job.frame())
+def _save(jobs: Sequence[Job], states: TrainState) -> None:
+    """Save the states that are newer than the saved ones; then delete superseded checkpoints.
+
+    Nothing is deleted before all members are saved, so that they always have an epoch in common.
+    """
+    states = jax.device_get(states)
+    for i, job in enumerate(jobs):
+        state, saved = parallel.take(states, i), job.stored.epochs()
+        if not saved or int(state.epoch) > max(saved):
+            job.stored.save(state, job.metrics())
+    for job in jobs:
+        job.stored.delete_superseded()
 
 
 @lru_cache
 def epochs_program(
-    network: Network, recipe: Recipe, execution: Execution, devices: tuple, frozen: int = 0, own_labels: bool = False
+    network: Network,
+    recipe: Recipe,
+    execution: Execution,
+    devices: tuple,
+    frozen: int = 0,
+    per_member_labels: bool = False,
 ):
-    """`train_epoch` lifted over members, remembered, so that the same process does not compile it again."""
-    return parallel.over_members(_epoch(network, recipe, frozen, own_labels), execution, devices=devices)
+    """Return `train_epoch` over members. It is cached, so that a process compiles it once."""
+    return parallel.over_members(_epoch(network, recipe, frozen, per_member_labels), execution, devices=devices)
 
 
-def _epoch(network: Network, recipe: Recipe, frozen: int, own_labels: bool):
-    """`train_epoch` of a member, with labels of its own or without, on what all share."""
+def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: bool):
+    """Return `train_epoch` of one member, which is (state, labels) with labels of its own, and of the shared data."""
 
     def epoch(member, shared):
-        state, labels = member if own_labels else (member, shared.labels)
+        state, labels = member if per_member_labels else (member, shared.labels)
         return train_epoch(network, recipe, state, shared._replace(labels=labels), frozen)
 
     return epoch
 
 
-def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: bool = False) -> memory.Need:
-    """The device memory that training members takes; compiles the program of an epoch for one member.
+def need(config: ZooConfig, dataset: Dataset, execution: Execution, per_member_labels: bool = False) -> memory.Need:
+    """Return the device memory that training members needs; compiles the program of an epoch for one member.
 
-    Of a schedule that freezes layers it is that of the epochs before.
+    Where layers are frozen, it is the memory of the epochs before, which need more.
     """
     shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
-    plain = dataclasses.replace(config.on(dataset), freeze=(), labels="true")
+    plain = dataclasses.replace(config.resolved_for(dataset), freeze=(), labels="true")
     network = config.network(dataset).with_form(execution.conv)
-    return _need(plain, network, tuple(jax.tree.leaves(shared)), jax.tree.structure(shared), execution, own_labels)
+    leaves, structure = jax.tree.flatten(shared)
+    return _need(plain, network, tuple(leaves), structure, execution, per_member_labels)
 
 
 @lru_cache
-def _need(config: ZooConfig, network: Network, leaves, structure, execution: Execution, own_labels: bool):
-    """Remembered, so that zoos that differ in labels and schedules alone are compiled once."""
+def _need(config: ZooConfig, network: Network, leaves, structure, execution: Execution, per_member_labels: bool):
+    """Cached, so that zoos which differ in labels and schedules only are compiled once."""
     shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
-    member = (state, shared.labels) if own_labels else state
-    return memory.need_of(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)
+    member = (state, shared.labels) if per_member_labels else state
+    return memory.need_of(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
 
 
 @lru_cache
 def creation(network: Network, recipe: Recipe, steps_per_epoch: int):
-    """`create_state` of a seed, remembered. Compiled without optimisation on a CPU, where LLVM takes long otherwise."""
+    """Return `create_state` of a seed, cached, and compiled without optimization: on a CPU LLVM would take long."""
     create = partial(create_state, network, recipe, steps_per_epoch)
     return jax.jit(create, compiler_options=parallel.compiler_options(effort=0))

@@ -1,7 +1,6 @@
-"""Zoos of one configuration, trained apart, made into one."""
+"""Merging zoo folders of one configuration, trained separately, into one."""
 
 import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,74 +9,64 @@ import numpy as np
 
 from symjax import runs
 from symjax.errors import InputError
-from symjax.zoo.stored import StoredMember, reason, stored_members
-from symjax.zoo.trained import Opened
+from symjax.training import TrainState
+from symjax.zoo.loading import ZooFolder
+from symjax.zoo.stored import StoredMember, add_snapshot_epochs, reason, snapshot_epochs, stored_members
 
 
 def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[int, int]]:
-    """Copies the members of `folders` to `out`, one of them: of each seed the one that is furthest in its training.
+    """Copy the members of `folders` to the zoo folder `out`, of each seed the one that has completed most epochs.
 
     Returns:
-      The seeds of finished members, and of others how many epochs they have done.
+      The seeds of finished members, and the completed epochs of the others by seed.
 
     Raises:
-      InputError: two folders have members of one seed that are as far, and differ; a damaged checkpoint; members that
-        find a schedule of freezing.
+      InputError: members of one seed differ after the same epoch; a damaged checkpoint; members that decide on a freeze
+        schedule.
     """
-    opened = Opened(out, None, {})
-    if opened.config.rule is not None:
-        raise InputError(
-            f"folders: members of {out} find a schedule of freezing together; they are in one folder alone"
-        )
+    merged = ZooFolder(out, None, {})
+    if merged.config.rule is not None:
+        raise InputError(f"folders: members of {out} decide on a freeze schedule together; they cannot be merged")
     for folder in folders:
         if folder.resolve() == out.resolve():
             continue
+        add_snapshot_epochs(out, snapshot_epochs(folder))
         for member in sorted(stored_members(folder), key=lambda member: member.seed):
-            _take(member, StoredMember(out, member.seed), opened.like)
-    there = {member.seed: member.epoch() for member in stored_members(out)}
-    last = opened.config.recipe.epochs
-    return sorted(seed for seed in there if there[seed] == last), {s: e for s, e in there.items() if e < last}
+            _merge(member, StoredMember(out, member.seed), merged.like)
+    completed = {member.seed: member.epoch() for member in stored_members(out)}
+    last = merged.config.recipe.epochs
+    return sorted(s for s in completed if completed[s] == last), {s: e for s, e in completed.items() if e < last}
 
 
-def _take(theirs: StoredMember, ours: StoredMember, like) -> None:
-    epoch, done = theirs.epoch(), ours.epoch()
-    if epoch and epoch >= done:
-        state, metrics = theirs.restore(like), theirs.metrics(epoch)  # an error where it is damaged
-        if epoch == done:
-            leaves = (dict(enumerate(jax.tree.leaves(one))) for one in (state, ours.restore(like)))
-            if not _same_arrays(*leaves) or not metrics.equals(ours.metrics(epoch)):
-                raise _different(theirs.folder, ours.folder)
-    for kept in theirs.kept():
-        _copy(theirs.kept_path(kept), ours.kept_path(kept))
-    if epoch <= done:
+def _merge(source: StoredMember, target: StoredMember, like: TrainState) -> None:
+    """Copy the checkpoints that `target` lacks, unless they are superseded there."""
+    done, snapshots = target.epoch(), snapshot_epochs(target.folder.parent)
+    new = []
+    for epoch in source.epochs():
+        state, metrics = source.restore(like, epoch), source.metrics(epoch)  # an InputError where they are damaged
+        if epoch not in target.epochs():
+            new += [epoch] if epoch >= done or epoch in snapshots else []
+        elif not _equal(state, target.restore(like, epoch)) or not metrics.equals(target.metrics(epoch)):
+            raise InputError(
+                f"folders: {source.folder} and {target.folder} are of one seed and differ; leave one out, or delete "
+                "one of them"
+            )
+    if not new:
         return
-    runs.make_folder(ours.folder)
-    runs.write_csv(ours.folder / "metrics.csv", metrics)
-    unfinished = ours.path(epoch).with_name(f"{ours.path(epoch).name}.orbax-checkpoint-tmp-{uuid.uuid4().hex}")
+    runs.make_folder(target.folder)
+    if source.epoch() > done or not target.epochs():
+        runs.write_csv(target.folder / "metrics.csv", source.metrics(source.epoch()))
     try:
-        shutil.copytree(theirs.path(epoch), unfinished)
-        unfinished.rename(ours.path(epoch))
+        for epoch in new:
+            shutil.copytree(source.path(epoch), temporary := target.temporary_path(epoch))
+            temporary.rename(target.path(epoch))
     except OSError as error:
-        ours.sweep()
-        raise InputError(f"folder: {ours.folder} cannot be written ({reason(error)})") from error
-    ours.sweep()
+        target.delete_temporary()
+        raise InputError(f"folder: {target.folder} cannot be written ({reason(error)})") from error
+    target.delete_superseded()
 
 
-def _copy(source: Path, target: Path) -> None:
-    arrays = runs.read_npz(source)  # an error where it is damaged
-    if not target.exists():
-        runs.make_folder(target.parent)
-        runs.write_npz(target, arrays)
-    elif not _same_arrays(arrays, runs.read_npz(target)):
-        raise _different(source, target)
-
-
-def _same_arrays(a: dict, b: dict) -> bool:
-    def same(x, y):
-        return x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
-
-    return a.keys() == b.keys() and all(same(np.asarray(a[key]), np.asarray(b[key])) for key in a)
-
-
-def _different(theirs: Path, ours: Path) -> InputError:
-    return InputError(f"folders: {theirs} and {ours} are of one seed and differ; leave one out, or delete one of them")
+def _equal(a: TrainState, b: TrainState) -> bool:
+    """Return whether two states are the same bit by bit."""
+    pairs = zip(map(np.asarray, jax.tree.leaves(a)), map(np.asarray, jax.tree.leaves(b)), strict=True)
+    return all(x.tobytes() == y.tobytes() for x, y in pairs)

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import itertools
+import operator
 import pathlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +19,16 @@ from symjax.errors import InputError, renamed
 from symjax.network import Network
 from symjax.parallel import Execution
 from symjax.training import Recipe
-from symjax.zoo.config import ZooConfig
-from symjax.zoo.jobs import Job, need, plan, train_jobs
-from symjax.zoo.saturation import Finder
-from symjax.zoo.stored import StoredMember
-from symjax.zoo.trained import Opened, Zoo, devices_or_all, opened_zoo
+from symjax.zoo.config import ZooConfig, listed
+from symjax.zoo.evaluation import devices_or_all
+from symjax.zoo.jobs import Job, completed_epochs, need, train_jobs
+from symjax.zoo.loading import Zoo, ZooFolder
+from symjax.zoo.saturation import FreezeScheduler
+from symjax.zoo.stored import StoredMember, add_snapshot_epochs, snapshot_epochs
 
 
 class Group(NamedTuple):
-    """Members of one configuration, and the folder that keeps them."""
+    """Members of one configuration, and the folder where they are stored."""
 
     config: ZooConfig
     seeds: Iterable[int]
@@ -47,37 +50,36 @@ def train(
     max_device_memory: float | None = None,
     **recipe: Any,
 ) -> Zoo:
-    """Return the members of `seeds`: those that `folder` holds, and the others trained as far as they are not.
+    """Train the members of `seeds` that `folder` does not hold yet, and return all of them.
 
-    A member depends on the network, how it is trained, the data and its seed alone; which others it trains beside and
-    on which devices changes it by rounding at most. Members that find a schedule of freezing (`ZooConfig.rule`) train
-    all at once; the folder holds what they have found, by which the same zoo is trained again.
+    A member depends on the network, the recipe, the data and its seed only. The other members that train beside it and
+    the devices change it at most by rounding. Members that decide on a freeze schedule (`ZooConfig.rule`) train all at
+    once; the schedule is stored in the folder.
 
     Args:
-      network: a `Network` with an `init`; or a `ZooConfig`, which says all but the seeds.
-      data: a `Dataset` (of a `ZooConfig` what `load_dataset()` gives), or a mapping of arrays x_train, y_train, x_test
-        and y_test as `symjax.data.load` takes it.
-      seeds: how many members, 3 for seeds 0, 1, 2; or different integers from 0; of a rule those that it names.
-      folder: kept for this zoo alone; made where it is missing. One process at a time trains in it, others wait; the
-        processes of one job (`symjax.hosts`) share the members out among them. By default nothing stays on disk.
+      network: a `Network` with an `init`; or a `ZooConfig`, which defines everything except the seeds.
+      data: a `Dataset` (with a `ZooConfig` the result of its `load_dataset()`), or a mapping of arrays x_train,
+        y_train, x_test and y_test as for `symjax.data.load`.
+      seeds: the number of members, 3 for seeds 0, 1, 2; or different integers from 0; with a rule those of the rule.
+      folder: for this zoo only; made where it is missing. One process at a time trains in it, others wait; the
+        processes of one job (`symjax.hosts`) divide the members among them. By default nothing stays on disk.
       validation: the share of a mapping's training examples that is held out; 0.1 by default.
-      keep: after how many epochs, 0 for the network as it is drawn, to keep each member's parameters and statistics
-        for `load(folder, epoch=...)`. A member that was trained without them is trained again as far as the last of
-        them, which leaves everything that is there as it is.
+      keep: epochs after which the checkpoint of each member is kept for `load(folder, epoch=...)`, 0 for the initial
+        network. Other checkpoints are deleted when newer ones are saved. A folder remembers the epochs of all calls.
       execution: how members run; by default the one for this backend.
       devices: to spread members over; by default all local ones.
       progress: show a bar on stderr.
-      save_every_seconds: how often unfinished members are saved, at the end of an epoch; rarer where saving takes more
-        than a twentieth of the time.
+      save_every_seconds: how often unfinished members are saved, at the end of an epoch; less often where saving takes
+        more than a twentieth of the time.
       max_device_memory: bytes on each device; members train in groups, one after another, that need no more (see
         `symjax.memory`). By default all train at once.
       **recipe: fields of `symjax.training.Recipe` for a `Network`: epochs (10 by default), batch_size, learning_rate,
         weight_decay, optimizer, schedule, warmup, flip, translate, loss, metric.
 
     Raises:
-      InputError: a network without an `init`, or one that data, loss or metric do not fit; bad seeds, epochs
-        or sizes, a folder of another configuration, or a damaged checkpoint; memory that does not hold one member; a
-        member that is to be trained again for `keep` has other losses than the first time.
+      InputError: a network without an `init`, or one that data, loss or metric do not fit; bad seeds, epochs or sizes;
+        a folder of another configuration; a damaged checkpoint; memory for less than one member; a member in the folder
+        that was trained past an epoch of `keep` without keeping it.
 
     Example:
       >>> import jax, numpy as np, symjax
@@ -114,12 +116,12 @@ def train(
 
 
 def _configured(network, data, validation: float | None, recipe: Mapping[str, Any]) -> tuple[ZooConfig, Dataset]:
-    """A configuration, and the data set."""
+    """Return the configuration and the data set that the arguments of `train` stand for."""
     if isinstance(network, ZooConfig):
         if given := [name for name, value in {"validation": validation, **recipe}.items() if value is not None]:
-            raise InputError(f"{given[0]}: got one beside a ZooConfig, which says how its members are trained")
+            raise InputError(f"{given[0]}: got one with a ZooConfig, which defines the training; expected none")
         if not isinstance(data, Dataset):
-            raise InputError(f"data: got {short(data)} beside a ZooConfig, expected a Dataset, as load_dataset() gives")
+            raise InputError(f"data: got {short(data)} with a ZooConfig, expected a Dataset, as load_dataset() returns")
         return network, data
     if not isinstance(network, Network):
         raise InputError(f"network: got {short(network)}, expected a Network or a ZooConfig")
@@ -149,20 +151,24 @@ def train_together(
     save_every_seconds: float = 30,
     max_device_memory: float | None = None,
 ) -> list[Zoo]:
-    """Zoos that differ in the labels that they learn, trained side by side in one program; each a zoo as of `train`.
+    """Train zoos that differ only in the labels of their members, side by side in one program.
 
     Args:
-      groups: whose configurations are the same but for `labels`, each with a folder of its own.
+      groups: configurations that are equal except for `labels`, each with seeds and a folder of its own.
       others: as of `train`.
 
+    Returns:
+      A zoo for each group.
+
     Raises:
-      InputError: as of `train`; configurations that differ in more, folders that do not differ.
+      InputError: as of `train`; configurations that differ in more than labels; equal folders.
     """
     groups = sequence("groups", groups, "groups")
     if not all(isinstance(group, Group) for group in groups):
-        raise InputError("groups: wanted each a Group of a configuration, seeds and a folder")
+        raise InputError("groups: expected each a Group of a configuration, seeds and a folder")
     groups = [
-        Group(group.config.on(dataset), check_seeds(group.seeds), path("folder", group.folder)) for group in groups
+        Group(group.config.resolved_for(dataset), check_seeds(group.seeds), path("folder", group.folder))
+        for group in groups
     ]
     memory.check_limit(max_device_memory)
     flag("progress", progress)
@@ -173,100 +179,110 @@ def train_together(
     devices = devices_or_all(devices)
     if config.rule is not None:
         check_rule(groups, dataset, execution, len(devices), max_device_memory)
-    own_labels = any(group.config.labels != "true" for group in groups)
+    per_member_labels = any(group.config.labels != "true" for group in groups)
     with contextlib.ExitStack() as stack:
-        members = []
-        # In one order everywhere, so that two processes never wait for each other.
+        members: dict[StoredMember, ZooConfig] = {}
+        # All processes lock folders in the same order, so that no two of them wait for each other.
         for group in sorted(groups, key=lambda group: str(group.folder.absolute())):
             folder = stack.enter_context(runs.open_folder(group.folder, "zoo", group.config.document(dataset)))
-            members += [(StoredMember(folder, seed), group.config) for seed in group.seeds]
-        for member, _ in members if hosts.is_first() else ():
-            member.sweep()
+            members |= {StoredMember(folder, seed): group.config for seed in group.seeds}
 
-        def look() -> list[Job | None]:
-            return [plan(member, config.recipe.epochs, keep) for member, _ in members]
+        def unfinished() -> list[Job]:
+            jobs = [Job(stored, completed_epochs(stored, keep)) for stored in members]
+            return [job for job in jobs if job.start < config.recipe.epochs]
 
-        def tell(jobs: list[Job | None]) -> list:
-            return [job and [str(job.stored.folder), job.start, job.stop, sorted(job.keep)] for job in jobs]
+        def describe(jobs: list[Job]) -> list:
+            return [[str(job.stored.folder), job.start, snapshot_epochs(job.stored.folder.parent)] for job in jobs]
 
-        jobs = hosts.agreed("members to be trained", look, tell)
-        chosen = hosts.own([i for i, job in enumerate(jobs) if job is not None])
-        for i in chosen if own_labels else ():
-            jobs[i].labels = members[i][1].training_labels(dataset, jobs[i].stored.seed)
-        finder = None
-        if config.rule is not None and chosen:
-            finder = Finder(config, network, dataset, folder, devices, max_device_memory)
-            finder.check(max(member.epoch() for member, _ in members))
-        if jobs := [jobs[i] for i in chosen]:
-            size = len(jobs)
-            if max_device_memory is not None:
-                size = len(devices) * need(config, dataset, execution, own_labels).fitting(max_device_memory)
-            jobs.sort(key=lambda job: job.start)  # those that are equally far train together
-            for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
-                train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds, finder)
-        # Until then the folders are held.
-        hosts.complete("members are trained", lambda: [job for job in look() if job is not None], tell)
-    opened = [Opened(group.folder, execution, group.config.own) for group in groups]
-    return [opened_zoo(one, group.seeds) for one, group in zip(opened, groups, strict=True)]
+        if hosts.is_first():
+            for stored in members:
+                stored.delete_temporary()
+            unfinished()  # raises before anything is written
+            for group in groups:
+                add_snapshot_epochs(group.folder, keep)
+        jobs = hosts.own(hosts.agreed("members to be trained", unfinished, describe))
+        for job in jobs if per_member_labels else ():
+            job.labels = members[job.stored].training_labels(dataset, job.stored.seed)
+        scheduler = None
+        if config.rule is not None and jobs:
+            scheduler = FreezeScheduler(config, network, dataset, folder, devices, max_device_memory)
+            scheduler.check(max(stored.epoch() for stored in members))
+            if not scheduler.finished():  # all members decide together, so they continue after a common epoch
+                common = set.intersection(*({0, *job.stored.epochs()} for job in jobs))
+                for job in jobs:
+                    job.start = max(common)
+        size = len(jobs)
+        if jobs and max_device_memory is not None:
+            size = len(devices) * need(config, dataset, execution, per_member_labels).fitting(max_device_memory)
+        kept = {epoch for group in groups for epoch in snapshot_epochs(group.folder)}
+        start = operator.attrgetter("start")
+        for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
+            equal = list(equal)
+            for part in (equal[i : i + size] for i in range(0, len(equal), size)):
+                train_jobs(
+                    config, network, dataset, part, execution, devices, progress, save_every_seconds, kept, scheduler
+                )
+        # The folders are locked until all processes have finished.
+        hosts.complete("members are trained", unfinished, describe)
+        for stored in members if hosts.is_first() else ():
+            stored.delete_superseded()
+    zoo_folders = [ZooFolder(group.folder, execution, group.config.user_code) for group in groups]
+    return [zoo_folder.load(group.seeds) for zoo_folder, group in zip(zoo_folders, groups, strict=True)]
 
 
 def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
-    """The network of a zoo; an InputError where it cannot be trained on these images."""
+    """Return the network of a zoo; an InputError where it cannot be trained on these images."""
     _check_sizes(config, dataset)
-    config.check_on(describe_shapes(dataset))
+    config.check_for(describe_shapes(dataset))
     network = config.network(dataset).with_form(execution.conv)
     if config.rule is None and len(config.freeze) > len(network.points):
-        raise InputError(
-            f"freeze: got {len(config.freeze)} epochs, wanted at most {len(network.points)}: the last layer is trained"
-        )
+        most = f"{len(network.points)}, the number of stitch points"
+        raise InputError(f"freeze: got {len(config.freeze)} epochs, expected at most {most}")
     return network
 
 
 def check_rule(
     groups: Sequence[Group], dataset: Dataset, execution: Execution, devices: int, max_device_memory: float | None
 ) -> None:
-    """An InputError where the members that are to find a schedule cannot do so together."""
+    """Raise an InputError where members that decide on a freeze schedule cannot train together."""
     config, seeds = groups[0].config, groups[0].seeds
     if len(groups) > 1:
-        raise InputError("groups: they are to find a schedule of freezing, which they would have to share; wanted one")
+        raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
     if sorted(seeds) != list(config.rule.seeds):
-        there, wanted = (", ".join(map(str, chosen)) for chosen in (sorted(seeds), config.rule.seeds))
-        raise InputError(f"seeds: got {there}, wanted {wanted}, which find the schedule of freezing together")
+        raise InputError(
+            f"seeds: got {listed(sorted(seeds))}, expected {listed(config.rule.seeds)}, which decide on the freeze "
+            "schedule together"
+        )
     if hosts.count() > 1:
-        raise InputError("freeze: members find a schedule of freezing in one process; wanted no more, or a given one")
+        raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
     if max_device_memory is not None:
         most = devices * need(config, dataset, execution, config.labels != "true").fitting(max_device_memory)
         if most < len(seeds):
             raise InputError(
-                f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that find a schedule of "
-                "freezing train all at once; wanted more memory, fewer seeds or a given schedule"
+                f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that decide on a freeze "
+                "schedule train all at once; expected more memory, fewer seeds or a given schedule"
             )
 
 
 def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> tuple[tuple[int, ...], ZooConfig]:
-    """The epochs to keep and a configuration for all groups."""
+    """Return the epochs to keep, and a configuration for all groups."""
     if not groups:
-        raise InputError("groups: got none, wanted one or more")
-    alike = {dataclasses.replace(group.config, labels="true") for group in groups}
-    if len(alike) > 1:
+        raise InputError("groups: got none, expected one or more")
+    configs = {dataclasses.replace(group.config, labels="true") for group in groups}
+    if len(configs) > 1:
         raise InputError("groups: configurations differ in more than labels, so that no program trains them together")
     if len({group.folder.absolute() for group in groups}) < len(groups):
-        raise InputError("groups: two have one folder, wanted one for each")
-    return check_epochs(keep, groups[0].config.recipe.epochs), alike.pop()
+        raise InputError("groups: two have one folder, expected one for each")
+    return tuple(sorted(set(integers("keep", keep, 0, groups[0].config.recipe.epochs)))), configs.pop()
 
 
 def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
-    """An InputError where there are not enough images, or too small ones."""
+    """Raise an InputError where there are too few images, or too small ones."""
     recipe = config.recipe
     if not len(dataset.validation):
-        raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+        raise InputError("validation: the data set has no validation images; expected a fraction over 0")
     if recipe.batch_size > len(dataset.train):
         raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
     if recipe.translate and recipe.translate >= min(dataset.example_shape[:2]):
         size = min(dataset.example_shape[:2])
-        raise InputError(f"translate: got {recipe.translate}, wanted less than the images' {size} pixels")
-
-
-def check_epochs(epochs: Iterable[int], last: int) -> tuple[int, ...]:
-    """Different epochs, ascending; an InputError unless they are integers from 0 to `last`."""
-    return tuple(sorted(set(integers("keep", epochs, 0, last))))
+        raise InputError(f"translate: got {recipe.translate}, expected less than the images' {size} pixels")

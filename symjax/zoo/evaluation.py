@@ -1,0 +1,145 @@
+"""How accurate the members of a zoo are."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Literal
+
+import jax
+import numpy as np
+
+from symjax import data, memory, parallel
+from symjax.checks import numpy_array, one_of
+from symjax.data import Dataset, Split
+from symjax.errors import InputError
+from symjax.network import Member, Network
+from symjax.representations import normalization
+from symjax.training import accuracy, pad_batches
+from symjax.training.evaluation import Batches
+from symjax.zoo.loading import Zoo
+
+EVALUATION_BATCH = 128
+
+
+def test_accuracy(
+    zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validation"] = "test", devices=None, max_device_memory=None
+):
+    """Return the share of the examples of `split` that each member classifies correctly: (members,), in [0, 1].
+
+    For a zoo with another metric it is the mean of its scores. See `evaluate`.
+    """
+    options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
+    split = getattr(dataset, one_of("split", split, ("test", "validation")))
+    return evaluate(zoo.network, zoo.members, split, dataset.mean, dataset.std, **options)
+
+
+test_accuracy.__test__ = False  # pytest collects what is called test_* wherever it is imported
+
+
+def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
+    """Return the share of the training images, not augmented, which each member gives the label it was trained on.
+
+    (members,), in [0, 1]. For a zoo with another metric it is the mean of its scores.
+    """
+    options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
+    labels = np.stack([zoo.config.training_labels(dataset, seed) for seed in zoo.seeds])
+    return evaluate(zoo.network, zoo.members, dataset.train, dataset.mean, dataset.std, labels=labels, **options)
+
+
+def evaluate(
+    network: Network,
+    members: Member,
+    split: Split,
+    mean,
+    std,
+    *,
+    labels=None,
+    devices=None,
+    max_device_memory=None,
+    metric: Callable | None = None,
+) -> np.ndarray:
+    """Return the accuracy of stacked members on the examples of `split`: (members,), in [0, 1].
+
+    Args:
+      network: of the members.
+      members: with a leading axis over members.
+      split: examples.
+      mean, std: normalization of inputs, by channel; None for none.
+      labels: (members, n, ...), used in place of the labels of the split.
+      devices: to spread members over; by default all local ones.
+      max_device_memory: bytes on each device; members run in groups that need no more (`evaluation_need`).
+      metric: as of `symjax.training.Recipe`; the result is then the mean of its scores.
+
+    Raises:
+      InputError: wrong shapes, or memory for less than one member.
+    """
+    memory.check_limit(max_device_memory)
+    mean, std = data.statistics(mean, std, split.images.shape[-1:])
+    labels = None if labels is None else numpy_array("labels", labels)
+    if labels is not None and labels.shape[1:] != split.labels.shape:
+        raise InputError(
+            f"labels: got shape {labels.shape}, expected (members, {', '.join(map(str, split.labels.shape))})"
+        )
+    devices = devices_or_all(devices)
+    batches = pad_batches(split, EVALUATION_BATCH)
+    shared = parallel.replicate((batches, mean, std), devices)
+    if labels is not None:
+        examples = batches.mask.astype(bool)  # False at padding
+        padded = np.zeros((len(labels), *batches.labels.shape), batches.labels.dtype)
+        padded[:, examples] = labels
+        members = (members, padded)
+    size = None
+    if max_device_memory is not None:
+        needed = evaluation_need(network, split, per_member_labels=labels is not None, metric=metric)
+        size = len(devices) * needed.fitting(max_device_memory)
+    run = parallel.in_groups(_accuracies(network, devices, labels is not None, metric), size)
+    return np.asarray(run(members, shared))
+
+
+def evaluation_need(
+    network: Network, split: Split, *, per_member_labels: bool = False, metric: Callable | None = None
+) -> memory.Need:
+    """Return the device memory that `evaluate` needs; compiles its program for one or two members."""
+    size = min(EVALUATION_BATCH, len(split))
+    leading = (-(-len(split) // size), size)
+    images, labels = (jax.ShapeDtypeStruct((*leading, *a.shape[1:]), a.dtype) for a in (split.images, split.labels))
+    return _evaluation_need(network, images, labels, per_member_labels, metric)
+
+
+@lru_cache
+def _evaluation_need(
+    network: Network,
+    images: jax.ShapeDtypeStruct,
+    labels: jax.ShapeDtypeStruct,
+    per_member_labels: bool,
+    metric: Callable | None,
+) -> memory.Need:
+    """Return the same for inputs and targets of shapes (steps, batch, ...); cached."""
+    mask, channels = jax.ShapeDtypeStruct(images.shape[:2], np.float32), normalization(network, images)
+    shared = (Batches(images, labels, mask), channels, channels)
+    member = (network.shapes, labels) if per_member_labels else network.shapes
+    evaluated = _accuracy_of(network, per_member_labels, metric)
+    return memory.need_of(evaluated, parallel.default_execution(), member, shared)
+
+
+@lru_cache
+def _accuracies(network: Network, devices: tuple, per_member_labels: bool, metric: Callable | None):
+    """Return the accuracy of stacked members. It is cached, so that a process compiles it once."""
+    evaluated = _accuracy_of(network, per_member_labels, metric)
+    return parallel.over_members(evaluated, parallel.default_execution(), devices=devices)
+
+
+def _accuracy_of(network: Network, per_member_labels: bool, metric: Callable | None):
+    """Return the accuracy of one member, which is (member, labels) with labels of its own, on the shared batches."""
+
+    def accuracy_of(item, shared):
+        batches, mean, std = shared
+        member, labels = item if per_member_labels else (item, batches.labels)
+        batches = batches._replace(labels=labels)
+        return accuracy(lambda images: network.apply(member, data.normalize(images, mean, std)), batches, metric)
+
+    return accuracy_of
+
+
+def devices_or_all(devices) -> tuple:
+    """Return devices, by default all local ones."""
+    return tuple(jax.local_devices() if devices is None else devices)
