@@ -378,7 +378,7 @@ def test_bad_sizes_leave_no_folder(tmp_path):
         train(tmp_path / "a", config=ZooConfig("stripes", "tiny", recipe=Recipe(batch_size=33)))
     with pytest.raises(InputError, match=r"image_size: 8 is too small for deep"):
         train(tmp_path / "a", config=ZooConfig("stripes", "deep", recipe=CONFIG.recipe))
-    with pytest.raises(InputError, match="precision: 'float8'"):
+    with pytest.raises(InputError, match="precision: got 'float8'"):
         ZooConfig(precision="float8")
     with pytest.raises(InputError, match="model: 'mlp' is unknown; known: .*mcnn"):
         ZooConfig(model="mlp")
