@@ -210,7 +210,7 @@ def cost(zoos, dataset) -> pd.DataFrame:
         shape = dataset.train.images.shape[1:]
         whole = step_flops(network, shape, config.recipe)
         for epoch in range(config.recipe.epochs):
-            frozen = freezing.frozen(trained.freeze, epoch)
+            frozen = freezing.num_frozen(trained.freeze, epoch)
             share = step_flops(network, shape, config.recipe, frozen) / whole
             rows.append({"schedule": name, "epoch": epoch, "share": share})
     return pd.DataFrame(rows)

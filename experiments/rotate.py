@@ -24,11 +24,11 @@ from symjax import hosts, models, parallel, plots
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.progress import progress_bar
-from symjax.rotation import Case, Plan, Retraining, parse_kinds
+from symjax.rotation import Retraining, RotationCase, RotationPlan, parse_kinds
+from symjax.rotation.conclusion import conclusion, uses_batch_norm, uses_relu
 from symjax.rotation.cost import retraining_flops
-from symjax.rotation.division import Unit, divided, side_by_side
-from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
-from symjax.rotation.results import RotationResults, layer_name
+from symjax.rotation.partition import group_units, split_units
+from symjax.rotation.results import RotationResults, Unit, layer_name
 from symjax.summary import Summary, mean, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
@@ -134,7 +134,7 @@ def main(settings: Settings) -> Summary:
     repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
     if not 1 <= repeats < 10**6:
         raise InputError(f"repeats: got {repeats}, wanted a number from 1 and under a million")
-    cases = [Case(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
+    cases = [RotationCase(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
         raise InputError(f"rotation_seed: got {settings.rotation_seed}, wanted an integer from 0 to 2**32 - 1")
     if not 0 < settings.cache_gb < float("inf"):
@@ -144,7 +144,7 @@ def main(settings: Settings) -> Summary:
     layers = list(dict.fromkeys(layer_name(point) for plan in plans.values() for point in plan.points))
     units = [(name, layer_name(point), seed, cases) for name in plans for point in plans[name].points for seed in seeds]
     if task := settings.parse_task():
-        units = settings.part(divided(units, task[1]), "sets of matrices")
+        units = settings.part(split_units(units, task[1]), "sets of matrices")
         seeds = tuple(seed for seed in seeds if any(seed == unit[2] for unit in units))
         configs = {name: one for name, one in configs.items() if any(name == unit[0] for unit in units)}
 
@@ -155,7 +155,7 @@ def main(settings: Settings) -> Summary:
     name = f"{short_name(config.dataset)}-width{config.width}"
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
     structures = {name: one.identity(dataset)["structure"] for name, one in configs.items()}
-    RotationResults(out.path).check(structures)
+    RotationResults(out.path).check_structures(structures)
     dry_run.stop(
         settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
     )
@@ -165,12 +165,12 @@ def main(settings: Settings) -> Summary:
     }
     with out.open() as folder:
         results = RotationResults(folder)
-        results.keep(structures)
+        results.add_structures(structures)
         lacking = hosts.agreed("missing rows", lambda: results.missing(units))
-        mine = hosts.own(divided(lacking, hosts.count()))
+        mine = hosts.own(split_units(lacking, hosts.count()))
         limit = settings.memory_limit
         baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
-        runs = side_by_side(mine)
+        runs = group_units(mine)
         total = recipe.epochs * sum(map(len, runs.values()))
         with progress_bar(desc="rotate", unit="epoch", total=total, disable=not mine) as bar:
             for (name, theirs), members in runs.items():
@@ -187,12 +187,12 @@ def main(settings: Settings) -> Summary:
         tables = {caption(table): summary(table)}
         networks = {name: plans[name].network for name in table.model.unique()}  # of a task, not of all models
         relu, normed = ([name for name in networks if uses(networks[name])] for uses in (uses_relu, uses_batch_norm))
-        told = finding(table, relu, normed, 100 / dataset.num_classes)
-        return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
+        text = conclusion(table, relu, normed, 100 / dataset.num_classes)
+        return Summary(folder, title(table, dataset.name), text, tables, ("penalties", "curves"))
 
 
 def phases(
-    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, Plan], dataset, seeds, units, folder
+    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, RotationPlan], dataset, seeds, units, folder
 ) -> list[dry_run.Phase]:
     """What a dry run tells: for each model the training of its zoo, and its matrices."""
     limit, results = settings.memory_limit, RotationResults(folder)
@@ -214,30 +214,30 @@ def phases(
     return found
 
 
-def costs(plan: Plan, plain: Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
+def costs(plan: RotationPlan, plain: Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
     """Operations and device memory of what is lacking of one model."""
     flops, most = 0.0, {}
     counted = dataclasses.replace(plan, network=plain)
-    for (_, layers), members in side_by_side(lacking).items():
+    for (_, layers), members in group_units(lacking).items():
         for program in Retraining(at_layers(plan, layers), dataset, max_device_memory=limit).programs:
             for point in program.points:
                 flops += sum(retraining_flops(counted, point, dataset, len(own), program.blocks) for _, own in members)
-            need, together = program.need, len(program.points)
+            need, together = program.memory, len(program.points)
             at_once = dry_run.on_a_device(max(len(own) for _, own in members), need, limit, "matrix")
-            share = need._replace(member=-(-need.member // together))  # of the matrix at one layer
-            most[need.of(at_once)] = {"need": share, "at_once": together * at_once, "together": together}
+            share = need._replace(per_member=-(-need.per_member // together))  # of the matrix at one layer
+            most[need.bytes_for(at_once)] = {"need": share, "at_once": together * at_once, "together": together}
     return {"flops": flops, **most[max(most)]}
 
 
-def make_plan(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> Plan:
+def make_plan(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> RotationPlan:
     """What is retrained of a model."""
     network = config.network(dataset)
     points = parse_layers(settings.layers, len(network.points))
     execution, budget = parallel.default_execution(), settings.cache_gb * 1e9
-    return Plan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
+    return RotationPlan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
 
 
-def at_layers(plan: Plan, layers: Collection[str]) -> Plan:
+def at_layers(plan: RotationPlan, layers: Collection[str]) -> RotationPlan:
     """The same at some of its layers."""
     return dataclasses.replace(plan, points=tuple(point for point in plan.points if layer_name(point) in layers))
 
@@ -269,7 +269,7 @@ def retrain(
     for seed, cases in members:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
         add = partial(results.add, name, seed, float(baselines[trained.seeds.index(seed)]))
-        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_found=add)
+        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_results=add)
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:

@@ -126,7 +126,7 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
     sets = {tuple(p for p in theirs if network.points[p].starred == starred) for theirs in left for starred in (0, 1)}
     needs = [zoo.evaluation_need(network, dataset.test), *(moments_need(network, dataset, p) for p in sets if p)]
     at_once = min(dry_run.on_a_device(len(left), need, settings.memory_limit) for need in needs)
-    needed = max(needs, key=lambda need: need.of(at_once))
+    needed = max(needs, key=lambda need: need.bytes_for(at_once))
     return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, needed, at_once), matrices]
 
 

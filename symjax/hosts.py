@@ -242,7 +242,7 @@ def tell(error: BaseException) -> None:
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(FailedElsewhere):
         # One that is to end at once does not wait until the others are there.
-        wait = not isinstance(error, interruption.Ending)
+        wait = not isinstance(error, interruption.Interrupted)
         _meet({"error": f"process {index()} on {socket.gethostname()} has failed: {message}"}, wait)
 
 

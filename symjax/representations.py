@@ -11,7 +11,7 @@ import numpy as np
 from symjax import data, parallel
 from symjax.checks import array, flag, integer, is_concrete
 from symjax.errors import InputError
-from symjax.memory import Need, check_limit, need_of, num_bytes
+from symjax.memory import MemoryEstimate, check_limit, estimate_memory, num_bytes
 from symjax.network import Member, Network
 
 if TYPE_CHECKING:  # training a zoo may look at representations
@@ -86,7 +86,7 @@ def features_of(
     batch_size, size = min(batch_size, len(images)), None
     if max_device_memory is not None:
         needed = need(network, images.shape[1:], points, pool=pool, batch_size=batch_size)
-        size = len(devices) * needed.fitting(max_device_memory)
+        size = len(devices) * needed.max_members(max_device_memory)
     run = parallel.in_groups(_features(network, points, pool, devices), size)
     count, found = parallel.count_members(members), None
     (cut,), _ = data.batches((images,), batch_size)
@@ -139,14 +139,16 @@ def need(
     pool: bool = False,
     batch_size: int = BATCH,
     dtype=np.uint8,
-) -> Need:
+) -> MemoryEstimate:
     """The device memory that `features_of` takes of inputs of this shape and type; compiles its program."""
     return _need(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
 
 
 @lru_cache
-def _need(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool) -> Need:
-    return need_of(_features_of(network, points, pool), parallel.default_execution(), *_abstract(network, images))
+def _need(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool) -> MemoryEstimate:
+    return estimate_memory(
+        _features_of(network, points, pool), parallel.default_execution(), *_abstract(network, images)
+    )
 
 
 def bytes_per_image(

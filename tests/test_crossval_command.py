@@ -59,8 +59,8 @@ def test_crossval(tmp_path, capsys, monkeypatch):
     counts = told.tables["how often each value was chosen"]
     assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "2", "4"]
     fixed = rows.assign(family="rank:" + rows.hyperparameter.map("{:g}".format))
-    assert told.finding == experiments.crossval.finding(fixed, chosen) and told.finding in printed
-    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.finding
+    assert told.conclusion == experiments.crossval.finding(fixed, chosen) and told.conclusion in printed
+    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.conclusion
     assert "chosen by validation" in printed
     assert all((out / f"{name}.png").exists() for name in told.figures)
 
@@ -108,7 +108,7 @@ def test_lasso(tmp_path, capsys, monkeypatch):
     stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.state)
     np.testing.assert_array_equal(stitch.matrix, 0)
     told = summary.read(out)
-    assert "lasso_proximal:0.1 costs" in told.finding and "birkhoff costs" in told.finding
+    assert "lasso_proximal:0.1 costs" in told.conclusion and "birkhoff costs" in told.conclusion
     assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
 

@@ -165,14 +165,12 @@ def test_encodings_and_channels(root, encoding, channels):
         np.testing.assert_array_equal(image.squeeze(), np.asarray(wanted))
 
 
-def test_decoding_agrees_with_pillow_and_checks_sizes():
+def test_decoding_agrees_with_pillow():
     image = some_images(1, (32, 24, 3))[0]
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"quality": 20}, {"optimize": True}):
         file = io.BytesIO()
         Image.fromarray(image).save(file, "jpeg", **options)
-        wanted = np.asarray(Image.open(file))
-        for shape in ((32, 24, 3), (None, None, 3), (24, 32, 3), (33, 24, 3)):  # also wrongly declared ones
-            np.testing.assert_array_equal(prepared._decode_image(file.getvalue(), shape), wanted)
+        np.testing.assert_array_equal(prepared._decode_image(file.getvalue(), 3), np.asarray(Image.open(file)))
 
 
 def test_other_keys_are_found(root):
@@ -223,7 +221,7 @@ def test_newest_version_and_named_version(root):
     (root / "zoo" / "3.0.0").mkdir()
     assert len(load("zoo").test) == 9
     assert len(load("zoo:1.0.0").test) == 3
-    with pytest.raises(InputError, match=r"wanted a version that is in .*: 1.0.0, 1.9.0, 1.10.0"):
+    with pytest.raises(InputError, match=r"expected a version in .*: 1.0.0, 1.9.0, 1.10.0"):
         load("zoo:4.0.0")
 
 
@@ -258,7 +256,7 @@ def cut_features(folder):
 
 
 BROKEN = {
-    "no train": ({"test": TEST}, {}, None, r"has the splits \['test'\], wanted 'train'"),
+    "no train": ({"test": TEST}, {}, None, r"has the splits \['test'\], expected 'train'"),
     "no test": ({"train": TRAIN}, {}, None, r"has the splits \['train'\]"),
     "withheld labels": ({"train": TRAIN, "test": (TEST[0], [-1] * 9)}, {}, None, "has labels -1..-1 in 'test'"),
     "no label": ({"train": TRAIN, "test": TEST}, {"features": {"image": image_feature()}}, None, "class labels \\[\\]"),
@@ -308,9 +306,9 @@ def test_absent_set(root):
         ("cifarr10", "Did you mean 'cifar10'"),
         ("digit", "'digits'"),
         ("zo", "'zoo'"),
-        ("hugging face:mnist", "wanted 'digits'"),
-        ("what ever", "wanted 'digits'"),
-        ("../zoo", "wanted 'digits'"),
+        ("hugging face:mnist", "expected 'digits'"),
+        ("what ever", "expected 'digits'"),
+        ("../zoo", "expected 'digits'"),
         ("mine.npy", "a path ending in .npz"),
     ],
 )
@@ -323,7 +321,7 @@ def test_unknown_names(root, name, hint):
 
 def test_unknown_name_without_tensorflow_datasets(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match="wanted 'digits'"):
+    with pytest.raises(InputError, match="expected 'digits'"):
         load("mnist")
     prepare_without = root / "zoo" / "1.0.0"
     prepare_without.mkdir(parents=True)

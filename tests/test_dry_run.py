@@ -13,8 +13,8 @@ import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
 from symjax import parallel
 from symjax.flops import segment_flops, step_flops, training_flops
-from symjax.memory import Need
-from symjax.rotation import Plan
+from symjax.memory import MemoryEstimate
+from symjax.rotation import RotationPlan
 from symjax.rotation.cost import parts_flops, retraining_flops
 from symjax.training import Recipe
 from symjax.zoo import estimate, jobs
@@ -127,8 +127,8 @@ def test_a_dry_run_refuses_what_the_command_refuses(name, words, told, capsys):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypatch, capsys):
     """Training would fit, and the evaluation of all test images after it does not."""
-    monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: Need(2 * 10**9, 1))
-    monkeypatch.setattr(jobs, "need", lambda *_: Need(1, 1))
+    monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: MemoryEstimate(2 * 10**9, 1))
+    monkeypatch.setattr(jobs, "need", lambda *_: MemoryEstimate(1, 1))
     for start in (run, dry):
         with pytest.raises(SystemExit, match="2"):
             start(name, "--max-device-memory", "1GB")
@@ -182,7 +182,7 @@ def test_operations_of_a_retraining(point):
     dataset, _ = trained()
     network = settings(model="rotate_tiny").zoo_config().network(dataset)
     recipe, image = Recipe(epochs=2, batch_size=12, flip=False, translate=0), (8, 8, 1)
-    plan = Plan(network, (point,), recipe, parallel.default_execution())
+    plan = RotationPlan(network, (point,), recipe, parallel.default_execution())
     front, step, forward = parts_flops(plan, point, dataset)
     segments, channels, pixels = segment_flops(network, image), (4, 8)[point], (64, 16)[point]
     relu = pixels * channels
@@ -201,5 +201,5 @@ def test_matrices_of_every_layer_are_counted(phases):
     dry("rotate")
     assert phases["matrices"].to_do == 2 * 2 * 3 * 2  # layers, seeds, kinds, repeats
     at_once = phases["matrices"].at_once  # of two devices, at both layers
-    assert at_once == 2 * 3 and phases["matrices"].need.member > 0
+    assert at_once == 2 * 3 and phases["matrices"].need.per_member > 0
     assert phases["members to train"].to_do == 2

@@ -55,7 +55,10 @@ def handlers():
 
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_raises_and_the_second_is_the_systems(number, code, handlers):
-    with pytest.raises(interruption.Ending, match="goes on from what is saved") as caught, interruption.ending():
+    with (
+        pytest.raises(interruption.Interrupted, match="continue from the saved state") as caught,
+        interruption.interruptible(),
+    ):
         signal.raise_signal(number)
     assert caught.value.exit_code == code
     assert all(signal.getsignal(each) == signal.SIG_DFL for each in interruption.SIGNALS)
@@ -63,20 +66,20 @@ def test_the_first_signal_raises_and_the_second_is_the_systems(number, code, han
 
 def test_without_a_signal_handlers_are_as_before(handlers):
     before = [signal.getsignal(number) for number in interruption.SIGNALS]
-    with interruption.ending(), interruption.deferred() as interrupted:
+    with interruption.interruptible(), interruption.deferred() as interrupted:
         assert not interrupted()
     assert before == [signal.getsignal(number) for number in interruption.SIGNALS]
 
 
 def test_what_is_ignored_stays_ignored(handlers):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with interruption.ending():
+    with interruption.interruptible():
         signal.raise_signal(signal.SIGINT)
 
 
 def test_a_signal_is_kept_back(handlers):
     done = []
-    with pytest.raises(interruption.Ending), interruption.ending(), interruption.deferred() as interrupted:
+    with pytest.raises(interruption.Interrupted), interruption.interruptible(), interruption.deferred() as interrupted:
         signal.raise_signal(signal.SIGTERM)
         done.append(interrupted())
     assert done == [True]
@@ -90,7 +93,7 @@ def test_a_written_file_is_whole_when_the_signal_comes(tmp_path, monkeypatch, ha
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", signalled)
-    with pytest.raises(interruption.Ending), interruption.ending():
+    with pytest.raises(interruption.Interrupted), interruption.interruptible():
         runs.write_json(tmp_path / "a.json", [1])
     assert runs.read_json(tmp_path / "a.json") == [1] and not temporary(tmp_path)
 
@@ -103,10 +106,10 @@ def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
         interruption.GRACE = 0.1
         if sys.argv[1] == "blind":
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-            with interruption.ending():
+            with interruption.interruptible():
                 lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
                 lock(mutex), lock(mutex)
-        with interruption.ending(), interruption.deferred():
+        with interruption.interruptible(), interruption.deferred():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
     """
@@ -129,7 +132,7 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_comes_again(handlers):
     sent = []
     gc.callbacks.append(callback)
     try:
-        with pytest.raises(interruption.Ending) as ended, interruption.ending():
+        with pytest.raises(interruption.Interrupted) as ended, interruption.interruptible():
             gc.collect()
             assert sent
             time.sleep(5)
@@ -152,7 +155,7 @@ def test_an_interrupted_zoo_is_saved_as_far_as_it_is(tmp_path, monkeypatch, hand
 
     with monkeypatch.context() as patch:
         patch.setattr(zoo.jobs, "_wait", wait)
-        with pytest.raises(interruption.Ending), interruption.ending():
+        with pytest.raises(interruption.Interrupted), interruption.interruptible():
             train(tmp_path / "a", config=LONG, save_every_seconds=1e9)
     assert {path.name for path in (tmp_path / "a").glob("member-*/epoch-*")} == {"epoch-00003"}
     assert not temporary(tmp_path)

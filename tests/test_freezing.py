@@ -15,7 +15,7 @@ from jax import lax
 from symjax import Network, models, stitch_point
 from symjax import flops as counting
 from symjax.errors import InputError
-from symjax.flops import lowered_step, step_flops, training_flops
+from symjax.flops import lower_step, step_flops, training_flops
 from symjax.freezing import Saturation, linear_schedule
 from symjax.network.member import leaves_by_path
 from symjax.training import Recipe, create_state
@@ -143,7 +143,7 @@ def test_a_frozen_program_has_fewer_operations(name):
 def test_the_compiled_program_has_fewer_operations_too():
     network = models.create("mcnn", width=4, classes=3)
     whole, front = (
-        lowered_step(network, SHAPE, RECIPE, frozen).compile().cost_analysis()["flops"]
+        lower_step(network, SHAPE, RECIPE, frozen).compile().cost_analysis()["flops"]
         for frozen in (0, len(network.points))
     )
     assert front < 0.5 * whole
@@ -184,8 +184,8 @@ def test_operations_are_those_of_the_recipe():
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_a_backend_that_counts_nothing_is_an_error(nothing, monkeypatch):
     lowered = SimpleNamespace(cost_analysis=lambda: nothing)
-    monkeypatch.setattr(counting, "lowered_step", lambda *rest: lowered)
-    with pytest.raises(InputError, match="flops: XLA counts no operations for the backend cpu"):
+    monkeypatch.setattr(counting, "lower_step", lambda *rest: lowered)
+    with pytest.raises(InputError, match="flops: XLA does not count operations for the backend cpu"):
         step_flops(models.create("mcnn", width=3, classes=5), SHAPE, RECIPE)
 
 
@@ -204,10 +204,10 @@ def test_linear_schedules():
 def test_the_lowest_layers_that_have_saturated_are_frozen():
     rule = Saturation((2, 0), threshold=0.9)
     assert rule.seeds == (0, 2)
-    assert rule.reached([0.89, 0.99, 0.99]) == 0  # the lowest is not ready, and the others wait for it
-    assert rule.reached([0.9, 0.95, 0.5, 0.99]) == 2
-    assert rule.reached([1.0, 0.9]) == 2
-    assert rule.reached([float("nan"), 1.0]) == 0
+    assert rule.num_saturated([0.89, 0.99, 0.99]) == 0  # the lowest is not ready, and the others wait for it
+    assert rule.num_saturated([0.9, 0.95, 0.5, 0.99]) == 2
+    assert rule.num_saturated([1.0, 0.9]) == 2
+    assert rule.num_saturated([float("nan"), 1.0]) == 0
     for words in ({"measure": "cka_distance"}, {"images": "test"}, {"maps": "all"}, {"examples": 3}):
         with pytest.raises(InputError, match=f"{next(iter(words))}: "):
             Saturation((0,), **words)

@@ -285,7 +285,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     monkeypatch.setattr(command_module, "distances", lambda *a: asked.append(a[1]) or original(*a))
     command(folder, "--measures", "pwcca")
     assert not asked and capsys.readouterr().out == printed
-    assert summary.read(out).finding in printed
+    assert summary.read(out).conclusion in printed
     command(folder, "--measures", "pwcca", "--dry-run")
     assert "All is there" in capsys.readouterr().out
     command(folder, "--measures", "cka,pwcca")

@@ -19,7 +19,7 @@ from experiments.settings import run_command
 from symjax import memory, parallel, zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
-from symjax.memory import Need, need_of, num_bytes, parse_bytes, spell_bytes
+from symjax.memory import MemoryEstimate, estimate_memory, num_bytes, parse_bytes, spell_bytes
 from symjax.parallel import Execution
 from symjax.representations import representations
 from symjax.stitching import Plan, bounds, parse_families
@@ -38,7 +38,7 @@ def test_bytes_are_read(text, count):
 
 @pytest.mark.parametrize("text", ["", "16", "GB", "-1GB", "0GB", "16 G", "1e3MB", "nan GB", "1.2.3GB"])
 def test_what_is_no_size(text):
-    with pytest.raises(InputError, match="max_device_memory: got .* wanted a number with a unit"):
+    with pytest.raises(InputError, match="max_device_memory: got .* expected a number with a unit"):
         parse_bytes(text)
 
 
@@ -47,11 +47,14 @@ def test_bytes_are_told():
 
 
 def test_members_that_fit():
-    need = Need(fixed=100, member=30)
-    assert [need.fitting(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
-    assert all(need.of(need.fitting(limit)) <= limit < need.of(need.fitting(limit) + 1) for limit in range(130, 400))
+    need = MemoryEstimate(fixed=100, per_member=30)
+    assert [need.max_members(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
+    assert all(
+        need.bytes_for(need.max_members(limit)) <= limit < need.bytes_for(need.max_members(limit) + 1)
+        for limit in range(130, 400)
+    )
     with pytest.raises(InputError, match="one member needs"):
-        need.fitting(129)
+        need.max_members(129)
 
 
 # --- predictions ---
@@ -67,12 +70,12 @@ def steps(member, shared):
 def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
     execution = Execution(members, "matmul")
     member, shared = jax.ShapeDtypeStruct((64, 96), jnp.float32), jax.ShapeDtypeStruct((96, 96), jnp.float32)
-    need = need_of(steps, execution, member, shared)
+    need = estimate_memory(steps, execution, member, shared)
     stacked = jax.ShapeDtypeStruct((count, 64, 96), jnp.float32)
     lifted = jax.jit(lambda members, shared: parallel.each(lambda m: steps(m, shared), execution)(members))
     told = lifted.lower(stacked, shared).compile().memory_analysis()
     whole = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
-    assert whole - 1024 <= need.of(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
+    assert whole - 1024 <= need.bytes_for(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
 
 
 @pytest.mark.slow
@@ -98,13 +101,13 @@ def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
     groups, train_jobs = [], jobs.train_jobs
     monkeypatch.setattr(training, "train_jobs", lambda *a: groups.append(len(a[3])) or train_jobs(*a))
     options = {"devices": devices, "progress": False}
-    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=need.of(2), **options)
+    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=need.bytes_for(2), **options)
     assert groups == [2, 1]
     at_once = zoo.train(config, dataset, SEEDS, tmp_path / "b", **options)
     assert groups == [2, 1, 3]
     jax.tree.map(np.testing.assert_array_equal, bounded.members, at_once.members)
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.of(1) - 1, **options)
+        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.bytes_for(1) - 1, **options)
 
 
 @pytest.mark.parametrize("members", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
@@ -117,7 +120,7 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     told = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
     shared = num_bytes(jax.eval_shape(lambda: jobs.device_data(dataset, None)))
     need = jobs.need(config, dataset, execution)
-    assert shared + told.output_size_in_bytes + told.temp_size_in_bytes < need.of(1)
+    assert shared + told.output_size_in_bytes + told.temp_size_in_bytes < need.bytes_for(1)
 
     def watched(seed):
         lying.append(sum(array.nbytes for array in jax.live_arrays()))
@@ -164,12 +167,12 @@ def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, own_labels=own)
     for devices, groups in ((jax.devices()[:1], [2, 2]), (jax.devices(), [3])):
         sizes.clear()
-        bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.of(2))
+        bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.bytes_for(2))
         assert sizes == groups
         np.testing.assert_array_equal(bounded, accuracy(members, dataset, devices=devices))
         assert sizes == [*groups, 3]
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        accuracy(members, dataset, max_device_memory=need.of(1) - 1)
+        accuracy(members, dataset, max_device_memory=need.bytes_for(1) - 1)
 
 
 @pytest.mark.parametrize("pool", [False, slow(True)])
@@ -177,10 +180,10 @@ def test_features_in_groups_are_the_same(sizes, pool):
     dataset, members = trained()
     sizes.clear()  # of the training, where this is the first test
     images, devices = dataset.test.images[:20], jax.devices()[:1]
-    need = symjax.representations.need(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
+    need = symjax.representations.memory_estimate(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
     options = {"pool": pool, "devices": devices, "batch_size": 8}
     arguments = members, images, dataset.mean, dataset.std
-    bounded = representations(*arguments, **options, max_device_memory=need.of(2))
+    bounded = representations(*arguments, **options, max_device_memory=need.bytes_for(2))
     assert sizes == [2, 2] * 3  # three batches
     whole = representations(*arguments, **options)
     assert sizes[6:] == [3] * 3
@@ -215,14 +218,14 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
 
     def need(part, _):
         """Of a size that is easy to see through; the real one takes the compiler seconds."""
-        return sizes.setdefault(part, Need(100, 10 * len(part.points) * len(part.families)))
+        return sizes.setdefault(part, MemoryEstimate(100, 10 * len(part.points) * len(part.families)))
 
     monkeypatch.setattr(bounds, "need", need)
     for limit in (180, 150, 125, 115):
         parts = bounds.fitting(plan, dataset, limit)
         stitches = [s for part in parts for s in itertools.product(part.points, part.families)]
         assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
-        assert all(need(part, None).of(1) <= limit for part in parts)
+        assert all(need(part, None).bytes_for(1) <= limit for part in parts)
     assert bounds.fitting(plan, dataset, 180) == [plan]
     with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, wanted 0.11 KB .* single stitch"):
         bounds.fitting(plan, dataset, 109)
@@ -240,7 +243,7 @@ def test_what_a_plan_needs():
     closed, _ = plan_of("identity")
     whole, alone = bounds.need(plan, dataset), bounds.need(closed, dataset)
     pair = 2 * num_bytes(jax.tree.map(lambda leaf: leaf[0], trained()[1].members))
-    assert whole.of(1) >= alone.of(1) > pair
+    assert whole.bytes_for(1) >= alone.bytes_for(1) > pair
     assert whole.fixed > dataset.train.images.nbytes
 
 
@@ -252,7 +255,9 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
     parts = []
-    monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9))
+    monkeypatch.setattr(
+        bounds, "need", lambda part, _: parts.append(part) or MemoryEstimate(0, len(part.families) * 10**9)
+    )
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1GB"])
     # The whole, and the larger half: before anything is trained, and when it runs.
     assert [len(part.families) for part in parts] == [2, 1] * 2
@@ -312,7 +317,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
 
 def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     argv = [*flags(scratch()), "--families", "full,identity", "--pairs", "3"]
-    monkeypatch.setattr(bounds, "need", lambda part, _: Need(10**9, 5 * 10**8 * len(part.points)))
+    monkeypatch.setattr(bounds, "need", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
     told = lines(capsys)
     assert told["to do"] == ["0", "3"] and told["there already"] == ["3", "0"]

@@ -101,7 +101,7 @@ def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatc
     assert not (own / "zoo").exists()
     with pytest.raises(SystemExit):
         run("stitch", *ZOO, *COMMANDS["stitch"], "--max-device-memory", "10KB")
-    assert "max_device_memory: got 10 KB, wanted" in capsys.readouterr().err
+    assert "max_device_memory: got 10 KB, expected" in capsys.readouterr().err
     for name in ("stitch", "dynamics"):
         run(name, *ZOO, *COMMANDS[name], "--out", name)
     table = pd.read_csv("stitch/results.csv", comment="#")

@@ -45,7 +45,7 @@ PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.it
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MAKES = (  # classes that a caller makes by hand
-    *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.Plan"),
+    *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
     *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
 )
@@ -56,10 +56,10 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.Decision",
         "groups.Intertwiner",
         "groups.MatrixGroup",
-        "memory.Need",
+        "memory.MemoryEstimate",
     ),
     *("groups.Axis", "groups.Discovered", "groups.Space", "models.Model", "network.Member", "network.Network"),
-    *("network.StitchPoint", "rotation.Case", "rotation.Found"),
+    *("network.StitchPoint", "rotation.RotationCase", "rotation.CaseResult"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
     "stitching.StitchResult",
     *("training.TrainData", "training.TrainState", "zoo.Group", "zoo.Zoo"),
@@ -106,7 +106,7 @@ def calls(tmp_path_factory):
     fit = stitching.FitConfig(epochs=1, batch_size=12)
     execution = parallel.default_execution()
     plan = stitching.Plan(network, (0,), stitching.parse_families("full"), fit, execution)
-    turned = rotation.Plan(network, (0,), recipe, execution)
+    turned = rotation.RotationPlan(network, (0,), recipe, execution)
     stream = similarity.cka_stream()
     state = stream.init(ANY, ANY)
     similarity.save_stream(folder / "state.npz", stream, state)
@@ -158,7 +158,7 @@ def calls(tmp_path_factory):
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
-        "memory.need_of": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
+        "memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
         "memory.parse_bytes": {"text": "1GB"},
         "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
@@ -182,7 +182,7 @@ def calls(tmp_path_factory):
         "plots.layers_by_layers": {"table": of_time},
         "plots.layers_by_time": {"table": of_time},
         "rotation.parse_kinds": {"text": "none,orthogonal"},
-        "rotation.Plan": {"points": (0,)},
+        "rotation.RotationPlan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},

@@ -201,7 +201,7 @@ def test_who_cannot_find_a_schedule_together_is_refused(tmp_path):
         zoo.train_together(groups, DATASET, **SETTINGS)
     need = zoo.jobs.need(config, DATASET, zoo.training.parallel.default_execution())
     with pytest.raises(InputError, match="max_device_memory: 2 of 3 members fit at a time"):
-        train(tmp_path / "zoo", config, max_device_memory=need.of(2))
+        train(tmp_path / "zoo", config, max_device_memory=need.bytes_for(2))
     assert not list(tmp_path.iterdir())
 
 

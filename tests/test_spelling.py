@@ -25,7 +25,7 @@ CLASSES = {
 } | {Moments, Means, Batches}
 
 
-NO_ARRAYS = {rotation.Case, symjax.Stream, zoo.Group}
+NO_ARRAYS = {rotation.RotationCase, symjax.Stream, zoo.Group}
 
 
 @pytest.mark.parametrize("cls", sorted(CLASSES - NO_ARRAYS, key=str), ids=lambda cls: cls.__name__)

@@ -379,7 +379,7 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
     )
     assert result.stitches["relu1", "relu2", "full"][0].matrix.shape == (4, 4)
     parts, need = bounds.fitted(between, dataset, np.inf)
-    assert parts == [between] and need.of(1) > 0
+    assert parts == [between] and need.bytes_for(1) > 0
     results.add(result, {0: 50.0}, {0: 70.0})
     assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"
 

@@ -284,7 +284,7 @@ def test_an_interrupted_run_finishes_what_is_missing(fake, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
     assert caught.value.code == 130
-    assert "goes on from what is saved" in capsys.readouterr().err
+    assert "continue from the saved state" in capsys.readouterr().err
     assert set(table(tmp_path / "interrupted").pair) == {f"{a}-{b}" for a, b in pairs[:2]}
     fake.asked, fake.fail_at = [], None
     command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")

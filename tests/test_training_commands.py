@@ -65,7 +65,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
         assert (out / f"{name}.png").stat().st_size > 4000 and (out / f"{name}.pdf").exists()
     assert "relu1 is at 0.95 of its end" in printed
     kept = summary.read(out)
-    assert kept.figures == ("layers", "time", "curves") and kept.finding in printed
+    assert kept.figures == ("layers", "time", "curves") and kept.conclusion in printed
     # The same again computes nothing; a seed, a moment and a measure are added alone.
     asked = []
     original = experiments.dynamics.dynamics.similarity_to_end

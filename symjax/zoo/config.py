@@ -219,7 +219,7 @@ class ZooConfig:
 
     def frozen(self, epoch: int) -> int:
         """How many segments are no longer trained after `epoch` epochs; by a rule, at the least: none."""
-        return freezing.frozen(() if self.rule else self.freeze, epoch)
+        return freezing.num_frozen(() if self.rule else self.freeze, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:

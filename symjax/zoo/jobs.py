@@ -219,7 +219,7 @@ def _epoch(network: Network, recipe: Recipe, frozen: int, own_labels: bool):
     return epoch
 
 
-def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: bool = False) -> memory.Need:
+def need(config: ZooConfig, dataset: Dataset, execution: Execution, own_labels: bool = False) -> memory.MemoryEstimate:
     """The device memory that training members takes; compiles the program of an epoch for one member.
 
     Of a schedule that freezes layers it is that of the epochs before.
@@ -236,7 +236,7 @@ def _need(config: ZooConfig, network: Network, leaves, structure, execution: Exe
     shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if own_labels else state
-    return memory.need_of(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)
+    return memory.estimate_memory(_epoch(network, config.recipe, 0, own_labels), execution, member, shared)
 
 
 @lru_cache

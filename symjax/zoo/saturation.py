@@ -67,7 +67,7 @@ class Finder:
 
     def frozen(self, epoch: int) -> int:
         """How many segments are no longer trained after `epoch` epochs."""
-        return freezing.frozen(schedule_of(self.found), epoch)
+        return freezing.num_frozen(schedule_of(self.found), epoch)
 
     def decided(self, epoch: int) -> bool:
         """Whether it is known what is frozen after `epoch` epochs. After the last one nothing is to be."""
@@ -92,7 +92,7 @@ class Finder:
         features = self._features(seeds, members)
         if not self.decided(epoch):
             similarity = self._similarity(self.before, features)
-            frozen = np.arange(len(similarity)) < self.rule.reached(similarity)
+            frozen = np.arange(len(similarity)) < self.rule.num_saturated(similarity)
             layers = list(features)[-len(similarity) :]
             rows = {"epoch": epoch, "layer": layers, "similarity": similarity, "frozen": frozen}
             found = pd.DataFrame(rows)

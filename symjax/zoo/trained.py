@@ -280,14 +280,14 @@ def evaluate(
     size = None
     if max_device_memory is not None:
         needed = evaluation_need(network, split, own_labels=labels is not None, metric=metric)
-        size = len(devices) * needed.fitting(max_device_memory)
+        size = len(devices) * needed.max_members(max_device_memory)
     run = parallel.in_groups(_accuracies(network, devices, labels is not None, metric), size)
     return np.asarray(run(members, shared))
 
 
 def evaluation_need(
     network: Network, split: Split, *, own_labels: bool = False, metric: Callable | None = None
-) -> memory.Need:
+) -> memory.MemoryEstimate:
     """The device memory that `evaluate` takes; compiles its program for one or two members."""
     size = min(EVALUATION_BATCH, len(split))
     cut = (-(-len(split) // size), size)
@@ -302,12 +302,12 @@ def _evaluation_need(
     labels: jax.ShapeDtypeStruct,
     own_labels: bool,
     metric: Callable | None,
-) -> memory.Need:
+) -> memory.MemoryEstimate:
     """For inputs and targets of these shapes, (steps, batch, ...)."""
     mask, channels = jax.ShapeDtypeStruct(images.shape[:2], np.float32), normalization(network, images)
     shared = (Batches(images, labels, mask), channels, channels)
     one = (network.shapes, labels) if own_labels else network.shapes
-    return memory.need_of(_accuracy_of(network, own_labels, metric), parallel.default_execution(), one, shared)
+    return memory.estimate_memory(_accuracy_of(network, own_labels, metric), parallel.default_execution(), one, shared)
 
 
 @lru_cache

@@ -200,7 +200,7 @@ def train_together(
         if jobs := [jobs[i] for i in chosen]:
             size = len(jobs)
             if max_device_memory is not None:
-                size = len(devices) * need(config, dataset, execution, own_labels).fitting(max_device_memory)
+                size = len(devices) * need(config, dataset, execution, own_labels).max_members(max_device_memory)
             jobs.sort(key=lambda job: job.start)  # those that are equally far train together
             for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
                 train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds, finder)
@@ -235,7 +235,7 @@ def check_rule(
     if hosts.count() > 1:
         raise InputError("freeze: members find a schedule of freezing in one process; wanted no more, or a given one")
     if max_device_memory is not None:
-        most = devices * need(config, dataset, execution, config.labels != "true").fitting(max_device_memory)
+        most = devices * need(config, dataset, execution, config.labels != "true").max_members(max_device_memory)
         if most < len(seeds):
             raise InputError(
                 f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that find a schedule of "
