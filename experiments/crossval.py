@@ -43,7 +43,7 @@ def main(settings: Settings) -> Summary:
         fixed = found.table.replace({"family": labels})
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, found.folder / "penalties")
-        plots.choices(chosen, values, found.folder / "choices")
+        plots.chosen_values(chosen, values, found.folder / "choices")
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(

@@ -105,7 +105,7 @@ def main(settings: Settings) -> Summary:
         table = compare(ResultTable(folder, ROWS), settings, zoos, dataset, layers, measures)
         means = summarise(table)
         runs.write_csv(folder / "groups.csv", means)
-        plots.groups(means, folder / "groups")
+        plots.group_distances(means, folder / "groups")
         known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].agg(mean)
         learnt = "accuracy in percent: training images with the labels that were learnt, test images with the true ones"
         tables = {learnt: known.map("{:.2f}".format)}

@@ -280,7 +280,7 @@ def title(table: pd.DataFrame, dataset: str) -> str:
 
 def caption(table: pd.DataFrame) -> str:
     """What the numbers of the table are."""
-    over, several = plots.draws(table)
+    over, several = plots.describe_draws(table)
     return "rotation penalty in percentage points" + (f", mean ± deviation over {over}" if several else "")
 
 

@@ -87,7 +87,7 @@ def main(settings: Settings) -> Summary:
         stitched = stitch(folder, trained, dataset, points, key, settings.memory_limit)
         plots.defects(defects, folder / "defects")
         plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
-        plots.undone(stitched, folder / "undone")
+        plots.symmetry_penalties(stitched, folder / "undone")
         slope = pd.DataFrame({f"xi(l) / l at l = {SCALES[-1]:g}": last_slopes(curves)}).map("{:.6f}".format)
         wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
         matched, identity = (stitched[stitched.family == kind].penalty for kind in ("matched", "identity"))

@@ -50,8 +50,8 @@ class MemoryEstimate(NamedTuple):
         limit = check_limit(limit)
         if limit < self.bytes_for(1):
             raise InputError(
-                f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(self.bytes_for(1))} or more, which "
-                f"one {what} needs"
+                f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(self.bytes_for(1))} or more, "
+                f"which one {what} needs"
             )
         return int((limit - self.fixed) // self.per_member)
 

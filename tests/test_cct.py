@@ -224,11 +224,11 @@ def test_init_draws_the_published_variances():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"width": 7}, "7 channels do not divide among 2"),
+        ({"width": 7}, "width: got 7, expected a multiple of the 2"),
         ({"image_size": 0}, "image_size: got 0"),
-        ({"kernel": 4}, "kernel: got 4, wanted an odd number"),
+        ({"kernel": 4}, "kernel: got 4, expected an odd number"),
         ({"layers": 0}, "layers: got 0"),
-        ({"stochastic_depth": 1.5}, "stochastic_depth: got 1.5, wanted a number from 0 to 1"),
+        ({"stochastic_depth": 1.5}, "stochastic_depth: got 1.5, expected a number from 0 to 1"),
         ({"dropout": "much"}, "dropout: got 'much'"),
         ({"mlp_ratio": 0}, "mlp_ratio: got 0"),
         ({"positional_embedding": "cosine"}, "learnable, sine, none"),
@@ -243,5 +243,5 @@ def test_wrong_options(options, words):
 
 def test_images_of_another_size():
     graph, state = abstract("cct2", **SMALL)
-    with pytest.raises(InputError, match="makes 4 x 4 tokens, wanted 2 x 2: see image_size"):
+    with pytest.raises(InputError, match="got 4 x 4 tokens, expected 2 x 2: see image_size"):
         jax.eval_shape(lambda state: nnx.merge(graph, state)(jnp.asarray(images())), state)

@@ -139,7 +139,7 @@ REFUSED = {
     ),
     "float images": (mapping((4, 4, 3)), "x_train: got floats up to .*; or normalize=False"),
     "16 bits": (mapping((4, 4, 1), np.uint16), r"x_train: got values up to 9\d\d, expected values in 0..255; or norm"),
-    "maps": (mapping((4, 4, 9)), r"x_train: got shape .*1 to 4 channels, on the last axis, or normalize=False"),
+    "maps": (mapping((4, 4, 9)), r"x_train: got shape .*1 to 4 channels on the last axis, or normalize=False"),
     "NaN": (with_value(np.nan), "x_test: got NaN or infinite"),
     "infinite": (with_value(np.inf, (4, 4)) | KEEP, "x_test: got NaN or infinite"),
     "too large": (with_value(1e300, dtype=np.float64), "x_test: has values that float32 cannot hold"),
@@ -148,7 +148,10 @@ REFUSED = {
         mapping((5,), x_test=np.ones((6, 5), int)),
         "x_test: got dtype int32, expected that of x_train, float32",
     ),
-    "two shapes": (mapping((5,), x_test=np.ones((6, 4))), r"x_test: got examples of shape \(4,\), expected that of x_train"),
+    "two shapes": (
+        mapping((5,), x_test=np.ones((6, 4))),
+        r"x_test: got examples of shape \(4,\), expected that of x_train",
+    ),
     "masked": (mapping((5,), x_test=np.ma.masked_all((6, 5))), "x_test: has masked entries"),
     "truth values": (mapping((5,), x_train=np.ones((20, 5), bool)), "x_train: got dtype bool.*integers or floats"),
     "text": (mapping((5,), x_train=["a"] * 20), "x_train: got dtype <U1"),
@@ -177,9 +180,7 @@ def test_traced_arrays_are_refused():
 
 
 def test_only_images_are_resized():
-    with pytest.raises(
-        InputError, match=r"image_size: got 8 for inputs float32\[20, 5\], expected uint8 images"
-    ):
+    with pytest.raises(InputError, match=r"image_size: got 8 for inputs float32\[20, 5\], expected uint8 images"):
         load(mapping((5,)), image_size=8)
     assert load(mapping((4, 4, 3)) | KEEP, image_size=4).image_size == 4
 
@@ -285,7 +286,7 @@ def test_inconsistent_datasets():
         ({"test": other}, r"images: got float32\[2, 4\], expected as in train, float32\[18, 5\]"),
         ({"test": Split(np.ones((2, 5), int), np.zeros(2, int))}, r"images: got int32\[2, 5\]"),
         ({"test": Split(np.ones((2, 5)), np.zeros((2, 1)))}, r"labels: got float32\[2, 1\], expected as in train"),
-        ({"mean": np.ones(5)}, "mean, std: got one of them"),
+        ({"mean": np.ones(5)}, "mean, std: got only one of them"),
         ({"mean": np.ones(3), "std": np.ones(3)}, r"mean: got .* for \(5,\) channels"),
         ({"flip": True}, r"flip, translate: got flip=True, translate=0 for float32\[18, 5\], expected uint8 images"),
     ):

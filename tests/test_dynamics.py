@@ -258,7 +258,7 @@ def test_bad_labels():
     history = {"layer": np.zeros((1, 6, 2), np.float32)}
     for labels, named in (
         ([0] * 5, "labels: got shape"),
-        ([0, 1, 2, 0, 1, 2], "labels: got 0 to 2, must be from 0 to 1"),
+        ([0, 1, 2, 0, 1, 2], "labels: got 0 to 2, expected 0 to 1"),
     ):
         with pytest.raises(InputError, match=named):
             class_correlations(history, labels, ["a", "b"], [0])

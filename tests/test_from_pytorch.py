@@ -114,7 +114,7 @@ def test_sine_positions_are_checked():
     entries["classifier.positional_emb"] = sine_positions(2, 2, 8).reshape(1, 4, 8)
     from_pytorch(module, entries)
     entries["classifier.positional_emb"] = entries["classifier.positional_emb"] + 1
-    with pytest.raises(InputError, match=r"positional_emb \[1, 4, 8\] are not the sines of 4 tokens"):
+    with pytest.raises(InputError, match=r"positional_emb \[1, 4, 8\] are not the sine positions of 4 tokens"):
         from_pytorch(module, entries)
 
 
@@ -139,9 +139,9 @@ def plain():
         (lambda d: d.pop("0.weight"), ("missing: convs.2.kernel", "other shape: 4.weight as [3, 3, 2, 4]")),
         (lambda d: d.pop("12.bias"), ("Myrtle. missing: dense.bias",)),
         (lambda d: d.update({"13.scale": np.ones(3)}), ("Myrtle. unexpected: 13.scale",)),
-        (lambda d: d.update({"12.bias": np.ones(3)}), ("another shape: 12.bias as [3], wanted [10]",)),
-        (lambda d: d.update({"12.bias": "many"}), ("state_dict: 12.bias: got <U4, wanted real numbers",)),
-        (lambda d: d.update({3: np.ones(3)}), ("wanted a mapping of names to tensors",)),
+        (lambda d: d.update({"12.bias": np.ones(3)}), ("another shape: 12.bias as [3], expected [10]",)),
+        (lambda d: d.update({"12.bias": "many"}), ("state_dict: 12.bias: got <U4, expected real numbers",)),
+        (lambda d: d.update({3: np.ones(3)}), ("expected a mapping of names to tensors",)),
     ],
 )
 def test_dictionaries_that_do_not_fit(plain, change, words):
@@ -154,7 +154,7 @@ def test_dictionaries_that_do_not_fit(plain, change, words):
 
 def test_other_modules_and_names():
     with pytest.raises(
-        InputError, match="got a Linear, wanted a name of symjax.models.MODELS or one of Myrtle, ResNet"
+        InputError, match="got a Linear, expected a name of symjax.models.MODELS or one of Myrtle, ResNet"
     ):
         from_pytorch(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), {})
     with pytest.raises(InputError, match="'vgg' is unknown"):

@@ -15,7 +15,7 @@ from experiments.memorize import GROUPS, PAIR, distances, finding, gaps, spelled
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.errors import InputError
-from symjax.plots import groups as draw
+from symjax.plots import group_distances as draw
 from symjax.representations import representations
 from symjax.result_table import ResultTable
 from symjax.similarity import MEASURES, group_means, mean_over_pairs

@@ -282,7 +282,7 @@ def test_a_new_model_is_one_decorator():
         assert MODELS["dense"].build is Tiny
         assert MODELS["dense_wide"].defaults == {"width": 5, "channels": 3, "classes": 10}
         assert build("dense", rngs=nnx.Rngs(0), image_size=9, channels=1).dense.kernel.shape == (1, 10)
-        with pytest.raises(ValueError, match="dense is registered already"):
+        with pytest.raises(ValueError, match="dense is already registered"):
             register({"dense": {}})(Tiny)
         with pytest.raises(ValueError, match="Tiny has no option depth"):
             register({"tinier": {"depth": 3}})(Tiny)
@@ -315,9 +315,9 @@ def test_wrong_options(name, options, words):
 def test_wrong_images():
     graph, state = abstract("mcnn", width=2)
     for shape, words in [
-        ((16, 16, 3), r"got float32\[16, 16, 3\], wanted images \(examples, height, width, 3\)"),
-        ((2, 16, 16, 1), "wanted images"),
-        ((2, 4, 4, 3), "maps of 1 x 1 after convolution 4; use larger images"),
+        ((16, 16, 3), r"got float32\[16, 16, 3\], expected images \(examples, height, width, 3\)"),
+        ((2, 16, 16, 1), "expected images"),
+        ((2, 4, 4, 3), "got maps of 1 x 1 after convolution 4, expected larger images"),
     ]:
         with pytest.raises(InputError, match=words):
             jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, jax.ShapeDtypeStruct(shape, jnp.float32))

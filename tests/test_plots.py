@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.container import BarContainer
 
-from symjax.plots import choices, curves, freezing, over_layers, penalties, sparsity
-from symjax.plots.style import apart
+from symjax.plots import chosen_values, curves, freezing, over_layers, penalties, sparsity
+from symjax.plots.style import distinct_styles
 
 pytestmark = pytest.mark.figures
 
@@ -139,7 +139,7 @@ def test_curves_of_uneven_tables(tmp_path):
 
 
 def test_classes_look_different():
-    looks = apart(range(100))
+    looks = distinct_styles(range(100))
     assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
     first = [np.asarray(looks[i]["color"]) for i in range(10)]
     assert min(np.abs(a - b).sum() for a, b in itertools.combinations(first, 2)) > 0.25
@@ -162,7 +162,7 @@ def test_choices_are_counts(tmp_path):
         for layer, values in {"relu1": (0.1, 0.1, 0.1, 10.0), "relu2": (1.0, 10.0, 10.0, 0.1)}.items()
         for p, value in enumerate(values)
     )
-    figure = choices(chosen, [0.1, 1.0, 5.0, 10.0], tmp_path / "c")
+    figure = chosen_values(chosen, [0.1, 1.0, 5.0, 10.0], tmp_path / "c")
     assert_whole(tmp_path / "c")
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
     heights = {layer: [bar.get_height() for bar in axes.patches] for layer, axes in panels.items()}
@@ -227,7 +227,7 @@ def test_figures_say_what_they_show(tmp_path):
     assert "over 2 pairs, the best step size" in curves(make_curves(), tmp_path / "a").get_suptitle()
     assert "one pair)" in curves(make_curves(pairs=1, rates=(0.1,)), tmp_path / "b").get_suptitle()
     chosen = make_table(pairs=4, families=("birkhoff",)).assign(hyperparameter=1.0)
-    assert "of 4 pairs" in choices(chosen, [0.1, 1.0], tmp_path / "c").get_suptitle()
+    assert "of 4 pairs" in chosen_values(chosen, [0.1, 1.0], tmp_path / "c").get_suptitle()
     rows = [{"schedule": s, "seed": k, "epoch": e} for s in ("normal", "linear") for k in (0, 1) for e in (1, 2)]
     metrics, cost = pd.DataFrame(rows).assign(validation_accuracy=0.5), pd.DataFrame(rows).assign(share=1.0)
     figure = freezing(metrics, cost[cost.seed == 0], tmp_path / "d")

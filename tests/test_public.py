@@ -172,9 +172,9 @@ def calls(tmp_path_factory):
         "parallel.over_members": {"fn": lambda member, shared: member},
         "parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
-        "plots.choices": {"chosen": results, "values": (0.1, 1.0)},
+        "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.freezing": {"metrics": results, "cost": results},
-        "plots.groups": {"means": three},
+        "plots.group_distances": {"means": three},
         "plots.homogeneity": {"slope": 0.1},
         "plots.over_time": {"table": of_time, "panel": "measure", "line": "layer", "label": "l", "title": "t"}
         | {"chance": {"cka": 0.1}},

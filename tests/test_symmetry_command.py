@@ -164,6 +164,6 @@ def test_figures_show_the_tables(tmp_path):
         for layer in ("a", "b")
         for i, f in enumerate(("matched", "identity"))
     )
-    axes = plots.undone(rows, tmp_path / "u").axes[0]
+    axes = plots.symmetry_penalties(rows, tmp_path / "u").axes[0]
     heights = [sorted(collection.get_offsets()[:, 1]) for collection in axes.collections]
     assert heights == [[0, 0, 1, 1], [1, 1, 2, 2]]

@@ -86,7 +86,9 @@ def _read(entry: pathlib.Path) -> tuple[Arrays, dict] | None:
         contents = manifest["contents"]
         if _checksum(_canonical(contents)) != manifest["crc32"]:
             raise _Damaged(f"checksum of {_MANIFEST}")
-        arrays = {name: _read_array(entry / f"{name}.npy", **checksums) for name, checksums in contents["arrays"].items()}
+        arrays = {
+            name: _read_array(entry / f"{name}.npy", **checksums) for name, checksums in contents["arrays"].items()
+        }
         return arrays, contents["facts"]
     except (FileNotFoundError, NotADirectoryError):
         if entry.is_file() or (entry.is_dir() and os.listdir(entry)):
@@ -139,8 +141,8 @@ def _publish(temporary: pathlib.Path, entry: pathlib.Path) -> None:
     with contextlib.suppress(_Damaged):
         if _read(entry) is not None:
             return  # another writer was first
-    # The existing entry is damaged. It is moved away first, so that the entry is whole or absent at any time. If another
-    # writer publishes an entry in between, that entry stays.
+    # The existing entry is damaged. It is moved away first, so that the entry is always whole or absent. If another writer
+    # publishes an entry in between, that entry stays.
     damaged = temporary.with_name(f"{temporary.name}-old")
     with contextlib.suppress(FileNotFoundError):
         os.rename(entry, damaged)

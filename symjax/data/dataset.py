@@ -215,9 +215,7 @@ def _require_images(augmentation, dataset: Dataset) -> None:
     """Raise an InputError where `flip` or `translate` are set and inputs are not uint8 images."""
     if (augmentation.flip or augmentation.translate) and not are_images(dataset.train.images):
         given = f"flip={augmentation.flip}, translate={augmentation.translate} for {described(dataset.train.images)}"
-        raise InputError(
-            f"flip, translate: got {given}, expected uint8 images (n, h, w, c), or False and 0"
-        )
+        raise InputError(f"flip, translate: got {given}, expected uint8 images (n, h, w, c), or False and 0")
 
 
 def check_augmentation(config) -> None:
@@ -314,7 +312,7 @@ def _take(split: Split, indices: np.ndarray) -> Split:
 
 
 def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation per channel, exactly and without a float copy, from counts of the 256 values."""
+    """Return mean and standard deviation per channel: exact and without a float copy, from counts of the values."""
     values = np.arange(256.0)
     counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
     weights = counts / counts.sum(axis=1, keepdims=True)

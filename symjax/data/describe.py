@@ -36,7 +36,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     for split in (dataset.train, dataset.validation):
         arrays += [split.images, split.labels]
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # some dtypes do not support the buffer protocol
+        digest.update(
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        )  # some dtypes do not support the buffer protocol
     return {
         "name": dataset.name,
         **describe_shapes(dataset),

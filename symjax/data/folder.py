@@ -45,7 +45,9 @@ def read_folder(path: str | os.PathLike, image_size: int | None, cache_dir: str 
     classes = list(files["train"])
     unknown = [name for name in files["test"] if name not in classes]
     if unknown:
-        raise InputError(f"name: {root} has the classes {unknown[:5]} in test only, expected classes of train: {classes}.")
+        raise InputError(
+            f"name: {root} has the classes {unknown[:5]} in test only, expected classes of train: {classes}."
+        )
     arrays, _ = cache.cached(cache.cache_folder(cache_dir), key, lambda: (_decode_all(root, paths, image_size), {}))
     splits = {}
     for part in _PARTS:
@@ -79,7 +81,9 @@ def _decode_all(root: pathlib.Path, paths: dict[str, list[pathlib.Path]], image_
     try:
         from PIL import Image
     except ImportError as error:
-        raise InputError("name: a folder of images needs Pillow, which is not installed (pip install pillow).") from error
+        raise InputError(
+            "name: a folder of images needs Pillow, which is not installed (pip install pillow)."
+        ) from error
 
     def read_with(path: pathlib.Path, function):
         try:

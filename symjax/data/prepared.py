@@ -130,8 +130,8 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
     close = difflib.get_close_matches(name.lower(), ["digits", *available, *registered], n=4)
     hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
     return InputError(
-        f"name: got {name!r}, expected 'digits', a path ending in .npz, a folder of images, package.module:function, or "
-        f"an image set of tensorflow_datasets (in {root}: {', '.join(available) or 'none'}; tfds.list_builders() names "
+        f"name: got {name!r}, expected 'digits', a path ending in .npz, a folder of images, package.module:function, "
+        f"or an image set of tensorflow_datasets (in {root}: {', '.join(available) or 'none'}; tfds.list_builders() names "
         f"all).{hint}"
     )
 
@@ -202,8 +202,8 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
                 )
             except Exception as error:
                 raise InputError(
-                    f"name: {name!r} in {folder} is stored as {builder.info.file_format}, expected array_record (prepare "
-                    f"it with file_format='array_record'): {error}"
+                    f"name: {name!r} in {folder} is stored as {builder.info.file_format}, expected array_record "
+                    f"(prepare it with file_format='array_record'): {error}"
                 ) from error
             images, labels = _decode_split(f"{name!r} ({split}) in {folder}", records, keys, channels, image_size)
             if labels.min() < 0 or labels.max() >= len(class_names):

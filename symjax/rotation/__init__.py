@@ -1,4 +1,4 @@
-"""Rotation penalties: the accuracy lost to a fixed random matrix before an activation when all layers after it retrain."""
+"""Rotation penalties: accuracy lost to a fixed random matrix before an activation, when all later layers retrain."""
 
 from symjax.rotation.matrices import KINDS, parse_kinds, sample_rotation
 from symjax.rotation.plan import CaseResult, RotationCase, RotationPlan

@@ -38,7 +38,9 @@ def _need(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> Me
     images = jax.ShapeDtypeStruct((steps, min(batch, count), *image), shared.images.dtype)
     moments = partial(fit.pair_moments, plan)
     needs = [
-        estimate_memory(lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std))
+        estimate_memory(
+            lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std)
+        )
     ]
     if plan.trained:
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
@@ -83,7 +85,7 @@ def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], Memo
             return parts, needed
         if count == most:
             raise InputError(
-                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed.bytes_for(1))} or more, which is "
-                "what a single stitch needs"
+                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed.bytes_for(1))} or more, "
+                "which is what a single stitch needs"
             )
         count = min(2 * count, most)
