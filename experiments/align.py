@@ -60,7 +60,7 @@ def main(settings: Settings) -> Summary:
     measures = parse_measures(settings.measures)
     pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed, ordered=False), seeds)
     if settings.examples < 4:
-        raise InputError(f"examples: got {settings.examples}, wanted 4 or more")
+        raise InputError(f"examples: got {settings.examples}, expected 4 or more")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]

@@ -33,7 +33,7 @@ def main(settings: Settings) -> Summary:
     with renamed(families="values"):
         families = with_numbers(settings.family, settings.values)
     if len(families) < 2:
-        raise InputError(f"values: got {settings.values!r}, wanted two or more different ones to choose from")
+        raise InputError(f"values: got {settings.values!r}, expected two or more different ones to choose from")
     with sweep(settings, families, "crossval") as found:
         values = [family.hyperparameter for family in families]
         chosen = choose(found.table)

@@ -87,7 +87,7 @@ def said(settled: pd.DataFrame) -> str:
     """Of networks (down) and layers (across)."""
     count, layers = settled.shape
     if count < 2 or layers < 3:
-        verdict = "too few to tell whether lower layers converge first (wanted 2 networks and 3 layers)"
+        verdict = "too few to tell whether lower layers converge first (2 networks and 3 layers are needed)"
     else:
         from scipy.stats import page_trend_test  # here: it takes most of a second to import
 

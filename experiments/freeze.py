@@ -62,7 +62,7 @@ class Settings(FeatureSettings):
         wrong = [name for name in names if name not in SCHEDULES and not re.fullmatch(r"\d{1,6}(/\d{1,6})*", name)]
         if wrong or not names:
             raise InputError(
-                f"schedules: got {self.schedules!r}, wanted {', '.join(SCHEDULES)} or epochs as 2/4/6/8, commas between"
+                f"schedules: got {self.schedules!r}, expected {', '.join(SCHEDULES)} or 2/4/6/8, separated by commas"
             )
         return names
 
@@ -70,10 +70,10 @@ class Settings(FeatureSettings):
 def main(settings: Settings) -> Summary:
     config, seeds, names = settings.zoo_config(), settings.parse_seeds(), settings.parse_schedules()
     if parse_measures(settings.measure, "similarity", "measure") != [settings.measure]:
-        raise InputError(f"measure: got {settings.measure!r}, wanted one")
+        raise InputError(f"measure: got {settings.measure!r}, expected one")
     low, high = MEASURES[settings.measure].range
     if not low <= settings.threshold <= high:
-        raise InputError(f"threshold: got {settings.threshold}, wanted a number from {low:g} to {high:g}")
+        raise InputError(f"threshold: got {settings.threshold}, expected a number from {low:g} to {high:g}")
     dataset = settings.load_dataset()
     layers = settings.parse_layers(dataset)
     if settings.layers != "all":
@@ -145,7 +145,7 @@ def of_name(settings: Settings, name: str, layers: int) -> tuple[int, ...] | Sat
         return freezing.linear_schedule(layers, settings.zoo_config().recipe.epochs, settings.begin, settings.end)
     freeze = tuple(map(int, name.split("/")))
     if len(freeze) > layers:
-        raise InputError(f"schedules: {name} has {len(freeze)} epochs, wanted at most {layers}, one for each layer")
+        raise InputError(f"schedules: {name} has {len(freeze)} epochs, expected at most {layers}, one for each layer")
     return freeze
 
 

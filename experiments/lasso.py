@@ -37,7 +37,7 @@ def main(settings: Settings) -> Summary:
     with renamed(families="beside"):
         families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
     if len(set(families)) < len(families):
-        raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; wanted other families")
+        raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; expected other families")
     with sweep(settings, families, "lasso") as found:
         plots.sparsity(found.table, found.folder / "sparsity")
         tables = {f"{CAPTION}, {found.over_pairs}": summary(found.table)}

@@ -81,7 +81,7 @@ def main(settings: Settings) -> Summary:
     # Ascending, so that a pair of networks has one name however the seeds are typed.
     seeds, measures = tuple(sorted(settings.parse_seeds())), parse_measures(settings.measures)
     if len(seeds) < 3:
-        raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
+        raise InputError(f"seeds: got {len(seeds)} for each group, expected 3 or more: error bars are over networks")
     groups, dataset = settings.groups(seeds), settings.load_dataset()
     layers = settings.parse_layers(dataset)
     document = {name: group.config.identity(dataset) for name, group in zip(GROUPS, groups, strict=True)} | {

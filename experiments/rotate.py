@@ -116,7 +116,7 @@ class Settings(SharedSettings):
         }
         for name, value in chosen.items():
             if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
-                raise InputError(f"{name}: got {value}, wanted a positive number, of epochs under a million")
+                raise InputError(f"{name}: got {value}, expected a positive number, of epochs under a million")
         return dataclasses.replace(
             recipe,
             epochs=chosen["retrain_epochs"],
@@ -133,12 +133,12 @@ def main(settings: Settings) -> Summary:
     recipe = settings.retraining(config.recipe)
     repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
     if not 1 <= repeats < 10**6:
-        raise InputError(f"repeats: got {repeats}, wanted a number from 1 and under a million")
+        raise InputError(f"repeats: got {repeats}, expected a number from 1 and under a million")
     cases = [RotationCase(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
-        raise InputError(f"rotation_seed: got {settings.rotation_seed}, wanted an integer from 0 to 2**32 - 1")
+        raise InputError(f"rotation_seed: got {settings.rotation_seed}, expected an integer from 0 to 2**32 - 1")
     if not 0 < settings.cache_gb < float("inf"):
-        raise InputError(f"cache_gb: got {settings.cache_gb}, wanted a positive number")
+        raise InputError(f"cache_gb: got {settings.cache_gb}, expected a positive number")
     dataset = config.load_dataset(test_size=settings.test_size)
     plans = {name: make_plan(settings, one, recipe, dataset) for name, one in configs.items()}
     layers = list(dict.fromkeys(layer_name(point) for plan in plans.values() for point in plan.points))
@@ -180,10 +180,10 @@ def main(settings: Settings) -> Summary:
         hosts.complete("retraining is done", lambda: results.missing(units))
         hosts.leave_to_first("rows")
         results.assemble()  # a run may have been stopped just before
-        wanted = (list(plans), layers, seeds, cases)
-        table = results.table(*wanted)
+        requested = (list(plans), layers, seeds, cases)
+        table = results.table(*requested)
         plots.rotations(table, folder / "penalties")
-        plots.rotation_curves(results.curves(*wanted), folder / "curves")
+        plots.rotation_curves(results.curves(*requested), folder / "curves")
         tables = {caption(table): summary(table)}
         networks = {name: plans[name].network for name in table.model.unique()}  # of a task, not of all models
         relu, normed = ([name for name in networks if uses(networks[name])] for uses in (uses_relu, uses_batch_norm))
@@ -248,7 +248,7 @@ def parse_layers(text: str, count: int) -> list[int]:
         return list(range(count))
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and 1 <= int(part) <= count for part in parts):
-        raise InputError(f"layers: got {text!r}, wanted numbers from 1 to {count} with commas between, or all")
+        raise InputError(f"layers: got {text!r}, expected numbers from 1 to {count} with commas between, or all")
     return sorted({int(part) - 1 for part in parts})
 
 

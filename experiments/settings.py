@@ -237,7 +237,7 @@ def parse_options(text: str) -> dict[str, Any]:
         return dict(zip(names, values, strict=True))
     except (SyntaxError, ValueError, AttributeError):
         raise InputError(
-            f"model_options: got {text!r}, wanted name=value,... as activation=sigmoid,pools=(1,2)"
+            f"model_options: got {text!r}, expected name=value,... as activation=sigmoid,pools=(1,2)"
         ) from None
 
 
@@ -251,7 +251,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(parts) > 1 and not parts[-1]:
         parts.pop()
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts) or ("," not in text and not 0 < int(text) < 10**6):
-        raise InputError(f"seeds: got {text!r}, wanted a number of seeds, as 4, or a list, as 3,7,9")
+        raise InputError(f"seeds: got {text!r}, expected a number of seeds, as 4, or a list, as 3,7,9")
     return check_seeds([int(part) for part in parts] if "," in text else range(int(text)))
 
 

@@ -60,7 +60,7 @@ def main(settings: Settings) -> Summary:
     seeds = settings.parse_seeds()
     for name, (least, most) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
         if not least <= (value := getattr(settings, name)) <= most:
-            raise InputError(f"{name}: got {value}, wanted an integer from {least} to {most}")
+            raise InputError(f"{name}: got {value}, expected an integer from {least} to {most}")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)

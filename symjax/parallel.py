@@ -309,7 +309,7 @@ def count_members(members: PyTree) -> int:
     """The length of the leading axis that all leaves share."""
     lengths = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(members)}
     if len(lengths) != 1 or None in lengths:
-        raise InputError(f"members: leading axes of {sorted(lengths, key=str)}, wanted one common length")
+        raise InputError(f"members: leading axes of {sorted(lengths, key=str)}, expected one common length")
     return lengths.pop()
 
 

@@ -278,7 +278,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     [
         (["--measures", "cka,cosine"], "'cosine' not known; choose from cca"),
         (["--measures", ","], "measures: none given"),
-        (["--pairs", "4"], "pairs: got '4', wanted 1 to 3"),
+        (["--pairs", "4"], "pairs: got '4', expected 1 to 3"),
         (["--pairs", "some"], "pairs: got 'some'"),
         (["--pair-seed", "-1"], "pair_seed: got -1"),
         (["--examples", "1"], "examples: got 1"),
@@ -360,7 +360,7 @@ def test_a_model_compared_with_itself_is_in_no_mean(tmp_path):
     alone = pairwise({"a": noise[0, :1], "b": noise[1, :1]}, "cka")
     (axes,) = heatmaps(alone.to_frame(), tmp_path / "h").axes
     np.testing.assert_allclose(axes.collections[0].get_array(), alone.values[:, 0, :, 0], atol=1e-6)
-    with pytest.raises(InputError, match="^table: has no row of equal layers .* of two different models"):
+    with pytest.raises(InputError, match="^table: has no rows of equal layers .* of different models"):
         by_layer(alone.to_frame(), tmp_path / "b")
 
 

@@ -132,7 +132,7 @@ def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypat
     for start in (run, dry):
         with pytest.raises(SystemExit, match="2"):
             start(name, "--max-device-memory", "1GB")
-        assert "max_device_memory: got 1 GB, wanted 2 GB" in capsys.readouterr().err
+        assert "max_device_memory: got 1 GB, expected 2 GB" in capsys.readouterr().err
     assert not list(Path().iterdir())
 
 

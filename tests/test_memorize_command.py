@@ -302,7 +302,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
 @pytest.mark.parametrize(
     "words,named",
     [
-        (["--seeds", "2"], "seeds: got 2 for each group, wanted 3 or more"),
+        (["--seeds", "2"], "seeds: got 2 for each group, expected 3 or more"),
         (["--measures", "cosine"], "'cosine' not known"),
         (["--layers", "relu9"], "relu9"),
         (["--examples", "2"], "examples: got 2"),

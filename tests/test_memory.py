@@ -227,7 +227,7 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
         assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
         assert all(need(part, None).bytes_for(1) <= limit for part in parts)
     assert bounds.fitting(plan, dataset, 180) == [plan]
-    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, wanted 0.11 KB .* single stitch"):
+    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, expected 0.11 KB .* single stitch"):
         bounds.fitting(plan, dataset, 109)
 
 

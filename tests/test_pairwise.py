@@ -429,7 +429,7 @@ def test_mistakes_are_told():
         ("^against_models: got", (a, "cka"), {"against": a, "against_models": "abc"}),
         ("^pairs: got 'some'", (a, "cka"), {"pairs": "some"}),
         ("^pairs: 2 is not known; there are 0, 1", (a, "cka"), {"pairs": [(0, 2)]}),
-        ("^pairs: got 3, wanted a sequence", (a, "cka"), {"pairs": [3]}),
+        ("^pairs: got 3, expected a sequence", (a, "cka"), {"pairs": [3]}),
         ("^layers: 'some' is unknown", (a, "cka"), {"layers": "some"}),
         ("^layers: none of 'layer0', 'layer1' is in against", (a, "cka"), {"layers": "same", "against": {"z": x}}),
         ("^memory: got 0", (a, "cka"), {"memory": 0}),

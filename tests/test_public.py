@@ -266,9 +266,9 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
     if (own := function(**arguments)) is None:  # nothing to draw
         assert function(**arguments, ax=Figure().subplots()) is None
         return
-    with pytest.raises(InputError, match="ax: got .*, wanted [1-9] axes, one for each panel") as caught:
+    with pytest.raises(InputError, match="ax: got .*, expected [1-9] axes, one for each panel") as caught:
         function(**arguments, ax=[])
-    count = int(re.search("wanted ([0-9])", str(caught.value))[1])
+    count = int(re.search("expected ([0-9])", str(caught.value))[1])
     whole = Figure(layout="constrained")
     axes = whole.subfigures(2)[1].subplots(1, count)  # one alone where there is one panel
     written = []

@@ -317,11 +317,11 @@ def test_coverage_of_the_bootstrap_over_models():
         ({"level": 1}, "level: got 1"),
         ({"batch_size": 0}, "batch_size: got 0"),
         ({"method": "jackknife"}, "method: 'jackknife'"),
-        ({"key": 0}, r"key: got 0, wanted a key of JAX, such as jax.random.key\(0\)"),
-        ({"key": None}, "key: got None, wanted a key"),
-        ({"key": np.random.default_rng(0)}, r"key: got Generator\(PCG64\).*, wanted a key"),
-        ({"key": jax.random.split(KEY)}, r"key: got 'key<fry>\[2\]', wanted a key"),
-        ({"key": jnp.zeros(2)}, r"key: got 'float32\[2\]', wanted a key"),
+        ({"key": 0}, r"key: got 0, expected a key of JAX, such as jax.random.key\(0\)"),
+        ({"key": None}, "key: got None, expected a key"),
+        ({"key": np.random.default_rng(0)}, r"key: got Generator\(PCG64\).*, expected a key"),
+        ({"key": jax.random.split(KEY)}, r"key: got 'key<fry>\[2\]', expected a key"),
+        ({"key": jnp.zeros(2)}, r"key: got 'float32\[2\]', expected a key"),
         (
             {"fn": "cka", "x": np.eye(5), "y": np.eye(5)},
             r"^x, y: got 5 examples, too few for halves of 2, which fn refuses",
@@ -340,7 +340,7 @@ def test_mistakes_in_permutation_tests():
         permutation_test("cka", x, y, KEY, alternative="two-sided")
     with pytest.raises(InputError, match="fn: 3 is not known; choose one of .*, a Measure or a function"):
         permutation_test(3, x, y, KEY)
-    with pytest.raises(InputError, match="key: got 0, wanted a key of JAX"):
+    with pytest.raises(InputError, match="key: got 0, expected a key of JAX"):
         permutation_test("cka", x, y, 0)
     with pytest.raises(InputError, match="num_permutations: got 0"):
         permutation_test(covariance, x, y, KEY, 0)
@@ -366,7 +366,7 @@ def test_mistakes_in_pairs(values, pairs, message):
 def test_mistakes_in_bootstraps_over_models():
     values, pairs = np.ones(3), [(0, 1), (1, 2), (0, 2)]
     for options, message in (
-        ({"method": "bootstrap"}, "key: got None, wanted a key of JAX"),
+        ({"method": "bootstrap"}, "key: got None, expected a key of JAX"),
         ({"method": "halves"}, "method: 'halves'"),
         ({"method": "bootstrap", "key": KEY, "num_resamples": 1}, "num_resamples: got 1"),
     ):

@@ -262,7 +262,7 @@ def test_bad_plans_are_refused():
         ({"start": "again"}, "start: 'again'"),
         ({"budget": 0}, "budget: got 0"),
         ({"points": ()}, "points: got none"),
-        ({"points": (0, 0)}, "points: got 0, 0, wanted one or more, each once"),
+        ({"points": (0, 0)}, "points: got 0, 0, expected one or more, each once"),
         ({"points": (0, 2)}, "points: got 2"),
     ):
         with pytest.raises(InputError, match=named):
@@ -547,9 +547,12 @@ def test_matrices_of_layers_are_shared_out():
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--kinds", "none,haar"], "kinds: 'haar' not known; choose from none, permutation, g_relu, orthogonal"),
-        (["--kinds", ","], "kinds: none given"),
-        (["--layers", "relu1"], "layers: got 'relu1', wanted numbers from 1 to 2"),
+        (
+            ["--kinds", "none,haar"],
+            "kinds: got 'none,haar', expected comma-separated names of none, permutation, g_relu, orthogonal",
+        ),
+        (["--kinds", ","], "kinds: got ',', expected"),
+        (["--layers", "relu1"], "layers: got 'relu1', expected numbers from 1 to 2"),
         (["--layers", "3"], "layers: got '3'"),
         (["--repeats", "0"], "repeats: got 0"),
         (["--retrain-epochs", "0"], "retrain_epochs: got 0"),

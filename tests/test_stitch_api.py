@@ -453,7 +453,7 @@ X, Y = vectors()
         ({"b": (planted()[1][0], planted()[0][1])}, r"b: variables: got shape \(5, 4\), expected \(5, 6\)"),
         ({"train": X}, r"train: got [^:]*expected \(inputs, targets\)"),
         ({"train": (X, Y[:-1])}, "train: inputs, targets: got 60 and 59"),
-        ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], wanted as in train"),
+        ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], expected as in train"),
         ({"train": (X[:, :4], Y), "test": (X[:, :4], Y)}, r"got inputs float32\[n, 4\], expected float32\[n, 5\]"),
         ({"train": (X.astype(int), Y), "test": (X.astype(int), Y)}, r"got inputs int32\[n, 5\], expected float32"),
         ({"train": (X, Y + 1)}, r"network: linear returns float32\[7, 3\] for 7 examples, expected \(7, 4\), a logit"),

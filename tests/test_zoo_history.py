@@ -174,7 +174,7 @@ def test_a_damaged_kept_checkpoint_is_an_error_and_is_made_again(kept_folder, tm
 
 @pytest.mark.parametrize("keep", [(-1,), (4,), (1.5,), (True,)], ids=str)
 def test_bad_epochs_to_keep(keep, tmp_path):
-    with pytest.raises(InputError, match="keep: got .*, wanted an integer from 0 to 3"):
+    with pytest.raises(InputError, match="keep: got .*, expected an integer from 0 to 3"):
         train(tmp_path / "zoo", keep=keep)
     assert not (tmp_path / "zoo").exists()
 

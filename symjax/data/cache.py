@@ -141,8 +141,8 @@ def _publish(temporary: pathlib.Path, entry: pathlib.Path) -> None:
     with contextlib.suppress(_Damaged):
         if _read(entry) is not None:
             return  # another writer was first
-    # The existing entry is damaged. It is moved away first, so that the entry is always whole or absent. If another writer
-    # publishes an entry in between, that entry stays.
+    # The existing entry is damaged. It is moved away first, so that the entry is always whole or absent. If another
+    # writer publishes an entry in between, that entry stays.
     damaged = temporary.with_name(f"{temporary.name}-old")
     with contextlib.suppress(FileNotFoundError):
         os.rename(entry, damaged)

@@ -131,8 +131,8 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
     hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
     return InputError(
         f"name: got {name!r}, expected 'digits', a path ending in .npz, a folder of images, package.module:function, "
-        f"or an image set of tensorflow_datasets (in {root}: {', '.join(available) or 'none'}; tfds.list_builders() names "
-        f"all).{hint}"
+        f"or an image set of tensorflow_datasets (in {root}: {', '.join(available) or 'none'}; tfds.list_builders() "
+        f"names all).{hint}"
     )
 
 

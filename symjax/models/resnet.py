@@ -47,7 +47,7 @@ SHORTCUTS = {"pad": PadShortcut, "projection": ProjectionShortcut}
 
 
 class Block(nnx.Module):
-    """Two convolutions and a shortcut, with stitch points `name` + "*" after the first ReLU and `name` at the output."""
+    """Two convolutions and a shortcut, with stitch points `name` + "*" (after the first ReLU) and `name` (output)."""
 
     def __init__(self, before: int, after: int, *, stride: int, shortcut: str, name: str, dtype, rngs: nnx.Rngs):
         changes = before != after or stride != 1

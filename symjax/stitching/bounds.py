@@ -85,7 +85,7 @@ def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], Memo
             return parts, needed
         if count == most:
             raise InputError(
-                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed.bytes_for(1))} or more, "
+                f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(needed.bytes_for(1))} or more, "
                 "which is what a single stitch needs"
             )
         count = min(2 * count, most)
