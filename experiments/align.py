@@ -112,7 +112,7 @@ def main(settings: Settings) -> Summary:
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
-            finding(table, layers),
+            conclusion(table, layers),
             {f"equal layers on {len(images)} test images{maps}, {over}": summary(table, layers)},
             tuple(figures),
         )
@@ -193,7 +193,7 @@ def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     return text.rename_axis(index=None, columns=None)
 
 
-def finding(table: pd.DataFrame, layers: list[str]) -> str:
+def conclusion(table: pd.DataFrame, layers: list[str]) -> str:
     """How alike the first and the last layers are by each measure."""
     means = plots.equal_layers(table).groupby(["measure", "layer"]).value.agg(mean)
     first, last = layers[0], layers[-1]

@@ -49,7 +49,7 @@ def main(settings: Settings) -> Summary:
         return Summary(
             found.folder,
             found.title,
-            found.with_warning(finding(fixed, chosen)),
+            found.with_warning(conclusion(fixed, chosen)),
             {
                 f"stitching penalty in percentage points, {found.over_pairs}": StitchResults.summary(together),
                 "how often each value was chosen": counts,
@@ -58,7 +58,7 @@ def main(settings: Settings) -> Summary:
         )
 
 
-def finding(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
+def conclusion(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
     """What the choice by validation costs, beside each value kept for all pairs and layers, in `fixed` as family:value.
 
     By the test images are no choices: one value for all is chosen by validation, too.

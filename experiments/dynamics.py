@@ -56,10 +56,10 @@ def main(settings: Settings) -> Summary:
             )
         }
         figures = (*["layers"] * crossed, "time", "curves")
-        return Summary(folder, history.title(folder), finding(ends, history.layers), tables, figures)
+        return Summary(folder, history.title(folder), conclusion(ends, history.layers), tables, figures)
 
 
-def finding(ends: pd.DataFrame, layers: list[str]) -> str:
+def conclusion(ends: pd.DataFrame, layers: list[str]) -> str:
     """Whether lower layers converge first, a line for each measure.
 
     Page's test for ordered alternatives (1963), of networks by layers: that layers settle in their order.

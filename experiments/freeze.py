@@ -102,7 +102,7 @@ def main(settings: Settings) -> Summary:
             f"test accuracy in percent, {over_networks(len(seeds))}; operations of one training": summary(table),
         }
         title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
-        return Summary(folder, title, finding(table), tables, ("freezing",))
+        return Summary(folder, title, conclusion(table), tables, ("freezing",))
 
 
 def phases(settings: Settings, dataset, normal: Path, configs: dict[str, ZooConfig]) -> list[dry_run.Phase]:
@@ -246,7 +246,7 @@ def spread(values: pd.Series, sign: str = "") -> str:
 FOUND = " (found while the networks trained; the passes that this took are counted)"
 
 
-def finding(table: pd.DataFrame) -> str:
+def conclusion(table: pd.DataFrame) -> str:
     """What each schedule saves and costs, a line each."""
     whole = table[table.schedule == "normal"].set_index("seed").accuracy
     lines = []

@@ -113,7 +113,7 @@ def main(settings: Settings) -> Summary:
             tables[f"{measure}: distance of equal layers, mean ± standard error over networks"] = spelled(rows, layers)
         count = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
         title = f"{zoos[0].network.name} on {dataset.name}, {len(seeds)} networks in each group, {count}"
-        return Summary(folder, title, finding(table, layers, known), tables, ("groups",))
+        return Summary(folder, title, conclusion(table, layers, known), tables, ("groups",))
 
 
 def phases(
@@ -226,7 +226,7 @@ def spelled(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     return means.assign(text=text).pivot(index="pairs", columns="layer", values="text").loc[[*GROUPS, "across"], layers]
 
 
-def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
+def conclusion(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
     """Whether the published finding holds, a line for each measure."""
     lines, learned = [], known.train.memorizing >= 95
     if not learned:

@@ -1,6 +1,6 @@
 """Collects what the runs under a folder have found into one page: report.html, with its pictures inside, and report.md.
 
-For each run: the finding, the figures, the tables, the published figures where there are any, the command and the time
+For each run: the conclusion, the figures, the tables, published figures where they exist, the command and the time
 that it took. Nothing is computed; run experiments first.
 """
 

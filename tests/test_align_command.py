@@ -247,7 +247,7 @@ def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
 def test_a_value_that_is_none_does_not_vanish_from_the_finding():
     rows = [("cka", 0, "relu1", j, "relu1", value) for j, value in ((1, 0.5), (2, np.nan))]
     table = pd.DataFrame(rows, columns=list(experiments.align.ROWS.required))
-    assert "cka nan and nan" in experiments.align.finding(table, ["relu1"])
+    assert "cka nan and nan" in experiments.align.conclusion(table, ["relu1"])
 
 
 def test_only_the_models_of_a_block_are_compared():

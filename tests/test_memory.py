@@ -153,10 +153,10 @@ def sizes(monkeypatch):
 
     monkeypatch.setattr(parallel, "over_members", watched)
     zoo.trained._accuracies.cache_clear()
-    symjax.representations._features.cache_clear()
+    symjax.representations._compiled_features.cache_clear()
     yield found
     zoo.trained._accuracies.cache_clear()
-    symjax.representations._features.cache_clear()
+    symjax.representations._compiled_features.cache_clear()
 
 
 @pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])

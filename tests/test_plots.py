@@ -64,8 +64,8 @@ def bar_containers(figure):
 
 
 def bars(figure):
-    """Per family, heights and half lengths of error bars, if any, at each layer."""
-    found = []
+    """For each family, heights and half lengths of error bars, if any, at each layer."""
+    series = []
     for container in bar_containers(figure):
         heights = [p.get_height() for p in container.patches]
         if container.errorbar is None:
@@ -73,8 +73,8 @@ def bars(figure):
         else:
             (_, _, (lines,)) = container.errorbar.lines
             errors = [np.ptp(segment[:, 1]) / 2 for segment in lines.get_segments()]
-        found.append((heights, errors))
-    return found
+        series.append((heights, errors))
+    return series
 
 
 @pytest.mark.parametrize("pairs", [1, 4])
@@ -96,6 +96,13 @@ def test_bars_are_means_and_deviations(tmp_path, pairs):
     assert len(set(names)) == 6 and "lasso 0.01" in names and "mine" in names
     colours = {patch.get_facecolor() for patch in legend.get_patches()}
     assert len(colours) == 6
+
+
+def test_a_mean_with_a_failed_run_has_no_bar():
+    table = make_table()
+    table.loc[0, "penalty"] = np.nan
+    heights = np.array([[bar.get_height() for bar in container] for container in bar_containers(penalties(table))])
+    assert np.isnan(heights[0, 0]) and np.isnan(heights).sum() == 1
 
 
 def test_bars_of_a_layer_stand_apart(tmp_path):

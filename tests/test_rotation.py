@@ -152,7 +152,7 @@ def test_features_before_an_activation():
         assert (np.asarray(before) < 0).any()
         after = found.network.activation(point)(before)
         np.testing.assert_array_equal(after, found.network.front(member, images, point)[0])
-    with pytest.raises(InputError, match="lies inside of a residual block"):
+    with pytest.raises(InputError, match="lies inside a residual block"):
         plan_of(dataclasses.replace(found, network=models.create("resnet20", width=4)), (1,))
 
 
@@ -561,7 +561,7 @@ def test_matrices_of_layers_are_shared_out():
         (["--cache-gb", "0"], "cache_gb: got 0"),
         (["--model", ","], "model: none given"),
         (["--model", "mlp"], "model: 'mlp' is unknown"),
-        (["--model", "resnet20"], "model: block1.1* of resnet20 (width 16) lies inside of a residual block"),
+        (["--model", "resnet20"], "model: block1.1* of resnet20 (width 16) lies inside a residual block"),
         (["--model", "mcnn_k,cwcnn_k"], "width: the models' own differ (mcnn_k 64, cwcnn_k 512)"),
         (["--model", "mcnn_k,mcnn_k_sigmoid"], "zoo: one folder for 2 models"),
     ],

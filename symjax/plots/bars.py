@@ -15,7 +15,7 @@ def grouped_bars(
 ) -> None:
     """Draw a group of bars per layer and a bar per series: the mean of its rows with standard deviation (n - 1).
 
-    There are no error bars if every bar has a single row.
+    There are no error bars if every bar has a single row. A group with a NaN has no bar (seaborn would ignore the NaN).
 
     Args:
       axes: the axes to draw on.
