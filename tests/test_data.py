@@ -198,10 +198,10 @@ def test_digits_without_scikit_learn(monkeypatch):
 @pytest.mark.parametrize(("shape", "size"), [((8, 8), 16), ((32, 32), 12), ((5, 9), 7), ((1, 1), 3), ((30, 40), 16)])
 def test_resize_agrees_with_jax(shape, size):
     images = np.random.default_rng(0).integers(0, 256, (3, *shape, 2), np.uint8)
-    wanted = jax.image.resize(images.astype(np.float32), (3, size, size, 2), "linear")
+    expected = jax.image.resize(images.astype(np.float32), (3, size, size, 2), "linear")
     got = resize(images, size)
     assert got.dtype == np.uint8
-    assert np.abs(got - np.asarray(wanted)).max() <= 0.501
+    assert np.abs(got - np.asarray(expected)).max() <= 0.501
 
 
 def test_resize_in_several_chunks_and_of_nothing():

@@ -54,11 +54,11 @@ def test_good_file(tmp_path):
     ids=["float64 in 0..1", "float32 in 0..1", "float32 in 0..255", "int64", "labels (n, 1)"],
 )
 def test_equivalent_forms(tmp_path, changes):
-    wanted = load(save(tmp_path))
+    expected = load(save(tmp_path))
     got = load(save(tmp_path, **changes))
     for part in ("train", "validation", "test"):
-        np.testing.assert_array_equal(getattr(got, part).images, getattr(wanted, part).images)
-        np.testing.assert_array_equal(getattr(got, part).labels, getattr(wanted, part).labels)
+        np.testing.assert_array_equal(getattr(got, part).images, getattr(expected, part).images)
+        np.testing.assert_array_equal(getattr(got, part).labels, getattr(expected, part).labels)
         assert getattr(got, part).images.dtype == np.uint8 and getattr(got, part).labels.dtype == np.int32
 
 
@@ -83,9 +83,9 @@ def with_nan():
 @pytest.mark.parametrize(("value", "level"), [(1 + 1e-6, 255), (1.0019, 255), (-0.0019, 0), (1.0, 255)])
 def test_floats_that_rounding_brought_out_of_range_are_still_in_0_to_1(tmp_path, value, level):
     data = load(save(tmp_path, **floats(x_train=value, x_test=value)), validation=0)
-    wanted = GOOD["x_test"].copy()
-    wanted[0, :2, 0, 0] = level
-    np.testing.assert_array_equal(data.test.images, wanted)
+    expected = GOOD["x_test"].copy()
+    expected[0, :2, 0, 0] = level
+    np.testing.assert_array_equal(data.test.images, expected)
 
 
 def test_dark_floats_in_0_to_255(tmp_path):

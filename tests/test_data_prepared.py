@@ -161,8 +161,8 @@ def test_encodings_and_channels(root, encoding, channels):
     difference = np.abs(data.test.images.astype(int) - np.stack(images))
     assert difference.max() <= (0 if encoding == "png" else 40)
     for image, original in zip(data.test.images, images, strict=True):
-        wanted = Image.open(io.BytesIO(encode(original, encoding)))
-        np.testing.assert_array_equal(image.squeeze(), np.asarray(wanted))
+        expected = Image.open(io.BytesIO(encode(original, encoding)))
+        np.testing.assert_array_equal(image.squeeze(), np.asarray(expected))
 
 
 def test_decoding_agrees_with_pillow():

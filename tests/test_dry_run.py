@@ -46,19 +46,19 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def phases(monkeypatch, tmp_path):
-    """In an empty folder, where nothing may train; rehearsals say 1 GFLOP/s for each device. By name, what was told."""
+    """In an empty folder, where nothing may train; rehearsals say 1 GFLOP/s for each device. Yield {name: phase}."""
     trained()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     monkeypatch.setattr(symjax.zoo.training, "train_jobs", lambda *_: pytest.fail("trained"))
-    told, tell = {}, experiments.dry_run.tell
+    recorded, tell = {}, experiments.dry_run.tell
 
     def told_of(title, config, dataset, phases):
-        told.update({phase.name: phase for phase in phases})
+        recorded.update({phase.name: phase for phase in phases})
         return tell(title, config, dataset, phases)
 
     monkeypatch.setattr(experiments.dry_run, "tell", told_of)
-    return told
+    return recorded
 
 
 def dry(name, *words, zoo="zoo"):
@@ -88,11 +88,11 @@ def test_every_command_that_computes_has_the_flag():
 def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     dry(name)
     printed = capsys.readouterr().out
-    wanted = COMMANDS[name][1] | ({"members to train"} if name not in ("freeze", "memorize") else set())
-    assert set(phases) == wanted and all(called in printed.splitlines()[2] for called in wanted)
+    expected = COMMANDS[name][1] | ({"members to train"} if name not in ("freeze", "memorize") else set())
+    assert set(phases) == expected and all(called in printed.splitlines()[2] for called in expected)
     assert not list(Path().iterdir())
     assert all(phase.to_do and not phase.there for phase in phases.values())
-    training = {"members to train", "normal training", "generalizing", "memorizing"} & wanted
+    training = {"members to train", "normal training", "generalizing", "memorizing"} & expected
     config, (dataset, _) = settings().zoo_config(), trained()
     if name != "rotate":  # of another network
         for called in training:
@@ -105,7 +105,7 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "told"),
+    ("name", "words", "message"),
     [
         ("align", ["--examples", "3"], "examples: got 3"),
         ("align", ["--max-device-memory", "1KB"], "max_device_memory: got 1 KB"),
@@ -118,10 +118,10 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
         ("rotate", ["--max-device-memory", "lots"], "max_device_memory: got 'lots'"),
     ],
 )
-def test_a_dry_run_refuses_what_the_command_refuses(name, words, told, capsys):
+def test_a_dry_run_refuses_what_the_command_refuses(name, words, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         dry(name, *words)
-    assert told in capsys.readouterr().err and not list(Path().iterdir())
+    assert message in capsys.readouterr().err and not list(Path().iterdir())
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -219,19 +219,21 @@ def of_networks(orders):
 def test_independent_orders_of_classes_are_no_agreement():
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.broadcast_to(np.arange(10.0), (200, 4, 10)), axis=-1)
-    found = np.array([agreement(pd.DataFrame(order), 999) for order in orders])
+    correlations = np.array([agreement(pd.DataFrame(order), 999) for order in orders])
     # The mean over 6 pairs of correlations of variance 1 / (n - 1): over 200 draws its error is 0.01.
-    assert abs(found[:, 0].mean()) < 0.03 and found[:, 0].std() == pytest.approx(1 / np.sqrt(6 * 9), rel=0.15)
-    assert 0.02 < (found[:, 1] < 0.05).mean() < 0.09 and abs(found[:, 1].mean() - 0.5) < 0.06
-    told = class_conclusion(of_networks(orders[0]), "last")
-    assert "; no agreement of networks in the order shown (mean rank correlation of two networks" in told
+    assert abs(correlations[:, 0].mean()) < 0.03 and correlations[:, 0].std() == pytest.approx(
+        1 / np.sqrt(6 * 9), rel=0.15
+    )
+    assert 0.02 < (correlations[:, 1] < 0.05).mean() < 0.09 and abs(correlations[:, 1].mean() - 0.5) < 0.06
+    text = class_conclusion(of_networks(orders[0]), "last")
+    assert "; no agreement of networks in the order shown (mean rank correlation of two networks" in text
 
 
 def test_a_common_order_of_classes_is_agreement():
     noise = np.random.default_rng(0).normal(size=(4, 10))
-    told = class_conclusion(of_networks(np.arange(10) + noise), "last")
-    assert told.startswith("last: first c0, c1, last c8, c9; networks agree in the order (")
-    assert told.endswith("permutation test: p = 0.0001)")
+    text = class_conclusion(of_networks(np.arange(10) + noise), "last")
+    assert text.startswith("last: first c0, c1, last c8, c9; networks agree in the order (")
+    assert text.endswith("permutation test: p = 0.0001)")
     relation, p = agreement(pd.DataFrame(np.arange(10) + noise))
     pairs = [stats.spearmanr(noise[i] + np.arange(10), noise[j] + np.arange(10))[0] for i in range(4) for j in range(i)]
     assert relation == pytest.approx(np.mean(pairs)) and p == 1e-4

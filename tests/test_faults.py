@@ -229,8 +229,8 @@ def test_campaigns_see_what_differs(reference, tmp_path):
     metrics = pd.read_csv(folder / "member-0" / "metrics.csv")
     runs.write_csv(folder / "member-0" / "metrics.csv", metrics.assign(loss=metrics.loss * (1 + 1e-12)))
     (folder / "more.csv").write_text("a\n")
-    found = faults.differences("other", faults.what_is_left(folder), whole)
-    assert found == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
+    differences = faults.differences("other", faults.what_is_left(folder), whole)
+    assert differences == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
     other = train(tmp_path / "other", seeds=(5, 1, 2, 3))
     assert other.seeds == (5, 1, 2, 3)
     shutil.rmtree(folder / "member-0")

@@ -73,8 +73,8 @@ def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
     need = estimate_memory(steps, execution, member, shared)
     stacked = jax.ShapeDtypeStruct((count, 64, 96), jnp.float32)
     lifted = jax.jit(lambda members, shared: parallel.each(lambda m: steps(m, shared), execution)(members))
-    told = lifted.lower(stacked, shared).compile().memory_analysis()
-    whole = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
+    analysis = lifted.lower(stacked, shared).compile().memory_analysis()
+    whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
     assert whole - 1024 <= need.bytes_for(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
 
 
@@ -117,10 +117,10 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     execution, device = Execution(members, "matmul"), jax.devices()[1]
     network, steps = config.network(dataset).with_form("matmul"), len(dataset.train) // config.recipe.batch_size
     create, lying, devices = jobs.creation(network, config.recipe, steps), [], []
-    told = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
+    analysis = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
     shared = num_bytes(jax.eval_shape(lambda: jobs.device_data(dataset, None)))
     need = jobs.need(config, dataset, execution)
-    assert shared + told.output_size_in_bytes + told.temp_size_in_bytes < need.bytes_for(1)
+    assert shared + analysis.output_size_in_bytes + analysis.temp_size_in_bytes < need.bytes_for(1)
 
     def watched(seed):
         lying.append(sum(array.nbytes for array in jax.live_arrays()))
@@ -129,14 +129,16 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
         return made
 
     monkeypatch.setattr(jobs, "creation", lambda *_: watched)
-    wanted = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0, 1, frozenset()) for seed in (3, 0, 2**31 - 1)]
-    jobs._prepare(config, network, len(dataset.train), wanted, device)
+    new_jobs = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0, 1, frozenset()) for seed in (3, 0, 2**31 - 1)]
+    jobs._prepare(config, network, len(dataset.train), new_jobs, device)
     assert len(set(lying)) == 1 and devices == [{device}] * 3
     together = jax.vmap(lambda seed: jobs.create_state(network, config.recipe, steps, seed))
     options = parallel.compiler_options(optimise=False)
-    seeds = np.int32([job.stored.seed for job in wanted])
+    seeds = np.int32([job.stored.seed for job in new_jobs])
     at_once = jax.jit(together, compiler_options=options)(seeds)
-    jax.tree.map(np.testing.assert_array_equal, parallel.stack([job.state for job in wanted]), jax.device_get(at_once))
+    jax.tree.map(
+        np.testing.assert_array_equal, parallel.stack([job.state for job in new_jobs]), jax.device_get(at_once)
+    )
 
 
 # --- evaluation and features in groups ---
@@ -145,16 +147,16 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
 @pytest.fixture
 def sizes(monkeypatch):
     """How many members each program over members is given at a time."""
-    found, over_members = [], parallel.over_members
+    counts, over_members = [], parallel.over_members
 
     def watched(*arguments, **options):
         run = over_members(*arguments, **options)
-        return lambda members, shared: found.append(parallel.count_members(members)) or run(members, shared)
+        return lambda members, shared: counts.append(parallel.count_members(members)) or run(members, shared)
 
     monkeypatch.setattr(parallel, "over_members", watched)
     zoo.trained._accuracies.cache_clear()
     symjax.representations._compiled_features.cache_clear()
-    yield found
+    yield counts
     zoo.trained._accuracies.cache_clear()
     symjax.representations._compiled_features.cache_clear()
 
@@ -188,8 +190,8 @@ def test_features_in_groups_are_the_same(sizes, pool):
     whole = representations(*arguments, **options)
     assert sizes[6:] == [3] * 3
     jax.tree.map(np.testing.assert_array_equal, bounded, whole)
-    found = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), pool=pool)
-    assert sum(array.nbytes for array in whole.values()) == 3 * 20 * found
+    size = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), pool=pool)
+    assert sum(array.nbytes for array in whole.values()) == 3 * 20 * size
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
         representations(*arguments, max_device_memory=1000)
 
@@ -198,9 +200,9 @@ def test_groups_on_all_devices_and_with_leaves_of_both_kinds():
     run = parallel.over_members(lambda member, shared: (member[0] + shared, member[1]), Execution("vmap", "matmul"))
     members = (np.arange(7.0, dtype=np.float32), np.arange(14, dtype=np.int32).reshape(7, 2))
     for size in (None, 1, 2, 3, 7, 9):
-        found = parallel.in_groups(run, size)(members, np.float32(1))
-        np.testing.assert_array_equal(found[0], members[0] + 1)
-        np.testing.assert_array_equal(found[1], members[1])
+        result = parallel.in_groups(run, size)(members, np.float32(1))
+        np.testing.assert_array_equal(result[0], members[0] + 1)
+        np.testing.assert_array_equal(result[1], members[1])
 
 
 # --- sweeps in parts ---
@@ -272,10 +274,10 @@ def test_operations_of_an_epoch():
     config = settings().zoo_config()
     network = config.network(dataset)
     image = dataset.train.images.shape[1:]
-    wanted = 6 * step_flops(network, image, config.recipe) + 18 * sum(
+    expected = 6 * step_flops(network, image, config.recipe) + 18 * sum(
         segment_flops(network, image)
     )  # 72 = 6 * 12 images
-    assert estimate.epoch_flops(config, dataset) == pytest.approx(wanted)
+    assert estimate.epoch_flops(config, dataset) == pytest.approx(expected)
 
 
 # --- the commands ---
@@ -303,13 +305,13 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
     there = scratch() / "zoo"
     before = sorted(there.rglob("*"))
     dry(experiments.zoo, *argv[:-2], "--out", there, "--seeds", "5")
-    told = lines(capsys)
-    assert told["to do"] == ["2"] and told["there already"] == ["3"]
+    values = lines(capsys)
+    assert values["to do"] == ["2"] and values["there already"] == ["3"]
     dataset, _ = trained()
     flops = estimate.epoch_flops(settings().zoo_config(), dataset)
-    assert float(told["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
-    assert float(told["time on 1 device"][0]) == pytest.approx(12 * flops / 1e9, rel=0.01)
-    assert float(told["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
+    assert float(values["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
+    assert float(values["time on 1 device"][0]) == pytest.approx(12 * flops / 1e9, rel=0.01)
+    assert float(values["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
     assert sorted(there.rglob("*")) == before and not list(rehearsed.iterdir())
     dry(experiments.zoo, *argv[:-2], "--out", there)
     assert "All is there" in capsys.readouterr().out
@@ -319,9 +321,9 @@ def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     argv = [*flags(scratch()), "--families", "full,identity", "--pairs", "3"]
     monkeypatch.setattr(bounds, "need", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
-    told = lines(capsys)
-    assert told["to do"] == ["0", "3"] and told["there already"] == ["3", "0"]
-    assert told["device memory"][-2:] == ["2", "GB"] and not list(rehearsed.iterdir())
+    values = lines(capsys)
+    assert values["to do"] == ["0", "3"] and values["there already"] == ["3", "0"]
+    assert values["device memory"][-2:] == ["2", "GB"] and not list(rehearsed.iterdir())
     dry(experiments.stitch, *argv, "--out", "new", "--max-device-memory", "1.5GB")
     assert lines(capsys)["device memory"][-2:] == ["1.5", "GB"]
 
@@ -343,15 +345,15 @@ def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys
     wide = settings(width=10_000).zoo_config()
     for config, images in ((settings().zoo_config(), classes), (wide, dataset)):
         phase = experiments.dry_run.Phase("members to train", 4, 0, 1e9)
-        told = experiments.dry_run.tell("title", config, images, [phase])
-        assert "No times: " in told and "1.00e+09" in told and "time on" not in told
+        text = experiments.dry_run.tell("title", config, images, [phase])
+        assert "No times: " in text and "1.00e+09" in text and "time on" not in text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(42, "42 s"), (720, "12 min"), (19_080, "5.3 h"), (1_036_800, "12 days")]
+    ("seconds", "text"), [(42, "42 s"), (720, "12 min"), (19_080, "5.3 h"), (1_036_800, "12 days")]
 )
-def test_times_are_told(seconds, told):
-    assert experiments.dry_run.spell_seconds(seconds) == told
+def test_times_are_text(seconds, text):
+    assert experiments.dry_run.spell_seconds(seconds) == text
 
 
 def test_bad_bounds(tmp_path, monkeypatch, capsys):

@@ -146,11 +146,11 @@ def test_curves_of_uneven_tables(tmp_path):
 
 
 def test_classes_look_different():
-    looks = distinct_styles(range(100))
-    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
-    first = [np.asarray(looks[i]["color"]) for i in range(10)]
+    styles = distinct_styles(range(100))
+    assert len({(style["color"], style["marker"]) for style in styles.values()}) == 100
+    first = [np.asarray(styles[i]["color"]) for i in range(10)]
     assert min(np.abs(a - b).sum() for a, b in itertools.combinations(first, 2)) > 0.25
-    assert len({looks[i]["marker"] for i in range(10)}) == 10
+    assert len({styles[i]["marker"] for i in range(10)}) == 10
 
 
 def test_sparsities_have_one_scale(tmp_path):

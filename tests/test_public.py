@@ -37,10 +37,10 @@ pytestmark = [
 ]
 
 MODULES = {}
-for found in pkgutil.iter_modules(symjax.__path__):
-    module = importlib.import_module(f"symjax.{found.name}")
+for info in pkgutil.iter_modules(symjax.__path__):
+    module = importlib.import_module(f"symjax.{info.name}")
     if hasattr(module, "__all__"):
-        MODULES[found.name] = module
+        MODULES[info.name] = module
 PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.items() for item in module.__all__}
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
@@ -111,7 +111,7 @@ def calls(tmp_path_factory):
     state = stream.init(ANY, ANY)
     similarity.save_stream(folder / "state.npz", stream, state)
     history = {"a": np.stack([ANY, ANY[::-1]])}
-    seen = training.device_data(dataset, None)
+    device_data = training.device_data(dataset, None)
     of_time = pd.DataFrame(itertools.product((0, 1), "ab", "ab"), columns=["epoch", "layer", "end_layer"])
     of_time = of_time.assign(**{"seed": 0, "value": 0.5, "measure": "cka", "class": "b"})
     results = pd.DataFrame(
@@ -210,7 +210,7 @@ def calls(tmp_path_factory):
         | {"data": training.pad_batches(dataset.test, 4)},
         "training.create_state": {"steps_per_epoch": 2, "seed": 0},
         "training.device_data": {"validation_batches": None},
-        "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": seen},
+        "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": device_data},
         "zoo.load_history": {"network": None, "seed": 0, "epochs": [1]},
         "zoo.test_accuracy": {"split": "test"},
         "zoo.load": {"network": None},

@@ -83,9 +83,9 @@ def test_the_page_holds_every_run(tmp_path, capsys):
     (plant(tmp_path / "runs" / "d") / summary.SUMMARY).write_text("{")
     out = tmp_path / "page"
     report("--runs", tmp_path / "runs", "--out", out)
-    told = capsys.readouterr()
-    assert told.out.index("found by zoo") < told.out.index("found by stitch") < told.out.index("found by mine")
-    assert "left out" in told.err and "3 runs" in told.out
+    output = capsys.readouterr()
+    assert output.out.index("found by zoo") < output.out.index("found by stitch") < output.out.index("found by mine")
+    assert "left out" in output.err and "3 runs" in output.out
 
     page = Reader((out / "report.html").read_text())
     text = " ".join(page.texts)
