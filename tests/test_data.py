@@ -1,4 +1,4 @@
-"""Loading, splitting and resizing of image sets."""
+"""Loading, splitting and resizing of image data sets."""
 
 import pathlib
 import subprocess
@@ -16,7 +16,7 @@ from symjax.errors import InputError
 
 
 def numbered_source(n=200, name="numbers"):
-    """Training image i is filled with the value i, so that every image can be told from the others."""
+    """Return a source whose training image i is filled with the value i, so that images are identifiable."""
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 4, 4, 3)).copy()
     labels = (np.arange(n) % 10).astype(np.int32)
     split = Split(images, labels)

@@ -25,7 +25,7 @@ def noise(n=64, height=6, width=5, channels=3):
 
 
 def moved(image, down, right, fill):
-    """NumPy's view of a shift: one pixel at a time."""
+    """Shift an image with NumPy, pixel by pixel."""
     out = np.empty_like(image)
     height, width, _ = image.shape
     for i in range(height):
@@ -36,7 +36,7 @@ def moved(image, down, right, fill):
 
 
 def recognise(image, result, translate, flip, fill):
-    """The (down, right, mirrored) that turn image into result."""
+    """Return all (down, right, mirrored) that turn `image` into `result`."""
     span = range(-translate, translate + 1)
     candidates = [(d, r, f) for d in span for r in span for f in ((False, True) if flip else (False,))]
     matches = []

@@ -1,4 +1,4 @@
-"""The cache of decoded sets: concurrent, killed, failing writers; damaged entries."""
+"""The cache of decoded data sets: concurrent, killed and failing writers; damaged entries."""
 
 import errno
 import json

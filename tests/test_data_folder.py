@@ -1,4 +1,4 @@
-"""Images in folders of the caller's own."""
+"""Image data sets in folders of the user."""
 
 import pathlib
 
@@ -25,7 +25,7 @@ def save(path, image, mode=None):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Two classes of three images to train on and one to test on, and the images by their paths."""
+    """Write two classes of three training images and one test image; return the images by their paths."""
     monkeypatch.setenv("SYMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.chdir(tmp_path)

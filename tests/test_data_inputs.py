@@ -1,4 +1,4 @@
-"""Any inputs and targets: mappings, own loaders, and what a data set of no images is."""
+"""Any inputs and targets: mappings, user loaders, and data sets without images."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ KEEP = {"normalize": False}
 
 
 def mapping(shape, dtype=np.float32, **changes):
-    """Normally distributed floats or integers up to 1000, 20 to train on and 6 to test."""
+    """Return normally distributed floats or integers up to 1000: 20 training and 6 test examples."""
     draw = RNG.normal if np.dtype(dtype).kind == "f" else lambda size: RNG.integers(0, 1000, size)
     return (
         {f"x_{part}": draw(size=(n, *shape)).astype(dtype) for part, n in (("train", 20), ("test", 6))}
@@ -208,7 +208,7 @@ def test_a_dataset_keeps_its_parts_and_statistics():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder, on no path of modules."""
+    """Change to a folder that is not on the module path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield tmp_path

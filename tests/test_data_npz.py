@@ -1,4 +1,4 @@
-"""Image sets in the caller's own .npz files."""
+"""Image data sets in .npz files of the user."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def save(folder, **changes):
 
 
 def floats(**changes):
-    """In 0..1, with a value of a few pixels of a part changed."""
+    """Return images in 0..1, with a few pixels of one part changed to a value."""
     parts = {key: GOOD[key] / 255 for key in ("x_train", "x_test")}
     for key, value in changes.items():
         parts[key][0, :2, 0, 0] = value
@@ -89,7 +89,7 @@ def test_floats_that_rounding_brought_out_of_range_are_still_in_0_to_1(tmp_path,
 
 
 def test_dark_floats_in_0_to_255(tmp_path):
-    """Most pixels are black; those that are not say what white is."""
+    """Most pixels are black; the others determine the value of white."""
     x = np.where(GOOD["x_train"] > 200, GOOD["x_train"], 0)
     data = load(save(tmp_path, x_train=x * 1.0, x_test=GOOD["x_test"] * 1.0), validation=0)
     assert by_label(data.train) == sorted(map(bytes, x))

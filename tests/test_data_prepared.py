@@ -1,4 +1,4 @@
-"""Sets that tensorflow_datasets has prepared: small ones made here, and CIFAR-10 where there is one."""
+"""Data sets prepared by tensorflow_datasets: small ones written here, and CIFAR-10 if available."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def some_images(n=24, shape=(8, 8, 3), seed=0):
 def prepare(
     folder, splits, features=None, names=("cat", "dog", "eel"), encoding="png", supervised=None, keys=("image", "label")
 ):
-    """Writes what tensorflow_datasets would: splits maps a split's name to (images, labels)."""
+    """Write a data set as tensorflow_datasets does; `splits` is {name: (images, labels)}."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -102,7 +102,7 @@ TRAIN, TEST = (some_images(), LABELS), (some_images(seed=1)[:9], LABELS[:9])
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """An empty tensorflow_datasets folder and an empty cache, and no network."""
+    """Set up an empty tensorflow_datasets folder and an empty cache, without a network."""
 
     def no_network(*args, **kwargs):
         raise AssertionError("tried to reach the network")

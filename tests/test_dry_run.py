@@ -1,4 +1,4 @@
-"""--dry-run of every command: it tells its phases, writes nothing, trains nothing, refuses what the command refuses."""
+"""--dry-run of every command: it prints phases, writes and trains nothing, and raises the errors of the command."""
 
 import importlib
 from pathlib import Path
@@ -46,7 +46,7 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def phases(monkeypatch, tmp_path):
-    """In an empty folder, where nothing may train; rehearsals say 1 GFLOP/s for each device. Yield {name: phase}."""
+    """Forbid training in an empty folder, assume 1 GFLOP/s for each device, and yield {name: phase}."""
     trained()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
@@ -62,7 +62,7 @@ def phases(monkeypatch, tmp_path):
 
 
 def dry(name, *words, zoo="zoo"):
-    """A dry run on the tiny data set, whose zoo is in a new folder unless said otherwise."""
+    """Run --dry-run on the tiny data set, by default with a zoo in a new folder."""
     run(name, *words, "--dry-run", zoo=zoo)
 
 
@@ -73,7 +73,7 @@ def run(name, *words, zoo="zoo"):
 
 
 def images():
-    """Operations of each segment for one image."""
+    """Return the operations of each segment for one image."""
     dataset, _ = trained()
     return segment_flops(settings().zoo_config().network(dataset), (8, 8, 1))
 
@@ -126,7 +126,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(name, words, message, capsys
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypatch, capsys):
-    """Training would fit, and the evaluation of all test images after it does not."""
+    """Training fits in memory, but the evaluation of all test images does not."""
     monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: MemoryEstimate(2 * 10**9, 1))
     monkeypatch.setattr(jobs, "need", lambda *_: MemoryEstimate(1, 1))
     for start in (run, dry):
@@ -178,7 +178,7 @@ def test_both_groups_are_trained_side_by_side(phases):
 
 @pytest.mark.parametrize("point", [0, 1])
 def test_operations_of_a_retraining(point):
-    """A step of the tail is one of the network with its front frozen, less that front, with the matrix and ReLU."""
+    """A step of the tail is one of the network with a frozen front, minus the front, plus matrix and ReLU."""
     dataset, _ = trained()
     network = settings(model="rotate_tiny").zoo_config().network(dataset)
     recipe, image = Recipe(epochs=2, batch_size=12, flip=False, translate=0), (8, 8, 1)

@@ -1,4 +1,4 @@
-"""Layers over a training, planted: what is final when, and how well classes are told apart."""
+"""Learning dynamics of constructed layers: convergence epochs and class correlations."""
 
 import jax
 import numpy as np
@@ -26,13 +26,13 @@ EPOCHS = (0, 1, 2, 4)
 
 
 def orthonormal(rng, *shape):
-    """Centred columns, orthonormal."""
+    """Return centred orthonormal columns."""
     x = rng.normal(size=shape)
     return np.linalg.qr(x - x.mean(0))[0]
 
 
 def planted(seed=0):
-    """Layer one is final from the first checkpoint on but for a linear map; layer two moves straight there."""
+    """Layer one is final at the first checkpoint up to a linear map; layer two moves there in a straight line."""
     rng = np.random.default_rng(seed)
     basis = orthonormal(rng, 300, 16)
     one, two, start = basis[:, :4], basis[:, 4:10], basis[:, 10:]
@@ -154,7 +154,7 @@ def test_checkpoints_are_few_and_early():
 
 
 def least_squares_correlation(x, y):
-    """R of an ordinary regression with an intercept, in float64."""
+    """Return R of a least-squares regression with an intercept, in float64."""
     design = np.column_stack([np.ones(len(x)), np.float64(x)])
     fitted = design @ np.linalg.lstsq(design, np.float64(y), rcond=None)[0]
     return np.sqrt(max(0.0, 1 - np.sum((y - fitted) ** 2) / np.sum((y - np.mean(y)) ** 2)))
@@ -181,7 +181,7 @@ def test_class_correlations_are_those_of_least_squares():
 
 
 def test_planted_classes_are_learned_in_their_order():
-    """A feature turns into the indicator of class b at once, another into that of class a bit by bit."""
+    """One feature becomes the indicator of class b at once, another becomes that of class a gradually."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 4
     moments = []
@@ -208,7 +208,7 @@ def test_planted_classes_are_learned_in_their_order():
 
 
 def of_networks(orders):
-    """Ends as `class_conclusion` has them: networks down, classes across."""
+    """Return correlations at the end, networks by classes, as `class_conclusion` takes them."""
     return pd.DataFrame(
         {"class": f"c{k}", "seed": seed, "converged": value}
         for seed, order in enumerate(orders)

@@ -31,7 +31,7 @@ PROJECT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """A zoo that nothing disturbed, and its folder."""
+    """Return an undisturbed zoo and its folder."""
     folder = tmp_path_factory.mktemp("faults") / "zoo"
     return train(folder), folder
 
@@ -99,7 +99,7 @@ def test_a_written_file_is_whole_when_the_signal_comes(tmp_path, monkeypatch, ha
 
 
 def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
-    """The main thread is in C, as in a compilation; and in a block that keeps signals back."""
+    """The main thread is in C code, as in a compilation; also in a block that defers signals."""
     script = """
         import ctypes, os, signal, sys, threading
         from symjax import interruption
@@ -121,7 +121,7 @@ def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
 
 
 def test_a_signal_in_a_callback_of_the_garbage_collector_comes_again(handlers):
-    """There Python drops what a handler raises."""
+    """Python discards exceptions of handlers there."""
 
     def callback(phase, _):
         if phase == "stop" and not sent:
@@ -143,7 +143,7 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_comes_again(handlers):
 
 
 def test_an_interrupted_zoo_is_saved_as_far_as_it_is(tmp_path, monkeypatch, handlers):
-    """Nothing was due to be saved; the signal comes in the middle of the fourth epoch."""
+    """The signal comes in the middle of the fourth epoch, when no save is due."""
     is_ready, epochs = zoo.jobs._wait, []
 
     def wait(arrays, interrupted):
@@ -166,7 +166,7 @@ def test_an_interrupted_zoo_is_saved_as_far_as_it_is(tmp_path, monkeypatch, hand
 
 @pytest.fixture
 def disk(tmp_path):
-    """Mounts a file system of so many kilobytes, or enlarges it."""
+    """Mount a file system of this many kilobytes, or enlarge it."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -182,7 +182,7 @@ def disk(tmp_path):
 
 @pytest.mark.parametrize("kilobytes", [4, *(pytest.param(size, marks=pytest.mark.slow) for size in (16, 96))])
 def test_a_disk_that_fills_up(reference, disk, kilobytes, monkeypatch, capfd):
-    """In the first table, in a checkpoint of the first member, in one of a later member."""
+    """The disk is full in the first table, in a checkpoint of the first member, or in one of a later member."""
     monkeypatch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
     folder = disk(f"size={kilobytes}k")
     with pytest.raises(InputError, match="cannot be written .No space left on device"):
@@ -240,7 +240,7 @@ def test_campaigns_see_what_differs(reference, tmp_path):
 
 
 def test_campaigns_see_by_how_much_numbers_differ():
-    """On another number of devices: numbers may be others, nothing else may; findings follow the numbers."""
+    """On another number of devices only numbers, and the conclusions from them, may differ."""
     left = {"a": np.float32([1, np.nan, np.inf]), "n": np.arange(2), "t.csv": "seed,loss\n0,1.5\n", "summary.json": "1"}
     arrays, tables, rest = faults.sorted_out(left)
     assert list(arrays) == ["a"] and list(tables) == ["t.csv: loss"] and tables["t.csv: loss"].tolist() == [1.5]
@@ -287,7 +287,7 @@ def test_numbers_in_tables_are_the_same_after_any_number_of_readings(tmp_path):
 
 @pytest.mark.parametrize("jump", [-1e7, 1e7])
 def test_a_clock_that_jumps(reference, tmp_path, monkeypatch, jump):
-    """Over half a year between any two looks at it, for zoos and for the cache of data sets."""
+    """The clock jumps by over half a year between any two readings, for zoos and the cache of data sets."""
     now, looks = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: now() + jump * next(looks))
     assert_same(train(tmp_path / "zoo").members, reference[0].members)
@@ -299,7 +299,7 @@ def test_a_clock_that_jumps(reference, tmp_path, monkeypatch, jump):
 
 
 class Malicious:
-    """Makes a file where it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -309,7 +309,7 @@ class Malicious:
 
 
 def test_pickles_are_never_loaded(reference, tmp_path):
-    """In place of every file of a zoo in turn, as such and as an array of objects."""
+    """A pickle replaces each file of a zoo in turn, plain and as an array of objects."""
     folder, proof = shutil.copytree(reference[1], tmp_path / "zoo"), tmp_path / "executed"
     train(folder, keep=[2])
     right = {epoch: zoo.load(folder, [1], epoch=epoch).members for epoch in (None, 2)}

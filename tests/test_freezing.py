@@ -1,4 +1,4 @@
-"""Freeze training: what is not computed, what does not change, and what does exactly as before."""
+"""Freeze training: frozen layers are not computed and do not change; other layers change as before."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ RECIPE = Recipe(batch_size=8)
 
 
 def stepped(name, frozen, width=2):
-    """A state before and after two steps."""
+    """Return a state before and after two steps."""
     network = models.create(name, width=width, classes=3)
     recipe = Recipe(epochs=4, batch_size=8, learning_rate=0.01)
     tx = optimizer(recipe, 5)
@@ -64,7 +64,7 @@ def test_frozen_segments_and_their_optimizer_stay(name, frozen):
 
 
 def test_the_first_step_of_the_others_is_that_of_normal_training():
-    """Without batch norm the front computes the same frozen or not: what lies above has the same gradients."""
+    """Without batch norm the outputs of a frozen front are unchanged, and so are the gradients of later layers."""
     network = models.create("mcnn_k", width=2, classes=3)
     recipe = Recipe(epochs=4, batch_size=8)
     tx = optimizer(recipe, 5)
@@ -100,7 +100,7 @@ ANY_OPTIMIZER = {
 
 @pytest.mark.parametrize("name", ANY_OPTIMIZER)
 def test_any_optimizer_trains_what_is_not_frozen(name):
-    """As the same optimizer does of these parameters alone, step by step, in a loop."""
+    """The result equals that of the same optimizer on these parameters only, step by step."""
 
     def mlp(weights, x):
         hidden = stitch_point(jnp.tanh(x @ weights["first"]), "hidden")
@@ -150,7 +150,7 @@ def test_the_compiled_program_has_fewer_operations_too():
 
 
 def test_operations_of_a_step_are_those_of_its_convolutions():
-    """By hand: a multiplication and an addition for each weight, pixel and example, three times where it is trained."""
+    """Count by hand: multiply and add per weight, pixel and example, three times for trained layers."""
     network = models.create("mcnn_k", width=32, classes=3)
     sides, channels = (16, 16, 8, 4), (3, 32, 64, 128, 256)
     # A border pixel has fewer neighbours: (3 n - 2)^2 products of n^2 pixels.
@@ -171,7 +171,7 @@ def test_operations_of_a_training_are_those_of_its_steps():
 
 
 def test_operations_are_those_of_the_recipe():
-    """The schedule's and the penalty's operations are few beside those of the network, but they are counted."""
+    """The few operations of schedule and penalty are counted as well."""
     network = models.create("mcnn", width=2, classes=3)
     usual = step_flops(network, SHAPE, RECIPE)
     for change in ({"weight_decay": 0.0}, {"schedule": "cosine"}):

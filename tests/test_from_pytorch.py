@@ -1,4 +1,4 @@
-"""State dictionaries of PyTorch: the published code's weights give its logits; keys and shapes that do not fit."""
+"""State dictionaries of PyTorch: weights of published code give its logits; wrong keys and shapes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from symjax.models.pytorch import from_pytorch
 
 
 def layer(name, values):
-    """A convolution, linear layer or norm in PyTorch's layout."""
+    """Return tensors of a convolution, linear layer or norm in the layout of PyTorch."""
     names = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}
     entries = {}
     for leaf, value in values.items():
@@ -28,7 +28,7 @@ def layer(name, values):
 
 
 def myrtle_dictionary(p):
-    """An nn.Sequential whose layers without parameters take numbers, too: here two after each norm."""
+    """Return a state of an nn.Sequential, in which layers without parameters are numbered too: two after each norm."""
     entries = layer("12", p["dense"])
     for i in p["convs"]:
         entries |= layer(f"{4 * i}", p["convs"][i]) | layer(f"{4 * i + 1}", p["norms"][i])
@@ -87,7 +87,7 @@ def test_myrtle():
     ],
 )
 def test_resnet(block, names, shortcut):
-    """Twelve blocks, so that 10 must come after 9."""
+    """Twelve blocks test that 10 comes after 9."""
     options = {"width": 2, "blocks": (11, 1), "shortcut": shortcut}
     values, module = values_of(drawn("resnet20", **options)), drawn("resnet20", 1, **options)
     loaded = from_pytorch(module, resnet_dictionary(values, block, **names))

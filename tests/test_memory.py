@@ -1,4 +1,4 @@
-"""What programs will need of a device's memory, groups and parts that keep within a bound, and --dry-run."""
+"""Memory estimates of programs, groups within a memory limit, and --dry-run."""
 
 import dataclasses
 import itertools
@@ -61,7 +61,7 @@ def test_members_that_fit():
 
 
 def steps(member, shared):
-    """Something with workspace: a few products in a loop."""
+    """Compute a few products in a loop, which needs workspace."""
     return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ shared @ (shared.T @ x.T) @ x), member)
 
 
@@ -112,7 +112,7 @@ def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("members", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
-    """On the device that they are for, within what training one takes, with weights as of a `vmap` over all."""
+    """New members are created on their device, in the memory of training one, and equal those of a `vmap`."""
     dataset, config = trained()[0], settings().zoo_config()
     execution, device = Execution(members, "matmul"), jax.devices()[1]
     network, steps = config.network(dataset).with_form("matmul"), len(dataset.train) // config.recipe.batch_size
@@ -146,7 +146,7 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many members each program over members is given at a time."""
+    """Record the number of members of each call of a program over members."""
     counts, over_members = [], parallel.over_members
 
     def watched(*arguments, **options):
@@ -219,7 +219,7 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
     sizes = {}
 
     def need(part, _):
-        """Of a size that is easy to see through; the real one takes the compiler seconds."""
+        """Return a simple estimate; the real one takes seconds of compilation."""
         return sizes.setdefault(part, MemoryEstimate(100, 10 * len(part.points) * len(part.families)))
 
     monkeypatch.setattr(bounds, "need", need)
@@ -251,7 +251,7 @@ def test_what_a_plan_needs():
 
 @pytest.mark.slow
 def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
-    """In two parts, a stitch each; one of them has nothing to train."""
+    """The sweep runs in two parts of one stitch each; one of them is not trained."""
     argv = [*flags(scratch()), "--families", "full,identity", "--layers", "relu2", "--stitch-epochs", "1"]
     argv += ["--pairs", "1", "--out"]
     monkeypatch.chdir(tmp_path)
@@ -289,7 +289,7 @@ def dry(module, *argv):
 
 @pytest.fixture
 def rehearsed(monkeypatch, tmp_path):
-    """Rehearsals say 1 GFLOP/s for each device."""
+    """Replace rehearsals by 1 GFLOP/s for each device."""
     trained()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
@@ -337,7 +337,7 @@ def test_a_rehearsal_measures_something():
 
 
 def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys):
-    """A million classes, or a width that only another machine holds: nothing is allocated, and the table comes."""
+    """With a million classes or a huge width nothing is allocated, and the table is complete."""
     dataset, _ = trained()
     monkeypatch.setattr(estimate, "create_state", lambda *_: pytest.fail("allocated"))
     monkeypatch.setattr(estimate, "REHEARSAL_BYTES", 2**27)

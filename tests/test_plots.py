@@ -1,4 +1,4 @@
-"""Figures show the table's numbers, and come out whole."""
+"""Figures show the numbers of the table, and files are complete."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Summaries of runs, and the page that is made of them."""
+"""Summaries of runs and the report page."""
 
 import base64
 import html.parser
@@ -52,7 +52,7 @@ def test_a_broken_summary_is_an_error_and_is_replaced(tmp_path, content):
 
 
 class Reader(html.parser.HTMLParser):
-    """The text, the pictures and whether every tag is closed."""
+    """Collect text and pictures, and check that every tag is closed."""
 
     def __init__(self, page):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rotations: matrices, the tail behind them, features in bounded memory, and the command."""
+"""Rotations: matrices, rotated tails, features in bounded memory, and the command."""
 
 import dataclasses
 import re
@@ -51,7 +51,7 @@ def plan_of(trained_zoo, points=(0,), *, epochs=2, rate=0.01, **others):
 
 @lru_cache
 def program(model="rotate_tiny", points=(0,), epochs=4, rate=0.02, start="continue"):
-    """Compiled once for the tests that ask for the same."""
+    """Cached, so that tests with equal arguments share compiled programs."""
     dataset, found = trained(model)
     return Retraining(plan_of(found, points, epochs=epochs, rate=rate, start=start), dataset)
 
@@ -113,7 +113,7 @@ def test_the_other_kinds_and_bad_ones(draws):
 
 
 def absorbed(network, member: Member, point: int, matrix) -> Member:
-    """The tail that takes features A x for x: W' = W A^-1 in the layer behind the point."""
+    """Return the tail that maps A x as the given tail maps x: W' = W A^-1 in the layer after the point."""
     tail = jax.tree.map(np.array, network.tail_of(member, point))
     layer = tail.params["convs"][point + 1] if point + 1 < len(network.points) else tail.params["dense"]
     inverse = np.linalg.inv(matrix.astype(np.float64))
@@ -160,7 +160,7 @@ def test_features_before_an_activation():
 
 
 def accuracy_of(found, dataset, member, one, point) -> float:
-    """Percent, over the network's public parts, in one batch."""
+    """Return the accuracy in percent of one batch, by the public functions of the network."""
     images = np.float32((dataset.test.images - dataset.mean) / dataset.std)
     rotated = np.asarray(found.network.pre_activation(member, images, point)) @ one.matrix.T
     travelling = (found.network.activation(point)(jnp.asarray(rotated)),)
@@ -205,7 +205,7 @@ def test_a_case_does_not_depend_on_what_it_trains_beside():
 
 
 def assert_same(ours, theirs):
-    """To the last bit."""
+    """Assert that results are equal bit by bit."""
     assert [(one.point, one.case) for one in ours] == [(one.point, one.case) for one in theirs]
     for one, other in zip(ours, theirs, strict=True):
         assert one.accuracy == other.accuracy and one.history == other.history
@@ -345,7 +345,7 @@ def test_blocks_fit_the_budget():
 
 
 def test_layers_share_the_budget():
-    """Together where the features of both fit; how many blocks a layer has does not depend on the other."""
+    """Points are grouped where the features of both fit; the number of blocks is independent of other points."""
     dataset, found = trained()
     fronts = Retraining(plan_of(found, (0, 1)), dataset).programs[0]._fronts
     both = 1024 + 512  # bytes of an image's features
@@ -395,7 +395,7 @@ def command(*others, out="run", model="rotate_tiny", kinds="none,g_relu,orthogon
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What would be retrained: (point, kind, repeat) each time; the results are a function of these alone."""
+    """Record calls of the retraining as (point, kind, repeat); results depend on these only."""
     found = []
 
     def counted(self, member, cases, *, key, on_epoch, on_results):
@@ -463,7 +463,7 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
 
 
 def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
-    """Two members at two layers: one program for both layers; more matrices extend them."""
+    """Two members with two layers use one program for both layers; more matrices extend the results."""
     points = []
     begin = Retraining.__init__
     monkeypatch.setattr(
@@ -484,7 +484,7 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
 
 
 def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
-    """What is saved, group by group and layer by layer, is not asked for again."""
+    """Saved groups and layers are not computed again."""
     write, written = runs.write_csv, []
 
     def dies(path, frame):
@@ -507,7 +507,7 @@ def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
 
 @pytest.mark.slow
 def test_layers_that_lack_different_matrices_find_the_same(quiet_folder, monkeypatch):
-    """A run whose layers are there in part, against one in one go."""
+    """A run that completes partial results equals an uninterrupted run."""
     whole, points, begin = command(out="whole"), [], Retraining.__init__
     command("--layers", "2", "--repeats", 1, out="parts", kinds="g_relu")
     command("--layers", "1", "--repeats", 2, out="parts", kinds="orthogonal")
@@ -522,7 +522,7 @@ def test_layers_that_lack_different_matrices_find_the_same(quiet_folder, monkeyp
 
 
 def test_matrices_of_layers_are_shared_out():
-    """Among processes or tasks each has whole layers where there are enough, else the same matrices of several."""
+    """Each process or task has whole layers if there are enough, otherwise equal matrices of several layers."""
     units = [("m", layer, 0, CASES) for layer in ("conv1", "conv2", "conv3")]
     assert group_units(units) == {("m", ("conv1", "conv2", "conv3")): [(0, CASES)]}
     whole = split_units(units, 2)
@@ -625,7 +625,7 @@ def test_layers_that_do_not_fit_follow_each_other():
 
 
 def test_what_a_retraining_needs():
-    """On each device the features of training and validation images, and for each case its state, before and after."""
+    """A device holds features of training and validation images, and for each case the state before and after."""
     whole, (dataset, found) = program(epochs=2), trained()
     need, one = whole.programs[0].memory, jax.tree.map(np.asarray, found.network.tail_of(found.member(0), 0))
     (front,) = whole.programs[0]._fronts
@@ -638,7 +638,7 @@ def test_what_a_retraining_needs():
 
 
 def penalties(gap, *, cost=None, seeds=1, repeats=4, noise=0.5, layers=("conv1", "conv2", "conv10")):
-    """Rows of one common noise per repeat: by layer, G_ReLU exceeds none by `cost` (0), orthogonal G_ReLU by `gap`."""
+    """Return rows with common noise per repeat: G_ReLU exceeds none by `cost`, orthogonal exceeds G_ReLU by `gap`."""
     rng = np.random.default_rng(0)
     rows = []
     for layer, above, little in zip(layers, gap, cost or [0.0] * len(layers), strict=True):
@@ -652,7 +652,7 @@ def penalties(gap, *, cost=None, seeds=1, repeats=4, noise=0.5, layers=("conv1",
 
 
 def verdicts(told):
-    """Of the whole and of each of its claims, after the claim's words."""
+    """Return the verdicts of the whole text and of each claim."""
     whole = re.match(r"The published finding (holds|fails|is not settled) as a whole", told).group(1)
     claims = ("g_relu costs at most", "orthogonal costs more than g_relu", "the gap grows with depth")
     found = [re.search(rf"{claim}[^:]*: (holds|fails|not settled|undecided)", told).group(1) for claim in claims]
@@ -682,7 +682,7 @@ def test_each_part_of_the_published_finding_is_tested_at_each_layer(rows, wanted
 
 
 def swinging(gap, cost, by):
-    """Four repeats, kinds `by` apart more in one and less in the next, turn about from layer to layer."""
+    """Return rows of four repeats whose gaps are alternately larger and smaller by `by`, also over layers."""
     layers = [f"conv{i}" for i in range(len(gap))]
     rows = penalties(gap, cost=cost, noise=0.0, layers=layers)
     sign = (-1) ** (rows.repeat + rows.layer.map(layers.index))

@@ -1,4 +1,4 @@
-"""Schedules of freezing that members find while they train: what is frozen, when, and that it stays so."""
+"""Freeze schedules decided during training: which layers are frozen, when, and that decisions are final."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ def given(freeze, config=LONGER):
 
 
 def similarities(folder):
-    """(epochs from the second on, layers), the mean over members, by each measure's own function."""
+    """Return similarities (epochs from the second on, layers), averaged over members, by the measure function."""
     images = DATASET.train.images[:20]
     at = []
     for epoch in range(7):
@@ -53,7 +53,7 @@ def similarities(folder):
 
 @pytest.fixture(scope="module")
 def normal(tmp_path_factory):
-    """The folder of normal training, with all epochs."""
+    """Return the folder of normal training, with all epochs."""
     folder = tmp_path_factory.mktemp("saturation") / "normal"
     train(folder, LONGER, keep=range(7))
     return folder
@@ -61,7 +61,7 @@ def normal(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def middle(normal):
-    """A threshold that the lowest layer reaches, but not at once."""
+    """Return a threshold that the lowest layer reaches after some epochs."""
     lowest = similarities(normal)[:5, 0]
     place = int(np.argmax(lowest[1:])) + 1
     assert lowest[place] > lowest[:place].max()  # as an ordinary training has it
@@ -70,7 +70,7 @@ def middle(normal):
 
 @pytest.fixture(scope="module")
 def live(middle, tmp_path_factory):
-    """The folder of a zoo that was trained by that rule at one go, with all epochs."""
+    """Return the folder of a zoo trained with the rule without interruption, with all epochs."""
     folder = tmp_path_factory.mktemp("saturation") / "live"
     train(folder, ruled(middle), keep=range(7))
     return folder
@@ -119,7 +119,7 @@ def test_layers_freeze_when_they_have_saturated(live, middle, tmp_path):
 @pytest.mark.parametrize("cut", [(1, 0), slow((1, 1)), slow((2, 1)), (3, 2), slow((5, 1))], ids=str)
 @pytest.mark.few(1)
 def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tmp_path, monkeypatch):
-    """Killed as one member is saved, and others are or are not."""
+    """The process is killed while one member is saved, after or before others."""
     save = StoredMember.save
 
     def interrupted(self, state, metrics):
@@ -139,7 +139,7 @@ def test_an_interrupted_zoo_finds_what_it_would_have_found(cut, live, middle, tm
 
 
 def test_what_the_folder_holds_is_decided(live, middle, tmp_path, monkeypatch):
-    """However similar layers are: what is written is followed, also where the members train anew."""
+    """Written decisions are followed whatever the similarities, also if members are trained again."""
     folder = shutil.copytree(live, tmp_path / "zoo")
     table = runs.read_csv(folder / saturation.FILE).iloc[:2].assign(frozen=[True, True])
     for seed in SEEDS:

@@ -1,4 +1,4 @@
-"""Results are shown in one line, arrays by type and shape."""
+"""Results are shown in one line, arrays by dtype and shape."""
 
 import dataclasses
 import inspect
