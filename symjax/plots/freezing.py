@@ -43,5 +43,5 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None
         over = over_networks(members, "mean and standard deviation")
         for axes in (left, right):
             axes.grid(True, color="#dddddd", linewidth=0.6)
-        title = f"Layers frozen from the lowest, compared with normal training ({over})"
+        title = f"Freeze training compared with normal training ({over})"
         return finish(figure, path, ax, grid, title=title, legend={})

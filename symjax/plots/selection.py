@@ -43,7 +43,7 @@ def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | No
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
         pairs = chosen.pair.nunique()
-        title = f"Number of {pairs} pairs by chosen value" if pairs > 1 else "Chosen value of one pair"
+        title = f"Chosen values of {pairs} pairs" if pairs > 1 else "Chosen value of one pair"
         labels = {"xlabel": "value chosen by validation", "ylabel": "pairs"}
         return finish(figure, path, ax, grid, title=f"{title}, layer by layer", **labels)
 
