@@ -358,7 +358,7 @@ def what_is_left(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
             found[name] = path.read_text()
         elif path.name == summary.SUMMARY:
             document = runs.read_json(path)
-            found[name] = json.dumps([document[key] for key in ("title", "finding", "tables", "figures")])
+            found[name] = json.dumps([document[key] for key in ("title", "conclusion", "tables", "figures")])
         else:
             found[name] = "there"
     for config in sorted(folder.rglob("config.json")):

@@ -98,8 +98,8 @@ def measure_zoo(settings: Settings, members: int, groups: int) -> dict[str, int]
             states, _ = jax.block_until_ready(program(jax.device_put(host), placed))
             del states
 
-    need = memory.need_of(epoch, execution, one, shared)
-    return {"predicted": need.of(members), "measured": growth(compiled(epoch, execution, host, shared), run)}
+    need = memory.estimate_memory(epoch, execution, one, shared)
+    return {"predicted": need.bytes_for(members), "measured": growth(compiled(epoch, execution, host, shared), run)}
 
 
 def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
@@ -121,7 +121,7 @@ def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
         def run(program, host=host):
             jax.block_until_ready(program(jax.device_put(host), jax.device_put(shared)))
 
-        most = max(most, bounds.need(plan, dataset).of(1))
+        most = max(most, bounds.need(plan, dataset).bytes_for(1))
         used = max(used, growth(compiled(epoch, execution, host, shared), run))
     return {"predicted": most, "measured": used}
 

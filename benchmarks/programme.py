@@ -19,7 +19,7 @@ import tyro
 from experiments.dry_run import DEVICES, spell_seconds
 from symjax.data import Dataset, Split
 from symjax.flops import segment_flops
-from symjax.memory import Need, spell_bytes
+from symjax.memory import MemoryEstimate, spell_bytes
 from symjax.parallel import Execution
 from symjax.stitching import FitConfig, Plan, bounds, parse_families
 from symjax.stitching.division import cost, work_of
@@ -64,7 +64,7 @@ def zoo_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     flops = settings.epochs * estimate.epoch_flops(config, dataset)
     need = None
     if settings.memory:
-        need = jobs.need(config, dataset, ACCELERATOR)
+        need = jobs.memory_estimate(config, dataset, ACCELERATOR)
     return row(settings, f"{model}: {settings.members} members", settings.members, flops, need, "member")
 
 
@@ -84,10 +84,10 @@ def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     return row(settings, what, settings.pairs, flops, need, "stitch")
 
 
-def row(settings: Settings, what: str, count: int, each: float, need: Need | None, unit: str) -> dict:
+def row(settings: Settings, what: str, count: int, each: float, need: MemoryEstimate | None, unit: str) -> dict:
     seconds = each / (settings.teraflops * 1e12)
     times = {n: -(-count // n) for n in DEVICES}  # on a process for each device, so that none share a pair's stitches
-    memory = "" if need is None else f"{spell_bytes(need.fixed)} + {spell_bytes(need.member)} for each {unit}"
+    memory = "" if need is None else f"{spell_bytes(need.fixed)} + {spell_bytes(need.per_member)} for each {unit}"
     return {
         "what": what,
         "operations": f"{count * each:.1e}",

@@ -60,7 +60,7 @@ def main(settings: Settings) -> Summary:
     measures = parse_measures(settings.measures)
     pairs, seeds = settings.part_of_pairs(draw_pairs(seeds, settings.pairs, settings.pair_seed, ordered=False), seeds)
     if settings.examples < 4:
-        raise InputError(f"examples: got {settings.examples}, wanted 4 or more")
+        raise InputError(f"examples: got {settings.examples}, expected 4 or more")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
@@ -112,7 +112,7 @@ def main(settings: Settings) -> Summary:
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
-            finding(table, layers),
+            conclusion(table, layers),
             {f"equal layers on {len(images)} test images{maps}, {over}": summary(table, layers)},
             tuple(figures),
         )
@@ -188,14 +188,14 @@ def missing_pairs(
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     """Measures down, layers across: mean and standard deviation (n - 1) over pairs."""
-    grouped = plots.of_equal_layers(table).groupby(["measure", "layer"], sort=False).value
+    grouped = plots.equal_layers(table).groupby(["measure", "layer"], sort=False).value
     text = mean_and_deviation(grouped, 3).unstack("layer")[layers].loc[list(table.measure.unique())]
     return text.rename_axis(index=None, columns=None)
 
 
-def finding(table: pd.DataFrame, layers: list[str]) -> str:
+def conclusion(table: pd.DataFrame, layers: list[str]) -> str:
     """How alike the first and the last layers are by each measure."""
-    means = plots.of_equal_layers(table).groupby(["measure", "layer"]).value.agg(mean)
+    means = plots.equal_layers(table).groupby(["measure", "layer"]).value.agg(mean)
     first, last = layers[0], layers[-1]
     told = [f"{name} {means[name, first]:.3f} and {means[name, last]:.3f}" for name in table.measure.unique()]
     return f"Between networks, equal layers have at {first} and at {last}: {', '.join(told)}."

@@ -64,7 +64,7 @@ def main(settings: Settings) -> Summary:
                 ends
             ),
         }
-        return Summary(folder, history.title(folder), finding(ends, layers[-1]), tables, ("classes", "layers"))
+        return Summary(folder, history.title(folder), conclusion(ends, layers[-1]), tables, ("classes", "layers"))
 
 
 def learned(ends: pd.DataFrame) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def learned(ends: pd.DataFrame) -> pd.DataFrame:
     return text.loc[means.sort_values("converged", kind="stable").index]
 
 
-def finding(ends: pd.DataFrame, layer: str) -> str:
+def conclusion(ends: pd.DataFrame, layer: str) -> str:
     """Which classes come first and last, and whether the networks agree in that."""
     order = ends.groupby("class", sort=False).converged.agg(mean).dropna().sort_values(kind="stable")
     if order.empty:

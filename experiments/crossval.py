@@ -33,7 +33,7 @@ def main(settings: Settings) -> Summary:
     with renamed(families="values"):
         families = with_numbers(settings.family, settings.values)
     if len(families) < 2:
-        raise InputError(f"values: got {settings.values!r}, wanted two or more different ones to choose from")
+        raise InputError(f"values: got {settings.values!r}, expected two or more different ones to choose from")
     with sweep(settings, families, "crossval") as found:
         values = [family.hyperparameter for family in families]
         chosen = choose(found.table)
@@ -43,13 +43,13 @@ def main(settings: Settings) -> Summary:
         fixed = found.table.replace({"family": labels})
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, found.folder / "penalties")
-        plots.choices(chosen, values, found.folder / "choices")
+        plots.chosen_values(chosen, values, found.folder / "choices")
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(
             found.folder,
             found.title,
-            found.with_warning(finding(fixed, chosen)),
+            found.with_warning(conclusion(fixed, chosen)),
             {
                 f"stitching penalty in percentage points, {found.over_pairs}": StitchResults.summary(together),
                 "how often each value was chosen": counts,
@@ -58,7 +58,7 @@ def main(settings: Settings) -> Summary:
         )
 
 
-def finding(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
+def conclusion(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
     """What the choice by validation costs, beside each value kept for all pairs and layers, in `fixed` as family:value.
 
     By the test images are no choices: one value for all is chosen by validation, too.

@@ -15,7 +15,7 @@ from experiments.settings import Told, ZooSettings
 from symjax import parallel, representations, runs, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops
-from symjax.memory import Need, spell_bytes
+from symjax.memory import MemoryEstimate, spell_bytes
 from symjax.zoo import Group, ZooConfig, estimate, jobs
 
 DEVICES = (1, 8, 64)
@@ -49,7 +49,7 @@ class Phase(NamedTuple):
     to_do: int
     there: int
     flops: float | None = None
-    need: Need | None = None
+    need: MemoryEstimate | None = None
     at_once: int = 0
     together: int = 1
     divisible: bool = False
@@ -114,15 +114,15 @@ def zoo_phases(
             zoo.check_rule([group], dataset, execution, jax.local_device_count(), limit)
         if limit is not None:  # its evaluation has to fit too
             metric = config.recipe.metric
-            zoo.evaluation_need(network, dataset.test, metric=metric).fitting(limit)
+            zoo.evaluation_need(network, dataset.test, metric=metric).max_members(limit)
             if config.labels != "true":
-                zoo.evaluation_need(network, dataset.train, per_member_labels=True, metric=metric).fitting(limit)
+                zoo.evaluation_need(network, dataset.train, per_member_labels=True, metric=metric).max_members(limit)
         runs.check_folder(folder, "zoo", config.document(dataset))
         left.append(estimate.remaining_epochs(folder, seeds, config.recipe.epochs, keep))
     needed, together = None, 0
     if any(left):
         per_member_labels = any(group.config.labels != "true" for group in groups.values())
-        needed = jobs.need(config, dataset, execution, per_member_labels)
+        needed = jobs.memory_estimate(config, dataset, execution, per_member_labels)
         together = on_a_device(sum(map(len, left)), needed, limit)
     phases = []
     for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):
@@ -152,7 +152,9 @@ def layers_phase(
     if not to_do:
         return Phase(name, 0, there, 0.0)
     options = {"pool": pool, "dtype": dataset.input_dtype}
-    needed = representations.need(network, image, points, batch_size=min(images, representations.BATCH), **options)
+    needed = representations.memory_estimate(
+        network, image, points, batch_size=min(images, representations.BATCH), **options
+    )
     flops = to_do * images * forward_flops(config, dataset, max(points))
     stored = together * images * representations.bytes_per_image(network, image, points, **options)
     return Phase(name, to_do, there, flops, needed, on_a_device(together, needed, limit), stored=stored)
@@ -164,10 +166,10 @@ def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None)
     return sum(flops if point is None else flops[: point + 1])
 
 
-def on_a_device(count: int, need: Need, limit: float | None, what: str = "member") -> int:
+def on_a_device(count: int, need: MemoryEstimate, limit: float | None, what: str = "member") -> int:
     """How many of `count` are on one device at a time, spread over all devices within the limit."""
     most = -(-count // jax.local_device_count())
-    return most if limit is None else min(most, need.fitting(limit, what))
+    return most if limit is None else min(most, need.max_members(limit, what))
 
 
 # --- the table ---
@@ -220,7 +222,7 @@ def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
         return column
     column["operations"] = "not counted" if phase.flops is None else f"{bound}{phase.flops:.2e}"
     if phase.need is not None:
-        column["device memory"] = spell_bytes(phase.need.of(phase.at_once))
+        column["device memory"] = spell_bytes(phase.need.bytes_for(phase.at_once))
         column["of which fixed"] = spell_bytes(phase.need.fixed)
         column["at once on a device"] = str(phase.at_once)
     if phase.stored:

@@ -56,10 +56,10 @@ def main(settings: Settings) -> Summary:
             )
         }
         figures = (*["layers"] * crossed, "time", "curves")
-        return Summary(folder, history.title(folder), finding(ends, history.layers), tables, figures)
+        return Summary(folder, history.title(folder), conclusion(ends, history.layers), tables, figures)
 
 
-def finding(ends: pd.DataFrame, layers: list[str]) -> str:
+def conclusion(ends: pd.DataFrame, layers: list[str]) -> str:
     """Whether lower layers converge first, a line for each measure.
 
     Page's test for ordered alternatives (1963), of networks by layers: that layers settle in their order.
@@ -87,7 +87,7 @@ def said(settled: pd.DataFrame) -> str:
     """Of networks (down) and layers (across)."""
     count, layers = settled.shape
     if count < 2 or layers < 3:
-        verdict = "too few to tell whether lower layers converge first (wanted 2 networks and 3 layers)"
+        verdict = "too few to tell whether lower layers converge first (2 networks and 3 layers are needed)"
     else:
         from scipy.stats import page_trend_test  # here: it takes most of a second to import
 

@@ -35,7 +35,7 @@ class FeatureSettings(ZooSettings):
     def parse_layers(self, dataset: Dataset) -> list[str]:
         """Names of stitch points; finds out what is wrong with the flags before anything is trained."""
         if self.examples < 4:
-            raise InputError(f"examples: got {self.examples}, wanted 4 or more")
+            raise InputError(f"examples: got {self.examples}, expected 4 or more")
         config = self.zoo_config()
         network = config.network(dataset)
         return [network.points[point].name for point in network.parse_points(self.layers)]

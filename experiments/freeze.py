@@ -62,7 +62,7 @@ class Settings(FeatureSettings):
         wrong = [name for name in names if name not in SCHEDULES and not re.fullmatch(r"\d{1,6}(/\d{1,6})*", name)]
         if wrong or not names:
             raise InputError(
-                f"schedules: got {self.schedules!r}, wanted {', '.join(SCHEDULES)} or epochs as 2/4/6/8, commas between"
+                f"schedules: got {self.schedules!r}, expected {', '.join(SCHEDULES)} or 2/4/6/8, separated by commas"
             )
         return names
 
@@ -70,10 +70,10 @@ class Settings(FeatureSettings):
 def main(settings: Settings) -> Summary:
     config, seeds, names = settings.zoo_config(), settings.parse_seeds(), settings.parse_schedules()
     if parse_measures(settings.measure, "similarity", "measure") != [settings.measure]:
-        raise InputError(f"measure: got {settings.measure!r}, wanted one")
+        raise InputError(f"measure: got {settings.measure!r}, expected one")
     low, high = MEASURES[settings.measure].range
     if not low <= settings.threshold <= high:
-        raise InputError(f"threshold: got {settings.threshold}, wanted a number from {low:g} to {high:g}")
+        raise InputError(f"threshold: got {settings.threshold}, expected a number from {low:g} to {high:g}")
     dataset = settings.load_dataset()
     layers = settings.parse_layers(dataset)
     if settings.layers != "all":
@@ -102,7 +102,7 @@ def main(settings: Settings) -> Summary:
             f"test accuracy in percent, {over_networks(len(seeds))}; operations of one training": summary(table),
         }
         title = f"{zoos['normal'].network.name} on {dataset.name}: freeze training beside normal training"
-        return Summary(folder, title, finding(table), tables, ("freezing",))
+        return Summary(folder, title, conclusion(table), tables, ("freezing",))
 
 
 def phases(settings: Settings, dataset, normal: Path, configs: dict[str, ZooConfig]) -> list[dry_run.Phase]:
@@ -145,7 +145,7 @@ def of_name(settings: Settings, name: str, layers: int) -> tuple[int, ...] | Sat
         return freezing.linear_schedule(layers, settings.zoo_config().recipe.epochs, settings.begin, settings.end)
     freeze = tuple(map(int, name.split("/")))
     if len(freeze) > layers:
-        raise InputError(f"schedules: {name} has {len(freeze)} epochs, wanted at most {layers}, one for each layer")
+        raise InputError(f"schedules: {name} has {len(freeze)} epochs, expected at most {layers}, one for each layer")
     return freeze
 
 
@@ -210,7 +210,7 @@ def cost(zoos, dataset) -> pd.DataFrame:
         shape = dataset.train.images.shape[1:]
         whole = step_flops(network, shape, config.recipe)
         for epoch in range(config.recipe.epochs):
-            frozen = freezing.frozen(trained.freeze, epoch)
+            frozen = freezing.num_frozen(trained.freeze, epoch)
             share = step_flops(network, shape, config.recipe, frozen) / whole
             rows.append({"schedule": name, "epoch": epoch, "share": share})
     return pd.DataFrame(rows)
@@ -246,7 +246,7 @@ def spread(values: pd.Series, sign: str = "") -> str:
 FOUND = " (found while the networks trained; the passes that this took are counted)"
 
 
-def finding(table: pd.DataFrame) -> str:
+def conclusion(table: pd.DataFrame) -> str:
     """What each schedule saves and costs, a line each."""
     whole = table[table.schedule == "normal"].set_index("seed").accuracy
     lines = []

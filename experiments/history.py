@@ -46,10 +46,10 @@ class HistorySettings(FeatureSettings):
         if parts == ["all"]:
             return tuple(range(last + 1))
         if not parts or not all(part.isdecimal() and int(part) <= last for part in parts):
-            raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted epochs from 0 to {last}, or all")
+            raise InputError(f"checkpoints: got {self.checkpoints!r}, expected epochs from 0 to {last}, or all")
         found = tuple(sorted({*map(int, parts), last}))
         if len(found) < 2:
-            raise InputError(f"checkpoints: got {self.checkpoints!r}, wanted one before the end, {last}, or more")
+            raise InputError(f"checkpoints: got {self.checkpoints!r}, expected one before the end, {last}, or more")
         return found
 
     def begin(self, kind: str, schema: Schema, measures: list[str]) -> "History":

@@ -37,11 +37,11 @@ def main(settings: Settings) -> Summary:
     with renamed(families="beside"):
         families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
     if len(set(families)) < len(families):
-        raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; wanted other families")
+        raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; expected other families")
     with sweep(settings, families, "lasso") as found:
         plots.sparsity(found.table, found.folder / "sparsity")
         tables = {f"{CAPTION}, {found.over_pairs}": summary(found.table)}
-        return Summary(found.folder, found.title, found.with_warning(finding(found.table)), tables, ("sparsity",))
+        return Summary(found.folder, found.title, found.with_warning(conclusion(found.table)), tables, ("sparsity",))
 
 
 CHEAP = 5.0  # points, up to which a lasso's penalty is called cheap
@@ -56,7 +56,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return text.rename_axis(index=None, columns=None)
 
 
-def finding(table: pd.DataFrame) -> str:
+def conclusion(table: pd.DataFrame) -> str:
     """What the sparsest of the cheap lassos costs on average over layers, beside the other families."""
     means = table.groupby("family", sort=False)[["penalty", "sparsity"]].agg(mean)
     lasso = means[means.index.str.startswith("lasso")]

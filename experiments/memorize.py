@@ -81,7 +81,7 @@ def main(settings: Settings) -> Summary:
     # Ascending, so that a pair of networks has one name however the seeds are typed.
     seeds, measures = tuple(sorted(settings.parse_seeds())), parse_measures(settings.measures)
     if len(seeds) < 3:
-        raise InputError(f"seeds: got {len(seeds)} for each group, wanted 3 or more: error bars are over networks")
+        raise InputError(f"seeds: got {len(seeds)} for each group, expected 3 or more: error bars are over networks")
     groups, dataset = settings.groups(seeds), settings.load_dataset()
     layers = settings.parse_layers(dataset)
     document = {name: group.config.identity(dataset) for name, group in zip(GROUPS, groups, strict=True)} | {
@@ -105,7 +105,7 @@ def main(settings: Settings) -> Summary:
         table = compare(ResultTable(folder, ROWS), settings, zoos, dataset, layers, measures)
         means = summarise(table)
         runs.write_csv(folder / "groups.csv", means)
-        plots.groups(means, folder / "groups")
+        plots.group_distances(means, folder / "groups")
         known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].agg(mean)
         learnt = "accuracy in percent: training images with the labels that were learnt, test images with the true ones"
         tables = {learnt: known.map("{:.2f}".format)}
@@ -113,7 +113,7 @@ def main(settings: Settings) -> Summary:
             tables[f"{measure}: distance of equal layers, mean ± standard error over networks"] = spelled(rows, layers)
         count = f"{len(settings.chosen(dataset)[0])} {settings.images} images"
         title = f"{zoos[0].network.name} on {dataset.name}, {len(seeds)} networks in each group, {count}"
-        return Summary(folder, title, finding(table, layers, known), tables, ("groups",))
+        return Summary(folder, title, conclusion(table, layers, known), tables, ("groups",))
 
 
 def phases(
@@ -226,7 +226,7 @@ def spelled(means: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
     return means.assign(text=text).pivot(index="pairs", columns="layer", values="text").loc[[*GROUPS, "across"], layers]
 
 
-def finding(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
+def conclusion(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> str:
     """Whether the published finding holds, a line for each measure."""
     lines, learned = [], known.train.memorizing >= 95
     if not learned:

@@ -1,6 +1,6 @@
 """Collects what the runs under a folder have found into one page: report.html, with its pictures inside, and report.md.
 
-For each run: the finding, the figures, the tables, the published figures where there are any, the command and the time
+For each run: the conclusion, the figures, the tables, published figures where they exist, the command and the time
 that it took. Nothing is computed; run experiments first.
 """
 
@@ -36,7 +36,7 @@ def main(settings: Settings) -> None:
     runs.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
     runs.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
     for run in found:
-        print(f"{run.experiment}: {run.title}\n  {run.finding}")
+        print(f"{run.experiment}: {run.title}\n  {run.conclusion}")
     print(f"\n{len(found)} runs in {settings.out / 'report.html'} and {settings.out / 'report.md'}")
 
 
@@ -65,10 +65,10 @@ def section(run: Summary) -> pages.Section:
     published = PUBLISHED.get(run.experiment, {})
     return pages.Section(
         title=f"{run.experiment}: {run.title}",
-        text=run.finding,
+        text=run.conclusion,
         figures=tuple(Path(run.folder, f"{name}.png") for name in run.figures),
         tables=run.tables,
-        beside={f"published{unlike(run)}: {caption}": table for caption, table in published.items()},
+        reference_tables={f"published{unlike(run)}: {caption}": table for caption, table in published.items()},
         command=run.command,
         notes=f"{time}; results in {run.folder}",
     )

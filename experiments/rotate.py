@@ -1,9 +1,9 @@
-"""Puts a fixed random matrix before an activation, freezes all up to it, and retrains the rest: what is lost?
+"""Measure the accuracy lost when layers retrain behind a fixed random matrix before an activation.
 
-With no argument: narrow Myrtle CNNs without batch norm on scikit-learn's digits, with ReLU and with sigmoid, and after
-each of their convolutions an element of ReLU's intertwiner group, an orthogonal matrix, and none. All matrices of
-a network train together, those of all layers. The networks are trained where they are missing. The same command again
-recomputes nothing; more models, layers, kinds, seeds or repeats extend what is there.
+By default the networks are narrow Myrtle CNNs without batch norm, with ReLU and with sigmoid, on the digits of
+scikit-learn. After each convolution the matrices are an element of the intertwiner group of ReLU, an orthogonal matrix
+and the identity. The matrices of all layers of a network are trained together. Missing networks are trained first. The
+same command again computes nothing twice; more models, layers, kinds, seeds or repeats extend the results.
 """
 
 import dataclasses
@@ -24,28 +24,28 @@ from symjax import hosts, models, parallel, plots
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.progress import progress_bar
-from symjax.rotation import Case, Plan, Retraining, parse_kinds
+from symjax.rotation import Retraining, RotationCase, RotationPlan, parse_kinds
+from symjax.rotation.conclusion import conclusion, uses_batch_norm, uses_relu
 from symjax.rotation.cost import retraining_flops
-from symjax.rotation.division import Unit, divided, side_by_side
-from symjax.rotation.finding import finding, uses_batch_norm, uses_relu
-from symjax.rotation.results import RotationResults, layer_name
+from symjax.rotation.partition import group_units, split_units
+from symjax.rotation.results import RotationResults, Unit, layer_name
 from symjax.summary import Summary, mean, mean_and_deviation
 from symjax.training import Recipe
-from symjax.zoo import ZooConfig
+from symjax.zoo import Zoo, ZooConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
     """Settings that depend on the data set; a flag of the same name overrides each."""
 
-    epochs: int | None = None  # None: as every zoo of that data set has it
+    epochs: int | None = None  # None: the default of zoos of that data set
     learning_rate: float | None = None
     retrain_epochs: int = 50
     retrain_learning_rate: float = 1e-3
     repeats: int = 10
 
 
-# A sigmoid network without batch norm learns slowly: on digits both networks get the time and the step size it needs.
+# A sigmoid network without batch norm learns slowly; on digits both networks use epochs and step size that suit it.
 DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10, retrain_learning_rate=1e-2, repeats=3)}
 
 
@@ -116,7 +116,7 @@ class Settings(SharedSettings):
         }
         for name, value in chosen.items():
             if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
-                raise InputError(f"{name}: got {value}, wanted a positive number, of epochs under a million")
+                raise InputError(f"{name}: got {value}, expected a positive number, of epochs under a million")
         return dataclasses.replace(
             recipe,
             epochs=chosen["retrain_epochs"],
@@ -127,26 +127,26 @@ class Settings(SharedSettings):
 
 
 def main(settings: Settings) -> Summary:
-    # Everything that can be wrong with the flags is found before anything is trained.
+    # All flags are checked before anything is trained.
     configs, seeds = settings.configs(), settings.parse_seeds()
     config = next(iter(configs.values()))
     recipe = settings.retraining(config.recipe)
     repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
     if not 1 <= repeats < 10**6:
-        raise InputError(f"repeats: got {repeats}, wanted a number from 1 and under a million")
-    cases = [Case(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
+        raise InputError(f"repeats: got {repeats}, expected a number from 1 and under a million")
+    cases = [RotationCase(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
-        raise InputError(f"rotation_seed: got {settings.rotation_seed}, wanted an integer from 0 to 2**32 - 1")
+        raise InputError(f"rotation_seed: got {settings.rotation_seed}, expected an integer from 0 to 2**32 - 1")
     if not 0 < settings.cache_gb < float("inf"):
-        raise InputError(f"cache_gb: got {settings.cache_gb}, wanted a positive number")
+        raise InputError(f"cache_gb: got {settings.cache_gb}, expected a positive number")
     dataset = config.load_dataset(test_size=settings.test_size)
-    plans = {name: make_plan(settings, one, recipe, dataset) for name, one in configs.items()}
+    plans = {name: make_plan(settings, model_config, recipe, dataset) for name, model_config in configs.items()}
     layers = list(dict.fromkeys(layer_name(point) for plan in plans.values() for point in plan.points))
     units = [(name, layer_name(point), seed, cases) for name in plans for point in plans[name].points for seed in seeds]
     if task := settings.parse_task():
-        units = settings.part(divided(units, task[1]), "sets of matrices")
+        units = settings.part(split_units(units, task[1]), "sets of matrices")
         seeds = tuple(seed for seed in seeds if any(seed == unit[2] for unit in units))
-        configs = {name: one for name, one in configs.items() if any(name == unit[0] for unit in units)}
+        configs = {name: configs[name] for name in configs if any(name == unit[0] for unit in units)}
 
     document = {"zoo": {key: value for key, value in config.to_json().items() if key != "model"}}
     document |= {"retraining": recipe.to_json(), "start": settings.start, "augment": settings.augment}
@@ -154,138 +154,144 @@ def main(settings: Settings) -> Summary:
     document["test_size"] = settings.test_size
     name = f"{short_name(config.dataset)}-width{config.width}"
     out = run_folder("rotate", name, document, dataset, settings.out, settings.part_folder)
-    structures = {name: one.identity(dataset)["structure"] for name, one in configs.items()}
-    RotationResults(out.path).check(structures)
+    structures = {name: configs[name].identity(dataset)["structure"] for name in configs}
+    RotationResults(out.path).check_structures(structures)
     dry_run.stop(
         settings, config, dataset, out.path, lambda: phases(settings, configs, plans, dataset, seeds, units, out.path)
     )
     zoos = {
-        name: settings.train_zoo(one, dataset, settings.zoo or zoo_folder(one), seeds=seeds)
-        for name, one in configs.items()
+        name: settings.train_zoo(model_config, dataset, settings.zoo or zoo_folder(model_config), seeds=seeds)
+        for name, model_config in configs.items()
     }
     with out.open() as folder:
         results = RotationResults(folder)
-        results.keep(structures)
-        lacking = hosts.agreed("missing rows", lambda: results.missing(units))
-        mine = hosts.own(divided(lacking, hosts.count()))
+        results.add_structures(structures)
+        missing = hosts.agreed("missing rows", lambda: results.missing(units))
+        groups = group_units(hosts.own(split_units(missing, hosts.count())))
         limit = settings.memory_limit
-        baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
-        runs = side_by_side(mine)
-        total = recipe.epochs * sum(map(len, runs.values()))
-        with progress_bar(desc="rotate", unit="epoch", total=total, disable=not mine) as bar:
-            for (name, theirs), members in runs.items():
-                program = Retraining(at_layers(plans[name], theirs), dataset, max_device_memory=limit)
-                of = zoos[name], baselines[name]
-                retrain(program, name, of, members, results, settings.rotation_seed, bar)
+        baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if missing else ())}
+        total = recipe.epochs * sum(map(len, groups.values()))
+        with progress_bar(desc="rotate", unit="epoch", total=total, disable=not groups) as bar:
+            for (name, group_layers), members in groups.items():
+                program = Retraining(at_layers(plans[name], group_layers), dataset, max_device_memory=limit)
+                retrain(program, name, zoos[name], baselines[name], members, results, settings.rotation_seed, bar)
         hosts.complete("retraining is done", lambda: results.missing(units))
         hosts.leave_to_first("rows")
-        results.assemble()  # a run may have been stopped just before
-        wanted = (list(plans), layers, seeds, cases)
-        table = results.table(*wanted)
+        results.assemble()  # an earlier run may have stopped before this
+        requested = (list(plans), layers, seeds, cases)
+        table = results.table(*requested)
         plots.rotations(table, folder / "penalties")
-        plots.rotation_curves(results.curves(*wanted), folder / "curves")
+        plots.rotation_curves(results.curves(*requested), folder / "curves")
         tables = {caption(table): summary(table)}
-        networks = {name: plans[name].network for name in table.model.unique()}  # of a task, not of all models
+        networks = {name: plans[name].network for name in table.model.unique()}  # with --task, not all models
         relu, normed = ([name for name in networks if uses(networks[name])] for uses in (uses_relu, uses_batch_norm))
-        told = finding(table, relu, normed, 100 / dataset.num_classes)
-        return Summary(folder, title(table, dataset.name), told, tables, ("penalties", "curves"))
+        text = conclusion(table, relu, normed, 100 / dataset.num_classes)
+        return Summary(folder, title(table, dataset.name), text, tables, ("penalties", "curves"))
 
 
 def phases(
-    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, Plan], dataset, seeds, units, folder
+    settings: Settings, configs: dict[str, ZooConfig], plans: dict[str, RotationPlan], dataset, seeds, units, folder
 ) -> list[dry_run.Phase]:
-    """What a dry run tells: for each model the training of its zoo, and its matrices."""
+    """Return the phases of a dry run: for each model the training of its zoo, and the retraining."""
     limit, results = settings.memory_limit, RotationResults(folder)
     training, matrices = ["members to train"], ["matrices"]
     if len(configs) > 1:
         training, matrices = ([f"{name} {what}" for name in configs] for what in ("to train", "matrices"))
-    found = []
-    for called, one in zip(training, configs.values(), strict=True):
-        path = settings.zoo or zoo_folder(one)
-        found.append(dry_run.zoo_phase(one, dataset, seeds, path, limit, name=called))
-    for called, (name, one) in zip(matrices, configs.items(), strict=True):
-        theirs = [unit for unit in units if unit[0] == name]
-        lacking = results.missing(theirs)
-        to_do = sum(len(cases) for *_, cases in lacking)
-        phase = dry_run.Phase(called, to_do, sum(len(cases) for *_, cases in theirs) - to_do, 0.0)
+    result = []
+    for phase_name, config in zip(training, configs.values(), strict=True):
+        path = settings.zoo or zoo_folder(config)
+        result.append(dry_run.zoo_phase(config, dataset, seeds, path, limit, name=phase_name))
+    for phase_name, (name, config) in zip(matrices, configs.items(), strict=True):
+        model_units = [unit for unit in units if unit[0] == name]
+        missing = results.missing(model_units)
+        to_do = sum(len(cases) for *_, cases in missing)
+        phase = dry_run.Phase(phase_name, to_do, sum(len(cases) for *_, cases in model_units) - to_do, 0.0)
         if to_do:
-            phase = phase._replace(**costs(plans[name], one.network(dataset), dataset, lacking, limit))
-        found.append(phase)
-    return found
+            phase = phase._replace(**costs(plans[name], config.network(dataset), dataset, missing, limit))
+        result.append(phase)
+    return result
 
 
-def costs(plan: Plan, plain: Network, dataset, lacking: list[Unit], limit: float | None) -> dict:
-    """Operations and device memory of what is lacking of one model."""
-    flops, most = 0.0, {}
-    counted = dataclasses.replace(plan, network=plain)
-    for (_, layers), members in side_by_side(lacking).items():
+def costs(plan: RotationPlan, network: Network, dataset, missing: list[Unit], limit: float | None) -> dict:
+    """Return operations and device memory of the missing units of one model."""
+    flops, phases_by_bytes = 0.0, {}
+    counted = dataclasses.replace(plan, network=network)
+    for (_, layers), members in group_units(missing).items():
+        counts = [len(cases) for _, cases in members]
         for program in Retraining(at_layers(plan, layers), dataset, max_device_memory=limit).programs:
             for point in program.points:
-                flops += sum(retraining_flops(counted, point, dataset, len(own), program.blocks) for _, own in members)
-            need, together = program.need, len(program.points)
-            at_once = dry_run.on_a_device(max(len(own) for _, own in members), need, limit, "matrix")
-            share = need._replace(member=-(-need.member // together))  # of the matrix at one layer
-            most[need.of(at_once)] = {"need": share, "at_once": together * at_once, "together": together}
-    return {"flops": flops, **most[max(most)]}
+                flops += sum(retraining_flops(counted, point, dataset, count, program.blocks) for count in counts)
+            memory, points = program.memory, len(program.points)
+            at_once = dry_run.on_a_device(max(counts), memory, limit, "matrix")
+            share = memory._replace(per_member=-(-memory.per_member // points))  # of the matrix at one point
+            phase = {"need": share, "at_once": points * at_once, "together": points}
+            phases_by_bytes[memory.bytes_for(at_once)] = phase
+    return {"flops": flops, **phases_by_bytes[max(phases_by_bytes)]}
 
 
-def make_plan(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> Plan:
-    """What is retrained of a model."""
+def make_plan(settings: Settings, config: ZooConfig, recipe: Recipe, dataset) -> RotationPlan:
+    """Return the plan of the retraining of a model."""
     network = config.network(dataset)
     points = parse_layers(settings.layers, len(network.points))
     execution, budget = parallel.default_execution(), settings.cache_gb * 1e9
-    return Plan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
+    return RotationPlan(network, tuple(points), recipe, execution, settings.start, settings.augment, budget)
 
 
-def at_layers(plan: Plan, layers: Collection[str]) -> Plan:
-    """The same at some of its layers."""
+def at_layers(plan: RotationPlan, layers: Collection[str]) -> RotationPlan:
+    """Return the plan with some of its layers."""
     return dataclasses.replace(plan, points=tuple(point for point in plan.points if layer_name(point) in layers))
 
 
 def parse_layers(text: str, count: int) -> list[int]:
-    """Points from numbers of convolutions."""
+    """Parse comma-separated numbers of convolutions from 1; return indices of points."""
     if text == "all":
         return list(range(count))
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() and 1 <= int(part) <= count for part in parts):
-        raise InputError(f"layers: got {text!r}, wanted numbers from 1 to {count} with commas between, or all")
+        raise InputError(f"layers: got {text!r}, expected numbers from 1 to {count} with commas between, or all")
     return sorted({int(part) - 1 for part in parts})
 
 
 def retrain(
-    program: Retraining, name: str, of, members, results: RotationResults, rotation_seed: int, bar: tqdm
+    program: Retraining,
+    name: str,
+    trained: Zoo,
+    baselines,
+    members,
+    results: RotationResults,
+    rotation_seed: int,
+    bar: tqdm,
 ) -> None:
-    """Layers of one model: member after member, all matrices of each at once that memory is to hold."""
-    trained, baselines = of
+    """Retrain layers of one model, member after member."""
     what = f"{name} {','.join(map(layer_name, program.plan.points))}"
     bar.set_postfix_str(f"{what}, compiling")
     bar.total += program.plan.recipe.epochs * sum(program.rounds(len(cases)) - 1 for _, cases in members)
 
     def on_epoch(metrics):
-        shown = ", ".join(f"{key}={value:.3f}" for key, value in metrics.items())
-        bar.set_postfix_str(f"{what}, {shown}", refresh=False)
+        values = ", ".join(f"{key}={value:.3f}" for key, value in metrics.items())
+        bar.set_postfix_str(f"{what}, {values}", refresh=False)
         bar.update()
 
     for seed, cases in members:
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
         add = partial(results.add, name, seed, float(baselines[trained.seeds.index(seed)]))
-        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_found=add)
+        program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_results=add)
 
 
 def title(table: pd.DataFrame, dataset: str) -> str:
-    """The models and how good they are."""
+    """Return the title of the summary: models and baselines."""
     baselines = table.drop_duplicates(["model", "seed"]).groupby("model", sort=False).baseline.agg(mean)
     return f"Baselines on {dataset}: " + ", ".join(f"{model} {value:.2f} %" for model, value in baselines.items())
 
 
 def caption(table: pd.DataFrame) -> str:
-    """What the numbers of the table are."""
-    over, several = plots.draws(table)
+    """Return the caption of the table."""
+    over, several = plots.describe_draws(table)
     return "rotation penalty in percentage points" + (f", mean ± deviation over {over}" if several else "")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Models and kinds down, layers across: mean and standard deviation (n - 1) of the penalty."""
+    """Return mean and standard deviation (n - 1) of penalties, with rows of models and kinds and columns of layers."""
     grouped = table.groupby(["model", "kind", "layer"], sort=False).penalty
     text = mean_and_deviation(grouped, 1).unstack("layer")[list(table.layer.unique())]
     rows = list(table[["model", "kind"]].drop_duplicates().itertuples(index=False, name=None))

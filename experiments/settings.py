@@ -60,7 +60,7 @@ TRANSFORMER_DEFAULTS = {
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     """The settings that suit a data set and a model; a model of the caller's own has no default width."""
-    name = data.located(dataset)
+    name = data.resolve_name(dataset)
     if not (os.path.isabs(name) or is_import_name(name)):
         name = re.split("[/:]", name)[0]  # without a variant or a version
     chosen = DATASET_DEFAULTS.get(name, DatasetDefaults())
@@ -171,7 +171,7 @@ class ZooSettings:
             return getattr(defaults, name) if value is None else value
 
         return ZooConfig(
-            dataset=data.located(self.dataset),
+            dataset=data.resolve_name(self.dataset),
             model=self.model,
             model_options=parse_options(self.model_options),
             width=chosen("width"),
@@ -237,7 +237,7 @@ def parse_options(text: str) -> dict[str, Any]:
         return dict(zip(names, values, strict=True))
     except (SyntaxError, ValueError, AttributeError):
         raise InputError(
-            f"model_options: got {text!r}, wanted name=value,... as activation=sigmoid,pools=(1,2)"
+            f"model_options: got {text!r}, expected name=value,... as activation=sigmoid,pools=(1,2)"
         ) from None
 
 
@@ -251,7 +251,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if len(parts) > 1 and not parts[-1]:
         parts.pop()
     if not all(re.fullmatch("[0-9]{1,10}", part) for part in parts) or ("," not in text and not 0 < int(text) < 10**6):
-        raise InputError(f"seeds: got {text!r}, wanted a number of seeds, as 4, or a list, as 3,7,9")
+        raise InputError(f"seeds: got {text!r}, expected a number of seeds, as 4, or a list, as 3,7,9")
     return check_seeds([int(part) for part in parts] if "," in text else range(int(text)))
 
 
@@ -301,7 +301,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
         check_dry(parsed)
         if getattr(parsed, "distributed", False):
             hosts.initialize()
-        with compilation() as seconds, interruption.ending(), hosts.job():
+        with compilation() as seconds, interruption.interruptible(), hosts.job():
             try:
                 found = main(parsed)
             except Told as told:
@@ -324,12 +324,12 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
         if error.errno not in (*DISK, *NAMES):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        advice = "the same command again goes on from what is saved"
+        advice = "run the same command again to continue from the saved state"
         if error.errno in NAMES:
             where, advice = f"folder or file: {where}", "take another name"
         print(f"error: {where}{error.strerror}; {advice}", file=sys.stderr)
         raise SystemExit(2) from None
-    except interruption.Ending as ended:
+    except interruption.Interrupted as ended:
         print(ended, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -30,7 +30,7 @@ class SharedSettings(ZooSettings):
             return None
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", self.task.strip())
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise InputError(f"task: got {self.task!r}, wanted one of N parts, from 1/N to N/N, as in 3/8")
+            raise InputError(f"task: got {self.task!r}, expected one of N parts, from 1/N to N/N, as in 3/8")
         return int(found[1]), int(found[2])
 
     def part(self, items: Sequence[Item], what: str) -> list[Item]:
@@ -45,7 +45,7 @@ class SharedSettings(ZooSettings):
         number, tasks = task
         if tasks > len(items):
             raise InputError(
-                f"task: got {self.task!r}, wanted at most {len(items)} parts: there are {len(items)} {what}"
+                f"task: got {self.task!r}, expected at most {len(items)} parts: there are {len(items)} {what}"
             )
         return list(items[number - 1 :: tasks])
 

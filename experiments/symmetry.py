@@ -60,7 +60,7 @@ def main(settings: Settings) -> Summary:
     seeds = settings.parse_seeds()
     for name, (least, most) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
         if not least <= (value := getattr(settings, name)) <= most:
-            raise InputError(f"{name}: got {value}, wanted an integer from {least} to {most}")
+            raise InputError(f"{name}: got {value}, expected an integer from {least} to {most}")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)
@@ -87,7 +87,7 @@ def main(settings: Settings) -> Summary:
         stitched = stitch(folder, trained, dataset, points, key, settings.memory_limit)
         plots.defects(defects, folder / "defects")
         plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
-        plots.undone(stitched, folder / "undone")
+        plots.symmetry_penalties(stitched, folder / "undone")
         slope = pd.DataFrame({f"xi(l) / l at l = {SCALES[-1]:g}": last_slopes(curves)}).map("{:.6f}".format)
         wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
         matched, identity = (stitched[stitched.family == kind].penalty for kind in ("matched", "identity"))
@@ -126,7 +126,7 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
     sets = {tuple(p for p in theirs if network.points[p].starred == starred) for theirs in left for starred in (0, 1)}
     needs = [zoo.evaluation_need(network, dataset.test), *(moments_need(network, dataset, p) for p in sets if p)]
     at_once = min(dry_run.on_a_device(len(left), need, settings.memory_limit) for need in needs)
-    needed = max(needs, key=lambda need: need.of(at_once))
+    needed = max(needs, key=lambda need: need.bytes_for(at_once))
     return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, needed, at_once), matrices]
 
 

@@ -47,13 +47,13 @@ def main(settings: Settings) -> Summary:
     runs.write_csv(folder / "accuracy.csv", table)
     shown = table.set_index("seed")
     shown.loc["mean"] = shown.mean()
-    finding = f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
+    text = f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
     if lost := diverged(trained, table.test):
-        finding += f", but for seeds {lost}, which have diverged: their weights or logits are not finite"
+        text += f", but for seeds {lost}, which have diverged: their weights or logits are not finite"
     return Summary(
         folder,
         f"{trained.network} on {dataset.name}",
-        f"{finding}.",
+        f"{text}.",
         {"accuracy in percent": shown.map("{:.2f}".format)},
     )
 

@@ -1,4 +1,4 @@
-"""Networks over their training: what becomes of each layer, and when (Raghu et al. 2017; Morcos et al. 2018)."""
+"""Learning dynamics: the similarity of layers over the training (Raghu et al. 2017; Morcos et al. 2018)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,13 @@ __all__ = [
 
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
-    """Up to `count` epochs from 0 to `epochs`, every one where they are few, else closer at the beginning."""
+    """Return at most `count` epochs from 0 to `epochs`, geometrically spaced; all where there are fewer.
+
+    Example:
+        >>> from symjax.dynamics import checkpoints
+        >>> checkpoints(50, 6)
+        (0, 1, 3, 7, 19, 50)
+    """
     epochs, count = integer("epochs", epochs), integer("count", count, 2)
     if epochs < count:
         return tuple(range(epochs + 1))
@@ -33,27 +39,27 @@ def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
 def similarity_to_end(
     history: Mapping[str, np.ndarray], end: Mapping[str, np.ndarray], measure: str, epochs: Sequence[int], **options
 ) -> pd.DataFrame:
-    """The similarity of each layer at moments of a training with each layer at its end.
+    """Compute the similarity of each layer at several epochs with each layer at the end of the training.
 
-    What a measure makes of one representation alone is made once for each (`symjax.similarity.pairwise`). Of a measure
-    that is not symmetric, x is the layer at the moment and y the one at the end.
+    The preparation of each representation is computed once (`symjax.similarity.pairwise`). For a measure that is not
+    symmetric, x is the layer at the epoch and y the layer at the end.
 
     Args:
-        history: from names of layers to representations (moments, n, d) or (moments, n, h, w, c).
-        end: the same layers at the end of the training, (n, d) or (n, h, w, c), of the same examples.
+        history: {layer: representations (epochs, n, d) or (epochs, n, h, w, c)}.
+        end: {layer: representation at the end of the training (n, d) or (n, h, w, c)}, of the same layers and examples.
         measure: a name in `MEASURES`.
-        epochs: of the moments.
-        options: of the measure's function.
+        epochs: the epochs of `history`.
+        options: options of the measure.
 
     Returns:
-        Rows of epoch, layer, end_layer, value. Equal layers alone where the measure takes pixels for samples and the
-        layers' maps differ in size.
+        A table with columns epoch, layer, end_layer and value. It has equal layers only, if pixels are samples and the
+        maps of layers differ in size.
 
     Raises:
-        InputError: as `pairwise`.
+        InputError: as in `pairwise`.
     """
-    history, end = _layers("history", history, (3, 5)), _layers("end", end, (2, 4))
-    epochs = _moments(epochs, history)
+    history, end = _check_layers("history", history, (3, 5)), _check_layers("end", end, (2, 4))
+    epochs = _check_epochs(epochs, history)
     one_of("measure", measure, MEASURES)
     shapes = {np.shape(array)[2:-1] for array in history.values()}
     pooled = options.get("maps", "pixels") != "pixels"
@@ -75,40 +81,41 @@ def similarity_to_end(
 def class_correlations(
     history: Mapping[str, np.ndarray], labels, classes: Sequence[str], epochs: Sequence[int]
 ) -> pd.DataFrame:
-    """CCA of each layer with the indicator of each class, at moments of a training (after Raghu et al. 2017).
+    """Compute the CCA of each layer with the indicator of each class, at several epochs (after Raghu et al. 2017).
 
     CCA with one variable, 1 for examples of the class and 0 for others, is the multiple correlation
 
         R = max over directions w of corr(X w, indicator),   R^2 the share of the indicator's variance that X explains,
 
-    in [0, 1], invariant to invertible linear maps of X. For labels without a relation to X, n examples and d features
-    the mean of R^2 is d / (n - 1) (`chance_correlation`): layers of different width are compared beside that.
+    in [0, 1], invariant to invertible linear maps of X. For labels that are independent of X, n examples and d
+    features, the mean of R^2 is d / (n - 1) (see `chance_correlation`), which is the reference for layers of different
+    widths.
 
     Args:
-        history: from names of layers to representations (moments, n, d), or maps (moments, n, h, w, c) whose pixels are
-            then samples that share their image's class.
+        history: {layer: representations (epochs, n, d) or maps (epochs, n, h, w, c)}; pixels of maps are samples of the
+            class of their image.
         labels: (n,) integers, positions in `classes`.
-        classes: their names.
-        epochs: of the moments.
+        classes: names of the classes.
+        epochs: the epochs of `history`.
 
     Returns:
-        Rows of epoch, layer, class, value. NaN for a class that has no examples, or all.
+        A table with columns epoch, layer, class and value. The value is NaN for a class with no or all examples.
 
     Raises:
-        InputError: as `pairwise`; labels that are not as many as examples or not among the classes.
+        InputError: as in `pairwise`; the number of labels is not that of examples, or labels are not in the classes.
     """
-    history = _layers("history", history, (3, 5))
-    epochs, classes = _moments(epochs, history), sequence("classes", classes, "names")
+    history = _check_layers("history", history, (3, 5))
+    epochs, classes = _check_epochs(epochs, history), sequence("classes", classes, "names")
     labels = checks.numpy_array("labels", labels)
     if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):
-        raise InputError(f"classes: got {checks.short(classes)}, must be one or more different names")
+        raise InputError(f"classes: got {checks.short(classes)}, expected one or more different names")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels: got {labels.dtype}, must be integers")
+        raise InputError(f"labels: got {labels.dtype}, expected integers")
     count = {np.shape(array)[1] for array in history.values()}
     if labels.ndim != 1 or count != {len(labels)}:
-        raise InputError(f"labels: got shape {list(labels.shape)}, must be one for each of {sorted(count)} examples")
+        raise InputError(f"labels: got shape {list(labels.shape)}, expected one for each of {sorted(count)} examples")
     if len(labels) and not (0 <= labels.min() and labels.max() < len(classes)):
-        raise InputError(f"labels: got {labels.min()} to {labels.max()}, must be from 0 to {len(classes) - 1}")
+        raise InputError(f"labels: got {labels.min()} to {labels.max()}, expected 0 to {len(classes) - 1}")
     present = [i for i in range(len(classes)) if 0 < np.sum(labels == i) < len(labels)]
     frames = []
     for layer, array in history.items():
@@ -130,47 +137,58 @@ def class_correlations(
 
 
 def chance_correlation(features: int, samples: int) -> float:
-    """The root mean square of R for an indicator without a relation to the features: sqrt(d / (n - 1)), at most 1."""
+    """Return the root mean square of R for an independent indicator: min(1, sqrt(features / (samples - 1)))."""
     features, samples = integer("features", features), integer("samples", samples, 2)
     return float(np.sqrt(min(1.0, features / (samples - 1))))
 
 
-def _layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:
-    """Layers whose arrays have one of these ranks."""
+def _check_layers(name: str, layers: Mapping, ranks: Sequence[int]) -> dict:
+    """Return layers as arrays; raise an InputError unless each has one of these ranks."""
     if not isinstance(layers, Mapping) or not layers:
-        raise InputError(f"{name}: got {type(layers).__name__}, must map names of layers to arrays")
-    found = {layer: checks.array(f"{name}[{layer!r}]", array) for layer, array in layers.items()}
-    for layer, array in found.items():
+        raise InputError(f"{name}: got {type(layers).__name__}, expected a mapping of layer names to arrays")
+    arrays = {layer: checks.array(f"{name}[{layer!r}]", array) for layer, array in layers.items()}
+    for layer, array in arrays.items():
         if array.ndim not in ranks:
-            wanted = " or ".join(map(str, ranks))
-            raise InputError(f"{name}[{layer!r}]: got shape {array.shape}, must be numbers along {wanted} axes")
-    return found
+            expected = " or ".join(map(str, ranks))
+            raise InputError(f"{name}[{layer!r}]: got shape {array.shape}, expected {expected} axes")
+    return arrays
 
 
-def _moments(epochs: Sequence, history: Mapping) -> tuple:
-    """Different epochs, one for each moment of a history."""
+def _check_epochs(epochs: Sequence, history: Mapping) -> tuple:
+    """Return epochs; raise an InputError unless they are different and as many as in the history."""
     epochs, count = sequence("epochs", epochs, "numbers"), len(next(iter(history.values())))
     epochs = tuple(scalar("epochs", epoch, "numbers", lambda value: value == value) for epoch in epochs)
     if len(set(epochs)) < len(epochs) or len(epochs) != count:
-        raise InputError(f"epochs: got {checks.short(epochs)}, must be {count} different ones")
+        raise InputError(f"epochs: got {checks.short(epochs)}, expected {count} different ones")
     return epochs
 
 
 def epoch_above(epochs, values, level: float) -> float:
-    """The epoch from which on `values` are at `level` or above, the way between two epochs taken for straight.
+    """Return the epoch from which on `values` stay at `level` or above, by linear interpolation between epochs.
 
-    The first epoch where they are so from the beginning; NaN where they are not in the end, or a value is NaN.
+    This is the first epoch if all values are at `level` or above. It is NaN if the last value is below or a value is
+    NaN.
 
     Args:
         epochs: (k,), ascending.
-        values: (k,), as many.
+        values: (k,).
         level: a number.
+
+    Raises:
+        InputError: epochs are not finite and ascending, shapes differ, or `level` is NaN.
+
+    Example:
+        >>> from symjax.dynamics import epoch_above
+        >>> epoch_above([0, 1, 2, 4], [0.0, 0.4, 0.8, 1.0], 0.9)
+        3.0
     """
     epochs, values = _floats("epochs", epochs), _floats("values", values)
     if not np.isfinite(epochs).all():
-        raise InputError(f"epochs: got {epochs.tolist()}, wanted finite ones")
+        raise InputError(f"epochs: got {epochs.tolist()}, expected finite numbers")
     if epochs.ndim != 1 or epochs.shape != values.shape or not len(epochs) or not (np.diff(epochs) > 0).all():
-        raise InputError(f"epochs: got {epochs.tolist()} for {values.size} values, wanted as many, ascending")
+        raise InputError(
+            f"epochs: got {epochs.tolist()} for {values.size} values, expected ascending numbers, one for each value"
+        )
     scalar("level", level, "a number", lambda value: not np.isnan(value))
     if np.isnan(values).any() or values[-1] < level:
         return float("nan")
@@ -179,8 +197,8 @@ def epoch_above(epochs, values, level: float) -> float:
         return float(epochs[0])
     last = below[-1]
     with np.errstate(over="ignore", invalid="ignore"):
-        part = (level - values[last]) / (values[last + 1] - values[last])
-        return float(epochs[last] + part * (epochs[last + 1] - epochs[last]))
+        fraction = (level - values[last]) / (values[last + 1] - values[last])
+        return float(epochs[last] + fraction * (epochs[last + 1] - epochs[last]))
 
 
 def _floats(name: str, values) -> np.ndarray:
@@ -188,21 +206,24 @@ def _floats(name: str, values) -> np.ndarray:
 
 
 def convergence_epoch(epochs, values, share: float = 0.9) -> float:
-    """The epoch from which on `values` have gone `share` of the way from the first value to the last, and stay there.
+    """Return the epoch from which on `values` stay beyond a fraction `share` of their total change.
 
-    `epoch_above` of (values - first) / (last - first). The first epoch where the last value is the first; NaN where a
-    value is NaN.
+    It is `epoch_above` of (values - first) / (last - first) at `share`. It is the first epoch if the last value equals
+    the first, and NaN if a value is NaN.
 
     Args:
         epochs: (k,), ascending.
-        values: (k,), as many.
-        share: in (0, 1].
+        values: (k,).
+        share: a number in (0, 1].
+
+    Raises:
+        InputError: as in `epoch_above`, or `share` is out of range.
     """
     scalar("share", share, "a number in (0, 1]", lambda value: 0 < value <= 1)
     values = _floats("values", values)
     if values.ndim != 1:
-        raise InputError(f"values: got shape {list(values.shape)}, wanted a number for each epoch")
-    with np.errstate(over="ignore", invalid="ignore"):  # of infinities: NaN
-        way = values[-1] - values[0] if len(values) else 0.0
-        gone = (values - values[0]) / way if way else np.ones_like(values)
-    return epoch_above(epochs, gone, share)
+        raise InputError(f"values: got shape {list(values.shape)}, expected a number for each epoch")
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite values give NaN
+        change = values[-1] - values[0] if len(values) else 0.0
+        progress = (values - values[0]) / change if change else np.ones_like(values)
+    return epoch_above(epochs, progress, share)

@@ -1,4 +1,4 @@
-"""The one exception that symjax raises for a caller's mistake."""
+"""The exception that symjax raises for wrong input."""
 
 import contextlib
 import re
@@ -6,15 +6,15 @@ from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """A mistake of the caller's: a bad argument, file or flag.
+    """Wrong input: an argument, a file or a flag.
 
-    The message names the argument, what was seen and what is wanted. Commands print it on stderr and exit with code 2.
+    The message has the form "name: got X, expected Y". Commands print it on stderr and exit with code 2.
     """
 
 
 @contextlib.contextmanager
 def renamed(**names: str) -> Iterator[None]:
-    """Within it an `InputError` that begins with one of these arguments begins with the name given for it."""
+    """Rename arguments at the beginning of the message of an `InputError` that is raised in this context."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Freeze training (Raghu et al. 2017): lower layers stop training first, which saves their gradients."""
+"""Freeze training (Raghu et al. 2017): lower layers stop training first, which saves the cost of their gradients."""
 
 import math
 from collections.abc import Sequence
@@ -16,41 +16,55 @@ from symjax.similarity import MEASURES
 __all__ = ["Saturation", "linear_schedule"]
 
 
-def frozen(freeze: Sequence[int], epoch: int) -> int:
-    """How many segments the schedule `freeze` no longer trains after `epoch` epochs."""
+def num_frozen(freeze: Sequence[int], epoch: int) -> int:
+    """Return the number of segments that the schedule `freeze` does not train after `epoch` epochs."""
     return sum(begin <= epoch for begin in freeze)
 
 
 def linear_schedule(layers: int, epochs: int, begin: float = 0.2, end: float = 0.8) -> tuple[int, ...]:
-    """After how many epochs each layer is frozen: the lowest at `begin` of the run, the last at `end`, evenly between.
+    """Return after how many epochs each layer is frozen, from the lowest, in equal steps.
+
+    Args:
+      layers: number of layers.
+      epochs: number of epochs of the run.
+      begin: the fraction of the run after which the lowest layer is frozen.
+      end: the fraction of the run after which the last layer is frozen.
 
     Raises:
-      InputError: not 0 <= begin <= end <= 1; numbers of layers or epochs that are none.
+      InputError: not 0 <= begin <= end <= 1, or `layers` or `epochs` is negative or not an integer.
+
+    Example:
+      >>> from symjax.freezing import linear_schedule
+      >>> linear_schedule(4, 10)
+      (2, 4, 6, 8)
     """
     layers, epochs = integer("layers", layers), integer("epochs", epochs)
     for share in (begin, end):
-        scalar("begin, end", share, "a share of the run, from 0 to 1", lambda value: 0 <= value <= 1)
+        scalar("begin, end", share, "a fraction of the run, from 0 to 1", lambda value: 0 <= value <= 1)
     if not begin <= end:
-        raise InputError(f"begin, end: got {begin} and {end}, wanted 0 <= begin <= end <= 1")
+        raise InputError(f"begin, end: got {begin} and {end}, expected 0 <= begin <= end <= 1")
     return tuple(int(epoch) for epoch in np.rint(epochs * np.linspace(begin, end, layers)))
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """A schedule that members find while they train, together: a layer is frozen when it has nearly stopped to change.
+    """A freeze schedule that depends on the training: a layer is frozen when its features have nearly converged.
 
-    After each epoch but the last, each layer that is not frozen is compared with what it was an epoch before, on fixed
-    examples without augmentation. The lowest of them whose similarity, in the mean over the members, is `threshold` or
-    more are frozen from the next epoch on; none above one that has not come so far. A similarity that is not a number,
-    as of a member that has diverged, freezes nothing.
+    After each epoch but the last, the features of each trained layer are compared with those after the epoch before, on
+    fixed examples without augmentation. A layer is saturated if the mean similarity over members is `threshold` or
+    more. A saturated layer is frozen from the next epoch on if all layers below it are frozen or saturated. A layer
+    with a NaN similarity, such as that of a diverged member, is not saturated.
 
     Attributes:
-      seeds: of the members, ascending; others, or fewer, would find another schedule.
-      measure: a name of `symjax.similarity.MEASURES`, no distance.
-      threshold: a similarity.
-      images: of which split the examples are.
-      examples: how many, from the first; all where there are fewer.
-      maps: what is compared of a convolutional layer: "pool", the mean over pixels of each channel, or "pixels".
+      seeds: seeds of the members, ascending; the schedule depends on all of them.
+      measure: a name in `symjax.similarity.MEASURES` that is a similarity, not a distance.
+      threshold: the similarity from which on a layer is saturated.
+      images: the split from which the examples are taken.
+      examples: the number of examples, from the first; all where there are fewer.
+      maps: "pool" to compare the mean of each channel over pixels, or "pixels".
+
+    Raises:
+      InputError: a field has a wrong type or value.
     """
 
     seeds: tuple[int, ...]
@@ -62,7 +76,7 @@ class Saturation:
 
     def __post_init__(self):
         object.__setattr__(self, "seeds", tuple(sorted(check_seeds(self.seeds))))
-        one_of("measure", self.measure, [name for name, found in MEASURES.items() if found.kind == "similarity"])
+        one_of("measure", self.measure, [name for name, measure in MEASURES.items() if measure.kind == "similarity"])
         scalar("threshold", self.threshold, "a finite number", lambda value: -math.inf < value < math.inf)
         object.__setattr__(self, "threshold", float(self.threshold))
         one_of("images", self.images, ("train", "validation"))
@@ -70,10 +84,10 @@ class Saturation:
         one_of("maps", self.maps, ("pool", "pixels"))
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able dict."""
+        """Return the fields as a dict for JSON."""
         return asdict(self) | {"seeds": list(self.seeds)}
 
-    def reached(self, similarity: Sequence[float]) -> int:
-        """How many layers, from the lowest, are to be frozen by these similarities."""
+    def num_saturated(self, similarity: Sequence[float]) -> int:
+        """Return the number of consecutive saturated layers, from the lowest, for these similarities."""
         below = np.flatnonzero(~(np.asarray(similarity) >= self.threshold))
         return int(below[0]) if len(below) else len(similarity)

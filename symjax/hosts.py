@@ -64,8 +64,8 @@ def initialize() -> None:
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"distributed: the processes of this job could not be joined ({reason}); wanted a SLURM job step (srun), a "
-            f"TPU pod, Open MPI (mpirun), or {COORDINATOR}, {PROCESSES} and {PROCESS} in the environment"
+            f"distributed: the processes of this job could not be joined ({reason}), expected a SLURM job step (srun), "
+            f"a TPU pod, Open MPI (mpirun), or {COORDINATOR}, {PROCESSES} and {PROCESS} in the environment"
         ) from None
 
 
@@ -75,13 +75,13 @@ def _from_environment() -> dict[str, Any]:
     if not there:
         return {}
     if len(there) < 2 or not os.environ.get(COORDINATOR):
-        raise InputError(f"distributed: {' and '.join(there)} given, wanted {COORDINATOR}, {PROCESSES} and {PROCESS}")
+        raise InputError(f"distributed: {' and '.join(there)} given, expected {COORDINATOR}, {PROCESSES} and {PROCESS}")
     if not all(value.isdecimal() for value in values.values()) or not int(values[PROCESS]) < int(values[PROCESSES]):
         listed = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        raise InputError(f"distributed: got {listed}, wanted a number of processes and one from 0 to below it")
+        raise InputError(f"distributed: got {listed}, expected a number of processes and one from 0 to below it")
     host, _, port = os.environ[COORDINATOR].rpartition(":")
     if not host or not port.isdecimal():
-        raise InputError(f"distributed: got {COORDINATOR}={os.environ[COORDINATOR]!r}, wanted HOST:PORT")
+        raise InputError(f"distributed: got {COORDINATOR}={os.environ[COORDINATOR]!r}, expected HOST:PORT")
     return {
         "coordinator_address": f"{host}:{port}",
         "num_processes": int(values[PROCESSES]),
@@ -192,7 +192,7 @@ def agreed(step: str, look: Callable[[], Item], tell: Callable[[Item], Any] = la
             return found
         if answers[0][1]:
             raise FailedElsewhere(
-                f"folder: {step}: the processes do not see the same files; wanted a folder on a file system that all "
+                f"folder: {step}: the processes do not see the same files; expected a folder on a file system that all "
                 "hosts share"
             )
         time.sleep(1)
@@ -242,7 +242,7 @@ def tell(error: BaseException) -> None:
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(FailedElsewhere):
         # One that is to end at once does not wait until the others are there.
-        wait = not isinstance(error, interruption.Ending)
+        wait = not isinstance(error, interruption.Interrupted)
         _meet({"error": f"process {index()} on {socket.gethostname()} has failed: {message}"}, wait)
 
 
@@ -258,7 +258,7 @@ def _client() -> Any:
     except (ImportError, AttributeError):
         raise FailedElsewhere(  # which nobody can be told
             f"distributed: JAX {jax.__version__} has its coordination service in another place than JAX 0.10, so that "
-            "processes cannot meet; wanted JAX 0.10, or one process"
+            "processes cannot meet; expected JAX 0.10, or one process"
         ) from None
 
 

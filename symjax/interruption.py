@@ -1,7 +1,7 @@
-"""Ctrl-C and notices of preemption (SIGINT and SIGTERM): what is done is saved, then the process ends.
+"""Handle Ctrl-C and preemption notices (SIGINT and SIGTERM): save the completed work, then end the process.
 
-Files are written whole or not at all, so that a command may end wherever it is. What has more to save than is on the
-disk, such as the training of a zoo, keeps the signal back meanwhile (`deferred`).
+Files are written completely or not at all, so that a command can end at any point. Code with unsaved results, such as
+the training of a zoo, defers the signal until they are saved (`deferred`).
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0  # seconds; schedulers wait for half a minute or more
-MESSAGE = "the same command again goes on from what is saved"
+MESSAGE = "run the same command again to continue from the saved state"
 
 
-class Ending(KeyboardInterrupt):
-    """A signal has asked for the end of the process: computations under way need not be waited for.
+class Interrupted(KeyboardInterrupt):
+    """Raised on a signal that asks the process to end. Callers need not wait for running computations.
 
     Attributes:
-      number: of the signal.
+      number: number of the signal.
       exit_code: 130 for SIGINT, 143 for SIGTERM.
     """
 
@@ -29,26 +29,26 @@ class Ending(KeyboardInterrupt):
         super().__init__(f"{'interrupted' if number == signal.SIGINT else 'stopped by SIGTERM'}; {MESSAGE}")
 
 
-class _First:
-    """A handler that raises `Ending` and leaves further signals to the system, which ends the process."""
+class _SignalHandler:
+    """Raise `Interrupted` at the first signal and restore default handlers, so that a second one ends the process."""
 
     def __init__(self):
-        self.seen = threading.Event()
+        self.received = threading.Event()
         self.handled: list[int] = []
-        self.timer: threading.Timer | None = None  # that will send `number` once more
+        self.timer: threading.Timer | None = None  # sends `number` again
         self.number = 0
 
     def __call__(self, number: int, frame: object) -> None:
-        self.seen.set()
+        self.received.set()
         self.timer = None
         self.handled = [each for each in SIGNALS if signal.getsignal(each) is self]
         for each in self.handled:
             signal.signal(each, signal.SIG_DFL)
-        raise Ending(number)
+        raise Interrupted(number)
 
-    def again(self, number: int) -> None:
-        """Sends the signal once more, where Python has dropped what was raised."""
-        self.seen.clear()
+    def resend(self, number: int) -> None:
+        """Send the signal again after Python has discarded the exception."""
+        self.received.clear()
         for each in self.handled:
             signal.signal(each, self)
         self.timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
@@ -57,29 +57,29 @@ class _First:
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
-    """Has the first signal raise `Ending` in the main thread; a second one ends the process at once.
+def interruptible() -> Iterator[None]:
+    """Raise `Interrupted` in the main thread at the first signal; a second signal ends the process at once.
 
-    The interpreter sees a signal between two steps of Python only. Where the main thread is in a long computation or
-    compilation, and has not seen it after `GRACE` seconds, the process ends with the signal's exit code all the same.
+    Python handles a signal between two bytecode instructions only. If the main thread is in a long computation or
+    compilation and has not handled the signal after `GRACE` seconds, the process ends with the exit code of the signal.
 
-    A signal that is ignored, as Ctrl-C is by what a script runs in the background, stays so. In other threads than the
-    main one this does nothing.
+    Ignored signals stay ignored, such as Ctrl-C in background jobs of a script. In threads other than the main one this
+    is a no-op.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    first, (read, write), hook = _First(), os.pipe(), sys.unraisablehook
+    first, (read, write), hook = _SignalHandler(), os.pipe(), sys.unraisablehook
 
-    def unraisable(what):
-        """In a callback of the garbage collector, or in a destructor, an exception has nowhere to go."""
-        if isinstance(what.exc_value, Ending):
-            first.again(what.exc_value.number)
+    def unraisable(event):
+        """Handle exceptions in destructors and callbacks of the garbage collector, which Python discards."""
+        if isinstance(event.exc_value, Interrupted):
+            first.resend(event.exc_value.number)
         else:
-            hook(what)
+            hook(event)
 
     os.set_blocking(write, False)
-    watcher = threading.Thread(target=_watch, args=(read, first.seen), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(read, first.received), daemon=True)
     before = {number: handler for number in SIGNALS if (handler := signal.getsignal(number)) != signal.SIG_IGN}
     wakeup = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     watcher.start()
@@ -89,13 +89,13 @@ def ending() -> Iterator[None]:
             signal.signal(number, first)
         yield
         if first.timer is not None:
-            raise Ending(first.number)
+            raise Interrupted(first.number)
     finally:
         sys.unraisablehook = hook
         if first.timer is not None:
             first.timer.cancel()
         for number, handler in before.items():
-            if signal.getsignal(number) is first:  # else it has come: a second one is to end the process
+            if signal.getsignal(number) is first:  # otherwise the signal came, and a second one ends the process
                 signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
         os.close(write)
@@ -103,44 +103,44 @@ def ending() -> Iterator[None]:
         os.close(read)
 
 
-def _watch(read: int, seen: threading.Event) -> None:
-    """Reads the numbers of signals, which the system's own handler writes, until the pipe is closed."""
+def _watch(read: int, received: threading.Event) -> None:
+    """Read signal numbers from the wakeup pipe until it is closed; end the process if one is not handled in time."""
     while data := os.read(read, 1):
-        if data[0] in SIGNALS and not seen.wait(GRACE):
-            ended = Ending(data[0])
-            print(f"\n{ended}", file=sys.stderr, flush=True)
-            os._exit(ended.exit_code)
+        if data[0] in SIGNALS and not received.wait(GRACE):
+            interrupted = Interrupted(data[0])
+            print(f"\n{interrupted}", file=sys.stderr, flush=True)
+            os._exit(interrupted.exit_code)
 
 
 @contextlib.contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Keeps a signal back to the end of the block; what a `with` statement gets tells whether one has come.
+    """Defer a signal to the end of the block; yield a function that returns whether a signal has come.
 
-    A second one ends the process at once. In other threads than the main one this does nothing.
+    A second signal ends the process at once. In threads other than the main one this is a no-op.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     before = {number: handler for number, handler in before.items() if callable(handler)}
-    received: list[int] = []
-    seen = next((handler.seen for handler in before.values() if hasattr(handler, "seen")), None)
+    numbers: list[int] = []
+    received = next((handler.received for handler in before.values() if hasattr(handler, "received")), None)
 
     def later(number, _):
-        if received:
+        if numbers:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        received.append(number)
-        if seen is not None:
-            seen.set()
+        numbers.append(number)
+        if received is not None:
+            received.set()
 
-    later.seen = seen  # for blocks in this one
+    later.received = received  # for nested blocks
     for number in before:
         signal.signal(number, later)
     try:
-        yield lambda: bool(received)
+        yield lambda: bool(numbers)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if received:
-            before[received[0]](received[0], None)
+        if numbers:
+            before[numbers[0]](numbers[0], None)

@@ -1,7 +1,6 @@
-"""Evaluate, inline and inspect jaxprs, in the parts of JAX that `jax.extend` makes public.
+"""Evaluate, inline and inspect jaxprs with the public interface `jax.extend`.
 
-A model is a function, and its jaxpr lists the function's operations. What symjax changes in a model it changes while it
-evaluates the jaxpr, equation by equation.
+The jaxpr of a model lists its operations. symjax modifies a model while it evaluates the jaxpr equation by equation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
 
 CALLS = {"jit", "pjit", "closed_call", "core_call"}
-"""Primitives that do nothing but call a jaxpr."""
+"""Primitives that only call a jaxpr."""
 
 REMATERIALIZATIONS = {"checkpoint", "remat", "remat2"}
 
@@ -27,9 +26,9 @@ def closed_body(equation: JaxprEqn) -> ClosedJaxpr:
 
 
 def bind(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any]:
-    """Apply one equation, as it is, to values: evaluate a jaxpr that holds this equation alone.
+    """Apply an unchanged equation to values, by evaluating a jaxpr of this equation alone.
 
-    How a primitive takes its parameters differs between versions of JAX, which `jax.core.eval_jaxpr` knows.
+    The way in which primitives take parameters differs between versions of JAX; `jax.core.eval_jaxpr` handles it.
     """
     inputs = {atom: value for atom, value in zip(equation.invars, values, strict=True) if is_variable(atom)}
     single = _empty().replace(invars=list(inputs), outvars=equation.outvars, eqns=[equation])
@@ -44,8 +43,8 @@ def _empty() -> Jaxpr:
 def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda equation, values: None) -> list[Any]:
     """Evaluate a jaxpr on the leaves of its arguments.
 
-    Calls are entered, and rematerialized functions that name a value. For every other equation
-    `rule(equation, values)` may return results that replace the equation's own; None keeps the equation.
+    Bodies of calls, and of rematerialized functions that name a value, are evaluated recursively. For every other
+    equation `rule(equation, values)` may return results that replace those of the equation, or None to keep it.
     """
     jaxpr = closed.jaxpr
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *arguments], strict=True))
@@ -66,7 +65,7 @@ def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], rule: Rule = lambda 
 
 
 def inline(closed: ClosedJaxpr, rule: Rule = lambda equation, values: None) -> ClosedJaxpr:
-    """Return an equal jaxpr without calls, and with the replacements of `rule`."""
+    """Return an equivalent jaxpr without calls, with the replacements of `rule`."""
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
     return jax.make_jaxpr(lambda *arguments: evaluate(closed, arguments, rule))(*shapes)
 
@@ -79,7 +78,7 @@ def _is_entered(equation: JaxprEqn) -> bool:
 
 
 def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
-    """Yield all equations of a jaxpr, those of inner jaxprs included."""
+    """Yield all equations of a jaxpr, including those of inner jaxprs."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jaxprs_in_params(equation.params):
@@ -87,5 +86,5 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
 
 
 def is_variable(atom: Any) -> bool:
-    """Whether an operand of an equation is a variable and not a literal."""
+    """Return whether an operand of an equation is a variable and not a literal."""
     return isinstance(atom, Var)

@@ -1,11 +1,12 @@
-"""What a program over members will need of a device's memory: from the compiler, before anything runs.
+"""Estimate the device memory of a program over members from the compiler, before anything runs.
 
-A program over members (see `symjax.parallel`) holds on each device what all members share, its members, before and
-after, and workspace. With n members there it needs
+A program over members (see `symjax.parallel`) holds on each device the shared data, its members as inputs and as
+outputs, and workspace. With n members on the device it needs
 
-    fixed + n * member   bytes,
+    fixed + n * per_member   bytes.
 
-which `need_of` finds by compiling it for one member, or two. Members then run in groups that fit (`Need.fitting`).
+`estimate_memory` determines both numbers by compiling the program for one or two members. `MemoryEstimate.max_members`
+then gives the size of the groups in which members run.
 """
 
 import re
@@ -18,104 +19,118 @@ from symjax.birkhoff.checks import scalar
 from symjax.errors import InputError
 from symjax.parallel import Execution, compiler_options, each
 
-__all__ = ["Need", "need_of", "parse_bytes"]
+__all__ = ["MemoryEstimate", "estimate_memory", "parse_bytes"]
 
 PyTree = Any
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-class Need(NamedTuple):
-    """Bytes on one device: whatever the number of members there, and for each of them."""
+class MemoryEstimate(NamedTuple):
+    """The memory that a program needs on one device.
+
+    Attributes:
+      fixed: bytes for any number of members.
+      per_member: further bytes for each member.
+    """
 
     fixed: int
-    member: int
+    per_member: int
 
-    def of(self, members: int) -> int:
-        """With so many members on the device."""
-        return self.fixed + members * self.member
+    def bytes_for(self, members: int) -> int:
+        """Return the bytes for `members` members on the device."""
+        return self.fixed + members * self.per_member
 
-    def fitting(self, limit: float, what: str = "member") -> int:
-        """The most members that `limit` bytes of a device hold; `what` is what the message of an error calls one.
+    def max_members(self, limit: float, what: str = "member") -> int:
+        """Return the largest number of members that fit in `limit` bytes; `what` is the word for a member in errors.
 
         Raises:
-          InputError: they do not hold one.
+          InputError: one member does not fit.
         """
         limit = check_limit(limit)
-        if limit < self.of(1):
+        if limit < self.bytes_for(1):
             raise InputError(
-                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(self.of(1))} or more, which is what "
-                f"one {what} needs"
+                f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(self.bytes_for(1))} or more, "
+                f"which one {what} needs"
             )
-        return int((limit - self.fixed) // self.member)
+        return int((limit - self.fixed) // self.per_member)
 
 
-def need_of(fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, member: PyTree, shared: PyTree) -> Need:
-    """What `parallel.over_members(fn, execution)` needs of each device, compiled for one or two members, not run.
+def estimate_memory(
+    fn: Callable[[PyTree, PyTree], PyTree], execution: Execution, member: PyTree, shared: PyTree
+) -> MemoryEstimate:
+    """Estimate the memory of `parallel.over_members(fn, execution)` on each device; the program is compiled, not run.
 
-    One after another, members take turns in the workspace; under `vmap` each has its own. Fragmentation and what the
-    backend itself holds are not in it.
+    Members that run one after another use the same workspace; under `vmap` each member has its own. Fragmentation and
+    the memory of the backend itself are not included.
 
     Args:
-      fn: a pure function of one member and of what all members share.
+      fn: a pure function of one member and of the shared data.
       execution: how members run.
-      member: one member, arrays or their shapes (`jax.ShapeDtypeStruct`).
-      shared: likewise.
+      member: a pytree of arrays or of `jax.ShapeDtypeStruct`: one member.
+      shared: a pytree of arrays or of `jax.ShapeDtypeStruct`: the shared data.
 
     Raises:
-      InputError: the backend's compiler does not tell.
+      InputError: the compiler of the backend reports no memory analysis.
     """
     batched = execution.members == "vmap"
-    count = 2 if batched else 1  # one alone is compiled otherwise than several under `vmap`
+    count = 2 if batched else 1  # under `vmap` the program of a single member is compiled differently
     members = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), member)
 
     def run(members, shared):
         return each(lambda member: fn(member, shared), execution)(members)
 
     compiled = jax.jit(run, compiler_options=compiler_options()).lower(members, shared).compile()
-    told = compiled.memory_analysis()
-    if told is None:
-        raise InputError(f"max_device_memory: the compiler for {jax.default_backend()} does not tell what it needs")
-    before, after, workspace = num_bytes(members), told.output_size_in_bytes, told.temp_size_in_bytes
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise InputError(f"max_device_memory: the compiler for {jax.default_backend()} reports no memory analysis")
+    inputs, outputs, workspace = num_bytes(members), analysis.output_size_in_bytes, analysis.temp_size_in_bytes
     if batched:
-        return Need(num_bytes(shared), -(-(before + after + workspace) // count))
-    # The loop over members holds one more in its hands.
-    return Need(num_bytes(shared) + workspace + before, before + after)
+        return MemoryEstimate(num_bytes(shared), -(-(inputs + outputs + workspace) // count))
+    # The loop over members needs memory for one additional member.
+    return MemoryEstimate(num_bytes(shared) + workspace + inputs, inputs + outputs)
 
 
 def check_limit(limit: float | None) -> float | None:
-    """A number of bytes, or None; an InputError for anything else."""
+    """Return `limit`, a positive number of bytes or None; raise an InputError for anything else."""
     if limit is None:
         return None
     return scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
 
 
-def most(needs: Iterable[Need]) -> Need:
-    """For programs that take the same members in turn: enough for each of them, whatever the number of members."""
-    needs = list(needs)
-    return Need(max(need.fixed for need in needs), max(need.member for need in needs))
+def combined_estimate(estimates: Iterable[MemoryEstimate]) -> MemoryEstimate:
+    """Return an upper bound for programs that run one after another on the same members, for any number of members."""
+    estimates = list(estimates)
+    return MemoryEstimate(max(one.fixed for one in estimates), max(one.per_member for one in estimates))
 
 
 def num_bytes(tree: PyTree) -> int:
-    """Of all arrays, or shapes of arrays, in a pytree."""
+    """Return the bytes of all arrays, or shapes of arrays, in a pytree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes from a number with a unit: 16GB, 1.5 GiB, 800MB.
+    """Parse a number of bytes with a unit: 16GB, 1.5 GiB, 800MB.
 
     Raises:
-      InputError: it is no positive number with one of the units.
+      InputError: the text is not a positive number with one of the units.
+
+    Example:
+      >>> from symjax.memory import parse_bytes
+      >>> parse_bytes("1.5 GB")
+      1500000000
     """
     match = re.fullmatch(r"\s*([0-9]{0,15}\.?[0-9]{1,15})\s*([A-Za-z]+)\s*", text) if isinstance(text, str) else None
     units = {name.lower(): size for name, size in UNITS.items()}
     if not match or match[2].lower() not in units or not float(match[1]):
-        raise InputError(f"max_device_memory: got {text!r}, wanted a number with a unit of {', '.join(UNITS)}: 16GB")
+        raise InputError(
+            f"max_device_memory: got {text!r}, expected a number with a unit ({', '.join(UNITS)}), such as 16GB"
+        )
     return round(float(match[1]) * units[match[2].lower()])
 
 
 def spell_bytes(count: float) -> str:
-    """For people: 1.23 GB."""
+    """Return a readable text of a number of bytes, such as 1.23 GB."""
     for unit in ("TB", "GB", "MB"):
         if count >= UNITS[unit]:
             return f"{count / UNITS[unit]:.3g} {unit}"
@@ -123,7 +138,7 @@ def spell_bytes(count: float) -> str:
 
 
 def advice(error: BaseException) -> str | None:
-    """What to do about an error of a device whose memory is exhausted; None for another error."""
+    """Return advice for an error of exhausted device memory; None for other errors."""
     if "RESOURCE_EXHAUSTED" not in str(error) and "Out of memory" not in str(error):
         return None
-    return "the device's memory is exhausted; --max-device-memory makes networks and what is done to them go in groups"
+    return "the device memory is exhausted; --max-device-memory runs networks in smaller groups"

@@ -1,13 +1,14 @@
-"""Pages of findings, tables and figures, as Markdown and as HTML that holds its pictures."""
+"""Pages of text, tables and figures, as Markdown and as self-contained HTML."""
 
 import base64
+import io
 import os
-import struct
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image, UnidentifiedImageError
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -17,41 +18,41 @@ th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #eee
 tr > :first-child { text-align: left; } caption { text-align: left; color: #555; padding: .3rem 0; }
 pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wrap; }
 img { max-width: 100%; height: auto; }
-.finding { font-size: 1.1rem; } .notes { color: #555; font-size: .9rem; }
+.conclusion { font-size: 1.1rem; } .notes { color: #555; font-size: .9rem; }
 """
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of a page.
+    """One section of a page.
 
     Attributes:
-      title: its heading.
+      title: the heading.
       text: a paragraph.
-      figures: paths of PNG files; those that are missing are named as missing.
-      tables: captions and tables.
-      beside: likewise, of others.
+      figures: paths of PNG files; for a missing file the page says so.
+      tables: {caption: table}.
+      reference_tables: {caption: table}, shown after `tables`, such as published numbers.
       command: a command line.
-      notes: a last line.
+      notes: the last line.
     """
 
     title: str
     text: str
     figures: tuple[Path, ...] = ()
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    beside: dict[str, pd.DataFrame] = field(default_factory=dict)
+    reference_tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     command: str = ""
     notes: str = ""
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader would say it."""
+    """Return a time as text in hours, minutes or seconds."""
     minutes, hours = seconds / 60, seconds / 3600
     return f"{hours:.1f} h" if hours >= 1 else f"{minutes:.1f} min" if minutes >= 1 else f"{seconds:.0f} s"
 
 
 def markdown(title: str, sections: list[Section], folder: Path) -> str:
-    """The page as Markdown in `folder`, from which its links to figures start."""
+    """Return the page as Markdown, with links to figures relative to `folder`."""
     lines = [f"# {title}", ""]
     lines += [f"- [{section.title}](#section-{i})" for i, section in enumerate(sections, 1)] + [""]
     for i, section in enumerate(sections, 1):
@@ -59,14 +60,14 @@ def markdown(title: str, sections: list[Section], folder: Path) -> str:
         for path in section.figures:
             link = Path(os.path.relpath(path, folder)).as_posix().replace(" ", "%20")
             lines += [f"![{path.stem}](<{link}>)" if path.exists() else f"(no figure at {path})", ""]
-        for caption, table in (section.tables | section.beside).items():
+        for caption, table in (section.tables | section.reference_tables).items():
             lines += [f"{_capital(caption)}:", "", *_rows(table), ""]
         lines += ["```", section.command, "```", "", section.notes, ""]
     return "\n".join(lines)
 
 
 def html(title: str, sections: list[Section]) -> str:
-    """The page as one HTML file; pictures are in it, so that it can be sent."""
+    """Return the page as one HTML file with embedded figures."""
     parts = [
         "<!doctype html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>',
@@ -79,10 +80,10 @@ def html(title: str, sections: list[Section]) -> str:
     for i, section in enumerate(sections, 1):
         parts += [
             f'<h2 id="section-{i}">{escape(section.title)}</h2>',
-            f'<p class="finding">{escape(section.text).replace(chr(10), "<br>")}</p>',
+            f'<p class="conclusion">{escape(section.text).replace(chr(10), "<br>")}</p>',
         ]
         parts += [_picture(path) for path in section.figures]
-        for caption, table in (section.tables | section.beside).items():
+        for caption, table in (section.tables | section.reference_tables).items():
             body = table.rename_axis(index=None, columns=None).to_html(border=0, na_rep="")
             parts.append(body.replace(">\n", f">\n<caption>{escape(_capital(caption))}</caption>\n", 1))
         parts += [f"<pre>{escape(section.command)}</pre>", f'<p class="notes">{escape(section.notes)}</p>']
@@ -99,24 +100,20 @@ def _picture(path: Path) -> str:
 
 
 def display_width(png: bytes) -> int | None:
-    """The width in CSS pixels, 96 to the inch, that a PNG says it has on paper; None where it does not say.
+    """Return the width of a PNG in CSS pixels (96 per inch) by its resolution; None where it has no resolution.
 
-    So letters of all figures have one size on a page, whatever a figure's width in pixels.
+    With this width the letters of all figures have the same size on a page.
     """
-    place, found = 8, {}
-    while place + 8 <= len(png):
-        length, name = struct.unpack(">I4s", png[place : place + 8])
-        found.setdefault(name, png[place + 8 : place + 8 + length])
-        place += length + 12
-    physical = found.get(b"pHYs", b"")
-    if len(physical) != 9 or len(found.get(b"IHDR", b"")) != 13:
+    try:
+        with Image.open(io.BytesIO(png)) as image:
+            resolution = image.info.get("dpi", (0, 0))[0]
+            return round(image.width / resolution * 96) if resolution else None
+    except UnidentifiedImageError:
         return None
-    (pixels,), (per_metre, _, unit) = struct.unpack(">I", found[b"IHDR"][:4]), struct.unpack(">IIB", physical)
-    return round(pixels / per_metre / 0.0254 * 96) if unit == 1 and per_metre else None
 
 
 def _rows(table: pd.DataFrame) -> list[str]:
-    """A table as lines of Markdown."""
+    """Return a table as lines of Markdown."""
     cells = [
         ["", *table.columns],
         *([index, *row] for index, row in zip(table.index, table.to_numpy(object), strict=True)),

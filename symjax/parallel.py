@@ -30,7 +30,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from symjax.checks import integer, one_of, text
 from symjax.errors import InputError
-from symjax.interruption import Ending
+from symjax.interruption import Interrupted
 
 __all__ = ["Execution", "default_execution", "over_members", "use_cores"]
 
@@ -201,7 +201,7 @@ def at_once(tasks: Sequence[Callable]) -> list:
         task has failed or the user has interrupted.
 
     Raises:
-      The first task's error that there is, when all have ended; `interruption.Ending` at once.
+      The first task's error that there is, when all have ended; `interruption.Interrupted` at once.
     """
     if len(tasks) == 1:
         return [tasks[0](lambda: None)]
@@ -224,7 +224,7 @@ def at_once(tasks: Sequence[Callable]) -> list:
         while going and not any(future.exception() for future in done):
             # Wakes up now and then: an interruption that another thread has received is seen by this one alone.
             done, going = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)
-    except Ending:
+    except Interrupted:
         leave = True
         raise
     finally:
@@ -312,7 +312,7 @@ def count_members(members: PyTree) -> int:
     """The length of the leading axis that all leaves share."""
     lengths = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(members)}
     if len(lengths) != 1 or None in lengths:
-        raise InputError(f"members: leading axes of {sorted(lengths, key=str)}, wanted one common length")
+        raise InputError(f"members: leading axes of {sorted(lengths, key=str)}, expected one common length")
     return lengths.pop()
 
 

@@ -1,4 +1,4 @@
-"""What the members of a zoo make of images, layer by layer: what similarity measures compare."""
+"""Features of the members of a zoo, layer by layer, which similarity measures compare."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,27 +11,27 @@ import numpy as np
 from symjax import data, parallel
 from symjax.checks import array, flag, integer, is_concrete
 from symjax.errors import InputError
-from symjax.memory import Need, check_limit, need_of, num_bytes
+from symjax.memory import MemoryEstimate, check_limit, estimate_memory, num_bytes
 from symjax.network import Member, Network
 
-if TYPE_CHECKING:  # training a zoo may look at representations
+if TYPE_CHECKING:  # the zoo package imports this module
     from symjax.zoo import Zoo
 
 __all__ = ["features_of", "representations"]
 
-BATCH = 64  # images that go through the members at a time
-NORMALISED = 16.0  # what values of normalised images stay below
+BATCH = 64  # images in a batch
+MAX_NORMALISED = 16.0  # bound of values of normalised images
 
 
 def representations(zoo: "Zoo", images, mean, std, **options):
-    """The features of all members of a zoo at stitch points, in inference mode: `features_of` its network and members.
+    """Return the features of all members of a zoo at stitch points, in inference mode, as `features_of` does.
 
     Args:
       zoo: the members.
-      images, mean, std, options: as of `features_of`.
+      images, mean, std, options: as in `features_of`.
 
     Returns:
-      From each layer's name to a NumPy array (members, n, h, w, c), members in the order of `zoo.seeds`.
+      {layer name: NumPy array (members, n, h, w, c)}, members in the order of `zoo.seeds`.
     """
     return features_of(zoo.network, zoo.members, images, mean, std, **options)
 
@@ -49,33 +49,34 @@ def features_of(
     devices=None,
     max_device_memory: float | None = None,
 ):
-    """The features of stacked members at stitch points, in inference mode.
+    """Return the features of stacked members at stitch points, in inference mode.
 
     Args:
-      network: what the members are.
-      members: parameters and statistics with a leading axis: those of a zoo, or one network at moments of its training.
-      images: (n, height, width, channels) as a data set stores them, in 0..255 and before normalisation; or in any
-        other unit that `mean` and `std` are in. Other inputs (n, ...) where these are None.
-      mean, std: of the data set, by which images are normalised; None for inputs that are not.
-      layers: names of stitch points with commas between, or "all".
-      pool: give the mean over pixels or tokens, float32 (members, n, c), in place of maps.
-      batch_size: images that go through the members at a time.
-      devices: that members spread over; all local ones by default.
-      max_device_memory: bytes on each device; members go in groups that need no more (`need`). By default all at once.
+      network: the network of the members.
+      members: parameters and state with a leading axis: members of a zoo, or one network at several epochs.
+      images: (n, height, width, channels), not normalised, in the units of `mean` and `std`, such as 0..255; or other
+        inputs (n, ...) where these are None.
+      mean, std: (channels,) or scalars, by which images are normalised; None for inputs without normalisation.
+      layers: comma-separated names of stitch points, or "all".
+      pool: whether to return the mean over pixels or tokens, float32 (members, n, c), in place of maps.
+      batch_size: number of images in a batch.
+      devices: the devices over which members are spread; all local ones by default.
+      max_device_memory: bytes on each device; members run in groups that need no more (see `memory_estimate`). By
+        default all members run at once.
 
     Returns:
-      From each layer's name to a NumPy array (members, n, ..., c); inside a residual block the branch without the
-      skip. This lies in the host's memory: members x n x the sum of the layers' sizes numbers.
+      {layer name: NumPy array (members, n, ..., c)} in the memory of the host. Points inside a residual block give the
+      branch without the shortcut.
 
     Raises:
-      InputError: an unknown layer; images of another rank, none, or of another range than `mean` and `std`, such as
-        0..1 or normalised ones beside those of 0..255; memory that does not hold one member.
+      InputError: a layer is unknown; images have another rank, are empty, or are not in the units of `mean` and `std`,
+        such as images in 0..1 with statistics of 0..255; the memory does not hold one member.
     """
     images = np.asarray(array("images", images))
     example = network.example.shape[1:] if hasattr(network.example, "shape") else None
     if example is not None and (images.ndim != len(example) + 1 or not len(images)):
-        wanted = "height, width, channels" if len(example) == 3 else ", ".join(map(str, example))
-        raise InputError(f"images: got shape {images.shape}, wanted (n, {wanted})")
+        expected = "height, width, channels" if len(example) == 3 else ", ".join(map(str, example))
+        raise InputError(f"images: got shape {images.shape}, expected (n, {expected})")
     mean, std = data.statistics(mean, std, images.shape[-1:])
     if mean is not None:
         _require_units(images, mean, std)
@@ -85,26 +86,26 @@ def features_of(
     devices = tuple(jax.local_devices() if devices is None else devices)
     batch_size, size = min(batch_size, len(images)), None
     if max_device_memory is not None:
-        needed = need(network, images.shape[1:], points, pool=pool, batch_size=batch_size)
-        size = len(devices) * needed.fitting(max_device_memory)
-    run = parallel.in_groups(_features(network, points, pool, devices), size)
-    count, found = parallel.count_members(members), None
-    (cut,), _ = data.batches((images,), batch_size)
-    for i, batch in enumerate(cut):
+        estimate = memory_estimate(network, images.shape[1:], points, pool=pool, batch_size=batch_size)
+        size = len(devices) * estimate.max_members(max_device_memory)
+    run = parallel.in_groups(_compiled_features(network, points, pool, devices), size)
+    count, results = parallel.count_members(members), None
+    (image_batches,), _ = data.batches((images,), batch_size)
+    for i, batch in enumerate(image_batches):
         features = run(members, (batch, mean, std))
-        if found is None:
-            found = [np.empty((count, len(images), *of_point.shape[2:]), of_point.dtype) for of_point in features]
-        for whole, part in zip(found, features, strict=True):
-            place = whole[:, i * len(batch) : (i + 1) * len(batch)]
-            place[:] = part[:, : place.shape[1]]
-    return {network.points[point].name: whole for point, whole in zip(points, found, strict=True)}
+        if results is None:
+            results = [np.empty((count, len(images), *array.shape[2:]), array.dtype) for array in features]
+        for result, part in zip(results, features, strict=True):
+            rows = result[:, i * len(batch) : (i + 1) * len(batch)]
+            rows[:] = part[:, : rows.shape[1]]
+    return {network.points[point].name: result for point, result in zip(points, results, strict=True)}
 
 
 def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return features as similarity measures take them: (members, n, c), or maps (members, n, h, w, c).
+    """Reshape features for similarity measures, to (members, n, c) or maps (members, n, h, w, c).
 
-    Tokens (members, n, t, c) become maps of height 1; of more than two axes between examples and channels all but the
-    last become the height.
+    Tokens (members, n, t, c) become maps of height 1. Of three or more axes between examples and channels, the last one
+    becomes the width and the others the height.
     """
     return {
         layer: x if x.ndim in (3, 5) else x.reshape(*x.shape[:2], -1, *x.shape[-2:]) for layer, x in features.items()
@@ -112,26 +113,25 @@ def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
-    """Raises an `InputError` where images are plainly not in the units of what they are to be normalised by.
+    """Raise an `InputError` where images are clearly not in the units of `mean` and `std`.
 
-    Images of one value and normalisation by 0 and 1, which is none, pass. So do integers that are small: black images.
+    Constant images and statistics 0 and 1 are accepted, and so are small integers (black images).
     """
     if not (is_concrete(mean) and is_concrete(std)) or (np.all(mean == 0) and np.all(std == 1)):
         return
     least, most, centre, spread = (float(x) for x in (images.min(), images.max(), np.max(mean), np.max(std)))
     floats = jnp.issubdtype(images.dtype, jnp.floating) and least < most
-    small = floats and spread > 4 and (most < 1.5 or (least < -0.5 and most < NORMALISED))
-    # Statistics of images in 0..1; of images in 0..255 they are so small where hardly a pixel is not black.
-    large = 0 <= centre < 1 and spread < 1 and (most > NORMALISED or least < centre - 5 * spread)
+    small = floats and spread > 4 and (most < 1.5 or (least < -0.5 and most < MAX_NORMALISED))
+    # Statistics of images in 0..1. Images in 0..255 have such statistics only if nearly all pixels are black.
+    large = 0 <= centre < 1 and spread < 1 and (most > MAX_NORMALISED or least < centre - 5 * spread)
     if small or large:
         raise InputError(
             f"images: got values from {least:g} to {most:g}, which are not in the units of mean and std (up to "
-            f"{centre:g} and {spread:g}); wanted images as the data set stores them, in 0..255 and not normalised, and "
-            "its mean and std"
+            f"{centre:g} and {spread:g}), expected images as the data set stores them, in 0..255 and not normalised"
         )
 
 
-def need(
+def memory_estimate(
     network: Network,
     image: Sequence[int],
     points: Sequence[int],
@@ -139,53 +139,54 @@ def need(
     pool: bool = False,
     batch_size: int = BATCH,
     dtype=np.uint8,
-) -> Need:
-    """The device memory that `features_of` takes of inputs of this shape and type; compiles its program."""
-    return _need(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
+) -> MemoryEstimate:
+    """Estimate the device memory of `features_of` for inputs of this shape and dtype; compiles its program."""
+    return _memory_estimate(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
 
 
 @lru_cache
-def _need(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool) -> Need:
-    return need_of(_features_of(network, points, pool), parallel.default_execution(), *_abstract(network, images))
+def _memory_estimate(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool):
+    features = _member_features(network, points, pool)
+    return estimate_memory(features, parallel.default_execution(), *_argument_shapes(network, images))
 
 
 def bytes_per_image(
     network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False, dtype=np.uint8
 ) -> int:
-    """Of what `features_of` gives of one member, for one input of this shape and type at these points."""
+    """Return the bytes of the features of one member at these points, for one input of this shape and dtype."""
     images = jax.ShapeDtypeStruct((1, *image), dtype)
-    return num_bytes(jax.eval_shape(_features_of(network, tuple(points), pool), *_abstract(network, images)))
+    return num_bytes(jax.eval_shape(_member_features(network, tuple(points), pool), *_argument_shapes(network, images)))
 
 
-def _abstract(network: Network, images: jax.ShapeDtypeStruct):
-    """Shapes of one member, and of what members share for these inputs."""
+def _argument_shapes(network: Network, images: jax.ShapeDtypeStruct):
+    """Return the shapes of one member and of the shared arguments for these inputs."""
     channels = normalization(network, images)
     return network.shapes, (images, channels, channels)
 
 
 def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
-    """Shape and type of the mean, and of the deviation, by which inputs of this shape and type are normalised.
+    """Return the shape and dtype of mean and std for inputs of this shape and dtype.
 
-    None where the network takes inputs as they are.
+    None where the network takes inputs without normalisation.
     """
     (example,) = jax.tree.leaves(network.example)
-    as_they_are = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype
-    return None if as_they_are else jax.ShapeDtypeStruct(images.shape[-1:], np.float32)
+    unchanged = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype
+    return None if unchanged else jax.ShapeDtypeStruct(images.shape[-1:], np.float32)
 
 
 @lru_cache(maxsize=8)
-def _features(network: Network, points: tuple[int, ...], pool: bool, devices: tuple):
-    """Remembered, so that the same process does not compile it again."""
-    return parallel.over_members(_features_of(network, points, pool), parallel.default_execution(), devices=devices)
+def _compiled_features(network: Network, points: tuple[int, ...], pool: bool, devices: tuple):
+    """Cached, so that a process compiles the program once."""
+    return parallel.over_members(_member_features(network, points, pool), parallel.default_execution(), devices=devices)
 
 
-def _features_of(network: Network, points: tuple[int, ...], pool: bool):
-    """The features of one member of images that all share."""
+def _member_features(network: Network, points: tuple[int, ...], pool: bool):
+    """Return a function of one member and of shared images that computes features."""
 
     def features(member, shared):
         images, mean, std = shared
-        found = list(network.features(member, data.normalize(images, mean, std), points).values())
-        # A mean in bfloat16 would be rounded to 8 bits before anything is compared.
-        return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in found] if pool else found
+        arrays = list(network.features(member, data.normalize(images, mean, std), points).values())
+        # In float32, since a mean in bfloat16 would be rounded to 8 bits.
+        return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in arrays] if pool else arrays
 
     return features

@@ -165,7 +165,7 @@ def read_config(folder: PathLike, kind: str) -> dict:
     if not isinstance(document, dict) or not isinstance(document.get("config"), dict) or "kind" not in document:
         raise InputError(f"folder: {path} was not written by symjax; take another folder")
     if document["kind"] != kind:
-        raise InputError(f"folder: {folder} is a {document['kind']} folder, wanted a {kind} folder; take another one")
+        raise InputError(f"folder: {folder} is a {document['kind']} folder, expected a {kind} folder; take another one")
     return document["config"]
 
 

@@ -1,6 +1,6 @@
-"""What a run found: its finding in words, its tables, the names of its figures, how it was called and how long it took.
+"""The summary of a run: conclusion, tables, names of figures, command line and time.
 
-Each command leaves it as `summary.json` in its run folder; `experiments.report` makes one page of many.
+Each command writes it as `summary.json` to its run folder; `experiments.report` combines summaries in one page.
 """
 
 import json
@@ -13,28 +13,28 @@ from symjax import runs
 from symjax.errors import InputError
 
 SUMMARY = "summary.json"
-FIELDS = ("experiment", "title", "finding", "tables", "figures", "command", "seconds", "versions")
+FIELDS = ("experiment", "title", "conclusion", "tables", "figures", "command", "seconds", "versions")
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What one run folder has to tell.
+    """The summary of one run folder.
 
     Attributes:
-      folder: where it lies.
-      title: what was compared on what, in one line.
-      finding: what came out, in one or two sentences with measured numbers.
-      tables: from captions to tables, whose entries are numbers or text.
+      folder: the run folder.
+      title: one line that says what was compared on which data.
+      conclusion: one or two sentences with measured numbers.
+      tables: {caption: table}; entries are numbers or text.
       figures: names of figures in the folder, without suffix.
-      experiment: the name of the command, such as stitch; with the next three filled in by whoever ran it.
+      experiment: name of the command, such as stitch. The caller sets this field and the following ones.
       command: the command line.
-      seconds: how long the runs of the command in this folder took together that came to their end.
-      versions: as `runs.versions` gives them.
+      seconds: total time of the completed runs of the command in this folder.
+      versions: versions of libraries, as `runs.versions` returns them.
     """
 
     folder: Path
     title: str
-    finding: str
+    conclusion: str
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     figures: tuple[str, ...] = ()
     experiment: str = ""
@@ -43,25 +43,25 @@ class Summary:
     versions: dict[str, str] = field(default_factory=dict)
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the summary as text for a terminal."""
         tables = [f"{caption}:\n\n{table.to_string()}\n" for caption, table in self.tables.items()]
-        return "\n".join([f"{self.title}\n", *tables, f"{self.finding}\n", f"results: {self.folder}"])
+        return "\n".join([f"{self.title}\n", *tables, f"{self.conclusion}\n", f"results: {self.folder}"])
 
 
 def write(summary: Summary) -> None:
-    """Writes `summary.json`; the time of earlier runs in the same folder is added to this one's."""
+    """Write `summary.json`; the time of earlier runs in the same folder is added."""
     path, seconds = Path(summary.folder, SUMMARY), summary.seconds
     if path.exists():
         try:
             seconds += read(summary.folder).seconds
-        except InputError:  # of an older version or broken: replaced
+        except InputError:  # a summary of an older version or a damaged one is replaced
             pass
     runs.write_json(
         path,
         {
             "experiment": summary.experiment,
             "title": summary.title,
-            "finding": summary.finding,
+            "conclusion": summary.conclusion,
             "tables": {name: json.loads(table.to_json(orient="split")) for name, table in summary.tables.items()},
             "figures": list(summary.figures),
             "command": summary.command,
@@ -72,7 +72,7 @@ def write(summary: Summary) -> None:
 
 
 def read(folder: runs.PathLike) -> Summary:
-    """The summary of a run folder; an InputError where there is none or it is broken."""
+    """Return the summary of a run folder; raise an InputError where it is missing or damaged."""
     path = Path(folder, SUMMARY)
     values = runs.read_json(path)
     try:
@@ -85,30 +85,34 @@ def read(folder: runs.PathLike) -> Summary:
 
 
 def mean_and_deviation(grouped, digits: int) -> pd.Series:
-    """Of each group of a pandas `SeriesGroupBy` its mean as text, with ± standard deviation (n - 1) if all have two.
+    """Return the mean of each group as text, with ± standard deviation (n - 1) if all groups have two rows or more.
 
-    A group with NaN has the mean NaN.
+    Args:
+      grouped: a pandas `SeriesGroupBy`. The mean of a group with a NaN is NaN.
+      digits: number of decimal places.
     """
-    spell = f"{{:z.{digits}f}}".format  # z: no -0.0
-    text = grouped.agg(mean).map(spell)
-    return text + " ± " + grouped.agg(lambda s: s.std(skipna=False)).map(spell) if (grouped.size() > 1).all() else text
+    to_text = f"{{:z.{digits}f}}".format  # z: no -0.0
+    text = grouped.agg(mean).map(to_text)
+    return (
+        text + " ± " + grouped.agg(lambda s: s.std(skipna=False)).map(to_text) if (grouped.size() > 1).all() else text
+    )
 
 
 def mean(values: pd.Series) -> float:
-    """NaN where one value is: what failed is not to vanish from a mean."""
+    """Return the mean; NaN if any value is NaN, so that failures are not hidden."""
     return values.mean(skipna=False)
 
 
 def with_both_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with, for example, "relu1 to relu2" for its `layer` where `layer_b` is another one."""
+    """Return the table with `layer` replaced by, for example, "relu1 to relu2" where `layer_b` differs from it."""
     if "layer_b" not in table:
         return table
-    differ = table.layer_b.notna() & (table.layer_b != table.layer)
-    return table.assign(layer=table.layer.where(~differ, table.layer + " to " + table.layer_b.astype(str)))
+    differs = table.layer_b.notna() & (table.layer_b != table.layer)
+    return table.assign(layer=table.layer.where(~differs, table.layer + " to " + table.layer_b.astype(str)))
 
 
 def over_networks(count: int, what: str = "mean ± deviation") -> str:
-    """What numbers are of so many networks: `what` over them, of one the number itself."""
+    """Return the words for a statistic `what` over `count` networks, as in captions."""
     return f"{what} over {count} networks" if count > 1 else "of one network"
 
 

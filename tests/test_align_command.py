@@ -250,7 +250,7 @@ def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
 def test_a_value_that_is_none_does_not_vanish_from_the_finding():
     rows = [("cka", 0, "relu1", j, "relu1", value) for j, value in ((1, 0.5), (2, np.nan))]
     table = pd.DataFrame(rows, columns=list(experiments.align.ROWS.required))
-    assert "cka nan and nan" in experiments.align.finding(table, ["relu1"])
+    assert "cka nan and nan" in experiments.align.conclusion(table, ["relu1"])
 
 
 def test_only_the_models_of_a_block_are_compared():
@@ -281,12 +281,12 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     [
         (["--measures", "cka,cosine"], "'cosine' not known; choose from cca"),
         (["--measures", ","], "measures: none given"),
-        (["--pairs", "4"], "pairs: got '4', wanted 1 to 3"),
+        (["--pairs", "4"], "pairs: got '4', expected 1 to 3"),
         (["--pairs", "some"], "pairs: got 'some'"),
         (["--pair-seed", "-1"], "pair_seed: got -1"),
         (["--examples", "1"], "examples: got 1"),
         (["--layers", "relu9"], "relu9"),
-        (["--seeds", "5,"], "a pair needs two"),
+        (["--seeds", "5,"], "got 1 member, expected two"),
     ],
 )
 def test_bad_flags_are_one_line(words, named, capsys):
@@ -363,7 +363,7 @@ def test_a_model_compared_with_itself_is_in_no_mean(tmp_path):
     alone = pairwise({"a": noise[0, :1], "b": noise[1, :1]}, "cka")
     (axes,) = heatmaps(alone.to_frame(), tmp_path / "h").axes
     np.testing.assert_allclose(axes.collections[0].get_array(), alone.values[:, 0, :, 0], atol=1e-6)
-    with pytest.raises(InputError, match="^table: has no row of equal layers .* of two different models"):
+    with pytest.raises(InputError, match="^table: has no rows of equal layers .* of different models"):
         by_layer(alone.to_frame(), tmp_path / "b")
 
 

@@ -38,7 +38,7 @@ def test_published_sizes(name, side, classes, count):
 
 
 def counted(width, layers, mlp_ratio, kernel, conv_layers, image_size, classes, **_):
-    """By hand, from the paper's description."""
+    """Return the number of parameters by the description in the paper."""
     hidden = mlp_ratio * width
     widths = [3, *[64] * (conv_layers - 1), width]
     tokenizer = sum(kernel**2 * a * b for a, b in itertools.pairwise(widths))
@@ -56,7 +56,7 @@ def test_presets():
 
 @pytest.mark.parametrize(("name", "layers", "side"), [("cct2", 2, 4), ("cct6_3x1", 6, 8)])
 def test_points(name, layers, side):
-    """Tokens lie on a map, channels last."""
+    """Return stitch points: tokens are maps, channels last."""
     values = named(name, width=8, image_size=16)
     assert list(values) == [f"block{i + 1}" for i in range(layers)]
     assert {value.shape for value in values.values()} == {(2, side, side, 8)}
@@ -86,7 +86,7 @@ def norm(p, x):
 
 
 def numpy_attention(p, x):
-    """Head by head."""
+    """Compute attention head by head."""
     heads, size = p["query"]["kernel"].shape[1:]
     total = p["out"]["bias"]
     for head in range(heads):
@@ -97,7 +97,7 @@ def numpy_attention(p, x):
 
 
 def numpy_block(p, x, kind, factors=(1, 1)):
-    """An encoder block on tokens (n, tokens, channels), from the definition, with factors of its two branches."""
+    """Compute an encoder block on tokens (n, tokens, channels) by definition, with factors for its two branches."""
     after = x + factors[0] * numpy_attention(p["attention"], norm(p["norm1"], x))
     normed = norm(p["norm2"], after)
     hidden = normed @ p["expand"]["kernel"] + p["expand"]["bias"]
@@ -106,7 +106,7 @@ def numpy_block(p, x, kind, factors=(1, 1)):
 
 
 def numpy_overlapping_pool(x):
-    """Windows of 3 x 3 around every second pixel."""
+    """Compute the max pool over 3 x 3 windows around every second pixel."""
     rows, columns = range(0, x.shape[1], 2), range(0, x.shape[2], 2)
     windows = [[x[:, max(0, i - 1) : i + 2, max(0, j - 1) : j + 2].max(axis=(1, 2)) for j in columns] for i in rows]
     return np.stack([np.stack(row, axis=1) for row in windows], axis=1)
@@ -172,7 +172,7 @@ def test_nothing_is_dropped_in_evaluation_or_at_rate_0():
 
 
 def test_stochastic_depth():
-    """The first block drops nothing, the last one's branches at the rate, each for itself, by example."""
+    """The first block drops nothing; the last block drops its branches independently per example at the rate."""
     module = drawn("cct2", attention_dropout=0.0, stochastic_depth=0.25, **SMALL)
     assert [block.skip.rate for block in module.blocks] == [0.0, 0.25]
     block = module.blocks[1]
@@ -187,7 +187,7 @@ def test_stochastic_depth():
 
 
 def test_attention_weights_are_dropped():
-    """With values of ones and an output that adds them up, outputs are the sums of the kept weights."""
+    """With values of one and a summing output, outputs are the sums of the weights that are not dropped."""
     attention = drawn("cct2", attention_dropout=0.5, **SMALL).blocks[0].attention
     attention.value.kernel[...] = jnp.zeros_like(attention.value.kernel[...]).at[0].set(1.0)
     attention.out.kernel[...] = jnp.full_like(attention.out.kernel[...], 1 / 8)
@@ -227,11 +227,11 @@ def test_init_draws_the_published_variances():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"width": 7}, "7 channels do not divide among 2"),
+        ({"width": 7}, "width: got 7, expected a multiple of the 2"),
         ({"image_size": 0}, "image_size: got 0"),
-        ({"kernel": 4}, "kernel: got 4, wanted an odd number"),
+        ({"kernel": 4}, "kernel: got 4, expected an odd number"),
         ({"layers": 0}, "layers: got 0"),
-        ({"stochastic_depth": 1.5}, "stochastic_depth: got 1.5, wanted a number from 0 to 1"),
+        ({"stochastic_depth": 1.5}, "stochastic_depth: got 1.5, expected a number from 0 to 1"),
         ({"dropout": "much"}, "dropout: got 'much'"),
         ({"mlp_ratio": 0}, "mlp_ratio: got 0"),
         ({"positional_embedding": "cosine"}, "learnable, sine, none"),
@@ -246,5 +246,5 @@ def test_wrong_options(options, words):
 
 def test_images_of_another_size():
     graph, state = abstract("cct2", **SMALL)
-    with pytest.raises(InputError, match="makes 4 x 4 tokens, wanted 2 x 2: see image_size"):
+    with pytest.raises(InputError, match="got 4 x 4 tokens, expected 2 x 2: see image_size"):
         jax.eval_shape(lambda state: nnx.merge(graph, state)(jnp.asarray(images())), state)

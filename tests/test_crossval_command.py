@@ -59,8 +59,8 @@ def test_crossval(fake, tmp_path, capsys):
     counts = told.tables["how often each value was chosen"]
     assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "2", "4"]
     fixed = rows.assign(family="rank:" + rows.hyperparameter.map("{:g}".format))
-    assert told.finding == experiments.crossval.finding(fixed, chosen) and told.finding in printed
-    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.finding
+    assert told.conclusion == experiments.crossval.conclusion(fixed, chosen) and told.conclusion in printed
+    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.conclusion
     assert "chosen by validation" in printed
     assert all((out / f"{name}.png").exists() for name in told.figures)
 
@@ -88,7 +88,7 @@ def test_validation_chooses_and_the_test_images_tell():
     )
     chosen = choose(rows)
     assert chosen.hyperparameter.tolist() == [0.1, 10, 0.1, 10]
-    assert experiments.crossval.finding(rows, chosen) == (
+    assert experiments.crossval.conclusion(rows, chosen) == (
         "Chosen by validation, alpha costs 6.3 points on average over pairs and layers; one value for all of them, "
         "chosen likewise (alpha:1), costs 5.5. Single values cost from 0.6 to 6.0."
     )
@@ -97,7 +97,7 @@ def test_validation_chooses_and_the_test_images_tell():
 def test_the_lasso_command(fake, tmp_path, capsys):
     command(experiments.lasso, "--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1, out=tmp_path / "run")
     told = summary.read(tmp_path / "run")
-    assert told.finding in capsys.readouterr().out and "birkhoff costs" in told.finding
+    assert told.conclusion in capsys.readouterr().out and "birkhoff costs" in told.conclusion
     assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
     (table,) = told.tables.values()
     assert table.loc["lasso_proximal:10000", "relu1"].endswith("@ 0.00")
@@ -120,7 +120,7 @@ def test_lasso(tmp_path):
     stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.state)
     np.testing.assert_array_equal(stitch.matrix, 0)
     told = summary.read(out)
-    assert "lasso_proximal:0.1 costs" in told.finding and "birkhoff costs" in told.finding
+    assert "lasso_proximal:0.1 costs" in told.conclusion and "birkhoff costs" in told.conclusion
     assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
 
@@ -165,16 +165,16 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
     rows = pd.DataFrame({"pair": ["0-1", "1-0"], "layer": "relu1", "hyperparameter": 1.0, "val_accuracy": 80.0})
     rows = pd.concat([rows.assign(family=f"alpha:{n}", penalty=[n, n + 1.0], hyperparameter=n) for n in (1.0, 2.0)])
     rows.iloc[1, rows.columns.get_loc("penalty")] = np.nan
-    assert experiments.crossval.finding(rows, rows.head(2)) == (
+    assert experiments.crossval.conclusion(rows, rows.head(2)) == (
         "Chosen by validation, alpha costs nan points on average over pairs and layers; one value for all of them, "
         "chosen likewise (alpha:1.0), costs nan. Single values cost from nan to nan."
     )
     table = planted(**{"lasso:0.1": (2.0, 0.3), "lasso:0.5": (1.0, 0.9)}, full=(0.5, 0.02))
     lost = table.assign(penalty=table.penalty.where(table.index != 4))  # of lasso:0.5, which would be chosen
-    assert "images, lasso:0.1 costs 2.0 points with 30% zeros; full" in experiments.lasso.finding(lost)
+    assert "images, lasso:0.1 costs 2.0 points with 30% zeros; full" in experiments.lasso.conclusion(lost)
     assert experiments.lasso.summary(lost).loc["lasso:0.5", "relu1"] == "nan ± nan @ 0.91"
     alone = planted(**{"lasso:0.1": (np.nan, 0.3)}, full=(0.5, 0.02))
-    assert "lasso:0.1 costs nan points" in experiments.lasso.finding(alone)
+    assert "lasso:0.1 costs nan points" in experiments.lasso.conclusion(alone)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
 def test_the_finding_is_the_sparsest_of_the_cheap(lassos, told):
     table = planted(**lassos, full=(0.5, 0.02), birkhoff=(17.0, 0.96))
     others = "full costs 0.5 points with 2% zeros; birkhoff costs 17.0 points with 96% zeros"
-    assert experiments.lasso.finding(table) == f"On average over layers, on the test images, {told}; {others}."
+    assert experiments.lasso.conclusion(table) == f"On average over layers, on the test images, {told}; {others}."
 
 
 def of_diverged_members(module, *others):

@@ -1,4 +1,4 @@
-"""Loading, splitting and resizing of image sets."""
+"""Loading, splitting and resizing of image data sets."""
 
 import pathlib
 import subprocess
@@ -16,7 +16,7 @@ from symjax.errors import InputError
 
 
 def numbered_source(n=200, name="numbers"):
-    """Training image i is filled with the value i, so that every image can be told from the others."""
+    """Return a source whose training image i is filled with the value i, so that images are identifiable."""
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 4, 4, 3)).copy()
     labels = (np.arange(n) % 10).astype(np.int32)
     split = Split(images, labels)
@@ -118,7 +118,7 @@ def test_masked_and_other_images_are_no_split():
     with pytest.raises(InputError, match="labels: has masked entries"):
         Split(images, np.ma.array(labels, mask=[True, False]))
     for wrong in (images.astype(bool), images.astype(str), images * 1j, np.uint8(3), images.astype("M8[s]")):
-        with pytest.raises(InputError, match=r"images: got dtype .*wanted integers or floats of shape \(n, ...\)"):
+        with pytest.raises(InputError, match=r"images: got dtype .*expected integers or floats of shape \(n, ...\)"):
             Split(wrong, labels)
     with pytest.raises(InputError, match="images, labels: got 2 and 1"):
         Split(images, labels[:1])
@@ -126,22 +126,22 @@ def test_masked_and_other_images_are_no_split():
 
 def test_labels_are_positions_in_class_names():
     split = Split(np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 500_000], np.int32))
-    with pytest.raises(InputError, match="labels: got 0 to 500000, wanted 0 to 1"):
+    with pytest.raises(InputError, match="labels: got 0 to 500000, expected 0 to 1"):
         build(Source("gaps", split, split, ("a", "b")), **DEFAULTS)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"validation": 1.0}, r"validation: got 1.0, wanted a fraction"),
+        ({"validation": 1.0}, r"validation: got 1.0, expected a fraction"),
         ({"validation": -0.1}, r"validation: got -0.1"),
         ({"validation": float("nan")}, r"validation: got nan"),
-        ({"validation": "0.1"}, r"validation: got '0.1' \(str\), wanted a number"),
+        ({"validation": "0.1"}, r"validation: got '0.1' \(str\), expected a number"),
         ({"validation": 0.999}, r"leaves none to train on"),
-        ({"train_size": 181}, r"train_size: got 181, wanted 1 to 180"),
+        ({"train_size": 181}, r"train_size: got 181, expected 1 to 180"),
         ({"train_size": 0}, r"train_size: got 0"),
-        ({"train_size": 2.0}, r"train_size: got 2.0 \(float\), wanted an integer"),
-        ({"test_size": 51}, r"test_size: got 51, wanted 1 to 50"),
+        ({"train_size": 2.0}, r"train_size: got 2.0 \(float\), expected an integer"),
+        ({"test_size": 51}, r"test_size: got 51, expected 1 to 50"),
         ({"test_size": True}, r"test_size: got True"),
         ({"seed": -1}, r"seed: got -1"),
         ({"seed": None}, r"seed: got None"),
@@ -198,10 +198,10 @@ def test_digits_without_scikit_learn(monkeypatch):
 @pytest.mark.parametrize(("shape", "size"), [((8, 8), 16), ((32, 32), 12), ((5, 9), 7), ((1, 1), 3), ((30, 40), 16)])
 def test_resize_agrees_with_jax(shape, size):
     images = np.random.default_rng(0).integers(0, 256, (3, *shape, 2), np.uint8)
-    wanted = jax.image.resize(images.astype(np.float32), (3, size, size, 2), "linear")
+    expected = jax.image.resize(images.astype(np.float32), (3, size, size, 2), "linear")
     got = resize(images, size)
     assert got.dtype == np.uint8
-    assert np.abs(got - np.asarray(wanted)).max() <= 0.501
+    assert np.abs(got - np.asarray(expected)).max() <= 0.501
 
 
 def test_resize_in_several_chunks_and_of_nothing():

@@ -25,7 +25,7 @@ def noise(n=64, height=6, width=5, channels=3):
 
 
 def moved(image, down, right, fill):
-    """NumPy's view of a shift: one pixel at a time."""
+    """Shift an image with NumPy, pixel by pixel."""
     out = np.empty_like(image)
     height, width, _ = image.shape
     for i in range(height):
@@ -36,23 +36,23 @@ def moved(image, down, right, fill):
 
 
 def recognise(image, result, translate, flip, fill):
-    """The (down, right, mirrored) that turn image into result."""
+    """Return all (down, right, mirrored) that turn `image` into `result`."""
     span = range(-translate, translate + 1)
     candidates = [(d, r, f) for d in span for r in span for f in ((False, True) if flip else (False,))]
-    found = []
+    matches = []
     for d, r, f in candidates:
         shifted = moved(image, d, r, fill)
         if np.array_equal(shifted[:, ::-1] if f else shifted, result):
-            found.append((d, r, f))
-    return found
+            matches.append((d, r, f))
+    return matches
 
 
 def test_each_image_is_a_shift_and_a_mirror_image_of_itself():
     images, fill = noise(), np.array([1.0, 2.0, 3.0], np.float32)
     results = np.asarray(augment(KEY, images, fill=fill))
-    found = [recognise(image, result, 2, True, fill) for image, result in zip(images, results, strict=True)]
-    assert all(len(one) == 1 for one in found)
-    assert {one[0][2] for one in found} == {False, True}
+    matches = [recognise(image, result, 2, True, fill) for image, result in zip(images, results, strict=True)]
+    assert all(len(one) == 1 for one in matches)
+    assert {one[0][2] for one in matches} == {False, True}
 
 
 def test_flip_only():
@@ -148,8 +148,8 @@ def test_normalize(dtype, tolerance):
     with jax.numpy_dtype_promotion("strict"):
         result = jax.jit(normalize, static_argnames="dtype")(images, mean, std, dtype=dtype)
     assert result.dtype == dtype
-    wanted = (images.astype(np.float64) - mean) / std
-    np.testing.assert_allclose(result.astype(jnp.float32), wanted, rtol=tolerance, atol=tolerance)
+    expected = (images.astype(np.float64) - mean) / std
+    np.testing.assert_allclose(result.astype(jnp.float32), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_normalised_training_part_has_mean_0_and_std_1():

@@ -1,4 +1,4 @@
-"""Batches to train on and to evaluate on."""
+"""Batches for training and evaluation."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The cache of decoded sets: concurrent, killed, failing writers; damaged entries."""
+"""The cache of decoded data sets: concurrent, killed and failing writers; damaged entries."""
 
 import errno
 import json
@@ -27,8 +27,8 @@ def forbidden():
     raise AssertionError("decoded again")
 
 
-def check(found):
-    arrays, facts = found
+def check(entry):
+    arrays, facts = entry
     assert facts == FACTS and arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], array)
@@ -252,7 +252,7 @@ def test_another_writer_comes_while_a_damaged_entry_is_moved_away(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("variables", "wanted"),
+    ("variables", "expected"),
     [
         ({"SYMJAX_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
         ({"XDG_CACHE_HOME": "/b"}, "/b/symjax"),
@@ -260,12 +260,12 @@ def test_another_writer_comes_while_a_damaged_entry_is_moved_away(tmp_path, monk
         ({"HOME": "/h"}, "/h/.cache/symjax"),
     ],
 )
-def test_default_folder(monkeypatch, variables, wanted):
+def test_default_folder(monkeypatch, variables, expected):
     for name in ("SYMJAX_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert str(cache.default_folder()) == wanted
+    assert str(cache.default_folder()) == expected
 
 
 def test_no_home(monkeypatch):

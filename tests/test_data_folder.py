@@ -1,4 +1,4 @@
-"""Images in folders of the caller's own."""
+"""Image data sets in folders of the user."""
 
 import pathlib
 
@@ -25,7 +25,7 @@ def save(path, image, mode=None):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Two classes of three images to train on and one to test on, and the images by their paths."""
+    """Write two classes of three training images and one test image; return the images by their paths."""
     monkeypatch.setenv("SYMJAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     monkeypatch.chdir(tmp_path)
@@ -117,7 +117,7 @@ def refused(root, message):
 
 def test_folders_that_are_not_cut_into_parts(root):
     refused(
-        root / "train", "train has no folder 'train'; wanted images in .*/train/<class>/ and .*/test/<class>/, .png"
+        root / "train", "train has no folder 'train', expected images in .*/train/<class>/ and .*/test/<class>/, .png"
     )
     (root / "test").rename(root / "validation")
     refused(root, "has no folder 'test'")
@@ -125,11 +125,11 @@ def test_folders_that_are_not_cut_into_parts(root):
 
 def test_folders_without_images(root):
     (root / "train" / "eel").mkdir()
-    refused(root, "train has folders without images: eel; wanted")
+    refused(root, "train has folders without images: eel, expected")
     (root / "train" / "eel").rmdir()
     (root / "test" / "eel").mkdir()
     save(root / "test" / "eel" / "0.png", picture())
-    refused(root, r"has the classes \['eel'\] in test alone; wanted those of train: \['cat', 'dog'\]")
+    refused(root, r"has the classes \['eel'\] in test only, expected classes of train: \['cat', 'dog'\]")
     for path in (root / "test").rglob("*.png"):
         path.unlink()
     refused(root, "test has no folders with images")
@@ -151,4 +151,4 @@ def test_files_that_are_no_images(root):
     path.write_bytes(path.read_bytes()[:-500])
     refused(root, "cat/0.png cannot be read as an image")
     Image.fromarray(RNG.integers(0, 2**16, (4, 4)).astype(np.uint16)).save(path)
-    refused(root, "cat/0.png is of mode I;16; wanted 8 bits a channel")
+    refused(root, "cat/0.png is of mode I;16, expected 8 bits per channel")

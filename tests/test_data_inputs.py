@@ -1,4 +1,4 @@
-"""Any inputs and targets: mappings, own loaders, and what a data set of no images is."""
+"""Any inputs and targets: mappings, user loaders, and data sets without images."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ KEEP = {"normalize": False}
 
 
 def mapping(shape, dtype=np.float32, **changes):
-    """Normally distributed floats or integers up to 1000, 20 to train on and 6 to test."""
+    """Return normally distributed floats or integers up to 1000: 20 training and 6 test examples."""
     draw = RNG.normal if np.dtype(dtype).kind == "f" else lambda size: RNG.integers(0, 1000, size)
     return (
         {f"x_{part}": draw(size=(n, *shape)).astype(dtype) for part, n in (("train", 20), ("test", 6))}
@@ -127,28 +127,31 @@ def with_value(value, shape=(5,), dtype=np.float32):
 
 
 REFUSED = {
-    "a key less": ({"x_train": np.ones(3)}, r"y_train, x_test, y_test: got only \['x_train'\]; wanted all of"),
-    "a key more": (mapping((5,), normalise=False), "normalise: got no key that is known; wanted x_train, .*normalize"),
+    "a key less": ({"x_train": np.ones(3)}, r"y_train, x_test, y_test: got only \['x_train'\], expected all of"),
+    "a key more": (mapping((5,), normalise=False), "normalise: got an unknown key, expected x_train, .*normalize"),
     "normalize": (mapping((5,), normalize="no"), "normalize: got 'no', expected True or False"),
-    "normalize no images": (mapping((5,), normalize=True), r"x_train: got shape \(20, 5\); wanted images"),
+    "normalize no images": (mapping((5,), normalize=True), r"x_train: got shape \(20, 5\), expected images"),
     "class names": (mapping((5,), class_names="abc"), "class_names: got 'abc', expected a sequence of names"),
-    "too few names": (mapping((5,), class_names=["a"]), "labels: got 0 to 2, wanted 0 to 0"),
+    "too few names": (mapping((5,), class_names=["a"]), "labels: got 0 to 2, expected 0 to 0"),
     "grey or sequences": (
         mapping((6, 4)),
         r"x_train: got shape \(20, 6, 4\), which may be images or .*normalize=False",
     ),
     "float images": (mapping((4, 4, 3)), "x_train: got floats up to .*; or normalize=False"),
-    "16 bits": (mapping((4, 4, 1), np.uint16), r"x_train: got values up to 9\d\d; wanted values in 0..255; or norm"),
-    "maps": (mapping((4, 4, 9)), r"x_train: got shape .*1 to 4 channels, on the last axis, or normalize=False"),
+    "16 bits": (mapping((4, 4, 1), np.uint16), r"x_train: got values up to 9\d\d, expected values in 0..255; or norm"),
+    "maps": (mapping((4, 4, 9)), r"x_train: got shape .*1 to 4 channels on the last axis, or normalize=False"),
     "NaN": (with_value(np.nan), "x_test: got NaN or infinite"),
     "infinite": (with_value(np.inf, (4, 4)) | KEEP, "x_test: got NaN or infinite"),
     "too large": (with_value(1e300, dtype=np.float64), "x_test: has values that float32 cannot hold"),
     "huge tokens": (with_value(2**40, dtype=int), "x_test: has integers from .* to 1099511627776, which int32 cannot"),
     "two types": (
         mapping((5,), x_test=np.ones((6, 5), int)),
-        "x_test: got dtype int32; wanted that of x_train, float32",
+        "x_test: got dtype int32, expected that of x_train, float32",
     ),
-    "two shapes": (mapping((5,), x_test=np.ones((6, 4))), r"x_test: got examples of shape \(4,\); wanted as x_train"),
+    "two shapes": (
+        mapping((5,), x_test=np.ones((6, 4))),
+        r"x_test: got examples of shape \(4,\), expected that of x_train",
+    ),
     "masked": (mapping((5,), x_test=np.ma.masked_all((6, 5))), "x_test: has masked entries"),
     "truth values": (mapping((5,), x_train=np.ones((20, 5), bool)), "x_train: got dtype bool.*integers or floats"),
     "text": (mapping((5,), x_train=["a"] * 20), "x_train: got dtype <U1"),
@@ -156,11 +159,11 @@ REFUSED = {
     "one number": (mapping((5,), y_train=3), r"y_train: got dtype int64, shape \(\)"),
     "lengths": (mapping((5,), y_test=np.zeros(5, int)), "x_test: got 6 inputs for 5 targets"),
     "nothing": (mapping((5,), x_test=np.ones((0, 5))), "x_test: got no values"),
-    "float targets": (mapping((5,), y_train=np.ones(20)), r"y_train: got dtype float64; wanted .*class_names=\(\)"),
+    "float targets": (mapping((5,), y_train=np.ones(20)), r"y_train: got dtype float64, expected .*class_names=\(\)"),
     "token targets": (mapping((5,), y_train=np.ones((20, 7), int)), r"y_train: got shape .*class_names=\(\)"),
     "targets of two shapes": (
         mapping((5,), class_names=(), y_train=np.ones((20, 2)), y_test=np.ones(6)),
-        r"y_test: got examples of shape \(\); wanted as y_train, \(2,\)",
+        r"y_test: got examples of shape \(\), expected that of y_train, \(2,\)",
     ),
 }
 
@@ -177,9 +180,7 @@ def test_traced_arrays_are_refused():
 
 
 def test_only_images_are_resized():
-    with pytest.raises(
-        InputError, match=r"image_size: got 8, and the inputs are float32\[20, 5\]; wanted it for images"
-    ):
+    with pytest.raises(InputError, match=r"image_size: got 8 for inputs float32\[20, 5\], expected uint8 images"):
         load(mapping((5,)), image_size=8)
     assert load(mapping((4, 4, 3)) | KEEP, image_size=4).image_size == 4
 
@@ -200,14 +201,14 @@ def test_a_dataset_keeps_its_parts_and_statistics():
     np.testing.assert_array_equal(load(own, train_size=4).train.images, own.train.images[:4])
     np.testing.assert_array_equal(load(own).test.images, own.test.images)
     with pytest.raises(
-        InputError, match="train_size: got 16, wanted 1 to 15, the number of training examples of 'own'"
+        InputError, match="train_size: got 16, expected 1 to 15, the number of training examples of 'own'"
     ):
         load(own, train_size=16)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The current folder, on no path of modules."""
+    """Change to a folder that is not on the module path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     yield tmp_path
@@ -254,9 +255,9 @@ def test_refused_loaders(module):
     for name, message in {
         "nowhere.sets:load": "name: got 'nowhere.sets:load', and nowhere.sets cannot be imported .*current folder",
         "mine:nothing": "name: got 'mine:nothing', and mine has no nothing",
-        "mine:count": "name: mine:count is 3, wanted a function",
-        "mine:path": "name: mine:path cannot be called .*'path'.*wanted a function .*image_size and seed",
-        "mine:list": r"name: mine:list returned \[1\]; wanted a Dataset, or a mapping",
+        "mine:count": "name: mine:count is 3, expected a function",
+        "mine:path": "name: mine:path cannot be called .*'path'.*expected a function .*image_size and seed",
+        "mine:list": r"name: mine:list returned \[1\], expected a Dataset, or a mapping",
         "mine:bad": "name: mine:bad, x_train: got 20 inputs for 3 targets",
     }.items():
         with pytest.raises(InputError, match=message):
@@ -282,17 +283,17 @@ def test_inconsistent_datasets():
     data = load(mapping((5,)))
     other = Split(np.ones((2, 4)), np.zeros(2, int))
     for changes, message in (
-        ({"test": other}, r"images: got float32\[2, 4\], wanted as in train, float32\[18, 5\]"),
+        ({"test": other}, r"images: got float32\[2, 4\], expected as in train, float32\[18, 5\]"),
         ({"test": Split(np.ones((2, 5), int), np.zeros(2, int))}, r"images: got int32\[2, 5\]"),
-        ({"test": Split(np.ones((2, 5)), np.zeros((2, 1)))}, r"labels: got float32\[2, 1\], wanted as in train"),
-        ({"mean": np.ones(5)}, "mean, std: got one of them"),
+        ({"test": Split(np.ones((2, 5)), np.zeros((2, 1)))}, r"labels: got float32\[2, 1\], expected as in train"),
+        ({"mean": np.ones(5)}, "mean, std: got only one of them"),
         ({"mean": np.ones(3), "std": np.ones(3)}, r"mean: got .* for \(5,\) channels"),
-        ({"flip": True}, r"flip, translate: got flip=True, translate=0 for float32\[18, 5\], wanted False and 0"),
+        ({"flip": True}, r"flip, translate: got flip=True, translate=0 for float32\[18, 5\], expected uint8 images"),
     ):
         with pytest.raises(InputError, match=message):
             dataclasses.replace(data, **changes)
     floats = Split(np.ones((2, 5)), np.ones(2))
-    with pytest.raises(InputError, match=r"labels: got float32\[2\], wanted integers .*class_names=\(\)"):
+    with pytest.raises(InputError, match=r"labels: got float32\[2\], expected integers .*class_names=\(\)"):
         Dataset("mine", floats, floats, floats, ("a", "b"), None, None)
 
 

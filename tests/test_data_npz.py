@@ -1,4 +1,4 @@
-"""Image sets in the caller's own .npz files."""
+"""Image data sets in .npz files of the user."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def save(folder, **changes):
 
 
 def floats(**changes):
-    """In 0..1, with a value of a few pixels of a part changed."""
+    """Return images in 0..1, with a few pixels of one part changed to a value."""
     parts = {key: GOOD[key] / 255 for key in ("x_train", "x_test")}
     for key, value in changes.items():
         parts[key][0, :2, 0, 0] = value
@@ -54,11 +54,11 @@ def test_good_file(tmp_path):
     ids=["float64 in 0..1", "float32 in 0..1", "float32 in 0..255", "int64", "labels (n, 1)"],
 )
 def test_equivalent_forms(tmp_path, changes):
-    wanted = load(save(tmp_path))
+    expected = load(save(tmp_path))
     got = load(save(tmp_path, **changes))
     for part in ("train", "validation", "test"):
-        np.testing.assert_array_equal(getattr(got, part).images, getattr(wanted, part).images)
-        np.testing.assert_array_equal(getattr(got, part).labels, getattr(wanted, part).labels)
+        np.testing.assert_array_equal(getattr(got, part).images, getattr(expected, part).images)
+        np.testing.assert_array_equal(getattr(got, part).labels, getattr(expected, part).labels)
         assert getattr(got, part).images.dtype == np.uint8 and getattr(got, part).labels.dtype == np.int32
 
 
@@ -83,13 +83,13 @@ def with_nan():
 @pytest.mark.parametrize(("value", "level"), [(1 + 1e-6, 255), (1.0019, 255), (-0.0019, 0), (1.0, 255)])
 def test_floats_that_rounding_brought_out_of_range_are_still_in_0_to_1(tmp_path, value, level):
     data = load(save(tmp_path, **floats(x_train=value, x_test=value)), validation=0)
-    wanted = GOOD["x_test"].copy()
-    wanted[0, :2, 0, 0] = level
-    np.testing.assert_array_equal(data.test.images, wanted)
+    expected = GOOD["x_test"].copy()
+    expected[0, :2, 0, 0] = level
+    np.testing.assert_array_equal(data.test.images, expected)
 
 
 def test_dark_floats_in_0_to_255(tmp_path):
-    """Most pixels are black; those that are not say what white is."""
+    """Most pixels are black; the others determine the value of white."""
     x = np.where(GOOD["x_train"] > 200, GOOD["x_train"], 0)
     data = load(save(tmp_path, x_train=x * 1.0, x_test=GOOD["x_test"] * 1.0), validation=0)
     assert by_label(data.train) == sorted(map(bytes, x))
@@ -104,33 +104,36 @@ def test_class_numbers_with_gaps_are_renumbered(tmp_path):
 
 
 MALFORMED = {
-    "no x_test": ({"x_test": None}, "x_test: got only .*wanted all of"),
+    "no x_test": ({"x_test": None}, "x_test: got only .*expected all of"),
     "no labels": ({"y_test": None, "y_train": None}, "y_train, y_test: got only"),
     "lengths": ({"y_train": GOOD["y_train"][:-1]}, "x_train: got 30 inputs for 29 targets"),
     "rank of images": ({"x_train": GOOD["x_train"][0, 0]}, r"x_train: got shape \(8, 3\)"),
     "rank of labels": ({"y_test": np.eye(12, dtype=int)}, r"y_test: got shape \(12, 12\)"),
-    "channels first": ({"x_train": np.zeros((30, 3, 8, 8), np.uint8)}, "x_train: .*1 to 4 channels, on the last axis"),
+    "channels first": ({"x_train": np.zeros((30, 3, 8, 8), np.uint8)}, "x_train: .*1 to 4 channels on the last axis"),
     "NaN": (with_nan(), "x_train: got NaN"),
     "infinite": ({"x_test": np.full((12, 8, 8, 3), np.inf)}, "x_test: got NaN or infinite"),
     "negative pixels": ({"x_test": np.full((12, 8, 8, 3), -1)}, "x_test: got values down to -1"),
-    "large pixels": ({"x_test": np.full((12, 8, 8, 3), 256)}, "x_test: got values up to 256; wanted values in 0..255"),
+    "large pixels": (
+        {"x_test": np.full((12, 8, 8, 3), 256)},
+        "x_test: got values up to 256, expected values in 0..255",
+    ),
     "two float ranges": (
         {"x_train": GOOD["x_train"] / 255, "x_test": GOOD["x_test"] * 1.0},
-        r"x_test: got values up to 255; wanted values in 0..1, as in x_train",
+        r"x_test: got values up to 255, expected values in 0..1, as in x_train",
     ),
-    "over 1": (floats(x_train=1.1), r"x_train: got values up to 1.1; wanted values in 0..1: clip"),
-    "over 1 in x_test": (floats(x_test=1.1), "x_test: got values up to 1.1; wanted values in 0..1, as in"),
-    "under 0": (floats(x_train=-0.1), "x_train: got values down to -0.1; wanted values in 0..1: clip"),
+    "over 1": (floats(x_train=1.1), r"x_train: got values up to 1.1, expected values in 0..1 \(clip"),
+    "over 1 in x_test": (floats(x_test=1.1), "x_test: got values up to 1.1, expected values in 0..1, as in"),
+    "under 0": (floats(x_train=-0.1), r"x_train: got values down to -0.1, expected values in 0..1 \(clip"),
     "neither range": (floats(x_train=3.0), r"x_train: got floats up to 3, most .*numpy.clip"),
     "normalised": ({key: GOOD[key] / 51 - 2.5 for key in ("x_train", "x_test")}, "x_train: .*undo a normalisation"),
-    "two kinds": ({"x_test": GOOD["x_test"] / 255}, "x_test: got dtype float64; wanted the kind of x_train"),
+    "two kinds": ({"x_test": GOOD["x_test"] / 255}, "x_test: got dtype float64, expected the kind of x_train"),
     "boolean images": ({"x_train": GOOD["x_train"] > 9}, "x_train: got dtype bool"),
     "text images": ({"x_train": np.array(["a"] * 30)}, "x_train: got dtype <U1"),
     "complex images": ({"x_train": GOOD["x_train"] * 1j}, "x_train: got dtype complex128"),
-    "float labels": ({"y_train": GOOD["y_train"] * 1.0}, "y_train: got dtype float64; wanted integers"),
+    "float labels": ({"y_train": GOOD["y_train"] * 1.0}, "y_train: got dtype float64, expected integers"),
     "negative labels": ({"y_train": GOOD["y_train"].astype(int) - 1}, "y_train: got labels from -1 to 1"),
     "huge labels": ({"y_train": GOOD["y_train"].astype(np.int64) + 2**40}, "y_train: got labels from"),
-    "unseen labels": ({"y_test": np.full(12, 7)}, r"y_test: got labels that y_train has not: \[7\]"),
+    "unseen labels": ({"y_test": np.full(12, 7)}, r"y_test: got labels that are missing from y_train: \[7\]"),
     "empty train": ({"x_train": GOOD["x_train"][:0], "y_train": GOOD["y_train"][:0]}, "x_train: got no values"),
     "empty labels": ({"y_test": GOOD["y_test"][:0]}, "y_test: got no labels"),
     "no width": ({"x_test": np.zeros((12, 8, 0, 3), np.uint8)}, "x_test: got no values"),

@@ -1,4 +1,4 @@
-"""Sets that tensorflow_datasets has prepared: small ones made here, and CIFAR-10 where there is one."""
+"""Data sets prepared by tensorflow_datasets: small ones written here, and CIFAR-10 if available."""
 
 import io
 import json
@@ -53,7 +53,7 @@ def some_images(n=24, shape=(8, 8, 3), seed=0):
 def prepare(
     folder, splits, features=None, names=("cat", "dog", "eel"), encoding="png", supervised=None, keys=("image", "label")
 ):
-    """Writes what tensorflow_datasets would: splits maps a split's name to (images, labels)."""
+    """Write a data set as tensorflow_datasets does; `splits` is {name: (images, labels)}."""
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
 
@@ -102,7 +102,7 @@ TRAIN, TEST = (some_images(), LABELS), (some_images(seed=1)[:9], LABELS[:9])
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """An empty tensorflow_datasets folder and an empty cache, and no network."""
+    """Set up an empty tensorflow_datasets folder and an empty cache, without a network."""
 
     def no_network(*args, **kwargs):
         raise AssertionError("tried to reach the network")
@@ -161,18 +161,16 @@ def test_encodings_and_channels(root, encoding, channels):
     difference = np.abs(data.test.images.astype(int) - np.stack(images))
     assert difference.max() <= (0 if encoding == "png" else 40)
     for image, original in zip(data.test.images, images, strict=True):
-        wanted = Image.open(io.BytesIO(encode(original, encoding)))
-        np.testing.assert_array_equal(image.squeeze(), np.asarray(wanted))
+        expected = Image.open(io.BytesIO(encode(original, encoding)))
+        np.testing.assert_array_equal(image.squeeze(), np.asarray(expected))
 
 
-def test_decoding_agrees_with_pillow_and_checks_sizes():
+def test_decoding_agrees_with_pillow():
     image = some_images(1, (32, 24, 3))[0]
     for options in ({}, {"progressive": True}, {"subsampling": 0}, {"quality": 20}, {"optimize": True}):
         file = io.BytesIO()
         Image.fromarray(image).save(file, "jpeg", **options)
-        wanted = np.asarray(Image.open(file))
-        for shape in ((32, 24, 3), (None, None, 3), (24, 32, 3), (33, 24, 3)):  # also wrongly declared ones
-            np.testing.assert_array_equal(prepared._decode_image(file.getvalue(), shape), wanted)
+        np.testing.assert_array_equal(prepared._decode_image(file.getvalue(), 3), np.asarray(Image.open(file)))
 
 
 def test_other_keys_are_found(root):
@@ -223,7 +221,7 @@ def test_newest_version_and_named_version(root):
     (root / "zoo" / "3.0.0").mkdir()
     assert len(load("zoo").test) == 9
     assert len(load("zoo:1.0.0").test) == 3
-    with pytest.raises(InputError, match=r"wanted a version that is in .*: 1.0.0, 1.9.0, 1.10.0"):
+    with pytest.raises(InputError, match=r"expected a version in .*: 1.0.0, 1.9.0, 1.10.0"):
         load("zoo:4.0.0")
 
 
@@ -258,7 +256,7 @@ def cut_features(folder):
 
 
 BROKEN = {
-    "no train": ({"test": TEST}, {}, None, r"has the splits \['test'\], wanted 'train'"),
+    "no train": ({"test": TEST}, {}, None, r"has the splits \['test'\], expected 'train'"),
     "no test": ({"train": TRAIN}, {}, None, r"has the splits \['train'\]"),
     "withheld labels": ({"train": TRAIN, "test": (TEST[0], [-1] * 9)}, {}, None, "has labels -1..-1 in 'test'"),
     "no label": ({"train": TRAIN, "test": TEST}, {"features": {"image": image_feature()}}, None, "class labels \\[\\]"),
@@ -308,9 +306,9 @@ def test_absent_set(root):
         ("cifarr10", "Did you mean 'cifar10'"),
         ("digit", "'digits'"),
         ("zo", "'zoo'"),
-        ("hugging face:mnist", "wanted 'digits'"),
-        ("what ever", "wanted 'digits'"),
-        ("../zoo", "wanted 'digits'"),
+        ("hugging face:mnist", "expected 'digits'"),
+        ("what ever", "expected 'digits'"),
+        ("../zoo", "expected 'digits'"),
         ("mine.npy", "a path ending in .npz"),
     ],
 )
@@ -323,7 +321,7 @@ def test_unknown_names(root, name, hint):
 
 def test_unknown_name_without_tensorflow_datasets(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(InputError, match="wanted 'digits'"):
+    with pytest.raises(InputError, match="expected 'digits'"):
         load("mnist")
     prepare_without = root / "zoo" / "1.0.0"
     prepare_without.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""--dry-run of every command: it tells its phases, writes nothing, trains nothing, refuses what the command refuses."""
+"""--dry-run of every command: it prints phases, writes and trains nothing, and raises the errors of the command."""
 
 import importlib
 from pathlib import Path
@@ -14,8 +14,8 @@ import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
 from symjax import parallel
 from symjax.flops import segment_flops, step_flops, training_flops
-from symjax.memory import Need
-from symjax.rotation import Plan
+from symjax.memory import MemoryEstimate
+from symjax.rotation import RotationPlan
 from symjax.rotation.cost import parts_flops, retraining_flops
 from symjax.training import Recipe
 from symjax.zoo import estimate, jobs
@@ -47,23 +47,23 @@ COMMANDS = {
 
 @pytest.fixture(autouse=True)
 def phases(monkeypatch, tmp_path):
-    """In an empty folder, where nothing may train; rehearsals say 1 GFLOP/s for each device. By name, what was told."""
+    """Forbid training in an empty folder, assume 1 GFLOP/s for each device, and yield {name: phase}."""
     trained()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     monkeypatch.setattr(symjax.zoo.training, "train_jobs", lambda *_: pytest.fail("trained"))
-    told, tell = {}, experiments.dry_run.tell
+    recorded, tell = {}, experiments.dry_run.tell
 
     def told_of(title, config, dataset, phases):
-        told.update({phase.name: phase for phase in phases})
+        recorded.update({phase.name: phase for phase in phases})
         return tell(title, config, dataset, phases)
 
     monkeypatch.setattr(experiments.dry_run, "tell", told_of)
-    return told
+    return recorded
 
 
 def dry(name, *words, zoo="zoo"):
-    """A dry run on the tiny data set, whose zoo is in a new folder unless said otherwise."""
+    """Run --dry-run on the tiny data set, by default with a zoo in a new folder."""
     run(name, *words, "--dry-run", zoo=zoo)
 
 
@@ -74,7 +74,7 @@ def run(name, *words, zoo="zoo"):
 
 
 def images():
-    """Operations of each segment for one image."""
+    """Return the operations of each segment for one image."""
     dataset, _ = trained()
     return segment_flops(settings().zoo_config().network(dataset), (8, 8, 1))
 
@@ -88,11 +88,11 @@ def test_every_command_that_computes_has_the_flag():
 def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     dry(name)
     printed = capsys.readouterr().out
-    wanted = COMMANDS[name][1] | ({"members to train"} if name not in ("freeze", "memorize") else set())
-    assert set(phases) == wanted and all(called in printed.splitlines()[2] for called in wanted)
+    expected = COMMANDS[name][1] | ({"members to train"} if name not in ("freeze", "memorize") else set())
+    assert set(phases) == expected and all(called in printed.splitlines()[2] for called in expected)
     assert not list(Path().iterdir())
     assert all(phase.to_do and not phase.there for phase in phases.values())
-    training = {"members to train", "normal training", "generalizing", "memorizing"} & wanted
+    training = {"members to train", "normal training", "generalizing", "memorizing"} & expected
     config, (dataset, _) = settings().zoo_config(), trained()
     if name != "rotate":  # of another network
         for called in training:
@@ -105,7 +105,7 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "told"),
+    ("name", "words", "message"),
     [
         ("align", ["--examples", "3"], "examples: got 3"),
         ("align", ["--max-device-memory", "1KB"], "max_device_memory: got 1 KB"),
@@ -118,21 +118,21 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
         ("rotate", ["--max-device-memory", "lots"], "max_device_memory: got 'lots'"),
     ],
 )
-def test_a_dry_run_refuses_what_the_command_refuses(name, words, told, capsys):
+def test_a_dry_run_refuses_what_the_command_refuses(name, words, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         dry(name, *words)
-    assert told in capsys.readouterr().err and not list(Path().iterdir())
+    assert message in capsys.readouterr().err and not list(Path().iterdir())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypatch, capsys):
-    """Training would fit, and the evaluation of all test images after it does not."""
-    monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: Need(2 * 10**9, 1))
-    monkeypatch.setattr(jobs, "need", lambda *_: Need(1, 1))
+    """Training fits in memory, but the evaluation of all test images does not."""
+    monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: MemoryEstimate(2 * 10**9, 1))
+    monkeypatch.setattr(jobs, "need", lambda *_: MemoryEstimate(1, 1))
     for start in (run, dry):
         with pytest.raises(SystemExit, match="2"):
             start(name, "--max-device-memory", "1GB")
-        assert "max_device_memory: got 1 GB, wanted 2 GB" in capsys.readouterr().err
+        assert "max_device_memory: got 1 GB, expected 2 GB" in capsys.readouterr().err
     assert not list(Path().iterdir())
 
 
@@ -181,11 +181,11 @@ def test_both_groups_are_trained_side_by_side(phases):
 @pytest.mark.parametrize("point", [0, 1])
 @pytest.mark.few(1)
 def test_operations_of_a_retraining(point):
-    """A step of the tail is one of the network with its front frozen, less that front, with the matrix and ReLU."""
+    """A step of the tail is one of the network with a frozen front, minus the front, plus matrix and ReLU."""
     dataset, _ = trained()
     network = settings(model="rotate_tiny").zoo_config().network(dataset)
     recipe, image = Recipe(epochs=2, batch_size=12, flip=False, translate=0), (8, 8, 1)
-    plan = Plan(network, (point,), recipe, parallel.default_execution())
+    plan = RotationPlan(network, (point,), recipe, parallel.default_execution())
     front, step, forward = parts_flops(plan, point, dataset)
     segments, channels, pixels = segment_flops(network, image), (4, 8)[point], (64, 16)[point]
     relu = pixels * channels
@@ -205,5 +205,5 @@ def test_matrices_of_every_layer_are_counted(phases):
     dry("rotate")
     assert phases["matrices"].to_do == 2 * 2 * 3 * 2  # layers, seeds, kinds, repeats
     at_once = phases["matrices"].at_once  # of two devices, at both layers
-    assert at_once == 2 * 3 and phases["matrices"].need.member > 0
+    assert at_once == 2 * 3 and phases["matrices"].need.per_member > 0
     assert phases["members to train"].to_do == 2

@@ -1,4 +1,4 @@
-"""Layers over a training, planted: what is final when, and how well classes are told apart."""
+"""Learning dynamics of constructed layers: convergence epochs and class correlations."""
 
 import jax
 import numpy as np
@@ -7,9 +7,9 @@ import pytest
 from campaign import slow
 from scipy import stats
 
-from experiments.classes import finding as class_finding
+from experiments.classes import conclusion as class_conclusion
 from experiments.classes import learned
-from experiments.dynamics import finding
+from experiments.dynamics import conclusion
 from experiments.history import agreement, convergence, spelled
 from symjax import plots
 from symjax.dynamics import (
@@ -26,13 +26,13 @@ EPOCHS = (0, 1, 2, 4)
 
 
 def orthonormal(rng, *shape):
-    """Centred columns, orthonormal."""
+    """Return centred orthonormal columns."""
     x = rng.normal(size=shape)
     return np.linalg.qr(x - x.mean(0))[0]
 
 
 def planted(seed=0):
-    """Layer one is final from the first checkpoint on but for a linear map; layer two moves straight there."""
+    """Layer one is final at the first checkpoint up to a linear map; layer two moves there in a straight line."""
     rng = np.random.default_rng(seed)
     basis = orthonormal(rng, 300, 16)
     one, two, start = basis[:, :4], basis[:, 4:10], basis[:, 10:]
@@ -87,8 +87,8 @@ def test_the_finding_names_the_layer_that_is_first(tmp_path):
     half = np.sqrt(0.5)
     np.testing.assert_allclose(two.converged, 2 + 2 * (0.9 - half) / (1 - half), atol=1e-4)
     np.testing.assert_allclose(two.settled, 2 + 2 * (0.95 - half) / (1 - half), atol=1e-4)
-    assert "two after 3.7: too few to tell" in finding(ends, ["one", "two"])
-    assert "+1.00 ± 0.00, above 0 in 3 of 3 networks" in finding(ends, ["one", "two"])
+    assert "two after 3.7: too few to tell" in conclusion(ends, ["one", "two"])
+    assert "+1.00 ± 0.00, above 0 in 3 of 3 networks" in conclusion(ends, ["one", "two"])
     assert spelled(ends.assign(value=ends.settled), "measure", "layer").loc["cca", "one"] == "0.95 ± 0.00"
     for draw, panels in ((plots.layers_by_layers, 4), (plots.layers_by_time, 1)):
         figure = draw(table, tmp_path / draw.__name__)
@@ -109,17 +109,17 @@ def test_an_order_of_layers_needs_networks_that_agree():
         ]
         return pd.DataFrame(rows, columns=["measure", "layer", "seed", "settled"])
 
-    agreed = finding(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, 0, 2, 3)), list("abcd"))
+    agreed = conclusion(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, 0, 2, 3)), list("abcd"))
     assert "d after 3.7: lower layers converge first" in agreed and "above 0 in 3 of 3" in agreed
     assert f"{np.mean([1, 1, 0.8]):+.2f} ± {np.std([1, 1, 0.8], ddof=1):.2f}" in agreed
     # The means are in order, and one network makes them so.
-    one = finding(ends((0, 10, 20, 30), (3, 2, 1, 0), (2, 3, 0, 1)), list("abcd"))
+    one = conclusion(ends((0, 10, 20, 30), (3, 2, 1, 0), (2, 3, 0, 1)), list("abcd"))
     assert "not shown that lower layers converge first" in one and "above 0 in 1 of 3" in one
-    alone = finding(ends((0, 1, 2, 3)), list("abcd"))
+    alone = conclusion(ends((0, 1, 2, 3)), list("abcd"))
     assert "too few to tell" in alone and alone.endswith("rank correlation of depth and epoch +1.00")
-    lost = finding(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, np.nan, 2, 3)), list("abcd"))
+    lost = conclusion(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, np.nan, 2, 3)), list("abcd"))
     assert "1 of 3 networks left out" in lost and "above 0 in 2 of 2" in lost
-    assert "nothing to tell" in finding(ends((0, 1, 2, np.nan)), list("abcd"))
+    assert "nothing to tell" in conclusion(ends((0, 1, 2, np.nan)), list("abcd"))
 
 
 # --- when ---
@@ -153,7 +153,7 @@ def test_checkpoints_are_few_and_early():
 
 
 def least_squares_correlation(x, y):
-    """R of an ordinary regression with an intercept, in float64."""
+    """Return R of a least-squares regression with an intercept, in float64."""
     design = np.column_stack([np.ones(len(x)), np.float64(x)])
     fitted = design @ np.linalg.lstsq(design, np.float64(y), rcond=None)[0]
     return np.sqrt(max(0.0, 1 - np.sum((y - fitted) ** 2) / np.sum((y - np.mean(y)) ** 2)))
@@ -180,7 +180,7 @@ def test_class_correlations_are_those_of_least_squares():
 
 
 def test_planted_classes_are_learned_in_their_order():
-    """A feature turns into the indicator of class b at once, another into that of class a bit by bit."""
+    """One feature becomes the indicator of class b at once, another becomes that of class a gradually."""
     rng = np.random.default_rng(0)
     labels = np.arange(600) % 4
     moments = []
@@ -203,11 +203,11 @@ def test_planted_classes_are_learned_in_their_order():
     order = list(learned(ends[ends["class"].isin(["a", "b"])]).index)
     assert order == ["b", "a"]
     # One network has no other to agree with.
-    assert class_finding(ends[ends["class"].isin(["a", "b"])], "last") == "last: first b, a, last b, a"
+    assert class_conclusion(ends[ends["class"].isin(["a", "b"])], "last") == "last: first b, a, last b, a"
 
 
 def of_networks(orders):
-    """Ends as `class_finding` has them: networks down, classes across."""
+    """Return correlations at the end, networks by classes, as `class_conclusion` takes them."""
     return pd.DataFrame(
         {"class": f"c{k}", "seed": seed, "converged": value}
         for seed, order in enumerate(orders)
@@ -218,30 +218,32 @@ def of_networks(orders):
 def test_independent_orders_of_classes_are_no_agreement():
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.broadcast_to(np.arange(10.0), (200, 4, 10)), axis=-1)
-    found = np.array([agreement(pd.DataFrame(order), 999) for order in orders])
+    correlations = np.array([agreement(pd.DataFrame(order), 999) for order in orders])
     # The mean over 6 pairs of correlations of variance 1 / (n - 1): over 200 draws its error is 0.01.
-    assert abs(found[:, 0].mean()) < 0.03 and found[:, 0].std() == pytest.approx(1 / np.sqrt(6 * 9), rel=0.15)
-    assert 0.02 < (found[:, 1] < 0.05).mean() < 0.09 and abs(found[:, 1].mean() - 0.5) < 0.06
-    told = class_finding(of_networks(orders[0]), "last")
-    assert "; no agreement of networks in the order shown (mean rank correlation of two networks" in told
+    assert abs(correlations[:, 0].mean()) < 0.03 and correlations[:, 0].std() == pytest.approx(
+        1 / np.sqrt(6 * 9), rel=0.15
+    )
+    assert 0.02 < (correlations[:, 1] < 0.05).mean() < 0.09 and abs(correlations[:, 1].mean() - 0.5) < 0.06
+    text = class_conclusion(of_networks(orders[0]), "last")
+    assert "; no agreement of networks in the order shown (mean rank correlation of two networks" in text
 
 
 def test_a_common_order_of_classes_is_agreement():
     noise = np.random.default_rng(0).normal(size=(4, 10))
-    told = class_finding(of_networks(np.arange(10) + noise), "last")
-    assert told.startswith("last: first c0, c1, last c8, c9; networks agree in the order (")
-    assert told.endswith("permutation test: p = 0.0001)")
+    text = class_conclusion(of_networks(np.arange(10) + noise), "last")
+    assert text.startswith("last: first c0, c1, last c8, c9; networks agree in the order (")
+    assert text.endswith("permutation test: p = 0.0001)")
     relation, p = agreement(pd.DataFrame(np.arange(10) + noise))
     pairs = [stats.spearmanr(noise[i] + np.arange(10), noise[j] + np.arange(10))[0] for i in range(4) for j in range(i)]
     assert relation == pytest.approx(np.mean(pairs)) and p == 1e-4
     # A class that one network never learns has no place in any order; two networks with two classes show nothing.
     orders = np.arange(10) + noise
     orders[1, 9] = np.nan
-    assert f"two networks {agreement(pd.DataFrame(orders[:, :9]))[0]:+.2f}" in class_finding(
+    assert f"two networks {agreement(pd.DataFrame(orders[:, :9]))[0]:+.2f}" in class_conclusion(
         of_networks(orders), "last"
     )
-    assert "no agreement of networks in the order shown" in class_finding(of_networks([[1, 2], [1, 2]]), "last")
-    assert class_finding(of_networks([[1, 1, 1], [1, 2, 3]]), "last").endswith("last c1, c2")  # one has no order
+    assert "no agreement of networks in the order shown" in class_conclusion(of_networks([[1, 2], [1, 2]]), "last")
+    assert class_conclusion(of_networks([[1, 1, 1], [1, 2, 3]]), "last").endswith("last c1, c2")  # one has no order
 
 
 @pytest.mark.slow
@@ -257,7 +259,7 @@ def test_bad_labels():
     history = {"layer": np.zeros((1, 6, 2), np.float32)}
     for labels, named in (
         ([0] * 5, "labels: got shape"),
-        ([0, 1, 2, 0, 1, 2], "labels: got 0 to 2, must be from 0 to 1"),
+        ([0, 1, 2, 0, 1, 2], "labels: got 0 to 2, expected 0 to 1"),
     ):
         with pytest.raises(InputError, match=named):
             class_correlations(history, labels, ["a", "b"], [0])

@@ -32,7 +32,7 @@ PROJECT = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """A zoo that nothing disturbed, and its folder."""
+    """Return an undisturbed zoo and its folder."""
     folder = tmp_path_factory.mktemp("faults") / "zoo"
     return train(folder), folder
 
@@ -56,7 +56,10 @@ def handlers():
 
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_first_signal_raises_and_the_second_is_the_systems(number, code, handlers):
-    with pytest.raises(interruption.Ending, match="goes on from what is saved") as caught, interruption.ending():
+    with (
+        pytest.raises(interruption.Interrupted, match="continue from the saved state") as caught,
+        interruption.interruptible(),
+    ):
         signal.raise_signal(number)
     assert caught.value.exit_code == code
     assert all(signal.getsignal(each) == signal.SIG_DFL for each in interruption.SIGNALS)
@@ -64,20 +67,20 @@ def test_the_first_signal_raises_and_the_second_is_the_systems(number, code, han
 
 def test_without_a_signal_handlers_are_as_before(handlers):
     before = [signal.getsignal(number) for number in interruption.SIGNALS]
-    with interruption.ending(), interruption.deferred() as interrupted:
+    with interruption.interruptible(), interruption.deferred() as interrupted:
         assert not interrupted()
     assert before == [signal.getsignal(number) for number in interruption.SIGNALS]
 
 
 def test_what_is_ignored_stays_ignored(handlers):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with interruption.ending():
+    with interruption.interruptible():
         signal.raise_signal(signal.SIGINT)
 
 
 def test_a_signal_is_kept_back(handlers):
     done = []
-    with pytest.raises(interruption.Ending), interruption.ending(), interruption.deferred() as interrupted:
+    with pytest.raises(interruption.Interrupted), interruption.interruptible(), interruption.deferred() as interrupted:
         signal.raise_signal(signal.SIGTERM)
         done.append(interrupted())
     assert done == [True]
@@ -91,23 +94,23 @@ def test_a_written_file_is_whole_when_the_signal_comes(tmp_path, monkeypatch, ha
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", signalled)
-    with pytest.raises(interruption.Ending), interruption.ending():
+    with pytest.raises(interruption.Interrupted), interruption.interruptible():
         runs.write_json(tmp_path / "a.json", [1])
     assert runs.read_json(tmp_path / "a.json") == [1] and not temporary(tmp_path)
 
 
 def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
-    """The main thread is in C, as in a compilation; and in a block that keeps signals back."""
+    """The main thread is in C code, as in a compilation; also in a block that defers signals."""
     script = """
         import ctypes, os, signal, sys, threading
         from symjax import interruption
         interruption.GRACE = 0.1
         if sys.argv[1] == "blind":
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
-            with interruption.ending():
+            with interruption.interruptible():
                 lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
                 lock(mutex), lock(mutex)
-        with interruption.ending(), interruption.deferred():
+        with interruption.interruptible(), interruption.deferred():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGTERM)
     """
@@ -119,7 +122,7 @@ def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
 
 
 def test_a_signal_in_a_callback_of_the_garbage_collector_comes_again(handlers):
-    """There Python drops what a handler raises."""
+    """Python discards exceptions of handlers there."""
 
     def callback(phase, _):
         if phase == "stop" and not sent:
@@ -130,7 +133,7 @@ def test_a_signal_in_a_callback_of_the_garbage_collector_comes_again(handlers):
     sent = []
     gc.callbacks.append(callback)
     try:
-        with pytest.raises(interruption.Ending) as ended, interruption.ending():
+        with pytest.raises(interruption.Interrupted) as ended, interruption.interruptible():
             gc.collect()
             assert sent
             time.sleep(5)
@@ -153,7 +156,7 @@ def test_an_interrupted_zoo_is_saved_after_its_last_whole_epoch(tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(zoo.jobs, "_wait", wait)
-        with pytest.raises(interruption.Ending), interruption.ending():
+        with pytest.raises(interruption.Interrupted), interruption.interruptible():
             train(tmp_path / "a", config=LONG, save_every_seconds=1e9)
     assert {path.name for path in (tmp_path / "a").glob("member-*/epoch-*")} == {"epoch-00003"}
     assert not temporary(tmp_path)
@@ -164,7 +167,7 @@ def test_an_interrupted_zoo_is_saved_after_its_last_whole_epoch(tmp_path, monkey
 
 @pytest.fixture
 def disk(tmp_path):
-    """Mounts a file system of so many kilobytes, or enlarges it."""
+    """Mount a file system of this many kilobytes, or enlarge it."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
@@ -181,7 +184,7 @@ def disk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [4, 16, 96])
 def test_a_disk_that_fills_up(reference, disk, kilobytes, monkeypatch, capfd):
-    """In the first table, in a checkpoint of the first member, in one of a later member."""
+    """The disk is full in the first table, in a checkpoint of the first member, or in one of a later member."""
     monkeypatch.setattr(zoo.jobs, "SAVING_SHARE", np.inf)
     folder = disk(f"size={kilobytes}k")
     with pytest.raises(InputError, match="cannot be written .No space left on device"):
@@ -228,8 +231,8 @@ def test_campaigns_see_what_differs(reference, tmp_path):
     metrics = pd.read_csv(folder / "member-0" / "metrics.csv")
     runs.write_csv(folder / "member-0" / "metrics.csv", metrics.assign(loss=metrics.loss * (1 + 1e-12)))
     (folder / "more.csv").write_text("a\n")
-    found = faults.differences("other", faults.what_is_left(folder), whole)
-    assert found == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
+    differences = faults.differences("other", faults.what_is_left(folder), whole)
+    assert differences == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
     other = train(tmp_path / "other", seeds=(5, 1, 2, 3))
     assert other.seeds == (5, 1, 2, 3)
     shutil.rmtree(folder / "member-0")
@@ -239,7 +242,7 @@ def test_campaigns_see_what_differs(reference, tmp_path):
 
 
 def test_campaigns_see_by_how_much_numbers_differ():
-    """On another number of devices: numbers may be others, nothing else may; findings follow the numbers."""
+    """On another number of devices only numbers, and the conclusions from them, may differ."""
     left = {"a": np.float32([1, np.nan, np.inf]), "n": np.arange(2), "t.csv": "seed,loss\n0,1.5\n", "summary.json": "1"}
     arrays, tables, rest = faults.sorted_out(left)
     assert list(arrays) == ["a"] and list(tables) == ["t.csv: loss"] and tables["t.csv: loss"].tolist() == [1.5]
@@ -286,7 +289,7 @@ def test_numbers_in_tables_are_the_same_after_any_number_of_readings(tmp_path):
 
 @pytest.mark.parametrize("jump", [-1e7, 1e7])
 def test_a_clock_that_jumps(reference, tmp_path, monkeypatch, jump):
-    """Over half a year between any two looks at it, for zoos and for the cache of data sets."""
+    """The clock jumps by over half a year between any two readings, for zoos and the cache of data sets."""
     now, looks = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: now() + jump * next(looks))
     assert_same(train(tmp_path / "zoo").members, reference[0].members)
@@ -298,7 +301,7 @@ def test_a_clock_that_jumps(reference, tmp_path, monkeypatch, jump):
 
 
 class Malicious:
-    """Makes a file where it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, path):
         self.path = str(path)

@@ -1,4 +1,4 @@
-"""Freeze training: what is not computed, what does not change, and what does exactly as before."""
+"""Freeze training: frozen layers are not computed and do not change; other layers change as before."""
 
 import dataclasses
 import itertools
@@ -15,7 +15,7 @@ from jax import lax
 from symjax import Network, models, stitch_point
 from symjax import flops as counting
 from symjax.errors import InputError
-from symjax.flops import lowered_step, step_flops, training_flops
+from symjax.flops import lower_step, step_flops, training_flops
 from symjax.freezing import Saturation, linear_schedule
 from symjax.network.member import leaves_by_path
 from symjax.training import Recipe, create_state
@@ -27,7 +27,7 @@ RECIPE = Recipe(batch_size=8)
 
 
 def stepped(name, frozen, width=2):
-    """A state before and after two steps."""
+    """Return a state before and after two steps."""
     network = models.create(name, width=width, classes=3)
     recipe = Recipe(epochs=4, batch_size=8, learning_rate=0.01)
     tx = optimizer(recipe, 5)
@@ -64,7 +64,7 @@ def test_frozen_segments_and_their_optimizer_stay(name, frozen):
 
 
 def test_the_first_step_of_the_others_is_that_of_normal_training():
-    """Without batch norm the front computes the same frozen or not: what lies above has the same gradients."""
+    """Without batch norm the outputs of a frozen front are unchanged, and so are the gradients of later layers."""
     network = models.create("mcnn_k", width=2, classes=3)
     recipe = Recipe(epochs=4, batch_size=8)
     tx = optimizer(recipe, 5)
@@ -100,7 +100,7 @@ ANY_OPTIMIZER = {
 
 @pytest.mark.parametrize("name", ANY_OPTIMIZER)
 def test_any_optimizer_trains_what_is_not_frozen(name):
-    """As the same optimizer does of these parameters alone, step by step, in a loop."""
+    """The result equals that of the same optimizer on these parameters only, step by step."""
 
     def mlp(weights, x):
         hidden = stitch_point(jnp.tanh(x @ weights["first"]), "hidden")
@@ -144,14 +144,14 @@ def test_a_frozen_program_has_fewer_operations(name):
 def test_the_compiled_program_has_fewer_operations_too():
     network = models.create("mcnn", width=4, classes=3)
     whole, front = (
-        lowered_step(network, SHAPE, RECIPE, frozen).compile().cost_analysis()["flops"]
+        lower_step(network, SHAPE, RECIPE, frozen).compile().cost_analysis()["flops"]
         for frozen in (0, len(network.points))
     )
     assert front < 0.5 * whole
 
 
 def test_operations_of_a_step_are_those_of_its_convolutions():
-    """By hand: a multiplication and an addition for each weight, pixel and example, three times where it is trained."""
+    """Count by hand: multiply and add per weight, pixel and example, three times for trained layers."""
     network = models.create("mcnn_k", width=32, classes=3)
     sides, channels = (16, 16, 8, 4), (3, 32, 64, 128, 256)
     # A border pixel has fewer neighbours: (3 n - 2)^2 products of n^2 pixels.
@@ -173,7 +173,7 @@ def test_operations_of_a_training_are_those_of_its_steps():
 
 @pytest.mark.slow
 def test_operations_are_those_of_the_recipe():
-    """The schedule's and the penalty's operations are few beside those of the network, but they are counted."""
+    """The few operations of schedule and penalty are counted as well."""
     network = models.create("mcnn", width=2, classes=3)
     usual = step_flops(network, SHAPE, RECIPE)
     for change in ({"weight_decay": 0.0}, {"schedule": "cosine"}):
@@ -186,8 +186,8 @@ def test_operations_are_those_of_the_recipe():
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_a_backend_that_counts_nothing_is_an_error(nothing, monkeypatch):
     lowered = SimpleNamespace(cost_analysis=lambda: nothing)
-    monkeypatch.setattr(counting, "lowered_step", lambda *rest: lowered)
-    with pytest.raises(InputError, match="flops: XLA counts no operations for the backend cpu"):
+    monkeypatch.setattr(counting, "lower_step", lambda *rest: lowered)
+    with pytest.raises(InputError, match="flops: XLA does not count operations for the backend cpu"):
         step_flops(models.create("mcnn", width=3, classes=5), SHAPE, RECIPE)
 
 
@@ -206,10 +206,10 @@ def test_linear_schedules():
 def test_the_lowest_layers_that_have_saturated_are_frozen():
     rule = Saturation((2, 0), threshold=0.9)
     assert rule.seeds == (0, 2)
-    assert rule.reached([0.89, 0.99, 0.99]) == 0  # the lowest is not ready, and the others wait for it
-    assert rule.reached([0.9, 0.95, 0.5, 0.99]) == 2
-    assert rule.reached([1.0, 0.9]) == 2
-    assert rule.reached([float("nan"), 1.0]) == 0
+    assert rule.num_saturated([0.89, 0.99, 0.99]) == 0  # the lowest is not ready, and the others wait for it
+    assert rule.num_saturated([0.9, 0.95, 0.5, 0.99]) == 2
+    assert rule.num_saturated([1.0, 0.9]) == 2
+    assert rule.num_saturated([float("nan"), 1.0]) == 0
     for words in ({"measure": "cka_distance"}, {"images": "test"}, {"maps": "all"}, {"examples": 3}):
         with pytest.raises(InputError, match=f"{next(iter(words))}: "):
             Saturation((0,), **words)

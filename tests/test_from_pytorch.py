@@ -1,4 +1,4 @@
-"""State dictionaries of PyTorch: the published code's weights give its logits; keys and shapes that do not fit."""
+"""State dictionaries of PyTorch: weights of published code give its logits; wrong keys and shapes."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ from symjax.models.pytorch import from_pytorch
 
 
 def layer(name, values):
-    """A convolution, linear layer or norm in PyTorch's layout."""
+    """Return tensors of a convolution, linear layer or norm in the layout of PyTorch."""
     names = {"scale": "weight", "kernel": "weight", "mean": "running_mean", "var": "running_var"}
     entries = {}
     for leaf, value in values.items():
@@ -28,7 +28,7 @@ def layer(name, values):
 
 
 def myrtle_dictionary(p):
-    """An nn.Sequential whose layers without parameters take numbers, too: here two after each norm."""
+    """Return a state of an nn.Sequential, in which layers without parameters are numbered too: two after each norm."""
     entries = layer("12", p["dense"])
     for i in p["convs"]:
         entries |= layer(f"{4 * i}", p["convs"][i]) | layer(f"{4 * i + 1}", p["norms"][i])
@@ -88,7 +88,7 @@ def test_myrtle():
 )
 @pytest.mark.few(2)
 def test_resnet(block, names, shortcut):
-    """Twelve blocks, so that 10 must come after 9."""
+    """Twelve blocks test that 10 comes after 9."""
     options = {"width": 2, "blocks": (11, 1), "shortcut": shortcut}
     values, module = values_of(drawn("resnet20", **options)), drawn("resnet20", 1, **options)
     loaded = from_pytorch(module, resnet_dictionary(values, block, **names))
@@ -115,7 +115,7 @@ def test_sine_positions_are_checked():
     entries["classifier.positional_emb"] = sine_positions(2, 2, 8).reshape(1, 4, 8)
     from_pytorch(module, entries)
     entries["classifier.positional_emb"] = entries["classifier.positional_emb"] + 1
-    with pytest.raises(InputError, match=r"positional_emb \[1, 4, 8\] are not the sines of 4 tokens"):
+    with pytest.raises(InputError, match=r"positional_emb \[1, 4, 8\] are not the sine positions of 4 tokens"):
         from_pytorch(module, entries)
 
 
@@ -140,9 +140,9 @@ def plain():
         (lambda d: d.pop("0.weight"), ("missing: convs.2.kernel", "other shape: 4.weight as [3, 3, 2, 4]")),
         (lambda d: d.pop("12.bias"), ("Myrtle. missing: dense.bias",)),
         (lambda d: d.update({"13.scale": np.ones(3)}), ("Myrtle. unexpected: 13.scale",)),
-        (lambda d: d.update({"12.bias": np.ones(3)}), ("another shape: 12.bias as [3], wanted [10]",)),
+        (lambda d: d.update({"12.bias": np.ones(3)}), ("another shape: 12.bias as [3], expected [10]",)),
         (lambda d: d.update({"12.bias": "many"}), ("state_dict: 12.bias: got <U4, expected real numbers",)),
-        (lambda d: d.update({3: np.ones(3)}), ("wanted a mapping of names to tensors",)),
+        (lambda d: d.update({3: np.ones(3)}), ("expected a mapping of names to tensors",)),
     ],
 )
 def test_dictionaries_that_do_not_fit(plain, change, words):
@@ -155,7 +155,7 @@ def test_dictionaries_that_do_not_fit(plain, change, words):
 
 def test_other_modules_and_names():
     with pytest.raises(
-        InputError, match="got a Linear, wanted a name of symjax.models.MODELS or one of Myrtle, ResNet"
+        InputError, match="got a Linear, expected a name of symjax.models.MODELS or one of Myrtle, ResNet"
     ):
         from_pytorch(nnx.Linear(1, 1, rngs=nnx.Rngs(0)), {})
     with pytest.raises(InputError, match="'vgg' is unknown"):

@@ -101,10 +101,10 @@ def test_a_service_that_has_moved_is_an_error(monkeypatch):
     "given, named",
     [
         ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES given"),
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "wanted JAX_COORDINATOR_ADDRESS"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "expected JAX_COORDINATOR_ADDRESS"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_PROCESS_ID='2'"),
         ({"JAX_NUM_PROCESSES": "x", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES='x'"),
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a"}, "wanted HOST:PORT"),
+        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a"}, "expected HOST:PORT"),
         ({}, "srun"),
     ],
 )

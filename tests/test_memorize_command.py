@@ -11,11 +11,11 @@ from stitch_helpers import scratch, trained
 
 import experiments.features
 import experiments.memorize as command_module
-from experiments.memorize import GROUPS, PAIR, distances, finding, gaps, spelled, summarise
+from experiments.memorize import GROUPS, PAIR, conclusion, distances, gaps, spelled, summarise
 from experiments.settings import run_command
 from symjax import runs, summary, zoo
 from symjax.errors import InputError
-from symjax.plots import groups as draw
+from symjax.plots import group_distances as draw
 from symjax.representations import representations
 from symjax.result_table import ResultTable
 from symjax.similarity import MEASURES, group_means, mean_over_pairs
@@ -111,18 +111,18 @@ def test_planted_groups_are_found():
         late = [table[measure, kind, "late"] for kind in ("generalizing", "across", "memorizing")]
         assert late == sorted(late) and late[0] < late[2] - 0.1
         assert abs(table[measure, "memorizing", "early"] - table[measure, "generalizing", "early"]) < 0.05
-    told = finding(rows, ["early", "late"], KNOWN)
+    told = conclusion(rows, ["early", "late"], KNOWN)
     assert told.count(": as published") == 2 and "know only" not in told
     assert spelled(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
 
 
 def test_groups_that_are_alike_settle_nothing():
-    told = finding(planted(0.0), ["early", "late"], KNOWN)
+    told = conclusion(planted(0.0), ["early", "late"], KNOWN)
     assert told.count(": not settled (generalizing networks are not shown to be closer in late layers, the early") == 2
 
 
 def test_groups_the_other_way_round_are_not_published():
-    turned = finding(planted(-1.0), ["early", "late"], KNOWN)
+    turned = conclusion(planted(-1.0), ["early", "late"], KNOWN)
     assert turned.count(": not as published (generalizing networks are not closer in late layers, the early") == 2
 
 
@@ -148,18 +148,18 @@ def with_gaps(early: float, spread: float):
     ],
 )
 def test_the_early_gap_is_judged_by_its_interval(early, spread, verdict, word, sign):
-    told = finding(with_gaps(sign * early, spread), ["a", "b"], KNOWN)
+    told = conclusion(with_gaps(sign * early, spread), ["a", "b"], KNOWN)
     assert f": {verdict} (generalizing networks are closer in late layers" in told
     assert told.endswith(f", the early gap is {word}under 25% of the late one)")
 
 
 def test_networks_that_do_not_know_their_labels_show_nothing():
-    told = finding(planted(0.6), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
+    told = conclusion(planted(0.6), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
     assert "know only 60.0 %" in told and told.count("nothing is shown by that") == 2 and "as published" not in told
 
 
 def test_a_large_early_gap_is_not_published():
-    told = finding(planted(0.6, early=0.5), ["early", "late"], KNOWN)
+    told = conclusion(planted(0.6, early=0.5), ["early", "late"], KNOWN)
     assert told.count(": not as published") == 2 and told.count("the early gap is not under 25%") == 2
 
 
@@ -171,7 +171,7 @@ def test_a_distance_that_is_not_defined_is_reported(tmp_path):
     lost = (means.measure == "pwcca") & (means.layer == "late") & (means.pairs == "memorizing")
     assert lost.sum() == 1 and means[lost][["mean", "standard_error", "low", "high"]].isna().all(axis=None)
     pd.testing.assert_frame_equal(means[~lost], whole[~lost])
-    told = finding(rows, ["early", "late"], KNOWN).splitlines()
+    told = conclusion(rows, ["early", "late"], KNOWN).splitlines()
     assert told[0] == "pwcca: 1 of 48 distances are NaN, in late" and ": as published" in told[1] and len(told) == 2
     draw(means, tmp_path / "groups")
     assert "nan" in spelled(means[means.measure == "pwcca"], ["early", "late"]).loc["memorizing", "late"]
@@ -285,7 +285,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     monkeypatch.setattr(command_module, "distances", lambda *a: asked.append(a[1]) or original(*a))
     command(folder, "--measures", "cka")
     assert not asked and capsys.readouterr().out == printed
-    assert summary.read(out).finding in printed
+    assert summary.read(out).conclusion in printed
     command(folder, "--measures", "cka", "--dry-run")
     assert "All is there" in capsys.readouterr().out
     command(folder, "--measures", "cka_lange,cka")
@@ -302,7 +302,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
 @pytest.mark.parametrize(
     "words,named",
     [
-        (["--seeds", "2"], "seeds: got 2 for each group, wanted 3 or more"),
+        (["--seeds", "2"], "seeds: got 2 for each group, expected 3 or more"),
         (["--measures", "cosine"], "'cosine' not known"),
         (["--layers", "relu9"], "relu9"),
         (["--examples", "2"], "examples: got 2"),

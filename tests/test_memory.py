@@ -1,4 +1,4 @@
-"""What programs will need of a device's memory, groups and parts that keep within a bound, and --dry-run."""
+"""Memory estimates of programs, groups within a memory limit, and --dry-run."""
 
 import dataclasses
 import itertools
@@ -19,7 +19,7 @@ from experiments.settings import run_command
 from symjax import memory, parallel, zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
-from symjax.memory import Need, need_of, num_bytes, parse_bytes, spell_bytes
+from symjax.memory import MemoryEstimate, estimate_memory, num_bytes, parse_bytes, spell_bytes
 from symjax.parallel import Execution
 from symjax.representations import representations
 from symjax.stitching import Plan, bounds, parse_families
@@ -38,7 +38,7 @@ def test_bytes_are_read(text, count):
 
 @pytest.mark.parametrize("text", ["", "16", "GB", "-1GB", "0GB", "16 G", "1e3MB", "nan GB", "1.2.3GB"])
 def test_what_is_no_size(text):
-    with pytest.raises(InputError, match="max_device_memory: got .* wanted a number with a unit"):
+    with pytest.raises(InputError, match="max_device_memory: got .* expected a number with a unit"):
         parse_bytes(text)
 
 
@@ -47,18 +47,21 @@ def test_bytes_are_told():
 
 
 def test_members_that_fit():
-    need = Need(fixed=100, member=30)
-    assert [need.fitting(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
-    assert all(need.of(need.fitting(limit)) <= limit < need.of(need.fitting(limit) + 1) for limit in range(130, 400))
+    need = MemoryEstimate(fixed=100, per_member=30)
+    assert [need.max_members(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
+    assert all(
+        need.bytes_for(need.max_members(limit)) <= limit < need.bytes_for(need.max_members(limit) + 1)
+        for limit in range(130, 400)
+    )
     with pytest.raises(InputError, match="one member needs"):
-        need.fitting(129)
+        need.max_members(129)
 
 
 # --- predictions ---
 
 
 def steps(member, shared):
-    """Something with workspace: a few products in a loop."""
+    """Compute a few products in a loop, which needs workspace."""
     return jax.lax.fori_loop(0, 3, lambda _, x: jnp.tanh(x @ shared @ (shared.T @ x.T) @ x), member)
 
 
@@ -67,12 +70,12 @@ def steps(member, shared):
 def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
     execution = Execution(members, "matmul")
     member, shared = jax.ShapeDtypeStruct((64, 96), jnp.float32), jax.ShapeDtypeStruct((96, 96), jnp.float32)
-    need = need_of(steps, execution, member, shared)
+    need = estimate_memory(steps, execution, member, shared)
     stacked = jax.ShapeDtypeStruct((count, 64, 96), jnp.float32)
     lifted = jax.jit(lambda members, shared: parallel.each(lambda m: steps(m, shared), execution)(members))
-    told = lifted.lower(stacked, shared).compile().memory_analysis()
-    whole = told.argument_size_in_bytes + told.output_size_in_bytes + told.temp_size_in_bytes
-    assert whole - 1024 <= need.of(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
+    analysis = lifted.lower(stacked, shared).compile().memory_analysis()
+    whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    assert whole - 1024 <= need.bytes_for(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
 
 
 @pytest.mark.slow
@@ -80,7 +83,7 @@ def test_a_zoo_needs_more_for_more_members():
     dataset, members = trained()
     config = settings().zoo_config()
     network = config.network(dataset).with_form("matmul")
-    one_by_one, together = (jobs.need(config, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
+    one_by_one, together = (jobs.memory_estimate(config, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
     state = num_bytes(jobs.abstract_state(config, network, len(dataset.train)))
     assert one_by_one.member == pytest.approx(2 * state, rel=0.05)  # and metrics
     assert together.member > 5 * one_by_one.member  # workspace of its own
@@ -94,30 +97,30 @@ def test_a_zoo_needs_more_for_more_members():
 def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
     dataset, members = trained()
     config, devices = settings().zoo_config(), jax.devices()[:1]
-    need = jobs.need(config, dataset, parallel.default_execution())
+    need = jobs.memory_estimate(config, dataset, parallel.default_execution())
     groups, train_jobs = [], jobs.train_jobs
     monkeypatch.setattr(training, "train_jobs", lambda *a: groups.append(len(a[3])) or train_jobs(*a))
     options = {"devices": devices, "progress": False}
-    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=need.of(2), **options)
+    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=need.bytes_for(2), **options)
     assert groups == [2, 1]
     at_once = zoo.train(config, dataset, SEEDS, tmp_path / "b", **options)
     assert groups == [2, 1, 3]
     jax.tree.map(np.testing.assert_array_equal, bounded.members, at_once.members)
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.of(1) - 1, **options)
+        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.bytes_for(1) - 1, **options)
 
 
 @pytest.mark.parametrize("members", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
-    """On the device that they are for, within what training one takes, with weights as of a `vmap` over all."""
+    """New members are created on their device, in the memory of training one, and equal those of a `vmap`."""
     dataset, config = trained()[0], settings().zoo_config()
     execution, device = Execution(members, "matmul"), jax.devices()[1]
     network, steps = config.network(dataset).with_form("matmul"), len(dataset.train) // config.recipe.batch_size
     create, lying, devices = jobs.creation(network, config.recipe, steps), [], []
-    told = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
+    analysis = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
     shared = num_bytes(jax.eval_shape(lambda: jobs.device_data(dataset, None)))
-    need = jobs.need(config, dataset, execution)
-    assert shared + told.output_size_in_bytes + told.temp_size_in_bytes < need.of(1)
+    need = jobs.memory_estimate(config, dataset, execution)
+    assert shared + analysis.output_size_in_bytes + analysis.temp_size_in_bytes < need.bytes_for(1)
 
     def watched(seed):
         lying.append(sum(array.nbytes for array in jax.live_arrays()))
@@ -126,14 +129,16 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
         return made
 
     monkeypatch.setattr(jobs, "creation", lambda *_: watched)
-    wanted = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0) for seed in (3, 0, 2**31 - 1)]
-    jobs._prepare(config, network, len(dataset.train), wanted, device)
+    new_jobs = [jobs.Job(zoo.stored.StoredMember(tmp_path, seed), 0) for seed in (3, 0, 2**31 - 1)]
+    jobs._prepare(config, network, len(dataset.train), new_jobs, device)
     assert len(set(lying)) == 1 and devices == [{device}] * 3
     together = jax.vmap(lambda seed: jobs.create_state(network, config.recipe, steps, seed))
     options = parallel.compiler_options(effort=0)
-    seeds = np.int32([job.stored.seed for job in wanted])
+    seeds = np.int32([job.stored.seed for job in new_jobs])
     at_once = jax.jit(together, compiler_options=options)(seeds)
-    jax.tree.map(np.testing.assert_array_equal, parallel.stack([job.state for job in wanted]), jax.device_get(at_once))
+    jax.tree.map(
+        np.testing.assert_array_equal, parallel.stack([job.state for job in new_jobs]), jax.device_get(at_once)
+    )
 
 
 # --- evaluation and features in groups ---
@@ -141,19 +146,19 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many members each program over members is given at a time."""
-    found, over_members = [], parallel.over_members
+    """Record the number of members of each call of a program over members."""
+    counts, over_members = [], parallel.over_members
 
     def watched(*arguments, **options):
         run = over_members(*arguments, **options)
-        return lambda members, shared: found.append(parallel.count_members(members)) or run(members, shared)
+        return lambda members, shared: counts.append(parallel.count_members(members)) or run(members, shared)
 
     monkeypatch.setattr(parallel, "over_members", watched)
     zoo.evaluation._accuracies.cache_clear()
-    symjax.representations._features.cache_clear()
-    yield found
+    symjax.representations._compiled_features.cache_clear()
+    yield counts
     zoo.evaluation._accuracies.cache_clear()
-    symjax.representations._features.cache_clear()
+    symjax.representations._compiled_features.cache_clear()
 
 
 @pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])
@@ -164,12 +169,12 @@ def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, per_member_labels=own)
     for devices, groups in ((jax.devices()[:1], [2, 2]), (jax.devices(), [3])):
         sizes.clear()
-        bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.of(2))
+        bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.bytes_for(2))
         assert sizes == groups
         np.testing.assert_array_equal(bounded, accuracy(members, dataset, devices=devices))
         assert sizes == [*groups, 3]
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        accuracy(members, dataset, max_device_memory=need.of(1) - 1)
+        accuracy(members, dataset, max_device_memory=need.bytes_for(1) - 1)
 
 
 @pytest.mark.parametrize("pool", [False, slow(True)])
@@ -177,16 +182,16 @@ def test_features_in_groups_are_the_same(sizes, pool):
     dataset, members = trained()
     sizes.clear()  # of the training, where this is the first test
     images, devices = dataset.test.images[:20], jax.devices()[:1]
-    need = symjax.representations.need(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
+    need = symjax.representations.memory_estimate(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
     options = {"pool": pool, "devices": devices, "batch_size": 8}
     arguments = members, images, dataset.mean, dataset.std
-    bounded = representations(*arguments, **options, max_device_memory=need.of(2))
+    bounded = representations(*arguments, **options, max_device_memory=need.bytes_for(2))
     assert sizes == [2, 2] * 3  # three batches
     whole = representations(*arguments, **options)
     assert sizes[6:] == [3] * 3
     jax.tree.map(np.testing.assert_array_equal, bounded, whole)
-    found = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), pool=pool)
-    assert sum(array.nbytes for array in whole.values()) == 3 * 20 * found
+    size = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), pool=pool)
+    assert sum(array.nbytes for array in whole.values()) == 3 * 20 * size
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
         representations(*arguments, max_device_memory=1000)
 
@@ -195,9 +200,9 @@ def test_groups_on_all_devices_and_with_leaves_of_both_kinds():
     run = parallel.over_members(lambda member, shared: (member[0] + shared, member[1]), Execution("vmap", "matmul"))
     members = (np.arange(7.0, dtype=np.float32), np.arange(14, dtype=np.int32).reshape(7, 2))
     for size in (None, 1, 2, 3, 7, 9):
-        found = parallel.in_groups(run, size)(members, np.float32(1))
-        np.testing.assert_array_equal(found[0], members[0] + 1)
-        np.testing.assert_array_equal(found[1], members[1])
+        result = parallel.in_groups(run, size)(members, np.float32(1))
+        np.testing.assert_array_equal(result[0], members[0] + 1)
+        np.testing.assert_array_equal(result[1], members[1])
 
 
 # --- sweeps in parts ---
@@ -214,17 +219,17 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
     sizes = {}
 
     def need(part, _):
-        """Of a size that is easy to see through; the real one takes the compiler seconds."""
-        return sizes.setdefault(part, Need(100, 10 * len(part.points) * len(part.families)))
+        """Return a simple estimate; the real one takes seconds of compilation."""
+        return sizes.setdefault(part, MemoryEstimate(100, 10 * len(part.points) * len(part.families)))
 
     monkeypatch.setattr(bounds, "need", need)
     for limit in (180, 150, 125, 115):
         parts = bounds.fitting(plan, dataset, limit)
         stitches = [s for part in parts for s in itertools.product(part.points, part.families)]
         assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
-        assert all(need(part, None).of(1) <= limit for part in parts)
+        assert all(need(part, None).bytes_for(1) <= limit for part in parts)
     assert bounds.fitting(plan, dataset, 180) == [plan]
-    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, wanted 0.11 KB .* single stitch"):
+    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, expected 0.11 KB .* single stitch"):
         bounds.fitting(plan, dataset, 109)
 
 
@@ -241,19 +246,21 @@ def test_what_a_plan_needs():
     closed, _ = plan_of("identity")
     whole, alone = bounds.need(plan, dataset), bounds.need(closed, dataset)
     pair = 2 * num_bytes(jax.tree.map(lambda leaf: leaf[0], trained()[1].members))
-    assert whole.of(1) >= alone.of(1) > pair
+    assert whole.bytes_for(1) >= alone.bytes_for(1) > pair
     assert whole.fixed > dataset.train.images.nbytes
 
 
 @pytest.mark.slow
 def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
-    """In two parts, a stitch each; one of them has nothing to train."""
+    """The sweep runs in two parts of one stitch each; one of them is not trained."""
     argv = [*flags(scratch()), "--families", "full,identity", "--layers", "relu2", "--stitch-epochs", "1"]
     argv += ["--pairs", "1", "--out"]
     monkeypatch.chdir(tmp_path)
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
     parts = []
-    monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9))
+    monkeypatch.setattr(
+        bounds, "need", lambda part, _: parts.append(part) or MemoryEstimate(0, len(part.families) * 10**9)
+    )
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1GB"])
     # The whole, and the larger half: before anything is trained, and when it runs.
     assert [len(part.families) for part in parts] == [2, 1] * 2
@@ -268,10 +275,10 @@ def test_operations_of_an_epoch():
     config = settings().zoo_config()
     network = config.network(dataset)
     image = dataset.train.images.shape[1:]
-    wanted = 6 * step_flops(network, image, config.recipe) + 18 * sum(
+    expected = 6 * step_flops(network, image, config.recipe) + 18 * sum(
         segment_flops(network, image)
     )  # 72 = 6 * 12 images
-    assert estimate.epoch_flops(config, dataset) == pytest.approx(wanted)
+    assert estimate.epoch_flops(config, dataset) == pytest.approx(expected)
 
 
 # --- the commands ---
@@ -283,7 +290,7 @@ def dry(module, *argv):
 
 @pytest.fixture
 def rehearsed(monkeypatch, tmp_path):
-    """Rehearsals say 1 GFLOP/s for each device."""
+    """Replace rehearsals by 1 GFLOP/s for each device."""
     trained()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
@@ -299,13 +306,13 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
     there = scratch() / "zoo"
     before = sorted(there.rglob("*"))
     dry(experiments.zoo, *argv[:-2], "--out", there, "--seeds", "5")
-    told = lines(capsys)
-    assert told["to do"] == ["2"] and told["there already"] == ["3"]
+    values = lines(capsys)
+    assert values["to do"] == ["2"] and values["there already"] == ["3"]
     dataset, _ = trained()
     flops = estimate.epoch_flops(settings().zoo_config(), dataset)
-    assert float(told["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
-    assert float(told["time on 1 device"][0]) == pytest.approx(12 * flops / 1e9, rel=0.01)
-    assert float(told["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
+    assert float(values["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
+    assert float(values["time on 1 device"][0]) == pytest.approx(12 * flops / 1e9, rel=0.01)
+    assert float(values["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
     assert sorted(there.rglob("*")) == before and not list(rehearsed.iterdir())
     dry(experiments.zoo, *argv[:-2], "--out", there)
     assert "All is there" in capsys.readouterr().out
@@ -313,11 +320,11 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
 
 def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     argv = [*flags(scratch()), "--families", "full,identity", "--pairs", "3"]
-    monkeypatch.setattr(bounds, "need", lambda part, _: Need(10**9, 5 * 10**8 * len(part.points)))
+    monkeypatch.setattr(bounds, "need", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
-    told = lines(capsys)
-    assert told["to do"] == ["0", "3"] and told["there already"] == ["3", "0"]
-    assert told["device memory"][-2:] == ["2", "GB"] and not list(rehearsed.iterdir())
+    values = lines(capsys)
+    assert values["to do"] == ["0", "3"] and values["there already"] == ["3", "0"]
+    assert values["device memory"][-2:] == ["2", "GB"] and not list(rehearsed.iterdir())
     dry(experiments.stitch, *argv, "--out", "new", "--max-device-memory", "1.5GB")
     assert lines(capsys)["device memory"][-2:] == ["1.5", "GB"]
 
@@ -332,7 +339,7 @@ def test_a_rehearsal_measures_something():
 
 @pytest.mark.slow
 def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys):
-    """A million classes, or a width that only another machine holds: nothing is allocated, and the table comes."""
+    """With a million classes or a huge width nothing is allocated, and the table is complete."""
     dataset, _ = trained()
     monkeypatch.setattr(estimate, "create_state", lambda *_: pytest.fail("allocated"))
     monkeypatch.setattr(estimate, "REHEARSAL_BYTES", 2**27)
@@ -340,15 +347,15 @@ def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys
     wide = settings(width=10_000).zoo_config()
     for config, images in ((settings().zoo_config(), classes), (wide, dataset)):
         phase = experiments.dry_run.Phase("members to train", 4, 0, 1e9)
-        told = experiments.dry_run.tell("title", config, images, [phase])
-        assert "No times: " in told and "1.00e+09" in told and "time on" not in told
+        text = experiments.dry_run.tell("title", config, images, [phase])
+        assert "No times: " in text and "1.00e+09" in text and "time on" not in text
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(42, "42 s"), (720, "12 min"), (19_080, "5.3 h"), (1_036_800, "12 days")]
+    ("seconds", "text"), [(42, "42 s"), (720, "12 min"), (19_080, "5.3 h"), (1_036_800, "12 days")]
 )
-def test_times_are_told(seconds, told):
-    assert experiments.dry_run.spell_seconds(seconds) == told
+def test_times_are_text(seconds, text):
+    assert experiments.dry_run.spell_seconds(seconds) == text
 
 
 def test_bad_bounds(tmp_path, monkeypatch, capsys):

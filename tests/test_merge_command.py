@@ -75,7 +75,7 @@ def plant(folder, pairs, config=CONFIG, families=("full", "rank1"), accuracy=90.
         runs.write_csv(folder / "accuracy.csv", pd.DataFrame({"seed": seeds, "accuracy": 95.1}))
         if done:
             command = "python -m experiments.stitch --pairs 4 --task 1/2 --out run --bias"
-            summary = {"experiment": "stitch", "title": "", "finding": "", "tables": {}, "figures": [], "seconds": 1}
+            summary = {"experiment": "stitch", "title": "", "conclusion": "", "tables": {}, "figures": [], "seconds": 1}
             runs.write_json(folder / "summary.json", summary | {"command": command, "versions": {}})
     return folder
 

@@ -1,4 +1,4 @@
-"""Every stitch point of every built-in model: front then tail is the whole, to the last bit."""
+"""At every stitch point of every built-in model, front then tail equals the whole bit by bit."""
 
 import numpy as np
 import pytest

@@ -29,12 +29,12 @@ def close(actual, expected, tolerance=1e-6):
 
 
 def abstract(name, **options):
-    """A graph and a state of shapes; nothing is computed."""
+    """Return graph and state of a model as shapes; nothing is computed."""
     return nnx.split(nnx.eval_shape(lambda: build(name, rngs=nnx.Rngs(0), **options)))
 
 
 def draw(shapes, seed=0, dtype=jnp.float32):
-    """Values from NumPy at unit scale for a pytree of shapes: compiling initializers takes seconds."""
+    """Return NumPy values of unit scale for a pytree of shapes, since compiling initializers takes seconds."""
     generator = np.random.default_rng(seed)
 
     def values(leaf):
@@ -49,7 +49,7 @@ def draw(shapes, seed=0, dtype=jnp.float32):
 
 
 def drawn(name, seed=0, **options):
-    """A module with such parameters and statistics."""
+    """Return a module with such parameters and statistics."""
     graph, state = abstract(name, **options)
     return nnx.merge(graph, draw(state, seed, jnp.promote_types(options.get("dtype", jnp.float32), jnp.float32)))
 
@@ -60,7 +60,7 @@ def run(module, x):
 
 
 def named(name, size=16, **options):
-    """The named values of a model, {name: shape and dtype}, in program order."""
+    """Return the named values of a model, {name: shape and dtype}, in program order."""
     graph, state = abstract(name, **options)
     program = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, images(size=size))
     values = [(e.params["name"], e.outvars[0].aval) for e in equations(program.jaxpr) if e.primitive.name == "name"]
@@ -89,14 +89,14 @@ def test_published_sizes(name, count):
 
 
 def test_published_size_of_the_deepest():
-    """Without tracing 1202 layers, which takes minutes: each further block of all stages adds as many parameters."""
+    """Each further block of all stages adds equally many parameters; tracing 1202 layers would take minutes."""
     one, two = (number_of_parameters("resnet1202", blocks=(n, n, n)) for n in (1, 2))
     assert MODELS["resnet1202"].defaults["blocks"] == (200, 200, 200)
     assert one + 199 * (two - one) == 19_421_274
 
 
 def points_of(options):
-    """By hand: names and channels."""
+    """Return names and channels of stitch points, written by hand."""
     width = options["width"]
     if "pools" in options:
         return {f"{options['activation']}{i + 1}": m * width for i, m in enumerate(options["multiples"])}
@@ -118,7 +118,7 @@ def test_points(name):
 
 
 def test_shortcuts_belong_to_the_front():
-    """A branch is named after all that its block computes before: its first convolution, and the shortcut's."""
+    """A branch is named after its first convolution and the shortcut are computed."""
     graph, state = abstract("resnet18", width=2, blocks=(1, 1))
     program = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, images())
     order = [e for e in equations(program.jaxpr) if e.primitive.name in ("conv_general_dilated", "name")]
@@ -186,7 +186,7 @@ def numpy_resnet(p, x, stages):
 
 
 def values_of(module):
-    """Parameters and statistics as nested dictionaries of float64."""
+    """Return parameters and statistics as nested dictionaries of float64 arrays."""
     state = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nnx.to_pure_dict(state))
 
@@ -284,7 +284,7 @@ def test_a_new_model_is_one_decorator():
         assert MODELS["dense"].build is Tiny
         assert MODELS["dense_wide"].defaults == {"width": 5, "channels": 3, "classes": 10}
         assert build("dense", rngs=nnx.Rngs(0), image_size=9, channels=1).dense.kernel.shape == (1, 10)
-        with pytest.raises(ValueError, match="dense is registered already"):
+        with pytest.raises(ValueError, match="dense is already registered"):
             register({"dense": {}})(Tiny)
         with pytest.raises(ValueError, match="Tiny has no option depth"):
             register({"tinier": {"depth": 3}})(Tiny)
@@ -317,9 +317,9 @@ def test_wrong_options(name, options, words):
 def test_wrong_images():
     graph, state = abstract("mcnn", width=2)
     for shape, words in [
-        ((16, 16, 3), r"got float32\[16, 16, 3\], wanted images \(examples, height, width, 3\)"),
-        ((2, 16, 16, 1), "wanted images"),
-        ((2, 4, 4, 3), "maps of 1 x 1 after convolution 4; use larger images"),
+        ((16, 16, 3), r"got float32\[16, 16, 3\], expected images \(examples, height, width, 3\)"),
+        ((2, 16, 16, 1), "expected images"),
+        ((2, 4, 4, 3), "got maps of 1 x 1 after convolution 4, expected larger images"),
     ]:
         with pytest.raises(InputError, match=words):
             jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, jax.ShapeDtypeStruct(shape, jnp.float32))

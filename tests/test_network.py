@@ -527,7 +527,7 @@ def test_keys_of_each_kind(name):
         outputs = [call(member, given, mode="train", key=key) for key in (old, jax.random.key(3))]
         np.testing.assert_array_equal(*outputs)
         for key in (3, jnp.ones(2), jax.random.split(KEY, 2)):
-            with pytest.raises(InputError, match="key: got .*, wanted a key of JAX"):
+            with pytest.raises(InputError, match="key: got .*, expected a key of JAX"):
                 call(member, given, mode="train", key=key)
     with pytest.raises(InputError, match="key: got 3"):
         network.init(3)

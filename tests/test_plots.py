@@ -1,4 +1,4 @@
-"""Figures show the table's numbers, and come out whole."""
+"""Figures show the numbers of the table, and files are complete."""
 
 import itertools
 
@@ -8,8 +8,8 @@ import pytest
 from campaign import slow
 from matplotlib.container import BarContainer
 
-from symjax.plots import choices, curves, freezing, over_layers, penalties, sparsity
-from symjax.plots.style import apart
+from symjax.plots import chosen_values, curves, freezing, over_layers, penalties, sparsity
+from symjax.plots.style import distinct_styles
 
 
 def make_table(layers=2, families=("identity", "full", "rank1"), pairs=3, starred=False, seed=0):
@@ -68,8 +68,8 @@ def bar_containers(figure):
 
 
 def bars(figure):
-    """Per family, heights and half lengths of error bars, if any, at each layer."""
-    found = []
+    """For each family, heights and half lengths of error bars, if any, at each layer."""
+    series = []
     for container in bar_containers(figure):
         heights = [p.get_height() for p in container.patches]
         if container.errorbar is None:
@@ -77,8 +77,8 @@ def bars(figure):
         else:
             (_, _, (lines,)) = container.errorbar.lines
             errors = [np.ptp(segment[:, 1]) / 2 for segment in lines.get_segments()]
-        found.append((heights, errors))
-    return found
+        series.append((heights, errors))
+    return series
 
 
 @pytest.mark.figures
@@ -101,6 +101,13 @@ def test_bars_are_means_and_deviations(tmp_path, pairs):
     assert len(set(names)) == 6 and "lasso 0.01" in names and "mine" in names
     colours = {patch.get_facecolor() for patch in legend.get_patches()}
     assert len(colours) == 6
+
+
+def test_a_mean_with_a_failed_run_has_no_bar():
+    table = make_table()
+    table.loc[0, "penalty"] = np.nan
+    heights = np.array([[bar.get_height() for bar in container] for container in bar_containers(penalties(table))])
+    assert np.isnan(heights[0, 0]) and np.isnan(heights).sum() == 1
 
 
 def test_bars_of_a_layer_stand_apart(tmp_path):
@@ -146,11 +153,11 @@ def test_curves_of_uneven_tables(tmp_path):
 
 
 def test_classes_look_different():
-    looks = apart(range(100))
-    assert len({(look["color"], look["marker"]) for look in looks.values()}) == 100
-    first = [np.asarray(looks[i]["color"]) for i in range(10)]
+    styles = distinct_styles(range(100))
+    assert len({(style["color"], style["marker"]) for style in styles.values()}) == 100
+    first = [np.asarray(styles[i]["color"]) for i in range(10)]
     assert min(np.abs(a - b).sum() for a, b in itertools.combinations(first, 2)) > 0.25
-    assert len({looks[i]["marker"] for i in range(10)}) == 10
+    assert len({styles[i]["marker"] for i in range(10)}) == 10
 
 
 def test_sparsities_have_one_scale(tmp_path):
@@ -169,7 +176,7 @@ def test_choices_are_counts(tmp_path):
         for layer, values in {"relu1": (0.1, 0.1, 0.1, 10.0), "relu2": (1.0, 10.0, 10.0, 0.1)}.items()
         for p, value in enumerate(values)
     )
-    figure = choices(chosen, [0.1, 1.0, 5.0, 10.0], tmp_path / "c")
+    figure = chosen_values(chosen, [0.1, 1.0, 5.0, 10.0], tmp_path / "c")
     assert_saved(tmp_path / "c")
     panels = {axes.get_title(): axes for axes in figure.axes if axes.get_visible()}
     heights = {layer: [bar.get_height() for bar in axes.patches] for layer, axes in panels.items()}
@@ -234,7 +241,7 @@ def test_figures_say_what_they_show(tmp_path):
     assert "over 2 pairs, the best step size" in curves(make_curves(), tmp_path / "a").get_suptitle()
     assert "one pair)" in curves(make_curves(pairs=1, rates=(0.1,)), tmp_path / "b").get_suptitle()
     chosen = make_table(pairs=4, families=("birkhoff",)).assign(hyperparameter=1.0)
-    assert "of 4 pairs" in choices(chosen, [0.1, 1.0], tmp_path / "c").get_suptitle()
+    assert "of 4 pairs" in chosen_values(chosen, [0.1, 1.0], tmp_path / "c").get_suptitle()
     rows = [{"schedule": s, "seed": k, "epoch": e} for s in ("normal", "linear") for k in (0, 1) for e in (1, 2)]
     metrics, cost = pd.DataFrame(rows).assign(validation_accuracy=0.5), pd.DataFrame(rows).assign(share=1.0)
     figure = freezing(metrics, cost[cost.seed == 0], tmp_path / "d")

@@ -37,15 +37,15 @@ pytestmark = [
 ]
 
 MODULES = {}
-for found in pkgutil.iter_modules(symjax.__path__):
-    module = importlib.import_module(f"symjax.{found.name}")
+for info in pkgutil.iter_modules(symjax.__path__):
+    module = importlib.import_module(f"symjax.{info.name}")
     if hasattr(module, "__all__"):
-        MODULES[found.name] = module
+        MODULES[info.name] = module
 PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.items() for item in module.__all__}
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MAKES = (  # classes that a caller makes by hand
-    *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.Plan"),
+    *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
     *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
 )
@@ -56,10 +56,10 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.Decision",
         "groups.Intertwiner",
         "groups.MatrixGroup",
-        "memory.Need",
+        "memory.MemoryEstimate",
     ),
     *("groups.Axis", "groups.Symmetry", "groups.Space", "models.Model", "network.Member", "network.Network"),
-    *("network.StitchPoint", "rotation.Case", "rotation.Found"),
+    *("network.StitchPoint", "rotation.RotationCase", "rotation.CaseResult"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),
     "stitching.StitchResult",
     *("training.TrainData", "training.TrainState", "zoo.Group", "zoo.Zoo"),
@@ -106,12 +106,12 @@ def calls(tmp_path_factory):
     fit = stitching.FitConfig(epochs=1, batch_size=12)
     execution = parallel.default_execution()
     plan = stitching.Plan(network, (0,), stitching.parse_families("full"), fit, execution)
-    turned = rotation.Plan(network, (0,), recipe, execution)
+    turned = rotation.RotationPlan(network, (0,), recipe, execution)
     stream = similarity.cka_stream()
     state = stream.init(ANY, ANY)
     similarity.save_stream(folder / "state.npz", stream, state)
     history = {"a": np.stack([ANY, ANY[::-1]])}
-    seen = training.device_data(dataset, None)
+    device_data = training.device_data(dataset, None)
     of_time = pd.DataFrame(itertools.product((0, 1), "ab", "ab"), columns=["epoch", "layer", "end_layer"])
     of_time = of_time.assign(**{"seed": 0, "value": 0.5, "measure": "cka", "class": "b"})
     results = pd.DataFrame(
@@ -158,7 +158,7 @@ def calls(tmp_path_factory):
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
-        "memory.need_of": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
+        "memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
         "memory.parse_bytes": {"text": "1GB"},
         "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
@@ -172,9 +172,9 @@ def calls(tmp_path_factory):
         "parallel.over_members": {"fn": lambda member, shared: member},
         "parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
-        "plots.choices": {"chosen": results, "values": (0.1, 1.0)},
+        "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.freezing": {"metrics": results, "cost": results},
-        "plots.groups": {"means": three},
+        "plots.group_distances": {"means": three},
         "plots.homogeneity": {"slope": 0.1},
         "plots.over_time": {"table": of_time, "panel": "measure", "line": "layer", "label": "l", "title": "t"}
         | {"chance": {"cka": 0.1}},
@@ -182,7 +182,7 @@ def calls(tmp_path_factory):
         "plots.layers_by_layers": {"table": of_time},
         "plots.layers_by_time": {"table": of_time},
         "rotation.parse_kinds": {"text": "none,orthogonal"},
-        "rotation.Plan": {"points": (0,)},
+        "rotation.RotationPlan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},
@@ -210,7 +210,7 @@ def calls(tmp_path_factory):
         | {"data": training.pad_batches(dataset.test, 4)},
         "training.create_state": {"steps_per_epoch": 2, "seed": 0},
         "training.device_data": {"validation_batches": None},
-        "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": seen},
+        "training.train_epoch": {"state": training.create_state(network, recipe, 2, 0), "data": device_data},
         "zoo.load_history": {"network": None, "seed": 0, "epochs": [1]},
         "zoo.test_accuracy": {"split": "test"},
         "zoo.load": {"network": None},
@@ -269,9 +269,9 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
     if (own := function(**arguments)) is None:  # nothing to draw
         assert function(**arguments, ax=Figure().subplots()) is None
         return
-    with pytest.raises(InputError, match="ax: got .*, wanted [1-9] axes, one for each panel") as caught:
+    with pytest.raises(InputError, match="ax: got .*, expected [1-9] axes, one for each panel") as caught:
         function(**arguments, ax=[])
-    count = int(re.search("wanted ([0-9])", str(caught.value))[1])
+    count = int(re.search("expected ([0-9])", str(caught.value))[1])
     whole = Figure(layout="constrained")
     axes = whole.subfigures(2)[1].subplots(1, count)  # one alone where there is one panel
     written = []

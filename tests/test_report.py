@@ -1,4 +1,4 @@
-"""Summaries of runs, and the page that is made of them."""
+"""Summaries of runs and the report page."""
 
 import base64
 import html.parser
@@ -24,7 +24,7 @@ def plant(folder, experiment="stitch", seconds=100.0, **others):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "penalties.png").write_bytes(PNG)
     table = pd.DataFrame({"relu1": ["1.0 ± 0.1", "2|3"], "relu2": [0.25, None]}, index=["full", "rank1"])
-    values = {"title": "a < b", "finding": f"found by {experiment}", "tables": {"caption of it": table}}
+    values = {"title": "a < b", "conclusion": f"found by {experiment}", "tables": {"caption of it": table}}
     values |= {"figures": ("penalties", "gone"), "command": f"python -m experiments.{experiment} --seeds '3,'"}
     values |= {"experiment": experiment, "seconds": seconds, "versions": {"device": "cpu", "jax": "0.10"}} | others
     summary.write(Summary(folder, **values))
@@ -36,9 +36,9 @@ def test_a_summary_is_read_as_written_and_time_adds_up(tmp_path):
     assert first.folder == tmp_path and first.figures == ("penalties", "gone") and first.seconds == 100
     table = first.tables["caption of it"]
     assert table.loc["full"].tolist() == ["1.0 ± 0.1", 0.25] and pd.isna(table.relu2["rank1"])
-    plant(tmp_path, seconds=5.0, finding="more")
+    plant(tmp_path, seconds=5.0, conclusion="more")
     again = summary.read(tmp_path)
-    assert again.seconds == 105 and again.finding == "more"
+    assert again.seconds == 105 and again.conclusion == "more"
     text = again.text()
     assert text.index("a < b") < text.index("caption of it") < text.index("more") < text.index(str(tmp_path))
 
@@ -52,7 +52,7 @@ def test_a_broken_summary_is_an_error_and_is_replaced(tmp_path, content):
 
 
 class Reader(html.parser.HTMLParser):
-    """The text, the pictures and whether every tag is closed."""
+    """Collect text and pictures, and check that every tag is closed."""
 
     def __init__(self, page):
         super().__init__()
@@ -83,9 +83,9 @@ def test_the_page_holds_every_run(tmp_path, capsys):
     (plant(tmp_path / "runs" / "d") / summary.SUMMARY).write_text("{")
     out = tmp_path / "page"
     report("--runs", tmp_path / "runs", "--out", out)
-    told = capsys.readouterr()
-    assert told.out.index("found by zoo") < told.out.index("found by stitch") < told.out.index("found by mine")
-    assert "left out" in told.err and "3 runs" in told.out
+    output = capsys.readouterr()
+    assert output.out.index("found by zoo") < output.out.index("found by stitch") < output.out.index("found by mine")
+    assert "left out" in output.err and "3 runs" in output.out
 
     page = Reader((out / "report.html").read_text())
     text = " ".join(page.texts)
@@ -163,7 +163,7 @@ def test_a_page_needs_a_folder(tmp_path, capsys):
 
 def test_published_tables_are_drawn_for_known_experiments():
     assert set(PUBLISHED) <= set(experiments.report.ORDER)
-    page = pages.html("t", [pages.Section("s", "x", beside=tables) for tables in PUBLISHED.values()])
+    page = pages.html("t", [pages.Section("s", "x", reference_tables=tables) for tables in PUBLISHED.values()])
     assert "0.6208" in page and "8.3" in page
 
 

@@ -80,4 +80,4 @@ def test_what_was_kept_is_not_computed_again(name, folder, tmp_path, monkeypatch
     after = (tmp_path / "cut" / "results.csv").read_text().splitlines()
     assert (tmp_path / "whole" / "results.csv").read_text().splitlines() == after
     assert 1 < len(before) < len(after) and set(before) < set(after)
-    assert summary.read(tmp_path / "cut").finding == summary.read(tmp_path / "whole").finding
+    assert summary.read(tmp_path / "cut").conclusion == summary.read(tmp_path / "whole").conclusion

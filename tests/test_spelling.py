@@ -1,4 +1,4 @@
-"""Results are shown in one line, arrays by type and shape."""
+"""Results are shown in one line, arrays by dtype and shape."""
 
 import dataclasses
 import inspect
@@ -25,7 +25,7 @@ CLASSES = {
 } | {Moments, Means, Batches}
 
 
-NO_ARRAYS = {rotation.Case, symjax.Stream, zoo.Group}
+NO_ARRAYS = {rotation.RotationCase, symjax.Stream, zoo.Group}
 
 
 @pytest.mark.parametrize("cls", sorted(CLASSES - NO_ARRAYS, key=str), ids=lambda cls: cls.__name__)
@@ -58,8 +58,8 @@ def test_values_of_results():
         repr(matching) == "Matching(permutation=int32[3], scaling=float32[3], selection=float32[3, 3], bias=float32[3])"
     )
     info = symjax.ProjectionInfo(jnp.bool(True), jnp.int32(7), jnp.float32(1e-7), (jnp.zeros(3), jnp.zeros(3)))
-    wanted = "ProjectionInfo(converged=True, iterations=7, residual=1e-07, duals=(float32[3], float32[3]))"
-    assert repr(info) == wanted
+    expected = "ProjectionInfo(converged=True, iterations=7, residual=1e-07, duals=(float32[3], float32[3]))"
+    assert repr(info) == expected
     stitch = jax.eval_shape(lambda: stitching.Stitch(jnp.eye(3)))
     assert repr(stitch) == "Stitch(matrix=float32[3, 3], bias=None, factors=None)"
     traced = []

@@ -384,7 +384,7 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
     )
     assert result.stitches["relu1", "relu2", "full"][0].matrix.shape == (4, 4)
     parts, need = bounds.fitted(between, dataset, np.inf)
-    assert parts == [between] and need.of(1) > 0
+    assert parts == [between] and need.bytes_for(1) > 0
     results.add(result, {0: 50.0}, {0: 70.0})
     assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"
 
@@ -458,7 +458,7 @@ X, Y = vectors()
         ({"b": (planted()[1][0], planted()[0][1])}, r"b: variables: got shape \(5, 4\), expected \(5, 6\)"),
         ({"train": X}, r"train: got [^:]*expected \(inputs, targets\)"),
         ({"train": (X, Y[:-1])}, "train: inputs, targets: got 60 and 59"),
-        ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], wanted as in train"),
+        ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], expected as in train"),
         ({"train": (X[:, :4], Y), "test": (X[:, :4], Y)}, r"got inputs float32\[n, 4\], expected float32\[n, 5\]"),
         ({"train": (X.astype(int), Y), "test": (X.astype(int), Y)}, r"got inputs int32\[n, 5\], expected float32"),
         ({"train": (X, Y + 1)}, r"network: linear returns float32\[7, 3\] for 7 examples, expected \(7, 4\), a logit"),

@@ -88,8 +88,8 @@ def test_a_changed_model_does_not_meet_old_checkpoints(monkeypatch, tmp_path):
 
 def test_rows_of_rotations_are_of_one_structure(tmp_path):
     results = RotationResults(tmp_path)
-    results.keep({"mcnn": "a"})
-    results.keep({"mcnn_k": "b"})
+    results.add_structures({"mcnn": "a"})
+    results.add_structures({"mcnn_k": "b"})
     with pytest.raises(InputError, match="rows of another structure of mcnn_k:"):
-        results.keep({"mcnn": "a", "mcnn_k": "c"})
+        results.add_structures({"mcnn": "a", "mcnn_k": "c"})
     assert results.structures() == {"mcnn": "a", "mcnn_k": "b"}

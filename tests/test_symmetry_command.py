@@ -72,7 +72,7 @@ def test_members_in_groups_give_the_same_rows():
     dataset, members = trained()
     passes = (zoo.evaluation_need(members.network, dataset.test), moments_need(members.network, dataset, (1,)))
     keys = jax.random.split(jax.random.key(1), len(SEEDS))
-    limit = max(need.of(1) for need in passes)
+    limit = max(need.bytes_for(1) for need in passes)
     bounded = stitch_to_acted(members, dataset, keys, (1,), max_device_memory=limit)
     assert len(bounded) == 2 * len(SEEDS) and bounded == stitch_to_acted(members, dataset, keys, (1,))
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
@@ -165,6 +165,6 @@ def test_figures_show_the_tables(tmp_path):
         for layer in ("a", "b")
         for i, f in enumerate(("matched", "identity"))
     )
-    axes = plots.undone(rows, tmp_path / "u").axes[0]
+    axes = plots.symmetry_penalties(rows, tmp_path / "u").axes[0]
     heights = [sorted(collection.get_offsets()[:, 1]) for collection in axes.collections]
     assert heights == [[0, 0, 1, 1], [1, 1, 2, 2]]

@@ -67,7 +67,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
         assert (out / f"{name}.png").exists() and (out / f"{name}.pdf").exists()
     assert "relu1 is at 0.95 of its end" in printed
     kept = summary.read(out)
-    assert kept.figures == ("layers", "time", "curves") and kept.finding in printed
+    assert kept.figures == ("layers", "time", "curves") and kept.conclusion in printed
     # The same again computes nothing; a seed, a moment and a measure are added alone.
     asked = []
     original = experiments.dynamics.dynamics.similarity_to_end
@@ -222,8 +222,8 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
 @pytest.mark.parametrize(
     ("module", "words", "named"),
     [
-        ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', wanted epochs from 0 to 6, or all"),
-        ("dynamics", ["--checkpoints", "6"], "wanted one before the end"),
+        ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', expected epochs from 0 to 6, or all"),
+        ("dynamics", ["--checkpoints", "6"], "expected one before the end"),
         ("dynamics", ["--measures", "cosine"], "'cosine' not known"),
         ("dynamics", ["--measures", "cka,cka_distance"], "measures: 'cka_distance' is a distance; choose from cca,"),
         ("dynamics", ["--layers", "relu9"], "relu9"),
@@ -231,13 +231,13 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         ("classes", ["--examples", "3"], "examples: got 3"),
         ("freeze", ["--schedules", "cubic"], "schedules: got 'cubic'"),
         ("freeze", ["--schedules", "3/1"], "freeze: got 3, 1"),
-        ("freeze", ["--schedules", "1/2/3"], "1/2/3 has 3 epochs, wanted at most 2"),
+        ("freeze", ["--schedules", "1/2/3"], "1/2/3 has 3 epochs, expected at most 2"),
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
-        ("freeze", ["--threshold", "nan"], "threshold: got nan, wanted a number from 0 to 1"),
+        ("freeze", ["--threshold", "nan"], "threshold: got nan, expected a number from 0 to 1"),
         ("freeze", ["--threshold", "5"], "threshold: got 5.0"),
         ("freeze", ["--measure", "cosine"], "measure: 'cosine' not known"),
         ("freeze", ["--measure", "cka_distance"], "measure: 'cka_distance' is a distance"),
-        ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', wanted one"),
+        ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', expected one"),
     ],
 )
 def test_bad_flags_are_one_line(module, words, named, folder, capsys):

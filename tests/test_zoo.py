@@ -506,7 +506,7 @@ def test_an_interruption_is_one_line(capsys, monkeypatch, tmp_path):
     with pytest.raises(SystemExit) as caught:
         command("--out", tmp_path)
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "interrupted; the same command again goes on from what is saved\n"
+    assert capsys.readouterr().err == "interrupted; run the same command again to continue from the saved state\n"
 
 
 PROJECT = os.path.dirname(os.path.dirname(__file__))

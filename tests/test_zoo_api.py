@@ -260,7 +260,7 @@ def test_operations_are_counted_for_any_inputs_and_targets():
     one = step_flops(MLP, (4,), recipe, target=target)
     assert one > 3 * 10 * 2 * (4 * 5 + 5 * 2) * 0.8
     assert training_flops(MLP, (4,), 40, recipe, target=target) == 50 * 4 * one
-    with pytest.raises(InputError, match=r"^image_shape: got \(8, 8, 1\), wanted such as \(4,\)"):
+    with pytest.raises(InputError, match=r"^image_shape: got \(8, 8, 1\), expected such as \(4,\)"):
         step_flops(MLP, (8, 8, 1), recipe, target=target)
 
 

@@ -1,6 +1,6 @@
-"""Data sets and what training does to them: loading, splitting, normalising, augmenting, batching.
+"""Data sets: loading, splitting, normalisation, augmentation and batching.
 
-Importing this package reads no file and imports neither tensorflow_datasets, scikit-learn nor Pillow.
+Importing this package reads no files and does not import tensorflow_datasets, scikit-learn or Pillow.
 """
 
 from symjax.data.augment import augment, normalize
@@ -10,6 +10,6 @@ from symjax.data.dataset import Dataset, Split
 from symjax.data.describe import describe as describe
 from symjax.data.describe import describe_shapes as describe_shapes
 from symjax.data.load import load
-from symjax.data.load import located as located
+from symjax.data.load import resolve_name as resolve_name
 
 __all__ = ["Dataset", "Split", "augment", "batches", "epoch_indices", "load", "normalize"]

@@ -1,8 +1,8 @@
-"""A folder of decoded arrays that survives concurrent, killed and failing writers.
+"""A cache folder of decoded arrays that tolerates concurrent, killed and failing writers.
 
-An entry is a folder named by its key: one .npy file per array and a manifest.json with their sizes and checksums. It
-is written under another name and renamed when complete, so an entry is whole or absent; what is damaged later is found
-by its checksum. Nothing in here is ever executed or unpickled, and the folder may be deleted at any time.
+An entry is a folder named by its key. It has one .npy file for each array and a manifest.json with their sizes and
+checksums. An entry is written under a temporary name and renamed when it is complete, so that it is whole or absent.
+Later damage is detected by checksums. No content is executed or unpickled. The folder may be deleted at any time.
 """
 
 import contextlib
@@ -24,69 +24,71 @@ from symjax.errors import InputError
 
 _MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
-_ABANDONED_AFTER = 24 * 3600  # seconds; a temporary folder as old as this has no writer any more
+_ABANDONED_AFTER = 24 * 3600  # seconds, after which a temporary folder has no writer
 
 Arrays = dict[str, np.ndarray]
 
 
 class _Damaged(Exception):
-    """An entry that is there but is not what its writer wrote."""
+    """An existing entry differs from what was written."""
 
 
 def default_folder() -> pathlib.Path:
-    """$SYMJAX_CACHE, else $XDG_CACHE_HOME/symjax, else ~/.cache/symjax."""
-    if own := os.environ.get("SYMJAX_CACHE"):
-        return pathlib.Path(own)
+    """Return $SYMJAX_CACHE, else $XDG_CACHE_HOME/symjax, else ~/.cache/symjax."""
+    if folder := os.environ.get("SYMJAX_CACHE"):
+        return pathlib.Path(folder)
     base = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(base):  # the XDG specification has relative paths ignored
+    if os.path.isabs(base):  # the XDG specification says to ignore relative paths
         return pathlib.Path(base, "symjax")
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise InputError("cache_dir: this user has no home folder; wanted a folder in cache_dir or SYMJAX_CACHE.")
+        raise InputError("cache_dir: this user has no home folder, expected a folder in cache_dir or SYMJAX_CACHE.")
     return pathlib.Path(home, ".cache", "symjax")
 
 
 def cache_folder(cache_dir: str | os.PathLike | None) -> pathlib.Path:
-    """The given folder, or the default one."""
+    """Return the given folder, or the default one."""
     return pathlib.Path(os.path.expanduser(cache_dir)) if cache_dir else default_folder()
 
 
 def cached(folder: pathlib.Path, key: str, make: Callable[[], tuple[Arrays, dict]]) -> tuple[Arrays, dict]:
-    """The arrays and the JSON-able facts that `make` returns, from the entry `key` of the folder if it is there.
+    """Return the arrays and the JSON metadata that `make` returns, from the entry `key` if it exists.
 
-    A damaged entry is made again, and a folder that cannot be written is done without: both with a warning.
+    A damaged entry is made again. If the folder cannot be written, nothing is cached. Both raise a warning.
     """
     entry = folder / key
     try:
-        found = _read(entry)
+        contents = _read(entry)
     except _Damaged as damage:
         warnings.warn(f"The cache entry {entry} is damaged ({damage}); it is made again.", stacklevel=2)
-        found = None
+        contents = None
     except OSError as error:
-        warnings.warn(f"The cache entry {entry} cannot be read ({error}); going on without it.", stacklevel=2)
+        warnings.warn(f"The cache entry {entry} cannot be read ({error}); it is not used.", stacklevel=2)
         return make()
-    if found is not None:
-        return found
-    arrays, facts = make()
+    if contents is not None:
+        return contents
+    arrays, metadata = make()
     try:
-        _write(entry, arrays, facts)
+        _write(entry, arrays, metadata)
     except OSError as error:
         warnings.warn(
             f"The cache folder {folder} cannot be written ({error}); the next load will be as slow. "
-            "Set SYMJAX_CACHE to a folder that can.",
+            "Set SYMJAX_CACHE to a writable folder.",
             stacklevel=2,
         )
-    return arrays, facts
+    return arrays, metadata
 
 
 def _read(entry: pathlib.Path) -> tuple[Arrays, dict] | None:
-    """The contents of an entry, every byte checked; None where there is none."""
+    """Return the contents of an entry after checking all checksums; None where there is no entry."""
     try:
         manifest = json.loads((entry / _MANIFEST).read_bytes())
         contents = manifest["contents"]
         if _checksum(_canonical(contents)) != manifest["crc32"]:
             raise _Damaged(f"checksum of {_MANIFEST}")
-        arrays = {name: _read_array(entry / f"{name}.npy", **facts) for name, facts in contents["arrays"].items()}
+        arrays = {
+            name: _read_array(entry / f"{name}.npy", **checksums) for name, checksums in contents["arrays"].items()
+        }
         return arrays, contents["facts"]
     except (FileNotFoundError, NotADirectoryError):
         if entry.is_file() or (entry.is_dir() and os.listdir(entry)):
@@ -97,32 +99,32 @@ def _read(entry: pathlib.Path) -> tuple[Arrays, dict] | None:
 
 
 def _read_array(path: pathlib.Path, *, size: int, crc32: int) -> np.ndarray:
-    seen = path.stat().st_size
-    if seen != size:
-        raise _Damaged(f"{path.name} has {seen} bytes, not {size}")
-    # Read, not memory-mapped: a file cut short under a map would kill the process.
+    actual = path.stat().st_size
+    if actual != size:
+        raise _Damaged(f"{path.name} has {actual} bytes, not {size}")
+    # Not memory-mapped, since truncation of a mapped file would kill the process.
     array = np.load(path, allow_pickle=False)
     if _checksum(array) != crc32:
         raise _Damaged(f"checksum of {path.name}")
     return array
 
 
-def _write(entry: pathlib.Path, arrays: Arrays, facts: dict) -> None:
-    """Publishes an entry by one rename. Where two writers meet, the first entry stays."""
+def _write(entry: pathlib.Path, arrays: Arrays, metadata: dict) -> None:
+    """Publish an entry by one rename. Of concurrent writers the first one wins."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(entry.parent)
+    _remove_abandoned(entry.parent)
     temporary = entry.parent / f"{_TEMPORARY}{entry.name}-{uuid.uuid4().hex}"
     try:
         temporary.mkdir()
-        described = {}
+        checksums = {}
         for name, array in arrays.items():
             array = np.ascontiguousarray(array)
             path = temporary / f"{name}.npy"
             with path.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
                 _flush(file)
-            described[name] = {"size": path.stat().st_size, "crc32": _checksum(array)}
-        contents = {"arrays": described, "facts": facts}
+            checksums[name] = {"size": path.stat().st_size, "crc32": _checksum(array)}
+        contents = {"arrays": checksums, "facts": metadata}
         with (temporary / _MANIFEST).open("wb") as file:
             file.write(_canonical({"contents": contents, "crc32": _checksum(_canonical(contents))}))
             _flush(file)
@@ -139,19 +141,19 @@ def _publish(temporary: pathlib.Path, entry: pathlib.Path) -> None:
     with contextlib.suppress(_Damaged):
         if _read(entry) is not None:
             return  # another writer was first
-    # What is there is damaged. It is moved away before the new one comes, so that the entry is whole or absent; if yet
-    # another writer comes in between, that writer's entry stays.
-    aside = temporary.with_name(f"{temporary.name}-old")
+    # The existing entry is damaged. It is moved away first, so that the entry is always whole or absent. If another
+    # writer publishes an entry in between, that entry stays.
+    damaged = temporary.with_name(f"{temporary.name}-old")
     with contextlib.suppress(FileNotFoundError):
-        os.rename(entry, aside)
+        os.rename(entry, damaged)
     try:
         _rename_if_free(temporary, entry)
     finally:
-        _remove(aside)
+        _remove(damaged)
 
 
 def _rename_if_free(source: pathlib.Path, target: pathlib.Path) -> bool:
-    """Renames a folder, unless something other than an empty folder has the target's name."""
+    """Rename a folder, unless the target exists and is not an empty folder; return whether it was renamed."""
     try:
         os.rename(source, target)
     except OSError as error:
@@ -162,7 +164,7 @@ def _rename_if_free(source: pathlib.Path, target: pathlib.Path) -> bool:
 
 
 def _remove(path: pathlib.Path) -> None:
-    """Removes a folder or a file, if it is there and may be removed."""
+    """Remove a folder or a file, if it exists and permissions allow."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -170,8 +172,8 @@ def _remove(path: pathlib.Path) -> None:
             path.unlink()
 
 
-def _sweep(folder: pathlib.Path) -> None:
-    """Removes what killed writers left behind."""
+def _remove_abandoned(folder: pathlib.Path) -> None:
+    """Remove temporary folders of killed writers."""
     for path in folder.glob(f"{_TEMPORARY}*"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _ABANDONED_AFTER:

@@ -1,4 +1,4 @@
-"""What results depend on in a data set: shapes, types and a digest."""
+"""Descriptions of data sets for fingerprints of results: shapes, dtypes and a digest."""
 
 import hashlib
 from typing import Any
@@ -9,11 +9,10 @@ from symjax.data.dataset import Dataset, are_images
 
 
 def describe_shapes(dataset: Dataset) -> dict[str, Any]:
-    """What a network's shapes depend on in a data set, JSON-able.
+    """Return the properties of a data set on which the shapes of a network depend, as a dict for JSON.
 
-    Of square uint8 images `image_size` and `channels`, of other inputs `example_shape`, `input_dtype` and whether
-    they are `normalized`; `classes`, or where targets are not classes None, and then `target_shape` and `target_dtype`
-    as well.
+    For square uint8 images these are `image_size` and `channels`; for other inputs `example_shape`, `input_dtype` and
+    `normalized`. `classes` is None where targets are not classes; `target_shape` and `target_dtype` are added then.
     """
     shapes = {"image_size": dataset.image_size, "channels": dataset.channels}
     if not are_images(dataset.train.images) or dataset.image_size is None:
@@ -27,16 +26,19 @@ def describe_shapes(dataset: Dataset) -> dict[str, Any]:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What training depends on in a data set, JSON-able: `describe_shapes`, its name, numbers of examples, a digest.
+    """Return the properties of a data set on which training depends, as a dict for JSON.
 
-    The digest is of training and validation examples and of mean and std.
+    These are `describe_shapes`, the name, the numbers of examples, and a digest of training and validation examples and
+    of mean and std.
     """
     digest = hashlib.blake2b(digest_size=8)
     arrays = [] if dataset.mean is None else [dataset.mean, dataset.std]
     for split in (dataset.train, dataset.validation):
         arrays += [split.images, split.labels]
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # some types have no buffer
+        digest.update(
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        )  # some dtypes do not support the buffer protocol
     return {
         "name": dataset.name,
         **describe_shapes(dataset),

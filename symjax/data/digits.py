@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries: real images, no network."""
+"""The handwritten digits of scikit-learn: real images that need no download."""
 
 import importlib.util
 import pathlib
@@ -15,14 +15,14 @@ _TEST_SEED = 0
 
 
 def read_digits(image_size: int | None) -> Source:
-    """1797 images of the digits 0 to 9, one channel, enlarged from 8x8 to image_size (default 16).
+    """Return 1797 images of the digits 0 to 9, one channel, enlarged from 8x8 to `image_size` (default 16).
 
-    The source's values 0..16 are scaled to 0..255. The test part is a quarter of each class, always the same.
+    Values 0..16 are scaled to 0..255. The test part is a fixed quarter of each class.
 
     Raises:
         InputError: scikit-learn is not installed.
 
-    Source: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
+    Reference: Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
     """
     pixels, labels = _read()
     images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
@@ -38,12 +38,12 @@ def read_digits(image_size: int | None) -> Source:
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (1797, 64), 0..16, and labels (1797,) of int32, as scikit-learn has them."""
+    """Return pixels (1797, 64) in 0..16 and labels (1797,), int32."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("name: 'digits' needs scikit-learn, which is not installed; wanted: pip install scikit-learn.")
+        raise InputError("name: 'digits' needs scikit-learn, which is not installed (pip install scikit-learn).")
     file = pathlib.Path(spec.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
-    if file.is_file():  # as load_digits reads it, but importing scikit-learn takes seconds and this does not
+    if file.is_file():  # avoids the import of scikit-learn, which takes seconds
         table = np.loadtxt(file, delimiter=",")
         return table[:, :-1], table[:, -1].astype(np.int32)
     from sklearn.datasets import load_digits
@@ -53,7 +53,7 @@ def _read() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stratified(labels: np.ndarray) -> np.ndarray:
-    """A mask (n,) that is True for TEST_FRACTION of each class, chosen by a fixed seed."""
+    """Return a mask (n,) that is True for TEST_FRACTION of each class, chosen with a fixed seed."""
     order = np.random.RandomState(_TEST_SEED).permutation(len(labels))
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):

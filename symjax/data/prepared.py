@@ -1,7 +1,7 @@
-"""Image sets that tensorflow_datasets has prepared on this disk, read without TensorFlow and without the network.
+"""Image data sets prepared by tensorflow_datasets on this disk, read without TensorFlow and without a network.
 
-Only `tfds.builder_from_directory` is used, on a folder found here: `tfds.data_source` would start a download, with
-minutes of retries where there is no network, whenever a set is absent.
+Folders are located here and opened with `tfds.builder_from_directory`. `tfds.data_source` would start a download for a
+missing data set, with minutes of retries where there is no network.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from symjax.errors import InputError
 _NAME = re.compile(r"(?P<name>[A-Za-z]\w*)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _INFO = "dataset_info.json"
-_LAYOUT = 1  # of the cache entries; a new number makes old ones unused
+_LAYOUT = 1  # version of cache entries; entries of other versions are ignored
 _BATCH = 1000  # records read at a time
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -36,47 +36,48 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 def read_prepared(
     name: str, image_size: int | None, data_dir: str | os.PathLike | None, cache_dir: str | os.PathLike | None
 ) -> Source:
-    """Reads the set `name` (also "name/config", "name:1.2.3"), decoding it once: later calls read the cache.
+    """Read the data set `name`. Decoded images are cached for later calls.
 
-    The images are the set's one `Image` feature and the labels its one `ClassLabel` (or the supervised pair). The test
-    images are those of the split "test", or of "validation" where there is no "test".
+    Images are the only `Image` feature and labels the only `ClassLabel` feature, or the supervised pair. Test images
+    are those of the split "test", or of "validation" where there is no "test".
 
     Args:
-        name: as in tensorflow_datasets. Without a version, the newest one on the disk.
+        name: as in tensorflow_datasets: "name", "name/config", "name:1.2.3". The default version is the newest one.
         image_size: as in `symjax.data.load`.
         data_dir: the tensorflow_datasets folder; default $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-        cache_dir: the cache's folder; default `cache.default_folder()`.
+        cache_dir: the cache folder; default `cache.default_folder()`.
 
     Raises:
-        InputError: an unknown name, a set that is not on this disk or cannot be used, images of several sizes.
+        InputError: the name is unknown; the data set is not on this disk or not for classification; images differ in
+            size.
     """
     folder = _find(name, _root(data_dir))
     base = _NAME.fullmatch(name)["name"]
     key = f"{base}-{folder.name}-{image_size or 'native'}-{_fingerprint(folder)}"
-    arrays, facts = cache.cached(cache.cache_folder(cache_dir), key, lambda: _decode_all(name, folder, image_size))
+    arrays, metadata = cache.cached(cache.cache_folder(cache_dir), key, lambda: _decode_all(name, folder, image_size))
     return Source(
         name=base,
         train=Split(arrays["train_images"], arrays["train_labels"]),
         test=Split(arrays["test_images"], arrays["test_labels"]),
-        class_names=tuple(facts["class_names"]),
+        class_names=tuple(metadata["class_names"]),
         **AUGMENTATION.get(base, {}),
     )
 
 
 def is_prepared(name: str, data_dir: str | os.PathLike | None) -> bool:
-    """Whether there is some version of the set `name` of tensorflow_datasets."""
+    """Return whether any version of the data set `name` of tensorflow_datasets is on this disk."""
     parsed = _NAME.fullmatch(name)
     folder = _root(data_dir) / parsed["name"] if parsed else None
     return folder is not None and any(map(_versions, (folder, *_folders(folder))))
 
 
 def _root(data_dir: str | os.PathLike | None) -> pathlib.Path:
-    given = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    return pathlib.Path(os.path.expanduser(given))
+    root = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+    return pathlib.Path(os.path.expanduser(root))
 
 
 def _find(name: str, root: pathlib.Path) -> pathlib.Path:
-    """The folder <root>/<name>[/<config>]/<version> of a prepared set."""
+    """Return the folder <root>/<name>[/<config>]/<version> of a prepared data set."""
     parsed = _NAME.fullmatch(name)
     if not parsed:
         raise _unknown(name, root)
@@ -88,13 +89,13 @@ def _find(name: str, root: pathlib.Path) -> pathlib.Path:
         configs = [path for path in _folders(folder) if _versions(path)]
         if len(configs) > 1:
             names = ", ".join(f"{parsed['name']}/{path.name}" for path in configs)
-            raise InputError(f"name: got {name!r}, wanted one of its variants in {folder}: {names}.")
+            raise InputError(f"name: got {name!r}, expected one of its variants in {folder}: {names}.")
         versions = [version for path in configs for version in _versions(path)]
     if parsed["version"]:
         matching = [path for path in versions if path.name == parsed["version"]]
         if versions and not matching:
-            there = ", ".join(path.name for path in versions)
-            raise InputError(f"name: got {name!r}, wanted a version that is in {folder}: {there}.")
+            existing = ", ".join(path.name for path in versions)
+            raise InputError(f"name: got {name!r}, expected a version in {folder}: {existing}.")
         versions = matching
     if not versions:
         raise _unknown(name, root)
@@ -109,34 +110,34 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _versions(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Completely prepared versions, the newest last."""
-    found = [path for path in _folders(folder) if _VERSION.fullmatch(path.name) and (path / _INFO).is_file()]
-    return sorted(found, key=lambda path: tuple(map(int, path.name.split("."))))
+    """Return the folders of completely prepared versions, the newest last."""
+    versions = [path for path in _folders(folder) if _VERSION.fullmatch(path.name) and (path / _INFO).is_file()]
+    return sorted(versions, key=lambda path: tuple(map(int, path.name.split("."))))
 
 
 def _unknown(name: str, root: pathlib.Path) -> InputError:
-    """The error for a name that has no prepared folder: a set to prepare, or a slip of the pen."""
+    """Return the error for a name without a prepared folder, with advice or similar names."""
     parsed = _NAME.fullmatch(name)
     registered = _registered()
     if parsed and parsed["name"] in registered:
         return InputError(
-            f"name: the data set {name!r} is not in {root}. Either set TFDS_DATA_DIR (or data_dir) to a folder where "
-            "tensorflow_datasets has prepared it, or prepare it there once, on a machine with a network and with "
-            f'TensorFlow, by: TFDS_DATA_DIR={shlex.quote(str(root))} python -c "import tensorflow_datasets as tfds; '
+            f"name: data set {name!r} is not in {root}. Either set TFDS_DATA_DIR (or data_dir) to a folder where "
+            "tensorflow_datasets has prepared it, or prepare it once on a machine with a network and "
+            f'TensorFlow by: TFDS_DATA_DIR={shlex.quote(str(root))} python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record').download_and_prepare()\""
         )
-    here = [path.name for path in _folders(root) if _versions(path) or any(map(_versions, _folders(path)))]
-    close = difflib.get_close_matches(name.lower(), ["digits", *here, *registered], n=4)
+    available = [path.name for path in _folders(root) if _versions(path) or any(map(_versions, _folders(path)))]
+    close = difflib.get_close_matches(name.lower(), ["digits", *available, *registered], n=4)
     hint = f" Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?" if close else ""
     return InputError(
-        f"name: got {name!r}, wanted 'digits', a path ending in .npz, a folder of images, package.module:function, or "
-        f"an image set of tensorflow_datasets (in {root}: {', '.join(here) or 'none'}; tfds.list_builders() names "
-        f"all).{hint}"
+        f"name: got {name!r}, expected 'digits', a path ending in .npz, a folder of images, package.module:function, "
+        f"or an image set of tensorflow_datasets (in {root}: {', '.join(available) or 'none'}; tfds.list_builders() "
+        f"names all).{hint}"
     )
 
 
 def _registered() -> list[str]:
-    """The names that tensorflow_datasets knows; none where it is not installed."""
+    """Return the data sets that tensorflow_datasets knows; none where it is not installed."""
     with _quiet():
         try:
             import tensorflow_datasets as tfds
@@ -146,14 +147,14 @@ def _registered() -> list[str]:
 
 
 def _fingerprint(folder: pathlib.Path) -> str:
-    """Changes whenever a file of the set does: names, sizes and times are enough, and cost no reading."""
+    """Return a fingerprint of names, sizes and times of all files."""
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
     return hashlib.sha256(json.dumps([_LAYOUT, files]).encode()).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def _quiet():
-    """Silences what tensorflow_datasets logs and the deprecation warnings of what it imports."""
+    """Suppress log messages of tensorflow_datasets and deprecation warnings of its imports."""
     logger = logging.getLogger("absl")
     level = logger.level
     with warnings.catch_warnings():
@@ -176,23 +177,23 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise InputError(
-                f"name: {name!r} needs tensorflow_datasets, which is not installed; wanted: "
-                "pip install tensorflow-datasets array_record."
+                f"name: {name!r} needs tensorflow_datasets, which is not installed "
+                "(pip install tensorflow-datasets array_record)."
             ) from error
         try:
             builder = tfds.builder_from_directory(folder)
             features = dict(builder.info.features)
             splits = builder.info.splits
-        except Exception as error:  # whatever a damaged folder makes of it
+        except Exception as error:  # damaged folders raise various types
             raise InputError(f"name: {name!r}: tensorflow_datasets cannot read {folder}: {error}") from error
         keys = _keys(name, features, builder.info.supervised_keys, tfds)
         test = "test" if "test" in splits else "validation"
         if "train" not in splits or test not in splits:
             raise InputError(
-                f"name: {name!r} in {folder} has the splits {sorted(splits)}, wanted 'train' and 'test' (or "
+                f"name: {name!r} in {folder} has the splits {sorted(splits)}, expected 'train' and 'test' (or "
                 "'validation')."
             )
-        shape, class_names = features[keys.image].shape, features[keys.label].names
+        channels, class_names = features[keys.image].shape[-1], features[keys.label].names
         arrays = {}
         for part, split in (("train", "train"), ("test", test)):
             try:
@@ -201,48 +202,48 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
                 )
             except Exception as error:
                 raise InputError(
-                    f"name: {name!r} in {folder} is stored as {builder.info.file_format}, wanted array_record (prepare "
-                    f"it with file_format='array_record'): {error}"
+                    f"name: {name!r} in {folder} is stored as {builder.info.file_format}, expected array_record "
+                    f"(prepare it with file_format='array_record'): {error}"
                 ) from error
-            images, labels = _decode_split(f"{name!r} ({split}) in {folder}", records, keys, shape, image_size)
+            images, labels = _decode_split(f"{name!r} ({split}) in {folder}", records, keys, channels, image_size)
             if labels.min() < 0 or labels.max() >= len(class_names):
                 raise InputError(
-                    f"name: {name!r} in {folder} has labels {labels.min()}..{labels.max()} in {split!r}, wanted "
-                    f"0..{len(class_names) - 1} (are they withheld?)."
+                    f"name: {name!r} in {folder} has labels {labels.min()}..{labels.max()} in {split!r}, expected "
+                    f"0..{len(class_names) - 1} (labels may be withheld)."
                 )
             arrays |= {f"{part}_images": images, f"{part}_labels": labels}
     return arrays, {"class_names": list(class_names)}
 
 
 def _keys(name: str, features: dict[str, Any], supervised: Any, tfds: Any) -> _Keys:
-    """The keys of the image and of the label: the only ones of their kinds, or the pair meant for supervision."""
+    """Return the keys of image and label: the only features of their kinds, or the supervised pair."""
     images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
     labels = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     if isinstance(supervised, tuple) and len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
         images, labels = [supervised[0]], [supervised[1]]
     if len(images) != 1 or len(labels) != 1:
         raise InputError(
-            f"name: {name!r} has the images {sorted(images)} and the class labels {sorted(labels)}, wanted one of "
-            "each: it is not an image classification set."
+            f"name: {name!r} has the images {sorted(images)} and the class labels {sorted(labels)}, expected one of "
+            "each."
         )
     feature = features[images[0]]
     if np.dtype(feature.np_dtype) != np.uint8 or feature.shape[-1] not in _MODES:
         raise InputError(
-            f"name: {name!r} has images of {np.dtype(feature.np_dtype)} and shape {feature.shape}, wanted uint8 and "
+            f"name: {name!r} has images of {np.dtype(feature.np_dtype)} and shape {feature.shape}, expected uint8 and "
             f"{sorted(_MODES)} channels."
         )
     return _Keys(images[0], labels[0])
 
 
 def _decode_split(
-    what: str, records: Any, keys: _Keys, shape: tuple, image_size: int | None
+    what: str, records: Any, keys: _Keys, channels: int, image_size: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All images (n, height, width, channels) uint8 and labels (n,) int32 of one split; `what` names it in errors."""
+    """Return images (n, height, width, channels) uint8 and labels (n,) int32 of a split; `what` names it in errors."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     count = len(records)
     if not count:
-        raise InputError(f"name: {what} has no examples, wanted one or more.")
+        raise InputError(f"name: {what} has no examples, expected one or more.")
     labels = np.empty(count, np.int32)
 
     def decoded() -> Iterator[np.ndarray]:
@@ -250,30 +251,22 @@ def _decode_split(
             block = range(start, min(start + _BATCH, count))
             try:
                 for i, record in zip(block, records.__getitems__(list(block)), strict=True):
-                    # Parsed here, because tensorflow_datasets takes six times as long for it.
+                    # Parsed directly, since tensorflow_datasets takes six times as long.
                     values = tf_example_pb2.Example.FromString(record).features.feature
                     labels[i] = values[keys.label].int64_list.value[0]
-                    yield _decode_image(values[keys.image].bytes_list.value[0], shape)
-            except Exception as error:  # array_record, protobuf and Pillow each have their own
+                    yield _decode_image(values[keys.image].bytes_list.value[0], channels)
+            except Exception as error:  # array_record, protobuf and Pillow raise different types
                 examples = f"{block[0]} and {block[-1]}"
                 raise InputError(f"name: {what} is damaged between examples {examples}: {error}") from error
 
     return stack(decoded(), count, image_size, what), labels
 
 
-def _decode_image(data: bytes, shape: tuple) -> np.ndarray:
-    """One JPEG or PNG as (height, width, channels), uint8. `shape` may have None for height and width."""
+def _decode_image(data: bytes, channels: int) -> np.ndarray:
+    """Decode a JPEG or PNG to (height, width, channels), uint8."""
     from PIL import Image
 
-    height, width, channels = shape
-    mode = _MODES[channels]
-    # On small JPEGs Pillow spends most of its time on parsing the header in Python; the decoder alone takes half as
-    # long. It trusts the size it is told, so that is looked up first, in the frame header (FFC0, length, 8 bits).
-    at = data.find(b"\xff\xc0\x00\x11\x08" if channels == 3 else b"\xff\xc0\x00\x0b\x08") if channels in (1, 3) else -1
-    if height and width and at >= 0 and data[at + 5 : at + 9] == height.to_bytes(2, "big") + width.to_bytes(2, "big"):
-        image = Image.frombytes(mode, (width, height), data, "jpeg", mode, "")
-    else:
-        image = Image.open(io.BytesIO(data))
-        if image.mode != mode:
-            image = image.convert(mode)
+    image = Image.open(io.BytesIO(data))
+    if image.mode != _MODES[channels]:
+        image = image.convert(_MODES[channels])
     return np.asarray(image).reshape(image.height, image.width, channels)

@@ -1,4 +1,4 @@
-"""Resizing of uint8 images, in NumPy."""
+"""Resize uint8 images with NumPy."""
 
 import functools
 import os
@@ -9,22 +9,22 @@ import numpy as np
 from symjax.data.dataset import Split, are_images
 from symjax.errors import InputError
 
-_CHUNK = 1024  # images at a time, of up to 127 pixels: bounds the float copies
+_CHUNK = 1024  # images of up to 127 pixels resized at a time, which bounds the memory of float copies
 
 
 def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Bilinear resizing to size x size, averaging over the source pixels when shrinking. The aspect ratio is not kept.
+    """Resize images to size x size bilinearly, with antialiasing when shrinking. The aspect ratio is not kept.
 
     Args:
         images: (n, height, width, channels), uint8.
         size: the new height and width, in pixels.
 
     Returns:
-        (n, size, size, channels), uint8, rounded. The same array when it has that size already. Agrees with
+        (n, size, size, channels), uint8, rounded; the given array if it already has this size. Agrees with
         `jax.image.resize(..., method="linear")`.
 
     Raises:
-        InputError: the machine's memory does not hold the result.
+        InputError: the result exceeds the memory of the machine.
     """
     _, height, width, _ = images.shape
     if height == width == size:
@@ -32,8 +32,8 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     needed, memory = len(images) * size**2 * images.shape[3], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
         raise InputError(
-            f"image_size: {len(images)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB; wanted what fits "
-            f"into {memory / 1e9:.0f} GB of memory."
+            f"image_size: {len(images)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB, expected at most "
+            f"the {memory / 1e9:.0f} GB of memory."
         )
     rows, columns = _weights(height, size), _weights(width, size)
     out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
@@ -47,24 +47,24 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_split(split: Split, size: int | None) -> Split:
-    """The split with images of size x size; as it is where that is None or its inputs have that size.
+    """Return the split with images resized to size x size; unchanged where `size` is None.
 
     Raises:
-        InputError: its inputs are not uint8 images.
+        InputError: the inputs are not uint8 images.
     """
     if size is None or (split.images.ndim == 4 and split.images.shape[1:3] == (size, size)):
         return split
     if not are_images(split.images):
-        given = f"got {size}, and the inputs are {split.images.dtype}{list(split.images.shape)}"
-        raise InputError(f"image_size: {given}; wanted it for images (n, height, width, channels) of uint8 alone")
+        given = f"got {size} for inputs {split.images.dtype}{list(split.images.shape)}"
+        raise InputError(f"image_size: {given}, expected uint8 images (n, height, width, channels)")
     return Split(resize(split.images, size), split.labels)
 
 
 def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str) -> np.ndarray:
-    """All images (height, width, channels) in one array, (count, height, width, channels), resized where size is given.
+    """Stack images (height, width, channels) to (count, height, width, channels), resized where `size` is given.
 
     Raises:
-        InputError: they have several sizes; `what` says which images.
+        InputError: images differ in size; `what` names the images in the message.
     """
     stacked = None
     for i, image in enumerate(images):
@@ -73,8 +73,8 @@ def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str)
             stacked = np.empty((count, *image.shape), np.uint8)
         if image.shape != stacked.shape[1:]:
             raise InputError(
-                f"image_size: not given, and {what} has images of {stacked.shape[1:3]} and {image.shape[:2]} pixels; "
-                "wanted a size to bring them all to."
+                f"image_size: not given, and {what} has images of {stacked.shape[1:3]} and {image.shape[:2]} pixels, "
+                "expected a size to which all are resized."
             )
         stacked[i] = image
     return stacked
@@ -82,7 +82,7 @@ def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str)
 
 @functools.lru_cache(maxsize=256)
 def _weights(old: int, new: int) -> np.ndarray:
-    """(new, old) float32: the share of each old pixel in each new one; rows sum to 1."""
+    """Return interpolation weights (new, old), float32; rows sum to 1."""
     centres = (np.arange(new) + 0.5) * old / new - 0.5
     reach = max(old / new, 1.0)
     weights = np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(old)) / reach)

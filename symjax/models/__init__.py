@@ -1,4 +1,4 @@
-"""Built-in models: Flax NNX modules of stock layers, in a registry that each file of this package adds to."""
+"""Built-in models: Flax NNX modules of stock layers, in a registry to which each file of this package adds."""
 
 import importlib
 import pkgutil

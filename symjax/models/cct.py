@@ -1,6 +1,6 @@
-"""Compact convolutional transformers: a convolutional tokenizer, a transformer encoder, sequence pooling.
+"""Compact convolutional transformers: convolutional tokenizer, transformer encoder and sequence pooling.
 
-Hassani et al. 2021, "Escaping the Big Data Paradigm with Compact Transformers" (arXiv 2104.05704).
+Reference: Hassani et al. 2021, "Escaping the Big Data Paradigm with Compact Transformers" (arXiv 2104.05704).
 """
 
 from functools import partial
@@ -23,10 +23,10 @@ embedding = truncated_normal(0.02)
 
 
 def sine_positions(height: int, width: int, channels: int) -> np.ndarray:
-    """Return the sine of each token's number times 10000^(-2 floor(c / 2) / channels), for odd c the cosine.
+    """Return sin(t 10000^(-2 floor(c / 2) / channels)) for token t and even channels c, and the cosine for odd c.
 
     Returns:
-        float64 (height, width, channels); tokens are numbered row by row.
+        (height, width, channels), float64; tokens are numbered row by row.
     """
     number = np.arange(height * width)[:, None]
     angles = number / 10000 ** (2 * (np.arange(channels)[None] // 2) / channels)
@@ -36,16 +36,16 @@ def sine_positions(height: int, width: int, channels: int) -> np.ndarray:
 
 def _number(name: str, value: float, low: float, high: float = 2.0**20) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value <= high:
-        raise InputError(f"{name}: got {short(value)}, wanted a number from {low:.4g} to {high:.4g}")
+        raise InputError(f"{name}: got {short(value)}, expected a number from {low:.4g} to {high:.4g}")
 
 
 def _dropout(rate: float, rngs: nnx.Rngs, broadcast_dims: tuple[int, ...] = ()) -> nnx.Dropout:
-    """A dropout layer; one that never drops has no random state."""
+    """Return a dropout layer; without random state if the rate is 0."""
     return nnx.Dropout(rate, broadcast_dims=broadcast_dims, rngs=rngs if rate else None)
 
 
 class Attention(nnx.Module):
-    """Self-attention of tokens (examples, tokens, channels) in several heads, whose weights are dropped in training."""
+    """Multi-head self-attention of tokens (examples, tokens, channels), with dropout of attention weights."""
 
     def __init__(self, width: int, heads: int, *, dropout: float, dtype, rngs: nnx.Rngs):
         linear = partial(nnx.LinearGeneral, kernel_init=embedding, dtype=dtype, rngs=rngs)
@@ -62,7 +62,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention and an MLP of one hidden layer; in training each example may go past either.
+    """Attention and an MLP with one hidden layer; in training, examples skip either at random (stochastic depth).
 
     "published": y = norm(x + attention(norm(x))), then y + mlp(y), as the published code computes it. "prenorm":
     y = x + attention(norm(x)), then y + mlp(norm(y)).
@@ -94,7 +94,7 @@ SIZES = {
     14: {"layers": 14, "heads": 6, "mlp_ratio": 3, "width": 384, "conv_ratio": 1 / 6},
 }
 TOKENIZERS = {2: ("3x2",), 4: ("3x2",), 6: ("3x1", "3x2"), 7: ("3x1", "3x2", "7x2"), 14: ("7x2",)}
-"""The published tokenizers of each size, kernel x convolutions; the first one belongs to the short name (cct7)."""
+"""The published tokenizers of each size, kernel x convolutions; the short name (cct7) means the first one."""
 
 
 def _presets() -> dict[str, dict]:
@@ -108,28 +108,31 @@ def _presets() -> dict[str, dict]:
 
 @register(_presets())
 class CCT(nnx.Module):
-    """Convolutions, each with ReLU and a 3x3 max pool of stride 2; encoder blocks; a weighted mean of tokens; dense.
+    """A CCT: convolutions, each with ReLU and 3x3 max pool of stride 2; encoder blocks; sequence pooling; dense layer.
 
     Stitch points are the outputs of the blocks, "block1", ...: maps (examples, height, width, channels) of tokens.
 
     Args:
         width: channels of a token.
         layers: number of encoder blocks.
-        heads: of attention; they share the channels equally.
-        mlp_ratio: hidden units of a block's MLP for each channel.
-        kernel: size of the tokenizer's convolutions, odd.
-        conv_layers: number of the tokenizer's convolutions.
-        conv_ratio: channels between these convolutions, for each channel of a token.
+        heads: number of attention heads; `width` must be a multiple of it.
+        mlp_ratio: hidden units of the MLPs, as a multiple of `width`.
+        kernel: kernel size of the convolutions of the tokenizer, odd.
+        conv_layers: number of these convolutions.
+        conv_ratio: channels between these convolutions, as a multiple of `width`.
         positional_embedding: "learnable", "sine" or "none".
         block: "published" or "prenorm", see `Block`.
-        dropout: rate after the positions and in the blocks, in training.
-        attention_dropout: rate for attention weights, in training.
-        stochastic_depth: how often the last block's branches are dropped in training; linear from 0 at the first.
+        dropout: dropout rate after the positions and in the blocks.
+        attention_dropout: dropout rate of attention weights.
+        stochastic_depth: rate at which branches of the last block are dropped; linear from 0 at the first block.
         image_size: height and width of the images.
-        channels: of the images.
+        channels: channels of the images.
         classes: number of logits.
-        dtype: of computations; parameters are float32, and logits, norms and softmaxes float32 at least.
-        rngs: where initial parameters come from, and what dropout drops.
+        dtype: dtype of computations; parameters are float32; logits, norms and softmaxes are float32 or wider.
+        rngs: random state for initial parameters and dropout.
+
+    Raises:
+        InputError: an option has a wrong value.
     """
 
     def __init__(
@@ -156,9 +159,9 @@ class CCT(nnx.Module):
         for name, count in {"layers": layers, "heads": heads, "kernel": kernel, "conv_layers": conv_layers}.items():
             integer(name, count, 1)
         if kernel % 2 == 0:
-            raise InputError(f"kernel: got {kernel}, wanted an odd number")
+            raise InputError(f"kernel: got {kernel}, expected an odd number")
         if width % heads:
-            raise InputError(f"width: {width} channels do not divide among {heads} attention heads")
+            raise InputError(f"width: got {width}, expected a multiple of the {heads} attention heads")
         rates = {"dropout": dropout, "attention_dropout": attention_dropout, "stochastic_depth": stochastic_depth}
         for name, rate in rates.items():
             _number(name, rate, 0, 1)
@@ -177,7 +180,7 @@ class CCT(nnx.Module):
                     dtype=dtype, rngs=rngs,
                 )
             )  # fmt: skip
-            side = (side - 1) // (2 * stride) + 1  # the convolution's stride, then the pool's
+            side = (side - 1) // (2 * stride) + 1  # strides of the convolution and the pool
         if positional_embedding == "learnable":
             self.positions = nnx.Param(truncated_normal(0.2)(rngs.params(), (side, side, width)))
         self.dropout = _dropout(dropout, rngs)
@@ -197,13 +200,13 @@ class CCT(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = images(x, self.channels, self.dtype)
         for conv in self.convs:
-            # The pool before the ReLU, which gives the same and leaves a quarter of the pixels to it.
+            # Pool before ReLU: the result is the same, and ReLU acts on a quarter of the pixels.
             x = nnx.relu(nnx.max_pool(conv(x), (3, 3), (2, 2), padding=((1, 1), (1, 1))))
         count, height, width, channels = x.shape
         if self.positional_embedding != "none":
             if (height, width) != (self.side, self.side):
                 raise InputError(
-                    f"x: makes {height} x {width} tokens, wanted {self.side} x {self.side}: see image_size"
+                    f"x: got {height} x {width} tokens, expected {self.side} x {self.side}: see image_size"
                 )
             x = x + self._positions(channels).astype(x.dtype)
         x = self.dropout(x.reshape(count, height * width, channels))

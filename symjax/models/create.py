@@ -1,4 +1,4 @@
-"""Networks by name: built-in models, and models of the user as "package.module:build"."""
+"""Create networks by name: built-in models, and user models as "package.module:build"."""
 
 import inspect
 from collections.abc import Callable
@@ -27,22 +27,22 @@ def create(
     dtype=jnp.float32,
     **options,
 ) -> Network:
-    """Return the network of a built-in model or of one of your own.
+    """Return the network of a built-in model or a user model.
 
     Args:
-      name: one of `MODELS`; or "package.module:build", where `build` is called with `rngs=`, and with those of
-        `width`, `image_size`, `channels`, `classes`, `dtype` and `options` that its signature has. It returns an NNX
+      name: one of `MODELS`; or "package.module:build", where `build` is called with `rngs` and with `width`,
+        `image_size`, `channels`, `classes`, `dtype` and `options` as far as its signature has them. It returns an NNX
         module, a Linen module or a `Network`.
-      width: channels of the first convolution, of a transformer those of its tokens; by default the model's own.
+      width: channels of the first convolution, or of the tokens of a transformer; by default that of the model.
       image_size: height and width of the images.
-      channels: of the images.
+      channels: channels of the images.
       classes: number of logits; None where targets are not classes.
-      example: shape and type of a batch of other inputs, in place of `image_size` and `channels`.
-      dtype: of computations; parameters and state stay float32.
-      options: further ones of the model, see `MODELS[name].defaults`.
+      example: shape and dtype of a batch of other inputs, instead of `image_size` and `channels`.
+      dtype: dtype of computations; parameters and state are float32.
+      options: further options of the model, see `MODELS[name].defaults`.
 
     Raises:
-      InputError: an unknown name or option, or a value that the model cannot have.
+      InputError: the name or an option is unknown, or a value is invalid for the model.
 
     Example:
       >>> from symjax import models
@@ -63,7 +63,7 @@ def create(
     check_name(name)
     options = tuple(sorted({**sizes, "dtype": jnp.dtype(dtype), **options}.items()))
     if name not in MODELS:
-        make, key = _own, (name, options, example)
+        make, key = _user_model, (name, options, example)
     else:
         options = tuple(model_options(name, dict(options)).items())
         make, key = _built_in, (name, MODELS[name].build, options, example)
@@ -71,21 +71,21 @@ def create(
 
 
 def check_name(name: Any) -> None:
-    """An InputError unless `name` is a built-in model, or names a builder by its module."""
+    """Raise an InputError unless `name` is a built-in model or has the form "package.module:build"."""
     if not isinstance(name, str) or not (name in MODELS or is_import_name(name)):
         raise InputError(f"model: {name!r} is unknown; known: {known_models()}, or package.module:build for your own")
 
 
 @lru_cache
 def _built_in(name: str, build: Callable, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
-    """Remembered: equal arguments have one network, which is compiled for once."""
+    """Cached: equal arguments give the same network, whose programs are compiled once."""
     options = dict(options)
-    shown = f"{name} (width {options['width']})" if "width" in options else name
-    return Network.from_nnx(_builder(build, options), example=example, name=shown)
+    label = f"{name} (width {options['width']})" if "width" in options else name
+    return Network.from_nnx(_builder(build, options), example=example, name=label)
 
 
 @lru_cache
-def _own(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
+def _user_model(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
     options, function = dict(options), import_named("model", name)
     if isinstance(function, Network):
         return function
@@ -95,12 +95,12 @@ def _own(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
             return Network.from_nnx(_builder(function, options), example=example, name=name)
         made = function(**options)
         return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
-    except Exception as error:  # whatever the caller's code raises
+    except Exception as error:  # user code can raise anything
         raise InputError(f"model: {name} cannot be built ({type(error).__name__}: {error})") from error
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
-    """What a builder takes; the signature of a class of Flax NNX would be that of its metaclass."""
+    """Return the parameters of a builder. The signature of a class of Flax NNX is that of its metaclass."""
     parameters = inspect.signature(function.__init__ if inspect.isclass(function) else function).parameters
     return {name: p for name, p in parameters.items() if name != "self"}
 
@@ -110,7 +110,7 @@ def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs]
 
 
 def _accepted(function: Callable, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that a builder takes; an InputError for one that was asked for and that it does not take."""
+    """Return the options that a builder takes; raise an InputError for an explicit option that it does not take."""
     if not callable(function):
         raise InputError(f"model: {name} is {type(function).__name__}, expected a function or a Network")
     parameters = _parameters(function)

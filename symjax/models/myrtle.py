@@ -1,6 +1,7 @@
-"""The Myrtle CNN and its relatives: plain chains of convolutions.
+"""The Myrtle CNN and variants: plain sequences of convolutions.
 
-Godfrey et al. 2022 (arXiv 2205.14258), appendix on architectures; after D. Page's "How to train your ResNet".
+Reference: Godfrey et al. 2022 (arXiv 2205.14258), appendix on architectures, after D. Page's "How to train your
+ResNet".
 """
 
 import jax
@@ -30,20 +31,20 @@ CONSTANT = {"width": 512, "multiples": (1, 1, 1, 1)}
     }
 )
 class Myrtle(nnx.Module):
-    """Layers of 3x3 convolution, batch norm, activation and max pool; a global max pool; a dense layer.
+    """Layers of 3x3 convolution, batch norm, activation and max pool; then global max pool and a dense layer.
 
-    Stitch points are the activations ("relu1", ...), before their pools.
+    Stitch points are the activations ("relu1", ...), before the pools.
 
     Args:
-        width: channels of the first convolution, where its multiple is 1.
-        multiples: for each convolution its channels as a multiple of `width`.
-        pools: for each convolution the size of the max pool after it (1: none).
-        norm: whether batch norm follows each convolution; without it convolutions have a bias.
+        width: unit of the numbers of channels.
+        multiples: channels of each convolution as a multiple of `width`.
+        pools: size of the max pool after each convolution (1: none).
+        norm: whether batch norm follows each convolution; otherwise convolutions have a bias.
         activation: "relu" or "sigmoid".
-        channels: of the images.
+        channels: channels of the images.
         classes: number of logits.
-        dtype: of computations; parameters are float32, and logits float32 at least.
-        rngs: where initial parameters come from.
+        dtype: dtype of computations; parameters are float32; logits are float32 or wider.
+        rngs: random state for initial parameters.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Myrtle(nnx.Module):
         self.pools = integers("pools", pools, 1)
         widths = [width * multiple for multiple in integers("multiples", multiples, 1)]
         if not widths or len(widths) != len(self.pools):
-            raise InputError(f"pools: got {len(self.pools)} for {len(widths)} convolutions, wanted one for each")
+            raise InputError(f"pools: got {len(self.pools)} for {len(widths)} convolutions, expected one for each")
         self.convs, self.norms = nnx.List(), nnx.List()
         for before, after in zip([channels, *widths], widths, strict=False):
             self.convs.append(
@@ -84,7 +85,9 @@ class Myrtle(nnx.Module):
                 x = self.norms[i](x).astype(self.dtype)
             x = stitch_point(ACTIVATIONS[self.activation](x), f"{self.activation}{i + 1}")
             if min(x.shape[1:3]) < pool:
-                raise InputError(f"x: maps of {x.shape[1]} x {x.shape[2]} after convolution {i + 1}; use larger images")
+                raise InputError(
+                    f"x: got maps of {x.shape[1]} x {x.shape[2]} after convolution {i + 1}, expected larger images"
+                )
             if pool > 1:
                 x = nnx.max_pool(x, (pool, pool), (pool, pool))
         return self.dense(jnp.max(x, axis=(1, 2))).astype(at_least_float32(self.dtype))

@@ -1,4 +1,4 @@
-"""Load PyTorch state dictionaries of the published models into their NNX modules."""
+"""Load PyTorch state dictionaries of the published models into NNX modules."""
 
 import math
 import re
@@ -17,9 +17,9 @@ from symjax.models.myrtle import Myrtle
 from symjax.models.registry import build
 from symjax.models.resnet import ResNet
 
-# For each module the layers of the published code, as regular expressions that match a layer's whole name and kind
-# (conv, norm, linear, or parameter), such as "layer1.0.conv1:conv", and their paths in the module. "#" is a number: the
-# texts that the group "at" matches, sorted by the numbers in them, are counted from 0.
+# For each module, regular expressions that match the full name and kind (conv, norm, linear or parameter) of a layer of
+# the published code, such as "layer1.0.conv1:conv", and the path of this layer in the module. "#" stands for the rank,
+# from 0, of the text that the group "at" matches, sorted by the numbers in it.
 RESNET_BLOCK = r"(?P<at>(layer\d+\.|block_seq\.)\d+)\."
 CCT_BLOCK = r"classifier\.(?P<at>blocks\.\d+)\."
 RULES: dict[type, dict[str, str]] = {
@@ -63,23 +63,22 @@ def from_pytorch(
 ) -> nnx.Module:
     """Return a module with the weights and batch-norm statistics of a PyTorch state dictionary.
 
-    Kernels are transposed, (out, in, height, width) to (height, width, in, out) and (out, in) to (in, out), and CCT's
-    joint projection to queries, keys and values is divided. The published code's layers are known by their names: those
-    of `modelsym` for Myrtle CNNs; those of `modelsym`, `pytorch_resnet_cifar10`, `pytorch-cifar` and torchvision for
-    residual networks (with the 3x3 stem); those of SHI-Labs for transformers. A prefix "module." and counts of batches
-    are left out.
+    Kernels are transposed from (out, in, height, width) to (height, width, in, out) and from (out, in) to (in, out).
+    The joint projection of CCT is split into queries, keys and values. Layers are identified by the names in published
+    code: `modelsym` for Myrtle CNNs; `modelsym`, `pytorch_resnet_cifar10`, `pytorch-cifar` and torchvision for residual
+    networks (with the 3x3 stem); SHI-Labs for transformers. A prefix "module." and batch counts are ignored.
 
     Args:
-        model: a name of `symjax.models.MODELS`, or a module of one of these families, which stays as it is.
-        state_dict: tensors of PyTorch, or arrays, by name.
-        rngs: for a name, where random state of dropout comes from; `nnx.Rngs(0)` by default.
-        options: for a name, those of `symjax.models.build`.
+        model: a name of `symjax.models.MODELS`, or a module of one of these families, which is not changed.
+        state_dict: {name: PyTorch tensor or array}.
+        rngs: for a name, the random state of dropout; `nnx.Rngs(0)` by default.
+        options: for a name, options of `symjax.models.build`.
 
     Returns:
         A new module.
 
     Raises:
-        InputError: another model, or keys that are missing or unexpected or of another shape; all of them are listed.
+        InputError: the model is of another family; keys are missing, unexpected or of another shape (all are listed).
 
     Example:
         >>> import numpy as np
@@ -98,10 +97,10 @@ def from_pytorch(
     if family is None:
         names = ", ".join(family.__name__ for family in RULES)
         raise InputError(
-            f"model: got a {type(module).__name__}, wanted a name of symjax.models.MODELS or one of {names}"
+            f"model: got a {type(module).__name__}, expected a name of symjax.models.MODELS or one of {names}"
         )
     if not isinstance(state_dict, Mapping) or not all(isinstance(key, str) for key in state_dict):
-        raise InputError("state_dict: wanted a mapping of names to tensors")
+        raise InputError("state_dict: got another type, expected a mapping of names to tensors")
 
     variables = nnx.to_flat_state(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
     shapes = {".".join(map(str, path)): variable.shape for path, variable in variables}
@@ -112,7 +111,7 @@ def from_pytorch(
             continue
         values[path] = _reshaped(array, shapes[path])
         if values[path] is None:
-            misshapen.append(f"{key} as {list(array.shape)}, wanted {list(shapes[path])}")
+            misshapen.append(f"{key} as {list(array.shape)}, expected {list(shapes[path])}")
     problems = {
         "missing": [path for path in shapes if path not in values],
         "unexpected": unexpected,
@@ -128,7 +127,7 @@ def from_pytorch(
 
 
 def _layers(module: nnx.Module, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str, str, np.ndarray]]:
-    """Yield for each tensor its key, its layer's name and kind, its leaf, and itself with channels last."""
+    """Yield for each tensor its key, the name and kind of its layer, its leaf, and its value with channels last."""
     arrays = {
         key: numpy_array(f"state_dict: {key}", value)
         for key, value in state_dict.items()
@@ -151,7 +150,7 @@ def _layers(module: nnx.Module, state_dict: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _leaf(leaf: str, kind: str, array: np.ndarray) -> tuple[str, np.ndarray]:
-    """Name and value in NNX of a tensor of a layer."""
+    """Return the name and the value of a tensor in NNX."""
     if leaf != "weight":
         return f".{LEAVES.get(leaf, leaf)}", array
     if kind == "norm":
@@ -160,12 +159,12 @@ def _leaf(leaf: str, kind: str, array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def _renamed(rules: Mapping[str, str], layers: Iterable[tuple]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield for each tensor its key, its path in the module ("" where no rule is for it), and itself."""
+    """Yield for each tensor its key, its path in the module ("" if no rule matches) and its value."""
     matches = []
     for key, layer, leaf, array in layers:
         candidates = ((re.fullmatch(pattern, layer), path) for pattern, path in rules.items())
         matches.append((key, *next(((match, path) for match, path in candidates if match), (None, "")), leaf, array))
-    places = defaultdict(set)  # the texts that stand for numbers, by what comes before the number
+    places = defaultdict(set)  # texts of the group "at", by the part of the path before "#"
     for _, match, path, _, _ in matches:
         if "#" in path:
             places[path.partition("#")[0]].add(match["at"])
@@ -181,14 +180,14 @@ def _renamed(rules: Mapping[str, str], layers: Iterable[tuple]) -> Iterator[tupl
 
 
 def _reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array in this shape; None unless it has it, or has it once axes of a matrix are divided (heads, pixels)."""
+    """Return the array in this shape; None unless it has this shape, or is a matrix with merged axes of it."""
     divisions = [(math.prod(shape[:i]), math.prod(shape[i:])) for i in range(1, len(shape))]
     return array.reshape(shape) if array.shape == shape or array.shape in divisions else None
 
 
 def _check_sine(module: CCT, array: np.ndarray) -> None:
-    """Raise an InputError unless these are the positions that the module computes."""
+    """Raise an InputError unless the array equals the positions that the module computes."""
     positions = sine_positions(module.side, module.side, module.norm.num_features)
     if array.size != positions.size or not np.allclose(array.reshape(positions.shape), positions, atol=1e-4):
-        message = f"positional_emb {list(array.shape)} are not the sines of {module.side**2} tokens"
-        raise InputError(f"state_dict: {message}; learnt ones belong to positional_embedding='learnable'")
+        message = f"positional_emb {list(array.shape)} are not the sine positions of {module.side**2} tokens"
+        raise InputError(f"state_dict: {message}; for learned ones use positional_embedding='learnable'")

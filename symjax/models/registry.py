@@ -1,4 +1,4 @@
-"""Every built-in model by name. A new one is one file of this package, with a module that `register` decorates."""
+"""The registry of built-in models. A new model is one file of this package with a module decorated by `register`."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from symjax.checks import integer, one_of, short
 from symjax.errors import InputError
 
 DATA_OPTIONS = ("image_size", "channels", "classes")
-"""What the data decide; a model that does not depend on one of them has no such option."""
+"""Options that depend on the data. Models without such an option ignore it."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Model:
     Attributes:
         build: called with `rngs` and options by keyword; returns a module that maps images (examples, height, width,
             channels) to logits (examples, classes).
-        defaults: every option of `build` with the value that belongs to the name.
+        defaults: all options of `build` with their values for this name.
     """
 
     build: Callable[..., nnx.Module]
@@ -35,7 +35,7 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
     """Return a decorator that registers a module, or a function that builds one.
 
     Args:
-        presets: for each name the options in which it differs from the defaults of what is decorated.
+        presets: {name: options that differ from the defaults of the decorated module}.
 
     Example:
         >>> from flax import nnx
@@ -62,7 +62,7 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
         options = {name: p.default for name, p in parameters.items() if name not in ("self", "rngs")}
         for name, preset in presets.items():
             if name in MODELS:
-                raise ValueError(f"a model {name} is registered already")
+                raise ValueError(f"a model {name} is already registered")
             if unknown := set(preset) - set(options):
                 raise ValueError(f"{name}: {build.__name__} has no option {', '.join(sorted(unknown))}")
             MODELS[name] = Model(build, {**options, **preset})
@@ -72,7 +72,7 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
 
 
 def known_models() -> str:
-    """Return the names of all models, for a message."""
+    """Return the names of all models as text for messages."""
     return ", ".join(MODELS)
 
 
@@ -81,12 +81,12 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
 
     Args:
         name: one of `MODELS`.
-        rngs: where initial parameters come from, and masks of dropout.
-        options: those of the model (`MODELS[name].defaults`), most of all `width`, `channels`, `classes`, `dtype` and
-            for transformers `image_size`. `image_size`, `channels` and `classes` may be given to every model.
+        rngs: random state for initial parameters and dropout.
+        options: options of the model (see `MODELS[name].defaults`), such as `width`, `channels`, `classes` and `dtype`.
+            `image_size`, `channels` and `classes` are accepted by every model.
 
     Raises:
-        InputError: an unknown name or option, or a value that the model cannot have.
+        InputError: the name or an option is unknown, or a value is invalid for the model.
 
     Example:
         >>> import jax.numpy as jnp
@@ -105,7 +105,7 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
 
 
 def model_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options of a model, those given and the defaults of others; an InputError for one that it lacks."""
+    """Return all options of a model, with defaults for those not given; raise an InputError for unknown options."""
     model = MODELS[name]
     for option in options:
         if option not in DATA_OPTIONS:

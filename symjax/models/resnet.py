@@ -12,7 +12,7 @@ from symjax.network.naming import stitch_point
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias, then batch norm."""
+    """A convolution without bias followed by batch norm."""
 
     def __init__(self, before: int, after: int, *, kernel: int = 3, stride: int = 1, dtype, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
@@ -27,7 +27,7 @@ class ConvNorm(nnx.Module):
 
 
 class PadShortcut(nnx.Module):
-    """Option A: every `stride`-th pixel, and zeros for the new channels, half of them before the others."""
+    """Option A: every `stride`-th pixel, with channels padded by zeros on both sides."""
 
     def __init__(self, before: int, after: int, *, stride: int, dtype, rngs: nnx.Rngs):
         self.stride, self.padding = stride, ((after - before) // 2, (after - before + 1) // 2)
@@ -37,7 +37,7 @@ class PadShortcut(nnx.Module):
 
 
 class ProjectionShortcut(ConvNorm):
-    """Option B: a 1x1 convolution of the block's stride, then batch norm."""
+    """Option B: a 1x1 convolution with the stride of the block, then batch norm."""
 
     def __init__(self, before: int, after: int, *, stride: int, dtype, rngs: nnx.Rngs):
         super().__init__(before, after, kernel=1, stride=stride, dtype=dtype, rngs=rngs)
@@ -47,7 +47,7 @@ SHORTCUTS = {"pad": PadShortcut, "projection": ProjectionShortcut}
 
 
 class Block(nnx.Module):
-    """Two convolutions, and a shortcut past both; its stitch points are `name` followed by "*", and `name`."""
+    """Two convolutions and a shortcut, with stitch points `name` + "*" (after the first ReLU) and `name` (output)."""
 
     def __init__(self, before: int, after: int, *, stride: int, shortcut: str, name: str, dtype, rngs: nnx.Rngs):
         changes = before != after or stride != 1
@@ -57,7 +57,7 @@ class Block(nnx.Module):
         self.name = name
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The shortcut comes first, so that a split at the branch leaves it to the front.
+        # The shortcut is computed first, so that it belongs to the front of a split inside the branch.
         skip = x if self.shortcut is None else self.shortcut(x)
         branch = stitch_point(nnx.relu(self.first(x)), f"{self.name}*")
         return stitch_point(nnx.relu(self.second(branch) + skip), self.name)
@@ -70,20 +70,20 @@ class Block(nnx.Module):
     }
 )
 class ResNet(nnx.Module):
-    """A 3x3 stem, stages of residual blocks, global mean pool, a dense layer.
+    """A 3x3 stem, stages of residual blocks, global mean pool and a dense layer.
 
-    Each stage has twice the channels of the one before it; all but the first halve the map in their first block.
-    Stitch points are "stem", and of block j of stage i "blocki.j*", the branch after its first ReLU, and "blocki.j",
-    the output.
+    Each stage has twice the channels of the stage before; all stages but the first halve the map in their first block.
+    Stitch points are "stem" and, for block j of stage i, "blocki.j*" (the branch after its first ReLU) and "blocki.j"
+    (the output).
 
     Args:
         width: channels of the first stage.
-        blocks: for each stage the number of its blocks.
-        shortcut: of blocks that change shape: "pad" (option A, without parameters) or "projection" (option B).
-        channels: of the images.
+        blocks: number of blocks of each stage.
+        shortcut: shortcut of blocks that change shape: "pad" (option A, without parameters) or "projection" (option B).
+        channels: channels of the images.
         classes: number of logits.
-        dtype: of computations; parameters are float32, and logits float32 at least.
-        rngs: where initial parameters come from.
+        dtype: dtype of computations; parameters are float32; logits are float32 or wider.
+        rngs: random state for initial parameters.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ResNet(nnx.Module):
         one_of("shortcut", shortcut, SHORTCUTS)
         counts = integers("blocks", blocks, 1)
         if not counts:
-            raise InputError("blocks: got none, wanted a number for each stage")
+            raise InputError("blocks: got none, expected a number for each stage")
         self.stem = ConvNorm(channels, width, dtype=dtype, rngs=rngs)
         self.blocks, before = nnx.List(), width
         for stage, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""Grouped bars: what is measured at every layer in several ways, many times over."""
+"""Grouped bars: several series of repeated measurements at every layer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,15 +13,16 @@ from symjax.summary import mean
 def grouped_bars(
     axes: Axes, table: pd.DataFrame, *, series: str, value: str, styles: Mapping[str, tuple[str, Any]]
 ) -> None:
-    """Draws a group per layer and in it a bar per series: the mean of its rows, with their deviation (n - 1).
+    """Draw a group of bars per layer and a bar per series: the mean of its rows with standard deviation (n - 1).
 
-    Without error bars where every bar stands for one row.
+    There are no error bars if every bar has a single row. A group with a NaN has no bar (seaborn would ignore the NaN).
 
     Args:
-      axes: to draw on.
-      table: columns layer, `series` and `value`, in the order in which layers and series are to stand.
-      series, value: names of columns.
-      styles: from each series to its label and colour.
+      axes: the axes to draw on.
+      table: columns layer, `series` and `value`; layers and series are drawn in the order of the rows.
+      series: name of the column of series.
+      value: name of the column of values.
+      styles: {series: (label, colour)}.
     """
     layers, names = list(table.layer.unique()), list(table[series].unique())
     grouped = table.groupby([series, "layer"])[value]
@@ -45,6 +46,6 @@ def grouped_bars(
     axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
 
 
-def width_of_bars(layers: int, series: int) -> float:
-    """Inches that grouped bars take, about."""
+def bars_width(layers: int, series: int) -> float:
+    """Return the approximate width of grouped bars in inches."""
     return 0.16 * layers * (series + 2) + 1

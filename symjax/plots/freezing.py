@@ -1,4 +1,4 @@
-"""Freeze training beside normal training."""
+"""Freeze training compared with normal training."""
 
 from pathlib import Path
 
@@ -6,26 +6,27 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symjax.plots.style import PAPER, axes_of, check, finish, palette
+from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
 from symjax.summary import over_networks
 
 
 def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
-    """Validation accuracy over epochs, and what a step costs beside one of normal training; a colour per schedule.
+    """Draw validation accuracy over epochs, and the cost of a step relative to normal training; a colour per schedule.
 
     Args:
-      metrics: schedule, seed, epoch, validation_accuracy (in [0, 1]), in the order in which schedules are to stand.
-      cost: schedule, epoch (from 0, as the epoch begins), share (of the operations of a normal step).
-      path, ax: as of all figures, see `symjax.plots`.
+      metrics: columns schedule, seed, epoch and validation_accuracy (in [0, 1]); schedules are drawn in the order of
+        the rows.
+      cost: columns schedule, epoch (from 0, at its beginning) and share (of the operations of a normal step).
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
     """
-    check(path, metrics, "schedule seed", "epoch validation_accuracy", name="metrics")
-    check(path, cost, "schedule", "epoch share", name="cost")
+    check_table(path, metrics, "schedule seed", "epoch validation_accuracy", name="metrics")
+    check_table(path, cost, "schedule", "epoch share", name="cost")
     schedules = list(metrics.schedule.unique())
     with matplotlib.rc_context(PAPER):
-        figure, grid = axes_of(ax, (1, 2), (7, 3.2))
+        figure, grid = make_axes(ax, (1, 2), (7, 3.2))
         left, right = grid.flat
         for colour, schedule in zip(palette("colorblind", len(schedules)), schedules, strict=True):
             grouped = 100 * metrics[metrics.schedule == schedule].set_index("epoch").validation_accuracy
@@ -42,5 +43,5 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None
         over = over_networks(members, "mean and standard deviation")
         for axes in (left, right):
             axes.grid(True, color="#dddddd", linewidth=0.6)
-        title = f"Layers frozen from below, beside normal training ({over})"
+        title = f"Freeze training compared with normal training ({over})"
         return finish(figure, path, ax, grid, title=title, legend={})

@@ -1,4 +1,4 @@
-"""Panels in a grid, and learning curves in them: a panel per layer, a line per series."""
+"""Grids of panels, and learning curves with a panel per layer and a line per series."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from symjax.plots.style import PAPER, axes_of, finish
+from symjax.plots.style import PAPER, finish, make_axes
 from symjax.summary import mean
 
 
@@ -25,33 +25,33 @@ def panel_grid(
     margins: tuple[float, float] = (0.0, 0.0),
     **options,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure and its grid of at least `count` axes, at most `columns` across; what is over is hidden.
+    """Return a figure and a grid of `count` axes or more in at most `columns` columns; surplus axes are hidden.
 
-    Where `ax` is given, these axes in one row.
+    Axes given as `ax` form one row.
 
     Args:
-      count: of panels.
-      width, height: of each, in inches.
-      ax: as of all figures, see `symjax.plots`.
-      columns: at most.
-      margins: what the figure has besides, across and down.
-      options: of `Figure.subplots`.
+      count: number of panels.
+      width, height: size of a panel in inches.
+      ax: as in all figures, see `symjax.plots`.
+      columns: largest number of columns.
+      margins: additional width and height of the figure in inches.
+      options: options of `Figure.subplots`.
     """
     columns = min(columns, count)
     rows = -(-count // columns)
     size = (width * columns + margins[0], height * rows + margins[1])
-    figure, grid = axes_of(ax, (rows, columns), size, count, **options)
+    figure, grid = make_axes(ax, (rows, columns), size, count, **options)
     for axes in grid.flat[count:]:
         axes.set_visible(False)
     return figure, grid
 
 
-def lowest(grid: np.ndarray) -> list[Axes]:
-    """Of each column of a grid the lowest axes that are not hidden, which get the labels of their ticks."""
-    found = [next(axes for axes in column[::-1] if axes.get_visible()) for column in grid.T]
-    for axes in found:
+def bottom_axes(grid: np.ndarray) -> list[Axes]:
+    """Return the lowest visible axes of each column of a grid, after showing the labels of their ticks."""
+    bottom = [next(axes for axes in column[::-1] if axes.get_visible()) for column in grid.T]
+    for axes in bottom:
         axes.tick_params(labelbottom=True)
-    return found
+    return bottom
 
 
 def curve_panels(
@@ -65,15 +65,16 @@ def curve_panels(
     label: str,
     title: str,
 ) -> Figure | None:
-    """Draws a panel per layer and in it a line per series over epochs: the mean of its rows, and their range.
+    """Draw a panel per layer with a line over epochs per series: the mean of its rows, with a band for their range.
 
     Args:
-      table: columns layer, epoch, `series` and `value`, in the order in which layers and series are to stand.
-      path, ax: as of all figures, see `symjax.plots`.
-      series, value: names of columns.
-      styles: from each series to its label and colour.
-      label: of the values' axis.
-      title: of the figure.
+      table: columns layer, epoch, `series` and `value`; layers and series are drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
+      series: name of the column of series.
+      value: name of the column of values.
+      styles: {series: (label, colour)}.
+      label: label of the axis of values.
+      title: title of the figure.
 
     Returns:
       The figure; None for an empty table.
@@ -87,14 +88,14 @@ def curve_panels(
             axes.set_title(layer, fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
             for name in names:
-                chosen = table[(table.layer == layer) & (table[series] == name)]
-                if chosen.empty:
+                rows = table[(table.layer == layer) & (table[series] == name)]
+                if rows.empty:
                     continue
-                by_epoch = chosen.groupby("epoch")[value]
-                spelled, colour = styles[name]
-                axes.plot(by_epoch.agg(mean), color=colour, linewidth=1.4, label=spelled)
+                by_epoch = rows.groupby("epoch")[value]
+                series_label, colour = styles[name]
+                axes.plot(by_epoch.agg(mean), color=colour, linewidth=1.4, label=series_label)
                 axes.fill_between(by_epoch.min().index, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.15, lw=0)
-        for axes in lowest(grid):
+        for axes in bottom_axes(grid):
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})

@@ -1,4 +1,4 @@
-"""What validation chose, and penalty against sparsity."""
+"""Hyperparameters chosen by validation, and penalty against sparsity."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +10,19 @@ from matplotlib.ticker import MaxNLocator
 
 from symjax.birkhoff.checks import scalar
 from symjax.checks import sequence
-from symjax.plots.panels import lowest, panel_grid
-from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, check, finish
+from symjax.plots.panels import bottom_axes, panel_grid
+from symjax.plots.stitching import family_styles
+from symjax.plots.style import PAPER, check_table, finish
 from symjax.summary import mean
 
 
-def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = None, *, ax=None) -> Figure:
-    """Histograms: a panel per layer, a bar per value, how many pairs chose it.
+def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = None, *, ax=None) -> Figure:
+    """Draw a histogram per layer: the number of pairs for which each value was chosen.
 
     Args:
-      chosen: pair, layer and hyperparameter, one row per pair and layer.
-      values: what there was to choose from, in the order of the bars.
-      path, ax: as of all figures, see `symjax.plots`.
+      chosen: columns pair, layer and hyperparameter, one row per pair and layer.
+      values: the possible values, in the order of the bars.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
@@ -30,7 +30,7 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = N
     values = sequence("values", values, "numbers")
     for value in values:
         scalar("values", value, "numbers", lambda value: value == value)
-    check(path, chosen, "pair layer", "hyperparameter", name="chosen")
+    check_table(path, chosen, "pair layer", "hyperparameter", name="chosen")
     layers = list(chosen.layer.unique())
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(layers), 2.0, 1.8, ax=ax, margins=(0.6, 1.1), sharey=True)
@@ -43,26 +43,27 @@ def choices(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = N
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
         pairs = chosen.pair.nunique()
-        over = f"How many of {pairs} pairs chose each value" if pairs > 1 else "The value that one pair chose"
-        around = {"xlabel": "value chosen by validation", "ylabel": "pairs"}
-        return finish(figure, path, ax, grid, title=f"{over}, layer by layer", **around)
+        title = f"Chosen values of {pairs} pairs" if pairs > 1 else "Chosen value of one pair"
+        labels = {"xlabel": "value chosen by validation", "ylabel": "pairs"}
+        return finish(figure, path, ax, grid, title=f"{title}, layer by layer", **labels)
 
 
 def sparsity(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
-    """Penalty against the share of zero entries: a panel per layer, a line through lasso's weights, points for others.
+    """Draw a panel per layer with the penalty against the share of zero entries: a line for lasso, points for others.
 
-    All panels have one scale. Means over pairs, with deviations (n - 1) both ways where there is more than one pair.
+    Points are means over pairs, with standard deviations (n - 1) in both directions if there are several pairs. All
+    panels have the same scale.
 
     Args:
-      table: rows as of results.csv.
-      path, ax: as of all figures, see `symjax.plots`.
+      table: rows as in results.csv.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
     """
-    check(path, table, "pair layer family", "sparsity penalty")
+    check_table(path, table, "pair layer family", "sparsity penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())
-    styles = style_of(families)
+    styles = family_styles(families)
     lasso = [family for family in families if family.startswith("lasso")]
     several = table.pair.nunique() > 1
     with matplotlib.rc_context(PAPER):
@@ -78,23 +79,23 @@ def sparsity(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
                 dx, dy = deviation.loc[family] if several else (None, None)
                 marker = "o" if family in lasso else "*" if family.startswith("birkhoff") else "s"
                 size = 10 if marker == "*" else 5
-                bars = styles[lasso[0]][1] if family in lasso else colour  # the lightest of lasso's would be lost
-                look = {
+                error_colour = styles[lasso[0]][1] if family in lasso else colour  # light colours would be invisible
+                style = {
                     "color": colour,
-                    "ecolor": bars,
+                    "ecolor": error_colour,
                     "mec": "#222222",
                     "mew": 0.5,
                     "elinewidth": 0.7,
                     "capsize": 1.5,
                 }
-                axes.errorbar(x, y, dy, dx, fmt=marker, ms=size, label=name, **look)
+                axes.errorbar(x, y, dy, dx, fmt=marker, ms=size, label=name, **style)
             axes.set_title(layer, fontsize=9)
             axes.set_xlim(-0.04, 1.04)
             axes.tick_params(labelleft=True)
             axes.axhline(0, color="#222222", linewidth=0.6, zorder=0)
             axes.grid(True, color="#dddddd", linewidth=0.6)
-        for axes in lowest(grid):
+        for axes in bottom_axes(grid):
             axes.set_xlabel("share of zero entries")
         pairs = f"mean and standard deviation over {table.pair.nunique()} pairs" if several else "one pair"
-        title, label = f"What sparse stitches cost at each layer ({pairs})", "stitching penalty (percentage points)"
+        title, label = f"Penalty of sparse stitches at each layer ({pairs})", "stitching penalty (percentage points)"
         return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})

@@ -1,4 +1,4 @@
-"""Similarities of layers as heat maps and as bars."""
+"""Similarities of layers as heat maps and bars."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symjax.errors import InputError
-from symjax.plots.bars import grouped_bars, width_of_bars
+from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import panel_grid
-from symjax.plots.style import PAPER, axes_of, check, finish, heatmap, palette
+from symjax.plots.style import PAPER, check_table, finish, heatmap, make_axes, palette
 from symjax.summary import mean
 
-# How a measure is called in a figure; others by their own name.
-NAMES = {
+# Labels of measures in figures; other measures are labelled by their name.
+MEASURE_LABELS = {
     "cca": "CCA",
     "svcca": "SVCCA",
     "pwcca": "PWCCA",
@@ -28,55 +28,54 @@ NAMES = {
 
 
 def is_distance(measure: str) -> bool:
-    """Whether a measure is small where layers are alike; what returns distances is called so."""
+    """Return whether a measure is a distance, by its name."""
     return measure.endswith("distance")
 
 
-def of_two_models(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that compare two different models: `same_model` says which do not, without it equal labels do."""
+def different_models(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that compare different models, by column `same_model` if present, otherwise by labels."""
     if "same_model" in table.columns:
         return table[~table.same_model.astype(bool)]
     return table[table.model_a != table.model_b]
 
 
-def of_equal_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Measure, layer, pair and value of equal layers of two different models.
+def equal_layers(table: pd.DataFrame) -> pd.DataFrame:
+    """Return measure, layer, pair and value for equal layers of different models.
 
-    A measure that is not symmetric has the mean of both orders.
+    For a measure that is not symmetric, the value is the mean of both orders.
     """
-    table = of_two_models(table)
+    table = different_models(table)
     same = table[table.layer_a == table.layer_b].rename(columns={"layer_a": "layer"})
     same = same.assign(pair=[f"{min(p)}-{max(p)}" for p in zip(same.model_a, same.model_b, strict=True)])
     return same.groupby(["measure", "layer", "pair"], sort=False).value.agg(mean).reset_index()
 
 
 def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
-    """A panel per measure: the mean over pairs for each layer of the first model with each layer of the second.
+    """Draw a heat map per measure: layers of the first model by layers of the second, averaged over pairs of models.
 
-    Measures that compare layers of one name alone have no panel; without any other there is no figure.
-
-    A model compared with itself does not enter the mean, unless the table has no two different models.
+    Measures that compare equal layers only have no panel. Comparisons of a model with itself are left out, unless the
+    table has no others.
 
     Args:
-      table: measure, layer_a, layer_b, value, in the order in which measures and layers are to stand; model_a and
-        model_b where there are several models, and same_model where the two sides are not one set
-        (`Pairwise.to_frame`).
-      path, ax: as of all figures, see `symjax.plots`.
+      table: columns measure, layer_a, layer_b and value, such as `Pairwise.to_frame` returns; for several models also
+        model_a and model_b, and same_model where the two sides are different sets. Measures and layers are drawn in
+        the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
-      The figure.
+      The figure; None where all measures compare equal layers only.
     """
-    check(path, table, "measure layer_a layer_b", "value")
-    if {"model_a", "model_b"} <= set(table.columns) and len(different := of_two_models(table)):
-        table = different
+    check_table(path, table, "measure layer_a layer_b", "value")
+    if {"model_a", "model_b"} <= set(table.columns) and len(rows := different_models(table)):
+        table = rows
     crossed = table[table.measure.isin(table[table.layer_a != table.layer_b].measure)]
     if crossed.empty:
         return None
     measures = list(crossed.measure.unique())
     rows, columns = list(crossed.layer_a.unique()), list(crossed.layer_b.unique())
     if set(rows) == set(columns):
-        columns = rows  # one order on both sides
-    # Of many layers the squares are smaller, and what is written in them.
+        columns = rows  # the same order on both axes
+    # For many layers, squares and the numbers in them are smaller.
     most_layers = max(len(rows), len(columns))
     square, fontsize = (0.42, 8) if most_layers <= 12 else (0.34, 6)
     longest = max(len(str(layer)) for layer in rows + columns)
@@ -84,15 +83,14 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(measures), side, side + 0.15, ax=ax, columns=3, margins=(0.4, 0.3))
         for axes, measure in zip(grid.flat, measures, strict=False):
-            chosen = crossed[crossed.measure == measure]
-            means = chosen.groupby(["layer_a", "layer_b"]).value.agg(mean).unstack()
+            means = crossed[crossed.measure == measure].groupby(["layer_a", "layer_b"]).value.agg(mean).unstack()
             means = means.reindex(index=rows, columns=columns)
             least, most = means.min(axis=None), means.max(axis=None)
             heatmap(
                 means,
                 ax=axes,
                 vmin=min(0.0, least),
-                # Similarities end at 1, distances where they end; what is alike is bright.
+                # The upper limit is 1 for similarities and the largest value for distances; similar layers are bright.
                 vmax=most if is_distance(measure) else max(1.0, most),
                 cmap="viridis_r" if is_distance(measure) else "viridis",
                 annot=True,
@@ -102,38 +100,41 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
                 cbar=False,
                 linewidths=0.5,
             )
-            axes.set_title(NAMES.get(measure, measure), fontsize=9)
+            axes.set_title(MEASURE_LABELS.get(measure, measure), fontsize=9)
             axes.set(xlabel="", ylabel="")
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)
-        around = {"xlabel": "layer of the second model", "ylabel": "layer of the first model"}
-        return finish(figure, path, ax, grid, **around)
+        labels = {"xlabel": "layer of the second model", "ylabel": "layer of the first model"}
+        return finish(figure, path, ax, grid, **labels)
 
 
 def by_layer(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
-    """Grouped bars: a group per layer, a bar per measure, its mean and deviation (n - 1) over pairs of models.
+    """Draw grouped bars: the mean of each layer and measure over pairs of models, with standard deviation (n - 1).
 
     Args:
-      table: as for `heatmaps`, with model_a and model_b; rows of equal layers of two different models count.
-      path, ax: as of all figures, see `symjax.plots`.
+      table: as in `heatmaps`, with model_a and model_b; rows of equal layers of different models are used.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
 
     Raises:
-      InputError: no row compares equal layers of two different models.
+      InputError: no row compares equal layers of different models.
     """
-    check(path, table, "measure layer_a layer_b model_a model_b", "value")
-    same = of_equal_layers(table)
+    check_table(path, table, "measure layer_a layer_b model_a model_b", "value")
+    same = equal_layers(table)
     if same.empty:
-        raise InputError("table: has no row of equal layers (layer_a, layer_b) of two different models")
+        raise InputError("table: has no rows of equal layers (layer_a, layer_b) of different models")
     measures = list(same.measure.unique())
     colours = palette("colorblind", len(measures))
-    styles = {measure: (NAMES.get(measure, measure), colour) for measure, colour in zip(measures, colours, strict=True)}
+    styles = {
+        measure: (MEASURE_LABELS.get(measure, measure), colour)
+        for measure, colour in zip(measures, colours, strict=True)
+    }
     pairs = same.pair.nunique()
     with matplotlib.rc_context(PAPER):
-        width = max(5.5, width_of_bars(same.layer.nunique(), len(measures)))
-        figure, grid = axes_of(ax, (1, 1), (width, 3.4))
+        width = max(5.5, bars_width(same.layer.nunique(), len(measures)))
+        figure, grid = make_axes(ax, (1, 1), (width, 3.4))
         axes = grid[0, 0]
         grouped_bars(axes, same, series="measure", value="value", styles=styles)
         kinds = dict.fromkeys("distance" if is_distance(measure) else "similarity" for measure in measures)

@@ -1,4 +1,4 @@
-"""What all figures share."""
+"""Style, checks and layout common to all figures."""
 
 import io
 import re
@@ -25,46 +25,49 @@ PAPER = {
 }
 
 
-def check(path: Path | None, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table") -> None:
-    """Asks for what a figure needs before it is drawn.
+def check_table(
+    path: Path | None, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table"
+) -> None:
+    """Check the arguments of a figure before it is drawn.
 
     Args:
-      path: of the figure, in a folder that is there; None where none is written.
-      table: a table of one row at least.
-      columns, numbers: names of its columns with blanks between; those of the second hold numbers.
-      name: of the table in messages.
+      path: path of the figure in an existing folder; None if it is not written.
+      table: a table of one row or more.
+      columns: names of required columns, separated by blanks.
+      numbers: names of required columns with numbers, separated by blanks.
+      name: name of the table in messages.
 
     Raises:
-      InputError: it is not so.
+      InputError: an argument is invalid.
     """
     folder = None if path is None else checks.path("path", path).parent
     if folder is not None and not folder.is_dir():
-        raise InputError(f"path: got {path}, but there is no folder {folder}")
+        raise InputError(f"path: got {path}, expected a path in an existing folder, {folder} does not exist")
     if not isinstance(table, pd.DataFrame):
-        raise InputError(f"{name}: got {type(table).__name__}, wanted a pandas DataFrame")
-    if absent := [column for column in (*columns.split(), *numbers.split()) if column not in table.columns]:
-        raise InputError(f"{name}: columns {', '.join(absent)} are missing")
+        raise InputError(f"{name}: got {type(table).__name__}, expected a pandas DataFrame")
+    if missing := [column for column in (*columns.split(), *numbers.split()) if column not in table.columns]:
+        raise InputError(f"{name}: columns {', '.join(missing)} are missing")
     if table.empty:
         raise InputError(f"{name}: has no rows")
     for column in numbers.split():
         if not all(isinstance(value, (Number, np.bool)) for value in table[column].unique()):
-            raise InputError(f"{name}: {column} holds {table[column].dtype}, wanted numbers")
+            raise InputError(f"{name}: {column} holds {table[column].dtype}, expected numbers")
 
 
-def axes_of(
+def make_axes(
     ax: Any, shape: tuple[int, int], figsize: tuple[float, float], count: int | None = None, **options
 ) -> tuple[Figure, np.ndarray]:
-    """A new figure and its grid of axes; or the axes that the caller has, and the figure that they are in.
+    """Return a new figure with a grid of axes, or the given axes with their figure.
 
     Args:
-      ax: None, or as many axes as there are panels, one alone or in any sequence.
-      shape: rows and columns.
-      figsize: of a new figure, in inches.
-      count: of panels, where the grid has more; given axes are one row then.
-      options: of `Figure.subplots`.
+      ax: None, or as many axes as there are panels, a single one or in a sequence.
+      shape: numbers of rows and columns.
+      figsize: size of a new figure in inches.
+      count: number of panels if the grid has more; given axes then form one row.
+      options: options of `Figure.subplots`.
 
     Raises:
-      InputError: `ax` is none of these.
+      InputError: `ax` has another type or number of axes.
     """
     if ax is None:
         figure = Figure(figsize=figsize, layout="constrained")
@@ -72,9 +75,9 @@ def axes_of(
     shape = shape if count is None else (1, count)
     given = np.ravel(ax) if isinstance(ax, (Axes, np.ndarray, list, tuple)) else []
     if len(given) != shape[0] * shape[1] or not all(isinstance(axes, Axes) for axes in given):
-        raise InputError(f"ax: got {checks.short(ax)}, wanted {shape[0] * shape[1]} axes, one for each panel")
+        raise InputError(f"ax: got {checks.short(ax)}, expected {shape[0] * shape[1]} axes, one for each panel")
     for axes in given:
-        axes.set_axisbelow(True)  # as of new ones, by `PAPER`
+        axes.set_axisbelow(True)  # as `PAPER` sets for new axes
     return given[0].figure.figure, np.reshape(given, shape)
 
 
@@ -89,19 +92,22 @@ def finish(
     ylabel: str = "",
     legend: dict[str, Any] | None = None,
 ) -> Figure:
-    """What stands around the panels of a new figure, at the panels of a given one; writes it where there is a path.
+    """Add title, labels and legend to a new figure, or labels and legend to given axes; write the figure to `path`.
 
     Args:
-      figure, grid: of `axes_of`.
-      path, ax: as of the figure.
-      title: of a new figure.
-      xlabel, ylabel: of all panels.
+      figure, grid: as returned by `make_axes`.
+      path, ax: as in all figures, see `symjax.plots`.
+      title: title of a new figure.
+      xlabel, ylabel: labels common to all panels.
       legend: options of `legend_below`; None for no legend.
+
+    Returns:
+      The figure.
     """
     if ax is None:
-        for put, text in ((figure.suptitle, title), (figure.supxlabel, xlabel), (figure.supylabel, ylabel)):
+        for add, text in ((figure.suptitle, title), (figure.supxlabel, xlabel), (figure.supylabel, ylabel)):
             if text:
-                put(text, fontsize=9)
+                add(text, fontsize=9)
         if legend is not None:
             legend_below(figure, **legend)
     else:
@@ -117,7 +123,7 @@ def finish(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes `path`.png and `path`.pdf, each whole or not at all."""
+    """Write `path`.png and `path`.pdf, each atomically."""
     for suffix, options in {".png": {"dpi": 200}, ".pdf": {}}.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], **options)
@@ -125,14 +131,14 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def palette(name: str, count: int) -> list[tuple]:
-    """`count` colours of one of seaborn's palettes, or of a colour map of matplotlib's."""
-    import seaborn  # here and below: it takes more than a second to import
+    """Return `count` colours of a palette of seaborn or a colour map of matplotlib."""
+    import seaborn  # imported in functions, since the import takes more than a second
 
     return seaborn.color_palette(name, count)
 
 
 def heatmap(values: pd.DataFrame, **options) -> Axes:
-    """`seaborn.heatmap`."""
+    """Draw `seaborn.heatmap`."""
     import seaborn
 
     return seaborn.heatmap(values, **options)
@@ -142,11 +148,11 @@ MARKERS = "os^DvPX<>h"
 LINES = ("-", "--", "-.", ":")
 
 
-def apart(names: Iterable) -> dict[Any, dict[str, Any]]:
-    """For each of what has no order, such as classes, options of `Axes.plot` that tell it from the others.
+def distinct_styles(names: Iterable) -> dict[Any, dict[str, Any]]:
+    """Return options of `Axes.plot` for each name that distinguish it from the others, for names without an order.
 
-    Ten colours, each with a marker of its own; what comes after the first ten has a colour with another marker and
-    another kind of line.
+    The first ten names have different colours and markers; later ones repeat a colour with another marker and line
+    style.
     """
     colours = palette("tab10", 10)
     return {
@@ -162,14 +168,14 @@ def apart(names: Iterable) -> dict[Any, dict[str, Any]]:
     }
 
 
-def in_order(names: Sequence) -> dict[Any, dict[str, Any]]:
-    """Likewise for what has an order, such as layers: colours from dark to bright."""
+def sequential_styles(names: Sequence) -> dict[Any, dict[str, Any]]:
+    """Return options of `Axes.plot` for names with an order, such as layers: colours from dark to bright."""
     colours = palette("viridis", len(names))
     return {name: {"color": c, "marker": "o", "markersize": 2.5} for name, c in zip(names, colours, strict=True)}
 
 
 def labelled(panels: Iterable[Axes]) -> dict[str, Any]:
-    """Everything that has a label, once, by its label."""
+    """Return {label: handle} for all labelled artists, each label once."""
     handles = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -178,11 +184,12 @@ def labelled(panels: Iterable[Axes]) -> dict[str, Any]:
 
 
 def legend_below(figure: Figure, **options) -> None:
-    """A legend of everything that has a label, once, below the axes, in as many columns as fit the figure's width."""
+    """Add a legend of all labels below the axes, in as many columns as fit in the width of the figure."""
     handles = labelled(figure.axes)
     longest = max((len(re.sub(r"\$.*?\$", "GReLU", label)) for label in handles), default=1)
-    inches = 0.07 * longest + 0.5  # of 9 point text with its handle
+    inches = 0.07 * longest + 0.5  # width of 9 point text and its handle
     columns = max(1, min(int((figure.get_size_inches()[0] - 0.2) / inches), len(handles)))
     columns = max(1, -(-len(handles) // -(-max(1, len(handles)) // columns)))  # rows of about equal length
-    shown = list(handles.values()), list(handles)
-    figure.legend(*shown, loc="outside lower center", ncols=columns, frameon=False, **options)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False, **options
+    )

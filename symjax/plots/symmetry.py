@@ -1,4 +1,4 @@
-"""Which matrices commute with which activations, how far GELU is from homogeneous, symmetries undone by stitches."""
+"""Figures of the symmetry experiment: commutation defects, homogeneity of GELU, and stitches that undo symmetries."""
 
 from pathlib import Path
 
@@ -10,28 +10,29 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from symjax.birkhoff.checks import scalar
-from symjax.plots.stitching import style_of
-from symjax.plots.style import PAPER, axes_of, check, finish, heatmap, palette
+from symjax.plots.stitching import family_styles
+from symjax.plots.style import PAPER, check_table, finish, heatmap, make_axes, palette
 
 
 def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
-    """A heat map of defects, activations down and kinds of matrices across; those of the activation's group are framed.
+    """Draw a heat map of commutation defects: activations by kinds of matrices; members of the group are framed.
 
     Args:
-      table: activation, matrix, member, defect, in the order in which they are to stand; of several draws members show
-        their largest defect, others their least.
-      path, ax: as of all figures, see `symjax.plots`.
+      table: columns activation, matrix, member (whether the matrix is in the intertwiner group of the activation) and
+        defect, drawn in the order of the rows. Of several draws, the largest defect of members and the smallest defect
+        of other matrices is shown.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
     """
-    check(path, table, "activation matrix", "member defect")
+    check_table(path, table, "activation matrix", "member defect")
     activations, kinds = list(table.activation.unique()), list(table.matrix.unique())
     worst = worst_defects(table)
     values = worst.defect.unstack("matrix").loc[activations, kinds]
     member = worst.member.unstack("matrix").loc[activations, kinds]
     with matplotlib.rc_context(PAPER):
-        figure, grid = axes_of(ax, (1, 1), (1.05 * len(kinds) + 1.9, 0.34 * len(activations) + 1.5))
+        figure, grid = make_axes(ax, (1, 1), (1.05 * len(kinds) + 1.9, 0.34 * len(activations) + 1.5))
         axes = grid[0, 0]
         heatmap(
             np.maximum(values, 1e-17),
@@ -50,32 +51,32 @@ def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure
         axes.set_xticklabels([kind.replace("_", "\n") for kind in kinds], rotation=0)
         axes.set_yticklabels([name.replace("_", " ") for name in activations], rotation=0)
         axes.tick_params(length=0)
-        axes.set_title("|s(A x) - B s(x)| / |s(A x)| with the best B; framed: A of the group", fontsize=9, loc="left")
+        axes.set_title("|s(A x) - B s(x)| / |s(A x)| with the best B; framed: A in the group", fontsize=9, loc="left")
         return finish(figure, path, ax, grid)
 
 
 def worst_defects(table: pd.DataFrame) -> pd.DataFrame:
-    """By activation and matrix: member, and the defect that speaks most against the table (largest, else least)."""
+    """Return member and worst defect by activation and matrix: the largest of members, the smallest of others."""
     grouped = table.groupby(["activation", "matrix"], sort=False)
     member = grouped.member.first()
     return pd.DataFrame({"member": member, "defect": grouped.defect.max().where(member, grouped.defect.min())})
 
 
 def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, ax=None) -> Figure:
-    """xi(l) = RMS(s(l X) - l s(X)) against l, a line per activation, beside the line of the limiting slope.
+    """Draw xi(l) = RMS(s(l X) - l s(X)) against l, a line per activation, and a line of the limiting slope.
 
     Args:
-      table: activation, scale, xi.
-      slope: the limit for GELU.
-      path, ax: as of all figures, see `symjax.plots`.
+      table: columns activation, scale and xi.
+      slope: the limiting slope for GELU.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
     """
-    check(path, table, "activation", "scale xi")
+    check_table(path, table, "activation", "scale xi")
     scalar("slope", slope, "a finite number", np.isfinite)
     with matplotlib.rc_context(PAPER):
-        figure, grid = axes_of(ax, (1, 1), (4.6, 3.2))
+        figure, grid = make_axes(ax, (1, 1), (4.6, 3.2))
         axes = grid[0, 0]
         colours = palette("colorblind", table.activation.nunique())
         for (name, rows), colour in zip(table.groupby("activation", sort=False), colours, strict=True):
@@ -85,26 +86,26 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, 
         axes.set(xlabel="scale $\\ell$", ylabel="$\\xi(\\ell)$ = RMS($s(\\ell X) - \\ell\\, s(X)$)")
         axes.grid(True, color="#dddddd", linewidth=0.6)
         axes.set_xlim(*ends)
-        axes.set_title("Positive homogeneity and what GELU lacks of it", fontsize=9, loc="left")
+        axes.set_title("Deviation from positive homogeneity", fontsize=9, loc="left")
         axes.legend(frameon=False)
         return finish(figure, path, ax, grid)
 
 
-def undone(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
-    """Penalties by layer of networks stitched to what a symmetry made of them: a dot per network, a colour per stitch.
+def symmetry_penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+    """Draw penalties by layer of networks stitched to their image under a symmetry: a dot per network and stitch.
 
     Args:
-      table: seed, layer, family, penalty, in the order in which layers and families are to stand.
-      path, ax: as of all figures, see `symjax.plots`.
+      table: columns seed, layer, family and penalty; layers and families are drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
       The figure.
     """
-    check(path, table, "seed layer family", "penalty")
+    check_table(path, table, "seed layer family", "penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())
-    styles = style_of(families)
+    styles = family_styles(families)
     with matplotlib.rc_context(PAPER):
-        figure, grid = axes_of(ax, (1, 1), (max(4.6, 0.45 * len(layers) + 1.5), 3.2))
+        figure, grid = make_axes(ax, (1, 1), (max(4.6, 0.45 * len(layers) + 1.5), 3.2))
         axes = grid[0, 0]
         seeds = list(table.seed.unique())
         for family in families:

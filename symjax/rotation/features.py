@@ -1,4 +1,4 @@
-"""The frozen front's features, within bounded memory: kept where they fit, else made again, chunk by chunk."""
+"""Features of the frozen front in bounded memory: cached where they fit, otherwise recomputed block by block."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from symjax import data
 from symjax.data import Dataset, Split, batches
-from symjax.memory import Need, need_of, num_bytes
+from symjax.memory import MemoryEstimate, estimate_memory, num_bytes
 from symjax.network import Member, Network
 from symjax.parallel import Execution, over_members, replicate
 from symjax.training import Recipe
@@ -21,13 +21,14 @@ FRONT_BATCH = 64  # images on each device
 
 
 class FrontProgram:
-    """The front of one network up to a point's pre-activations, compiled once for all members and data.
+    """The front of a network up to the pre-activations of one point, compiled once for all members and data.
 
     Args:
-      network, point: where the front ends.
-      augmentation: its `flip` and `translate` are used where images come with a key.
-      execution: the network's; batches go one after another on each device, whatever it says of members.
-      devices: that batches spread over.
+      network: the network of the members.
+      point: index of the stitch point at which the front ends.
+      augmentation: a recipe whose `flip` and `translate` are used for images that come with a key.
+      execution: how the network runs. Batches run one after another on each device, whatever its `members` is.
+      devices: the devices over which batches are spread.
     """
 
     def __init__(self, network: Network, point: int, augmentation: Recipe, execution: Execution, devices):
@@ -44,60 +45,61 @@ class FrontProgram:
         self._features, self._execution = features, dataclasses.replace(execution, members="map")
         self._run = over_members(features, self._execution, devices=devices)
 
-    def features_of(self, images: int, image: Sequence[int]) -> jax.ShapeDtypeStruct:
-        """The shape and type of the features of so many images (h, w, c)."""
-        seen = jax.ShapeDtypeStruct((images, *image), jnp.float32)
-        return jax.eval_shape(lambda m, x: self.network.pre_activation(m, x, self.point), self.network.shapes, seen)
+    def features_shape(self, images: int, image: Sequence[int]) -> jax.ShapeDtypeStruct:
+        """Return the shape and dtype of the features of `images` images of shape (h, w, c)."""
+        batch = jax.ShapeDtypeStruct((images, *image), jnp.float32)
+        return jax.eval_shape(lambda m, x: self.network.pre_activation(m, x, self.point), self.network.shapes, batch)
 
     def bytes_per_image(self, dataset: Dataset) -> int:
-        """Of the features of one image."""
-        return num_bytes(self.features_of(1, dataset.train.images.shape[1:]))
+        """Return the bytes of the features of one image."""
+        return num_bytes(self.features_shape(1, dataset.train.images.shape[1:]))
 
-    def need(self, image: Sequence[int], augment: bool) -> Need:
-        """The device memory that a batch of images (h, w, c) takes, augmented or not; compiles the program."""
+    def memory(self, image: Sequence[int], augment: bool) -> MemoryEstimate:
+        """Return the device memory of a batch of images (h, w, c), augmented or not; compiles the program."""
         batch = {"images": jax.ShapeDtypeStruct((FRONT_BATCH, *image), jnp.uint8)}
         if augment:
             batch["key"] = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         channels = jax.ShapeDtypeStruct(image[-1:], jnp.float32)
-        return need_of(self._features, self._execution, batch, (self.network.shapes, channels, channels))
+        return estimate_memory(self._features, self._execution, batch, (self.network.shapes, channels, channels))
 
     @property
     def batch_size(self) -> int:
-        """How many images go through at a time."""
+        """The number of images in a batch on all devices."""
         return FRONT_BATCH * len(self.devices)
 
     def batches(self, member: Member, images: np.ndarray, mean, std, key=None) -> Iterator[jax.Array]:
-        """Features (batch_size, h, w, c) on every device, of all images, the last repeated to fill the last batch.
+        """Yield the features (batch_size, h, w, c) of all images, replicated to every device.
 
-        Images are augmented where there is a key.
+        The last image is repeated to fill the last batch. Images are augmented where a key is given.
         """
-        (cut,), _ = batches((images,), self.batch_size)
-        for i, batch in enumerate(cut):
+        (image_batches,), _ = batches((images,), self.batch_size)
+        for i, batch in enumerate(image_batches):
             items = {"images": batch.reshape(-1, FRONT_BATCH, *batch.shape[1:])}
             if key is not None:
-                # The same for the same images, whatever the number of devices.
+                # Keys depend on the images' positions alone, not on the number of devices.
                 numbers = i * len(self.devices) + jnp.arange(len(self.devices), dtype=jnp.int32)
                 keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
                 items["key"] = np.asarray(jax.random.key_data(keys))
-            found = self._run(items, (member, mean, std))
-            yield replicate(found.reshape(-1, *found.shape[2:]), self.devices)
+            features = self._run(items, (member, mean, std))
+            yield replicate(features.reshape(-1, *features.shape[2:]), self.devices)
 
 
-class Features:
-    """Features of a data set by one member's front.
+class FrontFeatures:
+    """Features of a data set, computed by the front of one member.
 
-    Training images come in blocks of one size, all of them in one where they fit. Then, without augmentation, they are
-    computed once and kept, and so are those of the validation images. Otherwise each epoch cuts a new permutation of
-    the images into blocks and computes the features of each when its turn comes, for all tails alike; the images left
-    over, fewer than blocks, sit the epoch out, as in each block those that fill no training batch do.
+    Training images are divided into blocks of equal size; one block where all features fit in memory. With one block
+    and no augmentation, the features of training and validation images are computed once and cached. Otherwise each
+    epoch draws a new permutation of the images and computes the features of one block at a time, for all tails alike.
+    The remainder (fewer images than blocks) is not used in that epoch; neither are images of a block that do not fill
+    a training batch.
 
     Args:
       program: the front.
-      member: whose front.
+      member: the member whose front it is.
       dataset: the images.
-      blocks: into how many the training images are cut; `count_blocks` says how many a memory wants.
-      augment: whether training images are augmented anew each epoch.
-      key: of the permutations and the augmentation.
+      blocks: number of blocks of training images; see `count_blocks`.
+      augment: whether training images are augmented anew in each epoch.
+      key: random key of permutations and augmentation.
     """
 
     def __init__(self, program: FrontProgram, member: Member, dataset: Dataset, blocks: int, *, augment: bool, key):
@@ -106,42 +108,42 @@ class Features:
         self.blocks = blocks
 
     @property
-    def kept(self) -> bool:
+    def cached(self) -> bool:
         """Whether the features of the training images are computed once."""
         return self.blocks == 1 and not self._augment
 
     def training(self, epoch: int) -> Iterator[TrainData]:
-        """The blocks of an epoch, as training data without validation."""
-        if self.kept:
-            yield self._everything
+        """Yield the blocks of an epoch, as training data without validation."""
+        if self.cached:
+            yield self._all_training
             return
         train, key = self._dataset.train, jax.random.fold_in(self._key, epoch)
         order = np.asarray(jax.random.permutation(key, len(train)))
         size = len(train) // self.blocks
         for block in range(self.blocks):
-            chosen = order[block * size : (block + 1) * size]
-            key_of_block = jax.random.fold_in(key, 1 + block) if self._augment else None
-            yield self._data(Split(train.images[chosen], train.labels[chosen]), key_of_block)
+            indices = order[block * size : (block + 1) * size]
+            block_key = jax.random.fold_in(key, 1 + block) if self._augment else None
+            yield self._train_data(Split(train.images[indices], train.labels[indices]), block_key)
 
     def evaluation(self, split: Split) -> Iterator[Batches]:
-        """All examples of a split, one padded batch at a time."""
+        """Yield all examples of a split, one padded batch at a time."""
         if split is self._dataset.validation and self.blocks == 1:
             yield from self._validation
         else:
             yield from self._batches(split)
 
     @cached_property
-    def _everything(self) -> TrainData:
-        return self._data(self._dataset.train, None)
+    def _all_training(self) -> TrainData:
+        return self._train_data(self._dataset.train, None)
 
     @cached_property
     def _validation(self) -> list[Batches]:
         return list(self._batches(self._dataset.validation))
 
-    def _data(self, split: Split, key) -> TrainData:
+    def _train_data(self, split: Split, key) -> TrainData:
         features = jnp.concatenate(list(self._features(split.images, key)))[: len(split)]
-        labels, nothing, one = jnp.asarray(split.labels), jnp.float32(0), jnp.float32(1)  # features are not normalised
-        return replicate(TrainData(features, labels, nothing, one, None), self._program.devices)
+        labels, mean, std = jnp.asarray(split.labels), jnp.float32(0), jnp.float32(1)  # features are not normalised
+        return replicate(TrainData(features, labels, mean, std, None), self._program.devices)
 
     def _batches(self, split: Split) -> Iterator[Batches]:
         (labels,), mask = batches((split.labels,), self._program.batch_size)
@@ -154,36 +156,37 @@ class Features:
 
 
 def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_size: int) -> int:
-    """Into how many blocks training images are cut so that features take `budget` bytes on each device, about.
+    """Return the number of blocks of training images whose features take about `budget` bytes on each device.
 
-    One where those of the validation images fit beside them, otherwise two or more. A block is not smaller than a
-    training batch, and must fit beside its copy while it is put together. By numbers of images alone, not of devices,
-    so that results do not depend on these; validation images then fill whole batches, which takes a little more.
+    It is 1 where the features of training and validation images fit together, otherwise 2 or more. A block has at
+    least one training batch, and it must fit beside a copy of itself while it is assembled. The number depends on the
+    number of images and not on that of devices, so that results do not depend on the devices. Validation images fill
+    whole batches, which takes slightly more than `budget`.
     """
     size = program.bytes_per_image(dataset)
     if (len(dataset.train) + len(dataset.validation)) * size <= budget:
         return 1
-    wanted = max(2, -(-len(dataset.train) * size // max(1, int(budget))))
-    return max(1, min(wanted, len(dataset.train) // batch_size))
+    blocks = max(2, -(-len(dataset.train) * size // max(1, int(budget))))
+    return max(1, min(blocks, len(dataset.train) // batch_size))
 
 
-def share_budget(
+def group_fronts(
     programs: Sequence[FrontProgram], dataset: Dataset, budget: float, batch_size: int
 ) -> list[tuple[list[FrontProgram], int]]:
-    """Fronts whose features lie side by side within `budget` bytes, and into how many blocks each cuts its images.
+    """Group fronts whose features fit in `budget` bytes together; return each group with its number of blocks.
 
-    The blocks are a front's own, so that the order of its images does not depend on the others. A front that needs
-    several is alone, since each block about fills the budget.
+    The number of blocks of a front is independent of the other fronts, and so is the order of its images. A front that
+    needs several blocks forms a group of its own, since each block about fills the budget.
     """
-    shares: list[tuple[list[FrontProgram], int]] = []
+    groups: list[tuple[list[FrontProgram], int]] = []
     images = len(dataset.train) + len(dataset.validation)
     for program in programs:
         blocks = count_blocks(program, dataset, budget, batch_size)
-        for others, theirs in shares:
-            sizes = sum(one.bytes_per_image(dataset) for one in (*others, program))
-            if theirs == blocks == 1 and images * sizes <= budget:
-                others.append(program)
+        for group, group_blocks in groups:
+            size = sum(front.bytes_per_image(dataset) for front in (*group, program))
+            if group_blocks == blocks == 1 and images * size <= budget:
+                group.append(program)
                 break
         else:
-            shares.append(([program], blocks))
-    return shares
+            groups.append(([program], blocks))
+    return groups

@@ -1,4 +1,4 @@
-"""What is retrained behind which matrices, and what comes of it."""
+"""The settings of a rotation experiment, its cases and their results."""
 
 import math
 from dataclasses import dataclass
@@ -16,21 +16,22 @@ from symjax.training import Recipe
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is retrained and how.
+class RotationPlan:
+    """The settings of a retraining.
 
     Attributes:
-      network, points: a rotation stands before the activation that ends at one of these stitch points; at each of them
-        every case is retrained.
-      recipe: of the retraining; `flip` and `translate` count where `augment` is set.
-      start: "continue" from the trained tail, or "fresh" from a random one.
-      augment: augment training images, the same for all cases; the fronts then run anew every epoch.
-      budget: bytes of features on each device, of all points that train together; see `Features` and `share_budget`.
+      network: the network of the members.
+      points: indices of stitch points. The matrix is applied before the activation whose output is the point. Every
+        case is retrained at each point.
+      recipe: the training settings; `flip` and `translate` are used where `augment` is set.
       execution: how cases run.
+      start: "continue" from the trained tail, or "fresh" from a random one.
+      augment: whether to augment training images, equally for all cases. The fronts then run in every epoch.
+      budget: bytes of features on each device, for all points that train together; see `group_fronts`.
 
     Raises:
-      InputError: no points, or one twice; the model has no activation of its own at one of them; an unknown start, a
-        budget that is not positive.
+      InputError: `points` is empty or has duplicates; a point is not the output of an activation; `start` is unknown;
+        `budget` is not positive.
     """
 
     network: Network
@@ -44,12 +45,12 @@ class Plan:
     def __post_init__(self):
         points = integers("points", self.points, 0, len(self.network.points) - 1)
         if not points or len(set(points)) < len(points):
-            raise InputError(f"points: got {', '.join(map(str, points)) or 'none'}, wanted one or more, each once")
+            raise InputError(f"points: got {', '.join(map(str, points)) or 'none'}, expected one or more, each once")
         for point in points:
             if self.network.points[point].starred:
                 name = self.network.points[point].name
-                raise InputError(f"model: {name} of {self.network.name} lies inside of a residual block")
-            self.network.activation(point)  # an InputError where there is none
+                raise InputError(f"model: {name} of {self.network.name} lies inside a residual block")
+            self.network.activation(point)  # raises an InputError where there is none
         object.__setattr__(self, "points", points)
         one_of("start", self.start, ("continue", "fresh"))
         flag("augment", self.augment)
@@ -57,28 +58,34 @@ class Plan:
         object.__setattr__(self, "budget", budget)
 
 
-class Case(NamedTuple):
-    """One matrix at each point: its kind, and which draw of it. Kinds of one repeat see their training images in the
-    same order."""
+class RotationCase(NamedTuple):
+    """One matrix at each point.
+
+    Attributes:
+      kind: the kind of matrix.
+      repeat: the number of the draw. Cases of equal `repeat` train on images in the same order.
+    """
 
     kind: str
     repeat: int
 
 
 @dataclass(frozen=True)
-class Found:
-    """What came of one case at one point.
+class CaseResult:
+    """The result of one case at one point.
 
     Attributes:
-      point, case: which.
-      accuracy, val_accuracy: on test and validation images at the end, in percent.
-      history: a dict per epoch: epoch (from 1), loss, accuracy and val_accuracy (percent).
-      matrix: (channels, channels).
-      tail: the retrained segments, as NumPy arrays.
+      point: index of the stitch point.
+      case: the case.
+      accuracy: accuracy on test images after retraining, in percent.
+      val_accuracy: accuracy on validation images after retraining, in percent.
+      history: one dict per epoch: epoch (from 1), loss, accuracy and val_accuracy (percent).
+      matrix: (channels, channels) float32.
+      tail: the retrained tail, as NumPy arrays.
     """
 
     point: int
-    case: Case
+    case: RotationCase
     accuracy: float
     val_accuracy: float
     history: list[dict]

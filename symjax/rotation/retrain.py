@@ -1,4 +1,4 @@
-"""Retraining: all matrices at all points of one member at once, on features of the frozen fronts."""
+"""Retrain all tails of one member together, for all matrices and points, on features of the frozen fronts."""
 
 import dataclasses
 import zlib
@@ -15,108 +15,113 @@ from symjax.errors import InputError
 from symjax.memory import check_limit
 from symjax.network import Member, Network
 from symjax.parallel import groups, stack, take
-from symjax.rotation.features import Features, FrontProgram, share_budget
+from symjax.rotation.features import FrontFeatures, FrontProgram, group_fronts
+from symjax.rotation.joint import JointRetraining
 from symjax.rotation.matrices import sample_rotation
-from symjax.rotation.plan import Case, Found, Plan
-from symjax.rotation.together import Together
+from symjax.rotation.plan import CaseResult, RotationCase, RotationPlan
 from symjax.training import percent
 
 
 class Retraining:
-    """Compiled once, run for any number of members.
+    """A retraining that is compiled once and runs for any number of members.
 
-    All points train together whose features fit the plan's budget side by side.
+    Points whose features fit in the budget of the plan together are trained together.
 
     Args:
-      plan: what is to be retrained.
+      plan: the retraining.
       dataset: the images.
-      devices: that cases spread over; all local ones by default.
-      max_device_memory: bytes on each device; fewer points train together where one case at all of them needs more, and
-        cases train in groups, one after another, that need no more. What is found is the same. By default all train at
+      devices: the devices over which cases are spread; all local ones by default.
+      max_device_memory: bytes on each device. Fewer points are trained together where one case at all of them needs
+        more, and cases are trained in groups, one after another. Results are the same. By default all are trained at
         once.
 
     Attributes:
-      programs: of points that train together, each with `points`, `blocks` and its `need` of memory; they run one after
-        another.
+      programs: one `JointRetraining` for each set of points that are trained together; they run one after another.
 
     Raises:
-      InputError: there are no validation images, or fewer training images than a batch has; memory that does not hold
+      InputError: there are no validation images, or fewer training images than a batch has; the memory does not hold
         one case at one point.
     """
 
-    def __init__(self, plan: Plan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):
+    def __init__(self, plan: RotationPlan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):
         check_limit(max_device_memory)
         if not len(dataset.validation):
-            raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+            raise InputError("validation: got a data set without validation images, expected a fraction over 0")
         if plan.recipe.batch_size > len(dataset.train):
             size, images = plan.recipe.batch_size, len(dataset.train)
-            raise InputError(f"batch_size: {size} is more than the {images} training images")
+            raise InputError(f"batch_size: got {size}, expected at most {images}, the number of training images")
         plan = dataclasses.replace(plan, recipe=with_augmentation(plan.recipe, dataset))
         self.plan, self._dataset, self._limit = plan, dataset, max_device_memory
         self._devices = jax.local_devices() if devices is None else list(devices)
         fronts = [
             FrontProgram(plan.network, point, plan.recipe, plan.execution, self._devices) for point in plan.points
         ]
-        shares = share_budget(fronts, dataset, plan.budget, plan.recipe.batch_size)
-        self.programs = [program for share in shares for program in self._fitting(*share)]
+        groups_of_fronts = group_fronts(fronts, dataset, plan.budget, plan.recipe.batch_size)
+        self.programs = [program for group in groups_of_fronts for program in self._programs_in_limit(*group)]
 
-    def _fitting(self, fronts: list[FrontProgram], blocks: int) -> list[Together]:
-        """Programs of all these points, or of half of them, and so on, as many as a device holds with one case."""
-        program = Together(self.plan, fronts, blocks, self._dataset, self._devices)
+    def _programs_in_limit(self, fronts: list[FrontProgram], blocks: int) -> list[JointRetraining]:
+        """Return programs of these points, which are halved until a device holds one case of each program."""
+        program = JointRetraining(self.plan, fronts, blocks, self._dataset, self._devices)
         if self._limit is None:
             return [program]
-        if len(fronts) > 1 and program.need.of(1) > self._limit:
+        if len(fronts) > 1 and program.memory.bytes_for(1) > self._limit:
             half = len(fronts) // 2
-            return self._fitting(fronts[:half], blocks) + self._fitting(fronts[half:], blocks)
-        program.need.fitting(self._limit, "matrix")
+            return self._programs_in_limit(fronts[:half], blocks) + self._programs_in_limit(fronts[half:], blocks)
+        program.memory.max_members(self._limit, "matrix")  # raises an InputError where the limit is too small
         return [program]
 
-    def _size(self, program: Together, cases: int) -> int:
-        """How many of so many cases train at a time."""
+    def _size(self, program: JointRetraining, cases: int) -> int:
+        """Return how many of `cases` cases are trained at a time."""
         if self._limit is None:
             return max(1, cases)
-        return min(max(1, cases), len(self._devices) * program.need.fitting(self._limit, "matrix"))
+        return min(max(1, cases), len(self._devices) * program.memory.max_members(self._limit, "matrix"))
 
     def rounds(self, cases: int) -> int:
-        """How many groups of so many cases, at points that train together, train one after another."""
+        """Return the number of groups, over all programs, in which `cases` cases are trained one after another."""
         return sum(-(-cases // self._size(program, cases)) for program in self.programs)
 
     def run(
         self,
         member: Member,
-        cases: Sequence[Case],
+        cases: Sequence[RotationCase],
         *,
         key: jax.Array,
         on_epoch: Callable[[dict], None] = lambda metrics: None,
-        on_found: Callable[[list[Found]], None] = lambda found: None,
-    ) -> list[Found]:
-        """Retrains the tails of `member` behind each case's matrices; the member itself stays as it is.
+        on_results: Callable[[list[CaseResult]], None] = lambda results: None,
+    ) -> list[CaseResult]:
+        """Retrain the tails of `member` behind the matrices of each case; `member` is not changed.
 
         Args:
-          member: a trained member of the plan's network.
-          cases: which matrices. What comes of one depends on the key, the point and itself alone, but for rounding.
-          key: of this member, for matrices, orders and random starts.
+          member: a trained member of the network of the plan.
+          cases: the matrices. The result of a case depends on the key, the point and the case alone, up to rounding.
+          key: random key of this member, for matrices, data orders and random starts.
           on_epoch: called after each epoch of each group with the mean loss and accuracies of its cases.
-          on_found: called with what came of a group when it is done.
+          on_results: called with the results of each group.
 
         Returns:
-          What came of all cases at the plan's first point, at its second, and so on.
+          The results of all cases at the first point of the plan, then at the second, and so on.
         """
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
-        found = {}
+        results = {}
         for program in self.programs:
             features = program.features(member, keys["front"])
-            for index, kept in groups(len(cases), self._size(program, len(cases))):
-                of_points = self._run(program, member, features, keys, [cases[i] for i in index], on_epoch)
-                counting = [one for of_point in of_points for one in of_point[:kept]]
-                found |= {(one.point, one.case): one for one in counting}
-                on_found(counting)
-        return [found[point, case] for point in self.plan.points for case in cases]
+            for index, count in groups(len(cases), self._size(program, len(cases))):
+                by_point = self._run(program, member, features, keys, [cases[i] for i in index], on_epoch)
+                group_results = [result for point_results in by_point for result in point_results[:count]]
+                results |= {(result.point, result.case): result for result in group_results}
+                on_results(group_results)
+        return [results[point, case] for point in self.plan.points for case in cases]
 
     def _run(
-        self, program: Together, member: Member, features: list[Features], keys, cases: Sequence[Case], on_epoch
-    ) -> list[list[Found]]:
-        """A group of cases, point by point."""
+        self,
+        program: JointRetraining,
+        member: Member,
+        features: list[FrontFeatures],
+        keys,
+        cases: Sequence[RotationCase],
+        on_epoch,
+    ) -> list[list[CaseResult]]:
+        """Return the results of a group of cases, point by point."""
         matrices = tuple(
             np.stack([self._matrix(keys["matrix"], point, case) for case in cases]) for point in program.points
         )
@@ -125,25 +130,25 @@ class Retraining:
         states = program.begin((tails, orders), ())
         histories: list[list[list[dict]]] = [[[] for _ in cases] for _ in program.points]
         for epoch in range(self.plan.recipe.epochs):
-            of_blocks, turns = [], [of_point.training(epoch) for of_point in features]
+            block_metrics, iterators = [], [point_features.training(epoch) for point_features in features]
             for _ in range(program.blocks):
-                block = tuple(next(turn) for turn in turns)
+                block = tuple(next(iterator) for iterator in iterators)
                 states, metrics = program.block((states, matrices), block)
-                of_blocks.append(jax.device_get(metrics))
-                del block  # before the next one is made
-            means = jax.tree.map(lambda *values: np.mean(values, axis=0), *of_blocks)
-            loss, right = (np.stack([of_point[name] for of_point in means]) for name in ("loss", "accuracy"))
+                block_metrics.append(jax.device_get(metrics))
+                del block  # frees memory before the next block is computed
+            means = jax.tree.map(lambda *values: np.mean(values, axis=0), *block_metrics)
+            loss, accuracy = (np.stack([metrics[name] for metrics in means]) for name in ("loss", "accuracy"))
             validation = self._percent(program, states, matrices, features, self._dataset.validation)
             for p, i in np.ndindex(loss.shape):
-                row = {"epoch": epoch + 1, "loss": float(loss[p, i]), "accuracy": 100 * float(right[p, i])}
+                row = {"epoch": epoch + 1, "loss": float(loss[p, i]), "accuracy": 100 * float(accuracy[p, i])}
                 histories[p][i].append({**row, "val_accuracy": float(validation[p, i])})
-            shown = {"loss": loss, "accuracy": right, "validation": validation / 100}
-            on_epoch({name: float(np.mean(values)) for name, values in shown.items()})
+            averaged = {"loss": loss, "accuracy": accuracy, "validation": validation / 100}
+            on_epoch({name: float(np.mean(values)) for name, values in averaged.items()})
         test = self._percent(program, states, matrices, features, self._dataset.test)
         tails = jax.device_get([state.member for state in states])
         return [
             [
-                Found(
+                CaseResult(
                     point,
                     case,
                     float(test[p, i]),
@@ -156,23 +161,25 @@ class Retraining:
             for p, point in enumerate(program.points)
         ]
 
-    def _percent(self, program: Together, states, matrices, features: list[Features], split: Split) -> np.ndarray:
-        """Accuracies (points, cases) on a split, over its examples."""
-        tails, right = tuple(state.member for state in states), 0
-        for chunks in zip(*(of_point.evaluation(split) for of_point in features), strict=True):
+    def _percent(
+        self, program: JointRetraining, states, matrices, features: list[FrontFeatures], split: Split
+    ) -> np.ndarray:
+        """Return accuracies (points, cases) in percent on the examples of a split."""
+        tails, correct = tuple(state.member for state in states), 0
+        for chunks in zip(*(point_features.evaluation(split) for point_features in features), strict=True):
             count = float(np.sum(chunks[0].mask))
             shares = np.asarray(jax.device_get(program.evaluate((tails, matrices), chunks)), np.float64)
-            right = right + np.rint(shares * count)
-            del chunks  # before the next ones are made
-        return percent(right / len(split), len(split))
+            correct = correct + np.rint(shares * count)
+            del chunks  # frees memory before the next ones are computed
+        return percent(correct / len(split), len(split))
 
-    def _matrix(self, key, point: int, case: Case) -> np.ndarray:
-        # The point too: layers of one width get matrices of their own.
+    def _matrix(self, key, point: int, case: RotationCase) -> np.ndarray:
+        # The key depends on the point, so that layers of equal width have different matrices.
         for part in (point, case.repeat, zlib.crc32(case.kind.encode())):
             key = jax.random.fold_in(key, part)
         return np.asarray(_sample(key, case.kind, self.plan.network.points[point].channels))
 
-    def _tails(self, member: Member, points: Sequence[int], key, case: Case) -> tuple[Member, ...]:
+    def _tails(self, member: Member, points: Sequence[int], key, case: RotationCase) -> tuple[Member, ...]:
         if self.plan.start == "fresh":
             member = _fresh(self.plan.network, jax.random.fold_in(key, case.repeat))
         return tuple(self.plan.network.tail_of(member, point) for point in points)
@@ -187,5 +194,5 @@ def _fresh(network: Network, key) -> Member:
 
 
 def _seed(key) -> jax.Array:
-    """A seed of training from a key."""
+    """Return a training seed from a key."""
     return jax.random.bits(key, (), jnp.uint32).astype(jnp.int32) & jnp.int32(2**31 - 1)

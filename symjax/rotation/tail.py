@@ -1,4 +1,4 @@
-"""What trains: the tail behind the rotation, on the features before it."""
+"""The trained part: the tail after the rotation, as a function of the features before it."""
 
 from dataclasses import dataclass
 
@@ -11,26 +11,31 @@ from symjax.spelling import one_line
 
 @dataclass(frozen=True, eq=False)
 class RotatedTail:
-    """A network's tail behind a rotated pre-activation: of features z before the activation s at `point`, the output
+    """The tail of a network after a rotated pre-activation. For features z before the activation s at `point` it is
 
         tail(s(A z))
 
-    The matrix acts on the channels of each pixel, before the activation. There it matters which matrix it is: behind
-    the activation, the next linear layer could undo any invertible one. An A with s(A z) = A s(z), as ReLU has for
-    permutations times positive scales, can be undone there as well; a random orthogonal A cannot.
+    The matrix acts on the channels of each pixel. It is applied before the activation, since the next linear layer
+    could undo any invertible matrix after it. A matrix with s(A z) = A s(z), such as a permutation times positive
+    scales for ReLU, can be undone in the same way; a random orthogonal matrix cannot.
 
-    To `symjax.training.train_epoch` it is a network whose images are features, and whose members are tails:
-    `Network.tail_of` a member. A is fixed.
+    `symjax.training.train_epoch` takes it as a network whose images are features and whose members are tails
+    (`Network.tail_of`). A is fixed.
+
+    Attributes:
+      network: the whole network.
+      point: index of the stitch point.
+      matrix: A, (channels, channels).
     """
 
     network: Network
     point: int
-    matrix: jax.Array  # (channels, channels)
+    matrix: jax.Array
 
     __repr__ = one_line
 
     def apply(self, tail: Member, x, *, mode="inference", key=None, with_state: bool = False):
-        """The network's output, with the tail's state after the call where `with_state` is set."""
+        """Return the output of the network; with `with_state` also the state of the tail after the call."""
         rotated = jnp.einsum("...c,dc->...d", x, self.matrix.astype(x.dtype))
         carried = (self.network.activation(self.point)(rotated),)
         return self.network.tail(tail, carried, self.point, mode=mode, key=key, with_state=with_state)

@@ -149,11 +149,11 @@ def acted_flops(
 
 def moments_need(
     network: Network, dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
-) -> memory.Need:
+) -> memory.MemoryEstimate:
     """The device memory that the features of a member and of what it becomes take; compiles the program."""
     images = jax.ShapeDtypeStruct(_matching(dataset, matching_images).shape, np.uint8)
     shared = (images, dataset.mean, dataset.std)
-    return memory.need_of(
+    return memory.estimate_memory(
         _moments_of(network, points), parallel.default_execution(), Pair(network.shapes, network.shapes), shared
     )
 
@@ -162,7 +162,7 @@ def _moments(members: zoo.Zoo, acted: Member, dataset: Dataset, points: tuple[in
     """Per point the moments of features of all members and of what they became, on full batches of training images."""
     network, size = members.network, None
     if limit is not None:
-        size = jax.local_device_count() * moments_need(network, dataset, points, images).fitting(limit)
+        size = jax.local_device_count() * moments_need(network, dataset, points, images).max_members(limit)
     run = parallel.over_members(_moments_of(network, points), parallel.default_execution())
     shared = (_matching(dataset, images), dataset.mean, dataset.std)
     return parallel.in_groups(run, size)(Pair(members.members, acted), shared)

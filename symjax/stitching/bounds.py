@@ -9,7 +9,7 @@ import jax
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
-from symjax.memory import Need, need_of, spell_bytes
+from symjax.memory import MemoryEstimate, estimate_memory, spell_bytes
 from symjax.stitching import fit
 from symjax.stitching.division import divide, plan_flops, work_of
 from symjax.stitching.fit import Plan
@@ -17,7 +17,7 @@ from symjax.stitching.stitched import Pair
 from symjax.training.loop import data_shapes
 
 
-def need(plan: Plan, dataset: Dataset) -> Need:
+def need(plan: Plan, dataset: Dataset) -> MemoryEstimate:
     """The device memory that one pair of a plan takes in training; compiles two programs.
 
     The passes without gradients that follow hold less at once, unless batches are larger in them
@@ -29,7 +29,7 @@ def need(plan: Plan, dataset: Dataset) -> Need:
 
 
 @lru_cache
-def _need(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> Need:
+def _need(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> MemoryEstimate:
     """Remembered: a sweep is looked at before anything is trained, and again when it runs."""
     shared, config = jax.tree.unflatten(structure, leaves), plan.config
     pair, (count, *image) = Pair(plan.network.shapes, plan.network_b.shapes), shared.images.shape
@@ -38,14 +38,16 @@ def _need(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> Ne
     images = jax.ShapeDtypeStruct((steps, min(batch, count), *image), shared.images.dtype)
     moments = partial(fit.pair_moments, plan)
     needs = [
-        need_of(lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std))
+        estimate_memory(
+            lambda pair, shared: moments(pair, *shared), plan.execution, pair, (images, shared.mean, shared.std)
+        )
     ]
     if plan.trained:
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
         found = jax.eval_shape(moments, pair, images, shared.mean, shared.std)
         state = jax.eval_shape(partial(fit.begin, plan), pair, key, found)
-        needs.append(need_of(partial(fit.fit_epoch, plan), plan.execution, state, shared))
-    return max(needs, key=lambda one: one.of(1))
+        needs.append(estimate_memory(partial(fit.fit_epoch, plan), plan.execution, state, shared))
+    return max(needs, key=lambda one: one.bytes_for(1))
 
 
 def largest(parts: Sequence[Plan]) -> list[Plan]:
@@ -63,7 +65,7 @@ def fitting(plan: Plan, dataset: Dataset, limit: float) -> list[Plan]:
     return fitted(plan, dataset, limit)[0]
 
 
-def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], Need]:
+def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], MemoryEstimate]:
     """Plans that together are `plan`, none of which needs more than `limit` bytes of a device.
 
     It is cut into twice as many, until each fits.
@@ -78,12 +80,12 @@ def fitted(plan: Plan, dataset: Dataset, limit: float) -> tuple[list[Plan], Need
     count, most = 1, len(plan.points) * len(plan.families)
     while True:
         parts = divide(plan, count, flops[0], work, flops[1])
-        needed = max((need(part, dataset) for part in largest(parts)), key=lambda one: one.of(1))
-        if needed.of(1) <= limit:
+        needed = max((need(part, dataset) for part in largest(parts)), key=lambda one: one.bytes_for(1))
+        if needed.bytes_for(1) <= limit:
             return parts, needed
         if count == most:
             raise InputError(
-                f"max_device_memory: got {spell_bytes(limit)}, wanted {spell_bytes(needed.of(1))} or more, which is "
-                "what a single stitch needs"
+                f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(needed.bytes_for(1))} or more, "
+                "which is what a single stitch needs"
             )
         count = min(2 * count, most)

@@ -215,7 +215,7 @@ class ZooConfig:
 
     def frozen(self, epoch: int) -> int:
         """Return the number of segments that are not trained after `epoch` epochs; with a rule its minimum, 0."""
-        return freezing.frozen(() if self.rule else self.freeze, epoch)
+        return freezing.num_frozen(() if self.rule else self.freeze, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:

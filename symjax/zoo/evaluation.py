@@ -90,14 +90,14 @@ def evaluate(
     size = None
     if max_device_memory is not None:
         needed = evaluation_need(network, split, per_member_labels=labels is not None, metric=metric)
-        size = len(devices) * needed.fitting(max_device_memory)
+        size = len(devices) * needed.max_members(max_device_memory)
     run = parallel.in_groups(_accuracies(network, devices, labels is not None, metric), size)
     return np.asarray(run(members, shared))
 
 
 def evaluation_need(
     network: Network, split: Split, *, per_member_labels: bool = False, metric: Callable | None = None
-) -> memory.Need:
+) -> memory.MemoryEstimate:
     """Return the device memory that `evaluate` needs; compiles its program for one or two members."""
     size = min(EVALUATION_BATCH, len(split))
     leading = (-(-len(split) // size), size)
@@ -112,13 +112,13 @@ def _evaluation_need(
     labels: jax.ShapeDtypeStruct,
     per_member_labels: bool,
     metric: Callable | None,
-) -> memory.Need:
+) -> memory.MemoryEstimate:
     """Return the same for inputs and targets of shapes (steps, batch, ...); cached."""
     mask, channels = jax.ShapeDtypeStruct(images.shape[:2], np.float32), normalization(network, images)
     shared = (Batches(images, labels, mask), channels, channels)
     member = (network.shapes, labels) if per_member_labels else network.shapes
     evaluated = _accuracy_of(network, per_member_labels, metric)
-    return memory.need_of(evaluated, parallel.default_execution(), member, shared)
+    return memory.estimate_memory(evaluated, parallel.default_execution(), member, shared)
 
 
 @lru_cache

@@ -190,7 +190,9 @@ def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: boo
     return epoch
 
 
-def need(config: ZooConfig, dataset: Dataset, execution: Execution, per_member_labels: bool = False) -> memory.Need:
+def memory_estimate(
+    config: ZooConfig, dataset: Dataset, execution: Execution, per_member_labels: bool = False
+) -> memory.MemoryEstimate:
     """Return the device memory that training members needs; compiles the program of an epoch for one member.
 
     Where layers are frozen, it is the memory of the epochs before, which need more.
@@ -199,16 +201,18 @@ def need(config: ZooConfig, dataset: Dataset, execution: Execution, per_member_l
     plain = dataclasses.replace(config.resolved_for(dataset), freeze=(), labels="true")
     network = config.network(dataset).with_form(execution.conv)
     leaves, structure = jax.tree.flatten(shared)
-    return _need(plain, network, tuple(leaves), structure, execution, per_member_labels)
+    return _memory_estimate(plain, network, tuple(leaves), structure, execution, per_member_labels)
 
 
 @lru_cache
-def _need(config: ZooConfig, network: Network, leaves, structure, execution: Execution, per_member_labels: bool):
+def _memory_estimate(
+    config: ZooConfig, network: Network, leaves, structure, execution: Execution, per_member_labels: bool
+):
     """Cached, so that zoos which differ in labels and schedules only are compiled once."""
     shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if per_member_labels else state
-    return memory.need_of(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
+    return memory.estimate_memory(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
 
 
 @lru_cache

@@ -67,7 +67,7 @@ class FreezeScheduler:
 
     def frozen(self, epoch: int) -> int:
         """Return the number of segments that are not trained after `epoch` epochs."""
-        return freezing.frozen(schedule_of(self.decisions), epoch)
+        return freezing.num_frozen(schedule_of(self.decisions), epoch)
 
     def decided(self, epoch: int) -> bool:
         """Return whether the frozen layers after `epoch` epochs are known. After the last epoch none are needed."""
@@ -97,7 +97,7 @@ class FreezeScheduler:
         features = self._features(seeds, members)
         if not self.decided(epoch):
             similarity = self._similarity(self.features, features)
-            frozen = np.arange(len(similarity)) < self.rule.reached(similarity)
+            frozen = np.arange(len(similarity)) < self.rule.num_saturated(similarity)
             layers = list(features)[-len(similarity) :]
             rows = pd.DataFrame({"epoch": epoch, "layer": layers, "similarity": similarity, "frozen": frozen})
             decisions = pd.concat([self.decisions, rows], ignore_index=True) if len(self.decisions) else rows

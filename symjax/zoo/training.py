@@ -21,7 +21,7 @@ from symjax.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.evaluation import devices_or_all
-from symjax.zoo.jobs import Job, completed_epochs, need, train_jobs
+from symjax.zoo.jobs import Job, completed_epochs, memory_estimate, train_jobs
 from symjax.zoo.loading import Zoo, ZooFolder
 from symjax.zoo.saturation import FreezeScheduler
 from symjax.zoo.stored import StoredMember, add_snapshot_epochs, snapshot_epochs
@@ -213,7 +213,9 @@ def train_together(
                     job.start = max(common)
         size = len(jobs)
         if jobs and max_device_memory is not None:
-            size = len(devices) * need(config, dataset, execution, per_member_labels).fitting(max_device_memory)
+            size = len(devices) * memory_estimate(config, dataset, execution, per_member_labels).max_members(
+                max_device_memory
+            )
         kept = {epoch for group in groups for epoch in snapshot_epochs(group.folder)}
         start = operator.attrgetter("start")
         for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
@@ -256,7 +258,9 @@ def check_rule(
     if hosts.count() > 1:
         raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
     if max_device_memory is not None:
-        most = devices * need(config, dataset, execution, config.labels != "true").fitting(max_device_memory)
+        most = devices * memory_estimate(config, dataset, execution, config.labels != "true").max_members(
+            max_device_memory
+        )
         if most < len(seeds):
             raise InputError(
                 f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that decide on a freeze "
