@@ -153,7 +153,7 @@ __all__ = [
     "wreath_procrustes_stream",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Imported when they are first used: `import symjax` imports no Flax.
 _MODULES = (
