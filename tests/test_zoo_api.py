@@ -344,7 +344,7 @@ def test_memory_and_cost_of_own_networks_and_data():
     own = {"labels": np.stack([dataset.test.labels, dataset.test.labels + 1])}
     other = zoo.evaluate(MLP, bounded.members, dataset.test, None, None, metric=negative_errors, **own, **limit)
     assert other[0] == pytest.approx(scores[0], abs=1e-6) and other[1] != pytest.approx(scores[1], abs=1e-3)
-    with pytest.raises(InputError, match="max_device_memory: got 1 KB, wanted"):
+    with pytest.raises(InputError, match="max_device_memory: got 1 KB, expected"):
         zoo.train(MLP, REGRESSION, **ONE | OWN | {"max_device_memory": 1000})
     assert estimate.epoch_flops(config, dataset) > 36 / 10 * 600
     assert estimate.rehearse(config, dataset, parallel.default_execution(), tuple(ONE["devices"]), 2) > 0
