@@ -166,8 +166,8 @@ def main(settings: Settings) -> Summary:
     with out.open() as folder:
         results = RotationResults(folder)
         results.keep(structures)
-        lacking = hosts.agreed("missing rows", lambda: results.missing(units))
-        mine = hosts.own(divided(lacking, hosts.count()))
+        lacking = hosts.all_agree("missing rows", lambda: results.missing(units))
+        mine = hosts.local_shard(divided(lacking, hosts.count()))
         limit = settings.memory_limit
         baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if lacking else ())}
         runs = side_by_side(mine)
@@ -177,8 +177,8 @@ def main(settings: Settings) -> Summary:
                 program = Retraining(at_layers(plans[name], theirs), dataset, max_device_memory=limit)
                 of = zoos[name], baselines[name]
                 retrain(program, name, of, members, results, settings.rotation_seed, bar)
-        hosts.complete("retraining is done", lambda: results.missing(units))
-        hosts.leave_to_first("rows")
+        hosts.check_complete("retraining is done", lambda: results.missing(units))
+        hosts.continue_on_first("rows")
         results.assemble()  # a run may have been stopped just before
         wanted = (list(plans), layers, seeds, cases)
         table = results.table(*wanted)

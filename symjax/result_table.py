@@ -140,7 +140,7 @@ class ResultTable:
         """The file to which this process writes a part."""
         if not self.schema.part:
             return self.path
-        part = hosts.own_name(".".join(quote(str(name), safe=" :,-") for name in names))
+        part = hosts.local_name(".".join(quote(str(name), safe=" :,-") for name in names))
         return self.folder / "parts" / f"{part}.{self.schema.name}.csv"
 
     def _files(self, part: str) -> list[Path]:

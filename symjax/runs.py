@@ -72,7 +72,7 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
         try:
             yield folder
         except BaseException as error:
-            hosts.tell(error)  # the others may be writing: the folder is held until they have stopped
+            hosts.report_failure(error)  # the others may be writing: the folder is held until they have stopped
             raise
 
 
@@ -87,8 +87,8 @@ def _check_shared(folder: pathlib.Path) -> None:
 
     if hosts.is_first():
         write_bytes(folder / _JOB, uuid.uuid4().hex.encode())
-    hosts.together(f"{folder} is held")
-    hosts.agreed(f"{folder}", look)
+    hosts.barrier(f"{folder} is held")
+    hosts.all_agree(f"{folder}", look)
 
 
 @contextlib.contextmanager

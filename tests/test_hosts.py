@@ -54,7 +54,7 @@ def devices(*per_process):
 @pytest.mark.parametrize("per_process", [(1,), (1, 1), (4, 4), (1,) * 5, (8,) * 3, (3, 1), (1, 2, 5)], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 9, 23, 64])
 def test_places_are_a_balanced_partition(count, per_process):
-    held = hosts.places(count, devices(*per_process))
+    held = hosts.member_indices(count, devices(*per_process))
     assert sorted(held) == list(range(len(per_process)))
     assert sorted(itertools.chain(*held.values())) == list(range(count))
     assert all(theirs == sorted(theirs) for theirs in held.values())
@@ -69,16 +69,16 @@ def test_places_are_a_balanced_partition(count, per_process):
 
 def test_few_members_go_to_different_processes():
     """Two of two: not both to the first process, though it has devices for both."""
-    assert hosts.places(2, devices(4, 4)) == {0: [0], 1: [1]}
-    assert hosts.places(9, devices(4, 4)) == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7]}
+    assert hosts.member_indices(2, devices(4, 4)) == {0: [0], 1: [1]}
+    assert hosts.member_indices(9, devices(4, 4)) == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7]}
 
 
 def test_a_process_alone_does_everything():
     assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
-    assert hosts.own("abc") == ["a", "b", "c"]
+    assert hosts.local_shard("abc") == ["a", "b", "c"]
     assert hosts.gather("step", 3) == [3] and hosts.from_first("step", lambda: 4) == 4
-    assert hosts.agreed("step", lambda: object) is object  # which nobody compares
-    hosts.leave_to_first("step")
+    assert hosts.all_agree("step", lambda: object) is object  # which nobody compares
+    hosts.continue_on_first("step")
     with hosts.job():
         pass
     with pytest.raises(KeyError), hosts.job():
@@ -132,17 +132,17 @@ import json
 import jax
 from symjax import InputError, hosts
 hosts.initialize()
-hosts.PATIENCE = 0
+hosts.AGREEMENT_TIMEOUT = 0
 with hosts.job():
-    found = [jax.process_index(), jax.process_count(), jax.device_count(), hosts.own("abcde"), hosts.gather("met", "!")]
+    found = [jax.process_index(), jax.process_count(), jax.device_count(), hosts.local_shard("abcde"), hosts.gather("met", "!")]
     try:
-        hosts.agreed("what is there", hosts.index)
+        hosts.all_agree("what is there", hosts.index)
     except InputError as error:
         found.append(str(error))
     print(json.dumps(found), flush=True)
     if hosts.index() == 1:
         raise ZeroDivisionError("planted")
-    hosts.together("what follows")
+    hosts.barrier("what follows")
 """
 
 
@@ -337,7 +337,7 @@ def test_folders_that_are_not_shared_are_an_error(tmp_path):
     before = """
 import os
 from symjax import hosts
-hosts.PATIENCE = 2
+hosts.AGREEMENT_TIMEOUT = 2
 own = "host" + os.environ["JAX_PROCESS_ID"]
 os.makedirs(own, exist_ok=True)
 os.chdir(own)

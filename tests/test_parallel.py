@@ -140,9 +140,9 @@ def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
         return name, jnp.ones(1).dtype, jax.config.jax_default_matmul_precision
 
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        found = parallel.at_once([partial(task, "a"), partial(task, "b")])
+        found = threads.run_concurrently([partial(task, "a"), partial(task, "b")])
     assert found == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
-    assert parallel.at_once([lambda go_on: (go_on(), threading.current_thread())])[0][1] is threading.current_thread()
+    assert threads.run_concurrently([lambda go_on: (go_on(), threading.current_thread())])[0][1] is threading.current_thread()
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -152,7 +152,7 @@ def test_a_task_that_fails_ends_the_others(place):
     def other(go_on):
         try:
             wait_for_the_end(go_on)
-        except parallel.Stopped:
+        except threads.Stopped:
             ended.append(True)
             raise
 
@@ -162,7 +162,7 @@ def test_a_task_that_fails_ends_the_others(place):
     tasks = [other]
     tasks.insert(place, failing)
     with pytest.raises(FloatingPointError, match="planted"):
-        parallel.at_once(tasks)
+        threads.run_concurrently(tasks)
     assert ended == [True]
 
 
@@ -182,7 +182,7 @@ def test_an_interruption_ends_the_tasks():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:
         with pytest.raises(KeyboardInterrupt):
-            parallel.at_once([task, task])
+            threads.run_concurrently([task, task])
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended == [True, True]
@@ -190,9 +190,9 @@ def test_an_interruption_ends_the_tasks():
 
 def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
     """They come and go with its versions; a program is compiled in any case."""
-    assert parallel._knows("xla_backend_optimization_level", 1) and not parallel._knows("xla_no_such_option", True)
+    assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option("xla_no_such_option", True)
     with pytest.raises(jax.errors.JaxRuntimeError):
-        parallel._knows("xla_backend_optimization_level", "a lot")
+        parallel._has_option("xla_backend_optimization_level", "a lot")
     monkeypatch.setattr(parallel, "_knows", lambda name, value: name == "xla_backend_optimization_level")
     for effort, level in enumerate((0, 1, 1)):
         assert parallel.compiler_options(effort) == {"xla_backend_optimization_level": level}

@@ -17,7 +17,7 @@ from symjax.data.dataset import split_indices
 from symjax.network import Member
 from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
-from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, bounds, evaluate_stitch, load_stitch, parse_families
+from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, memory_budget, evaluate_stitch, load_stitch, parse_families
 from symjax.stitching.junction import parse_point_pairs, resized
 from symjax.stitching.results import StitchResults, pair_name
 
@@ -378,7 +378,7 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
         members.get, [(0, 0)], member_b=lambda seed: b[1]
     )
     assert result.stitches["relu1", "relu2", "full"][0].matrix.shape == (4, 4)
-    parts, need = bounds.fitted(between, dataset, np.inf)
+    parts, need = memory_budget.split_to_fit(between, dataset, np.inf)
     assert parts == [between] and need.of(1) > 0
     results.add(result, {0: 50.0}, {0: 70.0})
     assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"

@@ -29,7 +29,7 @@ from symjax.stitching import (
     parse_families,
     stitched_output,
 )
-from symjax.stitching.lane import Lane, _choose
+from symjax.stitching.shard import SweepShard, _choose
 from symjax.stitching.results import StitchResults
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
@@ -46,7 +46,7 @@ def make_plan(families=FAMILIES, config=CONFIG, points=(0, 1), execution=MAP, ne
 
 
 def start(plan, pair, key, data, images):
-    return fit.begin(plan, pair, key, fit.pair_moments(plan, pair, images, data.mean, data.std))
+    return fit.initialize(plan, pair, key, fit.pair_moments(plan, pair, images, data.mean, data.std))
 
 
 def same(a, b):
@@ -144,7 +144,7 @@ def train_only(plan, pair, dataset, key=0, epochs=None):
         if i == (plan.config.epochs + 1) // 2:
             state = fit.halfway(plan, state)
         state, _ = epoch(state)
-    return state, fit.rounded(plan, state)
+    return state, fit.round_stitches(plan, state)
 
 
 @pytest.mark.slow
@@ -351,7 +351,7 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
 def test_an_evaluation_of_several_batches_is_that_of_each():
     of_batch = lambda member, batch, scale: {"sum": scale * member * batch["x"].sum(), "x": batch["x"]}  # noqa: E731
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
-    run = jax.jit(lambda count: evaluate.several(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
+    run = jax.jit(lambda count: evaluate.over_batches(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
     for count in (1, 3, 4):
         found = run(count)
         np.testing.assert_allclose(found["sum"], 6 * x.sum(1) * (np.arange(4) < count))
@@ -551,14 +551,14 @@ def test_a_stitch_that_failed_is_not_picked():
 def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypatch):
     members, _, results = swept
     calls = []
-    accuracy = Lane._accuracy
+    accuracy = SweepShard._accuracy
 
     def spy(self, pairs, stitches, stats, batches, on_evaluation):
         found = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
         calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), found))
         return found
 
-    monkeypatch.setattr(Lane, "_accuracy", spy)
+    monkeypatch.setattr(SweepShard, "_accuracy", spy)
     (result,) = sweep.run(members.get, [(0, 1)], seed=4)
     dataset, candidates = trained()[0], sweep.plan.candidates
     assert [(c[0].mask.sum(), c[1]) for c in calls] == [
@@ -693,7 +693,7 @@ def test_devices_that_share_a_pair_find_what_one_finds(families, points):
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
 def test_families_see_the_second_half_from_where_they_are_rounded(epochs):
     config = FitConfig(epochs=epochs)
-    seen = [float(fit.phase(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
+    seen = [float(fit.family_progress(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
     second = [e >= config.halfway_epoch for e in range(epochs) for _ in range(2)]
     assert [value >= 0.5 for value in seen] == second
     assert seen == sorted(seen) and seen[0] == 0 and seen[-1] < 1

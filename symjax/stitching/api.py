@@ -25,7 +25,7 @@ from symjax.stitching.results import trouble
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import Sweep, check_plan
 from symjax.training.loop import tree_types
-from symjax.training.own import EXAMPLES, check_functions
+from symjax.training.custom import EXAMPLES, check_functions
 
 PyTree = Any
 Point = str | int

@@ -23,11 +23,11 @@ from symjax.errors import InputError
 from symjax.network import Member
 from symjax.parallel import at_once, groups, stack, take
 from symjax.spelling import one_line
-from symjax.stitching.division import divide, plan_flops, work_of
+from symjax.stitching.partition import divide, plan_flops, count_images
 from symjax.stitching.families import Family, LowRank
 from symjax.stitching.fit import Plan
 from symjax.stitching.junction import Junction
-from symjax.stitching.lane import Found, Lane, evaluation_batches
+from symjax.stitching.shard import Found, Lane, evaluation_batches
 from symjax.stitching.stitched import Pair, Stitch
 
 PyTree = Any
@@ -106,7 +106,7 @@ class Sweep:
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]
         if share > 1:
             flops, flops_b = plan_flops(plan, dataset.example_shape)
-            parts = divide(plan, share, flops, work_of(plan, dataset), flops_b)
+            parts = divide(plan, share, flops, count_images(plan, dataset), flops_b)
         self.group_size = len(devices) // len(parts)
         own = np.asarray(devices[: self.group_size * len(parts)]).reshape(self.group_size, len(parts)).T
         evaluated = evaluation_batches(dataset, plan.config.eval_batch_size)

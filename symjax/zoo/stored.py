@@ -57,7 +57,7 @@ class StoredMember:
             # First the metrics: rows beyond the checkpoint do not count.
             runs.write_csv(self.folder / "metrics.csv", metrics)
             path = self.path(int(state.epoch))
-            _save(path, {"state": state, "checksum": _marked(_checksum(state), runs.mark(path))})
+            _save(path, {"state": state, "checksum": _marked(_checksum(state), runs.folder_fingerprint(path))})
         except Exception as error:  # a full disk, say, of which TensorStore makes a ValueError
             self.sweep()
             if isinstance(error, InputError):
@@ -83,7 +83,7 @@ class StoredMember:
                 f"delete {self.folder} to have the member trained again"
             ) from error
         if not np.array_equal(stored, checksum):  # otherwise an older version's, without a mark
-            runs.check_mark(path, stored[_MARKED:].tobytes().hex(), self.folder)
+            runs.check_fingerprint(path, stored[_MARKED:].tobytes().hex(), self.folder)
         return state
 
     def kept(self) -> list[int]:

@@ -189,8 +189,8 @@ def train_together(
         def tell(jobs: list[Job | None]) -> list:
             return [job and [str(job.stored.folder), job.start, job.stop, sorted(job.keep)] for job in jobs]
 
-        jobs = hosts.agreed("members to be trained", look, tell)
-        chosen = hosts.own([i for i, job in enumerate(jobs) if job is not None])
+        jobs = hosts.all_agree("members to be trained", look, tell)
+        chosen = hosts.local_shard([i for i, job in enumerate(jobs) if job is not None])
         for i in chosen if own_labels else ():
             jobs[i].labels = members[i][1].training_labels(dataset, jobs[i].stored.seed)
         finder = None
@@ -205,7 +205,7 @@ def train_together(
             for group in (jobs[i : i + size] for i in range(0, len(jobs), size)):
                 train_jobs(config, network, dataset, group, execution, devices, progress, save_every_seconds, finder)
         # Until then the folders are held.
-        hosts.complete("members are trained", lambda: [job for job in look() if job is not None], tell)
+        hosts.check_complete("members are trained", lambda: [job for job in look() if job is not None], tell)
     opened = [Opened(group.folder, execution, group.config.own) for group in groups]
     return [opened_zoo(one, group.seeds) for one, group in zip(opened, groups, strict=True)]
 

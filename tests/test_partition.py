@@ -11,9 +11,9 @@ from symjax import models
 from symjax.flops import segment_flops
 from symjax.parallel import Execution
 from symjax.stitching import FitConfig, Plan, parse_families
-from symjax.stitching.division import Work, cost, divide, work_of
+from symjax.stitching.partition import ImageCounts, cost, partition, count_images
 
-WORK = Work(front=3, trained=2, closed=1)
+WORK = ImageCounts(front=3, trained=2, closed_form=1)
 # Conv, then two convolutions of a quarter of the cost, a dense layer: five segments, four points.
 FLOPS = [1.0, 40.0, 40.0, 40.0, 0.5]
 
@@ -36,7 +36,7 @@ def test_costs_by_hand():
 @pytest.mark.parametrize("parts", range(1, 14))
 def test_parts_are_the_whole(parts):
     plan = make_plan()
-    found = divide(plan, parts, FLOPS, WORK)
+    found = partition(plan, parts, FLOPS, WORK)
     assert sorted(map(str, stitches(found))) == sorted(map(str, stitches([plan])))
     assert all(part.points and part.families for part in found)
     # 4 points and 5 families: 7, 11 and 13 parts cannot be had
@@ -55,12 +55,12 @@ def test_stretches_are_the_best_there_are(seed):
             max(cost(replace(plan, points=plan.points[a:b]), flops, WORK) for a, b in itertools.pairwise((0, *ends, 4)))
             for ends in itertools.combinations((1, 2, 3), parts - 1)
         ]
-        assert max(cost(part, flops, WORK) for part in divide(plan, parts, flops, WORK)) == min(ways)
+        assert max(cost(part, flops, WORK) for part in partition(plan, parts, flops, WORK)) == min(ways)
 
 
 def test_one_stitch_cannot_be_divided():
     plan = make_plan(points=(2,), families="full")
-    assert divide(plan, 3, FLOPS, WORK) == [plan]
+    assert partition(plan, 3, FLOPS, WORK) == [plan]
 
 
 def test_flops_of_segments_are_those_of_their_convolutions():
@@ -77,6 +77,6 @@ def test_work_counts_images():
     dataset, _ = trained()
     plan = make_plan(epochs=3, matching_images=10, reestimation_images=20)
     train, looked_at = len(dataset.train), 20 + len(dataset.validation) + len(dataset.test)
-    assert work_of(plan, dataset) == Work(3 * train + looked_at + 20, 2 * 3 * train + looked_at, looked_at)
+    assert count_images(plan, dataset) == ImageCounts(3 * train + looked_at + 20, 2 * 3 * train + looked_at, looked_at)
     closed = make_plan(families="identity", epochs=3, matching_images=10, reestimation_images=20)
-    assert work_of(closed, dataset).front == looked_at + 20
+    assert count_images(closed, dataset).front == looked_at + 20

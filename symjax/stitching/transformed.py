@@ -23,7 +23,7 @@ BATCH = 32
 MATCHING = 1024  # training images that the closed form sees, at most
 
 
-def stitch_to_acted(
+def stitch_to_transformed(
     members: zoo.Zoo,
     dataset: Dataset,
     keys: jax.Array,
@@ -134,10 +134,10 @@ def _quickly(fn: Callable) -> Callable:
     return jax.jit(fn, compiler_options=parallel.compiler_options(effort=0))
 
 
-def acted_flops(
+def transformed_flops(
     network: Network, flops: Sequence[float], dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
 ) -> float:
-    """Floating-point operations of `stitch_to_acted` for one member; `flops` are those of the network's segments."""
+    """Floating-point operations of `stitch_to_transformed` for one member; `flops` are those of the network's segments."""
     test, total = len(dataset.test), 0.0
     matching = min(matching_images, len(dataset.train))
     for starred in (False, True):
@@ -147,7 +147,7 @@ def acted_flops(
     return total
 
 
-def moments_need(
+def moments_memory(
     network: Network, dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
 ) -> memory.Need:
     """The device memory that the features of a member and of what it becomes take; compiles the program."""
@@ -162,7 +162,7 @@ def _moments(members: zoo.Zoo, acted: Member, dataset: Dataset, points: tuple[in
     """Per point the moments of features of all members and of what they became, on full batches of training images."""
     network, size = members.network, None
     if limit is not None:
-        size = jax.local_device_count() * moments_need(network, dataset, points, images).fitting(limit)
+        size = jax.local_device_count() * moments_memory(network, dataset, points, images).fitting(limit)
     run = parallel.over_members(_moments_of(network, points), parallel.default_execution())
     shared = (_matching(dataset, images), dataset.mean, dataset.std)
     return parallel.in_groups(run, size)(Pair(members.members, acted), shared)
