@@ -667,11 +667,11 @@ def test_a_point_depends_on_itself_alone():
 )
 @pytest.mark.slow
 def test_devices_that_share_a_pair_find_what_one_finds(families, points):
-    """One pair on two devices, in two lanes: by points, or where there is one point alone, by families."""
+    """One pair on two devices, in two shards: by points, or if there is only one point, by families."""
     dataset, _ = trained()
     plan = make_plan(families, dataclasses.replace(CONFIG, epochs=2), points=points)
     alone, together = (Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:n]) for n in (1, 2))
-    assert [len(sweep.lanes) for sweep in (alone, together)] == [1, 2]
+    assert [len(sweep.shards) for sweep in (alone, together)] == [1, 2]
     seen = {alone: [], together: []}
     alone, together = (
         next(iter(sweep.run(trained()[1].member, [(0, 1)], on_epoch=epochs.append))) for sweep, epochs in seen.items()

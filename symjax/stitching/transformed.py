@@ -1,4 +1,4 @@
-"""Networks stitched to what a symmetry makes of them: there the right stitch is known."""
+"""Stitch networks to their transforms by a random symmetry, where the correct stitch is known."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -13,14 +13,15 @@ from symjax.errors import InputError
 from symjax.groups import Discovered
 from symjax.network import Member, Network
 from symjax.stitching.evaluate import evaluate_stitch
-from symjax.stitching.fit import FitConfig, Plan, pair_moments
+from symjax.stitching.fit import pair_moments
 from symjax.stitching.matching import matched
+from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.stitched import Pair, Stitch
 from symjax.training.evaluation import pad_batches
 
 KINDS = ("matched", "identity")
 BATCH = 32
-MATCHING = 1024  # training images that the closed form sees, at most
+MATCHING = 1024  # the maximal number of training images for the closed form
 
 
 def stitch_to_transformed(
@@ -34,35 +35,35 @@ def stitch_to_transformed(
     on_member: Callable[[list[dict]], None] = lambda rows: None,
     max_device_memory: float | None = None,
 ) -> list[dict]:
-    """Acts on each member with a random element of its symmetry and stitches its front to the tail of the result.
+    """Transform each member A by a random element g of its symmetry and stitch its front to the tail of the result.
 
-    The `matched` stitch, found from features on training images alone, should be phi(A) itself and cost nothing; the
-    `identity` shows what acting did. The tail's batch-norm statistics are its own, since matched features are what they
-    belong to. At stitch points inside of residual blocks only such branches are acted on: the skip there is the
-    front's.
+    The correct stitch at a point is the matrix phi(g) of the element there. The `matched` stitch, computed from features
+    of training images only, should equal phi(g) and have no penalty; the `identity` shows the effect of the
+    transformation. The tail keeps its own batch-norm statistics, which belong to the matched features. At points inside
+    residual blocks only these branches are transformed, since the skip connection comes from the front.
 
     Args:
-      members: trained.
-      dataset: what they were trained on.
+      members: trained members.
+      dataset: their data set.
       keys: a key per member, for its element.
       points: stitch points by index.
-      matching_images: how many training images the closed form sees, at most.
+      matching_images: the maximal number of training images for the closed form.
       on_row: called after each stitch.
-      on_member: called with the new rows of each member, once for points inside of residual blocks and once for others.
-      max_device_memory: bytes on each device; members go through their passes in groups that need no more. By default
-        all at once. Acting itself, which needs the weights alone, is not bounded.
+      on_member: called with the new rows of each member, once for points inside residual blocks and once for others.
+      max_device_memory: bytes on each device; members go through their passes in groups that need no more. None: all
+        members at once. The transformation, which needs only the weights, is not limited.
 
     Returns:
-      For each member, point and kind of stitch: seed, layer, layer_index, starred, family, clean_accuracy (mean of the
-      member and what it became, percent), stitched_accuracy (percent), penalty (percentage points), difference (of
-      the stitch from phi(A), relative, over channels that are not dead).
+      For each member, point and kind of stitch a dict with seed, layer, layer_index, starred, family, clean_accuracy
+      (the mean of the member and its transform, percent), stitched_accuracy (percent), penalty (percentage points) and
+      difference (relative, between the stitch and phi(g), over channels with nonzero features).
 
     Raises:
-      InputError: a network whose symmetry does not reach one of the points; memory that does not hold one member.
+      InputError: the symmetry of the network does not act at one of the points, or one member needs more memory.
     """
     network = members.network
     symmetry = check_points(network, points)
-    elements = _quickly(jax.vmap(symmetry.sample))(keys)
+    elements = _compile_fast(jax.vmap(symmetry.sample))(keys)
     count = len(dataset.test)
     rows = []
     for starred in (False, True):
@@ -75,51 +76,49 @@ def stitch_to_transformed(
             else set(symmetry.spaces)
         )
         element = {name: matrices for name, matrices in elements.items() if name in names}
-        acted = jax.device_get(_quickly(jax.vmap(symmetry.act))(members.members, element))
+        transformed = jax.device_get(_compile_fast(jax.vmap(symmetry.act))(members.members, element))
         options = {"max_device_memory": max_device_memory}
         accuracies = [
             zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, **options)
-            for which in (members.members, acted)
+            for which in (members.members, transformed)
         ]
         clean = 100 * np.rint(np.asarray(accuracies, np.float64) * count).mean(axis=0) / count
-        found = _moments(members, acted, dataset, chosen, matching_images, max_device_memory)
+        moments = _moments(members, transformed, dataset, chosen, matching_images, max_device_memory)
         for m, seed in enumerate(members.seeds):
-            theirs = []
-            a, b = Member(*parallel.take(members.members, m)), Member(*parallel.take(acted, m))
-            for point, moments in zip(chosen, parallel.take(found, m), strict=True):
-                truth = symmetry.at(network.points[point].name, parallel.take(element, m))
-                live = np.asarray(jnp.diagonal(moments.xx) > 0)
-                for kind, matrix in {"matched": matched(moments), "identity": jnp.eye(len(live))}.items():
+            member_rows = []
+            a, b = Member(*parallel.take(members.members, m)), Member(*parallel.take(transformed, m))
+            for point, point_moments in zip(chosen, parallel.take(moments, m), strict=True):
+                stitch_point = network.points[point]
+                correct = np.asarray(symmetry.at(stitch_point.name, parallel.take(element, m)))
+                nonzero = np.asarray(jnp.diagonal(point_moments.xx) > 0)
+                for kind, matrix in {"matched": matched(point_moments), "identity": jnp.eye(len(nonzero))}.items():
                     stitch = Stitch(matrix, jnp.zeros(len(matrix), matrix.dtype))
-                    reached = evaluate_stitch(
+                    accuracy = evaluate_stitch(
                         network, a, b, stitch, b.state, point, dataset.test, dataset.mean, dataset.std, batch_size=BATCH
                     )
-                    off = np.linalg.norm(np.asarray(matrix - truth)[:, live]) / np.linalg.norm(
-                        np.asarray(truth)[:, live]
-                    )
-                    where = network.points[point]
-                    theirs.append(
+                    error = np.linalg.norm(np.asarray(matrix - correct)[:, nonzero])
+                    member_rows.append(
                         {
                             "seed": seed,
-                            "layer": where.name,
+                            "layer": stitch_point.name,
                             "layer_index": point,
-                            "starred": where.starred,
+                            "starred": stitch_point.starred,
                             "family": kind,
                             "clean_accuracy": clean[m],
-                            "stitched_accuracy": reached,
-                            "penalty": clean[m] - reached,
-                            "difference": off,
+                            "stitched_accuracy": accuracy,
+                            "penalty": clean[m] - accuracy,
+                            "difference": error / np.linalg.norm(correct[:, nonzero]),
                         }
                     )
                     on_row()
-            on_member(theirs)
-            rows += theirs
+            on_member(member_rows)
+            rows += member_rows
     return rows
 
 
 @lru_cache
 def check_points(network: Network, points: tuple[int, ...]) -> Discovered:
-    """Return the network's symmetry; an InputError where it does not reach one of the points."""
+    """Return the symmetry of the network; raise an InputError if it does not act at one of the points."""
     inputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), network.example)
     symmetry = network.symmetry(network.init(jax.random.key(0)), inputs)  # verified on generic values of these shapes
     names = [network.points[point].name for point in points]
@@ -129,20 +128,20 @@ def check_points(network: Network, points: tuple[int, ...]) -> Discovered:
     return symmetry
 
 
-def _quickly(fn: Callable) -> Callable:
-    """Compiled without optimisation: it runs once."""
+def _compile_fast(fn: Callable) -> Callable:
+    """Compile without optimizations, for functions that run once."""
     return jax.jit(fn, compiler_options=parallel.compiler_options(effort=0))
 
 
 def transformed_flops(
     network: Network, flops: Sequence[float], dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
 ) -> float:
-    """Floating-point operations of `stitch_to_transformed` for one member; `flops` are those of the network's segments."""
+    """Return the operations of `stitch_to_transformed` for one member, given those of the segments of the network."""
     test, total = len(dataset.test), 0.0
     matching = min(matching_images, len(dataset.train))
     for starred in (False, True):
         if chosen := [point for point in points if network.points[point].starred == starred]:
-            passes = 2 + len(KINDS) * len(chosen)  # the member, what it becomes, and stitches
+            passes = 2 + len(KINDS) * len(chosen)  # the member, its transform, and stitches
             total += passes * test * sum(flops) + 2 * matching * sum(flops[: max(chosen) + 1])
     return total
 
@@ -150,22 +149,22 @@ def transformed_flops(
 def moments_memory(
     network: Network, dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
 ) -> memory.Need:
-    """The device memory that the features of a member and of what it becomes take; compiles the program."""
-    images = jax.ShapeDtypeStruct(_matching(dataset, matching_images).shape, np.uint8)
+    """Return the device memory for the feature moments of a member and its transform; compiles the program."""
+    images = jax.ShapeDtypeStruct(_matching_batches(dataset, matching_images).shape, np.uint8)
     shared = (images, dataset.mean, dataset.std)
     return memory.need_of(
         _moments_of(network, points), parallel.default_execution(), Pair(network.shapes, network.shapes), shared
     )
 
 
-def _moments(members: zoo.Zoo, acted: Member, dataset: Dataset, points: tuple[int, ...], images: int, limit):
-    """Per point the moments of features of all members and of what they became, on full batches of training images."""
+def _moments(members: zoo.Zoo, transformed: Member, dataset: Dataset, points: tuple[int, ...], images: int, limit):
+    """Return per point the feature moments of all members and their transforms, on full batches of training images."""
     network, size = members.network, None
     if limit is not None:
         size = jax.local_device_count() * moments_memory(network, dataset, points, images).fitting(limit)
     run = parallel.over_members(_moments_of(network, points), parallel.default_execution())
-    shared = (_matching(dataset, images), dataset.mean, dataset.std)
-    return parallel.in_groups(run, size)(Pair(members.members, acted), shared)
+    shared = (_matching_batches(dataset, images), dataset.mean, dataset.std)
+    return parallel.in_groups(run, size)(Pair(members.members, transformed), shared)
 
 
 def _moments_of(network: Network, points: Sequence[int]):
@@ -173,6 +172,6 @@ def _moments_of(network: Network, points: Sequence[int]):
     return lambda pair, shared: pair_moments(plan, pair, *shared)
 
 
-def _matching(dataset: Dataset, images: int) -> np.ndarray:
+def _matching_batches(dataset: Dataset, images: int) -> np.ndarray:
     batches = pad_batches(dataset.train, BATCH).images
     return batches[: max(1, min(images, len(dataset.train)) // batches.shape[1])]
