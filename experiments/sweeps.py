@@ -237,7 +237,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         names = tuple(side.name for side in sides)
         for lacking, of_plan in missing.items():
             of_plan = [pair for pair in of_plan if pair in own]
-            for part in [lacking] if limit is None else memory_budget.split_to_fit(lacking, dataset, limit):
+            for part in [lacking] if limit is None else memory_budget.split_to_fit(lacking, dataset, limit)[0]:
                 if of_plan:
                     part_sweep = Sweep(part, dataset, num_pairs=len(of_plan))
                     for result in _run(kind, part_sweep, zoos, of_plan, settings.pair_seed):

@@ -217,14 +217,14 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
         """Of a size that is easy to see through; the real one takes the compiler seconds."""
         return sizes.setdefault(part, Need(100, 10 * len(part.points) * len(part.families)))
 
-    monkeypatch.setattr(bounds, "need", need)
+    monkeypatch.setattr(memory_budget, "estimate", need)
     for limit in (180, 150, 125, 115):
-        parts = memory_budget.split_to_fit(plan, dataset, limit)
+        parts = memory_budget.split_to_fit(plan, dataset, limit)[0]
         stitches = [s for part in parts for s in itertools.product(part.points, part.families)]
         assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
         assert all(need(part, None).of(1) <= limit for part in parts)
-    assert memory_budget.split_to_fit(plan, dataset, 180) == [plan]
-    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, wanted 0.11 KB .* single stitch"):
+    assert memory_budget.split_to_fit(plan, dataset, 180)[0] == [plan]
+    with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, expected 0.11 KB .* single stitch"):
         memory_budget.split_to_fit(plan, dataset, 109)
 
 
@@ -252,7 +252,7 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
     parts = []
-    monkeypatch.setattr(bounds, "need", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9))
+    monkeypatch.setattr(memory_budget, "estimate", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9))
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1GB"])
     # The whole, and the larger half: before anything is trained, and when it runs.
     assert [len(part.families) for part in parts] == [2, 1] * 2
@@ -312,7 +312,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
 
 def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     argv = [*flags(scratch()), "--families", "full,identity", "--pairs", "3"]
-    monkeypatch.setattr(bounds, "need", lambda part, _: Need(10**9, 5 * 10**8 * len(part.points)))
+    monkeypatch.setattr(memory_budget, "estimate", lambda part, _: Need(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
     told = lines(capsys)
     assert told["to do"] == ["0", "3"] and told["there already"] == ["3", "0"]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax import parallel
+from symjax import parallel, threads
 from symjax.errors import InputError
 from symjax.parallel import Execution
 
@@ -124,39 +124,39 @@ def test_every_backend_has_a_default():
 # --- tasks side by side ---
 
 
-def wait_for_the_end(go_on, seconds=20):
-    """Goes on until it is told to end, or for so long that it never will be."""
+def wait_for_the_end(check_stop, seconds=20):
+    """Run until `check_stop` raises, at most for `seconds`."""
     for _ in range(100 * seconds):
         time.sleep(0.01)
-        go_on()
+        check_stop()
 
 
 def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
     meeting = threading.Barrier(2, timeout=20)
 
-    def task(name, go_on):
+    def task(name, check_stop):
         meeting.wait()  # nobody passes alone
-        go_on()
+        check_stop()
         return name, jnp.ones(1).dtype, jax.config.jax_default_matmul_precision
 
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         found = threads.run_concurrently([partial(task, "a"), partial(task, "b")])
     assert found == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
-    assert threads.run_concurrently([lambda go_on: (go_on(), threading.current_thread())])[0][1] is threading.current_thread()
+    assert threads.run_concurrently([lambda check_stop: (check_stop(), threading.current_thread())])[0][1] is threading.current_thread()
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_task_that_fails_ends_the_others(place):
     ended = []
 
-    def other(go_on):
+    def other(check_stop):
         try:
-            wait_for_the_end(go_on)
+            wait_for_the_end(check_stop)
         except threads.Stopped:
             ended.append(True)
             raise
 
-    def failing(go_on):
+    def failing(check_stop):
         raise FloatingPointError("planted")
 
     tasks = [other]
@@ -170,12 +170,12 @@ def test_an_interruption_ends_the_tasks():
     """Ctrl-C comes to the thread that waits."""
     ended, meeting = [], threading.Barrier(2, timeout=20)
 
-    def task(go_on):
+    def task(check_stop):
         if meeting.wait() == 0:
             time.sleep(0.1)  # until the pool knows its second thread, which it would not wait for otherwise
             signal.raise_signal(signal.SIGINT)
         try:
-            wait_for_the_end(go_on)
+            wait_for_the_end(check_stop)
         finally:
             ended.append(True)
 
@@ -193,7 +193,7 @@ def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
     assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option("xla_no_such_option", True)
     with pytest.raises(jax.errors.JaxRuntimeError):
         parallel._has_option("xla_backend_optimization_level", "a lot")
-    monkeypatch.setattr(parallel, "_knows", lambda name, value: name == "xla_backend_optimization_level")
+    monkeypatch.setattr(parallel, "_has_option", lambda name, value: name == "xla_backend_optimization_level")
     for effort, level in enumerate((0, 1, 1)):
         assert parallel.compiler_options(effort) == {"xla_backend_optimization_level": level}
     with pytest.raises(InputError, match="effort: got 3"):

@@ -18,7 +18,7 @@ from symjax.network import Member
 from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
 from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, memory_budget, evaluate_stitch, load_stitch, parse_families
-from symjax.stitching.junction import parse_point_pairs, resized
+from symjax.stitching.junction import parse_point_pairs, resize
 from symjax.stitching.results import StitchResults, pair_name
 
 ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_size": 20, "validation": 0.2}
@@ -244,7 +244,7 @@ def test_features_are_resized_as_said(size, target, how):
         else:
             parts = [expected.take(i * n // m, axis) for i in range(m)]
         expected = np.stack(parts, axis)
-    np.testing.assert_allclose(resized(jnp.asarray(x), target), expected, atol=1e-6)
+    np.testing.assert_allclose(resize(jnp.asarray(x), target), expected, atol=1e-6)
 
 
 def test_from_nnx_to_linen_with_batch_norm_and_dropout():
@@ -348,7 +348,7 @@ def test_a_starred_point_takes_the_skip_of_the_front():
     stitched = apply_stitch(result.stitches["inner*", "other*", "full"], features)
     outputs = network.tail(b, (stitched, skip), "other*")
     assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
-    with pytest.raises(InputError, match=r"points: beside the features nothing crosses at stem .*not starred"):
+    with pytest.raises(InputError, match=r"points: besides the features, nothing crosses the split at stem .*not starred"):
         symjax.stitch((network, a), (network, b), ("stem", "inner*"), families="full", train=train, test=(x, y))
 
 
@@ -409,9 +409,9 @@ def test_points_by_name_in_two_networks():
         (
             (plain, cnn),
             "all",
-            "layers: got 'all' between .*: none that can be stitched have one name.* of linear, relu1",
+            "layers: got 'all' between .*: none that can be stitched have equal names.* of linear, relu1",
         ),
-        ((blocks[0], plain), "all", "layers: got 'all' .*: none have one name; expected pairs such as stem:relu1 of"),
+        ((blocks[0], plain), "all", "layers: got 'all' .*: none have equal names; expected pairs such as stem:relu1 of"),
     ):
         with pytest.raises(InputError, match=f"^{message}"):
             parse_point_pairs(*nets, text)
@@ -431,7 +431,7 @@ def refused(**changes):
 @pytest.mark.parametrize("family", ["identity", "matched", "orthogonal", "birkhoff", "birkhoff_published", "softsort"])
 def test_square_families_refuse_unequal_widths(family):
     message = refused(families=f"full,{family}")
-    expected = "stitches points of equal widths alone; got 4 channels at relu1 of A and 6 at relu1 of B"
+    expected = "needs points of equal widths; got 4 channels at relu1 of A and 6 at relu1 of B"
     assert message == f"families: {family} {expected}"
 
 
@@ -463,8 +463,8 @@ X, Y = vectors()
         ({"loss": closeness}, r"loss: it returned float32\[7\] for 7 examples, expected a number"),
         ({"loss": "mse"}, "loss: got 'mse', expected a function"),
         ({"validation": 0.0}, "validation: "),
-        ({"batch_size": 100}, "batch_size: 100 is more than the 48 training"),
-        ({"epoch": 3}, "epoch: is no option of stitch; options are epochs, batch_size"),
+        ({"batch_size": 100}, "batch_size: got 100, expected at most .* training images, 48"),
+        ({"epoch": 3}, "epoch: is not an option of stitch; options are epochs, batch_size"),
         ({"b": of_nnx(partial(CNN, 3, 1), 0, (8, 8, 1))}, r"points: features of shapes \(4,\) at relu1 of linear"),
     ],
 )  # fmt: skip

@@ -452,7 +452,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn (width 8); known: relu1"]),
         (
             ["--model-b", "mcnn", "--width-b", "4", "--families", "birkhoff,matched"],
-            ["families: birkhoff stitches points of equal widths alone; got 8 channels at relu1 of A and 4 at relu1"],
+            ["families: birkhoff needs points of equal widths; got 8 channels at relu1 of A and 4 at relu1"],
         ),
         (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
