@@ -28,8 +28,8 @@ from benchmarks.sweep import make_dataset
 from symjax import memory, models, parallel
 from symjax.flops import segment_flops
 from symjax.parallel import Execution
-from symjax.stitching import FitConfig, Pair, Plan, memory_budget, fit, parse_families
-from symjax.stitching.partition import partition, count_images
+from symjax.stitching import FitConfig, Pair, Plan, fit, memory_budget, parse_families
+from symjax.stitching.partition import count_images, partition
 from symjax.training import Recipe, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
 

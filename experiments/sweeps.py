@@ -23,10 +23,10 @@ from symjax.network import Network
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.result_table import Schema
-from symjax.stitching import FitConfig, PairResult, Plan, Sweep, memory_budget, check_plan
-from symjax.stitching.partition import cost, count_images
+from symjax.stitching import FitConfig, PairResult, Plan, Sweep, check_plan, memory_budget
 from symjax.stitching.families import Family
 from symjax.stitching.junction import parse_point_pairs
+from symjax.stitching.partition import cost, count_images
 from symjax.stitching.results import StitchResults, numerical_warnings
 from symjax.summary import mean, with_both_layers
 from symjax.zoo import Zoo, ZooConfig

@@ -24,7 +24,7 @@ from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
 from symjax.progress import progress_bar
 from symjax.result_table import ResultTable, Schema
-from symjax.stitching.transformed import KINDS, transformed_flops, check_points, moments_memory, stitch_to_transformed
+from symjax.stitching.transformed import KINDS, check_points, moments_memory, stitch_to_transformed, transformed_flops
 from symjax.summary import Summary, mean
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")

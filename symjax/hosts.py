@@ -187,7 +187,9 @@ def all_agree(step: str, read: Callable[[], Item], to_json: Callable[[Item], Any
         result = read()
         text = json.dumps(to_json(result), sort_keys=True)
         # The first process decides on the timeout, since clocks differ.
-        answers = gather(step, [hashlib.sha256(text.encode()).hexdigest(), time.monotonic() - start > AGREEMENT_TIMEOUT])
+        answers = gather(
+            step, [hashlib.sha256(text.encode()).hexdigest(), time.monotonic() - start > AGREEMENT_TIMEOUT]
+        )
         if len({digest for digest, _ in answers}) == 1:
             return result
         if answers[0][1]:

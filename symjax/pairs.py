@@ -1,4 +1,4 @@
-"""Pairs of members, by their seeds."""
+"""Pairs of members, given by their seeds."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,24 +10,32 @@ from symjax.errors import InputError
 
 __all__ = ["all_pairs", "draw_pairs"]
 
-MOST = 10**7  # pairs, all of which lie in memory
+MAX_PAIRS = 10**7  # all pairs are in memory
 
 
 def all_pairs(
     seeds: Sequence[int], *, ordered: bool = True, seeds_b: Sequence[int] | None = None
 ) -> list[tuple[int, int]]:
-    """Every pair of two different seeds; where the order does not matter, once, the smaller first.
+    """Return all pairs of two different seeds.
 
-    With `seeds_b`, of members of another zoo, every pair of a seed and one of these.
+    Args:
+      seeds: of the members, each once.
+      ordered: whether (a, b) and (b, a) are different pairs. Otherwise the smaller seed is first.
+      seeds_b: of the members of another zoo. With it, return all pairs (seed, seed_b).
 
     Raises:
-      InputError: bad seeds, or so many that there are more than `MOST` pairs.
+      InputError: seeds that are not distinct integers from 0, or more than `MAX_PAIRS` pairs.
+
+    Example:
+        >>> from symjax.pairs import all_pairs
+        >>> all_pairs([0, 1, 2], ordered=False)
+        [(0, 1), (0, 2), (1, 2)]
     """
     seeds = checks.seeds(seeds)
     if seeds_b is not None:
         seeds_b = checks.seeds(seeds_b)
-    if len(seeds) * (len(seeds) - 1 if seeds_b is None else len(seeds_b)) > MOST:
-        raise InputError(f"seeds: got {len(seeds)}, wanted so few that they make at most {MOST} ordered pairs")
+    if len(seeds) * (len(seeds) - 1 if seeds_b is None else len(seeds_b)) > MAX_PAIRS:
+        raise InputError(f"seeds: got {len(seeds)}, expected so few that there are at most {MAX_PAIRS} ordered pairs")
     if seeds_b is not None:
         return list(itertools.product(seeds, seeds_b))
     if checks.flag("ordered", ordered):
@@ -43,26 +51,31 @@ def draw_pairs(
     ordered: bool = True,
     seeds_b: Sequence[int] | None = None,
 ) -> list[tuple[int, int]]:
-    """`count` pairs, drawn without replacement by a seeded key; more pairs extend fewer.
+    """Draw `count` pairs without replacement. For one seed, a longer draw begins with the pairs of a shorter one.
 
     Args:
       seeds: of the members, each once.
-      count: how many, as a number or its digits; or "all", in the order of `all_pairs`.
-      seed: of the draw.
-      ordered, seeds_b: of `all_pairs`.
+      count: the number of pairs, an integer or its digits; "all" returns all pairs in the order of `all_pairs`.
+      seed: of the random numbers.
+      ordered, seeds_b: see `all_pairs`.
 
     Raises:
-      InputError: for fewer than two members, more pairs than there are, or a bad seed.
+      InputError: fewer than two members, more pairs than exist, or an invalid seed.
+
+    Example:
+        >>> from symjax.pairs import draw_pairs
+        >>> len(draw_pairs(range(4), 5))
+        5
     """
     seed = checks.integer("pair_seed", seed, 0, 2**32 - 1)
     pairs = all_pairs(seeds, ordered=ordered, seeds_b=seeds_b)
     if not pairs:
-        raise InputError(f"seeds: {len(seeds)} member; a pair needs two different ones")
+        raise InputError(f"seeds: got {len(seeds)} member, expected two or more for a pair")
     if isinstance(count, str) and count == "all":
         return pairs
-    wanted = int(count) if isinstance(count, str) and count.isdecimal() and len(count) <= 20 else count
-    if not checks.is_integer(wanted) or not 1 <= wanted <= len(pairs):
-        given = checks.short(count)
-        raise InputError(f"pairs: got {given}, wanted 1 to {len(pairs)} with {len(seeds)} members, or all")
+    number = int(count) if isinstance(count, str) and count.isdecimal() and len(count) <= 20 else count
+    if not checks.is_integer(number) or not 1 <= number <= len(pairs):
+        expected = f"1 to {len(pairs)} with {len(seeds)} members, or all"
+        raise InputError(f"pairs: got {checks.short(count)}, expected {expected}")
     order = np.random.RandomState(seed).permutation(len(pairs))
-    return [pairs[i] for i in order[:wanted]]
+    return [pairs[i] for i in order[:number]]

@@ -115,7 +115,7 @@ def each(fn: Callable, execution: Execution) -> Callable:
 
 
 def each_stack(fn: Callable, stacks: Sequence[PyTree], execution: Execution) -> list[PyTree]:
-    """Lift `fn` over several stacks of items; stacks of equal shapes and dtypes run as one. Return results per stack."""
+    """Lift `fn` over several stacks of items and return results per stack; stacks of equal types run as one."""
     equal: dict[Any, list[int]] = {}
     for i, stacked in enumerate(stacks):
         leaves, structure = jax.tree.flatten(stacked)

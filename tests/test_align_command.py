@@ -278,12 +278,12 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     [
         (["--measures", "cka,cosine"], "'cosine' not known; choose from cca"),
         (["--measures", ","], "measures: none given"),
-        (["--pairs", "4"], "pairs: got '4', wanted 1 to 3"),
+        (["--pairs", "4"], "pairs: got '4', expected 1 to 3"),
         (["--pairs", "some"], "pairs: got 'some'"),
         (["--pair-seed", "-1"], "pair_seed: got -1"),
         (["--examples", "1"], "examples: got 1"),
         (["--layers", "relu9"], "relu9"),
-        (["--seeds", "5,"], "a pair needs two"),
+        (["--seeds", "5,"], "expected two or more for a pair"),
     ],
 )
 def test_bad_flags_are_one_line(words, named, capsys):

@@ -134,7 +134,8 @@ from symjax import InputError, hosts
 hosts.initialize()
 hosts.AGREEMENT_TIMEOUT = 0
 with hosts.job():
-    found = [jax.process_index(), jax.process_count(), jax.device_count(), hosts.local_shard("abcde"), hosts.gather("met", "!")]
+    found = [jax.process_index(), jax.process_count(), jax.device_count()]
+    found += [hosts.local_shard("abcde"), hosts.gather("met", "!")]
     try:
         hosts.all_agree("what is there", hosts.index)
     except InputError as error:

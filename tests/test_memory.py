@@ -232,7 +232,9 @@ def test_the_largest_parts_are_of_each_stretch_the_most_families():
     plan, _ = plan_of("full,rank1,lasso,matched")
     few, many = (dataclasses.replace(plan, points=(0,), families=plan.families[:n]) for n in (1, 2))
     late = dataclasses.replace(plan, points=(1,), families=plan.families[2:])
-    assert memory_budget.largest_parts([few, many, late]) == [many, late] == memory_budget.largest_parts([many, late, few])
+    assert (
+        memory_budget.largest_parts([few, many, late]) == [many, late] == memory_budget.largest_parts([many, late, few])
+    )
 
 
 def test_what_a_plan_needs():
@@ -252,7 +254,9 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
     parts = []
-    monkeypatch.setattr(memory_budget, "estimate", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9))
+    monkeypatch.setattr(
+        memory_budget, "estimate", lambda part, _: parts.append(part) or Need(0, len(part.families) * 10**9)
+    )
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1GB"])
     # The whole, and the larger half: before anything is trained, and when it runs.
     assert [len(part.families) for part in parts] == [2, 1] * 2

@@ -142,7 +142,10 @@ def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         found = threads.run_concurrently([partial(task, "a"), partial(task, "b")])
     assert found == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
-    assert threads.run_concurrently([lambda check_stop: (check_stop(), threading.current_thread())])[0][1] is threading.current_thread()
+    assert (
+        threads.run_concurrently([lambda check_stop: (check_stop(), threading.current_thread())])[0][1]
+        is threading.current_thread()
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -190,7 +193,9 @@ def test_an_interruption_ends_the_tasks():
 
 def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
     """They come and go with its versions; a program is compiled in any case."""
-    assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option("xla_no_such_option", True)
+    assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option(
+        "xla_no_such_option", True
+    )
     with pytest.raises(jax.errors.JaxRuntimeError):
         parallel._has_option("xla_backend_optimization_level", "a lot")
     monkeypatch.setattr(parallel, "_has_option", lambda name, value: name == "xla_backend_optimization_level")

@@ -11,7 +11,7 @@ from symjax import models
 from symjax.flops import segment_flops
 from symjax.parallel import Execution
 from symjax.stitching import FitConfig, Plan, parse_families
-from symjax.stitching.partition import ImageCounts, cost, partition, count_images
+from symjax.stitching.partition import ImageCounts, cost, count_images, partition
 
 WORK = ImageCounts(front=3, trained=2, closed_form=1)
 # Conv, then two convolutions of a quarter of the cost, a dense layer: five segments, four points.

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from symjax import runs
+from symjax import files, runs
 from symjax.errors import InputError
 
 CONFIG = {"width": 8, "recipe": {"epochs": 10, "learning_rate": 0.003}, "name": None}
@@ -153,7 +153,7 @@ def test_foreign_configuration_is_compared_key_by_key(tmp_path):
 
 def test_folders_of_others_are_refused(tmp_path):
     hold(tmp_path / "a")
-    with pytest.raises(InputError, match="is a zoo folder, wanted a stitch folder"):
+    with pytest.raises(InputError, match="is a zoo folder, expected a stitch folder"):
         hold(tmp_path / "a", kind="stitch")
     (tmp_path / "a" / "config.json").write_text('{"version": 3}')
     with pytest.raises(InputError, match="not written by symjax"):
@@ -211,7 +211,7 @@ def test_files_of_another_configuration_are_not_read(tmp_path):
 def test_a_mark_of_digits_alone_stays_text(tmp_path, monkeypatch):
     hold(tmp_path)
     for mark in ("0012345678", "12345e6789"):
-        monkeypatch.setattr(runs, "fingerprint", lambda _, mark=mark: mark)
+        monkeypatch.setattr(files, "fingerprint", lambda _, mark=mark: mark)
         runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1]}))
         assert list(runs.read_csv(tmp_path / "a.csv")) == ["x"]
         assert mark in (tmp_path / "a.csv").read_text()
@@ -220,7 +220,7 @@ def test_a_mark_of_digits_alone_stays_text(tmp_path, monkeypatch):
 def test_a_second_process_waits_for_the_first(tmp_path):
     folder = tmp_path / "a"
     script = f"""
-        from symjax import runs
+        from symjax import files, runs
         with runs.open_folder({str(folder)!r}, "zoo", {CONFIG!r}) as folder:
             runs.write_json(folder / "second.json", (folder / "first.json").exists())
     """

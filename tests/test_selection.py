@@ -72,7 +72,11 @@ def test_what_went_wrong_in_training_is_said():
             "residual": [1e-7, 0.0, 3e-7, 2e-5],
         }
     )
-    assert numerical_warnings(curves) == "" and numerical_warnings(pd.DataFrame()) == "" and numerical_warnings(curves.drop(columns="residual")) == ""
+    assert (
+        numerical_warnings(curves) == ""
+        and numerical_warnings(pd.DataFrame()) == ""
+        and numerical_warnings(curves.drop(columns="residual")) == ""
+    )
     missed = numerical_warnings(curves.assign(residual=[30.0, 120.0, 0.0, 0.0]))
     assert "in 1 stitch the projection missed" in missed and "(birkhoff at relu4)" in missed and "curves.csv" in missed
     assert "in 2 stitches the loss was not finite" in numerical_warnings(curves.assign(loss=[1.0, np.nan, np.inf, 1.0]))

@@ -17,7 +17,16 @@ from symjax.data.dataset import split_indices
 from symjax.network import Member
 from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
-from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, memory_budget, evaluate_stitch, load_stitch, parse_families
+from symjax.stitching import (
+    FitConfig,
+    Plan,
+    Sweep,
+    apply_stitch,
+    evaluate_stitch,
+    load_stitch,
+    memory_budget,
+    parse_families,
+)
 from symjax.stitching.junction import parse_point_pairs, resize
 from symjax.stitching.results import StitchResults, pair_name
 
@@ -348,7 +357,9 @@ def test_a_starred_point_takes_the_skip_of_the_front():
     stitched = apply_stitch(result.stitches["inner*", "other*", "full"], features)
     outputs = network.tail(b, (stitched, skip), "other*")
     assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
-    with pytest.raises(InputError, match=r"points: besides the features, nothing crosses the split at stem .*not starred"):
+    with pytest.raises(
+        InputError, match=r"points: besides the features, nothing crosses the split at stem .*not starred"
+    ):
         symjax.stitch((network, a), (network, b), ("stem", "inner*"), families="full", train=train, test=(x, y))
 
 
@@ -411,7 +422,11 @@ def test_points_by_name_in_two_networks():
             "all",
             "layers: got 'all' between .*: none that can be stitched have equal names.* of linear, relu1",
         ),
-        ((blocks[0], plain), "all", "layers: got 'all' .*: none have equal names; expected pairs such as stem:relu1 of"),
+        (
+            (blocks[0], plain),
+            "all",
+            "layers: got 'all' .*: none have equal names; expected pairs such as stem:relu1 of",
+        ),
     ):
         with pytest.raises(InputError, match=f"^{message}"):
             parse_point_pairs(*nets, text)

@@ -357,7 +357,7 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
         assert caught.value.code == 2 and told in err and "--out" in err
     with pytest.raises(SystemExit) as caught:
         command("--families", "full", "--pairs", 1, out=scratch() / "zoo")
-    assert caught.value.code == 2 and "is a zoo folder, wanted a stitch folder" in capsys.readouterr().err
+    assert caught.value.code == 2 and "is a zoo folder, expected a stitch folder" in capsys.readouterr().err
     assert contents(tmp_path / "a") == before
 
 
@@ -420,7 +420,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
     assert sorted(few.draw(few.parse_seeds())) == [(0, 1), (1, 0)]
     assert capsys.readouterr().err == "pairs: all 2 of 2 members, not 4, the default\n"
     assert many.draw(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
-    with pytest.raises(InputError, match="pairs: got '4', wanted 1 to 2 with 2 members, or all"):
+    with pytest.raises(InputError, match="pairs: got '4', expected 1 to 2 with 2 members, or all"):
         module.Settings(seeds="2", pairs="4").draw((0, 1))
 
 
@@ -457,8 +457,8 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
         (["--dataset", "missing.npz"], ["missing.npz"]),
-        (["--pairs", "0"], ["pairs: got '0', wanted 1 to 12 with 4 members, or all"]),
-        (["--pairs", "13"], ["pairs: got '13', wanted 1 to 12"]),
+        (["--pairs", "0"], ["pairs: got '0', expected 1 to 12 with 4 members, or all"]),
+        (["--pairs", "13"], ["pairs: got '13', expected 1 to 12"]),
         (["--pairs", "some"], ["pairs: got 'some'", "or all"]),
         (["--pairs", "1.5"], ["pairs: got '1.5'"]),
         (["--pairs", ""], ["pairs: got ''"]),
@@ -466,7 +466,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--pair-seed", "-1"], ["pair_seed: got -1"]),
         (["--pair-seed", "4294967296"], ["pair_seed: got 4294967296"]),
         (["--pair-seed", "x"], ["pair-seed"]),
-        (["--seeds", "1"], ["seeds: 1 member; a pair needs two"]),
+        (["--seeds", "1"], ["seeds: got 1 member, expected two or more"]),
         (["--seeds", "5,"], ["seeds: 1 member;"]),
         (["--seeds", "3,3"], ["seeds: got 3, 3"]),
         (["--seeds", "0"], ["seeds: got '0'"]),

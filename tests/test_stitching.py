@@ -29,8 +29,8 @@ from symjax.stitching import (
     parse_families,
     stitched_output,
 )
-from symjax.stitching.shard import SweepShard, _choose
 from symjax.stitching.results import StitchResults
+from symjax.stitching.shard import SweepShard, _choose
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
@@ -730,10 +730,10 @@ def test_pairs_are_drawn_by_a_key():
     [
         (((1,), 1), "seeds: 1 member"),
         (((1,), "all"), "seeds: 1 member"),
-        ((range(4000), 4), "seeds: got 4000, wanted so few that they make at most 10000000 ordered pairs"),
-        (((1, 2), 0), "pairs: got 0, wanted 1 to 2 with 2 members, or all"),
-        (((1, 2), 3), "pairs: got 3, wanted 1 to 2"),
-        (((1, 2), "some"), "pairs: got 'some', wanted 1 to 2"),
+        ((range(4000), 4), "seeds: got 4000, expected so few that there are at most 10000000 ordered pairs"),
+        (((1, 2), 0), "pairs: got 0, expected 1 to 2 with 2 members, or all"),
+        (((1, 2), 3), "pairs: got 3, expected 1 to 2"),
+        (((1, 2), "some"), "pairs: got 'some', expected 1 to 2"),
         (((1, 2), 1, -1), "pair_seed: got -1"),
         (((1, 2), 1, 2**32), "pair_seed: got 4294967296"),
     ],

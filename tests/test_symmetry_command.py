@@ -54,7 +54,9 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     monkeypatch.setattr(experiments.symmetry, "measure", None)
     monkeypatch.setattr(experiments.symmetry, "homogeneity", None)
     compute = experiments.symmetry.stitch_to_transformed
-    monkeypatch.setattr(experiments.symmetry, "stitch_to_transformed", lambda *a, **o: asked.append(a[3]) or compute(*a, **o))
+    monkeypatch.setattr(
+        experiments.symmetry, "stitch_to_transformed", lambda *a, **o: asked.append(a[3]) or compute(*a, **o)
+    )
     command("--layers", "relu2")
     assert not asked
     capsys.readouterr()
@@ -95,7 +97,9 @@ def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
     rows = runs.read_csv("run/results.csv")
     assert list(rows.family) == ["matched", "identity"] and rows.seed.nunique() == 1
     calls.clear()
-    monkeypatch.setattr(symjax.stitching.transformed, "evaluate_stitch", lambda *a, **o: calls.append(1) or evaluate(*a, **o))
+    monkeypatch.setattr(
+        symjax.stitching.transformed, "evaluate_stitch", lambda *a, **o: calls.append(1) or evaluate(*a, **o)
+    )
     command("--layers", "relu2")
     more = runs.read_csv("run/results.csv")
     assert len(calls) == 2 * (len(SEEDS) - 1) and len(more) == 2 * len(SEEDS)

@@ -24,8 +24,8 @@ from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.results import numerical_warnings
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import Sweep, check_plan
-from symjax.training.loop import tree_types
 from symjax.training.custom import EXAMPLES, check_functions
+from symjax.training.loop import tree_types
 
 PyTree = Any
 Point = str | int
@@ -89,7 +89,7 @@ def stitch(
         loss(tail_b(W front_a(x)), targets),
 
     where W acts on the channels of A's features; both networks stay fixed. Then the batch statistics of the tail are
-    re-estimated and the stitch is evaluated. Its penalty is the mean accuracy of both networks minus the accuracy of the
+    re-estimated and the stitch is evaluated. Its penalty is the mean accuracy of both networks minus that of the
     stitched network.
 
     Features of A of another size (height and width, or tokens) are resized to that of B's features: by mean pooling if
@@ -247,7 +247,7 @@ def _renamed_data(prefix: str = ""):
 
 
 def _outputs(network: Network, dataset: Dataset) -> PyTree:
-    """Return shapes and dtypes of the outputs for `EXAMPLES` inputs; raise an InputError if the network rejects them."""
+    """Return shapes and dtypes of the outputs for `EXAMPLES` inputs; raise an InputError if the inputs do not fit."""
     leaves, inputs = jax.tree.leaves(network.example), dataset.train.images
     fits = len(leaves) == 1 and leaves[0].shape[1:] == inputs.shape[1:]
     if not fits or np.issubdtype(leaves[0].dtype, np.integer) != np.issubdtype(inputs.dtype, np.integer):

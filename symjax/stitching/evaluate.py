@@ -64,8 +64,8 @@ def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], image
         return stitched_output(plan.network_b, pair.b, carried, stitch, point, "moments", key=key)[1]
 
     return [
-        each_stack(partial(statistics, junction.b, carried), pad_factors(point_stitches), plan.execution)
-        for junction, carried, point_stitches in zip(plan.junctions, fronts, stitches, strict=True)
+        each_stack(partial(statistics, at.b, carried), pad_factors(point_stitches), plan.execution)
+        for at, carried, point_stitches in zip(plan.junctions, fronts, stitches, strict=True)
     ]
 
 
@@ -93,9 +93,9 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask))
 
     scores = []
-    for junction, carried, point_stitches, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
+    for at, carried, point_stitches, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
         items = list(zip(pad_factors(point_stitches), states, strict=True))
-        scores.append(concatenate(each_stack(partial(score, junction.b, carried), items, plan.execution)))
+        scores.append(concatenate(each_stack(partial(score, at.b, carried), items, plan.execution)))
     return scores
 
 

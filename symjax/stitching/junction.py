@@ -160,7 +160,8 @@ def carried_values(junctions: Sequence[Junction], network: Network, a: Member, x
     """Return the values that cross each junction, first A's features in the form that B's tail reads."""
     fronts = network.fronts(a, x, [junction.a for junction in junctions])
     return [
-        (to_tail_input(junction, features), *others) for junction, (features, *others) in zip(junctions, fronts, strict=True)
+        (to_tail_input(junction, features), *others)
+        for junction, (features, *others) in zip(junctions, fronts, strict=True)
     ]
 
 

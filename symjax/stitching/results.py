@@ -182,7 +182,7 @@ class StitchResults:
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
-        """Return mean and standard deviation (n - 1) of the penalty over pairs, with rows of families and columns of layers."""
+        """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
         table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
         text = mean_and_deviation(grouped, 1).unstack("layer")

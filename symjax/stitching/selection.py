@@ -6,8 +6,8 @@ from symjax.errors import InputError
 from symjax.stitching.families import Family, parse_families
 from symjax.summary import with_both_layers
 
-# The published grids. Ranks and the temperature of SoftSort have none; their grids are powers of two and of ten. The grid
-# of the proximal lasso gives a range of sparsities on digits at the default step size; at 1, layers become zero.
+# The published grids. Ranks and the temperature of SoftSort have none; their grids are powers of two and of ten. The
+# grid of the proximal lasso gives a range of sparsities on digits at the default step size; at 1, layers become zero.
 GRIDS: dict[str, tuple[str, ...]] = {
     "birkhoff": ("1e-3", "1e-2", "1e-1", "1", "10"),
     "birkhoff_published": ("1e-3", "1e-2", "1e-1", "1", "10"),

@@ -169,7 +169,7 @@ def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:
 
 
 def _pick(plan: Plan, stacks: list[list[PyTree]], chosen: list[list[list[int]]]) -> list[list[PyTree]]:
-    """Return per point and family the leaves (pairs, 1, ...) of the chosen candidates among (pairs, candidates, ...)."""
+    """Return per point and family the leaves (pairs, 1, ...) of the chosen ones of (pairs, candidates, ...)."""
     families = [candidate.family for candidate in plan.candidates]
     first, rows = [families.index(family) for family in plan.stacked], np.arange(len(chosen))[:, None]
 

@@ -29,9 +29,9 @@ class Pair(NamedTuple):
 class Stitch(NamedTuple):
     """An affine map of channels, y_i = sum_j matrix_ij x_j + bias_i.
 
-    A stitch of low rank can have factors, whose product is the matrix. Then the factors are applied instead, which costs
-    r (d_a + d_b) / (d_a d_b) as much; a convolution that follows directly works on r channels. Set the factors to None
-    when you replace the matrix.
+    A stitch of low rank can have factors, whose product is the matrix. Then the factors are applied instead, at
+    r (d_a + d_b) / (d_a d_b) of the cost; a convolution that follows directly works on r channels. Set the factors to
+    None when you replace the matrix.
     """
 
     matrix: jax.Array  # (d_b, d_a)

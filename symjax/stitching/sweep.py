@@ -45,8 +45,8 @@ class PairResult:
         entries). If the points or networks of A and B differ, also layer_b and resize (`junction.Junction`).
       curves: a dict per point, trained candidate and epoch with layer, family, learning_rate, epoch, loss, accuracy
         (percent) and residual (the largest violation of the family's constraint, `Family.residual`).
-      stitches: (layer, family), or (layer, layer_b, family) if the names differ, to (rounded stitch, statistics of B for
-        it), as NumPy arrays.
+      stitches: (layer, family), or (layer, layer_b, family) if the names differ, to (rounded stitch, state of B for it),
+        as NumPy arrays.
     """
 
     pair: tuple[int, int]
@@ -159,7 +159,7 @@ class Sweep:
           member_b: likewise, of the tails; by default `member`.
           seed: of random numbers; those of a pair depend on it and on the seeds of the pair.
           on_epoch: called after each epoch with the mean training loss and accuracy of all stitches.
-          on_evaluation: called after every few batches of an evaluation with the mean loss and accuracy so far, or None.
+          on_evaluation: called after every few batches of an evaluation with mean loss and accuracy so far, or None.
         """
         member_b = member if member_b is None else member_b
         for index, count in groups(len(pairs), self.group_size):

@@ -37,8 +37,8 @@ def stitch_to_transformed(
 ) -> list[dict]:
     """Transform each member A by a random element g of its symmetry and stitch its front to the tail of the result.
 
-    The correct stitch at a point is the matrix phi(g) of the element there. The `matched` stitch, computed from features
-    of training images only, should equal phi(g) and have no penalty; the `identity` shows the effect of the
+    The correct stitch at a point is the matrix phi(g) of the element there. The `matched` stitch, computed only from
+    features of training images, should equal phi(g) and have no penalty; the `identity` shows the effect of the
     transformation. The tail keeps its own batch-norm statistics, which belong to the matched features. At points inside
     residual blocks only these branches are transformed, since the skip connection comes from the front.
 

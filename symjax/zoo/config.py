@@ -21,8 +21,8 @@ from symjax.network import Network
 from symjax.network.structure import structure
 from symjax.spelling import described
 from symjax.training import Recipe
-from symjax.training.loop import ADDED_FIELDS as RECIPE_ADDED_FIELDS
 from symjax.training.custom import EXAMPLES, check_task, fingerprints
+from symjax.training.recipe import ADDED_FIELDS as RECIPE_FIELDS
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELS = ("true", "permuted", "permuted_each")
@@ -109,7 +109,7 @@ class ZooConfig:
         values["recipe"] = {**values.get("recipe", {}), **own}
         if isinstance(values["freeze"], Mapping):
             values["freeze"] = _from_json(Saturation, values["freeze"])
-        return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_ADDED_FIELDS, **values.get("recipe", {})})})
+        return _from_json(cls, {**values, "recipe": _from_json(Recipe, {**RECIPE_FIELDS, **values.get("recipe", {})})})
 
     def on(self, dataset: Dataset) -> "ZooConfig":
         """The same with the augmentation that the data set asks for where the recipe leaves it open."""

@@ -24,7 +24,7 @@ from symjax.representations import normalization
 from symjax.spelling import one_line
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches
-from symjax.training.loop import FUNCTIONS
+from symjax.training.recipe import FUNCTIONS
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.saturation import read_found, schedule_of
 from symjax.zoo.stored import StoredMember, abstract_state, stored_members

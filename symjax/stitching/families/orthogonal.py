@@ -51,7 +51,7 @@ def newton_schulz(matrix):
 
 @dataclass(frozen=True)
 class Orthogonal(Family):
-    """W'W = 1: projected to the nearest orthogonal matrix after every step; rounding computes the exact polar factor."""
+    """W'W = 1: projected to the nearest orthogonal matrix after every step; rounding takes the exact polar factor."""
 
     label: ClassVar[str] = "orthogonal"
     square: ClassVar[bool] = True
