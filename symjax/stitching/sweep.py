@@ -45,7 +45,7 @@ class PairResult:
         entries). If the points or networks of A and B differ, also layer_b and resize (`junction.Junction`).
       curves: a dict per point, trained candidate and epoch with layer, family, learning_rate, epoch, loss, accuracy
         (percent) and residual (the largest violation of the family's constraint, `Family.residual`).
-      stitches: (layer, family), or (layer, layer_b, family) if the names differ, to (rounded stitch, state of B for it),
+      stitches: (layer, family), or (layer, layer_b, family) if the names differ, to (rounded stitch, its state of B),
         as NumPy arrays.
     """
 

@@ -70,7 +70,7 @@ class ProximalLasso(Family):
     """Any matrix; after each step of length t, W_ij becomes sign(W_ij) max(|W_ij| - t weight, 0).
 
     With stochastic gradient descent this is the proximal gradient method for the objective of the lasso, which yields
-    exact zeros. The length of Adam's steps does not depend on the scale of the gradient, so there the weight is relative
+    exact zeros. The length of Adam's steps is independent of the scale of the gradient, so there the weight is relative
     to a step: at 1, soft thresholding cancels a whole step.
     """
 
