@@ -57,10 +57,10 @@ def test_places_are_a_balanced_partition(count, per_process):
     held = hosts.member_indices(count, devices(*per_process))
     assert sorted(held) == list(range(len(per_process)))
     assert sorted(itertools.chain(*held.values())) == list(range(count))
-    assert all(theirs == sorted(theirs) for theirs in held.values())
-    sizes = [len(theirs) for theirs in held.values()]
+    assert all(indices == sorted(indices) for indices in held.values())
+    sizes = [len(indices) for indices in held.values()]
     rounds = -(-count // sum(per_process))  # no device does more
-    assert all(size <= rounds * theirs for size, theirs in zip(sizes, per_process, strict=True))
+    assert all(size <= rounds * devices_of for size, devices_of in zip(sizes, per_process, strict=True))
     if len(set(per_process)) == 1:
         assert max(sizes) - min(sizes) <= 1
     elif min(sizes) == 0:
@@ -121,8 +121,8 @@ def test_what_is_no_job_is_an_error(given, named, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(experiments.zoo.main, experiments.zoo.Settings, ["--distributed"])
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert named in told.err and told.err.startswith("error: distributed:") and not told.out
+    output = capsys.readouterr()
+    assert named in output.err and output.err.startswith("error: distributed:") and not output.out
 
 
 # --- real processes on this host ---
@@ -167,11 +167,11 @@ def test_a_launcher_is_found_and_processes_meet(cluster, tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     port = free_port(EPHEMERAL + 1, 65536)
     job = [spawn(tmp_path, JOIN, **variables(cluster, port, i), PYTHONPATH=ROOT) for i in range(2)]
-    for i, (code, printed, told) in enumerate(end(job, timeout=120)):
+    for i, (code, printed, output) in enumerate(end(job, timeout=120)):
         *shared, apart = json.loads(printed)
         assert shared == [i, 2, 2, list("abcde")[i::2], ["!", "!"]]
         assert "what is there: the processes do not see the same files" in apart
-        assert code == 1 and "planted" in told and ("process 1 on " in told) == (i == 0)
+        assert code == 1 and "planted" in output and ("process 1 on " in output) == (i == 0)
 
 
 STITCH = ("--families", "full,matched", "--stitch-epochs", 2, "--pairs", 3, "--layers", "relu2")
@@ -194,18 +194,20 @@ def commands(folder, *more):
 def alone(tmp_path_factory):
     """What one process with one device leaves."""
     folder = tmp_path_factory.mktemp("alone")
-    ((code, _, told),) = end(start(folder, commands(folder)))
-    assert code == 0, told
+    ((code, _, output),) = end(start(folder, commands(folder)))
+    assert code == 0, output
     return folder
 
 
 def assert_same_zoo(folder, alone):
     """The weights in the checkpoints, as `host_helpers` says."""
-    ours, theirs = (zoo.load(where / "zoo") for where in (folder, alone))
-    assert ours.seeds == theirs.seeds == SEEDS
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
-    ours, theirs = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    actual, expected = (zoo.load(where / "zoo") for where in (folder, alone))
+    assert actual.seeds == expected.seeds == SEEDS
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), actual.members, expected.members
+    )
+    actual, expected = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def assert_same(folder, alone):
@@ -233,8 +235,8 @@ def test_a_tolerance_is_no_more_than_it_says():
 @pytest.mark.slow
 def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
     (tmp_path / "stripes.npz").symlink_to(alone / "stripes.npz")  # tables say which file they are of
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path)))
-    assert code == 0, told
+    ((code, _, output),) = end(start(tmp_path, commands(tmp_path)))
+    assert code == 0, output
     for name in ("zoo/accuracy.csv", "stitch/results.csv", "stitch/curves.csv", "align/results.csv"):
         assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
@@ -255,8 +257,8 @@ def test_two_processes_train_what_this_one_trains(tmp_path, monkeypatch):
 def test_two_processes_leave_what_one_leaves(tmp_path, alone):
     job = end(start(tmp_path, commands(tmp_path, "--distributed"), processes=2))
     assert [code for code, _, _ in job] == [0, 0], job
-    (_, first, told), (_, other, told_other) = job
-    saved = [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for text in (told, told_other)]
+    (_, first, output), (_, other, told_other) = job
+    saved = [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for text in (output, told_other)]
     assert saved == [{0, 2}, {1}]
     assert other == "" and "stitching penalty" in first and "it/s" not in told_other and "epoch/s" not in told_other
     assert sorted(path.name for path in (tmp_path / "zoo").glob("member-*")) == [f"member-{seed}" for seed in SEEDS]
@@ -265,34 +267,36 @@ def test_two_processes_leave_what_one_leaves(tmp_path, alone):
     # One process goes on with it, and has nothing to do.
     before = (tmp_path / "align" / "results.csv").read_bytes()
     again = commands(tmp_path)[1:3]
-    ((code, _, told),) = end(start(tmp_path, again, before="training.train_jobs = None"))
-    assert code == 0 and "pair/s" not in told, told
+    ((code, _, output),) = end(start(tmp_path, again, before="training.train_jobs = None"))
+    assert code == 0 and "pair/s" not in output, output
     assert (tmp_path / "align" / "results.csv").read_bytes() == before
 
 
-def shards(told):
+def shards(output):
     """The number of devices; and of sharded programs, on how many devices with how many members on each."""
-    (devices,) = re.findall("^devices ([0-9]+)$", told, re.M)
-    return int(devices), {(int(a), int(b)) for a, b in re.findall("^shard ([0-9]+) ([0-9]+)$", told, re.M)}
+    (devices,) = re.findall("^devices ([0-9]+)$", output, re.M)
+    return int(devices), {(int(a), int(b)) for a, b in re.findall("^shard ([0-9]+) ([0-9]+)$", output, re.M)}
 
 
 @pytest.mark.slow
 def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
-    assert code == 0, told
-    devices, found = shards(told)
+    ((code, _, output),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
+    assert code == 0, output
+    devices, result = shards(output)
     # Three members and five copies, one on each, or on three of them; lanes of stitches, in which pairs share devices,
     # have half of them.
-    assert devices == 8 and (8, 1) in found and {size for size, _ in found} <= {3, 4, 8}
+    assert devices == 8 and (8, 1) in result and {size for size, _ in result} <= {3, 4, 8}
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow
 def test_eight_devices_train_what_one_trains(tmp_path, alone):
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
-    assert code == 0 and shards(told) == (8, {(8, 1)}), told
-    ours, theirs = (zoo.load(where / "zoo") for where in (tmp_path, alone))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
+    ((code, _, output),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
+    assert code == 0 and shards(output) == (8, {(8, 1)}), output
+    actual, expected = (zoo.load(where / "zoo") for where in (tmp_path, alone))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), actual.members, expected.members
+    )
 
 
 @pytest.mark.slow
@@ -306,8 +310,8 @@ def test_matrices_are_shared_out(tmp_path):
         argv = tiny(folder, *ROTATE, "--out", folder / "rotate", *["--distributed"] * ("processes" in how))
         job = end(start(folder, [["rotate", *argv]], **how))
         assert all(code == 0 for code, _, _ in job), job
-    devices, found = shards(job[0][2])
-    assert devices == 8 and (8, 1) in found and {size for size, _ in found} == {8}  # four matrices and four copies
+    devices, result = shards(job[0][2])
+    assert devices == 8 and (8, 1) in result and {size for size, _ in result} == {8}  # four matrices and four copies
     assert len(list((folders[2] / "rotate" / "parts").glob("*.results.csv"))) == 2
     for name in ("results.csv", "curves.csv"):
         assert len({(folder / "rotate" / name).read_bytes() for folder in folders[:2]}) == 1
@@ -326,9 +330,9 @@ def fail(*_):
 training.train_jobs = fail
 """
     zoo = [commands(tmp_path, "--distributed")[0]]
-    (first, _, told), (other, _, told_other) = end(start(tmp_path, zoo, processes=2, before=before), timeout=120)
-    assert (first, other) == (2, code), (told, told_other)
-    assert "process 1 on " in told and "planted" in told and "Traceback" not in told
+    (first, _, output), (other, _, told_other) = end(start(tmp_path, zoo, processes=2, before=before), timeout=120)
+    assert (first, other) == (2, code), (output, told_other)
+    assert "process 1 on " in output and "planted" in output and "Traceback" not in output
     assert "planted" in told_other and ("Traceback" in told_other) == (code == 1)
 
 
@@ -345,5 +349,5 @@ os.chdir(own)
 """
     zoo = [*commands(tmp_path, "--distributed")[0], "--out", "zoo"]
     job = end(start(tmp_path, [zoo], processes=2, before=before), timeout=120)
-    for code, _, told in job:
-        assert code == 2 and "file system that all hosts share" in told, told
+    for code, _, output in job:
+        assert code == 2 and "file system that all hosts share" in output, output

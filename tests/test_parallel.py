@@ -43,11 +43,11 @@ def test_results_are_those_of_each_member(execution, count, num_devices):
     members, shared = members_and_shared(count)
     run = parallel.over_members(solve, execution, devices=devices)
     results = run(members, parallel.replicate(shared, devices))
-    wanted = expected(members, shared)
-    assert set(results) == set(wanted)
-    for name in wanted:
-        assert results[name].shape == wanted[name].shape
-        np.testing.assert_allclose(results[name], wanted[name], atol=1e-5)
+    target = expected(members, shared)
+    assert set(results) == set(target)
+    for name in target:
+        assert results[name].shape == target[name].shape
+        np.testing.assert_allclose(results[name], target[name], atol=1e-5)
 
 
 def test_members_spread_over_all_devices_by_default():
@@ -93,9 +93,9 @@ def test_stacks_of_one_shape_run_as_one(execution):
 
     rng = np.random.default_rng(0)
     stacks = [rng.normal(size=shape).astype(np.float32) for shape in ((2, 3), (1, 4), (3, 3), (2, 4), (1, 1))]
-    found = jax.jit(lambda stacks: parallel.each_stack(fn, stacks, execution))(stacks)
+    result = jax.jit(lambda stacks: parallel.each_stack(fn, stacks, execution))(stacks)
     assert sorted(traced) == [(1,), (3,), (4,)]
-    for stack, (sums, doubled) in zip(stacks, found, strict=True):
+    for stack, (sums, doubled) in zip(stacks, result, strict=True):
         np.testing.assert_allclose(sums, stack.sum(1), rtol=1e-6)
         np.testing.assert_array_equal(doubled, 2 * stack)
 
@@ -140,8 +140,8 @@ def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
         return name, jnp.ones(1).dtype, jax.config.jax_default_matmul_precision
 
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        found = threads.run_concurrently([partial(task, "a"), partial(task, "b")])
-    assert found == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
+        result = threads.run_concurrently([partial(task, "a"), partial(task, "b")])
+    assert result == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
     assert (
         threads.run_concurrently([lambda check_stop: (check_stop(), threading.current_thread())])[0][1]
         is threading.current_thread()

@@ -36,12 +36,12 @@ def test_costs_by_hand():
 @pytest.mark.parametrize("parts", range(1, 14))
 def test_parts_are_the_whole(parts):
     plan = make_plan()
-    found = partition(plan, parts, FLOPS, WORK)
-    assert sorted(map(str, stitches(found))) == sorted(map(str, stitches([plan])))
-    assert all(part.points and part.families for part in found)
+    result = partition(plan, parts, FLOPS, WORK)
+    assert sorted(map(str, stitches(result))) == sorted(map(str, stitches([plan])))
+    assert all(part.points and part.families for part in result)
     # 4 points and 5 families: 7, 11 and 13 parts cannot be had
-    assert len(found) == {7: 6, 11: 10, 13: 12}.get(parts, parts)
-    for part in found:
+    assert len(result) == {7: 6, 11: 10, 13: 12}.get(parts, parts)
+    for part in result:
         assert [f for f in plan.families if f in part.families] == list(part.families)
 
 
@@ -65,12 +65,12 @@ def test_one_stitch_cannot_be_divided():
 
 def test_flops_of_segments_are_those_of_their_convolutions():
     network = models.create("mcnn", width=8, channels=3, classes=10)
-    found = segment_flops(network, (32, 32, 3))
+    result = segment_flops(network, (32, 32, 3))
     # 3x3 convolutions with padding: border pixels lack some products, so a little under 2 * 9 * c_in * c_out * pixels
-    wanted = [2 * 9 * a * b * size**2 for a, b, size in ((3, 8, 32), (8, 16, 32), (16, 32, 16), (32, 64, 8))]
-    for got, most in zip(found, wanted, strict=False):
+    expected = [2 * 9 * a * b * size**2 for a, b, size in ((3, 8, 32), (8, 16, 32), (16, 32, 16), (32, 64, 8))]
+    for got, most in zip(result, expected, strict=False):
         assert 0.75 * most < got < 1.4 * most
-    assert len(found) == 5 and found[-1] < 0.1 * found[1]
+    assert len(result) == 5 and result[-1] < 0.1 * result[1]
 
 
 def test_work_counts_images():

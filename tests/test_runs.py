@@ -35,11 +35,11 @@ def test_json_csv_and_npz_read_back_the_same(tmp_path):
 
     arrays = {"file": np.arange(6.0).reshape(2, 3), "layer/p": np.zeros((0, 2), np.int32), "s": np.float32(2)}
     runs.write_npz(tmp_path / "a.npz", arrays)
-    found = runs.read_npz(tmp_path / "a.npz")
-    assert set(found) == set(arrays)
+    result = runs.read_npz(tmp_path / "a.npz")
+    assert set(result) == set(arrays)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(result[name], array)
+        assert result[name].dtype == array.dtype
 
 
 def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):

@@ -30,19 +30,19 @@ def make_table(validation, test):
 def test_validation_chooses_and_the_test_split_has_no_say():
     rng = np.random.RandomState(0)
     validation, test = rng.permutation(3 * 4 * 5).reshape(3, 4, 5), rng.rand(3, 4, 5)
-    found = choose(make_table(validation, test)).set_index(["pair", "layer"])
-    assert len(found) == 12
+    result = choose(make_table(validation, test)).set_index(["pair", "layer"])
+    assert len(result) == 12
     best = validation.argmax(-1)
     assert (best != test.argmax(-1)).any()
     for p in range(3):
         for k in range(4):
-            row = found.loc[f"{p}-{p + 1}", f"relu{k}"]
+            row = result.loc[f"{p}-{p + 1}", f"relu{k}"]
             assert row.stitched_accuracy == test[p, k, best[p, k]] and row.hyperparameter == 10.0 ** -best[p, k]
 
 
 def test_of_equals_the_first_is_taken():
-    found = choose(make_table([[[1, 3, 3], [2, 2, 2]]], np.zeros((1, 2, 3))))
-    assert found.hyperparameter.tolist() == [0.1, 1.0]
+    result = choose(make_table([[[1, 3, 3], [2, 2, 2]]], np.zeros((1, 2, 3))))
+    assert result.hyperparameter.tolist() == [0.1, 1.0]
 
 
 def test_incomplete_tables_are_refused():

@@ -58,8 +58,8 @@ def test_values_of_results():
         repr(matching) == "Matching(permutation=int32[3], scaling=float32[3], selection=float32[3, 3], bias=float32[3])"
     )
     info = symjax.ProjectionInfo(jnp.bool(True), jnp.int32(7), jnp.float32(1e-7), (jnp.zeros(3), jnp.zeros(3)))
-    wanted = "ProjectionInfo(converged=True, iterations=7, residual=1e-07, duals=(float32[3], float32[3]))"
-    assert repr(info) == wanted
+    expected = "ProjectionInfo(converged=True, iterations=7, residual=1e-07, duals=(float32[3], float32[3]))"
+    assert repr(info) == expected
     stitch = jax.eval_shape(lambda: stitching.Stitch(jnp.eye(3)))
     assert repr(stitch) == "Stitch(matrix=float32[3, 3], bias=None, factors=None)"
     traced = []

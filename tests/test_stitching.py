@@ -114,13 +114,13 @@ def planted_result():
 
 @pytest.mark.parametrize("layer", ["relu1", "relu2"])
 def test_closed_forms_recover_a_planted_symmetry(planted_result, layer):
-    problem, found = planted(), by_key(planted_result)
+    problem, result = planted(), by_key(planted_result)
     stitch, _ = planted_result.stitches[layer, "matched"]
     np.testing.assert_array_equal(stitch.matrix > 0, problem.matrices[layer] > 0)
     np.testing.assert_allclose(stitch.matrix, problem.matrices[layer], rtol=1e-6)
     for family in ("matched", "least_squares"):
-        assert found[layer, family]["stitched_accuracy"] == problem.clean
-    assert found[layer, "identity"]["stitched_accuracy"] < problem.clean - 20
+        assert result[layer, family]["stitched_accuracy"] == problem.clean
+    assert result[layer, "identity"]["stitched_accuracy"] < problem.clean - 20
 
 
 @pytest.mark.parametrize("layer", ["relu1", "relu2"])
@@ -155,11 +155,11 @@ def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
     sweep = Sweep(make_plan("birkhoff", config), problem.dataset, devices=jax.devices()[:1])
     (result,) = sweep.run(problem.members.get, [(0, 1)])
     for (layer, family), row in by_key(result).items():
-        matrix, wanted = result.stitches[layer, family][0].matrix, problem.matrices[layer]
-        np.testing.assert_array_equal(matrix > 0, wanted > 0)
+        matrix, expected = result.stitches[layer, family][0].matrix, problem.matrices[layer]
+        np.testing.assert_array_equal(matrix > 0, expected > 0)
         assert row["stitched_accuracy"] >= problem.clean
         if layer == "relu1":
-            np.testing.assert_allclose(matrix, wanted, rtol=0.3)
+            np.testing.assert_allclose(matrix, expected, rtol=0.3)
 
 
 # --- the forward ---
@@ -271,14 +271,16 @@ def test_factors_act_as_their_product(model, method, mode, bias):
             return jnp.sum(logits * weights), logits
 
         run = jax.jit(jax.value_and_grad(value, has_aux=True))
-        ((_, logits), found), ((_, dense), wanted) = run(stitch), run(stitch._replace(factors=None))
+        ((_, logits), result), ((_, dense), expected) = run(stitch), run(stitch._replace(factors=None))
         np.testing.assert_allclose(logits, dense, atol=2e-5 * np.abs(dense).max())
         left, right = stitch.factors
-        for gradient, product in zip(found.factors, (wanted.matrix @ right.T, left.T @ wanted.matrix), strict=True):
+        for gradient, product in zip(
+            result.factors, (expected.matrix @ right.T, left.T @ expected.matrix), strict=True
+        ):
             np.testing.assert_allclose(gradient, product, atol=2e-4 * np.abs(product).max())
-        assert not found.matrix.any()
+        assert not result.matrix.any()
         if bias:
-            np.testing.assert_allclose(found.bias, wanted.bias, atol=2e-4 * np.abs(wanted.bias).max())
+            np.testing.assert_allclose(result.bias, expected.bias, atol=2e-4 * np.abs(expected.bias).max())
         x = travelling[0]
         plain = np.einsum("ij,nhwj->nhwi", stitch.matrix, x) + (stitch.bias if bias else 0)
         np.testing.assert_allclose(apply_stitch(stitch, x), plain, atol=1e-5 * np.abs(plain).max())
@@ -300,9 +302,9 @@ def test_factors_in_bfloat16(point, bias):
     travelling = network.front(member, jax.random.normal(jax.random.key(2), (6, 16, 16, 3)), point)
     stitch = factored(16 * (point + 1), 2, bias)
     run = jax.jit(lambda stitch: stitched_output(network, member, travelling, stitch, point, "batch")[0])
-    found, wanted = run(stitch), run(stitch._replace(factors=None))
-    assert found.dtype == jnp.float32 and apply_stitch(stitch, travelling[0]).dtype == jnp.bfloat16
-    np.testing.assert_allclose(found, wanted, atol=4e-2 * np.abs(wanted).max())
+    result, expected = run(stitch), run(stitch._replace(factors=None))
+    assert result.dtype == jnp.float32 and apply_stitch(stitch, travelling[0]).dtype == jnp.bfloat16
+    np.testing.assert_allclose(result, expected, atol=4e-2 * np.abs(expected).max())
 
 
 def test_factors_inside_a_residual_block(residual):
@@ -311,11 +313,11 @@ def test_factors_inside_a_residual_block(residual):
     point = network.index("block2.1*")
     travelling = network.front(member, jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), point)
     stitch = factored(4, 1, True)
-    found, wanted = (
+    result, expected = (
         stitched_output(network, member, travelling, one, point, "inference")[0]
         for one in (stitch, stitch._replace(factors=None))
     )
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -326,15 +328,15 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
     members = {seed: zoo.member(seed) for seed in (0, 1)}
     plan = make_plan("rank1,full,rank2", dataclasses.replace(SGD, bias=bias))
     run = lambda: next(Sweep(plan, dataset, devices=jax.devices()[:1]).run(members.get, [(0, 1)]))  # noqa: E731
-    found = run()
+    result = run()
     monkeypatch.setattr(fit, "low_rank", lambda factors: None)
-    wanted = run()
-    assert [row["family"] for row in found.rows] == ["rank1", "full", "rank2"] * 2
-    StitchResults(tmp_path).add(found, {0: 90.0, 1: 90.0})
-    for key, (stitch, stats) in found.stitches.items():
+    expected = run()
+    assert [row["family"] for row in result.rows] == ["rank1", "full", "rank2"] * 2
+    StitchResults(tmp_path).add(result, {0: 90.0, 1: 90.0})
+    for key, (stitch, stats) in result.stitches.items():
         saved = load_stitch(tmp_path, (0, 1), *key, like=zoo.member(1).state)
         assert same(saved, (stitch, stats)) and jax.tree.structure(saved[0]) == jax.tree.structure(stitch)
-        other, other_stats = wanted.stitches[key]
+        other, other_stats = expected.stitches[key]
         rank = {("relu1", "rank1"): 1, ("relu2", "rank1"): 1, ("relu2", "rank2"): 2}.get(key)
         assert other.factors is None and (stitch.factors is None) == (rank is None)
         if rank:
@@ -344,7 +346,7 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
         close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
         close(stitch.matrix, other.matrix)
         jax.tree.map(close, stats, other_stats)
-    for row, other in zip(found.rows, wanted.rows, strict=True):
+    for row, other in zip(result.rows, expected.rows, strict=True):
         assert abs(row["stitched_accuracy"] - other["stitched_accuracy"]) <= 100 / len(dataset.test)
 
 
@@ -353,9 +355,9 @@ def test_an_evaluation_of_several_batches_is_that_of_each():
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     run = jax.jit(lambda count: evaluate.over_batches(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
     for count in (1, 3, 4):
-        found = run(count)
-        np.testing.assert_allclose(found["sum"], 6 * x.sum(1) * (np.arange(4) < count))
-        np.testing.assert_allclose(found["x"], x * (np.arange(4) < count)[:, None])
+        result = run(count)
+        np.testing.assert_allclose(result["sum"], 6 * x.sum(1) * (np.arange(4) < count))
+        np.testing.assert_allclose(result["x"], x * (np.arange(4) < count)[:, None])
 
 
 # --- frozen sides ---
@@ -443,8 +445,8 @@ def test_every_pair_layer_and_family_has_a_row_and_curves(swept, sweep):
 def test_a_full_stitch_costs_less_than_none(swept):
     _, _, results = swept
     for layer in ("relu1", "relu2"):
-        found = {f: np.mean([by_key(r)[layer, f]["stitched_accuracy"] for r in results]) for f in ("full", "identity")}
-        assert found["full"] > found["identity"] + 15
+        result = {f: np.mean([by_key(r)[layer, f]["stitched_accuracy"] for r in results]) for f in ("full", "identity")}
+        assert result["full"] > result["identity"] + 15
 
 
 def test_stitches_are_what_their_families_say(swept):
@@ -532,14 +534,14 @@ def test_accuracy_counts_examples(sweep):
     labels[1] = (labels[1] + 1) % 4
     count = jax.jit(lambda batch: evaluate.batch_scores(plan, pair, stitches, stats, batch, dataset.mean, dataset.std))
     for mask, right in (([1, 1, 1, 1, 1, 1], 5), ([1, 1, 1, 0, 0, 0], 2), ([1, 0, 0, 0, 0, 0], 1)):
-        (found,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
-        assert found.score.tolist() == [right]
+        (result,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
+        assert result.score.tolist() == [right]
         losses = -jax.nn.log_softmax(logits)[np.arange(6), labels] * np.array(mask)
-        np.testing.assert_allclose(found.loss, [losses.sum()], rtol=1e-5)
+        np.testing.assert_allclose(result.loss, [losses.sum()], rtol=1e-5)
     broken = [[Stitch(stitches[0][0].matrix.at[0, 0, 0].set(jnp.nan))]]
     batch = Batches(images, jnp.asarray(labels), jnp.ones(6, jnp.float32))
-    (found,) = evaluate.batch_scores(plan, pair, broken, stats, batch, dataset.mean, dataset.std)
-    assert np.isnan(found.score).all()  # and not what the first class gets
+    (result,) = evaluate.batch_scores(plan, pair, broken, stats, batch, dataset.mean, dataset.std)
+    assert np.isnan(result.score).all()  # and not what the first class gets
 
 
 def test_a_stitch_that_failed_is_not_picked():
@@ -554,9 +556,9 @@ def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypat
     accuracy = SweepShard._accuracy
 
     def spy(self, pairs, stitches, stats, batches, on_evaluation):
-        found = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
-        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), found))
-        return found
+        actual = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
+        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), actual))
+        return actual
 
     monkeypatch.setattr(SweepShard, "_accuracy", spy)
     (result,) = sweep.run(members.get, [(0, 1)], seed=4)
@@ -598,12 +600,12 @@ def test_sgd_is_a_plain_loop(family, weight):
         return jax.value_and_grad(loss, (0, 1))(matrix, bias)
 
     x, y = normalize(dataset.train.images, dataset.mean, dataset.std), jnp.asarray(dataset.train.labels)
-    ours = {rate: [np.eye(4), np.zeros(4)] for rate in config.learning_rates}
+    path_here = {rate: [np.eye(4), np.zeros(4)] for rate in config.learning_rates}
     steps = len(dataset.train) // config.batch_size
     for e in range(config.epochs):
         state, metrics = epoch(state)
         order_key, _ = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), e))
-        for r, (rate, stitch) in enumerate(ours.items()):
+        for r, (rate, stitch) in enumerate(path_here.items()):
             losses = []
             for t, batch in enumerate(epoch_indices(order_key, len(dataset.train), config.batch_size)):
                 (value, gradients) = gradient(*(np.float32(part) for part in stitch), x[batch], y[batch])
@@ -615,7 +617,7 @@ def test_sgd_is_a_plain_loop(family, weight):
             np.testing.assert_allclose(metrics["loss"][0, r], np.mean(losses), rtol=1e-4)
             np.testing.assert_allclose(state.params[0][0]["family"]["matrix"][r], stitch[0], atol=2e-5)
             np.testing.assert_allclose(state.params[0][0]["bias"][r], stitch[1], atol=2e-5)
-    assert np.abs(ours[0.1][0] - np.eye(4)).max() > 0.01 and np.abs(ours[0.1][1]).max() > 1e-4
+    assert np.abs(path_here[0.1][0] - np.eye(4)).max() > 0.01 and np.abs(path_here[0.1][1]).max() > 1e-4
 
 
 @pytest.mark.slow
@@ -641,11 +643,11 @@ def test_every_execution_fits_alike(execution):
     pair = Pair(zoo.member(0), zoo.member(1))
     other = zoo.network.with_form(execution.conv)
     config = dataclasses.replace(SGD, learning_rates=(0.1, 0.01))
-    found = [
+    result = [
         train_only(make_plan("full,rank2,birkhoff", config, execution=e, network=network), pair, dataset)[1]
         for e, network in ((MAP, zoo.network), (execution, other))
     ]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *found)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *result)
 
 
 @pytest.mark.slow
@@ -686,8 +688,8 @@ def test_devices_that_share_a_pair_find_what_one_finds(families, points):
         assert {name: a[name] for name in a if name not in numbers} == {n: b[n] for n in b if n not in numbers}
         assert [a[name] for name in numbers] == pytest.approx([b[name] for name in numbers], rel=1e-4, abs=1e-5)
     for name, (stitch, stats) in alone.stitches.items():
-        for actual, wanted in zip(*map(jax.tree.leaves, (together.stitches[name], (stitch, stats))), strict=True):
-            np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+        for actual, expected in zip(*map(jax.tree.leaves, (together.stitches[name], (stitch, stats))), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
@@ -726,7 +728,7 @@ def test_pairs_are_drawn_by_a_key():
 
 
 @pytest.mark.parametrize(
-    "arguments,wanted",
+    "arguments,expected",
     [
         (((1,), 1), "seeds: 1 member"),
         (((1,), "all"), "seeds: 1 member"),
@@ -738,13 +740,13 @@ def test_pairs_are_drawn_by_a_key():
         (((1, 2), 1, 2**32), "pair_seed: got 4294967296"),
     ],
 )
-def test_pairs_that_cannot_be_drawn(arguments, wanted):
-    with pytest.raises(InputError, match=wanted):
+def test_pairs_that_cannot_be_drawn(arguments, expected):
+    with pytest.raises(InputError, match=expected):
         draw_pairs(*arguments)
 
 
 @pytest.mark.parametrize(
-    "settings,wanted",
+    "settings,expected",
     [
         ({"epochs": 0}, "epochs: got 0"),
         ({"batch_size": 0}, "batch_size: got 0"),
@@ -757,8 +759,8 @@ def test_pairs_that_cannot_be_drawn(arguments, wanted):
         ({"eval_batch_size": 0}, "eval_batch_size: got 0"),
     ],
 )
-def test_bad_configurations(settings, wanted):
-    with pytest.raises(InputError, match=wanted):
+def test_bad_configurations(settings, expected):
+    with pytest.raises(InputError, match=expected):
         FitConfig(**settings)
 
 

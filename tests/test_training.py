@@ -96,8 +96,8 @@ def test_the_learning_rate_halves_after_each_quarter(epochs, steps_per_epoch):
 
     # Under a constant gradient every step of Adam's is as long as its rate.
     _, rates = jax.lax.scan(step, (params, tx.init(params)), length=total)
-    wanted = [0.125 * 0.5 ** math.floor(4 * t / total) for t in range(total)]
-    np.testing.assert_allclose(rates, wanted, rtol=1e-3)  # float32 in Adam's bias correction
+    expected = [0.125 * 0.5 ** math.floor(4 * t / total) for t in range(total)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-3)  # float32 in Adam's bias correction
 
 
 def rates_of(recipe, steps):
@@ -116,8 +116,8 @@ def rates_of(recipe, steps):
 def test_cosine_with_warm_up(name):
     recipe = Recipe(epochs=4, learning_rate=0.125, optimizer=name, schedule="cosine", warmup=0.25)
     t = np.arange(40)
-    wanted = 0.125 * 0.5 * (1 + np.cos(np.pi * t / 40)) * np.minimum(1, (t + 1) / 10)
-    np.testing.assert_allclose(rates_of(recipe, 10), wanted, rtol=1e-3)
+    expected = 0.125 * 0.5 * (1 + np.cos(np.pi * t / 40)) * np.minimum(1, (t + 1) / 10)
+    np.testing.assert_allclose(rates_of(recipe, 10), expected, rtol=1e-3)
     halved = 0.125 * 0.5 ** (4 * t // 40) * np.minimum(1, (t + 1) / 10)
     np.testing.assert_allclose(rates_of(dataclasses.replace(recipe, schedule="halving"), 10), halved, rtol=1e-3)
 
@@ -280,8 +280,8 @@ def test_accuracy_is_over_examples_with_a_partial_last_batch(batch_size):
     answers = jnp.asarray(list(table.values()))
 
     def logits_of(images):
-        found = (images.reshape(images.shape[0], 1, -1) == lookup).all(-1)
-        return jax.nn.one_hot(answers[jnp.argmax(found, axis=1)], CLASSES)
+        result = (images.reshape(images.shape[0], 1, -1) == lookup).all(-1)
+        return jax.nn.one_hot(answers[jnp.argmax(result, axis=1)], CLASSES)
 
     assert float(accuracy(logits_of, pad_batches(split, batch_size))) == pytest.approx(0.7)
 
@@ -309,10 +309,10 @@ def test_pool_moments_are_those_of_all_data():
         }
     }
     pooled = pool_moments(jax.tree.map(jnp.asarray, stats))
-    for found, data in ((pooled["segments"][0]["norm"], x), (pooled["segments"][1], y)):
+    for result, data in ((pooled["segments"][0]["norm"], x), (pooled["segments"][1], y)):
         data = data.reshape(-1, 4)
-        np.testing.assert_allclose(found["mean"], data.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(found["var"], data.var(0), rtol=1e-4)
+        np.testing.assert_allclose(result["mean"], data.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(result["var"], data.var(0), rtol=1e-4)
 
 
 def test_pooled_batch_norm_is_exact():
