@@ -23,7 +23,7 @@ from symjax import interruption
 from symjax.errors import InputError
 
 CONFIG = "config.json"
-MARK = "configuration"  # the column of tables and the array of archives with the fingerprint of their run folder
+FINGERPRINT = "configuration"  # the column of tables and the array of archives with the fingerprint of their folder
 TEMPORARY = ".tmp"
 
 PathLike = str | os.PathLike
@@ -106,7 +106,7 @@ def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
     Floats are written such that they read back exactly, float32 as float64.
     """
     if (mark := folder_fingerprint(path)) is not None:
-        frame = frame.assign(**{MARK: mark})
+        frame = frame.assign(**{FINGERPRINT: mark})
     # float32 would be written with fewer digits, and with other ones after a resumed run has read and written them.
     frame = frame.astype({name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")})
     text = frame.to_csv(index=False)
@@ -135,14 +135,14 @@ def read_csv(
     try:
         if not data.endswith(b"\n"):
             raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data), dtype={**(dtype or {}), MARK: str})  # pandas would infer numbers
+        frame = pd.read_csv(io.BytesIO(data), dtype={**(dtype or {}), FINGERPRINT: str})  # pandas would infer numbers
     except ValueError as error:  # also the parser errors of pandas
         raise _damaged(path, "CSV", error, delete) from None
     if missing := [column for column in columns if column not in frame.columns]:
         target = delete or "the file"
         raise InputError(f"{path}: columns {', '.join(missing)} are missing; delete {target} to have it made again")
-    if MARK in frame.columns:
-        for mark in frame.pop(MARK).unique():
+    if FINGERPRINT in frame.columns:
+        for mark in frame.pop(FINGERPRINT).unique():
             check_fingerprint(path, mark, delete)
     return frame
 
@@ -151,7 +151,7 @@ def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
     """Write named arrays of numbers, uncompressed, with the fingerprint of their run folder."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     if (mark := folder_fingerprint(path)) is not None:
-        arrays[MARK] = np.array(mark)
+        arrays[FINGERPRINT] = np.array(mark)
 
     def write(file):
         with zipfile.ZipFile(file, "w") as archive:  # np.savez cannot write an array named "file"
@@ -176,8 +176,8 @@ def read_npz(path: PathLike) -> dict[str, np.ndarray]:
             raise ValueError("it holds more than arrays")
     except (ValueError, EOFError, KeyError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise _damaged(path, "npz", error) from None
-    if MARK in arrays:
-        check_fingerprint(path, str(arrays.pop(MARK)))
+    if FINGERPRINT in arrays:
+        check_fingerprint(path, str(arrays.pop(FINGERPRINT)))
     return arrays
 
 

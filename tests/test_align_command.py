@@ -283,7 +283,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
         (["--pair-seed", "-1"], "pair_seed: got -1"),
         (["--examples", "1"], "examples: got 1"),
         (["--layers", "relu9"], "relu9"),
-        (["--seeds", "5,"], "expected two or more for a pair"),
+        (["--seeds", "5,"], "expected two or more"),
     ],
 )
 def test_bad_flags_are_one_line(words, named, capsys):

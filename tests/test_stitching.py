@@ -730,9 +730,9 @@ def test_pairs_are_drawn_by_a_key():
 @pytest.mark.parametrize(
     "arguments,expected",
     [
-        (((1,), 1), "seeds: 1 member"),
-        (((1,), "all"), "seeds: 1 member"),
-        ((range(4000), 4), "seeds: got 4000, expected so few that there are at most 10000000 ordered pairs"),
+        (((1,), 1), "seeds: got 1 member"),
+        (((1,), "all"), "seeds: got 1 member"),
+        ((range(4000), 4), "seeds: got 4000, expected seeds that make at most 10000000 ordered pairs"),
         (((1, 2), 0), "pairs: got 0, expected 1 to 2 with 2 members, or all"),
         (((1, 2), 3), "pairs: got 3, expected 1 to 2"),
         (((1, 2), "some"), "pairs: got 'some', expected 1 to 2"),
