@@ -52,12 +52,12 @@ def made(label, start):
     return family, family.init(jnp.asarray(start))
 
 
-# --- how projections end ---
+# --- residuals of projections ---
 
 
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.few(6)
-def test_what_a_projection_misses_is_told(label):
+def test_residuals_measure_the_violation(label):
     family, params = made(label, rotation() if label == "orthogonal" else member())
     moved = jax.tree.map(
         lambda leaf: leaf + 0.02 * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params
@@ -118,8 +118,8 @@ def test_g_relu_families_start_at_members_of_g_relu(label, seed):
 
 @pytest.mark.parametrize("label", ["birkhoff", "birkhoff_published", "softsort"])
 @pytest.mark.parametrize("zeros", [1, 3])
-def test_dead_channels_stay_dead_at_the_start(label, zeros):
-    """A channel that is dead in y has scaling 0 in `matched`; P is a whole permutation nevertheless."""
+def test_zero_channels_stay_zero_at_the_start(label, zeros):
+    """A zero channel of y has scaling 0 in `matched`; P is a permutation nevertheless."""
     start = member(1, zeros=zeros)
     family, params = made(label, start)
     np.testing.assert_allclose(family.round(params), start, rtol=2e-6, atol=2e-6)
@@ -203,7 +203,7 @@ def test_projections_land_in_the_set_and_stay(label, progress):
 
 
 @pytest.mark.parametrize("length", [slow(0.003), slow(0.03), 3.0])
-def test_orthogonal_comes_back_from_any_step(length):
+def test_orthogonal_is_restored_after_any_step(length):
     """Against SciPy's polar factor: steps of Adam, signs times a length, have norms far over 1 where they are of low
     rank, as gradients are.
     """
@@ -220,7 +220,7 @@ def test_orthogonal_comes_back_from_any_step(length):
     np.testing.assert_allclose(result["matrix"], exact, atol=2e-6 / smallest)
 
 
-def test_orthogonal_tells_of_rank_loss():
+def test_orthogonal_reports_rank_loss():
     family = parse_family("orthogonal")
     lost = {"matrix": jnp.eye(6).at[0, 0].set(0)}
     result = family.project(lost, lost, FIRST)
@@ -276,7 +276,7 @@ def test_gradients_flow_to_p_first_and_to_s_afterwards():
             assert np.abs(leaf).max() > 0, label
 
 
-def test_birkhoff_rounds_at_half_time():
+def test_birkhoff_rounds_at_the_halfway_epoch():
     family = parse_family("birkhoff")
     params = family.init(jnp.asarray(0.8 * member() + 0.02))
     permutation = np.asarray(family.halfway(params)["permutation"])
@@ -385,7 +385,7 @@ def test_labels_name_their_family(label):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_registered_family_can_be_asked_for(name):
+def test_every_registered_family_can_be_parsed(name):
     assert parse_family("rank3" if name == "rank" else name).label.startswith(name)
 
 

@@ -1,4 +1,4 @@
-"""Jobs of several processes: who computes what, that results are those of one process, and that none waits for ever."""
+"""Jobs of several processes: the partition of the work, equality with one process, and failures."""
 
 import itertools
 import json
@@ -48,12 +48,12 @@ def devices(*per_process):
     return [Device(i, process) for i, process in enumerate(owners)]
 
 
-# --- who computes what ---
+# --- partition of the work ---
 
 
 @pytest.mark.parametrize("per_process", [(1,), (1, 1), (4, 4), (1,) * 5, (8,) * 3, (3, 1), (1, 2, 5)], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 9, 23, 64])
-def test_places_are_a_balanced_partition(count, per_process):
+def test_member_indices_are_a_balanced_partition(count, per_process):
     held = hosts.member_indices(count, devices(*per_process))
     assert sorted(held) == list(range(len(per_process)))
     assert sorted(itertools.chain(*held.values())) == list(range(count))
@@ -68,16 +68,16 @@ def test_places_are_a_balanced_partition(count, per_process):
 
 
 def test_few_members_go_to_different_processes():
-    """Two of two: not both to the first process, though it has devices for both."""
+    """Two members of two processes: one each, although the first process has devices for both."""
     assert hosts.member_indices(2, devices(4, 4)) == {0: [0], 1: [1]}
     assert hosts.member_indices(9, devices(4, 4)) == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7]}
 
 
-def test_a_process_alone_does_everything():
+def test_a_single_process_computes_everything():
     assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
     assert hosts.local_shard("abc") == ["a", "b", "c"]
     assert hosts.gather("step", 3) == [3] and hosts.from_first("step", lambda: 4) == 4
-    assert hosts.all_agree("step", lambda: object) is object  # which nobody compares
+    assert hosts.all_agree("step", lambda: object) is object  # not JSON-able, and not compared
     hosts.continue_on_first("step")
     with hosts.job():
         pass
@@ -85,7 +85,7 @@ def test_a_process_alone_does_everything():
         raise KeyError("planted")
 
 
-def test_a_service_that_has_moved_is_an_error(monkeypatch):
+def test_a_missing_coordination_service_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
     monkeypatch.setattr(hosts, "count", lambda: 2)
     with pytest.raises(InputError, match="^distributed: .* coordination service of JAX"), hosts.job():
@@ -108,7 +108,7 @@ def test_a_service_that_has_moved_is_an_error(monkeypatch):
         ({}, "srun"),
     ],
 )
-def test_what_is_no_job_is_an_error(given, named, monkeypatch, capsys):
+def test_an_incomplete_job_is_an_error(given, named, monkeypatch, capsys):
     for name in (hosts.COORDINATOR, hosts.PROCESSES, hosts.PROCESS):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
@@ -135,7 +135,7 @@ hosts.initialize()
 hosts.AGREEMENT_TIMEOUT = 0
 with hosts.job():
     found = [jax.process_index(), jax.process_count(), jax.device_count()]
-    found += [hosts.local_shard("abcde"), hosts.gather("met", "!")]
+    found += [hosts.local_shard("abcde"), hosts.gather("joined", "!")]
     try:
         hosts.all_agree("what is there", hosts.index)
     except InputError as error:
@@ -161,8 +161,8 @@ EPHEMERAL = 65536 - 2**12  # from here on JAX takes a port for each number of a 
 
 
 @pytest.mark.parametrize("cluster", ["slurm", pytest.param("ompi", marks=pytest.mark.slow)])
-def test_a_launcher_is_found_and_processes_meet(cluster, tmp_path, monkeypatch):
-    """They share out items, give what they have, see that their files differ, and end with the one that fails."""
+def test_launchers_are_detected_and_processes_synchronize(cluster, tmp_path, monkeypatch):
+    """They partition items, gather values, detect that files differ, and end when one fails."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
         monkeypatch.delenv(name)
     port = free_port(EPHEMERAL + 1, 65536)
@@ -192,7 +192,7 @@ def commands(folder, *more):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process with one device leaves."""
+    """The folder of one process with one device."""
     folder = tmp_path_factory.mktemp("alone")
     ((code, _, output),) = end(start(folder, commands(folder)))
     assert code == 0, output
@@ -241,7 +241,7 @@ def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
         assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
 
-def test_two_processes_train_what_this_one_trains(tmp_path, monkeypatch):
+def test_two_processes_train_the_same_members(tmp_path, monkeypatch):
     job = end(start(tmp_path, commands(tmp_path, "--distributed")[:1], processes=2))
     assert [code for code, _, _ in job] == [0, 0], job
     assert [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for _, _, text in job] == [{0, 2}, {1}]
@@ -254,7 +254,7 @@ def test_two_processes_train_what_this_one_trains(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_leave_what_one_leaves(tmp_path, alone):
+def test_two_processes_write_the_results_of_one(tmp_path, alone):
     job = end(start(tmp_path, commands(tmp_path, "--distributed"), processes=2))
     assert [code for code, _, _ in job] == [0, 0], job
     (_, first, output), (_, other, told_other) = job
@@ -279,18 +279,18 @@ def shards(output):
 
 
 @pytest.mark.slow
-def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
+def test_eight_devices_give_the_results_of_one(tmp_path, alone):
     ((code, _, output),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
     assert code == 0, output
     devices, result = shards(output)
-    # Three members and five copies, one on each, or on three of them; lanes of stitches, in which pairs share devices,
+    # Three members and five copies, one on each, or on three of them; shards of a sweep, in which pairs share devices,
     # have half of them.
     assert devices == 8 and (8, 1) in result and {size for size, _ in result} <= {3, 4, 8}
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow
-def test_eight_devices_train_what_one_trains(tmp_path, alone):
+def test_eight_devices_train_the_same_members(tmp_path, alone):
     ((code, _, output),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
     assert code == 0 and shards(output) == (8, {(8, 1)}), output
     actual, expected = (zoo.load(where / "zoo") for where in (tmp_path, alone))
@@ -300,7 +300,7 @@ def test_eight_devices_train_what_one_trains(tmp_path, alone):
 
 
 @pytest.mark.slow
-def test_matrices_are_shared_out(tmp_path):
+def test_matrices_are_partitioned(tmp_path):
     """Those of one layer of one member: between two processes, and over eight devices; the same twice in a row."""
     folders = [tmp_path / name for name in ("alone", "again", "two", "eight")]
     for folder, how in zip(folders, ({}, {}, {"processes": 2}, {"devices": 8, "before": SHARDS}), strict=True):

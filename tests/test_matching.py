@@ -1,4 +1,4 @@
-"""Closed forms between the features of two models, against brute force and NumPy in float64."""
+"""Closed-form stitches, compared with brute force and NumPy in float64."""
 
 import itertools
 
@@ -11,14 +11,14 @@ from symjax.stitching import feature_moments, least_squares, matched
 
 
 def features(d, n=200, seed=0):
-    """Features behind a ReLU, some of their channels alike."""
+    """Features after a ReLU, with some equal channels."""
     rng = np.random.RandomState(seed)
     common = rng.randn(n, 1)
     return np.maximum(rng.randn(n, d) + 0.5 * common + 0.3, 0).astype(np.float32)
 
 
 def brute_force(x, y):
-    """The permutation and positive scaling nearest to y = W x, channels at unit norm, by trying all, in float64."""
+    """The best permutation and positive scaling of channels with unit norm, by brute force in float64."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     d = x.shape[1]
     norms = [np.linalg.norm(z, axis=0) for z in (x, y)]
@@ -50,7 +50,7 @@ def test_matched_recovers_a_planted_symmetry(d, seed):
 
 
 def test_matched_minimises_over_scalings_of_unit_norm_channels():
-    """Not the same as the nearest in the raw norm: a loud channel has no more say than a quiet one."""
+    """This differs from the nearest map in the raw norm: channels of large and small norm have equal weight."""
     rng = np.random.RandomState(0)
     x = features(5)
     y = x[:, [1, 2, 3, 4, 0]] + 0.1 * rng.rand(200, 5).astype(np.float32)
@@ -59,7 +59,7 @@ def test_matched_minimises_over_scalings_of_unit_norm_channels():
     np.testing.assert_allclose(scaled, plain * [[1e3], [1], [1e-3], [1], [10]], rtol=1e-5)
 
 
-def test_dead_channels():
+def test_zero_channels():
     x = features(5)
     y = x[:, [2, 0, 4, 1, 3]] * np.float32([2, 3, 4, 5, 6])
     expected = np.zeros((5, 5))

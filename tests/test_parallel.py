@@ -1,4 +1,4 @@
-"""The member axis: the same results however members execute and spread over devices."""
+"""The member axis: results do not depend on the execution and on the devices."""
 
 import signal
 import threading
@@ -18,7 +18,7 @@ VMAP, MAP = Execution(members="vmap", conv="matmul"), Execution(members="map", c
 
 
 def solve(member, shared):
-    """Something that is not linear, not elementwise, and returns another structure than it takes."""
+    """A function that is neither linear nor elementwise and changes the structure."""
     product = jnp.tanh(member["a"] @ shared["b"])
     return {"sum": product.sum(), "product": product, "seed": member["seed"] + 1}
 
@@ -50,12 +50,12 @@ def test_results_are_those_of_each_member(execution, count, num_devices):
         np.testing.assert_allclose(results[name], target[name], atol=1e-5)
 
 
-def test_members_spread_over_all_devices_by_default():
+def test_members_are_sharded_over_all_devices_by_default():
     members, shared = members_and_shared(4)
     run = parallel.over_members(solve, MAP)
     results = run(members, shared)
     assert results["product"].sharding.device_set == set(jax.devices()) and len(jax.devices()) == 2
-    # What comes out goes in again.
+    # Results are valid inputs.
     again = run({"a": jnp.concatenate([results["product"]] * 2, axis=-1)[..., :5], "seed": results["seed"]}, shared)
     np.testing.assert_array_equal(again["seed"], members["seed"] + 2)
 
@@ -69,7 +69,7 @@ def test_one_device_other_than_the_first():
     np.testing.assert_allclose(results["product"], expected(*members_and_shared(3))["product"], atol=1e-5)
 
 
-def test_a_member_does_not_feel_the_others():
+def test_a_member_is_independent_of_the_others():
     members, shared = members_and_shared(3)
     members["a"][1] = np.nan
     results = parallel.over_members(solve, MAP)(members, shared)
@@ -121,7 +121,7 @@ def test_every_backend_has_a_default():
     assert isinstance(parallel.default_execution("a backend of tomorrow"), Execution)
 
 
-# --- tasks side by side ---
+# --- concurrent tasks ---
 
 
 def wait_for_the_end(check_stop, seconds=20):
@@ -131,11 +131,11 @@ def wait_for_the_end(check_stop, seconds=20):
         check_stop()
 
 
-def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
-    meeting = threading.Barrier(2, timeout=20)
+def test_tasks_run_concurrently_with_the_settings_of_their_caller():
+    started = threading.Barrier(2, timeout=20)
 
     def task(name, check_stop):
-        meeting.wait()  # nobody passes alone
+        started.wait()  # requires two concurrent tasks
         check_stop()
         return name, jnp.ones(1).dtype, jax.config.jax_default_matmul_precision
 
@@ -170,11 +170,11 @@ def test_a_task_that_fails_ends_the_others(place):
 
 
 def test_an_interruption_ends_the_tasks():
-    """Ctrl-C comes to the thread that waits."""
-    ended, meeting = [], threading.Barrier(2, timeout=20)
+    """Ctrl-C interrupts the waiting thread."""
+    ended, started = [], threading.Barrier(2, timeout=20)
 
     def task(check_stop):
-        if meeting.wait() == 0:
+        if started.wait() == 0:
             time.sleep(0.1)  # until the pool knows its second thread, which it would not wait for otherwise
             signal.raise_signal(signal.SIGINT)
         try:
@@ -191,8 +191,8 @@ def test_an_interruption_ends_the_tasks():
     assert ended == [True, True]
 
 
-def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
-    """They come and go with its versions; a program is compiled in any case."""
+def test_unknown_compiler_options_are_omitted(monkeypatch):
+    """They depend on the version of the compiler; a program compiles without them."""
     assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option(
         "xla_no_such_option", True
     )

@@ -1,4 +1,4 @@
-"""Run folders: whole files, one configuration, one process at a time."""
+"""Run folders: complete files, one configuration, one process at a time."""
 
 import json
 import shutil
@@ -126,7 +126,7 @@ def test_fingerprint_depends_on_values_and_not_on_order():
         assert runs.fingerprint(CONFIG | other) != runs.fingerprint(CONFIG)
 
 
-def test_folder_remembers_its_configuration(tmp_path):
+def test_a_folder_belongs_to_its_configuration(tmp_path):
     folder = tmp_path / "new" / "folder"
     hold(folder)
     assert runs.read_config(folder, "zoo") == CONFIG
@@ -137,7 +137,7 @@ def test_folder_remembers_its_configuration(tmp_path):
     assert (folder / "config.json").stat().st_mtime_ns == before
 
 
-def test_foreign_configuration_is_compared_key_by_key(tmp_path):
+def test_another_configuration_is_compared_key_by_key(tmp_path):
     hold(tmp_path / "a")
     other = {"width": 8, "recipe": {"epochs": 20, "learning_rate": 0.003}, "name": "x", "seed": 0}
     with pytest.raises(InputError) as caught:
@@ -151,7 +151,7 @@ def test_foreign_configuration_is_compared_key_by_key(tmp_path):
     assert runs.read_config(tmp_path / "a", "zoo") == CONFIG
 
 
-def test_folders_of_others_are_refused(tmp_path):
+def test_other_folders_are_refused(tmp_path):
     hold(tmp_path / "a")
     with pytest.raises(InputError, match="is a zoo folder, expected a stitch folder"):
         hold(tmp_path / "a", kind="stitch")

@@ -1,4 +1,4 @@
-"""Choosing by validation."""
+"""Selection by validation."""
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ def make_table(validation, test):
     )
 
 
-def test_validation_chooses_and_the_test_split_has_no_say():
+def test_the_choice_depends_on_validation_only():
     rng = np.random.RandomState(0)
     validation, test = rng.permutation(3 * 4 * 5).reshape(3, 4, 5), rng.rand(3, 4, 5)
     result = choose(make_table(validation, test)).set_index(["pair", "layer"])
@@ -40,7 +40,7 @@ def test_validation_chooses_and_the_test_split_has_no_say():
             assert row.stitched_accuracy == test[p, k, best[p, k]] and row.hyperparameter == 10.0 ** -best[p, k]
 
 
-def test_of_equals_the_first_is_taken():
+def test_the_first_of_equals_is_chosen():
     result = choose(make_table([[[1, 3, 3], [2, 2, 2]]], np.zeros((1, 2, 3))))
     assert result.hyperparameter.tolist() == [0.1, 1.0]
 
@@ -55,12 +55,12 @@ def test_incomplete_tables_are_refused():
 
 
 @pytest.mark.parametrize("family", GRIDS)
-def test_grids_are_of_their_family(family):
+def test_grids_are_valid_for_their_family(family):
     made = parse_families(",".join(f"{family}:{value}" for value in GRIDS[family]))
     assert [f.hyperparameter for f in made] == [float(value) for value in GRIDS[family]]
 
 
-def test_what_went_wrong_in_training_is_said():
+def test_numerical_warnings_name_the_stitches():
     curves = pd.DataFrame(
         {
             "pair": ["0-1", "0-1", "1-0", "1-0"],

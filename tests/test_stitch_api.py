@@ -34,7 +34,7 @@ ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_
 
 
 class MLP(nnx.Module):
-    """As a user of Flax writes it."""
+    """An ordinary Flax NNX module."""
 
     def __init__(self, width, rngs):
         self.first = nnx.Linear(5, width, rngs=rngs)
@@ -244,7 +244,7 @@ def test_maps_of_unequal_size(how):
     "size,target,how",
     [((6,), (3,), "mean"), ((6,), (4,), "nearest"), ((4, 2), (2, 2), "mean"), ((4, 2), (2, 4), "nearest")],
 )
-def test_features_are_resized_as_said(size, target, how):
+def test_features_are_resized_by_the_method(size, target, how):
     x = np.random.RandomState(0).randn(2, *size, 3).astype(np.float32)
     expected = x
     for axis, (n, m) in enumerate(zip(size, target, strict=True), 1):
@@ -257,7 +257,7 @@ def test_features_are_resized_as_said(size, target, how):
 
 
 def test_from_nnx_to_linen_with_batch_norm_and_dropout():
-    """Statistics behind the stitch are re-estimated; the tail's dropout needs a key while stitches train."""
+    """Statistics after the stitch are re-estimated; dropout in the tail needs a key while stitches train."""
     a, member_a = of_nnx(lambda rngs: CNN(3, 1, rngs), 0, (8, 8, 1))
     b = Network.from_linen(Normed(), example=np.zeros((1, 8, 8, 1), np.float32))
     member_b = b.init(jax.random.key(1))
@@ -331,7 +331,7 @@ def shaken(weights, x, train=False, key=None):
     return 0 * hidden + jax.random.uniform(key) if train else hidden
 
 
-def test_tails_that_are_random_in_training_draw_with_one_key_a_step():
+def test_random_tails_use_one_key_per_step():
     net = of_function(shaken, draw(0, first=(5, 1)), np.zeros((1, 5), np.float32))
     x, y = vectors()
     losses = {"loss": lambda outputs, targets: outputs.mean(), "metric": lambda outputs, targets: outputs[:, 0]}
@@ -363,7 +363,7 @@ def test_a_starred_point_takes_the_skip_of_the_front():
         symjax.stitch((network, a), (network, b), ("stem", "inner*"), families="full", train=train, test=(x, y))
 
 
-def test_results_of_different_points_are_kept_and_loaded(tmp_path):
+def test_results_of_different_points_are_saved_and_loaded(tmp_path):
     """Rows of equal and of different points in one folder; members of two networks under the same seeds."""
     (network, _), b = of_nnx(lambda rngs: MLP(4, rngs), 0, (5,)), of_nnx(lambda rngs: MLP(3, rngs), 0, (5,))
     train, test = symjax.data.Split(*vectors()), symjax.data.Split(*vectors(1, 30))
@@ -433,7 +433,7 @@ def test_points_by_name_in_two_networks():
 
 
 def refused(**changes):
-    """The message with which a call with these arguments is refused; nothing is compiled."""
+    """Return the error message of a call; nothing is compiled."""
     a, b, _ = planted()
     arguments = (
         {"a": a, "b": b, "at": "relu1", "families": "full", "train": vectors(), "test": vectors()} | ONE | changes
@@ -487,7 +487,7 @@ def test_refusals(changes, expected):
     assert re.search(expected, message := refused(**changes)), message
 
 
-def test_numerical_trouble_is_reported():
+def test_numerical_problems_are_warnings():
     a, b, _ = planted()
     with pytest.warns(
         UserWarning, match="in 1 stitch the loss was not finite .full at relu1.; see StitchResult.curves"

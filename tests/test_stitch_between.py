@@ -30,7 +30,7 @@ def quiet_folder(tmp_path, monkeypatch):
 
 
 def command(*words, out, module=experiments.stitch):
-    """Its results.csv; None of a dry run."""
+    """Return results.csv; None for a dry run."""
     argv = [*flags(scratch()), "--out", out, "--stitch-epochs", 1, *words]
     run_command(module.main, module.Settings, [str(word) for word in argv])
     return None if "--dry-run" in words else runs.read_csv(out / "results.csv", ROWS.required)
@@ -98,7 +98,7 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
 
 
 def test_points_of_one_model_in_the_other_commands(tmp_path, capsys):
-    """Layers that share a point of A are told apart in tables and figures."""
+    """Layers that share a point of A are distinct in tables and figures."""
     words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
     command(*words, "--weights", "0.1", "--beside", "full,birkhoff", out=tmp_path / "lasso", module=experiments.lasso)
     printed = capsys.readouterr().out

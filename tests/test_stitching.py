@@ -1,4 +1,4 @@
-"""Fitting and evaluating stitches: against planted answers, plain loops in float64, and themselves run otherwise."""
+"""Fitting and evaluating stitches: planted solutions, loops in float64, and invariance to the execution."""
 
 import dataclasses
 from functools import lru_cache, partial
@@ -162,7 +162,7 @@ def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
             np.testing.assert_allclose(matrix, expected, rtol=0.3)
 
 
-# --- the forward ---
+# --- the forward pass ---
 
 
 def check_identity_stitch(network, member, images):
@@ -203,13 +203,13 @@ def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
     images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
     assert [p.name for p in network.points if p.starred] == ["block1.1*", "block2.1*", "block3.1*"]
     check_identity_stitch(network, member, images)
-    travelling = network.front(member, images, network.index("block2.1*"))
+    carried = network.front(member, images, network.index("block2.1*"))
     matrix, bias = np.arange(16.0).reshape(4, 4), np.arange(4.0)
     stitch = Stitch(jnp.asarray(matrix, jnp.float32), jnp.asarray(bias, jnp.float32))
-    features, skip = travelling
+    features, skip = carried
     stitched = np.einsum("ij,nhwj->nhwi", matrix, features) + bias
     np.testing.assert_allclose(apply_stitch(stitch, features), stitched, rtol=1e-5)
-    logits, _ = stitched_output(network, member, travelling, stitch, network.index("block2.1*"), "inference")
+    logits, _ = stitched_output(network, member, carried, stitch, network.index("block2.1*"), "inference")
     by_hand = network.tail(member, (jnp.asarray(stitched, jnp.float32), skip), "block2.1*")
     np.testing.assert_allclose(logits, by_hand, rtol=1e-4, atol=1e-5)
 
@@ -256,18 +256,18 @@ ALL = [
     [pytest.param(*case, marks=() if case in SOME else pytest.mark.slow) for case in ALL],
 )
 @pytest.mark.few(1)
-def test_factors_act_as_their_product(model, method, mode, bias):
-    """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
+def test_factors_equal_their_product(model, method, mode, bias):
+    """At relu1 a convolution follows directly, at relu2 a pooling; logits and gradients are equal."""
     network = models.create(model, width=16, channels=3, classes=5).with_form(method)
     member = jax.jit(network.init)(jax.random.key(0))
     member = member._replace(state=jax.tree.map(lambda leaf: leaf + 0.1, member.state))
     weights = jax.random.normal(jax.random.key(1), (6, 5))
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
     for point in (0, 1):
-        travelling, stitch = network.front(member, images, point), factored(16 * (point + 1), 2, bias)
+        carried, stitch = network.front(member, images, point), factored(16 * (point + 1), 2, bias)
 
-        def value(stitch, point=point, travelling=travelling):
-            logits, _ = stitched_output(network, member, travelling, stitch, point, mode)
+        def value(stitch, point=point, carried=carried):
+            logits, _ = stitched_output(network, member, carried, stitch, point, mode)
             return jnp.sum(logits * weights), logits
 
         run = jax.jit(jax.value_and_grad(value, has_aux=True))
@@ -281,7 +281,7 @@ def test_factors_act_as_their_product(model, method, mode, bias):
         assert not result.matrix.any()
         if bias:
             np.testing.assert_allclose(result.bias, expected.bias, atol=2e-4 * np.abs(expected.bias).max())
-        x = travelling[0]
+        x = carried[0]
         plain = np.einsum("ij,nhwj->nhwi", stitch.matrix, x) + (stitch.bias if bias else 0)
         np.testing.assert_allclose(apply_stitch(stitch, x), plain, atol=1e-5 * np.abs(plain).max())
 
@@ -299,22 +299,22 @@ def test_factors_act_as_their_product(model, method, mode, bias):
 def test_factors_in_bfloat16(point, bias):
     network = models.create("mcnn", width=16, channels=3, classes=5, dtype=jnp.bfloat16).with_form("mixed")
     member = jax.jit(network.init)(jax.random.key(0))
-    travelling = network.front(member, jax.random.normal(jax.random.key(2), (6, 16, 16, 3)), point)
+    carried = network.front(member, jax.random.normal(jax.random.key(2), (6, 16, 16, 3)), point)
     stitch = factored(16 * (point + 1), 2, bias)
-    run = jax.jit(lambda stitch: stitched_output(network, member, travelling, stitch, point, "batch")[0])
+    run = jax.jit(lambda stitch: stitched_output(network, member, carried, stitch, point, "batch")[0])
     result, expected = run(stitch), run(stitch._replace(factors=None))
-    assert result.dtype == jnp.float32 and apply_stitch(stitch, travelling[0]).dtype == jnp.bfloat16
+    assert result.dtype == jnp.float32 and apply_stitch(stitch, carried[0]).dtype == jnp.bfloat16
     np.testing.assert_allclose(result, expected, atol=4e-2 * np.abs(expected).max())
 
 
 def test_factors_inside_a_residual_block(residual):
-    """What travels is a pair of which the branch alone is held as factors."""
+    """The values that cross are a pair; only the branch has factors."""
     network, member = residual
     point = network.index("block2.1*")
-    travelling = network.front(member, jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), point)
+    carried = network.front(member, jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), point)
     stitch = factored(4, 1, True)
     result, expected = (
-        stitched_output(network, member, travelling, one, point, "inference")[0]
+        stitched_output(network, member, carried, one, point, "inference")[0]
         for one in (stitch, stitch._replace(factors=None))
     )
     np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
@@ -350,7 +350,7 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
         assert abs(row["stitched_accuracy"] - other["stitched_accuracy"]) <= 100 / len(dataset.test)
 
 
-def test_an_evaluation_of_several_batches_is_that_of_each():
+def test_over_batches_equals_single_batches():
     of_batch = lambda member, batch, scale: {"sum": scale * member * batch["x"].sum(), "x": batch["x"]}  # noqa: E731
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     run = jax.jit(lambda count: evaluate.over_batches(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
@@ -363,7 +363,7 @@ def test_an_evaluation_of_several_batches_is_that_of_each():
 # --- frozen sides ---
 
 
-def test_no_gradient_of_the_members_is_formed(monkeypatch):
+def test_no_gradient_of_the_members_is_computed(monkeypatch):
     """The members' arrays pass through an identity that cannot be differentiated, wherever a network runs on them."""
 
     @jax.custom_vjp
@@ -387,7 +387,7 @@ def test_no_gradient_of_the_members_is_formed(monkeypatch):
     images = jnp.asarray(dataset.train.images[None, :64])
     state = jax.eval_shape(lambda pair, data: start(plan, pair, key, data, images), pair, data)
     after, _ = jax.eval_shape(lambda state, data: fit.fit_epoch(plan, state, data), state, data)
-    # What is optimised has the shapes of stitches, none else.
+    # The optimizer state has only shapes of stitches.
     channels = {4, 8}
     rates = len(plan.config.learning_rates)
     params = jax.tree.leaves(after.params)
@@ -449,7 +449,7 @@ def test_a_full_stitch_costs_less_than_none(swept):
         assert result["full"] > result["identity"] + 15
 
 
-def test_stitches_are_what_their_families_say(swept):
+def test_stitches_satisfy_the_constraints_of_their_families(swept):
     _, _, results = swept
     for result in results:
         for (_, family), (stitch, _) in result.stitches.items():
@@ -466,7 +466,7 @@ def test_stitches_are_what_their_families_say(swept):
             assert not stitch.bias.any()
 
 
-def test_a_pair_depends_on_itself_alone(swept, sweep):
+def test_a_pair_is_independent_of_the_others(swept, sweep):
     members, _, results = swept
     (alone,) = sweep.run(members.get, [(2, 1)], seed=4)
     assert alone.rows == results[2].rows and alone.curves == results[2].curves
@@ -483,7 +483,7 @@ def test_the_seed_moves_random_starts_and_orders(swept, sweep):
         assert (not np.array_equal(*matrices)) == differs, family
 
 
-def test_validation_picks_and_a_saved_stitch_repeats_its_accuracy(swept, sweep):
+def test_validation_selects_and_a_saved_stitch_has_its_accuracy(swept, sweep):
     members, _, results = swept
     dataset, zoo = trained()
     for result in results[:1]:
@@ -496,7 +496,7 @@ def test_validation_picks_and_a_saved_stitch_repeats_its_accuracy(swept, sweep):
 
 
 def test_batch_norm_statistics_are_re_estimated(swept, sweep):
-    """The first batch norm behind the stitch, against NumPy in float64 over the whole re-estimation set."""
+    """The first batch norm after the stitch, compared with NumPy in float64 over the whole re-estimation set."""
     members, _, results = swept
     dataset, zoo = trained()
     used = len(dataset.train) // CONFIG.eval_batch_size * CONFIG.eval_batch_size
@@ -522,7 +522,7 @@ def test_batch_norm_statistics_are_re_estimated(swept, sweep):
 
 
 def test_accuracy_counts_examples(sweep):
-    """The last batch is half empty, and what fills it up is always classified rightly."""
+    """The last batch is half padding, which is always classified correctly."""
     dataset, zoo = trained()
     plan = make_plan("identity", points=(1,))
     pair = Pair(zoo.member(0), zoo.member(0))
@@ -544,13 +544,13 @@ def test_accuracy_counts_examples(sweep):
     assert np.isnan(result.score).all()  # and not what the first class gets
 
 
-def test_a_stitch_that_failed_is_not_picked():
+def test_a_stitch_with_nan_is_not_chosen():
     plan = make_plan("full,birkhoff", dataclasses.replace(CONFIG, learning_rates=(1e-2, 1e-1)))
     assert _choose(plan, np.array([np.nan, 12.5, 50.0, 50.0])) == [1, 2]
     assert _choose(plan, np.array([np.nan, np.nan, 0.0, np.nan])) == [0, 2]
 
 
-def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypatch):
+def test_only_selected_stitches_are_evaluated_on_the_test_split(swept, sweep, monkeypatch):
     members, _, results = swept
     calls = []
     accuracy = SweepShard._accuracy
@@ -638,7 +638,7 @@ def test_learning_rates_train_as_each_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("execution", [Execution("vmap", "native"), Execution("map", "mixed")], ids=str)
-def test_every_execution_fits_alike(execution):
+def test_executions_give_equal_fits(execution):
     dataset, zoo = trained()
     pair = Pair(zoo.member(0), zoo.member(1))
     other = zoo.network.with_form(execution.conv)
@@ -651,7 +651,7 @@ def test_every_execution_fits_alike(execution):
 
 
 @pytest.mark.slow
-def test_a_point_depends_on_itself_alone():
+def test_a_point_is_independent_of_the_others():
     """Random starts and training are the same whatever other layers and families there are."""
     dataset, zoo = trained()
     pair = Pair(zoo.member(0), zoo.member(1))
@@ -668,7 +668,7 @@ def test_a_point_depends_on_itself_alone():
     [("full,birkhoff", (0, 1)), pytest.param("full,rank2,identity", (1,), marks=pytest.mark.slow)],
 )
 @pytest.mark.slow
-def test_devices_that_share_a_pair_find_what_one_finds(families, points):
+def test_devices_that_share_a_pair_give_the_results_of_one(families, points):
     """One pair on two devices, in two shards: by points, or if there is only one point, by families."""
     dataset, _ = trained()
     plan = make_plan(families, dataclasses.replace(CONFIG, epochs=2), points=points)
@@ -693,7 +693,7 @@ def test_devices_that_share_a_pair_find_what_one_finds(families, points):
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
-def test_families_see_the_second_half_from_where_they_are_rounded(epochs):
+def test_family_progress_is_one_half_at_the_halfway_epoch(epochs):
     config = FitConfig(epochs=epochs)
     seen = [float(fit.family_progress(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
     second = [e >= config.halfway_epoch for e in range(epochs) for _ in range(2)]
@@ -710,7 +710,7 @@ def test_fit_settings_are_checked(bad):
 # --- arguments ---
 
 
-def test_pairs_are_drawn_by_a_key():
+def test_pairs_are_drawn_by_a_seed():
     seeds = (3, 0, 8, 5)
     every = all_pairs(seeds)
     assert len(every) == 12 == len(set(every)) and all(a != b and {a, b} <= set(seeds) for a, b in every)

@@ -1,4 +1,4 @@
-"""Training one member, against independent NumPy in float64."""
+"""Training one member, compared with NumPy in float64."""
 
 import dataclasses
 import math
@@ -136,7 +136,7 @@ def test_recipes_of_old_have_their_old_fingerprint():
     assert Recipe(schedule="cosine", warmup=0.1).to_json()["schedule"] == "cosine"
 
 
-def test_weight_decay_is_on_kernels_alone():
+def test_weight_decay_applies_to_kernels_only():
     member = fresh(convolutional())
     params = jax.tree.map(jnp.ones_like, member.params)
     tx = optimizer(Recipe(weight_decay=0.1), 10)
@@ -163,7 +163,7 @@ def adam(weights, gradients_of, rates, decay):
 # --- the loop ---
 
 
-def test_training_is_that_of_numpy():
+def test_training_equals_numpy():
     recipe = Recipe(epochs=4, batch_size=24, learning_rate=0.05, weight_decay=0.01, flip=False, translate=0)
     data, network = dataset(), softmax_regression()
     assert len(data.train) == 24  # one batch, so that its order does not matter
@@ -199,7 +199,7 @@ def test_training_is_that_of_numpy():
 
 
 @pytest.mark.slow
-def test_native_and_matmul_convolutions_train_alike():
+def test_native_and_matmul_convolutions_train_equally():
     recipe = Recipe(epochs=1, batch_size=6, learning_rate=0.01, flip=True, translate=2)
     data = dataset()
     shared = device_data(data, pad_batches(data.validation, 4))
@@ -214,7 +214,7 @@ def test_native_and_matmul_convolutions_train_alike():
     assert min(jax.tree.leaves(moved)) > 1e-3  # all parameters and statistics take part
 
 
-def test_epochs_and_seeds_see_other_orders():
+def test_epochs_and_seeds_have_different_orders():
     recipe = Recipe(epochs=2, batch_size=6, learning_rate=0.01, flip=False, translate=0)
     data, network = dataset(), softmax_regression()
     shared = device_data(data, pad_batches(data.validation, 4))
@@ -328,7 +328,7 @@ def test_pooled_batch_norm_is_exact():
     assert np.abs(network.apply(member, x) - network.apply(pooled, x)).max() > 0.01
 
 
-def test_optax_state_holds_arrays_alone():
+def test_optax_state_has_only_arrays():
     """Checkpoints keep leaves, so whatever training depends on has to be one."""
     state = create_state(softmax_regression(), Recipe(), 3, jnp.int32(0))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
@@ -337,7 +337,7 @@ def test_optax_state_holds_arrays_alone():
     assert isinstance(optimizer(Recipe(), 3), optax.GradientTransformation)
 
 
-def test_shapes_of_data_are_told_without_making_it():
+def test_shapes_of_data_need_no_transfer():
     data = dataset()
     for batches in (None, pad_batches(data.validation, 4)):
         shapes, made = data_shapes(data, batches), device_data(data, batches)

@@ -247,8 +247,15 @@ def load_stitch(
       InputError: the stitch does not exist, or the file is damaged.
 
     Example:
-        >>> member = zoo.member(5)  # doctest: +SKIP
-        >>> stitch, state = load_stitch("runs/stitch", (3, 5), "relu1", "full", member.state)  # doctest: +SKIP
+        >>> import pathlib, tempfile, numpy as np
+        >>> from symjax import runs, stitching
+        >>> arrays = {"relu1/full/matrix": np.eye(2), "relu1/full/bias": np.zeros(2)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pathlib.Path(folder, "stitches").mkdir()
+        ...     runs.write_npz(pathlib.Path(folder, "stitches", "3-5.npz"), arrays)
+        ...     stitch, state = stitching.load_stitch(folder, (3, 5), "relu1", "full", like={})
+        >>> stitch.matrix.shape
+        (2, 2)
     """
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, expected the seeds of front and tail")
