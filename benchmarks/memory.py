@@ -28,8 +28,8 @@ from benchmarks.sweep import make_dataset
 from symjax import memory, models, parallel
 from symjax.flops import segment_flops
 from symjax.parallel import Execution
-from symjax.stitching import FitConfig, Pair, Plan, bounds, fit, parse_families
-from symjax.stitching.division import divide, work_of
+from symjax.stitching import FitConfig, Pair, Plan, fit, memory_budget, parse_families
+from symjax.stitching.partition import count_images, partition
 from symjax.training import Recipe, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
 
@@ -107,21 +107,21 @@ def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
     dataset, network, execution = build(settings)
     config = FitConfig(epochs=2, batch_size=settings.batch_size, flip=True, translate=2)
     whole = Plan(network, tuple(range(len(network.points))), parse_families(FAMILIES), config, execution)
-    plans = divide(whole, parts, segment_flops(network, (32, 32, 3)), work_of(whole, dataset))
+    plans = partition(whole, parts, segment_flops(network, (32, 32, 3)), count_images(whole, dataset))
     shared = jax.device_get(device_data(dataset, None))
     member = zeros(network.shapes)
     most, used = 0, 0
     for plan in plans:
         moments = [fit.FeatureMoments(*(np.zeros(s) for s in ((d, d), (d, d), (d,)))) for d in channels(plan)]
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-        state = jax.eval_shape(partial(fit.begin, plan), Pair(member, member), key, moments)
+        state = jax.eval_shape(partial(fit.initialize, plan), Pair(member, member), key, moments)
         host = parallel.stack([zeros(state)])
         epoch = partial(fit.fit_epoch, plan)
 
         def run(program, host=host):
             jax.block_until_ready(program(jax.device_put(host), jax.device_put(shared)))
 
-        most = max(most, bounds.need(plan, dataset).bytes_for(1))
+        most = max(most, memory_budget.estimate(plan, dataset).bytes_for(1))
         used = max(used, growth(compiled(epoch, execution, host, shared), run))
     return {"predicted": most, "measured": used}
 

@@ -21,8 +21,8 @@ from symjax.data import Dataset, Split
 from symjax.flops import segment_flops
 from symjax.memory import MemoryEstimate, spell_bytes
 from symjax.parallel import Execution
-from symjax.stitching import FitConfig, Plan, bounds, parse_families
-from symjax.stitching.division import cost, work_of
+from symjax.stitching import FitConfig, Plan, memory_budget, parse_families
+from symjax.stitching.partition import cost, count_images
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig, estimate, jobs
 
@@ -74,11 +74,11 @@ def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     networks = {method: config.network(dataset).with_form(method) for method in ("native", ACCELERATOR.conv)}
     points = tuple(range(len(networks["native"].points)))
     plan = Plan(networks[ACCELERATOR.conv], points, parse_families(FAMILIES), fit, ACCELERATOR)
-    flops = cost(plan, segment_flops(networks["native"], dataset.train.images.shape[1:]), work_of(plan, dataset))
+    flops = cost(plan, segment_flops(networks["native"], dataset.train.images.shape[1:]), count_images(plan, dataset))
     need = None
     if settings.memory:  # of one stitch at a time, to which --max-device-memory can come down
         one = dataclasses.replace(plan, points=points[:1], families=plan.families[:1])
-        need = bounds.need(one, dataset)
+        need = memory_budget.estimate(one, dataset)
     stitches = len(points) * len(plan.families)
     what = f"{model}: {settings.pairs} pairs of {stitches} stitches"
     return row(settings, what, settings.pairs, flops, need, "stitch")

@@ -24,8 +24,8 @@ class Recipe(Birkhoff):
 
     name: str = ""
     start: str = "matched"
-    scaling_trains: float = HALF
-    permutation_rests: float = HALF
+    scaling_trains_from: float = HALF
+    permutation_fixed_from: float = HALF
 
     @property
     def label(self):
@@ -37,10 +37,10 @@ RECIPES = (
     Recipe(name="P, then s; from identity", start="identity"),
     Recipe(name="P, then s; from random", start="random"),
     Recipe(name="P, then s; from least squares", start="least_squares"),
-    Recipe(name="P with s, then s", scaling_trains=0),
-    Recipe(name="P, then P with s", permutation_rests=NEVER),
-    Recipe(name="P with s", scaling_trains=0, permutation_rests=NEVER),
-    Recipe(name="s alone", scaling_trains=0, permutation_rests=0),
+    Recipe(name="P with s, then s", scaling_trains_from=0),
+    Recipe(name="P, then P with s", permutation_fixed_from=NEVER),
+    Recipe(name="P with s", scaling_trains_from=0, permutation_fixed_from=NEVER),
+    Recipe(name="s alone", scaling_trains_from=0, permutation_fixed_from=0),
     *parse_families("matched,softsort,birkhoff_published"),
 )
 

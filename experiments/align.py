@@ -84,8 +84,8 @@ def main(settings: Settings) -> Summary:
     trained = settings.train_zoo(config, dataset, zoo_path, seeds=seeds)
     with out.open() as folder:
         results = ResultTable(folder, ROWS)
-        missing = hosts.agreed("missing rows", lambda: missing_pairs(results, measures, pairs))
-        missing = {measure: hosts.own(of_measure) for measure, of_measure in missing.items()}
+        missing = hosts.all_agree("missing rows", lambda: missing_pairs(results, measures, pairs))
+        missing = {measure: hosts.local_shard(of_measure) for measure, of_measure in missing.items()}
         images = dataset.test.images[: settings.examples]
         if needed := needed_seeds(missing):
             compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
@@ -100,8 +100,8 @@ def main(settings: Settings) -> Summary:
                         results.add(compare(found, measure, group, compared.seeds, settings.maps))
                         bar.update(len(group))
                     results.assemble()
-        hosts.complete("pairs are compared", lambda: missing_pairs(results, measures, pairs))
-        hosts.leave_to_first("rows")
+        hosts.check_complete("pairs are compared", lambda: missing_pairs(results, measures, pairs))
+        hosts.continue_on_first("rows")
         results.assemble()  # a run may have been stopped just before
         table = results.select(requested(measures, pairs))
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]

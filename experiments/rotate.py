@@ -166,8 +166,8 @@ def main(settings: Settings) -> Summary:
     with out.open() as folder:
         results = RotationResults(folder)
         results.add_structures(structures)
-        missing = hosts.agreed("missing rows", lambda: results.missing(units))
-        groups = group_units(hosts.own(split_units(missing, hosts.count())))
+        missing = hosts.all_agree("missing rows", lambda: results.missing(units))
+        groups = group_units(hosts.local_shard(split_units(missing, hosts.count())))
         limit = settings.memory_limit
         baselines = {name: test_percent(zoos[name], dataset, limit) for name in (zoos if missing else ())}
         total = recipe.epochs * sum(map(len, groups.values()))
@@ -175,8 +175,8 @@ def main(settings: Settings) -> Summary:
             for (name, group_layers), members in groups.items():
                 program = Retraining(at_layers(plans[name], group_layers), dataset, max_device_memory=limit)
                 retrain(program, name, zoos[name], baselines[name], members, results, settings.rotation_seed, bar)
-        hosts.complete("retraining is done", lambda: results.missing(units))
-        hosts.leave_to_first("rows")
+        hosts.check_complete("retraining is done", lambda: results.missing(units))
+        hosts.continue_on_first("rows")
         results.assemble()  # an earlier run may have stopped before this
         requested = (list(plans), layers, seeds, cases)
         table = results.table(*requested)

@@ -23,11 +23,11 @@ from symjax.network import Network
 from symjax.pairs import draw_pairs
 from symjax.progress import progress_bar
 from symjax.result_table import Schema
-from symjax.stitching import FitConfig, PairResult, Plan, Sweep, bounds, check_plan
-from symjax.stitching.division import cost, work_of
+from symjax.stitching import FitConfig, PairResult, Plan, Sweep, check_plan, memory_budget
 from symjax.stitching.families import Family
 from symjax.stitching.junction import parse_point_pairs
-from symjax.stitching.results import StitchResults, trouble
+from symjax.stitching.partition import cost, count_images
+from symjax.stitching.results import StitchResults, numerical_warnings
 from symjax.summary import mean, with_both_layers
 from symjax.zoo import Zoo, ZooConfig
 
@@ -151,7 +151,7 @@ class Swept(NamedTuple):
 
     def with_warning(self, text: str) -> str:
         """The text, and behind it what was left out, and a warning where training met numerical trouble."""
-        return " ".join(part for part in (text, self.left_out, trouble(self.curves)) if part)
+        return " ".join(part for part in (text, self.left_out, numerical_warnings(self.curves)) if part)
 
     @property
     def title(self) -> str:
@@ -231,19 +231,19 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
             _clean(folder, members, dataset, limit, side.folder, schema)
             for members, side, schema in zip(zoos, sides, (ACCURACY, ACCURACY_B), strict=False)
         ]
-        missing = hosts.agreed("missing stitches", lambda: results.missing(pairs, plan), _told)
+        missing = hosts.all_agree("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
-        own = set(hosts.own(dict.fromkeys(pair for lacking in missing.values() for pair in lacking)))
+        own = set(hosts.local_shard(dict.fromkeys(pair for lacking in missing.values() for pair in lacking)))
         names = tuple(side.name for side in sides)
         for lacking, of_plan in missing.items():
             of_plan = [pair for pair in of_plan if pair in own]
-            for part in [lacking] if limit is None else bounds.fitting(lacking, dataset, limit):
+            for part in [lacking] if limit is None else memory_budget.split_to_fit(lacking, dataset, limit)[0]:
                 if of_plan:
                     part_sweep = Sweep(part, dataset, num_pairs=len(of_plan))
                     for result in _run(kind, part_sweep, zoos, of_plan, settings.pair_seed):
                         results.add(result, *clean, **({"networks": names} if between else {}))
-        hosts.complete("stitches are done", lambda: results.missing(pairs, plan), _told)
-        hosts.leave_to_first("stitches")
+        hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _told)
+        hosts.continue_on_first("stitches")
         results.assemble()  # a run may have been stopped just before
         table, curves = (_readable(frame) for frame in (results.table(pairs, plan), results.curves(pairs, plan)))
         name = " to ".join(names) if between else fronts.network.name
@@ -333,12 +333,12 @@ def stitch_phase(
     # Counted on plain convolutions, as the zoo's are.
     plain = [segment_flops(side.network, dataset.train.images.shape[1:]) for side in (sides[0], sides[-1])]
     flops = sum(
-        len(of_plan) * cost(part, plain[0], work_of(part, dataset), plain[1]) for part, of_plan in lacking.items()
+        len(of_plan) * cost(part, plain[0], count_images(part, dataset), plain[1]) for part, of_plan in lacking.items()
     )
     to_do = len({pair for of_plan in lacking.values() for pair in of_plan})
     if not to_do:
         return dry_run.Phase("pairs to stitch", 0, len(pairs), 0.0)
-    _, needed = bounds.fitted(plan, dataset, math.inf if limit is None else limit)
+    _, needed = memory_budget.split_to_fit(plan, dataset, math.inf if limit is None else limit)
     return dry_run.Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, needed, 1, divisible=True)
 
 

@@ -24,7 +24,7 @@ from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
 from symjax.progress import progress_bar
 from symjax.result_table import ResultTable, Schema
-from symjax.stitching.acted import KINDS, acted_flops, check_points, moments_need, stitch_to_acted
+from symjax.stitching.transformed import KINDS, check_points, moments_memory, stitch_to_transformed, transformed_flops
 from symjax.summary import Summary, mean
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
@@ -121,10 +121,10 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
         return [dry_run.Phase(name, 0, len(seeds), 0.0), matrices]
     network = config.network(dataset)
     plain = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
-    flops = sum(acted_flops(network, plain, dataset, theirs) for theirs in left)
-    # Points inside of residual blocks and others go apart, as in `stitch_to_acted`.
+    flops = sum(transformed_flops(network, plain, dataset, theirs) for theirs in left)
+    # Points inside of residual blocks and others go apart, as in `stitch_to_transformed`.
     sets = {tuple(p for p in theirs if network.points[p].starred == starred) for theirs in left for starred in (0, 1)}
-    needs = [zoo.evaluation_need(network, dataset.test), *(moments_need(network, dataset, p) for p in sets if p)]
+    needs = [zoo.evaluation_need(network, dataset.test), *(moments_memory(network, dataset, p) for p in sets if p)]
     at_once = min(dry_run.on_a_device(len(left), need, settings.memory_limit) for need in needs)
     needed = max(needs, key=lambda need: need.bytes_for(at_once))
     return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, needed, at_once), matrices]
@@ -202,7 +202,7 @@ def stitch(
                 theirs = dataclasses.replace(trained, seeds=tuple(seeds), members=parallel.take(trained.members, where))
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
                 options = {"on_row": bar.update, "on_member": keep, "max_device_memory": limit}
-                stitch_to_acted(theirs, dataset, keys, lacking, **options)
+                stitch_to_transformed(theirs, dataset, keys, lacking, **options)
     return results.select(requested(trained.seeds, points))
 
 

@@ -36,7 +36,7 @@ def main(settings: Settings) -> Summary:
         lambda: [dry_run.zoo_phase(config, dataset, seeds, folder, settings.memory_limit)],
     )
     trained = settings.train_zoo(config, dataset, folder, seeds=seeds)
-    hosts.leave_to_first("the zoo is trained")
+    hosts.continue_on_first("the zoo is trained")
     table = pd.DataFrame(
         {
             "seed": trained.seeds,

@@ -1,18 +1,19 @@
-"""One job of several processes, on one host or on many: who computes what, and how the processes agree.
+"""Jobs of several processes, on one host or several: which process computes what, and how processes synchronize.
 
-Members (seeds, pairs, repeats) never talk to each other, so no program crosses hosts. The member axis is laid out over
-a mesh of all devices of all processes, and each process runs the members that its devices hold, over its own devices.
-Folders lie on a file system that all hosts see: every process writes the files of its own members, and the first
-process alone what there is one of (tables, figures).
+Members (seeds, pairs, repeats) are independent, so no program spans several hosts. The member axis is laid out over a
+mesh of all devices of all processes, and each process runs the members of its own devices. Folders are on a file system
+that all hosts share: every process writes the files of its own members, and the first process writes everything else
+(tables, figures).
 
-The processes go through the same steps and meet between them. They meet in the coordination service of
-`jax.distributed`, not in a program on the devices: there a process may wait for the others for hours, and be
-interrupted, where JAX's collectives on CPUs give up after half an hour. Where one fails, all others end at the next
-meeting, with its message. In a process that is alone nothing of this happens.
+All processes execute the same steps and synchronize between them through the coordination service of `jax.distributed`.
+There a process can wait for hours and be interrupted, whereas JAX's collectives on CPUs time out after half an hour. If
+a process fails, all others end at their next synchronization, with its message. All of these functions are no-ops in a
+single process.
 """
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import socket
@@ -29,53 +30,52 @@ from symjax import interruption
 from symjax.errors import InputError
 
 Item = TypeVar("Item")
-# What is read where no cluster is found; of the first, JAX knows itself.
+# Environment variables for jobs that JAX does not detect. JAX itself reads the first one.
 COORDINATOR, PROCESSES, PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-PATIENCE = 60.0  # seconds within which what one host has written is seen by all
-_POLL = 1000  # milliseconds between two looks at what interrupts a wait
+AGREEMENT_TIMEOUT = 60.0  # seconds within which files written by one host become visible to all
+_POLL = 1000  # milliseconds after which a wait checks for interruptions
 
 
-class Left(Exception):
-    """Raised by `leave_to_first` where the first process goes on alone."""
+class ContinuesOnFirst(Exception):
+    """Raised by `continue_on_first` in all processes but the first."""
 
 
-class FailedElsewhere(InputError):
-    """Another process has failed, and all have been told; or none can be."""
+class RemoteFailure(InputError):
+    """Another process has failed and all processes have its message, or the coordination service is not available."""
 
 
 # --- processes ---
 
 
 def initialize() -> None:
-    """Joins the processes of a job; before anything touches a device.
+    """Join the processes of a job; call it before JAX uses a device.
 
-    SLURM, TPU pods and Open MPI are found by `jax.distributed.initialize`. Elsewhere the environment says where process
-    0 listens and which of how many processes this is: JAX_COORDINATOR_ADDRESS (HOST:PORT), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID (from 0).
+    `jax.distributed.initialize` detects SLURM, TPU pods and Open MPI. Otherwise environment variables describe the job:
+    JAX_COORDINATOR_ADDRESS (HOST:PORT of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0).
 
     Raises:
-      InputError: no such job is found, the variables contradict each other, or the processes do not meet.
+      InputError: no job is detected, the variables contradict each other, or the processes cannot connect.
     """
     if jax.distributed.is_initialized():
         return
-    given = _from_environment()
+    options = _from_environment()
     try:
-        jax.distributed.initialize(**given)
+        jax.distributed.initialize(**options)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"distributed: the processes of this job could not be joined ({reason}), expected a SLURM job step (srun), "
+            f"distributed: the processes of this job could not be joined ({reason}); expected a SLURM job step (srun), "
             f"a TPU pod, Open MPI (mpirun), or {COORDINATOR}, {PROCESSES} and {PROCESS} in the environment"
         ) from None
 
 
 def _from_environment() -> dict[str, Any]:
     values = {name: os.environ.get(name) for name in (PROCESSES, PROCESS)}
-    there = [name for name, value in values.items() if value is not None]
-    if not there:
+    given = [name for name, value in values.items() if value is not None]
+    if not given:
         return {}
-    if len(there) < 2 or not os.environ.get(COORDINATOR):
-        raise InputError(f"distributed: {' and '.join(there)} given, expected {COORDINATOR}, {PROCESSES} and {PROCESS}")
+    if len(given) < 2 or not os.environ.get(COORDINATOR):
+        raise InputError(f"distributed: got {' and '.join(given)}, expected {COORDINATOR}, {PROCESSES} and {PROCESS}")
     if not all(value.isdecimal() for value in values.values()) or not int(values[PROCESS]) < int(values[PROCESSES]):
         listed = ", ".join(f"{name}={value!r}" for name, value in values.items())
         raise InputError(f"distributed: got {listed}, expected a number of processes and one from 0 to below it")
@@ -90,33 +90,33 @@ def _from_environment() -> dict[str, Any]:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
-    """The number of this one, from 0."""
+    """Return the number of this process, from 0."""
     return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this process writes and prints what there is one of."""
+    """Return whether this process writes and prints the common results."""
     return index() == 0
 
 
-# --- who computes what ---
+# --- partition of the work ---
 
 
-def places(count: int, devices: Sequence | None = None) -> dict[int, list[int]]:
-    """The places of a member axis of length `count` that each process's devices hold, ascending.
+def member_indices(count: int, devices: Sequence | None = None) -> dict[int, list[int]]:
+    """Return the ascending indices of a member axis of length `count` that belong to each process.
 
-    The axis is filled up to a multiple of the number of devices, cut into rounds of one member for each device, and
-    sharded over a mesh of all devices, in which neighbours belong to different processes as far as possible. So
-    processes with as many devices each differ by one member at most.
+    The axis is padded to a multiple of the number of devices, split into rows of one member per device, and sharded
+    over a mesh of all devices. Neighbours in the mesh belong to different processes as far as possible. So the numbers
+    of members of processes with equally many devices differ by at most one.
 
     Args:
-      count: of members.
-      devices: of all processes, by default all that JAX sees.
+      count: the number of members.
+      devices: of all processes, by default `jax.devices()`.
     """
     devices = jax.devices() if devices is None else devices
     turns: dict[int, int] = defaultdict(int)
@@ -124,158 +124,157 @@ def places(count: int, devices: Sequence | None = None) -> dict[int, list[int]]:
     for device in devices:
         ranked.append((turns[device.process_index], device.process_index, len(ranked)))
         turns[device.process_index] += 1
-    ordered = [devices[place] for _, _, place in sorted(ranked)]
+    ordered = [devices[position] for _, _, position in sorted(ranked)]
     shape = (-(-count // len(ordered)), len(ordered))
     axis = np.arange(shape[0] * shape[1]).reshape(shape)
     layout = NamedSharding(Mesh(np.asarray(ordered, object), ("members",)), PartitionSpec(None, "members"))
-    held: dict[int, list[int]] = {process: [] for process in turns}
+    members: dict[int, list[int]] = {process: [] for process in turns}
     for device, where in layout.devices_indices_map(shape).items() if count else ():
-        held[device.process_index] += [int(place) for place in axis[where].ravel() if place < count]
-    return {process: sorted(theirs) for process, theirs in held.items()}
+        members[device.process_index] += [int(member) for member in axis[where].ravel() if member < count]
+    return {process: sorted(indices) for process, indices in members.items()}
 
 
-def own(items: Sequence[Item]) -> list[Item]:
-    """Those of `items` that are this process's to compute; all where it is alone."""
+def local_shard(items: Sequence[Item]) -> list[Item]:
+    """Return the items that this process computes; all items in a single process."""
     items = list(items)
-    return items if count() == 1 else [items[place] for place in places(len(items))[index()]]
+    return items if count() == 1 else [items[i] for i in member_indices(len(items))[index()]]
 
 
-def own_name(name: str) -> str:
-    """`name`, different in each process: of a file of rows to which several would add."""
+def local_name(name: str) -> str:
+    """Return a file name that is different in each process, for files that would otherwise be shared."""
     return name if is_first() else f"{name}+{index()}"
 
 
-# --- meetings ---
+# --- synchronization ---
 
 
 def gather(step: str, value: Any = None) -> list[Any]:
-    """What each process gives, in their order; each waits for all others.
+    """Wait for all processes and return their values in the order of the processes.
 
     Args:
-      step: what has been done; the same in all processes.
-      value: JSON-able, and small.
+      step: a description of the completed step, equal in all processes.
+      value: small and JSON-able.
 
     Raises:
-      InputError: another process has failed, or cannot be reached any more.
+      InputError: another process has failed or cannot be reached.
     """
-    return [value] if count() == 1 else _meet({"step": step, "value": value})
+    return [value] if count() == 1 else _exchange({"step": step, "value": value})
 
 
-def together(step: str) -> None:
-    """Waits until all processes are here, see `gather`."""
+def barrier(step: str) -> None:
+    """Wait for all processes, see `gather`."""
     gather(step)
 
 
 def from_first(step: str, make: Callable[[], Any]) -> Any:
-    """What `make` gives in the first process, JSON-able and small; the others do not call it."""
+    """Call `make` in the first process and return its small, JSON-able result in all processes."""
     return gather(step, make() if is_first() else None)[0]
 
 
-def agreed(step: str, look: Callable[[], Item], tell: Callable[[Item], Any] = lambda found: found) -> Item:
-    """What `look` finds in files that other hosts may have written, when all processes find the same.
+def all_agree(step: str, read: Callable[[], Item], to_json: Callable[[Item], Any] = lambda value: value) -> Item:
+    """Return the result of `read` as soon as it is equal in all processes; it reads files that other hosts may write.
 
     Args:
-      step: what it looks at; the same in all processes.
-      look: finds it.
-      tell: makes something JSON-able of what `look` finds, to compare; however large.
+      step: a description of the result, equal in all processes.
+      read: reads the files.
+      to_json: a function from the result to a JSON-able value of any size, for the comparison.
 
     Raises:
-      InputError: after a minute they still do not find the same.
+      InputError: the results still differ after `AGREEMENT_TIMEOUT` seconds.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     while count() > 1:
-        found = look()
-        text = json.dumps(tell(found), sort_keys=True)
-        # The first decides on the time, since clocks differ.
-        answers = gather(step, [hashlib.sha256(text.encode()).hexdigest(), time.monotonic() - began > PATIENCE])
+        result = read()
+        text = json.dumps(to_json(result), sort_keys=True)
+        # The first process decides on the timeout, since clocks differ.
+        answers = gather(
+            step, [hashlib.sha256(text.encode()).hexdigest(), time.monotonic() - start > AGREEMENT_TIMEOUT]
+        )
         if len({digest for digest, _ in answers}) == 1:
-            return found
+            return result
         if answers[0][1]:
-            raise FailedElsewhere(
+            raise RemoteFailure(
                 f"folder: {step}: the processes do not see the same files; expected a folder on a file system that all "
                 "hosts share"
             )
         time.sleep(1)
-    return look()
+    return read()
 
 
-def complete(step: str, look: Callable[[], Item], tell: Callable[[Item], Any] = lambda found: found) -> None:
-    """Waits for all processes, which then find by `look` that nothing is missing; see `agreed`.
-
-    Raises:
-      InputError: something is: `look` finds what is not empty.
-    """
-    together(step)
-    if missing := agreed(step, look, tell):
+def check_complete(step: str, read: Callable[[], Item], to_json: Callable[[Item], Any] = lambda value: value) -> None:
+    """Wait for all processes and raise an InputError unless `read` returns an empty result; see `all_agree`."""
+    barrier(step)
+    if missing := all_agree(step, read, to_json):
         raise InputError(
-            f"folder: {step}, but {str(tell(missing))[:200]} are missing; the same command again makes them"
+            f"folder: {step}, but {str(to_json(missing))[:200]} are missing; the same command again computes them"
         )
 
 
-def leave_to_first(step: str) -> None:
-    """Waits for all; then the first process goes on alone, and in the others `job` ends."""
-    together(step)
+def continue_on_first(step: str) -> None:
+    """Wait for all processes; then the first one continues, and the block of `job` ends in the others."""
+    barrier(step)
     if not is_first():
-        raise Left
+        raise ContinuesOnFirst
 
 
 @contextlib.contextmanager
 def job() -> Iterator[None]:
-    """What all processes do together: ends when all have ended; where one fails, all others do with its message."""
+    """Run a block that ends when all processes have ended it; if one process fails, all raise its message."""
     try:
         yield
-    except Left:
+    except ContinuesOnFirst:
         pass
-    except FailedElsewhere:
+    except RemoteFailure:
         raise
     except BaseException as error:
-        tell(error)
+        report_failure(error)
         raise
-    together("the end")
+    barrier("the end")
 
 
-def tell(error: BaseException) -> None:
-    """Tells the others, when they come to their next meeting, that this process has failed."""
-    if count() == 1 or isinstance(error, (Left, FailedElsewhere, GeneratorExit)) or getattr(error, "told", False):
+def report_failure(error: BaseException) -> None:
+    """Send the failure of this process to the others, which raise it at their next synchronization."""
+    is_reported = isinstance(error, (ContinuesOnFirst, RemoteFailure)) or getattr(error, "reported", False)
+    if count() == 1 or is_reported or isinstance(error, GeneratorExit):
         return
-    error.told = True
+    error.reported = True
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    with contextlib.suppress(FailedElsewhere):
-        # One that is to end at once does not wait until the others are there.
+    with contextlib.suppress(RemoteFailure):
+        # A process that must end immediately does not wait for the others.
         wait = not isinstance(error, interruption.Interrupted)
-        _meet({"error": f"process {index()} on {socket.gethostname()} has failed: {message}"}, wait)
+        _exchange({"error": f"process {index()} on {socket.gethostname()} has failed: {message}"}, wait)
 
 
-_met = iter(range(2**62))  # like the connection that it numbers the meetings of, there is one in a process
+_exchanges = itertools.count()  # numbers the exchanges of this process
 
 
 def _client() -> Any:
-    """The connection to the coordination service, to which JAX has no public way; asked for where processes meet."""
+    """Return the client of the coordination service. JAX has no public interface to it."""
     try:
         from jax._src.distributed import global_state
 
         return global_state.client
     except (ImportError, AttributeError):
-        raise FailedElsewhere(  # which nobody can be told
-            f"distributed: JAX {jax.__version__} has its coordination service in another place than JAX 0.10, so that "
-            "processes cannot meet; expected JAX 0.10, or one process"
+        raise RemoteFailure(  # which cannot be reported to other processes
+            f"distributed: the coordination service of JAX {jax.__version__} is not where JAX 0.10 has it, so that "
+            "processes cannot synchronize; expected JAX 0.10, or one process"
         ) from None
 
 
-def _meet(mine: dict[str, Any], wait: bool = True) -> list[Any]:
-    number, client = next(_met), _client()
-    client.key_value_set(f"symjax/{number}/{index()}", json.dumps(mine))
+def _exchange(message: dict[str, Any], wait: bool = True) -> list[Any]:
+    number, client = next(_exchanges), _client()
+    client.key_value_set(f"symjax/{number}/{index()}", json.dumps(message))
     if not wait:
         return []
     answers = [json.loads(_wait(client, f"symjax/{number}/{process}", process)) for process in range(count())]
     if number:
-        client.key_value_delete(f"symjax/{number - 1}/{index()}")  # who is here has read it
+        client.key_value_delete(f"symjax/{number - 1}/{index()}")  # all processes have read it
     errors = [answer["error"] for answer in answers if "error" in answer]
     if errors:
-        raise FailedElsewhere(errors[0])
+        raise RemoteFailure(errors[0])
     steps = {answer["step"] for answer in answers}
     if len(steps) > 1:
-        raise FailedElsewhere(f"distributed: the processes do different things ({', '.join(sorted(steps))})")
+        raise RemoteFailure(f"distributed: the processes execute different steps ({', '.join(sorted(steps))})")
     return [answer["value"] for answer in answers]
 
 
@@ -286,4 +285,4 @@ def _wait(client, key: str, process: int) -> str:
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 reason = str(error).splitlines()[0]
-                raise FailedElsewhere(f"distributed: process {process} cannot be reached any more ({reason})") from None
+                raise RemoteFailure(f"distributed: process {process} cannot be reached ({reason})") from None

@@ -8,9 +8,9 @@ from symjax import hosts
 
 
 def progress_bar(**options) -> tqdm:
-    """A bar as wide as the terminal; without one, where every update is a line of its own, it is told every 15 s.
+    """Return a progress bar as wide as the terminal, shown by the first process of a job only.
 
-    Of the processes of a job the first one alone shows it.
+    Without a terminal every update is a separate line, so updates are at least 15 s apart.
     """
     options["disable"] = options.get("disable", False) or not hosts.is_first()
     return tqdm(mininterval=0.1 if sys.stderr.isatty() else 15, dynamic_ncols=True, **options)

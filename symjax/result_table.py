@@ -1,9 +1,9 @@
-"""Result tables of run folders: rows that are named by a key, added part by part, computed once, merged by their key.
+"""Result tables of run folders: rows with a unique key that are added in parts, never recomputed, and merged by key.
 
     NAME.csv              all rows, sorted
-    parts/PART.NAME.csv   the rows of one part, where a table has parts; NAME.csv is made of them
+    parts/PART.NAME.csv   the rows of one part, for a table with parts; NAME.csv is assembled from them
 
-Two processes never write the same file: the first writes `PART.NAME.csv`, process 2 `PART+2.NAME.csv`.
+Each process writes files of its own: the first one `PART.NAME.csv`, process 2 `PART+2.NAME.csv`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ import pandas as pd
 from symjax import hosts, runs
 from symjax.errors import InputError
 
-_FOLDER = "its folder"  # a column in which `merge` notes where a row is from
+_FOLDER = "its folder"  # a temporary column of `merge` with the folder of a row
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Schema:
 
     Attributes:
       name: of the table and its file, such as "results".
-      key: the columns that name a row, and their types.
-      columns: the other columns that every row has. Rows may have more.
-      part: the columns of the key that name the part to which a row belongs; without them the table has one file.
-      order: the columns by which the whole table is sorted, stably; by default the key's.
-      recomputable: whether rows of one key may differ between folders by rounding, so that `merge` takes the first.
+      key: the columns that identify a row, and their types.
+      columns: the other required columns. Rows can have more.
+      part: the columns of the key that identify the part of a row; without them the table has one file.
+      order: the columns by which the table is sorted, stably; by default those of the key.
+      recomputable: whether rows of one key can differ between folders by rounding; then `merge` takes the first one.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Schema:
 
 
 class ResultTable:
-    """A table in a run folder, which the process holds (`symjax.runs.open_folder`) while it writes.
+    """A table in a run folder, which the process must lock (`symjax.runs.open_folder`) to write.
 
     Args:
       folder: of the run.
@@ -71,27 +71,27 @@ class ResultTable:
         """Return the rows of `requested` for which the table has no row.
 
         Args:
-          requested: one row for each combination of values that is needed, with columns of the key: all, or those that
-            suffice because rows that agree in them are added together.
+          requested: one row per required combination of values, with columns of the key: all of them, or fewer if rows
+            that agree in these are always added together.
         """
         columns = list(requested.columns)
         existing = pd.MultiIndex.from_frame(self.rows()[columns])
         return requested[~pd.MultiIndex.from_frame(requested).isin(existing)].reset_index(drop=True)
 
     def select(self, requested: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows that agree with a row of `requested` (as of `missing`), in the order of `requested`."""
+        """Return the rows that agree with a row of `requested` (see `missing`), in the order of `requested`."""
         columns = list(requested.columns)
-        place = pd.Series(range(len(requested)), pd.MultiIndex.from_frame(requested))
+        positions = pd.Series(range(len(requested)), pd.MultiIndex.from_frame(requested))
         rows = self.rows()
-        places = place.reindex(pd.MultiIndex.from_frame(rows[columns])).to_numpy()
-        chosen = np.flatnonzero(~np.isnan(places))
-        return rows.iloc[chosen[np.argsort(places[chosen], kind="stable")]].reset_index(drop=True)
+        positions = positions.reindex(pd.MultiIndex.from_frame(rows[columns])).to_numpy()
+        chosen = np.flatnonzero(~np.isnan(positions))
+        return rows.iloc[chosen[np.argsort(positions[chosen], kind="stable")]].reset_index(drop=True)
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Write rows beside those that exist; a row replaces an older one of the same key.
+        """Add rows; a row replaces an older one of the same key. Call `assemble` afterwards.
 
-        `assemble` brings the whole table up to date afterwards. Tables whose rows are details of rows of another table
-        (learning curves) are written before it, so that a row exists only when everything that belongs to it does.
+        Add details of the rows of another table (learning curves) before these rows, so that a row exists only if its
+        details exist.
         """
         part, required = list(self.schema.part), self.schema.required
         rows = rows[[*required, *(name for name in rows.columns if name not in required)]]
@@ -105,18 +105,18 @@ class ResultTable:
             runs.write_csv(path, self._ordered(table))
 
     def assemble(self) -> None:
-        """Write the whole table from its parts; of several processes the first alone."""
+        """Write the whole table from its parts, in the first process."""
         if self.schema.part and hosts.is_first():
             rows = self.rows()
             if len(rows) or self.path.exists():
                 runs.write_csv(self.path, rows)
 
     def merge(self, folders: Sequence[Path], *, details_of: pd.DataFrame | None = None) -> int:
-        """Write the rows of the same table in all `folders`, among which this one is; return how many there are.
+        """Write the rows of the same table in all `folders`, which include this one; return the number of rows.
 
         Args:
           folders: run folders of one configuration.
-          details_of: rows of another table; rows that agree with none of them in the columns of its key are left out.
+          details_of: rows of another table; rows that agree with none of them in the common columns are omitted.
 
         Raises:
           InputError: two folders have different rows of one key.
@@ -126,25 +126,25 @@ class ResultTable:
             shared = [name for name in self.schema.key if name in details_of]
             owners = pd.MultiIndex.from_frame(details_of[shared])
             tables = {f: rows[pd.MultiIndex.from_frame(rows[shared]).isin(owners)] for f, rows in tables.items()}
-        rows = _once({folder: rows for folder, rows in tables.items() if len(rows)}, self.schema)
+        rows = _unique_rows({folder: rows for folder, rows in tables.items() if len(rows)}, self.schema)
         files = self._files("*")
         if len(rows):
             self.add(rows)
-        for path in files:  # of single processes: all rows of a part are in one file now
+        for path in files:  # files of single processes, whose rows are now in the file of the part
             if "+" in path.name:
                 path.unlink()
         self.assemble()
         return len(rows)
 
     def _file(self, names: tuple) -> Path:
-        """The file to which this process writes a part."""
+        """Return the file to which this process writes a part."""
         if not self.schema.part:
             return self.path
-        part = hosts.own_name(".".join(quote(str(name), safe=" :,-") for name in names))
+        part = hosts.local_name(".".join(quote(str(name), safe=" :,-") for name in names))
         return self.folder / "parts" / f"{part}.{self.schema.name}.csv"
 
     def _files(self, part: str) -> list[Path]:
-        """The files of a part, or of all."""
+        """Return the files of a part, or of all parts (`*`)."""
         if not self.schema.part:
             return [self.path] if self.path.exists() else []
         return sorted((self.folder / "parts").glob(f"{part}.{self.schema.name}.csv"))
@@ -154,7 +154,7 @@ class ResultTable:
         frames = [runs.read_csv(path, schema.required, dtype=schema.key) for path in paths]
         if not frames:
             return pd.DataFrame({name: pd.Series(dtype=schema.key.get(name)) for name in schema.required})
-        # A process that is stopped after it has written details leaves them to another, which writes them again.
+        # Details can be duplicate: another process writes them again if their process stopped before it added the rows.
         return self._ordered(pd.concat(frames, ignore_index=True).drop_duplicates(list(schema.key)))
 
     def _ordered(self, rows: pd.DataFrame) -> pd.DataFrame:
@@ -162,8 +162,8 @@ class ResultTable:
         return rows.sort_values(order, kind="stable", ignore_index=True) if order else rows
 
 
-def _once(tables: Mapping[Path, pd.DataFrame], schema: Schema) -> pd.DataFrame:
-    """The rows of all tables, each key once; an InputError where two folders have different rows of one key."""
+def _unique_rows(tables: Mapping[Path, pd.DataFrame], schema: Schema) -> pd.DataFrame:
+    """Return the rows of all tables without duplicates; raise an InputError if two rows of one key differ."""
     if not tables:
         return pd.DataFrame(columns=list(schema.required))
     key = list(schema.key)
@@ -174,11 +174,11 @@ def _once(tables: Mapping[Path, pd.DataFrame], schema: Schema) -> pd.DataFrame:
     differing = rows[rows.duplicated(key, keep=False)]
     if len(differing):
         first, second = differing[(differing[key] == differing.iloc[0][key]).all(axis=1)].iloc[:2].to_dict("records")
-        named = ", ".join(f"{column} {first[column]}" for column in key)
+        key_text = ", ".join(f"{column} {first[column]}" for column in key)
         names = [name for name in first if name != _FOLDER and not _equal(first[name], second[name])]
-        shown = ", ".join(f"{name} {first[name]} and {second[name]}" for name in names[:3])
+        values = ", ".join(f"{name} {first[name]} and {second[name]}" for name in names[:3])
         raise InputError(
-            f"folders: {first[_FOLDER]} and {second[_FOLDER]} have different rows of {named}: {shown}; "
+            f"folders: {first[_FOLDER]} and {second[_FOLDER]} have different rows of {key_text}: {values}; "
             "leave one of the folders out, or delete the row's file in one"
         )
     return rows.drop(columns=_FOLDER)

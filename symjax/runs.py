@@ -1,15 +1,13 @@
-"""Run folders: the files of a command, from which the same command continues.
+"""Run folders: the files of a command, with which the same command resumes.
 
-A folder belongs to one configuration, which its `config.json` holds. Its tables, archives and checkpoints hold the
-fingerprint of the configuration; one with another fingerprint, or with none, is an error. Every file is written under
-another name and renamed when complete, so it is whole or absent; nothing is pickled.
+A folder belongs to one configuration, which is in its `config.json`; its tables and archives contain a fingerprint of
+it; a file with another one, or with none, is an error. The files are read and written by `symjax.files`, whose
+functions are available here too.
 """
 
 import contextlib
 import errno
 import fcntl
-import hashlib
-import io
 import json
 import os
 import pathlib
@@ -17,69 +15,66 @@ import platform
 import re
 import sys
 import uuid
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
-import numpy as np
-import pandas as pd
 
 import symjax
-from symjax import hosts, interruption
+from symjax import hosts
 from symjax.errors import InputError
+from symjax.files import CONFIG, TEMPORARY, PathLike, read_json, to_text, write_bytes, write_json
+from symjax.files import check_fingerprint as check_fingerprint
+from symjax.files import fingerprint as fingerprint
+from symjax.files import folder_fingerprint as folder_fingerprint
+from symjax.files import make_folder as make_folder
+from symjax.files import read_csv as read_csv
+from symjax.files import read_npz as read_npz
+from symjax.files import write_csv as write_csv
+from symjax.files import write_npz as write_npz
 
-CONFIG = "config.json"
-FINGERPRINT = "configuration"  # the column of a table, and the array of an archive, with the fingerprint of its folder
 _LOCK = ".lock"
 _JOB = ".job"
-_TEMPORARY = ".tmp"
 
-STRUCTURE = "the model's code has changed since the members were trained, or JAX's that it calls"
-
-PathLike = str | os.PathLike
-
-
-# --- folders ---
+STRUCTURE = "the model's code has changed since the members were trained, or the JAX code that it calls"
 
 
 @contextlib.contextmanager
 def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Iterator[pathlib.Path]:
-    """Holds `folder` as the run folder of `config`; the path is what a `with` statement gets.
+    """Lock `folder` as the run folder of `config` for a `with` statement, whose value is the path.
 
-    Where another process holds it, this says so on stderr and waits for its end. The lock is the operating system's and
-    goes with its process, however that ends. Of a job of several processes (`symjax.hosts`) the first holds the folder
-    for all; each of them calls this.
+    If another process has locked it, print that on stderr and wait. The operating system releases the lock when the
+    process ends. In a job of several processes (`symjax.hosts`) all call this function, and the first one locks.
 
     Args:
-      folder: made where it is missing.
-      kind: what the folder holds, such as "zoo".
-      config: all that its contents depend on, JSON-able. Kept in `config.json` beside the versions that began it.
+      folder: created if it is missing.
+      kind: of the contents, such as "zoo".
+      config: JSON-able, everything that the contents depend on. It is saved in `config.json` together with the versions
+        of the first run.
 
     Raises:
-      InputError: the folder belongs to another configuration, which the message compares with this one key by key; it
-        has other contents; it cannot be written; or the processes of a job do not share it.
+      InputError: the folder belongs to another configuration (the message lists the differing keys), has other
+        contents, cannot be written, or is not shared by the processes of a job.
     """
     folder = pathlib.Path(folder)
     with contextlib.ExitStack() as stack:
         if hosts.is_first():
-            stack.enter_context(_held(folder, kind, config))
+            stack.enter_context(_locked(folder, kind, config))
         if hosts.count() > 1:
             _check_shared(folder)
             check_config(folder, kind, config)
         try:
             yield folder
         except BaseException as error:
-            hosts.tell(error)  # the others may be writing: the folder is held until they have stopped
+            hosts.report_failure(error)  # before the lock is released, since other processes may be writing
             raise
 
 
 def _check_shared(folder: pathlib.Path) -> None:
-    """An InputError unless all processes see what the first one has just written."""
+    """Raise an InputError unless all processes can read a file that the first one has written."""
 
-    def look() -> str | None:
+    def read() -> str | None:
         try:
             return (folder / _JOB).read_text()
         except OSError:
@@ -87,13 +82,13 @@ def _check_shared(folder: pathlib.Path) -> None:
 
     if hosts.is_first():
         write_bytes(folder / _JOB, uuid.uuid4().hex.encode())
-    hosts.together(f"{folder} is held")
-    hosts.agreed(f"{folder}", look)
+    hosts.barrier(f"{folder} is locked")
+    hosts.all_agree(f"{folder}", read)
 
 
 @contextlib.contextmanager
-def _held(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterator[None]:
-    """Holds `folder` for this process; makes it and its `config.json` where they are missing."""
+def _locked(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterator[None]:
+    """Lock `folder` for this process; create it and its `config.json` if they are missing."""
     check_folder(folder, kind, config)  # before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,25 +101,25 @@ def _held(folder: pathlib.Path, kind: str, config: Mapping[str, Any]) -> Iterato
         except BlockingIOError:
             print(f"{folder} is in use by another process; waiting for it to finish", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
-        _sweep(folder)
-        if not check_folder(folder, kind, config):  # by now another process may have made it its own
+        _delete_temporary(folder)
+        if not check_folder(folder, kind, config):  # again, since another process may have taken it meanwhile
             write_json(folder / CONFIG, {"kind": kind, "config": dict(config), "versions": versions()})
         yield
 
 
-def _sweep(folder: pathlib.Path) -> None:
-    """Deletes what killed writers left, in the folder and in those that lie in it; it is held, so they are no more."""
-    for path in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"*/.*{_TEMPORARY}")]:
-        if re.fullmatch(rf"\..+\.[0-9a-f]{{32}}{re.escape(_TEMPORARY)}", path.name):
+def _delete_temporary(folder: pathlib.Path) -> None:
+    """Delete temporary files of killed processes in a locked folder and its subfolders."""
+    for path in [*folder.glob(f".*{TEMPORARY}"), *folder.glob(f"*/.*{TEMPORARY}")]:
+        if re.fullmatch(rf"\..+\.[0-9a-f]{{32}}{re.escape(TEMPORARY)}", path.name):
             with contextlib.suppress(OSError):
                 path.unlink()
 
 
 def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool:
-    """Whether the folder belongs to `config` already; nothing is written.
+    """Return whether the folder already belongs to `config`; nothing is written and locks are ignored.
 
     Raises:
-      InputError: as of `open_folder`. That the folder is in use is none.
+      InputError: as of `open_folder`.
     """
     folder = pathlib.Path(folder)
     try:
@@ -137,7 +132,7 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
                 (parent / name).lstat()
             except FileNotFoundError:
                 pass
-            except OSError as error:  # it is too long
+            except OSError as error:  # the name is too long
                 reason = error.strerror
         if reason:
             raise InputError(f"folder: {folder} cannot be made ({reason}); take another folder") from None
@@ -153,10 +148,10 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
 
 
 def read_config(folder: PathLike, kind: str) -> dict:
-    """The configuration of a run folder.
+    """Return the configuration of a run folder.
 
     Raises:
-      InputError: it is no run folder, or one of another kind, or its `config.json` is broken.
+      InputError: it is not a run folder, or of another kind, or its `config.json` is damaged.
     """
     path = pathlib.Path(folder, CONFIG)
     if not path.exists():
@@ -170,10 +165,12 @@ def read_config(folder: PathLike, kind: str) -> dict:
 
 
 def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None:
-    """Raises an InputError that names the differing keys where `folder` belongs to another configuration."""
-    differences = compare(read_config(folder, kind), json.loads(_dump(config)))
+    """Raise an InputError that lists the differing keys if `folder` belongs to another configuration."""
+    differences = compare(read_config(folder, kind), json.loads(to_text(config)))
     if differences:
-        listed = "".join(f"\n  {key}: {theirs} there, {ours} here" for key, (theirs, ours) in differences.items())
+        listed = "".join(
+            f"\n  {key}: {saved} there, {requested} here" for key, (saved, requested) in differences.items()
+        )
         if any(key.rpartition(".")[2] == "structure" for key in differences):
             listed += f"\nstructure: {STRUCTURE}."
         raise InputError(
@@ -183,15 +180,15 @@ def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None
 
 
 def _flags(kind: str) -> str:
-    """With which a command is given folders of this kind."""
+    """Return the flags of commands for folders of this kind."""
     return "--zoo, of experiments.zoo --out" if kind == "zoo" else "--out"
 
 
-def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, str]]:
-    """The keys, dotted, at which two JSON objects differ, each with both values as JSON."""
+def compare(saved: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Return the dotted keys at which two JSON objects differ, each with both values as JSON."""
     differences = {}
-    for key in [*theirs, *(key for key in ours if key not in theirs)]:
-        a, b = theirs.get(key, _ABSENT), ours.get(key, _ABSENT)
+    for key in [*saved, *(key for key in requested if key not in saved)]:
+        a, b = saved.get(key, _ABSENT), requested.get(key, _ABSENT)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             differences |= compare(a, b, f"{prefix}{key}.")
         elif a is _ABSENT or b is _ABSENT or a != b:
@@ -202,41 +199,8 @@ def compare(theirs: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = ""
 _ABSENT = object()
 
 
-def fingerprint(config: Mapping[str, Any]) -> str:
-    """Ten hexadecimal digits that name a JSON-able configuration, whatever the order of its keys."""
-    return hashlib.sha256(_dump(config).encode()).hexdigest()[:10]
-
-
-def folder_fingerprint(path: PathLike) -> str | None:
-    """Return the fingerprint of the run folder that holds `path`: of all that `check_folder` compares.
-
-    The folder is the nearest one above, up to three levels; None outside of run folders.
-    """
-    for folder in list(pathlib.Path(path).absolute().parents)[:3]:
-        if (folder / CONFIG).is_file():
-            document = read_json(folder / CONFIG)
-            if not isinstance(document, dict) or not {"kind", "config"} <= set(document):
-                return None
-            owner = {key: document[key] for key in ("kind", "config")}
-            return fingerprint(json.loads(_dump(owner), parse_int=float))  # 1 and 1.0 are equal, as in `compare`
-    return None
-
-
-def check_fingerprint(path: PathLike, stored: str | None, delete: PathLike | None = None) -> None:
-    """Raise an InputError where the fingerprint `stored` in the file `path` is not that of its run folder.
-
-    `delete` is what to delete to have the file made again, by default the file.
-    """
-    expected = folder_fingerprint(path)
-    if expected is not None and stored != expected:
-        raise InputError(
-            f"{path}: made with another configuration ({stored or 'none'}) than its folder's ({expected}); "
-            f"delete {delete or 'it'} and run the command again to have it made"
-        )
-
-
 def versions() -> dict[str, str]:
-    """What computes here: packages, Python, and the kind of device."""
+    """Return the versions of Python and of packages, and the kind of device."""
     device = jax.devices()[0]
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
@@ -246,141 +210,3 @@ def versions() -> dict[str, str]:
         "backend": device.platform,
         "device": device.device_kind,
     }
-
-
-# --- files ---
-
-
-def make_folder(path: PathLike) -> None:
-    """Makes a folder in one that is there, if it is missing; an InputError where it cannot be made."""
-    try:
-        pathlib.Path(path).mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"folder: {path} cannot be written ({error.strerror or error})") from error
-
-
-def write_json(path: PathLike, value: Any) -> None:
-    """Writes a JSON-able value, readably."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def read_json(path: PathLike) -> Any:
-    """What `write_json` wrote; an InputError where the file is missing or broken."""
-    try:
-        return json.loads(_read(path).decode())
-    except ValueError as error:  # undecodable bytes, too
-        raise _broken(path, "JSON", error) from None
-
-
-def write_csv(path: PathLike, frame: pd.DataFrame) -> None:
-    """Write a table without its index, with the fingerprint of its run folder in a last column.
-
-    Floats are written so that they read back the same, float32 as float64.
-    """
-    if (owner := folder_fingerprint(path)) is not None:
-        frame = frame.assign(**{FINGERPRINT: owner})
-    # As float32 they would have fewer digits, and other ones after a run that was stopped has read and written them.
-    short = {name: "float64" for name, dtype in frame.dtypes.items() if dtype in ("float32", "float16")}
-    frame = frame.astype(short)
-    text = frame.to_csv(index=False)
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def read_csv(
-    path: PathLike,
-    columns: Iterable[str] = (),
-    *,
-    dtype: Mapping[str, type] | None = None,
-    delete: PathLike | None = None,
-) -> pd.DataFrame:
-    """Read what `write_csv` wrote; `dtype` has the types of columns, those of others are inferred.
-
-    Raises:
-      InputError: the file is missing, broken or of another configuration (`check_fingerprint`), or lacks one of
-        `columns`.
-    """
-    data = _read(path)
-    try:
-        if not data.endswith(b"\n"):
-            raise ValueError("its last line is cut short")
-        frame = pd.read_csv(io.BytesIO(data), dtype={**(dtype or {}), FINGERPRINT: str})  # else digits are a number
-    except ValueError as error:  # pandas' own parser errors, too
-        raise _broken(path, "CSV", error, delete) from None
-    if absent := [column for column in columns if column not in frame.columns]:
-        what = delete or "the file"
-        raise InputError(f"{path}: columns {', '.join(absent)} are missing; delete {what} to have it made again")
-    fingerprints = frame.pop(FINGERPRINT).unique() if FINGERPRINT in frame.columns else [None]
-    for stored in fingerprints:
-        check_fingerprint(path, stored, delete)
-    return frame
-
-
-def write_npz(path: PathLike, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays of numbers, uncompressed, and the fingerprint of their run folder."""
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    if (owner := folder_fingerprint(path)) is not None:
-        arrays[FINGERPRINT] = np.array(owner)
-
-    def write(file):
-        with zipfile.ZipFile(file, "w") as archive:  # np.savez has no room for an array called "file"
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, array, allow_pickle=False)
-
-    _write(path, write)
-
-
-def read_npz(path: PathLike) -> dict[str, np.ndarray]:
-    """Read what `write_npz` wrote; an InputError where the file is missing, broken or of another configuration."""
-    data = _read(path)
-    try:
-        if not data.startswith(b"PK"):  # what else np.load knows, it would not name
-            raise ValueError("not a zip file")
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        if not all(isinstance(array, np.ndarray) for array in arrays.values()):  # other members come as bytes
-            raise ValueError("it holds more than arrays")
-    except (ValueError, EOFError, KeyError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise _broken(path, "npz", error) from None
-    check_fingerprint(path, str(arrays.pop(FINGERPRINT)) if FINGERPRINT in arrays else None)
-    return arrays
-
-
-def write_bytes(path: PathLike, data: bytes) -> None:
-    """Writes bytes, such as a drawn figure."""
-    _write(path, lambda file: file.write(data))
-
-
-def _write(path: PathLike, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file under another name and renames it when it is complete and on the disk."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-    with interruption.deferred():
-        try:
-            with temporary.open("xb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-        finally:
-            with contextlib.suppress(OSError):  # it is there only if something went wrong
-                temporary.unlink()
-
-
-def _read(path: PathLike) -> bytes:
-    try:
-        return pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-
-
-def _broken(path: PathLike, kind: str, error: Exception, delete: PathLike | None = None) -> InputError:
-    reason = " ".join(str(error).split())
-    return InputError(f"{path}: not a whole {kind} file ({reason}); delete {delete or 'it'} to have it made again")
-
-
-def _dump(config: Mapping[str, Any]) -> str:
-    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,4 +1,4 @@
-"""Jobs of one or of several real processes that run commands on the tiny zoo, and what they leave."""
+"""Jobs of one or several processes that run commands on the tiny zoo, and comparisons of their folders."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What the tests of stitching share: a tiny trained zoo, made once a process, and a symmetry acting on a network."""
+"""Helpers of the stitching tests: a tiny zoo, trained once per process, and a symmetry that acts on a network."""
 
 import atexit
 import shutil

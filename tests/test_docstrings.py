@@ -9,7 +9,7 @@ import pytest
 
 import symjax
 
-PACKAGES = ("symjax.birkhoff", "symjax.groups", "symjax.similarity")
+PACKAGES = ("symjax.birkhoff", "symjax.groups", "symjax.similarity", "symjax.stitching", "symjax.training")
 
 
 def modules():

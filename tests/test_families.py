@@ -52,12 +52,12 @@ def made(label, start):
     return family, family.init(jnp.asarray(start))
 
 
-# --- how projections end ---
+# --- residuals of projections ---
 
 
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.few(3)
-def test_what_a_projection_misses_is_told(label):
+def test_residuals_measure_the_violation(label):
     family, params = made(label, rotation() if label == "orthogonal" else member())
     moved = jax.tree.map(
         lambda leaf: leaf + 0.02 * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape), params
@@ -110,17 +110,17 @@ def test_low_rank_starts_at_the_nearest_matrix_of_its_rank(rank):
 def test_g_relu_families_start_at_members_of_g_relu(label, seed):
     start = member(seed, d=9)
     family, params = made(label, start)
-    for found in (family.round(params), family.round(family.halfway(params))):
-        np.testing.assert_array_equal(np.asarray(found) > 0, start > 0)
-        np.testing.assert_allclose(found, start, rtol=2e-6)
+    for result in (family.round(params), family.round(family.halfway(params))):
+        np.testing.assert_array_equal(np.asarray(result) > 0, start > 0)
+        np.testing.assert_allclose(result, start, rtol=2e-6)
     if not label.startswith("softsort"):  # which is soft in training
         np.testing.assert_allclose(family.matrix(params, jnp.float32(0)), start, rtol=1e-6)
 
 
 @pytest.mark.parametrize("label", ["birkhoff", "birkhoff_published", "softsort"])
 @pytest.mark.parametrize("zeros", [1, 3])
-def test_dead_channels_stay_dead_at_the_start(label, zeros):
-    """A channel that is dead in y has scaling 0 in `matched`; P is a whole permutation nevertheless."""
+def test_zero_channels_stay_zero_at_the_start(label, zeros):
+    """A zero channel of y has scaling 0 in `matched`; P is a permutation nevertheless."""
     start = member(1, zeros=zeros)
     family, params = made(label, start)
     np.testing.assert_allclose(family.round(params), start, rtol=2e-6, atol=2e-6)
@@ -205,7 +205,7 @@ def test_projections_land_in_the_set_and_stay(label, progress):
 
 
 @pytest.mark.parametrize("length", [slow(0.003), slow(0.03), 3.0])
-def test_orthogonal_comes_back_from_any_step(length):
+def test_orthogonal_is_restored_after_any_step(length):
     """Against SciPy's polar factor: steps of Adam, signs times a length, have norms far over 1 where they are of low
     rank, as gradients are.
     """
@@ -214,20 +214,20 @@ def test_orthogonal_comes_back_from_any_step(length):
     step = np.sign(rng.standard_normal((d, 2)) @ rng.standard_normal((2, d)))
     stepped = (start + length * step).astype(np.float32)
     family = parse_family("orthogonal")
-    found = {"matrix": jnp.asarray(stepped)}
-    found = family.project(found, found, FIRST)
+    result = {"matrix": jnp.asarray(stepped)}
+    result = family.project(result, result, FIRST)
     exact, _ = scipy.linalg.polar(stepped.astype(np.float64))
     smallest = np.linalg.svd(stepped.astype(np.float64), compute_uv=False)[-1]
-    assert family.residual(found) < 1e-5
-    np.testing.assert_allclose(found["matrix"], exact, atol=2e-6 / smallest)
+    assert family.residual(result) < 1e-5
+    np.testing.assert_allclose(result["matrix"], exact, atol=2e-6 / smallest)
 
 
-def test_orthogonal_tells_of_rank_loss():
+def test_orthogonal_reports_rank_loss():
     family = parse_family("orthogonal")
     lost = {"matrix": jnp.eye(6).at[0, 0].set(0)}
-    found = family.project(lost, lost, FIRST)
-    np.testing.assert_allclose(found["matrix"], lost["matrix"], atol=1e-6)
-    assert family.residual(found) == 1
+    result = family.project(lost, lost, FIRST)
+    np.testing.assert_allclose(result["matrix"], lost["matrix"], atol=1e-6)
+    assert family.residual(result) == 1
 
 
 def test_birkhoff_projects_to_the_nearest_doubly_stochastic_matrix():
@@ -240,9 +240,9 @@ def test_birkhoff_projects_to_the_nearest_doubly_stochastic_matrix():
         affine = rows - (rows.sum(0, keepdims=True) - 1) / D
         nonnegative = np.maximum(affine + correction, 0)
         correction, nearest = affine + correction - nonnegative, nonnegative
-    found = family.project(after, params, FIRST)["permutation"]
+    result = family.project(after, params, FIRST)["permutation"]
     assert (nearest == 0).sum() > 5
-    np.testing.assert_allclose(found, nearest, atol=2e-5)
+    np.testing.assert_allclose(result, nearest, atol=2e-5)
 
 
 def test_scaling_trains_in_the_second_half_alone():
@@ -278,7 +278,7 @@ def test_gradients_flow_to_p_first_and_to_s_afterwards():
             assert np.abs(leaf).max() > 0, label
 
 
-def test_birkhoff_rounds_at_half_time():
+def test_birkhoff_rounds_at_the_halfway_epoch():
     family = parse_family("birkhoff")
     params = family.init(jnp.asarray(0.8 * member() + 0.02))
     permutation = np.asarray(family.halfway(params)["permutation"])
@@ -319,18 +319,18 @@ def test_softsort_rounds_to_the_largest_entries_of_its_rows():
 
 def test_lasso_cuts_small_entries():
     matrix = jnp.asarray([[2e-4, -2e-4, 0.5], [9e-5, -9e-5, 0.0], [1e-4, 1.0, -3.0]], jnp.float32)
-    found = parse_family("lasso:0.1").round({"matrix": matrix})
-    np.testing.assert_array_equal(found, np.float32([[2e-4, -2e-4, 0.5], [0, 0, 0], [1e-4, 1, -3]]))
+    result = parse_family("lasso:0.1").round({"matrix": matrix})
+    np.testing.assert_array_equal(result, np.float32([[2e-4, -2e-4, 0.5], [0, 0, 0], [1e-4, 1, -3]]))
 
 
 def test_the_proximal_step_minimises_its_objective():
     """prox(v) = argmin_w 1/2 (w - v)^2 + t lambda |w|, against a search over a fine grid."""
     family, matrix = parse_family("lasso_proximal:2"), dense()
-    found = family.project({"matrix": jnp.asarray(matrix)}, None, FIRST, 0.3)["matrix"]
+    result = family.project({"matrix": jnp.asarray(matrix)}, None, FIRST, 0.3)["matrix"]
     grid = np.linspace(-4, 4, 80001)
     objective = 0.5 * (grid - matrix[..., None].astype(np.float64)) ** 2 + 0.3 * 2 * np.abs(grid)
-    np.testing.assert_allclose(found, grid[objective.argmin(-1)], atol=1.1e-4)
-    assert 0 < (np.asarray(found) == 0).mean() < 1
+    np.testing.assert_allclose(result, grid[objective.argmin(-1)], atol=1.1e-4)
+    assert 0 < (np.asarray(result) == 0).mean() < 1
     np.testing.assert_array_equal(family.project({"matrix": jnp.asarray(matrix)}, None, FIRST)["matrix"], matrix)
 
 
@@ -364,8 +364,8 @@ def test_every_family_works_under_jit_vmap_and_grad(label):
         moved = jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient)
         return family.round(family.halfway(family.project(moved, params, FIRST)))
 
-    found = everything(starts)
-    assert found.shape == (2, D, D) and np.isfinite(found).all()
+    result = everything(starts)
+    assert result.shape == (2, D, D) and np.isfinite(result).all()
 
 
 # --- names ---
@@ -387,7 +387,7 @@ def test_labels_name_their_family(label):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_registered_family_can_be_asked_for(name):
+def test_every_registered_family_can_be_parsed(name):
     assert parse_family("rank3" if name == "rank" else name).label.startswith(name)
 
 
@@ -402,7 +402,7 @@ def test_an_unknown_name_lists_the_known_ones(text):
 
 
 @pytest.mark.parametrize(
-    "text,wanted",
+    "text,expected",
     [
         ("full:3", "full takes no number"),
         ("identity:1", "identity takes no number"),
@@ -416,6 +416,6 @@ def test_an_unknown_name_lists_the_known_ones(text):
         (" , ", "none given"),
     ],
 )
-def test_bad_numbers(text, wanted):
-    with pytest.raises(InputError, match=wanted):
+def test_bad_numbers(text, expected):
+    with pytest.raises(InputError, match=expected):
         parse_families(text)

@@ -1,4 +1,4 @@
-"""Jobs of several processes: who computes what, that results are those of one process, and that none waits for ever."""
+"""Jobs of several processes: the partition of the work, equality with one process, and failures."""
 
 import itertools
 import json
@@ -48,19 +48,19 @@ def devices(*per_process):
     return [Device(i, process) for i, process in enumerate(owners)]
 
 
-# --- who computes what ---
+# --- partition of the work ---
 
 
 @pytest.mark.parametrize("per_process", [(1,), (1, 1), (4, 4), (1,) * 5, (8,) * 3, (3, 1), (1, 2, 5)], ids=str)
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 9, 23, 64])
-def test_places_are_a_balanced_partition(count, per_process):
-    held = hosts.places(count, devices(*per_process))
+def test_member_indices_are_a_balanced_partition(count, per_process):
+    held = hosts.member_indices(count, devices(*per_process))
     assert sorted(held) == list(range(len(per_process)))
     assert sorted(itertools.chain(*held.values())) == list(range(count))
-    assert all(theirs == sorted(theirs) for theirs in held.values())
-    sizes = [len(theirs) for theirs in held.values()]
+    assert all(indices == sorted(indices) for indices in held.values())
+    sizes = [len(indices) for indices in held.values()]
     rounds = -(-count // sum(per_process))  # no device does more
-    assert all(size <= rounds * theirs for size, theirs in zip(sizes, per_process, strict=True))
+    assert all(size <= rounds * devices_of for size, devices_of in zip(sizes, per_process, strict=True))
     if len(set(per_process)) == 1:
         assert max(sizes) - min(sizes) <= 1
     elif min(sizes) == 0:
@@ -68,27 +68,27 @@ def test_places_are_a_balanced_partition(count, per_process):
 
 
 def test_few_members_go_to_different_processes():
-    """Two of two: not both to the first process, though it has devices for both."""
-    assert hosts.places(2, devices(4, 4)) == {0: [0], 1: [1]}
-    assert hosts.places(9, devices(4, 4)) == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7]}
+    """Two members of two processes: one each, although the first process has devices for both."""
+    assert hosts.member_indices(2, devices(4, 4)) == {0: [0], 1: [1]}
+    assert hosts.member_indices(9, devices(4, 4)) == {0: [0, 2, 4, 6, 8], 1: [1, 3, 5, 7]}
 
 
-def test_a_process_alone_does_everything():
+def test_a_single_process_computes_everything():
     assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
-    assert hosts.own("abc") == ["a", "b", "c"]
+    assert hosts.local_shard("abc") == ["a", "b", "c"]
     assert hosts.gather("step", 3) == [3] and hosts.from_first("step", lambda: 4) == 4
-    assert hosts.agreed("step", lambda: object) is object  # which nobody compares
-    hosts.leave_to_first("step")
+    assert hosts.all_agree("step", lambda: object) is object  # not JSON-able, and not compared
+    hosts.continue_on_first("step")
     with hosts.job():
         pass
     with pytest.raises(KeyError), hosts.job():
         raise KeyError("planted")
 
 
-def test_a_service_that_has_moved_is_an_error(monkeypatch):
+def test_a_missing_coordination_service_is_an_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax._src.distributed", None)
     monkeypatch.setattr(hosts, "count", lambda: 2)
-    with pytest.raises(InputError, match="^distributed: JAX .* coordination service"), hosts.job():
+    with pytest.raises(InputError, match="^distributed: .* coordination service of JAX"), hosts.job():
         hosts.gather("step")
     with pytest.raises(KeyError), hosts.job():  # is not hidden by it
         raise KeyError("planted")
@@ -100,7 +100,7 @@ def test_a_service_that_has_moved_is_an_error(monkeypatch):
 @pytest.mark.parametrize(
     "given, named",
     [
-        ({"JAX_NUM_PROCESSES": "2"}, "JAX_NUM_PROCESSES given"),
+        ({"JAX_NUM_PROCESSES": "2"}, "got JAX_NUM_PROCESSES, expected"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "expected JAX_COORDINATOR_ADDRESS"),
         ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_PROCESS_ID='2'"),
         ({"JAX_NUM_PROCESSES": "x", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES='x'"),
@@ -108,7 +108,7 @@ def test_a_service_that_has_moved_is_an_error(monkeypatch):
         ({}, "srun"),
     ],
 )
-def test_what_is_no_job_is_an_error(given, named, monkeypatch, capsys):
+def test_an_incomplete_job_is_an_error(given, named, monkeypatch, capsys):
     for name in (hosts.COORDINATOR, hosts.PROCESSES, hosts.PROCESS):
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
@@ -121,8 +121,8 @@ def test_what_is_no_job_is_an_error(given, named, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(experiments.zoo.main, experiments.zoo.Settings, ["--distributed"])
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert named in told.err and told.err.startswith("error: distributed:") and not told.out
+    output = capsys.readouterr()
+    assert named in output.err and output.err.startswith("error: distributed:") and not output.out
 
 
 # --- real processes on this host ---
@@ -132,17 +132,18 @@ import json
 import jax
 from symjax import InputError, hosts
 hosts.initialize()
-hosts.PATIENCE = 0
+hosts.AGREEMENT_TIMEOUT = 0
 with hosts.job():
-    found = [jax.process_index(), jax.process_count(), jax.device_count(), hosts.own("abcde"), hosts.gather("met", "!")]
+    found = [jax.process_index(), jax.process_count(), jax.device_count()]
+    found += [hosts.local_shard("abcde"), hosts.gather("joined", "!")]
     try:
-        hosts.agreed("what is there", hosts.index)
+        hosts.all_agree("what is there", hosts.index)
     except InputError as error:
         found.append(str(error))
     print(json.dumps(found), flush=True)
     if hosts.index() == 1:
         raise ZeroDivisionError("planted")
-    hosts.together("what follows")
+    hosts.barrier("what follows")
 """
 
 
@@ -160,17 +161,17 @@ EPHEMERAL = 65536 - 2**12  # from here on JAX takes a port for each number of a 
 
 
 @pytest.mark.parametrize("cluster", ["slurm", pytest.param("ompi", marks=pytest.mark.slow)])
-def test_a_launcher_is_found_and_processes_meet(cluster, tmp_path, monkeypatch):
-    """They share out items, give what they have, see that their files differ, and end with the one that fails."""
+def test_launchers_are_detected_and_processes_synchronize(cluster, tmp_path, monkeypatch):
+    """They partition items, gather values, detect that files differ, and end when one fails."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_"))]:
         monkeypatch.delenv(name)
     port = free_port(EPHEMERAL + 1, 65536)
     job = [spawn(tmp_path, JOIN, **variables(cluster, port, i), PYTHONPATH=ROOT) for i in range(2)]
-    for i, (code, printed, told) in enumerate(end(job, timeout=120)):
+    for i, (code, printed, output) in enumerate(end(job, timeout=120)):
         *shared, apart = json.loads(printed)
         assert shared == [i, 2, 2, list("abcde")[i::2], ["!", "!"]]
         assert "what is there: the processes do not see the same files" in apart
-        assert code == 1 and "planted" in told and ("process 1 on " in told) == (i == 0)
+        assert code == 1 and "planted" in output and ("process 1 on " in output) == (i == 0)
 
 
 STITCH = ("--families", "full,matched", "--stitch-epochs", 2, "--pairs", 3, "--layers", "relu2")
@@ -191,20 +192,22 @@ def commands(folder, *more):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process with one device leaves."""
+    """The folder of one process with one device."""
     folder = tmp_path_factory.mktemp("alone")
-    ((code, _, told),) = end(start(folder, commands(folder)))
-    assert code == 0, told
+    ((code, _, output),) = end(start(folder, commands(folder)))
+    assert code == 0, output
     return folder
 
 
 def assert_same_zoo(folder, alone):
     """The weights in the checkpoints, as `host_helpers` says."""
-    ours, theirs = (zoo.load(where / "zoo") for where in (folder, alone))
-    assert ours.seeds == theirs.seeds == SEEDS
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
-    ours, theirs = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    actual, expected = (zoo.load(where / "zoo") for where in (folder, alone))
+    assert actual.seeds == expected.seeds == SEEDS
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), actual.members, expected.members
+    )
+    actual, expected = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
 def assert_same(folder, alone):
@@ -232,14 +235,13 @@ def test_a_tolerance_is_no_more_than_it_says():
 @pytest.mark.slow
 def test_the_same_again_is_the_same_bit_by_bit(tmp_path, alone):
     (tmp_path / "stripes.npz").symlink_to(alone / "stripes.npz")  # tables say which file they are of
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path)))
-    assert code == 0, told
+    ((code, _, output),) = end(start(tmp_path, commands(tmp_path)))
+    assert code == 0, output
     for name in ("zoo/accuracy.csv", "stitch/results.csv", "stitch/curves.csv", "align/results.csv"):
         assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
 
 
-@pytest.mark.slow
-def test_two_processes_train_what_this_one_trains(tmp_path, monkeypatch):
+def test_two_processes_train_the_same_members(tmp_path, monkeypatch):
     job = end(start(tmp_path, commands(tmp_path, "--distributed")[:1], processes=2))
     assert [code for code, _, _ in job] == [0, 0], job
     assert [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for _, _, text in job] == [{0, 2}, {1}]
@@ -252,11 +254,11 @@ def test_two_processes_train_what_this_one_trains(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_leave_what_one_leaves(tmp_path, alone):
+def test_two_processes_write_the_results_of_one(tmp_path, alone):
     job = end(start(tmp_path, commands(tmp_path, "--distributed"), processes=2))
     assert [code for code, _, _ in job] == [0, 0], job
-    (_, first, told), (_, other, told_other) = job
-    saved = [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for text in (told, told_other)]
+    (_, first, output), (_, other, told_other) = job
+    saved = [{int(seed) for seed in re.findall("saved ([0-9]+)", text)} for text in (output, told_other)]
     assert saved == [{0, 2}, {1}]
     assert other == "" and "stitching penalty" in first and "it/s" not in told_other and "epoch/s" not in told_other
     assert sorted(path.name for path in (tmp_path / "zoo").glob("member-*")) == [f"member-{seed}" for seed in SEEDS]
@@ -265,38 +267,40 @@ def test_two_processes_leave_what_one_leaves(tmp_path, alone):
     # One process goes on with it, and has nothing to do.
     before = (tmp_path / "align" / "results.csv").read_bytes()
     again = commands(tmp_path)[1:3]
-    ((code, _, told),) = end(start(tmp_path, again, before="training.train_jobs = None"))
-    assert code == 0 and "pair/s" not in told, told
+    ((code, _, output),) = end(start(tmp_path, again, before="training.train_jobs = None"))
+    assert code == 0 and "pair/s" not in output, output
     assert (tmp_path / "align" / "results.csv").read_bytes() == before
 
 
-def shards(told):
+def shards(output):
     """The number of devices; and of sharded programs, on how many devices with how many members on each."""
-    (devices,) = re.findall("^devices ([0-9]+)$", told, re.M)
-    return int(devices), {(int(a), int(b)) for a, b in re.findall("^shard ([0-9]+) ([0-9]+)$", told, re.M)}
+    (devices,) = re.findall("^devices ([0-9]+)$", output, re.M)
+    return int(devices), {(int(a), int(b)) for a, b in re.findall("^shard ([0-9]+) ([0-9]+)$", output, re.M)}
 
 
 @pytest.mark.slow
-def test_eight_devices_leave_what_one_leaves(tmp_path, alone):
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
-    assert code == 0, told
-    devices, found = shards(told)
-    # Three members and five copies, one on each, or on three of them; lanes of stitches, in which pairs share devices,
+def test_eight_devices_give_the_results_of_one(tmp_path, alone):
+    ((code, _, output),) = end(start(tmp_path, commands(tmp_path), devices=8, before=SHARDS))
+    assert code == 0, output
+    devices, result = shards(output)
+    # Three members and five copies, one on each, or on three of them; shards of a sweep, in which pairs share devices,
     # have half of them.
-    assert devices == 8 and (8, 1) in found and {size for size, _ in found} <= {3, 4, 8}
+    assert devices == 8 and (8, 1) in result and {size for size, _ in result} <= {3, 4, 8}
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow
-def test_eight_devices_train_what_one_trains(tmp_path, alone):
-    ((code, _, told),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
-    assert code == 0 and shards(told) == (8, {(8, 1)}), told
-    ours, theirs = (zoo.load(where / "zoo") for where in (tmp_path, alone))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), ours.members, theirs.members)
+def test_eight_devices_train_the_same_members(tmp_path, alone):
+    ((code, _, output),) = end(start(tmp_path, commands(tmp_path)[:1], devices=8, before=SHARDS))
+    assert code == 0 and shards(output) == (8, {(8, 1)}), output
+    actual, expected = (zoo.load(where / "zoo") for where in (tmp_path, alone))
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), actual.members, expected.members
+    )
 
 
 @pytest.mark.slow
-def test_matrices_are_shared_out(tmp_path):
+def test_matrices_are_partitioned(tmp_path):
     """Those of one layer of one member: between two processes, and over eight devices; the same twice in a row."""
     folders = [tmp_path / name for name in ("alone", "again", "two", "eight")]
     for folder, how in zip(folders, ({}, {}, {"processes": 2}, {"devices": 8, "before": SHARDS}), strict=True):
@@ -306,8 +310,8 @@ def test_matrices_are_shared_out(tmp_path):
         argv = tiny(folder, *ROTATE, "--out", folder / "rotate", *["--distributed"] * ("processes" in how))
         job = end(start(folder, [["rotate", *argv]], **how))
         assert all(code == 0 for code, _, _ in job), job
-    devices, found = shards(job[0][2])
-    assert devices == 8 and (8, 1) in found and {size for size, _ in found} == {8}  # four matrices and four copies
+    devices, result = shards(job[0][2])
+    assert devices == 8 and (8, 1) in result and {size for size, _ in result} == {8}  # four matrices and four copies
     assert len(list((folders[2] / "rotate" / "parts").glob("*.results.csv"))) == 2
     for name in ("results.csv", "curves.csv"):
         assert len({(folder / "rotate" / name).read_bytes() for folder in folders[:2]}) == 1
@@ -326,9 +330,9 @@ def fail(*_):
 training.train_jobs = fail
 """
     zoo = [commands(tmp_path, "--distributed")[0]]
-    (first, _, told), (other, _, told_other) = end(start(tmp_path, zoo, processes=2, before=before), timeout=120)
-    assert (first, other) == (2, code), (told, told_other)
-    assert "process 1 on " in told and "planted" in told and "Traceback" not in told
+    (first, _, output), (other, _, told_other) = end(start(tmp_path, zoo, processes=2, before=before), timeout=120)
+    assert (first, other) == (2, code), (output, told_other)
+    assert "process 1 on " in output and "planted" in output and "Traceback" not in output
     assert "planted" in told_other and ("Traceback" in told_other) == (code == 1)
 
 
@@ -338,12 +342,12 @@ def test_folders_that_are_not_shared_are_an_error(tmp_path):
     before = """
 import os
 from symjax import hosts
-hosts.PATIENCE = 2
+hosts.AGREEMENT_TIMEOUT = 2
 own = "host" + os.environ["JAX_PROCESS_ID"]
 os.makedirs(own, exist_ok=True)
 os.chdir(own)
 """
     zoo = [*commands(tmp_path, "--distributed")[0], "--out", "zoo"]
     job = end(start(tmp_path, [zoo], processes=2, before=before), timeout=120)
-    for code, _, told in job:
-        assert code == 2 and "file system that all hosts share" in told, told
+    for code, _, output in job:
+        assert code == 2 and "file system that all hosts share" in output, output

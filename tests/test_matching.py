@@ -1,4 +1,4 @@
-"""Closed forms between the features of two models, against brute force and NumPy in float64."""
+"""Closed-form stitches, compared with brute force and NumPy in float64."""
 
 import itertools
 
@@ -11,14 +11,14 @@ from symjax.stitching import feature_moments, least_squares, matched
 
 
 def features(d, n=200, seed=0):
-    """Features behind a ReLU, some of their channels alike."""
+    """Features after a ReLU, with some equal channels."""
     rng = np.random.RandomState(seed)
     common = rng.randn(n, 1)
     return np.maximum(rng.randn(n, d) + 0.5 * common + 0.3, 0).astype(np.float32)
 
 
 def brute_force(x, y):
-    """The permutation and positive scaling nearest to y = W x, channels at unit norm, by trying all, in float64."""
+    """The best permutation and positive scaling of channels with unit norm, by brute force in float64."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     d = x.shape[1]
     norms = [np.linalg.norm(z, axis=0) for z in (x, y)]
@@ -43,14 +43,14 @@ def test_matched_recovers_a_planted_symmetry(d, seed):
     rng = np.random.RandomState(seed)
     x = features(d, seed=seed)
     permutation, scaling = rng.permutation(d), np.exp(rng.uniform(-3, 3, d)).astype(np.float32)
-    found = np.asarray(matched(feature_moments(x, x[:, permutation] * scaling)))
-    wanted = scaling[:, None] * np.eye(d, dtype=np.float32)[permutation]
-    np.testing.assert_array_equal(found > 0, wanted > 0)
-    np.testing.assert_allclose(found, wanted, rtol=2e-6)
+    result = np.asarray(matched(feature_moments(x, x[:, permutation] * scaling)))
+    expected = scaling[:, None] * np.eye(d, dtype=np.float32)[permutation]
+    np.testing.assert_array_equal(result > 0, expected > 0)
+    np.testing.assert_allclose(result, expected, rtol=2e-6)
 
 
 def test_matched_minimises_over_scalings_of_unit_norm_channels():
-    """Not the same as the nearest in the raw norm: a loud channel has no more say than a quiet one."""
+    """This differs from the nearest map in the raw norm: channels of large and small norm have equal weight."""
     rng = np.random.RandomState(0)
     x = features(5)
     y = x[:, [1, 2, 3, 4, 0]] + 0.1 * rng.rand(200, 5).astype(np.float32)
@@ -59,7 +59,7 @@ def test_matched_minimises_over_scalings_of_unit_norm_channels():
     np.testing.assert_allclose(scaled, plain * [[1e3], [1], [1e-3], [1], [10]], rtol=1e-5)
 
 
-def test_dead_channels():
+def test_zero_channels():
     x = features(5)
     y = x[:, [2, 0, 4, 1, 3]] * np.float32([2, 3, 4, 5, 6])
     expected = np.zeros((5, 5))
@@ -79,8 +79,8 @@ def test_dead_channels():
     assert not np.any(matched(feature_moments(x, 0 * y)))
     for moments in (feature_moments(dead_x, dead_y), feature_moments(0 * x, y)):
         assert np.isfinite(least_squares(moments)).all()
-    found = np.asarray(least_squares(feature_moments(dead_x, dead_y)))
-    assert not found[:, 4].any() and not found[1].any()
+    result = np.asarray(least_squares(feature_moments(dead_x, dead_y)))
+    assert not result[:, 4].any() and not result[1].any()
 
 
 @pytest.mark.parametrize("d", [1, 4, 16])
@@ -88,14 +88,14 @@ def test_least_squares_against_numpy(d):
     x = features(d, n=500, seed=1)
     y = features(d, n=500, seed=2) + x @ np.random.RandomState(3).randn(d, d).astype(np.float32)
     moments = feature_moments(x, y)
-    wanted = np.linalg.lstsq(x.astype(np.float64), y.astype(np.float64), rcond=None)[0].T
-    np.testing.assert_allclose(least_squares(moments, ridge=0), wanted, rtol=2e-4, atol=2e-4)
+    expected = np.linalg.lstsq(x.astype(np.float64), y.astype(np.float64), rcond=None)[0].T
+    np.testing.assert_allclose(least_squares(moments, ridge=0), expected, rtol=2e-4, atol=2e-4)
     # The ridge of `least_squares` as rows added to the data.
     for ridge in (1e-5, 0.1):
         power = (x.astype(np.float64) ** 2).mean()
         rows = np.vstack([x, np.sqrt(ridge * power * len(x)) * np.eye(d)])
-        wanted = np.linalg.lstsq(rows, np.vstack([y, np.zeros((d, d))]), rcond=None)[0].T
-        np.testing.assert_allclose(least_squares(moments, ridge=ridge), wanted, rtol=2e-4, atol=2e-4)
+        expected = np.linalg.lstsq(rows, np.vstack([y, np.zeros((d, d))]), rcond=None)[0].T
+        np.testing.assert_allclose(least_squares(moments, ridge=ridge), expected, rtol=2e-4, atol=2e-4)
 
 
 def test_moments_of_batches_average_to_those_of_all():

@@ -22,7 +22,7 @@ from symjax.flops import segment_flops, step_flops
 from symjax.memory import MemoryEstimate, estimate_memory, num_bytes, parse_bytes, spell_bytes
 from symjax.parallel import Execution
 from symjax.representations import representations
-from symjax.stitching import Plan, bounds, parse_families
+from symjax.stitching import Plan, memory_budget, parse_families
 from symjax.zoo import estimate, jobs, training
 
 # --- numbers ---
@@ -222,29 +222,31 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
         """Return a simple estimate; the real one takes seconds of compilation."""
         return sizes.setdefault(part, MemoryEstimate(100, 10 * len(part.points) * len(part.families)))
 
-    monkeypatch.setattr(bounds, "need", need)
+    monkeypatch.setattr(memory_budget, "estimate", need)
     for limit in (180, 150, 125, 115):
-        parts = bounds.fitting(plan, dataset, limit)
+        parts = memory_budget.split_to_fit(plan, dataset, limit)[0]
         stitches = [s for part in parts for s in itertools.product(part.points, part.families)]
         assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
         assert all(need(part, None).bytes_for(1) <= limit for part in parts)
-    assert bounds.fitting(plan, dataset, 180) == [plan]
+    assert memory_budget.split_to_fit(plan, dataset, 180)[0] == [plan]
     with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, expected 0.11 KB .* single stitch"):
-        bounds.fitting(plan, dataset, 109)
+        memory_budget.split_to_fit(plan, dataset, 109)
 
 
 def test_the_largest_parts_are_of_each_stretch_the_most_families():
     plan, _ = plan_of("full,rank1,lasso,matched")
     few, many = (dataclasses.replace(plan, points=(0,), families=plan.families[:n]) for n in (1, 2))
     late = dataclasses.replace(plan, points=(1,), families=plan.families[2:])
-    assert bounds.largest([few, many, late]) == [many, late] == bounds.largest([many, late, few])
+    assert (
+        memory_budget.largest_parts([few, many, late]) == [many, late] == memory_budget.largest_parts([many, late, few])
+    )
 
 
 @pytest.mark.slow
 def test_what_a_plan_needs():
     plan, dataset = plan_of("full,rank1")
     closed, _ = plan_of("identity")
-    whole, alone = bounds.need(plan, dataset), bounds.need(closed, dataset)
+    whole, alone = memory_budget.estimate(plan, dataset), memory_budget.estimate(closed, dataset)
     pair = 2 * num_bytes(jax.tree.map(lambda leaf: leaf[0], trained()[1].members))
     assert whole.bytes_for(1) >= alone.bytes_for(1) > pair
     assert whole.fixed > dataset.train.images.nbytes
@@ -259,7 +261,7 @@ def test_a_bounded_command_finds_the_same(tmp_path, monkeypatch):
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "whole"])
     parts = []
     monkeypatch.setattr(
-        bounds, "need", lambda part, _: parts.append(part) or MemoryEstimate(0, len(part.families) * 10**9)
+        memory_budget, "estimate", lambda part, _: parts.append(part) or MemoryEstimate(0, len(part.families) * 10**9)
     )
     run_command(experiments.stitch.main, experiments.stitch.Settings, [*argv, "parts", "--max-device-memory", "1GB"])
     # The whole, and the larger half: before anything is trained, and when it runs.
@@ -320,7 +322,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
 
 def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     argv = [*flags(scratch()), "--families", "full,identity", "--pairs", "3"]
-    monkeypatch.setattr(bounds, "need", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
+    monkeypatch.setattr(memory_budget, "estimate", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
     values = lines(capsys)
     assert values["to do"] == ["0", "3"] and values["there already"] == ["3", "0"]

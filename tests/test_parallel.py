@@ -1,4 +1,4 @@
-"""The member axis: the same results however members execute and spread over devices."""
+"""The member axis: results do not depend on the execution and on the devices."""
 
 import signal
 import threading
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax import parallel
+from symjax import parallel, threads
 from symjax.errors import InputError
 from symjax.parallel import Execution
 
@@ -18,7 +18,7 @@ VMAP, MAP = Execution(members="vmap", conv="matmul"), Execution(members="map", c
 
 
 def solve(member, shared):
-    """Something that is not linear, not elementwise, and returns another structure than it takes."""
+    """A function that is neither linear nor elementwise and changes the structure."""
     product = jnp.tanh(member["a"] @ shared["b"])
     return {"sum": product.sum(), "product": product, "seed": member["seed"] + 1}
 
@@ -43,19 +43,19 @@ def test_results_are_those_of_each_member(execution, count, num_devices):
     members, shared = members_and_shared(count)
     run = parallel.over_members(solve, execution, devices=devices)
     results = run(members, parallel.replicate(shared, devices))
-    wanted = expected(members, shared)
-    assert set(results) == set(wanted)
-    for name in wanted:
-        assert results[name].shape == wanted[name].shape
-        np.testing.assert_allclose(results[name], wanted[name], atol=1e-5)
+    target = expected(members, shared)
+    assert set(results) == set(target)
+    for name in target:
+        assert results[name].shape == target[name].shape
+        np.testing.assert_allclose(results[name], target[name], atol=1e-5)
 
 
-def test_members_spread_over_all_devices_by_default():
+def test_members_are_sharded_over_all_devices_by_default():
     members, shared = members_and_shared(4)
     run = parallel.over_members(solve, MAP)
     results = run(members, shared)
     assert results["product"].sharding.device_set == set(jax.devices()) and len(jax.devices()) == 2
-    # What comes out goes in again.
+    # Results are valid inputs.
     again = run({"a": jnp.concatenate([results["product"]] * 2, axis=-1)[..., :5], "seed": results["seed"]}, shared)
     np.testing.assert_array_equal(again["seed"], members["seed"] + 2)
 
@@ -69,7 +69,7 @@ def test_one_device_other_than_the_first():
     np.testing.assert_allclose(results["product"], expected(*members_and_shared(3))["product"], atol=1e-5)
 
 
-def test_a_member_does_not_feel_the_others():
+def test_a_member_is_independent_of_the_others():
     members, shared = members_and_shared(3)
     members["a"][1] = np.nan
     results = parallel.over_members(solve, MAP)(members, shared)
@@ -93,9 +93,9 @@ def test_stacks_of_one_shape_run_as_one(execution):
 
     rng = np.random.default_rng(0)
     stacks = [rng.normal(size=shape).astype(np.float32) for shape in ((2, 3), (1, 4), (3, 3), (2, 4), (1, 1))]
-    found = jax.jit(lambda stacks: parallel.each_stack(fn, stacks, execution))(stacks)
+    result = jax.jit(lambda stacks: parallel.each_stack(fn, stacks, execution))(stacks)
     assert sorted(traced) == [(1,), (3,), (4,)]
-    for stack, (sums, doubled) in zip(stacks, found, strict=True):
+    for stack, (sums, doubled) in zip(stacks, result, strict=True):
         np.testing.assert_allclose(sums, stack.sum(1), rtol=1e-6)
         np.testing.assert_array_equal(doubled, 2 * stack)
 
@@ -121,79 +121,84 @@ def test_every_backend_has_a_default():
     assert isinstance(parallel.default_execution("a backend of tomorrow"), Execution)
 
 
-# --- tasks side by side ---
+# --- concurrent tasks ---
 
 
-def wait_for_the_end(go_on, seconds=20):
-    """Goes on until it is told to end, or for so long that it never will be."""
+def wait_for_the_end(check_stop, seconds=20):
+    """Run until `check_stop` raises, at most for `seconds`."""
     for _ in range(100 * seconds):
         time.sleep(0.01)
-        go_on()
+        check_stop()
 
 
-def test_tasks_run_side_by_side_under_the_settings_of_their_caller():
-    meeting = threading.Barrier(2, timeout=20)
+def test_tasks_run_concurrently_with_the_settings_of_their_caller():
+    started = threading.Barrier(2, timeout=20)
 
-    def task(name, go_on):
-        meeting.wait()  # nobody passes alone
-        go_on()
+    def task(name, check_stop):
+        started.wait()  # requires two concurrent tasks
+        check_stop()
         return name, jnp.ones(1).dtype, jax.config.jax_default_matmul_precision
 
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        found = parallel.at_once([partial(task, "a"), partial(task, "b")])
-    assert found == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
-    assert parallel.at_once([lambda go_on: (go_on(), threading.current_thread())])[0][1] is threading.current_thread()
+        result = threads.run_concurrently([partial(task, "a"), partial(task, "b")])
+    assert result == [("a", jnp.float64, "highest"), ("b", jnp.float64, "highest")]
+    assert (
+        threads.run_concurrently([lambda check_stop: (check_stop(), threading.current_thread())])[0][1]
+        is threading.current_thread()
+    )
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_task_that_fails_ends_the_others(place):
     ended = []
 
-    def other(go_on):
+    def other(check_stop):
         try:
-            wait_for_the_end(go_on)
-        except parallel.Stopped:
+            wait_for_the_end(check_stop)
+        except threads.Stopped:
             ended.append(True)
             raise
 
-    def failing(go_on):
+    def failing(check_stop):
         raise FloatingPointError("planted")
 
     tasks = [other]
     tasks.insert(place, failing)
     with pytest.raises(FloatingPointError, match="planted"):
-        parallel.at_once(tasks)
+        threads.run_concurrently(tasks)
     assert ended == [True]
 
 
 def test_an_interruption_ends_the_tasks():
-    """Ctrl-C comes to the thread that waits."""
-    ended, meeting = [], threading.Barrier(2, timeout=20)
+    """Ctrl-C interrupts the waiting thread."""
+    ended, started = [], threading.Barrier(2, timeout=20)
 
-    def task(go_on):
-        if meeting.wait() == 0:
+    def task(check_stop):
+        if started.wait() == 0:
             time.sleep(0.1)  # until the pool knows its second thread, which it would not wait for otherwise
             signal.raise_signal(signal.SIGINT)
         try:
-            wait_for_the_end(go_on)
+            wait_for_the_end(check_stop)
         finally:
             ended.append(True)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:
         with pytest.raises(KeyboardInterrupt):
-            parallel.at_once([task, task])
+            threads.run_concurrently([task, task])
     finally:
         signal.signal(signal.SIGINT, before)
     assert ended == [True, True]
 
 
-def test_options_that_the_compiler_does_not_know_are_left_out(monkeypatch):
-    """They come and go with its versions; a program is compiled in any case."""
-    assert parallel._knows("xla_backend_optimization_level", 1) and not parallel._knows("xla_no_such_option", True)
+def test_unknown_compiler_options_are_omitted(monkeypatch):
+    """They depend on the version of the compiler; a program compiles without them."""
+    assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option(
+        "xla_no_such_option", True
+    )
     with pytest.raises(jax.errors.JaxRuntimeError):
-        parallel._knows("xla_backend_optimization_level", "a lot")
-    monkeypatch.setattr(parallel, "_knows", lambda name, value: name == "xla_backend_optimization_level")
+        parallel._has_option("xla_backend_optimization_level", "a lot")
+    monkeypatch.setattr(parallel, "_has_option", lambda name, value: name == "xla_backend_optimization_level")
     for effort, level in enumerate((0, 1, 1)):
         assert parallel.compiler_options(effort) == {"xla_backend_optimization_level": level}
     with pytest.raises(InputError, match="effort: got 3"):

@@ -1,4 +1,4 @@
-"""Result tables: rows by key, parts, what is missing, and merging."""
+"""Result tables: keys, parts, missing rows and merging."""
 
 import pandas as pd
 import pytest

@@ -1,4 +1,4 @@
-"""Run folders: whole files, one configuration, one process at a time."""
+"""Run folders: complete files, one configuration, one process at a time."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from symjax import runs
+from symjax import files, runs
 from symjax.errors import InputError
 
 CONFIG = {"width": 8, "recipe": {"epochs": 10, "learning_rate": 0.003}, "name": None}
@@ -35,11 +35,11 @@ def test_json_csv_and_npz_read_back_the_same(tmp_path):
 
     arrays = {"file": np.arange(6.0).reshape(2, 3), "layer/p": np.zeros((0, 2), np.int32), "s": np.float32(2)}
     runs.write_npz(tmp_path / "a.npz", arrays)
-    found = runs.read_npz(tmp_path / "a.npz")
-    assert set(found) == set(arrays)
+    result = runs.read_npz(tmp_path / "a.npz")
+    assert set(result) == set(arrays)
     for name, array in arrays.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(result[name], array)
+        assert result[name].dtype == array.dtype
 
 
 def test_a_crash_while_writing_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_fingerprint_depends_on_values_and_not_on_order():
         assert runs.fingerprint(CONFIG | other) != runs.fingerprint(CONFIG)
 
 
-def test_folder_remembers_its_configuration(tmp_path):
+def test_a_folder_belongs_to_its_configuration(tmp_path):
     folder = tmp_path / "new" / "folder"
     hold(folder)
     assert runs.read_config(folder, "zoo") == CONFIG
@@ -137,7 +137,7 @@ def test_folder_remembers_its_configuration(tmp_path):
     assert (folder / "config.json").stat().st_mtime_ns == before
 
 
-def test_foreign_configuration_is_compared_key_by_key(tmp_path):
+def test_another_configuration_is_compared_key_by_key(tmp_path):
     hold(tmp_path / "a")
     other = {"width": 8, "recipe": {"epochs": 20, "learning_rate": 0.003}, "name": "x", "seed": 0}
     with pytest.raises(InputError) as caught:
@@ -151,7 +151,7 @@ def test_foreign_configuration_is_compared_key_by_key(tmp_path):
     assert runs.read_config(tmp_path / "a", "zoo") == CONFIG
 
 
-def test_folders_of_others_are_refused(tmp_path):
+def test_other_folders_are_refused(tmp_path):
     hold(tmp_path / "a")
     with pytest.raises(InputError, match="is a zoo folder, expected a stitch folder"):
         hold(tmp_path / "a", kind="stitch")
@@ -212,7 +212,7 @@ def test_files_of_another_configuration_are_not_read(tmp_path):
 def test_a_fingerprint_of_digits_only_stays_text(tmp_path, monkeypatch):
     hold(tmp_path)
     for fingerprint in ("0012345678", "12345e6789"):
-        monkeypatch.setattr(runs, "fingerprint", lambda _, fingerprint=fingerprint: fingerprint)
+        monkeypatch.setattr(files, "fingerprint", lambda _, fingerprint=fingerprint: fingerprint)
         runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"x": [1]}))
         assert list(runs.read_csv(tmp_path / "a.csv")) == ["x"]
         assert fingerprint in (tmp_path / "a.csv").read_text()
@@ -221,7 +221,7 @@ def test_a_fingerprint_of_digits_only_stays_text(tmp_path, monkeypatch):
 def test_a_second_process_waits_for_the_first(tmp_path):
     folder = tmp_path / "a"
     script = f"""
-        from symjax import runs
+        from symjax import files, runs
         with runs.open_folder({str(folder)!r}, "zoo", {CONFIG!r}) as folder:
             runs.write_json(folder / "second.json", (folder / "first.json").exists())
     """

@@ -1,4 +1,4 @@
-"""Choosing by validation."""
+"""Selection by validation."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ import pytest
 
 from symjax.errors import InputError
 from symjax.stitching import parse_families
-from symjax.stitching.results import trouble
+from symjax.stitching.results import numerical_warnings
 from symjax.stitching.selection import GRIDS, choose
 
 
@@ -27,22 +27,22 @@ def make_table(validation, test):
     )
 
 
-def test_validation_chooses_and_the_test_split_has_no_say():
+def test_the_choice_depends_on_validation_only():
     rng = np.random.RandomState(0)
     validation, test = rng.permutation(3 * 4 * 5).reshape(3, 4, 5), rng.rand(3, 4, 5)
-    found = choose(make_table(validation, test)).set_index(["pair", "layer"])
-    assert len(found) == 12
+    result = choose(make_table(validation, test)).set_index(["pair", "layer"])
+    assert len(result) == 12
     best = validation.argmax(-1)
     assert (best != test.argmax(-1)).any()
     for p in range(3):
         for k in range(4):
-            row = found.loc[f"{p}-{p + 1}", f"relu{k}"]
+            row = result.loc[f"{p}-{p + 1}", f"relu{k}"]
             assert row.stitched_accuracy == test[p, k, best[p, k]] and row.hyperparameter == 10.0 ** -best[p, k]
 
 
-def test_of_equals_the_first_is_taken():
-    found = choose(make_table([[[1, 3, 3], [2, 2, 2]]], np.zeros((1, 2, 3))))
-    assert found.hyperparameter.tolist() == [0.1, 1.0]
+def test_the_first_of_equals_is_chosen():
+    result = choose(make_table([[[1, 3, 3], [2, 2, 2]]], np.zeros((1, 2, 3))))
+    assert result.hyperparameter.tolist() == [0.1, 1.0]
 
 
 def test_incomplete_tables_are_refused():
@@ -55,12 +55,12 @@ def test_incomplete_tables_are_refused():
 
 
 @pytest.mark.parametrize("family", GRIDS)
-def test_grids_are_of_their_family(family):
+def test_grids_are_valid_for_their_family(family):
     made = parse_families(",".join(f"{family}:{value}" for value in GRIDS[family]))
     assert [f.hyperparameter for f in made] == [float(value) for value in GRIDS[family]]
 
 
-def test_what_went_wrong_in_training_is_said():
+def test_numerical_warnings_name_the_stitches():
     curves = pd.DataFrame(
         {
             "pair": ["0-1", "0-1", "1-0", "1-0"],
@@ -72,7 +72,11 @@ def test_what_went_wrong_in_training_is_said():
             "residual": [1e-7, 0.0, 3e-7, 2e-5],
         }
     )
-    assert trouble(curves) == "" and trouble(pd.DataFrame()) == "" and trouble(curves.drop(columns="residual")) == ""
-    missed = trouble(curves.assign(residual=[30.0, 120.0, 0.0, 0.0]))
+    assert (
+        numerical_warnings(curves) == ""
+        and numerical_warnings(pd.DataFrame()) == ""
+        and numerical_warnings(curves.drop(columns="residual")) == ""
+    )
+    missed = numerical_warnings(curves.assign(residual=[30.0, 120.0, 0.0, 0.0]))
     assert "in 1 stitch the projection missed" in missed and "(birkhoff at relu4)" in missed and "curves.csv" in missed
-    assert "in 2 stitches the loss was not finite" in trouble(curves.assign(loss=[1.0, np.nan, np.inf, 1.0]))
+    assert "in 2 stitches the loss was not finite" in numerical_warnings(curves.assign(loss=[1.0, np.nan, np.inf, 1.0]))

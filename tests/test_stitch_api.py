@@ -19,15 +19,24 @@ from symjax.data.dataset import split_indices
 from symjax.network import Member
 from symjax.pairs import all_pairs
 from symjax.parallel import Execution, default_execution
-from symjax.stitching import FitConfig, Plan, Sweep, apply_stitch, bounds, evaluate_stitch, load_stitch, parse_families
-from symjax.stitching.junction import parse_point_pairs, resized
+from symjax.stitching import (
+    FitConfig,
+    Plan,
+    Sweep,
+    apply_stitch,
+    evaluate_stitch,
+    load_stitch,
+    memory_budget,
+    parse_families,
+)
+from symjax.stitching.junction import parse_point_pairs, resize
 from symjax.stitching.results import StitchResults, pair_name
 
 ONE = {"devices": jax.devices()[:1], "epochs": 1, "batch_size": 12, "eval_batch_size": 20, "validation": 0.2}
 
 
 class MLP(nnx.Module):
-    """As a user of Flax writes it."""
+    """An ordinary Flax NNX module."""
 
     def __init__(self, width, rngs):
         self.first = nnx.Linear(5, width, rngs=rngs)
@@ -240,7 +249,7 @@ def test_maps_of_unequal_size(how):
     "size,target,how",
     [((6,), (3,), "mean"), ((6,), (4,), "nearest"), ((4, 2), (2, 2), "mean"), ((4, 2), (2, 4), "nearest")],
 )
-def test_features_are_resized_as_said(size, target, how):
+def test_features_are_resized_by_the_method(size, target, how):
     x = np.random.RandomState(0).randn(2, *size, 3).astype(np.float32)
     expected = x
     for axis, (n, m) in enumerate(zip(size, target, strict=True), 1):
@@ -249,11 +258,11 @@ def test_features_are_resized_as_said(size, target, how):
         else:
             parts = [expected.take(i * n // m, axis) for i in range(m)]
         expected = np.stack(parts, axis)
-    np.testing.assert_allclose(resized(jnp.asarray(x), target), expected, atol=1e-6)
+    np.testing.assert_allclose(resize(jnp.asarray(x), target), expected, atol=1e-6)
 
 
 def test_from_nnx_to_linen_with_batch_norm_and_dropout():
-    """Statistics behind the stitch are re-estimated; the tail's dropout needs a key while stitches train."""
+    """Statistics after the stitch are re-estimated; dropout in the tail needs a key while stitches train."""
     a, member_a = of_nnx(lambda rngs: CNN(3, 1, rngs), 0, (8, 8, 1))
     b = Network.from_linen(Normed(), example=np.zeros((1, 8, 8, 1), np.float32))
     member_b = b.init(jax.random.key(1))
@@ -327,7 +336,7 @@ def shaken(weights, x, train=False, key=None):
     return 0 * hidden + jax.random.uniform(key) if train else hidden
 
 
-def test_tails_that_are_random_in_training_draw_with_one_key_a_step():
+def test_random_tails_use_one_key_per_step():
     net = of_function(shaken, draw(0, first=(5, 1)), np.zeros((1, 5), np.float32))
     x, y = vectors()
     losses = {"loss": lambda outputs, targets: outputs.mean(), "metric": lambda outputs, targets: outputs[:, 0]}
@@ -353,11 +362,13 @@ def test_a_starred_point_takes_the_skip_of_the_front():
     stitched = apply_stitch(result.stitches["inner*", "other*", "full"], features)
     outputs = network.tail(b, (stitched, skip), "other*")
     assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
-    with pytest.raises(InputError, match=r"points: beside the features nothing crosses at stem .*not starred"):
+    with pytest.raises(
+        InputError, match=r"points: besides the features, nothing crosses the split at stem .*not starred"
+    ):
         symjax.stitch((network, a), (network, b), ("stem", "inner*"), families="full", train=train, test=(x, y))
 
 
-def test_results_of_different_points_are_kept_and_loaded(tmp_path):
+def test_results_of_different_points_are_saved_and_loaded(tmp_path):
     """Rows of equal and of different points in one folder; members of two networks under the same seeds."""
     (network, _), b = of_nnx(lambda rngs: MLP(4, rngs), 0, (5,)), of_nnx(lambda rngs: MLP(3, rngs), 0, (5,))
     train, test = symjax.data.Split(*vectors()), symjax.data.Split(*vectors(1, 30))
@@ -383,7 +394,7 @@ def test_results_of_different_points_are_kept_and_loaded(tmp_path):
         members.get, [(0, 0)], member_b=lambda seed: b[1]
     )
     assert result.stitches["relu1", "relu2", "full"][0].matrix.shape == (4, 4)
-    parts, need = bounds.fitted(between, dataset, np.inf)
+    parts, need = memory_budget.split_to_fit(between, dataset, np.inf)
     assert parts == [between] and need.bytes_for(1) > 0
     results.add(result, {0: 50.0}, {0: 70.0})
     assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"
@@ -414,16 +425,20 @@ def test_points_by_name_in_two_networks():
         (
             (plain, cnn),
             "all",
-            "layers: got 'all' between .*: none that can be stitched have one name.* of linear, relu1",
+            "layers: got 'all' between .*: none that can be stitched have equal names.* of linear, relu1",
         ),
-        ((blocks[0], plain), "all", "layers: got 'all' .*: none have one name; expected pairs such as stem:relu1 of"),
+        (
+            (blocks[0], plain),
+            "all",
+            "layers: got 'all' .*: none have equal names; expected pairs such as stem:relu1 of",
+        ),
     ):
         with pytest.raises(InputError, match=f"^{message}"):
             parse_point_pairs(*nets, text)
 
 
 def refused(**changes):
-    """The message with which a call with these arguments is refused; nothing is compiled."""
+    """Return the error message of a call; nothing is compiled."""
     a, b, _ = planted()
     arguments = (
         {"a": a, "b": b, "at": "relu1", "families": "full", "train": vectors(), "test": vectors()} | ONE | changes
@@ -436,7 +451,7 @@ def refused(**changes):
 @pytest.mark.parametrize("family", ["identity", "matched", "orthogonal", "birkhoff", "birkhoff_published", "softsort"])
 def test_square_families_refuse_unequal_widths(family):
     message = refused(families=f"full,{family}")
-    expected = "stitches points of equal widths alone; got 4 channels at relu1 of A and 6 at relu1 of B"
+    expected = "needs points of equal widths; got 4 channels at relu1 of A and 6 at relu1 of B"
     assert message == f"families: {family} {expected}"
 
 
@@ -468,8 +483,8 @@ X, Y = vectors()
         ({"loss": closeness}, r"loss: it returned float32\[7\] for 7 examples, expected a number"),
         ({"loss": "mse"}, "loss: got 'mse', expected a function"),
         ({"validation": 0.0}, "validation: "),
-        ({"batch_size": 100}, "batch_size: 100 is more than the 48 training"),
-        ({"epoch": 3}, "epoch: is no option of stitch; options are epochs, batch_size"),
+        ({"batch_size": 100}, "batch_size: got 100, expected at most .* training images, 48"),
+        ({"epoch": 3}, "epoch: is not an option of stitch; options are epochs, batch_size"),
         ({"b": of_nnx(partial(CNN, 3, 1), 0, (8, 8, 1))}, r"points: features of shapes \(4,\) at relu1 of linear"),
     ],
 )  # fmt: skip
@@ -477,7 +492,7 @@ def test_refusals(changes, expected):
     assert re.search(expected, message := refused(**changes)), message
 
 
-def test_numerical_trouble_is_reported():
+def test_numerical_problems_are_warnings():
     a, b, _ = planted()
     with pytest.warns(
         UserWarning, match="in 1 stitch the loss was not finite .full at relu1.; see StitchResult.curves"

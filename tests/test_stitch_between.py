@@ -30,7 +30,7 @@ def quiet_folder(tmp_path, monkeypatch):
 
 
 def command(*words, out, module=experiments.stitch):
-    """Its results.csv; None of a dry run."""
+    """Return results.csv; None for a dry run."""
     argv = [*flags(scratch()), "--out", out, "--stitch-epochs", 1, *words]
     run_command(module.main, module.Settings, [str(word) for word in argv])
     return None if "--dry-run" in words else runs.read_csv(out / "results.csv", ROWS.required)
@@ -68,12 +68,12 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
     assert "members of B to train" in printed and counts == {"train": "0", "B": "3", "stitch": "2"}
 
     rows = command(*words, out=tmp_path / "out")
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     left_out = "Left out: identity, birkhoff, which need equal widths (4 channels at relu1, 8 in the tail's relu1)."
-    assert left_out in told.out and left_out in told.err
+    assert left_out in output.out and left_out in output.err
     name_b = "stitch_tiny(width=4, multiples=(2, 3))"
-    assert f"stitch_tiny(width=4) to {name_b} on stripes: clean accuracy " in told.out
-    assert "relu1 to relu2" in told.out and "over 2 pairs" in told.out
+    assert f"stitch_tiny(width=4) to {name_b} on stripes: clean accuracy " in output.out
+    assert "relu1 to relu2" in output.out and "over 2 pairs" in output.out
     assert rows.family.unique().tolist() == ["full", "rank2"] and len(rows) == 2 * 2 * 2
     assert sorted(set(zip(rows.layer, rows.layer_b, strict=True))) == [("relu1", "relu1"), ("relu1", "relu2")]
     assert rows.network_b.eq(name_b).all() and rows["resize"].isin(["none", "mean"]).all()
@@ -98,7 +98,7 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
 
 
 def test_points_of_one_model_in_the_other_commands(tmp_path, capsys):
-    """Layers that share a point of A are told apart in tables and figures."""
+    """Layers that share a point of A are distinct in tables and figures."""
     words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
     command(*words, "--weights", "0.1", "--beside", "full,birkhoff", out=tmp_path / "lasso", module=experiments.lasso)
     printed = capsys.readouterr().out

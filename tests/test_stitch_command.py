@@ -74,8 +74,8 @@ def reference(compiled_once, capsys):
     folder, printed = scratch() / "reference", scratch() / "reference.txt"
     if not printed.exists():
         command(*FAMILIES, "--pairs", 3, out=folder)
-        told = capsys.readouterr()
-        printed.write_text(told.out + told.err)
+        output = capsys.readouterr()
+        printed.write_text(output.out + output.err)
     return folder
 
 
@@ -344,7 +344,7 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
     command(*FAMILIES, "--pairs", 1, out=tmp_path / "a")
     before = contents(tmp_path / "a")
     monkeypatch.setattr(zoo, "train", fail)
-    for other, told in (
+    for other, output in (
         (["--stitch-epochs", 3], "fit.epochs: 2 there, 3 here"),
         (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: 0 there, 5 here"),
         (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: "adam" there, "sgd" here'),
@@ -354,7 +354,7 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
         with pytest.raises(SystemExit) as caught:
             command("--families", "full", "--pairs", 1, *other, out=tmp_path / "a")
         err = capsys.readouterr().err
-        assert caught.value.code == 2 and told in err and "--out" in err
+        assert caught.value.code == 2 and output in err and "--out" in err
     with pytest.raises(SystemExit) as caught:
         command("--families", "full", "--pairs", 1, out=scratch() / "zoo")
     assert caught.value.code == 2 and "is a zoo folder, expected a stitch folder" in capsys.readouterr().err
@@ -428,7 +428,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv,wanted",
+    "argv,expected",
     [
         (["--families", "nosuch"], ["families: 'nosuch' is unknown", "identity", "birkhoff", "rank1", "softsort"]),
         (["--families", ""], ["families: none given"]),
@@ -452,7 +452,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn (width 8); known: relu1"]),
         (
             ["--model-b", "mcnn", "--width-b", "4", "--families", "birkhoff,matched"],
-            ["families: birkhoff stitches points of equal widths alone; got 8 channels at relu1 of A and 4 at relu1"],
+            ["families: birkhoff needs points of equal widths; got 8 channels at relu1 of A and 4 at relu1"],
         ),
         (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
@@ -493,7 +493,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
     ],
     ids=lambda value: "=".join(value) if value and value[0].startswith("--") else "",
 )
-def test_bad_flags(argv, wanted, tmp_path, capsys, monkeypatch):
+def test_bad_flags(argv, expected, tmp_path, capsys, monkeypatch):
     def fail(*_, **__):
         raise AssertionError("trained")
 
@@ -503,7 +503,7 @@ def test_bad_flags(argv, wanted, tmp_path, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert caught.value.code == 2
     assert not out and "Traceback" not in err
-    for word in wanted:
+    for word in expected:
         assert word in " ".join(err.split()), err
     assert not list(tmp_path.iterdir())
 

@@ -1,4 +1,4 @@
-"""Fitting and evaluating stitches: against planted answers, plain loops in float64, and themselves run otherwise."""
+"""Fitting and evaluating stitches: planted solutions, loops in float64, and invariance to the execution."""
 
 import dataclasses
 from functools import lru_cache, partial
@@ -30,8 +30,8 @@ from symjax.stitching import (
     parse_families,
     stitched_output,
 )
-from symjax.stitching.lane import Lane, _choose
 from symjax.stitching.results import StitchResults
+from symjax.stitching.shard import SweepShard, _choose
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData
 
@@ -47,7 +47,7 @@ def make_plan(families=FAMILIES, config=CONFIG, points=(0, 1), execution=MAP, ne
 
 
 def start(plan, pair, key, data, images):
-    return fit.begin(plan, pair, key, fit.pair_moments(plan, pair, images, data.mean, data.std))
+    return fit.initialize(plan, pair, key, fit.pair_moments(plan, pair, images, data.mean, data.std))
 
 
 def same(a, b):
@@ -118,13 +118,13 @@ def planted_result():
 
 @pytest.mark.parametrize("layer", ["relu1", "relu2"])
 def test_closed_forms_recover_a_planted_symmetry(planted_result, layer):
-    problem, found = planted(), by_key(planted_result)
+    problem, result = planted(), by_key(planted_result)
     stitch, _ = planted_result.stitches[layer, "matched"]
     np.testing.assert_array_equal(stitch.matrix > 0, problem.matrices[layer] > 0)
     np.testing.assert_allclose(stitch.matrix, problem.matrices[layer], rtol=1e-6)
     for family in ("matched", "least_squares"):
-        assert found[layer, family]["stitched_accuracy"] == problem.clean
-    assert found[layer, "identity"]["stitched_accuracy"] < problem.clean - 20
+        assert result[layer, family]["stitched_accuracy"] == problem.clean
+    assert result[layer, "identity"]["stitched_accuracy"] < problem.clean - 20
 
 
 @pytest.mark.slow
@@ -149,7 +149,7 @@ def train_only(plan, pair, dataset, key=0, epochs=None):
         if i == (plan.config.epochs + 1) // 2:
             state = fit.halfway(plan, state)
         state, _ = epoch(state)
-    return state, fit.rounded(plan, state)
+    return state, fit.round_stitches(plan, state)
 
 
 @pytest.mark.slow
@@ -160,14 +160,14 @@ def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
     sweep = Sweep(make_plan("birkhoff", config), problem.dataset, devices=jax.devices()[:1])
     (result,) = sweep.run(problem.members.get, [(0, 1)])
     for (layer, family), row in by_key(result).items():
-        matrix, wanted = result.stitches[layer, family][0].matrix, problem.matrices[layer]
-        np.testing.assert_array_equal(matrix > 0, wanted > 0)
+        matrix, expected = result.stitches[layer, family][0].matrix, problem.matrices[layer]
+        np.testing.assert_array_equal(matrix > 0, expected > 0)
         assert row["stitched_accuracy"] >= problem.clean
         if layer == "relu1":
-            np.testing.assert_allclose(matrix, wanted, rtol=0.3)
+            np.testing.assert_allclose(matrix, expected, rtol=0.3)
 
 
-# --- the forward ---
+# --- the forward pass ---
 
 
 def check_identity_stitch(network, member, images):
@@ -208,16 +208,16 @@ def test_inside_a_residual_block_the_branch_alone_is_stitched(residual):
     images = jax.random.normal(jax.random.key(2), (4, 8, 8, 1))
     assert [p.name for p in network.points if p.starred] == ["block1.1*", "block2.1*", "block3.1*"]
     check_identity_stitch(network, member, images)
-    travelling = jax.jit(lambda member: network.front(member, images, network.index("block2.1*")))(member)
+    carried = jax.jit(lambda member: network.front(member, images, network.index("block2.1*")))(member)
     matrix, bias = np.arange(16.0).reshape(4, 4), np.arange(4.0)
     stitch = Stitch(jnp.asarray(matrix, jnp.float32), jnp.asarray(bias, jnp.float32))
-    features, skip = travelling
+    features, skip = carried
     stitched = np.einsum("ij,nhwj->nhwi", matrix, features) + bias
     np.testing.assert_allclose(apply_stitch(stitch, features), stitched, rtol=1e-5)
 
     @jax.jit
     def outputs(member, stitched):
-        logits, _ = stitched_output(network, member, travelling, stitch, network.index("block2.1*"), "inference")
+        logits, _ = stitched_output(network, member, carried, stitch, network.index("block2.1*"), "inference")
         return logits, network.tail(member, (stitched, skip), "block2.1*")
 
     logits, by_hand = outputs(member, jnp.asarray(stitched, jnp.float32))
@@ -266,8 +266,8 @@ ALL = [
     [pytest.param(*case, marks=() if case in SOME else pytest.mark.slow) for case in ALL],
 )
 @pytest.mark.few(1)
-def test_factors_act_as_their_product(model, method, mode, bias):
-    """At relu1 they are folded into a convolution, at relu2 a pool is in between: logits and gradients are the same."""
+def test_factors_equal_their_product(model, method, mode, bias):
+    """At relu1 a convolution follows directly, at relu2 a pooling; logits and gradients are equal."""
     network = models.create(model, width=16, channels=3, classes=5).with_form(method)
     member = jax.jit(network.init)(jax.random.key(0))
     member = member._replace(state=jax.tree.map(lambda leaf: leaf + 0.1, member.state))
@@ -275,22 +275,24 @@ def test_factors_act_as_their_product(model, method, mode, bias):
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
     for point in (0, 1):
         front = jax.jit(lambda member, point=point: network.front(member, images, point))
-        travelling, stitch = front(member), factored(16 * (point + 1), 2, bias)
+        carried, stitch = front(member), factored(16 * (point + 1), 2, bias)
 
-        def value(stitch, point=point, travelling=travelling):
-            logits, _ = stitched_output(network, member, travelling, stitch, point, mode)
+        def value(stitch, point=point, carried=carried):
+            logits, _ = stitched_output(network, member, carried, stitch, point, mode)
             return jnp.sum(logits * weights), logits
 
         run = jax.jit(jax.value_and_grad(value, has_aux=True))
-        ((_, logits), found), ((_, dense), wanted) = run(stitch), run(stitch._replace(factors=None))
+        ((_, logits), result), ((_, dense), expected) = run(stitch), run(stitch._replace(factors=None))
         np.testing.assert_allclose(logits, dense, atol=2e-5 * np.abs(dense).max())
         left, right = stitch.factors
-        for gradient, product in zip(found.factors, (wanted.matrix @ right.T, left.T @ wanted.matrix), strict=True):
+        for gradient, product in zip(
+            result.factors, (expected.matrix @ right.T, left.T @ expected.matrix), strict=True
+        ):
             np.testing.assert_allclose(gradient, product, atol=2e-4 * np.abs(product).max())
-        assert not found.matrix.any()
+        assert not result.matrix.any()
         if bias:
-            np.testing.assert_allclose(found.bias, wanted.bias, atol=2e-4 * np.abs(wanted.bias).max())
-        x = travelling[0]
+            np.testing.assert_allclose(result.bias, expected.bias, atol=2e-4 * np.abs(expected.bias).max())
+        x = carried[0]
         plain = np.einsum("ij,nhwj->nhwi", stitch.matrix, x) + (stitch.bias if bias else 0)
         np.testing.assert_allclose(apply_stitch(stitch, x), plain, atol=1e-5 * np.abs(plain).max())
 
@@ -309,27 +311,27 @@ def test_factors_in_bfloat16(point, bias):
     network = models.create("mcnn", width=16, channels=3, classes=5, dtype=jnp.bfloat16).with_form("mixed")
     member = jax.jit(network.init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(2), (6, 16, 16, 3))
-    travelling = jax.jit(lambda member: network.front(member, images, point))(member)
+    carried = jax.jit(lambda member: network.front(member, images, point))(member)
     stitch = factored(16 * (point + 1), 2, bias)
-    run = jax.jit(lambda stitch: stitched_output(network, member, travelling, stitch, point, "batch")[0])
-    found, wanted = run(stitch), run(stitch._replace(factors=None))
-    assert found.dtype == jnp.float32 and apply_stitch(stitch, travelling[0]).dtype == jnp.bfloat16
-    np.testing.assert_allclose(found, wanted, atol=4e-2 * np.abs(wanted).max())
+    run = jax.jit(lambda stitch: stitched_output(network, member, carried, stitch, point, "batch")[0])
+    result, expected = run(stitch), run(stitch._replace(factors=None))
+    assert result.dtype == jnp.float32 and apply_stitch(stitch, carried[0]).dtype == jnp.bfloat16
+    np.testing.assert_allclose(result, expected, atol=4e-2 * np.abs(expected).max())
 
 
 def test_factors_inside_a_residual_block(residual):
-    """What travels is a pair of which the branch alone is held as factors."""
+    """The values that cross are a pair; only the branch has factors."""
     network, member = residual
     point = network.index("block2.1*")
     images, stitch = jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), factored(4, 1, True)
 
     @jax.jit
     def outputs(stitch):
-        travelling = network.front(member, images, point)
-        return stitched_output(network, member, travelling, stitch, point, "inference")[0]
+        carried = network.front(member, images, point)
+        return stitched_output(network, member, carried, stitch, point, "inference")[0]
 
-    found, wanted = (outputs(one) for one in (stitch, stitch._replace(factors=None)))
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+    result, expected = (outputs(one) for one in (stitch, stitch._replace(factors=None)))
+    np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("bias", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -340,15 +342,15 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
     members = {seed: zoo.member(seed) for seed in (0, 1)}
     plan = make_plan("rank1,full,rank2", dataclasses.replace(SGD, bias=bias))
     run = lambda: next(Sweep(plan, dataset, devices=jax.devices()[:1]).run(members.get, [(0, 1)]))  # noqa: E731
-    found = run()
+    result = run()
     monkeypatch.setattr(fit, "low_rank", lambda factors: None)
-    wanted = run()
-    assert [row["family"] for row in found.rows] == ["rank1", "full", "rank2"] * 2
-    StitchResults(tmp_path).add(found, {0: 90.0, 1: 90.0})
-    for key, (stitch, stats) in found.stitches.items():
+    expected = run()
+    assert [row["family"] for row in result.rows] == ["rank1", "full", "rank2"] * 2
+    StitchResults(tmp_path).add(result, {0: 90.0, 1: 90.0})
+    for key, (stitch, stats) in result.stitches.items():
         saved = load_stitch(tmp_path, (0, 1), *key, like=zoo.member(1).state)
         assert same(saved, (stitch, stats)) and jax.tree.structure(saved[0]) == jax.tree.structure(stitch)
-        other, other_stats = wanted.stitches[key]
+        other, other_stats = expected.stitches[key]
         rank = {("relu1", "rank1"): 1, ("relu2", "rank1"): 1, ("relu2", "rank2"): 2}.get(key)
         assert other.factors is None and (stitch.factors is None) == (rank is None)
         if rank:
@@ -358,24 +360,24 @@ def test_low_rank_stitches_are_those_of_the_matrix(bias, monkeypatch, tmp_path):
         close = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4)
         close(stitch.matrix, other.matrix)
         jax.tree.map(close, stats, other_stats)
-    for row, other in zip(found.rows, wanted.rows, strict=True):
+    for row, other in zip(result.rows, expected.rows, strict=True):
         assert abs(row["stitched_accuracy"] - other["stitched_accuracy"]) <= 100 / len(dataset.test)
 
 
-def test_an_evaluation_of_several_batches_is_that_of_each():
+def test_over_batches_equals_single_batches():
     of_batch = lambda member, batch, scale: {"sum": scale * member * batch["x"].sum(), "x": batch["x"]}  # noqa: E731
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
-    run = jax.jit(lambda count: evaluate.several(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
+    run = jax.jit(lambda count: evaluate.over_batches(of_batch, (jnp.float32(2),), ({"x": x}, count, jnp.float32(3))))
     for count in (1, 3, 4):
-        found = run(count)
-        np.testing.assert_allclose(found["sum"], 6 * x.sum(1) * (np.arange(4) < count))
-        np.testing.assert_allclose(found["x"], x * (np.arange(4) < count)[:, None])
+        result = run(count)
+        np.testing.assert_allclose(result["sum"], 6 * x.sum(1) * (np.arange(4) < count))
+        np.testing.assert_allclose(result["x"], x * (np.arange(4) < count)[:, None])
 
 
 # --- frozen sides ---
 
 
-def test_no_gradient_of_the_members_is_formed(monkeypatch):
+def test_no_gradient_of_the_members_is_computed(monkeypatch):
     """The members' arrays pass through an identity that cannot be differentiated, wherever a network runs on them."""
 
     @jax.custom_vjp
@@ -399,7 +401,7 @@ def test_no_gradient_of_the_members_is_formed(monkeypatch):
     images = jnp.asarray(dataset.train.images[None, :64])
     state = jax.eval_shape(lambda pair, data: start(plan, pair, key, data, images), pair, data)
     after, _ = jax.eval_shape(lambda state, data: fit.fit_epoch(plan, state, data), state, data)
-    # What is optimised has the shapes of stitches, none else.
+    # The optimizer state has only shapes of stitches.
     channels = {4, 8}
     rates = len(plan.config.learning_rates)
     params = jax.tree.leaves(after.params)
@@ -457,11 +459,11 @@ def test_every_pair_layer_and_family_has_a_row_and_curves(swept, sweep):
 def test_a_full_stitch_costs_less_than_none(swept):
     _, _, results = swept
     for layer in ("relu1", "relu2"):
-        found = {f: np.mean([by_key(r)[layer, f]["stitched_accuracy"] for r in results]) for f in ("full", "identity")}
-        assert found["full"] > found["identity"] + 15
+        result = {f: np.mean([by_key(r)[layer, f]["stitched_accuracy"] for r in results]) for f in ("full", "identity")}
+        assert result["full"] > result["identity"] + 15
 
 
-def test_stitches_are_what_their_families_say(swept):
+def test_stitches_satisfy_the_constraints_of_their_families(swept):
     _, _, results = swept
     for result in results:
         for (_, family), (stitch, _) in result.stitches.items():
@@ -478,7 +480,7 @@ def test_stitches_are_what_their_families_say(swept):
             assert not stitch.bias.any()
 
 
-def test_a_pair_depends_on_itself_alone(swept, sweep):
+def test_a_pair_is_independent_of_the_others(swept, sweep):
     members, _, results = swept
     (alone,) = sweep.run(members.get, [(2, 1)], seed=4)
     assert alone.rows == results[2].rows and alone.curves == results[2].curves
@@ -495,7 +497,7 @@ def test_the_seed_moves_random_starts_and_orders(swept, sweep):
         assert (not np.array_equal(*matrices)) == differs, family
 
 
-def test_validation_picks_and_a_saved_stitch_repeats_its_accuracy(swept, sweep):
+def test_validation_selects_and_a_saved_stitch_has_its_accuracy(swept, sweep):
     members, _, results = swept
     dataset, zoo = trained()
     for result in results[:1]:
@@ -508,7 +510,7 @@ def test_validation_picks_and_a_saved_stitch_repeats_its_accuracy(swept, sweep):
 
 
 def test_batch_norm_statistics_are_re_estimated(swept, sweep):
-    """The first batch norm behind the stitch, against NumPy in float64 over the whole re-estimation set."""
+    """The first batch norm after the stitch, compared with NumPy in float64 over the whole re-estimation set."""
     members, _, results = swept
     dataset, zoo = trained()
     used = len(dataset.train) // CONFIG.eval_batch_size * CONFIG.eval_batch_size
@@ -534,7 +536,7 @@ def test_batch_norm_statistics_are_re_estimated(swept, sweep):
 
 
 def test_accuracy_counts_examples(sweep):
-    """The last batch is half empty, and what fills it up is always classified rightly."""
+    """The last batch is half padding, which is always classified correctly."""
     dataset, zoo = trained()
     plan = make_plan("identity", points=(1,))
     pair = Pair(zoo.member(0), zoo.member(0))
@@ -546,34 +548,34 @@ def test_accuracy_counts_examples(sweep):
     labels[1] = (labels[1] + 1) % 4
     count = jax.jit(lambda batch: evaluate.batch_scores(plan, pair, stitches, stats, batch, dataset.mean, dataset.std))
     for mask, right in (([1, 1, 1, 1, 1, 1], 5), ([1, 1, 1, 0, 0, 0], 2), ([1, 0, 0, 0, 0, 0], 1)):
-        (found,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
-        assert found.score.tolist() == [right]
+        (result,) = count(Batches(images, jnp.asarray(labels), jnp.asarray(mask, jnp.float32)))
+        assert result.score.tolist() == [right]
         losses = -jax.nn.log_softmax(logits)[np.arange(6), labels] * np.array(mask)
-        np.testing.assert_allclose(found.loss, [losses.sum()], rtol=1e-5)
+        np.testing.assert_allclose(result.loss, [losses.sum()], rtol=1e-5)
     broken = [[Stitch(stitches[0][0].matrix.at[0, 0, 0].set(jnp.nan))]]
     batch = Batches(images, jnp.asarray(labels), jnp.ones(6, jnp.float32))
     scores = jax.jit(lambda batch: evaluate.batch_scores(plan, pair, broken, stats, batch, dataset.mean, dataset.std))
-    (found,) = scores(batch)
-    assert np.isnan(found.score).all()  # and not what the first class gets
+    (result,) = scores(batch)
+    assert np.isnan(result.score).all()  # and not what the first class gets
 
 
-def test_a_stitch_that_failed_is_not_picked():
+def test_a_stitch_with_nan_is_not_chosen():
     plan = make_plan("full,birkhoff", dataclasses.replace(CONFIG, learning_rates=(1e-2, 1e-1)))
     assert _choose(plan, np.array([np.nan, 12.5, 50.0, 50.0])) == [1, 2]
     assert _choose(plan, np.array([np.nan, np.nan, 0.0, np.nan])) == [0, 2]
 
 
-def test_the_test_split_sees_only_what_validation_picked(swept, sweep, monkeypatch):
+def test_only_selected_stitches_are_evaluated_on_the_test_split(swept, sweep, monkeypatch):
     members, _, results = swept
     calls = []
-    accuracy = Lane._accuracy
+    accuracy = SweepShard._accuracy
 
     def spy(self, pairs, stitches, stats, batches, on_evaluation):
-        found = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
-        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), found))
-        return found
+        actual = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
+        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), actual))
+        return actual
 
-    monkeypatch.setattr(Lane, "_accuracy", spy)
+    monkeypatch.setattr(SweepShard, "_accuracy", spy)
     (result,) = sweep.run(members.get, [(0, 1)], seed=4)
     dataset, candidates = trained()[0], sweep.plan.candidates
     assert [(c[0].mask.sum(), c[1]) for c in calls] == [
@@ -613,12 +615,12 @@ def test_sgd_is_a_plain_loop(family, weight):
         return jax.value_and_grad(loss, (0, 1))(matrix, bias)
 
     x, y = normalize(dataset.train.images, dataset.mean, dataset.std), jnp.asarray(dataset.train.labels)
-    ours = {rate: [np.eye(4), np.zeros(4)] for rate in config.learning_rates}
+    path_here = {rate: [np.eye(4), np.zeros(4)] for rate in config.learning_rates}
     steps = len(dataset.train) // config.batch_size
     for e in range(config.epochs):
         state, metrics = epoch(state)
         order_key, _ = jax.random.split(jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 1), e))
-        for r, (rate, stitch) in enumerate(ours.items()):
+        for r, (rate, stitch) in enumerate(path_here.items()):
             losses = []
             for t, batch in enumerate(epoch_indices(order_key, len(dataset.train), config.batch_size)):
                 (value, gradients) = gradient(*(np.float32(part) for part in stitch), x[batch], y[batch])
@@ -630,7 +632,7 @@ def test_sgd_is_a_plain_loop(family, weight):
             np.testing.assert_allclose(metrics["loss"][0, r], np.mean(losses), rtol=1e-4)
             np.testing.assert_allclose(state.params[0][0]["family"]["matrix"][r], stitch[0], atol=2e-5)
             np.testing.assert_allclose(state.params[0][0]["bias"][r], stitch[1], atol=2e-5)
-    assert np.abs(ours[0.1][0] - np.eye(4)).max() > 0.01 and np.abs(ours[0.1][1]).max() > 1e-4
+    assert np.abs(path_here[0.1][0] - np.eye(4)).max() > 0.01 and np.abs(path_here[0.1][1]).max() > 1e-4
 
 
 @pytest.mark.slow
@@ -651,20 +653,20 @@ def test_learning_rates_train_as_each_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("execution", [Execution("vmap", "native"), Execution("map", "mixed")], ids=str)
-def test_every_execution_fits_alike(execution):
+def test_executions_give_equal_fits(execution):
     dataset, zoo = trained()
     pair = Pair(zoo.member(0), zoo.member(1))
     other = zoo.network.with_form(execution.conv)
     config = dataclasses.replace(SGD, learning_rates=(0.1, 0.01))
-    found = [
+    result = [
         train_only(make_plan("full,rank2,birkhoff", config, execution=e, network=network), pair, dataset)[1]
         for e, network in ((MAP, zoo.network), (execution, other))
     ]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *found)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), *result)
 
 
 @pytest.mark.slow
-def test_a_point_depends_on_itself_alone():
+def test_a_point_is_independent_of_the_others():
     """Random starts and training are the same whatever other layers and families there are."""
     dataset, zoo = trained()
     pair = Pair(zoo.member(0), zoo.member(1))
@@ -681,12 +683,12 @@ def test_a_point_depends_on_itself_alone():
     [("full,birkhoff", (0, 1)), pytest.param("full,rank2,identity", (1,), marks=pytest.mark.slow)],
 )
 @pytest.mark.slow
-def test_devices_that_share_a_pair_find_what_one_finds(families, points):
-    """One pair on two devices, in two lanes: by points, or where there is one point alone, by families."""
+def test_devices_that_share_a_pair_give_the_results_of_one(families, points):
+    """One pair on two devices, in two shards: by points, or if there is only one point, by families."""
     dataset, _ = trained()
     plan = make_plan(families, dataclasses.replace(CONFIG, epochs=2), points=points)
     alone, together = (Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:n]) for n in (1, 2))
-    assert [len(sweep.lanes) for sweep in (alone, together)] == [1, 2]
+    assert [len(sweep.shards) for sweep in (alone, together)] == [1, 2]
     seen = {alone: [], together: []}
     alone, together = (
         next(iter(sweep.run(trained()[1].member, [(0, 1)], on_epoch=epochs.append))) for sweep, epochs in seen.items()
@@ -701,14 +703,14 @@ def test_devices_that_share_a_pair_find_what_one_finds(families, points):
         assert {name: a[name] for name in a if name not in numbers} == {n: b[n] for n in b if n not in numbers}
         assert [a[name] for name in numbers] == pytest.approx([b[name] for name in numbers], rel=1e-4, abs=1e-5)
     for name, (stitch, stats) in alone.stitches.items():
-        for actual, wanted in zip(*map(jax.tree.leaves, (together.stitches[name], (stitch, stats))), strict=True):
-            np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-6)
+        for actual, expected in zip(*map(jax.tree.leaves, (together.stitches[name], (stitch, stats))), strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
-def test_families_see_the_second_half_from_where_they_are_rounded(epochs):
+def test_family_progress_is_one_half_at_the_halfway_epoch(epochs):
     config = FitConfig(epochs=epochs)
-    seen = [float(fit.phase(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
+    seen = [float(fit.family_progress(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
     second = [e >= config.halfway_epoch for e in range(epochs) for _ in range(2)]
     assert [value >= 0.5 for value in seen] == second
     assert seen == sorted(seen) and seen[0] == 0 and seen[-1] < 1
@@ -723,7 +725,7 @@ def test_fit_settings_are_checked(bad):
 # --- arguments ---
 
 
-def test_pairs_are_drawn_by_a_key():
+def test_pairs_are_drawn_by_a_seed():
     seeds = (3, 0, 8, 5)
     every = all_pairs(seeds)
     assert len(every) == 12 == len(set(every)) and all(a != b and {a, b} <= set(seeds) for a, b in every)
@@ -741,7 +743,7 @@ def test_pairs_are_drawn_by_a_key():
 
 
 @pytest.mark.parametrize(
-    "arguments,wanted",
+    "arguments,expected",
     [
         (((1,), 1), "seeds: got 1 member"),
         (((1,), "all"), "seeds: got 1 member"),
@@ -753,13 +755,13 @@ def test_pairs_are_drawn_by_a_key():
         (((1, 2), 1, 2**32), "pair_seed: got 4294967296"),
     ],
 )
-def test_pairs_that_cannot_be_drawn(arguments, wanted):
-    with pytest.raises(InputError, match=wanted):
+def test_pairs_that_cannot_be_drawn(arguments, expected):
+    with pytest.raises(InputError, match=expected):
         draw_pairs(*arguments)
 
 
 @pytest.mark.parametrize(
-    "settings,wanted",
+    "settings,expected",
     [
         ({"epochs": 0}, "epochs: got 0"),
         ({"batch_size": 0}, "batch_size: got 0"),
@@ -772,8 +774,8 @@ def test_pairs_that_cannot_be_drawn(arguments, wanted):
         ({"eval_batch_size": 0}, "eval_batch_size: got 0"),
     ],
 )
-def test_bad_configurations(settings, wanted):
-    with pytest.raises(InputError, match=wanted):
+def test_bad_configurations(settings, expected):
+    with pytest.raises(InputError, match=expected):
         FitConfig(**settings)
 
 
@@ -781,7 +783,7 @@ def test_plans_that_do_not_fit_the_data():
     dataset, _ = trained()
     with pytest.raises(InputError, match="families: rank5 exceeds the 4 channels of relu1"):
         Sweep(make_plan("full,rank5"), dataset)
-    with pytest.raises(InputError, match="batch_size: 73 is more than the 72 training images"):
+    with pytest.raises(InputError, match="batch_size: got 73, expected at most .* training images, 72"):
         Sweep(make_plan("full", dataclasses.replace(CONFIG, batch_size=73)), dataset)
     with pytest.raises(InputError, match="validation: "):
         nothing = Split(dataset.validation.images[:0], dataset.validation.labels[:0])

@@ -9,12 +9,12 @@ import pytest
 from stitch_helpers import SEEDS, acted, flags, scratch, trained
 
 import experiments.symmetry
-import symjax.stitching.acted
+import symjax.stitching.transformed
 from experiments.settings import run_command
 from symjax import plots, runs, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
-from symjax.stitching.acted import moments_need, stitch_to_acted
+from symjax.stitching.transformed import moments_memory, stitch_to_transformed
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,10 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     asked = []
     monkeypatch.setattr(experiments.symmetry, "measure", None)
     monkeypatch.setattr(experiments.symmetry, "homogeneity", None)
-    compute = experiments.symmetry.stitch_to_acted
-    monkeypatch.setattr(experiments.symmetry, "stitch_to_acted", lambda *a, **o: asked.append(a[3]) or compute(*a, **o))
+    compute = experiments.symmetry.stitch_to_transformed
+    monkeypatch.setattr(
+        experiments.symmetry, "stitch_to_transformed", lambda *a, **o: asked.append(a[3]) or compute(*a, **o)
+    )
     command("--layers", "relu2")
     assert not asked
     capsys.readouterr()
@@ -70,19 +72,19 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
 @pytest.mark.slow
 def test_members_in_groups_give_the_same_rows():
     dataset, members = trained()
-    passes = (zoo.evaluation_need(members.network, dataset.test), moments_need(members.network, dataset, (1,)))
+    passes = (zoo.evaluation_need(members.network, dataset.test), moments_memory(members.network, dataset, (1,)))
     keys = jax.random.split(jax.random.key(1), len(SEEDS))
     limit = max(need.bytes_for(1) for need in passes)
-    bounded = stitch_to_acted(members, dataset, keys, (1,), max_device_memory=limit)
-    assert len(bounded) == 2 * len(SEEDS) and bounded == stitch_to_acted(members, dataset, keys, (1,))
+    bounded = stitch_to_transformed(members, dataset, keys, (1,), max_device_memory=limit)
+    assert len(bounded) == 2 * len(SEEDS) and bounded == stitch_to_transformed(members, dataset, keys, (1,))
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        stitch_to_acted(members, dataset, keys, (1,), max_device_memory=limit - 1)
+        stitch_to_transformed(members, dataset, keys, (1,), max_device_memory=limit - 1)
 
 
 @pytest.mark.slow
 def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
     """Stopped in the second member: the first one's rows are there, and are not computed again."""
-    evaluate, calls = symjax.stitching.acted.evaluate_stitch, []
+    evaluate, calls = symjax.stitching.transformed.evaluate_stitch, []
 
     def stopped(*arguments, **options):
         calls.append(1)
@@ -91,12 +93,14 @@ def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
         return evaluate(*arguments, **options)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(symjax.stitching.acted, "evaluate_stitch", stopped)
+        patch.setattr(symjax.stitching.transformed, "evaluate_stitch", stopped)
         command("--layers", "relu2")
     rows = runs.read_csv("run/results.csv")
     assert list(rows.family) == ["matched", "identity"] and rows.seed.nunique() == 1
     calls.clear()
-    monkeypatch.setattr(symjax.stitching.acted, "evaluate_stitch", lambda *a, **o: calls.append(1) or evaluate(*a, **o))
+    monkeypatch.setattr(
+        symjax.stitching.transformed, "evaluate_stitch", lambda *a, **o: calls.append(1) or evaluate(*a, **o)
+    )
     command("--layers", "relu2")
     more = runs.read_csv("run/results.csv")
     assert len(calls) == 2 * (len(SEEDS) - 1) and len(more) == 2 * len(SEEDS)

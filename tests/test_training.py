@@ -1,4 +1,4 @@
-"""Training one member, against independent NumPy in float64."""
+"""Training one member, compared with NumPy in float64."""
 
 import dataclasses
 import math
@@ -96,8 +96,8 @@ def test_the_learning_rate_halves_after_each_quarter(epochs, steps_per_epoch):
 
     # Under a constant gradient every step of Adam's is as long as its rate.
     _, rates = jax.lax.scan(step, (params, tx.init(params)), length=total)
-    wanted = [0.125 * 0.5 ** math.floor(4 * t / total) for t in range(total)]
-    np.testing.assert_allclose(rates, wanted, rtol=1e-3)  # float32 in Adam's bias correction
+    expected = [0.125 * 0.5 ** math.floor(4 * t / total) for t in range(total)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-3)  # float32 in Adam's bias correction
 
 
 def rates_of(recipe, steps):
@@ -116,8 +116,8 @@ def rates_of(recipe, steps):
 def test_cosine_with_warm_up(name):
     recipe = Recipe(epochs=4, learning_rate=0.125, optimizer=name, schedule="cosine", warmup=0.25)
     t = np.arange(40)
-    wanted = 0.125 * 0.5 * (1 + np.cos(np.pi * t / 40)) * np.minimum(1, (t + 1) / 10)
-    np.testing.assert_allclose(rates_of(recipe, 10), wanted, rtol=1e-3)
+    expected = 0.125 * 0.5 * (1 + np.cos(np.pi * t / 40)) * np.minimum(1, (t + 1) / 10)
+    np.testing.assert_allclose(rates_of(recipe, 10), expected, rtol=1e-3)
     halved = 0.125 * 0.5 ** (4 * t // 40) * np.minimum(1, (t + 1) / 10)
     np.testing.assert_allclose(rates_of(dataclasses.replace(recipe, schedule="halving"), 10), halved, rtol=1e-3)
 
@@ -136,7 +136,7 @@ def test_recipes_of_old_have_their_old_fingerprint():
     assert Recipe(schedule="cosine", warmup=0.1).to_json()["schedule"] == "cosine"
 
 
-def test_weight_decay_is_on_kernels_alone():
+def test_weight_decay_applies_to_kernels_only():
     member = fresh(convolutional())
     params = jax.tree.map(jnp.ones_like, member.params)
     tx = optimizer(Recipe(weight_decay=0.1), 10)
@@ -163,7 +163,7 @@ def adam(weights, gradients_of, rates, decay):
 # --- the loop ---
 
 
-def test_training_is_that_of_numpy():
+def test_training_equals_numpy():
     recipe = Recipe(epochs=4, batch_size=24, learning_rate=0.05, weight_decay=0.01, flip=False, translate=0)
     data, network = dataset(), softmax_regression()
     assert len(data.train) == 24  # one batch, so that its order does not matter
@@ -199,7 +199,7 @@ def test_training_is_that_of_numpy():
 
 
 @pytest.mark.slow
-def test_native_and_matmul_convolutions_train_alike():
+def test_native_and_matmul_convolutions_train_equally():
     recipe = Recipe(epochs=1, batch_size=6, learning_rate=0.01, flip=True, translate=2)
     data = dataset()
     shared = device_data(data, pad_batches(data.validation, 4))
@@ -214,7 +214,7 @@ def test_native_and_matmul_convolutions_train_alike():
     assert min(jax.tree.leaves(moved)) > 1e-3  # all parameters and statistics take part
 
 
-def test_epochs_and_seeds_see_other_orders():
+def test_epochs_and_seeds_have_different_orders():
     recipe = Recipe(epochs=2, batch_size=6, learning_rate=0.01, flip=False, translate=0)
     data, network = dataset(), softmax_regression()
     shared = device_data(data, pad_batches(data.validation, 4))
@@ -280,8 +280,8 @@ def test_accuracy_is_over_examples_with_a_partial_last_batch(batch_size):
     answers = jnp.asarray(list(table.values()))
 
     def logits_of(images):
-        found = (images.reshape(images.shape[0], 1, -1) == lookup).all(-1)
-        return jax.nn.one_hot(answers[jnp.argmax(found, axis=1)], CLASSES)
+        result = (images.reshape(images.shape[0], 1, -1) == lookup).all(-1)
+        return jax.nn.one_hot(answers[jnp.argmax(result, axis=1)], CLASSES)
 
     assert float(accuracy(logits_of, pad_batches(split, batch_size))) == pytest.approx(0.7)
 
@@ -309,10 +309,10 @@ def test_pool_moments_are_those_of_all_data():
         }
     }
     pooled = pool_moments(jax.tree.map(jnp.asarray, stats))
-    for found, data in ((pooled["segments"][0]["norm"], x), (pooled["segments"][1], y)):
+    for result, data in ((pooled["segments"][0]["norm"], x), (pooled["segments"][1], y)):
         data = data.reshape(-1, 4)
-        np.testing.assert_allclose(found["mean"], data.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(found["var"], data.var(0), rtol=1e-4)
+        np.testing.assert_allclose(result["mean"], data.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(result["var"], data.var(0), rtol=1e-4)
 
 
 def test_pooled_batch_norm_is_exact():
@@ -329,7 +329,7 @@ def test_pooled_batch_norm_is_exact():
     assert np.abs(apply(member, x) - apply(pooled, x)).max() > 0.01
 
 
-def test_optax_state_holds_arrays_alone():
+def test_optax_state_has_only_arrays():
     """Checkpoints keep leaves, so whatever training depends on has to be one."""
     state = create_state(softmax_regression(), Recipe(), 3, jnp.int32(0))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
@@ -338,7 +338,7 @@ def test_optax_state_holds_arrays_alone():
     assert isinstance(optimizer(Recipe(), 3), optax.GradientTransformation)
 
 
-def test_shapes_of_data_are_told_without_making_it():
+def test_shapes_of_data_need_no_transfer():
     data = dataset()
     for batches in (None, pad_batches(data.validation, 4)):
         shapes, made = data_shapes(data, batches), device_data(data, batches)

@@ -1,10 +1,10 @@
-"""Stitching: the front of one model, a constrained linear layer on channels, the tail of another."""
+"""Stitching: connect the front of one model to the tail of another by a constrained linear layer on channels."""
 
 from symjax.stitching.api import StitchResult, stitch
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.families import FAMILIES, Family, parse_families
-from symjax.stitching.fit import FitConfig, Plan
 from symjax.stitching.matching import feature_moments, least_squares, matched
+from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.results import load_stitch
 from symjax.stitching.stitched import Pair, Stitch, apply_stitch
 from symjax.stitching.stitched import stitched_output as stitched_output

@@ -1,4 +1,4 @@
-"""Stitch one network to another: networks, data and points in, a table out."""
+"""The function `symjax.stitch`: stitch one network to another and return a table of penalties."""
 
 import contextlib
 import dataclasses
@@ -20,12 +20,12 @@ from symjax.network import Member, Network
 from symjax.spelling import described, one_line
 from symjax.stitching.evaluate import evaluate_member
 from symjax.stitching.families import Family, parse_families
-from symjax.stitching.fit import FitConfig, Plan
-from symjax.stitching.results import trouble
+from symjax.stitching.plan import FitConfig, Plan
+from symjax.stitching.results import numerical_warnings
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import Sweep, check_plan
+from symjax.training.custom import EXAMPLES, check_functions
 from symjax.training.loop import tree_types
-from symjax.training.own import EXAMPLES, check_functions
 
 PyTree = Any
 Point = str | int
@@ -34,18 +34,18 @@ OPTIONS = tuple(field.name for field in dataclasses.fields(FitConfig) if field.n
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StitchResult:
-    """What `stitch` returns.
+    """The result of `stitch`.
 
     Attributes:
-      table: a row for each point and family, with layer, starred, family, hyperparameter, start, learning_rate (that
-        validation picked), clean_accuracy (the mean of both networks' own), stitched_accuracy, penalty (clean less
-        stitched), val_accuracy, clean_accuracy_a, clean_accuracy_b, rank and sparsity (share of zero entries) of the
-        stitch's matrix. Accuracies are in percent. With an own metric, columns are named clean_score, stitched_score
-        and so on, and hold its means. Between different networks or points there are layer_b, the point of B, and
-        resize: how A's features were brought to the size of B's ("none", "mean", "nearest").
-      curves: a row for each point, family that trains, learning rate and epoch, with loss, accuracy and residual.
-      stitches: (layer, family) to its `Stitch`; (layer, layer_b, family) where the names of the points differ.
-      states: likewise the state of B (batch statistics) that belongs to the stitch.
+      table: a row per point and family with layer, starred, family, hyperparameter, start, learning_rate (selected by
+        validation), clean_accuracy (the mean over both networks), stitched_accuracy, penalty (clean - stitched),
+        val_accuracy, clean_accuracy_a, clean_accuracy_b, and rank and sparsity (the share of zero entries) of the
+        matrix. Accuracies are in percent. With a custom metric the columns are named clean_score, stitched_score and so
+        on, and contain means of its scores. Between different networks or points there are the columns layer_b, the
+        point of B, and resize, the method that resizes A's features to those of B ("none", "mean", "nearest").
+      curves: a row per point, family that trains, learning rate and epoch with loss, accuracy and residual.
+      stitches: (layer, family) to the `Stitch`; (layer, layer_b, family) if the names of the points differ.
+      states: likewise, the state of B (batch statistics) for the stitch.
     """
 
     table: pd.DataFrame
@@ -56,10 +56,10 @@ class StitchResult:
     __repr__ = one_line
 
     def plot(self, path: str | Path | None = None, *, ax=None):
-        """Return the figure of penalties: a group of bars for each layer, a bar for each family.
+        """Return the figure of penalties: a group of bars per layer with a bar per family.
 
         Args:
-          path, ax: as of all figures, see `symjax.plots`.
+          path, ax: the file and the axes of the figure, see `symjax.plots`.
         """
         from symjax.plots import penalties
 
@@ -82,44 +82,51 @@ def stitch(
     devices: Sequence[jax.Device] | None = None,
     **options: Any,
 ) -> StitchResult:
-    """Stitch the front of one network to the tail of another, and measure what that costs.
+    """Stitch the front of one network to the tail of another and measure the penalty.
 
-    At each point a stitch, a matrix (d_b, d_a) of each family, is trained on A's features so that B's tail does its
-    task on them; neither network changes. Batch statistics of the tail are re-estimated, then the stitch is scored.
+    At each point a matrix W (d_b, d_a) of each family is trained to minimize
 
-    Features of A whose size (height and width, or tokens) differs from that at B's point are brought to it: by mean
-    pooling where each is a multiple of B's, else by nearest neighbour. Points inside of residual blocks (starred) take
-    the skip of A; two different ones can be stitched where that has the same shape in both.
+        loss(tail_b(W front_a(x)), targets),
 
-    While stitches train, B's tail runs in training mode. Dropout and the like are off in modules of Flax NNX; in Linen
-    modules and functions, which have one switch for all of training, they are on, with one key a step for all stitches.
+    where W acts on the channels of A's features; both networks stay fixed. Then the batch statistics of the tail are
+    re-estimated and the stitch is evaluated. Its penalty is the mean accuracy of both networks minus that of the
+    stitched network.
+
+    Features of A of another size (height and width, or tokens) are resized to that of B's features: by mean pooling if
+    each axis is a multiple of that of B, else by nearest neighbour. A stitch inside a residual block (at a starred
+    point) uses the skip connection of A; two different starred points can be stitched if it has the same shape in both.
+
+    While stitches train, B's tail runs in training mode. Dropout and similar operations are off in Flax NNX modules. In
+    Linen modules and functions, whose training mode is a single switch, they are on, with one key per step for all
+    stitches.
 
     Args:
-      a: the network of the front and its variables: a `Member`, or what `Network.member` takes, such as an NNX module.
-      b: likewise, of the tail. Both take the same inputs.
-      at: a point by name; a tuple (point of A, point of B) where they differ; or a list of these.
-      families: names with commas between (`symjax.stitching.parse_families`), or families.
-      train: inputs (n, ...) of any type as the networks take them, which are not normalised, and targets (n, ...):
-        integer classes (n,), or whatever `loss` and `metric` take.
-      test: likewise; looked at once, by the stitches that validation picked.
-      validation: the share of `train` that is not trained on, and picks among learning rates.
-      loss: a function of outputs and targets of a batch, the scalar to be minimised; cross-entropy by default.
-      metric: a function of outputs and targets of a batch that says for each example how good its output is, (n,), the
-        higher the better; accuracy by default.
-      seed: of random numbers and of the choice of validation examples.
-      devices: share the stitches; all local ones by default.
-      **options: of `FitConfig`: epochs, batch_size, learning_rates, optimizer, schedule, start, bias, ...
+      a: the network of the front and its variables: a `Member`, or an argument of `Network.member` such as an NNX
+        module.
+      b: likewise, of the tail. Both networks have the same inputs.
+      at: the name of a point, a tuple (point of A, point of B), or a list of these.
+      families: names with commas between (`symjax.stitching.parse_families`), or a sequence of families.
+      train: (inputs, targets). Inputs (n, ...) have the shape and dtype of the networks' inputs and are not normalized.
+        Targets (n, ...) are integer classes (n,), or values for `loss` and `metric`.
+      test: likewise. Only the stitches that validation selects are evaluated on it.
+      validation: the share of `train` that is held out to select the learning rate.
+      loss: a function of outputs and targets of a batch that returns the scalar to minimize; by default cross-entropy.
+      metric: a function of outputs and targets of a batch that returns a score per example, (n,), higher is better; by
+        default accuracy.
+      seed: of random numbers and of the split into training and validation examples.
+      devices: the devices that share the stitches; by default all local ones.
+      **options: fields of `FitConfig`: epochs, batch_size, learning_rates, optimizer, schedule, start, bias, ...
 
     Returns:
-      A `StitchResult`: `table`, `stitches`, `plot()`.
+      A `StitchResult` with `table`, `curves`, `stitches`, `states` and the method `plot`.
 
     Warns:
-      UserWarning: losses that are not finite, or projections that miss their constraint.
+      UserWarning: a loss is not finite, or a projection misses its constraint.
 
     Raises:
-      InputError: wrong arguments, before anything is compiled: points that do not exist, or whose features have unequal
-        ranks, a family of square matrices between unequal widths, inputs that the networks do not take, targets that
-        are no classes where no loss is given.
+      InputError: before compilation, if a point does not exist, the features at two points have unequal ranks, a family
+        of square matrices connects unequal widths, the networks do not take the inputs, or targets are not classes and
+        no loss is given.
 
     Example:
         >>> import jax, jax.numpy as jnp, symjax
@@ -145,27 +152,27 @@ def stitch(
     network, member_a = _member("a", a)
     network_b, member_b = _member("b", b)
     if unknown := [name for name in options if name not in OPTIONS]:
-        raise InputError(f"{unknown[0]}: is no option of stitch; options are {', '.join(OPTIONS)}")
+        raise InputError(f"{unknown[0]}: is not an option of stitch; options are {', '.join(OPTIONS)}")
     config = FitConfig(loss=loss, metric=metric, **options)
     seed = integer("seed", seed)
     families = parse_families(families) if isinstance(families, str) else families
     plan = Plan(network, _points(network, network_b, at), families, config, parallel.default_execution(), network_b)
     source = Source("data", _split("train", train), _split("test", test), (), normalize=False)
-    with _own_words():
+    with _renamed_data():
         dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
     check_plan(plan, dataset)
-    outputs = [_outputs(one, dataset) for one in (network, network_b)]
+    outputs = [_outputs(net, dataset) for net in (network, network_b)]
     targets = jax.ShapeDtypeStruct((EXAMPLES, *dataset.train.labels.shape[1:]), dataset.train.labels.dtype)
     check_functions(loss, metric, network_b, outputs[1], targets, _num_classes(source))
 
     sweep = Sweep(plan, dataset, num_pairs=1, devices=devices)
     (result,) = sweep.run({0: member_a, 1: member_b}.get, [(0, 1)], seed=seed)
-    if text := trouble(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
+    if text := numerical_warnings(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
         warnings.warn(text, stacklevel=2)
-    score = {"batch_size": config.eval_batch_size, "metric": metric}
-    comparable = tree_types(outputs[0]) == tree_types(outputs[1])  # else A's task is another one than B's
-    clean_a = evaluate_member(network, member_a, dataset.test, None, None, **score) if comparable else np.nan
-    clean_b = evaluate_member(network_b, member_b, dataset.test, None, None, **score)
+    evaluation = {"batch_size": config.eval_batch_size, "metric": metric}
+    same_task = tree_types(outputs[0]) == tree_types(outputs[1])
+    clean_a = evaluate_member(network, member_a, dataset.test, None, None, **evaluation) if same_task else np.nan
+    clean_b = evaluate_member(network_b, member_b, dataset.test, None, None, **evaluation)
     return _result(result, clean_a, clean_b, metric is None)
 
 
@@ -201,10 +208,10 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (*dict.fromkeys((row["layer"], row.get("layer_b", row["layer"]))), row["family"])
 
 
-def _member(name: str, given: Any) -> tuple[Network, Member]:
-    if not (isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], Network)):
-        raise InputError(f"{name}: got {short(given)}, expected (a Network, its variables)")
-    network, variables = given
+def _member(name: str, argument: Any) -> tuple[Network, Member]:
+    if not (isinstance(argument, tuple) and len(argument) == 2 and isinstance(argument[0], Network)):
+        raise InputError(f"{name}: got {short(argument)}, expected (a Network, its variables)")
+    network, variables = argument
     try:
         return network, network.member(variables)
     except InputError as error:
@@ -212,27 +219,27 @@ def _member(name: str, given: Any) -> tuple[Network, Member]:
 
 
 def _points(network: Network, network_b: Network, at) -> tuple[tuple[int, int], ...]:
-    """Pairs of indices, each once."""
+    """Return pairs of indices, each once."""
     pairs = []
-    for one in at if isinstance(at, list) else [at]:
-        first, second = one if isinstance(one, tuple) and len(one) == 2 else (one, one)
+    for point in at if isinstance(at, list) else [at]:
+        point_a, point_b = point if isinstance(point, tuple) and len(point) == 2 else (point, point)
         with renamed(point="at"):
-            pairs.append((network.index(first), network_b.index(second)))
+            pairs.append((network.index(point_a), network_b.index(point_b)))
     if not pairs:
-        raise InputError(f"at: got none; points of {network.name} are {', '.join(one.name for one in network.points)}")
+        raise InputError(f"at: got none; points of {network.name} are {', '.join(p.name for p in network.points)}")
     return tuple(dict.fromkeys(pairs))
 
 
-def _split(name: str, given: Any) -> Split:
-    if not (isinstance(given, (tuple, list)) and len(given) == 2):
-        raise InputError(f"{name}: got {short(given)}, expected (inputs, targets)")
-    with _own_words(f"{name}: "):
-        return Split(*given)
+def _split(name: str, argument: Any) -> Split:
+    if not (isinstance(argument, (tuple, list)) and len(argument) == 2):
+        raise InputError(f"{name}: got {short(argument)}, expected (inputs, targets)")
+    with _renamed_data(f"{name}: "):
+        return Split(*argument)
 
 
 @contextlib.contextmanager
-def _own_words(prefix: str = ""):
-    """Errors of data sets, which have images and labels, about inputs and targets."""
+def _renamed_data(prefix: str = ""):
+    """Rename images and labels in the errors of data sets to inputs and targets."""
     try:
         yield
     except InputError as error:
@@ -240,18 +247,18 @@ def _own_words(prefix: str = ""):
 
 
 def _outputs(network: Network, dataset: Dataset) -> PyTree:
-    """Shapes and types of a network's outputs on `EXAMPLES` inputs; an InputError where it does not take them."""
+    """Return shapes and dtypes of the outputs for `EXAMPLES` inputs; raise an InputError if the inputs do not fit."""
     leaves, inputs = jax.tree.leaves(network.example), dataset.train.images
     fits = len(leaves) == 1 and leaves[0].shape[1:] == inputs.shape[1:]
     if not fits or np.issubdtype(leaves[0].dtype, np.integer) != np.issubdtype(inputs.dtype, np.integer):
-        given, expected = described(inputs, "n"), described(network.example, "n")
-        raise InputError(f"train: got inputs {given}, expected {expected} as of the example of {network.name}")
+        expected = f"{described(network.example, 'n')} as in the example of {network.name}"
+        raise InputError(f"train: got inputs {described(inputs, 'n')}, expected {expected}")
     x = jax.ShapeDtypeStruct((EXAMPLES, *inputs.shape[1:]), inputs.dtype)
     return jax.eval_shape(network.apply, network.shapes, x)
 
 
 def _num_classes(source: Source) -> int | None:
-    """How many classes integer targets (n,) from 0 stand for; None where they are no classes."""
+    """Return the number of classes of integer targets (n,) from 0; None if the targets are not classes."""
     labels = [part.labels for part in (source.train, source.test) if len(part)]
     if any(part.ndim != 1 or part.dtype.kind not in "iu" or part.min() < 0 for part in labels):
         return None

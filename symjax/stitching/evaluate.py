@@ -1,9 +1,9 @@
-"""Evaluating stitches: the tail's batch-norm statistics re-estimated exactly, then accuracy over examples.
+"""Evaluate stitches: re-estimate the batch-norm statistics of the tail, then compute scores over examples.
 
 The running statistics of B's batch norms belong to B's own features. Before every evaluation they are replaced by those
-of the stitched features: a pass without gradients over training batches, each normalised by its own statistics, pooled
-exactly over batches (`training.pool_moments`). Matrices, the factors where a stitch acts by them, biases and these
-statistics are what is saved, so a loaded stitch reproduces its reported accuracy.
+of the stitched features: a pass without gradients over training batches, in which each batch is normalized by its own
+statistics, and these are pooled exactly over batches (`training.pool_moments`). The saved stitch contains its matrix,
+factors, bias and these statistics, so that a loaded stitch reproduces its reported accuracy.
 """
 
 from collections.abc import Callable
@@ -19,91 +19,90 @@ from symjax.data import normalize, statistics
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.parallel import concatenate, count_members, each_stack, take
-from symjax.stitching.fit import Plan
-from symjax.stitching.junction import carried_to, junction, point_pair
-from symjax.stitching.stitched import Pair, Stitch, aligned, stitched_output
+from symjax.stitching.junction import carried_values, junction, point_pair
+from symjax.stitching.plan import Plan
+from symjax.stitching.stitched import Pair, Stitch, pad_factors, stitched_output
 from symjax.training.evaluation import Batches, pad_batches, pool_moments, total_score
 from symjax.training.task import cross_entropy
 
 PyTree = Any
 
 
-def several(of_batch: Callable, members: PyTree, shared: PyTree) -> PyTree:
-    """`of_batch(*members, batch, ...)` for several batches in one program.
+def over_batches(fn: Callable, members: PyTree, shared: PyTree) -> PyTree:
+    """Compute `fn(*members, batch, ...)` for several batches in one program.
 
     Args:
-      of_batch: `batch_statistics` or `batch_scores` of a plan.
-      members: what comes first to it.
-      shared: batches, stacked; how many of them count (the others cost nothing); what else comes to `of_batch`.
+      fn: `batch_statistics` or `batch_scores` of a plan.
+      members: its first arguments.
+      shared: stacked batches, the number of batches to process, and the remaining arguments of `fn`.
 
     Returns:
-      What it returns, with a leading axis over batches; zeros for those that do not count.
+      The results with a leading axis over batches; zeros for the batches that are not processed.
     """
     batches, count, *others = shared
 
     def at(i):
-        return of_batch(
-            *members, jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches), *others
-        )
+        batch = jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, i, keepdims=False), batches)
+        return fn(*members, batch, *others)
 
-    def step(i, found):
-        return jax.tree.map(lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, i, 0), found, at(i))
+    def step(i, results):
+        return jax.tree.map(lambda rows, new: lax.dynamic_update_index_in_dim(rows, new, i, 0), results, at(i))
 
     length, shapes = count_members(batches), jax.eval_shape(at, jnp.int32(0))
     return lax.fori_loop(0, count, step, jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes))
 
 
 def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], images: jax.Array, mean, std):
-    """Per point and family, B's statistics on one batch of A's features, stitched by each of a stack of stitches.
+    """Return per point and family the statistics of B on one batch of A's features, for each of a stack of stitches.
 
-    Where the network needs a key it is the same in all batches.
+    A network that needs a key gets the same one in all batches.
     """
-    fronts = carried_to(plan.junctions, plan.network, pair.a, normalize(images, mean, std))
+    fronts = carried_values(plan.junctions, plan.network, pair.a, normalize(images, mean, std))
     key = jax.random.key(0) if plan.network_b.needs_key else None
 
     def statistics(point, carried, stitch):
         return stitched_output(plan.network_b, pair.b, carried, stitch, point, "moments", key=key)[1]
 
     return [
-        each_stack(partial(statistics, at.b, carried), aligned(of_point), plan.execution)
-        for at, carried, of_point in zip(plan.junctions, fronts, stitches, strict=True)
+        each_stack(partial(statistics, at.b, carried), pad_factors(point_stitches), plan.execution)
+        for at, carried, point_stitches in zip(plan.junctions, fronts, stitches, strict=True)
     ]
 
 
 class Scores(NamedTuple):
-    """Sums over the examples of one batch, each (stitches,): one family's after the other's."""
+    """Sums over the examples of one batch, each (stitches,), family by family."""
 
-    score: jax.Array  # of the metric: how many are classified rightly, where it is the default
+    score: jax.Array  # of the metric; by default the number of correctly classified examples
     loss: jax.Array
 
 
 def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
-    """Per point, how well each stitch does on the examples of one batch; stitches and stats per point and family."""
-    fronts = carried_to(plan.junctions, plan.network, pair.a, normalize(batch.images, mean, std))
+    """Return the scores of all stitches of each point on one batch; `stitches` and `stats` are per point and family."""
+    fronts = carried_values(plan.junctions, plan.network, pair.a, normalize(batch.images, mean, std))
     loss_of, metric = plan.config.loss or cross_entropy, plan.config.metric
 
-    def loss_of_example(output, target):
-        one = jax.tree.map(lambda leaf: leaf[None], (output, target))
-        return loss_of(*one).astype(batch.mask.dtype)
+    def example_loss(output, target):
+        example = jax.tree.map(lambda leaf: leaf[None], (output, target))
+        return loss_of(*example).astype(batch.mask.dtype)
 
     def score(point, carried, item):
         stitch, state = item
         tail = Member(pair.b.params, state)
         outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
-        losses = jax.vmap(loss_of_example)(outputs, batch.labels)  # since padding is no part of a mean
+        losses = jax.vmap(example_loss)(outputs, batch.labels)  # per example, since means exclude padding
         return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask))
 
     scores = []
-    for at, carried, of_point, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
-        items = list(zip(aligned(of_point), states, strict=True))
+    for at, carried, point_stitches, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
+        items = list(zip(pad_factors(point_stitches), states, strict=True))
         scores.append(concatenate(each_stack(partial(score, at.b, carried), items, plan.execution)))
     return scores
 
 
-def pool(found: list[list[list[PyTree]]]) -> list[list[PyTree]]:
-    """Statistics of several calls, on the host and each (pairs, batches, ...), pooled over all batches."""
-    together = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1).swapaxes(0, 1), *found)
-    return [[pool_moments(of_family) for of_family in of_point] for of_point in together]
+def pool_statistics(results: list[list[list[PyTree]]]) -> list[list[PyTree]]:
+    """Pool statistics over all batches of several calls, whose leaves are (pairs, batches, ...) on the host."""
+    batches = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1).swapaxes(0, 1), *results)
+    return [[pool_moments(family_stats) for family_stats in point_stats] for point_stats in batches]
 
 
 def evaluate_stitch(
@@ -121,34 +120,49 @@ def evaluate_stitch(
     network_b: Network | None = None,
     metric: Callable | None = None,
 ) -> float:
-    """Accuracy in percent of one saved stitch on a data split, or the mean score of another metric.
+    """Return the accuracy of one stitch on a data split in percent, or the mean score of another metric.
 
     Args:
       network: of both members, or of A.
-      a, b: front and tail.
-      stitch, stats: as `symjax.stitching.results.load_stitch` returns them.
-      point: of the stitch, by name or index; (point of A, point of B) where they differ.
-      split: images and labels (`symjax.data.Split`).
-      mean, std: of the data set.
-      batch_size: of the passes; the one of the original evaluation repeats it exactly.
-      network_b: of B, where it is not A's.
+      a, b: the members of the front and of the tail.
+      stitch, stats: the stitch and the state of B, as returned by `load_stitch`.
+      point: of the stitch, by name or index; (point of A, point of B) if these differ.
+      split: images (n, ...) as stored and labels (`symjax.data.Split`).
+      mean, std: of the data set, (channels,); None for inputs that are not normalized.
+      batch_size: of the passes; that of the original evaluation reproduces it exactly.
+      network_b: of B, if it is not that of A.
       metric: as of `FitConfig`.
+
+    Raises:
+      InputError: a point does not exist, or the shape of the matrix is not (channels of B, channels of A).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, symjax
+        >>> from symjax import data, stitching
+        >>> def mlp(weight, x):
+        ...     return symjax.stitch_point(jax.nn.relu(x), "relu1") @ weight
+        >>> network = symjax.Network.from_function(mlp, jnp.eye(2), example=jnp.ones((1, 2)))
+        >>> member = network.member(jnp.eye(2))
+        >>> split = data.Split(jnp.eye(2), jnp.array([0, 1]))
+        >>> stitch = stitching.Stitch(jnp.eye(2))
+        >>> stitching.evaluate_stitch(network, member, member, stitch, member.state, "relu1", split, None, None)
+        100.0
     """
     network_b = network if network_b is None else network_b
-    first, second = point_pair(point)
-    points = network.index(first), network_b.index(second)
+    point_a, point_b = point_pair(point)
+    points = network.index(point_a), network_b.index(point_b)
     if (shape := np.shape(stitch.matrix)) != (expected := junction(network, network_b, *points).shape):
         raise InputError(f"stitch, point: got a matrix {shape} at {point}, expected {expected}")
     mean, std = statistics(mean, std, split.images.shape[-1:])
     if stitch.bias is not None and not np.any(stitch.bias):
-        stitch = stitch._replace(bias=None)  # as in the original evaluation, where there was none
+        stitch = stitch._replace(bias=None)  # saved biases of zeros are None in the original evaluation
     data, tail = pad_batches(split, batch_size), Member(b.params, stats)
     score = partial(_stitched_score, (network, network_b), points, metric, Pair(a, tail), stitch)
     return _mean_score(score, data, mean, std, metric)
 
 
 def evaluate_member(network: Network, member: Member, split, mean, std, *, batch_size=32, metric=None) -> float:
-    """Accuracy in percent of a network without a stitch, or the mean score of another metric; see `evaluate_stitch`."""
+    """Return the accuracy in percent of a network, or the mean score of another metric; see `evaluate_stitch`."""
     mean, std = statistics(mean, std, split.images.shape[-1:])
     return _mean_score(partial(_score, network, metric, member), pad_batches(split, batch_size), mean, std, metric)
 
@@ -160,9 +174,9 @@ def _mean_score(score: Callable, data: Batches, mean, std, metric) -> float:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _stitched_score(networks, points, metric, pair: Pair, stitch: Stitch, batch: Batches, mean, std):
-    """The score of one stitch on one batch; compiled once for all stitches of a point."""
+    """Return the score of one stitch on one batch; compiled once for all stitches of a point."""
     at = junction(*networks, *points)
-    (carried,) = carried_to([at], networks[0], pair.a, normalize(batch.images, mean, std))
+    (carried,) = carried_values([at], networks[0], pair.a, normalize(batch.images, mean, std))
     outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, at.b, "inference")
     return total_score(outputs, batch.labels, batch.mask, metric)
 

@@ -1,4 +1,4 @@
-"""Closed forms between the features of two models: second moments, batch by batch, and what follows from them."""
+"""Closed-form stitches from second moments of the features of two models."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from symjax.spelling import one_line
 
 
 class FeatureMoments(NamedTuple):
-    """Second moments of features x (to be stitched) and y (wanted), averaged over examples and pixels."""
+    """Second moments of features x (which are mapped) and y (the target), averaged over examples and pixels."""
 
     xx: jax.Array  # (d_x, d_x), mean of x_i x_j
     yx: jax.Array  # (d_y, d_x), mean of y_i x_j
@@ -23,10 +23,29 @@ class FeatureMoments(NamedTuple):
 
 
 def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
-    """Moments of one batch; those of equal batches are averaged. Inputs (..., d), all leading axes are samples."""
+    """Return the second moments E[x x'], E[y x'] and E[y_i^2] of one batch.
+
+    The moments of several batches of equal size are the mean of their moments.
+
+    Args:
+      x: features (..., d_x), floats; all leading axes are samples.
+      y: features (..., d_y) of the same samples.
+
+    Returns:
+      `FeatureMoments` in float32.
+
+    Raises:
+      InputError: shapes that do not match, empty arrays or entries that are not finite.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from symjax.stitching import feature_moments
+        >>> feature_moments(jnp.eye(4), jnp.ones((4, 3))).yx.shape
+        (3, 4)
+    """
     x, y = real("x", x), real("y", y)
     if x.ndim < 2 or x.shape[:-1] != y.shape[:-1] or not (x.size and y.size):
-        raise InputError(f"x, y: got shapes {x.shape} and {y.shape}, wanted (..., d), equally many samples of both")
+        raise InputError(f"x, y: got shapes {x.shape} and {y.shape}, expected (..., d), equally many samples of both")
     require_finite("x", x)
     require_finite("y", y)
     x, y = (value.reshape(-1, value.shape[-1]).astype(jnp.float32) for value in (x, y))
@@ -36,11 +55,23 @@ def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:
 
 
 def matched(moments: FeatureMoments) -> jax.Array:
-    """The G_ReLU-Procrustes map from x to y: a permutation of channels with positive scaling, as a matrix (d_y, d_x).
+    """Return the G_ReLU-Procrustes map from x to y: a permutation of channels with positive scaling.
 
-    With every channel brought to unit norm, the permutation p maximises sum_i <y_i, x_p(i)>, and channel i is scaled
-    by |y_i| / |x_p(i)| (Godfrey et al. 2022, section 5). A channel that is dead in x keeps scale 1, one that is dead
-    in y gets scale 0, as it should.
+    With every channel divided by its norm, the permutation p maximizes sum_i <y_i, x_p(i)>; channel i is scaled by
+    |y_i| / |x_p(i)| (Godfrey et al. 2022, section 5). A zero channel of x has scale 1, a zero channel of y scale 0.
+
+    Args:
+      moments: of x and y with equal numbers of channels d.
+
+    Returns:
+      The matrix (d, d).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from symjax.stitching import feature_moments, matched
+        >>> x = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 3.0]])
+        >>> matched(feature_moments(x, 2 * x[:, ::-1])).round(3).tolist()
+        [[0.0, 2.0], [2.0, 0.0]]
     """
     x_norm, y_norm = jnp.sqrt(jnp.diagonal(moments.xx)), jnp.sqrt(moments.yy)
     safe = lambda norm: jnp.where(norm > 0, norm, 1)  # noqa: E731
@@ -49,9 +80,23 @@ def matched(moments: FeatureMoments) -> jax.Array:
 
 
 def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
-    """The matrix W (d_y, d_x) that minimises the mean of |y - W x|^2 + ridge * (mean channel power of x) * |W|^2.
+    """Return the matrix W (d_y, d_x) that minimizes E|y - W x|^2 + ridge * E|x|^2 / d_x * |W|_F^2.
 
-    The ridge, relative to the features' own scale, keeps dead and duplicate channels of x from blowing up.
+    The ridge, relative to the mean power of the channels of x, makes the problem well-posed for zero and for equal
+    channels.
+
+    Args:
+      moments: of x (d_x channels) and y (d_y channels).
+      ridge: a number from 0.
+
+    Raises:
+      InputError: a ridge that is not a number from 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from symjax.stitching import feature_moments, least_squares
+        >>> least_squares(feature_moments(jnp.eye(2), 3 * jnp.eye(2)), ridge=0.0).tolist()
+        [[3.0, 0.0], [0.0, 3.0]]
     """
     ridge = scalar("ridge", ridge, "a number from 0", lambda value: 0 <= value < float("inf"))
     channels = moments.xx.shape[0]
@@ -61,7 +106,7 @@ def least_squares(moments: FeatureMoments, *, ridge: float = 1e-5) -> jax.Array:
 
 
 def start_matrices(moments: FeatureMoments) -> dict[str, jax.Array]:
-    """The start matrices that do not depend on the family; between different widths, the one that there is."""
+    """Return the start matrices that do not depend on the family; for unequal widths, least squares alone."""
     rows, columns = moments.yx.shape
     if rows != columns:
         return {"least_squares": least_squares(moments)}

@@ -1,11 +1,12 @@
-"""The folder of a stitching run: tables of results and of learning curves, and the stitches themselves.
+"""The folder of a stitching run: the tables of results and of learning curves, and the stitches.
 
-    results.csv        a row for each pair, layer and family: accuracies and penalties in percent
-    curves.csv         loss and accuracy (percent) for each pair, layer, family and epoch
+    results.csv        a row per pair, layer and family: accuracies and penalties in percent
+    curves.csv         loss and accuracy (percent) per pair, layer, family and epoch
     stitches/3-5.npz   the stitches of the pair with front 3 and tail 5
-    parts/             the tables pair by pair, see `symjax.result_table`
+    parts/             the tables of each pair, see `symjax.result_table`
 
-A pair's files are written when the pair is done, its rows of results.csv last: where a row exists, the rest does.
+The files of a pair are written when the pair is complete, its rows of results.csv last. So if a row exists, its curves
+and stitch exist too.
 """
 
 import itertools
@@ -23,7 +24,7 @@ from symjax.checks import integers
 from symjax.checks import path as checked_path
 from symjax.errors import InputError
 from symjax.result_table import ResultTable, Schema
-from symjax.stitching.fit import Plan
+from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
 from symjax.summary import mean_and_deviation, with_both_layers
@@ -45,47 +46,50 @@ COLUMNS = (
 )
 ROWS = Schema("results", KEY, COLUMNS, part=("pair",), order=("model_a", "model_b", "layer_index"))
 CURVES = Schema("curves", {**KEY, "learning_rate": float, "epoch": int}, ("loss", "accuracy"), part=("pair",))
-FACTORS = ("left", "right")  # arrays of a stitch of low rank beside its matrix, which is their product
+FACTORS = ("left", "right")  # arrays of a stitch of low rank, whose product is its matrix
+RESIDUAL_LIMIT = 1e-3  # a projection fails if its residual is larger; residuals of successful ones are under 1e-4
 
 
 def pair_name(pair: tuple[int, int]) -> str:
-    """How a pair is named: front-tail."""
+    """Return the name of a pair of seeds: front-tail."""
     return f"{pair[0]}-{pair[1]}"
 
 
-MISSED = 1e-3  # a residual from which on a projection counts as failed; those of good ones are under 1e-4
+def numerical_warnings(curves: pd.DataFrame, where: str = "curves.csv") -> str:
+    """Return a sentence about losses that are not finite and failed projections; "" if there are none.
 
-
-def trouble(curves: pd.DataFrame, where: str = "curves.csv") -> str:
-    """A sentence on what went wrong numerically in training, by rows of curves.csv; empty if nothing did."""
-    told, key = [], ["pair", "layer", "layer_b", "family", "learning_rate"]
-    curves = curves.reindex(columns=[*key, "loss", "residual"])  # no families that train: no columns
-    for what, wrong in (
+    Args:
+      curves: the rows of curves.csv.
+      where: the name of the table, for the sentence.
+    """
+    warnings, key = [], ["pair", "layer", "layer_b", "family", "learning_rate"]
+    curves = curves.reindex(columns=[*key, "loss", "residual"])  # without families that train, the table is empty
+    for problem, is_affected in (
         ("the loss was not finite", ~np.isfinite(curves.loss.astype(float))),
-        (f"the projection missed its constraint by more than {MISSED:g}", curves.residual > MISSED),
+        (f"the projection missed its constraint by more than {RESIDUAL_LIMIT:g}", curves.residual > RESIDUAL_LIMIT),
     ):
-        if len(rows := curves[wrong]):
+        if len(rows := curves[is_affected]):
             stitches = dict.fromkeys(f"{row.family} at {row.layer}" for row in with_both_layers(rows).itertuples())
             count = len(rows[key].drop_duplicates())
-            told.append(f"in {count} stitch{'es' * (count > 1)} {what} ({', '.join(stitches)})")
-    return f"Beware: {'; '.join(told)}; see {where}." if told else ""
+            warnings.append(f"in {count} stitch{'es' * (count > 1)} {problem} ({', '.join(stitches)})")
+    return f"Warning: {'; '.join(warnings)}; see {where}." if warnings else ""
 
 
 class StitchResults:
-    """The contents of the folder of a stitching run."""
+    """The tables and stitches in the folder of a stitching run."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self._rows, self._curves = ResultTable(folder, ROWS), ResultTable(folder, CURVES)
 
     def record(self, **settings: Any) -> None:
-        """Write the last request, which is no part of the configuration, into config.json."""
+        """Write the last request, which is not part of the configuration, into config.json."""
         document = runs.read_json(self.folder / runs.CONFIG)
         request = {key: list(value) for key, value in settings.items()}
         runs.write_json(self.folder / runs.CONFIG, {**document, "request": request})
 
     def missing(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> dict[Plan, list[tuple[int, int]]]:
-        """Return plans of exactly what has no row, with fewer points and families than `plan`, and their pairs."""
+        """Return plans of the points and families of `plan` without a row, each with its pairs."""
         missing = set(self._rows.missing(_requested(pairs, plan)).itertuples(index=False, name=None))
         plans: dict[Plan, list[tuple[int, int]]] = {}
         for pair in pairs:
@@ -93,13 +97,13 @@ class StitchResults:
             for family in plan.families:
                 points = tuple(
                     point
-                    for point, at in zip(plan.points, plan.junctions, strict=True)
-                    if (pair_name(pair), at.front.name, at.tail.name, family.label) in missing
+                    for point, junction in zip(plan.points, plan.junctions, strict=True)
+                    if (pair_name(pair), junction.front.name, junction.tail.name, family.label) in missing
                 )
                 if points:
                     families.setdefault(points, []).append(family)
-            for points, of_points in families.items():
-                plans.setdefault(replace(plan, points=points, families=tuple(of_points)), []).append(pair)
+            for points, group in families.items():
+                plans.setdefault(replace(plan, points=points, families=tuple(group)), []).append(pair)
         return plans
 
     def add(
@@ -109,24 +113,24 @@ class StitchResults:
         clean_b: dict[int, float] | None = None,
         networks: tuple[str, str] | None = None,
     ) -> None:
-        """Write a pair's results; they replace older ones of the same layers and families.
+        """Write the results of a pair; they replace older ones of the same layers and families.
 
         Args:
           result: of the pair.
-          clean: accuracies of members without a stitch, by seed.
-          clean_b: likewise of tails, where they are of another network.
-          networks: the names of the networks of fronts and of tails in that case.
+          clean: accuracies of the members without a stitch, by seed.
+          clean_b: likewise, of the tails, if they are members of another network.
+          networks: the names of the networks of fronts and of tails, in that case.
         """
         a, b = result.pair
         clean_a, clean_b = clean[a], (clean_b or clean)[b]
         pair = {"pair": pair_name(result.pair), "model_a": a, "model_b": b}
         pair["clean_accuracy"] = float(np.mean([clean_a, clean_b]))
-        between = {}
+        network_columns = {}
         if networks is not None:
-            between = dict(zip(("network_a", "network_b"), networks, strict=True))
-            between |= {"clean_accuracy_a": clean_a, "clean_accuracy_b": clean_b}
+            network_columns = dict(zip(("network_a", "network_b"), networks, strict=True))
+            network_columns |= {"clean_accuracy_a": clean_a, "clean_accuracy_b": clean_b}
         rows = _with_layer_b(
-            {**pair, **row, "penalty": pair["clean_accuracy"] - row["stitched_accuracy"], **between}
+            {**pair, **row, "penalty": pair["clean_accuracy"] - row["stitched_accuracy"], **network_columns}
             for row in result.rows
         )
         self._write_stitches(result)
@@ -149,20 +153,20 @@ class StitchResults:
         runs.write_npz(path, arrays)
 
     def assemble(self) -> None:
-        """Write results.csv and curves.csv from the pairs' parts; of several processes the first alone."""
+        """Write results.csv and curves.csv from the parts of the pairs, in the first process."""
         self._rows.assemble()
         self._curves.assemble()
 
     def table(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> pd.DataFrame:
-        """Return the rows of these pairs and of the plan's layers and families, in the plan's order."""
+        """Return the rows of `pairs` and of the layers and families of `plan`, in its order."""
         return self._rows.select(_requested(pairs, plan))
 
     def curves(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> pd.DataFrame:
-        """Return the learning curves of these pairs and of the plan's layers and families, in the plan's order."""
+        """Return the learning curves of `pairs` and of the layers and families of `plan`, in its order."""
         return self._curves.select(_requested(pairs, plan))
 
     def merge(self, folders: Sequence[Path]) -> int:
-        """Write the results of all `folders`, among which this one is; return how many rows there are.
+        """Write the results of all `folders`, which include this one; return the number of rows.
 
         Raises:
           InputError: two folders have different results of one pair, layer and family.
@@ -178,7 +182,7 @@ class StitchResults:
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
-        """Return mean and standard deviation (n - 1) of the penalty over pairs, families down, layers across."""
+        """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
         table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
         text = mean_and_deviation(grouped, 1).unstack("layer")
@@ -186,15 +190,15 @@ class StitchResults:
 
 
 def _with_layer_b(rows: Iterable[dict]) -> pd.DataFrame:
-    """A table whose rows all have `layer_b`, which is `layer` where they name none."""
+    """Return a table with the column `layer_b`, by default equal to `layer`."""
     return pd.DataFrame({"layer_b": row["layer"], **row} for row in rows)
 
 
 def _requested(pairs: Iterable[tuple[int, int]], plan: Plan) -> pd.DataFrame:
-    """The keys of the rows of these pairs, layer by layer and family by family."""
+    """Return the keys of the rows of `pairs` and `plan`, sorted by layer, family and pair."""
     keys = [
-        (pair_name(pair), at.front.name, at.tail.name, family.label)
-        for at in sorted(plan.junctions, key=lambda at: (at.a, at.b))
+        (pair_name(pair), junction.front.name, junction.tail.name, family.label)
+        for junction in sorted(plan.junctions, key=lambda junction: (junction.a, junction.b))
         for family in plan.families
         for pair in sorted(pairs)
     ]
@@ -202,7 +206,7 @@ def _requested(pairs: Iterable[tuple[int, int]], plan: Plan) -> pd.DataFrame:
 
 
 def _prefix(layer: str, layer_b: str, family: str) -> str:
-    """The beginning of the names of a stitch's arrays."""
+    """Return the prefix of the names of the arrays of a stitch."""
     return "/".join((*dict.fromkeys((layer, layer_b)), family, ""))
 
 
@@ -211,11 +215,11 @@ def _keys(rows: pd.DataFrame, pair: str) -> Iterable[tuple[str, str, str]]:
 
 
 def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -> None:
-    """Write the arrays of all folders' files whose names begin with one of the folder's prefixes."""
+    """Write the arrays of the files `name` of all folders whose names start with one of the folder's prefixes."""
     merged: dict[str, tuple[Path, np.ndarray]] = {}
-    for folder, beginnings in prefixes.items():
+    for folder, folder_prefixes in prefixes.items():
         for key, array in runs.read_npz(folder / name).items():
-            if key.startswith(beginnings):
+            if key.startswith(folder_prefixes):
                 other, first = merged.setdefault(key, (folder, array))
                 if first.dtype != array.dtype or not np.array_equal(first, array, equal_nan=array.dtype.kind == "f"):
                     raise InputError(
@@ -228,38 +232,52 @@ def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -
 def load_stitch(
     folder: str | Path, pair: tuple[int, int], layer: str, family: str, like: Any, *, layer_b: str | None = None
 ) -> tuple[Stitch, Any]:
-    """A saved stitch and the batch-norm statistics of its tail, for `evaluate_stitch`.
+    """Return a saved stitch and the state of its tail (batch statistics), for `evaluate_stitch`.
 
     Args:
-      folder: of the run.
-      like: the statistics of the tail's own member, for their structure.
-      pair: seeds of front and tail.
+      folder: of the stitching run.
+      pair: the seeds of front and tail.
       layer, family, layer_b: as in results.csv.
+      like: the state of the member of the tail, which gives the structure.
+
+    Returns:
+      (`Stitch`, state), with NumPy arrays.
 
     Raises:
-      InputError: for a stitch that is not there, or a broken file.
+      InputError: the stitch does not exist, or the file is damaged.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np
+        >>> from symjax import runs, stitching
+        >>> arrays = {"relu1/full/matrix": np.eye(2), "relu1/full/bias": np.zeros(2)}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pathlib.Path(folder, "stitches").mkdir()
+        ...     runs.write_npz(pathlib.Path(folder, "stitches", "3-5.npz"), arrays)
+        ...     stitch, state = stitching.load_stitch(folder, (3, 5), "relu1", "full", like={})
+        >>> stitch.matrix.shape
+        (2, 2)
     """
     if len(integers("pair", pair)) != 2:
-        raise InputError(f"pair: got {pair}, wanted the seeds of front and tail")
+        raise InputError(f"pair: got {pair}, expected the seeds of front and tail")
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
     arrays, prefix = runs.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
-    found = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-    if "matrix" not in found:
+    saved = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+    if "matrix" not in saved:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
         raise InputError(f"layer, family: {path} has no {prefix[:-1]}; it has {', '.join(known)}")
-    stats = {key.removeprefix("stats/"): value for key, value in found.items() if key.startswith("stats/")}
-    factors = tuple(found[name] for name in FACTORS) if FACTORS[0] in found else None
-    return Stitch(found["matrix"], found["bias"], factors), unflatten(stats, like)
+    stats = {key.removeprefix("stats/"): value for key, value in saved.items() if key.startswith("stats/")}
+    factors = tuple(saved[name] for name in FACTORS) if FACTORS[0] in saved else None
+    return Stitch(saved["matrix"], saved["bias"], factors), unflatten(stats, like)
 
 
 def flatten(stats: Any) -> dict[str, np.ndarray]:
-    """The leaves of a statistics pytree by their paths, such as [1]['norm']['mean']."""
+    """Return the leaves of a pytree by their paths, such as [1]['norm']['mean']."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(stats)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
-    """The inverse of `flatten`, given a pytree of the same structure (the tail's own statistics)."""
+    """Invert `flatten`, given a pytree of the same structure."""
     if set(leaves) != set(flatten(like)):
         raise InputError("stats: the saved statistics belong to another model")
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path)], like)

@@ -1,4 +1,4 @@
-"""Choosing a family's number (alpha, lambda, rank, tau) for each pair and layer by validation."""
+"""Select the hyperparameter of a family (alpha, lambda, rank, tau) for each pair and layer by validation."""
 
 import pandas as pd
 
@@ -6,8 +6,8 @@ from symjax.errors import InputError
 from symjax.stitching.families import Family, parse_families
 from symjax.summary import with_both_layers
 
-# The published grids; of ranks and of SoftSort's temperature, which have none, powers of two and of ten.
-# Of the proximal lasso: what spreads sparsities on digits at the default step size; at 1 whole layers are lost.
+# The published grids. Ranks and the temperature of SoftSort have none; their grids are powers of two and of ten. The
+# grid of the proximal lasso gives a range of sparsities on digits at the default step size; at 1, layers become zero.
 GRIDS: dict[str, tuple[str, ...]] = {
     "birkhoff": ("1e-3", "1e-2", "1e-1", "1", "10"),
     "birkhoff_published": ("1e-3", "1e-2", "1e-1", "1", "10"),
@@ -19,10 +19,10 @@ GRIDS: dict[str, tuple[str, ...]] = {
 
 
 def with_numbers(family: str, numbers: str | None = None) -> tuple[Family, ...]:
-    """The family `family` with each of `numbers` (with commas between), by default those of its grid.
+    """Return the family named `family` with each of the comma-separated `numbers`, by default those of its grid.
 
     Raises:
-      InputError: none is given, or one that the family cannot have.
+      InputError: the family has no grid, or a number is not valid for it.
     """
     if numbers is None and family not in GRIDS:
         raise InputError(f"family: {family!r} has no grid; give numbers, or choose one of {', '.join(GRIDS)}")
@@ -31,25 +31,25 @@ def with_numbers(family: str, numbers: str | None = None) -> tuple[Family, ...]:
 
 
 def choose(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each pair and layer, the row with the best validation accuracy; of equals, the first in the table's order.
+    """Return for each pair and layer the row with the best validation accuracy, the first one of equals.
 
-    Test accuracies have no part in the choice: only those of the chosen rows are a cross-validated result.
+    The choice does not use test accuracies. So the test accuracies of the chosen rows are a cross-validated result.
 
     Args:
-      table: rows of one family with several numbers, as of results.csv: pair, layer, hyperparameter, val_accuracy and
-        whatever else.
+      table: rows of results.csv of one family with several hyperparameters. It needs the columns pair, layer,
+        hyperparameter and val_accuracy.
 
     Returns:
       The chosen rows, in the order of the table.
 
     Raises:
-      InputError: for a pair and layer that lack one of the numbers, or a validation accuracy that is missing.
+      InputError: a pair and layer lack one of the hyperparameters, or a validation accuracy is missing.
     """
     if table.val_accuracy.isna().any():
-        raise InputError("table: val_accuracy is missing in some rows, wanted a number in each")
+        raise InputError("table: val_accuracy is missing in some rows, expected a number in each")
     groups = with_both_layers(table).groupby(["pair", "layer"], sort=False)
-    counts, wanted = groups.hyperparameter.nunique(), table.hyperparameter.nunique()
-    if (counts != wanted).any():
-        pair, layer = counts.index[counts != wanted][0]
-        raise InputError(f"table: pair {pair}, layer {layer} has {counts[pair, layer]} of {wanted} values")
+    counts, expected = groups.hyperparameter.nunique(), table.hyperparameter.nunique()
+    if (counts != expected).any():
+        pair, layer = counts.index[counts != expected][0]
+        raise InputError(f"table: pair {pair}, layer {layer} has {counts[pair, layer]} of {expected} values")
     return table.loc[sorted(groups.val_accuracy.idxmax())]

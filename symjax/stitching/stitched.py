@@ -1,4 +1,4 @@
-"""The stitched forward: features of A at a point, a matrix on their channels, the tail of B."""
+"""The stitched forward pass: features of A at a point, a matrix on their channels, the tail of B."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ PyTree = Any
 
 
 class Pair(NamedTuple):
-    """An ordered pair of members: the front of `a` goes into the tail of `b`. Neither is ever changed."""
+    """An ordered pair of members: stitches connect the front of `a` to the tail of `b`. Both stay unchanged."""
 
     a: Member
     b: Member
@@ -27,48 +27,65 @@ class Pair(NamedTuple):
 
 
 class Stitch(NamedTuple):
-    """What acts on channels: y_i = sum_j matrix_ij x_j + bias_i.
+    """An affine map of channels, y_i = sum_j matrix_ij x_j + bias_i.
 
-    A stitch of low rank may come with factors, whose product the matrix is: then they act in its place, which costs
-    r (d_a + d_b) / (d_a d_b) as much, and a convolution that follows at once works on r channels. To act by another
-    matrix, replace them by None with it.
+    A stitch of low rank can have factors, whose product is the matrix. Then the factors are applied instead, at
+    r (d_a + d_b) / (d_a d_b) of the cost; a convolution that follows directly works on r channels. Set the factors to
+    None when you replace the matrix.
     """
 
     matrix: jax.Array  # (d_b, d_a)
-    bias: jax.Array | None = None  # (d_b,); None: none
+    bias: jax.Array | None = None  # (d_b,)
     factors: tuple[jax.Array, jax.Array] | None = None  # (d_b, r) and (r, d_a)
 
     __repr__ = one_line
 
 
 def low_rank(factors: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array] | None:
-    """The factors of a stitch where its rank is so low that they cost half of the matrix or less; else None."""
+    """Return the factors of a stitch if applying them costs at most half as much as the matrix; else None."""
     if factors is None:
         return None
     (d_b, rank), d_a = factors[0].shape[-2:], factors[1].shape[-1]
     return factors if 2 * rank * (d_a + d_b) <= d_a * d_b else None
 
 
-def aligned(stitches: Sequence[Stitch]) -> list[Stitch]:
-    """Stacks of stitches of one point, their factors filled up with zeros to the largest rank, so that they run as one.
+def pad_factors(stitches: Sequence[Stitch]) -> list[Stitch]:
+    """Return stacks of stitches of one point, with factors zero-padded to the largest rank, so that they run as one.
 
-    A program for each rank would save operations, but loops of one round are the slower ones on a CPU.
+    Separate programs for each rank would save operations, but loops with a single iteration are slower on a CPU.
     """
-    most = max((stitch.factors[0].shape[-1] for stitch in stitches if stitch.factors is not None), default=0)
+    largest = max((stitch.factors[0].shape[-1] for stitch in stitches if stitch.factors is not None), default=0)
 
-    def filled(stitch):
+    def padded(stitch):
         if stitch.factors is None:
             return stitch
         left, right = stitch.factors
-        fill, keep = (0, most - left.shape[-1]), (0, 0)
+        fill, keep = (0, largest - left.shape[-1]), (0, 0)
         left, right = jnp.pad(left, (keep, keep, fill)), jnp.pad(right, (keep, fill, keep))
         return stitch._replace(factors=(left, right))
 
-    return [filled(stitch) for stitch in stitches]
+    return [padded(stitch) for stitch in stitches]
 
 
 def apply_stitch(stitch: Stitch, x: jax.Array) -> jax.Array:
-    """Stitched features (..., d_b), of features (..., d_a)."""
+    """Return the stitched features y_i = sum_j matrix_ij x_j + bias_i.
+
+    Args:
+      stitch: with a matrix (d_b, d_a).
+      x: features (..., d_a), floats.
+
+    Returns:
+      Features (..., d_b) of the dtype of `x`.
+
+    Raises:
+      InputError: `x` has another number of channels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from symjax.stitching import Stitch, apply_stitch
+        >>> apply_stitch(Stitch(jnp.array([[0.0, 2.0]])), jnp.array([[1.0, 3.0]])).tolist()
+        [[6.0]]
+    """
     x, channels = real("x", x), np.shape(stitch.matrix)[-1]
     if x.shape[-1:] != (channels,):
         raise InputError(f"x: got shape {x.shape}, expected (..., {channels}), the channels that the stitch takes")
@@ -85,9 +102,9 @@ def _stitched(stitch: Stitch, x) -> jax.Array | LowRankFeatures:
 
 
 def stitched_output(network: Network, b: Member, carried, stitch: Stitch, point: int, mode: Mode, *, key=None):
-    """The output of B's tail on A's stitched features, and B's state as `mode` leaves it.
+    """Return (the output of B's tail on A's stitched features, the state of B after a pass in `mode`).
 
-    What else crosses the split goes into the tail as it is.
+    `carried` is the result of `Network.front`. The values after the features enter the tail unchanged.
     """
     features, *others = carried
     return network.tail(b, (_stitched(stitch, features), *others), point, mode=mode, key=key, with_state=True)

@@ -1,9 +1,9 @@
-"""The sweep: all pairs, points and families, fitted and evaluated in a few compiled programs.
+"""Sweeps: all pairs, points and families, fitted and evaluated in a few compiled programs.
 
-Pairs run in groups that fill the devices; each group's results are handed out as soon as they are there. Where there
-are more devices than pairs, those that share a pair take different stitches of it, each in a lane of its own: lanes
-never wait for each other. Validation picks among the learning rates of a family; the test split is looked at once, for
-what was picked.
+Pairs run in groups that fill the devices; results are yielded group by group. If there are more devices than pairs, a
+pair is shared by several devices, each of which runs other stitches of it, a shard of the sweep; shards do not wait for
+each other. Validation selects the learning rate of a family; only the selected stitches are evaluated on the test
+split, once.
 """
 
 import dataclasses
@@ -21,31 +21,32 @@ from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.network import Member
-from symjax.parallel import at_once, groups, stack, take
+from symjax.parallel import groups, stack, take
 from symjax.spelling import one_line
-from symjax.stitching.division import divide, plan_flops, work_of
 from symjax.stitching.families import Family, LowRank
-from symjax.stitching.fit import Plan
 from symjax.stitching.junction import Junction
-from symjax.stitching.lane import Found, Lane, evaluation_batches
+from symjax.stitching.partition import count_images, partition, plan_flops
+from symjax.stitching.plan import Plan
+from symjax.stitching.shard import ShardResult, SweepShard, evaluation_batches
 from symjax.stitching.stitched import Pair, Stitch
+from symjax.threads import run_concurrently
 
 PyTree = Any
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """What a sweep finds for one ordered pair (front seed, tail seed).
+    """The results of a sweep for one ordered pair.
 
     Attributes:
-      pair: the two seeds.
-      rows: a dict per point and family: layer, layer_index, starred, family, hyperparameter, learning_rate, start,
-        stitched_accuracy and val_accuracy (percent, or mean scores of another metric), sparsity (share of zero
-        entries); where B's point or network is not A's also layer_b and resize (`junction.Junction`).
-      curves: a dict per point, trained candidate and epoch: layer, family, learning_rate, epoch, loss, accuracy
-        (percent), residual (`Family.residual`: by how much the projections miss their constraint).
-      stitches: (layer, family), or (layer, layer_b, family) where names differ, to (rounded stitch, B's statistics
-        that belong to it), as NumPy arrays.
+      pair: the seeds (of the front, of the tail).
+      rows: a dict per point and family with layer, layer_index, starred, family, hyperparameter, learning_rate, start,
+        stitched_accuracy and val_accuracy (percent, or mean scores of another metric) and sparsity (the share of zero
+        entries). If the points or networks of A and B differ, also layer_b and resize (`junction.Junction`).
+      curves: a dict per point, trained candidate and epoch with layer, family, learning_rate, epoch, loss, accuracy
+        (percent) and residual (the largest violation of the family's constraint, `Family.residual`).
+      stitches: (layer, family), or (layer, layer_b, family) if the names differ, to (rounded stitch, its state of B),
+        as NumPy arrays.
     """
 
     pair: tuple[int, int]
@@ -57,44 +58,67 @@ class PairResult:
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:
-    """An InputError where a plan cannot be carried out on these images; nothing is sent to a device."""
-    for at in plan.junctions:
+    """Raise an InputError if a plan cannot run on these images; nothing is sent to a device."""
+    for junction in plan.junctions:
         for family in plan.families:
-            _check_family(family, at)
-        if plan.trained and plan.config.start in ("identity", "matched") and len(set(at.shape)) > 1:
-            raise InputError(f"start: {plan.config.start!r} needs equal widths; {_widths(at)}")
+            _check_family(family, junction)
+        if plan.trained and plan.config.start in ("identity", "matched") and len(set(junction.shape)) > 1:
+            raise InputError(f"start: {plan.config.start!r} needs equal widths; {_widths(junction)}")
     if not plan.families or not plan.points:
-        raise InputError("families, layers: at least one of each is wanted")
+        raise InputError(
+            f"families, layers: got {len(plan.families)} and {len(plan.points)}, expected at least one of each"
+        )
     if plan.config.batch_size > len(dataset.train):
         size, images = plan.config.batch_size, len(dataset.train)
-        raise InputError(f"batch_size: {size} is more than the {images} training images")
+        raise InputError(f"batch_size: got {size}, expected at most the number of training images, {images}")
     if not len(dataset.validation):
-        raise InputError("validation: the data set has no validation images; wanted a fraction over 0")
+        raise InputError("validation: got a data set without validation images, expected a fraction over 0")
 
 
-def _check_family(family: Family, at: Junction) -> None:
-    if family.square and len(set(at.shape)) > 1:
-        raise InputError(f"families: {family.label} stitches points of equal widths alone; {_widths(at)}")
-    if isinstance(family, LowRank) and family.rank > min(at.shape):
-        narrow = at.front if at.shape[1] == min(at.shape) else at.tail
+def _check_family(family: Family, junction: Junction) -> None:
+    if family.square and len(set(junction.shape)) > 1:
+        raise InputError(f"families: {family.label} needs points of equal widths; {_widths(junction)}")
+    if isinstance(family, LowRank) and family.rank > min(junction.shape):
+        narrow = junction.front if junction.shape[1] == min(junction.shape) else junction.tail
         raise InputError(f"families: {family.label} exceeds the {narrow.channels} channels of {narrow.name}")
 
 
-def _widths(at: Junction) -> str:
-    return f"got {at.front.channels} channels at {at.front.name} of A and {at.tail.channels} at {at.tail.name} of B"
+def _widths(junction: Junction) -> str:
+    front, tail = junction.front, junction.tail
+    return f"got {front.channels} channels at {front.name} of A and {tail.channels} at {tail.name} of B"
 
 
 class Sweep:
-    """Compiled once, run for any number of pairs.
+    """The compiled programs of a plan, which run for any number of pairs.
 
     Args:
-      plan: what is to be fitted.
+      plan: the stitches and how they are fitted.
       dataset: the images.
-      num_pairs: how many pairs are to come; where they are fewer than the devices, devices share a pair.
-      devices: all local ones by default.
+      num_pairs: the number of pairs; if it is smaller than the number of devices, devices share a pair.
+      devices: by default all local ones.
 
     Raises:
-      InputError: as of `check_plan`.
+      InputError: the plan cannot run on this data set (`check_plan`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, numpy as np, symjax
+        >>> from symjax import data, parallel, stitching
+        >>> def mlp(weights, x):
+        ...     return symjax.stitch_point(jax.nn.relu(x @ weights[0]), "relu1") @ weights[1]
+        >>> def weights(seed):
+        ...     keys = jax.random.split(jax.random.key(seed))
+        ...     return jax.random.normal(keys[0], (4, 8)), jax.random.normal(keys[1], (8, 2))
+        >>> network = symjax.Network.from_function(mlp, weights(0), example=jnp.ones((1, 4)))
+        >>> x = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+        >>> y = (x[:, 0] > 0).astype(np.int32)
+        >>> mapping = {"x_train": x[:40], "y_train": y[:40], "x_test": x[40:], "y_test": y[40:], "normalize": False}
+        >>> dataset = data.load(mapping, validation=0.2)
+        >>> families = stitching.parse_families("identity,matched")
+        >>> plan = stitching.Plan(network, (0,), families, stitching.FitConfig(), parallel.default_execution())
+        >>> sweep = stitching.Sweep(plan, dataset, num_pairs=1)
+        >>> (result,) = sweep.run(lambda seed: network.member(weights(seed)), [(0, 1)])
+        >>> [(row["layer"], row["family"]) for row in result.rows]
+        [('relu1', 'identity'), ('relu1', 'matched')]
     """
 
     def __init__(self, plan: Plan, dataset: Dataset, *, num_pairs: int | None = None, devices=None):
@@ -106,16 +130,16 @@ class Sweep:
         share, parts = max(1, len(devices) // num_pairs) if num_pairs else 1, [plan]
         if share > 1:
             flops, flops_b = plan_flops(plan, dataset.example_shape)
-            parts = divide(plan, share, flops, work_of(plan, dataset), flops_b)
+            parts = partition(plan, share, flops, count_images(plan, dataset), flops_b)
         self.group_size = len(devices) // len(parts)
-        own = np.asarray(devices[: self.group_size * len(parts)]).reshape(self.group_size, len(parts)).T
+        assigned = np.asarray(devices[: self.group_size * len(parts)]).reshape(self.group_size, len(parts)).T
         evaluated = evaluation_batches(dataset, plan.config.eval_batch_size)
-        self.lanes = [Lane(part, dataset, evaluated, list(theirs)) for part, theirs in zip(parts, own, strict=True)]
+        self.shards = [SweepShard(p, dataset, evaluated, list(d)) for p, d in zip(parts, assigned, strict=True)]
 
     @property
     def evaluation_steps(self) -> int:
-        """Calls of `on_evaluation` for each group of pairs."""
-        return sum(lane.evaluation_steps for lane in self.lanes)
+        """The number of calls of `on_evaluation` for each group of pairs."""
+        return sum(shard.evaluation_steps for shard in self.shards)
 
     def run(
         self,
@@ -127,29 +151,29 @@ class Sweep:
         on_epoch: Callable[[dict], None] = lambda metrics: None,
         on_evaluation: Callable[[dict | None], None] = lambda metrics: None,
     ) -> Iterator[PairResult]:
-        """Results pair by pair, group by group.
+        """Yield the results of all pairs in their order; a group of pairs runs at a time.
 
         Args:
-          member: from a member's seed to the member.
+          member: a function from the seed of a member to the member.
           pairs: ordered pairs of seeds.
-          member_b: from a tail's seed to its member, where it is not `member`.
-          seed: of the stitches' random numbers; a pair's own depend on it and on the pair.
-          on_epoch: called after each epoch with the mean loss and accuracy of all stitches in training.
-          on_evaluation: called after each few batches of an evaluation, with the mean loss and accuracy so far or None.
+          member_b: likewise, of the tails; by default `member`.
+          seed: of random numbers; those of a pair depend on it and on the seeds of the pair.
+          on_epoch: called after each epoch with the mean training loss and accuracy of all stitches.
+          on_evaluation: called after every few batches of an evaluation with mean loss and accuracy so far, or None.
         """
         member_b = member if member_b is None else member_b
-        for index, kept in groups(len(pairs), self.group_size):
+        for index, count in groups(len(pairs), self.group_size):
             group = [pairs[i] for i in index]
             stacked = stack([Pair(member(a), member_b(b)) for a, b in group])
             keys = stack([_pair_key(seed, pair) for pair in group])
-            found = self._run_lanes(stacked, keys, on_epoch, on_evaluation)
-            for g, pair in enumerate(group[:kept]):
-                yield self._result(g, pair, found)
+            results = self._run_shards(stacked, keys, on_epoch, on_evaluation)
+            for g, pair in enumerate(group[:count]):
+                yield self._pair_result(g, pair, results)
 
-    def _run_lanes(self, pairs, keys, on_epoch, on_evaluation) -> list[Found]:
-        """All lanes at once; where one fails the others stop after the stage, epoch or few batches they are at."""
+    def _run_shards(self, pairs, keys, on_epoch, on_evaluation) -> list[ShardResult]:
+        """Run all shards concurrently; if one fails, the others stop after their current stage, epoch or call."""
         lock, epochs = threading.Lock(), {}
-        trained = sum(bool(lane.plan.trained) for lane in self.lanes)
+        trained = sum(bool(shard.plan.trained) for shard in self.shards)
 
         def epoch_done(epoch, metrics):
             with lock:
@@ -162,48 +186,48 @@ class Sweep:
             with lock:
                 on_evaluation(metrics)
 
-        return at_once([partial(lane.run, pairs, keys, epoch_done, batch_done) for lane in self.lanes])
+        return run_concurrently([partial(shard.run, pairs, keys, epoch_done, batch_done) for shard in self.shards])
 
-    def _result(self, g, pair, found: list[Found]) -> PairResult:
+    def _pair_result(self, g, pair, results: list[ShardResult]) -> PairResult:
         rows, curves, stitches = [], [], {}
-        for of_lane in found:
-            _add(of_lane, g, rows, curves, stitches)
+        for result in results:
+            _add(result, g, rows, curves, stitches)
         labels = [family.label for family in self.plan.families]
-        order = {(at.front.name, at.tail.name): (at.a, at.b) for at in self.plan.junctions}
+        order = {(j.front.name, j.tail.name): (j.a, j.b) for j in self.plan.junctions}
         key = lambda row: (order[row["layer"], row.get("layer_b", row["layer"])], labels.index(row["family"]))  # noqa: E731
         rows.sort(key=key)
         curves.sort(key=key)
         return PairResult(pair, rows, curves, stitches)
 
 
-def _add(found: Found, g: int, rows: list, curves: list, stitches: dict) -> None:
-    """Adds what a lane found for pair number `g` of its group."""
-    plan = found.plan
-    for p, at in enumerate(plan.junctions):
+def _add(result: ShardResult, g: int, rows: list, curves: list, stitches: dict) -> None:
+    """Append the results of a shard for pair number `g` of its group."""
+    plan = result.plan
+    for p, junction in enumerate(plan.junctions):
         for f, family in enumerate(plan.stacked):
-            candidate = plan.candidates[found.chosen[g][p][f]]
-            stitch = take(found.stitches[p][f], (g, 0))
+            candidate = plan.candidates[result.chosen[g][p][f]]
+            stitch = take(result.stitches[p][f], (g, 0))
             if stitch.bias is None:
                 stitch = stitch._replace(bias=np.zeros(len(stitch.matrix), stitch.matrix.dtype))
-            stitches[*at.layers, family.label] = (stitch, take(found.stats[p][f], (g, 0)))
+            stitches[*junction.layers, family.label] = (stitch, take(result.stats[p][f], (g, 0)))
             start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
             rows.append(
                 {
-                    **at.columns,
+                    **junction.columns,
                     "family": family.label,
                     "hyperparameter": family.hyperparameter,
                     "start": start,
                     "learning_rate": candidate.learning_rate,
-                    "stitched_accuracy": float(found.test[g, p, f]),
-                    "val_accuracy": float(found.validation[g, p, found.chosen[g][p][f]]),
+                    "stitched_accuracy": float(result.test[g, p, f]),
+                    "val_accuracy": float(result.validation[g, p, result.chosen[g][p][f]]),
                     "sparsity": float(np.mean(np.asarray(stitch.matrix) == 0)),
                 }
             )
         for c, candidate in enumerate([candidate for candidate in plan.candidates if candidate.family.trains]):
-            for epoch, metrics in enumerate(found.history):
+            for epoch, metrics in enumerate(result.history):
                 curves.append(
                     {
-                        **{name: value for name, value in at.columns.items() if name in ("layer", "layer_b")},
+                        **{name: value for name, value in junction.columns.items() if name in ("layer", "layer_b")},
                         "family": candidate.family.label,
                         "learning_rate": candidate.learning_rate,
                         "epoch": epoch + 1,

@@ -15,7 +15,7 @@ from symjax.training.task import accuracy_scores
 
 
 class Batches(NamedTuple):
-    """A data set cut into equal batches; the mask is 0 on examples that only fill up the last one."""
+    """A data set in batches of equal size; the mask is 0 on examples that pad the last one."""
 
     images: jax.Array | np.ndarray  # (steps, batch, ...)
     labels: jax.Array | np.ndarray  # (steps, batch, ...)
@@ -25,7 +25,21 @@ class Batches(NamedTuple):
 
 
 def pad_batches(split: Split, batch_size: int) -> Batches:
-    """Every example of `split` once, in order, as NumPy arrays."""
+    """Return all examples of `split` in order, in batches of NumPy arrays.
+
+    Args:
+      split: inputs (n, ...) and labels (n, ...).
+      batch_size: an integer from 1; at most n is used.
+
+    Raises:
+      InputError: a batch size that is not a positive integer.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import data, training
+        >>> training.pad_batches(data.Split(np.eye(3), np.arange(3)), 2).mask.tolist()
+        [[1.0, 1.0], [1.0, 0.0]]
+    """
     batch_size = min(integer("batch_size", batch_size, 1), len(split))
     (images, labels), mask = batches((split.images, split.labels), batch_size)
     return Batches(images, labels, mask.astype(np.float32))
@@ -34,9 +48,9 @@ def pad_batches(split: Split, batch_size: int) -> Batches:
 def total_score(
     outputs: Any, targets: jax.Array, mask: jax.Array, metric: Callable[[Any, jax.Array], jax.Array] | None = None
 ) -> jax.Array:
-    """Return the sum of a metric's scores over the examples with mask 1; NaN where outputs are not finite.
+    """Return the sum of the scores of a metric over the examples with mask 1; NaN if an output is not finite.
 
-    By default it is the number of examples whose largest logit is at their class.
+    The default metric gives the number of correctly classified examples.
     """
     total = jnp.sum((metric or accuracy_scores)(outputs, targets).astype(mask.dtype) * mask)
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)]
@@ -46,15 +60,20 @@ def total_score(
 def accuracy(
     outputs_of: Callable[[jax.Array], Any], data: Batches, metric: Callable[[Any, jax.Array], jax.Array] | None = None
 ) -> jax.Array:
-    """Return the share of examples classified rightly, in [0, 1]: over examples, not over batches.
-
-    NaN where outputs are not finite: the largest of them is none.
+    """Return the accuracy over all examples, in [0, 1]; NaN if an output is not finite.
 
     Args:
-      outputs_of: inputs (batch, ...) as stored to outputs; logits (batch, classes) for the default metric.
-      data: what `pad_batches` returns.
-      metric: a function of outputs and targets with a score for each example, (batch,). The mean of its scores is
-        returned in place of the share.
+      outputs_of: a function from stored inputs (batch, ...) to outputs; logits (batch, classes) for the default metric.
+      data: the result of `pad_batches`.
+      metric: a function of outputs and targets that returns a score per example, (batch,). Its mean score replaces the
+        accuracy.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import data, training
+        >>> batches = training.pad_batches(data.Split(np.eye(4, dtype=np.float32), np.array([0, 1, 2, 0])), 3)
+        >>> float(training.accuracy(lambda x: x, batches))
+        0.75
     """
 
     def step(total, batch):
@@ -65,16 +84,20 @@ def accuracy(
 
 
 def percent(shares, count: int) -> np.ndarray:
-    """Shares of `count` examples in percent, free of the rounding of float32: accuracies are compared for equality."""
+    """Return shares of `count` examples in percent, without the rounding errors of float32, so that equality holds."""
     return 100 * np.rint(np.asarray(shares, np.float64) * count) / count
 
 
 def pool_moments(stats_per_batch):
-    """Statistics of equal batches, pooled exactly: mean of means; mean of variances plus variance of means.
+    """Pool the statistics of batches of equal size exactly: mean = E[mean_i], var = E[var_i] + Var[mean_i].
 
-    Takes a state pytree whose leaves have a leading batch axis, as `mode="moments"` leaves them, and returns it without
-    that axis. Dicts of "mean" and "var" are batch statistics; of other leaves floating ones are averaged, and the last
-    is taken of the rest. In NumPy or JAX, as its leaves are.
+    Args:
+      stats_per_batch: a state whose leaves have a leading axis over batches, as returned in `mode="moments"`. Dicts of
+        "mean" and "var" are batch statistics. Other leaves of floats are averaged, and the last entry is taken of the
+        rest.
+
+    Returns:
+      The state without that axis, as NumPy or JAX arrays like the leaves.
     """
 
     def is_layer(node):

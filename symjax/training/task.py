@@ -1,4 +1,4 @@
-"""What networks are trained for and judged by where nothing else is asked: classification."""
+"""The default loss and metric: those of classification."""
 
 import jax
 import jax.numpy as jnp
@@ -11,5 +11,5 @@ def cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def accuracy_scores(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return for each example whether its largest logit is at its class: (examples,), float32, 0 or 1."""
+    """Return 1 for each example whose largest logit is at its class, else 0: (examples,), float32."""
     return (jnp.argmax(outputs, axis=-1) == targets).astype(jnp.float32)

@@ -21,7 +21,7 @@ from symjax.network import Network
 from symjax.network.structure import structure
 from symjax.spelling import described
 from symjax.training import Recipe
-from symjax.training.own import EXAMPLES, check_task, fingerprints
+from symjax.training.custom import EXAMPLES, check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 LABELS = ("true", "permuted", "permuted_each")

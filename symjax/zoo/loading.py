@@ -18,7 +18,7 @@ from symjax.network import Member, Network
 from symjax.parallel import Execution
 from symjax.progress import warn
 from symjax.spelling import one_line
-from symjax.training.loop import FUNCTIONS
+from symjax.training.recipe import FUNCTIONS
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.saturation import read_decisions, schedule_of
 from symjax.zoo.stored import abstract_state, stored_members

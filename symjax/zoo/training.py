@@ -200,7 +200,7 @@ def train_together(
             unfinished()  # raises before anything is written
             for group in groups:
                 add_snapshot_epochs(group.folder, keep)
-        jobs = hosts.own(hosts.agreed("members to be trained", unfinished, describe))
+        jobs = hosts.local_shard(hosts.all_agree("members to be trained", unfinished, describe))
         for job in jobs if per_member_labels else ():
             job.labels = members[job.stored].training_labels(dataset, job.stored.seed)
         scheduler = None
@@ -225,7 +225,7 @@ def train_together(
                     config, network, dataset, part, execution, devices, progress, save_every_seconds, kept, scheduler
                 )
         # The folders are locked until all processes have finished.
-        hosts.complete("members are trained", unfinished, describe)
+        hosts.check_complete("members are trained", unfinished, describe)
         for stored in members if hosts.is_first() else ():
             stored.delete_superseded()
     zoo_folders = [ZooFolder(group.folder, execution, group.config.user_code) for group in groups]

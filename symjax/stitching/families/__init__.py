@@ -1,6 +1,6 @@
-"""Stitch families by name. A new one is a class in a file here and one line in `FAMILIES`.
+"""The registry of stitch families. A new family is a class in a module of this package and an entry in `FAMILIES`.
 
-A family is asked for as `name` or `name:number` on the command line, low rank also as `rank4`:
+On the command line a family is `name` or `name:value`, a low rank also `rank4`:
 full, rank1, lasso:1e-3, birkhoff, birkhoff:0.01, softsort, orthogonal, identity, matched, least_squares.
 """
 
@@ -24,15 +24,21 @@ from symjax.stitching.families.relu import SoftSort as SoftSort
 
 @dataclass(frozen=True)
 class Entry:
-    """How a family is made: its class, and what its number means (None: it takes none)."""
+    """An entry of the registry.
+
+    Attributes:
+      make: the class of the family.
+      parameter: the name of its hyperparameter; None for a family without one.
+      description: one line for help texts.
+    """
 
     make: Callable[..., Family]
-    number: str | None = None
-    about: str = ""
+    parameter: str | None = None
+    description: str = ""
 
 
 FAMILIES: dict[str, Entry] = {
-    "identity": Entry(partial(ClosedForm, kind="identity"), None, "no stitch at all: the untrained baseline"),
+    "identity": Entry(partial(ClosedForm, kind="identity"), None, "the identity: the untrained baseline"),
     "matched": Entry(partial(ClosedForm, kind="matched"), None, "closed form: G_ReLU-Procrustes between features"),
     "least_squares": Entry(partial(ClosedForm, kind="least_squares"), None, "closed form: linear regression"),
     "full": Entry(Full, None, "any matrix"),
@@ -47,10 +53,13 @@ FAMILIES: dict[str, Entry] = {
 
 
 def parse_family(text: str) -> Family:
-    """The family that `text` names.
+    """Return the family that `text` names.
+
+    Args:
+      text: `name` or `name:value`, such as "birkhoff:0.01"; a low rank also as "rank4".
 
     Raises:
-      InputError: for an unknown name, a number where none is taken, or one that is not positive.
+      InputError: the name is unknown, the family takes no number, or the number is not positive.
     """
     text = text.strip()
     match = re.fullmatch(r"rank[:=]?(\d+)", text)
@@ -61,21 +70,33 @@ def parse_family(text: str) -> Family:
     entry = FAMILIES[name]
     if not number:
         return entry.make()
-    if entry.number is None:
+    if entry.parameter is None:
         raise InputError(f"families: {text!r}: {name} takes no number")
     try:
         value = int(number) if name == "rank" else float(number)
     except ValueError:
         raise InputError(f"families: {text!r}: {number!r} is not a number") from None
     if not 0 < value < float("inf"):
-        raise InputError(f"families: {text!r}: {entry.number} must be positive")
-    return entry.make(**{entry.number: value})
+        raise InputError(f"families: {text!r}: {entry.parameter} must be positive")
+    return entry.make(**{entry.parameter: value})
 
 
 def parse_families(text: str) -> tuple[Family, ...]:
-    """The families of a comma-separated list, without repetition."""
+    """Return the families of a comma-separated list, without repetitions.
+
+    Args:
+      text: names as of the command line, see `FAMILIES`.
+
+    Raises:
+      InputError: the list is empty, or one of its entries is not a family.
+
+    Example:
+        >>> from symjax.stitching import parse_families
+        >>> [family.label for family in parse_families("full,rank2,birkhoff:0.01")]
+        ['full', 'rank2', 'birkhoff:0.01']
+    """
     if not isinstance(text, str):
-        raise InputError(f"families: got {text!r}, wanted names with commas between")
+        raise InputError(f"families: got {text!r}, expected names with commas between")
     families = [parse_family(part) for part in text.split(",") if part.strip()]
     if not families:
         raise InputError("families: none given")

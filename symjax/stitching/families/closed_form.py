@@ -1,4 +1,4 @@
-"""Stitches without training: the identity, and two closed forms from the features of both models."""
+"""Stitches without training: the identity, and closed forms of the features of both models."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from symjax.stitching.families.base import Family
 
 @dataclass(frozen=True)
 class ClosedForm(Family):
-    """The start matrix itself."""
+    """The start matrix named by `kind`: "identity", "matched" or "least_squares"."""
 
     kind: str = "identity"
     trains: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Free matrices: full, low rank, lasso as published and by a proximal step."""
+"""Unconstrained matrices: full, low rank, lasso as published and by a proximal step."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -18,7 +18,7 @@ class Full(Family):
 
 @dataclass(frozen=True)
 class LowRank(Family):
-    """U V with U (d_b, r) and V (r, d_a); starts at the truncated singular value decomposition of its start matrix."""
+    """U V with U (d_b, r) and V (r, d_a), initialized by the truncated SVD of the start matrix."""
 
     rank: int = 1
 
@@ -44,7 +44,7 @@ class LowRank(Family):
 
 @dataclass(frozen=True)
 class Lasso(Family):
-    """Any matrix, with weight * sum |W_ij| added to the loss; entries under 1e-4 are cut before evaluation."""
+    """Any matrix, with the penalty weight * sum |W_ij|; rounding sets entries under 1e-4 to zero."""
 
     CUT: ClassVar[float] = 1e-4
     weight: float = 1e-3
@@ -69,9 +69,9 @@ class Lasso(Family):
 class ProximalLasso(Family):
     """Any matrix; after each step of length t, W_ij becomes sign(W_ij) max(|W_ij| - t weight, 0).
 
-    With stochastic gradient descent this is the proximal gradient method for lasso's objective, with entries that are
-    zero, not small. Adam's step has a scale of its own, so the weight there is a share of it: at 1 an entry that the
-    loss does not hold falls by a whole step.
+    With stochastic gradient descent this is the proximal gradient method for the objective of the lasso, which yields
+    exact zeros. The length of Adam's steps is independent of the scale of the gradient, so there the weight is relative
+    to a step: at 1, soft thresholding cancels a whole step.
     """
 
     weight: float = 0.1

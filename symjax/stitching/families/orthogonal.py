@@ -9,22 +9,22 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.stitching.families.base import Family
 
-NEARLY = 1e-3  # entries of W'W - 1, of which one more Newton-Schulz iteration leaves rounding errors
-MAX_ITERATIONS = 40  # singular values down to 1e-6 grow to 1 in these
+TOLERANCE = 1e-3  # of entries of W'W - 1; one more Newton-Schulz iteration reduces them to rounding errors
+MAX_ITERATIONS = 40  # enough for singular values from 1e-6
 
 
 def polar(matrix):
-    """The nearest orthogonal matrix, U V' of the singular value decomposition."""
+    """Return the nearest orthogonal matrix, U V' of the singular value decomposition."""
     left, _, right = jnp.linalg.svd(matrix, full_matrices=False)
     return matmul(left, right)
 
 
 def newton_schulz(matrix):
-    """The nearest orthogonal matrix by iterations W (3 - W'W) / 2, two matrix products each.
+    """Return the nearest orthogonal matrix by iterations W (3 - W'W) / 2, two matrix products each.
 
-    They converge, in the end quadratically, where all singular values are in (0, sqrt(3)). So W is divided first by a
-    bound on the largest one, with G = W'W: its square is at most |G^4|^(1/4) in the Frobenius norm, which exceeds it
-    by at most d^(1/8). A singular value of zero stays; then W'W is not 1, which `Orthogonal.residual` tells.
+    The iterations converge quadratically if all singular values are in (0, sqrt(3)). Therefore W is first divided by an
+    upper bound on the largest one: with G = W'W its square is at most |G^4|_F^(1/4), and that bound is larger by a
+    factor of at most d^(1/8). A singular value of zero stays zero; then W'W is not 1, see `Orthogonal.residual`.
     """
     identity = jnp.eye(matrix.shape[1], dtype=matrix.dtype)
     gram = matmul(matrix.T, matrix)
@@ -33,20 +33,20 @@ def newton_schulz(matrix):
     largest = jnp.sqrt(size) * jnp.linalg.norm(matmul(square, square)) ** 0.125
     scale = jnp.maximum(1, largest / 1.5)
 
-    def improved(matrix, gram):
+    def newton_step(matrix, gram):
         return 1.5 * matrix - 0.5 * matmul(matrix, gram)
 
     def iterate(carry):
         matrix, gram, count = carry
-        matrix = improved(matrix, gram)
+        matrix = newton_step(matrix, gram)
         return matrix, matmul(matrix.T, matrix), count + 1
 
-    def far(carry):
+    def not_converged(carry):
         _, gram, count = carry
-        return (jnp.abs(gram - identity).max() > NEARLY) & (count < MAX_ITERATIONS)
+        return (jnp.abs(gram - identity).max() > TOLERANCE) & (count < MAX_ITERATIONS)
 
-    matrix, gram, _ = lax.while_loop(far, iterate, (matrix / scale, gram / scale**2, 0))
-    return improved(matrix, gram)
+    matrix, gram, _ = lax.while_loop(not_converged, iterate, (matrix / scale, gram / scale**2, 0))
+    return newton_step(matrix, gram)
 
 
 @dataclass(frozen=True)

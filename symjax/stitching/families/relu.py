@@ -1,4 +1,4 @@
-"""G_ReLU, the symmetries of ReLU: permutations with positive scaling, over the Birkhoff polytope or by SoftSort."""
+"""Stitches in G_ReLU (permutations with positive scaling), relaxed to the Birkhoff polytope or by SoftSort."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,37 +10,38 @@ from jax import lax
 from symjax.birkhoff import nearest_permutation, permutation_matrix, projection_birkhoff, sinkhorn, softsort
 from symjax.stitching.families.base import Family
 
-HALF, NEVER = 0.5, 2.0  # shares of a run
+HALF, NEVER = 0.5, 2.0  # shares of the training
 
 
 def split_scaling(start):
-    """A nonnegative matrix as (doubly stochastic P, scaling s) with P diag(s) near it; exact where it is in G_ReLU.
+    """Return (doubly stochastic P, scaling s) such that P diag(s) is near a nonnegative matrix; exact in G_ReLU.
 
-    Columns and rows of zeros have scaling 0 and are joined by equal parts in P.
+    Columns of zeros have scaling 0; in P they share the rows of zeros equally.
     """
     nonnegative = jnp.maximum(start, 0)
     scaling = jnp.sum(nonnegative, axis=0)
     permutation = sinkhorn(nonnegative / jnp.where(scaling > 0, scaling, 1))
-    lacking = jnp.maximum(1 - jnp.sum(permutation, axis=1), 0)[:, None] * (scaling == 0)
-    return permutation + lacking / jnp.maximum(jnp.sum(lacking, axis=0), 1), scaling
+    deficit = jnp.maximum(1 - jnp.sum(permutation, axis=1), 0)[:, None] * (scaling == 0)
+    return permutation + deficit / jnp.maximum(jnp.sum(deficit, axis=0), 1), scaling
 
 
 @dataclass(frozen=True)
 class Birkhoff(Family):
-    """P diag(s): P doubly stochastic, s >= 0; -alpha |P|_F is added to the loss and drives P to a permutation.
+    """P diag(s) with P doubly stochastic and s >= 0; the penalty -alpha |P|_F drives P to a permutation.
 
-    P trains alone in the first half; in the second, P is rounded to a permutation and kept, and s trains, so that
-    rounding costs nothing afterwards. After every step P is projected onto the Birkhoff polytope (Euclidean, warm
+    Only P trains in the first half. Then P is rounded to a permutation and fixed, and only s trains, so that the final
+    rounding does not change the stitch. After every step P is projected onto the Birkhoff polytope (Euclidean, warm
     started) and s onto the nonnegative numbers.
 
     Class attributes:
-      scaling_trains, permutation_rests: from which share of the run on.
+      scaling_trains_from: the share of the training from which on s trains.
+      permutation_fixed_from: the share of the training from which on P is fixed.
     """
 
     start: ClassVar[str] = "matched"
     square: ClassVar[bool] = True
-    scaling_trains: ClassVar[float] = HALF
-    permutation_rests: ClassVar[float] = HALF
+    scaling_trains_from: ClassVar[float] = HALF
+    permutation_fixed_from: ClassVar[float] = HALF
     alpha: float = 0.1
 
     @property
@@ -61,23 +62,23 @@ class Birkhoff(Family):
 
     def matrix(self, params, progress):
         permutation, scaling = params["permutation"], params["scaling"]
-        permutation = jnp.where(progress >= self.permutation_rests, lax.stop_gradient(permutation), permutation)
-        return permutation * jnp.where(progress >= self.scaling_trains, scaling, lax.stop_gradient(scaling))
+        permutation = jnp.where(progress >= self.permutation_fixed_from, lax.stop_gradient(permutation), permutation)
+        return permutation * jnp.where(progress >= self.scaling_trains_from, scaling, lax.stop_gradient(scaling))
 
     def penalty(self, params, progress):
         return -self.alpha * jnp.linalg.norm(params["permutation"])
 
     def project(self, params, previous, progress, length=0.0):
-        permutation, duals = self.projected(params["permutation"], previous["duals"])
-        rests, trains = progress >= self.permutation_rests, progress >= self.scaling_trains
+        permutation, duals = self.project_permutation(params["permutation"], previous["duals"])
+        fixed, trains = progress >= self.permutation_fixed_from, progress >= self.scaling_trains_from
         return {
-            "permutation": jnp.where(rests, previous["permutation"], permutation),
+            "permutation": jnp.where(fixed, previous["permutation"], permutation),
             "scaling": jnp.where(trains, jnp.maximum(params["scaling"], 0), previous["scaling"]),
             "duals": duals,
         }
 
-    def projected(self, permutation, duals):
-        """P brought back to the Birkhoff polytope, and the duals to begin with after the next step."""
+    def project_permutation(self, permutation, duals):
+        """Return the projection of P onto the Birkhoff polytope, and the duals that warm start the next one."""
         permutation, info = projection_birkhoff(
             permutation, method="sweeps", init=duals, max_iters=200, full_output=True
         )
@@ -88,7 +89,7 @@ class Birkhoff(Family):
         return jnp.maximum(jnp.abs(sums - 1).max(), -params["permutation"].min())
 
     def halfway(self, params):
-        if self.permutation_rests != HALF:
+        if self.permutation_fixed_from != HALF:
             return params
         return {**params, "permutation": permutation_matrix(nearest_permutation(params["permutation"]))}
 
@@ -98,25 +99,25 @@ class Birkhoff(Family):
 
 @dataclass(frozen=True)
 class PublishedBirkhoff(Birkhoff):
-    """As published: from a random start, P goes through ReLU and 16 Sinkhorn sweeps instead of a projection.
+    """The published recipe: a random start, and ReLU and 16 Sinkhorn sweeps in place of the projection.
 
-    P trains alone in the first half, P and s together in the second, and P is rounded only at the end.
+    Only P trains in the first half, P and s train in the second, and P is rounded only at the end.
     """
 
     start: ClassVar[str] = "random"
-    permutation_rests: ClassVar[float] = NEVER
+    permutation_fixed_from: ClassVar[float] = NEVER
 
     @property
     def label(self):
         return f"birkhoff_published:{self.alpha:g}" if self.alpha != 0.1 else "birkhoff_published"
 
-    def projected(self, permutation, duals):
+    def project_permutation(self, permutation, duals):
         return sinkhorn(jnp.maximum(permutation, 0)), duals
 
 
 @dataclass(frozen=True)
 class SoftSort(Family):
-    """SoftSort_tau(v) diag(exp(t)); rounded to a permutation by the rows' largest entries."""
+    """SoftSort_tau(v) diag(exp(t)); rounding takes the largest entry of each row."""
 
     start: ClassVar[str] = "matched"
     square: ClassVar[bool] = True
@@ -134,7 +135,7 @@ class SoftSort(Family):
         doubly_stochastic, scaling = split_scaling(start)
         permutation = nearest_permutation(doubly_stochastic)
         channels = start.shape[-1]
-        # Row i of SoftSort picks the i-th largest score: descending scores, 2 tau apart, put it on permutation[i].
+        # Row i of SoftSort selects the i-th largest score; descending scores, 2 tau apart, make it permutation[i].
         descending = 2 * self.tau * jnp.arange(channels, 0, -1, dtype=jnp.float32)
         scores = jnp.zeros((channels,), jnp.float32).at[permutation].set(descending)
         return {"scores": scores, "log_scaling": jnp.log(jnp.maximum(scaling, 1e-6))}

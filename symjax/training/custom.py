@@ -1,4 +1,4 @@
-"""Own losses, metrics and optimizers: what they are asked to return, and fingerprints of what they compute."""
+"""Losses, metrics and optimizers of the caller: checks of their results, and fingerprints of their programs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,26 +11,29 @@ from symjax.errors import InputError
 from symjax.network import Network
 from symjax.network.structure import program_fingerprint
 from symjax.spelling import described
-from symjax.training.loop import Recipe, apply_gradients, optimizer, tree_types
+from symjax.training.loop import apply_gradients, tree_types
+from symjax.training.recipe import Recipe, optimizer
 
 PyTree = Any
-EXAMPLES = 7  # by which functions are tried: not a width, so that one that mixes up axes fails
+EXAMPLES = 7  # the batch size of checks; it is rarely a width, so that functions that confuse axes fail
 
 
 def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.ShapeDtypeStruct, classes: int | None):
-    """Raise an InputError unless a network can be trained and judged as a recipe says; nothing is compiled.
+    """Raise an InputError unless a recipe can train and evaluate a network; nothing is compiled.
 
     Args:
       recipe: with its loss and metric.
-      network: what is trained.
-      example: shapes and types of an input, examples along the first axis.
-      targets: likewise of its targets.
-      classes: how many there are; None where targets are not classes.
+      network: to be trained.
+      example: shapes and dtypes of inputs with examples along the first axis.
+      targets: likewise, of the targets.
+      classes: the number of classes; None if targets are not classes.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(network.shapes.params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             where = f"{jax.tree_util.keystr(path)} is {leaf.dtype}"
-            raise InputError(f"network: its parameter {where}, expected floats; what is not trained belongs to state=")
+            raise InputError(
+                f"network: its parameter {where}, expected floats; arrays that are not trained belong to state="
+            )
     outputs = jax.eval_shape(network.apply, network.shapes, example)
     check_functions(recipe.loss, recipe.metric, network, outputs, targets, classes)
     if recipe.own_optimizer:
@@ -38,9 +41,9 @@ def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.S
             _, types = _abstract_update(recipe, network, 1)
         except InputError:
             raise
-        except Exception as error:  # whatever the caller's code raises
+        except Exception as error:  # any error of the caller's code
             raise InputError(f"optimizer: it cannot train {network.name} ({error})") from error
-        for before, after in types:  # or no loop can go from step to step
+        for before, after in types:  # they must be equal in a loop over steps
             if tree_types(before) != tree_types(after):
                 changed = f"from {described(before)} to {described(after)}"
                 raise InputError(f"optimizer: types or shapes change in a step, {changed}; expected the same ones")
@@ -54,13 +57,13 @@ def check_functions(
     targets: jax.ShapeDtypeStruct,
     classes: int | None,
 ) -> None:
-    """Raise an InputError unless a loss and a metric take these outputs and targets and return what they are to.
+    """Raise an InputError unless a loss and a metric take these outputs and targets and return the required arrays.
 
     Args:
       loss, metric: as of `Recipe`; None: cross-entropy and accuracy, which take logits and classes.
-      network: whose outputs they are.
-      outputs, targets: shapes and types, examples along the first axis.
-      classes: how many there are; None where targets are not classes.
+      network: the network of the outputs.
+      outputs, targets: shapes and dtypes with examples along the first axis.
+      classes: the number of classes; None if targets are not classes.
     """
     count, functions = targets.shape[0], {"loss": loss, "metric": metric}
     for name, function in functions.items():
@@ -71,13 +74,13 @@ def check_functions(
             continue
         try:
             result = jax.eval_shape(function, outputs, targets)
-        except Exception as error:  # whatever the caller's code raises
+        except Exception as error:  # any error of the caller's code
             given = f"outputs {described(outputs)} and targets {described(targets)}"
             raise InputError(f"{name}: it cannot take {given} ({error})") from error
         shape = () if name == "loss" else (count,)
         expected = "a number, the mean over examples" if name == "loss" else f"a score for each example, {shape}"
-        shaped = getattr(result, "shape", None) == shape
-        if not shaped or (name == "loss" and not jnp.issubdtype(result.dtype, jnp.floating)):
+        has_shape = getattr(result, "shape", None) == shape
+        if not has_shape or (name == "loss" and not jnp.issubdtype(result.dtype, jnp.floating)):
             raise InputError(f"{name}: it returned {described(result)} for {count} examples, expected {expected}")
 
 
@@ -98,25 +101,26 @@ def _check_classes(name: str, network: Network, outputs: PyTree, count: int, cla
 def fingerprints(
     recipe: Recipe, network: Network, example: PyTree, targets: jax.ShapeDtypeStruct, steps_per_epoch: int
 ) -> dict[str, str]:
-    """Return a fingerprint of each loss, metric and optimizer that is the caller's, by name.
+    """Return the fingerprints of the loss, metric and optimizer that the caller gives, by name.
 
-    It is of the operations, as JAX traces them, on outputs and targets like these, or on the network's parameters.
-    Numbers that a function was made with, such as a learning rate, are part of them.
+    A fingerprint is that of the operations that JAX traces on such outputs and targets, or on the parameters of the
+    network. It includes constants of the function, such as a learning rate.
     """
-    prints = {}
+    results = {}
     for name in recipe.functions:
         if name == "optimizer":
-            prints[name] = program_fingerprint(*_abstract_update(recipe, network, steps_per_epoch)[0])
+            results[name] = program_fingerprint(*_abstract_update(recipe, network, steps_per_epoch)[0])
         else:
             outputs = jax.eval_shape(network.apply, network.shapes, example)
-            prints[name] = program_fingerprint(jax.make_jaxpr(getattr(recipe, name))(outputs, targets))
-    return prints
+            results[name] = program_fingerprint(jax.make_jaxpr(getattr(recipe, name))(outputs, targets))
+    return results
 
 
 def _abstract_update(recipe: Recipe, network: Network, steps_per_epoch: int):
-    """Return an optimizer's beginning and its update of the network's parameters.
+    """Trace the optimizer of a recipe.
 
-    They are (jaxpr of either), and the types of (state, state after), (parameters, parameters after).
+    Returns:
+      The jaxprs of (init, update), and shapes and dtypes of ((state, next state), (parameters, next parameters)).
     """
     tx, params = optimizer(recipe, steps_per_epoch), network.shapes.params
     with jax.numpy_dtype_promotion("standard"):

@@ -1,0 +1,188 @@
+"""What a sweep computes: which stitches between which networks, and how they are trained and evaluated."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+from symjax.birkhoff.checks import scalar
+from symjax.checks import can_be_key, flag, integer, integer_fields, one_of, sequence, short
+from symjax.data.dataset import check_augmentation
+from symjax.errors import InputError
+from symjax.network import Network
+from symjax.parallel import Execution
+from symjax.spelling import name_of
+from symjax.stitching.families import Family
+from symjax.stitching.junction import Junction, junction, point_pair
+
+CHOICES = {
+    "optimizer": ("adam", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "start": ("auto", "identity", "random", "matched", "least_squares"),
+}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How stitches are trained and evaluated.
+
+    Attributes:
+      epochs, batch_size: of the training of the stitches.
+      optimizer: "adam", or "sgd" as published.
+      learning_rates: every family is trained with each of them; the validation split selects one.
+      schedule: "cosine" decay to zero over the training, or "constant".
+      start: the start matrix of all families that train; "auto" uses the default of each family.
+      bias: whether stitches that train have a bias.
+      flip, translate: augmentation of the training images; None uses the settings of the data set.
+      matching_images: the maximal number of training images for the closed forms.
+      reestimation_images: the maximal number of training images for re-estimating the batch-norm statistics of the
+        tail.
+      eval_batch_size: the batch size of every pass without gradients; only full batches of training images are used.
+      loss: a function of outputs and targets, both (examples, ...), that returns the scalar to minimize. None: the
+        cross-entropy of logits and classes.
+      metric: a function of outputs and targets that returns a score for each example, (examples,); higher is better.
+        None: whether the largest logit is at the class. With a metric, accuracies are means of its scores instead of
+        percentages.
+
+    Raises:
+      InputError: a value is out of range.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    optimizer: Literal["adam", "sgd"] = "adam"
+    learning_rates: tuple[float, ...] = (1e-2,)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    start: Literal["auto", "identity", "random", "matched", "least_squares"] = "auto"
+    bias: bool = False
+    flip: bool | None = None
+    translate: int | None = None
+    matching_images: int = 1024
+    reestimation_images: int = 8192
+    eval_batch_size: int = 32
+    loss: Callable[[Any, Any], jax.Array] | None = None
+    metric: Callable[[Any, Any], jax.Array] | None = None
+
+    def __post_init__(self):
+        sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
+        integer_fields(self, epochs=(1, 10**6 - 1), **dict.fromkeys(sizes, (1, 2**31 - 1)))
+        flag("bias", self.bias)
+        check_augmentation(self)
+        rates = tuple(
+            scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)
+            for rate in sequence("learning_rates", self.learning_rates, "positive numbers")
+        )
+        if not rates or len(set(rates)) < len(rates):
+            raise InputError(f"learning_rates: got {rates}, expected one or more, each once")
+        object.__setattr__(self, "learning_rates", rates)
+        for name, choices in CHOICES.items():
+            one_of(name, getattr(self, name), choices)
+        for name in ("loss", "metric"):
+            function = getattr(self, name)
+            if function is not None and not (callable(function) and can_be_key(function)):
+                raise InputError(f"{name}: got {short(function)}, expected a function of outputs and targets, or None")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able dict. Functions are given by name, and omitted if they are None."""
+        functions = {name: getattr(self, name) for name in ("loss", "metric")}
+        names = {name: name_of(function) for name, function in functions.items() if function is not None}
+        return {name: value for name, value in asdict(self).items() if name not in functions} | names
+
+    @property
+    def scale(self) -> int:
+        """The factor of mean scores in results: 100 for accuracies, which are in percent."""
+        return 100 if self.metric is None else 1
+
+    @property
+    def halfway_epoch(self) -> int:
+        """The first epoch (from 0) of the second half. Of an odd number the first half is the longer one."""
+        return (self.epochs + 1) // 2
+
+
+class Candidate(NamedTuple):
+    """A family with a learning rate; None for a family that does not train."""
+
+    family: Family
+    learning_rate: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stitches that are fitted for every pair. A plan is static and hashable.
+
+    Attributes:
+      network: of A; stitches use its fronts.
+      points: the points of the stitches, each an index, or a pair of indices if the points of A and B differ.
+      families: the families that are fitted at each point.
+      config: how stitches are trained and evaluated.
+      execution: how members run on a device.
+      network_b: of B; stitches use its tails. By default that of A.
+
+    Raises:
+      InputError: a point does not exist, or two points cannot be stitched (`symjax.stitching.junction`).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, symjax
+        >>> from symjax import parallel, stitching
+        >>> def mlp(weight, x):
+        ...     return symjax.stitch_point(jax.nn.relu(x @ weight), "relu1") @ weight.T
+        >>> network = symjax.Network.from_function(mlp, jnp.ones((4, 8)), example=jnp.ones((1, 4)))
+        >>> config = stitching.FitConfig(learning_rates=(1e-2, 1e-3))
+        >>> families = stitching.parse_families("full,matched")
+        >>> plan = stitching.Plan(network, (0,), families, config, parallel.default_execution())
+        >>> len(plan.candidates)
+        3
+    """
+
+    network: Network
+    points: tuple[int | tuple[int, int], ...]
+    families: tuple[Family, ...]
+    config: FitConfig
+    execution: Execution
+    network_b: Network | None = None
+
+    def __post_init__(self):
+        if self.network_b is None:
+            object.__setattr__(self, "network_b", self.network)
+        points = tuple(map(self._checked_point, sequence("points", self.points, "indices of points")))
+        families = sequence("families", self.families, "families")
+        if not all(isinstance(family, Family) for family in families):
+            raise InputError(f"families: got {short(families)}, expected each a Family, as parse_families returns them")
+        object.__setattr__(self, "points", points)
+        object.__setattr__(self, "families", families)
+        self.junctions  # noqa: B018 (its checks)
+
+    def _checked_point(self, point) -> int | tuple[int, int]:
+        a, b = point_pair(point)
+        a = integer("points", a, 0, len(self.network.points) - 1)
+        b = integer("points", b, 0, len(self.network_b.points) - 1)
+        return a if a == b else (a, b)
+
+    @cached_property
+    def junctions(self) -> tuple[Junction, ...]:
+        """The points of both networks, in the order of `points`."""
+        return tuple(junction(self.network, self.network_b, *point_pair(point)) for point in self.points)
+
+    @property
+    def trained(self) -> tuple[Family, ...]:
+        """The families that train."""
+        return tuple(family for family in self.families if family.trains)
+
+    @property
+    def closed_form(self) -> tuple[Family, ...]:
+        """The families that do not train."""
+        return tuple(family for family in self.families if not family.trains)
+
+    @property
+    def stacked(self) -> tuple[Family, ...]:
+        """The families in the order of stacked stitches: first those that train."""
+        return (*self.trained, *self.closed_form)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All (family, learning rate), in the order of `stacked`."""
+        trained = [Candidate(family, rate) for family in self.trained for rate in self.config.learning_rates]
+        return (*trained, *(Candidate(family, None) for family in self.closed_form))
