@@ -3,6 +3,7 @@
 The build fails where a script fails, a link is broken, or a public name has no docstring.
 """
 
+import importlib
 import os
 import re
 import sys
@@ -31,9 +32,16 @@ UNDOCUMENTED = {
 """Public names without a docstring, which are to get one. A name here that has one fails the build, too."""
 
 
+def path(module: str, name: str) -> str:
+    """Return where a public name is defined: `symjax.similarity.cca` is a module, too."""
+    value = getattr(importlib.import_module(module), name)
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else f"{module}.{name}"
+
+
 def public_names() -> dict[str, list[str]]:
     """Return the names in `__all__` of each public module; symjax itself has those that no other module exports."""
-    package = griffe.load("symjax", search_paths=[ROOT], extensions=griffe.load_extensions(ROOT / "docs" / "escape.py"))
+    extensions = griffe.load_extensions(ROOT / "docs" / "docstrings.py")
+    package = griffe.load("symjax", search_paths=[ROOT], extensions=extensions)
     modules = re.findall(r"`symjax\.(\w+)`", package.docstring.value)
     names = {f"symjax.{module}": list(map(str, package[module].exports)) for module in modules}
     exported = {name for of_module in names.values() for name in of_module}
@@ -42,7 +50,7 @@ def public_names() -> dict[str, list[str]]:
         f"{module}.{name}"
         for module, of_module in names.items()
         for name in of_module
-        if not package.modules_collection[module][name].has_docstring
+        if not package.modules_collection[path(module, name)].has_docstring
     }
     if without != UNDOCUMENTED:
         raise PluginError(
@@ -82,9 +90,11 @@ def on_files(files, config):
         add(page, (ROOT / file).read_text(encoding="utf-8"))
     index = ["# All public names\n\nEverything else in symjax is internal and may change."]
     for module, names in config.public.items():
-        index.append(f"## [{module}]({module}.md)\n\n" + " · ".join(f"[`{n}`][{module}.{n}]" for n in sorted(names)))
-        entries = "\n\n".join(f"::: {module}.{name}" for name in names)
-        introduction = f"::: {module}\n    options: {{members: false, show_root_heading: false, heading_level: 1}}"
+        links = (f"[`{name}`][{path(module, name)}]" for name in sorted(names))
+        index.append(f"## [{module}]({module}.md)\n\n{' · '.join(links)}")
+        entries = "\n\n".join(f"::: {path(module, name)}" for name in names)
+        options = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
+        introduction = f"::: {module}\n    options: {options}"
         add(f"reference/{module}.md", f"# {module}\n\n{introduction}\n\n{entries}\n")
     add("reference/index.md", "\n\n".join(index))
     return files

@@ -18,11 +18,12 @@ x = rng.standard_normal((1000, 20)).astype(np.float32)
 y = (x @ rng.standard_normal((20, 30)) + 3 * rng.standard_normal((1000, 30))).astype(np.float32)
 
 stream = symjax.cca_stream()
-state = stream.init(x[:100], y[:100])  # arrays of a batch, or their shapes
-for begin in range(0, 1000, 100):
-    state = stream.update(state, x[begin : begin + 100], y[begin : begin + 100])
+state = stream.init(x[:500], y[:500])  # arrays of a batch, or their shapes
+for begin in range(0, 1000, 500):
+    state = stream.update(state, x[begin : begin + 500], y[begin : begin + 500])
 whole = symjax.cca(x, y)
-print("largest difference from the whole data", float(abs(stream.finalize(state).correlations - whole.correlations).max()))
+difference = abs(stream.finalize(state).correlations - whole.correlations).max()
+print(f"largest difference from the whole data {difference:.1e}")
 
 # %% [markdown]
 # States of parts of the data can be merged, and saved between runs.
@@ -36,4 +37,5 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "state.npz")
     symjax.save_stream(path, stream, merged)
     loaded = symjax.load_stream(path, stream, like=merged)
-print(f"mean correlation {symjax.mean_correlation(stream.finalize(loaded)):.4f}, whole data {symjax.mean_correlation(whole):.4f}")
+print(f"mean correlation {symjax.mean_correlation(stream.finalize(loaded)):.4f}")
+print(f"of the whole data {symjax.mean_correlation(whole):.4f}")

@@ -32,9 +32,10 @@ for name, y in {"rotated": x @ rotation, "times 3": 3 * x, "channels rescaled": 
 # HSIC measures dependence: it is zero for independent layers. It has to be estimated from \(n\) examples, and the
 # estimators differ when there are many channels and few examples.
 #
-# - `"gretton"`: \(\frac{1}{(n-1)^2} \operatorname{tr}(K H L H)\) with the centring matrix \(H\). This is the published form, and it
-#   is biased.
-# - `"song"`: unbiased (Song et al. 2012). With \(\tilde K\) and \(\tilde L\) for kernel matrices whose diagonals are set to zero,
+# - `"gretton"`: \(\frac{1}{(n-1)^2} \operatorname{tr}(K H L H)\) with the centring matrix \(H\). This is the published
+#   form, and it is biased.
+# - `"song"`: unbiased (Song et al. 2012). With \(\tilde K\) and \(\tilde L\) for kernel matrices whose diagonals are
+#   set to zero,
 #
 # \[
 # \mathrm{HSIC}_1 = \frac{1}{n (n - 3)} \left[ \operatorname{tr}(\tilde K \tilde L)
@@ -47,7 +48,7 @@ for name, y in {"rotated": x @ rotation, "times 3": 3 * x, "channels rescaled": 
 # Independent Gaussian layers have nothing in common, whatever their width:
 
 # %%
-n, widths = 50, [5, 20, 50, 200, 1000, 5000]
+n, widths = 50, [5, 50, 500, 5000]
 layers = [rng.standard_normal((2, n, width)).astype(np.float32) for width in widths]
 fig, ax = plt.subplots(figsize=(5.5, 3.2))
 for estimator in ("gretton", "lange", "song"):
@@ -59,8 +60,8 @@ ax.set(xlabel="channels", ylabel="CKA", title=f"Independent layers, {n} examples
 ax.legend()
 
 # %% [markdown]
-# With more channels than examples, the biased estimator approaches 1: the diagonal of \(K\) outweighs everything else. A
-# flattened convolutional layer has thousands of channels, so this is the ordinary case. The default of symjax is
+# With more channels than examples, the biased estimator approaches 1: the diagonal of \(K\) outweighs everything else.
+# A flattened convolutional layer has thousands of channels, so this is the ordinary case. The default of symjax is
 # `"song"`.
 #
 # ## Negative values
@@ -69,7 +70,7 @@ ax.legend()
 # back into every average.
 
 # %%
-values = np.array([symjax.cka(*rng.standard_normal((2, n, 200)).astype(np.float32)) for _ in range(40)])
+values = np.array([symjax.cka(*rng.standard_normal((2, n, 500)).astype(np.float32)) for _ in range(40)])
 print(f"mean {values.mean():+.4f}, standard error {values.std(ddof=1) / np.sqrt(len(values)):.4f}")
 print(f"mean with negative values set to zero {np.maximum(values, 0).mean():+.4f}")
 
@@ -78,8 +79,8 @@ print(f"mean with negative values set to zero {np.maximum(values, 0).mean():+.4f
 #
 # Godfrey et al. 2022 normalise every channel before they compute CKA. The result is not invariant to rotations, so
 # symjax has it under another name, `channel_normalized_cka`. Their G_ReLU-CKA replaces the kernel by
-# \(K_{ij} = \max_c \langle H_i^c, H_j^c \rangle\), with channels \(H^c\) centred and of unit norm; here it is `wreath_cka`. It is
-# invariant to permutations and positive scalings of the channels.
+# \(K_{ij} = \max_c \langle H_i^c, H_j^c \rangle\), with channels \(H^c\) centred and of unit norm; here it is
+# `wreath_cka`. It is invariant to permutations and positive scalings of the channels.
 #
 # These are the values of the published implementation on two generated data sets, beside ours:
 

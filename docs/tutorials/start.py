@@ -21,11 +21,11 @@ import numpy as np
 import symjax
 
 rng = np.random.default_rng(0)
-x = np.maximum(rng.standard_normal((500, 8, 8, 20)), 0).astype(np.float32)  # (examples, height, width, channels)
+x = np.maximum(rng.standard_normal((200, 4, 4, 20)), 0).astype(np.float32)  # (examples, height, width, channels)
 y = x[..., rng.permutation(20)] * np.exp(rng.standard_normal(20)) + 0.3 * rng.standard_normal(x.shape)
 y = np.maximum(y, 0).astype(np.float32)
 
-for name in ("cka", "wreath_cka", "procrustes", "wreath_procrustes", "svcca", "pwcca"):
+for name in ("cka", "procrustes", "wreath_procrustes", "svcca"):
     print(f"{name:18} {getattr(symjax, name)(x, y):.3f}")
 
 # %% [markdown]

@@ -34,7 +34,7 @@ x, y = load_digits(return_X_y=True)
 x = np.float32(x / 16)
 data = {"x_train": x[:1500], "y_train": y[:1500], "x_test": x[1500:], "y_test": y[1500:]}
 net = symjax.Network.from_nnx(MLP, example=x[:1])
-print(net.points)
+print([(point.name, point.shape) for point in net.points])
 
 # %% [markdown]
 # ## Two members
@@ -63,7 +63,7 @@ figure = result.plot()
 # A negative penalty means that the stitched network was better than the mean of the two.
 # [What a penalty means](../concepts/penalty.md) says what follows from such numbers, and what does not.
 #
-# The trained matrices are in `result.stitches`:
+# The trained matrices are in `result.stitches`. A row without an entry is a channel whose scale has become zero:
 
 # %%
 stitch = result.stitches["relu2", "birkhoff"]

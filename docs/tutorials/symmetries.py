@@ -1,10 +1,10 @@
 # %% [markdown]
 # # The symmetries of your network
 #
-# Different weights can be the same function. If the neurons of a hidden layer are permuted, and the rows and columns of the weights
-# around it accordingly, nothing changes at the output. With ReLU, a neuron can also be scaled by \(s > 0\) if the next
-# layer divides by \(s\). This tutorial finds these symmetries, acts with them, and shows which measures of similarity
-# ignore them.
+# Different weights can be the same function. If the neurons of a hidden layer are permuted, and the rows and columns of
+# the weights around it accordingly, nothing changes at the output. With ReLU, a neuron can also be scaled by \(s > 0\)
+# if the next layer divides by \(s\). This tutorial finds these symmetries, acts with them, and shows which measures of
+# similarity ignore them.
 
 # %%
 import jax
@@ -54,14 +54,15 @@ other = symmetry.act(member, element)
 before, after = net.features(member, x), net.features(other, x)
 print("largest change of the output  ", float(abs(net.apply(other, x) - net.apply(member, x)).max()))
 print("largest change of the features", float(abs(after["relu1"] - before["relu1"]).max()))
-print("the matrix explains the change", bool(np.allclose(before["relu1"] @ symmetry.at("relu1", element).T, after["relu1"], atol=1e-4)))
+predicted = before["relu1"] @ symmetry.at("relu1", element).T
+print("the matrix explains the change", bool(np.allclose(predicted, after["relu1"], atol=1e-4)))
 
 # %% [markdown]
 # A network and its image under a symmetry compute the same function, so a measure of similarity that respects the
 # symmetries of ReLU has to be 1 between their layers.
 
 # %%
-names = ("wreath_procrustes", "wreath_cka", "cca_similarity", "procrustes", "cka", "svcca")
+names = ("wreath_procrustes", "cca_similarity", "procrustes", "cka")
 values = [float(getattr(symjax, name)(before["relu1"], after["relu1"])) for name in names]
 for name, value in zip(names, values, strict=True):
     print(f"{name:18} {value:.3f}")
@@ -70,15 +71,15 @@ ax.barh(names[::-1], values[::-1])
 ax.set(xlabel="similarity of relu1 before and after", xlim=(0, 1))
 
 # %% [markdown]
-# The `wreath` measures and CCA are 1. Procrustes and CKA are not, since they see the scalings; SVCCA is not, since
-# scalings change which principal directions are kept. On two generated data sets the published implementation of G_ReLU-Procrustes
-# has printed these values:
+# G_ReLU-Procrustes and CCA are 1. Procrustes and CKA are not, since they depend on the scalings. On two generated data
+# sets the published implementation of G_ReLU-Procrustes has printed these values:
 
 # %%
 for seed, n, h, c, published in ((101, 32, 8, 6, 0.66139270), (111, 48, 4, 16, 0.74588501)):
     draws = np.random.default_rng(seed + 2)
     first, noise = (
-        np.maximum(np.random.default_rng(s).standard_normal((n, h, h, c)), 0).astype(np.float32) for s in (seed, seed + 1)
+        np.maximum(np.random.default_rng(s).standard_normal((n, h, h, c)), 0).astype(np.float32)
+        for s in (seed, seed + 1)
     )
     permutation, scaling = draws.permutation(c), np.exp(draws.standard_normal(c)).astype(np.float32)
     second = 0.7 * first[..., permutation] * scaling + 0.3 * noise
@@ -87,8 +88,8 @@ for seed, n, h, c, published in ((101, 32, 8, 6, 0.66139270), (111, 48, 4, 16, 0
 # %% [markdown]
 # ## Which matrices an activation lets through
 #
-# Permutations and positive scalings are the *intertwiner group* of ReLU: the matrices \(A\) for which there is a \(B\) with
-# \(\sigma(A z) = B \sigma(z)\) for all \(z\). Other activations have other groups.
+# Permutations and positive scalings are the *intertwiner group* of ReLU: the matrices \(A\) for which there is a \(B\)
+# with \(\sigma(A z) = B \sigma(z)\) for all \(z\). Other activations have other groups.
 
 # %%
 matrices = {
@@ -97,11 +98,11 @@ matrices = {
     "sign flip": np.diag([1.0, -1.0, 1.0, 1.0]),
     "rotation": np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0],
 }
-print(f"{'':12}" + "".join(f"{name:>18}" for name in matrices))
+print(f"{'':12}" + "".join(f"{name:>17}" for name in matrices))
 for name in ("relu", "leaky_relu", "sigmoid", "gelu", "power2", "rbf"):
     row = INTERTWINERS[name]
     verdicts = (is_intertwiner(row.activation, matrix).verdict for matrix in matrices.values())
-    print(f"{name:12}" + "".join(f"{verdict!s:>18}" for verdict in verdicts) + f"   {row.group.name}")
+    print(f"{name:12}" + "".join(f"{verdict!s:>17}" for verdict in verdicts) + f"   {row.group.name}")
 
 # %% [markdown]
 # ## Where to go on
