@@ -32,7 +32,7 @@ UNDOCUMENTED = {
 """Public names without a docstring, which are to get one. A name here that has one fails the build, too."""
 
 
-def path(module: str, name: str) -> str:
+def definition(module: str, name: str) -> str:
     """Return where a public name is defined: `symjax.similarity.cca` is a module, too."""
     value = getattr(importlib.import_module(module), name)
     return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else f"{module}.{name}"
@@ -50,7 +50,7 @@ def public_names() -> dict[str, list[str]]:
         f"{module}.{name}"
         for module, of_module in names.items()
         for name in of_module
-        if not package.modules_collection[path(module, name)].has_docstring
+        if not package.modules_collection[definition(module, name)].has_docstring
     }
     if without != UNDOCUMENTED:
         raise PluginError(
@@ -90,9 +90,9 @@ def on_files(files, config):
         add(page, (ROOT / file).read_text(encoding="utf-8"))
     index = ["# All public names\n\nEverything else in symjax is internal and may change."]
     for module, names in config.public.items():
-        links = (f"[`{name}`][{path(module, name)}]" for name in sorted(names))
+        links = (f"[`{name}`][{definition(module, name)}]" for name in sorted(names))
         index.append(f"## [{module}]({module}.md)\n\n{' · '.join(links)}")
-        entries = "\n\n".join(f"::: {path(module, name)}" for name in names)
+        entries = "\n\n".join(f"::: {definition(module, name)}" for name in names)
         options = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
         introduction = f"::: {module}\n    options: {options}"
         add(f"reference/{module}.md", f"# {module}\n\n{introduction}\n\n{entries}\n")
