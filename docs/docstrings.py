@@ -1,26 +1,31 @@
-"""Docstrings as Markdown: `<h_i, x_j>` is a product and no tag; the comment behind a field is its docstring."""
+"""Docstrings as Markdown: `<h_i, x_j>` is a product and no tag; fields of a tuple are listed with their comments."""
 
 import re
 
 import griffe
 
 CODE = re.compile(r"(`[^`]*`|^\s*(?:>>>|\.\.\.) .*$)", re.MULTILINE)
-COMMENT = re.compile(r"[^#]*?#\s+(.*)")
+
+
+def comment_of(field: griffe.Attribute, lines: list[str]) -> str:
+    """Return the comment behind a field, with the lines of comment that follow it."""
+    words = re.findall(r"#\s+(.*)", lines[field.lineno - 1])
+    for line in lines[field.endlineno :] if words else ():
+        if not line.lstrip().startswith("#"):
+            break
+        words.append(line.lstrip("# "))
+    return " ".join(words)
 
 
 class Docstrings(griffe.Extension):
-    def on_attribute_instance(self, *, attr: griffe.Attribute, **kwargs):
-        """Take the comment of a field of a class, with the lines of comment that follow it."""
-        if attr.docstring or not attr.parent.is_class:
+    def on_class(self, *, cls: griffe.Class, **kwargs):
+        """List the fields of a named tuple whose docstring does not."""
+        if not cls.docstring or "Attributes:" in cls.docstring.value or "NamedTuple" not in map(str, cls.bases):
             return
-        lines, comment = attr.parent.module.lines_collection[attr.filepath], []
-        for line in lines[attr.lineno - 1 :]:
-            match = COMMENT.match(line)
-            if not match or (comment and not line.lstrip().startswith("#")):
-                break
-            comment.append(match[1])
-        if comment:
-            attr.docstring = griffe.Docstring(" ".join(comment), parent=attr)
+        lines = cls.lines_collection[cls.filepath]
+        fields = [a for a in cls.members.values() if a.is_attribute and a.annotation and "property" not in a.labels]
+        listed = [f"    {field.name}: {comment_of(field, lines) or field.annotation}" for field in fields]
+        cls.docstring.value += "\n\nAttributes:\n" + "\n".join(listed)
 
     def on_object(self, *, obj: griffe.Object, **kwargs):
         if obj.docstring:

@@ -43,7 +43,7 @@ def run(path: Path, source: str):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    began, page, figures, variables = time.process_time(), [], {}, {"__name__": path.stem}
+    began, page, figures, shown, variables = time.process_time(), [], {}, [], {"__name__": path.stem}
     for is_text, body, line in cells(source):
         if is_text:
             page.append(body)
@@ -54,11 +54,14 @@ def run(path: Path, source: str):
         page.append(f"```python\n{body.strip()}\n```")
         if printed.getvalue():
             page.append(f"```{{ .text .output .no-copy }}\n{printed.getvalue().rstrip()}\n```")
-        for number in plt.get_fignums():
+        drawn = [plt.figure(number) for number in plt.get_fignums()]
+        drawn += [v for v in variables.values() if isinstance(v, matplotlib.figure.Figure) and v not in shown + drawn]
+        for figure in drawn:
             name, picture = f"{path.stem}-{len(figures) + 1}.png", io.BytesIO()
-            plt.figure(number).savefig(picture, dpi=150, bbox_inches="tight")
+            figure.savefig(picture, dpi=150, bbox_inches="tight")
             figures[name] = picture.getvalue()
             page.append(f"![Figure {len(figures)} of this page]({name})")
+        shown += drawn
         plt.close("all")
     file, took = path.relative_to(ROOT), time.process_time() - began
     page.append(
