@@ -16,7 +16,7 @@ from symjax import models
 from symjax.imports import is_import_name
 
 ROOT = Path(__file__).parents[1]
-PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+PAGES = {str(path.relative_to(ROOT)): path for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"python -m ((?:experiments|benchmarks)\.\w+)([^|;&<>()#\n]*)")
 PYTEST = re.compile(r"python -m pytest ([^`\n]+)")
