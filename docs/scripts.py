@@ -1,7 +1,7 @@
 """Pages from scripts: cells of Markdown and of Python, what these print, and their figures.
 
-A script is plain Python. `# %% [markdown]` begins a cell of text, whose lines are comments; `# %%` one of code. Cells
-run in one process, in order, with the same variables. An exception ends the build.
+`# %% [markdown]` begins a cell of text, whose lines are comments; `# %%` one of code. Cells run in order, with the same
+variables. An exception ends the build.
 """
 
 import contextlib
