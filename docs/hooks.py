@@ -25,7 +25,6 @@ FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 UNDOCUMENTED = {
     "symjax.models.MODELS",
     "symjax.rotation.KINDS",
-    "symjax.similarity.PermutationTest",
     "symjax.stitching.FAMILIES",
     "symjax.zoo.PRECISIONS",
 }

@@ -128,7 +128,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(name, words, message, capsys
 def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypatch, capsys):
     """Training fits in memory, but the evaluation of all test images does not."""
     monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: MemoryEstimate(2 * 10**9, 1))
-    monkeypatch.setattr(jobs, "need", lambda *_: MemoryEstimate(1, 1))
+    monkeypatch.setattr(jobs, "memory_estimate", lambda *_: MemoryEstimate(1, 1))
     for start in (run, dry):
         with pytest.raises(SystemExit, match="2"):
             start(name, "--max-device-memory", "1GB")

@@ -131,8 +131,8 @@ def test_decoupled_weight_decay():
     np.testing.assert_array_equal(new["bias"], params["bias"])
 
 
-def test_recipes_of_old_have_their_old_fingerprint():
-    assert set(Recipe().to_json()) == {"epochs", "batch_size", "learning_rate", "weight_decay", "flip", "translate"}
+def test_a_recipe_in_json_has_every_field():
+    assert set(Recipe().to_json()) == {field.name for field in dataclasses.fields(Recipe)}
     assert Recipe(schedule="cosine", warmup=0.1).to_json()["schedule"] == "cosine"
 
 
