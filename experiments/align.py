@@ -72,11 +72,11 @@ def main(settings: Settings) -> Summary:
     def phases() -> list[dry_run.Phase]:
         missing = missing_pairs(ResultTable(out.path, ROWS), measures, pairs)
         needed, to_do = needed_seeds(missing), sum(map(len, missing.values()))
-        looked = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
-        looked |= {"images": min(settings.examples, len(dataset.test)), "pool": False, "limit": limit}
+        counts = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
+        counts |= {"images": min(settings.examples, len(dataset.test)), "pool": False, "limit": limit}
         return [
             dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
-            dry_run.layers_phase("members to look at", config, dataset, layers, **looked),
+            dry_run.layers_phase("members to look at", config, dataset, layers, **counts),
             dry_run.Phase("pairs to compare", to_do, len(measures) * len(pairs) - to_do),
         ]
 
@@ -89,15 +89,15 @@ def main(settings: Settings) -> Summary:
         images = dataset.test.images[: settings.examples]
         if needed := needed_seeds(missing):
             compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
-            found = as_maps(representations(compared, images, dataset.mean, dataset.std, **options))
-            if (told := degenerate(found)) and hosts.is_first():
-                print(told, file=sys.stderr)
+            features = as_maps(representations(compared, images, dataset.mean, dataset.std, **options))
+            if (report := degenerate(features)) and hosts.is_first():
+                print(report, file=sys.stderr)
             total = sum(map(len, missing.values()))
             with progress_bar(desc="align", total=total, unit="pair") as bar:
                 for measure, of_measure in missing.items():
                     bar.set_postfix_str(measure)
                     for group in in_blocks(pairs, sorted(trained.seeds), of_measure):
-                        results.add(compare(found, measure, group, compared.seeds, settings.maps))
+                        results.add(compare(features, measure, group, compared.seeds, settings.maps))
                         bar.update(len(group))
                     results.assemble()
         hosts.check_complete("pairs are compared", lambda: missing_pairs(results, measures, pairs))
@@ -120,7 +120,7 @@ def main(settings: Settings) -> Summary:
 
 def needed_seeds(missing: dict[str, list[tuple[int, int]]]) -> list[int]:
     """Of the members that are in one of these pairs."""
-    return sorted({seed for theirs in missing.values() for pair in theirs for seed in pair})
+    return sorted({seed for pairs in missing.values() for pair in pairs for seed in pair})
 
 
 def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
@@ -130,10 +130,10 @@ def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
 
 
-def degenerate(found: dict[str, np.ndarray]) -> str:
+def degenerate(features: dict[str, np.ndarray]) -> str:
     """A line that names layers with dead or duplicate channels, and how many all members have of these; or nothing."""
-    told = []
-    for layer, members in found.items():
+    reports = []
+    for layer, members in features.items():
         counts = np.zeros(2, int)
         for one in members:
             # What is zero, or alike, on all images is so on the first few.
@@ -141,8 +141,8 @@ def degenerate(found: dict[str, np.ndarray]) -> str:
                 counts += number_of_faults(one)
         faults = zip(counts, ("dead", "duplicate"), strict=True)
         if text := ", ".join(f"{count} {what}" for count, what in faults if count):
-            told.append(f"{layer} ({text})")
-    return f"dead or duplicate channels, of {len(members)} networks: {', '.join(told)}" if told else ""
+            reports.append(f"{layer} ({text})")
+    return f"dead or duplicate channels, of {len(members)} networks: {', '.join(reports)}" if reports else ""
 
 
 def number_of_faults(features: np.ndarray) -> tuple[int, int]:
@@ -152,13 +152,13 @@ def number_of_faults(features: np.ndarray) -> tuple[int, int]:
 
 
 def compare(
-    found: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds, maps: str = "default"
+    features: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds, maps: str = "default"
 ) -> pd.DataFrame:
     """The measure for these pairs: all layers with all layers, or where the measure cannot, equal layers."""
-    layers = which_layers(measure, maps, (representation.shape for representation in found.values()))
-    found, seeds = only_those(found, seeds, pairs)
+    layers = which_layers(measure, maps, (representation.shape for representation in features.values()))
+    features, seeds = only_those(features, seeds, pairs)
     options = {"pairs": pairs, "layers": layers, "models": seeds, **maps_option(measure, maps)}
-    result: Pairwise = pairwise(found, measure, **options)
+    result: Pairwise = pairwise(features, measure, **options)
     rows = result.to_frame()
     orders = pd.MultiIndex.from_frame(requested([measure], pairs))
     return rows[pd.MultiIndex.from_frame(rows[orders.names]).isin(orders)][list(ROWS.required)]
@@ -197,8 +197,8 @@ def conclusion(table: pd.DataFrame, layers: list[str]) -> str:
     """How alike the first and the last layers are by each measure."""
     means = plots.equal_layers(table).groupby(["measure", "layer"]).value.agg(mean)
     first, last = layers[0], layers[-1]
-    told = [f"{name} {means[name, first]:.3f} and {means[name, last]:.3f}" for name in table.measure.unique()]
-    return f"Between networks, equal layers have at {first} and at {last}: {', '.join(told)}."
+    values = [f"{name} {means[name, first]:.3f} and {means[name, last]:.3f}" for name in table.measure.unique()]
+    return f"Between networks, equal layers have at {first} and at {last}: {', '.join(values)}."
 
 
 if __name__ == "__main__":

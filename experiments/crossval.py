@@ -34,24 +34,24 @@ def main(settings: Settings) -> Summary:
         families = with_numbers(settings.family, settings.values)
     if len(families) < 2:
         raise InputError(f"values: got {settings.values!r}, expected two or more different ones to choose from")
-    with sweep(settings, families, "crossval") as found:
+    with sweep(settings, families, "crossval") as swept:
         values = [family.hyperparameter for family in families]
-        chosen = choose(found.table)
-        runs.write_csv(found.folder / "chosen.csv", chosen)
+        chosen = choose(swept.table)
+        runs.write_csv(swept.folder / "chosen.csv", chosen)
         # A family's default number is not in its label, but here it is what is compared.
         labels = {family.label: f"{settings.family}:{family.hyperparameter:g}" for family in families}
-        fixed = found.table.replace({"family": labels})
+        fixed = swept.table.replace({"family": labels})
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
-        plots.penalties(together, found.folder / "penalties")
-        plots.chosen_values(chosen, values, found.folder / "choices")
+        plots.penalties(together, swept.folder / "penalties")
+        plots.chosen_values(chosen, values, swept.folder / "choices")
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(
-            found.folder,
-            found.title,
-            found.with_warning(conclusion(fixed, chosen)),
+            swept.folder,
+            swept.title,
+            swept.with_warning(conclusion(fixed, chosen)),
             {
-                f"stitching penalty in percentage points, {found.over_pairs}": StitchResults.summary(together),
+                f"stitching penalty in percentage points, {swept.over_pairs}": StitchResults.summary(together),
                 "how often each value was chosen": counts,
             },
             ("penalties", "choices"),

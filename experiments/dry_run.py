@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import pandas as pd
 
-from experiments.settings import Told, ZooSettings
+from experiments.settings import DryRunReport, ZooSettings
 from symjax import parallel, representations, runs, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops
@@ -79,9 +79,11 @@ def stop(
       model: what is called so in the title; by default the one of the settings.
     """
     if settings.dry_run or settings.memory_limit is not None:
-        found = phases()
+        all_phases = phases()
         if settings.dry_run:
-            raise Told(tell(f"{model or settings.model} on {dataset.name}, for {folder}", config, dataset, found))
+            raise DryRunReport(
+                report(f"{model or settings.model} on {dataset.name}, for {folder}", config, dataset, all_phases)
+            )
 
 
 # --- phases that commands share ---
@@ -175,7 +177,7 @@ def on_a_device(count: int, need: MemoryEstimate, limit: float | None, what: str
 # --- the table ---
 
 
-def tell(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase]) -> str:
+def report(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase]) -> str:
     """A table of phases, and what its numbers rest on."""
     devices = tuple(jax.local_devices())
     busy = [phase for phase in phases if phase.to_do]
@@ -228,8 +230,8 @@ def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
     if phase.stored:
         column["representations"] = spell_bytes(phase.stored)
     for count in dict.fromkeys((here, *DEVICES) if None not in (phase.flops, rate) else ()):
-        told = "devices here" if count == here else "device" if count == 1 else "devices"
-        column[f"time on {count} {told}"] = bound + spell_seconds(_seconds(phase, count, rate))
+        unit = "devices here" if count == here else "device" if count == 1 else "devices"
+        column[f"time on {count} {unit}"] = bound + spell_seconds(_seconds(phase, count, rate))
     return column
 
 

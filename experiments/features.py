@@ -64,7 +64,7 @@ def maps_option(measure: str, maps: str) -> dict[str, str]:
 
 
 def own_maps(measure: str) -> str | None:
-    """What a measure makes of maps if not told; None where there is nothing to tell."""
+    """Return the default of a measure's option `maps`; None if it has no such option."""
     parameters = inspect.signature(MEASURES[measure].fn).parameters
     return parameters["maps"].default if "maps" in parameters else None
 
@@ -99,13 +99,13 @@ def in_blocks(pairs: Sequence[tuple], models: Sequence, missing: Iterable[tuple]
             group = []
 
 
-def only_those(found: dict[str, np.ndarray], models: Sequence, pairs: Iterable[tuple]) -> tuple[dict, list]:
+def only_those(features: dict[str, np.ndarray], models: Sequence, pairs: Iterable[tuple]) -> tuple[dict, list]:
     """The representations of the models in these pairs, and these models."""
     needed = {model for pair in pairs for model in pair}
     chosen = [position for position, model in enumerate(models) if model in needed]
     if len(chosen) < len(models):
-        found = {layer: representations[chosen] for layer, representations in found.items()}
-    return found, [models[position] for position in chosen]
+        features = {layer: representations[chosen] for layer, representations in features.items()}
+    return features, [models[position] for position in chosen]
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:

@@ -68,8 +68,8 @@ def run_folder(
         except InputError as error:
             return str(error)
 
-    if told := hosts.from_first(f"{path} is free", fault):
-        raise InputError(told)
+    if message := hosts.from_first(f"{path} is free", fault):
+        raise InputError(message)
     return RunFolder(kind, path, document)
 
 

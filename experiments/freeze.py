@@ -89,7 +89,7 @@ def main(settings: Settings) -> Summary:
     normal = settings.zoo or zoo_folder(config)
     dry_run.stop(settings, config, dataset, out.path, lambda: phases(settings, dataset, normal, configs))
     zoos = {
-        name: settings.train_zoo(theirs, dataset, beside(normal, theirs.freeze)) for name, theirs in configs.items()
+        name: settings.train_zoo(config, dataset, beside(normal, config.freeze)) for name, config in configs.items()
     }
     with out.open() as folder:
         schedules = {name: trained.freeze for name, trained in zoos.items()}
@@ -107,17 +107,17 @@ def main(settings: Settings) -> Summary:
 
 def phases(settings: Settings, dataset, normal: Path, configs: dict[str, ZooConfig]) -> list[dry_run.Phase]:
     """What a dry run tells: the training of each schedule's zoo, by its name."""
-    seeds, limit, found, compared = settings.parse_seeds(), settings.memory_limit, {}, []
+    seeds, limit, training, compared = settings.parse_seeds(), settings.memory_limit, {}, []
     for name, config in configs.items():
         # Two names may stand for one schedule, which is trained once.
-        if (folder := beside(normal, config.freeze)) in found:
+        if (folder := beside(normal, config.freeze)) in training:
             continue
         name = "normal training" if name == "normal" else name
-        found[folder] = dry_run.zoo_phase(config, dataset, seeds, folder, limit, name=name)
+        training[folder] = dry_run.zoo_phase(config, dataset, seeds, folder, limit, name=name)
         if config.rule is not None:  # the passes are counted with the training, what the measure takes is not
-            every, to_do = (config.recipe.epochs - 1) * len(seeds), bool(found[folder].to_do)
+            every, to_do = (config.recipe.epochs - 1) * len(seeds), bool(training[folder].to_do)
             compared.append(dry_run.Phase("moments to compare", every * to_do, every * (not to_do)))
-    return [*found.values(), *compared]
+    return [*training.values(), *compared]
 
 
 def beside(normal: Path, freeze: tuple[int, ...] | Saturation) -> Path:
@@ -125,8 +125,8 @@ def beside(normal: Path, freeze: tuple[int, ...] | Saturation) -> Path:
     if freeze == ():
         return normal
     own = Path(os.path.abspath(normal))  # with a name, which "." has not
-    found = isinstance(freeze, Saturation)
-    name = f"similarity-{runs.fingerprint(freeze.to_json())}" if found else spelt(freeze, "-")
+    by_rule = isinstance(freeze, Saturation)
+    name = f"similarity-{runs.fingerprint(freeze.to_json())}" if by_rule else spelt(freeze, "-")
     return own.with_name(f"{own.name}-freeze-{name}")
 
 

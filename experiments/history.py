@@ -47,10 +47,10 @@ class HistorySettings(FeatureSettings):
             return tuple(range(last + 1))
         if not parts or not all(part.isdecimal() and int(part) <= last for part in parts):
             raise InputError(f"checkpoints: got {self.checkpoints!r}, expected epochs from 0 to {last}, or all")
-        found = tuple(sorted({*map(int, parts), last}))
-        if len(found) < 2:
+        epochs = tuple(sorted({*map(int, parts), last}))
+        if len(epochs) < 2:
             raise InputError(f"checkpoints: got {self.checkpoints!r}, expected one before the end, {last}, or more")
-        return found
+        return epochs
 
     def begin(self, kind: str, schema: Schema, measures: list[str]) -> "History":
         """Return what the command `kind` follows by these measures; flags are checked before the zoo is trained.
@@ -208,6 +208,6 @@ def agreement(orders: pd.DataFrame, draws: int = 9999) -> tuple[float, float]:
         """Of the products of all pairs: of the squared sum, those of each with itself taken away."""
         return (np.square(ranks.sum(-2)).sum(-1) - count) / (count * (count - 1))
 
-    found, drawn = mean(ranks), np.broadcast_to(ranks, (draws, *ranks.shape))
+    observed, drawn = mean(ranks), np.broadcast_to(ranks, (draws, *ranks.shape))
     by_chance = mean(np.random.default_rng(0).permuted(drawn, axis=-1))
-    return float(found), float((1 + (by_chance >= found - 1e-9).sum()) / (1 + draws))
+    return float(observed), float((1 + (by_chance >= observed - 1e-9).sum()) / (1 + draws))

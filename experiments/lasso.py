@@ -38,10 +38,10 @@ def main(settings: Settings) -> Summary:
         families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
     if len(set(families)) < len(families):
         raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; expected other families")
-    with sweep(settings, families, "lasso") as found:
-        plots.sparsity(found.table, found.folder / "sparsity")
-        tables = {f"{CAPTION}, {found.over_pairs}": summary(found.table)}
-        return Summary(found.folder, found.title, found.with_warning(conclusion(found.table)), tables, ("sparsity",))
+    with sweep(settings, families, "lasso") as swept:
+        plots.sparsity(swept.table, swept.folder / "sparsity")
+        tables = {f"{CAPTION}, {swept.over_pairs}": summary(swept.table)}
+        return Summary(swept.folder, swept.title, swept.with_warning(conclusion(swept.table)), tables, ("sparsity",))
 
 
 CHEAP = 5.0  # points, up to which a lasso's penalty is called cheap
@@ -63,8 +63,8 @@ def conclusion(table: pd.DataFrame) -> str:
     cheap = lasso[lasso.penalty <= max(CHEAP, lasso.penalty.min())]
     cheap = cheap if len(cheap) else lasso  # no penalty is a number
     shown = pd.concat([cheap.loc[[cheap.sparsity.idxmax()]], means.drop(lasso.index)])
-    told = [f"{row.Index} costs {row.penalty:.1f} points with {row.sparsity:.0%} zeros" for row in shown.itertuples()]
-    return f"On average over layers, on the test images, {'; '.join(told)}."
+    costs = [f"{row.Index} costs {row.penalty:.1f} points with {row.sparsity:.0%} zeros" for row in shown.itertuples()]
+    return f"On average over layers, on the test images, {'; '.join(costs)}."
 
 
 if __name__ == "__main__":

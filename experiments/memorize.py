@@ -185,11 +185,11 @@ def compare(results: ResultTable, settings: Settings, zoos: list[Zoo], dataset, 
     return results.select(requested(measures, models).drop(columns=["i", "j"]))
 
 
-def distances(found, measure: str, pairs: list[tuple[int, int]], models: list[Model]) -> pd.DataFrame:
+def distances(features, measure: str, pairs: list[tuple[int, int]], models: list[Model]) -> pd.DataFrame:
     """Rows of equal layers of these pairs: a distance, or 1 - a similarity; the mean of both orders of a pair."""
-    result = pairwise(found, measure, pairs=pairs, layers="same")
+    result = pairwise(features, measure, pairs=pairs, layers="same")
     rows = []
-    for k, layer in enumerate(found):
+    for k, layer in enumerate(features):
         for i, j in pairs:
             value = (result.values[k, i, k, j] + result.values[k, j, k, i]) / 2
             value = 1 - value if MEASURES[measure].kind == "similarity" else value
@@ -209,9 +209,9 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         values = np.array([wide.loc[(*models[i], *models[j]), layers].to_numpy() for i, j in pairs], float)
         groups, lost = [group for group, _ in models], ~np.isfinite(values)
         unknown = group_means(lost.astype(float), pairs, groups)  # the share of pairs without a value
-        for (a, b), found in group_means(np.where(lost, 0, values), pairs, groups).items():
-            columns = {"mean": found.estimate, "standard_error": found.standard_error}
-            columns |= {"low": found.low, "high": found.high}
+        for (a, b), group_mean in group_means(np.where(lost, 0, values), pairs, groups).items():
+            columns = {"mean": group_mean.estimate, "standard_error": group_mean.standard_error}
+            columns |= {"low": group_mean.low, "high": group_mean.high}
             none = np.asarray(unknown[a, b].estimate) > 0
             columns = {name: np.where(none, np.nan, np.asarray(column, float)) for name, column in columns.items()}
             rows.append(
@@ -240,13 +240,13 @@ def conclusion(table: pd.DataFrame, layers: list[str], known: pd.DataFrame) -> s
             lines.append(f"{measure}: {count} of {len(rows)} distances are NaN, in {', '.join(lost)}")
             if {layers[0], layers[-1]} & set(lost):
                 continue
-        found = gaps(rows, layers[0], layers[-1])
+        gap = gaps(rows, layers[0], layers[-1])
         farther = (
             f"{measure}: memorizing networks are farther from each other than generalizing ones by "
-            f"{found.first.estimate:.3f} ± {found.first.standard_error:.3f} in {layers[0]}, by "
-            f"{found.last.estimate:.3f} ± {found.last.standard_error:.3f} in {layers[-1]}"
+            f"{gap.first.estimate:.3f} ± {gap.first.standard_error:.3f} in {layers[0]}, by "
+            f"{gap.last.estimate:.3f} ± {gap.last.standard_error:.3f} in {layers[-1]}"
         )
-        late, early = (shown(*claim) for claim in ((found.last, found.growth), (found.below, found.above)))
+        late, early = (shown(*claim) for claim in ((gap.last, gap.growth), (gap.below, gap.above)))
         said = [
             f"generalizing networks are {WORDS[late]}closer in late layers",
             f"the early gap is {WORDS[early]}under {EARLY:.0%} of the late one",
@@ -294,8 +294,8 @@ def gaps(rows: pd.DataFrame, first: str, last: str) -> Gaps:
     wide = within.pivot(index=["seed_a", "seed_b"], columns=["group_a", "layer"], values="distance")
     early, late = (wide["memorizing"] - wide["generalizing"])[[first, last]].to_numpy(float).T
     values = np.column_stack([early, late, late - early, EARLY * late - early, EARLY * late + early])
-    found = mean_over_pairs(values, np.array(wide.index.tolist()))
-    return Gaps(*(PairMean(*(float(field[i]) for field in found)) for i in range(values.shape[1])))
+    means = mean_over_pairs(values, np.array(wide.index.tolist()))
+    return Gaps(*(PairMean(*(float(field[i]) for field in means)) for i in range(values.shape[1])))
 
 
 if __name__ == "__main__":

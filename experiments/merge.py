@@ -94,12 +94,12 @@ def kind_of(folder: Path) -> str:
 def unfinished(folders: list[Path], kind: str) -> list[str]:
     """Tasks that have not come to their end (of a zoo its members tell), and those that are not there."""
     ended = [kind == "zoo" or (folder / summary.SUMMARY).exists() for folder in folders]
-    told = [f"not finished: {folder}" for folder, end in zip(folders, ended, strict=True) if not end]
+    lines = [f"not finished: {folder}" for folder, end in zip(folders, ended, strict=True) if not end]
     tasks = [task for _, task in map(split_name, folders) if task]
     if len({count for _, count in tasks}) == 1:
         count, there = tasks[0][1], {number for number, _ in tasks}
-        told += [f"not there: task {i}/{count}" for i in range(1, count + 1) if i not in there]
-    return told
+        lines += [f"not there: task {i}/{count}" for i in range(1, count + 1) if i not in there]
+    return lines
 
 
 def whole_command(folders: list[Path], out: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Collects what the runs under a folder have found into one page: report.html, with its pictures inside, and report.md.
+"""Collect the results of all runs under a folder into one page: report.html, which contains its figures, and report.md.
 
 For each run: the conclusion, the figures, the tables, published figures where they exist, the command and the time
 that it took. Nothing is computed; run experiments first.
@@ -27,35 +27,35 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    found = collect(settings.runs)
+    summaries = collect(settings.runs)
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out: {settings.out} cannot be a folder ({error.strerror})") from None
-    sections = [section(run) for run in found]
+    sections = [section(run) for run in summaries]
     runs.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
     runs.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
-    for run in found:
+    for run in summaries:
         print(f"{run.experiment}: {run.title}\n  {run.conclusion}")
-    print(f"\n{len(found)} runs in {settings.out / 'report.html'} and {settings.out / 'report.md'}")
+    print(f"\n{len(summaries)} runs in {settings.out / 'report.html'} and {settings.out / 'report.md'}")
 
 
 TITLE = "Symmetries of networks and of their representations"
 
 
 def collect(folder: Path) -> list[Summary]:
-    """The summaries under a folder, in the order of `ORDER`; one that is broken is told on stderr and left out."""
+    """The summaries under a folder, in the order of `ORDER`; a damaged one is reported on stderr and left out."""
     if not folder.is_dir():
         raise InputError(f"runs: {folder} is no folder; run an experiment first, or name another with --runs")
-    found = []
+    summaries = []
     for path in sorted(folder.rglob(SUMMARY)):
         try:
-            found.append(summary.read(path.parent))
+            summaries.append(summary.read(path.parent))
         except InputError as error:
             print(f"left out: {error}", file=sys.stderr)
-    if not found:
+    if not summaries:
         raise InputError(f"runs: no run under {folder} has a whole {SUMMARY}; run an experiment first")
-    return sorted(found, key=lambda run: ORDER.index(run.experiment) if run.experiment in ORDER else len(ORDER))
+    return sorted(summaries, key=lambda run: ORDER.index(run.experiment) if run.experiment in ORDER else len(ORDER))
 
 
 def section(run: Summary) -> pages.Section:
@@ -76,10 +76,10 @@ def section(run: Summary) -> pages.Section:
 
 def unlike(run: Summary) -> str:
     """What is to be said before published figures, which are of another data set where a run is not on CIFAR-10."""
-    found = dataset_of(run)
-    if found == "cifar10" or run.experiment in WITHOUT_DATA:
+    dataset = dataset_of(run)
+    if dataset == "cifar10" or run.experiment in WITHOUT_DATA:
         return ""
-    here = f"this run is on {found}" if found else "this run does not say on which data it is"
+    here = f"this run is on {dataset}" if dataset else "this run does not say on which data it is"
     return f" for CIFAR-10 ({here}: compare how figures go with layers and families, not the figures themselves)"
 
 
@@ -90,7 +90,7 @@ def dataset_of(run: Summary) -> str | None:
     except InputError:
         return None
     zoos = (config.get(key) for key in ("zoo", "generalizing"))  # experiments.memorize has two
-    name = next((found for found in zoos if found), config).get("dataset")
+    name = next((zoo for zoo in zoos if zoo), config).get("dataset")
     return Path(name).stem if name else None
 
 

@@ -68,8 +68,8 @@ def defaults_of(dataset: str, model: str) -> DatasetDefaults:
         return dataclasses.replace(chosen, width=None)
     if not model.startswith("cct"):
         return chosen
-    theirs = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
-    return dataclasses.replace(chosen, **TRANSFORMER, **theirs)
+    defaults = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
+    return dataclasses.replace(chosen, **TRANSFORMER, **defaults)
 
 
 def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
@@ -80,8 +80,10 @@ def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
     text = ", ".join([*parts, f"{'otherwise ' if parts else ''}{otherwise or value}"])
     if name in TRANSFORMER:
         return optional(metavar, f"{text}; transformers {TRANSFORMER[name]}")
-    theirs = {dataset: chosen[name] for dataset, chosen in TRANSFORMER_DEFAULTS.items() if name in chosen}
-    listed = [f"{dataset or 'others'} {chosen}" for dataset, chosen in theirs.items() if chosen != listed.get(dataset)]
+    by_dataset = {dataset: chosen[name] for dataset, chosen in TRANSFORMER_DEFAULTS.items() if name in chosen}
+    listed = [
+        f"{dataset or 'others'} {chosen}" for dataset, chosen in by_dataset.items() if chosen != listed.get(dataset)
+    ]
     return optional(metavar, f"{text}; transformers: {', '.join(listed)}" if listed else text)
 
 
@@ -146,7 +148,7 @@ class ZooSettings:
     max_device_memory: Annotated[str | None, optional("BYTES", "what it takes")] = None
     """On each device, as 16GB: networks and matrices go in groups, and stitches in parts, that need no more."""
     dry_run: bool = False
-    """Only tell what there is to do, and what it costs in operations, device memory and time."""
+    """Only report how much there is to do, and what it costs in operations, device memory and time."""
 
     def parse_seeds(self) -> tuple[int, ...]:
         """The seeds as integers."""
@@ -206,7 +208,7 @@ def check_dry(settings: Any) -> None:
         raise InputError("dry_run: not together with --distributed; a dry run on one host tells of 1, 8 and 64 devices")
 
 
-class Told(Exception):
+class DryRunReport(Exception):
     """Ends a command that has nothing to do but to tell this."""
 
 
@@ -277,19 +279,19 @@ def compilation() -> Iterator[list[float]]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def _keep(found: Summary, name: str, argv: list[str], seconds: float) -> None:
-    """Writes and prints what the command `name` has found."""
-    told = {"experiment": name.rpartition(".")[2], "command": shlex.join(["python", "-m", name, *map(str, argv)])}
-    summary.write(dataclasses.replace(found, **told, seconds=seconds, versions=runs.versions()))
-    print(f"\n{found.text()}")
+def _keep(result: Summary, name: str, argv: list[str], seconds: float) -> None:
+    """Write and print the summary of the command `name`."""
+    run = {"experiment": name.rpartition(".")[2], "command": shlex.join(["python", "-m", name, *map(str, argv)])}
+    summary.write(dataclasses.replace(result, **run, seconds=seconds, versions=runs.versions()))
+    print(f"\n{result.text()}")
 
 
 def run_command(main: Callable[[Settings], Summary | None], settings: type[Settings], argv: list[str] | None = None):
-    """Runs `main` on the settings that the command line gives; ends the process where they are wrong.
+    """Run `main` with the settings of the command line; end the process if they are wrong.
 
-    What `main` has found is printed and kept in its folder. A caller's mistake is one line on stderr and exit code 2;
-    an interruption is one line and exit code 130, a SIGTERM one line and exit code 143. For these what has been done is
-    saved before (`symjax.interruption`); a second one ends the process at once.
+    The summary that `main` returns is printed and kept in its folder. A caller's mistake is one line on stderr and exit
+    code 2; an interruption is one line and exit code 130, a SIGTERM one line and exit code 143. What has been done is
+    saved before (`symjax.interruption`); a second signal ends the process at once.
     """
     began = time.monotonic()
     module = sys.modules[main.__module__]
@@ -303,22 +305,22 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
             hosts.initialize()
         with compilation() as seconds, interruption.interruptible(), hosts.job():
             try:
-                found = main(parsed)
-            except Told as told:
-                found = None
+                result = main(parsed)
+            except DryRunReport as report:
+                result = None
                 if hosts.is_first():
-                    print(told)
-            if found is not None:
-                _keep(found, name, sys.argv[1:] if argv is None else argv, time.monotonic() - began)
+                    print(report)
+            if result is not None:
+                _keep(result, name, sys.argv[1:] if argv is None else argv, time.monotonic() - began)
         if seconds and hosts.is_first():
             print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except jax.errors.JaxRuntimeError as error:
-        if (told := memory.advice(error)) is None:
+        if (advice := memory.advice(error)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {advice}", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
         if error.errno not in (*DISK, *NAMES):

@@ -28,10 +28,10 @@ class SharedSettings(ZooSettings):
         """Which part of how many."""
         if self.task is None:
             return None
-        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", self.task.strip())
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", self.task.strip())
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise InputError(f"task: got {self.task!r}, expected one of N parts, from 1/N to N/N, as in 3/8")
-        return int(found[1]), int(found[2])
+        return int(match[1]), int(match[2])
 
     def part(self, items: Sequence[Item], what: str) -> list[Item]:
         """Those of `items` that this task computes; the parts of all tasks make the whole, none has two more.
@@ -64,5 +64,5 @@ class SharedSettings(ZooSettings):
 
 def split_name(folder: Path) -> tuple[Path, tuple[int, int] | None]:
     """The inverse of `part_folder`: the folder of the whole, and which part of how many this is."""
-    found = re.fullmatch(r"(.+)\.task-(\d+)-of-(\d+)", folder.name)
-    return (folder.with_name(found[1]), (int(found[2]), int(found[3]))) if found else (folder, None)
+    match = re.fullmatch(r"(.+)\.task-(\d+)-of-(\d+)", folder.name)
+    return (folder.with_name(match[1]), (int(match[2]), int(match[3]))) if match else (folder, None)

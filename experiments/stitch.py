@@ -28,19 +28,19 @@ class Settings(StitchSettings):
 
 
 def main(settings: Settings) -> Summary:
-    with sweep(settings, parse_families(settings.families), "stitch") as found:
-        plots.penalties(found.table, found.folder / "penalties")
-        figures = ["penalties"] + ["curves"] * (plots.curves(found.curves, found.folder / "curves") is not None)
-        means = found.table.groupby("family", sort=False).penalty.agg(mean).sort_values()
+    with sweep(settings, parse_families(settings.families), "stitch") as swept:
+        plots.penalties(swept.table, swept.folder / "penalties")
+        figures = ["penalties"] + ["curves"] * (plots.curves(swept.curves, swept.folder / "curves") is not None)
+        means = swept.table.groupby("family", sort=False).penalty.agg(mean).sort_values()
         return Summary(
-            found.folder,
-            found.title,
-            found.with_warning(
+            swept.folder,
+            swept.title,
+            swept.with_warning(
                 "Over all layers the penalty is "
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
             ),
-            {f"stitching penalty in percentage points, {found.over_pairs}": StitchResults.summary(found.table)},
+            {f"stitching penalty in percentage points, {swept.over_pairs}": StitchResults.summary(swept.table)},
             tuple(figures),
         )
 

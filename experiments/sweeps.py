@@ -109,7 +109,7 @@ class StitchSettings(SharedSettings):
         default_epochs = STITCH_EPOCHS.get(self.dataset, 20)
         rates = parse_numbers("stitch_learning_rates", self.stitch_learning_rates)
         if self.stitch_epochs is not None and self.stitch_epochs < 1:
-            raise InputError(f"stitch_epochs: got {self.stitch_epochs}, wanted a positive number")
+            raise InputError(f"stitch_epochs: got {self.stitch_epochs}, expected a positive number")
         with renamed(learning_rates="stitch_learning_rates"), renamed(epochs="stitch_epochs"):
             return FitConfig(
                 epochs=default_epochs if self.stitch_epochs is None else self.stitch_epochs,
@@ -233,11 +233,13 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         ]
         missing = hosts.all_agree("missing stitches", lambda: results.missing(pairs, plan), _told)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
-        own = set(hosts.local_shard(dict.fromkeys(pair for lacking in missing.values() for pair in lacking)))
+        own = set(hosts.local_shard(dict.fromkeys(pair for missing_plan in missing.values() for pair in missing_plan)))
         names = tuple(side.name for side in sides)
-        for lacking, of_plan in missing.items():
+        for missing_plan, of_plan in missing.items():
             of_plan = [pair for pair in of_plan if pair in own]
-            for part in [lacking] if limit is None else memory_budget.split_to_fit(lacking, dataset, limit)[0]:
+            for part in (
+                [missing_plan] if limit is None else memory_budget.split_to_fit(missing_plan, dataset, limit)[0]
+            ):
                 if of_plan:
                     part_sweep = Sweep(part, dataset, num_pairs=len(of_plan))
                     for result in _run(kind, part_sweep, zoos, of_plan, settings.pair_seed):
@@ -280,19 +282,19 @@ def _plan(
     with renamed(points="layers"):
         points = parse_point_pairs(network, network_b, layers)
         plan = Plan(network, points, tuple(families), config, parallel.default_execution(), network_b)
-    told = []
+    left_out = []
     unequal = next((at for at in plan.junctions if len(set(at.shape)) > 1), None)
     square = [family for family in plan.families if family.square]
     if unequal is not None and 0 < len(square) < len(plan.families):
         plan = dataclasses.replace(plan, families=tuple(family for family in plan.families if not family.square))
         labels = ", ".join(family.label for family in square)
         widths = f"{unequal.front.channels} channels at {unequal.front.name}, {unequal.tail.channels} in the tail's"
-        told.append(f"{labels}, which need equal widths ({widths} {unequal.tail.name})")
+        left_out.append(f"{labels}, which need equal widths ({widths} {unequal.tail.name})")
     names_b = {point.name for point in network_b.points}
     there = {at.front.name for at in plan.junctions}
     if layers == "all" and (rest := [p.name for p in network.points if p.name in names_b and p.name not in there]):
-        told.append(f"{', '.join(rest)}, where what crosses differs")
-    return plan, f"Left out: {'; '.join(told)}." if told else ""
+        left_out.append(f"{', '.join(rest)}, where what crosses differs")
+    return plan, f"Left out: {'; '.join(left_out)}." if left_out else ""
 
 
 def _readable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -327,15 +329,16 @@ def stitch_phase(
     limit: float | None,
 ) -> dry_run.Phase:
     """Stitching what a run folder lacks."""
-    lacking = {plan: list(pairs)}
+    missing_plan = {plan: list(pairs)}
     if (folder / runs.CONFIG).exists():
-        lacking = StitchResults(folder).missing(pairs, plan)
+        missing_plan = StitchResults(folder).missing(pairs, plan)
     # Counted on plain convolutions, as the zoo's are.
     plain = [segment_flops(side.network, dataset.train.images.shape[1:]) for side in (sides[0], sides[-1])]
     flops = sum(
-        len(of_plan) * cost(part, plain[0], count_images(part, dataset), plain[1]) for part, of_plan in lacking.items()
+        len(of_plan) * cost(part, plain[0], count_images(part, dataset), plain[1])
+        for part, of_plan in missing_plan.items()
     )
-    to_do = len({pair for of_plan in lacking.values() for pair in of_plan})
+    to_do = len({pair for of_plan in missing_plan.values() for pair in of_plan})
     if not to_do:
         return dry_run.Phase("pairs to stitch", 0, len(pairs), 0.0)
     _, needed = memory_budget.split_to_fit(plan, dataset, math.inf if limit is None else limit)
@@ -370,4 +373,4 @@ def parse_numbers(name: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise InputError(f"{name}: got {text!r}, wanted numbers with commas between") from None
+        raise InputError(f"{name}: got {text!r}, expected numbers with commas between") from None

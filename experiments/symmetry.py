@@ -114,16 +114,16 @@ def main(settings: Settings) -> Summary:
 def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: Path) -> list[dry_run.Phase]:
     """What a dry run tells of what comes after the training."""
     seeds, tried = settings.parse_seeds(), len(GROUPS) * settings.draws
-    name, left = "members to act on", [theirs for theirs in missing(folder, seeds, points).values() if theirs]
+    name, left = "members to act on", [left for left in missing(folder, seeds, points).values() if left]
     there = (folder / "defects.csv").exists()
     matrices = dry_run.Phase("matrices to try", 0 if there else tried, tried if there else 0)
     if not left:
         return [dry_run.Phase(name, 0, len(seeds), 0.0), matrices]
     network = config.network(dataset)
     plain = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
-    flops = sum(transformed_flops(network, plain, dataset, theirs) for theirs in left)
+    flops = sum(transformed_flops(network, plain, dataset, points) for points in left)
     # Points inside of residual blocks and others go apart, as in `stitch_to_transformed`.
-    sets = {tuple(p for p in theirs if network.points[p].starred == starred) for theirs in left for starred in (0, 1)}
+    sets = {tuple(p for p in points if network.points[p].starred == starred) for points in left for starred in (0, 1)}
     needs = [zoo.evaluation_need(network, dataset.test), *(moments_memory(network, dataset, p) for p in sets if p)]
     at_once = min(dry_run.on_a_device(len(left), need, settings.memory_limit) for need in needs)
     needed = max(needs, key=lambda need: need.bytes_for(at_once))
@@ -156,10 +156,18 @@ def measure(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:
             with jax.enable_x64(True):
                 matrix = np.asarray(group.sample(jax.random.fold_in(jax.random.fold_in(key, g), draw), channels))
             for row in INTERTWINERS.values():
-                found = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
+                decision = is_intertwiner(row.activation, matrix, offset=row.offset is not None)
                 member = row.group.contains(matrix)
-                values = (row.name, group.name, draw, member, VERDICTS[found.verdict], found.defect, found.condition)
-                rows.append(dict(zip(DEFECTS, (*values, found.warning or "none"), strict=True)))
+                values = (
+                    row.name,
+                    group.name,
+                    draw,
+                    member,
+                    VERDICTS[decision.verdict],
+                    decision.defect,
+                    decision.condition,
+                )
+                rows.append(dict(zip(DEFECTS, (*values, decision.warning or "none"), strict=True)))
     table = pd.DataFrame(rows)
     return table.sort_values("activation", key=lambda names: names.map(list(INTERTWINERS).index), kind="stable")
 
@@ -186,23 +194,25 @@ def stitch(
 ) -> pd.DataFrame:
     """Members stitched to what symmetries make of them; those that results.csv has not got are computed."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for seed, theirs in missing(folder, trained.seeds, points).items():
-        groups.setdefault(theirs, []).append(seed)
+    for seed, missing_points in missing(folder, trained.seeds, points).items():
+        groups.setdefault(missing_points, []).append(seed)
 
     results = ResultTable(folder, ROWS)
 
     def keep(rows: list[dict]) -> None:  # member by member, so that a run that is stopped loses one at most
         results.add(pd.DataFrame(rows))
 
-    total = sum(len(lacking) * len(seeds) * len(KINDS) for lacking, seeds in groups.items())
+    total = sum(len(missing_points) * len(seeds) * len(KINDS) for missing_points, seeds in groups.items())
     with progress_bar(desc="symmetry", unit="stitch", total=total, disable=not total) as bar:
-        for lacking, seeds in groups.items():
-            if lacking:
+        for missing_points, seeds in groups.items():
+            if missing_points:
                 where = np.array([trained.seeds.index(seed) for seed in seeds])
-                theirs = dataclasses.replace(trained, seeds=tuple(seeds), members=parallel.take(trained.members, where))
+                members = dataclasses.replace(
+                    trained, seeds=tuple(seeds), members=parallel.take(trained.members, where)
+                )
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
                 options = {"on_row": bar.update, "on_member": keep, "max_device_memory": limit}
-                stitch_to_transformed(theirs, dataset, keys, lacking, **options)
+                stitch_to_transformed(members, dataset, keys, missing_points, **options)
     return results.select(requested(trained.seeds, points))
 
 

@@ -52,13 +52,13 @@ def phases(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     monkeypatch.setattr(symjax.zoo.training, "train_jobs", lambda *_: pytest.fail("trained"))
-    recorded, tell = {}, experiments.dry_run.tell
+    recorded, report = {}, experiments.dry_run.report
 
-    def told_of(title, config, dataset, phases):
+    def recording(title, config, dataset, phases):
         recorded.update({phase.name: phase for phase in phases})
-        return tell(title, config, dataset, phases)
+        return report(title, config, dataset, phases)
 
-    monkeypatch.setattr(experiments.dry_run, "tell", told_of)
+    monkeypatch.setattr(experiments.dry_run, "report", recording)
     return recorded
 
 

@@ -349,7 +349,7 @@ def test_a_rehearsal_that_would_take_much_memory_is_not_held(monkeypatch, capsys
     wide = settings(width=10_000).zoo_config()
     for config, images in ((settings().zoo_config(), classes), (wide, dataset)):
         phase = experiments.dry_run.Phase("members to train", 4, 0, 1e9)
-        text = experiments.dry_run.tell("title", config, images, [phase])
+        text = experiments.dry_run.report("title", config, images, [phase])
         assert "No times: " in text and "1.00e+09" in text and "time on" not in text
 
 

@@ -60,5 +60,5 @@ def stitch_point(x: jax.Array, name: str) -> jax.Array:
     dtype, shape = getattr(x, "dtype", None), getattr(x, "shape", ())
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 2:
         given = short(x) if dtype is None else f"{dtype}{list(shape)}"
-        raise InputError(f"x: got {given} at stitch point {name!r}, wanted floating-point (examples, ..., channels)")
+        raise InputError(f"x: got {given} at stitch point {name!r}, expected floating-point (examples, ..., channels)")
     return checkpoint_name(x, name)
