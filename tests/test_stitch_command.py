@@ -269,7 +269,8 @@ def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, c
     for process in (0, 1):
         fake.asked = []
         shutil.copytree(prepared, tmp_path / str(process))
-        monkeypatch.setattr(experiments.sweeps.hosts, "local_shard", lambda items, process=process: list(items)[process::2])
+        share = lambda items, process=process: list(items)[process::2]  # noqa: E731
+        monkeypatch.setattr(experiments.sweeps.hosts, "local_shard", share)
         with pytest.raises(SystemExit, match="2"):
             command("--families", "full,rank1", "--pairs", 4, out=tmp_path / str(process))
         assert "stitches are done, but" in capsys.readouterr().err
