@@ -269,7 +269,8 @@ def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, c
     for process in (0, 1):
         fake.asked = []
         shutil.copytree(prepared, tmp_path / str(process))
-        monkeypatch.setattr(experiments.sweeps.hosts, "own", lambda items, process=process: list(items)[process::2])
+        share = lambda items, process=process: list(items)[process::2]  # noqa: E731
+        monkeypatch.setattr(experiments.sweeps.hosts, "local_shard", share)
         with pytest.raises(SystemExit, match="2"):
             command("--families", "full,rank1", "--pairs", 4, out=tmp_path / str(process))
         assert "stitches are done, but" in capsys.readouterr().err
@@ -484,7 +485,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--start", "zero"], ["start", "identity", "least_squares"]),
         (["--epochs", "0"], ["epochs: got 0"]),
         (["--width", "0"], ["width: got 0"]),
-        (["--batch-size", "5000"], ["batch_size: 5000 is more than"]),
+        (["--batch-size", "5000"], ["batch_size: got 5000, expected at most"]),
         (["--validation", "0"], ["validation: "]),
         (["--test-size", "0"], ["test_size: got 0"]),
         (["--image-size", "4"], ["image_size: 4 is too small for mcnn"]),

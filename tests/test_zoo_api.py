@@ -303,7 +303,7 @@ REFUSED = {
         REGRESSION,
         OWN | {"optimizer": optax.GradientTransformation(lambda p: jnp.int32(0), lambda g, s, p=None: (g, s + 0.5))},
     ),
-    "learning_rate: is for optimizers given by name": (MLP, REGRESSION, OWN | {"learning_rate": 0.1}),
+    "learning_rate: got 0.1 with an optax optimizer": (MLP, REGRESSION, OWN | {"learning_rate": 0.1}),
     "rate: is no option of training": (MLP, REGRESSION, OWN | {"rate": 0.1}),
     "seeds: got 0": (MLP, REGRESSION, OWN | {"seeds": 0}),
     "batch_size: got": (ZooConfig("r", MLP), data.load(REGRESSION), {}),
