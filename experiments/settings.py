@@ -4,12 +4,13 @@ import ast
 import contextlib
 import dataclasses
 import errno
+import math
 import os
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -264,19 +265,29 @@ Settings = TypeVar("Settings")
 
 
 @contextlib.contextmanager
-def compilation() -> Iterator[list[float]]:
-    """The seconds that JAX spends on tracing and compiling meanwhile, program by program."""
-    seconds: list[float] = []
+def compilation() -> Iterator[list[tuple[float, float]]]:
+    """Record when JAX traces and compiles within the context: (begin, end) in seconds, program by program."""
+    intervals: list[tuple[float, float]] = []
 
     def listen(event: str, duration: float, **_: Any) -> None:
         if event.startswith("/jax/core/compile/"):
-            seconds.append(duration)
+            end = time.monotonic()
+            intervals.append((end - duration, end))
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        yield seconds
+        yield intervals
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals: threads compile at the same time, and traces are nested."""
+    total, last = 0.0, -math.inf
+    for begin, end in sorted(intervals):
+        total += max(0.0, end - max(begin, last))
+        last = max(last, end)
+    return total
 
 
 def _keep(result: Summary, name: str, argv: list[str], seconds: float) -> None:
@@ -303,7 +314,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
         check_dry(parsed)
         if getattr(parsed, "distributed", False):
             hosts.initialize()
-        with compilation() as seconds, interruption.interruptible(), hosts.job():
+        with compilation() as intervals, interruption.interruptible(), hosts.job():
             try:
                 result = main(parsed)
             except DryRunReport as report:
@@ -312,8 +323,8 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
                     print(report)
             if result is not None:
                 _keep(result, name, sys.argv[1:] if argv is None else argv, time.monotonic() - began)
-        if seconds and hosts.is_first():
-            print(f"tracing and compiling took {sum(seconds):.0f} s", file=sys.stderr)
+        if intervals and hosts.is_first():
+            print(f"tracing and compiling took {covered(intervals):.0f} s", file=sys.stderr)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from experiments import programs
+from experiments.settings import covered
 
 
 @pytest.fixture
@@ -46,3 +47,8 @@ def test_nothing_is_kept_where_the_user_has_said_so(setting, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", "/elsewhere")
     programs.keep_programs()
     assert setting() == "/elsewhere"
+
+
+def test_time_of_compilation_counts_overlaps_once():
+    assert covered([]) == 0
+    assert covered([(3.0, 4.0), (0.0, 2.0), (0.5, 1.0), (1.5, 2.5)]) == 3.5
