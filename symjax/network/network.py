@@ -52,7 +52,7 @@ class Network(Traced):
           example: an input or its shape, with examples along the first axis; a tuple for a module of several inputs.
           points: paths of submodules, such as "conv1" or "blocks.0", whose outputs are stitch points, beside the
             values that the code names by `symjax.stitch_point`.
-          name: in messages; the module's class by default.
+          name: the name in messages; by default that of `build`, or "model" for a lambda.
         """
         adapter = NNXAdapter(build, points)
         return cls(adapter, example, name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
