@@ -6,7 +6,7 @@
 Each process writes files of its own: the first one `PART.NAME.csv`, process 2 `PART+2.NAME.csv`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class ResultTable:
 
     def rows(self) -> pd.DataFrame:
         """Return all rows, sorted; without any, an empty table with the schema's columns."""
-        return self._read(self._files("*"))
+        return self._read(self._files())
 
     def missing(self, requested: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of `requested` for which the table has no row.
@@ -93,16 +93,9 @@ class ResultTable:
         Add details of the rows of another table (learning curves) before these rows, so that a row exists only if its
         details exist.
         """
-        part, required = list(self.schema.part), self.schema.required
-        rows = rows[[*required, *(name for name in rows.columns if name not in required)]]
-        groups = rows.groupby(part, sort=False) if part else [((), rows)]
-        for names, group in groups:
-            path = self._file(names)
-            if part:
-                runs.make_folder(path.parent)
+        for path, group in self._by_file(rows):
             frames = [self._read([path]), group] if path.exists() else [group]
-            table = pd.concat(frames, ignore_index=True).drop_duplicates(list(self.schema.key), keep="last")
-            runs.write_csv(path, self._ordered(table))
+            self._write(path, pd.concat(frames, ignore_index=True).drop_duplicates(list(self.schema.key), keep="last"))
 
     def assemble(self) -> None:
         """Write the whole table from its parts, in the first process."""
@@ -111,28 +104,30 @@ class ResultTable:
             if len(rows) or self.path.exists():
                 runs.write_csv(self.path, rows)
 
-    def merge(self, folders: Sequence[Path], *, details_of: pd.DataFrame | None = None) -> int:
+    def merge(self, folders: Sequence[Path], *, details_of: Schema | None = None) -> int:
         """Write the rows of the same table in all `folders`, which include this one; return the number of rows.
 
         Args:
           folders: run folders of one configuration.
-          details_of: rows of another table; rows that agree with none of them in the common columns are omitted.
+          details_of: the schema of another table, whose key is part of this one's. Rows are omitted if their key is that
+            of no row of this other table in any folder.
 
         Raises:
           InputError: two folders have different rows of one key.
         """
         tables = {folder: ResultTable(folder, self.schema).rows() for folder in folders}
         if details_of is not None:
-            shared = [name for name in self.schema.key if name in details_of]
-            owners = pd.MultiIndex.from_frame(details_of[shared])
-            tables = {f: rows[pd.MultiIndex.from_frame(rows[shared]).isin(owners)] for f, rows in tables.items()}
+            key = list(details_of.key)
+            owners = pd.concat([ResultTable(folder, details_of).rows()[key] for folder in folders])
+            owners = pd.MultiIndex.from_frame(owners)
+            tables = {f: rows[pd.MultiIndex.from_frame(rows[key]).isin(owners)] for f, rows in tables.items()}
         rows = _unique_rows({folder: rows for folder, rows in tables.items() if len(rows)}, self.schema)
-        files = self._files("*")
-        if len(rows):
-            self.add(rows)
-        for path in files:  # files of single processes, whose rows are now in the file of the part
-            if "+" in path.name:
-                path.unlink()
+        old = set(self._files())
+        for path, group in self._by_file(rows) if len(rows) else ():
+            self._write(path, group)
+            old.discard(path)
+        for path in old:  # files of single processes, whose rows are in the file of the part now, and omitted details
+            path.unlink()
         self.assemble()
         return len(rows)
 
@@ -143,11 +138,23 @@ class ResultTable:
         part = hosts.local_name(".".join(quote(str(name), safe=" :,-") for name in names))
         return self.folder / "parts" / f"{part}.{self.schema.name}.csv"
 
-    def _files(self, part: str) -> list[Path]:
-        """Return the files of a part, or of all parts (`*`)."""
+    def _files(self) -> list[Path]:
+        """Return the files of all parts."""
         if not self.schema.part:
             return [self.path] if self.path.exists() else []
-        return sorted((self.folder / "parts").glob(f"{part}.{self.schema.name}.csv"))
+        return sorted((self.folder / "parts").glob(f"*.{self.schema.name}.csv"))
+
+    def _by_file(self, rows: pd.DataFrame) -> Iterator[tuple[Path, pd.DataFrame]]:
+        """Yield the files to which this process writes rows, and the rows of each."""
+        part, required = list(self.schema.part), self.schema.required
+        rows = rows[[*required, *(name for name in rows.columns if name not in required)]]
+        for names, group in rows.groupby(part, sort=False) if part else [((), rows)]:
+            yield self._file(names), group
+
+    def _write(self, path: Path, rows: pd.DataFrame) -> None:
+        if self.schema.part:
+            runs.make_folder(path.parent)
+        runs.write_csv(path, self._ordered(rows))
 
     def _read(self, paths: Iterable[Path]) -> pd.DataFrame:
         schema = self.schema

@@ -78,9 +78,14 @@ def test_a_row_of_two_folders_is_one_row_or_an_error(tmp_path):
 
 
 def test_details_of_no_row_are_left_out(tmp_path):
-    curves = Schema("curves", {**PARTS.key, "epoch": int}, ("loss",), part=("layer",))
-    for name, seeds, loss in (("a", [0, 1], 0.5), ("b", [1], 1.5)):
-        (tmp_path / name).mkdir()
-        ResultTable(tmp_path / name, curves).add(rows(layer="x", seed=seeds, epoch=1, loss=loss))
-    owners = rows(layer=["x"], seed=[0])  # the rows of seed 1, which differ, belong to no row
-    assert ResultTable(tmp_path / "a", curves).merge([tmp_path / "a", tmp_path / "b"], details_of=owners) == 1
+    """The curves of seed 1, which differ, belong to no row; a row has one of the rates, and curves have both."""
+    curves = Schema("curves", {**PARTS.key, "rate": float, "epoch": int}, ("loss",), part=("layer",))
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, seeds, loss in zip(folders, ([0, 1], [1]), (0.5, 1.5), strict=True):
+        folder.mkdir()
+        for rate in (0.1, 0.2):
+            ResultTable(folder, curves).add(rows(layer="x", seed=seeds, rate=rate, epoch=1, loss=loss))
+    ResultTable(folders[0], PARTS).add(rows(layer=["x"], seed=[0], value=[9.0], rate=[0.2]))
+    merged = ResultTable(folders[0], curves)
+    assert merged.merge(folders, details_of=PARTS) == 2
+    assert merged.rows()[["seed", "rate"]].values.tolist() == [[0, 0.1], [0, 0.2]]

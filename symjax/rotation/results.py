@@ -92,8 +92,7 @@ class RotationResults:
         """Write the results of all `folders`, which include this one; return the number of rows."""
         for folder in folders:
             self.add_structures(RotationResults(folder).structures())
-        rows = pd.concat([ResultTable(folder, ROWS).rows() for folder in folders], ignore_index=True)
-        self._curves.merge(folders, details_of=rows)
+        self._curves.merge(folders, details_of=ROWS)
         return self._rows.merge(folders)
 
 

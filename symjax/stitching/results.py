@@ -177,7 +177,7 @@ class StitchResults:
         for pair in pairs:
             prefixes = {f: tuple(_prefix(*key) for key in _keys(rows, pair)) for f, rows in tables.items()}
             _merge_arrays(f"stitches/{pair}.npz", {f: names for f, names in prefixes.items() if names}, self.folder)
-        self._curves.merge(folders, details_of=pd.concat(tables.values(), ignore_index=True)[list(KEY)])
+        self._curves.merge(folders, details_of=ROWS)
         return self._rows.merge(folders)
 
     @staticmethod
