@@ -176,14 +176,10 @@ def requested(measures: list[str], pairs: list[tuple[int, int]]) -> pd.DataFrame
 def missing_pairs(
     results: ResultTable, measures: list[str], pairs: list[tuple[int, int]]
 ) -> dict[str, list[tuple[int, int]]]:
-    """The pairs that have no rows, by measure, of measures that lack any."""
-    keys = [(measure, *pair) for measure in measures for pair in pairs]
-    missing: dict[str, list[tuple[int, int]]] = {}
-    for measure, *pair in results.missing(pd.DataFrame(keys, columns=["measure", "model_a", "model_b"])).itertuples(
-        index=False
-    ):
-        missing.setdefault(measure, []).append(tuple(pair))
-    return missing
+    """Return the pairs that have no rows, by measure, of measures that lack any."""
+    keys = pd.DataFrame([(m, *pair) for m in measures for pair in pairs], columns=["measure", "model_a", "model_b"])
+    missing = results.missing(keys)
+    return {m: list(zip(rows.model_a, rows.model_b, strict=True)) for m, rows in missing.groupby("measure", sort=False)}
 
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:

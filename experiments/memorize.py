@@ -153,19 +153,15 @@ def pairs_of(models: list[Model]) -> list[tuple[int, int]]:
 
 
 def requested(measures: list[str], models: list[Model]) -> pd.DataFrame:
-    """The measures and pairs of networks that have rows, with the positions of the networks."""
-    keys = [(m, *models[i], *models[j], i, j) for m in measures for i, j in pairs_of(models)]
-    return pd.DataFrame(keys, columns=["measure", *PAIR, "i", "j"])
+    """Return the measures and pairs of networks that have rows."""
+    keys = [(m, *models[i], *models[j]) for m in measures for i, j in pairs_of(models)]
+    return pd.DataFrame(keys, columns=["measure", *PAIR])
 
 
 def missing_pairs(results: ResultTable, measures: list[str], models: list[Model]) -> dict[str, list[tuple[int, int]]]:
-    """The pairs that have no rows, by measure."""
-    every = requested(measures, models)
-    missing = results.missing(every.drop(columns=["i", "j"])).merge(every, how="left")
-    pairs: dict[str, list[tuple[int, int]]] = {measure: [] for measure in measures}
-    for measure, i, j in missing[["measure", "i", "j"]].itertuples(index=False):
-        pairs[measure].append((i, j))
-    return pairs
+    """Return the pairs that have no rows, by measure."""
+    missing = set(results.missing(requested(measures, models)).itertuples(index=False, name=None))
+    return {m: [(i, j) for i, j in pairs_of(models) if (m, *models[i], *models[j]) in missing] for m in measures}
 
 
 def compare(results: ResultTable, settings: Settings, zoos: list[Zoo], dataset, layers, measures) -> pd.DataFrame:
@@ -182,7 +178,7 @@ def compare(results: ResultTable, settings: Settings, zoos: list[Zoo], dataset, 
             features = {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
         for group in in_blocks(pairs_of(models), range(len(models)), missing):
             results.add(distances(features, measure, group, models))
-    return results.select(requested(measures, models).drop(columns=["i", "j"]))
+    return results.select(requested(measures, models))
 
 
 def distances(features, measure: str, pairs: list[tuple[int, int]], models: list[Model]) -> pd.DataFrame:

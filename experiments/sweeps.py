@@ -236,14 +236,15 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         own = set(hosts.local_shard(dict.fromkeys(pair for missing_plan in missing.values() for pair in missing_plan)))
         names = tuple(side.name for side in sides)
         for missing_plan, of_plan in missing.items():
-            of_plan = [pair for pair in of_plan if pair in own]
-            for part in (
-                [missing_plan] if limit is None else memory_budget.split_to_fit(missing_plan, dataset, limit)[0]
-            ):
-                if of_plan:
-                    part_sweep = Sweep(part, dataset, num_pairs=len(of_plan))
-                    for result in _run(kind, part_sweep, zoos, of_plan, settings.pair_seed):
-                        results.add(result, *clean, **({"networks": names} if between else {}))
+            if not (own_pairs := [pair for pair in of_plan if pair in own]):
+                continue
+            parts = [missing_plan]
+            if limit is not None:
+                parts, _ = memory_budget.split_to_fit(missing_plan, dataset, limit)
+            for part in parts:
+                part_sweep = Sweep(part, dataset, num_pairs=len(own_pairs))
+                for result in _run(kind, part_sweep, zoos, own_pairs, settings.pair_seed):
+                    results.add(result, *clean, **({"networks": names} if between else {}))
         hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _told)
         hosts.continue_on_first("stitches")
         results.assemble()  # a run may have been stopped just before

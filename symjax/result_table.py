@@ -109,8 +109,8 @@ class ResultTable:
 
         Args:
           folders: run folders of one configuration.
-          details_of: the schema of another table, whose key is part of this one's. Rows are omitted if their key is that
-            of no row of this other table in any folder.
+          details_of: the schema of another table, whose key is part of this one's. Rows that belong to none of its rows
+            in the folders are omitted.
 
         Raises:
           InputError: two folders have different rows of one key.
