@@ -19,10 +19,11 @@ def test_rows_are_added_replaced_and_sorted(tmp_path):
     table = ResultTable(tmp_path, PLAIN)
     assert table.rows().empty and list(table.rows()) == ["seed", "class", "value"]
     table.add(rows(value=[0.5, 0.1], seed=[3, 1], **{"class": ["0", "10"]}))
-    table.add(rows(value=[0.25], seed=[3], **{"class": ["0"]}))
-    # Classes are text, though they look like numbers.
-    assert table.rows().to_dict("list") == {"seed": [1, 3], "class": ["10", "0"], "value": [0.1, 0.25]}
-    assert runs.read_csv(table.path).seed.tolist() == [1, 3]
+    table.add(rows(value=[0.25, 0.75], seed=[3, 4], **{"class": ["0", "None"]}))
+    # Classes are text, though they look like numbers or missing values.
+    expected = {"seed": [1, 3, 4], "class": ["10", "0", "None"], "value": [0.1, 0.25, 0.75]}
+    assert table.rows().to_dict("list") == expected
+    assert runs.read_csv(table.path).seed.tolist() == [1, 3, 4]
 
 
 def test_missing_and_selected_rows_are_in_the_order_of_the_request(tmp_path):
