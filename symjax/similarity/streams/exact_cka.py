@@ -27,11 +27,11 @@ from symjax.similarity.streams.stream import (
     Stream,
     add_counts,
     as_float,
-    clear_padding,
     count_of,
     no_samples,
     require_same_shapes,
     require_samples,
+    samples_of,
 )
 
 MAX_FEATURES = 2**14  # of both sides together; the state has the square of this number: 1 GiB in float32
@@ -62,15 +62,7 @@ def exact_cka_stream(estimator, maps, layout=None):
         return ExactState(no_samples(), *zeros, zero_sums(p + q, x.dtype))
 
     def update(state, x, y, mask=None):
-        if mask is not None:
-            x, y, mask = clear_padding(x, y, mask)
-        x, y = pair_of(x, y)
-        for name, shift, z in (("x", state.x_shift, x), ("y", state.y_shift, y)):
-            if z.shape[1] != len(shift) or z.dtype != shift.dtype:
-                raise InputError(
-                    f"{name}: got {z.shape[1]} features of {z.dtype}, expected {len(shift)} of {shift.dtype}"
-                )
-        return _update(state, x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask)))
+        return _update(state, *samples_of(pair_of, x, y, mask, (state.x_shift, state.y_shift), "features"))
 
     def merge(a, b):
         require_same_shapes(a, b)

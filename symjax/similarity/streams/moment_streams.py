@@ -7,7 +7,6 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.checks import is_concrete
 from symjax.checks import flag
-from symjax.errors import InputError
 from symjax.similarity.alignment import paired_samples
 from symjax.similarity.canonical_variates import cca_of_centred
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
@@ -24,7 +23,7 @@ from symjax.similarity.streams.moments import (
     uncentred,
     zero_moments,
 )
-from symjax.similarity.streams.stream import Stream, clear_padding, require_same_shapes, require_samples
+from symjax.similarity.streams.stream import Stream, require_same_shapes, require_samples, samples_of
 from symjax.similarity.svcca import svcca_of_centred
 from symjax.similarity.wreath import best_positive_matching
 
@@ -227,15 +226,7 @@ def _stream(pair_of, maps, layout, finalize):
         return zero_moments(x.shape[1], y.shape[1], x.dtype)
 
     def update(state, x, y, mask=None):
-        if mask is not None:
-            x, y, mask = clear_padding(x, y, mask)
-        x, y = pair_of(x, y)
-        for name, side, z in (("x", state.x, x), ("y", state.y, y)):
-            if z.shape[1] != len(side.shift) or z.dtype != side.shift.dtype:
-                raise InputError(
-                    f"{name}: got {z.shape[1]} neurons of {z.dtype}, expected {len(side.shift)} of {side.shift.dtype}"
-                )
-        return add_batch(state, x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask)))
+        return add_batch(state, *samples_of(pair_of, x, y, mask, (state.x.shift, state.y.shift), "neurons"))
 
     def merge(a, b):
         require_same_shapes(a, b)

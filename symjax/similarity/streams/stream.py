@@ -100,3 +100,24 @@ def clear_padding(x, y, mask):
         rows = np.where(mask, np.arange(len(mask)), mask.argmax())
         return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
     return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
+
+
+def samples_of(pair_of, x, y, mask, shifts, unit):
+    """Return the samples of a batch of both sides, and the mask of samples or None.
+
+    Args:
+        pair_of: function of x and y that returns the samples, (m, p) and (m, q).
+        x, y, mask: the batch, and which of its examples count; None means all.
+        shifts: arrays (p,) and (q,) of the state, with which the samples must agree.
+        unit: what messages call the columns.
+
+    Raises:
+        InputError: other widths or dtypes than those of the state; a mask that does not fit.
+    """
+    if mask is not None:
+        x, y, mask = clear_padding(x, y, mask)
+    x, y = pair_of(x, y)
+    for name, shift, z in (("x", shifts[0], x), ("y", shifts[1], y)):
+        if z.shape[1] != len(shift) or z.dtype != shift.dtype:
+            raise InputError(f"{name}: got {z.shape[1]} {unit} of {z.dtype}, expected {len(shift)} of {shift.dtype}")
+    return x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask))
