@@ -318,7 +318,7 @@ def on_devices(name: str, counts: list[int], folder: pathlib.Path) -> tuple[list
 
 
 def sorted_out(left: dict[str, np.ndarray | str]) -> tuple[dict, dict, dict]:
-    """Of what is left the arrays, the columns of numbers in tables, and the rest, of which findings only as there."""
+    """Return the arrays, the columns of numbers in tables, and the rest; of conclusions only that they exist."""
     arrays, tables, rest = {}, {}, {}
     for name, value in left.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
@@ -342,7 +342,7 @@ def distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def what_is_left(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
-    """Everything that a run's folder tells, by name: weights, arrays, the text of tables, findings; names of files."""
+    """Return the contents of a run folder by name: weights, arrays, the text of tables, conclusions, names of files."""
     import jax
 
     from symjax import runs, summary, zoo

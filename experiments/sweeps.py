@@ -95,13 +95,13 @@ class StitchSettings(SharedSettings):
 
         Between zoos of different models they may be of equal seeds.
         """
-        count, there = self.pairs, len(seeds) * (len(seeds) - (not between))
+        count, available = self.pairs, len(seeds) * (len(seeds) - (not between))
         if count is None:
             count = PAIRS
-            if 0 < there < PAIRS:
-                count = there
+            if 0 < available < PAIRS:
+                count = available
                 if hosts.is_first():
-                    print(f"pairs: all {there} of {len(seeds)} members, not {PAIRS}, the default", file=sys.stderr)
+                    print(f"pairs: all {available} of {len(seeds)} members, not {PAIRS}, the default", file=sys.stderr)
         return draw_pairs(seeds, count, self.pair_seed, seeds_b=seeds if between else None)
 
     def fit_config(self, recipe) -> FitConfig:
@@ -150,7 +150,7 @@ class Swept(NamedTuple):
         return f"mean ± deviation over {len(self.pairs)} pairs" if len(self.pairs) > 1 else "one pair"
 
     def with_warning(self, text: str) -> str:
-        """The text, and behind it what was left out, and a warning where training met numerical trouble."""
+        """Return the text, followed by what was left out and by the warnings about losses and projections."""
         return " ".join(part for part in (text, self.left_out, numerical_warnings(self.curves)) if part)
 
     @property
@@ -231,7 +231,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
             _clean(folder, members, dataset, limit, side.folder, schema)
             for members, side, schema in zip(zoos, sides, (ACCURACY, ACCURACY_B), strict=False)
         ]
-        missing = hosts.all_agree("missing stitches", lambda: results.missing(pairs, plan), _told)
+        missing = hosts.all_agree("missing stitches", lambda: results.missing(pairs, plan), _to_json)
         # A pair is one process's, whatever plans it is in: that one alone writes its files.
         own = set(hosts.local_shard(dict.fromkeys(pair for missing_plan in missing.values() for pair in missing_plan)))
         names = tuple(side.name for side in sides)
@@ -245,7 +245,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
                 part_sweep = Sweep(part, dataset, num_pairs=len(own_pairs))
                 for result in _run(kind, part_sweep, zoos, own_pairs, settings.pair_seed):
                     results.add(result, *clean, **({"networks": names} if between else {}))
-        hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _told)
+        hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _to_json)
         hosts.continue_on_first("stitches")
         results.assemble()  # a run may have been stopped just before
         table, curves = (_readable(frame) for frame in (results.table(pairs, plan), results.curves(pairs, plan)))
@@ -292,8 +292,8 @@ def _plan(
         widths = f"{unequal.front.channels} channels at {unequal.front.name}, {unequal.tail.channels} in the tail's"
         left_out.append(f"{labels}, which need equal widths ({widths} {unequal.tail.name})")
     names_b = {point.name for point in network_b.points}
-    there = {at.front.name for at in plan.junctions}
-    if layers == "all" and (rest := [p.name for p in network.points if p.name in names_b and p.name not in there]):
+    chosen = {at.front.name for at in plan.junctions}
+    if layers == "all" and (rest := [p.name for p in network.points if p.name in names_b and p.name not in chosen]):
         left_out.append(f"{', '.join(rest)}, where what crosses differs")
     return plan, f"Left out: {'; '.join(left_out)}." if left_out else ""
 
@@ -346,7 +346,7 @@ def stitch_phase(
     return dry_run.Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, needed, 1, divisible=True)
 
 
-def _told(missing: dict[Plan, list[tuple[int, int]]]) -> list:
+def _to_json(missing: dict[Plan, list[tuple[int, int]]]) -> list:
     """What is missing, for processes to compare."""
     return [[part.points, [family.label for family in part.families], pairs] for part, pairs in missing.items()]
 

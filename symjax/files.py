@@ -136,7 +136,7 @@ def read_csv(
             raise ValueError("its last line is cut short")
         types = {**(dtype or {}), FINGERPRINT: str}  # pandas would infer numbers
         header = pd.read_csv(io.BytesIO(data), nrows=0).columns
-        # `write_csv` writes missing values as nothing. By default pandas takes texts such as "None" for missing as well.
+        # `write_csv` writes missing values as nothing. By default pandas takes texts such as "None" for missing too.
         missing_values = {name: [""] for name in header if types.get(name) is not str}
         frame = pd.read_csv(io.BytesIO(data), dtype=types, keep_default_na=False, na_values=missing_values)
     except ValueError as error:  # also the parser errors of pandas

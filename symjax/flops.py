@@ -57,7 +57,7 @@ def step_flops(
       network: the network.
       image_shape: the shape of one input, (height, width, channels) for images.
       recipe: batch size, loss and optimizer.
-      frozen: number of frozen segments, as in `symjax.training.train_step`.
+      frozen: number of frozen segments, as in `symjax.training.loop.train_step`.
       target: shape and dtype of the target of one example; a class by default.
 
     Raises:
