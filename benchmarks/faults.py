@@ -345,7 +345,9 @@ def what_is_left(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
     """Return the contents of a run folder by name: weights, arrays, the text of tables, conclusions, names of files."""
     import jax
 
-    from symjax import runs, summary, zoo
+    from experiments import summary
+    from symjax import zoo
+    from symjax.ops import files
 
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -353,16 +355,16 @@ def what_is_left(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
         if any(part.startswith("epoch-") for part in path.parts):  # inside a checkpoint: compared by what is loaded
             continue
         if path.suffix == ".npz":
-            found |= {f"{name}: {key}": array for key, array in runs.read_npz(path).items()}
+            found |= {f"{name}: {key}": array for key, array in files.read_npz(path).items()}
         elif path.suffix == ".csv":
             found[name] = path.read_text()
         elif path.name == summary.SUMMARY:
-            document = runs.read_json(path)
+            document = files.read_json(path)
             found[name] = json.dumps([document[key] for key in ("title", "conclusion", "tables", "figures")])
         else:
             found[name] = "there"
     for config in sorted(folder.rglob("config.json")):
-        if runs.read_json(config)["kind"] == "zoo":
+        if files.read_json(config)["kind"] == "zoo":
             trained = zoo.load(config.parent)
             name = str(config.parent.relative_to(folder))
             for path, leaf in jax.tree.leaves_with_path(trained.members):

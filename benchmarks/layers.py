@@ -20,7 +20,7 @@ from jax import lax
 from benchmarks.operations import mcnn_flops
 from symjax.models import create
 from symjax.network import Member
-from symjax.parallel import FORMS, compiler_options
+from symjax.ops.parallel import FORMS, compiler_options
 
 STEPS = 8
 SIZES = (32, 32, 16, 8)  # of the maps at the stitch points

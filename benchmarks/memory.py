@@ -25,9 +25,10 @@ import pandas as pd
 import tyro
 
 from benchmarks.sweep import make_dataset
-from symjax import memory, models, parallel
+from symjax import models
 from symjax.flops import segment_flops
-from symjax.parallel import Execution
+from symjax.ops import memory, parallel
+from symjax.ops.parallel import Execution
 from symjax.stitching import FitConfig, Pair, Plan, fit, memory_budget, parse_families
 from symjax.stitching.partition import count_images, partition
 from symjax.training import Recipe, create_state, pad_batches, train_epoch

@@ -19,8 +19,8 @@ import tyro
 from experiments.dry_run import DEVICES, spell_seconds
 from symjax.data import Dataset, Split
 from symjax.flops import segment_flops
-from symjax.memory import MemoryEstimate, spell_bytes
-from symjax.parallel import Execution
+from symjax.ops.memory import MemoryEstimate, spell_bytes
+from symjax.ops.parallel import Execution
 from symjax.stitching import FitConfig, Plan, memory_budget, parse_families
 from symjax.stitching.partition import cost, count_images
 from symjax.training import Recipe

@@ -12,10 +12,10 @@ the second has the penalty on the test split.
 import dataclasses
 
 from experiments.settings import run_command
+from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax.stitching.families import Birkhoff, parse_families
 from symjax.stitching.families.relu import HALF, NEVER
-from symjax.summary import Summary
 
 
 @dataclasses.dataclass(frozen=True)

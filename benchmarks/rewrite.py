@@ -20,7 +20,7 @@ from jax import lax
 
 from benchmarks.layers import STEPS, best_seconds, blocking, cross_entropy
 from symjax.network import rewrite
-from symjax.parallel import FORMS, compiler_options
+from symjax.ops.parallel import FORMS, compiler_options
 
 BATCH_SIZE = 32
 

@@ -24,8 +24,9 @@ import pandas as pd
 
 from benchmarks import operations
 from benchmarks.operations import FAMILIES, LAYERS
-from symjax import data, models, parallel, runs, zoo
+from symjax import data, models, zoo
 from symjax.data import Dataset, Split
+from symjax.ops import parallel, runs
 from symjax.pairs import all_pairs
 from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.training import Recipe, create_state, pad_batches, train_epoch

@@ -18,14 +18,16 @@ from experiments.features import in_blocks, maps_option, only_those, parse_measu
 from experiments.folders import clean_accuracy, run_folder
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, parallel, plots, zoo
+from experiments.summary import Summary
+from symjax import plots, zoo
 from symjax.errors import InputError
+from symjax.ops import hosts, parallel
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.pairs import draw_pairs
-from symjax.progress import progress_bar
 from symjax.representations import as_maps, representations
-from symjax.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES, Pairwise, diagnose, pairwise
-from symjax.summary import Summary, mean, mean_and_deviation
+from symjax.tables import mean, mean_and_deviation
 
 KEY = {"measure": str, "model_a": int, "layer_a": str, "model_b": int, "layer_b": str}
 ROWS = Schema("results", KEY, ("value",), part=("measure",), order=("measure", "model_a", "model_b"))

@@ -10,9 +10,11 @@ import pandas as pd
 
 from experiments.history import HistorySettings, agreement, convergence, spelled
 from experiments.settings import run_command
-from symjax import dynamics, plots, runs
-from symjax.result_table import Schema
-from symjax.summary import Summary, mean, over_networks
+from experiments.summary import Summary
+from symjax import dynamics, plots
+from symjax.ops import files
+from symjax.ops.result_table import Schema
+from symjax.tables import mean, over_networks
 
 KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "class": str}
 ROWS = Schema("results", KEY, ("value",), order=("measure", "seed", "epoch"))
@@ -53,7 +55,7 @@ def main(settings: Settings) -> Summary:
             chance=chance if settings.maps == "pool" else None,
         )
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
-        runs.write_csv(folder / "convergence.csv", ends)
+        files.write_csv(folder / "convergence.csv", ends)
         last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
         if settings.maps == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]

@@ -11,12 +11,14 @@ from typing import Annotated, Literal
 import pandas as pd
 
 from experiments.settings import optional, run_command
+from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
-from symjax import plots, runs
+from symjax import plots
 from symjax.errors import InputError, renamed
+from symjax.ops import files
 from symjax.stitching.results import StitchResults
 from symjax.stitching.selection import GRIDS, choose, with_numbers
-from symjax.summary import Summary, mean
+from symjax.tables import mean
 
 DEFAULTS = "; ".join(f"{family} {','.join(values)}" for family, values in GRIDS.items())
 
@@ -37,7 +39,7 @@ def main(settings: Settings) -> Summary:
     with sweep(settings, families, "crossval") as swept:
         values = [family.hyperparameter for family in families]
         chosen = choose(swept.table)
-        runs.write_csv(swept.folder / "chosen.csv", chosen)
+        files.write_csv(swept.folder / "chosen.csv", chosen)
         # A family's default number is not in its label, but here it is what is compared.
         labels = {family.label: f"{settings.family}:{family.hyperparameter:g}" for family in families}
         fixed = swept.table.replace({"family": labels})

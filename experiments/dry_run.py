@@ -12,10 +12,11 @@ import jax
 import pandas as pd
 
 from experiments.settings import DryRunReport, ZooSettings
-from symjax import parallel, representations, runs, zoo
+from symjax import representations, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops
-from symjax.memory import MemoryEstimate, spell_bytes
+from symjax.ops import parallel, runs
+from symjax.ops.memory import MemoryEstimate, spell_bytes
 from symjax.zoo import Group, ZooConfig, estimate, jobs
 
 DEVICES = (1, 8, 64)

@@ -12,9 +12,11 @@ import pandas as pd
 from experiments.features import parse_measures
 from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
 from experiments.settings import run_command
-from symjax import dynamics, plots, runs
-from symjax.result_table import Schema
-from symjax.summary import Summary, over_networks
+from experiments.summary import Summary
+from symjax import dynamics, plots
+from symjax.ops import files
+from symjax.ops.result_table import Schema
+from symjax.tables import over_networks
 
 KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "end_layer": str}
 ROWS = Schema("results", KEY, ("value",), order=("measure", "seed", "epoch"))
@@ -43,7 +45,7 @@ def main(settings: Settings) -> Summary:
             title=f"Each layer with itself at the end ({over_networks(len(history.zoo), 'mean and deviation')})",
         )
         ends = convergence(same, "measure", "layer")
-        runs.write_csv(folder / "convergence.csv", ends)
+        files.write_csv(folder / "convergence.csv", ends)
         caption = f"each layer with itself at the end, by epoch, {over_networks(len(history.zoo))}"
         tables = {
             f"{measure}: {caption}": spelled(rows, "layer", "epoch")

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from symjax import hosts, runs, zoo
+from symjax import zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files, hosts, runs
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.training import percent
 
 ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
@@ -60,7 +61,7 @@ def run_folder(
     for array in (dataset.test.images, dataset.test.labels):
         digest.update(np.ascontiguousarray(array).data)
     document = {**document, "test_digest": digest.hexdigest()}
-    path = part_folder(out or Path("runs", kind, f"{name}-{runs.fingerprint(document)}"))
+    path = part_folder(out or Path("runs", kind, f"{name}-{files.fingerprint(document)}"))
 
     def fault() -> str | None:
         try:

@@ -18,13 +18,15 @@ from experiments import dry_run
 from experiments.features import FeatureSettings, parse_measures
 from experiments.folders import run_folder, test_percent
 from experiments.settings import optional, run_command, zoo_folder
-from symjax import freezing, plots, runs
+from experiments.summary import Summary
+from symjax import freezing, plots
 from symjax.errors import InputError
 from symjax.flops import step_flops, training_flops
 from symjax.freezing import Saturation
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES
-from symjax.summary import Summary, mean, over_networks
+from symjax.tables import mean, over_networks
 from symjax.zoo import Zoo, ZooConfig, estimate
 
 ROWS = Schema("results", {"schedule": str, "seed": int}, ("accuracy", "flops"), order=())
@@ -126,7 +128,7 @@ def beside(normal: Path, freeze: tuple[int, ...] | Saturation) -> Path:
         return normal
     own = Path(os.path.abspath(normal))  # with a name, which "." has not
     by_rule = isinstance(freeze, Saturation)
-    name = f"similarity-{runs.fingerprint(freeze.to_json())}" if by_rule else spelt(freeze, "-")
+    name = f"similarity-{files.fingerprint(freeze.to_json())}" if by_rule else spelt(freeze, "-")
     return own.with_name(f"{own.name}-freeze-{name}")
 
 

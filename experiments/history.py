@@ -13,12 +13,13 @@ from experiments import dry_run
 from experiments.features import FeatureSettings
 from experiments.folders import RunFolder, clean_accuracy, run_folder
 from experiments.settings import optional, zoo_folder
-from symjax import dynamics, runs, zoo
+from symjax import dynamics, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.progress import progress_bar
-from symjax.result_table import ResultTable, Schema
-from symjax.summary import mean_and_deviation
+from symjax.ops import files
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import ResultTable, Schema
+from symjax.tables import mean_and_deviation
 from symjax.zoo import Zoo, ZooConfig
 
 LEVEL = 0.95  # of a similarity, at which a layer is taken to be what it will be
@@ -96,7 +97,7 @@ def snapshots_folder(config: ZooConfig, epochs: Sequence[int]) -> Path:
     ranges = [list(group) for _, group in itertools.groupby(enumerate(epochs), lambda pair: pair[1] - pair[0])]
     ends = [(group[0][1], group[-1][1]) for group in ranges]
     name = "_".join(f"{first}-{last}" if first < last else str(first) for first, last in ends)
-    name = name if len(name) < 100 else runs.fingerprint({"epochs": list(epochs)})
+    name = name if len(name) < 100 else files.fingerprint({"epochs": list(epochs)})
     folder = zoo_folder(config)
     return folder.with_name(f"{folder.name}-snapshots-{name}")
 

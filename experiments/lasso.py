@@ -11,12 +11,13 @@ from typing import Annotated, Literal
 import pandas as pd
 
 from experiments.settings import optional, run_command
+from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
 from symjax.stitching import parse_families
 from symjax.stitching.selection import GRIDS, with_numbers
-from symjax.summary import Summary, mean, mean_and_deviation
+from symjax.tables import mean, mean_and_deviation
 
 DEFAULTS = "; ".join(f"{family} {','.join(GRIDS[family])}" for family in ("lasso_proximal", "lasso"))
 

@@ -18,12 +18,14 @@ from experiments import dry_run
 from experiments.features import FeatureSettings, in_blocks, parse_measures
 from experiments.folders import run_folder
 from experiments.settings import optional, run_command, zoo_folder
-from symjax import plots, runs, zoo
+from experiments.summary import Summary
+from symjax import plots, zoo
 from symjax.errors import InputError
-from symjax.progress import progress_bar
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES, PairMean, group_means, mean_over_pairs, pairwise
-from symjax.summary import Summary, mean
+from symjax.tables import mean
 from symjax.zoo import Group, Zoo, ZooConfig
 
 PAIR = {"group_a": str, "seed_a": int, "group_b": str, "seed_b": int}
@@ -104,7 +106,7 @@ def main(settings: Settings) -> Summary:
         accuracies = accuracy_table(ResultTable(folder, ACCURACY), zoos, dataset, settings.memory_limit)
         table = compare(ResultTable(folder, ROWS), settings, zoos, dataset, layers, measures)
         means = summarise(table)
-        runs.write_csv(folder / "groups.csv", means)
+        files.write_csv(folder / "groups.csv", means)
         plots.group_distances(means, folder / "groups")
         known = 100 * accuracies.groupby("group", sort=False)[["train", "test"]].agg(mean)
         learnt = "accuracy in percent: training images with the labels that were learnt, test images with the true ones"

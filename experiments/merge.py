@@ -16,12 +16,13 @@ from typing import Annotated
 import tyro
 
 import experiments.align
+from experiments import summary
 from experiments.folders import ACCURACY, ACCURACY_B
 from experiments.settings import optional, run_command
 from experiments.sharing import split_name
-from symjax import runs, summary
 from symjax.errors import InputError
-from symjax.result_table import ResultTable
+from symjax.ops import files, runs
+from symjax.ops.result_table import ResultTable
 from symjax.rotation.results import RotationResults
 from symjax.stitching.results import StitchResults
 from symjax.zoo.merging import merge_members
@@ -82,10 +83,10 @@ def default_out(folders: list[Path]) -> Path:
 
 def kind_of(folder: Path) -> str:
     """What a run folder holds."""
-    path = folder / runs.CONFIG
+    path = folder / files.CONFIG
     if not path.exists():
-        raise InputError(f"folders: {folder} is no run folder: it has no {runs.CONFIG}")
-    document = runs.read_json(path)
+        raise InputError(f"folders: {folder} is no run folder: it has no {files.CONFIG}")
+    document = files.read_json(path)
     if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
         raise InputError(f"folders: {path} was not written by symjax")
     return document["kind"]

@@ -8,11 +8,12 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from experiments import pages, summary
 from experiments.published import PUBLISHED, WITHOUT_DATA
 from experiments.settings import run_command
-from symjax import pages, runs, summary
+from experiments.summary import SUMMARY, Summary
 from symjax.errors import InputError
-from symjax.summary import SUMMARY, Summary
+from symjax.ops import files, runs
 
 # As the chapters of a paper follow each other; what is not listed comes last.
 ORDER = "zoo stitch crossval lasso rotate symmetry align dynamics freeze memorize classes".split()
@@ -33,8 +34,8 @@ def main(settings: Settings) -> None:
     except OSError as error:
         raise InputError(f"out: {settings.out} cannot be a folder ({error.strerror})") from None
     sections = [section(run) for run in summaries]
-    runs.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
-    runs.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
+    files.write_bytes(settings.out / "report.md", pages.markdown(TITLE, sections, settings.out).encode())
+    files.write_bytes(settings.out / "report.html", pages.html(TITLE, sections).encode())
     for run in summaries:
         print(f"{run.experiment}: {run.title}\n  {run.conclusion}")
     print(f"\n{len(summaries)} runs in {settings.out / 'report.html'} and {settings.out / 'report.md'}")

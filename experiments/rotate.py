@@ -18,18 +18,20 @@ from tqdm import tqdm
 
 from experiments import dry_run
 from experiments.folders import run_folder, test_percent
+from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
 from experiments.settings import optional, run_command, short_name, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, models, parallel, plots
+from experiments.summary import Summary
+from symjax import models, plots
 from symjax.errors import InputError
 from symjax.network import Network
-from symjax.progress import progress_bar
+from symjax.ops import hosts, parallel
+from symjax.ops.progress import progress_bar
 from symjax.rotation import Retraining, RotationCase, RotationPlan, parse_kinds
-from symjax.rotation.conclusion import conclusion, uses_batch_norm, uses_relu
 from symjax.rotation.cost import retraining_flops
 from symjax.rotation.partition import group_units, split_units
 from symjax.rotation.results import RotationResults, Unit, layer_name
-from symjax.summary import Summary, mean, mean_and_deviation
+from symjax.tables import mean, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import Zoo, ZooConfig
 

@@ -17,15 +17,17 @@ from typing import Annotated, Any, Literal, TypeVar
 import jax
 import tyro
 
+from experiments import summary
 from experiments.programs import keep_programs
-from symjax import data, hosts, interruption, memory, parallel, runs, summary, zoo
+from experiments.summary import Summary
+from symjax import data, zoo
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.data.dataset import AUGMENTATION
 from symjax.errors import InputError, renamed
 from symjax.imports import is_import_name
-from symjax.memory import parse_bytes
-from symjax.summary import Summary
+from symjax.ops import hosts, interruption, memory, parallel, runs
+from symjax.ops.memory import parse_bytes
 from symjax.training import Recipe
 from symjax.zoo import Zoo, ZooConfig
 
@@ -302,7 +304,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
 
     The summary that `main` returns is printed and kept in its folder. A caller's mistake is one line on stderr and exit
     code 2; an interruption is one line and exit code 130, a SIGTERM one line and exit code 143. What has been done is
-    saved before (`symjax.interruption`); a second signal ends the process at once.
+    saved before (`symjax.ops.interruption`); a second signal ends the process at once.
     """
     began = time.monotonic()
     module = sys.modules[main.__module__]

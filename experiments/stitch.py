@@ -8,11 +8,12 @@ what is there.
 import dataclasses
 
 from experiments.settings import run_command
+from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.stitching import parse_families
 from symjax.stitching.results import StitchResults
-from symjax.summary import Summary, mean
+from symjax.tables import mean
 
 EVERY_FAMILY = (
     "identity,matched,least_squares,full,orthogonal,lasso:1e-3,birkhoff,birkhoff_published,softsort,rank4,rank1"

@@ -15,20 +15,21 @@ from experiments import dry_run
 from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, diverged, run_folder
 from experiments.settings import optional, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, parallel, runs, zoo
+from symjax import zoo
 from symjax.data import Dataset
 from symjax.errors import InputError, renamed
 from symjax.flops import segment_flops
 from symjax.network import Network
+from symjax.ops import files, hosts, parallel, runs
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import Schema
 from symjax.pairs import draw_pairs
-from symjax.progress import progress_bar
-from symjax.result_table import Schema
 from symjax.stitching import FitConfig, PairResult, Plan, Sweep, check_plan, memory_budget
 from symjax.stitching.families import Family
 from symjax.stitching.junction import parse_point_pairs
 from symjax.stitching.partition import cost, count_images
 from symjax.stitching.results import StitchResults, numerical_warnings
-from symjax.summary import mean, with_both_layers
+from symjax.tables import mean, with_both_layers
 from symjax.zoo import Zoo, ZooConfig
 
 # Passes over the training images that suit a data set; of others, what is published.
@@ -331,7 +332,7 @@ def stitch_phase(
 ) -> dry_run.Phase:
     """Stitching what a run folder lacks."""
     missing_plan = {plan: list(pairs)}
-    if (folder / runs.CONFIG).exists():
+    if (folder / files.CONFIG).exists():
         missing_plan = StitchResults(folder).missing(pairs, plan)
     # Counted on plain convolutions, as the zoo's are.
     plain = [segment_flops(side.network, dataset.train.images.shape[1:]) for side in (sides[0], sides[-1])]

@@ -18,14 +18,16 @@ import pandas as pd
 from experiments import dry_run
 from experiments.folders import run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
-from symjax import parallel, plots, runs, zoo
+from experiments.summary import Summary
+from symjax import plots, zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, is_intertwiner
-from symjax.progress import progress_bar
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files, parallel
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.stitching.transformed import KINDS, check_points, moments_memory, stitch_to_transformed, transformed_flops
-from symjax.summary import Summary, mean
+from symjax.tables import mean
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
 VERDICTS = {True: "member", False: "no member", None: "undecided"}
@@ -144,8 +146,8 @@ def requested(seeds, points: tuple[int, ...]) -> pd.DataFrame:
 def kept(path: Path, columns: tuple[str, ...], make) -> pd.DataFrame:
     """The table in the file, made and written first where it is missing."""
     if not path.exists():
-        runs.write_csv(path, make()[list(columns)])
-    return runs.read_csv(path, columns)
+        files.write_csv(path, make()[list(columns)])
+    return files.read_csv(path, columns)
 
 
 def measure(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:

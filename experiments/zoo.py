@@ -14,8 +14,10 @@ from experiments import dry_run
 from experiments.folders import diverged
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
-from symjax import hosts, runs, zoo
-from symjax.summary import Summary, over_networks
+from experiments.summary import Summary
+from symjax import zoo
+from symjax.ops import files, hosts
+from symjax.tables import over_networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ def main(settings: Settings) -> Summary:
             "test": 100 * zoo.test_accuracy(trained, dataset, max_device_memory=settings.memory_limit),
         }
     )
-    runs.write_csv(folder / "accuracy.csv", table)
+    files.write_csv(folder / "accuracy.csv", table)
     shown = table.set_index("seed")
     shown.loc["mean"] = shown.mean()
     text = f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"

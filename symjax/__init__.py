@@ -1,11 +1,10 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
-What is public stands in `__all__`: here, the mathematics on arrays, and networks and their stitching (`Network`,
-`stitch_point`, `stitch`); the rest in `symjax.birkhoff`, `symjax.data`, `symjax.dynamics`, `symjax.flops`,
-`symjax.freezing`, `symjax.groups`, `symjax.memory`, `symjax.models`, `symjax.network`, `symjax.pairs`,
-`symjax.parallel`, `symjax.plots`, `symjax.representations`, `symjax.rotation`, `symjax.similarity` (with the table of
-measures), `symjax.stitching`, `symjax.training` and `symjax.zoo`. A wrong argument of it is an `InputError` that names
-the argument. Everything else is made for the commands and may change.
+`__all__` lists the names of this module: measures of similarity, projections, and networks and their stitching. The
+other public packages are `birkhoff`, `data`, `groups`, `models`, `network`, `plots`, `rotation`, `similarity`,
+`stitching`, `training` and `zoo`, and the modules `dynamics`, `flops`, `freezing`, `pairs`, `representations`,
+`ops.memory` and `ops.parallel`. A wrong argument raises an `InputError` that names the argument. All other modules are
+internal and may change.
 """
 
 import importlib
@@ -157,21 +156,9 @@ __version__ = "0.2.0"
 
 # Imported when they are first used: `import symjax` imports no Flax.
 _MODULES = (
-    *(
-        "birkhoff",
-        "data",
-        "dynamics",
-        "flops",
-        "freezing",
-        "groups",
-        "memory",
-        "models",
-        "network",
-        "pairs",
-        "parallel",
-    ),
-    *("plots", "representations", "rotation", "similarity", "stitching", "training", "zoo"),
-)
+    "birkhoff data dynamics flops freezing groups models network ops pairs plots representations rotation similarity "
+    "stitching training zoo"
+).split()
 _NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from symjax import checks
-from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, one_of, sequence
+from symjax.checks import integer, one_of, scalar, sequence
 from symjax.errors import InputError, renamed
 from symjax.similarity import MEASURES, Pairwise, pairwise
 

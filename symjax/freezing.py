@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, integer_fields, one_of
+from symjax.checks import integer, integer_fields, one_of, scalar
 from symjax.checks import seeds as check_seeds
 from symjax.errors import InputError
 from symjax.similarity import MEASURES

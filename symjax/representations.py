@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax import data, parallel
+from symjax import data
 from symjax.checks import array, flag, integer, is_concrete
 from symjax.errors import InputError
-from symjax.memory import MemoryEstimate, check_limit, estimate_memory, num_bytes
 from symjax.network import Member, Network
+from symjax.ops import parallel
+from symjax.ops.memory import MemoryEstimate, check_limit, estimate_memory, num_bytes
 
 if TYPE_CHECKING:  # the zoo package imports this module
     from symjax.zoo import Zoo

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from stitch_helpers import TEST, flags, write_npz
 
-from symjax import runs
+from symjax.ops import files
 
 TESTS = Path(__file__).parent
 SCRIPT = """
@@ -36,7 +36,7 @@ for name, *argv in json.loads(sys.argv[1]):
 
 
 SHARDS = """
-from symjax import parallel
+from symjax.ops import parallel
 print("devices", jax.device_count(), file=sys.stderr)
 shard_map = jax.shard_map
 
@@ -79,7 +79,7 @@ def assert_same_tables(ours, theirs, what=""):
 def assert_same_results(folder: Path, other: Path, names) -> None:
     """What commands left in folders of these names, up to `TOLERANCES`."""
     for name in names:
-        assert_same_tables(*(runs.read_csv(where / name / "results.csv") for where in (folder, other)), name)
+        assert_same_tables(*(files.read_csv(where / name / "results.csv") for where in (folder, other)), name)
 
 
 def words(*argv) -> list[str]:

@@ -17,8 +17,8 @@ import experiments.align
 import experiments.features
 from experiments.features import in_blocks
 from experiments.settings import run_command
-from symjax import runs
 from symjax.errors import InputError
+from symjax.ops import files, runs
 from symjax.plots import by_layer, heatmaps
 from symjax.plots.similarity import is_distance
 from symjax.representations import representations
@@ -108,7 +108,7 @@ def test_images_of_one_value_are_of_any_range(value):
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_rows_are_the_measures(capsys):
     out = command(measures="cka,pwcca")
-    rows, found = runs.read_csv(out / "results.csv"), features()
+    rows, found = files.read_csv(out / "results.csv"), features()
     keys = ["measure", "model_a", "layer_a", "model_b", "layer_b"]
     assert not rows.duplicated(keys).any() and rows.value.notna().all()
     counts = rows.groupby("measure").size()
@@ -134,7 +134,7 @@ def test_rows_are_the_measures(capsys):
 def test_maps_reach_the_measures_that_take_them(maps):
     measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
     out = command("--maps", maps, measures=",".join(measures))
-    rows, found = runs.read_csv(out / "results.csv"), features()
+    rows, found = files.read_csv(out / "results.csv"), features()
     same = {"pls", "cka"} if maps == "pixels" else set()  # whose sizes differ
     for measure in measures:
         theirs = rows[rows.measure == measure]
@@ -157,15 +157,15 @@ def test_other_maps_are_another_configuration(capsys):
     assert (out / "results.csv").read_bytes() == before
     default = command(measures="cka", out="default")
     flat = command("--maps", "flatten", measures="cka", out="flat")  # which is the way of cka, but another command
-    values = [runs.read_csv(folder / "results.csv").value for folder in (default, flat)]
+    values = [files.read_csv(folder / "results.csv").value for folder in (default, flat)]
     np.testing.assert_array_equal(*values)
-    assert len({runs.fingerprint(runs.read_config(folder, "align")) for folder in (out, default, flat)}) == 3
+    assert len({files.fingerprint(runs.read_config(folder, "align")) for folder in (out, default, flat)}) == 3
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, capsys):
     out = command("--pairs", 1)
-    one = runs.read_csv(out / "results.csv")
+    one = files.read_csv(out / "results.csv")
     asked = []
     compare = experiments.align.compare
     monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[1:3]) or compare(*a))
@@ -177,7 +177,7 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     command(measures="cka,channel_normalized_cka")
     drawn = tuple(one[["model_a", "model_b"]].iloc[0])
     assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("channel_normalized_cka", PAIRS)]
-    more = runs.read_csv(out / "results.csv")
+    more = files.read_csv(out / "results.csv")
     assert set(more.measure) == {"cka", "channel_normalized_cka", "procrustes"}
     kept = one.merge(more, how="left", on=list(one.columns[:-1]))
     np.testing.assert_array_equal(kept.value_x, kept.value_y)
@@ -230,7 +230,7 @@ def test_blocks_of_pairs_are_kept(monkeypatch):
     asked.clear()
     monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[2]) or compare(*a))
     out = command("--layers", "relu1", measures="cka")
-    assert asked == blocks[2:] and len(runs.read_csv(out / "results.csv")) == len(PAIRS)
+    assert asked == blocks[2:] and len(files.read_csv(out / "results.csv")) == len(PAIRS)
 
 
 def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
@@ -270,7 +270,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
     )
     monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a, **k: measured.append(1) or accuracy(*a, **k))
     out = command("--pairs", 1, measures="cka")
-    drawn = tuple(runs.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
+    drawn = tuple(files.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
     assert [z.seeds for z in seen] == [tuple(sorted(drawn))] and len(seen[0].members.params["convs"][0]["kernel"]) == 2
     command("--pairs", 1, measures="cka")
     assert len(seen) == len(measured) == 1

@@ -23,7 +23,7 @@ import experiments
 import symjax.data
 import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
-from symjax import runs
+from symjax.ops import runs
 
 
 class WentAhead(Exception):

@@ -7,7 +7,8 @@ import pytest
 
 from experiments.settings import ZooSettings
 from experiments.stitch import Settings, main
-from symjax import models, runs, zoo
+from symjax import models, zoo
+from symjax.ops import files
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 
@@ -44,7 +45,7 @@ def test_a_tiny_one_learns_and_is_stitched(tmp_path, monkeypatch):
     )
     main(settings)
     (out,) = (tmp_path / "runs" / "stitch").iterdir()
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     assert set(rows.layer) == {"block1", "block2"} and set(rows.family) == {"full", "rank1"}
     assert (rows.clean_accuracy > 70).all()
     penalty = rows.set_index(["layer", "family"]).penalty

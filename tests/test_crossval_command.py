@@ -15,9 +15,11 @@ import experiments.lasso
 import experiments.stitch
 import experiments.sweeps
 import experiments.zoo
+from experiments import summary
 from experiments.folders import diverged
 from experiments.settings import run_command
-from symjax import runs, summary, zoo
+from symjax import zoo
+from symjax.ops import files
 from symjax.stitching.results import ROWS, load_stitch
 from symjax.stitching.selection import GRIDS, choose
 
@@ -47,7 +49,7 @@ def test_crossval(fake, tmp_path, capsys):
     ask = ["--family", "rank", "--values", "1,2,4", "--pairs", 2]
     command(experiments.crossval, *ask, out=out)
     printed = capsys.readouterr().out
-    rows, chosen = runs.read_csv(out / "results.csv", ROWS.required), runs.read_csv(out / "chosen.csv", ROWS.columns)
+    rows, chosen = files.read_csv(out / "results.csv", ROWS.required), files.read_csv(out / "chosen.csv", ROWS.columns)
     assert len(rows) == 2 * 2 * 3 and set(rows.family) == {"rank1", "rank2", "rank4"}
     assert len(chosen) == 2 * 2
     for row in chosen.itertuples():
@@ -110,7 +112,7 @@ def test_lasso(tmp_path):
     # A weight that no loss can hold against: every entry is zero, and the network guesses.
     ask = ["--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1]
     command(experiments.lasso, *ask, out=out)
-    rows = runs.read_csv(out / "results.csv", ROWS.required).set_index(["family", "layer"])
+    rows = files.read_csv(out / "results.csv", ROWS.required).set_index(["family", "layer"])
     channels = {"relu1": 4, "relu2": 8}
     for layer, count in channels.items():
         assert rows.sparsity["lasso_proximal:10000", layer] == 1
@@ -227,7 +229,7 @@ def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
         "Test accuracy nan %, on average over 3 networks, but for seeds 0, 1, 2, which have diverged"
         in capsys.readouterr().out
     )
-    rows = runs.read_csv(tmp_path / "zoo" / "accuracy.csv")
+    rows = files.read_csv(tmp_path / "zoo" / "accuracy.csv")
     assert rows.seed.tolist() == [0, 1, 2] and rows[["validation", "test"]].isna().all(axis=None)
 
 

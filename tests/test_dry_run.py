@@ -12,9 +12,9 @@ import experiments.dry_run
 import symjax.zoo
 import symjax.zoo.training
 from experiments.settings import ZooSettings, run_command
-from symjax import parallel
 from symjax.flops import segment_flops, step_flops, training_flops
-from symjax.memory import MemoryEstimate
+from symjax.ops import parallel
+from symjax.ops.memory import MemoryEstimate
 from symjax.rotation import RotationPlan
 from symjax.rotation.cost import parts_flops, retraining_flops
 from symjax.training import Recipe

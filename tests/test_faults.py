@@ -24,8 +24,9 @@ from test_zoo import CONFIG, LONG, assert_same, train
 
 import symjax.data.cache
 from benchmarks import faults
-from symjax import interruption, runs, zoo
+from symjax import zoo
 from symjax.errors import InputError
+from symjax.ops import files, interruption
 
 PROJECT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -95,15 +96,15 @@ def test_a_written_file_is_whole_when_the_signal_comes(tmp_path, monkeypatch, ha
 
     monkeypatch.setattr(os, "replace", signalled)
     with pytest.raises(interruption.Interrupted), interruption.interruptible():
-        runs.write_json(tmp_path / "a.json", [1])
-    assert runs.read_json(tmp_path / "a.json") == [1] and not temporary(tmp_path)
+        files.write_json(tmp_path / "a.json", [1])
+    assert files.read_json(tmp_path / "a.json") == [1] and not temporary(tmp_path)
 
 
 def test_a_second_signal_and_a_thread_that_does_not_see_the_first():
     """The main thread is in C code, as in a compilation; also in a block that defers signals."""
     script = """
         import ctypes, os, signal, sys, threading
-        from symjax import interruption
+        from symjax.ops import interruption
         interruption.GRACE = 0.1
         if sys.argv[1] == "blind":
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
@@ -229,7 +230,7 @@ def test_campaigns_see_what_differs(reference, tmp_path):
     folder = shutil.copytree(reference[1], tmp_path / "zoo")
     assert not faults.differences("same", faults.what_is_left(folder), whole)
     metrics = pd.read_csv(folder / "member-0" / "metrics.csv")
-    runs.write_csv(folder / "member-0" / "metrics.csv", metrics.assign(loss=metrics.loss * (1 + 1e-12)))
+    files.write_csv(folder / "member-0" / "metrics.csv", metrics.assign(loss=metrics.loss * (1 + 1e-12)))
     (folder / "more.csv").write_text("a\n")
     differences = faults.differences("other", faults.what_is_left(folder), whole)
     assert differences == ["other: member-0/metrics.csv differs", "other: more.csv differs"]
@@ -277,10 +278,10 @@ def test_commands_go_on_after_faults(flags):
 def test_numbers_in_tables_are_the_same_after_any_number_of_readings(tmp_path):
     values = np.random.default_rng(0).normal(size=3000)
     for dtype in ("float32", "float64"):
-        runs.write_csv(tmp_path / "a.csv", pd.DataFrame({"a": values.astype(dtype)}))
-        read = runs.read_csv(tmp_path / "a.csv")
+        files.write_csv(tmp_path / "a.csv", pd.DataFrame({"a": values.astype(dtype)}))
+        read = files.read_csv(tmp_path / "a.csv")
         assert np.array_equal(read.a, values.astype(dtype).astype(np.float64))
-        runs.write_csv(tmp_path / "b.csv", read)
+        files.write_csv(tmp_path / "b.csv", read)
         assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import symjax
 from symjax import checks
-from symjax.birkhoff.checks import real
+from symjax.checks import real
 from symjax.errors import InputError
 from symjax.similarity import MEASURES, LayoutWarning
 

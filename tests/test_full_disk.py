@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 from test_zoo import CONFIG, DATASET, assert_same, train
 
-from symjax import hosts, runs
 from symjax.errors import InputError
+from symjax.ops import files, hosts
 from symjax.stitching import PairResult, Stitch
 from symjax.stitching.results import StitchResults
 from symjax.zoo.merging import merge_members
@@ -98,11 +98,11 @@ def contents(folder):
 WRITE = ["open", "write", "fsync", "replace"]
 TABLE = pd.DataFrame({"seed": 0, "epoch": [1], "loss": 0.5, "accuracy": 0.25, "validation_accuracy": 0.125})
 WRITERS = {
-    "json": lambda path: runs.write_json(path, {"a": [1, 2.5]}),
-    "csv": lambda path: runs.write_csv(path, TABLE),
-    "npz": lambda path: runs.write_npz(path, {"a": np.arange(9.0), "b": np.ones(2)}),
-    "larger than a buffer": lambda path: runs.write_npz(path, {"a": np.arange(2.0**17), "b": np.ones(2)}),
-    "bytes": lambda path: runs.write_bytes(path, b"figure"),
+    "json": lambda path: files.write_json(path, {"a": [1, 2.5]}),
+    "csv": lambda path: files.write_csv(path, TABLE),
+    "npz": lambda path: files.write_npz(path, {"a": np.arange(9.0), "b": np.ones(2)}),
+    "larger than a buffer": lambda path: files.write_npz(path, {"a": np.arange(2.0**17), "b": np.ones(2)}),
+    "bytes": lambda path: files.write_bytes(path, b"figure"),
 }
 
 

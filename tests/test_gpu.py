@@ -16,8 +16,8 @@ from symjax import models, nearest_permutation, projection_birkhoff, zoo
 from symjax.data import Split
 from symjax.data.dataset import Source, build
 from symjax.flops import segment_flops, step_flops
-from symjax.parallel import FORMS as CONV_FORMS
-from symjax.parallel import Execution, over_members
+from symjax.ops.parallel import FORMS as CONV_FORMS
+from symjax.ops.parallel import Execution, over_members
 from symjax.similarity import MEASURES, cka, pairwise
 from symjax.stitching import Stitch, feature_moments, least_squares, stitched_output
 from symjax.stitching.families.orthogonal import newton_schulz

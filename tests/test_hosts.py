@@ -28,7 +28,8 @@ from stitch_helpers import SEEDS, TEST
 
 import experiments.zoo
 from experiments.settings import run_command
-from symjax import InputError, hosts, runs, zoo
+from symjax import InputError, zoo
+from symjax.ops import files, hosts
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,7 +131,8 @@ def test_an_incomplete_job_is_an_error(given, named, monkeypatch, capsys):
 JOIN = """
 import json
 import jax
-from symjax import InputError, hosts
+from symjax import InputError
+from symjax.ops import hosts
 hosts.initialize()
 hosts.AGREEMENT_TIMEOUT = 0
 with hosts.job():
@@ -206,7 +208,7 @@ def assert_same_zoo(folder, alone):
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=WEIGHTS[0], atol=WEIGHTS[1]), actual.members, expected.members
     )
-    actual, expected = (runs.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
+    actual, expected = (files.read_csv(where / "zoo" / "accuracy.csv") for where in (folder, alone))
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
@@ -323,7 +325,8 @@ def test_matrices_are_partitioned(tmp_path):
 @pytest.mark.parametrize(("error", "code"), [("InputError", 2), ("ZeroDivisionError", 1)])
 def test_a_process_that_fails_ends_the_others(tmp_path, error, code):
     before = f"""
-from symjax import InputError, hosts
+from symjax import InputError
+from symjax.ops import hosts
 def fail(*_):
     if hosts.index() == 1:
         raise {error}("planted")
@@ -341,7 +344,7 @@ def test_folders_that_are_not_shared_are_an_error(tmp_path):
     """Each process in a folder of its own, as on hosts without a common file system."""
     before = """
 import os
-from symjax import hosts
+from symjax.ops import hosts
 hosts.AGREEMENT_TIMEOUT = 2
 own = "host" + os.environ["JAX_PROCESS_ID"]
 os.makedirs(own, exist_ok=True)

@@ -12,7 +12,7 @@ from symjax.network import Network
 from symjax.network.low_rank import LowRankFeatures, convolved, materialize
 from symjax.network.operations.conv import Geometry, convolve
 from symjax.network.operations.pool import disjoint_max_pool, global_max_pool
-from symjax.parallel import FORMS
+from symjax.ops.parallel import FORMS
 
 
 def normal(seed, *shape, dtype=np.float32):

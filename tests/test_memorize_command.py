@@ -11,13 +11,15 @@ from stitch_helpers import scratch, trained
 
 import experiments.features
 import experiments.memorize as command_module
+from experiments import summary
 from experiments.memorize import GROUPS, PAIR, conclusion, distances, gaps, spelled, summarise
 from experiments.settings import run_command
-from symjax import runs, summary, zoo
+from symjax import zoo
 from symjax.errors import InputError
+from symjax.ops import files
+from symjax.ops.result_table import ResultTable
 from symjax.plots import group_distances as draw
 from symjax.representations import representations
-from symjax.result_table import ResultTable
 from symjax.similarity import MEASURES, group_means, mean_over_pairs
 
 SEEDS = (0, 1, 2)
@@ -234,8 +236,8 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     monkeypatch.setattr(command_module, "distances", stopped)
     with pytest.raises(KeyboardInterrupt):
         compare()
-    assert len(runs.read_csv(path)) == 3
-    assert len(compare()) == 12 and len(asked) == 4 + 9 and not runs.read_csv(path).duplicated().any()
+    assert len(files.read_csv(path)) == 3
+    assert len(compare()) == 12 and len(asked) == 4 + 9 and not files.read_csv(path).duplicated().any()
 
 
 # --- the command ---
@@ -263,11 +265,11 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     dataset, _ = trained()
     zoos = {name: zoo.load(folder / "zoo" / name) for name in GROUPS}
     assert [z.config.labels for z in zoos.values()] == ["true", "permuted"]
-    accuracy = runs.read_csv(out / "accuracy.csv").groupby("group")[["train", "test"]].mean()
+    accuracy = files.read_csv(out / "accuracy.csv").groupby("group")[["train", "test"]].mean()
     assert (accuracy.train > 0.95).all()  # by heart
     assert accuracy.test.generalizing > 0.6 > accuracy.test.memorizing
     assert f"{100 * accuracy.train.memorizing:.2f}" in printed
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     assert len(rows) == 2 * (3 + 3 + 6) and not rows.duplicated(list(rows.columns[:-1])).any()
     assert (rows.seed_a != rows.seed_b).all()
     features = {
@@ -290,12 +292,12 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     assert "All is there" in capsys.readouterr().out
     command(folder, "--measures", "cka_lange,cka")
     assert asked == ["cka_lange"]
-    more = runs.read_csv(out / "results.csv")
+    more = files.read_csv(out / "results.csv")
     pd.testing.assert_frame_equal(more[more.measure == "cka"].reset_index(drop=True), rows)
     # Seeds in another order are the same pairs.
     capsys.readouterr()
     command(folder, "--measures", "cka", "--seeds", "2,0,1")
-    assert asked == ["cka_lange"] and len(runs.read_csv(out / "results.csv")) == len(more)
+    assert asked == ["cka_lange"] and len(files.read_csv(out / "results.csv")) == len(more)
     assert capsys.readouterr().out == printed
 
 

@@ -16,11 +16,12 @@ import experiments.stitch
 import experiments.zoo
 import symjax.representations
 from experiments.settings import run_command
-from symjax import memory, parallel, zoo
+from symjax import zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
-from symjax.memory import MemoryEstimate, estimate_memory, num_bytes, parse_bytes, spell_bytes
-from symjax.parallel import Execution
+from symjax.ops import memory, parallel
+from symjax.ops.memory import MemoryEstimate, estimate_memory, num_bytes, parse_bytes, spell_bytes
+from symjax.ops.parallel import Execution
 from symjax.representations import representations
 from symjax.stitching import Plan, memory_budget, parse_families
 from symjax.zoo import estimate, jobs, training

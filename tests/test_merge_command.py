@@ -15,8 +15,9 @@ import experiments.align
 import experiments.merge
 from experiments.settings import run_command
 from experiments.sharing import SharedSettings, split_name
-from symjax import runs, zoo
+from symjax import zoo
 from symjax.errors import InputError
+from symjax.ops import files, runs
 from symjax.rotation import results as rotation
 from symjax.stitching.results import KEY, ROWS
 from symjax.zoo.merging import merge_members
@@ -68,15 +69,15 @@ def plant(folder, pairs, config=CONFIG, families=("full", "rank1"), accuracy=90.
             curves = [{**row, "learning_rate": 1e-2, "accuracy": 99.0} for row in rows[list(KEY)].to_dict("records")]
             curves = pd.DataFrame([{**row, "epoch": epoch, "loss": 0.1} for row in curves for epoch in (1, 2)])
             arrays = {f"relu1/{family}/matrix": np.full((2, 2), matrix) for family in families}
-            runs.write_npz(folder / "stitches" / f"{pair}.npz", arrays)
-            runs.write_csv(folder / "parts" / f"{pair}.curves.csv", curves)
-            runs.write_csv(folder / "parts" / f"{pair}.results.csv", rows)
+            files.write_npz(folder / "stitches" / f"{pair}.npz", arrays)
+            files.write_csv(folder / "parts" / f"{pair}.curves.csv", curves)
+            files.write_csv(folder / "parts" / f"{pair}.results.csv", rows)
         seeds = sorted({int(seed) for pair in pairs for seed in pair.split("-")})
-        runs.write_csv(folder / "accuracy.csv", pd.DataFrame({"seed": seeds, "accuracy": 95.1}))
+        files.write_csv(folder / "accuracy.csv", pd.DataFrame({"seed": seeds, "accuracy": 95.1}))
         if done:
             command = "python -m experiments.stitch --pairs 4 --task 1/2 --out run --bias"
             summary = {"experiment": "stitch", "title": "", "conclusion": "", "tables": {}, "figures": [], "seconds": 1}
-            runs.write_json(folder / "summary.json", summary | {"command": command, "versions": {}})
+            files.write_json(folder / "summary.json", summary | {"command": command, "versions": {}})
     return folder
 
 
@@ -91,11 +92,11 @@ def test_keys_are_taken_once(capsys):
     told = capsys.readouterr()
     assert "run: 6 rows of 2 folders" in told.out and "not " not in told.err
     assert "next: python -m experiments.stitch --pairs 4 --bias --out run\n" in told.out
-    rows = runs.read_csv("run/results.csv", ROWS.required)
+    rows = files.read_csv("run/results.csv", ROWS.required)
     wanted = pd.concat([stitch_rows(pair) for pair in ("0-1", "1-2", "2-0")], ignore_index=True)
     pd.testing.assert_frame_equal(rows, wanted, check_exact=True)
-    assert len(runs.read_csv("run/curves.csv")) == 3 * 2 * 2
-    assert runs.read_csv("run/accuracy.csv").seed.tolist() == [0, 1, 2]
+    assert len(files.read_csv("run/curves.csv")) == 3 * 2 * 2
+    assert files.read_csv("run/accuracy.csv").seed.tolist() == [0, 1, 2]
     assert sorted(path.stem for path in Path("run/stitches").iterdir()) == ["0-1", "1-2", "2-0"]
     assert runs.read_config("run", "stitch") == CONFIG
 
@@ -108,7 +109,7 @@ def test_a_merge_can_be_repeated_gone_on_with_and_added_to(capsys):
     assert "not there: task 2/3" in capsys.readouterr().err
     merge("run.task-2-of-3")
     one = contents("run")
-    assert len(runs.read_csv("run/results.csv")) == 6
+    assert len(files.read_csv("run/results.csv")) == 6
     merge("run.task-3-of-3", "run.task-1-of-3", "run.task-2-of-3", "run", "--out", "run")  # itself among them
     assert contents("run") == one
     # Stopped half-way: stitches and curves of a pair are there, its rows are not.
@@ -122,11 +123,11 @@ def test_families_of_one_pair_in_two_folders():
     plant("a", ["0-1"], families=("full",))
     plant("b", ["0-1"], families=("rank1", "full"))
     merge("a", "b", "--out", "c")
-    assert set(map(tuple, runs.read_csv("c/results.csv")[list(KEY)].to_numpy())) == {
+    assert set(map(tuple, files.read_csv("c/results.csv")[list(KEY)].to_numpy())) == {
         ("0-1", "relu1", "relu1", "full"),
         ("0-1", "relu1", "relu1", "rank1"),
     }
-    assert set(runs.read_npz("c/stitches/0-1.npz")) == {"relu1/full/matrix", "relu1/rank1/matrix"}
+    assert set(files.read_npz("c/stitches/0-1.npz")) == {"relu1/full/matrix", "relu1/rank1/matrix"}
 
 
 @pytest.mark.parametrize("what", ["accuracy", "matrix"])
@@ -158,7 +159,7 @@ def test_what_has_no_row_does_not_count():
     Path("a/parts/0-1.results.csv").unlink()
     plant("b", ["0-1"], matrix=1.0)
     merge("a", "b", "--out", "c")
-    assert (runs.read_npz("c/stitches/0-1.npz")["relu1/full/matrix"] == 1).all()
+    assert (files.read_npz("c/stitches/0-1.npz")["relu1/full/matrix"] == 1).all()
 
 
 def test_rows_of_one_layer_that_lead_to_different_ones():
@@ -167,19 +168,19 @@ def test_rows_of_one_layer_that_lead_to_different_ones():
     folder = plant("b", ["0-1"], matrix=1.0, accuracy=80.0)
     for ending in ("results", "curves"):
         path = folder / "parts" / f"0-1.{ending}.csv"
-        runs.write_csv(path, runs.read_csv(path).assign(layer_b="relu2"))
+        files.write_csv(path, files.read_csv(path).assign(layer_b="relu2"))
     arrays = {"relu1/relu2/full/matrix": np.full((3, 2), 2.0), "relu1/relu2/rank1/matrix": np.full((3, 2), 3.0)}
-    runs.write_npz(folder / "stitches" / "0-1.npz", arrays)
-    runs.write_csv(folder / "accuracy_b.csv", pd.DataFrame({"seed": [1], "accuracy": 95.1}))
+    files.write_npz(folder / "stitches" / "0-1.npz", arrays)
+    files.write_csv(folder / "accuracy_b.csv", pd.DataFrame({"seed": [1], "accuracy": 95.1}))
     merge("a", "b", "--out", "c")
-    rows = runs.read_csv("c/results.csv", ROWS.required)
+    rows = files.read_csv("c/results.csv", ROWS.required)
     assert rows[["layer_b", "family", "stitched_accuracy"]].values.tolist() == [
         ["relu1", "full", 90.0], ["relu1", "rank1", 90.0], ["relu2", "full", 80.0], ["relu2", "rank1", 80.0],
     ]  # fmt: skip
-    assert runs.read_csv("c/curves.csv").groupby(["layer", "layer_b", "family"]).size().tolist() == [2] * 4
-    merged = runs.read_npz("c/stitches/0-1.npz")
+    assert files.read_csv("c/curves.csv").groupby(["layer", "layer_b", "family"]).size().tolist() == [2] * 4
+    merged = files.read_npz("c/stitches/0-1.npz")
     assert set(merged) == {*arrays, "relu1/full/matrix", "relu1/rank1/matrix"}
-    assert runs.read_csv("c/accuracy_b.csv").seed.tolist() == [1]
+    assert files.read_csv("c/accuracy_b.csv").seed.tolist() == [1]
     before = contents("c")
     merge("b", "a", "c", "--out", "c")
     assert contents("c") == before
@@ -221,12 +222,12 @@ def test_rotations_of_two_processes_and_two_folders():
                 curves = pd.DataFrame(
                     [{**dict.fromkeys(rotation.CURVES.columns, 2.5), **key, "epoch": e} for e in (1, 2)]
                 )
-                runs.write_csv(path / "parts" / f"m.conv1.0{mark}.curves.csv", curves)
-                runs.write_csv(path / "parts" / f"m.conv1.0{mark}.results.csv", rows)
+                files.write_csv(path / "parts" / f"m.conv1.0{mark}.curves.csv", curves)
+                files.write_csv(path / "parts" / f"m.conv1.0{mark}.results.csv", rows)
     merge("a", "b", "--out", "c")
     assert sorted(path.name for path in Path("c/parts").iterdir()) == ["m.conv1.0.curves.csv", "m.conv1.0.results.csv"]
-    assert runs.read_csv("c/results.csv").kind.tolist() == ["g_relu", "none", "orthogonal"]
-    assert len(runs.read_csv("c/curves.csv")) == 6
+    assert files.read_csv("c/results.csv").kind.tolist() == ["g_relu", "none", "orthogonal"]
+    assert len(files.read_csv("c/curves.csv")) == 6
 
 
 # --- members ---
@@ -257,7 +258,7 @@ def test_members_of_zoos(capsys):
     )
     # A member of one seed, but another network.
     metrics = Path("zoo.task-1-of-2/member-2/metrics.csv")
-    runs.write_csv(metrics, runs.read_csv(metrics).assign(loss=0.5))
+    files.write_csv(metrics, files.read_csv(metrics).assign(loss=0.5))
     assert "member-2" in refused(capsys, "zoo.task-1-of-2", "zoo.task-2-of-2", "--out", "zoo")
     with pytest.raises(InputError, match="of one seed and differ"):
         merge_members([Path("zoo"), Path("zoo.task-1-of-2")], Path("zoo"))
@@ -276,10 +277,10 @@ def test_tasks_make_the_whole(capsys):
     align("--out", "whole")
     align("--out", "run", "--task", "1/2")
     align("--out", "run", "--task", "2/2")
-    assert len(runs.read_csv("run.task-1-of-2/results.csv")) == 2 * 4  # pairs, times layers with layers
-    assert len(runs.read_csv("run.task-2-of-2/results.csv")) == 1 * 4
+    assert len(files.read_csv("run.task-1-of-2/results.csv")) == 2 * 4  # pairs, times layers with layers
+    assert len(files.read_csv("run.task-2-of-2/results.csv")) == 1 * 4
     merge("run.task-1-of-2", "run.task-2-of-2")
-    merged, whole = (runs.read_csv(f"{name}/results.csv") for name in ("run", "whole"))
+    merged, whole = (files.read_csv(f"{name}/results.csv") for name in ("run", "whole"))
     pd.testing.assert_frame_equal(merged, whole, rtol=1e-5)
     before = Path("run/results.csv").read_bytes()
     capsys.readouterr()

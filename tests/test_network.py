@@ -17,7 +17,7 @@ from symjax.errors import InputError
 from symjax.flops import segment_flops
 from symjax.network import Member, Network, stitch_point
 from symjax.network.low_rank import LowRankFeatures
-from symjax.parallel import default_execution, over_members
+from symjax.ops.parallel import default_execution, over_members
 
 KEY = jax.random.key(0)
 IMAGES = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))

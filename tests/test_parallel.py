@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from symjax import parallel, threads
 from symjax.errors import InputError
-from symjax.parallel import Execution
+from symjax.ops import parallel, threads
+from symjax.ops.parallel import Execution
 
 VMAP, MAP = Execution(members="vmap", conv="matmul"), Execution(members="map", conv="matmul")
 

@@ -9,7 +9,7 @@ from stitch_helpers import trained
 
 from symjax import models
 from symjax.flops import segment_flops
-from symjax.parallel import Execution
+from symjax.ops.parallel import Execution
 from symjax.stitching import FitConfig, Plan, parse_families
 from symjax.stitching.partition import ImageCounts, cost, count_images, partition
 

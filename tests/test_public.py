@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 from stitch_helpers import images
 
 import symjax
-from symjax import InputError, parallel, rotation, runs, similarity, stitching, training, zoo
+from symjax import InputError, rotation, similarity, stitching, training, zoo
+from symjax.ops import files, parallel
 from symjax.stitching.results import flatten
 
 pytestmark = [
@@ -102,7 +103,7 @@ def calls(tmp_path_factory):
     saved = {"relu1/full/matrix": stitch.matrix, "relu1/full/bias": stitch.bias}
     saved |= {f"relu1/full/stats/{key}": value for key, value in flatten(member.state).items()}
     (folder / "stitches").mkdir()
-    runs.write_npz(folder / "stitches" / "0-1.npz", saved)
+    files.write_npz(folder / "stitches" / "0-1.npz", saved)
     fit = stitching.FitConfig(epochs=1, batch_size=12)
     execution = parallel.default_execution()
     plan = stitching.Plan(network, (0,), stitching.parse_families("full"), fit, execution)

@@ -9,11 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 
 import experiments.report
+from experiments import pages, summary
 from experiments.published import PUBLISHED
 from experiments.settings import run_command
-from symjax import pages, runs, summary
+from experiments.summary import Summary
 from symjax.errors import InputError
-from symjax.summary import Summary
+from symjax.ops import files
+from symjax.tables import over_networks
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -104,9 +106,9 @@ def test_the_page_holds_every_run(tmp_path, capsys):
 
 def test_published_figures_of_another_data_set_say_so(tmp_path, capsys):
     for name, config in (("a", {"zoo": {"dataset": "digits"}}), ("b", {"zoo": {"dataset": "cifar10"}})):
-        runs.write_json(plant(tmp_path / name) / runs.CONFIG, {"kind": "stitch", "config": config})
+        files.write_json(plant(tmp_path / name) / files.CONFIG, {"kind": "stitch", "config": config})
     config = {"kind": "zoo", "config": {"dataset": "/some/where/mine.npz"}}
-    runs.write_json(plant(tmp_path / "c", "zoo") / runs.CONFIG, config)
+    files.write_json(plant(tmp_path / "c", "zoo") / files.CONFIG, config)
     report("--runs", tmp_path, "--out", tmp_path / "page")
     page = (tmp_path / "page" / "report.md").read_text()
     lines = [line for line in page.splitlines() if line.startswith("Published")]
@@ -119,8 +121,8 @@ def test_published_figures_of_another_data_set_say_so(tmp_path, capsys):
 
 def test_a_published_figure_of_no_data_stands_beside_ours(tmp_path):
     ours = {"lack of homogeneity": pd.DataFrame({"xi(l) / l": ["0.126754"]}, index=["GELU"])}
-    runs.write_json(
-        plant(tmp_path / "a", "symmetry", tables=ours) / runs.CONFIG,
+    files.write_json(
+        plant(tmp_path / "a", "symmetry", tables=ours) / files.CONFIG,
         {"kind": "symmetry", "config": {"zoo": {"dataset": "digits"}}},
     )
     report("--runs", tmp_path, "--out", tmp_path / "page")
@@ -131,9 +133,9 @@ def test_a_published_figure_of_no_data_stands_beside_ours(tmp_path):
 
 
 def test_numbers_of_one_network_are_over_none():
-    assert summary.over_networks(1) == "of one network" == summary.over_networks(1, "mean")
-    assert summary.over_networks(3) == "mean ± deviation over 3 networks"
-    assert summary.over_networks(2, "mean") == "mean over 2 networks"
+    assert over_networks(1) == "of one network" == over_networks(1, "mean")
+    assert over_networks(3) == "mean ± deviation over 3 networks"
+    assert over_networks(2, "mean") == "mean over 2 networks"
 
 
 @pytest.mark.figures

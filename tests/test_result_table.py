@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from symjax import hosts, runs
 from symjax.errors import InputError
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files, hosts
+from symjax.ops.result_table import ResultTable, Schema
 
 PLAIN = Schema("results", {"seed": int, "class": str}, ("value",))
 PARTS = Schema("results", {"layer": str, "seed": int}, ("value",), part=("layer",), order=("layer",))
@@ -23,7 +23,7 @@ def test_rows_are_added_replaced_and_sorted(tmp_path):
     # Classes are text, though they look like numbers or missing values.
     expected = {"seed": [1, 3, 4], "class": ["10", "0", "None"], "value": [0.1, 0.25, 0.75]}
     assert table.rows().to_dict("list") == expected
-    assert runs.read_csv(table.path).seed.tolist() == [1, 3, 4]
+    assert files.read_csv(table.path).seed.tolist() == [1, 3, 4]
 
 
 def test_missing_and_selected_rows_are_in_the_order_of_the_request(tmp_path):
@@ -44,7 +44,7 @@ def test_parts(tmp_path):
     assert not table.path.exists()
     table.assemble()
     assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == ["a%2F1.results.csv", "b.results.csv"]
-    assert runs.read_csv(table.path).value.tolist() == [2.0, 1.0, 3.0]
+    assert files.read_csv(table.path).value.tolist() == [2.0, 1.0, 3.0]
     table.add(rows(layer=["b"], seed=[2], value=[4.0], note=["more columns"]))
     assert table.rows().note.isna().tolist() == [True, True, True, False]
 
@@ -60,7 +60,7 @@ def test_processes_write_files_of_their_own(tmp_path, monkeypatch):
     assert table.rows().value.tolist() in ([1.0, 2.0], [2.0, 1.0])
     assert table.merge([tmp_path]) == 2
     assert [path.name for path in (tmp_path / "parts").iterdir()] == ["b.results.csv"]
-    assert len(runs.read_csv(table.path)) == 2
+    assert len(files.read_csv(table.path)) == 2
 
 
 def test_a_row_of_two_folders_is_one_row_or_an_error(tmp_path):

@@ -10,8 +10,9 @@ import experiments.classes
 import experiments.dynamics
 import experiments.freeze
 import experiments.lasso
+from experiments import summary
 from experiments.settings import run_command
-from symjax import dynamics, summary, zoo
+from symjax import dynamics, zoo
 from symjax.stitching.results import StitchResults
 
 pytestmark = [

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from symjax import jaxprs
 from symjax.network import rewrite
 from symjax.network.low_rank import LowRankFeatures, materialize
-from symjax.parallel import FORMS
+from symjax.ops.parallel import FORMS
 
 
 def normal(seed, *shape, dtype=np.float64):

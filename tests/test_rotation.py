@@ -17,18 +17,19 @@ from campaign import slow
 from stitch_helpers import flags, scratch, settings, write_npz
 
 import experiments.rotate
+from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
+from experiments.rotation_published import compare_with_published, penalty_gaps
 from experiments.settings import run_command
-from symjax import models, parallel, runs, zoo
+from symjax import models, zoo
 from symjax.errors import InputError
-from symjax.memory import num_bytes
 from symjax.network import Member
 from symjax.network.member import leaves_by_path
+from symjax.ops import files, parallel
+from symjax.ops.memory import num_bytes
 from symjax.plots import rotation_curves, rotations
 from symjax.rotation import KINDS, CaseResult, Retraining, RotatedTail, RotationCase, RotationPlan, sample_rotation
-from symjax.rotation.conclusion import conclusion, uses_batch_norm, uses_relu
 from symjax.rotation.features import FrontFeatures, FrontProgram, count_blocks, group_fronts
 from symjax.rotation.partition import group_units, split_units
-from symjax.rotation.published import compare_with_published, penalty_gaps
 from symjax.training import Recipe
 
 CASES = [RotationCase(kind, repeat) for kind in ("none", "g_relu", "orthogonal") for repeat in (0, 1)]
@@ -418,7 +419,7 @@ def asked(monkeypatch):
 
 def test_the_command(quiet_folder, capsys, monkeypatch):
     out = command("--layers", "2")
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     dataset, found = trained()
     baseline = 100 * zoo.test_accuracy(found, dataset)[0]
     assert len(rows) == 6 and set(rows.layer) == {"conv2"} and not rows.duplicated(["kind", "repeat"]).any()
@@ -449,19 +450,19 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
 
 def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
     out = command("--layers", "2")
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     assert len(rows) == len(asked) == 6
     asked.clear()
     command("--layers", "all", "--repeats", 3, kinds="orthogonal,permutation")
     wanted = {(0, kind, i) for kind in ("orthogonal", "permutation") for i in range(3)}
     wanted |= {(1, "permutation", i) for i in range(3)} | {(1, "orthogonal", 2)}
     assert set(asked) == wanted and len(asked) == len(wanted)
-    more = runs.read_csv(out / "results.csv")
+    more = files.read_csv(out / "results.csv")
     names = ["model", "layer", "seed", "kind", "repeat"]
     kept = rows.merge(more, on=names)
     assert len(kept) == 6 and (kept.accuracy_x == kept.accuracy_y).all()
     assert not more.duplicated(names).any() and len(more) == 16
-    assert len(runs.read_csv(out / "curves.csv")) == 16
+    assert len(files.read_csv(out / "curves.csv")) == 16
 
 
 def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
@@ -474,20 +475,20 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
     out = command("--seeds", "1,0", kinds="none,orthogonal")
     assert points == [(0, 1)] and len(asked) == 2 * 2 * 2 * 2
     assert "mean ± deviation over 2 matrices in each of 2 members" in capsys.readouterr().out
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     names = ["model", "layer", "seed", "kind", "repeat"]
     assert len(rows) == 16 and not rows.duplicated(names).any() and set(rows.seed) == {0, 1}
     points.clear()
     asked.clear()
     command("--seeds", "0,1", kinds="none,orthogonal")
-    assert not points and not asked and len(runs.read_csv(out / "results.csv")) == 16
+    assert not points and not asked and len(files.read_csv(out / "results.csv")) == 16
     command("--seeds", "0,1", kinds="none,permutation")
     assert points == [(0, 1)] and len(asked) == 8
 
 
 def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
     """Saved groups and layers are not computed again."""
-    write, written = runs.write_csv, []
+    write, written = files.write_csv, []
 
     def dies(path, frame):
         if len(written) == 5:  # one layer of the third group
@@ -497,14 +498,14 @@ def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
             written.append(frame.layer[0])
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(runs, "write_csv", dies)
+        patch.setattr(files, "write_csv", dies)
         command()
     assert end.value.code == 130 and written == ["conv1", "conv2"] * 2 + ["conv1"]
     everything = set(asked)
     asked.clear()
     command()
     assert sorted(asked) == sorted(everything - {(0, *case) for case in CASES[:3]} - {(1, *case) for case in CASES[:2]})
-    assert len(runs.read_csv(Path("run/results.csv"))) == 12
+    assert len(files.read_csv(Path("run/results.csv"))) == 12
 
 
 @pytest.mark.slow
@@ -519,7 +520,7 @@ def test_layers_that_lack_different_matrices_find_the_same(quiet_folder, monkeyp
     parts = command(out="parts")
     assert sorted(points) == [(0,), (1,)]
     for name in ("results", "curves"):
-        frames = [runs.read_csv(folder / f"{name}.csv") for folder in (whole, parts)]
+        frames = [files.read_csv(folder / f"{name}.csv") for folder in (whole, parts)]
         pd.testing.assert_frame_equal(*frames, rtol=1e-5)
 
 

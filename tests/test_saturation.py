@@ -10,9 +10,10 @@ import pytest
 from campaign import slow
 from test_zoo import CONFIG, DATASET, assert_same, stopped_in_a_save
 
-from symjax import runs, zoo
+from symjax import zoo
 from symjax.errors import InputError
 from symjax.freezing import Saturation
+from symjax.ops import files
 from symjax.representations import features_of
 from symjax.similarity import cka
 from symjax.training import Recipe
@@ -93,7 +94,7 @@ def test_a_threshold_that_is_never_reached_is_normal_training(normal, tmp_path):
     assert never.freeze == ()
     assert_same(never.members, zoo.load(normal).members)
     assert never.metrics.equals(zoo.load(normal).metrics)
-    table = runs.read_csv(tmp_path / "zoo" / saturation.FILE)
+    table = files.read_csv(tmp_path / "zoo" / saturation.FILE)
     assert table.epoch.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5] and not table.frozen.any()
     # Nothing was frozen, so what was compared are the epochs of normal training.
     np.testing.assert_allclose(table.similarity, similarities(normal)[:5].ravel(), atol=2e-5)
@@ -101,7 +102,7 @@ def test_a_threshold_that_is_never_reached_is_normal_training(normal, tmp_path):
 
 def test_layers_freeze_when_they_have_saturated(ruled_folder, middle, tmp_path):
     decided = zoo.load(ruled_folder)
-    table, similar = runs.read_csv(ruled_folder / saturation.FILE), similarities(ruled_folder)
+    table, similar = files.read_csv(ruled_folder / saturation.FILE), similarities(ruled_folder)
     count = 0
     for epoch in range(1, 6):
         rows = table[table.epoch == epoch]
@@ -142,10 +143,10 @@ def test_an_interrupted_zoo_decides_the_same(cut, ruled_folder, middle, tmp_path
 def test_decisions_in_the_folder_are_final(ruled_folder, middle, tmp_path, monkeypatch):
     """Stored decisions are followed, even where the members train again from the start."""
     folder = shutil.copytree(ruled_folder, tmp_path / "zoo")
-    table = runs.read_csv(folder / saturation.FILE).iloc[:2].assign(frozen=[True, True])
+    table = files.read_csv(folder / saturation.FILE).iloc[:2].assign(frozen=[True, True])
     for seed in SEEDS:
         shutil.rmtree(folder / f"member-{seed}")
-    runs.write_csv(folder / saturation.FILE, table)
+    files.write_csv(folder / saturation.FILE, table)
     monkeypatch.setattr(saturation, "features_of", lambda *_, **__: pytest.fail("compared"))
     decided = train(folder, ruled(middle))
     assert decided.freeze == (1, 1)
@@ -156,11 +157,11 @@ def test_a_schedule_that_is_lost_or_damaged_is_an_error(ruled_folder, middle, tm
     folder = shutil.copytree(ruled_folder, tmp_path / "zoo")
     shutil.rmtree(folder / "member-2")  # so that it trains again
     path = folder / saturation.FILE
-    table = runs.read_csv(path)
-    runs.write_csv(path, table.assign(frozen="perhaps"))
+    table = files.read_csv(path)
+    files.write_csv(path, table.assign(frozen="perhaps"))
     with pytest.raises(InputError, match=r"frozen\.csv: damaged \(frozen must be True or False\); delete .*zoo"):
         train(folder, ruled(middle))
-    runs.write_csv(path, table)
+    files.write_csv(path, table)
     train(folder, ruled(middle))
     path.unlink()
     shutil.rmtree(folder / "member-2")

@@ -17,8 +17,8 @@ import symjax
 from symjax import InputError, Network, stitch_point
 from symjax.data.dataset import split_indices
 from symjax.network import Member
+from symjax.ops.parallel import Execution, default_execution
 from symjax.pairs import all_pairs
-from symjax.parallel import Execution, default_execution
 from symjax.stitching import (
     FitConfig,
     Plan,

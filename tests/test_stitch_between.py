@@ -12,7 +12,8 @@ import experiments.crossval
 import experiments.lasso
 import experiments.stitch
 from experiments.settings import run_command
-from symjax import runs, zoo
+from symjax import zoo
+from symjax.ops import files
 from symjax.stitching import Sweep, load_stitch
 from symjax.stitching.results import ROWS
 from symjax.zoo import estimate
@@ -33,7 +34,7 @@ def command(*words, out, module=experiments.stitch):
     """Return results.csv; None for a dry run."""
     argv = [*flags(scratch()), "--out", out, "--stitch-epochs", 1, *words]
     run_command(module.main, module.Settings, [str(word) for word in argv])
-    return None if "--dry-run" in words else runs.read_csv(out / "results.csv", ROWS.required)
+    return None if "--dry-run" in words else files.read_csv(out / "results.csv", ROWS.required)
 
 
 def test_a_model_of_the_same_code_gives_the_same_numbers(tmp_path):
@@ -107,6 +108,6 @@ def test_points_of_one_model_in_the_other_commands(tmp_path, capsys):
         *words, "--family", "rank", "--values", "1,2", out=tmp_path / "crossval", module=experiments.crossval
     )
     assert "relu1 to relu2" in capsys.readouterr().out and not {"network_a", "network_b"} & {*rows}
-    chosen = runs.read_csv(tmp_path / "crossval" / "chosen.csv")
+    chosen = files.read_csv(tmp_path / "crossval" / "chosen.csv")
     assert chosen.layer.tolist() == ["relu1", "relu1 to relu2"]
     assert rows.layer_b.notna().all()

@@ -22,8 +22,9 @@ import experiments.lasso
 import experiments.stitch
 import experiments.sweeps
 from experiments.settings import run_command
-from symjax import runs, zoo
+from symjax import zoo
 from symjax.errors import InputError
+from symjax.ops import files
 from symjax.pairs import draw_pairs
 from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
 from symjax.stitching.results import KEY, ROWS, flatten, load_stitch
@@ -62,7 +63,7 @@ def contents(folder):
 
 
 def table(folder):
-    return runs.read_csv(folder / "results.csv", ROWS.required)
+    return files.read_csv(folder / "results.csv", ROWS.required)
 
 
 # --- one run for real ---
@@ -96,7 +97,7 @@ def test_the_folder_is_complete(reference):
         assert row.clean_accuracy == np.mean([a, b])
         assert row.penalty == row.clean_accuracy - row.stitched_accuracy
         assert (row.stitched_accuracy * count / 100) == pytest.approx(round(row.stitched_accuracy * count / 100))
-    curves = runs.read_csv(reference / "curves.csv")
+    curves = files.read_csv(reference / "curves.csv")
     assert len(curves) == 3 * 2 * 2 * 2 and set(curves.family) == {"full", "rank1"} and set(curves.epoch) == {1, 2}
     assert curves.accuracy.between(0, 100).all() and curves.accuracy.max() > 1
     document = json.loads((reference / "config.json").read_text())
@@ -219,7 +220,7 @@ def fake(monkeypatch):
 
 
 def stitches(folder):
-    return {path.name: runs.read_npz(path) for path in (folder / "stitches").iterdir()}
+    return {path.name: files.read_npz(path) for path in (folder / "stitches").iterdir()}
 
 
 def assert_same(folder, other):
@@ -236,7 +237,7 @@ def assert_alike(folder, other):
     assert one.equals(two)
     jax.tree.map(np.testing.assert_array_equal, stitches(folder), stitches(other))
     order = ["pair", "layer", "family", "learning_rate", "epoch"]
-    one, two = (runs.read_csv(f / "curves.csv").sort_values(order).reset_index(drop=True) for f in (folder, other))
+    one, two = (files.read_csv(f / "curves.csv").sort_values(order).reset_index(drop=True) for f in (folder, other))
     assert one.equals(two)
 
 

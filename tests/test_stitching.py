@@ -14,8 +14,8 @@ from symjax import models
 from symjax.data import Split, epoch_indices, normalize
 from symjax.errors import InputError
 from symjax.network import Member, Network
+from symjax.ops.parallel import Execution
 from symjax.pairs import all_pairs, draw_pairs
-from symjax.parallel import Execution
 from symjax.stitching import (
     FitConfig,
     Pair,

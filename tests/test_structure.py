@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import pytest
 from test_zoo import CONFIG, DATASET
 
-from symjax import models, runs, zoo
+from symjax import models, zoo
 from symjax.errors import InputError
 from symjax.models.myrtle import Myrtle
 from symjax.models.registry import Model
 from symjax.network import Network
 from symjax.network.structure import structure
+from symjax.ops import runs
 from symjax.rotation.results import RotationResults
 
 TINY = models.MODELS["tiny"]

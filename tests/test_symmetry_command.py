@@ -11,9 +11,10 @@ from stitch_helpers import SEEDS, acted, flags, scratch, trained
 import experiments.symmetry
 import symjax.stitching.transformed
 from experiments.settings import run_command
-from symjax import plots, runs, zoo
+from symjax import plots, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
+from symjax.ops import files
 from symjax.stitching.transformed import moments_memory, stitch_to_transformed
 
 
@@ -34,15 +35,15 @@ def command(*others, out="run"):
 @pytest.mark.slow
 def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     out = command("--layers", "relu2")
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     assert len(rows) == 2 * len(SEEDS) and set(rows.layer) == {"relu2"}
     matched, identity = (rows[rows.family == family] for family in ("matched", "identity"))
     assert (matched.penalty == 0).all() and (matched.difference < 1e-5).all()
     assert identity.penalty.mean() > 5 and (identity.difference > 0.1).all()
-    defects = runs.read_csv(out / "defects.csv")
+    defects = files.read_csv(out / "defects.csv")
     assert len(defects) == 2 * len(GROUPS) * len(INTERTWINERS)
     assert (defects[defects.member].defect < 1e-12).all() and (defects[~defects.member].defect > 1e-3).all()
-    curve = runs.read_csv(out / "homogeneity.csv")
+    curve = files.read_csv(out / "homogeneity.csv")
     gelu = curve[(curve.activation == "gelu") & (curve.scale == 1000)]
     np.testing.assert_allclose(gelu.xi / 1000, GELU_SLOPE, rtol=1e-5)
     printed = capsys.readouterr().out
@@ -64,7 +65,7 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     assert "All is there" in capsys.readouterr().out
     command("--seeds", "2")
     assert asked == [(0,)]
-    more = runs.read_csv(out / "results.csv")
+    more = files.read_csv(out / "results.csv")
     assert len(more) == len(rows) + 4
     pd.testing.assert_frame_equal(more[: len(rows)], rows)
 
@@ -95,14 +96,14 @@ def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(symjax.stitching.transformed, "evaluate_stitch", stopped)
         command("--layers", "relu2")
-    rows = runs.read_csv("run/results.csv")
+    rows = files.read_csv("run/results.csv")
     assert list(rows.family) == ["matched", "identity"] and rows.seed.nunique() == 1
     calls.clear()
     monkeypatch.setattr(
         symjax.stitching.transformed, "evaluate_stitch", lambda *a, **o: calls.append(1) or evaluate(*a, **o)
     )
     command("--layers", "relu2")
-    more = runs.read_csv("run/results.csv")
+    more = files.read_csv("run/results.csv")
     assert len(calls) == 2 * (len(SEEDS) - 1) and len(more) == 2 * len(SEEDS)
     pd.testing.assert_frame_equal(more[:2], rows)
 
@@ -116,7 +117,7 @@ def test_a_wrong_action_is_seen(monkeypatch):
         return moved._replace(params={**moved.params, "dense": member.params["dense"]})
 
     monkeypatch.setattr(Symmetry, "act", wrong)
-    rows = runs.read_csv(command("--layers", "relu1") / "results.csv")
+    rows = files.read_csv(command("--layers", "relu1") / "results.csv")
     assert (rows[rows.family == "matched"].clean_accuracy < 90).any()
 
 

@@ -14,10 +14,12 @@ from test_dynamics import least_squares_correlation
 import experiments.classes
 import experiments.dynamics
 import experiments.freeze
+from experiments import summary
 from experiments.history import snapshots_folder
 from experiments.settings import run_command, zoo_folder
-from symjax import models, runs, summary, zoo
+from symjax import models, zoo
 from symjax.flops import segment_flops, step_flops
+from symjax.ops import files
 from symjax.representations import representations
 from symjax.similarity import MEASURES
 from symjax.training import Recipe
@@ -57,7 +59,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     settings = ["--seeds", 2, "--checkpoints", "0,2", "--measures", "cka"]
     out = command(experiments.dynamics, folder, *settings)
     printed = capsys.readouterr().out
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     assert len(rows) == 2 * 3 * 4 and sorted(rows.epoch.unique()) == [0, 2, 6]
     at = features(folder, (0, 2, 6), (0, 1), pool=True)
     for row in rows.itertuples():
@@ -87,7 +89,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     capsys.readouterr()
     one = command(experiments.dynamics, folder, *settings, "--layers", "relu1", out="one")
     assert summary.read(one).figures == ("time", "curves") and not (one / "layers.png").exists()
-    more = runs.read_csv(out / "results.csv")
+    more = files.read_csv(out / "results.csv")
     pd.testing.assert_frame_equal(rows.merge(more), rows)
     assert not more.duplicated(list(more.columns[:-1])).any()
 
@@ -96,7 +98,7 @@ def test_classes_rows_are_least_squares(folder, capsys):
     out = command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2")
     printed = capsys.readouterr().out
     dataset, _ = trained()
-    rows = runs.read_csv(out / "results.csv")
+    rows = files.read_csv(out / "results.csv")
     assert len(rows) == 3 * 3 * 4
     labels = dataset.test.labels[:EXAMPLES]
     at = features(folder, (0, 3, 6), layers="relu2")
@@ -138,7 +140,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     out = command(experiments.freeze, folder, *FROZEN)
     printed = capsys.readouterr().out
     dataset, zoo_of_all = trained()
-    rows = runs.read_csv(out / "results.csv").set_index(["schedule", "seed"])
+    rows = files.read_csv(out / "results.csv").set_index(["schedule", "seed"])
     normal = 100 * zoo.test_accuracy(zoo_of_all, dataset)
     np.testing.assert_allclose(rows.accuracy["normal"], normal, atol=1e-3)
     frozen = zoo.load(folder / "zoo-freeze-1-3")
@@ -158,7 +160,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     whole = len(dataset.train) // recipe.batch_size * (steps[0] + 5 * steps[2]) + looks
     assert flops["1/1 found by 0 1 2"] == pytest.approx(whole)
     assert "similarity: saves " in printed and printed.count("the passes that this took are counted") == 1
-    kept = runs.read_csv(out / "schedules.csv").set_index("name")
+    kept = files.read_csv(out / "schedules.csv").set_index("name")
     assert kept.schedule.to_dict() == {"normal": "normal", "1/3": "1/3", "similarity": "1/1"}
     assert (kept.seeds == "0 1 2").all()
     monkeypatch.setattr(zoo.training, "train_jobs", None)
@@ -184,7 +186,7 @@ def test_layers_that_never_saturate_are_normal_training_and_cost_their_looks(fol
     monkeypatch.chdir(folder / "other")
     words = ["--schedules", "similarity", "--threshold", 1, "--measure", "cka", "--zoo", "."]
     out = command(experiments.freeze, folder, *words, out="never")
-    rows = runs.read_csv(out / "results.csv").set_index(["schedule", "seed"])
+    rows = files.read_csv(out / "results.csv").set_index(["schedule", "seed"])
     np.testing.assert_array_equal(rows.accuracy["normal found by 0 1 2"], rows.accuracy["normal"])
     never = zoo.load(found_zoo(folder, "other"))
     assert never.freeze == () and experiments.freeze.looks(never) == 6  # before the first epoch, and after five of six

@@ -18,10 +18,11 @@ from campaign import slow
 
 import experiments.zoo
 from experiments.settings import DATASET_DEFAULTS, ZooSettings, parse_seeds, run_command, zoo_folder
-from symjax import runs, zoo
+from symjax import zoo
 from symjax.data.dataset import Source, Split, build
 from symjax.errors import InputError
-from symjax.parallel import Execution
+from symjax.ops import files, runs
+from symjax.ops.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 from symjax.zoo.merging import merge_members
@@ -71,7 +72,7 @@ def stopped_in_a_save(monkeypatch, save):
             yield
 
 
-def files(folder):
+def modification_times(folder):
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
@@ -154,7 +155,7 @@ def test_a_diverged_member_is_reported(tmp_path, capsys):
 
 
 def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
-    before = files(copy)
+    before = modification_times(copy)
 
     def fail(*_):
         raise AssertionError("recomputed")
@@ -164,7 +165,7 @@ def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
     again = train(copy)
     assert_same(again.members, reference.members)
     assert again.metrics.equals(reference.metrics)
-    assert files(copy) == before
+    assert modification_times(copy) == before
     some = train(copy, (2, 1))
     assert some.seeds == (2, 1) and some.metrics.seed.unique().tolist() == [2, 1]
     assert_same(some.member(1), reference.member(1))
@@ -172,13 +173,13 @@ def test_a_finished_zoo_is_reused(reference, copy, monkeypatch):
 
 def test_more_seeds_train_only_the_missing_ones(reference, copy, monkeypatch):
     shutil.rmtree(copy / "member-1")
-    before = files(copy)
+    before = modification_times(copy)
     trained = []
     save = StoredMember.save
     monkeypatch.setattr(StoredMember, "save", lambda self, *rest: (trained.append(self.seed), save(self, *rest)))
     again = train(copy)
     assert trained == [1]
-    assert before.items() <= (files(copy) | {".": None}).items()
+    assert before.items() <= (modification_times(copy) | {".": None}).items()
     assert_close(again.members, reference.members)
 
 
@@ -190,7 +191,7 @@ def test_an_interrupted_run_continues_bitwise(reference, tmp_path, monkeypatch):
     def interrupted(self, state, metrics):
         saves.append(self.seed)
         if len(saves) == 7:  # the third member of the second epoch
-            runs.write_csv(self.folder / "metrics.csv", metrics)
+            files.write_csv(self.folder / "metrics.csv", metrics)
             (self.folder / "epoch-00002.orbax-checkpoint-tmp").mkdir()
             raise KeyboardInterrupt
         save(self, state, metrics)
@@ -324,7 +325,7 @@ def test_damaged_metrics(copy):
 
 
 def test_a_folder_of_another_zoo_is_refused(copy):
-    before = files(copy)
+    before = modification_times(copy)
     other = ZooConfig(
         "stripes", "tiny", recipe=Recipe(epochs=3, batch_size=6, learning_rate=0.05, flip=True, translate=1)
     )
@@ -332,10 +333,10 @@ def test_a_folder_of_another_zoo_is_refused(copy):
         train(copy, config=other)
     with pytest.raises(InputError, match=r"data\.digest: .* there, .* here"):
         train(copy, dataset=make_dataset(seed=5))
-    assert files(copy) == before
-    document = runs.read_json(copy / "config.json")
+    assert modification_times(copy) == before
+    document = files.read_json(copy / "config.json")
     for broken in ({"data": {}}, {"recipe": 3}, {"recipe": {"epochs": 3}}, {"model": "mlp"}, {"shape": "round"}):
-        runs.write_json(copy / "config.json", document | {"config": document["config"] | broken})
+        files.write_json(copy / "config.json", document | {"config": document["config"] | broken})
         with pytest.raises(InputError, match=r"config\.json is damaged or of another version"):
             zoo.load(copy)
 
@@ -437,7 +438,7 @@ def test_the_command_trains_and_prints_a_table(reference, npz, tmp_path, capsys,
     first = capsys.readouterr()
     (folder,) = (tmp_path / "runs" / "zoo").iterdir()
     assert folder.name.startswith("stripes-tiny2-")
-    table = runs.read_csv(folder / "accuracy.csv", ["seed", "validation", "test"])
+    table = files.read_csv(folder / "accuracy.csv", ["seed", "validation", "test"])
     assert table.seed.tolist() == [3, 1, 0]
     loaded = zoo.load(folder, [3, 1, 0])
     assert_close(loaded.member(3), reference.member(3))

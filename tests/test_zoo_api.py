@@ -16,9 +16,10 @@ from campaign import slow
 from flax import nnx
 
 import symjax
-from symjax import InputError, Network, data, parallel, representations, stitch_point, training, zoo
+from symjax import InputError, Network, data, representations, stitch_point, training, zoo
 from symjax.flops import step_flops, training_flops
 from symjax.models.myrtle import Myrtle
+from symjax.ops import parallel
 from symjax.training.loop import train_step
 from symjax.zoo import ZooConfig, estimate
 

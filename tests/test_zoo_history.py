@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_zoo import CONFIG, DATASET, assert_close, assert_same, files, stopped_in_a_save
 
-from symjax import runs, zoo
+from symjax import zoo
 from symjax.errors import InputError
 from symjax.network.member import leaves_by_path
+from symjax.ops import runs
 from symjax.representations import features_of
 from symjax.training import Recipe
 from symjax.zoo import Group, ZooConfig, estimate

@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks.gpu.images import load
 from benchmarks.gpu.report import Report
 from benchmarks.sweep import Settings
-from symjax import models, parallel, zoo
+from symjax import models, zoo
+from symjax.ops import parallel
 from symjax.pairs import all_pairs
 from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.training import Recipe, create_state, pad_batches, train_epoch

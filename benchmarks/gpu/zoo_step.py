@@ -23,7 +23,7 @@ from benchmarks.operations import member_step_flops
 from symjax.data import Split
 from symjax.flops import step_flops
 from symjax.models import create
-from symjax.parallel import FORMS, Execution, compiler_options, each
+from symjax.ops.parallel import FORMS, Execution, compiler_options, each
 from symjax.training import Recipe, create_state, train_epoch
 from symjax.training.loop import TrainData
 

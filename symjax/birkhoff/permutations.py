@@ -6,8 +6,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.buffer_callback import buffer_callback
 
-from symjax.birkhoff.checks import as_dtype, is_concrete, real, require_finite, scalar, square
-from symjax.checks import any_array, array
+from symjax.checks import any_array, array, as_dtype, is_concrete, real, require_finite, scalar, square
 from symjax.errors import InputError
 
 

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import as_dtype, is_concrete, real, require_finite, scalar, square
 from symjax.birkhoff.dual import marginals, residual
 from symjax.birkhoff.dykstra import dykstra
 from symjax.birkhoff.laplacian import solve_laplacian
 from symjax.birkhoff.newton import newton, sweeps
-from symjax.checks import flag, one_of
+from symjax.checks import as_dtype, flag, is_concrete, one_of, real, require_finite, scalar, square
 from symjax.errors import InputError
 from symjax.spelling import one_line
 

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, require_finite, scalar, square
 from symjax.birkhoff.dual import residual
-from symjax.checks import flag, integer
+from symjax.checks import flag, integer, is_concrete, require_finite, scalar, square
 from symjax.errors import InputError
 from symjax.spelling import one_line
 

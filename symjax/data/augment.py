@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite
-from symjax.checks import flag, integer, jax_array
+from symjax.checks import flag, integer, is_concrete, jax_array, real, require_finite
 from symjax.errors import InputError
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import integer, numpy_array, short
+from symjax.checks import integer, numpy_array, scalar, short
 from symjax.errors import InputError
 
 GELU_SLOPE = math.sqrt(1 / 12 - (1 - 1 / math.sqrt(3)) / (2 * math.pi))

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integer
+from symjax.checks import flag, integer, scalar
 from symjax.errors import InputError
 from symjax.groups.matrix_groups import real_matrix
 from symjax.spelling import one_line

@@ -19,7 +19,7 @@ from symjax.network.low_rank import LowRankFeatures, convolved, materialize
 from symjax.network.operations import pool
 from symjax.network.operations.affine import ChannelAffine
 from symjax.network.operations.conv import Geometry, convolve
-from symjax.parallel import Form
+from symjax.ops.parallel import Form
 
 LARGE = 2**12  # elements of an array whose scales and shifts are collected
 TAPS = 16  # of a window along an axis: more shifted copies cost more than they save

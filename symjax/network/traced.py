@@ -18,7 +18,7 @@ from symjax.network.member import Member, leaves_by_path, update
 from symjax.network.naming import StitchPoint
 from symjax.network.split import Program, Trace
 from symjax.network.structure import program_fingerprint
-from symjax.parallel import FORMS, default_execution
+from symjax.ops.parallel import FORMS, default_execution
 
 PyTree = Any
 
@@ -47,7 +47,7 @@ class Traced:
         self._statistics: dict[Any, statistics.Groups] = {}
 
     def with_form(self, form: str) -> Self:
-        """Return the same model with operations in this form, one of `symjax.parallel.FORMS`.
+        """Return the same model with operations in this form, one of `symjax.ops.parallel.FORMS`.
 
         By default a network's operations run in the form that is fast on this backend (`default_execution().conv`).
         """

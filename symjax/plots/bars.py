@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from symjax.summary import mean
+from symjax.tables import mean
 
 
 def grouped_bars(

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integer, short, text
+from symjax.checks import flag, integer, scalar, short, text
 from symjax.errors import InputError
 from symjax.plots.panels import bottom_axes, panel_grid
 from symjax.plots.similarity import MEASURE_LABELS
@@ -22,7 +21,7 @@ from symjax.plots.style import (
     make_axes,
     sequential_styles,
 )
-from symjax.summary import mean
+from symjax.tables import mean
 
 HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths": 0.5, "fmt": ".2f"}
 

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
-from symjax.summary import over_networks
+from symjax.tables import over_networks
 
 
 def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from symjax.plots.style import PAPER, finish, make_axes
-from symjax.summary import mean
+from symjax.tables import mean
 
 
 def panel_grid(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, check_table, finish, make_axes
-from symjax.summary import mean
+from symjax.tables import mean
 
 # The label and colour of each kind of matrix.
 KIND_STYLES = {

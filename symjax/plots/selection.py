@@ -8,12 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import sequence
+from symjax.checks import scalar, sequence
 from symjax.plots.panels import bottom_axes, panel_grid
 from symjax.plots.stitching import family_styles
 from symjax.plots.style import PAPER, check_table, finish
-from symjax.summary import mean
+from symjax.tables import mean
 
 
 def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = None, *, ax=None) -> Figure:

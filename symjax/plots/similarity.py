@@ -10,7 +10,7 @@ from symjax.errors import InputError
 from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import panel_grid
 from symjax.plots.style import PAPER, check_table, finish, heatmap, make_axes, palette
-from symjax.summary import mean
+from symjax.tables import mean
 
 # Labels of measures in figures; other measures are labelled by their name.
 MEASURE_LABELS = {

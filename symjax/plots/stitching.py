@@ -11,7 +11,7 @@ from symjax.checks import flag
 from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
-from symjax.summary import mean, with_both_layers
+from symjax.tables import mean, with_both_layers
 
 # The label and colour of each family: greys for stitches without training, blues for linear maps of decreasing rank,
 # warm colours for G_ReLU. Other families have colours of a neutral palette.

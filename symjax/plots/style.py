@@ -12,8 +12,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from symjax import checks, runs
+from symjax import checks
 from symjax.errors import InputError
+from symjax.ops import files
 
 PAPER = {
     "font.size": 9,
@@ -127,7 +128,7 @@ def save(figure: Figure, path: Path) -> None:
     for suffix, options in {".png": {"dpi": 200}, ".pdf": {}}.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], **options)
-        runs.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())
+        files.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())
 
 
 def palette(name: str, count: int) -> list[tuple]:

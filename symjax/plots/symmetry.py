@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from symjax.birkhoff.checks import scalar
+from symjax.checks import scalar
 from symjax.plots.stitching import family_styles
 from symjax.plots.style import PAPER, check_table, finish, heatmap, make_axes, palette
 

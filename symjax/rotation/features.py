@@ -10,9 +10,9 @@ import numpy as np
 
 from symjax import data
 from symjax.data import Dataset, Split, batches
-from symjax.memory import MemoryEstimate, estimate_memory, num_bytes
 from symjax.network import Member, Network
-from symjax.parallel import Execution, over_members, replicate
+from symjax.ops.memory import MemoryEstimate, estimate_memory, num_bytes
+from symjax.ops.parallel import Execution, over_members, replicate
 from symjax.training import Recipe
 from symjax.training.evaluation import Batches
 from symjax.training.loop import TrainData

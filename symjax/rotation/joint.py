@@ -10,8 +10,8 @@ import numpy as np
 
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.memory import MemoryEstimate, combined_estimate, estimate_memory, num_bytes
-from symjax.parallel import over_members
+from symjax.ops.memory import MemoryEstimate, combined_estimate, estimate_memory, num_bytes
+from symjax.ops.parallel import over_members
 from symjax.rotation.features import FrontFeatures, FrontProgram
 from symjax.rotation.plan import RotationPlan
 from symjax.rotation.tail import RotatedTail

@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integers, one_of
+from symjax.checks import flag, integers, one_of, scalar
 from symjax.errors import InputError
 from symjax.network import Member, Network
-from symjax.parallel import Execution
+from symjax.ops.parallel import Execution
 from symjax.spelling import one_line
 from symjax.training import Recipe
 

@@ -3,7 +3,7 @@
     results.csv       one row per model, layer, member, kind and repeat: accuracies and penalties in percent
     curves.csv        loss and accuracies (percent) of each epoch
     structures.json   the fingerprint of the code of each model
-    parts/            the tables by model, layer and member, see `symjax.result_table`
+    parts/            the tables by model, layer and member, see `symjax.ops.result_table`
 
 A part is written when its retraining is complete. Its rows of results.csv are written last, so that a row implies that
 its curves exist.
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from symjax import hosts, runs
 from symjax.errors import InputError
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files, hosts, runs
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.rotation.plan import CaseResult, RotationCase
 
 KEY = {"model": str, "layer": str, "seed": int, "kind": str, "repeat": int}
@@ -38,7 +38,7 @@ class RotationResults:
     def structures(self) -> dict[str, str]:
         """Return the fingerprint of the structure of each model that has rows (`symjax.network.structure`)."""
         path = self.folder / STRUCTURES
-        return runs.read_json(path) if path.exists() else {}
+        return files.read_json(path) if path.exists() else {}
 
     def check_structures(self, structures: Mapping[str, str]) -> None:
         """Raise an InputError where existing rows of these models are of another structure."""
@@ -53,7 +53,7 @@ class RotationResults:
         """Write the structures of models whose rows will be added; raise an InputError as `check_structures` does."""
         self.check_structures(structures)
         if hosts.is_first():
-            runs.write_json(self.folder / STRUCTURES, {**self.structures(), **structures})
+            files.write_json(self.folder / STRUCTURES, {**self.structures(), **structures})
 
     def missing(self, units: Sequence[Unit]) -> list[Unit]:
         """Return the units with missing rows, each with its missing cases."""

@@ -12,9 +12,9 @@ import numpy as np
 from symjax.data import Dataset, Split
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
-from symjax.memory import check_limit
 from symjax.network import Member, Network
-from symjax.parallel import groups, stack, take
+from symjax.ops.memory import check_limit
+from symjax.ops.parallel import groups, stack, take
 from symjax.rotation.features import FrontFeatures, FrontProgram, group_fronts
 from symjax.rotation.joint import JointRetraining
 from symjax.rotation.matrices import sample_rotation

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete, scalar
+from symjax.checks import is_concrete, scalar
 from symjax.errors import InputError
 from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_pair, warn_user
 

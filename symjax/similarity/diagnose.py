@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete
+from symjax.checks import is_concrete
 from symjax.similarity.cca_checks import resolve_rcond
 from symjax.similarity.channels import centre, unit_channels
 from symjax.similarity.inputs import as_matrix

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax import parallel
 from symjax.birkhoff.dual import matmul
+from symjax.ops import parallel
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
 from symjax.similarity.channels import centre, magnitude, norms, zero_rounding
 from symjax.similarity.inputs import as_map_pair, as_maps

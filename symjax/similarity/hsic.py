@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, real, require_finite
 from symjax.birkhoff.dual import matmul
-from symjax.checks import one_of
+from symjax.checks import is_concrete, one_of, real, require_finite
 from symjax.errors import InputError
 from symjax.similarity.off_diagonal import centred_products, sums_of
 

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete, real
-from symjax.checks import any_array, is_real, one_of
+from symjax.checks import any_array, is_concrete, is_real, one_of, real
 from symjax.errors import InputError
 
 MAPS = ("pixels", "flatten", "pool")

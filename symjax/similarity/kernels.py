@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import one_of
+from symjax.checks import one_of, scalar
 from symjax.similarity.linalg import gram
 
 KERNELS = ("linear", "rbf")

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax import parallel
-from symjax.memory import num_bytes
+from symjax.ops import parallel
+from symjax.ops.memory import num_bytes
 from symjax.similarity.alignment import enlarge
 from symjax.similarity.channels import common_width, pad_channels
 from symjax.similarity.pair_product import Prepared, larger_size

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import stdtrit
 
-from symjax.birkhoff.checks import real, require_finite
 from symjax.birkhoff.dual import matmul
-from symjax.checks import integer, numpy_array, one_of, random_key
+from symjax.checks import integer, numpy_array, one_of, random_key, real, require_finite
 from symjax.errors import InputError
 from symjax.similarity.resampling import check_level, format_result
 

@@ -9,8 +9,7 @@ from itertools import product
 import jax
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import can_be_key, one_of, sequence, short
+from symjax.checks import can_be_key, one_of, scalar, sequence, short
 from symjax.errors import InputError
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca_checks import few_examples_message

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import checks
-from symjax.birkhoff.checks import is_concrete
-from symjax.checks import labels
+from symjax.checks import is_concrete, labels
 from symjax.errors import InputError
 from symjax.similarity.inputs import channels_last, check_layout, range_problem, subtract_large_offset
 from symjax.similarity.pair_blocks import Representations

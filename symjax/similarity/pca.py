@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import scalar
 from symjax.birkhoff.dual import matmul
+from symjax.checks import scalar
 from symjax.similarity.channels import centre, magnitude
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.linalg import (

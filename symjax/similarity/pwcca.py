@@ -5,8 +5,8 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
+from symjax.checks import is_concrete
 from symjax.similarity.canonical import whiten
 from symjax.similarity.canonical_variates import unit_norm_data
 from symjax.similarity.cca import cca_of_matrices

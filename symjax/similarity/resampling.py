@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete, scalar
-from symjax.checks import integer, one_of, random_key
+from symjax.checks import integer, is_concrete, one_of, random_key, scalar
 from symjax.errors import InputError
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.measure import Measure

@@ -5,9 +5,8 @@ from functools import lru_cache, partial
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import is_concrete
 from symjax.birkhoff.dual import matmul
-from symjax.checks import flag
+from symjax.checks import flag, is_concrete
 from symjax.similarity.canonical import whiten
 from symjax.similarity.canonical_variates import ReducedData, cca_of_reduced
 from symjax.similarity.cca import mean_correlation

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import parallel
 from symjax.checks import integer, short
 from symjax.data import Dataset, Split
 from symjax.data.dataset import Source, build
 from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
+from symjax.ops import parallel
 from symjax.spelling import described, one_line
 from symjax.stitching.evaluate import evaluate_member
 from symjax.stitching.families import Family, parse_families

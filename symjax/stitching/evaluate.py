@@ -18,7 +18,7 @@ from jax import lax
 from symjax.data import normalize, statistics
 from symjax.errors import InputError
 from symjax.network import Member, Network
-from symjax.parallel import concatenate, count_members, each_stack, take
+from symjax.ops.parallel import concatenate, count_members, each_stack, take
 from symjax.stitching.junction import carried_values, junction, point_pair
 from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Pair, Stitch, pad_factors, stitched_output

@@ -1,7 +1,7 @@
 """Train stitches: an optax loop over the parameters of the stitches of one pair.
 
 All points and families of a pair train together. The front of A runs once per batch for all of them; the tail of B runs
-once per stitch, lifted over the stitch axis as `symjax.parallel` says. No gradients of the parameters of A and B are
+once per stitch, lifted over the stitch axis by `symjax.ops.parallel`. No gradients of the parameters of A and B are
 computed. The functions are pure functions of one pair; `parallel.over_members` lifts them over pairs.
 """
 
@@ -14,7 +14,7 @@ import optax
 from jax import lax
 
 from symjax.data import augment, epoch_indices, normalize
-from symjax.parallel import concatenate, each, each_stack
+from symjax.ops.parallel import concatenate, each, each_stack
 from symjax.stitching.families import Family
 from symjax.stitching.junction import carried_values, paired_features
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import real, require_finite, scalar
 from symjax.birkhoff.dual import matmul
+from symjax.checks import real, require_finite, scalar
 from symjax.errors import InputError
 from symjax.similarity.alignment import positive_matching
 from symjax.spelling import one_line

@@ -9,7 +9,7 @@ import jax
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
-from symjax.memory import MemoryEstimate, estimate_memory, spell_bytes
+from symjax.ops.memory import MemoryEstimate, estimate_memory, spell_bytes
 from symjax.stitching import fit
 from symjax.stitching.partition import count_images, partition, plan_flops
 from symjax.stitching.plan import Plan

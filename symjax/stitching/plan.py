@@ -8,12 +8,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import can_be_key, flag, integer, integer_fields, one_of, sequence, short
+from symjax.checks import can_be_key, flag, integer, integer_fields, one_of, scalar, sequence, short
 from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
 from symjax.network import Network
-from symjax.parallel import Execution
+from symjax.ops.parallel import Execution
 from symjax.spelling import name_of
 from symjax.stitching.families import Family
 from symjax.stitching.junction import Junction, junction, point_pair
@@ -126,7 +125,8 @@ class Plan:
 
     Example:
         >>> import jax, jax.numpy as jnp, symjax
-        >>> from symjax import parallel, stitching
+        >>> from symjax import stitching
+        >>> from symjax.ops import parallel
         >>> def mlp(weight, x):
         ...     return symjax.stitch_point(jax.nn.relu(x @ weight), "relu1") @ weight.T
         >>> network = symjax.Network.from_function(mlp, jnp.ones((4, 8)), example=jnp.ones((1, 4)))

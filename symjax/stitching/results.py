@@ -3,7 +3,7 @@
     results.csv        a row per pair, layer and family: accuracies and penalties in percent
     curves.csv         loss and accuracy (percent) per pair, layer, family and epoch
     stitches/3-5.npz   the stitches of the pair with front 3 and tail 5
-    parts/             the tables of each pair, see `symjax.result_table`
+    parts/             the tables of each pair, see `symjax.ops.result_table`
 
 The files of a pair are written when the pair is complete, its rows of results.csv last. So if a row exists, its curves
 and stitch exist too.
@@ -19,15 +19,15 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import runs
 from symjax.checks import integers
 from symjax.checks import path as checked_path
 from symjax.errors import InputError
-from symjax.result_table import ResultTable, Schema
+from symjax.ops import files
+from symjax.ops.result_table import ResultTable, Schema
 from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Stitch
 from symjax.stitching.sweep import PairResult
-from symjax.summary import mean_and_deviation, with_both_layers
+from symjax.tables import mean_and_deviation, with_both_layers
 
 KEY = {"pair": str, "layer": str, "layer_b": str, "family": str}
 COLUMNS = (
@@ -84,9 +84,9 @@ class StitchResults:
 
     def record(self, **settings: Any) -> None:
         """Write the last request, which is not part of the configuration, into config.json."""
-        document = runs.read_json(self.folder / runs.CONFIG)
+        document = files.read_json(self.folder / files.CONFIG)
         request = {key: list(value) for key, value in settings.items()}
-        runs.write_json(self.folder / runs.CONFIG, {**document, "request": request})
+        files.write_json(self.folder / files.CONFIG, {**document, "request": request})
 
     def missing(self, pairs: Sequence[tuple[int, int]], plan: Plan) -> dict[Plan, list[tuple[int, int]]]:
         """Return plans of the points and families of `plan` without a row, each with its pairs."""
@@ -140,9 +140,9 @@ class StitchResults:
         self.assemble()
 
     def _write_stitches(self, result: PairResult) -> None:
-        runs.make_folder(self.folder / "stitches")
+        files.make_folder(self.folder / "stitches")
         path = self.folder / "stitches" / f"{pair_name(result.pair)}.npz"
-        arrays = runs.read_npz(path) if path.exists() else {}
+        arrays = files.read_npz(path) if path.exists() else {}
         for key, (stitch, stats) in result.stitches.items():
             prefix = f"{'/'.join(key)}/"
             arrays = {key: value for key, value in arrays.items() if not key.startswith(prefix)}
@@ -150,7 +150,7 @@ class StitchResults:
             if stitch.factors is not None:
                 arrays |= {f"{prefix}{name}": a for name, a in zip(FACTORS, stitch.factors, strict=True)}
             arrays |= {f"{prefix}stats/{key}": value for key, value in flatten(stats).items()}
-        runs.write_npz(path, arrays)
+        files.write_npz(path, arrays)
 
     def assemble(self) -> None:
         """Write results.csv and curves.csv from the parts of the pairs, in the first process."""
@@ -173,7 +173,7 @@ class StitchResults:
         """
         tables = {folder: ResultTable(folder, ROWS).rows() for folder in folders}
         pairs = sorted(set(itertools.chain.from_iterable(rows.pair for rows in tables.values())))
-        runs.make_folder(self.folder / "stitches")
+        files.make_folder(self.folder / "stitches")
         for pair in pairs:
             prefixes = {f: tuple(_prefix(*key) for key in _keys(rows, pair)) for f, rows in tables.items()}
             _merge_arrays(f"stitches/{pair}.npz", {f: names for f, names in prefixes.items() if names}, self.folder)
@@ -218,7 +218,7 @@ def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -
     """Write the arrays of the files `name` of all folders whose names start with one of the folder's prefixes."""
     merged: dict[str, tuple[Path, np.ndarray]] = {}
     for folder, folder_prefixes in prefixes.items():
-        for key, array in runs.read_npz(folder / name).items():
+        for key, array in files.read_npz(folder / name).items():
             if key.startswith(folder_prefixes):
                 other, first = merged.setdefault(key, (folder, array))
                 if first.dtype != array.dtype or not np.array_equal(first, array, equal_nan=array.dtype.kind == "f"):
@@ -226,7 +226,7 @@ def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -
                         f"folders: {other} and {folder} have different arrays {key} in {name}; leave one of the "
                         "folders out, or delete the row's files in one"
                     )
-    runs.write_npz(out / name, {key: array for key, (_, array) in merged.items()})
+    files.write_npz(out / name, {key: array for key, (_, array) in merged.items()})
 
 
 def load_stitch(
@@ -248,11 +248,12 @@ def load_stitch(
 
     Example:
         >>> import pathlib, tempfile, numpy as np
-        >>> from symjax import runs, stitching
+        >>> from symjax import stitching
+        >>> from symjax.ops import files
         >>> arrays = {"relu1/full/matrix": np.eye(2), "relu1/full/bias": np.zeros(2)}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     pathlib.Path(folder, "stitches").mkdir()
-        ...     runs.write_npz(pathlib.Path(folder, "stitches", "3-5.npz"), arrays)
+        ...     files.write_npz(pathlib.Path(folder, "stitches", "3-5.npz"), arrays)
         ...     stitch, state = stitching.load_stitch(folder, (3, 5), "relu1", "full", like={})
         >>> stitch.matrix.shape
         (2, 2)
@@ -260,7 +261,7 @@ def load_stitch(
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, expected the seeds of front and tail")
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
-    arrays, prefix = runs.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
+    arrays, prefix = files.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
     saved = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in saved:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})

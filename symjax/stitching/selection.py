@@ -4,7 +4,7 @@ import pandas as pd
 
 from symjax.errors import InputError
 from symjax.stitching.families import Family, parse_families
-from symjax.summary import with_both_layers
+from symjax.tables import with_both_layers
 
 # The published grids. Ranks and the temperature of SoftSort have none; their grids are powers of two and of ten. The
 # grid of the proximal lasso gives a range of sparsities on digits at the default step size; at 1, layers become zero.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from symjax.data import Dataset
-from symjax.parallel import groups, over_members, replicate, shard, take
+from symjax.ops.parallel import groups, over_members, replicate, shard, take
 from symjax.stitching import evaluate, fit
 from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Pair, Stitch

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import real
+from symjax.checks import real
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.network.adapters import Mode

@@ -21,7 +21,8 @@ from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.errors import InputError
 from symjax.network import Member
-from symjax.parallel import groups, stack, take
+from symjax.ops.parallel import groups, stack, take
+from symjax.ops.threads import run_concurrently
 from symjax.spelling import one_line
 from symjax.stitching.families import Family, LowRank
 from symjax.stitching.junction import Junction
@@ -29,7 +30,6 @@ from symjax.stitching.partition import count_images, partition, plan_flops
 from symjax.stitching.plan import Plan
 from symjax.stitching.shard import ShardResult, SweepShard, evaluation_batches
 from symjax.stitching.stitched import Pair, Stitch
-from symjax.threads import run_concurrently
 
 PyTree = Any
 
@@ -102,7 +102,8 @@ class Sweep:
 
     Example:
         >>> import jax, jax.numpy as jnp, numpy as np, symjax
-        >>> from symjax import data, parallel, stitching
+        >>> from symjax import data, stitching
+        >>> from symjax.ops import parallel
         >>> def mlp(weights, x):
         ...     return symjax.stitch_point(jax.nn.relu(x @ weights[0]), "relu1") @ weights[1]
         >>> def weights(seed):

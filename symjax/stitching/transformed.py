@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax import memory, parallel, zoo
+from symjax import zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Member, Network
+from symjax.ops import memory, parallel
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import pair_moments
 from symjax.stitching.matching import matched

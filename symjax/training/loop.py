@@ -1,4 +1,4 @@
-"""Train one member: an epoch is a pure function of its state. `symjax.parallel` lifts it over members."""
+"""Train one member: an epoch is a pure function of its state. `symjax.ops.parallel` lifts it over members."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from symjax.birkhoff.checks import is_concrete
-from symjax.checks import integer
+from symjax.checks import integer, is_concrete
 from symjax.data import Dataset, augment, epoch_indices, normalize
 from symjax.network import Member, Network
 from symjax.network.member import merge, select

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from symjax.birkhoff.checks import scalar
-from symjax.checks import can_be_key, integer_fields, one_of, short
+from symjax.checks import can_be_key, integer_fields, one_of, scalar, short
 from symjax.data.dataset import check_augmentation
 from symjax.errors import InputError
 from symjax.spelling import name_of

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax import data, freezing, models, runs
-from symjax.birkhoff.checks import scalar
-from symjax.checks import integer_fields, integers, one_of, short, text
+from symjax import data, freezing, models
+from symjax.checks import integer_fields, integers, one_of, scalar, short, text
 from symjax.data import Dataset
 from symjax.data.dataset import with_augmentation
 from symjax.data.describe import describe, describe_shapes
@@ -19,6 +18,7 @@ from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.network import Network
 from symjax.network.structure import structure
+from symjax.ops import files
 from symjax.spelling import described
 from symjax.training import Recipe
 from symjax.training.custom import EXAMPLES, check_task, fingerprints
@@ -147,7 +147,7 @@ class ZooConfig:
     @property
     def fingerprint(self) -> str:
         """Ten hexadecimal digits that name this configuration."""
-        return runs.fingerprint(self.to_json())
+        return files.fingerprint(self.to_json())
 
     def load_dataset(self, *, test_size: int | None = None) -> Dataset:
         """Return the data set of the members, with `test_size` of the test images, on which they do not depend."""

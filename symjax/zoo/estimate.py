@@ -9,11 +9,12 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from symjax import parallel, representations
+from symjax import representations
 from symjax.data import Dataset, Split
 from symjax.flops import segment_flops, step_flops
-from symjax.memory import num_bytes
-from symjax.parallel import Execution
+from symjax.ops import parallel
+from symjax.ops.memory import num_bytes
+from symjax.ops.parallel import Execution
 from symjax.training import create_state, pad_batches
 from symjax.training.loop import device_data
 from symjax.zoo.config import ZooConfig

@@ -7,11 +7,12 @@ from typing import Literal
 import jax
 import numpy as np
 
-from symjax import data, memory, parallel
+from symjax import data
 from symjax.checks import numpy_array, one_of
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
 from symjax.network import Member, Network
+from symjax.ops import memory, parallel
 from symjax.representations import normalization
 from symjax.training import accuracy, pad_batches
 from symjax.training.evaluation import Batches

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import interruption, memory, parallel
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
-from symjax.parallel import Execution
-from symjax.progress import progress_bar, warn
+from symjax.ops import interruption, memory, parallel
+from symjax.ops.parallel import Execution
+from symjax.ops.progress import progress_bar, warn
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
 from symjax.training.loop import data_shapes, device_data
 from symjax.zoo.config import ZooConfig, listed

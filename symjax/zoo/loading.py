@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import parallel, runs
 from symjax.checks import integer, integers, path, short
 from symjax.checks import seeds as check_seeds
 from symjax.errors import InputError
 from symjax.imports import is_import_name
 from symjax.network import Member, Network
-from symjax.parallel import Execution
-from symjax.progress import warn
+from symjax.ops import files, parallel, runs
+from symjax.ops.parallel import Execution
+from symjax.ops.progress import warn
 from symjax.spelling import one_line
 from symjax.training.recipe import FUNCTIONS
 from symjax.zoo.config import ZooConfig, listed
@@ -153,7 +153,7 @@ class ZooFolder:
                 any(value is not None for value in user_code.values()) or is_import_name(document.get("model"))
             ):
                 raise  # an error in the caller's code
-            config_path = self.path / runs.CONFIG
+            config_path = self.path / files.CONFIG
             raise InputError(f"folder: {config_path} is damaged or of another version ({error!r})") from None
         if current_structure != structure:
             raise InputError(

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from symjax import runs
 from symjax.errors import InputError
+from symjax.ops import files
 from symjax.training import TrainState
 from symjax.zoo.loading import ZooFolder
 from symjax.zoo.stored import StoredMember, add_snapshot_epochs, reason, snapshot_epochs, stored_members
@@ -53,9 +53,9 @@ def _merge(source: StoredMember, target: StoredMember, like: TrainState) -> None
             )
     if not new:
         return
-    runs.make_folder(target.folder)
+    files.make_folder(target.folder)
     if source.epoch() > done or not target.epochs():
-        runs.write_csv(target.folder / "metrics.csv", source.metrics(source.epoch()))
+        files.write_csv(target.folder / "metrics.csv", source.metrics(source.epoch()))
     try:
         for epoch in new:
             shutil.copytree(source.path(epoch), temporary := target.temporary_path(epoch))

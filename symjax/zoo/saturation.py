@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax import freezing, runs
+from symjax import freezing
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.freezing import Saturation
 from symjax.network import Member, Network
+from symjax.ops import files
 from symjax.representations import as_maps, features_of
 from symjax.similarity import pairwise
 from symjax.zoo.config import ZooConfig
@@ -28,7 +29,7 @@ def read_decisions(folder: pathlib.Path) -> pd.DataFrame:
     path = folder / FILE
     if not path.exists():
         return pd.DataFrame({"epoch": [], "layer": [], "similarity": [], "frozen": []}).astype(KINDS)
-    table = runs.read_csv(path, KINDS, delete=folder)
+    table = files.read_csv(path, KINDS, delete=folder)
     try:
         if not set(table.frozen) <= {True, False}:
             raise ValueError("frozen must be True or False")
@@ -101,7 +102,7 @@ class FreezeScheduler:
             layers = list(features)[-len(similarity) :]
             rows = pd.DataFrame({"epoch": epoch, "layer": layers, "similarity": similarity, "frozen": frozen})
             decisions = pd.concat([self.decisions, rows], ignore_index=True) if len(self.decisions) else rows
-            runs.write_csv(self.folder / FILE, decisions)
+            files.write_csv(self.folder / FILE, decisions)
             self.decisions = decisions
         self.features = features
 

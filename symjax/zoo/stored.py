@@ -22,10 +22,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pandas as pd
 
-from symjax import hosts, runs
 from symjax.checks import integers
 from symjax.errors import InputError
 from symjax.network import Network
+from symjax.ops import files, hosts
 from symjax.training import TrainState, create_state
 from symjax.zoo.config import ZooConfig
 
@@ -38,14 +38,14 @@ PyTree = Any
 def snapshot_epochs(folder: pathlib.Path) -> tuple[int, ...]:
     """Return the epochs whose checkpoints a zoo folder never deletes, ascending."""
     path = folder / SNAPSHOTS
-    return integers(str(path), runs.read_json(path)) if path.exists() else ()
+    return integers(str(path), files.read_json(path)) if path.exists() else ()
 
 
 def add_snapshot_epochs(folder: pathlib.Path, epochs: Iterable[int]) -> None:
     """Keep the checkpoints of these epochs too, from now on."""
     before = snapshot_epochs(folder)
     if not set(epochs) <= set(before):
-        runs.write_json(folder / SNAPSHOTS, sorted({*before, *epochs}))
+        files.write_json(folder / SNAPSHOTS, sorted({*before, *epochs}))
 
 
 class StoredMember:
@@ -74,11 +74,11 @@ class StoredMember:
     def save(self, state: TrainState, metrics: pd.DataFrame) -> None:
         """Save a state of NumPy arrays, and the metrics of the epochs up to it."""
         try:
-            runs.make_folder(self.folder)
+            files.make_folder(self.folder)
             # The metrics first: rows of epochs after the last checkpoint are ignored.
-            runs.write_csv(self.folder / "metrics.csv", metrics)
+            files.write_csv(self.folder / "metrics.csv", metrics)
             path = self.path(int(state.epoch))
-            fingerprint = bytes.fromhex(runs.folder_fingerprint(path) or "00" * 5)
+            fingerprint = bytes.fromhex(files.folder_fingerprint(path) or "00" * 5)
             tree = {"state": state, "checksum": _checksum(state), "owner": np.frombuffer(fingerprint, np.uint8)}
             _write(path, self.temporary_path(int(state.epoch)), tree)
         except Exception as error:  # on a full disk, for example, TensorStore raises a ValueError
@@ -116,13 +116,13 @@ class StoredMember:
                 f"checkpoint: {path} is damaged ({reason(error)}); "
                 f"delete {self.folder} to have the member trained again"
             ) from error
-        runs.check_fingerprint(path, restored["owner"].tobytes().hex(), self.folder)
+        files.check_fingerprint(path, restored["owner"].tobytes().hex(), self.folder)
         return state
 
     def metrics(self, epochs: int) -> pd.DataFrame:
         """Return the metrics of the first `epochs` epochs."""
         path = self.folder / "metrics.csv"
-        table = runs.read_csv(path, COLUMNS, delete=self.folder)[list(COLUMNS)]
+        table = files.read_csv(path, COLUMNS, delete=self.folder)[list(COLUMNS)]
         table = table[table.epoch <= epochs]
         if table.epoch.tolist() != list(range(1, epochs + 1)) or not (table.seed == self.seed).all():
             raise InputError(f"metrics: {path} is damaged; delete {self.folder} to have the member trained again")
@@ -171,14 +171,14 @@ def _write(path: pathlib.Path, temporary: pathlib.Path, tree: PyTree) -> None:
             checkpointer.save(path, tree)
         return
     temporary.mkdir()
-    runs.write_npz(temporary / ARCHIVE, {_name(key): leaf for key, leaf in jax.tree.leaves_with_path(tree)})
+    files.write_npz(temporary / ARCHIVE, {_name(key): leaf for key, leaf in jax.tree.leaves_with_path(tree)})
     temporary.rename(path)
 
 
 def _read(path: pathlib.Path, like: PyTree) -> PyTree:
     """Read a checkpoint; any exception where it is damaged."""
     if (path / ARCHIVE).exists():
-        arrays = runs.read_npz(path / ARCHIVE)
+        arrays = files.read_npz(path / ARCHIVE)
         if len(arrays) != len(jax.tree.leaves(like)):
             raise ValueError(f"it holds {len(arrays)} arrays")
         return jax.tree.map_with_path(lambda key, _: arrays[_name(key)], like)

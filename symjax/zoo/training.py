@@ -9,15 +9,14 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from symjax import hosts, memory, parallel, runs
-from symjax.birkhoff.checks import scalar
-from symjax.checks import flag, integer, integers, is_integer, path, sequence, short
+from symjax.checks import flag, integer, integers, is_integer, path, scalar, sequence, short
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, describe_shapes
 from symjax.data import load as load_data
 from symjax.errors import InputError, renamed
 from symjax.network import Network
-from symjax.parallel import Execution
+from symjax.ops import hosts, memory, parallel, runs
+from symjax.ops.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.evaluation import devices_or_all
@@ -62,7 +61,7 @@ def train(
         y_train, x_test and y_test as for `symjax.data.load`.
       seeds: the number of members, 3 for seeds 0, 1, 2; or different integers from 0; with a rule those of the rule.
       folder: for this zoo only; made where it is missing. One process at a time trains in it, others wait; the
-        processes of one job (`symjax.hosts`) divide the members among them. By default nothing stays on disk.
+        processes of one job (`symjax.ops.hosts`) divide the members among them. By default nothing stays on disk.
       validation: the share of a mapping's training examples that is held out; 0.1 by default.
       keep: epochs after which the checkpoint of each member is kept for `load(folder, epoch=...)`, 0 for the initial
         network. Other checkpoints are deleted when newer ones are saved. A folder remembers the epochs of all calls.
@@ -72,7 +71,7 @@ def train(
       save_every_seconds: how often unfinished members are saved, at the end of an epoch; less often where saving takes
         more than a twentieth of the time.
       max_device_memory: bytes on each device; members train in groups, one after another, that need no more (see
-        `symjax.memory`). By default all train at once.
+        `symjax.ops.memory`). By default all train at once.
       **recipe: fields of `symjax.training.Recipe` for a `Network`: epochs (10 by default), batch_size, learning_rate,
         weight_decay, optimizer, schedule, warmup, flip, translate, loss, metric.
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from symjax.parallel import Form
+from symjax.ops.parallel import Form
 
 FEW, MANY = 4, 32  # channels: from few to fewer than many "matmul" takes less time, at 32 x 32 pixels
 

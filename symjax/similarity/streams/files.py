@@ -32,7 +32,7 @@ def save_stream(path, stream, state):
         ...     save_stream(f"{folder}/state.npz", stream, state)
         ...     state = load_stream(f"{folder}/state.npz", stream, like=state)
     """
-    from symjax.runs import write_npz  # imports pandas, which similarity does not need otherwise
+    from symjax.ops.files import write_npz
 
     write_npz(checks.path("path", path), {_KIND: np.array(stream.kind)} | _leaves_by_path(state))
 
@@ -61,7 +61,7 @@ def load_stream(path, stream, like):
         >>> loaded.factors.shape == state.factors.shape
         True
     """
-    from symjax.runs import read_npz
+    from symjax.ops.files import read_npz
 
     arrays = read_npz(checks.path("path", path))
     kind = str(arrays.pop(_KIND, "no stream"))

@@ -16,8 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import is_concrete
-from symjax.checks import one_of
+from symjax.checks import is_concrete, one_of
 from symjax.errors import InputError
 from symjax.similarity.angles import ratio
 from symjax.similarity.channels import subtract_ninther, unit_norm

@@ -5,8 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from symjax.birkhoff.checks import is_concrete
-from symjax.checks import flag
+from symjax.checks import flag, is_concrete
 from symjax.similarity.alignment import paired_samples
 from symjax.similarity.canonical_variates import cca_of_centred
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples

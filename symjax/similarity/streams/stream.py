@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.birkhoff.checks import is_concrete
-from symjax.checks import any_array, array
+from symjax.checks import any_array, array, is_concrete
 from symjax.errors import InputError
 
 _LIMB = 2**30

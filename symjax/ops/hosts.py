@@ -26,8 +26,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from symjax import interruption
 from symjax.errors import InputError
+from symjax.ops import interruption
 
 Item = TypeVar("Item")
 # Environment variables for jobs that JAX does not detect. JAX itself reads the first one.

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from symjax.rotation.results import KEY
-from symjax.summary import mean
+from symjax.tables import mean
 
 SMALL_PENALTY = 2.0  # percentage points above no matrix; the published penalties of G_ReLU are 0, 1.8 and 1.4
 

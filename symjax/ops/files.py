@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pandas as pd
 
-from symjax import interruption
 from symjax.errors import InputError
+from symjax.ops import interruption
 
 CONFIG = "config.json"
 FINGERPRINT = "configuration"  # the column of tables and the array of archives with the fingerprint of their folder

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 
+from experiments.rotation_published import compare_with_published
 from symjax.network import Network
-from symjax.rotation.published import compare_with_published
-from symjax.summary import mean
+from symjax.tables import mean
 
 
 def uses_relu(network: Network) -> bool:

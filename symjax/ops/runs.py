@@ -1,8 +1,7 @@
 """Run folders: the files of a command, with which the same command resumes.
 
 A folder belongs to one configuration, which is in its `config.json`; its tables and archives contain a fingerprint of
-it; a file with another one, or with none, is an error. The files are read and written by `symjax.files`, whose
-functions are available here too.
+it; a file with another one, or with none, is an error. `symjax.ops.files` reads and writes the files.
 """
 
 import contextlib
@@ -22,17 +21,9 @@ from typing import Any
 import jax
 
 import symjax
-from symjax import hosts
 from symjax.errors import InputError
-from symjax.files import CONFIG, TEMPORARY, PathLike, read_json, to_text, write_bytes, write_json
-from symjax.files import check_fingerprint as check_fingerprint
-from symjax.files import fingerprint as fingerprint
-from symjax.files import folder_fingerprint as folder_fingerprint
-from symjax.files import make_folder as make_folder
-from symjax.files import read_csv as read_csv
-from symjax.files import read_npz as read_npz
-from symjax.files import write_csv as write_csv
-from symjax.files import write_npz as write_npz
+from symjax.ops import hosts
+from symjax.ops.files import CONFIG, TEMPORARY, PathLike, read_json, to_text, write_bytes, write_json
 
 _LOCK = ".lock"
 _JOB = ".job"
@@ -45,7 +36,7 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
     """Lock `folder` as the run folder of `config` for a `with` statement, whose value is the path.
 
     If another process has locked it, print that on stderr and wait. The operating system releases the lock when the
-    process ends. In a job of several processes (`symjax.hosts`) all call this function, and the first one locks.
+    process ends. In a job of several processes (`symjax.ops.hosts`) all call this function, and the first one locks.
 
     Args:
       folder: created if it is missing.

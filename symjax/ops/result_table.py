@@ -15,8 +15,8 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from symjax import hosts, runs
 from symjax.errors import InputError
+from symjax.ops import files, hosts
 
 _FOLDER = "its folder"  # a temporary column of `merge` with the folder of a row
 
@@ -48,7 +48,7 @@ class Schema:
 
 
 class ResultTable:
-    """A table in a run folder, which the process must lock (`symjax.runs.open_folder`) to write.
+    """A table in a run folder, which the process must lock (`symjax.ops.runs.open_folder`) to write.
 
     Args:
       folder: of the run.
@@ -102,7 +102,7 @@ class ResultTable:
         if self.schema.part and hosts.is_first():
             rows = self.rows()
             if len(rows) or self.path.exists():
-                runs.write_csv(self.path, rows)
+                files.write_csv(self.path, rows)
 
     def merge(self, folders: Sequence[Path], *, details_of: Schema | None = None) -> int:
         """Write the rows of the same table in all `folders`, which include this one; return the number of rows.
@@ -153,12 +153,12 @@ class ResultTable:
 
     def _write(self, path: Path, rows: pd.DataFrame) -> None:
         if self.schema.part:
-            runs.make_folder(path.parent)
-        runs.write_csv(path, self._ordered(rows))
+            files.make_folder(path.parent)
+        files.write_csv(path, self._ordered(rows))
 
     def _read(self, paths: Iterable[Path]) -> pd.DataFrame:
         schema = self.schema
-        frames = [runs.read_csv(path, schema.required, dtype=schema.key) for path in paths]
+        frames = [files.read_csv(path, schema.required, dtype=schema.key) for path in paths]
         if not frames:
             return pd.DataFrame({name: pd.Series(dtype=schema.key.get(name)) for name in schema.required})
         # Details can be duplicate: another process writes them again if their process stopped before it added the rows.

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import jax
 
-from symjax.interruption import Interrupted
+from symjax.ops.interruption import Interrupted
 
 # A new thread has JAX's global settings and not those of the contexts around its creation.
 _CONTEXTS = {

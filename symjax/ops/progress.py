@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from symjax import hosts
+from symjax.ops import hosts
 
 
 def progress_bar(**options) -> tqdm:

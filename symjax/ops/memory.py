@@ -1,6 +1,6 @@
 """Estimate the device memory of a program over members from the compiler, before anything runs.
 
-A program over members (see `symjax.parallel`) holds on each device the shared data, its members as inputs and as
+A program over members (see `symjax.ops.parallel`) holds on each device the shared data, its members as inputs and as
 outputs, and workspace. With n members on the device it needs
 
     fixed + n * per_member   bytes.
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from symjax.birkhoff.checks import scalar
+from symjax.checks import scalar
 from symjax.errors import InputError
-from symjax.parallel import Execution, compiler_options, each
+from symjax.ops.parallel import Execution, compiler_options, each
 
 __all__ = ["MemoryEstimate", "estimate_memory", "parse_bytes"]
 
@@ -116,7 +116,7 @@ def parse_bytes(text: str) -> int:
       InputError: the text is not a positive number with one of the units.
 
     Example:
-      >>> from symjax.memory import parse_bytes
+      >>> from symjax.ops.memory import parse_bytes
       >>> parse_bytes("1.5 GB")
       1500000000
     """

@@ -69,7 +69,7 @@ def default_execution(backend: str | None = None) -> Execution:
     """Return the execution for `backend`, by default that of JAX.
 
     Example:
-        >>> from symjax import parallel
+        >>> from symjax.ops import parallel
         >>> parallel.default_execution("cpu")
         Execution(members='map', conv='mixed')
     """
@@ -148,7 +148,7 @@ def over_members(
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from symjax import parallel
+        >>> from symjax.ops import parallel
         >>> run = parallel.over_members(lambda member, shared: member @ shared, parallel.default_execution())
         >>> run(jnp.ones((3, 2)), jnp.ones(2)).tolist()
         [2.0, 2.0, 2.0]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from symjax import runs
 from symjax.errors import InputError
+from symjax.ops import files
 
 SUMMARY = "summary.json"
 FIELDS = ("experiment", "title", "conclusion", "tables", "figures", "command", "seconds", "versions")
@@ -56,7 +56,7 @@ def write(summary: Summary) -> None:
             seconds += read(summary.folder).seconds
         except InputError:  # a summary of an older version or a damaged one is replaced
             pass
-    runs.write_json(
+    files.write_json(
         path,
         {
             "experiment": summary.experiment,
@@ -71,10 +71,10 @@ def write(summary: Summary) -> None:
     )
 
 
-def read(folder: runs.PathLike) -> Summary:
+def read(folder: files.PathLike) -> Summary:
     """Return the summary of a run folder; raise an InputError where it is missing or damaged."""
     path = Path(folder, SUMMARY)
-    values = runs.read_json(path)
+    values = files.read_json(path)
     try:
         known = {name: values[name] for name in FIELDS}
         known["tables"] = {name: _table(**table) for name, table in known["tables"].items()}
@@ -82,38 +82,6 @@ def read(folder: runs.PathLike) -> Summary:
         return Summary(folder=Path(folder), **known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: not a summary of this version ({error!r}); run its command again") from None
-
-
-def mean_and_deviation(grouped, digits: int) -> pd.Series:
-    """Return the mean of each group as text, with ± standard deviation (n - 1) if all groups have two rows or more.
-
-    Args:
-      grouped: a pandas `SeriesGroupBy`. The mean of a group with a NaN is NaN.
-      digits: number of decimal places.
-    """
-    to_text = f"{{:z.{digits}f}}".format  # z: no -0.0
-    text = grouped.agg(mean).map(to_text)
-    return (
-        text + " ± " + grouped.agg(lambda s: s.std(skipna=False)).map(to_text) if (grouped.size() > 1).all() else text
-    )
-
-
-def mean(values: pd.Series) -> float:
-    """Return the mean; NaN if any value is NaN, so that failures are not hidden."""
-    return values.mean(skipna=False)
-
-
-def with_both_layers(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with `layer` replaced by, for example, "relu1 to relu2" where `layer_b` differs from it."""
-    if "layer_b" not in table:
-        return table
-    differs = table.layer_b.notna() & (table.layer_b != table.layer)
-    return table.assign(layer=table.layer.where(~differs, table.layer + " to " + table.layer_b.astype(str)))
-
-
-def over_networks(count: int, what: str = "mean ± deviation") -> str:
-    """Return the words for a statistic `what` over `count` networks, as in captions."""
-    return f"{what} over {count} networks" if count > 1 else "of one network"
 
 
 def _table(index: list, columns: list, data: list) -> pd.DataFrame:
