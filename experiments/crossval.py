@@ -6,9 +6,10 @@ choice is worth beside each value kept for all pairs and layers. The same comman
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pandas as pd
+import tyro
 
 from experiments.settings import optional, run_command
 from experiments.summary import Summary
@@ -16,17 +17,20 @@ from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
 from symjax.ops import files
+from symjax.stitching import FAMILIES
 from symjax.stitching.results import StitchResults
-from symjax.stitching.selection import GRIDS, choose, with_numbers
+from symjax.stitching.selection import choose, grids, with_numbers
 from symjax.tables import mean
 
-DEFAULTS = "; ".join(f"{family} {','.join(values)}" for family, values in GRIDS.items())
+DEFAULTS = "; ".join(f"{family} {','.join(map('{:g}'.format, values))}" for family, values in grids().items())
+WHOSE = ", ".join(f"{name} ({FAMILIES[name].parameter().name})" for name in grids())
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
-    family: Literal["birkhoff", "birkhoff_published", "lasso", "lasso_proximal", "rank", "softsort"] = "birkhoff"
-    """Whose number is chosen: alpha, alpha, lambda, the rank, or tau."""
+    family: Annotated[
+        str, tyro.conf.arg(help=f"Whose number is chosen: {WHOSE}, or package.module:Name for your own.")
+    ] = "birkhoff"
     values: Annotated[str | None, optional("NUMBERS", DEFAULTS)] = None
     """What to choose from, with commas between; of equally good ones the first is taken."""
 

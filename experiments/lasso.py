@@ -15,11 +15,13 @@ from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
-from symjax.stitching import parse_families
-from symjax.stitching.selection import GRIDS, with_numbers
+from symjax.stitching import FAMILIES, parse_families
+from symjax.stitching.selection import with_numbers
 from symjax.tables import mean, mean_and_deviation
 
-DEFAULTS = "; ".join(f"{family} {','.join(GRIDS[family])}" for family in ("lasso_proximal", "lasso"))
+DEFAULTS = "; ".join(
+    f"{name} {','.join(map('{:g}'.format, FAMILIES[name].grid))}" for name in ("lasso_proximal", "lasso")
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,16 @@ what is there.
 """
 
 import dataclasses
+from typing import Annotated
+
+import tyro
 
 from experiments.settings import run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.stitching import parse_families
+from symjax.stitching.families import family_help
 from symjax.stitching.results import StitchResults
 from symjax.tables import mean
 
@@ -22,10 +26,7 @@ EVERY_FAMILY = (
 
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
-    families: str = EVERY_FAMILY
-    """Stitch families: identity, matched, least_squares, full, orthogonal, lasso[:weight],
-    lasso_proximal[:weight], birkhoff[:alpha],
-    birkhoff_published[:alpha], softsort[:tau], rank1, rank2, ..."""
+    families: Annotated[str, tyro.conf.arg(help=f"Stitch families: {family_help()}.")] = EVERY_FAMILY
 
 
 def main(settings: Settings) -> Summary:

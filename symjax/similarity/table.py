@@ -1,30 +1,21 @@
 """The table of all measures."""
 
+from collections.abc import Iterable
+
 from symjax.checks import short
 from symjax.errors import InputError
-from symjax.similarity.cca import MEASURES as CCA_MEASURES
-from symjax.similarity.cka import MEASURES as CKA_MEASURES
-from symjax.similarity.fourier import MEASURES as FOURIER_MEASURES
-from symjax.similarity.measure import Measure, table
-from symjax.similarity.pls import MEASURES as PLS_MEASURES
-from symjax.similarity.procrustes import MEASURES as PROCRUSTES_MEASURES
-from symjax.similarity.pwcca import MEASURES as PWCCA_MEASURES
-from symjax.similarity.soft_matching import MEASURES as SOFT_MATCHING_MEASURES
-from symjax.similarity.svcca import MEASURES as SVCCA_MEASURES
-from symjax.similarity.wreath import MEASURES as WREATH_MEASURES
+from symjax.similarity.measure import Measure
 
-MEASURES = table(
-    CCA_MEASURES,
-    SVCCA_MEASURES,
-    PWCCA_MEASURES,
-    PLS_MEASURES,
-    FOURIER_MEASURES,
-    CKA_MEASURES,
-    PROCRUSTES_MEASURES,
-    WREATH_MEASURES,
-    SOFT_MATCHING_MEASURES,
-)
+MEASURES: dict[str, Measure] = {}
 """Every `Measure` by name."""
+
+
+def add_measures(measures: Iterable[Measure]) -> None:
+    """Add measures to `MEASURES`; raise a ValueError if a name is taken."""
+    for measure in measures:
+        if measure.name in MEASURES:
+            raise ValueError(f"a measure {measure.name} is already in the table")
+        MEASURES[measure.name] = measure
 
 
 def as_measure(name, value):
