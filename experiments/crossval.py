@@ -11,6 +11,7 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import optional, run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
@@ -24,6 +25,17 @@ from symjax.tables import mean
 
 DEFAULTS = "; ".join(f"{family} {','.join(map('{:g}'.format, values))}" for family, values in grids().items())
 WHOSE = ", ".join(f"{name} ({FAMILIES[name].parameter().name})" for name in grids())
+
+EXPERIMENT = Experiment(
+    place=30,
+    published={
+        "stitching penalty of mCNN on CIFAR-10, percentage points (about)": PublishedTable(
+            ("relu1", "relu2", "relu3", "relu4"),
+            {"G_ReLU, alpha 0.1": (8, 8, 17, 6), "G_ReLU, alpha chosen": (7, 8, 17, 6)},
+        )
+    },
+    results=StitchResults,
+)
 
 
 @dataclasses.dataclass(frozen=True)

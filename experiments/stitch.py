@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
@@ -21,6 +22,23 @@ from symjax.tables import mean
 
 EVERY_FAMILY = (
     "identity,matched,least_squares,full,orthogonal,lasso:1e-3,birkhoff,birkhoff_published,softsort,rank4,rank1"
+)
+
+EXPERIMENT = Experiment(
+    place=20,
+    published={
+        "stitching penalty of mCNN on CIFAR-10, percentage points (about)": PublishedTable(
+            ("relu1", "relu2", "relu3", "relu4"),
+            {
+                "full": (2, 2, 3, 3),
+                "rank 4": (9, 14, 27, 16),
+                "rank 2": (22, 28, 41, 32),
+                "rank 1": (43, 54, 58, 62),
+                "G_ReLU": (8, 8, 17, 6),
+            },
+        )
+    },
+    results=StitchResults,
 )
 
 
