@@ -186,6 +186,7 @@ def calls(tmp_path_factory):
         "rotation.RotationPlan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
+        "similarity.add_measures": {"measures": ()},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},
         "similarity.hsic": {"k": np.eye(12), "l": np.eye(12)},
         "similarity.load_stream": {"path": folder / "state.npz", "like": state},

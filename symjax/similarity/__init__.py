@@ -78,6 +78,7 @@ __all__ = [
     "Rotation",
     "Stream",
     "Transport",
+    "add_measures",
     "cca",
     "cca_distance",
     "cca_similarity",

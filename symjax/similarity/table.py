@@ -1,8 +1,8 @@
 """The table of all measures."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from symjax.checks import short
+from symjax.checks import sequence, short
 from symjax.errors import InputError
 from symjax.similarity.measure import Measure
 
@@ -10,11 +10,17 @@ MEASURES: dict[str, Measure] = {}
 """Every `Measure` by name."""
 
 
-def add_measures(measures: Iterable[Measure]) -> None:
-    """Add measures to `MEASURES`; raise a ValueError if a name is taken."""
-    for measure in measures:
+def add_measures(measures: Sequence[Measure]) -> None:
+    """Add measures of your own to `MEASURES`, so that they can be named in calls and have their title in figures.
+
+    Raises:
+        InputError: one of them is not a `Measure`, or a name is taken.
+    """
+    for measure in sequence("measures", measures, "Measures"):
+        if not isinstance(measure, Measure):
+            raise InputError(f"measures: got {short(measure)}, expected a Measure")
         if measure.name in MEASURES:
-            raise ValueError(f"a measure {measure.name} is already in the table")
+            raise InputError(f"measures: {measure.name} is already in the table")
         MEASURES[measure.name] = measure
 
 
