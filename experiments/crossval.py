@@ -57,7 +57,7 @@ def main(settings: Settings) -> Summary:
         chosen = choose(swept.table)
         files.write_csv(swept.folder / "chosen.csv", chosen)
         # A family's default number is not in its label, but here it is what is compared.
-        labels = {family.label: f"{settings.family}:{family.hyperparameter:g}" for family in families}
+        labels = {family.label: f"{family.name}:{family.hyperparameter:g}" for family in families}
         fixed = swept.table.replace({"family": labels})
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, swept.folder / "penalties")

@@ -14,7 +14,7 @@ class ClosedForm(Family):
     trains: ClassVar[bool] = False
 
 
-@register_family("identity", "the identity: the untrained baseline", title="identity (no stitch)", colour="#4d4d4d")
+@register_family("identity", "the untrained baseline", title="identity (no stitch)", colour="#4d4d4d")
 @dataclass(frozen=True)
 class Identity(ClosedForm):
     """The identity matrix."""
