@@ -23,6 +23,7 @@ class Family:
     static description: hashable, without arrays. Its methods are pure functions of the parameters of one stitch, a
     pytree. Subclasses override the methods that differ. A family with a hyperparameter is a frozen dataclass whose
     first field is the hyperparameter, with a default: `float`, or `int` for a family that is named as in "rank4".
+    Fields of the names of class attributes do not count.
 
     Class attributes, which `register_family` sets:
       name: the name in results and on the command line; by default that of the class.
@@ -60,7 +61,8 @@ class Family:
     @classmethod
     def parameter(cls) -> dataclasses.Field | None:
         """Return the field of the hyperparameter; None for a family without one."""
-        return next(iter(dataclasses.fields(cls)), None)
+        own = (field for field in dataclasses.fields(cls) if field.name not in Family.__annotations__)
+        return next(own, None)
 
     @classmethod
     def is_counted(cls) -> bool:
