@@ -61,8 +61,11 @@ class Family:
     @classmethod
     def parameter(cls) -> dataclasses.Field | None:
         """Return the field of the hyperparameter; None for a family without one."""
-        own = (field for field in dataclasses.fields(cls) if field.name not in Family.__annotations__)
-        return next(own, None)
+        for base in reversed(cls.__mro__[:-1]):  # that of the parent, whose class attributes can be fields here
+            for field in dataclasses.fields(base) if issubclass(base, Family) else ():
+                if field.name not in Family.__annotations__:
+                    return cls.__dataclass_fields__[field.name]
+        return None
 
     @classmethod
     def is_counted(cls) -> bool:
