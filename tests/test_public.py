@@ -38,16 +38,16 @@ pytestmark = [
 ]
 
 MODULES = {}
-for info in pkgutil.iter_modules(symjax.__path__):
+for info in [*pkgutil.iter_modules(symjax.__path__), *pkgutil.iter_modules(symjax.ops.__path__, "ops.")]:
     module = importlib.import_module(f"symjax.{info.name}")
-    if hasattr(module, "__all__"):
+    if hasattr(module, "__all__") and info.name != "ops":
         MODULES[info.name] = module
 PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.items() for item in module.__all__}
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
-    *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
+    *("ops.parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
 )
 MADE = (  # classes that the library makes, or that hold whatever they are given
@@ -57,7 +57,7 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.Decision",
         "groups.Intertwiner",
         "groups.MatrixGroup",
-        "memory.MemoryEstimate",
+        "ops.memory.MemoryEstimate",
     ),
     *("groups.Axis", "groups.Symmetry", "groups.Space", "models.Model", "network.Member", "network.Network"),
     *("network.StitchPoint", "rotation.RotationCase", "rotation.CaseResult"),
@@ -70,7 +70,7 @@ METHODS = ("zoo.Zoo.member", "network.Network.index", "network.Network.parse_poi
 
 
 def test_the_docstring_says_what_is_public():
-    assert set(re.findall(r"`symjax\.(\w+)`", symjax.__doc__)) == set(MODULES)
+    assert set(re.findall(r"`symjax\.([\w.]+)`", symjax.__doc__)) == set(MODULES)
     for name, value in vars(symjax).items():
         if name in symjax.__all__ and name != "InputError":
             assert value in (getattr(similarity, name, None), getattr(symjax.birkhoff, name, None))
@@ -159,8 +159,8 @@ def calls(tmp_path_factory):
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
-        "memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
-        "memory.parse_bytes": {"text": "1GB"},
+        "ops.memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
+        "ops.memory.parse_bytes": {"text": "1GB"},
         "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
         "models.register": {"presets": {}},
@@ -168,10 +168,10 @@ def calls(tmp_path_factory):
         "network.Network.index": {"point": 0},
         "network.Network.parse_points": {"text": "relu1"},
         "pairs.draw_pairs": {"count": 2},
-        "parallel.Execution": {"members": "map", "conv": "native"},
-        "parallel.default_execution": {"backend": "cpu"},
-        "parallel.over_members": {"fn": lambda member, shared: member},
-        "parallel.use_cores": {"count": 2},
+        "ops.parallel.Execution": {"members": "map", "conv": "native"},
+        "ops.parallel.default_execution": {"backend": "cpu"},
+        "ops.parallel.over_members": {"fn": lambda member, shared: member},
+        "ops.parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.freezing": {"metrics": results, "cost": results},
@@ -253,7 +253,7 @@ COSTLY = (
     "zoo.train_together",
     "data.augment",
 )
-COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
+COSTLY += ("representations.features_of", "representations.representations", "ops.parallel.use_cores")  # too late here
 QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
 
 
@@ -299,7 +299,7 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
 NOTHING = [None, {}, object()]
 PYTREES = {"params", "stats", "like", "state", "member", "shared", "result"}  # of the library's own making
 NAMED = {  # arguments whose messages name the flag or what the argument belongs to
-    "memory.parse_bytes.text": "max_device_memory",
+    "ops.memory.parse_bytes.text": "max_device_memory",
     "network.Network.parse_points.text": "layers",
     "models.build.name": "model",
     "models.create.name": "model",
@@ -327,7 +327,7 @@ TAKEN = {  # what is right after all
     "dynamics.epoch_above.level": SIZES,
     "freezing.Saturation.threshold": [-1],
     "groups.homogeneity_defect.scales": [[]],
-    "parallel.default_execution.backend": ["x"],  # one of tomorrow
+    "ops.parallel.default_execution.backend": ["x"],  # one of tomorrow
     "plots.curves.table": [pd.DataFrame()],  # no figure
     "plots.homogeneity.slope": [-1],
     "similarity.pairwise.pairs": [[]],
