@@ -327,11 +327,16 @@ TAKEN = {  # what is right after all
     "dynamics.epoch_above.level": SIZES,
     "freezing.Saturation.threshold": [-1],
     "groups.homogeneity_defect.scales": [[]],
+    "models.create.classes": [None],  # targets that are not classes
+    "network.stitch_point.name": ["x"],
     "ops.parallel.default_execution.backend": ["x"],  # one of tomorrow
     "plots.curves.table": [pd.DataFrame()],  # no figure
     "plots.homogeneity.slope": [-1],
     "similarity.pairwise.pairs": [[]],
+    "stitching.register_family.description": ["x", ""],
+    "stitching.register_family.name": ["x"],
     "zoo.ZooConfig.dataset": ["x"],  # asked for when it is loaded
+    "zoo.train.seeds": [[1, 2]],
     "zoo.train.save_every_seconds": [math.inf],
     "zoo.train_together.save_every_seconds": [math.inf],
 }

@@ -54,8 +54,10 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
         >>> del MODELS["perceptron"], MODELS["wide_perceptron"]
     """
 
-    if not isinstance(presets, Mapping):
-        raise InputError(f"presets: got {short(presets)}, expected a mapping of names to options")
+    if not isinstance(presets, Mapping) or not presets or not all(isinstance(p, Mapping) for p in presets.values()):
+        raise InputError(
+            f"presets: got {short(presets)}, expected a mapping of one name or more to mappings of options"
+        )
 
     def add(build: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
         parameters = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
