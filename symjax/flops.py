@@ -62,6 +62,18 @@ def step_flops(
 
     Raises:
       InputError: the network cannot take these inputs; XLA does not count operations for this backend.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.flops import step_flops
+      >>> from symjax.training import Recipe
+      >>> def linear(params, x):
+      ...     return x @ params["w"]
+      >>> def init(key):
+      ...     return {"w": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(linear, init=init, example=np.zeros((1, 3), np.float32))
+      >>> step_flops(net, (3,), Recipe(batch_size=8)) < 2 * step_flops(net, (3,), Recipe(batch_size=16))
+      True
     """
     image_shape = integers("image_shape", image_shape, 1)
     (example,) = jax.tree.leaves(network.example)
@@ -147,6 +159,19 @@ def training_flops(
       train_images: number of training images.
       recipe: epochs, batch size, loss and optimizer.
       freeze: for each segment, the number of epochs after which it is frozen, as in `symjax.zoo.ZooConfig`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.flops import step_flops, training_flops
+      >>> from symjax.training import Recipe
+      >>> def linear(params, x):
+      ...     return x @ params["w"]
+      >>> def init(key):
+      ...     return {"w": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(linear, init=init, example=np.zeros((1, 3), np.float32))
+      >>> recipe = Recipe(epochs=2, batch_size=8)
+      >>> training_flops(net, (3,), 80, recipe) == 2 * 10 * step_flops(net, (3,), recipe)
+      True
     """
     steps = integer("train_images", train_images) // recipe.batch_size
     freeze = integers("freeze", freeze)

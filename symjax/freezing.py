@@ -64,6 +64,11 @@ class Saturation:
 
     Raises:
       InputError: a field has a wrong type or value.
+
+    Example:
+      >>> from symjax.freezing import Saturation
+      >>> Saturation(seeds=(0, 1), threshold=0.9).num_saturated([0.95, 0.92, 0.5, 0.99])
+      2
     """
 
     seeds: tuple[int, ...]

@@ -33,6 +33,18 @@ def representations(zoo: "Zoo", images, mean, std, **options):
 
     Returns:
       {layer name: NumPy array (members, n, h, w, c)}, members in the order of `zoo.seeds`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, pandas as pd, symjax
+      >>> from symjax.representations import representations
+      >>> def scale(params, x):
+      ...     return symjax.stitch_point(x * params["w"], "scaled")
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, init=lambda key: {"w": jnp.ones(2)}, example=x)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [2.0, 3.0]])}, {})
+      >>> zoo = symjax.zoo.Zoo(symjax.zoo.ZooConfig("mine", net), net, (0, 1), members, pd.DataFrame())
+      >>> representations(zoo, x, None, None)["scaled"][1].tolist()
+      [[2.0, 0.0], [0.0, 3.0]]
     """
     return features_of(zoo.network, zoo.members, images, mean, std, **options)
 
@@ -72,6 +84,18 @@ def features_of(
     Raises:
       InputError: a layer is unknown; images have another rank, are empty, or are not in the units of `mean` and `std`,
         such as images in 0..1 with statistics of 0..255; the memory does not hold one member.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.representations import features_of
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> params = {"hidden": jnp.stack([jnp.eye(3), 2 * jnp.eye(3)]), "out": jnp.ones((2, 3, 2))}
+      >>> first = jax.tree.map(lambda leaf: leaf[0], params)
+      >>> net = symjax.Network.from_function(mlp, first, example=np.zeros((1, 3), np.float32))
+      >>> members = symjax.network.Member(params, {})
+      >>> features_of(net, members, np.array([[1.0, -1.0, 2.0]], np.float32), None, None)["relu1"].tolist()
+      [[[1.0, 0.0, 2.0]], [[2.0, 0.0, 4.0]]]
     """
     images = np.asarray(array("images", images))
     example = network.example.shape[1:] if hasattr(network.example, "shape") else None

@@ -87,7 +87,7 @@ def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):  # Path.is_file would raise an error for a name that is too long
-        raise InputError(f"name: there is no file {path}, expected an .npz file with {', '.join(_KEYS)}.")
+        raise InputError(f"name: got {path}, which does not exist, expected an .npz file with {', '.join(_KEYS)}.")
     try:
         with zipfile.ZipFile(path):
             pass
@@ -98,8 +98,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zipfile, zlib, NumPy and the system raise various types for damaged files
         raise InputError(
-            f"name: cannot read {path} ({type(error).__name__}: {error}), expected an .npz file of plain arrays, as "
-            "numpy.savez writes it."
+            f"name: got {path}, which cannot be read ({type(error).__name__}: {error}), expected an "
+            ".npz file of plain arrays, as numpy.savez writes it."
         ) from error
 
 

@@ -39,6 +39,13 @@ class Split:
     Raises:
         InputError: a value is not an array of numbers or has masked entries; integers are out of range for JAX; inputs
             are NaN or infinite; lengths are unequal.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import data
+        >>> split = data.Split(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, 1, 1]))
+        >>> len(split), split.labels.dtype
+        (3, dtype('int32'))
     """
 
     images: np.ndarray
@@ -63,7 +70,7 @@ def numeric_array(name: str, value: Any) -> np.ndarray:
     """Return an array (n, ...) of integers or floats as a NumPy array, or raise an InputError."""
     array = checks.any_array(name, value)
     if not checks.is_concrete(array):
-        raise InputError(f"{name}: is traced, expected a concrete value")
+        raise InputError(f"{name}: got a traced value, expected a concrete one")
     array = np.asarray(array)
     if not checks.is_real(array.dtype) or array.dtype == bool or not array.ndim:
         described = f"dtype {array.dtype}, shape {array.shape}"
@@ -79,11 +86,11 @@ def as_jax_dtype(name: str, array: np.ndarray) -> np.ndarray:
     if dtype.kind in "iu" and array.size:
         low, high = array.min(), array.max()
         if not np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max:
-            raise InputError(f"{name}: has integers from {low} to {high}, which {dtype} cannot hold")
+            raise InputError(f"{name}: got integers from {low} to {high}, expected values that {dtype} can hold")
     with np.errstate(over="ignore", under="ignore"):
         converted = array.astype(dtype)
     if dtype.kind == "f" and (np.isinf(converted) & ~np.isinf(array)).any():
-        raise InputError(f"{name}: has values that {dtype} cannot hold")
+        raise InputError(f"{name}: got values out of range, expected values that {dtype} can hold")
     return converted
 
 
@@ -137,6 +144,14 @@ class Dataset:
     Raises:
         InputError: labels are not positions in `class_names`; inputs of the parts have unequal shapes or dtypes;
             statistics have other shapes; augmentation is set for inputs that are not uint8 images.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import data
+        >>> train, validation, test = (data.Split(np.ones((n, 4), np.float32), np.arange(n) % 2) for n in (6, 2, 4))
+        >>> dataset = data.Dataset("mine", train, validation, test, ("cat", "dog"), mean=None, std=None)
+        >>> dataset.num_classes, dataset.example_shape, dataset.image_size
+        (2, (4,), None)
     """
 
     name: str
@@ -274,7 +289,9 @@ def build(
     train, held_out = split_indices(len(source.train), validation, seed)
     _check_size("train_size", train_size, len(train), f"{of_what} (after validation={validation})")
     if not len(train):
-        raise InputError(f"validation: {validation!r} of {len(source.train)} examples leaves none to train on.")
+        raise InputError(
+            f"validation: got {validation!r}, expected some of {len(source.train)} examples left to train on."
+        )
 
     train_split = _take(source.train, train[:train_size])
     mean = std = None

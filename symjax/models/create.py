@@ -73,7 +73,7 @@ def create(
 def check_name(name: Any) -> None:
     """Raise an InputError unless `name` is a built-in model or has the form "package.module:build"."""
     if not isinstance(name, str) or not (name in MODELS or is_import_name(name)):
-        raise InputError(f"model: {name!r} is unknown; known: {known_models()}, or package.module:build for your own")
+        raise InputError(f"model: got {name!r}, expected one of {known_models()}, or package.module:build")
 
 
 @lru_cache
@@ -96,7 +96,9 @@ def _user_model(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Net
         made = function(**options)
         return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
     except Exception as error:  # user code can raise anything
-        raise InputError(f"model: {name} cannot be built ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"model: got {name}, expected one that builds a model ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
@@ -112,11 +114,11 @@ def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs]
 def _accepted(function: Callable, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a builder takes; raise an InputError for an explicit option that it does not take."""
     if not callable(function):
-        raise InputError(f"model: {name} is {type(function).__name__}, expected a function or a Network")
+        raise InputError(f"model: got {name}, which is a {type(function).__name__}, expected a function or a Network")
     parameters = _parameters(function)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return options
     unknown = set(options) - set(parameters) - {*DATA_OPTIONS, "dtype"}
     if unknown:
-        raise InputError(f"model: {name} takes no {', '.join(sorted(unknown))}; it takes {', '.join(parameters)}")
+        raise InputError(f"model: got {', '.join(sorted(unknown))} for {name}, expected {', '.join(parameters)}")
     return {option: value for option, value in options.items() if option in parameters}

@@ -119,7 +119,7 @@ def from_pytorch(
     }
     if any(problems.values()):
         lists = "; ".join(f"{what}: {', '.join(entries)}" for what, entries in problems.items() if entries)
-        raise InputError(f"state_dict: does not fit this {family.__name__}. {lists}")
+        raise InputError(f"state_dict: got tensors that do not fit, expected those of this {family.__name__}. {lists}")
     module = nnx.clone(module)
     loaded = [(path, jnp.asarray(values[".".join(map(str, path))], variable.dtype)) for path, variable in variables]
     nnx.update(module, nnx.from_flat_state(loaded))
@@ -189,5 +189,5 @@ def _check_sine(module: CCT, array: np.ndarray) -> None:
     """Raise an InputError unless the array equals the positions that the module computes."""
     positions = sine_positions(module.side, module.side, module.norm.num_features)
     if array.size != positions.size or not np.allclose(array.reshape(positions.shape), positions, atol=1e-4):
-        message = f"positional_emb {list(array.shape)} are not the sine positions of {module.side**2} tokens"
-        raise InputError(f"state_dict: {message}; for learned ones use positional_embedding='learnable'")
+        expected = f"the sine positions of {module.side**2} tokens, or positional_embedding='learnable'"
+        raise InputError(f"state_dict: got other positional_emb {list(array.shape)}, expected {expected}")

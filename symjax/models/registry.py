@@ -22,6 +22,11 @@ class Model:
         build: called with `rngs` and options by keyword; returns a module that maps images (examples, height, width,
             channels) to logits (examples, classes).
         defaults: all options of `build` with their values for this name.
+
+    Example:
+        >>> from symjax.models import MODELS
+        >>> MODELS["resnet20"].defaults["blocks"]
+        (3, 3, 3)
     """
 
     build: Callable[..., nnx.Module]
@@ -92,13 +97,12 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from symjax import models
-        >>> resnet = models.build("resnet20", width=4, classes=5, rngs=nnx.Rngs(0))
-        >>> resnet.eval()
-        >>> resnet(jnp.zeros((2, 8, 8, 3))).shape
+        >>> cnn = models.build("mcnn_k", width=2, multiples=(1,), pools=(2,), classes=5, rngs=nnx.Rngs(0))
+        >>> cnn(jnp.zeros((2, 8, 8, 3))).shape
         (2, 5)
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
+        raise InputError(f"model: got {name!r}, expected one of {known_models()}")
     if not isinstance(rngs, nnx.Rngs):
         raise InputError(f"rngs: got {short(rngs)}, expected nnx.Rngs")
     return MODELS[name].build(rngs=rngs, **model_options(name, options))

@@ -56,7 +56,8 @@ class NNXAdapter(Adapter):
         self._build = build
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         if not isinstance(abstract, nnx.Module):
-            raise InputError(f"build: it returned {type(abstract).__name__}, expected a module of flax.nnx")
+            given = type(abstract).__name__
+            raise InputError(f"build: got a function that returns {given}, expected one that returns a module of nnx")
         self._plain, *self._states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
         self._points, self._graphs = tuple(points or ()), {}
         for mode in MODES:
@@ -155,7 +156,7 @@ def _name_output(module: nnx.Module, path: str) -> None:
             break
     if not isinstance(child, nnx.Module):
         known = [".".join(map(str, where)) for where, _ in nnx.iter_modules(module) if where]
-        raise InputError(f"points: {path!r} is not a submodule; known: {', '.join(known) or 'none'}")
+        raise InputError(f"points: got {path!r}, expected submodules: {', '.join(known) or 'none'}")
     child.__class__ = _naming_class(type(child), path)
 
 
@@ -210,7 +211,7 @@ class LinenAdapter(Adapter):
             )
         if missing := self._paths - called.keys():
             known = ", ".join(called) or "none"
-            raise InputError(f"points: {', '.join(sorted(missing))} is not a submodule that is called; known: {known}")
+            raise InputError(f"points: got {', '.join(sorted(missing))}, expected submodules that are called: {known}")
         return output, {**member.state, **changed}
 
     def to_member(self, variables: Any) -> Member:
@@ -242,8 +243,8 @@ class FunctionAdapter(Adapter):
     def init(self, key: jax.Array) -> Member:
         if self._init is None:
             raise InputError(
-                "init: this network was made without one; give Network.from_function init=, a function of a key that "
-                "returns variables (or variables and state)"
+                "init: got none, expected Network.from_function(init=...), a function of a key that returns variables "
+                "(or variables and state)"
             )
         made = self._init(key)
         require_arrays("init", made)

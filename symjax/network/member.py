@@ -16,6 +16,13 @@ class Member(NamedTuple):
     Attributes:
       params: what an optimizer trains.
       state: what else the network holds, such as batch statistics.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from symjax.network import Member
+      >>> member = Member(params={"w": jnp.ones((3, 2))}, state={})
+      >>> member.params["w"].shape
+      (3, 2)
     """
 
     params: PyTree

@@ -18,6 +18,11 @@ class StitchPoint:
       name: by which methods and commands take it.
       shape: of the features of one example, channels last.
       starred: whether more than the features crosses a split there, as inside a residual block.
+
+    Example:
+      >>> from symjax.network import StitchPoint
+      >>> StitchPoint("relu1", shape=(32, 32, 64)).channels
+      64
     """
 
     name: str

@@ -34,6 +34,24 @@ class Network(Traced):
       name: in messages.
       example: shapes and types of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
       points: the `StitchPoint`s, in program order.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> def mlp(params, x):
+      ...     hidden = symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1")
+      ...     return hidden @ params["out"]
+      >>> params = {"hidden": jnp.eye(3), "out": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(mlp, params, example=np.zeros((1, 3), np.float32))
+      >>> net
+      Network(mlp, points=['relu1'], parameters=15)
+      >>> member, x = net.member(params), jnp.array([[1.0, -1.0, 2.0]])
+      >>> net.features(member, x)["relu1"].tolist()
+      [[1.0, 0.0, 2.0]]
+      >>> carried = net.front(member, x, "relu1")
+      >>> net.tail(member, carried, "relu1").tolist() == net.apply(member, x).tolist()
+      True
+      >>> net.read_by_tail("relu1")
+      frozenset({".params['out']"})
     """
 
     @classmethod
@@ -53,6 +71,15 @@ class Network(Traced):
           points: paths of submodules, such as "conv1" or "blocks.0", whose outputs are stitch points, beside the
             values that the code names by `symjax.stitch_point`.
           name: the name in messages; by default that of `build`, or "model" for a lambda.
+
+        Example:
+          >>> import jax, numpy as np, symjax
+          >>> from flax import nnx
+          >>> def build(rngs):
+          ...     return nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), nnx.relu, nnx.Linear(4, 2, rngs=rngs))
+          >>> net = symjax.Network.from_nnx(build, example=np.zeros((1, 3), np.float32), points=["layers.0"])
+          >>> [point.name for point in net.points], net.num_parameters
+          (['layers.0'], 26)
         """
         adapter = NNXAdapter(build, points)
         return cls(adapter, example, name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
@@ -65,6 +92,14 @@ class Network(Traced):
 
         The argument `train` (also `training`, `is_training`, `deterministic`) of the module's `__call__` is set by the
         mode. Random operations draw from the stream "dropout". Arguments are as of `from_nnx`.
+
+        Example:
+          >>> import flax.linen as nn
+          >>> import numpy as np, symjax
+          >>> module = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
+          >>> net = symjax.Network.from_linen(module, example=np.zeros((1, 3), np.float32), points=["layers_0"])
+          >>> [point.name for point in net.points], net.num_parameters
+          (['layers_0'], 26)
         """
         require_arrays("example", example)
         example = jax.tree.map(shape_of, example)
@@ -91,6 +126,16 @@ class Network(Traced):
           init: makes fresh variables of a key, or variables and state; without it no zoo can be trained.
           state: what is not trained, such as batch statistics.
           name: in messages; the function's name by default.
+
+        Example:
+          >>> import jax, numpy as np, symjax
+          >>> def linear(params, x):
+          ...     return x @ params["w"]
+          >>> def init(key):
+          ...     return {"w": jax.random.normal(key, (3, 2))}
+          >>> net = symjax.Network.from_function(linear, example=np.zeros((1, 3), np.float32), init=init)
+          >>> net.init(jax.random.key(0)).params["w"].shape
+          (3, 2)
         """
         if variables is None and init is None:
             raise InputError("variables: got none, expected the variables of the model, or init=")
@@ -288,7 +333,6 @@ class Network(Traced):
         source = trace.activation_input(name)
         if source is None:
             raise InputError(
-                f"model: {self.name} has no activation alone before {name}: the value there is not an elementwise "
-                "function of another one"
+                f"point: got {name!r}, expected the output of an elementwise activation without parameters"
             )
         return source

@@ -117,7 +117,7 @@ class Trace:
             if equation.primitive.name == "name":
                 name = equation.params["name"]
                 if name in named:
-                    raise InputError(f"points: the model names two values {name!r}; expected a name for each")
+                    raise InputError(f"points: got two values named {name!r}, expected a name for each")
                 named[name] = i
             else:
                 _refuse_names_inside(equation)
@@ -151,7 +151,9 @@ class Trace:
         reads = {v for equation in needed for v in equation.invars if is_variable(v)}
         reads.update(v for v in self.outputs if is_variable(v))
         if named not in reads:
-            raise InputError(f"points: no output of the model depends on {point!r}; use the result of stitch_point")
+            raise InputError(
+                f"points: got {point!r}, which no output depends on, expected a use of the result of stitch_point"
+            )
         before = [*self.data, *(v for equation in self.jaxpr.eqns[:at] for v in equation.outvars)]
         return [named, *(v for v in before if v in reads and v in self.dependent)]
 
@@ -214,9 +216,9 @@ class Trace:
 
 def _refuse_names_inside(equation: JaxprEqn) -> None:
     for inner in jaxprs_in_params(equation.params):
-        for one in equations(inner):
-            if one.primitive.name == "name":
+        for inner_equation in equations(inner):
+            if inner_equation.primitive.name == "name":
                 raise InputError(
-                    f"points: {one.params['name']!r} is named inside of {equation.primitive.name}, where no model can "
-                    "be split; name the value outside, or write the loop in Python"
+                    f"points: got {inner_equation.params['name']!r} inside of {equation.primitive.name}, expected "
+                    "names outside of it; write the loop in Python to name values in it"
                 )

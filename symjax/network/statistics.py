@@ -135,9 +135,9 @@ def refuse_corrected(training: Trace, inference: Trace) -> None:
             for other, shared in of_others.items():
                 if not of_leaf.isdisjoint(shared):
                     raise InputError(
-                        f'mode: "moments" cannot tell the batch\'s own value of the state at {path}, which the model '
-                        f"combines with that at {other}, as where an average that starts at zero is divided by "
-                        "1 - momentum ** steps; expected running means that are read as they are"
+                        f'mode: got "moments" for a model that combines its state at {path} with that at {other}, such '
+                        "as an average that starts at zero and is divided by 1 - momentum ** steps; expected running "
+                        "means that the model reads without such a correction"
                     )
 
 

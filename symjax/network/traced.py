@@ -80,7 +80,7 @@ class Traced:
         if is_integer(point) and 0 <= point < len(names):
             return int(point)
         raise InputError(
-            f"point: {short(point)} is not a stitch point of {self.name}; known: {', '.join(names) or 'none'}"
+            f"point: got {short(point)}, expected a stitch point of {self.name}: {', '.join(names) or 'none'}"
         )
 
     def parse_points(self, text: str) -> tuple[int, ...]:
@@ -92,7 +92,7 @@ class Traced:
         with renamed(point="layers"):
             indices = {self.index(name.strip()) for name in text.split(",") if name.strip()}
         if not indices:
-            raise InputError(f"layers: got none; known: {', '.join(point.name for point in self.points)}, or all")
+            raise InputError(f"layers: got none, expected {', '.join(point.name for point in self.points)}, or all")
         return tuple(sorted(indices))
 
     def _name(self, point: str | int) -> str:
@@ -123,7 +123,7 @@ class Traced:
             ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
             for types in (like, _types(v.aval for v in traces[0].carried(name)))
         )
-        raise InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
+        raise InputError(f"carried: got {given}, expected {expected} for the tail behind {name} of {self.name}")
 
     def _only(self, traces: Sequence[Trace], ends: Callable, argument: str, part: str) -> Trace:
         """The first of traces whose parts between `ends` compute the same."""
@@ -133,8 +133,8 @@ class Traced:
                 ", ".join(f"{v.aval.dtype}{list(v.aval.shape)}" for v in trace.data) for trace in traces
             )
             raise InputError(
-                f"{argument}: inputs {sizes}, which {self.name} was given before, lead to values of these shapes, and "
-                f"the {part} depends on which it is; expected another Network for each size of inputs"
+                f"{argument}: got values of inputs {sizes}, which have equal shapes but for which the {part} of "
+                f"{self.name} differs; expected another Network for each size of inputs"
             )
         return traces[0]
 
@@ -187,7 +187,7 @@ class Traced:
             arguments = [known[v] for v in program.reads]
         except KeyError:
             paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
-            raise InputError(f"member: it lacks {', '.join(paths)}, which is read here") from None
+            raise InputError(f"member: got one without {', '.join(paths)}, expected them") from None
         return rewrite.evaluate(program.closed, arguments, self._form or default_execution().conv)
 
     def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:
@@ -225,7 +225,7 @@ class Traced:
         def function(member, x, key):
             output, state = self.adapter.apply(member, x, mode, key)
             if jax.tree.structure(state) != jax.tree.structure(member.state):
-                raise InputError(f"state: {self.name} returned a state of another structure than it was given")
+                raise InputError(f"state: got another structure from {self.name} than it was given, expected the same")
             return output, state
 
         closed, out = jax.make_jaxpr(function, return_shape=True)(shapes, x, key)
@@ -246,7 +246,7 @@ class Traced:
     def _check_inputs(self, x: PyTree) -> None:
         expected, given = jax.tree.structure(self.example), jax.tree.structure(x)
         if expected != given:
-            raise InputError(f"x: got {given}, expected {expected} as of the network's example")
+            raise InputError(f"x: got {given}, expected {expected} as in the network's example")
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self.example), strict=True):
             if len(leaf.shape) != len(like.shape):
                 raise InputError(f"x: got shape {leaf.shape}, expected {like.shape} with any number of examples")

@@ -32,6 +32,12 @@ class MemoryEstimate(NamedTuple):
     Attributes:
       fixed: bytes for any number of members.
       per_member: further bytes for each member.
+
+    Example:
+      >>> from symjax.ops.memory import MemoryEstimate
+      >>> estimate = MemoryEstimate(fixed=1000, per_member=500)
+      >>> estimate.bytes_for(4), estimate.max_members(2600)
+      (3000, 3)
     """
 
     fixed: int
@@ -72,6 +78,15 @@ def estimate_memory(
 
     Raises:
       InputError: the compiler of the backend reports no memory analysis.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from symjax.ops.memory import estimate_memory
+      >>> from symjax.ops.parallel import Execution
+      >>> member = jax.ShapeDtypeStruct((100,), jnp.float32)
+      >>> estimate = estimate_memory(lambda member, shared: member + shared, Execution("map", "native"), member, member)
+      >>> estimate.per_member  # input and output of a member
+      800
     """
     batched = execution.members == "vmap"
     count = 2 if batched else 1  # under `vmap` the program of a single member is compiled differently

@@ -48,6 +48,11 @@ class Execution:
 
     Raises:
       InputError: another value.
+
+    Example:
+      >>> from symjax.ops.parallel import Execution
+      >>> Execution(members="vmap", conv="matmul").members
+      'vmap'
     """
 
     members: Literal["vmap", "map"]
@@ -92,6 +97,10 @@ def use_cores(count: int | None = None) -> None:
 
     Raises:
       InputError: a number that is not a positive integer.
+
+    Example:
+      >>> from symjax.ops import parallel
+      >>> parallel.use_cores()  # doctest: +SKIP
     """
     if count is not None:
         integer("count", count, 1)

@@ -60,6 +60,15 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
 
     Returns:
       The figure.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("relu1", "full", 0.5), ("relu1", "rank1", 40.0)]
+      >>> table = pd.DataFrame(rows, columns=["layer", "family", "penalty"])
+      >>> figure = plots.penalties(table.assign(pair="0-1", starred=False, clean_accuracy=90.0))
+      >>> [float(bar.get_height()) for bar in figure.axes[0].patches]
+      [0.5, 40.0]
     """
     unit, name = ("percentage points", "accuracy") if flag("percent", percent) else ("score", "score")
     check_table(path, table, "pair layer family starred", "penalty clean_accuracy")
@@ -89,6 +98,14 @@ def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure 
 
     Returns:
       The figure; None for an empty table (no family is trained).
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> table = pd.DataFrame({"epoch": [1, 2], "accuracy": [70.0, 85.0]})
+      >>> figure = plots.curves(table.assign(pair="0-1", layer="relu1", family="full", learning_rate=0.03))
+      >>> figure.axes[0].lines[0].get_ydata().tolist()
+      [70.0, 85.0]
     """
     if isinstance(table, pd.DataFrame) and table.empty:
         return None

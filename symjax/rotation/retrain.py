@@ -41,6 +41,26 @@ class Retraining:
     Raises:
       InputError: there are no validation images, or fewer training images than a batch has; the memory does not hold
         one case at one point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.ops.parallel import Execution
+      >>> from symjax.rotation import Retraining, RotationCase, RotationPlan
+      >>> def mlp(params, x):
+      ...     x = x.reshape(len(x), 1, 1, 16)
+      ...     return (symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"])[:, 0, 0]
+      >>> params = {"hidden": jnp.eye(16), "out": jnp.ones((16, 2))}
+      >>> net = symjax.Network.from_function(mlp, params, example=np.zeros((1, 4, 4, 1), np.float32))
+      >>> images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1))
+      >>> labels = np.arange(40) % 2
+      >>> arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+      >>> recipe = symjax.training.Recipe(epochs=1, batch_size=9)
+      >>> plan = RotationPlan(net, (0,), recipe, Execution("map", "native"))
+      >>> retraining = Retraining(plan, symjax.data.load(arrays, validation=0.1))
+      >>> cases = [RotationCase("orthogonal", 0), RotationCase("permutation", 0)]
+      >>> results = retraining.run(net.member(params), cases, key=jax.random.key(0))
+      >>> [result.case.kind for result in results], results[0].matrix.shape
+      (['orthogonal', 'permutation'], (16, 16))
     """
 
     def __init__(self, plan: RotationPlan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):

@@ -265,7 +265,7 @@ def load_stitch(
     saved = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in saved:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
-        raise InputError(f"layer, family: {path} has no {prefix[:-1]}; it has {', '.join(known)}")
+        raise InputError(f"layer, family: got {prefix[:-1]}, expected one of {path}: {', '.join(known)}")
     stats = {key.removeprefix("stats/"): value for key, value in saved.items() if key.startswith("stats/")}
     factors = tuple(saved[name] for name in FACTORS) if FACTORS[0] in saved else None
     return Stitch(saved["matrix"], saved["bias"], factors), unflatten(stats, like)
@@ -280,5 +280,5 @@ def flatten(stats: Any) -> dict[str, np.ndarray]:
 def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
     """Invert `flatten`, given a pytree of the same structure."""
     if set(leaves) != set(flatten(like)):
-        raise InputError("stats: the saved statistics belong to another model")
+        raise InputError("like: got the state of another model, expected that of the tail")
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path)], like)

@@ -63,7 +63,7 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         for family in plan.families:
             _check_family(family, junction)
         if plan.trained and plan.config.start in ("identity", "matched") and len(set(junction.shape)) > 1:
-            raise InputError(f"start: {plan.config.start!r} needs equal widths; {_widths(junction)}")
+            raise InputError(f"start: {_widths(junction)}, expected equal widths for {plan.config.start!r}")
     if not plan.families or not plan.points:
         raise InputError(
             f"families, layers: got {len(plan.families)} and {len(plan.points)}, expected at least one of each"
@@ -77,10 +77,11 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
 
 def _check_family(family: Family, junction: Junction) -> None:
     if family.square and len(set(junction.shape)) > 1:
-        raise InputError(f"families: {family.label} needs points of equal widths; {_widths(junction)}")
+        raise InputError(f"families: {_widths(junction)}, expected equal widths for {family.label}")
     if isinstance(family, LowRank) and family.rank > min(junction.shape):
         narrow = junction.front if junction.shape[1] == min(junction.shape) else junction.tail
-        raise InputError(f"families: {family.label} exceeds the {narrow.channels} channels of {narrow.name}")
+        expected = f"a rank of at most {narrow.channels}, the channels of {narrow.name}"
+        raise InputError(f"families: got {family.label}, expected {expected}")
 
 
 def _widths(junction: Junction) -> str:

@@ -125,7 +125,8 @@ def check_points(network: Network, points: tuple[int, ...]) -> Symmetry:
     names = [network.points[point].name for point in points]
     without = [name for name in names if not symmetry.spaces_at(name)]
     if without:
-        raise InputError(f"layers: no symmetry of {network.name} acts at {', '.join(without)}")
+        expected = f"points at which a symmetry of {network.name} acts"
+        raise InputError(f"layers: got {', '.join(without)}, expected {expected}")
     return symmetry
 
 

@@ -119,7 +119,7 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
         tx = recipe.optimizer
         tx = tx if isinstance(tx, optax.GradientTransformation) else tx(steps_per_epoch)
         if not isinstance(tx, optax.GradientTransformation):
-            raise InputError(f"optimizer: it returned {short(tx)}, expected an optax.GradientTransformation")
+            raise InputError(f"optimizer: got {short(tx)}, expected an optax.GradientTransformation")
         return tx
     total = recipe.epochs * steps_per_epoch
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=_is_kernel)

@@ -44,6 +44,13 @@ class ZooConfig:
     point) is trained for the first `freeze[i]` epochs, and segments beyond the length of `freeze` to the end. See
     `symjax.training.train_epoch`. It may also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
     a schedule while they train; the result is `Zoo.freeze`.
+
+    Example:
+      >>> from symjax.training import Recipe
+      >>> from symjax.zoo import ZooConfig
+      >>> config = ZooConfig("digits", "mcnn", width=8, recipe=Recipe(epochs=5))
+      >>> ZooConfig.from_json(config.to_json()) == config, config.model_name
+      (True, 'mcnn')
     """
 
     dataset: str = "digits"
@@ -79,7 +86,7 @@ class ZooConfig:
 
     def _check_network(self, network: Network) -> None:
         if not network.has_init:
-            raise InputError(f"network: {network.name} has no init, which makes members; give from_function init=")
+            raise InputError(f"network: got {network.name} without init, expected from_function(init=...)")
         for name, default in {"width": None, "model_options": (), "precision": "float32"}.items():
             if (given := getattr(self, name)) != default:
                 raise InputError(f"{name}: got {short(given)} for a Network, which has its own; expected none")
@@ -180,7 +187,7 @@ class ZooConfig:
         given, expected = described(example, "n"), described(network.example, "n")
         if given != expected:
             raise InputError(
-                f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
+                f"network: got the example {expected} of {network.name}, expected that of the data, {given}"
             )
         _trace(network)
         return network
@@ -280,16 +287,18 @@ def bad_inputs(network: Network, error: Exception) -> InputError:
         return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(f"image_size: {shape[0]} is too small for {network.name}, or does not fit it ({error})")
-    return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
+        return InputError(
+            f"image_size: got {shape[0]}, expected a size that fits {network.name}, such as a larger one ({error})"
+        )
+    return InputError(f"dataset: got inputs of shape {shape}, expected inputs that {network.name} can take ({error})")
 
 
 def _from_json(cls, values: Mapping[str, Any]):
     known, given = {f.name for f in fields(cls)}, set(values)
     if known != given:
         raise InputError(
-            f"config: {cls.__name__} has missing keys: {listed(sorted(known - given)) or 'none'}, "
-            f"unknown: {listed(sorted(given - known)) or 'none'}"
+            f"config: got {listed(sorted(given - known)) or 'none'} besides the fields of {cls.__name__}, expected "
+            f"none; missing are {listed(sorted(known - given)) or 'none'}"
         )
     return cls(**values)
 

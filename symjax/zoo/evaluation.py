@@ -27,6 +27,20 @@ def test_accuracy(
     """Return the share of the examples of `split` that each member classifies correctly: (members,), in [0, 1].
 
     For a zoo with another metric it is the mean of its scores. See `evaluate`.
+
+    Example:
+      >>> import numpy as np, pandas as pd, symjax
+      >>> import jax.numpy as jnp
+      >>> def scale(params, x):
+      ...     return x * params["w"]
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, init=lambda key: {"w": jnp.ones(2)}, example=x)
+      >>> arrays = {"x_train": x, "y_train": np.arange(2), "x_test": x, "y_test": np.arange(2)}
+      >>> dataset = symjax.data.load(arrays, validation=0)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}, {})
+      >>> zoo = symjax.zoo.Zoo(symjax.zoo.ZooConfig("mine", net), net, (0, 1), members, pd.DataFrame())
+      >>> symjax.zoo.test_accuracy(zoo, dataset).tolist()
+      [1.0, 0.0]
     """
     options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
     split = getattr(dataset, one_of("split", split, ("test", "validation")))
@@ -40,6 +54,20 @@ def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memor
     """Return the share of the training images, not augmented, which each member gives the label it was trained on.
 
     (members,), in [0, 1]. For a zoo with another metric it is the mean of its scores.
+
+    Example:
+      >>> import numpy as np, pandas as pd, symjax
+      >>> import jax.numpy as jnp
+      >>> def scale(params, x):
+      ...     return x * params["w"]
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, init=lambda key: {"w": jnp.ones(2)}, example=x)
+      >>> arrays = {"x_train": x, "y_train": np.arange(2), "x_test": x, "y_test": np.arange(2)}
+      >>> dataset = symjax.data.load(arrays, validation=0)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}, {})
+      >>> zoo = symjax.zoo.Zoo(symjax.zoo.ZooConfig("mine", net), net, (0, 1), members, pd.DataFrame())
+      >>> symjax.zoo.train_accuracy(zoo, dataset).tolist()
+      [1.0, 0.0]
     """
     options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
     labels = np.stack([zoo.config.training_labels(dataset, seed) for seed in zoo.seeds])
@@ -72,6 +100,16 @@ def evaluate(
 
     Raises:
       InputError: wrong shapes, or memory for less than one member.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, symjax
+      >>> def scale(params, x):
+      ...     return x * params["w"]
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, {"w": jnp.ones(2)}, example=x)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}, {})
+      >>> symjax.zoo.evaluate(net, members, symjax.data.Split(x, np.arange(2)), None, None).tolist()
+      [1.0, 0.0]
     """
     memory.check_limit(max_device_memory)
     mean, std = data.statistics(mean, std, split.images.shape[-1:])

@@ -65,9 +65,9 @@ def completed_epochs(stored: StoredMember, keep: Iterable[int]) -> int:
     done = max(saved, default=0)
     if missing := sorted(epoch for epoch in keep if epoch < done and epoch not in saved):
         raise InputError(
-            f"keep: {stored.folder} was trained for {done} epochs without snapshots of epochs {listed(missing)}; train "
-            f"a zoo that keeps them in another folder, by train(..., keep={sorted(keep)}) or by the same command with "
-            "another --zoo"
+            f"keep: got {listed(missing)}, expected epochs after the {done} that {stored.folder} was trained for; "
+            f"train a zoo that keeps them in another folder, by train(..., keep={sorted(keep)}) or by the same "
+            "command with another --zoo"
         )
     return done
 

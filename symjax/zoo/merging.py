@@ -26,7 +26,7 @@ def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[i
     """
     merged = ZooFolder(out, None, {})
     if merged.config.rule is not None:
-        raise InputError(f"folders: members of {out} decide on a freeze schedule together; they cannot be merged")
+        raise InputError(f"folders: got members that decide on a freeze schedule together, in {out}; expected others")
     for folder in folders:
         if folder.resolve() == out.resolve():
             continue

@@ -126,7 +126,7 @@ def _configured(network, data, validation: float | None, recipe: Mapping[str, An
         raise InputError(f"network: got {short(network)}, expected a Network or a ZooConfig")
     known = [field.name for field in dataclasses.fields(Recipe)]
     if unknown := [name for name in recipe if name not in known]:
-        raise InputError(f"{unknown[0]}: is no option of training; known: {', '.join(known)}")
+        raise InputError(f"{unknown[0]}: got an unknown option, expected one of {', '.join(known)}")
     if not isinstance(data, (Dataset, Mapping)):
         raise InputError(
             f"data: got {short(data)}, expected a Dataset or a mapping of x_train, y_train, x_test, y_test"
@@ -161,10 +161,29 @@ def train_together(
 
     Raises:
       InputError: as of `train`; configurations that differ in more than labels; equal folders.
+
+    Example:
+      >>> import jax, numpy as np, symjax
+      >>> def init(key):
+      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+      >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
+      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> import pathlib, tempfile
+      >>> from symjax.zoo import Group, ZooConfig, train_together
+      >>> recipe = symjax.training.Recipe(epochs=1, batch_size=14)
+      >>> configs = [ZooConfig("mine", net, recipe=recipe, labels=labels) for labels in ("true", "permuted")]
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     groups = [Group(config, (0, 1), pathlib.Path(folder, config.labels)) for config in configs]
+      ...     zoos = train_together(groups, symjax.data.load(arrays), progress=False)
+      >>> [(zoo.config.labels, zoo.seeds) for zoo in zoos]
+      [('true', (0, 1)), ('permuted', (0, 1))]
     """
     groups = sequence("groups", groups, "groups")
     if not all(isinstance(group, Group) for group in groups):
-        raise InputError("groups: expected each a Group of a configuration, seeds and a folder")
+        raise InputError(f"groups: got {short(groups)}, expected each a Group of a configuration, seeds and a folder")
     groups = [
         Group(group.config.resolved_for(dataset), check_seeds(group.seeds), path("folder", group.folder))
         for group in groups
@@ -262,8 +281,8 @@ def check_rule(
         )
         if most < len(seeds):
             raise InputError(
-                f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that decide on a freeze "
-                "schedule train all at once; expected more memory, fewer seeds or a given schedule"
+                f"max_device_memory: got memory for {most} of {len(seeds)} members, expected it for all, since they "
+                "decide on a freeze schedule together; give fewer seeds, or a schedule"
             )
 
 
@@ -273,9 +292,9 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
         raise InputError("groups: got none, expected one or more")
     configs = {dataclasses.replace(group.config, labels="true") for group in groups}
     if len(configs) > 1:
-        raise InputError("groups: configurations differ in more than labels, so that no program trains them together")
+        raise InputError("groups: got configurations that differ in more than labels, expected equal ones")
     if len({group.folder.absolute() for group in groups}) < len(groups):
-        raise InputError("groups: two have one folder, expected one for each")
+        raise InputError("groups: got two with one folder, expected a folder for each")
     return tuple(sorted(set(integers("keep", keep, 0, groups[0].config.recipe.epochs)))), configs.pop()
 
 
@@ -283,9 +302,10 @@ def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
     """Raise an InputError where there are too few images, or too small ones."""
     recipe = config.recipe
     if not len(dataset.validation):
-        raise InputError("validation: the data set has no validation images; expected a fraction over 0")
+        raise InputError("validation: got a data set without validation images, expected a fraction over 0")
     if recipe.batch_size > len(dataset.train):
-        raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
+        size, most = recipe.batch_size, len(dataset.train)
+        raise InputError(f"batch_size: got {size}, expected at most {most}, the number of training images")
     if recipe.translate and recipe.translate >= min(dataset.example_shape[:2]):
         size = min(dataset.example_shape[:2])
         raise InputError(f"translate: got {recipe.translate}, expected less than the images' {size} pixels")
