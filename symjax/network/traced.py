@@ -1,4 +1,4 @@
-"""The jaxprs of a model, and what parts of them compute."""
+"""Trace a model, and evaluate parts of its jaxprs."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +24,11 @@ PyTree = Any
 
 
 class Traced:
-    """A model as it is traced: in each mode, for each shape of inputs and type of variables once.
+    """A model with its jaxprs, one for each mode, shape of inputs and dtype of variables. Each is traced once.
 
     Attributes:
       adapter: the model.
-      name: in messages.
+      name: the name of the model in messages.
       example: shapes and types of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
       points: the `StitchPoint`s, in program order.
     """
@@ -39,7 +39,7 @@ class Traced:
         self.example = jax.tree.map(shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
-        self._known_inputs = [self.example]  # of other shapes too, once the model has been given them
+        self._known_inputs = [self.example]  # and inputs of other shapes, from the calls so far
         self._twins: dict[str, Traced] = {}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
@@ -53,17 +53,17 @@ class Traced:
         """
         one_of("form", form, FORMS)
         if form not in self._twins:
-            twin = self._twins[form] = copy.copy(self)  # which shares all that is traced
+            twin = self._twins[form] = copy.copy(self)  # shares traces and programs
             twin._form = form
         return self._twins[form]
 
     @cached_property
     def shapes(self) -> Member:
-        """A member's shapes and types (`jax.ShapeDtypeStruct`) in place of its arrays."""
+        """A member with shapes and dtypes (`jax.ShapeDtypeStruct`) in place of its arrays."""
         if self.adapter.variables is not None:
             return jax.tree.map(shape_of, self.adapter.variables)
         shapes = jax.eval_shape(self.adapter.init, jax.eval_shape(lambda: jax.random.key(0)))
-        return jax.tree.map(shape_of, shapes)  # without the devices of a program in which this was asked for first
+        return jax.tree.map(shape_of, shapes)  # without shardings of the program that evaluates it first
 
     @cached_property
     def points(self) -> tuple[StitchPoint, ...]:
@@ -99,17 +99,17 @@ class Traced:
         return self.points[self.index(point)].name
 
     def jaxpr(self, member: Member, x: PyTree, *, mode: Mode = "inference", random: bool = False) -> ClosedJaxpr:
-        """Return the model's jaxpr, without calls, of the leaves of a member, an input and, if `random`, a key."""
+        """Return the model's jaxpr with inlined calls: a function of a member, an input and, if `random`, a key."""
         key = jax.eval_shape(lambda: jax.random.key(0)) if random else None
         return self._trace(mode, key, member, x).closed
 
     def _known_traces(self, mode: Mode, key, member: Member, examples: int) -> Iterator[Trace]:
-        """Traces for so many inputs like `example`, then like others that the network was given."""
+        """Yield the traces for `examples` inputs of each known shape, that of `example` first."""
         for inputs in list(self._known_inputs):
             yield self._trace(mode, key, member, _with_examples(inputs, examples))
 
     def _trace_behind(self, mode: Mode, key, member: Member, carried, name: str) -> Trace:
-        """The trace for inputs of which `carried` crosses at a point."""
+        """Return the trace for inputs whose values at a point have the shapes and dtypes of `carried`."""
 
         def ends(trace):
             return trace.carried(name), (*trace.outputs, *trace.state_after(name).values())
@@ -126,7 +126,7 @@ class Traced:
         raise InputError(f"carried: got {given}, expected {expected} for the tail behind {name} of {self.name}")
 
     def _only(self, traces: Sequence[Trace], ends: Callable, argument: str, part: str) -> Trace:
-        """The first of traces whose parts between `ends` compute the same."""
+        """Return the first trace; raise an InputError if their parts between `ends` compute different functions."""
         prints = {self._fingerprint(trace, *ends(trace)) for trace in traces} if len(traces) > 1 else ()
         if len(prints) > 1:
             sizes = " and ".join(
@@ -161,17 +161,18 @@ class Traced:
             return output
         updated = dict(zip(state, results[count:ends], strict=True))
         if groups:
-            given, values = dict(zip(reads, results[ends:], strict=True)), dict(zip(inputs, values, strict=True))
+            read_values = dict(zip(reads, results[ends:], strict=True))
+            values = dict(zip(inputs, values, strict=True))
 
             def run(known, outputs, member, form):
                 network = self.with_form(form) if form else self
                 return network._run(trace, tuple(known), outputs, list(known.values()), member, key)
 
-            updated |= statistics.batch_values(run, trace, groups, values, given, member)
+            updated |= statistics.batch_values(run, trace, groups, values, read_values, member)
         return output, update(member.state, updated)
 
     def _running(self, trace: Trace, name: str, state) -> statistics.Groups:
-        """The running statistics of the tail behind a point, or of the whole."""
+        """Return the running statistics of the tail behind a point, or of the whole model for the name ""."""
         if (trace, name) not in self._statistics:
             statistics.refuse_corrected(trace, self._trace("inference", None, self.shapes, self.example))
             self._statistics[trace, name] = statistics.running(trace, state)
@@ -197,7 +198,7 @@ class Traced:
         return self._programs[key]
 
     def _trace(self, mode: Mode, key, member: Member, x: PyTree) -> Trace:
-        """The model's jaxpr in a mode, for inputs and variables of these shapes and types."""
+        """Return the model's jaxpr in a mode, for inputs and variables of these shapes and dtypes."""
         one_of("mode", mode, MODES)
         require_arrays("x", x)
         given = leaves_by_path(member)
@@ -253,7 +254,7 @@ class Traced:
 
 
 def _with_examples(inputs: PyTree, count: int) -> PyTree:
-    """Shapes and types of so many inputs like these."""
+    """Return shapes and dtypes of `count` inputs like these."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), inputs)
 
 

@@ -1,4 +1,4 @@
-"""Variables that are given to a network: whether they are those of its model."""
+"""Check whether given variables are those of a network's model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ def _check_shapes(network: Traced, member: Member) -> None:
 
 
 def _check_function(network: Traced, apply: Callable, member: Member) -> None:
-    """Raise where a model as it was given computes another function than the network's, in mode "inference"."""
+    """Raise an InputError if the given model computes another function than the network, in mode "inference"."""
     shapes = jax.tree.map(shape_of, member)
     try:
         given = inline(jax.make_jaxpr(lambda member, x: apply(member, x, "inference", None))(shapes, network.example))
