@@ -21,7 +21,14 @@ __all__ = [
 
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
-    """Return at most `count` epochs from 0 to `epochs`, geometrically spaced; all where there are fewer.
+    """Return at most `count` epochs from 0 to `epochs`, geometrically spaced; all if there are fewer.
+
+    Args:
+        epochs: the last epoch.
+        count: the largest number of epochs, 2 or more.
+
+    Raises:
+        InputError: an argument is not an integer in its range.
 
     Example:
         >>> from symjax.dynamics import checkpoints
@@ -156,6 +163,13 @@ def class_correlations(
 
 def chance_correlation(features: int, samples: int) -> float:
     """Return the root mean square of R for an independent indicator: min(1, sqrt(features / (samples - 1))).
+
+    Args:
+        features: number of features of the layer, from 0.
+        samples: number of samples, 2 or more.
+
+    Raises:
+        InputError: an argument is not an integer in its range.
 
     Example:
         >>> from symjax.dynamics import chance_correlation

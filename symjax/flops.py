@@ -160,6 +160,9 @@ def training_flops(
       recipe: epochs, batch size, loss and optimizer.
       freeze: for each segment, the number of epochs after which it is frozen, as in `symjax.zoo.ZooConfig`.
 
+    Raises:
+      InputError: as in `step_flops`, or an argument is not an integer in its range.
+
     Example:
       >>> import jax.numpy as jnp, numpy as np, symjax
       >>> from symjax.flops import step_flops, training_flops

@@ -92,6 +92,6 @@ class Saturation:
         return asdict(self) | {"seeds": list(self.seeds)}
 
     def num_saturated(self, similarity: Sequence[float]) -> int:
-        """Return the number of consecutive saturated layers, from the lowest, for these similarities."""
+        """Return the number of consecutive saturated layers, from the lowest, for the `similarity` of each layer."""
         below = np.flatnonzero(~(np.asarray(similarity) >= self.threshold))
         return int(below[0]) if len(below) else len(similarity)

@@ -59,6 +59,9 @@ def draw_pairs(
       seed: seed of the random order.
       ordered, seeds_b: as in `all_pairs`.
 
+    Returns:
+      Pairs of seeds, in random order.
+
     Raises:
       InputError: there are fewer than two members or fewer than `count` pairs, or a seed is out of range.
 

@@ -1,4 +1,4 @@
-"""Features of the members of a zoo, layer by layer, which similarity measures compare."""
+"""Features of the members of a zoo at its layers, the input of similarity measures."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,7 +32,10 @@ def representations(zoo: "Zoo", images, mean, std, **options):
       images, mean, std, options: as in `features_of`.
 
     Returns:
-      {layer name: NumPy array (members, n, h, w, c)}, members in the order of `zoo.seeds`.
+      {layer name: NumPy array (members, n, ..., c)}, members in the order of `zoo.seeds`.
+
+    Raises:
+      InputError: as in `features_of`.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, pandas as pd, symjax

@@ -400,7 +400,7 @@ def test_what_callers_may_get_wrong():
         (lambda: symmetry.act(LAYERS | {"b": np.ones(7)}, {}), "params: got another structure or other shapes"),
         (lambda: symmetry.sample(KEY, ["nothing"]), "got 'nothing', expected names of spaces"),
         (lambda: symmetry.at("middle", {}), "got 'middle', expected a named value of the function: before, after"),
-        (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: has no floating-point"),
+        (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: got no floating-point"),
         (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: got no floating-point"),
         (lambda: discover(fn, LAYERS, INPUTS[:0]), "fn: got no floating-point output for these inputs"),
         (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: gives NaN"),

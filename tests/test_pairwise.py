@@ -460,7 +460,7 @@ def test_mistakes_are_told():
             (a, "cka"),
             {"bandwith": 1},
         ),
-        ("^full_output: got an option", (a, "procrustes"), {"full_output": True}),
+        ("^full_output: got an unknown option", (a, "procrustes"), {"full_output": True}),
         ("estimator: got 'a', expected", (a, "cka"), {"estimator": "a"}),
         (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "maps": "pool"}),
         ("^layers 'layer0' .* and 'layer1' .*maps='flatten' and maps='pool'.*; layers='same'", (a, "cca"), {}),

@@ -30,16 +30,19 @@ def create(
     """Return the network of a built-in model or a user model.
 
     Args:
-      name: one of `MODELS`; or "package.module:build", where `build` is called with `rngs` and with `width`,
-        `image_size`, `channels`, `classes`, `dtype` and `options` as far as its signature has them. It returns an NNX
+      name: a name in `MODELS`; or "package.module:build", where `build` is called with `rngs` and with those of
+        `width`, `image_size`, `channels`, `classes`, `dtype` and `options` that its signature has. It returns an NNX
         module, a Linen module or a `Network`.
       width: channels of the first convolution, or of the tokens of a transformer; by default that of the model.
       image_size: height and width of the images.
       channels: channels of the images.
-      classes: number of logits; None where targets are not classes.
+      classes: number of logits; None if targets are not classes.
       example: shape and dtype of a batch of other inputs, instead of `image_size` and `channels`.
       dtype: dtype of computations; parameters and state are float32.
       options: further options of the model, see `MODELS[name].defaults`.
+
+    Returns:
+      The `Network`; the same object for equal arguments.
 
     Raises:
       InputError: the name or an option is unknown, or a value is invalid for the model.
@@ -78,7 +81,7 @@ def check_name(name: Any) -> None:
 
 @lru_cache
 def _built_in(name: str, build: Callable, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
-    """Cached: equal arguments give the same network, whose programs are compiled once."""
+    """Return the network of a built-in model; cached, so that programs of equal models are compiled once."""
     options = dict(options)
     label = f"{name} (width {options['width']})" if "width" in options else name
     return Network.from_nnx(_builder(build, options), example=example, name=label)

@@ -17,9 +17,9 @@ from symjax.models.myrtle import Myrtle
 from symjax.models.registry import build
 from symjax.models.resnet import ResNet
 
-# For each module, regular expressions that match the full name and kind (conv, norm, linear or parameter) of a layer of
-# the published code, such as "layer1.0.conv1:conv", and the path of this layer in the module. "#" stands for the rank,
-# from 0, of the text that the group "at" matches, sorted by the numbers in it.
+# For each module: {regular expression of a layer in published code: path of the layer in the module}. The expression
+# matches the full name and kind (conv, norm, linear or parameter), such as "layer1.0.conv1:conv". In the path, "#" is
+# the rank, from 0, of the text that the group "at" matches, sorted by the numbers in it.
 RESNET_BLOCK = r"(?P<at>(layer\d+\.|block_seq\.)\d+)\."
 CCT_BLOCK = r"classifier\.(?P<at>blocks\.\d+)\."
 RULES: dict[type, dict[str, str]] = {

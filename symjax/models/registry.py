@@ -1,4 +1,4 @@
-"""The registry of built-in models. A new model is one file of this package with a module decorated by `register`."""
+"""The registry of built-in models. A new model is a file of this package with a module decorated by `register`."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ class Model:
     """A named model.
 
     Attributes:
-        build: called with `rngs` and options by keyword; returns a module that maps images (examples, height, width,
-            channels) to logits (examples, classes).
+        build: a function of `rngs` and options, all by keyword, that returns a module, which maps images (examples,
+            height, width, channels) to logits (examples, classes).
         defaults: all options of `build` with their values for this name.
 
     Example:
@@ -41,6 +41,10 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
 
     Args:
         presets: {name: options that differ from the defaults of the decorated module}.
+
+    Raises:
+        InputError: `presets` is not a mapping.
+        ValueError: a name is already registered, or the module has no such option.
 
     Example:
         >>> from flax import nnx

@@ -261,6 +261,11 @@ class Network(Traced):
 
         They are the features at the point, then the other values of the front that the tail reads, such as the skip
         connection of a residual block.
+
+        Args:
+          member: the variables.
+          x: an input like `example`, with any number of examples.
+          point: name or index of the stitch point.
         """
         return self.fronts(member, x, [point])[0]
 

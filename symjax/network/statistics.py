@@ -101,7 +101,7 @@ def _is_affine(trace: Trace, equations: Collection[int], dependent: Collection[V
     def is_affine(equation) -> bool:
         depends = [is_variable(atom) and atom in dependent for atom in equation.invars]
         name, shapes = equation.primitive.name, {v.aval.shape for v in equation.outvars}
-        shapes |= {atom.aval.shape for atom, is_in in zip(equation.invars, depends, strict=True) if is_in}
+        shapes |= {atom.aval.shape for atom, is_dependent in zip(equation.invars, depends, strict=True) if is_dependent}
         return (
             len(shapes) == 1
             and all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars)

@@ -76,6 +76,9 @@ def estimate_memory(
       member: a pytree of arrays or of `jax.ShapeDtypeStruct`: one member.
       shared: a pytree of arrays or of `jax.ShapeDtypeStruct`: the shared data.
 
+    Returns:
+      The `MemoryEstimate` of one device.
+
     Raises:
       InputError: the compiler of the backend reports no memory analysis.
 
@@ -125,7 +128,10 @@ def num_bytes(tree: PyTree) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Parse a number of bytes with a unit: 16GB, 1.5 GiB, 800MB.
+    """Return the number of bytes in a text with a unit: 16GB, 1.5 GiB, 800MB.
+
+    Args:
+      text: a positive number and one of the units KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024).
 
     Raises:
       InputError: the text is not a positive number with one of the units.

@@ -71,7 +71,13 @@ DEFAULTS = {
 
 
 def default_execution(backend: str | None = None) -> Execution:
-    """Return the execution for `backend`, by default that of JAX.
+    """Return the execution for a backend.
+
+    Args:
+        backend: "cpu", "gpu" or "tpu"; by default that of JAX. Other backends have the execution of "gpu".
+
+    Raises:
+        InputError: `backend` is not text.
 
     Example:
         >>> from symjax.ops import parallel
@@ -147,13 +153,16 @@ def over_members(
     Args:
       fn: a pure function of one member and of values that all members share.
       execution: how members run on a device.
-      devices: by default all local ones.
-      effort: of the compiler, see `compiler_options`.
+      devices: the devices over which members are sharded; by default all local ones.
+      effort: the effort of the compiler, see `compiler_options`.
 
     Returns:
       A compiled function of (members, shared), which returns the results with a leading member axis. The result of a
       member does not depend on the others. If the number of members is not a multiple of the number of devices, the
       members are padded with copies of the first one, whose results are dropped.
+
+    Raises:
+      InputError: when called with members whose leading axes differ in length.
 
     Example:
         >>> import jax.numpy as jnp

@@ -121,6 +121,9 @@ def over_layers(
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -164,6 +167,9 @@ def layers_by_time(table: pd.DataFrame, path: Path | None = None, *, ax=None) ->
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -201,6 +207,9 @@ def layers_by_layers(table: pd.DataFrame, path: Path | None = None, *, ax=None, 
 
     Returns:
       The figure; None where all measures compare equal layers only.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
 
     Example:
       >>> import pandas as pd

@@ -22,6 +22,9 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots

@@ -26,6 +26,9 @@ def group_distances(means: pd.DataFrame, path: Path | None = None, *, ax=None) -
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots

@@ -30,6 +30,9 @@ def rotations(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figu
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -65,6 +68,16 @@ def describe_draws(table: pd.DataFrame) -> tuple[str, bool]:
 
 def rotation_curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per model and layer with validation accuracy over epochs: mean and range of each kind.
+
+    Args:
+      table: rows as in curves.csv; models, layers and kinds are drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
+
+    Returns:
+      The figure; None for an empty table.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
 
     Example:
       >>> import pandas as pd

@@ -26,6 +26,9 @@ def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | No
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -67,6 +70,9 @@ def sparsity(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
 
     Example:
       >>> import pandas as pd

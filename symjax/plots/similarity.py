@@ -65,6 +65,9 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
     Returns:
       The figure; None where all measures compare equal layers only.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import numpy as np
       >>> from symjax import pairwise, plots

@@ -61,6 +61,9 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -83,10 +86,9 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
         grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
         axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()
+        over = f"mean and standard deviation over {pairs} pairs" if pairs > 1 else "one pair"
         axes.set_title(
-            f"Front of one network, stitch, tail of another: {name} lost at each layer\n"
-            f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
-            f"clean {name} {clean})",
+            f"Front of one network, stitch, tail of another: {name} lost at each layer\n({over}; clean {name} {clean})",
             fontsize=9,
             loc="left",
         )
@@ -96,8 +98,18 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
 def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per layer with training accuracy over epochs: mean and range over pairs of each trained family.
 
+    Of several step sizes, the one with the highest accuracy in the last epoch is drawn.
+
+    Args:
+      table: columns pair, layer, family, learning_rate, epoch and accuracy, as in curves.csv; layers and families are
+        drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
+
     Returns:
       The figure; None for an empty table (no family is trained).
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
 
     Example:
       >>> import pandas as pd

@@ -26,6 +26,9 @@ def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -82,6 +85,9 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, 
     Returns:
       The figure.
 
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
@@ -116,6 +122,9 @@ def symmetry_penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
 
     Example:
       >>> import pandas as pd

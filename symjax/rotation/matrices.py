@@ -58,7 +58,13 @@ def sample_rotation(key, kind: str, channels: int) -> jax.Array:
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
-    """Parse comma-separated kinds; return each once, in the order of `KINDS`.
+    """Return the kinds named in a text, each once, in the order of `KINDS`.
+
+    Args:
+      text: names of kinds, separated by commas.
+
+    Raises:
+      InputError: no kind is named, or a name is unknown.
 
     Example:
       >>> from symjax.rotation import parse_kinds

@@ -45,7 +45,13 @@ class RotatedTail:
     __repr__ = one_line
 
     def apply(self, tail: Member, x, *, mode="inference", key=None, with_state: bool = False):
-        """Return the output of the network; with `with_state` also the state of the tail after the call."""
+        """Return the output of the network for the features `x` before the activation.
+
+        Args:
+          tail: a member of the network, or its part that the tail reads (`Network.tail_of`).
+          x: (examples, ..., channels).
+          mode, key, with_state: as in `Network.apply`.
+        """
         rotated = jnp.einsum("...c,dc->...d", x, self.matrix.astype(x.dtype))
         carried = (self.network.activation(self.point)(rotated),)
         return self.network.tail(tail, carried, self.point, mode=mode, key=key, with_state=with_state)

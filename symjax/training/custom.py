@@ -22,10 +22,10 @@ def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.S
     """Raise an InputError unless a recipe can train and evaluate a network; nothing is compiled.
 
     Args:
-      recipe: with its loss and metric.
-      network: to be trained.
+      recipe: the recipe, with its loss and metric.
+      network: the network to train.
       example: shapes and dtypes of inputs with examples along the first axis.
-      targets: likewise, of the targets.
+      targets: shapes and dtypes of the targets, likewise.
       classes: the number of classes; None if targets are not classes.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(network.shapes.params):
@@ -64,7 +64,7 @@ def check_functions(
     """Raise an InputError unless a loss and a metric take these outputs and targets and return the required arrays.
 
     Args:
-      loss, metric: as of `Recipe`; None: cross-entropy and accuracy, which take logits and classes.
+      loss, metric: as in `Recipe`; None: cross-entropy and accuracy, which take logits and classes.
       network: the network of the outputs.
       outputs, targets: shapes and dtypes with examples along the first axis.
       classes: the number of classes; None if targets are not classes.

@@ -56,7 +56,7 @@ def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: j
 
     Args:
       network: the network.
-      recipe: how it is trained.
+      recipe: the settings of the training.
       steps_per_epoch: the number of full batches of the training images.
       seed: an integer from 0.
 
@@ -91,14 +91,17 @@ def train_epoch(
 
     Args:
       network: the network. Without frozen layers only its `apply` is used.
-      recipe: how it is trained; `flip` and `translate` must not be None here.
-      state: of the member.
-      data: of all members; without validation images the member is not validated.
+      recipe: the settings of the training; `flip` and `translate` must not be None here.
+      state: the state of the member.
+      data: the data that all members share; without validation images the member is not validated.
       frozen: the number of points up to which the network is not trained (static; see `train_step`).
 
     Returns:
       The next state, and metrics in [0, 1]: `loss` and `accuracy`, the means over the training batches at their steps,
       and `validation_accuracy`. With a `metric` in the recipe, accuracies are means of its scores.
+
+    Raises:
+      InputError: `frozen` is not an integer from 0 to the number of points, or there are fewer images than a batch has.
 
     Example:
       >>> import jax, numpy as np, symjax
@@ -238,7 +241,15 @@ def data_shapes(dataset: Dataset, validation_batches: Batches | None) -> TrainDa
 
 
 def device_data(dataset: Dataset, validation_batches: Batches | None) -> TrainData:
-    """Copy the training data of a data set to the device, with the given validation batches.
+    """Copy the training data of a data set to the device.
+
+    Args:
+      dataset: the data set.
+      validation_batches: the result of `pad_batches` for the validation examples, already on the device; None for a
+        training without validation.
+
+    Returns:
+      The data as `train_epoch` takes them.
 
     Example:
       >>> import numpy as np, symjax

@@ -28,7 +28,7 @@ class Recipe:
     compiles everything again.
 
     Attributes:
-      epochs, batch_size, learning_rate, weight_decay: of the training.
+      epochs, batch_size, learning_rate, weight_decay: settings of the training.
       flip, translate: the augmentation, see `symjax.data.augment`. None: the setting of the data set (`Dataset.flip`),
         which `symjax.zoo.train` substitutes; data sets of your own are not augmented by default.
       optimizer: "adam"; "adamw", with decoupled weight decay: kernels shrink by the learning rate times the decay; an

@@ -29,12 +29,12 @@ LABELS = ("true", "permuted", "permuted_each")
 
 @dataclass(frozen=True)
 class ZooConfig:
-    """All that the members of a zoo depend on, except their seeds.
+    """Everything on which the members of a zoo depend, except their seeds.
 
     `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`; `model`,
     `width` (by default the published one) and `model_options` are arguments of `symjax.models.create`. Parameters,
-    statistics and logits are float32 for every `precision` of the activations. `model` may also be a `Network` with an
-    `init`; it has its own width, options and precision, and `dataset` is then only a name.
+    statistics and logits are float32 for every `precision` of the activations. `model` can also be a `Network` with an
+    `init`, which has its own width, options and precision; `dataset` is then only a name.
 
     `labels` selects the training labels: "true"; "permuted", by one permutation of the training images' labels that
     all members share (Morcos et al. 2018); or "permuted_each", by a permutation for each seed. Permutations are fixed
@@ -42,8 +42,11 @@ class ZooConfig:
 
     `freeze` is the schedule of freeze training (Raghu et al. 2017): segment i of the network (up to its i-th stitch
     point) is trained for the first `freeze[i]` epochs, and segments beyond the length of `freeze` to the end. See
-    `symjax.training.train_epoch`. It may also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
+    `symjax.training.train_epoch`. It can also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
     a schedule while they train; the result is `Zoo.freeze`.
+
+    Raises:
+      InputError: a field has a wrong type or value.
 
     Example:
       >>> from symjax.training import Recipe
@@ -102,9 +105,14 @@ class ZooConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], user_code: Mapping[str, Any] | None = None) -> "ZooConfig":
-        """Invert `to_json`; an InputError for keys that are missing or unknown.
+        """Return the configuration that `to_json` has written.
 
-        `user_code` has the `network`, `loss`, `metric` and `optimizer` of which JSON holds only the name.
+        Args:
+          values: the result of `to_json`.
+          user_code: the `network`, `loss`, `metric` and `optimizer` of which the JSON has only the names.
+
+        Raises:
+          InputError: keys are missing or unknown, or a value is invalid.
         """
         user_code = {name: value for name, value in (user_code or {}).items() if value is not None}
         network = {"model": user_code.pop("network")} if "network" in user_code else {}
@@ -114,7 +122,7 @@ class ZooConfig:
         return _from_json(cls, {**values, **network, **rule, "recipe": recipe})
 
     def resolved_for(self, dataset: Dataset) -> "ZooConfig":
-        """Return the configuration with the data set's augmentation where the recipe has none."""
+        """Return the configuration with the augmentation of `dataset` where the recipe has none."""
         return replace(self, recipe=with_augmentation(self.recipe, dataset))
 
     def identity(self, dataset: Dataset) -> dict[str, Any]:
@@ -129,7 +137,12 @@ class ZooConfig:
         return {**identity, "user_code": user_code} if user_code else identity
 
     def user_code_fingerprints(self, shapes: Mapping[str, Any], train_images: int) -> dict[str, str]:
-        """Return fingerprints of the caller's loss, metric and optimizer, and the name of the caller's network."""
+        """Return fingerprints of the caller's loss, metric and optimizer, and the name of the caller's network.
+
+        Args:
+          shapes: the result of `describe_shapes` for the data set.
+          train_images: number of training images.
+        """
         network = {"network": self.model_name} if isinstance(self.model, Network) else {}
         if not self.recipe.functions:
             return network
@@ -172,7 +185,7 @@ class ZooConfig:
         return self.network_for(describe_shapes(dataset))
 
     def network_for(self, shapes: Mapping[str, Any]) -> Network:
-        """Return the network of members for data of these shapes, as of `describe_shapes`."""
+        """Return the network of members for data of these shapes, as `describe_shapes` returns them."""
         example = _example(shapes)
         network = self.model
         if not isinstance(network, Network):
@@ -217,11 +230,11 @@ class ZooConfig:
 
     @property
     def rule(self) -> Saturation | None:
-        """The rule by which members decide on their freeze schedule; None where it is given."""
+        """The rule by which members decide on their freeze schedule; None if the schedule is given."""
         return self.freeze if isinstance(self.freeze, Saturation) else None
 
     def frozen(self, epoch: int) -> int:
-        """Return the number of segments that are not trained after `epoch` epochs; with a rule its minimum, 0."""
+        """Return the number of segments that are not trained after `epoch` epochs; 0, the minimum, with a rule."""
         return freezing.num_frozen(() if self.rule else self.freeze, epoch)
 
 
@@ -274,7 +287,7 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
 
 
 def _trace(network: Network) -> None:
-    """Trace a network; an InputError where its code fails."""
+    """Trace a network; raise an InputError if its code fails."""
     try:
         network.points  # noqa: B018, which traces it
     except Exception as error:  # anything that the model's code raises

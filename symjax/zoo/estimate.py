@@ -42,7 +42,7 @@ def remaining_epochs(
 
 
 def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -> float:
-    """Return the floating-point operations of these epochs of a member, as of `epoch_flops`, with its frozen layers.
+    """Return the floating-point operations of these epochs of a member, as in `epoch_flops`, with its frozen layers.
 
     With a rule it is an upper bound: no layer is ever frozen, and layers are compared after each epoch.
     """

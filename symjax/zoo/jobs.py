@@ -1,4 +1,4 @@
-"""Training the members of a zoo side by side, epoch by epoch, from what is saved of them."""
+"""Train the members of a zoo together, epoch by epoch, from their saved states."""
 
 import dataclasses
 import time
@@ -33,7 +33,7 @@ class Job:
     Attributes:
       stored: the folder of the member.
       start: completed epochs at the start.
-      labels: training labels of this member; None where it learns those of the data set.
+      labels: training labels of this member; None for those of the data set.
       state: the training state at the start, as NumPy arrays.
       rows: metrics of each completed epoch.
     """
@@ -84,11 +84,11 @@ def train_jobs(
     keep: Collection[int] = (),
     scheduler: FreezeScheduler | None = None,
 ) -> None:
-    """Train members side by side to the last epoch; all start after the same number of epochs.
+    """Train members together to the last epoch; all start after the same number of epochs.
 
     Members are saved after each epoch of `keep`, after the last epoch, and at the intervals of `save_every_seconds`.
-    Layers are frozen by the schedule of the configuration, or by the `scheduler` where it has a rule. An interruption
-    ends the training at once, with the members saved as they were after the last complete epoch.
+    Layers are frozen by the schedule of the configuration, or by the `scheduler` if it has a rule. An interruption ends
+    the training at once, after the members are saved as they were after the last complete epoch.
     """
     start, last = jobs[0].start, config.recipe.epochs
     shared = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
@@ -130,9 +130,9 @@ def train_jobs(
 
 
 def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job], device: jax.Device) -> None:
-    """Give jobs the states that they start from, on the host, and their metrics.
+    """Set the initial states of jobs, on the host, and their metrics.
 
-    New states are made on `device` one at a time, which needs less of its memory than training one does.
+    New states are made on `device` one at a time, so that this needs less memory than the training of one member.
     """
     like = abstract_state(config, network, train_images)
     create = creation(network, config.recipe, train_images // config.recipe.batch_size)
@@ -181,7 +181,7 @@ def epochs_program(
 
 
 def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: bool):
-    """Return `train_epoch` of one member, which is (state, labels) with labels of its own, and of the shared data."""
+    """Return `train_epoch` as a function of a member's state, or of (state, labels), and of the shared data."""
 
     def epoch(member, shared):
         state, labels = member if per_member_labels else (member, shared.labels)
@@ -195,7 +195,7 @@ def memory_estimate(
 ) -> memory.MemoryEstimate:
     """Return the device memory that training members needs; compiles the program of an epoch for one member.
 
-    Where layers are frozen, it is the memory of the epochs before, which need more.
+    With frozen layers it is the memory of the epochs before they are frozen, which need more.
     """
     shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
     plain = dataclasses.replace(config.resolved_for(dataset), freeze=(), labels="true")

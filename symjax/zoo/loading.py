@@ -29,9 +29,9 @@ class Zoo:
     """Trained members.
 
     Attributes:
-      config: all that they depend on, except their seeds.
-      network: their architecture.
-      seeds: one per member.
+      config: the configuration: all that the members depend on, except their seeds.
+      network: the network of the members.
+      seeds: the seed of each member.
       members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
       metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]; the
         mean scores of another metric of `config.recipe`).
@@ -85,13 +85,16 @@ def load(
     """Return members of a zoo folder, by default all that are finished, in the order of their seeds.
 
     Args:
-      folder: of a zoo.
-      seeds: of the members.
-      epoch: load the members as they were after so many epochs, 0 for the initial networks. Needs `keep` of `train`;
-        the members need not be finished.
+      folder: the zoo folder.
+      seeds: the seeds of the members.
+      epoch: the number of epochs after which the members are loaded, 0 for the initial networks; by default all. Other
+        epochs must be in `keep` of `train`; then the members need not be finished.
       execution: how members run; by default the one for this backend.
-      network: of a zoo that was trained from a `Network`: the same one, or one that computes the same.
-      loss, metric, optimizer: likewise the functions that it was trained with.
+      network: for a zoo that was trained from a `Network`, the same network or one that computes the same function.
+      loss, metric, optimizer: the functions with which the zoo was trained, likewise.
+
+    Returns:
+      The `Zoo`, with parameters and statistics as NumPy arrays.
 
     Raises:
       InputError: no zoo, a seed that is missing or not finished, an epoch without a checkpoint, a damaged checkpoint,
@@ -126,12 +129,20 @@ def load_history(
     execution: Execution | None = None,
     **user_code: Any,
 ) -> tuple[Network, Member]:
-    """Return the network, and one member after each of `epochs`, stacked along a leading axis over epochs.
+    """Return the network, and one member after each of several epochs.
 
-    `user_code` are `network`, `loss`, `metric` and `optimizer` of `load`.
+    Args:
+      folder: the zoo folder.
+      seed: the seed of the member.
+      epochs: the epochs, each in `keep` of `train` or the last one.
+      execution: how members run; by default the one for this backend.
+      **user_code: `network`, `loss`, `metric` and `optimizer`, as in `load`.
+
+    Returns:
+      (network, member); the variables of the member have a leading axis over epochs.
 
     Raises:
-      InputError: as of `load`.
+      InputError: as in `load`.
 
     Example:
       >>> import tempfile
@@ -161,7 +172,7 @@ class ZooFolder:
     """A zoo folder whose configuration has been read and checked.
 
     Args:
-      folder: its path.
+      folder: the path.
       execution: how members run; by default the one for this backend.
       user_code: the `network`, `loss`, `metric` and `optimizer` that the caller has given to `train`.
     """

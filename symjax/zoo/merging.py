@@ -1,4 +1,4 @@
-"""Merging zoo folders of one configuration, trained separately, into one."""
+"""Merge zoo folders of one configuration, whose members were trained separately."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from symjax.zoo.stored import StoredMember, add_snapshot_epochs, reason, snapsho
 
 
 def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[int, int]]:
-    """Copy the members of `folders` to the zoo folder `out`, of each seed the one that has completed most epochs.
+    """Copy the members of `folders` to the zoo folder `out`; of several with one seed, the one with most epochs.
 
     Returns:
       The seeds of finished members, and the completed epochs of the others by seed.
 
     Raises:
-      InputError: members of one seed differ after the same epoch; a damaged checkpoint; members that decide on a freeze
-        schedule.
+      InputError: members of one seed differ after the same epoch, a checkpoint is damaged, or the members decide on a
+        freeze schedule.
     """
     merged = ZooFolder(out, None, {})
     if merged.config.rule is not None:

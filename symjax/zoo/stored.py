@@ -92,7 +92,7 @@ class StoredMember:
 
         Args:
           like: shapes and dtypes of the state.
-          epoch: of a checkpoint.
+          epoch: the number of completed epochs of the checkpoint.
 
         Raises:
           InputError: the checkpoint is damaged, or belongs to another configuration.

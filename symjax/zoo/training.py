@@ -27,7 +27,13 @@ from symjax.zoo.stored import StoredMember, add_snapshot_epochs, snapshot_epochs
 
 
 class Group(NamedTuple):
-    """Members of one configuration, and the folder where they are stored."""
+    """Members of one configuration, and the folder where they are stored.
+
+    Attributes:
+      config: the configuration of the members.
+      seeds: the seeds of the members.
+      folder: the zoo folder.
+    """
 
     config: ZooConfig
     seeds: Iterable[int]
@@ -51,29 +57,32 @@ def train(
 ) -> Zoo:
     """Train the members of `seeds` that `folder` does not hold yet, and return all of them.
 
-    A member depends on the network, the recipe, the data and its seed only. The other members that train beside it and
-    the devices change it at most by rounding. Members that decide on a freeze schedule (`ZooConfig.rule`) train all at
-    once; the schedule is stored in the folder.
+    A member depends only on the network, the recipe, the data and its seed. The number of members that train together
+    and the devices change it at most by rounding. Members that decide on a freeze schedule (`ZooConfig.rule`) train all
+    at once; the schedule is stored in the folder.
 
     Args:
       network: a `Network` with an `init`; or a `ZooConfig`, which defines everything except the seeds.
       data: a `Dataset` (with a `ZooConfig` the result of its `load_dataset()`), or a mapping of arrays x_train,
         y_train, x_test and y_test as for `symjax.data.load`.
       seeds: the number of members, 3 for seeds 0, 1, 2; or different integers from 0; with a rule those of the rule.
-      folder: for this zoo only; made where it is missing. One process at a time trains in it, others wait; the
-        processes of one job (`symjax.ops.hosts`) divide the members among them. By default nothing stays on disk.
+      folder: a folder for this zoo only, created if it is missing. If another process trains in it, this one waits;
+        the processes of one job (`symjax.ops.hosts`) divide the members among them. By default nothing is kept on disk.
       validation: the share of a mapping's training examples that is held out; 0.1 by default.
       keep: epochs after which the checkpoint of each member is kept for `load(folder, epoch=...)`, 0 for the initial
         network. Other checkpoints are deleted when newer ones are saved. A folder remembers the epochs of all calls.
       execution: how members run; by default the one for this backend.
-      devices: to spread members over; by default all local ones.
-      progress: show a bar on stderr.
-      save_every_seconds: how often unfinished members are saved, at the end of an epoch; less often where saving takes
-        more than a twentieth of the time.
-      max_device_memory: bytes on each device; members train in groups, one after another, that need no more (see
+      devices: the devices over which members are spread; by default all local ones.
+      progress: whether to show a progress bar on stderr.
+      save_every_seconds: the interval at which unfinished members are saved, at the end of an epoch. It is longer if
+        saving would take more than a twentieth of the time.
+      max_device_memory: bytes on each device. Members train in groups that need no more, one after another (see
         `symjax.ops.memory`). By default all train at once.
       **recipe: fields of `symjax.training.Recipe` for a `Network`: epochs (10 by default), batch_size, learning_rate,
         weight_decay, optimizer, schedule, warmup, flip, translate, loss, metric.
+
+    Returns:
+      The `Zoo` of all members of `seeds`.
 
     Raises:
       InputError: a network without an `init`, or one that data, loss or metric do not fit; bad seeds, epochs or sizes;
@@ -153,14 +162,15 @@ def train_together(
     """Train zoos that differ only in the labels of their members, side by side in one program.
 
     Args:
-      groups: configurations that are equal except for `labels`, each with seeds and a folder of its own.
-      others: as of `train`.
+      groups: configurations that are equal except for `labels`, each with its seeds and its folder.
+      dataset: the data set of all configurations.
+      keep, execution, devices, progress, save_every_seconds, max_device_memory: as in `train`.
 
     Returns:
       A zoo for each group.
 
     Raises:
-      InputError: as of `train`; configurations that differ in more than labels; equal folders.
+      InputError: as in `train`; configurations differ in more than labels; two groups have one folder.
 
     Example:
       >>> import jax, numpy as np, symjax
@@ -251,7 +261,7 @@ def train_together(
 
 
 def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
-    """Return the network of a zoo; an InputError where it cannot be trained on these images."""
+    """Return the network of a zoo; raise an InputError if it cannot be trained on these images."""
     _check_sizes(config, dataset)
     config.check_for(describe_shapes(dataset))
     network = config.network(dataset).with_form(execution.conv)
@@ -264,7 +274,7 @@ def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
 def check_rule(
     groups: Sequence[Group], dataset: Dataset, execution: Execution, devices: int, max_device_memory: float | None
 ) -> None:
-    """Raise an InputError where members that decide on a freeze schedule cannot train together."""
+    """Raise an InputError if the members, which decide on a freeze schedule, cannot train together."""
     config, seeds = groups[0].config, groups[0].seeds
     if len(groups) > 1:
         raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
@@ -299,7 +309,7 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
 
 
 def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
-    """Raise an InputError where there are too few images, or too small ones."""
+    """Raise an InputError if there are too few images, or if they are too small."""
     recipe = config.recipe
     if not len(dataset.validation):
         raise InputError("validation: got a data set without validation images, expected a fraction over 0")
