@@ -215,7 +215,7 @@ def _is_number(value):
 
 
 def as_dtype(value, dtype):
-    """Return a number as an array of this dtype; infinite where it exceeds the dtype's range."""
+    """Return a number as an array of this dtype; infinite if it exceeds the dtype's range."""
     with np.errstate(over="ignore"):
         return jnp.asarray(value, dtype)
 

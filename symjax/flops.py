@@ -110,7 +110,7 @@ def lower_on_cpu(fn, *arguments):
 
 
 def count_flops(program) -> float:
-    """Return the operations of a lowered program; raise an InputError where XLA does not count them."""
+    """Return the operations of a lowered program; raise an InputError if XLA does not count them."""
     costs = program.cost_analysis() or {}
     if "flops" not in costs:
         backend = jax.default_backend()

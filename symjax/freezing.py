@@ -59,7 +59,7 @@ class Saturation:
       measure: a name in `symjax.similarity.MEASURES` that is a similarity, not a distance.
       threshold: the similarity from which on a layer is saturated.
       images: the split from which the examples are taken.
-      examples: the number of examples, from the first; all where there are fewer.
+      examples: the number of examples, from the first; all if there are fewer.
       maps: "pool" to compare the mean of each channel over pixels, or "pixels".
 
     Raises:

@@ -71,7 +71,7 @@ def features_of(
       network: the network of the members.
       members: parameters and state with a leading axis: members of a zoo, or one network at several epochs.
       images: (n, height, width, channels), not normalised, in the units of `mean` and `std`, such as 0..255; or other
-        inputs (n, ...) where these are None.
+        inputs (n, ...) if these are None.
       mean, std: (channels,) or scalars, by which images are normalised; None for inputs without normalisation.
       layers: comma-separated names of stitch points, or "all".
       pool: whether to return the mean over pixels or tokens, float32 (members, n, c), in place of maps.
@@ -141,7 +141,7 @@ def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
-    """Raise an `InputError` where images are clearly not in the units of `mean` and `std`.
+    """Raise an `InputError` if images are clearly not in the units of `mean` and `std`.
 
     Constant images and statistics 0 and 1 are accepted, and so are small integers (black images).
     """
@@ -195,7 +195,7 @@ def _argument_shapes(network: Network, images: jax.ShapeDtypeStruct):
 def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
     """Return the shape and dtype of mean and std for inputs of this shape and dtype.
 
-    None where the network takes inputs without normalisation.
+    None if the network takes inputs without normalisation.
     """
     (example,) = jax.tree.leaves(network.example)
     unchanged = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype

@@ -403,7 +403,7 @@ def test_what_callers_may_get_wrong():
         (lambda: discover(fn, {"w": np.arange(3)}, INPUTS), "params: got no floating-point"),
         (lambda: discover(lambda p, x: jnp.argmax(x @ p["w"]), LAYERS, INPUTS), "fn: got no floating-point"),
         (lambda: discover(fn, LAYERS, INPUTS[:0]), "fn: got no floating-point output for these inputs"),
-        (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: gives NaN"),
+        (lambda: discover(two_layers(lambda x: jnp.log(-jnp.abs(x))), LAYERS, INPUTS), "fn: got NaN"),
     ):
         with pytest.raises(InputError, match=message):
             call()

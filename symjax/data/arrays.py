@@ -29,11 +29,11 @@ def read_arrays(arrays: Mapping, image_size: int | None, *, name: str = "arrays"
     outside the range, and for an ambiguous range. It is also raised for (n, a, b) with a != b, which may be sequences,
     unless `image_size` or `normalize` says that they are images.
 
-    Inputs with other dimensions (features, tokens, videos), and all inputs where `normalize` is False, are not changed,
+    Inputs with other dimensions (features, tokens, videos), and all inputs if `normalize` is False, are not changed,
     and their `Dataset` has no mean and std. A sequence (n, length, channels) therefore needs normalize=False.
 
     Labels are integers from 0, (n,) or (n, 1). The distinct labels of y_train are the classes. They are named by these
-    numbers, and renumbered from 0 in ascending order where there are gaps.
+    numbers, and renumbered from 0 in ascending order if there are gaps.
 
     Args:
         arrays: x_train, y_train, x_test, y_test, and optionally

@@ -80,7 +80,7 @@ def cached(folder: pathlib.Path, key: str, make: Callable[[], tuple[Arrays, dict
 
 
 def _read(entry: pathlib.Path) -> tuple[Arrays, dict] | None:
-    """Return the contents of an entry after checking all checksums; None where there is no entry."""
+    """Return the contents of an entry after checking all checksums; None if there is no entry."""
     try:
         manifest = json.loads((entry / _MANIFEST).read_bytes())
         contents = manifest["contents"]

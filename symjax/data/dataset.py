@@ -79,7 +79,7 @@ def numeric_array(name: str, value: Any) -> np.ndarray:
 
 
 def as_jax_dtype(name: str, array: np.ndarray) -> np.ndarray:
-    """Convert an array to the dtype that JAX uses for it; raise an InputError where values do not fit."""
+    """Convert an array to the dtype that JAX uses for it; raise an InputError if values do not fit."""
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if array.dtype.itemsize > 8 else array.dtype)  # long doubles
     if dtype == array.dtype:
         return array
@@ -136,7 +136,7 @@ class Dataset:
         test: the test examples of the source. Use them for the final evaluation only, not to choose anything.
         class_names: one name per class; () where targets are not classes.
         mean, std: (channels,) float32, in the units of the inputs, whose last axis is that of channels; both None
-            where inputs are not normalised. For uint8 images `load` sets published values where they exist
+            if inputs are not normalised. For uint8 images `load` sets published values where they exist
             (`PUBLISHED_STATISTICS`), and otherwise the statistics of `train`; the std of a constant channel is 1.
         flip, translate: the default augmentation of uint8 images, as in `symjax.data.augment`. There is none unless the
             name is in `AUGMENTATION`. Configurations use it where their own fields are None.
@@ -201,7 +201,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes; None where targets are not classes."""
+        """The number of classes; None if targets are not classes."""
         return len(self.class_names) or None
 
     @property
@@ -227,7 +227,7 @@ class Dataset:
 
 
 def _require_images(augmentation, dataset: Dataset) -> None:
-    """Raise an InputError where `flip` or `translate` are set and inputs are not uint8 images."""
+    """Raise an InputError if `flip` or `translate` are set and inputs are not uint8 images."""
     if (augmentation.flip or augmentation.translate) and not are_images(dataset.train.images):
         given = f"flip={augmentation.flip}, translate={augmentation.translate} for {described(dataset.train.images)}"
         raise InputError(f"flip, translate: got {given}, expected uint8 images (n, h, w, c), or False and 0")

@@ -36,7 +36,7 @@ def load(
             the path of an .npz file with x_train, y_train, x_test and y_test (see `symjax.data.arrays`);
             a mapping of such arrays, or a `Dataset`;
             "package.module:load": a function in a module that is installed or in the current folder. It is called with
-            `image_size` and `seed` where its signature has them, and returns a mapping or a `Dataset`;
+            `image_size` and `seed` if its signature has them, and returns a mapping or a `Dataset`;
             a folder with PNG and JPEG files in train/<class>/ and test/<class>/ (see `symjax.data.folder`);
             an image data set that tensorflow_datasets has prepared on this machine, such as "cifar10". It takes
             precedence over a folder of the same name; "./cifar10" is always the folder.

@@ -1,7 +1,7 @@
 """Image data sets prepared by tensorflow_datasets on this disk, read without TensorFlow and without a network.
 
 Folders are located here and opened with `tfds.builder_from_directory`. `tfds.data_source` would start a download for a
-missing data set, with minutes of retries where there is no network.
+missing data set, with minutes of retries if there is no network.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def read_prepared(
     """Read the data set `name`. Decoded images are cached for later calls.
 
     Images are the only `Image` feature and labels the only `ClassLabel` feature, or the supervised pair. Test images
-    are those of the split "test", or of "validation" where there is no "test".
+    are those of the split "test", or of "validation" if there is no "test".
 
     Args:
         name: as in tensorflow_datasets: "name", "name/config", "name:1.2.3". The default version is the newest one.
@@ -137,7 +137,7 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
 
 
 def _registered() -> list[str]:
-    """Return the data sets that tensorflow_datasets knows; none where it is not installed."""
+    """Return the data sets that tensorflow_datasets knows; none if it is not installed."""
     with _quiet():
         try:
             import tensorflow_datasets as tfds

@@ -47,7 +47,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_split(split: Split, size: int | None) -> Split:
-    """Return the split with images resized to size x size; unchanged where `size` is None.
+    """Return the split with images resized to size x size; unchanged if `size` is None.
 
     Raises:
         InputError: the inputs are not uint8 images.
@@ -61,7 +61,7 @@ def resize_split(split: Split, size: int | None) -> Split:
 
 
 def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str) -> np.ndarray:
-    """Stack images (height, width, channels) to (count, height, width, channels), resized where `size` is given.
+    """Stack images (height, width, channels) to (count, height, width, channels), resized if `size` is given.
 
     Raises:
         InputError: images differ in size; `what` names the images in the message.

@@ -236,7 +236,7 @@ TABLE = (
     ),
     Row(
         "reduce_max", FAST, _is_global_maximum, _global_maximum,
-        "as fast; the native gradient, which looks for the maximum again, is lost where an input is rounded twice",
+        "as fast; the native gradient, which recomputes the maximum, is lost if an input is rounded twice",
     ),
 )  # fmt: skip
 """The replacements. Times are CPU times inside `lax.scan` on 2 cores; they are not yet measured on a GPU.

@@ -17,7 +17,7 @@ MESSAGE = "run the same command again to continue from the saved state"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised on a signal that asks the process to end. Callers need not wait for running computations.
+    """Raised after SIGINT or SIGTERM. Callers need not wait for running computations.
 
     Attributes:
       number: number of the signal.

@@ -206,7 +206,7 @@ def layers_by_layers(table: pd.DataFrame, path: Path | None = None, *, ax=None, 
       moments: largest number of panels in a row; the first and last epochs are always included.
 
     Returns:
-      The figure; None where all measures compare equal layers only.
+      The figure; None if all measures compare equal layers only.
 
     Raises:
       InputError: an argument has a wrong type, or columns are missing.

@@ -58,12 +58,12 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
 
     Args:
       table: columns measure, layer_a, layer_b and value, such as `Pairwise.to_frame` returns; for several models also
-        model_a and model_b, and same_model where the two sides are different sets. Measures and layers are drawn in
+        model_a and model_b, and same_model if the two sides are different sets. Measures and layers are drawn in
         the order of the rows.
       path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
-      The figure; None where all measures compare equal layers only.
+      The figure; None if all measures compare equal layers only.
 
     Raises:
       InputError: an argument has a wrong type, or columns are missing.

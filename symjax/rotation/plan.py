@@ -22,8 +22,8 @@ class RotationPlan:
       network: the network of the members.
       points: indices of stitch points. The matrix is applied before the activation whose output is the point. Every
         case is retrained at each point.
-      recipe: the training settings; `flip` and `translate` are used where `augment` is set.
-      execution: how cases run.
+      recipe: the training settings; `flip` and `translate` are used if `augment` is set.
+      execution: how cases run on a device.
       start: "continue" from the trained tail, or "fresh" from a random one.
       augment: whether to augment training images, equally for all cases. The fronts then run in every epoch.
       budget: bytes of features on each device, for all points that train together; see `group_fronts`.
@@ -60,7 +60,7 @@ class RotationPlan:
             if self.network.points[point].starred:
                 name = self.network.points[point].name
                 raise InputError(f"points: got {name} of {self.network.name}, inside a residual block, expected others")
-            self.network.activation(point)  # raises an InputError where there is none
+            self.network.activation(point)  # raises an InputError if there is none
         object.__setattr__(self, "points", points)
         one_of("start", self.start, ("continue", "fresh"))
         flag("augment", self.augment)

@@ -31,7 +31,7 @@ class Retraining:
       plan: the retraining.
       dataset: the images.
       devices: the devices over which cases are spread; all local ones by default.
-      max_device_memory: bytes on each device. Fewer points are trained together where one case at all of them needs
+      max_device_memory: bytes on each device. Fewer points are trained together if one case at all of them needs
         more, and cases are trained in groups, one after another. Results are the same. By default all are trained at
         once.
 
@@ -87,7 +87,7 @@ class Retraining:
         if len(fronts) > 1 and program.memory.bytes_for(1) > self._limit:
             half = len(fronts) // 2
             return self._programs_in_limit(fronts[:half], blocks) + self._programs_in_limit(fronts[half:], blocks)
-        program.memory.max_members(self._limit, "matrix")  # raises an InputError where the limit is too small
+        program.memory.max_members(self._limit, "matrix")  # raises an InputError if the limit is too small
         return [program]
 
     def _size(self, program: JointRetraining, cases: int) -> int:

@@ -128,7 +128,7 @@ class ZooConfig:
     def identity(self, dataset: Dataset) -> dict[str, Any]:
         """Return all that the members depend on, JSON-able.
 
-        It is `resolved_for(dataset)` with the `structure` of the model on these images, and with `user_code` where the
+        It is `resolved_for(dataset)` with the `structure` of the model on these images, and with `user_code` if the
         network, loss, metric or optimizer are the caller's (`user_code_fingerprints`).
         """
         shapes = describe_shapes(dataset)

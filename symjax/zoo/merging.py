@@ -43,7 +43,7 @@ def _merge(source: StoredMember, target: StoredMember, like: TrainState) -> None
     done, snapshots = target.epoch(), snapshot_epochs(target.folder.parent)
     new = []
     for epoch in source.epochs():
-        state, metrics = source.restore(like, epoch), source.metrics(epoch)  # an InputError where they are damaged
+        state, metrics = source.restore(like, epoch), source.metrics(epoch)  # an InputError if they are damaged
         if epoch not in target.epochs():
             new += [epoch] if epoch >= done or epoch in snapshots else []
         elif not _equal(state, target.restore(like, epoch)) or not metrics.equals(target.metrics(epoch)):

@@ -114,7 +114,7 @@ class FreezeScheduler:
         return as_maps(features_of(self.network, ordered, images, mean, std, **options))
 
     def _similarity(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[float]:
-        """Return the similarity of each layer that is not frozen; NaN where a member has diverged."""
+        """Return the similarity of each layer that is not frozen; NaN if a member has diverged."""
         similarity, count = [], len(self.rule.seeds)
         for layer in list(after)[int(self.decisions.frozen.sum()) :]:
             both = np.concatenate([before[layer], after[layer]])

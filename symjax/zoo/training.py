@@ -70,7 +70,7 @@ def train(
         the processes of one job (`symjax.ops.hosts`) divide the members among them. By default nothing is kept on disk.
       validation: the share of a mapping's training examples that is held out; 0.1 by default.
       keep: epochs after which the checkpoint of each member is kept for `load(folder, epoch=...)`, 0 for the initial
-        network. Other checkpoints are deleted when newer ones are saved. A folder remembers the epochs of all calls.
+        network. Other checkpoints are deleted when newer ones are saved. A folder keeps the snapshots of all calls.
       execution: how members run; by default the one for this backend.
       devices: the devices over which members are spread; by default all local ones.
       progress: whether to show a progress bar on stderr.
@@ -124,7 +124,7 @@ def train(
 
 
 def _configured(network, data, validation: float | None, recipe: Mapping[str, Any]) -> tuple[ZooConfig, Dataset]:
-    """Return the configuration and the data set that the arguments of `train` stand for."""
+    """Return the configuration and the data set that the arguments of `train` define."""
     if isinstance(network, ZooConfig):
         if given := [name for name, value in {"validation": validation, **recipe}.items() if value is not None]:
             raise InputError(f"{given[0]}: got one with a ZooConfig, which defines the training; expected none")

@@ -27,7 +27,7 @@ def _disjoint(x, windows):
 
 
 def _disjoint_forward(x, windows):
-    # The index of the maximum is kept. To recover it by `x == maximum` would lose gradients where the compiler computes
+    # The index of the maximum is kept. To recover it by `x == maximum` would lose gradients if the compiler computes
     # x twice with different rounding.
     winner, count = None, 1
     for axis in reversed([axis for axis, size in enumerate(windows) if size > 1]):
