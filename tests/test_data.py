@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from symjax.data import load
-from symjax.data.dataset import PUBLISHED_STATISTICS, Source, Split, build, split_indices
+from symjax.data.dataset import Source, Split
 from symjax.data.digits import _read
 from symjax.data.resize import resize
+from symjax.data.splitting import PUBLISHED_STATISTICS, build, split_indices
 from symjax.errors import InputError
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from symjax.data import Dataset, Split, augment, describe, describe_shapes, load, normalize, statistics
-from symjax.data.dataset import PUBLISHED_STATISTICS, Source, with_augmentation
+from symjax.data.dataset import Source, with_augmentation
+from symjax.data.splitting import PUBLISHED_STATISTICS
 from symjax.errors import InputError
 
 RNG = np.random.default_rng(0)

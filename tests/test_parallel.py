@@ -12,6 +12,7 @@ import pytest
 
 from symjax.errors import InputError
 from symjax.ops import parallel, threads
+from symjax.ops.compiler import compiler_options
 from symjax.ops.parallel import Execution
 
 VMAP, MAP = Execution(members="vmap", conv="matmul"), Execution(members="map", conv="matmul")
@@ -200,6 +201,6 @@ def test_unknown_compiler_options_are_omitted(monkeypatch):
         parallel._has_option("xla_backend_optimization_level", "a lot")
     monkeypatch.setattr(parallel, "_has_option", lambda name, value: name == "xla_backend_optimization_level")
     for effort, level in enumerate((0, 1, 1)):
-        assert parallel.compiler_options(effort) == {"xla_backend_optimization_level": level}
+        assert compiler_options(effort) == {"xla_backend_optimization_level": level}
     with pytest.raises(InputError, match="effort: got 3"):
-        parallel.compiler_options(3)
+        compiler_options(3)

@@ -15,7 +15,7 @@ from flax import nnx
 
 import symjax
 from symjax import InputError, Network, stitch_point
-from symjax.data.dataset import split_indices
+from symjax.data.splitting import split_indices
 from symjax.network import Member
 from symjax.ops.parallel import Execution, default_execution
 from symjax.pairs import all_pairs

@@ -19,7 +19,8 @@ from campaign import slow
 import experiments.zoo
 from experiments.settings import DATASET_DEFAULTS, ZooSettings, parse_seeds, run_command, zoo_folder
 from symjax import zoo
-from symjax.data.dataset import Source, Split, build
+from symjax.data.dataset import Source, Split
+from symjax.data.splitting import build
 from symjax.errors import InputError
 from symjax.ops import files, runs
 from symjax.ops.parallel import Execution

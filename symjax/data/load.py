@@ -8,11 +8,12 @@ from typing import Any
 
 from symjax.checks import integer, path, short
 from symjax.data.arrays import read_arrays, read_npz
-from symjax.data.dataset import Dataset, Source, build
+from symjax.data.dataset import Dataset, Source
 from symjax.data.digits import read_digits
 from symjax.data.folder import read_folder
 from symjax.data.prepared import is_prepared, read_prepared
 from symjax.data.resize import resize_split
+from symjax.data.splitting import build
 from symjax.errors import InputError
 from symjax.imports import import_named, is_import_name
 

@@ -22,7 +22,7 @@ from symjax.network.member import Member, select
 from symjax.network.split import Trace
 from symjax.network.traced import Traced, shape_of
 from symjax.network.variables import checked_member
-from symjax.ops.parallel import compiler_options
+from symjax.ops.compiler import compiler_options
 
 PyTree = Any
 

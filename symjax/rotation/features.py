@@ -158,9 +158,9 @@ class FrontFeatures:
 def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_size: int) -> int:
     """Return the number of blocks of training images whose features take about `budget` bytes on each device.
 
-    It is 1 if the features of training and validation images fit together, otherwise 2 or more. A block has at
-    least one training batch, and it must fit together with a copy of itself while it is assembled. The number depends on
-    the number of images and not on that of devices, so that results do not depend on the devices. Validation images fill
+    It is 1 if the features of training and validation images fit together, otherwise 2 or more. A block has at least
+    one training batch, and it must fit together with a copy of itself while it is assembled. The number depends on the
+    number of images and not on that of devices, so that results do not depend on the devices. Validation images fill
     whole batches, which takes slightly more than `budget`.
     """
     size = program.bytes_per_image(dataset)

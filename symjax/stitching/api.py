@@ -13,7 +13,8 @@ import pandas as pd
 
 from symjax.checks import integer, short
 from symjax.data import Dataset, Split
-from symjax.data.dataset import Source, build
+from symjax.data.dataset import Source
+from symjax.data.splitting import build
 from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
 from symjax.ops import parallel

@@ -14,6 +14,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.ops import interruption, memory, parallel
+from symjax.ops.compiler import compiler_options
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import progress_bar, warn
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
@@ -219,4 +220,4 @@ def _memory_estimate(
 def creation(network: Network, recipe: Recipe, steps_per_epoch: int):
     """Return `create_state` of a seed, cached, and compiled without optimization: on a CPU LLVM would take long."""
     create = partial(create_state, network, recipe, steps_per_epoch)
-    return jax.jit(create, compiler_options=parallel.compiler_options(effort=0))
+    return jax.jit(create, compiler_options=compiler_options(effort=0))
