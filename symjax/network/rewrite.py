@@ -55,7 +55,7 @@ def rule(form: Form) -> jaxprs.Rule:
         name = equation.primitive.name
         if form == "mixed" and name in ("add", "sub", "mul") and _is_channelwise(equation):
             return [_affine(equation, *values)]
-        given, values = values, _computed(values)
+        operands, values = values, _computed(values)
         if any(isinstance(value, LowRankFeatures) for value in values):
             if name == "name":
                 return values
@@ -68,8 +68,8 @@ def rule(form: Form) -> jaxprs.Rule:
             for row in ROWS.get(name, ()):
                 if form in row.forms and row.applies(equation):
                     return [row.replacement(equation, form, *values)]
-        is_as_given = all(value is one for value, one in zip(values, given, strict=True))
-        return None if is_as_given else jaxprs.bind(equation, values)
+        is_unchanged = all(value is operand for value, operand in zip(values, operands, strict=True))
+        return None if is_unchanged else jaxprs.bind(equation, values)
 
     return apply
 
