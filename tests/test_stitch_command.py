@@ -142,7 +142,7 @@ def test_what_cannot_be_loaded(reference, tmp_path):
     rows = table(reference)
     a, b = pair = (int(rows.model_a[0]), int(rows.model_b[0]))
     stats = members.member(b).state
-    with pytest.raises(InputError, match=r"no relu3/full; it has .*relu1/full.*relu2/matched"):
+    with pytest.raises(InputError, match=r"got relu3/full, expected one of .*relu1/full.*relu2/matched"):
         load_stitch(reference, pair, "relu3", "full", stats)
     with pytest.raises(InputError, match="7-8"):
         load_stitch(reference, (7, 8), "relu1", "full", stats)
