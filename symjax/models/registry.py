@@ -34,6 +34,7 @@ class Model:
 
 
 MODELS: dict[str, Model] = {}
+"""{name: `Model`} of all built-in models."""
 
 
 def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:

@@ -32,6 +32,7 @@ def orthogonal(key, channels: int) -> jax.Array:
 
 
 KINDS = {"none": identity, "permutation": permutation, "g_relu": g_relu, "orthogonal": orthogonal}
+"""{kind: function of a random key and a number of channels that returns a matrix}."""
 
 
 def sample_rotation(key, kind: str, channels: int) -> jax.Array:
