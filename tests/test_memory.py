@@ -390,7 +390,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(rehearsed, capsys):
     for extra, named in (
         (["--translate", "9"], "translate: got 9"),
         (["--validation", "0"], "validation: "),
-        (["--batch-size", "73"], "batch_size: 73"),
+        (["--batch-size", "73"], "batch_size: got 73"),
         (["--out", scratch() / "zoo", "--width", "2"], "another configuration"),
         (["--distributed"], "dry_run: not together with --distributed"),
     ):

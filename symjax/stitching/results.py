@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax.checks import integers
+from symjax.checks import integers, text
 from symjax.checks import path as checked_path
 from symjax.errors import InputError
 from symjax.ops import files
@@ -185,8 +185,8 @@ class StitchResults:
         """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
         table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
-        text = mean_and_deviation(grouped, 1).unstack("layer")
-        return text[list(table.layer.unique())].loc[list(table.family.unique())]
+        summary = mean_and_deviation(grouped, 1).unstack("layer")
+        return summary[list(table.layer.unique())].loc[list(table.family.unique())]
 
 
 def _with_layer_b(rows: Iterable[dict]) -> pd.DataFrame:
@@ -260,6 +260,8 @@ def load_stitch(
     """
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, expected the seeds of front and tail")
+    for name, value in {"layer": layer, "family": family, "layer_b": layer if layer_b is None else layer_b}.items():
+        text(name, value)
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
     arrays, prefix = files.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
     saved = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
