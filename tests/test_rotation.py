@@ -157,7 +157,7 @@ def test_features_before_an_activation():
         after = network.activation(point)(before)
         front = jax.jit(lambda member, point=point: network.front(member, images, point)[0])(member)
         np.testing.assert_allclose(after, front, rtol=1e-6, atol=1e-6)
-    with pytest.raises(InputError, match="lies inside a residual block"):
+    with pytest.raises(InputError, match="inside a residual block"):
         plan_of(SimpleNamespace(network=models.create("resnet20", width=4)), (1,))
 
 
@@ -563,8 +563,8 @@ def test_matrices_of_layers_are_shared_out():
         (["--rotation-seed", "-1"], "rotation_seed: got -1"),
         (["--cache-gb", "0"], "cache_gb: got 0"),
         (["--model", ","], "model: none given"),
-        (["--model", "mlp"], "model: 'mlp' is unknown"),
-        (["--model", "resnet20"], "model: block1.1* of resnet20 (width 16) lies inside a residual block"),
+        (["--model", "mlp"], "model: got 'mlp', expected one of"),
+        (["--model", "resnet20"], "points: got block1.1* of resnet20 (width 16), inside a residual block"),
         (["--model", "mcnn_k,cwcnn_k"], "width: the models' own differ (mcnn_k 64, cwcnn_k 512)"),
         (["--model", "mcnn_k,mcnn_k_sigmoid"], "zoo: one folder for 2 models"),
     ],

@@ -24,7 +24,7 @@ class Probe:
         self._values = [_to_float64(leaf) for _, leaf in paths]
         self.real = [is_real(leaf) for leaf in self._values]
         if not any(self.real):
-            raise InputError("params: has no floating-point array, expected at least one")
+            raise InputError("params: got no floating-point array, expected at least one")
         data, structure = jax.tree.flatten(x)
 
         def flat(*leaves):

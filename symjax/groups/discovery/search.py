@@ -65,10 +65,12 @@ def _discover(probe: Probe) -> Symmetry:
         if all(np.isfinite(out).all() for check in checks for out in check[2]):
             break
     else:
-        raise InputError("fn: gives NaN or infinite values in float64 near these parameters and inputs")
+        raise InputError(
+            "fn: got NaN or infinite float64 outputs near these parameters and inputs, expected finite ones"
+        )
     products = [probe.products() for _ in range(gradients_needed(candidates))]
     if not all(np.isfinite(leaf).all() for product in products for leaf in product if leaf is not None):
-        raise InputError("fn: its gradient has NaN or infinite values near these parameters and inputs")
+        raise InputError("fn: got a NaN or infinite gradient near these parameters and inputs, expected a finite one")
     spaces, locations = {}, defaultdict(dict)
     for candidate in candidates:
         space = None
