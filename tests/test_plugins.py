@@ -185,7 +185,7 @@ def test_a_family_is_one_decorated_class(own, networks, tmp_path):
         ("damped:-1", "weight must be positive"),
         ("own_family:Damped:x", "'x' is not a number"),
         ("own_family:Plain:1", "own_family:Plain takes no number"),
-        ("own_family:Missing", "own_family has no Missing"),
+        ("own_family:Missing", "own_family, which has no Missing"),
         ("own_family:nothing", "is None, expected a Family"),
         ("own_family:nothing:1", "cannot be built .TypeError"),
     ):
