@@ -163,7 +163,7 @@ def calls(tmp_path_factory):
         "ops.memory.parse_bytes": {"text": "1GB"},
         "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
-        "models.register": {"presets": {}},
+        "models.register": {"presets": {"own": {}}},
         "network.stitch_point": {"name": "hidden"},
         "network.Network.index": {"point": 0},
         "network.Network.parse_points": {"text": "relu1"},
