@@ -8,21 +8,23 @@ backend (`symjax.network.rewrite`).
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from symjax.checks import random_key
 from symjax.errors import InputError
-from symjax.network.adapters import FunctionAdapter, LinenAdapter, Mode, NNXAdapter, require_arrays
+from symjax.network.adapters import FunctionAdapter, LinenAdapter, Mode, require_arrays
 from symjax.network.member import Member, select
 from symjax.network.split import Trace
 from symjax.network.traced import Traced, shape_of
 from symjax.network.variables import checked_member
 from symjax.ops.parallel import compiler_options
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 PyTree = Any
 
@@ -39,7 +41,7 @@ class Network(Traced):
     @classmethod
     def from_nnx(
         cls,
-        build: Callable[[nnx.Rngs], nnx.Module],
+        build: "Callable[[nnx.Rngs], nnx.Module]",
         *,
         example: PyTree,
         points: Sequence[str] | None = None,
@@ -54,6 +56,8 @@ class Network(Traced):
             values that the code names by `symjax.stitch_point`.
           name: the name in messages; by default that of `build`, or "model" for a lambda.
         """
+        from symjax.network.nnx_adapter import NNXAdapter  # imports Flax, which takes half a second
+
         adapter = NNXAdapter(build, points)
         return cls(adapter, example, name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
 

@@ -225,9 +225,6 @@ def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
     return freeze
 
 
-RESERVED_OPTIONS = {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS}
-
-
 def _check_options(options: Any) -> tuple[tuple[str, Any], ...]:
     """Return options of a model sorted by name and hashable, with tuples for lists."""
     try:
@@ -235,7 +232,7 @@ def _check_options(options: Any) -> tuple[tuple[str, Any], ...]:
         options = {text("model_options", name): _hashable(options[name]) for name in sorted(options)}
         hash(tuple(options.values()))
         json.dumps(options)
-        if reserved := RESERVED_OPTIONS & set(options):
+        if reserved := {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS} & set(options):
             raise InputError(
                 f"model_options: got {listed(sorted(reserved))}, which other settings define; expected others"
             )

@@ -3,7 +3,6 @@
 from fractions import Fraction
 
 import numpy as np
-from scipy.optimize import linprog
 
 from symjax.groups.discovery.action import Axis
 from symjax.groups.discovery.candidates import CandidateSpace
@@ -62,6 +61,8 @@ def _at_channels(axis: Axis, product) -> np.ndarray:
 
 def _sparsest(basis, fixed_rows):
     """Return the combination of columns with `fixed_rows @ z = -1` and the least sum of absolute values, or None."""
+    from scipy.optimize import linprog  # imported here for a fast --help
+
     left, values, right = np.linalg.svd(fixed_rows)
     rank = int((values > TOLERANCE * max(values[0], TOLERANCE)).sum())
     start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(fixed_rows))
