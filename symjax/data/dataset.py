@@ -44,7 +44,8 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -116,7 +117,8 @@ class Source:
     translate: int = 0
     normalize: bool = True
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +151,8 @@ class Dataset:
     flip: bool = False
     translate: int = 0
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __post_init__(self):
         checks.text("name", self.name)

@@ -45,7 +45,8 @@ class Decision:
     condition: float
     warning: str = ""
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __bool__(self) -> bool:
         return bool(self.verdict)

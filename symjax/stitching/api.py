@@ -53,7 +53,8 @@ class StitchResult:
     stitches: Mapping[tuple[str, ...], Stitch]
     states: Mapping[tuple[str, ...], PyTree]
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def plot(self, path: str | Path | None = None, *, ax=None):
         """Return the figure of penalties: a group of bars per layer with a bar per family.

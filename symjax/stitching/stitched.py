@@ -23,7 +23,8 @@ class Pair(NamedTuple):
     a: Member
     b: Member
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class Stitch(NamedTuple):
@@ -38,7 +39,8 @@ class Stitch(NamedTuple):
     bias: jax.Array | None = None  # (d_b,)
     factors: tuple[jax.Array, jax.Array] | None = None  # (d_b, r) and (r, d_a)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def low_rank(factors: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array] | None:

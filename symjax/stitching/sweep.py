@@ -54,7 +54,8 @@ class PairResult:
     curves: list[dict]
     stitches: dict[tuple[str, ...], tuple[Stitch, PyTree]]
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:

@@ -21,7 +21,8 @@ class Batches(NamedTuple):
     labels: jax.Array | np.ndarray  # (steps, batch, ...)
     mask: jax.Array | np.ndarray  # (steps, batch), float32
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def pad_batches(split: Split, batch_size: int) -> Batches:

@@ -29,7 +29,8 @@ class TrainState(NamedTuple):
     seed: jax.Array  # int32
     epoch: jax.Array  # int32, completed epochs
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class TrainData(NamedTuple):
@@ -41,7 +42,8 @@ class TrainData(NamedTuple):
     std: jax.Array | None  # (channels,)
     validation: Batches | None  # None without validation after each epoch
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def apply_gradients(tx: optax.GradientTransformation, grads, opt_state, params):

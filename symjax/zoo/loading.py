@@ -45,7 +45,8 @@ class Zoo:
     metrics: pd.DataFrame
     freeze: tuple[int, ...] = ()
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __len__(self) -> int:
         return len(self.seeds)

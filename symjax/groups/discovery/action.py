@@ -34,7 +34,8 @@ class Axis(NamedTuple):
     positions: np.ndarray
     exponent: float
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class Space(NamedTuple):
@@ -56,7 +57,8 @@ class Space(NamedTuple):
     verified: bool = True
     families: tuple[tuple[str, ...], ...] = ()
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def apply_along(self, array, axis, positions, matrix, power):
         """Apply a power of the matrix to the given positions along an axis of the array."""

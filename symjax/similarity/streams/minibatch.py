@@ -48,7 +48,8 @@ class Means(NamedTuple):
     scales: jax.Array  # (2,), sizes of x and y; the linear kernel is proportional to their squares
     means: jax.Array  # (3,), means of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):

@@ -37,7 +37,8 @@ class Mean(NamedTuple):
     shift: jax.Array  # (d,)
     offset: jax.Array  # (d,)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class Moments(NamedTuple):
@@ -49,7 +50,8 @@ class Moments(NamedTuple):
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
     num_updates: jax.Array  # (LEVELS,) int32, number of updates of each factor since it was last emptied
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def zero_moments(x_width, y_width, dtype):
