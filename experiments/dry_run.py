@@ -114,7 +114,7 @@ def zoo_phases(
         network = zoo.check(config, dataset, execution)
         if config.rule is not None:
             group = Group(config, seeds, folder)
-            zoo.check_rule([group], dataset, execution, jax.local_device_count(), limit)
+            zoo.check_rule(config.rule, [group], dataset, execution, jax.local_device_count(), limit)
         if limit is not None:  # its evaluation has to fit too
             metric = config.recipe.metric
             zoo.evaluation_need(network, dataset.test, metric=metric).max_members(limit)

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import sys
 from types import ModuleType
+from typing import Any
 
 from symjax.birkhoff import (
     ProjectionInfo,
@@ -177,7 +178,7 @@ def _lazy_module(name: str) -> ModuleType:
     """Return a module that is executed when one of its attributes is first read."""
     if name in sys.modules:  # while the module is being imported
         return sys.modules[name]
-    spec = importlib.util.find_spec(name)
+    spec: Any = importlib.util.find_spec(name)  # not None: the module is one of this package
     spec.loader = importlib.util.LazyLoader(spec.loader)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

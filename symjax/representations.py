@@ -90,11 +90,12 @@ def features_of(
         estimate = memory_estimate(network, images.shape[1:], points, pool=pool, batch_size=batch_size)
         size = len(devices) * estimate.max_members(max_device_memory)
     run = parallel.in_groups(_compiled_features(network, points, pool, devices), size)
-    count, results = parallel.count_members(members), None
+    count = parallel.count_members(members)
+    results: list[np.ndarray] = []
     (image_batches,), _ = data.batches((images,), batch_size)
     for i, batch in enumerate(image_batches):
         features = run(members, (batch, mean, std))
-        if results is None:
+        if not results:
             results = [np.empty((count, len(images), *array.shape[2:]), array.dtype) for array in features]
         for result, part in zip(results, features, strict=True):
             rows = result[:, i * len(batch) : (i + 1) * len(batch)]

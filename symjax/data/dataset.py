@@ -17,7 +17,7 @@ PUBLISHED_STATISTICS = {
 }
 
 # Augmentation of published runs, by `flip` and `translate` of `symjax.data.augment`.
-AUGMENTATION = {
+AUGMENTATION: dict[str, dict[str, Any]] = {
     "digits": {"flip": False, "translate": 1},
     "cifar10": {"flip": True, "translate": 2},
     "cifar100": {"flip": True, "translate": 2},
@@ -183,8 +183,8 @@ class Dataset:
             if part.labels.ndim != 1 or part.labels.dtype.kind not in "iu":
                 expected = "integers (n,), positions in class_names, or class_names=() for targets other than classes"
                 raise InputError(f"labels: got {described(part.labels)}, expected {expected}")
-            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
-                given, last = f"{part.labels.min()} to {part.labels.max()}", self.num_classes - 1
+            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < len(self.class_names):
+                given, last = f"{part.labels.min()} to {part.labels.max()}", len(self.class_names) - 1
                 raise InputError(f"labels: got {given}, expected 0 to {last}, positions in class_names")
 
     @property
@@ -330,7 +330,7 @@ def _check_number(name: str, value: object, kind: type) -> None:
         raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), expected {expected}.")
 
 
-def _check_size(name: str, size: object, available: int, of_what: str) -> None:
+def _check_size(name: str, size: Any, available: int, of_what: str) -> None:
     if size is None:
         return
     _check_number(name, size, int)

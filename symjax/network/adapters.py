@@ -20,7 +20,7 @@ from symjax.network.naming import stitch_point
 
 PyTree = Any
 Mode = Literal["inference", "batch", "train", "moments"]
-MODES = ("inference", "batch", "train", "moments")
+MODES: tuple[Mode, ...] = ("inference", "batch", "train", "moments")
 
 
 class Adapter:
@@ -35,6 +35,10 @@ class Adapter:
     variables: Member | None = None
     has_init = True
     needs_key = True
+    init: Callable[..., Any]
+    apply: Callable[..., Any]
+    to_member: Callable[[Any], Member]
+    from_member: Callable[[Member], Any]
 
     def apply_as_given(self, variables: Any) -> Callable:
         """Return a function as `apply`; `apply` itself where variables bring nothing but their arrays."""
@@ -52,7 +56,8 @@ class LinenAdapter(Adapter):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.linen")
         self._module, self._example, self._linen = module, example, flax.linen
         self._unfrozen = unfreeze
-        self._paths, self._called = frozenset(points or ()), {}
+        self._paths = frozenset(points or ())
+        self._called: dict[str, bool] = {}
         # Of what `flax.linen.jit` wraps JAX keeps traces, which other networks may have made with other names.
         self._number = next(_numbers) if points else 0
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
@@ -94,7 +99,7 @@ class LinenAdapter(Adapter):
     def from_member(self, member: Member) -> dict:
         return {"params": member.params, **member.state}
 
-    def _flags(self, train: bool) -> dict[str, bool]:
+    def _flags(self, train: bool) -> dict[str, Any]:
         return {name: not train if name == "deterministic" else train for name in self._names}
 
 

@@ -99,7 +99,7 @@ class Network(Traced):
         if variables is None and init is None:
             raise InputError("variables: got none, expected the variables of the model, or init=")
         adapter = FunctionAdapter(apply, variables, init, state)
-        return cls(adapter, example, name or getattr(apply, "__name__", "model"))
+        return cls(adapter, example, name or str(getattr(apply, "__name__", "model")))
 
     def __repr__(self):
         names = [point.name for point in self.points]

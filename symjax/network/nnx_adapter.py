@@ -69,7 +69,8 @@ class NNXAdapter(Adapter):
     def to_member(self, module: nnx.Module) -> Member:
         if not isinstance(module, nnx.Module):
             raise InputError(f"module: got {type(module).__name__}, expected a module of flax.nnx")
-        _, params, _, state = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        _, *states = nnx.split(module, nnx.Param, nnx.RngState, ...)
+        params, _, state = states
         return Member(nnx.to_pure_dict(params), nnx.to_pure_dict(state))
 
     def from_member(self, member: Member) -> nnx.Module:
@@ -85,7 +86,8 @@ class NNXAdapter(Adapter):
 def _called(module: nnx.Module, x: PyTree) -> tuple[PyTree, PyTree]:
     """The output, and the state after the call."""
     output = module(*inputs_of(x))
-    return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
+    _, *states = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return output, nnx.to_pure_dict(states[2])
 
 
 def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:

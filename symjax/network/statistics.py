@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
 
 from symjax.errors import InputError
-from symjax.jaxprs import is_variable
+from symjax.jaxprs import Variable, is_variable
 from symjax.network.member import Member, leaves_by_path, update
 from symjax.network.split import Trace
 
@@ -31,10 +30,10 @@ class Running(NamedTuple):
       is_affine: whether `new` is m s + c of each element s of `old`, whatever the values are.
     """
 
-    old: Var
-    new: Var
+    old: Variable
+    new: Variable
     way: frozenset[int]
-    reads: tuple[Var, ...]
+    reads: tuple[Variable, ...]
     is_affine: bool = True
 
 
@@ -75,7 +74,7 @@ def _reached(before: Mapping[str, Collection[str]], path: str) -> set[str]:
     return reached
 
 
-def _running(trace: Trace, old: Var, new: Any) -> Running | None:
+def _running(trace: Trace, old: Variable, new: Any) -> Running | None:
     is_updated = is_variable(new) and new is not old and new in trace.dependent
     if not is_updated or not jnp.issubdtype(old.aval.dtype, jnp.floating):
         return None
@@ -92,7 +91,7 @@ AFFINE = {"add": 2, "sub": 2, "add_any": 2, "neg": 1, "mul": 1, "div": 1, "conve
 """Elementwise operations, and of how many operands at once they are affine functions."""
 
 
-def _is_affine(trace: Trace, way: Collection[int], on_way: Collection[Var]) -> bool:
+def _is_affine(trace: Trace, way: Collection[int], on_way: Collection[Variable]) -> bool:
     def is_affine(equation) -> bool:
         moving = [is_variable(atom) and atom in on_way for atom in equation.invars]
         name, shapes = equation.primitive.name, {v.aval.shape for v in equation.outvars}
@@ -125,7 +124,7 @@ def refuse_corrected(training: Trace, inference: Trace) -> None:
         of_data = trace.affected(trace.data, stop=stop)
         free = {v for i in trace.needed(ends) for v in trace.jaxpr.eqns[i].outvars} - of_data
 
-        def uses(path, trace=trace, skip=skip, after=after, free=free) -> set[Var]:
+        def uses(path, trace=trace, skip=skip, after=after, free=free) -> set[Variable]:
             sources = filter(is_variable, [trace.members[f".state{path}"], *([after[path]] if path in after else [])])
             return trace.affected(sources, skip=skip) & free
 
@@ -142,7 +141,12 @@ def refuse_corrected(training: Trace, inference: Trace) -> None:
 
 
 def batch_values(
-    run: Callable, trace: Trace, groups: Groups, values: Mapping[Var, Any], given: Mapping[Var, Any], member: Member
+    run: Callable,
+    trace: Trace,
+    groups: Groups,
+    values: Mapping[Variable, Any],
+    given: Mapping[Variable, Any],
+    member: Member,
 ) -> dict[str, jax.Array]:
     """Return the batch's own values of running statistics, by path.
 
@@ -159,7 +163,7 @@ def batch_values(
       member: the variables.
     """
     own: dict[str, jax.Array] = {}
-    news: dict[Var, jax.Array] = {}
+    news: dict[Variable, jax.Array] = {}
     for number, group in enumerate(groups):
         now = member._replace(state=update(member.state, own))
         if number:
@@ -170,7 +174,7 @@ def batch_values(
     return own
 
 
-def _own_values(run: Callable, group: Mapping[str, Running], given: Mapping[Var, Any], member: Member) -> dict:
+def _own_values(run: Callable, group: Mapping[str, Running], given: Mapping[Variable, Any], member: Member) -> dict:
     """Of each update m s + (1 - m) b the fixed point b, where m is the derivative by s; else what the model returns."""
     current = leaves_by_path(member.state)
     current = {path: current[path] for path, leaf in group.items() if leaf.way}

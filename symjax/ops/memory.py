@@ -47,7 +47,7 @@ class MemoryEstimate(NamedTuple):
         Raises:
           InputError: one member does not fit.
         """
-        limit = check_limit(limit)
+        check_limit(limit)
         if limit < self.bytes_for(1):
             raise InputError(
                 f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(self.bytes_for(1))} or more, "
@@ -91,11 +91,10 @@ def estimate_memory(
     return MemoryEstimate(num_bytes(shared) + workspace + inputs, inputs + outputs)
 
 
-def check_limit(limit: float | None) -> float | None:
-    """Return `limit`, a positive number of bytes or None; raise an InputError for anything else."""
-    if limit is None:
-        return None
-    return scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
+def check_limit(limit: float | None) -> None:
+    """Raise an InputError unless `limit` is a positive number of bytes or None."""
+    if limit is not None:
+        scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
 
 
 def combined_estimate(estimates: Iterable[MemoryEstimate]) -> MemoryEstimate:

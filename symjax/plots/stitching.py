@@ -40,7 +40,8 @@ def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
         family for family in families if not (FAMILY_STYLES.get(family) or FAMILY_STYLES.get(family.partition(":")[0]))
     ]
     spare = iter(palette("husl", len(families)) if unlisted else ())
-    styles, variants = {}, {}
+    styles: dict[str, tuple[str, tuple]] = {}
+    variants: dict[str, int] = {}
     for family in families:
         base, _, number = family.partition(":")
         name, colour = (family, next(spare)) if family in unlisted else FAMILY_STYLES.get(family) or FAMILY_STYLES[base]
@@ -50,7 +51,7 @@ def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
     return styles
 
 
-def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent: bool = True) -> Figure:
+def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, percent: bool = True) -> Figure:
     """Draw grouped bars: the mean penalty of each layer and family over pairs, with standard deviation (n - 1).
 
     Args:
@@ -84,7 +85,7 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
         return finish(figure, path, ax, grid, legend={"handlelength": 1.1})
 
 
-def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
+def curves(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per layer with training accuracy over epochs: mean and range over pairs of each trained family.
 
     Returns:

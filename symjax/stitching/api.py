@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax.checks import integer, short
+from symjax.checks import integer, sequence, short
 from symjax.data import Dataset, Split
 from symjax.data.dataset import Source, build
 from symjax.errors import InputError, renamed
@@ -156,8 +156,8 @@ def stitch(
         raise InputError(f"{unknown[0]}: is not an option of stitch; options are {', '.join(OPTIONS)}")
     config = FitConfig(loss=loss, metric=metric, **options)
     seed = integer("seed", seed)
-    families = parse_families(families) if isinstance(families, str) else families
-    plan = Plan(network, _points(network, network_b, at), families, config, parallel.default_execution(), network_b)
+    parsed = parse_families(families) if isinstance(families, str) else sequence("families", families, "families")
+    plan = Plan(network, _points(network, network_b, at), parsed, config, parallel.default_execution(), network_b)
     source = Source("data", _split("train", train), _split("test", test), (), normalize=False)
     with _renamed_data():
         dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
@@ -167,7 +167,7 @@ def stitch(
     check_functions(loss, metric, network_b, outputs[1], targets, _num_classes(source))
 
     sweep = Sweep(plan, dataset, num_pairs=1, devices=devices)
-    (result,) = sweep.run({0: member_a, 1: member_b}.get, [(0, 1)], seed=seed)
+    (result,) = sweep.run({0: member_a, 1: member_b}.__getitem__, [(0, 1)], seed=seed)
     if text := numerical_warnings(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
         warnings.warn(text, stacklevel=2)
     evaluation = {"batch_size": config.eval_batch_size, "metric": metric}

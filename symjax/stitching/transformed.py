@@ -78,9 +78,8 @@ def stitch_to_transformed(
         )
         element = {name: matrices for name, matrices in elements.items() if name in names}
         transformed = jax.device_get(_compile_fast(jax.vmap(symmetry.act))(members.members, element))
-        options = {"max_device_memory": max_device_memory}
         accuracies = [
-            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, **options)
+            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, max_device_memory=max_device_memory)
             for which in (members.members, transformed)
         ]
         clean = 100 * np.rint(np.asarray(accuracies, np.float64) * count).mean(axis=0) / count
@@ -173,6 +172,6 @@ def _moments_of(network: Network, points: Sequence[int]):
     return lambda pair, shared: pair_moments(plan, pair, *shared)
 
 
-def _matching_batches(dataset: Dataset, images: int) -> np.ndarray:
+def _matching_batches(dataset: Dataset, images: int) -> jax.Array | np.ndarray:
     batches = pad_batches(dataset.train, BATCH).images
     return batches[: max(1, min(images, len(dataset.train)) // batches.shape[1])]

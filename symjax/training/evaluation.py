@@ -47,7 +47,7 @@ def pad_batches(split: Split, batch_size: int) -> Batches:
 
 
 def total_score(
-    outputs: Any, targets: jax.Array, mask: jax.Array, metric: Callable[[Any, jax.Array], jax.Array] | None = None
+    outputs: Any, targets: Any, mask: Any, metric: Callable[[Any, jax.Array], jax.Array] | None = None
 ) -> jax.Array:
     """Return the sum of the scores of a metric over the examples with mask 1; NaN if an output is not finite.
 

@@ -87,7 +87,7 @@ class ZooConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {
-            "freeze": list(self.freeze) if self.rule is None else self.rule.to_json(),
+            "freeze": list(self.schedule) if self.rule is None else self.rule.to_json(),
             "recipe": self.recipe.to_json(),
             "model": self.model_name,
             "model_options": dict(self.model_options),
@@ -213,9 +213,14 @@ class ZooConfig:
         """The rule by which members decide on their freeze schedule; None where it is given."""
         return self.freeze if isinstance(self.freeze, Saturation) else None
 
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """The given schedule of freeze training; none with a rule."""
+        return () if isinstance(self.freeze, Saturation) else self.freeze
+
     def frozen(self, epoch: int) -> int:
         """Return the number of segments that are not trained after `epoch` epochs; with a rule its minimum, 0."""
-        return freezing.num_frozen(() if self.rule else self.freeze, epoch)
+        return freezing.num_frozen(self.schedule, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:

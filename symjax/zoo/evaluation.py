@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def test_accuracy(
     return evaluate(zoo.network, zoo.members, split, dataset.mean, dataset.std, **options)
 
 
-test_accuracy.__test__ = False  # pytest collects what is called test_* wherever it is imported
+vars(test_accuracy)["__test__"] = False  # pytest collects what is called test_* wherever it is imported
 
 
 def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
@@ -109,13 +109,14 @@ def evaluation_need(
 @lru_cache
 def _evaluation_need(
     network: Network,
-    images: jax.ShapeDtypeStruct,
-    labels: jax.ShapeDtypeStruct,
+    images: Any,
+    labels: Any,
     per_member_labels: bool,
     metric: Callable | None,
 ) -> memory.MemoryEstimate:
     """Return the same for inputs and targets of shapes (steps, batch, ...); cached."""
-    mask, channels = jax.ShapeDtypeStruct(images.shape[:2], np.float32), normalization(network, images)
+    mask: Any = jax.ShapeDtypeStruct(images.shape[:2], np.float32)
+    channels = normalization(network, images)
     shared = (Batches(images, labels, mask), channels, channels)
     member = (network.shapes, labels) if per_member_labels else network.shapes
     evaluated = _accuracy_of(network, per_member_labels, metric)

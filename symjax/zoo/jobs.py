@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -93,7 +94,7 @@ def train_jobs(
     start, last = jobs[0].start, config.recipe.epochs
     shared = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
     per_member_labels = any(job.labels is not None for job in jobs)
-    labels = np.stack([job.labels for job in jobs]) if per_member_labels else None
+    labels = np.stack([np.asarray(job.labels) for job in jobs]) if per_member_labels else None
     _prepare(config, network, len(dataset.train), jobs, devices[0])
     with (
         progress_bar(desc="zoo", unit="epoch", total=last, initial=start, disable=not progress) as bar,
@@ -144,7 +145,7 @@ def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Seque
             job.state = jax.device_get(create(jax.device_put(np.int32(job.stored.seed), device)))
 
 
-def _wait(arrays: dict[str, jax.Array], interrupted: Callable[[], bool]) -> bool:
+def _wait(arrays: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
     """Wait for arrays; return whether they were computed before an interruption."""
     while not all(array.is_ready() for array in arrays.values()):
         if interrupted():

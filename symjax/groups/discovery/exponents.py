@@ -53,7 +53,7 @@ def exponents_of(candidate: CandidateSpace, products) -> list | None:
 def _at_channels(axis: Axis, product) -> np.ndarray:
     """Return the sums of a leaf's entries at each channel."""
     product = np.moveaxis(product, axis.axis, -1)
-    index = [slice(None)] * product.ndim
+    index: list[slice | int] = [slice(None)] * product.ndim
     for d, i in axis.index:
         index[d - (d > axis.axis)] = i
     return product[tuple(index)].reshape(-1, product.shape[-1]).sum(0)[axis.positions].sum(1)

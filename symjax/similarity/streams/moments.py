@@ -44,7 +44,8 @@ class Mean(NamedTuple):
 class Moments(NamedTuple):
     """The state: count, means and triangular factors."""
 
-    count: jax.Array  # (2,) int32, number of samples; see `stream.count_of`
+    # (2,) int32, number of samples; see `stream.count_of`
+    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
     x: Mean
     y: Mean
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
