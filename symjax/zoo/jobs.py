@@ -14,7 +14,8 @@ import pandas as pd
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
-from symjax.ops import interruption, memory, parallel
+from symjax.ops import interruption, parallel
+from symjax.ops.memory import MemberProgram
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import progress_bar, warn
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
@@ -191,29 +192,26 @@ def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: boo
     return epoch
 
 
-def memory_estimate(
+def training_program(
     config: ZooConfig, dataset: Dataset, execution: Execution, per_member_labels: bool = False
-) -> memory.MemoryEstimate:
-    """Return the device memory that training members needs; compiles the program of an epoch for one member.
-
-    Where layers are frozen, it is the memory of the epochs before, which need more.
-    """
+) -> MemberProgram:
+    """Return the program of an epoch in which nothing is frozen; epochs with frozen layers need less memory."""
     shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
     plain = dataclasses.replace(config.resolved_for(dataset), freeze=(), labels="true")
     network = config.network(dataset).with_form(execution.conv)
     leaves, structure = jax.tree.flatten(shared)
-    return _memory_estimate(plain, network, tuple(leaves), structure, execution, per_member_labels)
+    return _training_program(plain, network, tuple(leaves), structure, execution, per_member_labels)
 
 
 @lru_cache
-def _memory_estimate(
+def _training_program(
     config: ZooConfig, network: Network, leaves, structure, execution: Execution, per_member_labels: bool
-):
+) -> MemberProgram:
     """Cached, so that zoos which differ in labels and schedules only are compiled once."""
     shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if per_member_labels else state
-    return memory.estimate_memory(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
+    return MemberProgram(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
 
 
 @lru_cache

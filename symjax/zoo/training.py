@@ -21,7 +21,7 @@ from symjax.ops.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.evaluation import devices_or_all
-from symjax.zoo.jobs import Job, completed_epochs, memory_estimate, train_jobs
+from symjax.zoo.jobs import Job, completed_epochs, train_jobs, training_program
 from symjax.zoo.loading import Zoo, ZooFolder
 from symjax.zoo.saturation import FreezeScheduler
 from symjax.zoo.stored import StoredMember, add_snapshot_epochs, snapshot_epochs
@@ -219,9 +219,8 @@ def train_together(
                     job.start = max(common)
         size = len(jobs)
         if jobs and max_device_memory is not None:
-            size = len(devices) * memory_estimate(config, dataset, execution, per_member_labels).max_members(
-                max_device_memory
-            )
+            program = training_program(config, dataset, execution, per_member_labels)
+            size = len(devices) * program.memory.max_members(max_device_memory)
         kept = {epoch for group in groups for epoch in snapshot_epochs(group.path)}
         start = operator.attrgetter("start")
         for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
@@ -268,9 +267,8 @@ def check_rule(
     if hosts.count() > 1:
         raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
     if max_device_memory is not None:
-        most = devices * memory_estimate(config, dataset, execution, config.labels != "true").max_members(
-            max_device_memory
-        )
+        program = training_program(config, dataset, execution, config.labels != "true")
+        most = devices * program.memory.max_members(max_device_memory)
         if most < len(seeds):
             raise InputError(
                 f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that decide on a freeze "
