@@ -62,10 +62,10 @@ def main(settings: Settings) -> None:
 def zoo_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     config = ZooConfig("cifar10", model, recipe=Recipe(epochs=settings.epochs, flip=True, translate=2))
     flops = settings.epochs * estimate.epoch_flops(config, dataset)
-    need = None
+    memory = None
     if settings.memory:
-        need = jobs.memory_estimate(config, dataset, ACCELERATOR)
-    return row(settings, f"{model}: {settings.members} members", settings.members, flops, need, "member")
+        memory = jobs.training_program(config, dataset, ACCELERATOR).memory
+    return row(settings, f"{model}: {settings.members} members", settings.members, flops, memory, "member")
 
 
 def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
@@ -75,23 +75,23 @@ def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     points = tuple(range(len(networks["native"].points)))
     plan = Plan(networks[ACCELERATOR.conv], points, parse_families(FAMILIES), fit, ACCELERATOR)
     flops = cost(plan, segment_flops(networks["native"], dataset.train.images.shape[1:]), count_images(plan, dataset))
-    need = None
+    memory = None
     if settings.memory:  # of one stitch at a time, to which --max-device-memory can come down
         one = dataclasses.replace(plan, points=points[:1], families=plan.families[:1])
-        need = memory_budget.estimate(one, dataset)
+        memory = memory_budget.estimate(one, dataset)
     stitches = len(points) * len(plan.families)
     what = f"{model}: {settings.pairs} pairs of {stitches} stitches"
-    return row(settings, what, settings.pairs, flops, need, "stitch")
+    return row(settings, what, settings.pairs, flops, memory, "stitch")
 
 
-def row(settings: Settings, what: str, count: int, each: float, need: MemoryEstimate | None, unit: str) -> dict:
+def row(settings: Settings, what: str, count: int, each: float, memory: MemoryEstimate | None, unit: str) -> dict:
     seconds = each / (settings.teraflops * 1e12)
     times = {n: -(-count // n) for n in DEVICES}  # on a process for each device, so that none share a pair's stitches
-    memory = "" if need is None else f"{spell_bytes(need.fixed)} + {spell_bytes(need.per_member)} for each {unit}"
+    text = "" if memory is None else f"{spell_bytes(memory.fixed)} + {spell_bytes(memory.per_member)} for each {unit}"
     return {
         "what": what,
         "operations": f"{count * each:.1e}",
-        "device memory": memory,
+        "device memory": text,
         **{f"{n} device{'s' * (n > 1)}": spell_seconds(rounds * seconds) for n, rounds in times.items()},
     }
 

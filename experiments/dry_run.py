@@ -38,7 +38,7 @@ class Phase(NamedTuple):
       name: what it works on.
       to_do, there: how many of them, and how many more are done.
       flops: floating-point operations of those that are to do; None where they are not counted.
-      need: of device memory; None where it is not known.
+      memory: on each device; None where it is not known.
       at_once: members that are on one device at a time, at most.
       together: how many of them always go side by side, on one device.
       divisible: whether the devices of a process share one where there are more of them.
@@ -50,7 +50,7 @@ class Phase(NamedTuple):
     to_do: int
     there: int
     flops: float | None = None
-    need: MemoryEstimate | None = None
+    memory: MemoryEstimate | None = None
     at_once: int = 0
     together: int = 1
     divisible: bool = False
@@ -114,25 +114,26 @@ def zoo_phases(
         network = zoo.check(config, dataset, execution)
         if config.rule is not None:
             group = Group(config, seeds, folder)
-            zoo.check_rule([group], dataset, execution, jax.local_device_count(), limit)
+            zoo.check_rule(config.rule, [group], dataset, execution, jax.local_device_count(), limit)
         if limit is not None:  # its evaluation has to fit too
             metric = config.recipe.metric
-            zoo.evaluation_need(network, dataset.test, metric=metric).max_members(limit)
+            zoo.evaluation_program(network, dataset.test, metric=metric).memory.max_members(limit)
             if config.labels != "true":
-                zoo.evaluation_need(network, dataset.train, per_member_labels=True, metric=metric).max_members(limit)
+                program = zoo.evaluation_program(network, dataset.train, per_member_labels=True, metric=metric)
+                program.memory.max_members(limit)
         runs.check_folder(folder, "zoo", config.document(dataset))
         left.append(estimate.remaining_epochs(folder, seeds, config.recipe.epochs, keep))
-    needed, together = None, 0
+    memory, together = None, 0
     if any(left):
         per_member_labels = any(group.config.labels != "true" for group in groups.values())
-        needed = jobs.memory_estimate(config, dataset, execution, per_member_labels)
-        together = on_a_device(sum(map(len, left)), needed, limit)
+        memory = jobs.training_program(config, dataset, execution, per_member_labels).memory
+        together = on_a_device(sum(map(len, left)), memory, limit)
     phases = []
     for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):
         flops = sum(estimate.training_flops(config, dataset, epochs) for epochs in lacking.values())
         there = len(seeds) - len(lacking)
         rule = config.rule is not None  # what it freezes is not known before
-        phases.append(Phase(name, len(lacking), there, flops, needed if lacking else None, together, at_most=rule))
+        phases.append(Phase(name, len(lacking), there, flops, memory if lacking else None, together, at_most=rule))
     return phases
 
 
@@ -155,12 +156,11 @@ def layers_phase(
     if not to_do:
         return Phase(name, 0, there, 0.0)
     options = {"pool": pool, "dtype": dataset.input_dtype}
-    needed = representations.memory_estimate(
-        network, image, points, batch_size=min(images, representations.BATCH), **options
-    )
+    batch_size = min(images, representations.BATCH)
+    memory = representations.features_program(network, image, points, batch_size=batch_size, **options).memory
     flops = to_do * images * forward_flops(config, dataset, max(points))
     stored = together * images * representations.bytes_per_image(network, image, points, **options)
-    return Phase(name, to_do, there, flops, needed, on_a_device(together, needed, limit), stored=stored)
+    return Phase(name, to_do, there, flops, memory, on_a_device(together, memory, limit), stored=stored)
 
 
 def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None) -> float:
@@ -169,10 +169,10 @@ def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None)
     return sum(flops if point is None else flops[: point + 1])
 
 
-def on_a_device(count: int, need: MemoryEstimate, limit: float | None, what: str = "member") -> int:
+def on_a_device(count: int, memory: MemoryEstimate, limit: float | None, what: str = "member") -> int:
     """How many of `count` are on one device at a time, spread over all devices within the limit."""
     most = -(-count // jax.local_device_count())
-    return most if limit is None else min(most, need.max_members(limit, what))
+    return most if limit is None else min(most, memory.max_members(limit, what))
 
 
 # --- the table ---
@@ -224,9 +224,9 @@ def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
     if not phase.to_do:
         return column
     column["operations"] = "not counted" if phase.flops is None else f"{bound}{phase.flops:.2e}"
-    if phase.need is not None:
-        column["device memory"] = spell_bytes(phase.need.bytes_for(phase.at_once))
-        column["of which fixed"] = spell_bytes(phase.need.fixed)
+    if phase.memory is not None:
+        column["device memory"] = spell_bytes(phase.memory.bytes_for(phase.at_once))
+        column["of which fixed"] = spell_bytes(phase.memory.fixed)
         column["at once on a device"] = str(phase.at_once)
     if phase.stored:
         column["representations"] = spell_bytes(phase.stored)

@@ -189,7 +189,7 @@ def operations(trained: Zoo, dataset) -> float:
     steps = training_flops(counted(trained, dataset), image, count, trained.config.recipe, trained.freeze)
     if trained.config.rule is None:
         return steps
-    return steps + looks(trained) * estimate.comparison_flops(trained.config, dataset)
+    return steps + looks(trained) * estimate.comparison_flops(trained.config, trained.config.rule, dataset)
 
 
 def looks(trained: Zoo) -> int:

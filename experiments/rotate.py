@@ -237,7 +237,7 @@ def costs(plan: RotationPlan, network: Network, dataset, missing: list[Unit], li
             memory, points = program.memory, len(program.points)
             at_once = dry_run.on_a_device(max(counts), memory, limit, "matrix")
             share = memory._replace(per_member=-(-memory.per_member // points))  # of the matrix at one point
-            phase = {"need": share, "at_once": points * at_once, "together": points}
+            phase = {"memory": share, "at_once": points * at_once, "together": points}
             phases_by_bytes[memory.bytes_for(at_once)] = phase
     return {"flops": flops, **phases_by_bytes[max(phases_by_bytes)]}
 

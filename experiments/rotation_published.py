@@ -4,7 +4,6 @@ import itertools
 import math
 
 import pandas as pd
-from scipy.special import stdtrit
 
 from symjax.rotation.results import KEY
 from symjax.tables import mean
@@ -75,6 +74,8 @@ def _claim(words: str, values: pd.DataFrame, minus: float | None = None) -> tupl
     """
     if len(values) < 2 or not len(values.columns):
         return "not settled", f"{words}: undecided for these layers and kinds"
+    from scipy.special import stdtrit  # imported here for a fast --help
+
     verdicts, parts = [], []
     single, joint = (stdtrit(len(values) - 1, 1 - 0.025 / count) for count in (1, len(values.columns)))
     for name, column in values.items():

@@ -27,7 +27,7 @@ from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, homogeneity_defect, 
 from symjax.ops import files, parallel
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.stitching.transformed import KINDS, check_points, moments_memory, stitch_to_transformed, transformed_flops
+from symjax.stitching.transformed import KINDS, check_points, moments_program, stitch_to_transformed, transformed_flops
 from symjax.tables import mean
 
 DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
@@ -137,10 +137,11 @@ def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: P
     flops = sum(transformed_flops(network, plain, dataset, points) for points in left)
     # Points inside of residual blocks and others go apart, as in `stitch_to_transformed`.
     sets = {tuple(p for p in points if network.points[p].starred == starred) for points in left for starred in (0, 1)}
-    needs = [zoo.evaluation_need(network, dataset.test), *(moments_memory(network, dataset, p) for p in sets if p)]
-    at_once = min(dry_run.on_a_device(len(left), need, settings.memory_limit) for need in needs)
-    needed = max(needs, key=lambda need: need.bytes_for(at_once))
-    return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, needed, at_once), matrices]
+    programs = zoo.evaluation_program(network, dataset.test), *(moments_program(network, dataset, p) for p in sets if p)
+    estimates = [program.memory for program in programs]
+    at_once = min(dry_run.on_a_device(len(left), memory, settings.memory_limit) for memory in estimates)
+    memory = max(estimates, key=lambda memory: memory.bytes_for(at_once))
+    return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, memory, at_once), matrices]
 
 
 def missing(folder: Path, seeds, points: tuple[int, ...]) -> dict[int, tuple[int, ...]]:

@@ -9,6 +9,10 @@ are internal and may change.
 """
 
 import importlib
+import importlib.util
+import sys
+from types import ModuleType
+from typing import Any
 
 from symjax.birkhoff import (
     ProjectionInfo,
@@ -155,7 +159,7 @@ __all__ = [
 
 __version__ = "0.2.0"
 
-# Imported when they are first used: `import symjax` imports no Flax.
+# Executed when they are first used, also after `from symjax import plots`: Flax, Matplotlib and pandas take a second.
 _MODULES = (
     "birkhoff data dynamics flops freezing groups models network ops pairs plots representations rotation similarity "
     "stitching training zoo"
@@ -165,10 +169,21 @@ _NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"
 
 def __getattr__(name: str):
     if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+        return globals().setdefault(name, _lazy_module(f"{__name__}.{name}"))
     if name in _NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _lazy_module(name: str) -> ModuleType:
+    """Return a module that is executed when one of its attributes is first read."""
+    if name in sys.modules:  # while the module is being imported
+        return sys.modules[name]
+    spec: Any = importlib.util.find_spec(name)  # not None: the module is one of this package
+    spec.loader = importlib.util.LazyLoader(spec.loader)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def __dir__():

@@ -8,7 +8,7 @@ Numbers and matrices that may be traced are checked in `symjax.checks`, represen
 import os
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
     return int(value)
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Return whether a value is an integer of Python or NumPy; `np.timedelta64` is not, although NumPy says so."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 

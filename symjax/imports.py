@@ -22,7 +22,7 @@ def import_named(argument: str, name: str) -> Any:
     Raises:
       InputError: the module cannot be imported, or lacks the name; the message begins with `argument`.
     """
-    module, attribute = _NAME.fullmatch(name).group("module", "attribute")
+    module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     importlib.invalidate_caches()  # the file may be new

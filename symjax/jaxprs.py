@@ -5,7 +5,7 @@ The jaxpr of a model lists its operations. symjax modifies a model while it eval
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxprs_in_params
@@ -14,6 +14,9 @@ CALLS = {"jit", "pjit", "closed_call", "core_call"}
 """Primitives that only call a jaxpr."""
 
 REMATERIALIZATIONS = {"checkpoint", "remat", "remat2"}
+
+Variable = Any
+"""A `jax.extend.core.Var`, for whose `aval` JAX declares neither shape nor dtype."""
 
 Rule = Callable[[JaxprEqn, Sequence[Any]], Sequence[Any] | None]
 
@@ -85,6 +88,6 @@ def equations(jaxpr: Jaxpr) -> Iterator[JaxprEqn]:
             yield from equations(inner)
 
 
-def is_variable(atom: Any) -> bool:
+def is_variable(atom: Any) -> TypeGuard[Variable]:
     """Return whether an operand of an equation is a variable and not a literal."""
     return isinstance(atom, Var)

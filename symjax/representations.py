@@ -13,7 +13,7 @@ from symjax.checks import array, flag, integer, is_concrete
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops import parallel
-from symjax.ops.memory import MemoryEstimate, check_limit, estimate_memory, num_bytes
+from symjax.ops.memory import MemberProgram, check_limit, num_bytes
 
 if TYPE_CHECKING:  # the zoo package imports this module
     from symjax.zoo import Zoo
@@ -77,7 +77,7 @@ def features_of(
       pool: whether to return the mean over pixels or tokens, float32 (members, n, c), in place of maps.
       batch_size: number of images in a batch.
       devices: the devices over which members are spread; all local ones by default.
-      max_device_memory: bytes on each device; members run in groups that need no more (see `memory_estimate`). By
+      max_device_memory: bytes on each device; members run in groups that need no more. By
         default all members run at once.
 
     Returns:
@@ -112,16 +112,16 @@ def features_of(
     check_limit(max_device_memory)
     points = network.parse_points(layers)
     devices = tuple(jax.local_devices() if devices is None else devices)
-    batch_size, size = min(batch_size, len(images)), None
-    if max_device_memory is not None:
-        estimate = memory_estimate(network, images.shape[1:], points, pool=pool, batch_size=batch_size)
-        size = len(devices) * estimate.max_members(max_device_memory)
-    run = parallel.in_groups(_compiled_features(network, points, pool, devices), size)
-    count, results = parallel.count_members(members), None
+    batch_size = min(batch_size, len(images))
+    dtype = jax.dtypes.canonicalize_dtype(images.dtype)
+    program = features_program(network, images.shape[1:], points, pool=pool, batch_size=batch_size, dtype=dtype)
+    run = program.within(max_device_memory, devices)
+    count = parallel.count_members(members)
+    results: list[np.ndarray] = []
     (image_batches,), _ = data.batches((images,), batch_size)
     for i, batch in enumerate(image_batches):
         features = run(members, (batch, mean, std))
-        if results is None:
+        if not results:
             results = [np.empty((count, len(images), *array.shape[2:]), array.dtype) for array in features]
         for result, part in zip(results, features, strict=True):
             rows = result[:, i * len(batch) : (i + 1) * len(batch)]
@@ -159,7 +159,7 @@ def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
         )
 
 
-def memory_estimate(
+def features_program(
     network: Network,
     image: Sequence[int],
     points: Sequence[int],
@@ -167,29 +167,31 @@ def memory_estimate(
     pool: bool = False,
     batch_size: int = BATCH,
     dtype=np.uint8,
-) -> MemoryEstimate:
-    """Estimate the device memory of `features_of` for inputs of this shape and dtype; compiles its program."""
-    return _memory_estimate(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
+) -> MemberProgram:
+    """Return the program of `features_of` for inputs of this shape and dtype."""
+    return _features_program(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
 
 
-@lru_cache
-def _memory_estimate(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool):
-    features = _member_features(network, points, pool)
-    return estimate_memory(features, parallel.default_execution(), *_argument_shapes(network, images))
+@lru_cache(maxsize=8)
+def _features_program(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool):
+    """Cached, so that a process compiles the program once."""
+
+    def features(member, shared):
+        images, mean, std = shared
+        arrays = list(network.features(member, data.normalize(images, mean, std), points).values())
+        # In float32, since a mean in bfloat16 would be rounded to 8 bits.
+        return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in arrays] if pool else arrays
+
+    channels = normalization(network, images)
+    return MemberProgram(features, parallel.default_execution(), network.shapes, (images, channels, channels))
 
 
 def bytes_per_image(
     network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False, dtype=np.uint8
 ) -> int:
     """Return the bytes of the features of one member at these points, for one input of this shape and dtype."""
-    images = jax.ShapeDtypeStruct((1, *image), dtype)
-    return num_bytes(jax.eval_shape(_member_features(network, tuple(points), pool), *_argument_shapes(network, images)))
-
-
-def _argument_shapes(network: Network, images: jax.ShapeDtypeStruct):
-    """Return the shapes of one member and of the shared arguments for these inputs."""
-    channels = normalization(network, images)
-    return network.shapes, (images, channels, channels)
+    program = features_program(network, image, points, pool=pool, batch_size=1, dtype=dtype)
+    return num_bytes(jax.eval_shape(program.fn, program.member, program.shared))
 
 
 def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
@@ -200,21 +202,3 @@ def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDt
     (example,) = jax.tree.leaves(network.example)
     unchanged = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype
     return None if unchanged else jax.ShapeDtypeStruct(images.shape[-1:], np.float32)
-
-
-@lru_cache(maxsize=8)
-def _compiled_features(network: Network, points: tuple[int, ...], pool: bool, devices: tuple):
-    """Cached, so that a process compiles the program once."""
-    return parallel.over_members(_member_features(network, points, pool), parallel.default_execution(), devices=devices)
-
-
-def _member_features(network: Network, points: tuple[int, ...], pool: bool):
-    """Return a function of one member and of shared images that computes features."""
-
-    def features(member, shared):
-        images, mean, std = shared
-        arrays = list(network.features(member, data.normalize(images, mean, std), points).values())
-        # In float32, since a mean in bfloat16 would be rounded to 8 bits.
-        return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in arrays] if pool else arrays
-
-    return features

@@ -35,7 +35,7 @@ def name_of(function: Any) -> str:
 
 def _format(value: Any) -> str:
     if hasattr(value, "shape"):
-        kind = getattr(value, "dtype", type(value).__name__)  # a table has no dtype
+        kind: Any = getattr(value, "dtype", type(value).__name__)  # a table has no dtype
         if value.shape or not isinstance(value, (np.ndarray, np.generic, jax.Array)) or not is_concrete(value):
             return f"{kind}{list(value.shape)}"
         return f"{value:.6g}" if kind.kind == "f" else f"{value}"

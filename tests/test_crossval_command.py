@@ -247,10 +247,14 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
     "module,words,wanted",
     [
         (experiments.crossval, ["--values", "0.1"], "values: got '0.1'"),
-        (experiments.crossval, ["--values", "0.1,x"], "'x' is not a number"),
-        (experiments.crossval, ["--family", "lasso", "--values", "-1,1"], "weight must be positive"),
+        (experiments.crossval, ["--values", "0.1,x"], "expected a number instead of 'x'"),
+        (
+            experiments.crossval,
+            ["--family", "lasso", "--values", "-1,1"],
+            "weight: got -1.0, expected a positive number",
+        ),
         (experiments.lasso, ["--beside", "lasso_proximal:0.5"], "beside"),
-        (experiments.lasso, ["--weights", "zero"], "'zero' is not a number"),
+        (experiments.lasso, ["--weights", "zero"], "expected a number instead of 'zero'"),
     ],
 )
 def test_bad_flags_are_one_line(module, words, wanted, tmp_path, capsys):

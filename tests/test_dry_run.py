@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import test_any_flags
@@ -127,8 +128,9 @@ def test_a_dry_run_refuses_what_the_command_refuses(name, words, message, capsys
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypatch, capsys):
     """Training fits in memory, but the evaluation of all test images does not."""
-    monkeypatch.setattr(symjax.zoo, "evaluation_need", lambda *_, **__: MemoryEstimate(2 * 10**9, 1))
-    monkeypatch.setattr(jobs, "memory_estimate", lambda *_: MemoryEstimate(1, 1))
+    evaluation, training = (SimpleNamespace(memory=MemoryEstimate(fixed, 1)) for fixed in (2 * 10**9, 1))
+    monkeypatch.setattr(symjax.zoo, "evaluation_program", lambda *_, **__: evaluation)
+    monkeypatch.setattr(jobs, "training_program", lambda *_: training)
     for start in (run, dry):
         with pytest.raises(SystemExit, match="2"):
             start(name, "--max-device-memory", "1GB")
@@ -205,5 +207,5 @@ def test_matrices_of_every_layer_are_counted(phases):
     dry("rotate")
     assert phases["matrices"].to_do == 2 * 2 * 3 * 2  # layers, seeds, kinds, repeats
     at_once = phases["matrices"].at_once  # of two devices, at both layers
-    assert at_once == 2 * 3 and phases["matrices"].need.per_member > 0
+    assert at_once == 2 * 3 and phases["matrices"].memory.per_member > 0
     assert phases["members to train"].to_do == 2

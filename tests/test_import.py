@@ -1,12 +1,41 @@
-"""What `import symjax` costs."""
+"""What `import symjax` and the `--help` of a command import."""
 
+import pathlib
 import subprocess
 import sys
 
-HEAVY = ("scipy.stats", "scipy.optimize", "pandas", "matplotlib", "flax")  # most of a second each
+ROOT = pathlib.Path(__file__).parents[1]
+# Most of a second each.
+HEAVY = "flax matplotlib orbax scipy.optimize scipy.special scipy.stats sklearn tensorflow_datasets".split()
+COMMANDS = [path.stem for path in (ROOT / "experiments").glob("*.py") if "\n    run_command(" in path.read_text()]
+HELP = """
+import contextlib, runpy, sys
+for command in {commands}:
+    sys.argv = [command, "--help"]
+    with contextlib.suppress(SystemExit):
+        runpy.run_module("experiments." + command, run_name="__main__", alter_sys=True)
+    print(*(command + " imports " + name for name in {heavy} if name in sys.modules), sep="\\n", file=sys.stderr)
+"""
+
+
+def run(script: str) -> subprocess.CompletedProcess:
+    """Run a script in a fresh process, from the root of the repository."""
+    arguments = [sys.executable, "-c", script]
+    return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=300, cwd=ROOT)
 
 
 def test_import_leaves_heavy_libraries_to_those_who_need_them():
-    script = f"import sys, symjax; print(*(name for name in {HEAVY} if name in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=300)
-    assert done.stdout.split() == []
+    heavy = [*HEAVY, "pandas", "seaborn"]
+    assert run(f"import sys, symjax; print(*(name for name in {heavy} if name in sys.modules))").stdout.split() == []
+
+
+def test_help_imports_no_heavy_library():
+    completed = run(HELP.format(commands=COMMANDS, heavy=HEAVY))
+    assert completed.stdout.count("show this help message") == len(COMMANDS) > 10
+    assert completed.stderr.split("\n") == [""] * (len(COMMANDS) + 1)
+
+
+def test_packages_are_executed_when_they_are_first_used():
+    script = "import sys; from symjax import plots; print('matplotlib' in sys.modules); plots.penalties; import symjax"
+    printed = run(f"{script}; print('matplotlib' in sys.modules, symjax.plots is plots)").stdout
+    assert printed.split() == ["False", "True", "True"]

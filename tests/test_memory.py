@@ -49,14 +49,14 @@ def test_bytes_are_told():
 
 
 def test_members_that_fit():
-    need = MemoryEstimate(fixed=100, per_member=30)
-    assert [need.max_members(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
+    usage = MemoryEstimate(fixed=100, per_member=30)
+    assert [usage.max_members(limit) for limit in (130, 159, 160, 1000)] == [1, 1, 2, 30]
     assert all(
-        need.bytes_for(need.max_members(limit)) <= limit < need.bytes_for(need.max_members(limit) + 1)
+        usage.bytes_for(usage.max_members(limit)) <= limit < usage.bytes_for(usage.max_members(limit) + 1)
         for limit in range(130, 400)
     )
     with pytest.raises(InputError, match="one member needs"):
-        need.max_members(129)
+        usage.max_members(129)
 
 
 # --- predictions ---
@@ -72,12 +72,12 @@ def steps(member, shared):
 def test_predictions_are_what_the_compiler_says_of_more_members(members, count):
     execution = Execution(members, "matmul")
     member, shared = jax.ShapeDtypeStruct((64, 96), jnp.float32), jax.ShapeDtypeStruct((96, 96), jnp.float32)
-    need = estimate_memory(steps, execution, member, shared)
+    usage = estimate_memory(steps, execution, member, shared)
     stacked = jax.ShapeDtypeStruct((count, 64, 96), jnp.float32)
     lifted = jax.jit(lambda members, shared: parallel.each(lambda m: steps(m, shared), execution)(members))
     analysis = lifted.lower(stacked, shared).compile().memory_analysis()
     whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-    assert whole - 1024 <= need.bytes_for(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
+    assert whole - 1024 <= usage.bytes_for(count) <= 1.1 * whole + num_bytes(member)  # but for a loop's counters
 
 
 @pytest.mark.slow
@@ -85,7 +85,9 @@ def test_a_zoo_needs_more_for_more_members():
     dataset, members = trained()
     config = settings().zoo_config()
     network = config.network(dataset).with_form("matmul")
-    one_by_one, together = (jobs.memory_estimate(config, dataset, Execution(how, "matmul")) for how in ("map", "vmap"))
+    one_by_one, together = (
+        jobs.training_program(config, dataset, Execution(how, "matmul")).memory for how in ("map", "vmap")
+    )
     state = num_bytes(jobs.abstract_state(config, network, len(dataset.train)))
     assert one_by_one.member == pytest.approx(2 * state, rel=0.05)  # and metrics
     assert together.member > 5 * one_by_one.member  # workspace of its own
@@ -99,17 +101,17 @@ def test_a_zoo_needs_more_for_more_members():
 def test_groups_train_what_all_train_at_once(tmp_path, monkeypatch):
     dataset, members = trained()
     config, devices = settings().zoo_config(), jax.devices()[:1]
-    need = jobs.memory_estimate(config, dataset, parallel.default_execution())
+    usage = jobs.training_program(config, dataset, parallel.default_execution()).memory
     groups, train_jobs = [], jobs.train_jobs
     monkeypatch.setattr(training, "train_jobs", lambda *a: groups.append(len(a[3])) or train_jobs(*a))
     options = {"devices": devices, "progress": False}
-    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=need.bytes_for(2), **options)
+    bounded = zoo.train(config, dataset, SEEDS, tmp_path / "a", max_device_memory=usage.bytes_for(2), **options)
     assert groups == [2, 1]
     at_once = zoo.train(config, dataset, SEEDS, tmp_path / "b", **options)
     assert groups == [2, 1, 3]
     jax.tree.map(np.testing.assert_array_equal, bounded.members, at_once.members)
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=need.bytes_for(1) - 1, **options)
+        zoo.train(config, dataset, SEEDS, tmp_path / "c", max_device_memory=usage.bytes_for(1) - 1, **options)
 
 
 @pytest.mark.parametrize("members", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
@@ -121,8 +123,8 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     create, lying, devices = jobs.creation(network, config.recipe, steps), [], []
     analysis = create.lower(jax.ShapeDtypeStruct((), jnp.int32)).compile().memory_analysis()
     shared = num_bytes(jax.eval_shape(lambda: jobs.device_data(dataset, None)))
-    need = jobs.memory_estimate(config, dataset, execution)
-    assert shared + analysis.output_size_in_bytes + analysis.temp_size_in_bytes < need.bytes_for(1)
+    usage = jobs.training_program(config, dataset, execution).memory
+    assert shared + analysis.output_size_in_bytes + analysis.temp_size_in_bytes < usage.bytes_for(1)
 
     def watched(seed):
         lying.append(sum(array.nbytes for array in jax.live_arrays()))
@@ -156,11 +158,11 @@ def sizes(monkeypatch):
         return lambda members, shared: counts.append(parallel.count_members(members)) or run(members, shared)
 
     monkeypatch.setattr(parallel, "over_members", watched)
-    zoo.evaluation._accuracies.cache_clear()
-    symjax.representations._compiled_features.cache_clear()
+    zoo.evaluation._evaluation_program.cache_clear()
+    symjax.representations._features_program.cache_clear()
     yield counts
-    zoo.evaluation._accuracies.cache_clear()
-    symjax.representations._compiled_features.cache_clear()
+    zoo.evaluation._evaluation_program.cache_clear()
+    symjax.representations._features_program.cache_clear()
 
 
 @pytest.mark.parametrize("accuracy", [zoo.test_accuracy, zoo.train_accuracy])
@@ -168,15 +170,16 @@ def sizes(monkeypatch):
 def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
     dataset, members = trained()
     own = accuracy is zoo.train_accuracy
-    need = zoo.evaluation_need(members.network, dataset.train if own else dataset.test, per_member_labels=own)
+    split = dataset.train if own else dataset.test
+    usage = zoo.evaluation_program(members.network, split, per_member_labels=own).memory
     for devices, groups in ((jax.devices()[:1], [2, 2]), (jax.devices(), [3])):
         sizes.clear()
-        bounded = accuracy(members, dataset, devices=devices, max_device_memory=need.bytes_for(2))
+        bounded = accuracy(members, dataset, devices=devices, max_device_memory=usage.bytes_for(2))
         assert sizes == groups
         np.testing.assert_array_equal(bounded, accuracy(members, dataset, devices=devices))
         assert sizes == [*groups, 3]
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
-        accuracy(members, dataset, max_device_memory=need.bytes_for(1) - 1)
+        accuracy(members, dataset, max_device_memory=usage.bytes_for(1) - 1)
 
 
 @pytest.mark.parametrize("pool", [False, slow(True)])
@@ -184,10 +187,11 @@ def test_features_in_groups_are_the_same(sizes, pool):
     dataset, members = trained()
     sizes.clear()  # of the training, where this is the first test
     images, devices = dataset.test.images[:20], jax.devices()[:1]
-    need = symjax.representations.memory_estimate(members.network, (8, 8, 1), (0, 1), pool=pool, batch_size=8)
+    options_of_program = {"pool": pool, "batch_size": 8}
+    usage = symjax.representations.features_program(members.network, (8, 8, 1), (0, 1), **options_of_program).memory
     options = {"pool": pool, "devices": devices, "batch_size": 8}
     arguments = members, images, dataset.mean, dataset.std
-    bounded = representations(*arguments, **options, max_device_memory=need.bytes_for(2))
+    bounded = representations(*arguments, **options, max_device_memory=usage.bytes_for(2))
     assert sizes == [2, 2] * 3  # three batches
     whole = representations(*arguments, **options)
     assert sizes[6:] == [3] * 3
@@ -220,16 +224,16 @@ def test_parts_fit_and_are_the_whole(monkeypatch):
     plan, dataset = plan_of("full,rank1,lasso,matched")
     sizes = {}
 
-    def need(part, _):
+    def usage(part, _):
         """Return a simple estimate; the real one takes seconds of compilation."""
         return sizes.setdefault(part, MemoryEstimate(100, 10 * len(part.points) * len(part.families)))
 
-    monkeypatch.setattr(memory_budget, "estimate", need)
+    monkeypatch.setattr(memory_budget, "estimate", usage)
     for limit in (180, 150, 125, 115):
         parts = memory_budget.split_to_fit(plan, dataset, limit)[0]
         stitches = [s for part in parts for s in itertools.product(part.points, part.families)]
         assert sorted(map(str, stitches)) == sorted(map(str, itertools.product(plan.points, plan.families)))
-        assert all(need(part, None).bytes_for(1) <= limit for part in parts)
+        assert all(usage(part, None).bytes_for(1) <= limit for part in parts)
     assert memory_budget.split_to_fit(plan, dataset, 180)[0] == [plan]
     with pytest.raises(InputError, match=r"max_device_memory: got 0.109 KB, expected 0.11 KB .* single stitch"):
         memory_budget.split_to_fit(plan, dataset, 109)

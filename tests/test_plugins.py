@@ -175,16 +175,16 @@ def networks():
 
 def test_a_family_is_one_decorated_class(own, networks, tmp_path):
     own("own_family", FAMILY)
-    with pytest.raises(InputError, match="'damped' is unknown; known: .*package.module:Name"):
+    with pytest.raises(InputError, match="families: got 'damped', expected one of .*package.module:Name"):
         parse_families("damped")
     families = parse_families("own_family:Damped, own_family:Damped:2, damped:2, own_family:Plain, full")
     assert [family.label for family in families] == ["damped", "damped:2", "Plain", "full"]
     assert parse_families("own_family:damped_or_plain:2,own_family:damped_or_plain") == families[1:3]
     assert [family.weight for family in with_numbers("damped")] == [0.5, 2]
     for text, expected in (
-        ("damped:-1", "weight must be positive"),
-        ("own_family:Damped:x", "'x' is not a number"),
-        ("own_family:Plain:1", "own_family:Plain takes no number"),
+        ("damped:-1", "weight: got -1.0, expected a positive number"),
+        ("own_family:Damped:x", "expected a number instead of 'x'"),
+        ("own_family:Plain:1", "expected own_family:Plain without a number"),
         ("own_family:Missing", "own_family, which has no Missing"),
         ("own_family:nothing", "is None, expected a Family"),
         ("own_family:nothing:1", "cannot be built .TypeError"),

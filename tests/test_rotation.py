@@ -630,11 +630,11 @@ def test_layers_that_do_not_fit_follow_each_other():
 def test_what_a_retraining_needs():
     """A device holds features of training and validation images, and for each case the state before and after."""
     whole, (dataset, found) = program(epochs=2), trained()
-    need, one = whole.programs[0].memory, jax.tree.map(np.asarray, found.network.tail_of(found.member(0), 0))
+    usage, one = whole.programs[0].memory, jax.tree.map(np.asarray, found.network.tail_of(found.member(0), 0))
     (front,) = whole.programs[0]._fronts
     kept = (len(dataset.train) + len(dataset.validation)) * front.bytes_per_image(dataset)
-    assert kept < need.fixed < 100 * kept
-    assert need.per_member >= 3 * num_bytes(one) + 4 * 4 * 4  # parameters and two moments
+    assert kept < usage.fixed < 100 * kept
+    assert usage.per_member >= 3 * num_bytes(one) + 4 * 4 * 4  # parameters and two moments
 
 
 # --- the published finding ---

@@ -195,9 +195,9 @@ def test_members_that_cannot_decide_together_are_refused(tmp_path):
     groups = [Group(config, SEEDS, tmp_path / "a"), Group(config, SEEDS, tmp_path / "b")]
     with pytest.raises(InputError, match="groups: got 2 that decide on one freeze schedule"):
         zoo.train_together(groups, DATASET, **SETTINGS)
-    need = zoo.jobs.memory_estimate(config, DATASET, zoo.training.parallel.default_execution())
+    usage = zoo.jobs.training_program(config, DATASET, zoo.training.parallel.default_execution()).memory
     with pytest.raises(InputError, match="max_device_memory: got memory for 2 of 3 members"):
-        train(tmp_path / "zoo", config, max_device_memory=need.bytes_for(2))
+        train(tmp_path / "zoo", config, max_device_memory=usage.bytes_for(2))
     assert not list(tmp_path.iterdir())
 
 

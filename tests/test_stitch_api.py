@@ -392,8 +392,8 @@ def test_results_of_different_points_are_saved_and_loaded(tmp_path):
         members.get, [(0, 0)], member_b=lambda seed: b[1]
     )
     assert result.stitches["relu1", "relu2", "full"][0].matrix.shape == (4, 4)
-    parts, need = memory_budget.split_to_fit(between, dataset, np.inf)
-    assert parts == [between] and need.bytes_for(1) > 0
+    parts, usage = memory_budget.split_to_fit(between, dataset, np.inf)
+    assert parts == [between] and usage.bytes_for(1) > 0
     results.add(result, {0: 50.0}, {0: 70.0})
     assert results.table([(0, 0)], between).clean_accuracy.tolist() == [60] and pair_name((0, 0)) == "0-0"
 

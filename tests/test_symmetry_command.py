@@ -15,7 +15,7 @@ from symjax import plots, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
 from symjax.ops import files
-from symjax.stitching.transformed import moments_memory, stitch_to_transformed
+from symjax.stitching.transformed import moments_program, stitch_to_transformed
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +73,9 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
 @pytest.mark.slow
 def test_members_in_groups_give_the_same_rows():
     dataset, members = trained()
-    passes = (zoo.evaluation_need(members.network, dataset.test), moments_memory(members.network, dataset, (1,)))
+    programs = zoo.evaluation_program(members.network, dataset.test), moments_program(members.network, dataset, (1,))
     keys = jax.random.split(jax.random.key(1), len(SEEDS))
-    limit = max(need.bytes_for(1) for need in passes)
+    limit = max(program.memory.bytes_for(1) for program in programs)
     bounded = stitch_to_transformed(members, dataset, keys, (1,), max_device_memory=limit)
     assert len(bounded) == 2 * len(SEEDS) and bounded == stitch_to_transformed(members, dataset, keys, (1,))
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):

@@ -36,7 +36,8 @@ class ProjectionInfo(NamedTuple):
     residual: jax.Array
     duals: tuple[jax.Array, jax.Array]
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def projection_birkhoff(matrix, *, method="newton", tol=1e-6, max_iters=None, init=None, full_output=False):

@@ -24,7 +24,8 @@ class SinkhornInfo(NamedTuple):
     iterations: jax.Array
     residual: jax.Array
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def sinkhorn(matrix, num_iters=16, *, tol=None, full_output=False):

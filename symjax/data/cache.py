@@ -184,8 +184,10 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _checksum(data: bytes | np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(data).view(np.uint8).reshape(-1) if isinstance(data, np.ndarray) else data)
+def _checksum(data: bytes | memoryview | np.ndarray) -> int:
+    if isinstance(data, np.ndarray):
+        data = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data
+    return zlib.crc32(data)
 
 
 def _flush(file: io.BufferedWriter) -> None:

@@ -12,7 +12,7 @@ from symjax.errors import InputError
 from symjax.spelling import described, one_line
 
 # Augmentation of published runs, by `flip` and `translate` of `symjax.data.augment`.
-AUGMENTATION = {
+AUGMENTATION: dict[str, dict[str, Any]] = {
     "digits": {"flip": False, "translate": 1},
     "cifar10": {"flip": True, "translate": 2},
     "cifar100": {"flip": True, "translate": 2},
@@ -46,7 +46,8 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -118,7 +119,8 @@ class Source:
     translate: int = 0
     normalize: bool = True
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -159,7 +161,8 @@ class Dataset:
     flip: bool = False
     translate: int = 0
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __post_init__(self):
         checks.text("name", self.name)
@@ -190,8 +193,8 @@ class Dataset:
             if part.labels.ndim != 1 or part.labels.dtype.kind not in "iu":
                 expected = "integers (n,), positions in class_names, or class_names=() for targets other than classes"
                 raise InputError(f"labels: got {described(part.labels)}, expected {expected}")
-            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
-                given, last = f"{part.labels.min()} to {part.labels.max()}", self.num_classes - 1
+            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < len(self.class_names):
+                given, last = f"{part.labels.min()} to {part.labels.max()}", len(self.class_names) - 1
                 raise InputError(f"labels: got {given}, expected 0 to {last}, positions in class_names")
 
     @property

@@ -14,7 +14,7 @@ def describe_shapes(dataset: Dataset) -> dict[str, Any]:
     For square uint8 images these are `image_size` and `channels`; for other inputs `example_shape`, `input_dtype` and
     `normalized`. `classes` is None if targets are not classes; `target_shape` and `target_dtype` are added then.
     """
-    shapes = {"image_size": dataset.image_size, "channels": dataset.channels}
+    shapes: dict[str, Any] = {"image_size": dataset.image_size, "channels": dataset.channels}
     if not are_images(dataset.train.images) or dataset.image_size is None:
         shapes = {"example_shape": list(dataset.example_shape), "input_dtype": str(dataset.input_dtype)}
         shapes["normalized"] = dataset.mean is not None
@@ -37,7 +37,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         arrays += [split.images, split.labels]
     for array in arrays:
         digest.update(
-            np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
         )  # some dtypes do not support the buffer protocol
     return {
         "name": dataset.name,

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def read_folder(path: str | os.PathLike, image_size: int | None, cache_dir: str 
             f"name: got {root} with classes {unknown[:5]} in test only, expected classes of train: {classes}."
         )
     arrays, _ = cache.cached(cache.cache_folder(cache_dir), key, lambda: (_decode_all(root, paths, image_size), {}))
-    splits = {}
+    splits: dict[str, Any] = {}
     for part in _PARTS:
         labels = [classes.index(name) for name, class_files in files[part].items() for _ in class_files]
         splits[part] = Split(arrays[part], np.array(labels, np.int32))

@@ -114,7 +114,7 @@ def _from_object(data: Any, image_size: int | None, loader: str = "") -> Source 
         expected = "a Dataset, or a mapping of x_train, y_train, x_test and y_test"
         raise InputError(f"name: got {short(data)} from {loader}, expected {expected}.")
     parts = [field for field in ("train", "validation", "test") if hasattr(data, field)]
-    resized = {part: resize_split(getattr(data, part), image_size) for part in parts}
+    resized: dict[str, Any] = {part: resize_split(getattr(data, part), image_size) for part in parts}
     return dataclasses.replace(data, **resized)
 
 

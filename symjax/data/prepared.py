@@ -52,7 +52,7 @@ def read_prepared(
             size.
     """
     folder = _find(name, _root(data_dir))
-    base = _NAME.fullmatch(name)["name"]
+    base = re.split("[/:]", name)[0]
     key = f"{base}-{folder.name}-{image_size or 'native'}-{_fingerprint(folder)}"
     arrays, metadata = cache.cached(cache.cache_folder(cache_dir), key, lambda: _decode_all(name, folder, image_size))
     return Source(
@@ -194,7 +194,7 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
                 "'validation')."
             )
         channels, class_names = features[keys.image].shape[-1], features[keys.label].names
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for part, split in (("train", "train"), ("test", test)):
             try:
                 records = builder.as_data_source(

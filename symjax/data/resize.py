@@ -66,10 +66,10 @@ def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str)
     Raises:
         InputError: images differ in size; `what` names the images in the message.
     """
-    stacked = None
+    stacked = np.empty((0, 0, 0, 0), np.uint8)
     for i, image in enumerate(images):
         image = image if size is None else resize(image[None], size)[0]
-        if stacked is None:
+        if not i:
             stacked = np.empty((count, *image.shape), np.uint8)
         if image.shape != stacked.shape[1:]:
             raise InputError(

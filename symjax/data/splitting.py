@@ -1,6 +1,7 @@
 """Split the training examples of a source into training and validation parts."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -105,7 +106,7 @@ def _check_number(name: str, value: object, kind: type) -> None:
         raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), expected {expected}.")
 
 
-def _check_size(name: str, size: object, available: int, of_what: str) -> None:
+def _check_size(name: str, size: Any, available: int, of_what: str) -> None:
     if size is None:
         return
     _check_number(name, size, int)

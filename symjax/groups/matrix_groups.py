@@ -51,7 +51,7 @@ class MatrixGroup:
         """
         dtype = jnp.result_type(float)
         first, second, third = jax.random.split(key, 3)
-        if not self.monomial:
+        if self.sample_entries is None:
             if self.name == "orthogonal":
                 return jax.random.orthogonal(first, size, dtype=dtype)
             spectrum = jax.random.uniform(third, (size,), dtype, 0.5, 2.0)

@@ -45,7 +45,8 @@ class Decision:
     condition: float
     warning: str = ""
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __bool__(self) -> bool:
         return bool(self.verdict)
@@ -125,7 +126,7 @@ def is_intertwiner(
     solution = (solution / np.where(norms > 0, norms, 1)[:, None]).T
     image, offset_vector = solution[:, :n], solution[:, n] if offset else np.zeros(n)
     warning = ""
-    if low_precision:
+    if nudged is not None:
         input_effects = [np.abs(b - a) + eps * np.abs(a) for a, b in zip((before, after), nudged, strict=True)]
         noise = np.linalg.norm((input_effects[1] + input_effects[0] @ np.abs(image).T)[held_out])
         rounding = float(noise / size) if size > 0 else 0.0

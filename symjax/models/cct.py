@@ -172,7 +172,7 @@ class CCT(nnx.Module):
 
         stride, side = max(1, kernel // 2 - 1), image_size
         between = [max(1, round(conv_ratio * width))] * (conv_layers - 1)
-        self.convs = nnx.List()
+        self.convs = nnx.List[nnx.Conv]()
         for before, after in zip([channels, *between], [*between, width], strict=True):
             self.convs.append(
                 nnx.Conv(

@@ -65,7 +65,7 @@ class Myrtle(nnx.Module):
         widths = [width * multiple for multiple in integers("multiples", multiples, 1)]
         if not widths or len(widths) != len(self.pools):
             raise InputError(f"pools: got {len(self.pools)} for {len(widths)} convolutions, expected one for each")
-        self.convs, self.norms = nnx.List(), nnx.List()
+        self.convs, self.norms = nnx.List[nnx.Conv](), nnx.List[nnx.BatchNorm]()
         for before, after in zip([channels, *widths], widths, strict=False):
             self.convs.append(
                 nnx.Conv(

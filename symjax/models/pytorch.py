@@ -138,7 +138,7 @@ def _layers(module: nnx.Module, state_dict: Mapping[str, Any]) -> Iterator[tuple
         weight = arrays.get(f"{key.rpartition('.')[0]}.weight")
         kind = KINDS.get(weight.ndim) if weight is not None else None
         if kind is None:
-            if leaf == "positional_emb" and getattr(module, "positional_embedding", None) == "sine":
+            if leaf == "positional_emb" and isinstance(module, CCT) and module.positional_embedding == "sine":
                 _check_sine(module, array)
             else:
                 yield key, f"{layer}.{leaf}:parameter", "", array[0] if array.ndim == 3 else array

@@ -102,7 +102,7 @@ class ResNet(nnx.Module):
         if not counts:
             raise InputError("blocks: got none, expected a number for each stage")
         self.stem = ConvNorm(channels, width, dtype=dtype, rngs=rngs)
-        self.blocks, before = nnx.List(), width
+        self.blocks, before = nnx.List[Block](), width
         for stage, count in enumerate(counts):
             for number in range(count):
                 after, stride = width * 2**stage, 2 if stage and not number else 1

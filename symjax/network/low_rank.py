@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class LowRankFeatures(NamedTuple):
@@ -15,8 +16,8 @@ class LowRankFeatures(NamedTuple):
     """
 
     coordinates: jax.Array  # (..., r)
-    directions: jax.Array  # (channels, r)
-    offset: jax.Array | None = None  # (channels,)
+    directions: jax.Array | np.ndarray  # (channels, r)
+    offset: jax.Array | np.ndarray | None = None  # (channels,)
 
     @property
     def dtype(self):

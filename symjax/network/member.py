@@ -28,7 +28,8 @@ class Member(NamedTuple):
     params: PyTree
     state: PyTree
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:

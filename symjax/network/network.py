@@ -8,21 +8,23 @@ the backend (`symjax.network.rewrite`).
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from symjax.checks import random_key
 from symjax.errors import InputError
-from symjax.network.adapters import FunctionAdapter, LinenAdapter, Mode, NNXAdapter, require_arrays
+from symjax.network.adapters import FunctionAdapter, LinenAdapter, Mode, require_arrays
 from symjax.network.member import Member, select
 from symjax.network.split import Trace
 from symjax.network.traced import Traced, shape_of
 from symjax.network.variables import checked_member
 from symjax.ops.compiler import compiler_options
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 PyTree = Any
 
@@ -59,7 +61,7 @@ class Network(Traced):
     @classmethod
     def from_nnx(
         cls,
-        build: Callable[[nnx.Rngs], nnx.Module],
+        build: "Callable[[nnx.Rngs], nnx.Module]",
         *,
         example: PyTree,
         points: Sequence[str] | None = None,
@@ -87,6 +89,8 @@ class Network(Traced):
           >>> [point.name for point in net.points], net.num_parameters
           (['layers.0'], 26)
         """
+        from symjax.network.nnx_adapter import NNXAdapter  # imports Flax, which takes half a second
+
         adapter = NNXAdapter(build, points)
         return cls(adapter, example, name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
 
@@ -157,7 +161,7 @@ class Network(Traced):
         if variables is None and init is None:
             raise InputError("variables: got none, expected the variables of the model, or init=")
         adapter = FunctionAdapter(apply, variables, init, state)
-        return cls(adapter, example, name or getattr(apply, "__name__", "model"))
+        return cls(adapter, example, name or str(getattr(apply, "__name__", "model")))
 
     def __repr__(self):
         names = [point.name for point in self.points]

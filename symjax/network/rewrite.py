@@ -218,7 +218,7 @@ def _affine(equation, *values):
     return x.mul(v) if name == "mul" else x.add(-v if name == "sub" else v)
 
 
-FAST = ("matmul", "mixed")
+FAST: tuple[Form, ...] = ("matmul", "mixed")
 TABLE = (
     Row(
         "conv_general_dilated", FAST, _is_plain_convolution, _convolution,
@@ -270,7 +270,7 @@ def _rematerialized(equation, values, rule):
 def _scanned(equation, values, rule):
     params = equation.params
     consts, carried = params["num_consts"], params["num_carry"]
-    body: ClosedJaxpr = params["jaxpr"]
+    body = params["jaxpr"]
 
     def step(carry, x):
         results = _evaluated(body, rule, *values[:consts], *carry, *x)

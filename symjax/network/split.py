@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var, jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 
 from symjax.errors import InputError
-from symjax.jaxprs import equations, is_variable
+from symjax.jaxprs import Variable, equations, is_variable
 
 ELEMENTWISE = set(
     "add sub mul div max min pow exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv rsqrt sqrt cbrt neg abs sign "
@@ -28,7 +28,7 @@ class Program:
     """A part of a jaxpr: `closed` computes the outputs of the part from the values of `reads`."""
 
     closed: ClosedJaxpr
-    reads: tuple[Var, ...]
+    reads: tuple[Variable, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +46,9 @@ class Trace:
     """
 
     closed: ClosedJaxpr
-    members: dict[str, Var]
-    data: tuple[Var, ...]
-    keys: tuple[Var, ...]
+    members: dict[str, Variable]
+    data: tuple[Variable, ...]
+    keys: tuple[Variable, ...]
     outputs: tuple[Any, ...]
     state: dict[str, Any]
     structure: Any
@@ -58,25 +58,27 @@ class Trace:
         return self.closed.jaxpr
 
     @cached_property
-    def producers(self) -> dict[Var, int]:
+    def producers(self) -> dict[Variable, int]:
         """{variable: number of the equation that computes it}."""
         return {v: i for i, equation in enumerate(self.jaxpr.eqns) for v in equation.outvars}
 
     @cached_property
-    def readers(self) -> dict[Var, list[int]]:
+    def readers(self) -> dict[Variable, list[int]]:
         """{variable: numbers of the equations that read it}."""
-        readers: dict[Var, list[int]] = {}
+        readers: dict[Variable, list[int]] = {}
         for i, equation in enumerate(self.jaxpr.eqns):
             for v in dict.fromkeys(filter(is_variable, equation.invars)):
                 readers.setdefault(v, []).append(i)
         return readers
 
     @cached_property
-    def dependent(self) -> set[Var]:
+    def dependent(self) -> set[Variable]:
         """The variables that depend on the inputs."""
         return self.affected(self.data)
 
-    def affected(self, sources: Iterable[Var], *, stop: Collection[Var] = (), skip: Collection[int] = ()) -> set[Var]:
+    def affected(
+        self, sources: Iterable[Variable], *, stop: Collection[Variable] = (), skip: Collection[int] = ()
+    ) -> set[Variable]:
         """Return the variables that depend on `sources`, including these.
 
         Args:
@@ -94,7 +96,7 @@ class Trace:
                 stack += [out for i in self.readers.get(v, ()) if i not in skip for out in self.jaxpr.eqns[i].outvars]
         return affected
 
-    def equations_between(self, start: Var, end: Var) -> frozenset[int]:
+    def equations_between(self, start: Variable, end: Variable) -> frozenset[int]:
         """Return the numbers of the equations on all paths from one variable to another."""
         affected, numbers, stack = self.affected([start]), set(), [end]
         while stack:
@@ -123,11 +125,11 @@ class Trace:
                 _refuse_names_inside(equation)
         return named
 
-    def value(self, point: str) -> Var:
+    def value(self, point: str) -> Variable:
         """Return the variable that a point names."""
         return self.jaxpr.eqns[self.named[point]].outvars[0]
 
-    def needed(self, outputs: Iterable[Any], known: Collection[Var] = ()) -> list[int]:
+    def needed(self, outputs: Iterable[Any], known: Collection[Variable] = ()) -> list[int]:
         """Return the numbers of the equations that compute `outputs` from the variables `known`, ascending."""
         numbers: set[int] = set()
         stack = [v for v in outputs if is_variable(v)]
@@ -140,7 +142,7 @@ class Trace:
             stack += [v for v in self.jaxpr.eqns[i].invars if is_variable(v)]
         return sorted(numbers)
 
-    def carried(self, point: str) -> list[Var]:
+    def carried(self, point: str) -> list[Variable]:
         """Return the named value, then the other values of the front that the outputs need, in program order.
 
         Raises:
@@ -170,7 +172,7 @@ class Trace:
 
         return {path: v for path, v in self.state.items() if is_of_tail(v)}
 
-    def activation_input(self, point: str) -> Var | None:
+    def activation_input(self, point: str) -> Variable | None:
         """Return the variable z of which the named value is an elementwise function s(z) without parameters.
 
         If there are several, it is the one computed first; if there is none, the result is None.
@@ -191,12 +193,12 @@ class Trace:
             if len(frontier) == 1 and equation.primitive.name not in ("name", "convert_element_type"):
                 earliest = next(iter(frontier))
 
-    def _is_constant(self, v: Var) -> bool:
+    def _is_constant(self, v: Variable) -> bool:
         """Return whether a variable depends neither on inputs nor on the member."""
         sources = {a for i in self.needed([v]) for a in self.jaxpr.eqns[i].invars if is_variable(a)} | {v}
         return sources.isdisjoint([*self.members.values(), *self.data, *self.keys])
 
-    def program(self, inputs: Sequence[Var], outputs: Sequence[Any]) -> Program:
+    def program(self, inputs: Sequence[Variable], outputs: Sequence[Any]) -> Program:
         """Return the part of the jaxpr that computes `outputs` from `inputs`, the member and the key."""
         equations = [self.jaxpr.eqns[i] for i in self.needed(outputs, set(inputs))]
         reads = {v for equation in equations for v in equation.invars if is_variable(v)}

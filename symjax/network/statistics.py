@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Var
 
 from symjax.errors import InputError
-from symjax.jaxprs import is_variable
+from symjax.jaxprs import Variable, is_variable
 from symjax.network.member import Member, leaves_by_path, update
 from symjax.network.split import Trace
 
@@ -31,10 +30,10 @@ class Running(NamedTuple):
       is_affine: whether each element of `new` is m s + c for the element s of `old`, for all values.
     """
 
-    old: Var
-    new: Var
+    old: Variable
+    new: Variable
     equations: frozenset[int]
-    reads: tuple[Var, ...]
+    reads: tuple[Variable, ...]
     is_affine: bool = True
 
 
@@ -76,7 +75,7 @@ def _reached(before: Mapping[str, Collection[str]], path: str) -> set[str]:
     return reached
 
 
-def _running(trace: Trace, old: Var, new: Any) -> Running | None:
+def _running(trace: Trace, old: Variable, new: Any) -> Running | None:
     """Return a leaf as a running statistic; None if its update does not depend on the inputs."""
     is_updated = is_variable(new) and new is not old and new in trace.dependent
     if not is_updated or not jnp.issubdtype(old.aval.dtype, jnp.floating):
@@ -95,7 +94,7 @@ AFFINE = {"add": 2, "sub": 2, "add_any": 2, "neg": 1, "mul": 1, "div": 1, "conve
 """Elementwise operations, and the number of operands in which they are jointly affine."""
 
 
-def _is_affine(trace: Trace, equations: Collection[int], dependent: Collection[Var]) -> bool:
+def _is_affine(trace: Trace, equations: Collection[int], dependent: Collection[Variable]) -> bool:
     """Return whether the equations of an update are affine in its `dependent` variables, element by element."""
 
     def is_affine(equation) -> bool:
@@ -131,7 +130,7 @@ def refuse_corrected(training: Trace, inference: Trace) -> None:
         computed = {v for i in trace.needed(ends) for v in trace.jaxpr.eqns[i].outvars}
         independent = computed - trace.affected(trace.data, stop=stop)
 
-        def uses(path, trace=trace, skip=skip, after=after, independent=independent) -> set[Var]:
+        def uses(path, trace=trace, skip=skip, after=after, independent=independent) -> set[Variable]:
             sources = filter(is_variable, [trace.members[f".state{path}"], *([after[path]] if path in after else [])])
             return trace.affected(sources, skip=skip) & independent
 
@@ -148,7 +147,12 @@ def refuse_corrected(training: Trace, inference: Trace) -> None:
 
 
 def batch_values(
-    run: Callable, trace: Trace, groups: Groups, values: Mapping[Var, Any], read: Mapping[Var, Any], member: Member
+    run: Callable,
+    trace: Trace,
+    groups: Groups,
+    values: Mapping[Variable, Any],
+    read: Mapping[Variable, Any],
+    member: Member,
 ) -> dict[str, jax.Array]:
     """Return the values of running statistics for this batch alone, by path.
 
@@ -166,7 +170,7 @@ def batch_values(
       member: the variables.
     """
     results: dict[str, jax.Array] = {}
-    updated: dict[Var, jax.Array] = {}
+    updated: dict[Variable, jax.Array] = {}
     for number, group in enumerate(groups):
         current = member._replace(state=update(member.state, results))
         if number:
@@ -177,7 +181,7 @@ def batch_values(
     return results
 
 
-def _fixed_points(run: Callable, group: Mapping[str, Running], read: Mapping[Var, Any], member: Member) -> dict:
+def _fixed_points(run: Callable, group: Mapping[str, Running], read: Mapping[Variable, Any], member: Member) -> dict:
     """Return the fixed point b of each update m s + (1 - m) b, with the derivative m; else the updated value."""
     current = leaves_by_path(member.state)
     current = {path: current[path] for path, leaf in group.items() if leaf.equations}

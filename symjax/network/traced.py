@@ -18,7 +18,7 @@ from symjax.network.member import Member, leaves_by_path, update
 from symjax.network.naming import StitchPoint
 from symjax.network.split import Program, Trace
 from symjax.network.structure import program_fingerprint
-from symjax.ops.parallel import FORMS, default_execution
+from symjax.ops.parallel import FORMS, Form, default_execution
 
 PyTree = Any
 
@@ -35,18 +35,19 @@ class Traced:
 
     def __init__(self, adapter: Adapter, example: PyTree, name: str):
         require_arrays("example", example)
-        self.adapter, self.name, self._form = adapter, name, None
+        self.adapter, self.name = adapter, name
+        self._form: Form | None = None
         self.example = jax.tree.map(shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
         self._known_inputs = [self.example]  # and inputs of other shapes, from the calls so far
-        self._twins: dict[str, Traced] = {}
+        self._twins: dict[str, Any] = {}  # of the same class
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
         self._fingerprints: dict[Program, str] = {}
         self._statistics: dict[Any, statistics.Groups] = {}
 
-    def with_form(self, form: str) -> Self:
+    def with_form(self, form: Form) -> Self:
         """Return the same model with operations in this form, one of `symjax.ops.parallel.FORMS`.
 
         By default a network's operations run in the form that is fast on this backend (`default_execution().conv`).
@@ -147,7 +148,8 @@ class Traced:
         return self._fingerprints[program]
 
     def _tail(self, trace: Trace, name: str, inputs, values, member: Member, mode, key, with_state: bool):
-        state, groups = {}, []
+        state: dict[str, Any] = {}
+        groups: statistics.Groups = []
         if with_state and mode != "inference":
             state = trace.state_after(name) if name else trace.state
         if mode == "moments" and state:
@@ -209,8 +211,9 @@ class Traced:
             self.shapes,
         )
         x = jax.tree.map(shape_of, x)
-        precision, mesh = str(jax.config.jax_default_matmul_precision), jax.sharding.get_abstract_mesh()
-        context = jax.config.jax_enable_x64, precision, mesh
+        config: Any = jax.config  # whose flags have no types
+        precision, mesh = str(config.jax_default_matmul_precision), jax.sharding.get_abstract_mesh()
+        context = config.jax_enable_x64, precision, mesh
         key = jax.tree.map(shape_of, key)
         index = (mode, context, *map(_as_key, (shapes, x, key)))
         if index not in self._traces:
@@ -245,8 +248,8 @@ class Traced:
         )
 
     def _check_inputs(self, x: PyTree) -> None:
-        expected, given = jax.tree.structure(self.example), jax.tree.structure(x)
-        if expected != given:
+        expected: Any = jax.tree.structure(self.example)
+        if expected != (given := jax.tree.structure(x)):
             raise InputError(f"x: got {given}, expected {expected} as in the network's example")
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self.example), strict=True):
             if len(leaf.shape) != len(like.shape):

@@ -25,7 +25,8 @@ def checked_member(network: Traced, variables: Any) -> Member:
         require_arrays("variables", member)
         apply = adapter.apply_as_given(variables)
     _check_shapes(network, member)
-    if apply != adapter.apply or jax.tree.structure(member) != jax.tree.structure(network.shapes):
+    expected: Any = jax.tree.structure(network.shapes)
+    if apply != adapter.apply or expected != jax.tree.structure(member):
         _check_function(network, apply, member)
         member = update(network.shapes, leaves_by_path(member))
     return member

@@ -19,7 +19,7 @@ import os
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -70,12 +70,11 @@ def initialize() -> None:
 
 
 def _from_environment() -> dict[str, Any]:
-    values = {name: os.environ.get(name) for name in (PROCESSES, PROCESS)}
-    given = [name for name, value in values.items() if value is not None]
-    if not given:
+    values = {name: os.environ[name] for name in (PROCESSES, PROCESS) if name in os.environ}
+    if not values:
         return {}
-    if len(given) < 2 or not os.environ.get(COORDINATOR):
-        raise InputError(f"distributed: got {' and '.join(given)}, expected {COORDINATOR}, {PROCESSES} and {PROCESS}")
+    if len(values) < 2 or not os.environ.get(COORDINATOR):
+        raise InputError(f"distributed: got {' and '.join(values)}, expected {COORDINATOR}, {PROCESSES} and {PROCESS}")
     if not all(value.isdecimal() for value in values.values()) or not int(values[PROCESS]) < int(values[PROCESSES]):
         listed = ", ".join(f"{name}={value!r}" for name, value in values.items())
         raise InputError(f"distributed: got {listed}, expected a number of processes and one from 0 to below it")
@@ -120,7 +119,7 @@ def member_indices(count: int, devices: Sequence | None = None) -> dict[int, lis
     """
     devices = jax.devices() if devices is None else devices
     num_ranked: dict[int, int] = defaultdict(int)  # by process
-    ranked = []
+    ranked: list[tuple[int, int, int]] = []
     for device in devices:
         ranked.append((num_ranked[device.process_index], device.process_index, len(ranked)))
         num_ranked[device.process_index] += 1
@@ -129,7 +128,8 @@ def member_indices(count: int, devices: Sequence | None = None) -> dict[int, lis
     axis = np.arange(shape[0] * shape[1]).reshape(shape)
     layout = NamedSharding(Mesh(np.asarray(ordered, object), ("members",)), PartitionSpec(None, "members"))
     members: dict[int, list[int]] = {process: [] for process in num_ranked}
-    for device, region in layout.devices_indices_map(shape).items() if count else ():
+    regions: Mapping[Any, Any] = layout.devices_indices_map(shape) if count else {}
+    for device, region in regions.items():
         members[device.process_index] += [int(member) for member in axis[region].ravel() if member < count]
     return {process: sorted(indices) for process, indices in members.items()}
 
@@ -237,7 +237,7 @@ def report_failure(error: BaseException) -> None:
     is_reported = isinstance(error, (ContinuesOnFirst, RemoteFailure)) or getattr(error, "reported", False)
     if count() == 1 or is_reported or isinstance(error, GeneratorExit):
         return
-    error.reported = True
+    vars(error)["reported"] = True
     message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(RemoteFailure):
         # A process that must end immediately does not wait for the others.

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0  # seconds; schedulers wait for half a minute or more
@@ -32,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
 class _SignalHandler:
     """Raise `Interrupted` at the first signal and restore default handlers, so that a second one ends the process."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received = threading.Event()
         self.handled: list[int] = []
         self.timer: threading.Timer | None = None  # sends `number` again
@@ -121,8 +122,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    before = {number: handler for number, handler in before.items() if callable(handler)}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    before: dict[int, Any] = {number: handler for number, handler in handlers.items() if callable(handler)}
     numbers: list[int] = []
     received = next((handler.received for handler in before.values() if hasattr(handler, "received")), None)
 
@@ -134,7 +135,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
         if received is not None:
             received.set()
 
-    later.received = received  # for nested blocks
+    vars(later)["received"] = received  # for nested blocks
     for number in before:
         signal.signal(number, later)
     try:

@@ -6,17 +6,20 @@ outputs, and workspace. With n members on the device it needs
     fixed + n * per_member   bytes.
 
 `estimate_memory` determines both numbers by compiling the program for one or two members. `MemoryEstimate.max_members`
-then gives the size of the groups in which members run.
+then gives the size of the groups in which members run. Programs that symjax runs itself are `MemberProgram`s.
 """
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 
 from symjax.checks import scalar
 from symjax.errors import InputError
+from symjax.ops import parallel
 from symjax.ops.parallel import Execution, compiler_options, each
 
 __all__ = ["MemoryEstimate", "estimate_memory", "parse_bytes"]
@@ -53,7 +56,7 @@ class MemoryEstimate(NamedTuple):
         Raises:
           InputError: one member does not fit.
         """
-        limit = check_limit(limit)
+        check_limit(limit)
         if limit < self.bytes_for(1):
             raise InputError(
                 f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(self.bytes_for(1))} or more, "
@@ -109,11 +112,45 @@ def estimate_memory(
     return MemoryEstimate(num_bytes(shared) + workspace + inputs, inputs + outputs)
 
 
-def check_limit(limit: float | None) -> float | None:
-    """Return `limit`, a positive number of bytes or None; raise an InputError for anything else."""
-    if limit is None:
-        return None
-    return scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
+@dataclass(frozen=True, eq=False)
+class MemberProgram:
+    """A program over members, with the memory that it needs. It keeps what is compiled, so functions cache it.
+
+    Attributes:
+      fn: a pure function of one member and of the shared data.
+      execution: how members run.
+      member, shared: shapes and dtypes of the arguments of `fn`.
+    """
+
+    fn: Callable[[PyTree, PyTree], PyTree]
+    execution: Execution
+    member: PyTree
+    shared: PyTree
+    _compiled: dict[tuple, Callable] = field(default_factory=dict)
+
+    @cached_property
+    def memory(self) -> MemoryEstimate:
+        """The memory on each device; the program is compiled when this is first read."""
+        return estimate_memory(self.fn, self.execution, self.member, self.shared)
+
+    def within(self, limit: float | None, devices: tuple) -> Callable[[PyTree, PyTree], PyTree]:
+        """Return the program as a function of (members, shared), in groups for which `limit` bytes suffice.
+
+        All members run at once where the limit is None.
+
+        Raises:
+          InputError: one member does not fit.
+        """
+        if devices not in self._compiled:
+            self._compiled[devices] = parallel.over_members(self.fn, self.execution, devices=devices)
+        size = None if limit is None else len(devices) * self.memory.max_members(limit)
+        return parallel.in_groups(self._compiled[devices], size)
+
+
+def check_limit(limit: float | None) -> None:
+    """Raise an InputError unless `limit` is a positive number of bytes or None."""
+    if limit is not None:
+        scalar("max_device_memory", limit, "a positive number of bytes", lambda value: 0 < value < float("inf"))
 
 
 def combined_estimate(estimates: Iterable[MemoryEstimate]) -> MemoryEstimate:

@@ -262,9 +262,9 @@ def _pad(members: PyTree, multiple: int) -> PyTree:
 def count_members(members: PyTree) -> int:
     """Return the length of the leading axis that all leaves share."""
     lengths = {leaf.shape[0] if getattr(leaf, "ndim", 0) else None for leaf in jax.tree.leaves(members)}
-    if len(lengths) != 1 or None in lengths:
+    if len(lengths) != 1 or (length := next(iter(lengths))) is None:
         raise InputError(f"members: got leading axes of {sorted(lengths, key=str)}, expected one common length")
-    return lengths.pop()
+    return length
 
 
 def stack(members: list[PyTree]) -> PyTree:

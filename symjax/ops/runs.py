@@ -178,13 +178,14 @@ def _flags(kind: str) -> str:
 
 def compare(saved: Mapping[str, Any], requested: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[str, str]]:
     """Return the dotted keys at which two JSON objects differ, each with both values as JSON."""
-    differences = {}
+    differences: dict[str, tuple[str, str]] = {}
     for key in [*saved, *(key for key in requested if key not in saved)]:
         a, b = saved.get(key, _ABSENT), requested.get(key, _ABSENT)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             differences |= compare(a, b, f"{prefix}{key}.")
         elif a is _ABSENT or b is _ABSENT or a != b:
-            differences[f"{prefix}{key}"] = tuple("absent" if v is _ABSENT else json.dumps(v) for v in (a, b))
+            spelled = ["absent" if value is _ABSENT else json.dumps(value) for value in (a, b)]
+            differences[f"{prefix}{key}"] = spelled[0], spelled[1]
     return differences
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 import jax
 
@@ -53,7 +53,7 @@ def run_concurrently(tasks: Sequence[Callable]) -> list:
     pool, wait_for_tasks = ThreadPoolExecutor(len(tasks)), True
     try:
         futures = [pool.submit(run, task) for task in tasks]
-        done, running = set(), futures
+        done, running = set[Future](), set(futures)
         while running and not any(future.exception() for future in done):
             # The timeout lets this thread handle a signal that another thread has received.
             done, running = wait(futures, timeout=0.2, return_when=FIRST_EXCEPTION)

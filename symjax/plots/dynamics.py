@@ -28,7 +28,7 @@ HEAT = {"cmap": "viridis", "vmin": 0.0, "vmax": 1.0, "cbar": False, "linewidths"
 
 def over_time(
     table: pd.DataFrame,
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
     ax=None,
     panel: str,
@@ -76,8 +76,10 @@ def over_time(
     styles = sequential_styles(lines) if flag("ordered", ordered) else distinct_styles(lines)
     epochs = sorted(table.epoch.unique())
     with matplotlib.rc_context(PAPER):
-        options = {"margins": (max(0.4, 5.2 - 2.7 * columns), 0.9), "sharex": True, "sharey": True}
-        figure, grid = panel_grid(len(panels), 2.7, 2.5, ax=ax, columns=columns, **options)
+        margins = max(0.4, 5.2 - 2.7 * columns), 0.9
+        figure, grid = panel_grid(
+            len(panels), 2.7, 2.5, ax=ax, columns=columns, margins=margins, sharex=True, sharey=True
+        )
         for axes, name in zip(grid.flat, panels, strict=False):
             for line_name, style in styles.items():
                 grouped = table[(table[panel] == name) & (table[line] == line_name)].groupby("epoch").value
@@ -102,7 +104,7 @@ def over_time(
 
 def over_layers(
     table: pd.DataFrame,
-    path: Path | None = None,
+    path: str | Path | None = None,
     *,
     ax=None,
     title: str,
@@ -157,7 +159,7 @@ def over_layers(
         return finish(figure, path, ax, grid, title=title, legend={})
 
 
-def layers_by_time(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def layers_by_time(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw a panel per measure: the similarity of each layer at each epoch with itself at the end of the training.
 
     Args:
@@ -195,7 +197,9 @@ def layers_by_time(table: pd.DataFrame, path: Path | None = None, *, ax=None) ->
         return finish(figure, path, ax, grid, title="Each layer at an epoch with the same layer at the end")
 
 
-def layers_by_layers(table: pd.DataFrame, path: Path | None = None, *, ax=None, moments: int = 6) -> Figure | None:
+def layers_by_layers(
+    table: pd.DataFrame, path: str | Path | None = None, *, ax=None, moments: int = 6
+) -> Figure | None:
     """Draw a row per measure and a panel per epoch: layers at the epoch (vertical) by layers at the end (horizontal).
 
     Measures that compare equal layers only have no row.

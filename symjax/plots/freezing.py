@@ -10,7 +10,7 @@ from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
 from symjax.tables import over_networks
 
 
-def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw validation accuracy over epochs, and the cost of a step relative to normal training; a colour per schedule.
 
     Args:

@@ -15,7 +15,7 @@ COLOURS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6
 MARKERS = {"generalizing": "o", "memorizing": "s", "across": "^"}
 
 
-def group_distances(means: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def group_distances(means: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw a panel per measure: the mean distance of pairs within each group and across groups, over layers.
 
     Args:

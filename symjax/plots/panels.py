@@ -56,7 +56,7 @@ def bottom_axes(grid: np.ndarray) -> list[Axes]:
 
 def curve_panels(
     table: pd.DataFrame,
-    path: Path | None,
+    path: str | Path | None,
     ax: Any,
     *,
     series: str,

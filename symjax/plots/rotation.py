@@ -20,7 +20,7 @@ KIND_STYLES = {
 }
 
 
-def rotations(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def rotations(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw a panel per model with grouped bars: mean penalty of each layer and kind, with standard deviation (n - 1).
 
     Args:
@@ -66,7 +66,7 @@ def describe_draws(table: pd.DataFrame) -> tuple[str, bool]:
     return description, repeats * members > 1
 
 
-def rotation_curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
+def rotation_curves(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per model and layer with validation accuracy over epochs: mean and range of each kind.
 
     Args:

@@ -15,7 +15,7 @@ from symjax.plots.style import PAPER, check_table, finish
 from symjax.tables import mean
 
 
-def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | None = None, *, ax=None) -> Figure:
+def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw a histogram per layer: the number of pairs for which each value was chosen.
 
     Args:
@@ -54,11 +54,11 @@ def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | No
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
         pairs = chosen.pair.nunique()
         title = f"Chosen values of {pairs} pairs" if pairs > 1 else "Chosen value of one pair"
-        labels = {"xlabel": "value chosen by validation", "ylabel": "pairs"}
-        return finish(figure, path, ax, grid, title=f"{title}, layer by layer", **labels)
+        title = f"{title}, layer by layer"
+        return finish(figure, path, ax, grid, title=title, xlabel="value chosen by validation", ylabel="pairs")
 
 
-def sparsity(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def sparsity(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw a panel per layer with the penalty against the share of zero entries: a line for lasso, points for others.
 
     Points are means over pairs, with standard deviations (n - 1) in both directions if there are several pairs. All

@@ -42,7 +42,7 @@ def equal_layers(table: pd.DataFrame) -> pd.DataFrame:
     return same.groupby(["measure", "layer", "pair"], sort=False).value.agg(mean).reset_index()
 
 
-def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
+def heatmaps(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure | None:
     """Draw a heat map per measure: layers of the first model by layers of the second, averaged over pairs of models.
 
     Measures that compare equal layers only have no panel. Comparisons of a model with itself are left out, unless the
@@ -107,11 +107,10 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
             axes.set(xlabel="", ylabel="")
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)
-        labels = {"xlabel": "layer of the second model", "ylabel": "layer of the first model"}
-        return finish(figure, path, ax, grid, **labels)
+        return finish(figure, path, ax, grid, xlabel="layer of the second model", ylabel="layer of the first model")
 
 
-def by_layer(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def by_layer(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw grouped bars: the mean of each layer and measure over pairs of models, with standard deviation (n - 1).
 
     Args:

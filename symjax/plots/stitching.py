@@ -26,7 +26,8 @@ def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
     """
     registered = {label: OTHER_STYLES.get(label) or _registered_style(label) for label in families}
     spare = iter(palette("husl", len(families)) if any(colour is None for _, colour in registered.values()) else ())
-    styles, variants = {}, {}
+    styles: dict[str, tuple[str, tuple]] = {}
+    variants: dict[tuple, int] = {}
     for label, (name, colour) in registered.items():
         colour = matplotlib.colors.to_rgb(next(spare) if colour is None else colour)
         kind = label.partition(":")[0], colour
@@ -44,11 +45,11 @@ def _registered_style(label: str) -> tuple[str, str | None]:
         return label, None
     colour = family.colour
     if isinstance(colour, Mapping):
-        colour = colour.get(float(number or family.parameter().default))
+        colour = colour.get(float(number or family.default()))
     return f"{family.title} {number}".strip(), colour
 
 
-def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent: bool = True) -> Figure:
+def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, percent: bool = True) -> Figure:
     """Draw grouped bars: the mean penalty of each layer and family over pairs, with standard deviation (n - 1).
 
     Args:
@@ -93,7 +94,7 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
         return finish(figure, path, ax, grid, legend={"handlelength": 1.1})
 
 
-def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
+def curves(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per layer with training accuracy over epochs: mean and range over pairs of each trained family.
 
     Of several step sizes, the one with the highest accuracy in the last epoch is drawn.

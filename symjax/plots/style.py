@@ -16,7 +16,7 @@ from symjax import checks
 from symjax.errors import InputError
 from symjax.ops import files
 
-PAPER = {
+PAPER: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -27,7 +27,7 @@ PAPER = {
 
 
 def check_table(
-    path: Path | None, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table"
+    path: str | Path | None, table: pd.DataFrame, columns: str, numbers: str = "", *, name: str = "table"
 ) -> None:
     """Check the arguments of a figure before it is drawn.
 
@@ -74,7 +74,7 @@ def make_axes(
         figure = Figure(figsize=figsize, layout="constrained")
         return figure, figure.subplots(*shape, squeeze=False, **options)
     shape = shape if count is None else (1, count)
-    given = np.ravel(ax) if isinstance(ax, (Axes, np.ndarray, list, tuple)) else []
+    given: Any = np.ravel(np.asarray(ax, object)) if isinstance(ax, (Axes, np.ndarray, list, tuple)) else []
     if len(given) != shape[0] * shape[1] or not all(isinstance(axes, Axes) for axes in given):
         raise InputError(f"ax: got {checks.short(ax)}, expected {shape[0] * shape[1]} axes, one for each panel")
     for axes in given:
@@ -84,7 +84,7 @@ def make_axes(
 
 def finish(
     figure: Figure,
-    path: Path | None,
+    path: str | Path | None,
     ax: Any,
     grid: np.ndarray,
     *,
@@ -123,9 +123,10 @@ def finish(
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     """Write `path`.png and `path`.pdf, each atomically."""
-    for suffix, options in {".png": {"dpi": 200}, ".pdf": {}}.items():
+    formats: dict[str, dict[str, Any]] = {".png": {"dpi": 200}, ".pdf": {}}
+    for suffix, options in formats.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=suffix[1:], **options)
         files.write_bytes(Path(f"{path}{suffix}"), buffer.getvalue())
@@ -177,7 +178,7 @@ def sequential_styles(names: Sequence) -> dict[Any, dict[str, Any]]:
 
 def labelled(panels: Iterable[Axes]) -> dict[str, Any]:
     """Return {label: handle} for all labelled artists, each label once."""
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)

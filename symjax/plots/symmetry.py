@@ -14,7 +14,7 @@ from symjax.plots.stitching import family_styles
 from symjax.plots.style import PAPER, check_table, finish, heatmap, make_axes, palette
 
 
-def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def defects(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw a heat map of commutation defects: activations by kinds of matrices; members of the group are framed.
 
     Args:
@@ -74,7 +74,7 @@ def worst_defects(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"member": member, "defect": grouped.defect.max().where(member, grouped.defect.min())})
 
 
-def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, ax=None) -> Figure:
+def homogeneity(table: pd.DataFrame, slope: float, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw xi(l) = RMS(s(l X) - l s(X)) against l, a line per activation, and a line of the limiting slope.
 
     Args:
@@ -113,7 +113,7 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, 
         return finish(figure, path, ax, grid)
 
 
-def symmetry_penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def symmetry_penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw penalties by layer of networks stitched to their image under a symmetry: a dot per network and stitch.
 
     Args:

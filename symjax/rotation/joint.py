@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,8 +90,9 @@ class JointRetraining:
         The programs are compiled for one or two cases.
         """
         plan, (train, evaluate), dataset = self._plan, self._programs, self._dataset
-        image, scalar = dataset.train.images.shape[1:], jax.ShapeDtypeStruct((), np.float32)
-        count = jax.ShapeDtypeStruct((), np.int32)
+        image = dataset.train.images.shape[1:]
+        scalar: Any = jax.ShapeDtypeStruct((), np.float32)  # shapes in place of arrays, here and below
+        count: Any = jax.ShapeDtypeStruct((), np.int32)
         tails = tuple(plan.network.tail_of(plan.network.shapes, point) for point in self.points)
         states = tuple(
             TrainState(tail, jax.eval_shape(self._optimizer.init, tail.params), count, count) for tail in tails
@@ -98,14 +100,14 @@ class JointRetraining:
         channels = [plan.network.points[point].channels for point in self.points]
         matrices = tuple(jax.ShapeDtypeStruct((size, size), np.float32) for size in channels)
 
-        def examples(front, images: int, *leading: int):
+        def examples(front, images: int, *leading: int) -> tuple[Any, Any]:
             features = front.features_shape(images, image)
             labels = jax.ShapeDtypeStruct((*leading, images), np.int32)
             return jax.ShapeDtypeStruct((*leading, *features.shape), features.dtype), labels
 
         images, batch = len(dataset.train) // self.blocks, self._fronts[0].batch_size
         shared = tuple(TrainData(*examples(front, images), scalar, scalar, None) for front in self._fronts)
-        mask = jax.ShapeDtypeStruct((1, batch), np.float32)
+        mask: Any = jax.ShapeDtypeStruct((1, batch), np.float32)
         chunks = tuple(Batches(*examples(front, batch, 1), mask) for front in self._fronts)
         batches = -(-len(dataset.validation) // batch) if self.blocks == 1 else 0
         chunk = num_bytes(chunks)

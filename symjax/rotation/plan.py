@@ -107,4 +107,5 @@ class CaseResult:
     matrix: np.ndarray
     tail: Member
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)

@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +123,7 @@ class Retraining:
           The results of all cases at the first point of the plan, then at the second, and so on.
         """
         keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(("matrix", "order", "start", "front"))}
-        results = {}
+        results: dict[tuple[int, Any], CaseResult] = {}
         for program in self.programs:
             features = program.features(member, keys["front"])
             for index, count in groups(len(cases), self._size(program, len(cases))):

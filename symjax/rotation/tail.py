@@ -42,7 +42,8 @@ class RotatedTail:
     point: int
     matrix: jax.Array
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def apply(self, tail: Member, x, *, mode="inference", key=None, with_state: bool = False):
         """Return the output of the network for the features `x` before the activation.

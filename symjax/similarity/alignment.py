@@ -23,7 +23,8 @@ class Rotation(NamedTuple):
     scaling: jax.Array  # 0-d
     bias: jax.Array  # (d_y,), zero unless means were subtracted
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     @property
     def matrix(self):
@@ -38,7 +39,8 @@ class Matching(NamedTuple):
     selection: jax.Array  # (d_y, d_x), the permutation as a matrix; a zero row for each -1
     bias: jax.Array  # (d_y,), zero unless means were subtracted; the mean for channels without a match
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     @property
     def matrix(self):

@@ -32,7 +32,8 @@ class CCA(NamedTuple):
     x_dropped: jax.Array  # largest singular value that `rcond` drops, over the largest; 0 if it drops none
     y_dropped: jax.Array
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def cca_of_centred(x, y, rcond, samples):

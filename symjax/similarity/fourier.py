@@ -35,7 +35,8 @@ class FourierCCA(NamedTuple):
     columns: jax.Array  # int32 (f_w,), horizontal frequencies, nonnegative
     weights: jax.Array  # (f_w,), number of frequencies of the full transform that a column represents: 1 or 2
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def fourier_cca(x, y, *, layout=None, rcond=None):

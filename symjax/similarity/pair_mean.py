@@ -5,7 +5,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import stdtrit
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import integer, numpy_array, one_of, random_key, real, require_finite
@@ -78,6 +77,8 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
     check_level(level)
     one_of("method", method, PAIR_METHODS)
     integer("num_resamples", num_resamples, 2)
+    from scipy.special import stdtrit  # imported here for a fast `import symjax`
+
     models = np.unique(pairs)
     if len(models) < 3:
         raise InputError(f"pairs: got {len(models)} models, expected at least 3")

@@ -31,7 +31,8 @@ class Pairwise:
     models_b: tuple
     one_set: bool = False
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def select(self, *, layer_a=None, model_a=None, layer_b=None, model_b=None):
         """Return `values` at the given labels; axes with a label are removed, the others keep their order.

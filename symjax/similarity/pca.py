@@ -30,7 +30,8 @@ class PCA(NamedTuple):
     ratios: jax.Array  # (k,), shares of the total variance; NaN where that is 0
     mean: jax.Array  # (d,)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def pca(x, *, maps="pixels", layout=None):

@@ -25,7 +25,8 @@ class PLS(NamedTuple):
     x_mean: jax.Array  # (d_x,)
     y_mean: jax.Array  # (d_y,)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def pls(x, y, *, maps="pixels", layout=None):

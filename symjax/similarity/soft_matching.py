@@ -26,7 +26,8 @@ class Transport(NamedTuple):
     y_scaling: jax.Array  # (q,), 1; for standardized neurons the norms of the centred neurons
     bias: jax.Array  # (q,), zero unless means were subtracted
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     @property
     def weights(self):

@@ -42,11 +42,12 @@ class SplitMeasure:
         size = self.product.size(a, b)
         a_data, b_data = (self.product.downsample(part.data, size)[None] for part in (a, b))
         value = self.finish(self.product.multiply(a_data, b_data)[0, 0], a.aux, b.aux)
-        if self.exact is None:
+        if self.exact is None or self.is_inaccurate is None:
             return value
         return lax.cond(self.is_inaccurate(value), lambda: self.compare_exactly(a, b), lambda: value)
 
     def compare_exactly(self, a: Prepared, b: Prepared):
         """Return `exact` of two `Prepared` after enlarging the smaller map."""
+        assert self.exact is not None
         size = larger_size(a.data.shape, b.data.shape)
         return self.exact(*(part._replace(data=flatten(upsample(part.data, size))) for part in (a, b)))

@@ -54,7 +54,8 @@ class StitchResult:
     stitches: Mapping[tuple[str, ...], Stitch]
     states: Mapping[tuple[str, ...], PyTree]
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def plot(self, path: str | Path | None = None, *, ax=None):
         """Return the figure of penalties: a group of bars per layer with a bar per family.
@@ -156,8 +157,14 @@ def stitch(
         raise InputError(f"{unknown[0]}: got an unknown option, expected one of {', '.join(OPTIONS)}")
     config = FitConfig(loss=loss, metric=metric, **options)
     seed = integer("seed", seed)
-    points, families = _points(network, network_b, at), parse_families(families)
-    plan = Plan(network, points, families, config, parallel.default_execution(), network_b)
+    plan = Plan(
+        network,
+        _points(network, network_b, at),
+        parse_families(families),
+        config,
+        parallel.default_execution(),
+        network_b,
+    )
     source = Source("data", _split("train", train), _split("test", test), (), normalize=False)
     with _renamed_data():
         dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)
@@ -167,7 +174,7 @@ def stitch(
     check_functions(loss, metric, network_b, outputs[1], targets, _num_classes(source))
 
     sweep = Sweep(plan, dataset, num_pairs=1, devices=devices)
-    (result,) = sweep.run({0: member_a, 1: member_b}.get, [(0, 1)], seed=seed)
+    (result,) = sweep.run({0: member_a, 1: member_b}.__getitem__, [(0, 1)], seed=seed)
     if text := numerical_warnings(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
         warnings.warn(text, stacklevel=2)
     evaluation = {"batch_size": config.eval_batch_size, "metric": metric}

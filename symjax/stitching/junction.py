@@ -33,7 +33,8 @@ class Junction(NamedTuple):
     resize: str = "none"
     dtype: Any = None
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     @property
     def shape(self) -> tuple[int, int]:

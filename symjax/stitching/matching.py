@@ -19,7 +19,8 @@ class FeatureMoments(NamedTuple):
     yx: jax.Array  # (d_y, d_x), mean of y_i x_j
     yy: jax.Array  # (d_y,), mean of y_i^2
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def feature_moments(x: jax.Array, y: jax.Array) -> FeatureMoments:

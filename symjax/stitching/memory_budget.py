@@ -49,7 +49,7 @@ def _estimate(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -
 
 def largest_parts(parts: Sequence[Plan]) -> list[Plan]:
     """Return the plans of a `partition` that may need the most memory: per range of points that with most families."""
-    largest: dict[tuple[int, ...], Plan] = {}
+    largest: dict[tuple, Plan] = {}
     for part in parts:
         other = largest.setdefault(part.points, part)
         if (len(part.trained), len(part.families)) > (len(other.trained), len(other.families)):

@@ -143,7 +143,7 @@ class Plan:
     families: tuple[Family, ...]
     config: FitConfig
     execution: Execution
-    network_b: Network | None = None
+    network_b: Network = None  # type: ignore[assignment]  # None is replaced by `network` when the plan is made
 
     def __post_init__(self):
         if self.network_b is None:

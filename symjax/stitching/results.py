@@ -125,7 +125,7 @@ class StitchResults:
         clean_a, clean_b = clean[a], (clean_b or clean)[b]
         pair = {"pair": pair_name(result.pair), "model_a": a, "model_b": b}
         pair["clean_accuracy"] = float(np.mean([clean_a, clean_b]))
-        network_columns = {}
+        network_columns: dict[str, Any] = {}
         if networks is not None:
             network_columns = dict(zip(("network_a", "network_b"), networks, strict=True))
             network_columns |= {"clean_accuracy_a": clean_a, "clean_accuracy_b": clean_b}
@@ -142,7 +142,7 @@ class StitchResults:
     def _write_stitches(self, result: PairResult) -> None:
         files.make_folder(self.folder / "stitches")
         path = self.folder / "stitches" / f"{pair_name(result.pair)}.npz"
-        arrays = files.read_npz(path) if path.exists() else {}
+        arrays: dict[str, Any] = files.read_npz(path) if path.exists() else {}
         for key, (stitch, stats) in result.stitches.items():
             prefix = f"{'/'.join(key)}/"
             arrays = {key: value for key, value in arrays.items() if not key.startswith(prefix)}
@@ -269,7 +269,7 @@ def load_stitch(
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
         raise InputError(f"layer, family: got {prefix[:-1]}, expected one of {path}: {', '.join(known)}")
     stats = {key.removeprefix("stats/"): value for key, value in saved.items() if key.startswith("stats/")}
-    factors = tuple(saved[name] for name in FACTORS) if FACTORS[0] in saved else None
+    factors = (saved[FACTORS[0]], saved[FACTORS[1]]) if FACTORS[0] in saved else None
     return Stitch(saved["matrix"], saved["bias"], factors), unflatten(stats, like)
 
 

@@ -76,7 +76,7 @@ class SweepShard:
         self._scores = lift(partial(evaluate.over_batches, partial(evaluate.batch_scores, plan)), effort=1)
         self._place = partial(shard, devices=devices)
 
-    def _full_batches(self, images: int) -> jax.Array:
+    def _full_batches(self, images: int) -> jax.Array | np.ndarray:
         """Return batches of about `images` training images: full ones of distinct images, at least one."""
         images = min(images, self._train.mask.sum())
         return self._train.images[: max(1, int(images) // self._train.images.shape[1])]
@@ -146,13 +146,13 @@ class SweepShard:
 
     def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
         """Return accuracies in percent, or mean scores of another metric, (pairs, points, stitches)."""
-        score = loss = examples = 0
+        score = loss = examples = np.float64(0)
         for some, scores in self._calls(self._scores, (pairs, *self._place((stitches, stats))), batches):
             sums = jax.tree.map(lambda *points: np.stack(points, axis=2).astype(np.float64), *scores)
             score, loss = score + sums.score.sum(axis=1), loss + sums.loss.sum(axis=1)
             examples += some.mask.sum()
             on_evaluation({"loss": float(np.mean(loss) / examples), "accuracy": float(np.mean(score) / examples)})
-        return self.plan.config.scale * score / float(examples)
+        return np.asarray(self.plan.config.scale * score / float(examples))
 
 
 def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:

@@ -15,6 +15,7 @@ from symjax.network.low_rank import LowRankFeatures, materialize
 from symjax.spelling import one_line
 
 PyTree = Any
+Array = jax.Array | np.ndarray
 
 
 class Pair(NamedTuple):
@@ -23,7 +24,8 @@ class Pair(NamedTuple):
     a: Member
     b: Member
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class Stitch(NamedTuple):
@@ -34,14 +36,15 @@ class Stitch(NamedTuple):
     None when you replace the matrix.
     """
 
-    matrix: jax.Array  # (d_b, d_a)
-    bias: jax.Array | None = None  # (d_b,)
-    factors: tuple[jax.Array, jax.Array] | None = None  # (d_b, r) and (r, d_a)
+    matrix: Array  # (d_b, d_a)
+    bias: Array | None = None  # (d_b,)
+    factors: tuple[Array, Array] | None = None  # (d_b, r) and (r, d_a)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
-def low_rank(factors: tuple[jax.Array, jax.Array] | None) -> tuple[jax.Array, jax.Array] | None:
+def low_rank(factors: tuple[Array, Array] | None) -> tuple[Array, Array] | None:
     """Return the factors of a stitch if applying them costs at most half as much as the matrix; else None."""
     if factors is None:
         return None

@@ -52,7 +52,8 @@ class PairResult:
     curves: list[dict]
     stitches: dict[tuple[str, ...], tuple[Stitch, PyTree]]
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def check_plan(plan: Plan, dataset: Dataset) -> None:
@@ -159,7 +160,8 @@ class Sweep:
 
     def _run_shards(self, pairs, keys, on_epoch, on_evaluation) -> list[ShardResult]:
         """Run all shards concurrently; if one fails, the others stop after their current stage, epoch or call."""
-        lock, epochs = threading.Lock(), {}
+        lock = threading.Lock()
+        epochs: dict[int, list[dict[str, float]]] = {}  # the metrics of an epoch of each shard
         trained = sum(bool(shard.plan.trained) for shard in self.shards)
 
         def epoch_done(epoch, metrics):
@@ -176,7 +178,9 @@ class Sweep:
         return run_concurrently([partial(shard.run, pairs, keys, epoch_done, batch_done) for shard in self.shards])
 
     def _pair_result(self, g, pair, results: list[ShardResult]) -> PairResult:
-        rows, curves, stitches = [], [], {}
+        rows: list[dict[str, Any]] = []
+        curves: list[dict[str, Any]] = []
+        stitches: dict[tuple[str, ...], Any] = {}
         for result in results:
             _add(result, g, rows, curves, stitches)
         labels = [family.label for family in self.plan.families]

@@ -79,9 +79,8 @@ def stitch_to_transformed(
         )
         element = {name: matrices for name, matrices in elements.items() if name in names}
         transformed = jax.device_get(_compile_fast(jax.vmap(symmetry.act))(members.members, element))
-        options = {"max_device_memory": max_device_memory}
         accuracies = [
-            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, **options)
+            zoo.evaluate(network, which, dataset.test, dataset.mean, dataset.std, max_device_memory=max_device_memory)
             for which in (members.members, transformed)
         ]
         clean = 100 * np.rint(np.asarray(accuracies, np.float64) * count).mean(axis=0) / count
@@ -149,32 +148,24 @@ def transformed_flops(
     return total
 
 
-def moments_memory(
+def moments_program(
     network: Network, dataset: Dataset, points: Sequence[int], matching_images: int = MATCHING
-) -> memory.MemoryEstimate:
-    """Return the device memory for the feature moments of a member and its transform; compiles the program."""
+) -> memory.MemberProgram:
+    """Return the program of the feature moments of a member and its transform."""
+    plan = Plan(network, tuple(points), (), FitConfig(), parallel.default_execution())
     images = jax.ShapeDtypeStruct(_matching_batches(dataset, matching_images).shape, np.uint8)
     shared = (images, dataset.mean, dataset.std)
-    return memory.estimate_memory(
-        _moments_of(network, points), parallel.default_execution(), Pair(network.shapes, network.shapes), shared
-    )
+    pair = Pair(network.shapes, network.shapes)
+    return memory.MemberProgram(lambda pair, shared: pair_moments(plan, pair, *shared), plan.execution, pair, shared)
 
 
 def _moments(members: zoo.Zoo, transformed: Member, dataset: Dataset, points: tuple[int, ...], images: int, limit):
     """Return per point the feature moments of all members and their transforms, on full batches of training images."""
-    network, size = members.network, None
-    if limit is not None:
-        size = jax.local_device_count() * moments_memory(network, dataset, points, images).max_members(limit)
-    run = parallel.over_members(_moments_of(network, points), parallel.default_execution())
+    run = moments_program(members.network, dataset, points, images).within(limit, tuple(jax.local_devices()))
     shared = (_matching_batches(dataset, images), dataset.mean, dataset.std)
-    return parallel.in_groups(run, size)(Pair(members.members, transformed), shared)
+    return run(Pair(members.members, transformed), shared)
 
 
-def _moments_of(network: Network, points: Sequence[int]):
-    plan = Plan(network, tuple(points), (), FitConfig(), parallel.default_execution())
-    return lambda pair, shared: pair_moments(plan, pair, *shared)
-
-
-def _matching_batches(dataset: Dataset, images: int) -> np.ndarray:
+def _matching_batches(dataset: Dataset, images: int) -> jax.Array | np.ndarray:
     batches = pad_batches(dataset.train, BATCH).images
     return batches[: max(1, min(images, len(dataset.train)) // batches.shape[1])]

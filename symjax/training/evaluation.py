@@ -21,7 +21,8 @@ class Batches(NamedTuple):
     labels: jax.Array | np.ndarray  # (steps, batch, ...)
     mask: jax.Array | np.ndarray  # (steps, batch), float32
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def pad_batches(split: Split, batch_size: int) -> Batches:
@@ -46,7 +47,7 @@ def pad_batches(split: Split, batch_size: int) -> Batches:
 
 
 def total_score(
-    outputs: Any, targets: jax.Array, mask: jax.Array, metric: Callable[[Any, jax.Array], jax.Array] | None = None
+    outputs: Any, targets: Any, mask: Any, metric: Callable[[Any, jax.Array], jax.Array] | None = None
 ) -> jax.Array:
     """Return the sum of the scores of a metric over the examples with mask 1; NaN if an output is not finite.
 

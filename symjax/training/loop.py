@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -29,19 +30,21 @@ class TrainState(NamedTuple):
     seed: jax.Array  # int32
     epoch: jax.Array  # int32, completed epochs
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class TrainData(NamedTuple):
     """The data that all members share, on the device."""
 
-    images: jax.Array  # (n, height, width, channels), uint8
-    labels: jax.Array  # (n,), int32
-    mean: jax.Array | None  # (channels,); None if inputs are not normalized
-    std: jax.Array | None  # (channels,)
+    images: jax.Array | np.ndarray  # (n, height, width, channels), uint8
+    labels: jax.Array | np.ndarray  # (n,), int32
+    mean: jax.Array | np.ndarray | None  # (channels,); None if inputs are not normalized
+    std: jax.Array | np.ndarray | None  # (channels,)
     validation: Batches | None  # None without validation after each epoch
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def apply_gradients(tx: optax.GradientTransformation, grads, opt_state, params):

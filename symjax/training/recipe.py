@@ -115,8 +115,7 @@ NAMED_OPTIMIZER_FIELDS = ("learning_rate", "weight_decay", "schedule", "warmup")
 
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
     """Return the optimizer of a recipe."""
-    if recipe.own_optimizer:
-        tx = recipe.optimizer
+    if not isinstance(tx := recipe.optimizer, str):
         tx = tx if isinstance(tx, optax.GradientTransformation) else tx(steps_per_epoch)
         if not isinstance(tx, optax.GradientTransformation):
             raise InputError(f"optimizer: got {short(tx)}, expected an optax.GradientTransformation")
@@ -126,7 +125,7 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
     rate = SCHEDULES[recipe.schedule](recipe.learning_rate, total)
     if recipe.warmup:
         rate = _with_warmup(rate, max(1, round(recipe.warmup * total)))
-    return OPTIMIZERS[recipe.optimizer](rate, decay)
+    return OPTIMIZERS[tx](rate, decay)
 
 
 def _halving(learning_rate: float, total: int) -> optax.Schedule:

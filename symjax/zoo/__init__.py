@@ -13,7 +13,7 @@ checkpoint, or one of another zoo, is therefore an error.
 
 from symjax.zoo.config import PRECISIONS, ZooConfig
 from symjax.zoo.evaluation import evaluate, test_accuracy, train_accuracy
-from symjax.zoo.evaluation import evaluation_need as evaluation_need
+from symjax.zoo.evaluation import evaluation_program as evaluation_program
 from symjax.zoo.loading import Zoo, load, load_history
 from symjax.zoo.training import Group, train, train_together
 from symjax.zoo.training import check as check

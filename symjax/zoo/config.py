@@ -98,7 +98,7 @@ class ZooConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {
-            "freeze": list(self.freeze) if self.rule is None else self.rule.to_json(),
+            "freeze": list(self.schedule) if self.rule is None else self.rule.to_json(),
             "recipe": self.recipe.to_json(),
             "model": self.model_name,
             "model_options": dict(self.model_options),
@@ -234,9 +234,14 @@ class ZooConfig:
         """The rule by which members decide on their freeze schedule; None if the schedule is given."""
         return self.freeze if isinstance(self.freeze, Saturation) else None
 
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """The given schedule of freeze training; none with a rule."""
+        return () if isinstance(self.freeze, Saturation) else self.freeze
+
     def frozen(self, epoch: int) -> int:
         """Return the number of segments that are not trained after `epoch` epochs; 0, the minimum, with a rule."""
-        return freezing.num_frozen(() if self.rule else self.freeze, epoch)
+        return freezing.num_frozen(self.schedule, epoch)
 
 
 def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
@@ -246,9 +251,6 @@ def _check_freeze(freeze: Iterable[int]) -> tuple[int, ...]:
     return freeze
 
 
-RESERVED_OPTIONS = {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS}
-
-
 def _check_options(options: Any) -> tuple[tuple[str, Any], ...]:
     """Return options of a model sorted by name and hashable, with tuples for lists."""
     try:
@@ -256,7 +258,7 @@ def _check_options(options: Any) -> tuple[tuple[str, Any], ...]:
         options = {text("model_options", name): _hashable(options[name]) for name in sorted(options)}
         hash(tuple(options.values()))
         json.dumps(options)
-        if reserved := RESERVED_OPTIONS & set(options):
+        if reserved := {"name", "width", "dtype", "example", *models.registry.DATA_OPTIONS} & set(options):
             raise InputError(
                 f"model_options: got {listed(sorted(reserved))}, which other settings define; expected others"
             )

@@ -12,6 +12,7 @@ import numpy as np
 from symjax import representations
 from symjax.data import Dataset, Split
 from symjax.flops import segment_flops, step_flops
+from symjax.freezing import Saturation
 from symjax.ops import parallel
 from symjax.ops.memory import num_bytes
 from symjax.ops.parallel import Execution
@@ -47,16 +48,16 @@ def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -
     With a rule it is an upper bound, for which no layer is frozen and layers are compared after each epoch.
     """
     counts = Counter(config.frozen(epoch) for epoch in epochs)
-    comparisons = 0.0 if config.rule is None else counts.total() * comparison_flops(config, dataset)
+    comparisons = 0.0 if config.rule is None else counts.total() * comparison_flops(config, config.rule, dataset)
     return comparisons + sum(count * epoch_flops(config, dataset, frozen) for frozen, count in counts.items())
 
 
-def comparison_flops(config: ZooConfig, dataset: Dataset) -> float:
+def comparison_flops(config: ZooConfig, rule: Saturation, dataset: Dataset) -> float:
     """Return the floating-point operations of one pass of the images of a rule through the layers of a member.
 
     There is one pass after each epoch that is compared, and one before the first. The measure is not counted.
     """
-    network, examples = config.network(dataset), len(comparison_images(config.rule, dataset))
+    network, examples = config.network(dataset), len(comparison_images(rule, dataset))
     return examples * sum(segment_flops(network, dataset.train.images.shape[1:])[: len(network.points)])
 
 

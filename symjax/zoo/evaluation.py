@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -57,7 +57,7 @@ def test_accuracy(
     return evaluate(zoo.network, zoo.members, split, dataset.mean, dataset.std, **options)
 
 
-test_accuracy.__test__ = False  # pytest collects what is called test_* wherever it is imported
+vars(test_accuracy)["__test__"] = False  # pytest collects what is called test_* wherever it is imported
 
 
 def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
@@ -114,7 +114,7 @@ def evaluate(
       mean, std: (channels,) or scalars, by which inputs are normalized; both None for inputs without normalization.
       labels: (members, n, ...), used in place of the labels of the split.
       devices: the devices over which members are spread; by default all local ones.
-      max_device_memory: bytes on each device; members run in groups that need no more (`evaluation_need`).
+      max_device_memory: bytes on each device; members run in groups that need no more.
       metric: as in `symjax.training.Recipe`; the result is then the mean of its scores.
 
     Raises:
@@ -145,49 +145,29 @@ def evaluate(
         padded = np.zeros((len(labels), *batches.labels.shape), batches.labels.dtype)
         padded[:, examples] = labels
         members = (members, padded)
-    size = None
-    if max_device_memory is not None:
-        needed = evaluation_need(network, split, per_member_labels=labels is not None, metric=metric)
-        size = len(devices) * needed.max_members(max_device_memory)
-    run = parallel.in_groups(_accuracies(network, devices, labels is not None, metric), size)
-    return np.asarray(run(members, shared))
+    program = evaluation_program(network, split, per_member_labels=labels is not None, metric=metric)
+    return np.asarray(program.within(max_device_memory, devices)(members, shared))
 
 
-def evaluation_need(
+def evaluation_program(
     network: Network, split: Split, *, per_member_labels: bool = False, metric: Callable | None = None
-) -> memory.MemoryEstimate:
-    """Return the device memory that `evaluate` needs; compiles its program for one or two members."""
+) -> memory.MemberProgram:
+    """Return the program of `evaluate`. A member is (member, labels) where members have labels of their own."""
     size = min(EVALUATION_BATCH, len(split))
     leading = (-(-len(split) // size), size)
     images, labels = (jax.ShapeDtypeStruct((*leading, *a.shape[1:]), a.dtype) for a in (split.images, split.labels))
-    return _evaluation_need(network, images, labels, per_member_labels, metric)
+    return _evaluation_program(network, images, labels, per_member_labels, metric)
 
 
 @lru_cache
-def _evaluation_need(
+def _evaluation_program(
     network: Network,
-    images: jax.ShapeDtypeStruct,
-    labels: jax.ShapeDtypeStruct,
+    images: Any,
+    labels: Any,
     per_member_labels: bool,
     metric: Callable | None,
-) -> memory.MemoryEstimate:
+) -> memory.MemberProgram:
     """Return the same for inputs and targets of shapes (steps, batch, ...); cached."""
-    mask, channels = jax.ShapeDtypeStruct(images.shape[:2], np.float32), normalization(network, images)
-    shared = (Batches(images, labels, mask), channels, channels)
-    member = (network.shapes, labels) if per_member_labels else network.shapes
-    evaluated = _accuracy_of(network, per_member_labels, metric)
-    return memory.estimate_memory(evaluated, parallel.default_execution(), member, shared)
-
-
-@lru_cache
-def _accuracies(network: Network, devices: tuple, per_member_labels: bool, metric: Callable | None):
-    """Return the compiled accuracy of stacked members. It is cached, so that a process compiles it once."""
-    evaluated = _accuracy_of(network, per_member_labels, metric)
-    return parallel.over_members(evaluated, parallel.default_execution(), devices=devices)
-
-
-def _accuracy_of(network: Network, per_member_labels: bool, metric: Callable | None):
-    """Return a function that computes the accuracy of a member, or of (member, labels), on shared batches."""
 
     def accuracy_of(item, shared):
         batches, mean, std = shared
@@ -195,7 +175,11 @@ def _accuracy_of(network: Network, per_member_labels: bool, metric: Callable | N
         batches = batches._replace(labels=labels)
         return accuracy(lambda images: network.apply(member, data.normalize(images, mean, std)), batches, metric)
 
-    return accuracy_of
+    mask: Any = jax.ShapeDtypeStruct(images.shape[:2], np.float32)
+    channels = normalization(network, images)
+    shared = (Batches(images, labels, mask), channels, channels)
+    member = (network.shapes, labels) if per_member_labels else network.shapes
+    return memory.MemberProgram(accuracy_of, parallel.default_execution(), member, shared)
 
 
 def devices_or_all(devices) -> tuple:

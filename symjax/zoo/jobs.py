@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,8 +14,9 @@ import pandas as pd
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
-from symjax.ops import interruption, memory, parallel
+from symjax.ops import interruption, parallel
 from symjax.ops.compiler import compiler_options
+from symjax.ops.memory import MemberProgram
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import progress_bar, warn
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
@@ -94,7 +96,7 @@ def train_jobs(
     start, last = jobs[0].start, config.recipe.epochs
     shared = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
     per_member_labels = any(job.labels is not None for job in jobs)
-    labels = np.stack([job.labels for job in jobs]) if per_member_labels else None
+    labels = np.stack([np.asarray(job.labels) for job in jobs]) if per_member_labels else None
     _prepare(config, network, len(dataset.train), jobs, devices[0])
     with (
         progress_bar(desc="zoo", unit="epoch", total=last, initial=start, disable=not progress) as bar,
@@ -145,7 +147,7 @@ def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Seque
             job.state = jax.device_get(create(jax.device_put(np.int32(job.stored.seed), device)))
 
 
-def _wait(arrays: dict[str, jax.Array], interrupted: Callable[[], bool]) -> bool:
+def _wait(arrays: dict[str, Any], interrupted: Callable[[], bool]) -> bool:
     """Wait for arrays; return whether they were computed before an interruption."""
     while not all(array.is_ready() for array in arrays.values()):
         if interrupted():
@@ -191,29 +193,26 @@ def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: boo
     return epoch
 
 
-def memory_estimate(
+def training_program(
     config: ZooConfig, dataset: Dataset, execution: Execution, per_member_labels: bool = False
-) -> memory.MemoryEstimate:
-    """Return the device memory that training members needs; compiles the program of an epoch for one member.
-
-    With frozen layers it is the memory of the epochs before they are frozen, which need more.
-    """
+) -> MemberProgram:
+    """Return the program of an epoch in which nothing is frozen; epochs with frozen layers need less memory."""
     shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
     plain = dataclasses.replace(config.resolved_for(dataset), freeze=(), labels="true")
     network = config.network(dataset).with_form(execution.conv)
     leaves, structure = jax.tree.flatten(shared)
-    return _memory_estimate(plain, network, tuple(leaves), structure, execution, per_member_labels)
+    return _training_program(plain, network, tuple(leaves), structure, execution, per_member_labels)
 
 
 @lru_cache
-def _memory_estimate(
+def _training_program(
     config: ZooConfig, network: Network, leaves, structure, execution: Execution, per_member_labels: bool
-):
+) -> MemberProgram:
     """Cached, so that zoos which differ in labels and schedules only are compiled once."""
     shared = jax.tree.unflatten(structure, leaves)
     state = abstract_state(config, network, len(shared.images))
     member = (state, shared.labels) if per_member_labels else state
-    return memory.estimate_memory(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
+    return MemberProgram(_epoch(network, config.recipe, 0, per_member_labels), execution, member, shared)
 
 
 @lru_cache

@@ -45,7 +45,8 @@ class Zoo:
     metrics: pd.DataFrame
     freeze: tuple[int, ...] = ()
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -231,7 +232,7 @@ class ZooFolder:
         seeds, members, metrics = self.members(seeds, epoch)
         if diverged := [seed for seed in seeds if metrics.loss[metrics.seed == seed].isna().any()]:
             warn(f"the loss of seeds {listed(diverged)} became NaN in training; their weights are of no use")
-        freeze = self.config.freeze if self.config.rule is None else schedule_of(read_decisions(self.path))
+        freeze = self.config.schedule if self.config.rule is None else schedule_of(read_decisions(self.path))
         return Zoo(self.config, self.network, seeds, parallel.stack(members), metrics, freeze)
 
     def members(

@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,6 @@ from symjax.network import Member, Network
 from symjax.ops import files
 from symjax.representations import as_maps, features_of
 from symjax.similarity import pairwise
-from symjax.zoo.config import ZooConfig
 
 FILE = "frozen.csv"
 KINDS = {"epoch": int, "layer": str, "similarity": float, "frozen": bool}
@@ -53,18 +53,19 @@ class FreezeScheduler:
 
     def __init__(
         self,
-        config: ZooConfig,
+        rule: Saturation,
+        epochs: int,
         network: Network,
         dataset: Dataset,
         folder: pathlib.Path,
         devices: tuple,
         max_device_memory: float | None,
     ):
-        self.rule, self.last = config.rule, config.recipe.epochs
+        self.rule, self.last = rule, epochs
         self.network, self.dataset, self.folder = network, dataset, folder
-        self.options = {"devices": devices, "max_device_memory": max_device_memory}
+        self.options: dict[str, Any] = {"devices": devices, "max_device_memory": max_device_memory}
         self.decisions = read_decisions(folder)
-        self.features: dict[str, np.ndarray] | None = None  # after the epoch of the last update
+        self.features: dict[str, np.ndarray] = {}  # after the epoch of the last update
 
     def frozen(self, epoch: int) -> int:
         """Return the number of segments that are not trained after `epoch` epochs."""
@@ -110,8 +111,8 @@ class FreezeScheduler:
         """Return {layer: (members, n, ...)}, members in the order of their seeds."""
         images, mean, std = comparison_images(self.rule, self.dataset), self.dataset.mean, self.dataset.std
         ordered = jax.tree.map(lambda leaf: leaf[np.argsort(seeds)], jax.device_get(members))
-        options = {"pool": self.rule.maps == "pool", **self.options}
-        return as_maps(features_of(self.network, ordered, images, mean, std, **options))
+        pool = self.rule.maps == "pool"
+        return as_maps(features_of(self.network, ordered, images, mean, std, pool=pool, **self.options))
 
     def _similarity(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[float]:
         """Return the similarity of each layer that is not frozen; NaN if a member has diverged."""

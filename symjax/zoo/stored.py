@@ -14,12 +14,11 @@ import time
 import uuid
 from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pandas as pd
 
 from symjax.checks import integers
@@ -28,6 +27,9 @@ from symjax.network import Network
 from symjax.ops import files, hosts
 from symjax.training import TrainState, create_state
 from symjax.zoo.config import ZooConfig
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 COLUMNS = ("seed", "epoch", "loss", "accuracy", "validation_accuracy")
 SNAPSHOTS = "snapshots.json"  # of a zoo folder: the epochs whose checkpoints are never deleted
@@ -145,7 +147,9 @@ class StoredMember:
 ARCHIVE = "state.npz"  # in a checkpoint that one of several processes has written
 
 
-def _checkpointer() -> ocp.StandardCheckpointer:
+def _checkpointer() -> "ocp.StandardCheckpointer":
+    import orbax.checkpoint as ocp  # imported here for a fast --help: it takes a quarter of a second
+
     # If Orbax makes folders in a thread and that fails, it waits five minutes for them. It measures timeouts by the
     # wall clock, which may jump.
     options = ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=10**9)

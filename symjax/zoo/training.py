@@ -9,18 +9,19 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from symjax.checks import flag, integer, integers, is_integer, path, scalar, sequence, short
+from symjax.checks import flag, integer, integers, path, scalar, sequence, short
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset, describe_shapes
 from symjax.data import load as load_data
 from symjax.errors import InputError, renamed
+from symjax.freezing import Saturation
 from symjax.network import Network
 from symjax.ops import hosts, memory, parallel, runs
 from symjax.ops.parallel import Execution
 from symjax.training import Recipe
 from symjax.zoo.config import ZooConfig, listed
 from symjax.zoo.evaluation import devices_or_all
-from symjax.zoo.jobs import Job, completed_epochs, memory_estimate, train_jobs
+from symjax.zoo.jobs import Job, completed_epochs, train_jobs, training_program
 from symjax.zoo.loading import Zoo, ZooFolder
 from symjax.zoo.saturation import FreezeScheduler
 from symjax.zoo.stored import StoredMember, add_snapshot_epochs, snapshot_epochs
@@ -38,6 +39,11 @@ class Group(NamedTuple):
     config: ZooConfig
     seeds: Iterable[int]
     folder: str | pathlib.Path
+
+    @property
+    def path(self) -> pathlib.Path:
+        """The folder as an absolute path."""
+        return pathlib.Path(self.folder).absolute()
 
 
 def train(
@@ -104,7 +110,7 @@ def train(
       ((3, 5), 4)
     """
     config, dataset = _configured(network, data, validation, recipe)
-    seeds = range(integer("seeds", seeds, 1)) if is_integer(seeds) else seeds
+    seeds = seeds if isinstance(seeds, Iterable) else range(integer("seeds", seeds, 1))
     with contextlib.ExitStack() as stack:
         if folder is None:
             if hosts.count() > 1:
@@ -206,12 +212,12 @@ def train_together(
     network = check(config, dataset, execution)
     devices = devices_or_all(devices)
     if config.rule is not None:
-        check_rule(groups, dataset, execution, len(devices), max_device_memory)
+        check_rule(config.rule, groups, dataset, execution, len(devices), max_device_memory)
     per_member_labels = any(group.config.labels != "true" for group in groups)
     with contextlib.ExitStack() as stack:
         members: dict[StoredMember, ZooConfig] = {}
         # All processes lock folders in the same order, so that no two of them wait for each other.
-        for group in sorted(groups, key=lambda group: str(group.folder.absolute())):
+        for group in sorted(groups, key=lambda group: str(group.path)):
             folder = stack.enter_context(runs.open_folder(group.folder, "zoo", group.config.document(dataset)))
             members |= {StoredMember(folder, seed): group.config for seed in group.seeds}
 
@@ -219,7 +225,7 @@ def train_together(
             jobs = [Job(stored, completed_epochs(stored, keep)) for stored in members]
             return [job for job in jobs if job.start < config.recipe.epochs]
 
-        def describe(jobs: list[Job]) -> list:
+        def describe(jobs: Sequence[Job]) -> list:
             return [[str(job.stored.folder), job.start, snapshot_epochs(job.stored.folder.parent)] for job in jobs]
 
         if hosts.is_first():
@@ -227,13 +233,14 @@ def train_together(
                 stored.delete_temporary()
             unfinished()  # raises before anything is written
             for group in groups:
-                add_snapshot_epochs(group.folder, keep)
+                add_snapshot_epochs(group.path, keep)
         jobs = hosts.local_shard(hosts.all_agree("members to be trained", unfinished, describe))
         for job in jobs if per_member_labels else ():
             job.labels = members[job.stored].training_labels(dataset, job.stored.seed)
         scheduler = None
         if config.rule is not None and jobs:
-            scheduler = FreezeScheduler(config, network, dataset, folder, devices, max_device_memory)
+            epochs = config.recipe.epochs
+            scheduler = FreezeScheduler(config.rule, epochs, network, dataset, folder, devices, max_device_memory)
             scheduler.check(max(stored.epoch() for stored in members))
             if not scheduler.finished():  # all members decide together, so they continue after a common epoch
                 common = set.intersection(*({0, *job.stored.epochs()} for job in jobs))
@@ -241,10 +248,9 @@ def train_together(
                     job.start = max(common)
         size = len(jobs)
         if jobs and max_device_memory is not None:
-            size = len(devices) * memory_estimate(config, dataset, execution, per_member_labels).max_members(
-                max_device_memory
-            )
-        kept = {epoch for group in groups for epoch in snapshot_epochs(group.folder)}
+            program = training_program(config, dataset, execution, per_member_labels)
+            size = len(devices) * program.memory.max_members(max_device_memory)
+        kept = {epoch for group in groups for epoch in snapshot_epochs(group.path)}
         start = operator.attrgetter("start")
         for _, equal in itertools.groupby(sorted(jobs, key=start), key=start):
             equal = list(equal)
@@ -265,30 +271,33 @@ def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
     _check_sizes(config, dataset)
     config.check_for(describe_shapes(dataset))
     network = config.network(dataset).with_form(execution.conv)
-    if config.rule is None and len(config.freeze) > len(network.points):
+    if len(config.schedule) > len(network.points):
         most = f"{len(network.points)}, the number of stitch points"
-        raise InputError(f"freeze: got {len(config.freeze)} epochs, expected at most {most}")
+        raise InputError(f"freeze: got {len(config.schedule)} epochs, expected at most {most}")
     return network
 
 
 def check_rule(
-    groups: Sequence[Group], dataset: Dataset, execution: Execution, devices: int, max_device_memory: float | None
+    rule: Saturation,
+    groups: Sequence[Group],
+    dataset: Dataset,
+    execution: Execution,
+    devices: int,
+    max_device_memory: float | None,
 ) -> None:
     """Raise an InputError if the members, which decide on a freeze schedule, cannot train together."""
-    config, seeds = groups[0].config, groups[0].seeds
+    config, seeds = groups[0].config, sorted(groups[0].seeds)
     if len(groups) > 1:
         raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
-    if sorted(seeds) != list(config.rule.seeds):
+    if seeds != list(rule.seeds):
         raise InputError(
-            f"seeds: got {listed(sorted(seeds))}, expected {listed(config.rule.seeds)}, which decide on the freeze "
-            "schedule together"
+            f"seeds: got {listed(seeds)}, expected {listed(rule.seeds)}, which decide on the freeze schedule together"
         )
     if hosts.count() > 1:
         raise InputError(f"freeze: got a rule for {hosts.count()} processes, expected one process or a given schedule")
     if max_device_memory is not None:
-        most = devices * memory_estimate(config, dataset, execution, config.labels != "true").max_members(
-            max_device_memory
-        )
+        program = training_program(config, dataset, execution, config.labels != "true")
+        most = devices * program.memory.max_members(max_device_memory)
         if most < len(seeds):
             raise InputError(
                 f"max_device_memory: got memory for {most} of {len(seeds)} members, expected it for all, since they "
@@ -303,7 +312,7 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
     configs = {dataclasses.replace(group.config, labels="true") for group in groups}
     if len(configs) > 1:
         raise InputError("groups: got configurations that differ in more than labels, expected equal ones")
-    if len({group.folder.absolute() for group in groups}) < len(groups):
+    if len({group.path for group in groups}) < len(groups):
         raise InputError("groups: got two with one folder, expected a folder for each")
     return tuple(sorted(set(integers("keep", keep, 0, groups[0].config.recipe.epochs)))), configs.pop()
 

@@ -12,7 +12,7 @@ from symjax.errors import InputError
 from symjax.groups.matrix_groups import GROUPS
 from symjax.spelling import one_line
 
-Element = Mapping[str, jax.Array]
+Element = Mapping[str, jax.Array | np.ndarray]
 
 
 class Axis(NamedTuple):
@@ -30,11 +30,12 @@ class Axis(NamedTuple):
 
     path: str
     axis: int
-    index: tuple[tuple[int, int], ...]
+    index: tuple[tuple[int, int], ...]  # type: ignore[assignment]  # in place of tuple.index, which nobody calls
     positions: np.ndarray
     exponent: float
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class Space(NamedTuple):
@@ -56,7 +57,8 @@ class Space(NamedTuple):
     verified: bool = True
     families: tuple[tuple[str, ...], ...] = ()
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def apply_along(self, array, axis, positions, matrix, power):
         """Apply a power of the matrix to the given positions along an axis of the array."""
@@ -98,7 +100,7 @@ class Symmetry:
         """
         names = [name for name, space in self.spaces.items() if space.verified] if names is None else list(names)
         places = {name: place for place, name in enumerate(self.spaces)}
-        self._check({name: None for name in names})
+        self._check(dict.fromkeys(names))
         return {
             name: self._group(name).sample(jax.random.fold_in(key, places[name]), self.spaces[name].size)
             for name in names
@@ -109,7 +111,8 @@ class Symmetry:
 
         Where `first` permutes parts, the matrices of `second` for parts refer to the positions after this permutation.
         """
-        self._check(first), self._check(second)
+        for element in (first, second):
+            self._check(element)
         second = self._permute_parts(second, first, back=False)
         merged = {**first, **second}
         return {
@@ -164,7 +167,7 @@ class Symmetry:
                     old = leaves[path][tuple(slices)] if index else leaves[path]
                     new = _apply_along(old, d, full)
                     leaves[path] = _set(leaves[path], tuple(slices), new) if index else new
-        return treedef.unflatten(leaves.values())
+        return jax.tree.unflatten(treedef, leaves.values())
 
     def at(self, point: str, element: Element) -> jax.Array:
         """Return the action of an element on a named value: a matrix (d, d) on its last axis.
@@ -200,7 +203,7 @@ class Symmetry:
     def _group(self, name):
         return GROUPS[self.spaces[name].group]
 
-    def _check(self, element: Element) -> None:
+    def _check(self, element: Mapping[str, Any]) -> None:
         for name, matrix in element.items():
             if name not in self.spaces:
                 raise InputError(f"element: got {name!r}, expected names of spaces: {', '.join(self.spaces) or 'none'}")

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
             for index, row in labels.rows(v, d):
                 fixed = {c for b, i in index.items() for _, other in labels.rows(v, b)[:1] for c in [int(other[i])]}
                 _record_positions(labels, places, row, fixed, (leaf, d, tuple(index.items())))
-    point_positions = {}
+    point_positions: dict[str, Any] = {}
     for name, v in probe.points.items():
         rows_at = labels.rows(v, v.aval.ndim - 1) if v.aval.ndim else []
         point_positions[name] = defaultdict(lambda: defaultdict(list))
@@ -83,13 +84,12 @@ def find_candidate_spaces(probe: Probe) -> list[CandidateSpace]:
     for classes in classes_by_signature.values():
         keys = sorted(places[classes[0]], key=lambda key: (probe.order[key[0]], key))
         position_arrays = [_position_array([places[c].get(key, []) for c in classes]) for key in keys]
-        if any(positions is None for positions in position_arrays) or any(
-            places[c].keys() != set(keys) for c in classes
-        ):
+        whole = [positions for positions in position_arrays if positions is not None]
+        if len(whole) < len(keys) or any(places[c].keys() != set(keys) for c in classes):
             continue
         axes = [
             Axis(probe.paths[leaf], d, index, positions, 0)
-            for (leaf, d, index, _), positions in zip(keys, position_arrays, strict=True)
+            for (leaf, d, index, _), positions in zip(keys, whole, strict=True)
         ]
         points = {
             name: _position_array([[p for key in sorted(classes_at[c]) for p in classes_at[c][key]] for c in classes])
@@ -112,7 +112,9 @@ def _independent(candidates: list[CandidateSpace]) -> list[CandidateSpace]:
 
     Spaces that permute parts come last.
     """
-    acting_at, indexing_at, independent = defaultdict(set), defaultdict(set), []
+    acting_at: dict[Any, set] = defaultdict(set)
+    indexing_at: dict[Any, set] = defaultdict(set)
+    independent: list[CandidateSpace] = []
     for candidate in sorted(
         candidates, key=lambda candidate: (bool(candidate.families), max(a.positions.shape[1] for a in candidate.axes))
     ):

@@ -3,7 +3,6 @@
 from fractions import Fraction
 
 import numpy as np
-from scipy.optimize import linprog
 
 from symjax.groups.discovery.action import Axis
 from symjax.groups.discovery.candidates import CandidateSpace
@@ -54,7 +53,7 @@ def exponents_of(candidate: CandidateSpace, products) -> list | None:
 def _at_channels(axis: Axis, product) -> np.ndarray:
     """Return the sums of a leaf's entries at each channel."""
     product = np.moveaxis(product, axis.axis, -1)
-    index = [slice(None)] * product.ndim
+    index: list[slice | int] = [slice(None)] * product.ndim
     for d, i in axis.index:
         index[d - (d > axis.axis)] = i
     return product[tuple(index)].reshape(-1, product.shape[-1]).sum(0)[axis.positions].sum(1)
@@ -62,6 +61,8 @@ def _at_channels(axis: Axis, product) -> np.ndarray:
 
 def _sparsest(basis, fixed_rows):
     """Return the combination of columns with `fixed_rows @ z = -1` and the least sum of absolute values, or None."""
+    from scipy.optimize import linprog  # imported here for a fast --help
+
     left, values, right = np.linalg.svd(fixed_rows)
     rank = int((values > TOLERANCE * max(values[0], TOLERANCE)).sum())
     start = -(right[:rank].T / values[:rank]) @ left[:, :rank].T @ np.ones(len(fixed_rows))

@@ -15,8 +15,6 @@ from collections import defaultdict
 import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from symjax.groups.discovery.arrays import LabelArrays
 
@@ -196,6 +194,9 @@ class Labels(LabelArrays):
 
     def _resolve(self):
         """Classes of labels: `classes` (count,), `alive`, `parents` {class: classes}."""
+        from scipy.sparse import coo_array  # imported here for a fast --help
+        from scipy.sparse.csgraph import connected_components
+
         edges = np.concatenate([np.zeros((2, 0), int), *self._ties], axis=1)
         while True:
             ones = np.ones(edges.shape[1], bool)

@@ -50,7 +50,7 @@ class Probe:
             if any(classes.intersection(row.tolist()) for _, row in batch.rows(v, d))
         )
         self.labels = Labels(closed, num_params, batched) if batched else batch
-        self.points: dict = {}  # dict from name to the first variable of this name
+        self.points = {}  # dict from name to the first variable of this name
         for equation in closed.jaxpr.eqns:
             if equation.primitive.name == "name" and is_real(equation.outvars[0].aval):
                 self.points.setdefault(equation.params["name"], equation.outvars[0])

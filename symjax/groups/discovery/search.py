@@ -71,7 +71,8 @@ def _discover(probe: Probe) -> Symmetry:
     products = [probe.products() for _ in range(gradients_needed(candidates))]
     if not all(np.isfinite(leaf).all() for product in products for leaf in product if leaf is not None):
         raise InputError("fn: got a NaN or infinite gradient near these parameters and inputs, expected a finite one")
-    spaces, locations = {}, defaultdict(dict)
+    spaces: dict[str, Space] = {}
+    locations: dict[str, dict] = defaultdict(dict)
     for candidate in candidates:
         space = None
         for group, exponents in _candidate_actions(candidate, products):

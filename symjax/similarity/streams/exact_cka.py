@@ -40,7 +40,8 @@ MAX_FEATURES = 2**14  # of both sides together; the state has the square of this
 class ExactState(NamedTuple):
     """The state: sums over pairs of different examples."""
 
-    count: jax.Array  # (2,) int32, number of examples; see `stream.count_of`
+    # (2,) int32, number of examples; see `stream.count_of`
+    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
     scales: jax.Array  # (2,), scales of x and y
     x_shift: jax.Array  # (p,)
     y_shift: jax.Array  # (q,)

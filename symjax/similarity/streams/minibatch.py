@@ -44,11 +44,13 @@ FORMS = ("auto", "exact", "minibatch")
 class Means(NamedTuple):
     """The state: weighted means of HSIC over batches."""
 
-    count: jax.Array  # (2,) int32, number of examples; see `stream.count_of`
+    # (2,) int32, number of examples; see `stream.count_of`
+    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
     scales: jax.Array  # (2,), sizes of x and y; the linear kernel is proportional to their squares
     means: jax.Array  # (3,), means of HSIC(K, L), HSIC(K, K), HSIC(L, L), of x and y divided by their scales
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):

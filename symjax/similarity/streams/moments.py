@@ -37,19 +37,22 @@ class Mean(NamedTuple):
     shift: jax.Array  # (d,)
     offset: jax.Array  # (d,)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 class Moments(NamedTuple):
     """The state: count, means and triangular factors."""
 
-    count: jax.Array  # (2,) int32, number of samples; see `stream.count_of`
+    # (2,) int32, number of samples; see `stream.count_of`
+    count: jax.Array  # type: ignore[assignment]  # in place of tuple.count, which nobody calls
     x: Mean
     y: Mean
     factors: jax.Array  # (LEVELS, D, D), D = d_x + d_y; all their rows together have the Gram matrix Z'Z
     num_updates: jax.Array  # (LEVELS,) int32, number of updates of each factor since it was last emptied
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def zero_moments(x_width, y_width, dtype):

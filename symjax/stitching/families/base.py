@@ -56,7 +56,7 @@ class Family:
         if (field := self.parameter()) is not None:
             kind = Integral if self.is_counted() else Real
             if not (isinstance(self.hyperparameter, kind) and 0 < self.hyperparameter < float("inf")):
-                raise InputError(f"{field.name} must be positive, got {self.hyperparameter!r}")
+                raise InputError(f"{field.name}: got {self.hyperparameter!r}, expected a positive number")
 
     @classmethod
     def parameter(cls) -> dataclasses.Field | None:
@@ -73,6 +73,12 @@ class Family:
         field = cls.parameter()
         return field is not None and field.type in (int, "int")
 
+    @classmethod
+    def default(cls) -> Any:
+        """Return the default of the hyperparameter; None for a family without one."""
+        field = cls.parameter()
+        return None if field is None else field.default
+
     @property
     def hyperparameter(self) -> float | None:
         """The rank, the weight of a penalty or the temperature; None for a family without one."""
@@ -84,8 +90,7 @@ class Family:
         """The name in results and on the command line, with the hyperparameter unless it has its default."""
         if self.is_counted():
             return f"{self.name}{self.hyperparameter}"
-        default = self.parameter() is None or self.hyperparameter == self.parameter().default
-        return self.name if default else f"{self.name}:{self.hyperparameter:g}"
+        return self.name if self.hyperparameter == self.default() else f"{self.name}:{self.hyperparameter:g}"
 
     def misfit(self, junction: Junction) -> str:
         """Return a message if no matrix of the family has `junction.shape`, (d_b, d_a); otherwise ""."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from symjax import checks
 from symjax.errors import InputError
@@ -83,7 +84,8 @@ def _spelled(family: type[Family]) -> str:
     """Return how a family is written on the command line."""
     if family.is_counted():
         return ", ".join([f"{family.name}{number}" for number in family.grid or (1, 2)] + ["..."])
-    return family.name if family.parameter() is None else f"{family.name}[:{family.parameter().name}]"
+    field = family.parameter()
+    return family.name if field is None else f"{family.name}[:{field.name}]"
 
 
 def family_names() -> str:
@@ -113,7 +115,7 @@ def parse_family(text: str) -> Family:
         return _make(text, *known)
     own = _OWN.fullmatch(text)
     if own is None or text.partition(":")[0] in FAMILIES:
-        raise InputError(f"families: {text!r} is unknown; known: {family_names()}")
+        raise InputError(f"families: got {text!r}, expected one of {family_names()}")
     return _make(text, import_named("families", own[1]), own[2] or "")
 
 
@@ -121,21 +123,24 @@ def _make(text: str, make: type[Family] | Callable[..., Family] | Family, number
     """Return the family, with the number that the text gives."""
     if isinstance(make, Family) and not number:
         return make
-    is_class = isinstance(make, type) and issubclass(make, Family)
-    if number and (not callable(make) or (is_class and make.parameter() is None)):
-        raise InputError(f"families: {text!r}: {text.removesuffix(f':{number}')} takes no number")
+    family_class = make if isinstance(make, type) and issubclass(make, Family) else None
+    if not callable(make) or (number and family_class is not None and family_class.parameter() is None):
+        raise InputError(f"families: got {text!r}, expected {text.removesuffix(f':{number}')} without a number")
     try:
-        values = [int(number) if is_class and make.is_counted() else float(number)] if number else []
+        counted = family_class is not None and family_class.is_counted()
+        values = [int(number) if counted else float(number)] if number else []
     except ValueError:
-        raise InputError(f"families: {text!r}: {number!r} is not a number") from None
+        raise InputError(f"families: got {text!r}, expected a number instead of {number!r}") from None
     try:
-        family = make(*values)
+        family: Any = make(*values)
     except InputError as error:
-        raise InputError(f"families: {text!r}: {error}") from None
+        raise InputError(f"families: got {text!r}; {error}") from None
     except Exception as error:  # user code can raise anything
-        raise InputError(f"families: {text!r} cannot be built ({type(error).__name__}: {error})") from error
+        raise InputError(f"families: got {text!r}, which cannot be built ({type(error).__name__}: {error})") from error
     if not isinstance(family, Family):
-        raise InputError(f"families: {text!r} is {checks.short(family)}, expected a Family or what returns one")
+        raise InputError(
+            f"families: got {text!r}, which is {checks.short(family)}, expected a Family or what returns one"
+        )
     return family
 
 
