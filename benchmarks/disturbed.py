@@ -95,7 +95,7 @@ def _run(command, argv, folder, log, fault, devices, operations) -> None:
     _save_often()
     sys.addaudithook(_Watch(folder, fault, operations))
     module = importlib.import_module(f"experiments.{command}")
-    sys.modules["experiments.settings"].run_command(module.main, module.Settings, argv)
+    sys.modules["experiments.command"].run_command(module.main, module.Settings, argv)
 
 
 def _save_often() -> None:

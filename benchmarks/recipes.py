@@ -11,7 +11,7 @@ the second has the penalty on the test split.
 
 import dataclasses
 
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax.stitching.families import Birkhoff, parse_families

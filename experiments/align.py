@@ -14,9 +14,11 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.features import in_blocks, maps_option, only_those, parse_measures, which_layers
 from experiments.folders import clean_accuracy, run_folder
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import plots, zoo

@@ -8,8 +8,8 @@ command again recomputes nothing; more seeds or checkpoints extend what is there
 import numpy as np
 import pandas as pd
 
+from experiments.command import run_command
 from experiments.history import HistorySettings, agreement, convergence, spelled
-from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax import dynamics, plots
 from symjax.ops import files

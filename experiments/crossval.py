@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
-from experiments.settings import optional, run_command
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots

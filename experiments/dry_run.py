@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import pandas as pd
 
-from experiments.settings import DryRunReport, ZooSettings
+from experiments.command import DryRunReport
+from experiments.settings import ZooSettings
 from symjax import representations, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops

@@ -9,9 +9,9 @@ import dataclasses
 
 import pandas as pd
 
+from experiments.command import run_command
 from experiments.features import parse_measures
 from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
-from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax import dynamics, plots
 from symjax.ops import files

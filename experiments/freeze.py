@@ -15,9 +15,11 @@ from typing import Annotated, Literal
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.features import FeatureSettings, parse_measures
 from experiments.folders import run_folder, test_percent
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import freezing, plots
 from symjax.errors import InputError

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.defaults import optional
 from experiments.features import FeatureSettings
 from experiments.folders import RunFolder, clean_accuracy, run_folder
-from experiments.settings import optional, zoo_folder
+from experiments.settings import zoo_folder
 from symjax import dynamics, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.features import FeatureSettings, in_blocks, parse_measures
 from experiments.folders import run_folder
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.errors import InputError

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from experiments import pages, summary
+from experiments.command import run_command
 from experiments.published import PUBLISHED, WITHOUT_DATA
-from experiments.settings import run_command
 from experiments.summary import SUMMARY, Summary
 from symjax.errors import InputError
 from symjax.ops import files, runs

@@ -17,9 +17,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import run_folder, test_percent
 from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
-from experiments.settings import optional, run_command, short_name, zoo_folder
+from experiments.settings import short_name, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import models, plots

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from experiments.settings import ZooSettings, optional
+from experiments.defaults import optional
+from experiments.settings import ZooSettings
 from symjax.errors import InputError
 
 Item = TypeVar("Item")

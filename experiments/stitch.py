@@ -7,7 +7,7 @@ what is there.
 
 import dataclasses
 
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots

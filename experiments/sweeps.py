@@ -12,8 +12,9 @@ from typing import Annotated, Literal, NamedTuple
 import pandas as pd
 
 from experiments import dry_run
+from experiments.defaults import optional
 from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, diverged, run_folder
-from experiments.settings import optional, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
 from symjax import zoo
 from symjax.data import Dataset

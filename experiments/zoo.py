@@ -11,8 +11,10 @@ from typing import Annotated
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import diverged
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import zoo

@@ -15,8 +15,8 @@ from stitch_helpers import SEEDS, flags, scratch, trained
 
 import experiments.align
 import experiments.features
+from experiments.command import run_command
 from experiments.features import in_blocks
-from experiments.settings import run_command
 from symjax.errors import InputError
 from symjax.ops import files, runs
 from symjax.plots import by_layer, heatmaps

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 import experiments
 import symjax.data
 import symjax.zoo.training
-from experiments.settings import ZooSettings, run_command
+from experiments.command import run_command
+from experiments.settings import ZooSettings
 from symjax.ops import runs
 
 

@@ -16,8 +16,8 @@ import experiments.stitch
 import experiments.sweeps
 import experiments.zoo
 from experiments import summary
+from experiments.command import run_command
 from experiments.folders import diverged
-from experiments.settings import run_command
 from symjax import zoo
 from symjax.ops import files
 from symjax.stitching.results import ROWS, load_stitch

@@ -11,7 +11,8 @@ from stitch_helpers import SEEDS, flags, scratch, settings, trained
 import experiments.dry_run
 import symjax.zoo
 import symjax.zoo.training
-from experiments.settings import ZooSettings, run_command
+from experiments.command import run_command
+from experiments.settings import ZooSettings
 from symjax.flops import segment_flops, step_flops, training_flops
 from symjax.ops import parallel
 from symjax.ops.memory import MemoryEstimate

@@ -12,8 +12,8 @@ from stitch_helpers import scratch, trained
 import experiments.features
 import experiments.memorize as command_module
 from experiments import summary
+from experiments.command import run_command
 from experiments.memorize import GROUPS, PAIR, conclusion, distances, gaps, spelled, summarise
-from experiments.settings import run_command
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files

@@ -15,7 +15,7 @@ import experiments.dry_run
 import experiments.stitch
 import experiments.zoo
 import symjax.representations
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
@@ -391,7 +391,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(rehearsed, capsys):
         (["--validation", "0"], "validation: "),
         (["--batch-size", "73"], "batch_size: 73"),
         (["--out", scratch() / "zoo", "--width", "2"], "another configuration"),
-        (["--distributed"], "dry_run: not together with --distributed"),
+        (["--distributed"], "dry_run: got --dry-run with --distributed, expected one"),
     ):
         with pytest.raises(SystemExit, match="2"):
             dry(experiments.zoo, *zoo_flags, *extra)

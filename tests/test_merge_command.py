@@ -13,7 +13,7 @@ from stitch_helpers import flags, scratch, trained
 
 import experiments.align
 import experiments.merge
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.sharing import SharedSettings, split_name
 from symjax import zoo
 from symjax.errors import InputError

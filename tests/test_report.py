@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 import experiments.report
 from experiments import pages, summary
+from experiments.command import run_command
 from experiments.published import PUBLISHED
-from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax.errors import InputError
 from symjax.ops import files

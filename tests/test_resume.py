@@ -11,7 +11,7 @@ import experiments.dynamics
 import experiments.freeze
 import experiments.lasso
 from experiments import summary
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import dynamics, zoo
 from symjax.stitching.results import StitchResults
 

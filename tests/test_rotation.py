@@ -17,9 +17,9 @@ from campaign import slow
 from stitch_helpers import flags, scratch, settings, write_npz
 
 import experiments.rotate
+from experiments.command import run_command
 from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
 from experiments.rotation_published import compare_with_published, penalty_gaps
-from experiments.settings import run_command
 from symjax import models, zoo
 from symjax.errors import InputError
 from symjax.network import Member

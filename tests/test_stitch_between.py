@@ -11,7 +11,7 @@ from stitch_helpers import SEEDS, flags, scratch, settings, trained
 import experiments.crossval
 import experiments.lasso
 import experiments.stitch
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import zoo
 from symjax.ops import files
 from symjax.stitching import Sweep, load_stitch

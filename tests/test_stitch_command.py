@@ -21,7 +21,7 @@ import experiments.crossval
 import experiments.lasso
 import experiments.stitch
 import experiments.sweeps
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files
@@ -387,7 +387,7 @@ def test_a_killed_process_finishes_what_is_missing(tmp_path, compiled_once):
         jax.config.update("jax_disable_most_optimizations", True)
         import stitch_helpers
         import experiments.stitch as command
-        from experiments.settings import run_command
+        from experiments.command import run_command
         add = command.StitchResults.add
         command.StitchResults.add = lambda *arguments: (add(*arguments), time.sleep(1))
         run_command(command.main, command.Settings, {[*argv, "--out", str(tmp_path / "killed")]!r})

@@ -10,7 +10,7 @@ from stitch_helpers import SEEDS, acted, flags, scratch, trained
 
 import experiments.symmetry
 import symjax.stitching.transformed
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import plots, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry

@@ -15,8 +15,9 @@ import experiments.classes
 import experiments.dynamics
 import experiments.freeze
 from experiments import summary
+from experiments.command import run_command
 from experiments.history import snapshots_folder
-from experiments.settings import run_command, zoo_folder
+from experiments.settings import zoo_folder
 from symjax import models, zoo
 from symjax.flops import segment_flops, step_flops
 from symjax.ops import files

@@ -17,7 +17,9 @@ import tiny_models  # noqa: F401
 from campaign import slow
 
 import experiments.zoo
-from experiments.settings import DATASET_DEFAULTS, ZooSettings, parse_seeds, run_command, zoo_folder
+from experiments.command import run_command
+from experiments.defaults import DATASET_DEFAULTS
+from experiments.settings import ZooSettings, parse_seeds, zoo_folder
 from symjax import zoo
 from symjax.data.dataset import Source, Split, build
 from symjax.errors import InputError
