@@ -12,8 +12,9 @@ the second has the penalty on the test split.
 import dataclasses
 
 from experiments.command import run_command
+from experiments.stitch_settings import StitchSettings
 from experiments.summary import Summary
-from experiments.sweeps import StitchSettings, sweep
+from experiments.sweeps import sweep
 from symjax.stitching.families import Birkhoff, parse_families
 from symjax.stitching.families.relu import HALF, NEVER
 

@@ -120,7 +120,7 @@ def phases(settings: Settings, dataset, normal: Path, configs: dict[str, ZooConf
         training[folder] = dry_run.zoo_phase(config, dataset, seeds, folder, limit, name=name)
         if config.rule is not None:  # the passes are counted with the training, what the measure takes is not
             every, to_do = (config.recipe.epochs - 1) * len(seeds), bool(training[folder].to_do)
-            compared.append(dry_run.Phase("moments to compare", every * to_do, every * (not to_do)))
+            compared.append(dry_run.Phase("epochs to compare", every * to_do, every * (not to_do)))
     return [*training.values(), *compared]
 
 

@@ -419,11 +419,11 @@ def test_as_a_process():
 @pytest.mark.parametrize("module", [experiments.stitch, experiments.crossval, experiments.lasso])
 def test_two_members_have_two_pairs_and_no_error(module, capsys):
     few, many = module.Settings(seeds="2"), module.Settings()
-    assert sorted(few.draw(few.parse_seeds())) == [(0, 1), (1, 0)]
+    assert sorted(few.draw_pairs(few.parse_seeds())) == [(0, 1), (1, 0)]
     assert capsys.readouterr().err == "pairs: all 2 of 2 members, not 4, the default\n"
-    assert many.draw(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
+    assert many.draw_pairs(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
     with pytest.raises(InputError, match="pairs: got '4', expected 1 to 2 with 2 members, or all"):
-        module.Settings(seeds="2", pairs="4").draw((0, 1))
+        module.Settings(seeds="2", pairs="4").draw_pairs((0, 1))
 
 
 # --- bad flags, on the default data set ---
@@ -444,7 +444,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--model-b", "mcnn", "--width-b", "0"], ["width_b: got 0"]),
         (["--model-b-options", "norm=False"], ["model_b_options: got norm=False without --model-b"]),
         (["--zoo-b", "b"], ["zoo_b: got b without --model-b"]),
-        (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, but --model-b is --model"]),
+        (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, expected none: --model-b equals --model"]),
         (["--model-b", "mcnn_k", "--zoo", "a", "--zoo-b", "a"], ["zoo_b: got a for both zoos"]),
         (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20 (width 8), "]),
         (

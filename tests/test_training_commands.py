@@ -227,8 +227,12 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
     [
         ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', expected epochs from 0 to 6, or all"),
         ("dynamics", ["--checkpoints", "6"], "expected one before the end"),
-        ("dynamics", ["--measures", "cosine"], "'cosine' not known"),
-        ("dynamics", ["--measures", "cka,cka_distance"], "measures: 'cka_distance' is a distance; choose from cca,"),
+        ("dynamics", ["--measures", "cosine"], "'cosine' is unknown"),
+        (
+            "dynamics",
+            ["--measures", "cka,cka_distance"],
+            "measures: got 'cka,cka_distance' ('cka_distance' is a distance), expected",
+        ),
         ("dynamics", ["--layers", "relu9"], "relu9"),
         ("classes", ["--checkpoints", "some"], "checkpoints: got 'some'"),
         ("classes", ["--examples", "3"], "examples: got 3"),
@@ -238,7 +242,7 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
         ("freeze", ["--threshold", "nan"], "threshold: got nan, expected a number from 0 to 1"),
         ("freeze", ["--threshold", "5"], "threshold: got 5.0"),
-        ("freeze", ["--measure", "cosine"], "measure: 'cosine' not known"),
+        ("freeze", ["--measure", "cosine"], "measure: got 'cosine' ('cosine' is unknown)"),
         ("freeze", ["--measure", "cka_distance"], "measure: 'cka_distance' is a distance"),
         ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', expected one"),
     ],
