@@ -194,7 +194,7 @@ def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     with pytest.raises(SystemExit) as ended:
         command(measures="cka")
     assert ended.value.code == 2
-    assert f"error: {own / piece}: made with another configuration" in capsys.readouterr().err
+    assert f"error: {own / piece}: written with another configuration" in capsys.readouterr().err
     assert not (own / "results.csv").exists() or piece == "accuracy.csv"
     (own / piece).unlink()
     command(measures="cka")

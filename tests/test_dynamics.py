@@ -7,8 +7,8 @@ import pytest
 from campaign import slow
 from scipy import stats
 
+from experiments.classes import class_table
 from experiments.classes import conclusion as class_conclusion
-from experiments.classes import learned
 from experiments.dynamics import conclusion
 from experiments.history import agreement, convergence, format_means
 from symjax import plots
@@ -200,7 +200,7 @@ def test_planted_classes_are_learned_in_their_order():
     ends = convergence(rows, "measure", "class")
     by_class = ends.set_index("class").converged
     assert by_class["b"] == pytest.approx(0.9, abs=0.01) and by_class["a"] > 1
-    order = list(learned(ends[ends["class"].isin(["a", "b"])]).index)
+    order = list(class_table(ends[ends["class"].isin(["a", "b"])]).index)
     assert order == ["b", "a"]
     # One network has no other to agree with.
     assert class_conclusion(ends[ends["class"].isin(["a", "b"])], "last") == "last: first b, a, last b, a"

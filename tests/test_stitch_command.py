@@ -151,7 +151,7 @@ def test_what_cannot_be_loaded(reference, tmp_path):
     broken = tmp_path / "stitches" / f"{a}-{b}.npz"
     broken.parent.mkdir()
     broken.write_bytes((reference / "stitches" / f"{a}-{b}.npz").read_bytes()[:-30])
-    with pytest.raises(InputError, match="not a whole npz"):
+    with pytest.raises(InputError, match="not a complete npz"):
         load_stitch(tmp_path, pair, "relu1", "full", stats)
 
 
@@ -347,10 +347,10 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
     before = contents(tmp_path / "a")
     monkeypatch.setattr(zoo, "train", fail)
     for other, output in (
-        (["--stitch-epochs", 3], "fit.epochs: 2 there, 3 here"),
-        (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: 0 there, 5 here"),
-        (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: "adam" there, "sgd" here'),
-        (["--stitch-epochs", 2, "--test-size", 30], "test_size: null there, 30 here"),
+        (["--stitch-epochs", 3], "fit.epochs: saved 2, requested 3"),
+        (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: saved 0, requested 5"),
+        (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: saved "adam", requested "sgd"'),
+        (["--stitch-epochs", 2, "--test-size", 30], "test_size: saved null, requested 30"),
         (["--stitch-epochs", 2, "--weight-decay", 0], "zoo.recipe.weight_decay"),
     ):
         with pytest.raises(SystemExit) as caught:

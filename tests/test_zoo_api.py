@@ -165,7 +165,7 @@ def test_a_folder_resumes_and_belongs_to_one_network_and_its_functions(tmp_path)
         "optimizer": optax.sgd(0.06, momentum=0.9),
     }
     for name, function in other.items():
-        with pytest.raises(InputError, match=rf'(?s)user_code.{name}: "\w+" there, "\w+" here'):
+        with pytest.raises(InputError, match=rf'(?s)user_code.{name}: saved "\w+", requested "\w+"'):
             zoo.train(MLP, REGRESSION, folder=folder, **ONE | OWN | {name: function})
         with pytest.raises(InputError, match=f"^{name}: computes something else than the one"):
             zoo.load(folder, network=MLP, **OWN | {name: function})
