@@ -24,7 +24,7 @@ PAIRS = 4
 class StitchSettings(SharedSettings):
     """A zoo, the pairs and layers to stitch, and how stitches are trained."""
 
-    pairs: Annotated[str | None, optional("STR", f"{PAIRS}, or all where there are fewer")] = None
+    pairs: Annotated[str | None, optional("STR", f"{PAIRS}, or all if there are fewer")] = None
     """Number of ordered pairs (front, tail) of different members to draw, or all."""
     pair_seed: int = 0
     """Seed of the random choice of pairs and of the random initial values of stitches."""

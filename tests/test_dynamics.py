@@ -118,7 +118,7 @@ def test_an_order_of_layers_needs_networks_that_agree():
     alone = conclusion(ends((0, 1, 2, 3)), list("abcd"))
     assert "needs 2 networks and 3 layers" in alone and alone.endswith("rank correlation of depth and epoch +1.00")
     lost = conclusion(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, np.nan, 2, 3)), list("abcd"))
-    assert "1 of 3 networks left out" in lost and "above 0 in 2 of 2" in lost
+    assert "1 of 3 networks are left out" in lost and "above 0 in 2 of 2" in lost
     assert "no network has an epoch for every layer" in conclusion(ends((0, 1, 2, np.nan)), list("abcd"))
 
 

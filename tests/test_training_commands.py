@@ -175,8 +175,8 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
 def test_a_schedule_shorter_than_the_layers_is_of_the_lowest():
     layers = ["relu1", "relu2", "relu3", "relu4"]
     settings = experiments.freeze.Settings(schedules="2/4")
-    shorter = experiments.freeze.of_name(settings, "2/4", len(layers))
-    table = experiments.freeze.begins({"2/4": shorter, "none": ()}, layers)
+    shorter = experiments.freeze.parse_schedule(settings, "2/4", len(layers))
+    table = experiments.freeze.schedule_table({"2/4": shorter, "none": ()}, layers)
     assert table.loc["2/4"].tolist() == ["2", "4", "never", "never"] and set(table.loc["none"]) == {"never"}
     config = zoo.ZooConfig(freeze=shorter)
     assert [config.frozen(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
@@ -190,7 +190,8 @@ def test_layers_that_never_saturate_are_normal_training_and_cost_their_looks(fol
     rows = files.read_csv(out / "results.csv").set_index(["schedule", "seed"])
     np.testing.assert_array_equal(rows.accuracy["normal found by 0 1 2"], rows.accuracy["normal"])
     never = zoo.load(found_zoo(folder, "other"))
-    assert never.freeze == () and experiments.freeze.looks(never) == 6  # before the first epoch, and after five of six
+    assert never.freeze == ()
+    assert experiments.freeze.num_comparisons(never) == 6  # before the first epoch, and after five of six
     looks = rows.flops.groupby("schedule").mean().diff().abs().iloc[-1]
     network = models.create("stitch_tiny", channels=1, classes=4)
     assert looks == pytest.approx(6 * EXAMPLES * sum(segment_flops(network, (8, 8, 1))[:2]))
@@ -203,8 +204,8 @@ def test_looks_end_with_the_last_layer_and_with_the_last_epoch():
         return SimpleNamespace(freeze=freeze, config=config, network=network)
 
     for freeze, expected in (((), 9), ((3,), 9), ((3, 3), 4), ((1, 8), 9)):
-        assert experiments.freeze.looks(trained_as(freeze)) == expected
-    assert experiments.freeze.looks(trained_as((), epochs=1)) == 0
+        assert experiments.freeze.num_comparisons(trained_as(freeze)) == expected
+    assert experiments.freeze.num_comparisons(trained_as((), epochs=1)) == 0
 
 
 @pytest.mark.parametrize(
@@ -225,8 +226,12 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
 @pytest.mark.parametrize(
     ("module", "words", "named"),
     [
-        ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', expected epochs from 0 to 6, or all"),
-        ("dynamics", ["--checkpoints", "6"], "expected one before the end"),
+        (
+            "dynamics",
+            ["--checkpoints", "0,9"],
+            "checkpoints: got '0,9', expected epochs from 0 to 6 separated by commas, or all",
+        ),
+        ("dynamics", ["--checkpoints", "6"], "expected an epoch before the last"),
         ("dynamics", ["--measures", "cosine"], "'cosine' is unknown"),
         (
             "dynamics",
@@ -243,7 +248,7 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         ("freeze", ["--threshold", "nan"], "threshold: got nan, expected a number from 0 to 1"),
         ("freeze", ["--threshold", "5"], "threshold: got 5.0"),
         ("freeze", ["--measure", "cosine"], "measure: got 'cosine' ('cosine' is unknown)"),
-        ("freeze", ["--measure", "cka_distance"], "measure: 'cka_distance' is a distance"),
+        ("freeze", ["--measure", "cka_distance"], "measure: got 'cka_distance' ('cka_distance' is a distance)"),
         ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', expected one"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_folder_resumes_and_belongs_to_one_network_and_its_functions(tmp_path)
         return 2 * mlp(params, x)
 
     changed = Network.from_function(doubled, init=init_mlp, example=FEATURES[:1], name="mlp")
-    with pytest.raises(InputError, match=r'(?s)structure: "\w+" there.*the model\'s code has changed'):
+    with pytest.raises(InputError, match=r'(?s)structure: saved "\w+", requested.*the model\'s code has changed'):
         zoo.train(changed, REGRESSION, folder=folder, **ONE | OWN)
     with pytest.raises(InputError, match="another structure than 'mlp' has"):
         zoo.load(folder, network=changed, **OWN)
