@@ -173,7 +173,7 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     assert not asked
     capsys.readouterr()
     command("--pairs", 1, "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command(measures="cka,channel_normalized_cka")
     drawn = tuple(one[["model_a", "model_b"]].iloc[0])
     assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("channel_normalized_cka", PAIRS)]

@@ -294,7 +294,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     assert not asked and capsys.readouterr().out == printed
     assert summary.read(out).conclusion in printed
     command(folder, "--measures", "cka", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command(folder, "--measures", "cka_lange,cka")
     assert asked == ["cka_lange"]
     more = files.read_csv(out / "results.csv")

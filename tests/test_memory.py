@@ -310,7 +310,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
     before = sorted(there.rglob("*"))
     dry(experiments.zoo, *argv[:-2], "--out", there, "--seeds", "5")
     values = lines(capsys)
-    assert values["to do"] == ["2"] and values["there already"] == ["3"]
+    assert values["to do"] == ["2"] and values["done"] == ["3"]
     dataset, _ = trained()
     flops = estimate.epoch_flops(settings().zoo_config(), dataset)
     assert float(values["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
@@ -318,7 +318,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
     assert float(values["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
     assert sorted(there.rglob("*")) == before and not list(rehearsed.iterdir())
     dry(experiments.zoo, *argv[:-2], "--out", there)
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
@@ -326,7 +326,7 @@ def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     monkeypatch.setattr(memory_budget, "estimate", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
     values = lines(capsys)
-    assert values["to do"] == ["0", "3"] and values["there already"] == ["3", "0"]
+    assert values["to do"] == ["0", "3"] and values["done"] == ["3", "0"]
     assert values["device memory"][-2:] == ["2", "GB"] and not list(rehearsed.iterdir())
     dry(experiments.stitch, *argv, "--out", "new", "--max-device-memory", "1.5GB")
     assert lines(capsys)["device memory"][-2:] == ["1.5", "GB"]

@@ -445,7 +445,7 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     command("--layers", "2")
     assert (out / "results.csv").read_bytes() == before and capsys.readouterr().out == printed
     command("--layers", "2", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
 
 
 def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):

@@ -62,7 +62,7 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     assert not asked
     capsys.readouterr()
     command("--layers", "relu2", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command("--seeds", "2")
     assert asked == [(0,)]
     more = files.read_csv(out / "results.csv")

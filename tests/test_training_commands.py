@@ -83,7 +83,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     command(experiments.dynamics, folder, *settings)
     assert not asked and capsys.readouterr().out == printed
     command(experiments.dynamics, folder, *settings, "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "cka,cka_lange", "--seeds", "1,2")
     whole = (0, 2, 4, 6)
     assert asked == [("cka", (4,)), ("cka_lange", whole), ("cka", whole), ("cka_lange", whole)]
@@ -109,7 +109,7 @@ def test_classes_rows_are_least_squares(folder, capsys):
         x, indicator = x.reshape(-1, x.shape[-1]), np.repeat(indicator, x[0, ..., 0].size)
         assert row.value == pytest.approx(least_squares_correlation(x, indicator), abs=1e-3)
     command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
 
 
@@ -169,7 +169,7 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     command(experiments.freeze, folder, *FROZEN)
     assert capsys.readouterr().out == printed
     command(experiments.freeze, folder, *FROZEN, "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
 
 
 def test_a_schedule_shorter_than_the_layers_is_of_the_lowest():
