@@ -51,7 +51,7 @@ class ZooSettings:
     schedule: Annotated[Literal["halving", "cosine"] | None, by_dataset("{halving,cosine}", "schedule")] = None
     """Schedule of the learning rate: halved after each quarter of the run, or a cosine that ends at zero."""
     warmup: Annotated[float | None, by_dataset("FLOAT", "warmup")] = None
-    """Fraction of the run in which the learning rate rises linearly from zero."""
+    """Fraction of the run in which the learning rate increases linearly to that of the schedule."""
     weight_decay: Annotated[float | None, by_dataset("FLOAT", "weight_decay")] = None
     """Weight decay of kernels, not of biases and normalization; with adam the factor of an L2 penalty."""
     flip: Annotated[bool | None, by_dataset("{True,False}", "flip")] = None
