@@ -1,10 +1,10 @@
-"""Euclidean projection onto the Birkhoff polytope: symjax against jaxopt and SciPy, side by side in one process.
+"""Time the Euclidean projection onto the Birkhoff polytope in symjax, jaxopt and SciPy, in one process.
 
     python -m benchmarks.birkhoff [--sizes 16 64 256 512] [--noises 0.01 1 10] [--repeats 9]
 
-Compilation is excluded; times are medians, with minima beside them because the machine may be shared. Errors are the
-largest of an entry, against a float64 solution. "warm" starts from the duals of the input before it moved by one per
-cent. Dykstra is held to 5,000 rounds, after which it says that it did not converge.
+Times are medians without compilation; minima are printed too, because the machine may be shared. Errors are the largest
+absolute errors of entries, against a float64 solution. "warm" starts from the duals of an input that differs by one
+percent. Dykstra's algorithm stops after 5,000 iterations and is then reported as not converged.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from symjax.birkhoff import projection_birkhoff
 
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # jaxopt is no longer maintained and says so
+        warnings.simplefilter("ignore")  # jaxopt warns that it is no longer maintained
         import jaxopt
         from jaxopt.projection import projection_birkhoff as jaxopt_projection
-except (ImportError, AttributeError):  # not installed, or older than this JAX
+except (ImportError, AttributeError):  # not installed, or incompatible with this version of JAX
     jaxopt = None
 
 newton = jax.jit(lambda matrix: projection_birkhoff(matrix, full_output=True))
@@ -57,16 +57,16 @@ def reference(matrix):
 
 
 def problem(n, noise, seed=0):
-    """A doubly stochastic matrix and noise, and the same moved by one per cent."""
+    """Return a doubly stochastic matrix with noise, and the same matrix with a perturbation of one percent."""
     rng = np.random.default_rng(seed)
     mixture = sum(np.eye(n)[rng.permutation(n)] for _ in range(8)) / 8
     matrix = mixture + noise * rng.normal(size=(n, n))
-    moved = matrix + 0.01 * matrix.std() * rng.normal(size=(n, n))
-    return jnp.asarray(matrix, jnp.float32), jnp.asarray(moved, jnp.float32)
+    perturbed = matrix + 0.01 * matrix.std() * rng.normal(size=(n, n))
+    return jnp.asarray(matrix, jnp.float32), jnp.asarray(perturbed, jnp.float32)
 
 
 def measure(functions, repeats):
-    """Seconds of each function, taken in turns so that a busy moment hits all; three turns for those over a second."""
+    """Return times of each function in seconds, run alternately to share disturbances; three runs if over a second."""
     times = {name: [] for name in functions}
     for function in functions.values():
         jax.block_until_ready(function())
@@ -81,12 +81,12 @@ def measure(functions, repeats):
 
 
 def compare(n, noise, repeats):
-    matrix, moved = problem(n, noise)
-    exact, exact_moved = reference(matrix), reference(moved)
+    matrix, perturbed = problem(n, noise)
+    exact, exact_perturbed = reference(matrix), reference(perturbed)
     duals = newton(matrix)[1].duals
     functions = {
         "symjax newton": lambda: newton(matrix),
-        "symjax newton, warm": lambda: warm(moved, duals),
+        "symjax newton, warm": lambda: warm(perturbed, duals),
         "symjax dykstra": lambda: dykstra(matrix),
         "scipy L-BFGS, float64": lambda: scipy_projection(matrix),
     }
@@ -96,11 +96,14 @@ def compare(n, noise, repeats):
     times = measure(functions, repeats)
     for name, function in functions.items():
         projected, info = result if isinstance(result := function(), tuple) else (result, None)
-        error = np.abs(np.asarray(projected) - (exact_moved if "warm" in name else exact)).max()
+        error = np.abs(np.asarray(projected) - (exact_perturbed if "warm" in name else exact)).max()
         ratio = f"{np.median(times['jaxopt']) / np.median(times[name]):.1f}" if jaxopt is not None else "-"
-        ended = "-" if info is None else f"{int(info.iterations)}{'' if info.converged else ' (not converged)'}"
+        iterations = "-" if info is None else f"{int(info.iterations)}{'' if info.converged else ' (not converged)'}"
         median, least = 1e3 * np.median(times[name]), 1e3 * min(times[name])
-        print(f"{n:4} {noise:6} {name:22} {median:10.2f} {least:10.2f} {ratio:>10} {error:10.1e}  {ended}", flush=True)
+        print(
+            f"{n:4} {noise:6} {name:22} {median:10.2f} {least:10.2f} {ratio:>10} {error:10.1e}  {iterations}",
+            flush=True,
+        )
 
 
 def main():

@@ -1,7 +1,7 @@
-"""Runs a command of `experiments` in a process of its own that is killed, or has no disk, from a chosen moment on.
+"""Run a command of `experiments` in a process that is killed, or whose disk fails, at a given file operation.
 
-What the process does with files below its folder is counted as Python's audit events tell it: opening for writing,
-renaming, deleting, making folders, by whatever library. What is written inside an open file is not among them.
+File operations of the process below its folder are counted by Python's audit events: opening files for writing,
+renaming and deleting files, creating and deleting folders, by any library. Writes to an open file are not counted.
 """
 
 import dataclasses
@@ -24,10 +24,10 @@ ERRORS = {"full": errno.ENOSPC, "readonly": errno.EROFS}
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What happens before file operation number `at`, from 1.
+    """A fault before file operation number `at`, counted from 1.
 
-    The process is killed; or the disk is "full", so that no file or folder can be made any more; or it is "readonly",
-    so that nothing can be changed either.
+    "kill" kills the process. With "full" no file or folder can be created from then on; with "readonly" nothing can be
+    changed either.
     """
 
     kind: Literal["kill", "full", "readonly"]
@@ -35,7 +35,7 @@ class Fault:
 
 
 class Operations:
-    """The number of file operations so far and the last of them, in memory that processes share."""
+    """The number of file operations and the last of them, in shared memory."""
 
     def __init__(self):
         self._memory = mmap.mmap(-1, 4096)
@@ -58,18 +58,20 @@ def start(
     fault: Fault | None = None,
     devices: int = 1,
 ):
-    """Begins `python -m experiments.COMMAND ARGV` with what is imported here already.
+    """Start `python -m experiments.COMMAND ARGV` in a forked process, which inherits the imported modules.
+
+    The calling process must not have used JAX yet.
 
     Args:
       command: name of a module of experiments.
-      argv: its flags.
-      folder: whose file operations count.
-      log: takes stdout and stderr, after what it holds.
-      fault: what goes wrong; nothing by default.
-      devices: of the CPU, for JAX.
+      argv: flags of the command.
+      folder: the folder whose file operations are counted.
+      log: file to which stdout and stderr are appended.
+      fault: the fault; None for none.
+      devices: number of CPU devices for JAX.
 
     Returns:
-      The process (`multiprocessing.Process`) and its `Operations`. This process must not have used JAX yet.
+      The process (`multiprocessing.Process`) and its `Operations`.
     """
     operations = Operations()
     arguments = (command, argv, folder, log, fault, devices, operations)
@@ -79,7 +81,7 @@ def start(
 
 
 def call(function: Callable, *arguments):
-    """What `function` returns in a process of its own, so that this one has not used JAX afterwards."""
+    """Return the result of `function` in a separate process, so that the calling process does not use JAX."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -91,15 +93,15 @@ def _run(command, argv, folder, log, fault, devices, operations) -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", devices)
-    os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)  # which `parallel.use_cores` leaves alone
+    os.environ["JAX_NUM_CPU_DEVICES"] = str(devices)  # keeps `parallel.use_cores` from setting another number
     _save_often()
     sys.addaudithook(_Watch(folder, fault, operations))
     module = importlib.import_module(f"experiments.{command}")
-    sys.modules["experiments.settings"].run_command(module.main, module.Settings, argv)
+    sys.modules["experiments.command"].run_command(module.main, module.Settings, argv)
 
 
 def _save_often() -> None:
-    """Has zoos saved after each epoch, so that there is much to be disturbed."""
+    """Let zoos be saved after every epoch, so that faults hit many file operations."""
     from symjax import zoo
 
     zoo.jobs.SAVING_SHARE = float("inf")
@@ -109,7 +111,7 @@ def _save_often() -> None:
 
 
 class _Watch:
-    """An audit hook that counts and disturbs."""
+    """An audit hook that counts file operations and causes the fault."""
 
     def __init__(self, folder, fault, operations):
         self.folder, self.fault, self.operations = str(folder.resolve()), fault, operations
@@ -120,7 +122,7 @@ class _Watch:
             return
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & WRITING):
             return
-        where = _whole_path(event, arguments)
+        where = _absolute_path(event, arguments)
         if where is None or not where.startswith(self.folder) or where.endswith(".lock"):
             return
         self.count += 1
@@ -129,7 +131,7 @@ class _Watch:
             if self.fault.kind == "kill":
                 self.operations.write(self.count - 1, f"before {name}")
                 os.kill(self.process, signal.SIGKILL)
-                time.sleep(60)  # it comes at once, but to another thread it may
+                time.sleep(60)  # the signal may be delivered to another thread
             if self.fault.kind == "readonly" or event in ("open", "os.mkdir"):
                 self.operations.write(self.count, f"refused {name}")
                 code = ERRORS[self.fault.kind]
@@ -137,13 +139,13 @@ class _Watch:
         self.operations.write(self.count, f"after {name}")
 
 
-def _whole_path(event: str, arguments: tuple) -> str | None:
+def _absolute_path(event: str, arguments: tuple) -> str | None:
     path = arguments[0]
     if isinstance(path, bytes):
         path = os.fsdecode(path)
-    if not isinstance(path, str | os.PathLike):  # a file that is open already
+    if not isinstance(path, str | os.PathLike):  # a file descriptor
         return None
     path, folder = os.fspath(path), {"os.remove": 1, "os.mkdir": 2, "os.rmdir": 1}.get(event)
-    if folder is not None and arguments[folder] >= 0:  # relative to an open folder, as of shutil.rmtree
+    if folder is not None and arguments[folder] >= 0:  # relative to an open folder, as in shutil.rmtree
         path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[folder]}"), path)
     return os.path.abspath(path)

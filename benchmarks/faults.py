@@ -1,19 +1,19 @@
-"""Disturbs commands, starts them again, and compares what comes out with an undisturbed run, bit by bit.
+"""Interrupt commands by faults, start them again, and compare the results with those of a run without faults.
 
     python -m benchmarks.faults                                 # zoo, stitch and align, each killed 20 times three ways
     python -m benchmarks.faults --commands rotate,freeze --times 5
-    python -m benchmarks.faults --fault term                    # as a scheduler does before it takes the machine
-    python -m benchmarks.faults --fault full                    # no file can be made any more, from some moment on
-    python -m benchmarks.faults --fault together                # the same command twice on one folder, at once
-    python -m benchmarks.faults --devices 1,2,8                 # no fault: the same command on so many CPU devices
+    python -m benchmarks.faults --fault term                    # SIGTERM, as from the scheduler of a cluster
+    python -m benchmarks.faults --fault full                    # from some moment on no file can be created
+    python -m benchmarks.faults --fault together                # the same command twice at the same time in one folder
+    python -m benchmarks.faults --devices 1,2,8                 # no fault: compare these numbers of CPU devices
 
-A command is disturbed at random moments between its first file operation and its usual end; at random moments after
-file operations drawn from all that it does; or just before such operations. Moments are counted in seconds that the
-command computes, so that they mean the same on a busy machine. After each fault it is started again in the same folder.
-When it has come to its end, all weights, stitches and tables are compared with those of a run that nothing disturbed,
-and a new folder is begun, until there were faults enough. On other numbers of devices numbers may differ by rounding;
-by how much at most is printed. The exit code is 1 if anything differed that should not or failed otherwise than it
-should. On Linux, with one CPU device unless said otherwise.
+Faults occur at random moments between the first file operation of a command and its end; shortly after random file
+operations; or just before random file operations. Moments are measured in CPU time of the command, so that they do not
+depend on the load of the machine. After each fault the command is started again in the same folder. When it is
+complete, all weights, stitches and tables are compared with those of a run without faults, bit by bit, and a new folder
+is started until the number of faults is reached. Results on different numbers of devices may differ by rounding; the
+largest difference is printed. The exit code is 1 if results differ or a command fails in an unexpected way. Requires
+Linux; commands use one CPU device by default.
 """
 
 import dataclasses
@@ -52,35 +52,35 @@ FLAGS = {
     "memorize": [*SEEDS, *"--examples 64 --measures svcca".split()],
     "symmetry": ["--seeds", "2", *"--layers relu1,relu2 --draws 1 --channels 4".split()],
 }
-# Of these the zoo is trained before: there is enough else to be killed.
+# These commands train their zoos under faults; the others use a zoo that is trained before.
 OWN_ZOO = ("zoo", "freeze", "memorize")
-TOO_LONG = 1800  # seconds, on a machine that does much else
+TIME_LIMIT = 1800  # seconds, for a busy machine
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     commands: str = "zoo,stitch,align"
-    """Names of modules of experiments, with commas between."""
+    """Comma-separated names of modules of experiments."""
     times: int = 20
-    """Faults of each command in each way."""
+    """Number of faults of each command and way."""
     fault: Literal["kill", "term", "int", "full", "readonly", "together"] = "kill"
-    """SIGKILL; SIGTERM or SIGINT, after which a command tidies up; a disk that is full or read-only, after which it
-    says so; the same command in the same folder, which waits."""
+    """kill: SIGKILL; term, int: SIGTERM or SIGINT, after which a command cleans up; full, readonly: a disk that is full
+    or read-only, which the command reports; together: the same command in the same folder, which must wait."""
     devices: str = ""
-    """Only compare what the commands leave on so many CPU devices, with commas between; the first is the measure."""
+    """Only compare results on these comma-separated numbers of CPU devices; the first one is the reference."""
     ways: str = "all"
-    """Of moments, between and operations, with commas between, those that are wanted."""
+    """When faults occur: comma-separated names among moments, between and operations, or all."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the random moments."""
     out: pathlib.Path | None = None
-    """Takes all folders and logs; a temporary folder by default, which is deleted where all went well."""
+    """Folder for all run folders and logs; by default a temporary folder, which is deleted if there are no problems."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Usual:
-    """An undisturbed run: what it left, seconds computed to its first file operation and in all, operations done."""
+class Reference:
+    """A run without faults: its results, CPU seconds until the first file operation and in total, file operations."""
 
-    left: dict[str, np.ndarray | str]
+    results: dict[str, np.ndarray | str]
     to_first: float
     seconds: float
     operations: int
@@ -88,7 +88,7 @@ class Usual:
 
 @dataclasses.dataclass(frozen=True)
 class Disturbed:
-    """One fault: after how many seconds, what the process had done last with files, and what came of it."""
+    """One fault: when it occurred, the last file operation before it, and how the command ended."""
 
     command: str
     way: str
@@ -99,7 +99,7 @@ class Disturbed:
     temporary_files: int
 
 
-# How a fault may come: of signals and of disks. And how the command then ends; a disk may fail where it does no harm.
+# When each kind of fault can occur, and the expected exit codes; failures of the disk may be harmless (exit code 0).
 WAYS = {"kill": ("moments", "between", "operations"), "term": ("moments", "between"), "int": ("moments", "between")}
 WAYS |= {"full": ("operations",), "readonly": ("operations",), "together": ("moments",)}
 EXIT_CODES = {"kill": (-signal.SIGKILL,), "term": (143,), "int": (130,), "full": (0, 2), "readonly": (0, 2)}
@@ -109,28 +109,31 @@ EXIT_CODES |= {"together": (0,)}
 def main(settings: Settings) -> None:
     names = [name.strip() for name in settings.commands.split(",") if name.strip()]
     if unknown := set(names) - set(FLAGS):
-        raise SystemExit(f"error: commands: {', '.join(sorted(unknown))} unknown; known: {', '.join(FLAGS)}")
+        raise SystemExit(f"error: commands: got {', '.join(sorted(unknown))}, expected some of {', '.join(FLAGS)}")
     ways = [way for way in WAYS[settings.fault] if settings.ways == "all" or way in settings.ways.split(",")]
     if not ways:
-        raise SystemExit(f"error: ways: got {settings.ways!r}, wanted {', '.join(WAYS[settings.fault])} or all")
+        raise SystemExit(f"error: ways: got {settings.ways!r}, expected {', '.join(WAYS[settings.fault])} or all")
     for name in FLAGS:
-        importlib.import_module(f"experiments.{name}")  # once, before processes are forked
+        importlib.import_module(f"experiments.{name}")  # before processes are forked, which inherit the modules
     folder = settings.out or pathlib.Path(tempfile.mkdtemp(prefix="symjax-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     rng, all_faults, problems, rows = np.random.default_rng(settings.seed), [], [], []
     for name in names if settings.devices else ():
-        found, wrong = on_devices(name, [int(count) for count in settings.devices.split(",")], folder)
-        rows, problems = rows + found, problems + wrong
+        device_rows, differing = on_devices(name, [int(count) for count in settings.devices.split(",")], folder)
+        rows, problems = rows + device_rows, problems + differing
     for name in names if not settings.devices else ():
-        usual, wrong = undisturbed(name, folder)
-        problems += wrong
-        print(f"{name}: {usual.seconds:.1f} s computed and {usual.operations} file operations undisturbed", flush=True)
+        reference, differing = undisturbed(name, folder)
+        problems += differing
+        print(
+            f"{name}: {reference.seconds:.1f} s of CPU time and {reference.operations} file operations without faults",
+            flush=True,
+        )
         for way in ways:
-            ends = list(disturb(name, way, settings, usual, folder, rng))
+            ends = list(disturb(name, way, settings, reference, folder, rng))
             faults = [fault for end in ends for fault in end.faults]
-            wrong = [problem for end in ends for problem in end.problems]
-            all_faults, problems = all_faults + faults, problems + wrong
-            rows.append(summary(name, way, faults, len(ends), len(wrong)))
+            end_problems = [problem for end in ends for problem in end.problems]
+            all_faults, problems = all_faults + faults, problems + end_problems
+            rows.append(summary(name, way, faults, len(ends), len(end_problems)))
     pd.DataFrame(map(dataclasses.asdict, all_faults)).to_csv(folder / "faults.csv", index=False)
     print(f"\n{pd.DataFrame(rows).to_string(index=False)}")
     if problems:
@@ -141,60 +144,60 @@ def main(settings: Settings) -> None:
 
 
 def summary(name: str, way: str, faults: list[Disturbed], ends: int, problems: int) -> dict:
-    """A row of the table that is printed."""
+    """Return a row of the printed table."""
     return {
         "command": name,
         "way": way,
         "faults": len(faults),
         "before any file operation": sum(not fault.operation for fault in faults),
-        "folders brought to their end": ends,
+        "completed folders": ends,
         "problems": problems,
         "seconds to exit": f"{max((fault.seconds_to_end for fault in faults), default=0):.1f}",
     }
 
 
 def argv(name: str, folder: pathlib.Path) -> list[str]:
-    """The flags of a command whose zoo and results are in this folder."""
+    """Return the flags of a command with its zoo and results in this folder."""
     zoo = [] if name in OWN_ZOO else ["--zoo", str(folder / "zoo")]
     return [*SMALL, *FLAGS[name], *zoo, "--out", str(folder / ("zoo" if name == "zoo" else "out"))]
 
 
-def undisturbed(name: str, folder: pathlib.Path) -> tuple[Usual, list[str]]:
-    """A command run twice in folders of their own: the second time as killed ones are, with programs compiled."""
-    found = []
+def undisturbed(name: str, folder: pathlib.Path) -> tuple[Reference, list[str]]:
+    """Run a command twice in new folders; return the second run, which uses compiled programs, and the differences."""
+    runs = []
     for i in range(2):
         own = folder / f"{name}-undisturbed-{i}"
         begin_folder(name, own, folder)
-        before = ended_children_computed()
+        before = children_cpu_seconds()
         process, operations = run(name, own)
         wait_until(lambda operations=operations: operations.read()[0], process)
-        to_first = computed(process) if process.exitcode is None else 0.0
+        to_first = cpu_seconds(process) if process.exitcode is None else 0.0
         finish(process)
-        seconds = ended_children_computed() - before
+        seconds = children_cpu_seconds() - before
         if process.exitcode != 0:
             raise SystemExit(f"{name}: exit code {process.exitcode}, see {own}.log")
-        found.append(Usual(disturbed.call(what_is_left, own), to_first, seconds, operations.read()[0]))
-    return found[1], differences(f"{name} run twice", found[0].left, found[1].left)
+        runs.append(Reference(disturbed.call(folder_contents, own), to_first, seconds, operations.read()[0]))
+    return runs[1], differences(f"{name} run twice", runs[0].results, runs[1].results)
 
 
 @dataclasses.dataclass
 class End:
-    """A folder brought to its end: the faults on the way there, and what is wrong with it."""
+    """A completed folder: the faults that occurred, and the problems."""
 
     faults: list[Disturbed]
     problems: list[str]
 
 
-def disturb(name, way, settings, usual: Usual, folder: pathlib.Path, rng) -> Iterator[End]:
-    """Folders brought to their ends, until there were faults enough."""
+def disturb(name, way, settings, reference: Reference, folder: pathlib.Path, rng) -> Iterator[End]:
+    """Yield completed folders until the number of faults is reached."""
     done = ends = 0
     while done < settings.times:
         own, ends = folder / f"{name}-{settings.fault}-{way}-{ends}", ends + 1
         begin_folder(name, own, folder)
         end, code = End([], []), None
         while done < settings.times:
-            fault, code = disturb_once(name, way, settings.fault, usual, own, rng)
-            if fault is None:  # it was at its end before
+            fault, code = disturb_once(name, way, settings.fault, reference, own, rng)
+            if fault is None:  # the command ended before the fault
                 break
             end.faults.append(fault)
             done += 1
@@ -206,19 +209,19 @@ def disturb(name, way, settings, usual: Usual, folder: pathlib.Path, rng) -> Ite
         else:
             code = finish(run(name, own)[0])
         if code != 0:
-            end.problems.append(f"{own.name}: exit code {code} undisturbed, see {own}.log")
+            end.problems.append(f"{own.name}: exit code {code} without a fault, see {own}.log")
         if "Traceback" in own.with_suffix(".log").read_text():
             end.problems.append(f"{own.name}: a traceback, see {own}.log")
         if not end.problems:
-            end.problems += differences(own.name, disturbed.call(what_is_left, own), usual.left)
+            end.problems += differences(own.name, disturbed.call(folder_contents, own), reference.results)
         if not end.problems:
             shutil.rmtree(own)
         yield end
 
 
-def disturb_once(name, way, fault, usual: Usual, own: pathlib.Path, rng) -> tuple[Disturbed | None, int | None]:
-    """Starts a command and disturbs it; None and its exit code where it came to its end before."""
-    began, at, other = time.monotonic(), int(rng.integers(1, usual.operations + 1)), None
+def disturb_once(name, way, fault, reference: Reference, own: pathlib.Path, rng) -> tuple[Disturbed | None, int | None]:
+    """Cause one fault; return it and the exit code, or (None, exit code) if the command ended before."""
+    began, at, other = time.monotonic(), int(rng.integers(1, reference.operations + 1)), None
     if way == "operations":
         process, operations = run(name, own, Fault(fault, at))
         finish(process)
@@ -229,8 +232,8 @@ def disturb_once(name, way, fault, usual: Usual, own: pathlib.Path, rng) -> tupl
             wait_until(lambda: operations.read()[0] >= at, process)
             process.join(rng.uniform(0, 0.3))
         else:
-            moment = rng.uniform(0 if fault == "together" else usual.to_first, usual.seconds)
-            wait_until(lambda: computed(process) >= moment, process)
+            moment = rng.uniform(0 if fault == "together" else reference.to_first, reference.seconds)
+            wait_until(lambda: cpu_seconds(process) >= moment, process)
         signalled = time.monotonic()
         if process.exitcode is None and fault == "together":
             other = run(name, own)[0]
@@ -248,26 +251,26 @@ def disturb_once(name, way, fault, usual: Usual, own: pathlib.Path, rng) -> tupl
 
 
 def wait_until(condition: Callable[[], bool], process) -> None:
-    """Until it holds, or the process has ended."""
+    """Wait until the condition holds or the process has ended."""
     while process.exitcode is None and not condition():
         process.join(0.005)
 
 
-def computed(process) -> float:
-    """Seconds that the threads of a process have computed, all together."""
+def cpu_seconds(process) -> float:
+    """Return the CPU time of all threads of a process in seconds."""
     fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def ended_children_computed() -> float:
-    """Likewise of all processes that this one has started, when they have ended."""
+def children_cpu_seconds() -> float:
+    """Return the CPU time of all ended child processes in seconds."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def finish(process) -> int:
-    """The exit code of a process that is to end by itself."""
-    process.join(TOO_LONG)
+    """Wait for a process and return its exit code; it is killed after `TIME_LIMIT`."""
+    process.join(TIME_LIMIT)
     if process.exitcode is None:
         process.kill()
         process.join()
@@ -279,7 +282,7 @@ def run(name: str, own: pathlib.Path, fault: Fault | None = None, devices: int =
 
 
 def begin_folder(name: str, own: pathlib.Path, folder: pathlib.Path) -> None:
-    """Makes a folder, with a trained zoo where the command is not to train it."""
+    """Create a folder, with a trained zoo unless the command trains its own."""
     own.mkdir()
     if name in OWN_ZOO or name == "rotate":
         return
@@ -290,37 +293,37 @@ def begin_folder(name: str, own: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Temporary files and folders."""
+    """Return temporary files and folders."""
     return [path for path in folder.rglob("*") if path.name.endswith(".tmp") or "-tmp" in path.name]
 
 
 def on_devices(name: str, counts: list[int], folder: pathlib.Path) -> tuple[list[dict], list[str]]:
-    """Rows that tell how far numbers are from those on the first number of devices; what else is not the same."""
-    rows, problems, measure = [], [], None
+    """Return rows with differences of numbers from those on the first number of devices, and other differences."""
+    rows, problems, reference = [], [], None
     for count in counts:
         own = folder / f"{name}-{count}-devices"
         begin_folder(name, own, folder)
         if code := finish(run(name, own, devices=count)[0]):
             raise SystemExit(f"{name}: exit code {code}, see {own}.log")
-        arrays, tables, rest = sorted_out(disturbed.call(what_is_left, own))
-        measure = measure or (arrays, tables, rest)
+        arrays, tables, rest = split_results(disturbed.call(folder_contents, own))
+        reference = reference or (arrays, tables, rest)
         row = {"command": name, "devices": count}
-        for kind, ours, theirs in (("arrays", arrays, measure[0]), ("tables", tables, measure[1])):
-            if {key: array.shape for key, array in ours.items()} != {key: array.shape for key, array in theirs.items()}:
+        for kind, values, expected in (("arrays", arrays, reference[0]), ("tables", tables, reference[1])):
+            if {key: a.shape for key, a in values.items()} != {key: a.shape for key, a in expected.items()}:
                 problems.append(f"{own.name}: other {kind} than on {counts[0]}")
                 continue
-            apart = np.concatenate([distance(ours[key], theirs[key]).ravel() for key in ours] or [np.zeros(0)])
+            apart = np.concatenate([distance(values[key], expected[key]).ravel() for key in values] or [np.zeros(0)])
             row |= {f"numbers in {kind}": apart.size, f"that differ ({kind})": np.count_nonzero(apart)}
             row |= {f"by at most ({kind})": f"{apart.max(initial=0):.1g}"}
-        problems += differences(f"{own.name} and {counts[0]}", rest, measure[2])
+        problems += differences(f"{own.name} and {counts[0]}", rest, reference[2])
         rows.append(row)
     return rows, problems
 
 
-def sorted_out(left: dict[str, np.ndarray | str]) -> tuple[dict, dict, dict]:
-    """Return the arrays, the columns of numbers in tables, and the rest; of conclusions only that they exist."""
+def split_results(results: dict[str, np.ndarray | str]) -> tuple[dict, dict, dict]:
+    """Return arrays, numeric columns of tables, and other results; of texts only that they exist."""
     arrays, tables, rest = {}, {}, {}
-    for name, value in left.items():
+    for name, value in results.items():
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
             arrays[name] = value
         elif name.endswith(".csv"):
@@ -335,13 +338,13 @@ def sorted_out(left: dict[str, np.ndarray | str]) -> tuple[dict, dict, dict]:
 
 
 def distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Entry by entry; none between two NaN, infinitely much between NaN and a number."""
+    """Return the absolute differences of entries: 0 for two NaN, infinity for NaN and a number."""
     with np.errstate(invalid="ignore"):
         apart = np.abs(one.astype(np.float64) - other)
     return np.where(np.isnan(one) & np.isnan(other) | (one == other), 0, np.nan_to_num(apart, nan=np.inf))
 
 
-def what_is_left(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
+def folder_contents(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
     """Return the contents of a run folder by name: weights, arrays, the text of tables, conclusions, names of files."""
     import jax
 
@@ -349,32 +352,32 @@ def what_is_left(folder: pathlib.Path) -> dict[str, np.ndarray | str]:
     from symjax import zoo
     from symjax.ops import files
 
-    found = {}
+    contents = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
-        if any(part.startswith("epoch-") for part in path.parts):  # inside a checkpoint: compared by what is loaded
+        if any(part.startswith("epoch-") for part in path.parts):  # in a checkpoint, which is compared after loading
             continue
         if path.suffix == ".npz":
-            found |= {f"{name}: {key}": array for key, array in files.read_npz(path).items()}
+            contents |= {f"{name}: {key}": array for key, array in files.read_npz(path).items()}
         elif path.suffix == ".csv":
-            found[name] = path.read_text()
+            contents[name] = path.read_text()
         elif path.name == summary.SUMMARY:
             document = files.read_json(path)
-            found[name] = json.dumps([document[key] for key in ("title", "conclusion", "tables", "figures")])
+            contents[name] = json.dumps([document[key] for key in ("title", "conclusion", "tables", "figures")])
         else:
-            found[name] = "there"
+            contents[name] = "there"
     for config in sorted(folder.rglob("config.json")):
         if files.read_json(config)["kind"] == "zoo":
             trained = zoo.load(config.parent)
             name = str(config.parent.relative_to(folder))
             for path, leaf in jax.tree.leaves_with_path(trained.members):
                 for seed, array in zip(trained.seeds, leaf, strict=True):
-                    found[f"{name}: seed {seed}{jax.tree_util.keystr(path)}"] = np.asarray(array)
-    return found
+                    contents[f"{name}: seed {seed}{jax.tree_util.keystr(path)}"] = np.asarray(array)
+    return contents
 
 
 def differences(name: str, one: dict[str, np.ndarray | str], other: dict[str, np.ndarray | str]) -> list[str]:
-    """What is not the same in both, bit by bit, one line each."""
+    """Return a line for each result that is not equal in both, bit by bit."""
 
     def bits(value: np.ndarray | str | None):
         return (value.dtype.str, value.shape, value.tobytes()) if isinstance(value, np.ndarray) else value

@@ -1,11 +1,11 @@
-"""Steps of the width-16 mCNN as they run inside programs: milliseconds, GFLOP/s and the share of matmul's peak.
+"""Time steps of the width-16 mCNN inside programs: milliseconds, GFLOP/s and fraction of the matrix-product peak.
 
-    python -m benchmarks.layers                      # every method, and PyTorch where it is installed
+    python -m benchmarks.layers                      # every method, and PyTorch if it is installed
     taskset -c 0 python -m benchmarks.layers         # on one core
 
-Every step stands in a `lax.scan` or `lax.map` under jit. Contestants take turns, and CPU time (of all threads) is what
-counts on a CPU, so that other work on the machine disturbs little; on other devices wall time. The best of the turns is
-printed. Operations are those of the direct convolutions, so Winograd's may exceed the peak.
+Each step runs in a `lax.scan` or `lax.map` under jit. Methods run alternately, and the shortest time is printed: CPU
+time of all threads on a CPU, which depends little on other work of the machine, and wall time on other devices.
+Operations are those of direct convolutions, so Winograd convolutions may exceed the peak.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from symjax.ops.compiler import compiler_options
 from symjax.ops.parallel import FORMS
 
 STEPS = 8
-SIZES = (32, 32, 16, 8)  # of the maps at the stitch points
+SIZES = (32, 32, 16, 8)  # size of the feature maps at the stitch points
 
 
 def cross_entropy(logits, labels):
@@ -32,7 +32,7 @@ def cross_entropy(logits, labels):
 
 
 def stitch_program(network, member, point, labels):
-    """SGD on a full stitch over fixed front features, through the tail in "batch" mode."""
+    """Return a program that trains a full stitch by SGD on fixed front features, with the tail in "batch" mode."""
 
     def step(stitch, features):
         def loss(stitch):
@@ -46,7 +46,7 @@ def stitch_program(network, member, point, labels):
 
 
 def member_program(network, labels):
-    """SGD on all parameters in "train" mode."""
+    """Return a program that trains all parameters by SGD in "train" mode."""
 
     def step(member, images):
         def loss(params):
@@ -67,40 +67,40 @@ def forward_program(network, mode):
     return jax.jit(program, compiler_options=compiler_options())
 
 
-def contests(methods, width, batch_size, forward_batches):
-    """Name of the step -> (operations of one step, contestant -> thunk that runs STEPS steps)."""
+def benchmark_steps(methods, width, batch_size, forward_batches):
+    """Return {step: (operations of one step, {method: function that runs STEPS steps})}."""
     flops, labels = np.asarray(mcnn_flops(width)) * batch_size, jnp.arange(batch_size) % 10
     networks = {method: create("mcnn", width=width).with_form(method) for method in methods}
     member = jax.jit(create("mcnn", width=width).init)(jax.random.key(0))
     images = jax.random.normal(jax.random.key(1), (STEPS, batch_size, 32, 32, 3))
     torch_steps = pytorch(width, batch_size)
-    found = {}
+    steps = {}
 
-    def contest(name, operations, program, *arguments):
+    def add(name, operations, program, *arguments):
         thunks = {method: blocking(program(network), *arguments) for method, network in networks.items()}
-        found[name] = operations, thunks | ({"torch": torch_steps[name]} if name in torch_steps else {})
+        steps[name] = operations, thunks | ({"torch": torch_steps[name]} if name in torch_steps else {})
 
     for point, size in enumerate(SIZES):
         channels = width * 2**point
         features = jax.random.uniform(jax.random.key(2), (STEPS, batch_size, size, size, channels))
         stitch = jnp.eye(channels), jnp.zeros((channels,))
         operations = 2 * flops[point + 1 :].sum() + 4 * channels**2 * size**2 * batch_size
-        contest(
+        add(
             f"stitch at point {point}", operations,
             lambda network, point=point: stitch_program(network, member, point, labels), stitch, features,
         )  # fmt: skip
-    contest("member", 3 * flops.sum() - flops[0], lambda network: member_program(network, labels), member, images)
+    add("member", 3 * flops.sum() - flops[0], lambda network: member_program(network, labels), member, images)
     for mode in ("inference", "moments"):
         for size in forward_batches:
             many = images.reshape(-1, 32, 32, 3)
             many = jnp.resize(many, (STEPS * max(size, batch_size) // size, size, 32, 32, 3))
             operations = flops.sum() * many.shape[0] * size / (STEPS * batch_size)
-            contest(f"{mode}, batch {size}", operations, lambda n, mode=mode: forward_program(n, mode), member, many)
-    return found
+            add(f"{mode}, batch {size}", operations, lambda n, mode=mode: forward_program(n, mode), member, many)
+    return steps
 
 
 def pytorch(width, batch_size):
-    """The same steps in PyTorch, by name; none where it is not installed."""
+    """Return the same steps in PyTorch by name; empty if it is not installed."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -150,7 +150,7 @@ def blocking(program, *arguments):
 
 
 def best_seconds(thunks, turns):
-    """The shortest of `turns` runs of each, taking turns."""
+    """Return the shortest time of `turns` runs of each function in seconds; functions run alternately."""
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     best = dict.fromkeys(thunks, float("inf"))
     for thunk in thunks.values():
@@ -178,11 +178,13 @@ def main():
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0))
     print(f"jax {jax.__version__}, {device.device_kind}, {cores} cores, matmul {peak / 1e9:.0f} GFLOP/s")
-    for name, (operations, thunks) in contests(args.methods, args.width, args.batch_size, args.forward_batches).items():
-        for contestant, seconds in best_seconds(thunks, args.turns).items():
+    for name, (operations, thunks) in benchmark_steps(
+        args.methods, args.width, args.batch_size, args.forward_batches
+    ).items():
+        for method, seconds in best_seconds(thunks, args.turns).items():
             speed = operations * STEPS / seconds
             rate = f"{seconds / STEPS * 1e3:9.2f} ms{speed / 1e9:8.1f} GFLOP/s{speed / peak:7.0%}"
-            print(f"{name:<24}{contestant:<10}{rate}", flush=True)
+            print(f"{name:<24}{method:<10}{rate}", flush=True)
 
 
 if __name__ == "__main__":

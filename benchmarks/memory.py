@@ -1,12 +1,12 @@
-"""Device memory of a zoo and of a sweep: what was predicted, and what was used.
+"""Compare predicted and measured device memory of training a zoo and of a sweep.
 
     python -m benchmarks.memory                       # mCNN c=16 on 2,048 random images of CIFAR-10's shape
     python -m benchmarks.memory --execution vmap      # as on a GPU
 
-First members per group, one group: memory grows by a line. Then groups of two, more and more of them: it stays. Then a
-sweep, whole and cut into parts. Each measurement is a process of its own with one device. On a CPU it is by how much
-the process grows at most while the compiled program runs on data that are placed meanwhile, a page or two apart from
-what the allocator keeps; elsewhere it is the device's own account.
+One group of members has memory that is linear in their number; several groups of two members need as much as one. A
+sweep is measured as a whole and in parts. Each measurement runs in a separate process with one device. On a CPU it is
+the peak increase of the resident memory of the process while the compiled program runs, including the placement of its
+data; on other devices it is the device's own statistics.
 """
 
 import ctypes
@@ -48,13 +48,13 @@ class Settings:
     batch_size: int = 32
     dataset: str = "random"
     members: tuple[int, ...] = (1, 2, 4, 8)
-    """In one group."""
+    """Numbers of members in a single group."""
     groups: tuple[int, ...] = (1, 2, 4)
-    """Of two members each."""
+    """Numbers of groups of two members."""
     parts: tuple[int, ...] = (1, 2, 4)
-    """Into which a sweep is cut."""
+    """Numbers of parts of a sweep."""
     job: str = ""
-    """Measures one of them and prints a line of JSON: what each process of its own does."""
+    """Internal: the measurement of this process, which prints a line of JSON."""
 
 
 def main(settings: Settings) -> None:
@@ -68,13 +68,13 @@ def main(settings: Settings) -> None:
 
 
 def in_a_process(job: str) -> dict[str, int]:
-    """Runs this command for one measurement, on one device."""
+    """Run one measurement in a separate process with one device."""
     command = [sys.executable, "-m", "benchmarks.memory", *sys.argv[1:], "--job", job]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1])
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if result.returncode:
+        raise SystemExit(result.stderr)
+    return json.loads(result.stdout.splitlines()[-1])
 
 
 def show(title: str, rows: list[dict]) -> None:
@@ -86,7 +86,7 @@ def show(title: str, rows: list[dict]) -> None:
 
 
 def measure_zoo(settings: Settings, members: int, groups: int) -> dict[str, int]:
-    """An epoch of each group, one after another."""
+    """Measure an epoch of each group, one after another."""
     dataset, network, execution = build(settings)
     recipe = Recipe(epochs=2, batch_size=settings.batch_size, flip=True, translate=2)
     one = jax.eval_shape(partial(create_state, network, recipe, settings.images // settings.batch_size), 0)
@@ -105,7 +105,7 @@ def measure_zoo(settings: Settings, members: int, groups: int) -> dict[str, int]
 
 
 def measure_sweep(settings: Settings, parts: int, _: int) -> dict[str, int]:
-    """An epoch of each part, one after another."""
+    """Measure an epoch of each part, one after another."""
     dataset, network, execution = build(settings)
     config = FitConfig(epochs=2, batch_size=settings.batch_size, flip=True, translate=2)
     whole = Plan(network, tuple(range(len(network.points))), parse_families(FAMILIES), config, execution)
@@ -145,7 +145,7 @@ def zeros(tree):
 
 
 def compiled(fn, execution: Execution, members, shared):
-    """The program as `parallel.over_members` compiles it, before anything is on the device."""
+    """Compile the program as `parallel.over_members` does, without data on the device."""
 
     def lifted(members, shared):
         return parallel.each(lambda member: fn(member, shared), execution)(members)
@@ -154,15 +154,15 @@ def compiled(fn, execution: Execution, members, shared):
 
 
 def growth(program, run) -> int:
-    """Bytes by which memory grows at most while `run(program)` works."""
+    """Return the peak increase of memory in bytes during `run(program)`."""
     device = jax.local_devices()[0]
     if device.platform != "cpu":
         before = device.memory_stats()["bytes_in_use"]
         run(program)
         return device.memory_stats()["peak_bytes_in_use"] - before
-    run(program)  # libraries load code and start threads
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back, so that it is not used again unseen
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
+    run(program)  # warm-up: libraries load code and start threads
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # return free memory, whose reuse would not be measured
+    Path("/proc/self/clear_refs").write_text("5")  # reset the high-water mark
     before = status("VmRSS")
     run(program)
     return status("VmHWM") - before

@@ -1,11 +1,11 @@
-"""A measure of all layers of all models of a zoo at once, against a double loop of its one-shot function.
+"""Time `pairwise` on all layers of all models of a zoo, and a double loop over the function of a single pair.
 
     python -m benchmarks.pairwise                     # 16 models, 4 layers, 500 examples
     taskset -c 0 python -m benchmarks.pairwise        # on one core
 
-Representations are random, of the shapes of a Myrtle CNN after each ReLU. The loop takes every `--every`-th pair of
-each combination of two layers, and its time is scaled up to all pairs. Both have compiled before. CPU time (of all
-threads) is what counts on a CPU, so that other work on the machine disturbs little; on other devices wall time.
+Representations are random, with the shapes of a Myrtle CNN after each ReLU. The loop computes every `--every`-th pair
+for each combination of two layers, and its time is scaled to all pairs. Compilation is excluded. Times are CPU times of
+all threads on a CPU, which depend little on other work of the machine, and wall times on other devices.
 """
 
 import argparse
@@ -20,22 +20,22 @@ from symjax.models import create
 from symjax.similarity import MEASURES, pairwise
 
 CONTESTS = {"cka": {}, "cca": {"maps": "pool"}, "wreath_procrustes": {}}
-SIZES = (32, 32, 16, 8)  # of the maps at the stitch points
+SIZES = (32, 32, 16, 8)  # size of the feature maps at the stitch points
 
 
 def representations(models, examples, width):
-    """Rectified: what models share, mixed anew for each of them, and noise."""
+    """Return random rectified representations: common signals, mixed differently for each model, plus noise."""
     rng = np.random.default_rng(0)
     points = create("mcnn", width=width).points
-    found = {}
+    layers = {}
     for point, size in zip(points, SIZES, strict=True):
         common = rng.standard_normal((examples, size, size, point.channels), np.float32)
         layer = np.empty((models, *common.shape), np.float32)
         for model in range(models):
             mixed = common @ rng.standard_normal((point.channels, point.channels), np.float32) / point.channels**0.5
             layer[model] = np.maximum(mixed + 0.5 * rng.standard_normal(common.shape, np.float32), 0)
-        found[point.name] = layer
-    return found
+        layers[point.name] = layer
+    return layers
 
 
 def seconds(thunk):
@@ -46,18 +46,18 @@ def seconds(thunk):
 
 
 def loop(measure, options, zoo, every):
-    """Seconds for all pairs, scaled up from some, and the values of these."""
+    """Return the time of a loop over all pairs, scaled from a part of them, and the values of these pairs."""
     fn, total, values = MEASURES[measure].fn, 0.0, {}
     models = len(next(iter(zoo.values())))
     for a, b in combinations_with_replacement(zoo, 2):
         pairs = [(i, j) for i, j in product(range(models), repeat=2) if a != b or i <= j]
-        some = pairs[::every]
+        subset = pairs[::every]
         fn(zoo[a][0], zoo[b][0], **options).block_until_ready()  # compiles
-        spent, found = seconds(
-            lambda a=a, b=b, some=some: [float(fn(zoo[a][i], zoo[b][j], **options)) for i, j in some]
+        spent, results = seconds(
+            lambda a=a, b=b, subset=subset: [float(fn(zoo[a][i], zoo[b][j], **options)) for i, j in subset]
         )
-        total += spent * len(pairs) / len(some)
-        values.update({(a, i, b, j): value for (i, j), value in zip(some, found, strict=True)})
+        total += spent * len(pairs) / len(subset)
+        values.update({(a, i, b, j): value for (i, j), value in zip(subset, results, strict=True)})
     return total, values
 
 
@@ -77,10 +77,10 @@ def main():
     for measure in args.measures:
         options = CONTESTS[measure]
         first, _ = seconds(lambda measure=measure, options=options: pairwise(zoo, measure, **options))
-        spent, found = seconds(lambda measure=measure, options=options: pairwise(zoo, measure, **options))
+        spent, result = seconds(lambda measure=measure, options=options: pairwise(zoo, measure, **options))
         looped, values = loop(measure, options, zoo, args.every)
         worst = max(
-            abs(found.select(layer_a=a, model_a=i, layer_b=b, model_b=j) - value)
+            abs(result.select(layer_a=a, model_a=i, layer_b=b, model_b=j) - value)
             for (a, i, b, j), value in values.items()
         )
         print(

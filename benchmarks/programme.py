@@ -1,13 +1,13 @@
-"""What the published programme costs: operations, device memory, and hours on 1, 8 and 64 accelerators.
+"""Estimate the cost of the published experiments: operations, device memory, and time on 1, 8 and 64 accelerators.
 
     python -m benchmarks.programme
     python -m benchmarks.programme --teraflops 40 --models mcnn
 
-Zoos of 100 members of 50 epochs, then stitches of 32 pairs at all layers, 20 epochs each: full, rank 1, 2 and 4, lasso
-with 4 weights, G_ReLU with 5 alphas and by softsort (Godfrey et al. 2022). Operations are the compiler's count of plain
-convolutions; memory is its analysis of the programs in the form for accelerators (`vmap` and matrix products), compiled
-here. Only `--teraflops`, what an accelerator sustains, is assumed: `python -m experiments.stitch ... --dry-run`
-measures it on the machine that it runs on.
+The experiments are zoos of 100 members trained for 50 epochs, and stitches of 32 pairs at all layers for 20 epochs:
+full, rank 1, 2 and 4, lasso with 4 weights, G_ReLU with 5 alphas, and softsort (Godfrey et al. 2022). Operations are
+counted by the compiler for plain convolutions. Memory is the compiler's analysis of the programs for accelerators
+(`vmap` and matrix products). The speed of an accelerator, `--teraflops`, is an assumption; `python -m
+experiments.stitch ... --dry-run` measures it.
 """
 
 import dataclasses
@@ -45,9 +45,9 @@ class Settings:
     pairs: int = 32
     stitch_epochs: int = 20
     teraflops: float = 10.0
-    """That an accelerator sustains (10**12 operations a second): an assumption."""
+    """Assumed speed of an accelerator, in 10**12 operations per second."""
     memory: bool = True
-    """Compile programs to see what memory they need; takes minutes."""
+    """Compile the programs to estimate their memory; this takes minutes."""
 
 
 def main(settings: Settings) -> None:
@@ -76,7 +76,7 @@ def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
     plan = Plan(networks[ACCELERATOR.conv], points, parse_families(FAMILIES), fit, ACCELERATOR)
     flops = cost(plan, segment_flops(networks["native"], dataset.train.images.shape[1:]), count_images(plan, dataset))
     memory = None
-    if settings.memory:  # of one stitch at a time, to which --max-device-memory can come down
+    if settings.memory:  # of a single stitch, the least that --max-device-memory allows
         one = dataclasses.replace(plan, points=points[:1], families=plan.families[:1])
         memory = memory_budget.estimate(one, dataset)
     stitches = len(points) * len(plan.families)
@@ -86,7 +86,7 @@ def stitch_row(settings: Settings, model: str, dataset: Dataset) -> dict:
 
 def row(settings: Settings, what: str, count: int, each: float, memory: MemoryEstimate | None, unit: str) -> dict:
     seconds = each / (settings.teraflops * 1e12)
-    times = {n: -(-count // n) for n in DEVICES}  # on a process for each device, so that none share a pair's stitches
+    times = {n: -(-count // n) for n in DEVICES}  # one process for each device, so that a pair is not shared
     text = "" if memory is None else f"{spell_bytes(memory.fixed)} + {spell_bytes(memory.per_member)} for each {unit}"
     return {
         "what": what,
@@ -97,7 +97,7 @@ def row(settings: Settings, what: str, count: int, each: float, memory: MemoryEs
 
 
 def cifar10() -> Dataset:
-    """Its shapes."""
+    """Return a data set of zeros with the shapes of CIFAR-10."""
 
     def split(n):
         return Split(np.zeros((n, 32, 32, 3), np.uint8), np.zeros(n, np.int32))

@@ -1,15 +1,15 @@
-"""The published procedure in plain PyTorch: what symjax is timed against.
+"""The published procedure in PyTorch, with which the speed of symjax is compared.
 
-One member of a model zoo at a time, one stitch (one layer, one family) at a time, as a competent script does it:
-channels last, frozen parameters without gradients, batched augmentation on the device, fused optimizers, no device
-synchronisation inside an epoch, optional bfloat16 autocast. It keeps to the written definition of the method where
-published code departs from it (front in eval mode, buffers of the tail copied, statistics re-estimated with the
-rounded stitch, no peeking at the test set).
+Members of a zoo are trained one at a time, and stitches (one layer, one family) one at a time, with the usual
+optimizations: channels last, no gradients of frozen parameters, batched augmentation on the device, fused optimizers,
+no device synchronization inside an epoch, optional bfloat16 autocast. Where published code deviates from the
+description of the method, this code follows the description: the front is in eval mode, buffers of the tail are copied,
+statistics are re-estimated with the rounded stitch, and the test set is not used for choices.
 
     python -m benchmarks.published --width 16 --images 2048
 
-Layers are numbered from 1: layer l is the point after the l-th ReLU, before its pool. Accuracies are fractions,
-penalties percentage points.
+Layers are numbered from 1: layer l is the stitch point after the l-th ReLU, before its pooling. Accuracies are
+fractions, penalties percentage points.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from benchmarks.operations import FAMILIES, LAYERS, member_step_flops, rank_of, 
 MEAN = (125.307, 122.961, 113.8575)
 DEVIATION = (51.5865, 50.847, 51.255)
 SHIFT = 2  # pixels
-SWEEPS = 16  # Sinkhorn sweeps after each step
+SWEEPS = 16  # Sinkhorn iterations after each step
 
 
 # --- timing ---
@@ -49,11 +49,11 @@ SWEEPS = 16  # Sinkhorn sweeps after each step
 
 @dataclass
 class Seconds:
-    """Seconds by part; pass one to collect, add them up with +."""
+    """Seconds by part of the procedure; functions add their times to it."""
 
-    preparation: float = 0.0  # normalising and uploading images, building or copying models
+    preparation: float = 0.0  # normalizing and transferring images, building and copying models
     training: float = 0.0
-    reestimation: float = 0.0  # rounding and the tail's batch-norm statistics
+    reestimation: float = 0.0  # rounding, and batch-norm statistics of the tail
     evaluation: float = 0.0
 
     def __add__(self, other: Seconds) -> Seconds:
@@ -73,7 +73,7 @@ class Seconds:
 
 
 def quick_batch(device: torch.device) -> int:
-    """A batch size for passes without gradients: on a CPU 64 is 1.6 times as fast as 500, which leaves the cache."""
+    """Return the batch size for evaluation: on a CPU 64 is 1.6 times as fast as 500, which exceeds the cache."""
     return 500 if device.type == "cuda" else 64
 
 
@@ -103,7 +103,7 @@ class MyrtleCNN(nn.Module):
     """Four 3x3 convolutions of widths c, 2c, 4c, 8c, each with batch norm and ReLU, and a dense layer, for 32x32x3
     images.
 
-    `segments` is a chain cut after each ReLU: segments[:l] is the front up to layer l, segments[l:] the tail after it.
+    `segments` is the network split after each ReLU: segments[:l] is the front up to layer l, segments[l:] the tail.
     """
 
     def __init__(self, width: int = 64, classes: int = 10):
@@ -131,7 +131,7 @@ class MyrtleCNN(nn.Module):
 
 
 class Images:
-    """A labelled split on the device, normalised and padded once (with the mean, which is zero after normalising)."""
+    """A labeled split on the device, normalized and padded with zeros once."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, device: torch.device, mean=MEAN, deviation=DEVIATION):
         pixels = torch.as_tensor(np.array(images)).to(device).to(torch.float32)  # examples, height, width, channels
@@ -146,7 +146,7 @@ class Images:
         return len(self.labels)
 
     def slices(self, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """All examples in order, the last batch possibly smaller."""
+        """Yield all examples in order; the last batch may be smaller."""
         for start in range(0, len(self), batch_size):
             batch = self.plain[start : start + batch_size].contiguous()
             yield batch.permute(0, 3, 1, 2), self.labels[start : start + batch_size]  # a channels-last view
@@ -154,26 +154,24 @@ class Images:
     def shuffled(
         self, batch_size: int, augment: bool, generator: torch.Generator
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One epoch of full batches in random order; the remainder is dropped, as the drop_last of a data loader
-        does.
-        """
+        """Yield one epoch of full batches in random order; the remainder is dropped."""
         order = torch.randperm(len(self), generator=generator, device=self.device)
         for batch in range(self.steps(batch_size)):
-            chosen = order[batch * batch_size : (batch + 1) * batch_size]
-            images = self._augmented(chosen, generator) if augment else self.plain[chosen]
-            yield images.permute(0, 3, 1, 2), self.labels[chosen]
+            indices = order[batch * batch_size : (batch + 1) * batch_size]
+            images = self._augmented(indices, generator) if augment else self.plain[indices]
+            yield images.permute(0, 3, 1, 2), self.labels[indices]
 
     def steps(self, batch_size: int) -> int:
         return max(1, len(self) // batch_size)
 
-    def _augmented(self, chosen: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Choice, translation and flip in one gather."""
-        draws = torch.randint(2 * SHIFT + 1, (2, len(chosen), 1), generator=generator, device=self.device)
-        flip = torch.rand((len(chosen), 1), generator=generator, device=self.device) < 0.5
+    def _augmented(self, indices: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Select, translate and flip images in one gather."""
+        draws = torch.randint(2 * SHIFT + 1, (2, len(indices), 1), generator=generator, device=self.device)
+        flip = torch.rand((len(indices), 1), generator=generator, device=self.device) < 0.5
         columns = torch.arange(self.width, device=self.device)
         columns = torch.where(flip, columns.flip(0), columns) + draws[0]
         rows = torch.arange(self.height, device=self.device) + draws[1]
-        return self.padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return self.padded[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 # --- training and testing one model ---
@@ -199,9 +197,10 @@ def train_member(
     deviation: Sequence[float] = DEVIATION,
     seconds: Seconds | None = None,
 ) -> MyrtleCNN:
-    """Adam with the learning rate halved every quarter of the run; weight decay on weights (batch-norm scales
-    included), not on biases. With `graphs` (CUDA alone) the first steps run as they are, then one is captured as a CUDA
-    graph, and all others are replays of it.
+    """Train a model by Adam; the learning rate is halved after each quarter of the run.
+
+    Weight decay applies to weights, including batch-norm scales, not to biases. With `graphs` (CUDA only) a step is
+    captured as a CUDA graph after the first few, and replayed for the rest of the training.
     """
     device, seconds = torch.device(device), Seconds() if seconds is None else seconds
     with seconds.clock("preparation", device):
@@ -214,7 +213,7 @@ def train_member(
         decayed = [value for name, value in model.named_parameters() if name.endswith("weight")]
         others = [value for name, value in model.named_parameters() if not name.endswith("weight")]
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        rate = torch.tensor(lr, device=device) if graphs else lr  # a graph reads it where it lies
+        rate = torch.tensor(lr, device=device) if graphs else lr  # a CUDA graph needs the rate in device memory
         optimizer = torch.optim.Adam(groups, lr=rate, fused=True, capturable=graphs)
 
     def train_step(batch, targets):
@@ -243,11 +242,11 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-GRAPH_WARMUP = 3  # steps before one is captured, on a stream of their own, as CUDA graphs ask for
+GRAPH_WARMUP = 3  # steps before the capture, on a separate stream, as CUDA graphs require
 
 
 def _replayed(step, device: torch.device):
-    """`step` of tensors of one shape and layout, captured as a CUDA graph after a few runs."""
+    """Return `step` captured as a CUDA graph after a few runs; all tensors must have the same shapes and layouts."""
     stream, graph, buffers, runs = torch.cuda.Stream(device), torch.cuda.CUDAGraph(), [], 0
 
     def run(*tensors):
@@ -261,7 +260,7 @@ def _replayed(step, device: torch.device):
             return
         if not buffers:
             buffers.extend(tensor.clone() for tensor in tensors)
-            with torch.cuda.graph(graph):  # records, and computes nothing
+            with torch.cuda.graph(graph):  # records without computing
                 step(*buffers)
         for buffer, tensor in zip(buffers, tensors, strict=True):
             buffer.copy_(tensor)
@@ -291,7 +290,7 @@ def evaluate(
     deviation: Sequence[float] = DEVIATION,
     seconds: Seconds | None = None,
 ) -> float:
-    """Accuracy over examples (not over batches), on the model's device."""
+    """Return the accuracy over examples (not the mean over batches), on the device of the model."""
     device, seconds = next(model.parameters()).device, Seconds() if seconds is None else seconds
     with seconds.clock("preparation", device):
         data = Images(images, labels, device, mean, deviation)
@@ -303,7 +302,7 @@ def evaluate(
 
 
 def sinkhorn_(matrix: torch.Tensor, sweeps: int = SWEEPS) -> torch.Tensor:
-    """Row and column normalisation in place; rows and columns of zeros stay zero."""
+    """Normalize rows and columns in place; rows and columns of zeros stay zero."""
     tiny = torch.finfo(matrix.dtype).tiny
     for _ in range(sweeps):
         matrix.div_(matrix.sum(dim=1, keepdim=True).clamp_min_(tiny))
@@ -312,7 +311,7 @@ def sinkhorn_(matrix: torch.Tensor, sweeps: int = SWEEPS) -> torch.Tensor:
 
 
 class BirkhoffStitch(nn.Module):
-    """P diag(s) as a 1x1 convolution: P alone until `scale()` is called."""
+    """P diag(s) as a 1x1 convolution; only P until `scale()` is called."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -352,7 +351,7 @@ def make_stitch(family: str, channels: int) -> nn.Module:
 
 
 def _frozen_copy(segments: nn.Sequential, autocast: bool) -> nn.Sequential:
-    """A deep copy, buffers too, without gradients. Under autocast its convolutions are cast once, not in every step."""
+    """Return a deep copy with buffers and without gradients; with autocast its convolutions are cast once."""
     frozen = copy.deepcopy(segments).requires_grad_(False)
     if autocast:
         for module in frozen.modules():
@@ -377,7 +376,7 @@ def _train_stitch(
 ) -> None:
     front.eval()
     stitch.train()
-    tail.train()  # the tail normalises with the statistics of the stitched features
+    tail.train()  # the tail normalizes with the statistics of the stitched features
     birkhoff = isinstance(stitch, BirkhoffStitch)
     optimizer = torch.optim.SGD(stitch.parameters(), lr=lr, fused=True)
     total, step = epochs * data.steps(batch_size), 0
@@ -400,10 +399,9 @@ def _train_stitch(
 
 
 def _reestimate(stitched: nn.Sequential, tail: nn.Sequential, data: Images, batch_size: int, autocast: bool) -> None:
-    """The tail's running statistics as the average over the data of the batch statistics, weighted by batch size.
+    """Set the running statistics of the tail to the mean of batch statistics over the data, weighted by batch size.
 
-    For equal batches this is BatchNorm's momentum=None, without its device synchronisation in every layer of every
-    batch.
+    For equal batches this equals momentum=None of BatchNorm, but needs no device synchronization.
     """
     norms = [module for module in tail.modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -413,12 +411,12 @@ def _reestimate(stitched: nn.Sequential, tail: nn.Sequential, data: Images, batc
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    seen = 0
+    count = 0
     with torch.no_grad(), _autocast(data.device, autocast):
         for batch, _ in data.slices(batch_size):
-            seen += len(batch)
+            count += len(batch)
             for norm in norms:
-                norm.momentum = len(batch) / seen
+                norm.momentum = len(batch) / count
             stitched(batch)
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
@@ -448,11 +446,11 @@ def stitch_sweep(
     deviation: Sequence[float] = DEVIATION,
     seconds: Seconds | None = None,
 ) -> list[dict[str, Any]]:
-    """Every (layer, family) of one pair, each on its own: train the stitch, round it, re-estimate, test.
+    """Stitch one pair at every layer with every family: train the stitch, round it, re-estimate statistics, and test.
 
-    Rows hold layer, family, accuracy, penalty, clean_a, clean_b and the seconds of that stitch by part (training_s,
-    ...). `seconds`, when given, collects the whole sweep, the two clean evaluations included. `lr` is one step size
-    or one for each family.
+    Rows have layer, family, accuracy, penalty, clean_a, clean_b and the seconds of the stitch by part (training_s,
+    ...). The times of the whole sweep, including the two clean evaluations, are added to `seconds`. `lr` is one
+    learning rate, or one for each family.
     """
     device, seconds = torch.device(device), Seconds() if seconds is None else seconds
     eval_batch_size = eval_batch_size or quick_batch(device)
@@ -504,9 +502,7 @@ def stitch_sweep(
 
 
 def load_splits(npz: str | None, images: int, test_images: int, seed: int = 0) -> tuple[tuple, tuple]:
-    """(train, test) from a file with train_images, train_labels, test_images, test_labels, or random ones (speed does
-    not see content).
-    """
+    """Return (train, test) from a file with train_images, train_labels, test_images, test_labels; or random images."""
     if npz is not None:
         with np.load(npz) as arrays:
             train, test = ((arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in ("train", "test"))
@@ -532,16 +528,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--eval-batch-size", type=int, help="64 on a CPU, 500 on a GPU by default")
-    parser.add_argument("--epochs", type=int, default=1, help="of a member")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of a member")
     parser.add_argument("--stitch-epochs", type=int, default=1)
     parser.add_argument("--families", nargs="+", default=list(FAMILIES))
     parser.add_argument("--layers", nargs="+", type=int, default=list(LAYERS), choices=LAYERS)
-    parser.add_argument("--lr", type=float, default=0.01, help="of the stitches")
+    parser.add_argument("--lr", type=float, default=0.01, help="learning rate of the stitches")
     parser.add_argument(
         "--npz", help="file with train_images, train_labels, test_images, test_labels; random images otherwise"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--autocast", action="store_true", help="bfloat16")
+    parser.add_argument("--autocast", action="store_true", help="use bfloat16 autocast")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
 
@@ -557,9 +553,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **shared,
     }
 
-    few = max(
-        2 * args.batch_size, args.eval_batch_size or quick_batch(device)
-    )  # a warm-up: kernels are chosen and built on first use
+    # Warm-up: PyTorch selects and builds kernels on first use.
+    few = max(2 * args.batch_size, args.eval_batch_size or quick_batch(device))
     small = tuple(tuple(array[:few] for array in split) for split in (train, test))
     warm = train_member(*(array[: 2 * args.batch_size] for array in train), epochs=1, seed=args.seed, **member)
     stitch_sweep(warm, warm, *small, epochs=1, seed=args.seed, **{**sweep, "families": args.families[:1]})
@@ -567,12 +562,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}, {'bfloat16 autocast' if args.autocast else 'float32'}")
     print(f"width {args.width}, {len(train[1])} training and {len(test[1])} test images, batch {args.batch_size}")
-    seen = args.epochs * max(1, len(train[1]) // args.batch_size) * min(args.batch_size, len(train[1]))
+    images_seen = args.epochs * max(1, len(train[1]) // args.batch_size) * min(args.batch_size, len(train[1]))
     models = []
     for number in (1, 2):
         spent = Seconds()
         models.append(train_member(*train, epochs=args.epochs, seed=args.seed + number, seconds=spent, **member))
-        _report(f"member {number}, {args.epochs} epoch(s)", spent.training, seen * member_step_flops(args.width))
+        _report(f"member {number}, {args.epochs} epoch(s)", spent.training, images_seen * member_step_flops(args.width))
     spent = Seconds()
     rows = stitch_sweep(*models, train, test, epochs=args.stitch_epochs, seed=args.seed, seconds=spent, **sweep)
     counted = sweep_flops(

@@ -1,26 +1,27 @@
-"""Recipes for stitches in G_ReLU, side by side: where P starts, when the scaling trains, when P is rounded.
+"""Compare recipes for G_ReLU stitches: initial value of P, when the scaling trains, and when P is rounded.
 
     python -m benchmarks.recipes                      # digits, the default zoo, 4 pairs
     python -m benchmarks.recipes --dataset cifar10 --width 16 --seeds 4 --epochs 10 --train-size 10000 \
         --stitch-epochs 4 --test-size 4000 --layers relu1,relu4
 
-Each recipe is trained with every step size, and the validation split picks, for each pair and layer. Flags are those of
-`python -m experiments.stitch`. To be chosen between by the accuracy on the validation split, which the first table has;
-the second has the penalty on the test split.
+Each recipe is trained with every learning rate, and the best one on the validation split is used for each pair and
+layer. Flags are those of `python -m experiments.stitch`. The first table has the accuracy on the validation split, by
+which recipes should be compared; the second has the penalty on the test split.
 """
 
 import dataclasses
 
-from experiments.settings import run_command
+from experiments.command import run_command
+from experiments.stitch_settings import StitchSettings
 from experiments.summary import Summary
-from experiments.sweeps import StitchSettings, sweep
+from experiments.sweeps import sweep
 from symjax.stitching.families import parse_families
 from symjax.stitching.families.relu import HALF, NEVER, Birkhoff
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe(Birkhoff):
-    """`Birkhoff` with its choices as data."""
+    """`Birkhoff` with options for its recipe."""
 
     name: str = ""
     start: str = "matched"
@@ -48,12 +49,12 @@ RECIPES = (
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
     stitch_learning_rates: str = "3e-3,1e-2,3e-2"
-    """Step sizes to try for every recipe alike; the validation split picks."""
+    """Comma-separated learning rates; the best one on the validation split is used for each stitch."""
 
 
 def main(settings: Settings) -> Summary:
-    with sweep(settings, RECIPES, "recipes") as found:
-        table = found.table
+    with sweep(settings, RECIPES, "recipes") as result:
+        table = result.table
 
         def by_layer(column):
             means = table.pivot_table(column, "family", "layer", sort=False)
@@ -62,13 +63,13 @@ def main(settings: Settings) -> Summary:
         rates = table.groupby("family", sort=False).learning_rate.agg(lambda r: r.value_counts().to_dict())
         validation = by_layer("val_accuracy")
         return Summary(
-            found.folder,
-            found.title,
-            found.with_warning(f"Best on the validation split: {validation['mean'].idxmax()}."),
+            result.folder,
+            result.title,
+            result.with_warning(f"Best on the validation split: {validation['mean'].idxmax()}."),
             {
-                f"validation accuracy, {found.over_pairs}": validation,
+                f"validation accuracy, {result.over_pairs}": validation,
                 "penalty in percentage points (test)": by_layer("penalty"),
-                "step sizes chosen, and how often": rates.to_frame(),
+                "learning rates chosen, and how often": rates.to_frame(),
             },
             (),
         )

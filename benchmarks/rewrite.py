@@ -1,12 +1,13 @@
-"""Training steps of networks of stock Flax layers in a `lax.scan`, as they are and rewritten: milliseconds of a step.
+"""Time training steps of networks of stock Flax layers in a `lax.scan`, unmodified and rewritten.
 
     python -m benchmarks.rewrite                          # both networks; the native form takes minutes
     python -m benchmarks.rewrite --forms mixed --models resnet20
 
-CPU time of all threads, contestants in turn, the best of the turns: see `symjax.network.rewrite.TABLE` for what is
-replaced. Width 16, batches of 32 images of 32 x 32 pixels. On 2 cores (AVX-512), shared with other work:
+Times are CPU times of all threads; forms run alternately, and the shortest time is printed. The rewritten operations
+are listed in `symjax.network.rewrite.TABLE`. Width 16, batches of 32 images of 32 x 32 pixels. On 2 cores (AVX-512),
+shared with other work:
 
-    myrtle      native 2082 ms, matmul 68, mixed 54 (symjax's own layers before, in turn with it: 54.5)
+    myrtle      native 2082 ms, matmul 68, mixed 54 (former layers of symjax, in the same run: 54.5)
     myrtle      mixed with use_fast_variance=True: 51.7 ms
 """
 
@@ -27,7 +28,7 @@ BATCH_SIZE = 32
 
 
 class Myrtle(nnx.Module):
-    """Four convolutions, each after the first followed by a maximum over 2 x 2 pixels."""
+    """Four convolutions; all but the first are followed by 2 x 2 max pooling."""
 
     def __init__(self, width, rngs):
         widths = [3, width, 2 * width, 4 * width, 8 * width]
@@ -42,7 +43,7 @@ class Myrtle(nnx.Module):
 
 
 class ResNet20(nnx.Module):
-    """Three groups of three residual blocks, the later groups begin with strided convolutions."""
+    """Three groups of three residual blocks; the second and third group start with strided convolutions."""
 
     def __init__(self, width, rngs):
         widths = [width] * 4 + [2 * width] * 3 + [4 * width] * 3

@@ -1,13 +1,13 @@
-"""Similarity measures against the way they were published, side by side and in turn in one run.
+"""Compare the speed of similarity measures with published implementations.
 
     python -m benchmarks.similarity                   # on all cores
     taskset -c 0 python -m benchmarks.similarity      # on one core
 
-Wreath CKA against the published loop over rows of the kernel in PyTorch; CCA and its gradient against QR and SVD in
-NumPy; linear CKA of 8 x 8 pairs of layers against PyPI's `pytorch-cka` and `torch-cka`, with the peak memory of each,
-in a process of its own. What is not installed is left out, and said so. All has compiled before. CPU time (of all
-threads) is what counts on a CPU, so that other work on the machine disturbs little; on other devices wall time. The
-best of the turns is printed.
+Wreath CKA is compared with the published loop over rows of the kernel in PyTorch; CCA and its gradient with QR and SVD
+in NumPy; linear CKA of 8 x 8 pairs of layers with `pytorch-cka` and `torch-cka` from PyPI, including peak memory, each
+in a separate process. Packages that are not installed are reported and left out. Compilation is excluded.
+Implementations run alternately, and the shortest time is printed: CPU time of all threads on a CPU, which depends
+little on other work of the machine, and wall time on other devices.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ PACKAGES = {"symjax": "symjax", "pytorch-cka": "cka", "torch-cka": "torch_cka"}
 @dataclasses.dataclass(frozen=True)
 class Settings:
     examples: int = 500
-    """Of wreath CKA, as maps of 32x32x64."""
+    """Number of examples for wreath CKA, with feature maps of 32x32x64."""
     samples: int = 10_000
-    """Of CCA."""
+    """Number of samples for CCA."""
     neurons: int = 512
-    """Of CCA, on either side."""
+    """Number of neurons of each side for CCA."""
     pair_examples: int = 1_000
-    """Of the pairs of layers."""
+    """Number of examples for linear CKA of pairs of layers."""
     turns: int = 5
     slow_turns: int = 1
-    """Of the loop over rows."""
+    """Number of runs of the loop over rows."""
     only: str = ""
-    """Runs linear CKA by one package and prints a line of JSON: what each process of its own does."""
+    """Internal: the package whose linear CKA this process measures; it prints a line of JSON."""
 
 
 def main(settings: Settings) -> None:
@@ -52,7 +52,7 @@ def main(settings: Settings) -> None:
         return print(json.dumps(linear_cka(settings.only, settings)))
     device, cores = jax.devices()[0].device_kind, len(os.sched_getaffinity(0))
     print(f"jax {jax.__version__}, {device}, {cores} cores, load {os.getloadavg()[0]:.1f}", flush=True)
-    compare_linear_cka(settings)  # first: memory of this process is counted for its children until they begin
+    compare_linear_cka(settings)  # first, because child processes inherit the peak memory
     peak = matmul_peak(settings.turns)
     print(f"matrix-product peak {peak / 1e9:.0f} GFLOP/s\n", flush=True)
     compare_wreath_cka(settings, peak)
@@ -60,7 +60,7 @@ def main(settings: Settings) -> None:
 
 
 def best_seconds(thunks: dict, turns: dict) -> dict:
-    """The shortest of so many runs of each, taking turns."""
+    """Return the shortest time of each function in seconds; functions run alternately, `turns[name]` times."""
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     best = dict.fromkeys(thunks, float("inf"))
     for turn in range(max(turns.values())):
@@ -89,44 +89,44 @@ def torch_or_none():
 
 
 def rectified(rng, common, shape):
-    """Features of a layer: common signals (n, k), mixed, and noise, rectified."""
+    """Return random rectified features of a layer: common signals (n, k), mixed, plus noise."""
     noise = rng.standard_normal((len(common), *shape), np.float32)
     mixed = common @ rng.standard_normal((common.shape[1], noise[0].size), np.float32) / common.shape[1] ** 0.5
     return np.maximum(mixed.reshape(noise.shape) + noise, 0)
 
 
 def compare_wreath_cka(settings: Settings, peak: float) -> None:
-    """Operations are those done: of a symmetric kernel symjax computes 5/8, loops over rows half."""
+    """Compare wreath CKA. Of a symmetric kernel symjax computes 5/8, the loops over rows a half, which is counted."""
     rng = np.random.default_rng(0)
     common = rng.standard_normal((settings.examples, 16), np.float32)
     x, y = (rectified(rng, common, (32, 32, 64)) for _ in range(2))
     operations = 2 * 2 * settings.examples**2 * x[0].size
-    ours = jnp.asarray(x), jnp.asarray(y)
-    thunks, turns = {"symjax": lambda: wreath_cka(*ours)}, {"symjax": settings.turns}
-    values = {"symjax": float(wreath_cka(*ours))}
+    arrays = jnp.asarray(x), jnp.asarray(y)
+    thunks, turns = {"symjax": lambda: wreath_cka(*arrays)}, {"symjax": settings.turns}
+    values = {"symjax": float(wreath_cka(*arrays))}
     torch = torch_or_none()
     if torch is None:
-        print("torch is not installed: wreath CKA of symjax alone")
+        print("torch is not installed; wreath CKA is measured for symjax only")
     else:
-        theirs = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(z, -1, 1))) for z in (x, y)]
+        tensors = [torch.from_numpy(np.ascontiguousarray(np.moveaxis(z, -1, 1))) for z in (x, y)]
         for name, row in ROWS.items():
-            thunks[name] = lambda name=name, row=row: values.update({name: wreath_cka_by_rows(torch, row, *theirs)})
+            thunks[name] = lambda name=name, row=row: values.update({name: wreath_cka_by_rows(torch, row, *tensors)})
             turns[name] = settings.slow_turns
     best = best_seconds(thunks, turns)
     print(f"wreath CKA, {settings.examples} examples of 32x32x64 on both sides")
     for name, seconds in best.items():
-        done = operations * (5 / 8 if name == "symjax" else 1 / 2)
-        share, ratio = done / seconds / peak, seconds / best["symjax"]
+        computed = operations * (5 / 8 if name == "symjax" else 1 / 2)
+        share, ratio = computed / seconds / peak, seconds / best["symjax"]
         print(f"  {name:<28}{seconds:8.2f} s{share:7.0%} of peak{ratio:8.1f} times symjax   value {values[name]:.5f}")
 
 
 def published_row(torch, examples, one):
-    """Of a channel, the product of each example's map with that of `one`, summed over pixels, for all channels."""
+    """Return the inner products of the maps of all examples with those of `one`, for each channel."""
     return (examples * one).sum((-2, -1))
 
 
 def einsum_row(torch, examples, one):
-    """The same without the large intermediate product; the other order of the two takes six times as long."""
+    """Return `published_row` without its large intermediate; the other order of operands is six times slower."""
     return torch.einsum("cp,ncp->nc", one.flatten(1), examples.flatten(2))
 
 
@@ -134,7 +134,10 @@ ROWS = {"PyTorch, rows as published": published_row, "PyTorch, rows by einsum": 
 
 
 def wreath_cka_by_rows(torch, row, x, y) -> float:
-    """The published algorithm: channels first, a row of half of the kernel at a time, HSIC by Song's formula."""
+    """Return wreath CKA by the published algorithm, which computes one row of half of the kernel at a time.
+
+    HSIC is the unbiased estimator of Song et al.
+    """
     kernels = []
     for z in (x, y):
         z = z - z.mean((0, 2, 3), keepdim=True)
@@ -161,17 +164,17 @@ def compare_cca(settings: Settings) -> None:
         + rng.standard_normal(common.shape, np.float32)
         for _ in range(2)
     )
-    ours = jnp.asarray(x), jnp.asarray(y)
+    arrays = jnp.asarray(x), jnp.asarray(y)
     similarity = jax.jit(cca_similarity)
     gradient = jax.jit(jax.value_and_grad(cca_similarity, argnums=(0, 1)))
-    jax.block_until_ready((similarity(*ours), gradient(*ours)))
-    wide = np.float64(x), np.float64(y)
-    exact = numpy_cca(*wide)
+    jax.block_until_ready((similarity(*arrays), gradient(*arrays)))
+    float64 = np.float64(x), np.float64(y)
+    exact = numpy_cca(*float64)
     thunks = {
         "NumPy": lambda: numpy_cca(x, y),
-        "NumPy, float64": lambda: numpy_cca(*wide),
-        "symjax": lambda: similarity(*ours),
-        "symjax, with the gradient": lambda: gradient(*ours),
+        "NumPy, float64": lambda: numpy_cca(*float64),
+        "symjax": lambda: similarity(*arrays),
+        "symjax, with the gradient": lambda: gradient(*arrays),
     }
     best = best_seconds(thunks, dict.fromkeys(thunks, settings.turns))
     print(f"\nCCA, {settings.neurons} + {settings.neurons} neurons, {settings.samples} samples")
@@ -183,7 +186,7 @@ def compare_cca(settings: Settings) -> None:
 
 
 def numpy_cca(x, y):
-    """Mean correlation by QR of both sides and SVD, as published."""
+    """Return the mean canonical correlation by QR of both sides and an SVD, as published."""
     x, y = (np.linalg.qr(side - side.mean(0))[0] for side in (x, y))
     return np.linalg.svd(x.T @ y, compute_uv=False).clip(0, 1).mean()
 
@@ -191,25 +194,25 @@ def numpy_cca(x, y):
 def compare_linear_cka(settings: Settings) -> None:
     print(f"\nlinear CKA of 8 x 8 pairs of layers, {settings.pair_examples} examples, unbiased")
     arguments = ["--pair-examples", str(settings.pair_examples), "--turns", str(settings.turns)]
-    found = {}
+    results = {}
     for package in PACKAGES:
         command = [sys.executable, "-m", "benchmarks.similarity", "--only", package, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"  {package} did not run: {done.stderr.strip().splitlines()[-1]}", flush=True)
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        if process.returncode:
+            print(f"  {package} failed: {process.stderr.strip().splitlines()[-1]}", flush=True)
         else:
-            found[package] = json.loads(done.stdout.splitlines()[-1])
-    for package, row in found.items():
-        ratio = row["seconds"] / found["symjax"]["seconds"] if "symjax" in found else float("nan")
+            results[package] = json.loads(process.stdout.splitlines()[-1])
+    for package, row in results.items():
+        ratio = row["seconds"] / results["symjax"]["seconds"] if "symjax" in results else float("nan")
         print(
             f"  {package:<16}{row['seconds']:8.2f} s{ratio:8.2f} times symjax   peak {row['peak']:5.0f} MB, of which "
-            f"{row['peak'] - row['before']:5.0f} over what features and imports took   error {row['error']:.0e}",
+            f"{row['peak'] - row['before']:5.0f} above that of features and imports   error {row['error']:.0e}",
             flush=True,
         )
 
 
 def linear_cka(package: str, settings: Settings) -> dict:
-    """Seconds, peak memory in MB before and after, and the largest error, in this process."""
+    """Return seconds, peak memory in MB before and after, and the largest error of a package, in this process."""
     importlib.import_module(PACKAGES[package])
     rng = np.random.default_rng(0)
     common = rng.standard_normal((settings.pair_examples, 16), np.float32)
@@ -251,7 +254,7 @@ def by_torch_cka(a, b):
     torch = torch_or_none()
 
     class Recorded(torch.nn.Module):
-        """A network whose layers put out features that are there already."""
+        """A network whose layers return precomputed features."""
 
         def __init__(self, features):
             super().__init__()
@@ -264,13 +267,13 @@ def by_torch_cka(a, b):
 
     names = [f"layers.{k}" for k in range(len(a))]
     one_batch = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(len(a[0]))), len(a[0]))
-    compared = CKA(Recorded(a), Recorded(b), "a", "b", names, names)
+    comparison = CKA(Recorded(a), Recorded(b), "a", "b", names, names)
 
     def compute():
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compared.compare(one_batch, one_batch)
-        return compared.export()["CKA"].numpy()
+            comparison.compare(one_batch, one_batch)
+        return comparison.export()["CKA"].numpy()
 
     return compute
 

@@ -1,12 +1,12 @@
-"""symjax against a plain PyTorch implementation of the published procedure, in one run.
+"""Compare the speed of symjax with a PyTorch implementation of the published procedure.
 
     python -m benchmarks.sweep                        # mCNN c=16, batch 32, 2,048 images, one pair and four pairs
     python -m benchmarks.sweep --width 64 --members 32 --precision bfloat16 --device cuda
 
-Three tables: one epoch of zoo training per member; a whole stitch sweep per pair (all layers x full, rank 1, 2, 4 and
-birkhoff; training, batch-norm re-estimation, validation and test included alike in both); and what share of this
-machine's matrix-product peak that is. Throughput does not depend on the pictures' content, so they are random unless
---dataset names a set. Needs PyTorch beside symjax (`pip install torch`); without it only symjax is timed.
+The rows of the table are one epoch of zoo training per member, and a stitch sweep per pair (all layers; full, rank 1,
+2, 4 and birkhoff), which includes training, batch-norm re-estimation, validation and test in both implementations. The
+share of the matrix-product peak of the machine is given, too. Throughput does not depend on the content of the images,
+so they are random unless --dataset names a data set. Without PyTorch (`pip install torch`) only symjax is timed.
 """
 
 import dataclasses
@@ -36,27 +36,27 @@ from symjax.training.loop import device_data
 @dataclasses.dataclass(frozen=True)
 class Settings:
     width: int = 16
-    """Of the Myrtle CNN."""
+    """Width of the Myrtle CNN."""
     images: int = 2048
-    """Training images; batch-norm re-estimation uses them all."""
+    """Number of training images, all of which batch-norm re-estimation uses."""
     test_images: int = 2048
     validation_images: int = 512
     batch_size: int = 32
     eval_batch_size: int = 32
-    """Of symjax; the PyTorch side chooses what suits it."""
+    """Evaluation batch size of symjax; PyTorch uses a batch size that suits the device."""
     members: int = 4
-    """Zoo members that train side by side."""
+    """Number of zoo members that train together."""
     pairs: tuple[int, ...] = (1, 4)
-    """Sweeps of so many pairs."""
+    """Numbers of pairs of the sweeps."""
     families: tuple[str, ...] = FAMILIES
     layers: tuple[int, ...] = LAYERS
-    """After the l-th ReLU, from 1."""
+    """Layers to stitch: numbers of ReLUs, counted from 1."""
     repeats: int = 3
-    """Timed runs of each; medians are printed."""
+    """Number of timed runs, whose medians are printed."""
     dataset: str = "random"
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
-    """Of the PyTorch side; symjax takes JAX's default."""
+    """Device of PyTorch; symjax uses the default device of JAX."""
 
 
 def main(settings: Settings) -> None:
@@ -64,11 +64,11 @@ def main(settings: Settings) -> None:
     print(" · ".join(f"{name} {version}" for name, version in runs.versions().items()))
     dataset = make_dataset(settings)
     peak = matmul_peak(settings.precision)
-    print(f"matrix-product peak here ({settings.precision}): {peak / 1e9:.0f} GFLOP/s\n")
+    print(f"matrix-product peak ({settings.precision}): {peak / 1e9:.0f} GFLOP/s\n")
     try:
         from benchmarks import published
     except ModuleNotFoundError as error:
-        print(f"{error}; timing symjax alone\n")
+        print(f"{error}; only symjax is timed\n")
         published = None
     rows = [zoo_row(settings, dataset, published), *sweep_rows(settings, dataset, published)]
     table = pd.DataFrame(rows)
@@ -82,9 +82,11 @@ def main(settings: Settings) -> None:
 
 def make_dataset(settings: Settings) -> Dataset:
     if settings.dataset != "random":
-        found = data.load(settings.dataset, train_size=settings.images, test_size=settings.test_images)
-        held_out = Split(*(a[: settings.validation_images] for a in (found.validation.images, found.validation.labels)))
-        return dataclasses.replace(found, validation=held_out)
+        dataset = data.load(settings.dataset, train_size=settings.images, test_size=settings.test_images)
+        held_out = Split(
+            *(a[: settings.validation_images] for a in (dataset.validation.images, dataset.validation.labels))
+        )
+        return dataclasses.replace(dataset, validation=held_out)
     rng = np.random.default_rng(0)
 
     def split(n):
@@ -96,7 +98,7 @@ def make_dataset(settings: Settings) -> Dataset:
 
 
 def matmul_peak(precision: str, size: int = 2048) -> float:
-    """FLOP/s of a large matrix product, the best of several."""
+    """Return the highest FLOP/s of several runs of a large matrix product."""
     a = jnp.ones((size, size), precision)
     product = jax.jit(lambda a: a @ a)
     jax.block_until_ready(product(a))
@@ -110,12 +112,12 @@ def seconds(run) -> float:
 
 
 def timed_in_turn(repeats: int, *runs_) -> list[float]:
-    """Median seconds of each, run in turn, so that a drift of the machine meets all alike."""
-    found = [[] for _ in runs_]
+    """Return the median time of each run in seconds; runs alternate, so that drift affects all equally."""
+    all_times = [[] for _ in runs_]
     for _ in range(repeats):
-        for times, run in zip(found, runs_, strict=True):
+        for times, run in zip(all_times, runs_, strict=True):
             times.append(seconds(run) if run else float("nan"))
-    return [statistics.median(times) for times in found]
+    return [statistics.median(times) for times in all_times]
 
 
 def build(settings: Settings):
@@ -145,12 +147,13 @@ def zoo_row(settings: Settings, dataset: Dataset, published) -> dict:
     }
     torch_run = published and (lambda: torch_member(published, dataset, arguments))
     if torch_run:
-        torch_run()  # its kernels are chosen on first use, as ours are compiled
-    ours, theirs = timed_in_turn(settings.repeats, lambda: jax.block_until_ready(epoch(states, shared)), torch_run)
+        torch_run()  # warm-up: PyTorch selects kernels on first use
+    symjax_run = lambda: jax.block_until_ready(epoch(states, shared))  # noqa: E731
+    symjax_s, torch_s = timed_in_turn(settings.repeats, symjax_run, torch_run)
     flops = operations.member_step_flops(settings.width) * settings.images
     flops += sum(operations.mcnn_flops(settings.width)) * settings.validation_images
-    row = {"what": f"zoo epoch per member, {settings.members} members", "symjax_s": ours / settings.members}
-    return {**row, "torch_s": theirs, "compile_s": first - ours, "flops": flops, "torch_flops": flops}
+    row = {"what": f"zoo epoch per member, {settings.members} members", "symjax_s": symjax_s / settings.members}
+    return {**row, "torch_s": torch_s, "compile_s": first - symjax_s, "flops": flops, "torch_flops": flops}
 
 
 def torch_member(published, dataset: Dataset, arguments: dict) -> None:
@@ -167,7 +170,7 @@ def torch_member(published, dataset: Dataset, arguments: dict) -> None:
 
 
 def sweep_rows(settings: Settings, dataset: Dataset, published) -> Iterator[dict]:
-    """A row for each number of pairs, as soon as it is measured."""
+    """Yield a row for each number of pairs as soon as it is measured."""
     network, execution = build(settings)
     config = FitConfig(
         epochs=1,
@@ -184,28 +187,30 @@ def sweep_rows(settings: Settings, dataset: Dataset, published) -> Iterator[dict
     create = jax.jit(network.init)
     members = [create(key) for key in jax.random.split(jax.random.key(0), count_members)]
 
-    def ours(sweep, pairs):
+    def symjax_sweep(sweep, pairs):
         needed = parallel.stack([members[i] for i in sorted({i for pair in pairs for i in pair})])
-        zoo.evaluate(network, needed, dataset.test, dataset.mean, dataset.std)  # clean, as in the published procedure
+        zoo.evaluate(
+            network, needed, dataset.test, dataset.mean, dataset.std
+        )  # clean accuracies, as in the published procedure
         return list(sweep.run(members.__getitem__, pairs))
 
-    torch_run, (flops_torch, flops_ours) = None, sweep_flops(settings)
+    torch_run, (flops_torch, flops_symjax) = None, sweep_flops(settings)
     if published:
-        made = [published.MyrtleCNN(settings.width).to(settings.device) for _ in range(2)]
-        torch_run = torch_sweep(settings, dataset, published, made)
+        models_torch = [published.MyrtleCNN(settings.width).to(settings.device) for _ in range(2)]
+        torch_run = torch_sweep(settings, dataset, published, models_torch)
     for count in settings.pairs:
-        run = partial(ours, Sweep(plan, dataset, num_pairs=count), all_pairs(range(count_members))[:count])
+        run = partial(symjax_sweep, Sweep(plan, dataset, num_pairs=count), all_pairs(range(count_members))[:count])
         first = seconds(run)
-        # The published procedure takes count times as long for count pairs; one is timed.
+        # The time of the published procedure is proportional to the number of pairs, so one pair is timed.
         symjax_s, torch_s = timed_in_turn(settings.repeats, run, torch_run)
         row = {"what": f"sweep per pair, {count} pair(s)", "symjax_s": symjax_s / count, "torch_s": torch_s}
-        yield {**row, "compile_s": first - symjax_s, "flops": flops_ours, "torch_flops": flops_torch}
+        yield {**row, "compile_s": first - symjax_s, "flops": flops_symjax, "torch_flops": flops_torch}
 
 
-def torch_sweep(settings: Settings, dataset: Dataset, published, made):
+def torch_sweep(settings: Settings, dataset: Dataset, published, models_torch):
     def run():
         published.stitch_sweep(
-            *made,
+            *models_torch,
             (dataset.train.images, dataset.train.labels),
             (dataset.test.images, dataset.test.labels),
             validation=(dataset.validation.images, dataset.validation.labels),
@@ -224,8 +229,8 @@ def torch_sweep(settings: Settings, dataset: Dataset, published, made):
 
 
 def sweep_flops(settings: Settings) -> tuple[float, float]:
-    """Multiplications and additions of one pair's sweep: as published, and with the fronts shared."""
-    theirs = operations.sweep_flops(
+    """Return the operations of the sweep of one pair: as published, and with shared fronts."""
+    parts = operations.sweep_flops(
         settings.width,
         train=settings.images,
         test=settings.test_images,
@@ -239,9 +244,9 @@ def sweep_flops(settings: Settings) -> tuple[float, float]:
     front, tails = sum(segments[: max(settings.layers)]), sum(sum(segments[layer:]) for layer in settings.layers)
     families = len(settings.families)
     trained = settings.images * (front + families * 2 * tails)
-    looked_at = (settings.images + settings.validation_images + settings.test_images) * (front + families * tails)
+    evaluated = (settings.images + settings.validation_images + settings.test_images) * (front + families * tails)
     clean = 2 * settings.test_images * sum(segments)
-    return float(sum(theirs.values())), float(trained + looked_at + clean)
+    return float(sum(parts.values())), float(trained + evaluated + clean)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Compares the layers of networks that differ in their seed, by any similarity measures, for all pairs of them.
+"""Compare the layers of networks that differ in their seed, by similarity measures.
 
-With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, all 6 pairs, all layers of one with all layers
-of the other. The zoo is trained where it is missing. The same command again recomputes nothing; more pairs or measures
-extend what is there.
+By default all layers of each network are compared with all layers of each other one, for the 6 pairs of a zoo of 4
+narrow Myrtle CNNs on scikit-learn's digits. Missing members of the zoo are trained first. Running the same command
+again recomputes nothing; more pairs or measures extend the results.
 """
 
 import dataclasses
@@ -15,10 +15,12 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
-from experiments.features import in_blocks, maps_option, only_those, parse_measures, which_layers
+from experiments.command import run_command
+from experiments.defaults import optional
+from experiments.features import in_blocks, layers_option, maps_option, parse_measures, select_models
 from experiments.folders import clean_accuracy, run_folder
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import plots, zoo
@@ -73,25 +75,25 @@ EXPERIMENT = Experiment(
 @dataclasses.dataclass(frozen=True)
 class Settings(SharedSettings):
     measures: str = "procrustes,wreath_procrustes,cka,channel_normalized_cka,wreath_cka,svcca"
-    """Similarity measures, names of symjax.similarity.MEASURES with commas between. channel_normalized_cka is what
-    Godfrey et al. 2022 call orthogonal CKA."""
+    """Comma-separated names of symjax.similarity.MEASURES. channel_normalized_cka is the orthogonal CKA of Godfrey et
+    al. 2022."""
     pairs: str = "all"
-    """How many pairs of different members to draw, or all."""
+    """Number of pairs of different members to draw, or all."""
     pair_seed: int = 0
-    """Of the draw of pairs."""
+    """Seed of the random choice of pairs."""
     layers: str = "all"
-    """Stitch points by name, as in relu1,relu3, or all."""
+    """Comma-separated names of stitch points, as in relu1,relu3, or all."""
     examples: int = 500
-    """How many test images to compare the layers on; all where there are fewer."""
+    """Number of test images on which layers are compared; all if there are fewer."""
     maps: Literal["default", "pool", "flatten", "pixels"] = "default"
-    """What measures that leave it open compare of a convolutional layer: pool, the mean over pixels of each channel;
-    flatten, each channel of a pixel a neuron; pixels, each pixel a sample, whereby the CCA family and CKA compare
-    layers of one map size alone, so equal layers where sizes differ; default, each measure's own way: pixels for the
-    CCA family and Procrustes, flatten for CKA."""
-    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
-    """The folder of the zoo; trained there where it is missing."""
-    out: Annotated[Path | None, optional("DIR", "runs/align/ and a name made from the settings")] = None
-    """The folder of the results."""
+    """Features of a convolutional layer, for measures that support several: pool, the mean of each channel over pixels;
+    flatten, each channel of each pixel as a neuron; pixels, each pixel as a sample; default, the default of each
+    measure, which is pixels for the CCA family and Procrustes, and flatten for CKA. With pixels, the CCA family and CKA
+    need equal map sizes; if sizes differ, only equal layers are compared."""
+    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
+    """Folder of the zoo; missing members are trained."""
+    out: Annotated[Path | None, optional("DIR", "under runs/align/, named by the settings")] = None
+    """Folder of the results."""
 
 
 def main(settings: Settings) -> Summary:
@@ -115,7 +117,7 @@ def main(settings: Settings) -> Summary:
         counts |= {"images": min(settings.examples, len(dataset.test)), "pool": False, "limit": limit}
         return [
             dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
-            dry_run.layers_phase("members to look at", config, dataset, layers, **counts),
+            dry_run.layers_phase("members to evaluate", config, dataset, layers, **counts),
             dry_run.Phase("pairs to compare", to_do, len(measures) * len(pairs) - to_do),
         ]
 
@@ -124,24 +126,27 @@ def main(settings: Settings) -> Summary:
     with out.open() as folder:
         results = ResultTable(folder, ROWS)
         missing = hosts.all_agree("missing rows", lambda: missing_pairs(results, measures, pairs))
-        missing = {measure: hosts.local_shard(of_measure) for measure, of_measure in missing.items()}
+        missing = {measure: hosts.local_shard(measure_pairs) for measure, measure_pairs in missing.items()}
         images = dataset.test.images[: settings.examples]
         if needed := needed_seeds(missing):
-            compared, options = only(trained, needed), {"layers": ",".join(layers), "max_device_memory": limit}
+            compared, options = (
+                select_members(trained, needed),
+                {"layers": ",".join(layers), "max_device_memory": limit},
+            )
             features = as_maps(representations(compared, images, dataset.mean, dataset.std, **options))
             if (report := degenerate(features)) and hosts.is_first():
                 print(report, file=sys.stderr)
             total = sum(map(len, missing.values()))
             with progress_bar(desc="align", total=total, unit="pair") as bar:
-                for measure, of_measure in missing.items():
+                for measure, own_pairs in missing.items():
                     bar.set_postfix_str(measure)
-                    for group in in_blocks(pairs, sorted(trained.seeds), of_measure):
+                    for group in in_blocks(pairs, sorted(trained.seeds), own_pairs):
                         results.add(compare(features, measure, group, compared.seeds, settings.maps))
                         bar.update(len(group))
                     results.assemble()
         hosts.check_complete("pairs are compared", lambda: missing_pairs(results, measures, pairs))
         hosts.continue_on_first("rows")
-        results.assemble()  # a run may have been stopped just before
+        results.assemble()  # an earlier run may have stopped before this
         table = results.select(requested(measures, pairs))
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
@@ -158,34 +163,34 @@ def main(settings: Settings) -> Summary:
 
 
 def needed_seeds(missing: dict[str, list[tuple[int, int]]]) -> list[int]:
-    """Of the members that are in one of these pairs."""
+    """Return the seeds of the members that are in any of the pairs."""
     return sorted({seed for pairs in missing.values() for pair in pairs for seed in pair})
 
 
-def only(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
-    """The members of these seeds."""
+def select_members(trained: zoo.Zoo, seeds: list[int]) -> zoo.Zoo:
+    """Return the zoo of the members with these seeds."""
     members = parallel.take(trained.members, [trained.seeds.index(seed) for seed in seeds])
     metrics = trained.metrics[trained.metrics.seed.isin(seeds)]
     return dataclasses.replace(trained, seeds=tuple(seeds), members=members, metrics=metrics)
 
 
 def degenerate(features: dict[str, np.ndarray]) -> str:
-    """A line that names layers with dead or duplicate channels, and how many all members have of these; or nothing."""
+    """Return a line that names layers with dead or duplicate channels and counts these over all members; or ""."""
     reports = []
     for layer, members in features.items():
         counts = np.zeros(2, int)
-        for one in members:
-            # What is zero, or alike, on all images is so on the first few.
-            if any(number_of_faults(one[:16])):
-                counts += number_of_faults(one)
-        faults = zip(counts, ("dead", "duplicate"), strict=True)
-        if text := ", ".join(f"{count} {what}" for count, what in faults if count):
+        for member in members:
+            # Channels that are zero or equal on all images are so on the first ones, which are tested first for speed.
+            if any(count_degenerate(member[:16])):
+                counts += count_degenerate(member)
+        named = zip(counts, ("dead", "duplicate"), strict=True)
+        if text := ", ".join(f"{count} {what}" for count, what in named if count):
             reports.append(f"{layer} ({text})")
     return f"dead or duplicate channels, of {len(members)} networks: {', '.join(reports)}" if reports else ""
 
 
-def number_of_faults(features: np.ndarray) -> tuple[int, int]:
-    """Dead and duplicate channels."""
+def count_degenerate(features: np.ndarray) -> tuple[int, int]:
+    """Return the numbers of dead and of duplicate channels."""
     result = diagnose(features)
     return int(result.num_dead), int(result.num_duplicate)
 
@@ -193,9 +198,9 @@ def number_of_faults(features: np.ndarray) -> tuple[int, int]:
 def compare(
     features: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds, maps: str = "default"
 ) -> pd.DataFrame:
-    """The measure for these pairs: all layers with all layers, or where the measure cannot, equal layers."""
-    layers = which_layers(measure, maps, (representation.shape for representation in features.values()))
-    features, seeds = only_those(features, seeds, pairs)
+    """Return rows of the measure for these pairs, of all pairs of layers or of equal layers (`layers_option`)."""
+    layers = layers_option(measure, maps, (representation.shape for representation in features.values()))
+    features, seeds = select_models(features, seeds, pairs)
     options = {"pairs": pairs, "layers": layers, "models": seeds, **maps_option(measure, maps)}
     result: Pairwise = pairwise(features, measure, **options)
     rows = result.to_frame()
@@ -204,7 +209,7 @@ def compare(
 
 
 def requested(measures: list[str], pairs: list[tuple[int, int]]) -> pd.DataFrame:
-    """The measures and pairs that have rows; of a measure that is not symmetric, pairs in both orders."""
+    """Return the keys of the requested rows; measures that are not symmetric have pairs in both orders."""
     keys = []
     for measure in measures:
         orders = pairs if MEASURES[measure].symmetric else [*pairs, *((b, a) for a, b in pairs)]
@@ -215,21 +220,21 @@ def requested(measures: list[str], pairs: list[tuple[int, int]]) -> pd.DataFrame
 def missing_pairs(
     results: ResultTable, measures: list[str], pairs: list[tuple[int, int]]
 ) -> dict[str, list[tuple[int, int]]]:
-    """Return the pairs that have no rows, by measure, of measures that lack any."""
+    """Return the pairs that have no rows, by measure; complete measures are omitted."""
     keys = pd.DataFrame([(m, *pair) for m in measures for pair in pairs], columns=["measure", "model_a", "model_b"])
     missing = results.missing(keys)
     return {m: list(zip(rows.model_a, rows.model_b, strict=True)) for m, rows in missing.groupby("measure", sort=False)}
 
 
 def summary(table: pd.DataFrame, layers: list[str]) -> pd.DataFrame:
-    """Measures down, layers across: mean and standard deviation (n - 1) over pairs."""
+    """Return mean and standard deviation (n - 1) over pairs, by measure (rows) and layer (columns)."""
     grouped = plots.equal_layers(table).groupby(["measure", "layer"], sort=False).value
     text = mean_and_deviation(grouped, 3).unstack("layer")[layers].loc[list(table.measure.unique())]
     return text.rename_axis(index=None, columns=None)
 
 
 def conclusion(table: pd.DataFrame, layers: list[str]) -> str:
-    """How alike the first and the last layers are by each measure."""
+    """Return the similarity of the first and of the last layers by each measure."""
     means = plots.equal_layers(table).groupby(["measure", "layer"]).value.agg(mean)
     first, last = layers[0], layers[-1]
     values = [f"{name} {means[name, first]:.3f} and {means[name, last]:.3f}" for name in table.measure.unique()]

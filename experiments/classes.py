@@ -1,16 +1,16 @@
-"""Follows over the training how well each layer tells each class from the others, by CCA with the class's indicator.
+"""Measure how well each layer separates each class from the others during training, by CCA with class indicators.
 
-With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits with snapshots of all epochs; curves per class
-and layer over epochs and over layers, and which classes are learned first (after Raghu et al. 2017). The same
-command again recomputes nothing; more seeds or checkpoints extend what is there.
+By default the networks are a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, with snapshots of all epochs. The
+results are curves by class and layer over epochs and over layers, and the order in which classes are learned (after
+Raghu et al. 2017). Running the same command again recomputes nothing; more seeds or checkpoints extend the results.
 """
 
 import numpy as np
 import pandas as pd
 
-from experiments.history import HistorySettings, agreement, convergence, spelled
+from experiments.command import run_command
+from experiments.history import HistorySettings, agreement, convergence, format_means
 from experiments.registry import Experiment
-from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax import dynamics, plots
 from symjax.ops import files
@@ -28,14 +28,14 @@ Settings = HistorySettings
 
 
 def main(settings: Settings) -> Summary:
-    history = settings.begin("classes", ROWS, [MEASURE])
+    history = settings.history("classes", ROWS, [MEASURE])
     layers, network = history.layers, history.zoo.network
-    images, labels = settings.chosen(history.dataset)
+    images, labels = settings.selected_images(history.dataset)
     names = list(history.dataset.class_names)
     with history.out.open() as folder:
 
-        def compute(then, _, __, epochs):
-            return dynamics.class_correlations(then, labels, names, epochs)
+        def compute(features, end, measure, epochs):
+            return dynamics.class_correlations(features, labels, names, epochs)
 
         table = history.follow(folder, compute)
         channels = {point.name: point.channels for point in network.points}
@@ -59,21 +59,20 @@ def main(settings: Settings) -> Summary:
         )
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
         files.write_csv(folder / "convergence.csv", ends)
-        last = spelled(table[table.epoch == table.epoch.max()], "class", "layer", layers)
+        last = format_means(table[table.epoch == table.epoch.max()], "class", "layer", layers)
         if settings.maps == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
-        at_the_end = f"correlation with each class's indicator at the end, {over_networks(count)}"
+        caption = f"correlation with each class's indicator at the end, {over_networks(count)}"
+        epochs_caption = "correlation at the first checkpoint and at the end, epochs until 90 % of the way"
         tables = {
-            f"{at_the_end} (chance: of unrelated labels)": last,
-            f"{layers[-1]}: correlation at the first checkpoint and at the end, epochs until 90 % of the way": learned(
-                ends
-            ),
+            f"{caption} (chance: of unrelated labels)": last,
+            f"{layers[-1]}: {epochs_caption}": class_table(ends),
         }
         return Summary(folder, history.title(folder), conclusion(ends, layers[-1]), tables, ("classes", "layers"))
 
 
-def learned(ends: pd.DataFrame) -> pd.DataFrame:
-    """A row per class, those that are learned first above; mean ± deviation (n - 1) over networks."""
+def class_table(ends: pd.DataFrame) -> pd.DataFrame:
+    """Return mean ± deviation (n - 1) over networks, with a row for each class in the order of learning."""
     grouped = ends.groupby("class", sort=False)[["first", "last", "converged"]]
     means, deviation = grouped.agg(mean), grouped.std()
     text = means.map("{:.2f}".format)
@@ -83,16 +82,18 @@ def learned(ends: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusion(ends: pd.DataFrame, layer: str) -> str:
-    """Which classes come first and last, and whether the networks agree in that."""
+    """Return which classes are learned first and last, and whether the networks agree in the order."""
     order = ends.groupby("class", sort=False).converged.agg(mean).dropna().sort_values(kind="stable")
     if order.empty:
-        return f"{layer}: no class could be followed"
+        return f"{layer}: no class has finite correlations"
     text = f"{layer}: first {', '.join(order.index[:2])}, last {', '.join(order.index[-2:])}"
-    relation, p = agreement(ends.pivot(index="seed", columns="class", values="converged").dropna(axis=1))
+    correlation, p = agreement(ends.pivot(index="seed", columns="class", values="converged").dropna(axis=1))
     if np.isnan(p):
         return text
     verdict = "networks agree in the order" if p < 0.05 else "no agreement of networks in the order shown"
-    return f"{text}; {verdict} (mean rank correlation of two networks {relation:+.2f}, permutation test: p = {p:.2g})"
+    return (
+        f"{text}; {verdict} (mean rank correlation of two networks {correlation:+.2f}, permutation test: p = {p:.2g})"
+    )
 
 
 if __name__ == "__main__":

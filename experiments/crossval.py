@@ -1,8 +1,9 @@
-"""Stitches with the number of a family (alpha, lambda, rank, tau) chosen for each pair and layer by validation.
+"""Choose the hyperparameter of a stitch family (alpha, lambda, rank, tau) for each pair and layer by validation.
 
-With no argument: G_ReLU stitches over the Birkhoff polytope, alpha from 0.001 to 10, on a zoo of 4 narrow Myrtle CNNs
-on scikit-learn's digits. All values train together. The validation split chooses; the test split then tells what the
-choice is worth beside each value kept for all pairs and layers. The same command again recomputes nothing.
+By default the family is G_ReLU stitches over the Birkhoff polytope, with alpha from 0.001 to 10, on a zoo of 4 narrow
+Myrtle CNNs on scikit-learn's digits. All values train together. The value is chosen on the validation split; the test
+split compares the choice with each value fixed for all pairs and layers. Running the same command again recomputes
+nothing.
 """
 
 import dataclasses
@@ -11,10 +12,12 @@ from typing import Annotated
 import pandas as pd
 import tyro
 
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import optional, run_command
+from experiments.stitch_settings import StitchSettings
 from experiments.summary import Summary
-from experiments.sweeps import StitchSettings, sweep
+from experiments.sweeps import sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
 from symjax.ops import files
@@ -44,32 +47,32 @@ class Settings(StitchSettings):
         str, tyro.conf.arg(help=f"Whose number is chosen: {WHOSE}, or package.module:Name for your own.")
     ] = "birkhoff"
     values: Annotated[str | None, optional("NUMBERS", DEFAULTS)] = None
-    """What to choose from, with commas between; of equally good ones the first is taken."""
+    """Comma-separated values to choose from; the first one is chosen among equally good ones."""
 
 
 def main(settings: Settings) -> Summary:
     with renamed(families="values"):
         families = with_numbers(settings.family, settings.values)
     if len(families) < 2:
-        raise InputError(f"values: got {settings.values!r}, expected two or more different ones to choose from")
-    with sweep(settings, families, "crossval") as swept:
+        raise InputError(f"values: got {settings.values!r}, expected two or more different numbers")
+    with sweep(settings, families, "crossval") as result:
         values = [family.hyperparameter for family in families]
-        chosen = choose(swept.table)
-        files.write_csv(swept.folder / "chosen.csv", chosen)
-        # A family's default number is not in its label, but here it is what is compared.
+        chosen = choose(result.table)
+        files.write_csv(result.folder / "chosen.csv", chosen)
+        # Labels omit the default value of a family, which would be ambiguous here.
         labels = {family.label: f"{family.name}:{family.hyperparameter:g}" for family in families}
-        fixed = swept.table.replace({"family": labels})
-        together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
-        plots.penalties(together, swept.folder / "penalties")
-        plots.chosen_values(chosen, values, swept.folder / "choices")
+        fixed = result.table.replace({"family": labels})
+        both = pd.concat([fixed, chosen.assign(family="chosen by validation")])
+        plots.penalties(both, result.folder / "penalties")
+        plots.chosen_values(chosen, values, result.folder / "choices")
         counts = pd.crosstab(chosen.hyperparameter, chosen.layer).reindex(index=values, columns=chosen.layer.unique())
         counts = counts.fillna(0).astype(int).rename(index="{:g}".format).rename_axis(index=None, columns=None)
         return Summary(
-            swept.folder,
-            swept.title,
-            swept.with_warning(conclusion(fixed, chosen)),
+            result.folder,
+            result.title,
+            result.with_warning(conclusion(fixed, chosen)),
             {
-                f"stitching penalty in percentage points, {swept.over_pairs}": StitchResults.summary(together),
+                f"stitching penalty in percentage points, {result.over_pairs}": StitchResults.summary(both),
                 "how often each value was chosen": counts,
             },
             ("penalties", "choices"),
@@ -77,16 +80,21 @@ def main(settings: Settings) -> Summary:
 
 
 def conclusion(fixed: pd.DataFrame, chosen: pd.DataFrame) -> str:
-    """What the choice by validation costs, beside each value kept for all pairs and layers, in `fixed` as family:value.
+    """Return the penalty of the values chosen by validation, and of one value for all pairs and layers.
 
-    By the test images are no choices: one value for all is chosen by validation, too.
+    The single value is chosen by validation, too, never by the test images.
+
+    Args:
+      fixed: rows of all values, with families named family:value.
+      chosen: rows of the chosen values.
     """
     means = fixed.groupby("family", sort=False)[["penalty", "val_accuracy"]].agg(mean)
-    one = means.val_accuracy.idxmax()
+    best = means.val_accuracy.idxmax()
     return (
-        f"Chosen by validation, {one.partition(':')[0]} costs {mean(chosen.penalty):.1f} points on average over "
-        f"pairs and layers; one value for all of them, chosen likewise ({one}), costs {means.penalty[one]:.1f}. "
-        f"Single values cost from {means.penalty.min(skipna=False):.1f} to {means.penalty.max(skipna=False):.1f}."
+        f"Chosen by validation, {best.partition(':')[0]} costs {mean(chosen.penalty):.1f} points on average over "
+        f"pairs and layers; one value for all of them, chosen by validation too ({best}), costs "
+        f"{means.penalty[best]:.1f}. Single values cost from {means.penalty.min(skipna=False):.1f} to "
+        f"{means.penalty.max(skipna=False):.1f}."
     )
 
 

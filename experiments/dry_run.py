@@ -1,7 +1,7 @@
-"""What --dry-run tells: what a command would do, what it would cost, and how long it would take here and elsewhere.
+"""Report the remaining work of a command (--dry-run): its operations, device memory and time on several devices.
 
-A command says what it does as phases, each a column of one table. What several of them do, training a zoo and looking
-at its members' layers, is here; what is a command's own is with the command.
+The work of a command is a list of phases, which are the columns of a table. Phases that several commands share are in
+this module: training a zoo, and computing the representations of its members.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import pandas as pd
 
-from experiments.settings import DryRunReport, ZooSettings
+from experiments.command import DryRunReport
+from experiments.settings import ZooSettings
 from symjax import representations, zoo
 from symjax.data import Dataset
 from symjax.flops import segment_flops
@@ -22,7 +23,7 @@ from symjax.zoo import Group, ZooConfig, estimate, jobs
 DEVICES = (1, 8, 64)
 ROWS = (
     "to do",
-    "there already",
+    "done",
     "operations",
     "device memory",
     "of which fixed",
@@ -32,18 +33,18 @@ ROWS = (
 
 
 class Phase(NamedTuple):
-    """A part of a command.
+    """A phase of a command.
 
     Attributes:
-      name: what it works on.
-      to_do, there: how many of them, and how many more are done.
-      flops: floating-point operations of those that are to do; None where they are not counted.
-      memory: on each device; None where it is not known.
-      at_once: members that are on one device at a time, at most.
-      together: how many of them always go side by side, on one device.
-      divisible: whether the devices of a process share one where there are more of them.
-      at_most: whether it may be less, which is not known beforehand.
-      stored: bytes of representations that lie in the host's memory at a time.
+      name: the items of the phase, such as "members to train".
+      to_do, there: numbers of remaining and of completed items.
+      flops: floating-point operations of the remaining items; None if they are not counted.
+      memory: estimate of the memory on each device; None if it is not known.
+      at_once: largest number of items on one device at a time.
+      together: number of items that are always computed together, on one device.
+      divisible: whether several devices of a process can share one item.
+      at_most: whether the operations are an upper bound.
+      stored: bytes of representations in the memory of the host at a time.
     """
 
     name: str
@@ -66,18 +67,22 @@ def stop(
     phases: Callable[[], Sequence[Phase]],
     model: str | None = None,
 ) -> None:
-    """Ends a dry run, which tells of its phases; a command that is to run goes on.
+    """Raise `DryRunReport` with the report in a dry run; otherwise return.
 
-    To be called where all flags have been checked and nothing has been written. With a bound of device memory the
-    phases are made for a command that is to run too: what does not fit is refused here, before anything is trained.
+    Call it after all flags are checked and before anything is written. With a limit of device memory phases are
+    computed without a dry run, too, so that settings that do not fit are refused before anything is trained.
 
     Args:
-      settings: of the command.
-      config: of a zoo that is rehearsed.
-      dataset: its images.
-      folder: of the results.
-      phases: makes them; an InputError where the command itself would raise one.
-      model: what is called so in the title; by default the one of the settings.
+      settings: settings of the command.
+      config: configuration of the zoo whose training is timed to measure the speed of the devices.
+      dataset: the images.
+      folder: folder of the results.
+      phases: returns the phases; it raises an InputError if the command would.
+      model: name of the model in the title; by default that of the settings.
+
+    Raises:
+      DryRunReport: with `--dry-run`.
+      InputError: the work does not fit into the limit of device memory.
     """
     if settings.dry_run or settings.memory_limit is not None:
         all_phases = phases()
@@ -100,14 +105,14 @@ def zoo_phase(
     keep: Collection[int] = (),
     name: str = "members to train",
 ) -> Phase:
-    """Training what a zoo lacks; an InputError where the real command would raise one."""
+    """Return the phase that trains missing members of a zoo; raise an InputError if the command would."""
     return zoo_phases({name: Group(config, seeds, folder)}, dataset, limit, keep)[0]
 
 
 def zoo_phases(
     groups: dict[str, Group], dataset: Dataset, limit: float | None, keep: Collection[int] = ()
 ) -> list[Phase]:
-    """Zoos that train side by side in one program, see `zoo.train_together`; by what their phases are called."""
+    """Return the phases of zoos that train together in one program (`zoo.train_together`), by name of the phase."""
     execution = parallel.default_execution()
     left = []
     for config, seeds, folder in groups.values():
@@ -115,7 +120,7 @@ def zoo_phases(
         if config.rule is not None:
             group = Group(config, seeds, folder)
             zoo.check_rule(config.rule, [group], dataset, execution, jax.local_device_count(), limit)
-        if limit is not None:  # its evaluation has to fit too
+        if limit is not None:  # the evaluation must fit, too
             metric = config.recipe.metric
             zoo.evaluation_program(network, dataset.test, metric=metric).memory.max_members(limit)
             if config.labels != "true":
@@ -132,7 +137,7 @@ def zoo_phases(
     for (name, (config, seeds, _)), lacking in zip(groups.items(), left, strict=True):
         flops = sum(estimate.training_flops(config, dataset, epochs) for epochs in lacking.values())
         there = len(seeds) - len(lacking)
-        rule = config.rule is not None  # what it freezes is not known before
+        rule = config.rule is not None  # its schedule is determined during training
         phases.append(Phase(name, len(lacking), there, flops, memory if lacking else None, together, at_most=rule))
     return phases
 
@@ -150,7 +155,7 @@ def layers_phase(
     pool: bool,
     limit: float | None,
 ) -> Phase:
-    """Passes of `images` through `to_do` networks, `together` at a time, as far as the last of these layers."""
+    """Return the phase that computes layers of `to_do` networks, `together` at a time, on `images` images."""
     network, image = config.network(dataset), dataset.test.images.shape[1:]
     points = network.parse_points(",".join(layers))
     if not to_do:
@@ -164,13 +169,13 @@ def layers_phase(
 
 
 def forward_flops(config: ZooConfig, dataset: Dataset, point: int | None = None) -> float:
-    """Floating-point operations of one image as far as a stitch point, by default to the logits."""
+    """Return the floating-point operations of one image up to a stitch point, or to the logits by default."""
     flops = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
     return sum(flops if point is None else flops[: point + 1])
 
 
 def on_a_device(count: int, memory: MemoryEstimate, limit: float | None, what: str = "member") -> int:
-    """How many of `count` are on one device at a time, spread over all devices within the limit."""
+    """Return how many of `count` members are on one device at a time, within the limit of memory."""
     most = -(-count // jax.local_device_count())
     return most if limit is None else min(most, memory.max_members(limit, what))
 
@@ -179,33 +184,33 @@ def on_a_device(count: int, memory: MemoryEstimate, limit: float | None, what: s
 
 
 def report(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Phase]) -> str:
-    """A table of phases, and what its numbers rest on."""
+    """Return the table of phases, and the assumptions of its numbers."""
     devices = tuple(jax.local_devices())
     busy = [phase for phase in phases if phase.to_do]
     lines = [title, ""]
     if not busy:
-        return "\n".join([*lines, "All is there; the command would only draw and print it."])
+        return "\n".join([*lines, "All results exist; the command would only draw and print them."])
     rate, members = None, len(devices) * min(8, max(1, *(phase.at_once for phase in busy)))
     if counted := any(phase.flops for phase in busy):
         rate = estimate.rehearse(config, dataset, parallel.default_execution(), devices, members)
     columns = {phase.name: _column(phase, len(devices), rate) for phase in phases}
     rows = {row: None for column in columns.values() for row in column}  # in the order of `ROWS`, then times
     rows = [*(row for row in ROWS if row in rows), *(row for row in rows if row not in ROWS)]
-    kind = "At most" if any(phase.at_most for phase in busy) else "In all about"
+    kind = "At most" if any(phase.at_most for phase in busy) else "In total about"
     uncounted = [phase.name for phase in busy if phase.flops is None]
-    besides = ", ".join(
-        [*(f"{name} (not counted)" for name in uncounted), "compiling, test accuracy, reading and drawing"]
+    not_included = ", ".join(
+        [*(f"{name} (not counted)" for name in uncounted), "compilation, test accuracy, reading and drawing"]
     )
     if not counted:
-        time = "No operations are counted of what is to do."
+        time = "The operations of the remaining work are not counted."
     elif rate is None:
         most = spell_bytes(estimate.REHEARSAL_BYTES)
-        time = f"No times: to train one {config.model_name} for a moment, to measure its speed, would take over {most}."
+        time = f"No times: measuring the speed of training one {config.model_name} would need more than {most}."
     else:
         total = sum(_seconds(phase, len(devices), rate) for phase in busy)
         time = (
-            f"{kind} {spell_seconds(total)} on the {len(devices)} device(s) here ({devices[0].device_kind}), each of "
-            f"which trained {config.model_name} at {rate / 1e9:.3g} GFLOP/s just now."
+            f"{kind} {spell_seconds(total)} on {len(devices)} device(s) ({devices[0].device_kind}), each of which has "
+            f"just trained {config.model_name} at {rate / 1e9:.3g} GFLOP/s."
         )
     return "\n".join(
         [
@@ -213,13 +218,14 @@ def report(title: str, config: ZooConfig, dataset: Dataset, phases: Sequence[Pha
             pd.DataFrame(columns, index=rows).fillna("").to_string(),
             "",
             time,
-            f"On top come {besides}; other devices are like the ones here, and {len(devices)} in each process.",
+            f"Not included: {not_included}.",
+            f"Times assume devices of this kind, and {len(devices)} in each process.",
         ]
     )
 
 
 def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
-    column = {"to do": str(phase.to_do), "there already": str(phase.there)}
+    column = {"to do": str(phase.to_do), "done": str(phase.there)}
     bound = "at most " if phase.at_most else ""
     if not phase.to_do:
         return column
@@ -241,13 +247,13 @@ def _seconds(phase: Phase, devices: int, rate: float) -> float:
         return 0.0
     units = -(-phase.to_do // phase.together)
     each = phase.flops / units
-    # A pair is one process's. Others are taken to have as many devices as this one.
+    # A pair belongs to one process. All processes are assumed to have as many devices as this one.
     share = min(max(1, devices // units), jax.local_device_count()) if phase.divisible else 1
     return -(-units // (devices // share)) * each / share / rate
 
 
 def spell_seconds(seconds: float) -> str:
-    """For people: 42 s, 12 min, 5.3 h, 12 days."""
+    """Return a time as text, as in 42 s, 12 min, 5.3 h or 12 days."""
     if seconds < 100:
         return f"{seconds:.3g} s"
     if seconds < 6000:

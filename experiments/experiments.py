@@ -1,7 +1,7 @@
-"""What `import experiments` finds first where a command runs as a script, `python experiments/zoo.py`.
+"""Make `import experiments` import the package when a command runs as a script, as in `python experiments/zoo.py`.
 
-There Python looks for modules in the script's folder, not in the one above it, where the packages are. This module puts
-that folder in place and the package in its own.
+Python then searches modules in the folder of the script, where it finds this module under the name of the package. This
+module replaces that folder in `sys.path` by its parent, and itself by the package.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What commands that look at layers share: which layers, on which images."""
+"""Shared code of the commands that compare layers: settings, features and groups of pairs."""
 
 import dataclasses
 import inspect
@@ -20,71 +20,76 @@ MODELS_IN_BLOCK, PAIRS_IN_BLOCK = 8, 32
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSettings(ZooSettings):
-    """A zoo, and what of its members' layers is looked at."""
+    """A zoo, and the layers and images on which its members are compared."""
 
     layers: str = "all"
-    """Stitch points by name, as in relu1,relu3, or all."""
+    """Comma-separated names of stitch points, as in relu1,relu3, or all."""
     images: Literal["test", "train"] = "test"
-    """The images to look at the layers on, as they are stored, without augmentation."""
+    """Images on which layers are compared, without augmentation."""
     examples: int = 500
-    """How many of them; all where there are fewer."""
+    """Number of these images; all if there are fewer."""
     maps: Literal["pool", "pixels"] = "pool"
-    """What is compared of a convolutional layer: pool, the mean over pixels of each channel; pixels, the maps, whose
-    pixels the CCA family takes for samples, so that it compares layers of one map size alone."""
+    """Features of a convolutional layer: pool, the mean of each channel over pixels; pixels, the feature maps. With
+    pixels, the CCA family treats each pixel as a sample and can only compare layers of equal map size."""
 
     def parse_layers(self, dataset: Dataset) -> list[str]:
-        """Names of stitch points; finds out what is wrong with the flags before anything is trained."""
+        """Return names of stitch points, and check the flags before anything is trained."""
         if self.examples < 4:
             raise InputError(f"examples: got {self.examples}, expected 4 or more")
         config = self.zoo_config()
         network = config.network(dataset)
         return [network.points[point].name for point in network.parse_points(self.layers)]
 
-    def chosen(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        """The images and their true labels."""
+    def selected_images(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images on which layers are compared, and their true labels."""
         split = getattr(dataset, self.images)
         return split.images[: self.examples], split.labels[: self.examples]
 
     def features(self, network: Network, members: Member, dataset: Dataset, layers: list[str]) -> dict[str, np.ndarray]:
-        """From each layer to (members, n, c), or with maps="pixels" to (members, n, h, w, c)."""
-        images, _ = self.chosen(dataset)
+        """Return features by layer, of shape (members, n, c), or (members, n, h, w, c) with maps="pixels"."""
+        images, _ = self.selected_images(dataset)
         pool = self.maps == "pool"
         options = {"layers": ",".join(layers), "pool": pool, "max_device_memory": self.memory_limit}
         return as_maps(features_of(network, members, images, dataset.mean, dataset.std, **options))
 
     def layers_phase(self, name: str, dataset: Dataset, layers: list[str], **counts: int) -> Phase:
-        """What a dry run tells of `features`; `counts` are those of `dry_run.layers_phase`."""
-        options = {"images": len(self.chosen(dataset)[0]), "pool": self.maps == "pool", "limit": self.memory_limit}
+        """Return the phase of a dry run that computes `features`; `counts` are arguments of `dry_run.layers_phase`."""
+        options = {
+            "images": len(self.selected_images(dataset)[0]),
+            "pool": self.maps == "pool",
+            "limit": self.memory_limit,
+        }
         return layers_phase(name, self.zoo_config(), dataset, layers, **counts, **options)
 
 
 def maps_option(measure: str, maps: str) -> dict[str, str]:
-    """`maps` as an option of `pairwise`: none for the measure's own way, or where the measure has but one."""
-    return {"maps": maps} if own_maps(measure) and maps != "default" else {}
+    """Return `maps` as an option of `pairwise`; no option for "default" or if the measure does not have it."""
+    return {"maps": maps} if default_maps(measure) and maps != "default" else {}
 
 
-def own_maps(measure: str) -> str | None:
+def default_maps(measure: str) -> str | None:
     """Return the default of a measure's option `maps`; None if it has no such option."""
     parameters = inspect.signature(MEASURES[measure].fn).parameters
     return parameters["maps"].default if "maps" in parameters else None
 
 
-def which_layers(measure: str, maps: str, shapes: Iterable[tuple[int, ...]]) -> str:
-    """`layers` of `pairwise`: all with all, but of maps that differ in size equal layers where pixels are samples.
+def layers_option(measure: str, maps: str, shapes: Iterable[tuple[int, ...]]) -> str:
+    """Return `layers` of `pairwise`: "same" if map sizes differ and the measure needs equal sizes, otherwise "all".
 
-    Two layers must then have equally many, except for measures of the Procrustes kind, which enlarge the smaller map.
+    Sizes must be equal where pixels are samples, except for measures of the Procrustes kind, which enlarge the smaller
+    map.
     """
-    alike = {"default": MEASURES[measure].one_map_size}
-    alike["pixels"] = alike["default"] or own_maps(measure) == "flatten"
-    return "same" if alike.get(maps, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
+    needs_one_size = {"default": MEASURES[measure].one_map_size}
+    needs_one_size["pixels"] = needs_one_size["default"] or default_maps(measure) == "flatten"
+    return "same" if needs_one_size.get(maps, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
 
 
 def in_blocks(pairs: Sequence[tuple], models: Sequence, missing: Iterable[tuple]) -> Iterator[list[tuple]]:
-    """The missing ones of these pairs of models in groups, each of which is computed, then written.
+    """Yield the missing pairs of models in groups; each group is computed and saved together.
 
-    What a measure makes of one model is made once for each group, so groups have few models and many pairs: those
-    between one block of models and another, as many blocks as have `PAIRS_IN_BLOCK` pairs or more. Groups depend on
-    `pairs` and the places of the models, so that a run that goes on computes the same groups.
+    A measure prepares each model once per group, so groups have few models and many pairs: the pairs between two blocks
+    of models, of as many blocks as are needed for `PAIRS_IN_BLOCK` pairs. Groups depend on `pairs` and the order of
+    `models` only, so that a resumed run computes the same groups.
     """
     place = {model: position // MODELS_IN_BLOCK for position, model in enumerate(models)}
     blocks: dict[tuple[int, int], list[tuple]] = {}
@@ -94,38 +99,39 @@ def in_blocks(pairs: Sequence[tuple], models: Sequence, missing: Iterable[tuple]
     for index, block in enumerate(blocks.values()):
         group += block
         if len(group) >= PAIRS_IN_BLOCK or index == len(blocks) - 1:
-            if left := [pair for pair in group if pair in missing]:
-                yield left
+            if missing_group := [pair for pair in group if pair in missing]:
+                yield missing_group
             group = []
 
 
-def only_those(features: dict[str, np.ndarray], models: Sequence, pairs: Iterable[tuple]) -> tuple[dict, list]:
-    """The representations of the models in these pairs, and these models."""
+def select_models(features: dict[str, np.ndarray], models: Sequence, pairs: Iterable[tuple]) -> tuple[dict, list]:
+    """Return the features of the models that are in the pairs, and these models."""
     needed = {model for pair in pairs for model in pair}
-    chosen = [position for position, model in enumerate(models) if model in needed]
-    if len(chosen) < len(models):
-        features = {layer: representations[chosen] for layer, representations in features.items()}
-    return features, [models[position] for position in chosen]
+    positions = [position for position, model in enumerate(models) if model in needed]
+    if len(positions) < len(models):
+        features = {layer: representations[positions] for layer, representations in features.items()}
+    return features, [models[position] for position in positions]
 
 
 def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -> list[str]:
-    """Names of measures, each once.
+    """Return names of measures without repeats.
 
     Args:
-      text: names with commas between.
-      kind: "similarity" or "distance" where others will not do.
-      flag: what the message of an error names.
+      text: comma-separated names.
+      kind: "similarity" or "distance" if other measures are not allowed.
+      flag: name of the flag for error messages.
 
     Raises:
-      InputError: no name, one that is unknown, or one of another kind.
+      InputError: no name, an unknown one, or a measure of another kind.
     """
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    fitting = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
+    allowed = [name for name, measure in MEASURES.items() if kind in (None, measure.kind)]
     wrong = [
-        f"{name!r} is a {MEASURES[name].kind}" if name in MEASURES else f"{name!r} not known"
+        f"{name!r} is a {MEASURES[name].kind}" if name in MEASURES else f"{name!r} is unknown"
         for name in names
-        if name not in fitting
+        if name not in allowed
     ]
     if wrong or not names:
-        raise InputError(f"{flag}: {', '.join(wrong) or 'none given'}; choose from {', '.join(fitting)}")
+        reasons = f" ({', '.join(wrong)})" if wrong else ""
+        raise InputError(f"{flag}: got {text!r}{reasons}, expected some of {', '.join(allowed)}")
     return names

@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, whose it is, and how good the networks are that it looks at."""
+"""Run folders of commands, and the accuracy of the networks of a run."""
 
 import dataclasses
 import hashlib
@@ -18,19 +18,19 @@ from symjax.ops.result_table import ResultTable, Schema
 from symjax.training import percent
 
 ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
-ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, where there is one
+ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, if there is one
 
 
 @dataclasses.dataclass(frozen=True)
 class RunFolder:
-    """A folder that belongs to one configuration of one command."""
+    """A folder for the results of one command with one configuration."""
 
     kind: str
     path: Path
     document: dict[str, Any]
 
     def open(self) -> AbstractContextManager[Path]:
-        """Holds the folder, see `runs.open_folder`."""
+        """Lock the folder, see `runs.open_folder`."""
         return runs.open_folder(self.path, self.kind, self.document)
 
 
@@ -42,20 +42,21 @@ def run_folder(
     out: Path | None,
     part_folder: Callable[[Path], Path] = lambda folder: folder,
 ) -> RunFolder:
-    """The folder `out`, or one under runs/ that is named by the settings; nothing is made yet.
+    """Return the run folder: `out`, or one under runs/ that is named by the settings. It is not created yet.
+
+    It is checked here, so that an unsuitable folder is reported before anything is trained.
 
     Args:
-      kind: the command.
-      name: what the folder's name begins with.
-      document: all that the results depend on, but for keys of their rows. A digest of the test images is added:
-        the zoo's own covers training and validation alone.
+      kind: name of the command.
+      name: prefix of the name of the default folder.
+      document: everything that the results depend on, except the keys of their rows. A digest of the test images is
+        added, because the digest of the zoo covers training and validation images only.
       dataset: the images.
-      out: what the user says.
-      part_folder: from that folder to the one of a task, see `sharing.SharedSettings`.
+      out: the folder that the user has chosen, or None.
+      part_folder: returns the folder of a task for this folder, see `sharing.SharedSettings`.
 
     Raises:
-      InputError: there is a folder already, of another configuration, or none can be made. So it is known before
-        anything is trained.
+      InputError: the folder belongs to another configuration or cannot be created.
     """
     digest = hashlib.blake2b(digest_size=8)
     for array in (dataset.test.images, dataset.test.labels):
@@ -63,35 +64,35 @@ def run_folder(
     document = {**document, "test_digest": digest.hexdigest()}
     path = part_folder(out or Path("runs", kind, f"{name}-{files.fingerprint(document)}"))
 
-    def fault() -> str | None:
+    def error_message() -> str | None:
         try:
             runs.check_folder(path, kind, document)
         except InputError as error:
             return str(error)
 
-    if message := hosts.from_first(f"{path} is free", fault):
+    if message := hosts.from_first(f"{path} is suitable", error_message):
         raise InputError(message)
     return RunFolder(kind, path, document)
 
 
 def test_percent(members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
-    """Test accuracy of each member, in percent; `limit` is in bytes of a device, as of `zoo.evaluate`."""
+    """Return the test accuracy of each member in percent; `limit` is the device memory in bytes (`zoo.evaluate`)."""
     return percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), len(dataset.test))
 
 
-test_percent.__test__ = False  # pytest collects what is called test_* wherever it is imported
+test_percent.__test__ = False  # pytest would collect it as a test by its name
 
 
 def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:
-    """The seeds of members whose weights, or else logits, behind their `accuracy`, are not finite; as "1, 3"."""
-    lost = {*members.not_finite, *(seed for seed, a in zip(members.seeds, accuracy, strict=True) if np.isnan(a))}
-    return ", ".join(str(seed) for seed in sorted(lost))
+    """Return the seeds of members with non-finite weights or a NaN accuracy, as in "1, 3"; empty if there are none."""
+    seeds = {*members.not_finite, *(seed for seed, a in zip(members.seeds, accuracy, strict=True) if np.isnan(a))}
+    return ", ".join(str(seed) for seed in sorted(seeds))
 
 
 def clean_accuracy(
     folder: Path, members: zoo.Zoo, dataset: Dataset, limit: float | None = None, schema: Schema = ACCURACY
 ) -> np.ndarray:
-    """Return `test_percent` of each member; it is read from the folder's table where the table has it."""
+    """Return `test_percent` of each member; it is computed only if the table in the folder lacks members."""
     table, seeds = ResultTable(folder, schema), pd.DataFrame({"seed": members.seeds})
     if len(table.missing(seeds)):
         table.add(seeds.assign(accuracy=test_percent(members, dataset, limit)))

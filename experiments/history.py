@@ -1,4 +1,4 @@
-"""Shared code of the commands that follow a training: a zoo with snapshots, and results after each of these epochs."""
+"""Shared code of the commands that follow networks during training: a zoo with snapshots, and results by epoch."""
 
 import dataclasses
 import itertools
@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.defaults import optional
 from experiments.features import FeatureSettings
 from experiments.folders import RunFolder, clean_accuracy, run_folder
-from experiments.settings import optional, zoo_folder
+from experiments.settings import zoo_folder
 from symjax import dynamics, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
@@ -22,24 +23,24 @@ from symjax.ops.result_table import ResultTable, Schema
 from symjax.tables import mean_and_deviation
 from symjax.zoo import Zoo, ZooConfig
 
-LEVEL = 0.95  # of a similarity, at which a layer is taken to be what it will be
+LEVEL = 0.95  # similarity with the trained layer from which a layer counts as converged
 
 
 @dataclasses.dataclass(frozen=True)
 class HistorySettings(FeatureSettings):
-    """A zoo that keeps snapshots of its training."""
+    """A zoo with snapshots of its training."""
 
-    checkpoints: Annotated[str | None, optional("EPOCHS", "all of up to 11 epochs, else 12, closer early")] = None
-    """The epochs after which networks are compared, as in 0,1,2,5,10, or all; 0 is before the training. The last epoch
-    is always included."""
-    zoo: Annotated[Path | None, optional("DIR", "runs/zoo/ and a name made from the settings and checkpoints")] = None
-    """The folder of the zoo, trained there where it is missing. A zoo that exists must have kept its snapshots of these
+    checkpoints: Annotated[str | None, optional("EPOCHS", "all of up to 11, otherwise 12, denser at the start")] = None
+    """Comma-separated epochs after which networks are compared, as in 0,1,2,5,10, or all; 0 is before the training. The
+    last epoch is always included."""
+    zoo: Annotated[Path | None, optional("DIR", "under runs/zoo/, named by the settings and checkpoints")] = None
+    """Folder of the zoo; missing members are trained. Existing members must have been trained with snapshots of these
     epochs."""
-    out: Annotated[Path | None, optional("DIR", "under runs/, by command and settings")] = None
-    """The folder of the results."""
+    out: Annotated[Path | None, optional("DIR", "under runs/, named by the command and the settings")] = None
+    """Folder of the results."""
 
     def parse_checkpoints(self) -> tuple[int, ...]:
-        """Epochs, ascending; the last is always among them, and one before it."""
+        """Return the epochs in ascending order: two or more, including the last."""
         last = self.zoo_config().recipe.epochs
         if self.checkpoints is None:
             return dynamics.checkpoints(last)
@@ -47,35 +48,40 @@ class HistorySettings(FeatureSettings):
         if parts == ["all"]:
             return tuple(range(last + 1))
         if not parts or not all(part.isdecimal() and int(part) <= last for part in parts):
-            raise InputError(f"checkpoints: got {self.checkpoints!r}, expected epochs from 0 to {last}, or all")
+            raise InputError(
+                f"checkpoints: got {self.checkpoints!r}, expected epochs from 0 to {last} separated by commas, or all"
+            )
         epochs = tuple(sorted({*map(int, parts), last}))
         if len(epochs) < 2:
-            raise InputError(f"checkpoints: got {self.checkpoints!r}, expected one before the end, {last}, or more")
+            raise InputError(f"checkpoints: got {self.checkpoints!r}, expected an epoch before the last, {last}")
         return epochs
 
-    def begin(self, kind: str, schema: Schema, measures: list[str]) -> "History":
-        """Return what the command `kind` follows by these measures; flags are checked before the zoo is trained.
+    def history(self, kind: str, schema: Schema, measures: list[str]) -> "History":
+        """Train missing members, and return the history; all flags are checked before.
 
-        Rows of the table `schema` are named by measure, seed, epoch, and by what they are about.
+        Args:
+          kind: name of the command.
+          schema: of the table of results, whose keys begin with measure, seed and epoch.
+          measures: names of measures.
         """
         config, seeds = self.zoo_config(), self.parse_seeds()
         epochs, dataset = self.parse_checkpoints(), self.load_dataset()
         layers = self.parse_layers(dataset)
         document = {name: getattr(self, name) for name in ("images", "examples", "maps", "test_size")}
-        document |= {"zoo": config.identity(dataset), "layers": layers}  # all that rows depend on, but for their keys
+        document |= {"zoo": config.identity(dataset), "layers": layers}
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
         path = self.zoo or snapshots_folder(config, epochs)
 
         def phases() -> list[dry_run.Phase]:
-            missing = ResultTable(out.path, schema).missing(moments_of(measures, seeds, epochs))
-            # The features at the end of the training are computed beside those of the moments.
-            moments = [1 + count for count in missing.groupby("seed").epoch.nunique()]
-            counts = {"to_do": sum(moments), "there": 0, "together": max(moments, default=0)}
-            every, to_do = len(seeds) * len(measures) * len(epochs), len(missing)
+            missing = ResultTable(out.path, schema).missing(snapshot_keys(measures, seeds, epochs))
+            # Each network is also evaluated at the end of its training.
+            counts_by_seed = [1 + count for count in missing.groupby("seed").epoch.nunique()]
+            counts = {"to_do": sum(counts_by_seed), "there": 0, "together": max(counts_by_seed, default=0)}
+            total, to_do = len(seeds) * len(measures) * len(epochs), len(missing)
             return [
                 dry_run.zoo_phase(config, dataset, seeds, path, self.memory_limit, keep=epochs),
-                self.layers_phase("moments to look at", dataset, layers, **counts),
-                dry_run.Phase("moments to compare", to_do, every - to_do),
+                self.layers_phase("snapshots to evaluate", dataset, layers, **counts),
+                dry_run.Phase("snapshots to compare", to_do, total - to_do),
             ]
 
         dry_run.stop(self, config, dataset, out.path, phases)
@@ -102,24 +108,25 @@ def snapshots_folder(config: ZooConfig, epochs: Sequence[int]) -> Path:
     return folder.with_name(f"{folder.name}-snapshots-{name}")
 
 
-def moments_of(measures: Sequence[str], seeds: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
-    """All combinations of measures, seeds and epochs, in this order."""
+def snapshot_keys(measures: Sequence[str], seeds: Sequence[int], epochs: Sequence[int]) -> pd.DataFrame:
+    """Return all combinations of measures, seeds and epochs, in this order."""
     index = pd.MultiIndex.from_product([measures, seeds, epochs], names=["measure", "seed", "epoch"])
     return index.to_frame(index=False)
 
 
 class History(NamedTuple):
-    """The moments of a training.
+    """The networks of a zoo during their training.
 
     Attributes:
-      settings: of the command.
-      out: its folder.
-      zoo, zoo_path: members at the end of their training, and their folder with the snapshots.
+      settings: settings of the command.
+      out: the run folder.
+      zoo: members at the end of their training.
+      zoo_path: folder of the zoo, with the snapshots.
       dataset: the images.
-      layers: by name.
-      schema: of the table of results.
-      measures: by name.
-      epochs: after which each network is compared.
+      layers: names of layers.
+      schema: schema of the table of results.
+      measures: names of measures.
+      epochs: epochs after which each network is compared.
     """
 
     settings: HistorySettings
@@ -133,39 +140,46 @@ class History(NamedTuple):
     epochs: tuple[int, ...]
 
     def follow(self, folder: Path, compute: Callable) -> pd.DataFrame:
-        """Rows for all measures, seeds and epochs; those that `folder` lacks are computed, network by network.
+        """Return rows for all measures, seeds and epochs; those that `folder` lacks are computed.
 
-        `compute(then, end, measure, epochs)` makes rows of a network's layers: `then` is {name: (moments, n, ...)}
-        after each of these epochs, `end` {name: (n, ...)} at the end of the training.
+        Args:
+          folder: the run folder.
+          compute: `compute(features, end, measure, epochs)` returns the rows of one network. `features` are its layers
+            after each of the epochs, {name: (epochs, n, ...)}, and `end` those at the end of the training,
+            {name: (n, ...)}.
         """
         results = ResultTable(folder, self.schema)
         bar = progress_bar(iterable=self.zoo.seeds, desc="layers", unit="network")
         for seed in bar:
-            missing = results.missing(moments_of(self.measures, [seed], self.epochs))
+            missing = results.missing(snapshot_keys(self.measures, [seed], self.epochs))
             if missing.empty:
                 continue
-            moments = sorted(missing.epoch.unique().tolist())
-            network, members = zoo.load_history(self.zoo_path, seed, (*moments, self.zoo.config.recipe.epochs))
+            epochs = sorted(missing.epoch.unique().tolist())
+            network, members = zoo.load_history(self.zoo_path, seed, (*epochs, self.zoo.config.recipe.epochs))
             features = self.settings.features(network, members, self.dataset, self.layers)
             end = {layer: array[-1] for layer, array in features.items()}
-            for measure, of_measure in missing.groupby("measure", sort=False):
+            for measure, keys in missing.groupby("measure", sort=False):
                 bar.set_postfix_str(measure)
-                epochs = of_measure.epoch.tolist()
-                places = [moments.index(epoch) for epoch in epochs]
-                rows = compute({layer: array[places] for layer, array in features.items()}, end, measure, epochs)
+                measure_epochs = keys.epoch.tolist()
+                positions = [epochs.index(epoch) for epoch in measure_epochs]
+                measured = {layer: array[positions] for layer, array in features.items()}
+                rows = compute(measured, end, measure, measure_epochs)
                 results.add(rows.assign(measure=measure, seed=seed))
-        return results.select(moments_of(self.measures, sorted(self.zoo.seeds), self.epochs))
+        return results.select(snapshot_keys(self.measures, sorted(self.zoo.seeds), self.epochs))
 
     def title(self, folder: Path) -> str:
-        """The network, the images looked at, and how good the members are, which is kept in `folder`."""
+        """Return the network, the images and the accuracy of the members, which is saved in `folder`."""
         accuracy = clean_accuracy(folder, self.zoo, self.dataset, self.settings.memory_limit).mean()
-        count = f"{len(self.settings.chosen(self.dataset)[0])} {self.settings.images} images"
+        count = f"{len(self.settings.selected_images(self.dataset)[0])} {self.settings.images} images"
         return f"{self.zoo.network.name} on {self.dataset.name}, {count}; clean accuracy {accuracy:.2f} %"
 
 
 def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
-    """For each network and each combination of `keys`: the first and the last value, the epoch at which 90 % of the way
-    between them is gone (converged), and the one from which on it is at `LEVEL` (settled)."""
+    """Return when values converge, for each network and each combination of `keys`.
+
+    Columns are the keys, seed, first and last value, the epoch at which the value has covered 90 % of the difference
+    between them (converged), and the epoch from which on it is at least `LEVEL` (settled).
+    """
     rows = []
     for names, group in table.groupby([*keys, "seed"], sort=False):
         group = group.sort_values("epoch")
@@ -176,26 +190,38 @@ def convergence(table: pd.DataFrame, *keys: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def spelled(table: pd.DataFrame, down: str, across: str, order: list | None = None) -> pd.DataFrame:
-    """Mean and standard deviation (n - 1) of `value` over seeds."""
-    grouped = table.groupby([down, across], sort=False).value
+def format_means(table: pd.DataFrame, rows: str, columns: str, order: list | None = None) -> pd.DataFrame:
+    """Return mean and standard deviation (n - 1) of `value` over seeds as text.
+
+    Args:
+      table: rows with the columns seed and value.
+      rows: the column of `table` for the rows of the result.
+      columns: the column of `table` for the columns of the result.
+      order: order of the columns; sorted by default.
+    """
+    grouped = table.groupby([rows, columns], sort=False).value
     text = mean_and_deviation(grouped, 2)
-    return text.unstack(across)[order or sorted(table[across].unique())].loc[list(table[down].unique())]
+    return text.unstack(columns)[order or sorted(table[columns].unique())].loc[list(table[rows].unique())]
 
 
 def rank_correlation(values: pd.Series) -> float:
-    """Of the position and the value, in [-1, 1]; NaN where there is nothing to order."""
+    """Return the rank correlation of position and value, in [-1, 1]; NaN if all values are equal."""
     ranks = values.rank()
     return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1]) if ranks.nunique() > 1 else float("nan")
 
 
 def agreement(orders: pd.DataFrame, draws: int = 9999) -> tuple[float, float]:
-    """How far networks (down) agree in the order of things (across), and how likely chance agrees as far.
+    """Return the agreement of networks in the order of items, and its p-value.
 
-    The mean rank correlation of two of the networks, which is 0 on average where their orders have nothing to do with
-    each other: with the networks' mean order each would correlate by its own part in it. The p-value is of a
-    permutation test, one-sided: as many draws of orders, each network's on its own. NaN for fewer than two networks
-    whose values differ.
+    The agreement is the mean rank correlation over pairs of networks, whose expectation is 0 for independent orders.
+    The p-value is that of a one-sided permutation test, which permutes the order of each network independently.
+
+    Args:
+      orders: values of networks (rows) and items (columns).
+      draws: number of random permutations.
+
+    Returns:
+      (agreement, p-value); NaN for fewer than two networks with values that differ.
     """
     ranks = orders.rank(axis=1).to_numpy()
     ranks = ranks[np.ptp(ranks, axis=1) > 0] if ranks.size else ranks
@@ -205,10 +231,10 @@ def agreement(orders: pd.DataFrame, draws: int = 9999) -> tuple[float, float]:
     ranks = ranks - ranks.mean(1, keepdims=True)
     ranks /= np.linalg.norm(ranks, axis=1, keepdims=True)
 
-    def mean(ranks):
-        """Of the products of all pairs: of the squared sum, those of each with itself taken away."""
+    def mean_correlation(ranks):
+        # The squared norm of the sum, without the products of each network with itself.
         return (np.square(ranks.sum(-2)).sum(-1) - count) / (count * (count - 1))
 
-    observed, drawn = mean(ranks), np.broadcast_to(ranks, (draws, *ranks.shape))
-    by_chance = mean(np.random.default_rng(0).permuted(drawn, axis=-1))
-    return float(observed), float((1 + (by_chance >= observed - 1e-9).sum()) / (1 + draws))
+    observed, copies = mean_correlation(ranks), np.broadcast_to(ranks, (draws, *ranks.shape))
+    permuted = mean_correlation(np.random.default_rng(0).permuted(copies, axis=-1))
+    return float(observed), float((1 + (permuted >= observed - 1e-9).sum()) / (1 + draws))

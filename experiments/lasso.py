@@ -1,8 +1,8 @@
-"""Penalty against sparsity: stitches with an L1 penalty of growing weight at every layer, and G_ReLU as a point.
+"""Measure stitching penalty against sparsity, for stitches with L1 penalties of several weights at every layer.
 
-With no argument: five weights, full and G_ReLU stitches on a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits. All
-train together. Sparsity is the share of entries of the stitch that are zero: 1 - 1/channels for a matrix of G_ReLU. The
-same command again recomputes nothing.
+By default lasso stitches with five weights are compared with full and G_ReLU stitches, on a zoo of 4 narrow Myrtle CNNs
+on scikit-learn's digits. All train together. Sparsity is the fraction of zero entries of a stitch: 1 - 1/channels for
+G_ReLU. Running the same command again recomputes nothing.
 """
 
 import dataclasses
@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import optional, run_command
+from experiments.stitch_settings import StitchSettings
 from experiments.summary import Summary
-from experiments.sweeps import StitchSettings, sweep
+from experiments.sweeps import sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
 from symjax.stitching import FAMILIES, parse_families
@@ -44,32 +46,35 @@ EXPERIMENT = Experiment(
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
     family: Literal["lasso_proximal", "lasso"] = "lasso_proximal"
-    """lasso is the published one: a penalty in the loss, entries under 1e-4 cut in the end."""
+    """Family with the L1 penalty. lasso is the published one: the penalty is in the loss, and entries below 1e-4 are
+    set to zero after training. lasso_proximal applies soft thresholding after each step."""
     weights: Annotated[str | None, optional("NUMBERS", DEFAULTS)] = None
-    """Of the L1 penalty (lambda), with commas between."""
-    beside: str = "full,birkhoff"
-    """Families to draw as points, as of experiments.stitch."""
+    """Comma-separated weights of the L1 penalty (lambda)."""
+    references: str = "full,birkhoff"
+    """Comma-separated families to compare with, as in experiments.stitch."""
 
 
 def main(settings: Settings) -> Summary:
     with renamed(families="weights"):
         lasso = with_numbers(settings.family, settings.weights)
-    with renamed(families="beside"):
-        families = (*lasso, *parse_families(settings.beside)) if settings.beside.strip() else lasso
+    with renamed(families="references"):
+        families = (*lasso, *parse_families(settings.references)) if settings.references.strip() else lasso
     if len(set(families)) < len(families):
-        raise InputError(f"beside: {settings.beside!r} repeats a weight of lasso; expected other families")
-    with sweep(settings, families, "lasso") as swept:
-        plots.sparsity(swept.table, swept.folder / "sparsity")
-        tables = {f"{CAPTION}, {swept.over_pairs}": summary(swept.table)}
-        return Summary(swept.folder, swept.title, swept.with_warning(conclusion(swept.table)), tables, ("sparsity",))
+        raise InputError(f"references: got {settings.references!r}, expected families other than those of --weights")
+    with sweep(settings, families, "lasso") as result:
+        plots.sparsity(result.table, result.folder / "sparsity")
+        tables = {f"{CAPTION}, {result.over_pairs}": summary(result.table)}
+        return Summary(
+            result.folder, result.title, result.with_warning(conclusion(result.table)), tables, ("sparsity",)
+        )
 
 
-CHEAP = 5.0  # points, up to which a lasso's penalty is called cheap
+CHEAP = 5.0  # largest penalty in percentage points of a cheap lasso
 CAPTION = "stitching penalty in percentage points @ share of entries that are zero"
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Families down, layers across: mean and deviation (n - 1) of the penalty, and the mean sparsity."""
+    """Return mean and deviation (n - 1) of penalties, and mean sparsity, by family (rows) and layer (columns)."""
     grouped = table.groupby(["family", "layer"], sort=False)
     text = mean_and_deviation(grouped.penalty, 1) + " @ " + grouped.sparsity.agg(mean).map("{:.2f}".format)
     text = text.unstack("layer")[list(table.layer.unique())].loc[list(table.family.unique())]
@@ -77,13 +82,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusion(table: pd.DataFrame) -> str:
-    """What the sparsest of the cheap lassos costs on average over layers, beside the other families."""
+    """Return the mean penalty of the sparsest cheap lasso and of the reference families."""
     means = table.groupby("family", sort=False)[["penalty", "sparsity"]].agg(mean)
     lasso = means[means.index.str.startswith("lasso")]
     cheap = lasso[lasso.penalty <= max(CHEAP, lasso.penalty.min())]
-    cheap = cheap if len(cheap) else lasso  # no penalty is a number
-    shown = pd.concat([cheap.loc[[cheap.sparsity.idxmax()]], means.drop(lasso.index)])
-    costs = [f"{row.Index} costs {row.penalty:.1f} points with {row.sparsity:.0%} zeros" for row in shown.itertuples()]
+    cheap = cheap if len(cheap) else lasso  # all penalties are NaN
+    compared = pd.concat([cheap.loc[[cheap.sparsity.idxmax()]], means.drop(lasso.index)])
+    costs = [
+        f"{row.Index} costs {row.penalty:.1f} points with {row.sparsity:.0%} zeros" for row in compared.itertuples()
+    ]
     return f"On average over layers, on the test images, {'; '.join(costs)}."
 
 

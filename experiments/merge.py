@@ -15,8 +15,9 @@ from typing import Annotated
 import tyro
 
 from experiments import registry, summary
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import ACCURACY, ACCURACY_B
-from experiments.settings import optional, run_command
 from experiments.sharing import split_name
 from symjax.errors import InputError
 from symjax.ops import files, runs

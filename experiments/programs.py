@@ -1,4 +1,4 @@
-"""Compiled programs, kept between runs in the user's cache folder."""
+"""Keep compiled programs between runs in the cache folder of the user."""
 
 import contextlib
 import hashlib
@@ -15,9 +15,9 @@ LIMIT = 2**30  # bytes; a larger folder is deleted when a command starts
 
 
 def keep_programs() -> None:
-    """Have JAX keep compiled programs in `programs` of the cache folder; not with SYMJAX_PROGRAMS=0.
+    """Let JAX save compiled programs in `programs` of the cache folder, unless SYMJAX_PROGRAMS=0.
 
-    A folder that the user has chosen for JAX stays. A folder that cannot be written is left alone.
+    If the user has set a folder for JAX, it is used instead. Programs are not saved if the folder cannot be written.
     """
     if os.environ.get("SYMJAX_PROGRAMS") == "0" or jax.config.jax_compilation_cache_dir:
         return
@@ -33,8 +33,8 @@ def keep_programs() -> None:
 
 
 def _processor() -> str:
-    """A name of this kind of processor: programs for one may not run on another that shares the folder."""
-    described = [platform.machine(), platform.processor()]
+    """Return a name of the kind of processor: compiled programs may not run on another processor with this folder."""
+    description = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        described += sorted({line for line in file if line.startswith(("flags", "Features", "model name"))})
-    return hashlib.sha256("".join(described).encode()).hexdigest()[:10]
+        description += sorted({line for line in file if line.startswith(("flags", "Features", "model name"))})
+    return hashlib.sha256("".join(description).encode()).hexdigest()[:10]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from experiments import pages, registry, summary
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.summary import SUMMARY, Summary
 from symjax.errors import InputError
 from symjax.ops import files, runs

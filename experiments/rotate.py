@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import pandas as pd
 from tqdm import tqdm
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import run_folder, test_percent
 from experiments.registry import Experiment, PublishedTable
-from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
-from experiments.settings import optional, run_command, short_name, zoo_folder
+from experiments.rotation_summary import caption, conclusion, summary, title, uses_batch_norm, uses_relu
+from experiments.settings import short_name, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import models, plots
@@ -32,14 +33,13 @@ from symjax.rotation import Retraining, RotationCase, RotationPlan, parse_kinds
 from symjax.rotation.cost import retraining_flops
 from symjax.rotation.partition import group_units, split_units
 from symjax.rotation.results import RotationResults, Unit, layer_name
-from symjax.tables import mean, mean_and_deviation
 from symjax.training import Recipe
 from symjax.zoo import Zoo, ZooConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """Settings that depend on the data set; a flag of the same name overrides each."""
+    """Default settings that depend on the data set; a flag of the same name overrides each."""
 
     epochs: int | None = None  # None: the default of zoos of that data set
     learning_rate: float | None = None
@@ -65,75 +65,75 @@ EXPERIMENT = Experiment(
 @dataclasses.dataclass(frozen=True)
 class Settings(SharedSettings):
     model: str = "mcnn_k,mcnn_k_sigmoid"
-    """Names of symjax.models.MODELS, or package.module:build, with commas between: plain chains of convolutions; as
-    published without batch norm (..._k), which behind a matrix would undo part of what it does."""
+    """Comma-separated names of symjax.models.MODELS, or package.module:build; the models must be plain chains of
+    convolutions. The published ones (..._k) have no batch norm, which would undo part of the effect of a matrix."""
     seeds: str = "1"
-    """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
+    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9 (a single seed: 3,)."""
     epochs: Annotated[int | None, optional("INT", "digits 20, otherwise 50")] = None
-    """Passes over the training images for the baselines."""
+    """Number of passes over the training images for the baselines."""
     learning_rate: Annotated[float | None, optional("FLOAT", "digits 0.01, otherwise 0.001")] = None
-    """Adam's for the baselines, at first; it is halved after each quarter of the run."""
+    """Initial learning rate of the baselines; it is halved after each quarter of the run."""
     layers: str = "all"
-    """Convolutions by their number from 1, as in 1,3, or all."""
+    """Comma-separated numbers of convolutions, counted from 1, as in 1,3; or all."""
     kinds: str = "none,g_relu,orthogonal"
-    """Kinds of matrices: none (retraining alone), permutation, g_relu, orthogonal."""
+    """Comma-separated kinds of matrices: none (retraining without a matrix), permutation, g_relu, orthogonal."""
     repeats: Annotated[int | None, optional("INT", "digits 3, otherwise 10")] = None
-    """Matrices of each kind for each layer of each member."""
+    """Number of matrices of each kind for each layer of each member."""
     rotation_seed: int = 0
-    """Of the matrices and the retraining."""
+    """Seed of the random matrices and of the retraining."""
     retrain_epochs: Annotated[int | None, optional("INT", "digits 10, otherwise 50")] = None
-    """Passes over the training images for what is retrained."""
+    """Number of passes over the training images in the retraining."""
     retrain_learning_rate: Annotated[float | None, optional("FLOAT", "digits 0.01, otherwise 0.001")] = None
-    """Adam's, at first; it is halved after each quarter of the retraining."""
+    """Initial learning rate of the retraining; it is halved after each quarter of the retraining."""
     start: Literal["continue", "fresh"] = "continue"
-    """Whether what is retrained starts from its trained weights or from new ones."""
+    """Initial weights of the retraining: continue from the trained weights, or fresh random weights."""
     augment: bool = False
-    """Retrain on images that are flipped and moved as the baseline's were. The frozen layers' features are then
-    computed once an epoch, for all matrices at once (with --max-device-memory: of a group), instead of once."""
+    """Augment the images of the retraining as those of the baseline. Features of the frozen layers are then computed
+    in every epoch instead of once, for all matrices together (with --max-device-memory: for each group of matrices)."""
     cache_gb: float = 2.0
-    """Gigabytes that features of frozen layers may take on each device. Layers train together whose features fit; those
-    of a layer that do not fit alone are computed anew, block by block, in each epoch, likewise."""
-    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
-    """The folder of the zoo, of one model; trained there where it is missing."""
-    out: Annotated[Path | None, optional("DIR", "runs/rotate/ and a name made from the settings")] = None
-    """The folder of the results."""
+    """Limit on the features of frozen layers on each device, in gigabytes. Layers train together if their features fit.
+    Features of a single layer that do not fit are computed in blocks in every epoch."""
+    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
+    """Folder of the zoo of a single model; missing members are trained."""
+    out: Annotated[Path | None, optional("DIR", "under runs/rotate/, named by the settings")] = None
+    """Folder of the results."""
 
     def configs(self) -> dict[str, ZooConfig]:
-        """The zoo of each model."""
+        """Return the configuration of the zoo of each model, by name."""
         names = list(dict.fromkeys(name.strip() for name in self.model.split(",") if name.strip()))
         if not names:
-            raise InputError(f"model: none given; known: {', '.join(models.MODELS)}")
-        configs = {name: self._of_model(name).zoo_config() for name in names}
+            raise InputError(f"model: got {self.model!r}, expected names of {', '.join(models.MODELS)}")
+        configs = {name: self._for_model(name).zoo_config() for name in names}
         widths = {name: config.width for name, config in configs.items()}
         if len(set(widths.values())) > 1:
             listed = ", ".join(f"{name} {width}" for name, width in widths.items())
-            raise InputError(f"width: the models' own differ ({listed}); give one width, or run them apart")
+            raise InputError(f"width: got different default widths ({listed}), expected one width for all models")
         if self.zoo is not None and len(names) > 1:
-            raise InputError(f"zoo: one folder for {len(names)} models; leave it out, or run them apart")
+            raise InputError(f"zoo: got one folder for {len(names)} models, expected one model")
         return configs
 
-    def _of_model(self, model: str) -> "Settings":
-        """The settings of one model, with this experiment's own defaults for its zoo."""
+    def _for_model(self, model: str) -> "Settings":
+        """Return the settings of one model, with the defaults of this experiment for its zoo."""
         defaults = DEFAULTS.get(self.dataset, Defaults())
         epochs = defaults.epochs if self.epochs is None else self.epochs
         rate = defaults.learning_rate if self.learning_rate is None else self.learning_rate
         return dataclasses.replace(self, model=model, epochs=epochs, learning_rate=rate)
 
     def retraining(self, recipe: Recipe) -> Recipe:
-        """How what follows a matrix is retrained."""
+        """Return the recipe of the retraining; `recipe` is that of the zoo."""
         defaults = DEFAULTS.get(self.dataset, Defaults())
         epochs, rate = self.retrain_epochs, self.retrain_learning_rate
-        chosen = {
+        values = {
             "retrain_epochs": defaults.retrain_epochs if epochs is None else epochs,
             "retrain_learning_rate": defaults.retrain_learning_rate if rate is None else rate,
         }
-        for name, value in chosen.items():
+        for name, value in values.items():
             if not 0 < value < (10**6 if name == "retrain_epochs" else float("inf")):
-                raise InputError(f"{name}: got {value}, expected a positive number, of epochs under a million")
+                raise InputError(f"{name}: got {value}, expected a positive number, and fewer than a million epochs")
         return dataclasses.replace(
             recipe,
-            epochs=chosen["retrain_epochs"],
-            learning_rate=chosen["retrain_learning_rate"],
+            epochs=values["retrain_epochs"],
+            learning_rate=values["retrain_learning_rate"],
             flip=recipe.flip and self.augment,
             translate=recipe.translate if self.augment else 0,
         )
@@ -146,7 +146,7 @@ def main(settings: Settings) -> Summary:
     recipe = settings.retraining(config.recipe)
     repeats = DEFAULTS.get(settings.dataset, Defaults()).repeats if settings.repeats is None else settings.repeats
     if not 1 <= repeats < 10**6:
-        raise InputError(f"repeats: got {repeats}, expected a number from 1 and under a million")
+        raise InputError(f"repeats: got {repeats}, expected an integer from 1 to 999999")
     cases = [RotationCase(kind, repeat) for kind in parse_kinds(settings.kinds) for repeat in range(repeats)]
     if not 0 <= settings.rotation_seed < 2**32:
         raise InputError(f"rotation_seed: got {settings.rotation_seed}, expected an integer from 0 to 2**32 - 1")
@@ -289,28 +289,6 @@ def retrain(
         key = jax.random.fold_in(jax.random.key(rotation_seed), seed)
         add = partial(results.add, name, seed, float(baselines[trained.seeds.index(seed)]))
         program.run(trained.member(seed), cases, key=key, on_epoch=on_epoch, on_results=add)
-
-
-def title(table: pd.DataFrame, dataset: str) -> str:
-    """Return the title of the summary: models and baselines."""
-    baselines = table.drop_duplicates(["model", "seed"]).groupby("model", sort=False).baseline.agg(mean)
-    return f"Baselines on {dataset}: " + ", ".join(f"{model} {value:.2f} %" for model, value in baselines.items())
-
-
-def caption(table: pd.DataFrame) -> str:
-    """Return the caption of the table."""
-    over, several = plots.describe_draws(table)
-    return "rotation penalty in percentage points" + (f", mean ± deviation over {over}" if several else "")
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation (n - 1) of penalties, with rows of models and kinds and columns of layers."""
-    grouped = table.groupby(["model", "kind", "layer"], sort=False).penalty
-    text = mean_and_deviation(grouped, 1).unstack("layer")[list(table.layer.unique())]
-    rows = list(table[["model", "kind"]].drop_duplicates().itertuples(index=False, name=None))
-    text = text.loc[rows]
-    text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in rows]
-    return text.rename_axis(index=None, columns=None)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Stitches the front of one network to the tail of another at every layer, and measures the accuracy lost.
+"""Stitch the front of one network to the tail of another at every layer, and measure the loss of accuracy.
 
-With no argument: a zoo of 4 narrow Myrtle CNNs on scikit-learn's digits, 4 pairs, every family of stitch, every layer.
-The zoo is trained where it is missing. The same command again recomputes nothing; more pairs, layers or families extend
-what is there.
+By default all families of stitches are trained at all layers of 4 pairs, on a zoo of 4 narrow Myrtle CNNs on
+scikit-learn's digits. Missing members of the zoo are trained first. Running the same command again recomputes nothing;
+more pairs, layers or families extend the results.
 """
 
 import dataclasses
@@ -10,10 +10,11 @@ from typing import Annotated
 
 import tyro
 
+from experiments.command import run_command
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import run_command
+from experiments.stitch_settings import StitchSettings
 from experiments.summary import Summary
-from experiments.sweeps import StitchSettings, sweep
+from experiments.sweeps import sweep
 from symjax import plots
 from symjax.stitching import parse_families
 from symjax.stitching.families import family_help
@@ -48,19 +49,19 @@ class Settings(StitchSettings):
 
 
 def main(settings: Settings) -> Summary:
-    with sweep(settings, parse_families(settings.families), "stitch") as swept:
-        plots.penalties(swept.table, swept.folder / "penalties")
-        figures = ["penalties"] + ["curves"] * (plots.curves(swept.curves, swept.folder / "curves") is not None)
-        means = swept.table.groupby("family", sort=False).penalty.agg(mean).sort_values()
+    with sweep(settings, parse_families(settings.families), "stitch") as result:
+        plots.penalties(result.table, result.folder / "penalties")
+        figures = ["penalties"] + ["curves"] * (plots.curves(result.curves, result.folder / "curves") is not None)
+        means = result.table.groupby("family", sort=False).penalty.agg(mean).sort_values()
         return Summary(
-            swept.folder,
-            swept.title,
-            swept.with_warning(
+            result.folder,
+            result.title,
+            result.with_warning(
                 "Over all layers the penalty is "
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
             ),
-            {f"stitching penalty in percentage points, {swept.over_pairs}": StitchResults.summary(swept.table)},
+            {f"stitching penalty in percentage points, {result.over_pairs}": StitchResults.summary(result.table)},
             tuple(figures),
         )
 

@@ -1,9 +1,9 @@
-"""Which matrices commute with which activations, and what acting with them on trained networks does.
+"""Measure which matrices commute with which activations, and transform trained networks by random symmetries.
 
-With no argument: the table of intertwiner groups with measured defects, GELU's lack of homogeneity, and a zoo of 4
-narrow Myrtle CNNs on scikit-learn's digits, each acted on by a random symmetry and stitched to what it became: the
-matched stitch undoes it. The zoo is trained where it is missing. The same command again recomputes nothing; more seeds
-or layers extend what is there.
+The results are a table of intertwiner groups with measured defects, GELU's lack of homogeneity, and the penalties of
+stitching each network to its transformed copy: the matched stitch undoes the symmetry. By default the networks are a
+zoo of 4 narrow Myrtle CNNs on scikit-learn's digits. Missing members of the zoo are trained first. Running the same
+command again recomputes nothing; more seeds or layers extend the results.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import run_folder
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from experiments.settings import ZooSettings, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.errors import InputError
@@ -30,7 +32,7 @@ from symjax.ops.result_table import ResultTable, Schema
 from symjax.stitching.transformed import KINDS, check_points, moments_program, stitch_to_transformed, transformed_flops
 from symjax.tables import mean
 
-DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "trouble")
+DEFECTS = ("activation", "matrix", "draw", "member", "verdict", "defect", "condition", "warning")
 VERDICTS = {True: "member", False: "no member", None: "undecided"}
 SCALES = np.concatenate([np.linspace(0.1, 10, 100), [30.0, 100.0, 1000.0]])
 CURVES = ("gelu", "relu")
@@ -55,25 +57,25 @@ EXPERIMENT = Experiment(
 @dataclasses.dataclass(frozen=True)
 class Settings(ZooSettings):
     channels: int = 8
-    """The size of the matrices that are tried on activations."""
+    """Size of the matrices that are tested on activations."""
     draws: int = 5
-    """How many random matrices of each kind are tried."""
+    """Number of random matrices of each group that are tested."""
     element_seed: int = 0
-    """Of the random matrices and symmetries."""
+    """Seed of the random matrices and symmetries."""
     layers: str = "all"
-    """Stitch points by name, as in relu1,relu3, or all."""
-    zoo: Annotated[Path | None, optional("DIR", "as python -m experiments.zoo has it")] = None
-    """The folder of the zoo; trained there where it is missing."""
-    out: Annotated[Path | None, optional("DIR", "runs/symmetry/ and a name made from the settings")] = None
-    """The folder of the results."""
+    """Comma-separated names of stitch points, as in relu1,relu3, or all."""
+    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
+    """Folder of the zoo; missing members are trained."""
+    out: Annotated[Path | None, optional("DIR", "under runs/symmetry/, named by the settings")] = None
+    """Folder of the results."""
 
 
 def main(settings: Settings) -> Summary:
     config = settings.zoo_config()
     seeds = settings.parse_seeds()
-    for name, (least, most) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
-        if not least <= (value := getattr(settings, name)) <= most:
-            raise InputError(f"{name}: got {value}, expected an integer from {least} to {most}")
+    for name, (low, high) in {"channels": (2, 1024), "draws": (1, 10**6), "element_seed": (0, 2**31 - 1)}.items():
+        if not low <= (value := getattr(settings, name)) <= high:
+            raise InputError(f"{name}: got {value}, expected an integer from {low} to {high}")
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)
@@ -95,75 +97,82 @@ def main(settings: Settings) -> Summary:
     trained = settings.train_zoo(config, dataset, zoo_path)
     with out.open() as folder:
         key = jax.random.key(settings.element_seed)
-        defects = kept(folder / "defects.csv", DEFECTS, lambda: measure(settings.channels, settings.draws, key))
-        curves = kept(folder / "homogeneity.csv", ("activation", "scale", "xi"), homogeneity)
+        defects = read_or_write(
+            folder / "defects.csv", DEFECTS, lambda: measure_defects(settings.channels, settings.draws, key)
+        )
+        curves = read_or_write(folder / "homogeneity.csv", ("activation", "scale", "xi"), homogeneity)
         stitched = stitch(folder, trained, dataset, points, key, settings.memory_limit)
         plots.defects(defects, folder / "defects")
         plots.homogeneity(curves[curves.scale <= 10], GELU_SLOPE, folder / "homogeneity")
         plots.symmetry_penalties(stitched, folder / "undone")
         slope = pd.DataFrame({f"xi(l) / l at l = {SCALES[-1]:g}": last_slopes(curves)}).map("{:.6f}".format)
-        wrong = defects[defects.verdict != defects.member.map(VERDICTS)]
+        disagreements = defects[defects.verdict != defects.member.map(VERDICTS)]
         matched, identity = (stitched[stitched.family == kind].penalty for kind in ("matched", "identity"))
-        return Summary(
-            folder,
-            f"{trained.network.name} on {dataset.name}: clean accuracy {mean(stitched.clean_accuracy):.2f} %",
-            f"Numbers and table disagree on {len(wrong)} of {len(defects)} matrices. GELU's xi(l) / l is "
-            f"{slope.iloc[0, 0]} at l = {SCALES[-1]:g}, its limit {GELU_SLOPE:.6f}. After a random symmetry "
-            f"the matched stitch costs {matched.max(skipna=False):.2f} percentage points at most, no stitch "
-            f"{mean(identity):.2f} on average.",
-            {
-                "defects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is of the activation's group": grid(
-                    defects
-                ),
-                "lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard normal": slope,
-                "mean penalty of stitching a network to what a random symmetry made of it, percentage points": summary(
-                    stitched
-                ),
-            },
-            ("defects", "homogeneity", "undone"),
+        text = (
+            f"Measured defects and the table of groups disagree on {len(disagreements)} of {len(defects)} matrices. "
+            f"GELU's xi(l) / l is {slope.iloc[0, 0]} at l = {SCALES[-1]:g}, its limit {GELU_SLOPE:.6f}. After a random "
+            f"symmetry the matched stitch costs {matched.max(skipna=False):.2f} percentage points at most, no stitch "
+            f"{mean(identity):.2f} on average."
         )
+        tables = {DEFECTS_CAPTION: grid(defects), XI_CAPTION: slope, PENALTY_CAPTION: summary(stitched)}
+        title = f"{trained.network.name} on {dataset.name}: clean accuracy {mean(stitched.clean_accuracy):.2f} %"
+        return Summary(folder, title, text, tables, ("defects", "homogeneity", "undone"))
+
+
+DEFECTS_CAPTION = "defects |s(A x) - B s(x)| / |s(A x)| with the best B, * where A is in the group of the activation"
+XI_CAPTION = "lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard normal"
+PENALTY_CAPTION = "mean penalty of stitching a network to its copy transformed by a random symmetry, percentage points"
 
 
 def phases(settings: Settings, config: zoo.ZooConfig, dataset, points, folder: Path) -> list[dry_run.Phase]:
-    """What a dry run tells of what comes after the training."""
-    seeds, tried = settings.parse_seeds(), len(GROUPS) * settings.draws
-    name, left = "members to act on", [left for left in missing(folder, seeds, points).values() if left]
-    there = (folder / "defects.csv").exists()
-    matrices = dry_run.Phase("matrices to try", 0 if there else tried, tried if there else 0)
-    if not left:
+    """Return the phases of a dry run after the training."""
+    seeds, count = settings.parse_seeds(), len(GROUPS) * settings.draws
+    name = "members to transform"
+    point_sets = [missing_points for missing_points in missing(folder, seeds, points).values() if missing_points]
+    exists = (folder / "defects.csv").exists()
+    matrices = dry_run.Phase("matrices to test", 0 if exists else count, count if exists else 0)
+    if not point_sets:
         return [dry_run.Phase(name, 0, len(seeds), 0.0), matrices]
     network = config.network(dataset)
-    plain = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
-    flops = sum(transformed_flops(network, plain, dataset, points) for points in left)
-    # Points inside of residual blocks and others go apart, as in `stitch_to_transformed`.
-    sets = {tuple(p for p in points if network.points[p].starred == starred) for points in left for starred in (0, 1)}
-    programs = zoo.evaluation_program(network, dataset.test), *(moments_program(network, dataset, p) for p in sets if p)
+    segments = segment_flops(config.network(dataset), dataset.train.images.shape[1:])
+    flops = sum(transformed_flops(network, segments, dataset, missing_points) for missing_points in point_sets)
+    # Points inside residual blocks are stitched separately from the others, as in `stitch_to_transformed`.
+    groups = {
+        tuple(point for point in missing_points if network.points[point].starred == starred)
+        for missing_points in point_sets
+        for starred in (0, 1)
+    }
+    programs = (
+        zoo.evaluation_program(network, dataset.test),
+        *(moments_program(network, dataset, g) for g in groups if g),
+    )
     estimates = [program.memory for program in programs]
-    at_once = min(dry_run.on_a_device(len(left), memory, settings.memory_limit) for memory in estimates)
-    memory = max(estimates, key=lambda memory: memory.bytes_for(at_once))
-    return [dry_run.Phase(name, len(left), len(seeds) - len(left), flops, memory, at_once), matrices]
+    to_do = len(point_sets)
+    at_once = min(dry_run.on_a_device(to_do, estimate, settings.memory_limit) for estimate in estimates)
+    memory = max(estimates, key=lambda estimate: estimate.bytes_for(at_once))
+    return [dry_run.Phase(name, to_do, len(seeds) - to_do, flops, memory, at_once), matrices]
 
 
 def missing(folder: Path, seeds, points: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
-    """By seed, the points of which results.csv has no rows."""
+    """Return the points that have no rows in results.csv, by seed."""
     rows = ResultTable(folder, ROWS).missing(requested(seeds, points))
     return {seed: tuple(rows.layer_index[rows.seed == seed].tolist()) for seed in seeds}
 
 
 def requested(seeds, points: tuple[int, ...]) -> pd.DataFrame:
-    """All combinations of points and seeds, in this order."""
+    """Return all combinations of points and seeds, in this order."""
     return pd.MultiIndex.from_product([points, sorted(seeds)], names=["layer_index", "seed"]).to_frame(index=False)
 
 
-def kept(path: Path, columns: tuple[str, ...], make) -> pd.DataFrame:
-    """The table in the file, made and written first where it is missing."""
+def read_or_write(path: Path, columns: tuple[str, ...], compute) -> pd.DataFrame:
+    """Return the table in the file; compute and write it first if the file is missing."""
     if not path.exists():
-        files.write_csv(path, make()[list(columns)])
+        files.write_csv(path, compute()[list(columns)])
     return files.read_csv(path, columns)
 
 
-def measure(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:
-    """Every activation with random matrices of every group."""
+def measure_defects(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:
+    """Return the defects of every activation with random matrices of every group."""
     rows = []
     for g, group in enumerate(GROUPS.values()):
         for draw in range(draws):
@@ -187,7 +196,7 @@ def measure(channels: int, draws: int, key: jax.Array) -> pd.DataFrame:
 
 
 def homogeneity() -> pd.DataFrame:
-    """xi of a few activations at many scales."""
+    """Return xi of the activations `CURVES` at all scales."""
     parts = [
         pd.DataFrame(
             {"activation": name, "scale": SCALES, "xi": homogeneity_defect(INTERTWINERS[name].activation, SCALES)}
@@ -198,7 +207,7 @@ def homogeneity() -> pd.DataFrame:
 
 
 def last_slopes(curves: pd.DataFrame) -> pd.Series:
-    """xi(l) / l at the largest scale, GELU's first."""
+    """Return xi(l) / l of each activation at the largest scale; GELU is first."""
     last = curves[curves.scale == SCALES[-1]].set_index("activation")
     return (last.xi / last.scale)[list(CURVES)].rename(index={"gelu": "GELU", "relu": "ReLU"}).rename_axis(None)
 
@@ -206,32 +215,32 @@ def last_slopes(curves: pd.DataFrame) -> pd.Series:
 def stitch(
     folder: Path, trained: zoo.Zoo, dataset, points: tuple[int, ...], key: jax.Array, limit: float | None
 ) -> pd.DataFrame:
-    """Members stitched to what symmetries make of them; those that results.csv has not got are computed."""
+    """Return the results of stitching members to their transformed copies; missing rows are computed."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for seed, missing_points in missing(folder, trained.seeds, points).items():
         groups.setdefault(missing_points, []).append(seed)
 
     results = ResultTable(folder, ROWS)
 
-    def keep(rows: list[dict]) -> None:  # member by member, so that a run that is stopped loses one at most
+    def save(rows: list[dict]) -> None:  # called for each member, so that an interrupted run loses one at most
         results.add(pd.DataFrame(rows))
 
     total = sum(len(missing_points) * len(seeds) * len(KINDS) for missing_points, seeds in groups.items())
     with progress_bar(desc="symmetry", unit="stitch", total=total, disable=not total) as bar:
         for missing_points, seeds in groups.items():
             if missing_points:
-                where = np.array([trained.seeds.index(seed) for seed in seeds])
+                positions = np.array([trained.seeds.index(seed) for seed in seeds])
                 members = dataclasses.replace(
-                    trained, seeds=tuple(seeds), members=parallel.take(trained.members, where)
+                    trained, seeds=tuple(seeds), members=parallel.take(trained.members, positions)
                 )
                 keys = jnp.stack([jax.random.fold_in(key, seed) for seed in seeds])
-                options = {"on_row": bar.update, "on_member": keep, "max_device_memory": limit}
+                options = {"on_row": bar.update, "on_member": save, "max_device_memory": limit}
                 stitch_to_transformed(members, dataset, keys, missing_points, **options)
     return results.select(requested(trained.seeds, points))
 
 
 def grid(defects: pd.DataFrame) -> pd.DataFrame:
-    """Activations down, kinds of matrices across."""
+    """Return the largest defects as text, by activation (rows) and group of matrices (columns)."""
     worst = plots.worst_defects(defects)
     text = worst.defect.map("{:.0e}".format) + worst.member.map({True: "*", False: " "})
     table = text.unstack("matrix").loc[defects.activation.unique(), list(GROUPS)]
@@ -242,15 +251,17 @@ def grid(defects: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Stitches down, layers across: mean penalty, and by how much the stitch differs from the symmetry."""
+    """Return mean penalties, and the difference of stitch and symmetry, by family (rows) and layer (columns)."""
     penalty = table.groupby(["family", "layer"], sort=False).penalty.agg(mean).unstack("layer")
-    off = table.groupby(["family", "layer"], sort=False).difference.agg(lambda d: d.max(skipna=False)).unstack("layer")
-    both = {
+    difference = (
+        table.groupby(["family", "layer"], sort=False).difference.agg(lambda d: d.max(skipna=False)).unstack("layer")
+    )
+    rows = {
         "matched": penalty.loc["matched"].map("{:.2f}".format),
         "identity": penalty.loc["identity"].map("{:.2f}".format),
-        "|matched - phi(A)| / |phi(A)|": off.loc["matched"].map("{:.0e}".format),
+        "|matched - phi(A)| / |phi(A)|": difference.loc["matched"].map("{:.0e}".format),
     }
-    return pd.DataFrame(both).T[list(table.layer.unique())]
+    return pd.DataFrame(rows).T[list(table.layer.unique())]
 
 
 if __name__ == "__main__":

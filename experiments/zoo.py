@@ -1,7 +1,7 @@
-"""Trains networks that differ in their seed alone, and prints how accurate each is.
+"""Train networks that differ in their seed only, and print their accuracies.
 
-With no argument: 4 narrow Myrtle CNNs on scikit-learn's digits. The same command again reuses what is there, goes on
-with what was interrupted and trains only missing seeds.
+By default 4 narrow Myrtle CNNs are trained on scikit-learn's digits. Running the same command again continues
+interrupted training and trains missing seeds only.
 """
 
 import dataclasses
@@ -13,9 +13,11 @@ from typing import Annotated
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import diverged
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import optional, run_command, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import zoo
@@ -54,8 +56,8 @@ EXPERIMENT = Experiment(
 
 @dataclasses.dataclass(frozen=True)
 class Settings(SharedSettings):
-    out: Annotated[Path | None, optional("DIR", "runs/zoo/ and a name made from the settings")] = None
-    """The folder of this zoo."""
+    out: Annotated[Path | None, optional("DIR", "under runs/zoo/, named by the settings")] = None
+    """Folder of the zoo."""
 
 
 def main(settings: Settings) -> Summary:
@@ -79,16 +81,16 @@ def main(settings: Settings) -> Summary:
         }
     )
     files.write_csv(folder / "accuracy.csv", table)
-    shown = table.set_index("seed")
-    shown.loc["mean"] = shown.mean()
-    text = f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
-    if lost := diverged(trained, table.test):
-        text += f", but for seeds {lost}, which have diverged: their weights or logits are not finite"
+    rows = table.set_index("seed")
+    rows.loc["mean"] = rows.mean()
+    text = f"Test accuracy {rows.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
+    if seeds_diverged := diverged(trained, table.test):
+        text += f", except seeds {seeds_diverged}, which have diverged: their weights or logits are not finite"
     return Summary(
         folder,
         f"{trained.network} on {dataset.name}",
         f"{text}.",
-        {"accuracy in percent": shown.map("{:.2f}".format)},
+        {"accuracy in percent": rows.map("{:.2f}".format)},
     )
 
 

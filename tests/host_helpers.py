@@ -20,7 +20,7 @@ import importlib, json, sys
 sys.path[:0] = [{tests!r}, {root!r}]
 import jax
 import stitch_helpers
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax.zoo import stored, training
 
 def told(self, state, metrics, save=stored.StoredMember.save):

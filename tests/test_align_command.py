@@ -15,8 +15,8 @@ from stitch_helpers import SEEDS, flags, scratch, trained
 
 import experiments.align
 import experiments.features
+from experiments.command import run_command
 from experiments.features import in_blocks
-from experiments.settings import run_command
 from symjax.errors import InputError
 from symjax.ops import files, runs
 from symjax.plots import by_layer, heatmaps
@@ -173,7 +173,7 @@ def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, c
     assert not asked
     capsys.readouterr()
     command("--pairs", 1, "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command(measures="cka,channel_normalized_cka")
     drawn = tuple(one[["model_a", "model_b"]].iloc[0])
     assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("channel_normalized_cka", PAIRS)]
@@ -194,7 +194,7 @@ def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
     with pytest.raises(SystemExit) as ended:
         command(measures="cka")
     assert ended.value.code == 2
-    assert f"error: {own / piece}: made with another configuration" in capsys.readouterr().err
+    assert f"error: {own / piece}: written with another configuration" in capsys.readouterr().err
     assert not (own / "results.csv").exists() or piece == "accuracy.csv"
     (own / piece).unlink()
     command(measures="cka")
@@ -279,8 +279,8 @@ def test_only_what_is_needed_is_computed(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--measures", "cka,cosine"], "'cosine' not known; choose from cca"),
-        (["--measures", ","], "measures: none given"),
+        (["--measures", "cka,cosine"], "('cosine' is unknown), expected some of cca"),
+        (["--measures", ","], "measures: got ',', expected some of"),
         (["--pairs", "4"], "pairs: got '4', expected 1 to 3"),
         (["--pairs", "some"], "pairs: got 'some'"),
         (["--pair-seed", "-1"], "pair_seed: got -1"),

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 import experiments
 import symjax.data
 import symjax.zoo.training
-from experiments.settings import ZooSettings, run_command
+from experiments.command import run_command
+from experiments.settings import ZooSettings
 from symjax.ops import runs
 
 
@@ -98,7 +99,7 @@ WRONG = {
     bool: ["maybe", "2"],
     Path: ["file", "file/below", "x" * 300, "x" * 300 + "/below", "new/" + "x" * 300, "loop", "loop/below"],
 }
-TAKEN = {(name, nothing) for name in ("beside", "model_options", "model_b_options") for nothing in ("", "\n")}
+TAKEN = {(name, nothing) for name in ("references", "model_options", "model_b_options") for nothing in ("", "\n")}
 # The command says what is wrong with one of these, or goes ahead.
 DOUBTFUL = {
     int: ["0", "1", "100", "1000000", str(2**32), str(10**30)],
@@ -236,7 +237,7 @@ CONTRADICTIONS = [
     ("stitch", ["--validation", 0], "validation"),
     ("crossval", ["--values", "1"], "values"),
     ("crossval", ["--family", "rank", "--values", "1,2.5"], "values"),
-    ("lasso", ["--weights", "1e-3", "--beside", "lasso_proximal:1e-3"], "beside"),
+    ("lasso", ["--weights", "1e-3", "--references", "lasso_proximal:1e-3"], "references"),
     ("align", ["--pairs", 7], "pairs"),
     ("align", ["--seeds", "2,"], "seeds"),
     ("align", ["--measures", "cka,nothing"], "measures"),

@@ -16,8 +16,8 @@ import experiments.stitch
 import experiments.sweeps
 import experiments.zoo
 from experiments import summary
+from experiments.command import run_command
 from experiments.folders import diverged
-from experiments.settings import run_command
 from symjax import zoo
 from symjax.ops import files
 from symjax.stitching import FAMILIES
@@ -93,12 +93,21 @@ def test_validation_chooses_and_the_test_images_tell():
     assert chosen.hyperparameter.tolist() == [0.1, 10, 0.1, 10]
     assert experiments.crossval.conclusion(rows, chosen) == (
         "Chosen by validation, alpha costs 6.3 points on average over pairs and layers; one value for all of them, "
-        "chosen likewise (alpha:1), costs 5.5. Single values cost from 0.6 to 6.0."
+        "chosen by validation too (alpha:1), costs 5.5. Single values cost from 0.6 to 6.0."
     )
 
 
 def test_the_lasso_command(fake, tmp_path, capsys):
-    command(experiments.lasso, "--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1, out=tmp_path / "run")
+    command(
+        experiments.lasso,
+        "--weights",
+        "0.1,1e4",
+        "--references",
+        "birkhoff",
+        "--pairs",
+        1,
+        out=tmp_path / "run",
+    )
     told = summary.read(tmp_path / "run")
     assert told.conclusion in capsys.readouterr().out and "birkhoff costs" in told.conclusion
     assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
@@ -111,7 +120,7 @@ def test_the_lasso_command(fake, tmp_path, capsys):
 def test_lasso(tmp_path):
     out = tmp_path / "run"
     # A weight that no loss can hold against: every entry is zero, and the network guesses.
-    ask = ["--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1]
+    ask = ["--weights", "0.1,1e4", "--references", "birkhoff", "--pairs", 1]
     command(experiments.lasso, *ask, out=out)
     rows = files.read_csv(out / "results.csv", ROWS.required).set_index(["family", "layer"])
     channels = {"relu1": 4, "relu2": 8}
@@ -170,7 +179,7 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
     rows.iloc[1, rows.columns.get_loc("penalty")] = np.nan
     assert experiments.crossval.conclusion(rows, rows.head(2)) == (
         "Chosen by validation, alpha costs nan points on average over pairs and layers; one value for all of them, "
-        "chosen likewise (alpha:1.0), costs nan. Single values cost from nan to nan."
+        "chosen by validation too (alpha:1.0), costs nan. Single values cost from nan to nan."
     )
     table = planted(**{"lasso:0.1": (2.0, 0.3), "lasso:0.5": (1.0, 0.9)}, full=(0.5, 0.02))
     lost = table.assign(penalty=table.penalty.where(table.index != 4))  # of lasso:0.5, which would be chosen
@@ -227,7 +236,7 @@ def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
         shutil.rmtree(tmp_path / "run")
     of_diverged_members(experiments.zoo, "--out", "zoo")
     assert (
-        "Test accuracy nan %, on average over 3 networks, but for seeds 0, 1, 2, which have diverged"
+        "Test accuracy nan %, on average over 3 networks, except seeds 0, 1, 2, which have diverged"
         in capsys.readouterr().out
     )
     rows = files.read_csv(tmp_path / "zoo" / "accuracy.csv")
@@ -253,7 +262,7 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
             ["--family", "lasso", "--values", "-1,1"],
             "weight: got -1.0, expected a positive number",
         ),
-        (experiments.lasso, ["--beside", "lasso_proximal:0.5"], "beside"),
+        (experiments.lasso, ["--references", "lasso_proximal:0.5"], "references"),
         (experiments.lasso, ["--weights", "zero"], "expected a number instead of 'zero'"),
     ],
 )

@@ -12,7 +12,8 @@ from stitch_helpers import SEEDS, flags, scratch, settings, trained
 import experiments.dry_run
 import symjax.zoo
 import symjax.zoo.training
-from experiments.settings import ZooSettings, run_command
+from experiments.command import run_command
+from experiments.settings import ZooSettings
 from symjax.flops import segment_flops, step_flops, training_flops
 from symjax.ops import parallel
 from symjax.ops.memory import MemoryEstimate
@@ -27,21 +28,21 @@ pytestmark = [
 EXAMPLES = 20
 # What a command is given besides, and its phases.
 COMMANDS = {
-    "align": (["--examples", EXAMPLES, "--measures", "cka,procrustes"], {"members to look at", "pairs to compare"}),
+    "align": (["--examples", EXAMPLES, "--measures", "cka,procrustes"], {"members to evaluate", "pairs to compare"}),
     "dynamics": (
         ["--examples", EXAMPLES, "--measures", "cka", "--checkpoints", "0,6"],
-        {"moments to look at", "moments to compare"},
+        {"snapshots to evaluate", "snapshots to compare"},
     ),
-    "classes": (["--examples", EXAMPLES, "--checkpoints", "0,6"], {"moments to look at", "moments to compare"}),
+    "classes": (["--examples", EXAMPLES, "--checkpoints", "0,6"], {"snapshots to evaluate", "snapshots to compare"}),
     "freeze": (
         ["--examples", EXAMPLES, "--measure", "cka"],
-        {"normal training", "similarity", "linear", "moments to compare"},
+        {"normal training", "similarity", "linear", "epochs to compare"},
     ),
     "memorize": (
         ["--examples", EXAMPLES, "--measures", "pwcca"],
-        {"generalizing", "memorizing", "members to look at", "pairs to compare"},
+        {"generalizing", "memorizing", "members to evaluate", "pairs to compare"},
     ),
-    "symmetry": (["--draws", 1], {"members to act on", "matrices to try"}),
+    "symmetry": (["--draws", 1], {"members to transform", "matrices to test"}),
     "rotate": (["--model", "rotate_tiny", "--seeds", "2", "--repeats", 2, "--retrain-epochs", 2], {"matrices"}),
 }
 
@@ -140,7 +141,7 @@ def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypat
 
 def test_passes_over_examples(phases, capsys):
     dry("align", "--layers", "relu1", zoo=scratch() / "zoo")
-    looked = phases["members to look at"]
+    looked = phases["members to evaluate"]
     assert looked.flops == pytest.approx(3 * EXAMPLES * images()[0])
     assert looked.stored == 3 * EXAMPLES * 4 * 8 * 8 * 4  # float32 maps of 4 channels
     assert looked.at_once == 2 and phases["pairs to compare"].to_do == 2 * 3
@@ -150,10 +151,10 @@ def test_passes_over_examples(phases, capsys):
     assert "member-0 was trained for" in capsys.readouterr().err
     dry("classes")
     # Each network before its training and, twice, at the end; of 4 and 8 channels the means.
-    assert phases["moments to look at"].flops == pytest.approx(3 * 3 * EXAMPLES * sum(images()[:2]))
-    assert phases["moments to look at"].stored == 3 * EXAMPLES * (4 + 8) * 4
+    assert phases["snapshots to evaluate"].flops == pytest.approx(3 * 3 * EXAMPLES * sum(images()[:2]))
+    assert phases["snapshots to evaluate"].stored == 3 * EXAMPLES * (4 + 8) * 4
     assert phases["members to train"].to_do == 3 and phases["members to train"].flops > 0
-    assert phases["moments to compare"].to_do == 3 * 2
+    assert phases["snapshots to compare"].to_do == 3 * 2
 
 
 def test_frozen_layers_cost_less(phases, capsys):
@@ -165,7 +166,7 @@ def test_frozen_layers_cost_less(phases, capsys):
     assert phases["1/3"].flops == pytest.approx(3 * (steps + validation))
     assert phases["1/3"].flops < phases["2/4"].flops < phases["normal training"].flops
     # At most nothing is ever frozen, and every epoch looked at.
-    assert phases["moments to compare"].to_do == 3 * 5 and phases["moments to compare"].flops is None
+    assert phases["epochs to compare"].to_do == 3 * 5 and phases["epochs to compare"].flops is None
     looks = 3 * 6 * EXAMPLES * sum(images()[:2])
     assert phases["similarity"].at_most and not phases["normal training"].at_most
     assert phases["similarity"].flops == pytest.approx(phases["normal training"].flops + looks)
@@ -177,7 +178,7 @@ def test_both_groups_are_trained_side_by_side(phases):
     dry("memorize")
     assert [phases[name].at_once for name in ("generalizing", "memorizing")] == [3, 3]
     assert phases["pairs to compare"].to_do == 15 - 3  # no pair of one seed across
-    assert phases["members to look at"].to_do == 6
+    assert phases["members to evaluate"].to_do == 6
 
 
 @pytest.mark.parametrize("point", [0, 1])

@@ -7,10 +7,10 @@ import pytest
 from campaign import slow
 from scipy import stats
 
+from experiments.classes import class_table
 from experiments.classes import conclusion as class_conclusion
-from experiments.classes import learned
 from experiments.dynamics import conclusion
-from experiments.history import agreement, convergence, spelled
+from experiments.history import agreement, convergence, format_means
 from symjax import plots
 from symjax.dynamics import (
     chance_correlation,
@@ -87,9 +87,9 @@ def test_the_finding_names_the_layer_that_is_first(tmp_path):
     half = np.sqrt(0.5)
     np.testing.assert_allclose(two.converged, 2 + 2 * (0.9 - half) / (1 - half), atol=1e-4)
     np.testing.assert_allclose(two.settled, 2 + 2 * (0.95 - half) / (1 - half), atol=1e-4)
-    assert "two after 3.7: too few to tell" in conclusion(ends, ["one", "two"])
+    assert "two after 3.7: a test whether" in conclusion(ends, ["one", "two"])
     assert "+1.00 ± 0.00, above 0 in 3 of 3 networks" in conclusion(ends, ["one", "two"])
-    assert spelled(ends.assign(value=ends.settled), "measure", "layer").loc["cca", "one"] == "0.95 ± 0.00"
+    assert format_means(ends.assign(value=ends.settled), "measure", "layer").loc["cca", "one"] == "0.95 ± 0.00"
     for draw, panels in ((plots.layers_by_layers, 4), (plots.layers_by_time, 1)):
         figure = draw(table, tmp_path / draw.__name__)
         assert len(figure.axes) == panels and (tmp_path / f"{draw.__name__}.png").exists()
@@ -116,10 +116,10 @@ def test_an_order_of_layers_needs_networks_that_agree():
     one = conclusion(ends((0, 10, 20, 30), (3, 2, 1, 0), (2, 3, 0, 1)), list("abcd"))
     assert "not shown that lower layers converge first" in one and "above 0 in 1 of 3" in one
     alone = conclusion(ends((0, 1, 2, 3)), list("abcd"))
-    assert "too few to tell" in alone and alone.endswith("rank correlation of depth and epoch +1.00")
+    assert "needs 2 networks and 3 layers" in alone and alone.endswith("rank correlation of depth and epoch +1.00")
     lost = conclusion(ends((0, 1, 2, 3), (0, 2, 3, 5), (1, np.nan, 2, 3)), list("abcd"))
-    assert "1 of 3 networks left out" in lost and "above 0 in 2 of 2" in lost
-    assert "nothing to tell" in conclusion(ends((0, 1, 2, np.nan)), list("abcd"))
+    assert "1 of 3 networks are left out" in lost and "above 0 in 2 of 2" in lost
+    assert "no network has an epoch for every layer" in conclusion(ends((0, 1, 2, np.nan)), list("abcd"))
 
 
 # --- when ---
@@ -200,7 +200,7 @@ def test_planted_classes_are_learned_in_their_order():
     ends = convergence(rows, "measure", "class")
     by_class = ends.set_index("class").converged
     assert by_class["b"] == pytest.approx(0.9, abs=0.01) and by_class["a"] > 1
-    order = list(learned(ends[ends["class"].isin(["a", "b"])]).index)
+    order = list(class_table(ends[ends["class"].isin(["a", "b"])]).index)
     assert order == ["b", "a"]
     # One network has no other to agree with.
     assert class_conclusion(ends[ends["class"].isin(["a", "b"])], "last") == "last: first b, a, last b, a"

@@ -27,7 +27,7 @@ from host_helpers import (
 from stitch_helpers import SEEDS, TEST
 
 import experiments.zoo
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import InputError, zoo
 from symjax.ops import files, hosts
 

@@ -12,8 +12,9 @@ from stitch_helpers import scratch, trained
 import experiments.features
 import experiments.memorize as command_module
 from experiments import summary
-from experiments.memorize import GROUPS, PAIR, conclusion, distances, gaps, spelled, summarise
-from experiments.settings import run_command
+from experiments.command import run_command
+from experiments.memorize import distances
+from experiments.memorize_summary import GROUPS, PAIR, conclusion, format_means, gaps, group_table
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files
@@ -107,15 +108,15 @@ KNOWN = pd.DataFrame({"train": [100.0, 99.0], "test": [90.0, 10.0]}, index=list(
 
 def test_planted_groups_are_found():
     rows = planted(0.6)
-    means = summarise(rows)
+    means = group_table(rows)
     table = means.set_index(["measure", "pairs", "layer"])["mean"]
     for measure in ("pwcca", "svcca"):
         late = [table[measure, kind, "late"] for kind in ("generalizing", "across", "memorizing")]
         assert late == sorted(late) and late[0] < late[2] - 0.1
         assert abs(table[measure, "memorizing", "early"] - table[measure, "generalizing", "early"]) < 0.05
     told = conclusion(rows, ["early", "late"], KNOWN)
-    assert told.count(": as published") == 2 and "know only" not in told
-    assert spelled(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
+    assert told.count(": as published") == 2 and "fit only" not in told
+    assert format_means(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
 
 
 def test_groups_that_are_alike_settle_nothing():
@@ -157,7 +158,11 @@ def test_the_early_gap_is_judged_by_its_interval(early, spread, verdict, word, s
 
 def test_networks_that_do_not_know_their_labels_show_nothing():
     told = conclusion(planted(0.6), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
-    assert "know only 60.0 %" in told and told.count("nothing is shown by that") == 2 and "as published" not in told
+    assert (
+        "fit only 60.0 %" in told
+        and told.count("no conclusion, as the labels are not fitted") == 2
+        and "as published" not in told
+    )
 
 
 def test_a_large_early_gap_is_not_published():
@@ -169,14 +174,14 @@ def test_a_distance_that_is_not_defined_is_reported(tmp_path):
     rows = planted(0.6).reset_index(drop=True)
     chosen = (rows.measure == "pwcca") & (rows.layer == "late") & (rows.group_a == rows.group_b)
     rows.loc[rows[chosen & (rows.group_a == "memorizing")].index[0], "distance"] = np.nan
-    means, whole = summarise(rows), summarise(planted(0.6))
+    means, whole = group_table(rows), group_table(planted(0.6))
     lost = (means.measure == "pwcca") & (means.layer == "late") & (means.pairs == "memorizing")
     assert lost.sum() == 1 and means[lost][["mean", "standard_error", "low", "high"]].isna().all(axis=None)
     pd.testing.assert_frame_equal(means[~lost], whole[~lost])
     told = conclusion(rows, ["early", "late"], KNOWN).splitlines()
     assert told[0] == "pwcca: 1 of 48 distances are NaN, in late" and ": as published" in told[1] and len(told) == 2
     draw(means, tmp_path / "groups")
-    assert "nan" in spelled(means[means.measure == "pwcca"], ["early", "late"]).loc["memorizing", "late"]
+    assert "nan" in format_means(means[means.measure == "pwcca"], ["early", "late"]).loc["memorizing", "late"]
 
 
 def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
@@ -203,7 +208,7 @@ def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
 
 
 def test_the_figure_shows_means_and_intervals(tmp_path):
-    means = summarise(planted(0.6))
+    means = group_table(planted(0.6))
     figure = draw(means, tmp_path / "groups")
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_ylabel() for axes in shown] == ["PWCCA distance", "SVCCA distance"]
@@ -289,7 +294,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     assert not asked and capsys.readouterr().out == printed
     assert summary.read(out).conclusion in printed
     command(folder, "--measures", "cka", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command(folder, "--measures", "cka_lange,cka")
     assert asked == ["cka_lange"]
     more = files.read_csv(out / "results.csv")
@@ -305,7 +310,7 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     "words,named",
     [
         (["--seeds", "2"], "seeds: got 2 for each group, expected 3 or more"),
-        (["--measures", "cosine"], "'cosine' not known"),
+        (["--measures", "cosine"], "'cosine' is unknown"),
         (["--layers", "relu9"], "relu9"),
         (["--examples", "2"], "examples: got 2"),
     ],

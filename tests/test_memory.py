@@ -15,7 +15,7 @@ import experiments.dry_run
 import experiments.stitch
 import experiments.zoo
 import symjax.representations
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
@@ -315,7 +315,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
     before = sorted(there.rglob("*"))
     dry(experiments.zoo, *argv[:-2], "--out", there, "--seeds", "5")
     values = lines(capsys)
-    assert values["to do"] == ["2"] and values["there already"] == ["3"]
+    assert values["to do"] == ["2"] and values["done"] == ["3"]
     dataset, _ = trained()
     flops = estimate.epoch_flops(settings().zoo_config(), dataset)
     assert float(values["operations"][0]) == pytest.approx(2 * 6 * flops, rel=0.01)
@@ -323,7 +323,7 @@ def test_a_dry_run_writes_nothing_and_tells_what_is_there(rehearsed, capsys):
     assert float(values["time on 8 devices"][0]) == pytest.approx(6 * flops / 1e9, rel=0.01)  # members are not cut
     assert sorted(there.rglob("*")) == before and not list(rehearsed.iterdir())
     dry(experiments.zoo, *argv[:-2], "--out", there)
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
 
 
 def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
@@ -331,7 +331,7 @@ def test_a_dry_run_of_stitches(rehearsed, capsys, monkeypatch):
     monkeypatch.setattr(memory_budget, "estimate", lambda part, _: MemoryEstimate(10**9, 5 * 10**8 * len(part.points)))
     dry(experiments.stitch, *argv, "--out", "new")
     values = lines(capsys)
-    assert values["to do"] == ["0", "3"] and values["there already"] == ["3", "0"]
+    assert values["to do"] == ["0", "3"] and values["done"] == ["3", "0"]
     assert values["device memory"][-2:] == ["2", "GB"] and not list(rehearsed.iterdir())
     dry(experiments.stitch, *argv, "--out", "new", "--max-device-memory", "1.5GB")
     assert lines(capsys)["device memory"][-2:] == ["1.5", "GB"]
@@ -396,7 +396,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(rehearsed, capsys):
         (["--validation", "0"], "validation: "),
         (["--batch-size", "73"], "batch_size: got 73"),
         (["--out", scratch() / "zoo", "--width", "2"], "another configuration"),
-        (["--distributed"], "dry_run: not together with --distributed"),
+        (["--distributed"], "dry_run: got --dry-run with --distributed, expected one"),
     ):
         with pytest.raises(SystemExit, match="2"):
             dry(experiments.zoo, *zoo_flags, *extra)

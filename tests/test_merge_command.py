@@ -13,7 +13,7 @@ from stitch_helpers import flags, scratch, trained
 
 import experiments.align
 import experiments.merge
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.sharing import SharedSettings, split_name
 from symjax import zoo
 from symjax.errors import InputError
@@ -149,7 +149,7 @@ def test_a_piece_of_another_configuration_is_an_error(piece, capsys):
     plant("b", ["1-2"])
     plant("other", ["0-1"], CONFIG | {"pair_seed": 1}, accuracy=80.0, matrix=2.0)
     shutil.copy(Path("other", piece), Path("a", piece))
-    assert f"error: a/{piece}: made with another configuration" in refused(capsys, "a", "b", "--out", "c")
+    assert f"error: a/{piece}: written with another configuration" in refused(capsys, "a", "b", "--out", "c")
     assert not Path("c/results.csv").exists() or piece == "accuracy.csv"
 
 
@@ -190,7 +190,7 @@ def test_bad_folders_are_errors(capsys):
     plant("run.task-1-of-2", ["0-1"])
     plant("run.task-2-of-2", ["1-2"], config={**CONFIG, "pair_seed": 1})
     told = refused(capsys, "run.task-1-of-2", "run.task-2-of-2")
-    assert "run.task-2-of-2" in told and "pair_seed: 1 there, 0 here" in told
+    assert "run.task-2-of-2" in told and "pair_seed: saved 1, requested 0" in told
     assert "--out" in refused(capsys, "run.task-1-of-2", "elsewhere")
     Path("empty").mkdir()
     for wrong in ("empty", "nowhere"):

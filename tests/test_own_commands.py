@@ -11,7 +11,9 @@ import pytest
 from campaign import slow
 from PIL import Image
 
-from experiments.settings import ZooSettings, defaults_of, parse_options, run_command, short_name, zoo_folder
+from experiments.command import run_command
+from experiments.defaults import defaults_of
+from experiments.settings import ZooSettings, parse_options, short_name, zoo_folder
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.zoo import estimate

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from experiments import programs
-from experiments.settings import covered
+from experiments.command import covered
 
 
 @pytest.fixture

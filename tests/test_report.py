@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import experiments.report
 from experiments import pages, registry, summary
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.summary import Summary
 from symjax.errors import InputError
 from symjax.ops import files

@@ -11,7 +11,7 @@ import experiments.dynamics
 import experiments.freeze
 import experiments.lasso
 from experiments import summary
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import dynamics, zoo
 from symjax.stitching.results import StitchResults
 
@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 LOOKS = ["--seeds", 2, "--examples", 30]
 MOMENTS = [*LOOKS, "--checkpoints", "3"]
-STITCHES = ["--weights", "0.1", "--beside", "", "--pairs", 4, "--layers", "relu1", "--stitch-epochs", 1]
+STITCHES = ["--weights", "0.1", "--references", "", "--pairs", 4, "--layers", "relu1", "--stitch-epochs", 1]
 CASES = {
     "dynamics": Case(experiments.dynamics, [*MOMENTS, "--measures", "cka"], dynamics, "similarity_to_end"),
     "classes": Case(experiments.classes, MOMENTS, dynamics, "class_correlations"),

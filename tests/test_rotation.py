@@ -17,9 +17,9 @@ from campaign import slow
 from stitch_helpers import flags, scratch, settings, write_npz
 
 import experiments.rotate
-from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
-from experiments.rotation_published import compare_with_published, penalty_gaps
-from experiments.settings import run_command
+from experiments.command import run_command
+from experiments.rotation_claims import compare_with_published, penalty_gaps
+from experiments.rotation_summary import conclusion, uses_batch_norm, uses_relu
 from symjax import models, zoo
 from symjax.errors import InputError
 from symjax.network import Member
@@ -445,7 +445,7 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     command("--layers", "2")
     assert (out / "results.csv").read_bytes() == before and capsys.readouterr().out == printed
     command("--layers", "2", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
 
 
 def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
@@ -562,11 +562,11 @@ def test_matrices_of_layers_are_shared_out():
         (["--retrain-learning-rate", "nan"], "retrain_learning_rate: got nan"),
         (["--rotation-seed", "-1"], "rotation_seed: got -1"),
         (["--cache-gb", "0"], "cache_gb: got 0"),
-        (["--model", ","], "model: none given"),
+        (["--model", ","], "model: got ',', expected names of"),
         (["--model", "mlp"], "model: got 'mlp', expected one of"),
         (["--model", "resnet20"], "points: got block1.1* of resnet20 (width 16), inside a residual block"),
-        (["--model", "mcnn_k,cwcnn_k"], "width: the models' own differ (mcnn_k 64, cwcnn_k 512)"),
-        (["--model", "mcnn_k,mcnn_k_sigmoid"], "zoo: one folder for 2 models"),
+        (["--model", "mcnn_k,cwcnn_k"], "width: got different default widths (mcnn_k 64, cwcnn_k 512)"),
+        (["--model", "mcnn_k,mcnn_k_sigmoid"], "zoo: got one folder for 2 models"),
     ],
 )
 def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch):
@@ -740,7 +740,7 @@ def test_what_became_nan_does_not_vanish_from_a_conclusion():
 
 def test_a_network_that_has_learned_nothing_is_told():
     rows = penalties((1, 4, 9)).assign(baseline=30.0, loss=0.1)
-    assert "But the accuracy of m is close to chance" in conclusion(rows, ["m"], chance=25.0)
+    assert "The accuracy of m is close to chance" in conclusion(rows, ["m"], chance=25.0)
     assert "close to chance" not in conclusion(rows, ["m"], chance=10.0)
 
 

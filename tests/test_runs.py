@@ -143,9 +143,9 @@ def test_another_configuration_is_compared_key_by_key(tmp_path):
     with pytest.raises(InputError) as caught:
         hold(tmp_path / "a", config=other)
     message = str(caught.value)
-    assert "recipe.epochs: 10 there, 20 here" in message
-    assert 'name: null there, "x" here' in message
-    assert "seed: absent there, 0 here" in message
+    assert "recipe.epochs: saved 10, requested 20" in message
+    assert 'name: saved null, requested "x"' in message
+    assert "seed: saved absent, requested 0" in message
     assert "width" not in message and "learning_rate" not in message
     assert "--out" in message and "delete" in message
     assert runs.read_config(tmp_path / "a", "zoo") == CONFIG
@@ -159,7 +159,7 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="not written by symjax"):
         hold(tmp_path / "a")
     (tmp_path / "a" / "config.json").write_text('{"kind": "zo')
-    with pytest.raises(InputError, match=r"config\.json: not a whole JSON file"):
+    with pytest.raises(InputError, match=r"config\.json: not a complete JSON file"):
         hold(tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").touch()
@@ -195,7 +195,9 @@ def test_files_of_another_configuration_are_not_read(tmp_path):
         for target in (tmp_path / "other" / inner, tmp_path / "kind" / inner):
             for read, name in ((files.read_csv, "a.csv"), (files.read_npz, "a.npz")):
                 shutil.copy(source / name, target)
-                with pytest.raises(InputError, match=rf"{target / name}: made with another configuration.*delete it"):
+                with pytest.raises(
+                    InputError, match=rf"{target / name}: written with another configuration .*delete it"
+                ):
                     read(target / name)
             files.write_csv(target / "a.csv", frame)
             with (target / "a.csv").open("a") as file:  # a single row will do
@@ -205,7 +207,7 @@ def test_files_of_another_configuration_are_not_read(tmp_path):
             frame.to_csv(target / "a.csv", index=False)
             np.savez(target / "a.npz", **arrays)
             for read, name in ((files.read_csv, "a.csv"), (files.read_npz, "a.npz")):
-                with pytest.raises(InputError, match=r"made with another configuration \(none\)"):
+                with pytest.raises(InputError, match=r"written with another configuration \(none\)"):
                     read(target / name)
 
 
@@ -238,6 +240,6 @@ def test_a_second_process_waits_for_the_first(tmp_path):
 
 
 def test_a_name_that_is_too_long(tmp_path):
-    with pytest.raises(InputError, match="folder: .* cannot be made .File name too long"):
+    with pytest.raises(InputError, match="folder: .* cannot be created .File name too long"):
         with runs.open_folder(tmp_path / "new" / ("x" * 300), "zoo", CONFIG):
             pytest.fail("was made")

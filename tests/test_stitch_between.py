@@ -11,7 +11,7 @@ from stitch_helpers import SEEDS, flags, scratch, settings, trained
 import experiments.crossval
 import experiments.lasso
 import experiments.stitch
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import zoo
 from symjax.ops import files
 from symjax.stitching import Sweep, load_stitch
@@ -101,7 +101,15 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
 def test_points_of_one_model_in_the_other_commands(tmp_path, capsys):
     """Layers that share a point of A are distinct in tables and figures."""
     words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
-    command(*words, "--weights", "0.1", "--beside", "full,birkhoff", out=tmp_path / "lasso", module=experiments.lasso)
+    command(
+        *words,
+        "--weights",
+        "0.1",
+        "--references",
+        "full,birkhoff",
+        out=tmp_path / "lasso",
+        module=experiments.lasso,
+    )
     printed = capsys.readouterr().out
     assert "relu1 to relu2" in printed and "Left out: birkhoff, which need equal widths" in printed
     rows = command(

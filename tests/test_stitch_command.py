@@ -21,7 +21,7 @@ import experiments.crossval
 import experiments.lasso
 import experiments.stitch
 import experiments.sweeps
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files
@@ -151,7 +151,7 @@ def test_what_cannot_be_loaded(reference, tmp_path):
     broken = tmp_path / "stitches" / f"{a}-{b}.npz"
     broken.parent.mkdir()
     broken.write_bytes((reference / "stitches" / f"{a}-{b}.npz").read_bytes()[:-30])
-    with pytest.raises(InputError, match="not a whole npz"):
+    with pytest.raises(InputError, match="not a complete npz"):
         load_stitch(tmp_path, pair, "relu1", "full", stats)
 
 
@@ -347,10 +347,10 @@ def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, c
     before = contents(tmp_path / "a")
     monkeypatch.setattr(zoo, "train", fail)
     for other, output in (
-        (["--stitch-epochs", 3], "fit.epochs: 2 there, 3 here"),
-        (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: 0 there, 5 here"),
-        (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: "adam" there, "sgd" here'),
-        (["--stitch-epochs", 2, "--test-size", 30], "test_size: null there, 30 here"),
+        (["--stitch-epochs", 3], "fit.epochs: saved 2, requested 3"),
+        (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: saved 0, requested 5"),
+        (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: saved "adam", requested "sgd"'),
+        (["--stitch-epochs", 2, "--test-size", 30], "test_size: saved null, requested 30"),
         (["--stitch-epochs", 2, "--weight-decay", 0], "zoo.recipe.weight_decay"),
     ):
         with pytest.raises(SystemExit) as caught:
@@ -387,7 +387,7 @@ def test_a_killed_process_finishes_what_is_missing(tmp_path, compiled_once):
         jax.config.update("jax_disable_most_optimizations", True)
         import stitch_helpers
         import experiments.stitch as command
-        from experiments.settings import run_command
+        from experiments.command import run_command
         add = command.StitchResults.add
         command.StitchResults.add = lambda *arguments: (add(*arguments), time.sleep(1))
         run_command(command.main, command.Settings, {[*argv, "--out", str(tmp_path / "killed")]!r})
@@ -419,11 +419,11 @@ def test_as_a_process():
 @pytest.mark.parametrize("module", [experiments.stitch, experiments.crossval, experiments.lasso])
 def test_two_members_have_two_pairs_and_no_error(module, capsys):
     few, many = module.Settings(seeds="2"), module.Settings()
-    assert sorted(few.draw(few.parse_seeds())) == [(0, 1), (1, 0)]
+    assert sorted(few.draw_pairs(few.parse_seeds())) == [(0, 1), (1, 0)]
     assert capsys.readouterr().err == "pairs: all 2 of 2 members, not 4, the default\n"
-    assert many.draw(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
+    assert many.draw_pairs(many.parse_seeds()) == draw_pairs(range(4), 4) and not capsys.readouterr().err
     with pytest.raises(InputError, match="pairs: got '4', expected 1 to 2 with 2 members, or all"):
-        module.Settings(seeds="2", pairs="4").draw((0, 1))
+        module.Settings(seeds="2", pairs="4").draw_pairs((0, 1))
 
 
 # --- bad flags, on the default data set ---
@@ -447,7 +447,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--model-b", "mcnn", "--width-b", "0"], ["width_b: got 0"]),
         (["--model-b-options", "norm=False"], ["model_b_options: got norm=False without --model-b"]),
         (["--zoo-b", "b"], ["zoo_b: got b without --model-b"]),
-        (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, but --model-b is --model"]),
+        (["--model-b", "mcnn", "--zoo-b", "b"], ["zoo_b: got b, expected none: --model-b equals --model"]),
         (["--model-b", "mcnn_k", "--zoo", "a", "--zoo-b", "a"], ["zoo_b: got a for both zoos"]),
         (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20 (width 8), "]),
         (

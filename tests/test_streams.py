@@ -403,7 +403,7 @@ def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(InputError, match="got a state of no stream"):
         load_stream(path, stream, stream.init(x, y))
     path.write_bytes(b"PK")
-    with pytest.raises(InputError, match="not a whole npz file"):
+    with pytest.raises(InputError, match="not a complete npz file"):
         load_stream(path, stream, stream.init(x, y))
     with pytest.raises(InputError, match="cannot be read"):
         load_stream(tmp_path / "none.npz", stream, stream.init(x, y))

@@ -78,7 +78,7 @@ def test_a_changed_model_does_not_meet_old_checkpoints(monkeypatch, tmp_path):
     with runs.open_folder(tmp_path / "zoo", "zoo", config.document(DATASET)):
         pass
     entry(monkeypatch, doubled)
-    with pytest.raises(InputError, match='(?s)structure: "\\w{10}" there.*the model\'s code has changed'):
+    with pytest.raises(InputError, match='(?s)structure: saved "\\w{10}", requested.*the model\'s code has changed'):
         zoo.train(config, DATASET, [0], tmp_path / "zoo", progress=False)
     with pytest.raises(InputError, match="another structure than 'changing' has"):
         zoo.load(tmp_path / "zoo")

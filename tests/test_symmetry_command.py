@@ -10,7 +10,7 @@ from stitch_helpers import SEEDS, acted, flags, scratch, trained
 
 import experiments.symmetry
 import symjax.stitching.transformed
-from experiments.settings import run_command
+from experiments.command import run_command
 from symjax import plots, zoo
 from symjax.errors import InputError
 from symjax.groups import GELU_SLOPE, GROUPS, INTERTWINERS, Symmetry
@@ -62,7 +62,7 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     assert not asked
     capsys.readouterr()
     command("--layers", "relu2", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command("--seeds", "2")
     assert asked == [(0,)]
     more = files.read_csv(out / "results.csv")

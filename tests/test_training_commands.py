@@ -15,8 +15,9 @@ import experiments.classes
 import experiments.dynamics
 import experiments.freeze
 from experiments import summary
+from experiments.command import run_command
 from experiments.history import snapshots_folder
-from experiments.settings import run_command, zoo_folder
+from experiments.settings import zoo_folder
 from symjax import models, zoo
 from symjax.flops import segment_flops, step_flops
 from symjax.ops import files
@@ -82,7 +83,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     command(experiments.dynamics, folder, *settings)
     assert not asked and capsys.readouterr().out == printed
     command(experiments.dynamics, folder, *settings, "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "cka,cka_lange", "--seeds", "1,2")
     whole = (0, 2, 4, 6)
     assert asked == [("cka", (4,)), ("cka_lange", whole), ("cka", whole), ("cka_lange", whole)]
@@ -108,7 +109,7 @@ def test_classes_rows_are_least_squares(folder, capsys):
         x, indicator = x.reshape(-1, x.shape[-1]), np.repeat(indicator, x[0, ..., 0].size)
         assert row.value == pytest.approx(least_squares_correlation(x, indicator), abs=1e-3)
     command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2", "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
     assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
 
 
@@ -168,14 +169,14 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     command(experiments.freeze, folder, *FROZEN)
     assert capsys.readouterr().out == printed
     command(experiments.freeze, folder, *FROZEN, "--dry-run")
-    assert "All is there" in capsys.readouterr().out
+    assert "All results exist" in capsys.readouterr().out
 
 
 def test_a_schedule_shorter_than_the_layers_is_of_the_lowest():
     layers = ["relu1", "relu2", "relu3", "relu4"]
     settings = experiments.freeze.Settings(schedules="2/4")
-    shorter = experiments.freeze.of_name(settings, "2/4", len(layers))
-    table = experiments.freeze.begins({"2/4": shorter, "none": ()}, layers)
+    shorter = experiments.freeze.parse_schedule(settings, "2/4", len(layers))
+    table = experiments.freeze.schedule_table({"2/4": shorter, "none": ()}, layers)
     assert table.loc["2/4"].tolist() == ["2", "4", "never", "never"] and set(table.loc["none"]) == {"never"}
     config = zoo.ZooConfig(freeze=shorter)
     assert [config.frozen(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
@@ -189,7 +190,8 @@ def test_layers_that_never_saturate_are_normal_training_and_cost_their_looks(fol
     rows = files.read_csv(out / "results.csv").set_index(["schedule", "seed"])
     np.testing.assert_array_equal(rows.accuracy["normal found by 0 1 2"], rows.accuracy["normal"])
     never = zoo.load(found_zoo(folder, "other"))
-    assert never.freeze == () and experiments.freeze.looks(never) == 6  # before the first epoch, and after five of six
+    assert never.freeze == ()
+    assert experiments.freeze.num_comparisons(never) == 6  # before the first epoch, and after five of six
     looks = rows.flops.groupby("schedule").mean().diff().abs().iloc[-1]
     network = models.create("stitch_tiny", channels=1, classes=4)
     assert looks == pytest.approx(6 * EXAMPLES * sum(segment_flops(network, (8, 8, 1))[:2]))
@@ -202,8 +204,8 @@ def test_looks_end_with_the_last_layer_and_with_the_last_epoch():
         return SimpleNamespace(freeze=freeze, config=config, network=network)
 
     for freeze, expected in (((), 9), ((3,), 9), ((3, 3), 4), ((1, 8), 9)):
-        assert experiments.freeze.looks(trained_as(freeze)) == expected
-    assert experiments.freeze.looks(trained_as((), epochs=1)) == 0
+        assert experiments.freeze.num_comparisons(trained_as(freeze)) == expected
+    assert experiments.freeze.num_comparisons(trained_as((), epochs=1)) == 0
 
 
 @pytest.mark.parametrize(
@@ -224,10 +226,18 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
 @pytest.mark.parametrize(
     ("module", "words", "named"),
     [
-        ("dynamics", ["--checkpoints", "0,9"], "checkpoints: got '0,9', expected epochs from 0 to 6, or all"),
-        ("dynamics", ["--checkpoints", "6"], "expected one before the end"),
-        ("dynamics", ["--measures", "cosine"], "'cosine' not known"),
-        ("dynamics", ["--measures", "cka,cka_distance"], "measures: 'cka_distance' is a distance; choose from cca,"),
+        (
+            "dynamics",
+            ["--checkpoints", "0,9"],
+            "checkpoints: got '0,9', expected epochs from 0 to 6 separated by commas, or all",
+        ),
+        ("dynamics", ["--checkpoints", "6"], "expected an epoch before the last"),
+        ("dynamics", ["--measures", "cosine"], "'cosine' is unknown"),
+        (
+            "dynamics",
+            ["--measures", "cka,cka_distance"],
+            "measures: got 'cka,cka_distance' ('cka_distance' is a distance), expected",
+        ),
         ("dynamics", ["--layers", "relu9"], "relu9"),
         ("classes", ["--checkpoints", "some"], "checkpoints: got 'some'"),
         ("classes", ["--examples", "3"], "examples: got 3"),
@@ -237,8 +247,8 @@ def test_numbers_of_one_network_are_not_over_networks(module, words, folder):
         ("freeze", ["--begin", "0.9"], "begin, end: got 0.9"),
         ("freeze", ["--threshold", "nan"], "threshold: got nan, expected a number from 0 to 1"),
         ("freeze", ["--threshold", "5"], "threshold: got 5.0"),
-        ("freeze", ["--measure", "cosine"], "measure: 'cosine' not known"),
-        ("freeze", ["--measure", "cka_distance"], "measure: 'cka_distance' is a distance"),
+        ("freeze", ["--measure", "cosine"], "measure: got 'cosine' ('cosine' is unknown)"),
+        ("freeze", ["--measure", "cka_distance"], "measure: got 'cka_distance' ('cka_distance' is a distance)"),
         ("freeze", ["--measure", "cka,svcca"], "measure: got 'cka,svcca', expected one"),
     ],
 )

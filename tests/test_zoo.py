@@ -17,7 +17,9 @@ import tiny_models  # noqa: F401
 from campaign import slow
 
 import experiments.zoo
-from experiments.settings import DATASET_DEFAULTS, ZooSettings, parse_seeds, run_command, zoo_folder
+from experiments.command import run_command
+from experiments.defaults import DATASET_DEFAULTS
+from experiments.settings import ZooSettings, parse_seeds, zoo_folder
 from symjax import zoo
 from symjax.data.dataset import Source, Split
 from symjax.data.splitting import build
@@ -302,7 +304,7 @@ def test_pieces_of_members_of_another_zoo(piece, reference, other_folder, tmp_pa
         shutil.copytree(source, target)
     else:
         shutil.copy(source, target)
-    message = f"{target}: made with another configuration.*delete {target.parent} and run"
+    message = f"{target}: written with another configuration .*delete {target.parent} and run"
     with pytest.raises(InputError, match=message):
         zoo.load(copy, [1], epoch=1 if piece == "epoch-00001" else None)
     if piece != "epoch-00001":
@@ -330,9 +332,9 @@ def test_a_folder_of_another_zoo_is_refused(copy):
     other = ZooConfig(
         "stripes", "tiny", recipe=Recipe(epochs=3, batch_size=6, learning_rate=0.05, flip=True, translate=1)
     )
-    with pytest.raises(InputError, match=r"recipe\.learning_rate: 0\.03 there, 0\.05 here"):
+    with pytest.raises(InputError, match=r"recipe\.learning_rate: saved 0\.03, requested 0\.05"):
         train(copy, config=other)
-    with pytest.raises(InputError, match=r"data\.digest: .* there, .* here"):
+    with pytest.raises(InputError, match=r"data\.digest: saved .*, requested .*"):
         train(copy, dataset=make_dataset(seed=5))
     assert modification_times(copy) == before
     document = files.read_json(copy / "config.json")

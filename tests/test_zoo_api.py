@@ -155,7 +155,7 @@ def test_a_folder_resumes_and_belongs_to_one_network_and_its_functions(tmp_path)
         return 2 * mlp(params, x)
 
     changed = Network.from_function(doubled, init=init_mlp, example=FEATURES[:1], name="mlp")
-    with pytest.raises(InputError, match=r'(?s)structure: "\w+" there.*the model\'s code has changed'):
+    with pytest.raises(InputError, match=r'(?s)structure: saved "\w+", requested.*the model\'s code has changed'):
         zoo.train(changed, REGRESSION, folder=folder, **ONE | OWN)
     with pytest.raises(InputError, match="another structure than 'mlp' has"):
         zoo.load(folder, network=changed, **OWN)
@@ -165,7 +165,7 @@ def test_a_folder_resumes_and_belongs_to_one_network_and_its_functions(tmp_path)
         "optimizer": optax.sgd(0.06, momentum=0.9),
     }
     for name, function in other.items():
-        with pytest.raises(InputError, match=rf'(?s)user_code.{name}: "\w+" there, "\w+" here'):
+        with pytest.raises(InputError, match=rf'(?s)user_code.{name}: saved "\w+", requested "\w+"'):
             zoo.train(MLP, REGRESSION, folder=folder, **ONE | OWN | {name: function})
         with pytest.raises(InputError, match=f"^{name}: got one that computes something else"):
             zoo.load(folder, network=MLP, **OWN | {name: function})

@@ -1,1 +1,1 @@
-"""Everything to know of an accelerator in a few minutes; see benchmarks/README.md and docs/gpu.md."""
+"""Benchmarks of an accelerator that take a few minutes; see docs/gpu.md."""

@@ -1,11 +1,11 @@
-"""Everything to know of an accelerator, within the given time, most important first.
+"""Run all benchmarks of an accelerator within the given time, the most important ones first.
 
     python -m benchmarks.gpu --minutes 8 --out gpu-results
     python -m benchmarks.gpu --minutes 3 --out again --steps zoo,measures
-    python -m benchmarks.gpu --rehearse --out rehearsal        # every step at toy size, on the CPU
+    python -m benchmarks.gpu --rehearse --out rehearsal        # all steps at toy size, on the CPU
 
-Each step runs in a process of its own; what it has not used of its share is for the steps behind it. After every step
-results.json and table.md are written; the table is printed last. docs/gpu.md says what is measured and how.
+Each step runs in a separate process; time that it does not use is available to the following steps. After every step
+results.json and table.md are written; the table is printed at the end. docs/gpu.md describes the measurements.
 """
 
 import argparse
@@ -28,7 +28,7 @@ STEPS = (
 
 
 def environment(cache: str, rehearse: bool) -> dict[str, str]:
-    """Settings of the steps: one cache of compiled programs, and device memory that PyTorch finds some of, too."""
+    """Return environment variables of the steps: a shared cache of programs, and memory settings that suit PyTorch."""
     settings = {
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -45,19 +45,21 @@ def main() -> None:
         prog="python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [step.name for step in STEPS]
-    parser.add_argument("--minutes", type=float, default=8, help="of the whole (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="time limit of all steps together (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--rehearse", action="store_true", help="every step at toy size, on the CPU")
-    parser.add_argument("--steps", default=",".join(names), help="with commas between (default: all)")
-    parser.add_argument("--cache", help="folder of compiled programs to keep; by default a new one, which is deleted")
+    parser.add_argument("--rehearse", action="store_true", help="run all steps at toy size, on the CPU")
+    parser.add_argument("--steps", default=",".join(names), help="comma-separated names of steps (default: all)")
+    parser.add_argument("--cache", help="folder for compiled programs (default: a temporary folder)")
     args = parser.parse_args()
-    chosen = args.steps.split(",")
-    if unknown := [name for name in chosen if name not in names]:
-        parser.error(f"--steps: got {', '.join(unknown)}; known: {', '.join(names)}")
+    requested = args.steps.split(",")
+    if unknown := [name for name in requested if name not in names]:
+        parser.error(f"--steps: got {', '.join(unknown)}, expected some of {', '.join(names)}")
     if not args.minutes > 0:
-        parser.error(f"--minutes: got {args.minutes}, must be positive")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step that runs is killed, too
-    steps = [step for step in STEPS if step.name in chosen]
+        parser.error(f"--minutes: got {args.minutes}, expected a positive number")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running step is killed, too
+    steps = [step for step in STEPS if step.name in requested]
     with tempfile.TemporaryDirectory(prefix="symjax-gpu-") as folder:
         cache = str(Path(args.cache).resolve()) if args.cache else folder
         out = args.out.resolve()

@@ -1,4 +1,4 @@
-"""The process of one step: `python -m benchmarks.gpu.child MODULE STEP ROWS SECONDS [--rehearse]`."""
+"""Run one step in this process: `python -m benchmarks.gpu.child MODULE STEP ROWS SECONDS [--rehearse]`."""
 
 import argparse
 import importlib
@@ -21,7 +21,7 @@ def main() -> None:
     report = Report(args.step, args.rows, time.monotonic() + args.seconds, args.rehearse)
     importlib.import_module(args.module).run(report)
     sys.stdout.flush()
-    os._exit(0)  # what still compiles in a thread is not waited for
+    os._exit(0)  # without waiting for threads that compile
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A zoo of 32 Myrtle CNNs of width 64 on CIFAR-10, as many epochs as there is time for, then stitches of 8 pairs."""
+"""Train a zoo of 32 Myrtle CNNs of width 64 on CIFAR-10, for as many epochs as time allows, and stitch 8 pairs."""
 
 import time
 
@@ -16,7 +16,7 @@ from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.training import Recipe, create_state, pad_batches, train_epoch
 from symjax.training.loop import device_data
 
-TRAINING = 0.6  # of the step's time
+TRAINING = 0.6  # fraction of the time of the step
 
 
 def run(report: Report) -> None:
@@ -43,7 +43,7 @@ def train(report, network, execution, dataset, images, members):
         began = time.monotonic()
         states, metrics = jax.block_until_ready(epoch(states, shared))
         spent, done = time.monotonic() - began, done + 1
-        longest = max(longest, spent) if done > 1 else 0.0  # the first one compiles
+        longest = max(longest, spent) if done > 1 else 0.0  # the first epoch includes compilation
         comment = f"{members} members, {images}, {execution.members} {execution.conv} {jnp.dtype(network.dtype)}"
         name = "seconds of the first epoch, compiling" if done == 1 else "seconds of an epoch"
         report.row(name, spent, "s", f"{comment}; {members * len(dataset.train) / spent:,.0f} images/s")
@@ -61,9 +61,9 @@ def stitch(report, network, execution, dataset, members, count):
     plan = Plan(network, tuple(range(len(network.points))), parse_families(families), config, execution)
     began = time.monotonic()
     clean = 100 * zoo.evaluate(network, members, dataset.test, dataset.mean, dataset.std)
-    found = list(Sweep(plan, dataset, num_pairs=count).run(lambda seed: parallel.take(members, seed), pairs))
-    report.row(f"stitches of {count} pairs", time.monotonic() - began, "s", f"{families}; compiling included")
-    rows = [(row, clean[list(result.pair)].mean()) for result in found for row in result.rows]
+    results = list(Sweep(plan, dataset, num_pairs=count).run(lambda seed: parallel.take(members, seed), pairs))
+    report.row(f"stitches of {count} pairs", time.monotonic() - began, "s", f"{families}; including compilation")
+    rows = [(row, clean[list(result.pair)].mean()) for result in results for row in result.rows]
     for layer, family in dict.fromkeys((row["layer"], row["family"]) for row, _ in rows):
         penalties = [own - r["stitched_accuracy"] for r, own in rows if (r["layer"], r["family"]) == (layer, family)]
         report.row(f"penalty at {layer}, {family}", float(np.mean(penalties)), "points", "one epoch of stitching")

@@ -1,4 +1,4 @@
-"""The tests with the marker `gpu`: values on this device against float64 on the host."""
+"""Run the tests with the marker `gpu`, which compare values on this device with float64 on the host."""
 
 import importlib.util
 from collections import Counter
@@ -7,13 +7,13 @@ import pytest
 
 from benchmarks.gpu.report import Report
 
-WORKERS = 6  # each compiles its own tests
-# Warnings of other versions of packages are no failures here.
+WORKERS = 6
+# Warnings are not errors, because versions of packages may differ.
 FLAGS = ["tests/test_gpu.py", "-m", "gpu", "-v", "-W", "default", "-p", "no:cacheprovider"]
 
 
 class Rows:
-    """A plugin of pytest: after each test a row for its function, and one for each failure."""
+    """A pytest plugin that reports a row for each test function, and one for each failure."""
 
     def __init__(self, report: Report):
         self.report, self.counts = report, {}

@@ -1,4 +1,4 @@
-"""Steps, each in a process of its own with its own limit of time; what they find is written after every step."""
+"""Run steps in separate processes with time limits, and write the results after every step."""
 
 import contextlib
 import json
@@ -14,12 +14,12 @@ from pathlib import Path
 from benchmarks.gpu.report import Report, read, table, write
 
 ROOT = Path(__file__).parents[2]
-KEPT_BACK = 3.0  # seconds of the whole for what comes between and after the steps
+RESERVED = 3.0  # seconds for the time between and after the steps
 
 
 @dataclass(frozen=True)
 class Step:
-    """A module with a function `run(report)`, and its share of the time: what it leaves is for those that follow."""
+    """A module with a function `run(report)`, and its share of the time; unused time goes to the following steps."""
 
     name: str
     module: str
@@ -29,14 +29,14 @@ class Step:
 def run(
     steps: Sequence[Step], seconds: float, out: Path, *, rehearse: bool = False, environment: Mapping[str, str] = {}
 ) -> list[dict]:
-    """Runs the steps in order within so many seconds; the rows of the table, those of earlier runs of other steps too.
+    """Run the steps in order within `seconds`; return all rows, including those of other steps from earlier runs.
 
-    Writes into `out`: rows.jsonl, results.json, table.md and log.txt.
+    Writes rows.jsonl, results.json, table.md and log.txt to `out`.
     """
-    end = time.monotonic() + seconds - KEPT_BACK
+    end = time.monotonic() + seconds - RESERVED
     out.mkdir(parents=True, exist_ok=True)
-    path, again = out / "rows.jsonl", {step.name for step in steps}
-    kept = [row for row in read(path) if row["step"] not in again]
+    path, names = out / "rows.jsonl", {step.name for step in steps}
+    kept = [row for row in read(path) if row["step"] not in names]
     write(path, "".join("\n" + json.dumps(row) for row in kept))
     with (out / "log.txt").open("ab") as log:
         for number, step in enumerate(steps):
@@ -51,7 +51,7 @@ def run(
 
 
 def _run_step(step: Step, limit: float, path: Path, log, rehearse: bool, environment: Mapping[str, str]) -> str:
-    """Runs one step and kills it with its children at its limit; how it ended, in words."""
+    """Run one step, kill it with its children at its limit, and return how it ended as text."""
     log.write(f"\n==== {step.name}, {limit:.0f} s ====\n".encode())
     log.flush()
     command = [sys.executable, "-m", "benchmarks.gpu.child", step.module, step.name, str(path), f"{limit:.3f}"]
@@ -62,13 +62,13 @@ def _run_step(step: Step, limit: float, path: Path, log, rehearse: bool, environ
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        process_group=0,  # not a session: whoever kills this one's session kills the step too
+        process_group=0,  # not a new session, so that killing the session of this process kills the step, too
     )
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
         return f"killed at its limit of {limit:.0f} s"
-    finally:  # what it has left behind, too
+    finally:  # also kill processes that the step has left
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

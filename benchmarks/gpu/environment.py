@@ -1,4 +1,4 @@
-"""What computes here, memory bandwidth, and the peaks of matrix products, by which other steps are judged."""
+"""Report the device and versions, and measure memory bandwidth and the peaks of matrix products."""
 
 import importlib
 import os
@@ -43,7 +43,7 @@ def version(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(package, name="needed by some cases alone") from error
+        raise ModuleNotFoundError(package, name="required by some cases only") from error
 
 
 def torch_device(torch) -> str:
@@ -51,7 +51,7 @@ def torch_device(torch) -> str:
 
 
 def bandwidth(report: Report) -> None:
-    """Bytes read and written by an addition, whose operand is many times larger than any cache."""
+    """Measure the memory bandwidth by an addition with an operand that is much larger than any cache."""
     count = 2**14 if report.rehearse else 2**29
     x = jnp.ones(count, jnp.float32)
     add = jax.jit(lambda x: x + 1)

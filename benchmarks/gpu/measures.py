@@ -1,6 +1,6 @@
-"""Similarity measures, projections onto the Birkhoff polytope and assignments: seconds and shares of the peak.
+"""Time similarity measures, projections onto the Birkhoff polytope and assignments; report fractions of the peak.
 
-The peak is that of float32 products in full, which measures ask for.
+The peak is that of matrix products in full float32 precision, which the measures use.
 """
 
 from functools import partial
@@ -18,14 +18,14 @@ from symjax.similarity import cca_similarity, cka, pairwise, wreath_cka
 
 def run(report: Report) -> None:
     peak = matmul_peak("float32", 128 if report.rehearse else 8192)
-    for part in (kernels, cka_beside_torch, canonical, all_pairs, projections, assignments):
+    for part in (kernels, cka_and_torch, canonical, all_pairs, projections, assignments):
         with report.case(part.__name__):
             part(report, peak)
         jax.clear_caches()
 
 
 def kernels(report: Report, peak: float) -> None:
-    """Operations are those done: of a symmetric kernel 5/8 (strips of `wreath_cka`)."""
+    """Time wreath CKA, which computes 5/8 of a symmetric kernel (in strips); these operations are counted."""
     size, channels = (4, 3) if report.rehearse else (32, 64)
     for examples in (10,) if report.rehearse else (500, 2000):
         x, y = (rectified(seed, (examples, size, size, channels)) for seed in (0, 1))
@@ -35,8 +35,8 @@ def kernels(report: Report, peak: float) -> None:
         )
 
 
-def cka_beside_torch(report: Report, peak: float) -> None:
-    """Operations are those done: of a symmetric kernel 3/4."""
+def cka_and_torch(report: Report, peak: float) -> None:
+    """Time CKA, which computes 3/4 of a symmetric kernel; these operations are counted."""
     examples, features = (12, 20) if report.rehearse else (4096, 8192)
     x, y = (rectified(seed, (examples, features)) for seed in (0, 1))
     shape = f"{examples} examples, {features} + {features} features"
@@ -90,7 +90,7 @@ def projections(report: Report, peak: float) -> None:
             report.row(name, 1e3 * spent, "ms", comment)
         with report.case(f"{name}, jaxopt"):
             if jaxopt is None:
-                raise ModuleNotFoundError(name="jaxopt, or it does not go with this JAX")
+                raise ModuleNotFoundError(name="jaxopt, or it is incompatible with this version of JAX")
             by_jaxopt = jax.jit(jax.vmap(jaxopt.projection.projection_birkhoff))
             first, spent = first_and_then(partial(by_jaxopt, matrices), repeats=3, most=2)
             error = np.abs(np.asarray(by_jaxopt(matrices)[0]) - exact).max()
@@ -98,7 +98,7 @@ def projections(report: Report, peak: float) -> None:
 
 
 def assignments(report: Report, peak: float) -> None:
-    """On the host, one after another, whatever the device; a program waits for them meanwhile."""
+    """Time assignments inside a program, which run on the host, one after another, on every device."""
     inside = jax.jit(nearest_permutation)
     for n in (8,) if report.rehearse else (64, 128, 256, 512):
         matrices = jax.random.normal(jax.random.key(n), (4, n, n))
@@ -107,7 +107,7 @@ def assignments(report: Report, peak: float) -> None:
 
 
 def timed(report, name, fn, x, y, operations=None, peak=None) -> float:
-    """A row of seconds; the value."""
+    """Report the time of `fn(x, y)` and return its value."""
     first, spent = first_and_then(lambda: fn(x, y), repeats=5, most=3)
     share = f"{operations / spent / peak:.0%} of the float32 peak; " if operations else ""
     report.row(name, spent, "s", f"{share}the first time {first:.1f} s")
@@ -115,6 +115,6 @@ def timed(report, name, fn, x, y, operations=None, peak=None) -> float:
 
 
 def rectified(seed: int, shape: tuple[int, ...]) -> jax.Array:
-    """Random features: what both sides share, and noise."""
+    """Return random rectified features: signals that are shared by all seeds, plus noise."""
     shared, own = jax.random.key(100), jax.random.key(seed)
     return jax.nn.relu(jax.random.normal(shared, shape) + jax.random.normal(own, shape))

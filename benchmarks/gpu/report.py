@@ -1,7 +1,7 @@
-"""What a step finds: rows of a table, each appended to a file as soon as it is known, so that a kill loses none.
+"""Results of steps: rows of a table, appended to a file immediately, so that none is lost if the step is killed.
 
-A row has the step's name, a case, a figure (None: there is none), its unit and a comment. A later row of the same step
-and case takes the place of the earlier one.
+A row has the name of the step, a case, a figure or None, its unit and a comment. A later row of the same step and case
+replaces the earlier one.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from pathlib import Path
 class Report:
     step: str
     path: Path
-    deadline: float  # of time.monotonic(), at which the step is killed
+    deadline: float  # value of time.monotonic() at which the step is killed
     rehearse: bool = False
 
     def left(self) -> float:
-        """Seconds until the step is killed."""
+        """Return the seconds until the step is killed."""
         return self.deadline - time.monotonic()
 
     def row(self, case: str, figure: float | None, unit: str, comment: str = "") -> None:
@@ -32,12 +32,12 @@ class Report:
             figure, comment = None, f"{figure}; {comment}"
         row = {"step": self.step, "case": case, "figure": figure, "unit": unit, "comment": comment}
         with self.path.open("a") as file:
-            file.write("\n" + json.dumps(row))  # the line before may be torn
+            file.write("\n" + json.dumps(row))  # begins a new line, because the previous one may be incomplete
         print(f"{self.step}: {case}: {spell(figure)} {unit} {comment}", flush=True)
 
     @contextlib.contextmanager
     def case(self, name: str) -> Iterator[None]:
-        """Within it an error is a row of the table, and the step goes on; so is a package that is not installed."""
+        """Report an error or a missing package within the context as a row of the table, and continue the step."""
         try:
             yield
         except ModuleNotFoundError as error:
@@ -49,7 +49,7 @@ class Report:
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a file; a last line that is torn, because its writer was killed, is left out."""
+    """Return the rows of a file, without an incomplete last line of a process that was killed."""
     rows: dict[tuple[str, str], dict] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
@@ -65,7 +65,7 @@ def spell(figure: float | None) -> str:
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows as a table in Markdown, readable as text."""
+    """Return the rows as an aligned table in Markdown."""
     header = ("step", "case", "figure", "unit", "comment")
     cells = [header, *((r["step"], r["case"], spell(r["figure"]), r["unit"], r["comment"]) for r in rows)]
     cells = [[cell.replace("|", "/") for cell in row] for row in cells]
@@ -76,7 +76,7 @@ def table(rows: Sequence[dict]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a file at once or not at all."""
+    """Write a file atomically."""
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
         file.write(text)
     os.chmod(file.name, 0o644)

@@ -1,4 +1,4 @@
-"""Seconds of what runs on a device, and what it can do at best."""
+"""Time programs on a device, and measure the peak of matrix products."""
 
 import statistics
 import time
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def seconds(run: Callable, *, repeats: int = 5, most: float = 5.0) -> float:
-    """The median of repeated runs of what has run before; fewer than `repeats` where these take over `most` seconds."""
+    """Return the median time of `repeats` runs, or fewer if these take more than `most` seconds; `run` is compiled."""
     times: list[float] = []
     while len(times) < repeats and (not times or sum(times) < most):
         begin = time.perf_counter()
@@ -20,7 +20,7 @@ def seconds(run: Callable, *, repeats: int = 5, most: float = 5.0) -> float:
 
 
 def first_and_then(run: Callable, **options) -> tuple[float, float]:
-    """Seconds of the first run, which compiles, and of later ones."""
+    """Return the time of the first run, which compiles, and the median of later runs in seconds."""
     begin = time.perf_counter()
     jax.block_until_ready(run())
     first = time.perf_counter() - begin
@@ -28,7 +28,7 @@ def first_and_then(run: Callable, **options) -> tuple[float, float]:
 
 
 def matmul_peak(kind: str, size: int) -> float:
-    """FLOP/s of a large matrix product of random numbers: of "float32" in full, of "tf32", or of "bfloat16"."""
+    """Return FLOP/s of a large matrix product: in full "float32" precision, in "tf32" or in "bfloat16"."""
     dtype, precision = {"float32": ("float32", "highest"), "tf32": ("float32", None), "bfloat16": ("bfloat16", None)}[
         kind
     ]
@@ -39,12 +39,12 @@ def matmul_peak(kind: str, size: int) -> float:
 
 
 def torch_seconds(torch, run: Callable, *, repeats: int = 5, most: float = 5.0) -> float:
-    """As `seconds`, of PyTorch's work."""
+    """Return the median time of a PyTorch function, as `seconds`."""
 
-    def waited():
+    def synchronized():
         run()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
 
-    waited()
-    return seconds(waited, repeats=repeats, most=most)
+    synchronized()
+    return seconds(synchronized, repeats=repeats, most=most)

@@ -1,7 +1,7 @@
-"""Training steps of zoos in every arrangement, beside PyTorch, which trains one model at a time.
+"""Time training steps of zoos by several programs, and of PyTorch, which trains one model at a time.
 
-A program is an epoch of few steps on random images, as `symjax.training.train_epoch` has it, augmentation and optimizer
-included. Several programs compile side by side before they are timed.
+A program is an epoch of a few steps of `symjax.training.train_epoch` on random images, including augmentation and
+optimizer. Several programs are compiled in parallel before they are timed.
 """
 
 import functools
@@ -29,8 +29,8 @@ from symjax.training import Recipe, create_state, train_epoch
 from symjax.training.loop import TrainData
 
 BATCH = 32
-PEAK = {"bfloat16": "bfloat16", "float32": "tf32"}  # what products of these are done in, unasked
-PATIENCE = 0.4  # the share of the time left for which compilation is waited for
+PEAK = {"bfloat16": "bfloat16", "float32": "tf32"}  # default precision of matrix products, by dtype
+PATIENCE = 0.4  # maximum fraction of the remaining time for compilation
 EXECUTIONS = [Execution(members, conv) for conv in FORMS for members in ("vmap", "map")]
 
 
@@ -60,8 +60,8 @@ class Case:
 def run(report: Report) -> None:
     width, many, others, steps = 64, 32, (128, 8, 1), 16
     models, size = [("resnet20", None), ("cct7", None)], 8192
-    # What is likely the best first: matrix products batch over members, and a loop needs no batch. Grouped
-    # convolutions, which `vmap` makes of native ones, may take long to compile, so they come last.
+    # The probably fastest programs come first: matrix products, which `vmap` batches over members, and a loop over
+    # members. `vmap` turns native convolutions into grouped ones, which may compile slowly, so they come last.
     likely = [Execution("vmap", "matmul"), Execution("map", "native")]
     last = [Execution("vmap", "native")]
     between = [execution for execution in EXECUTIONS if execution not in likely + last]
@@ -94,10 +94,10 @@ def run(report: Report) -> None:
 
 
 def measure(report: Report, cases: Sequence[Case], peaks: dict[str, float], speeds: dict[Case, float]) -> None:
-    """A row for each case; images per second of all members together into `speeds`."""
+    """Report a row for each case, and store the images per second of all members together in `speeds`."""
     for model, width in {(case.model, case.width) for case in cases}:
         with report.case(f"{model} as drawn"):
-            one_state(model, width)  # once, not in every thread
+            one_state(model, width)  # before the threads start, which share it
     pool = ThreadPoolExecutor(max(1, min(8, (os.cpu_count() or 1) // 2)))
     compiling = {case: pool.submit(compiled, case) for case in cases}
     end, programs = monotonic() + PATIENCE * report.left(), {}
@@ -115,13 +115,13 @@ def measure(report: Report, cases: Sequence[Case], peaks: dict[str, float], spee
             share = speeds[case] * flops_per_image(case.model, case.width) / peaks[case.dtype]
             comment = (
                 f"{speeds[case] / case.members:,.0f} for each member; {1e3 * spent / case.steps:.2f} ms a step; "
-                f"{share:.1%} of the {PEAK[case.dtype]} peak; compiled in {compile_s:.1f} s beside others"
+                f"{share:.1%} of the {PEAK[case.dtype]} peak; compiled in {compile_s:.1f} s in parallel with others"
             )
             report.row(case.name, speeds[case], "images/s", comment)
 
 
 def compiled(case: Case):
-    """The program, and the seconds that tracing and compiling it took."""
+    """Return the program, and the time of tracing and compilation in seconds."""
     recipe, network, began = Recipe(batch_size=BATCH, flip=True, translate=2), case.network, perf_counter()
 
     def epoch(states, data):
@@ -134,7 +134,7 @@ def compiled(case: Case):
 
 
 def _stacked(one, members: int):
-    """States of so many members; alike, which the time does not depend on, and quicker to make."""
+    """Return equal states of all members; the time of a step does not depend on their values."""
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (members, *leaf.shape)), one)
 
 
@@ -144,7 +144,7 @@ def states(case: Case):
 
 @functools.lru_cache
 def one_state(model: str, width: int | None):
-    """Of one member; the same for all ways to compute."""
+    """Return the state of one member, which all programs share."""
     return jax.jit(
         lambda: create_state(
             create(model, width=width), Recipe(batch_size=BATCH, flip=True, translate=2), 1, jnp.int32(0)
@@ -166,14 +166,14 @@ def random_images(count: int) -> Split:
 
 @functools.lru_cache
 def flops_per_image(model: str, width: int | None) -> float:
-    """Of a training step with plain convolutions."""
+    """Return operations per image of a training step with plain convolutions."""
     if model == "mcnn":
         return member_step_flops(width)
     return step_flops(create(model, width=width), (32, 32, 3), Recipe(batch_size=BATCH, flip=True, translate=2)) / BATCH
 
 
 def torch_rows(report: Report, width: int, images: int, peaks: dict[str, float]) -> dict[str, float]:
-    """Images per second of PyTorch's forms, by name."""
+    """Return images per second of PyTorch programs, by name."""
     speeds = {}
     forms = {
         "PyTorch eager, float32": {},
@@ -194,16 +194,13 @@ def torch_rows(report: Report, width: int, images: int, peaks: dict[str, float])
             common = {"width": width, "batch_size": BATCH, "seed": 0, "device": device, **options}
             few, many = (1, 2) if report.rehearse else (2, 32)
             spent = {}
-            for epochs in (
-                few,
-                few,
-                many,
-            ):  # the first time kernels are chosen; what is left in `few` begins a training
+            # The first run is a warm-up; then `few` measures the overhead of starting a training.
+            for epochs in (few, few, many):
                 clock = published.Seconds()
                 published.train_member(split.images, split.labels, epochs=epochs, seconds=clock, **common)
                 spent[epochs] = clock.training
-            epochs, training = many - few, spent[many] - spent[few]  # without what begins a training
-            if training <= 0:  # lost in noise
+            epochs, training = many - few, spent[many] - spent[few]  # without the overhead of starting a training
+            if training <= 0:  # below the noise
                 epochs, training = many, spent[many]
             speeds[name] = epochs * images / training
             share = speeds[name] * member_step_flops(width) / peaks["bfloat16" if options else "float32"]

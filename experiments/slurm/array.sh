@@ -1,15 +1,16 @@
 #!/bin/bash
-# A sweep as an array job: the zoo in PARTS parts, merged; then the sweep in PARTS parts, merged and drawn.
+# Submit a command as array jobs: train the zoo in PARTS parts and merge them; compute the results in PARTS parts, merge
+# them and draw the figures.
 #   PARTS=8 OUT=runs/stitch/mine bash experiments/slurm/array.sh stitch "--dataset cifar10 --seeds 16" "--pairs all"
-# The first words are the flags of the zoo, which both have, the second those of the sweep alone. No more parts than
-# seeds (ZOO_PARTS says otherwise for the zoo).
+# The first argument after the command has the flags of the zoo, which the command also gets; the second has the other
+# flags of the command. PARTS must not exceed the number of seeds; ZOO_PARTS sets another number of parts for the zoo.
 
 set -euo pipefail
 experiment=$1
 read -ra zoo_flags <<<"$2"
 read -ra flags <<<"${3:-}"
 here=$(dirname "$0")
-: "${PARTS:?how many parts}" "${OUT:?the folder of the results}"
+: "${PARTS:?number of parts}" "${OUT:?folder of the results}"
 ZOO=${ZOO:-$OUT-zoo}
 ZOO_PARTS=${ZOO_PARTS:-$PARTS}
 

@@ -69,8 +69,8 @@ def check_fingerprint(path: PathLike, saved: str | None, delete: PathLike | None
     expected = folder_fingerprint(path)
     if expected is not None and saved != expected:
         raise InputError(
-            f"{path}: made with another configuration ({saved or 'none'}) than its folder's ({expected}); "
-            f"delete {delete or 'it'} and run the command again to have it made"
+            f"{path}: written with another configuration ({saved or 'none'}), expected {expected}, that of its folder; "
+            f"delete {delete or 'it'} and run again"
         )
 
 
@@ -143,7 +143,7 @@ def read_csv(
         raise _damaged(path, "CSV", error, delete) from None
     if missing := [column for column in columns if column not in frame.columns]:
         target = delete or "the file"
-        raise InputError(f"{path}: columns {', '.join(missing)} are missing; delete {target} to have it made again")
+        raise InputError(f"{path}: columns {', '.join(missing)} are missing; delete {target} and run again")
     for saved in frame.pop(FINGERPRINT).unique() if FINGERPRINT in frame.columns else [None]:
         check_fingerprint(path, saved, delete)
     return frame
@@ -214,4 +214,4 @@ def _read(path: PathLike) -> bytes:
 
 def _damaged(path: PathLike, kind: str, error: Exception, delete: PathLike | None = None) -> InputError:
     reason = " ".join(str(error).split())
-    return InputError(f"{path}: not a whole {kind} file ({reason}); delete {delete or 'it'} to have it made again")
+    return InputError(f"{path}: not a complete {kind} file ({reason}); delete {delete or 'it'} and run again")

@@ -127,7 +127,7 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
             except OSError as error:  # the name is too long
                 reason = error.strerror
         if reason:
-            raise InputError(f"folder: {folder} cannot be made ({reason}); take another folder") from None
+            raise InputError(f"folder: {folder} cannot be created ({reason}); take another folder") from None
         return False
     except OSError as error:
         raise InputError(f"folder: {folder} cannot be read ({error.strerror})") from None
@@ -161,7 +161,7 @@ def check_config(folder: PathLike, kind: str, config: Mapping[str, Any]) -> None
     differences = compare(read_config(folder, kind), json.loads(to_text(config)))
     if differences:
         listed = "".join(
-            f"\n  {key}: {saved} there, {requested} here" for key, (saved, requested) in differences.items()
+            f"\n  {key}: saved {saved}, requested {requested}" for key, (saved, requested) in differences.items()
         )
         if any(key.rpartition(".")[2] == "structure" for key in differences):
             listed += f"\nstructure: {STRUCTURE}."

@@ -204,7 +204,7 @@ class ZooFolder:
         if current_structure != structure:
             raise InputError(
                 f"folder: {self.path} holds members of another structure than {self.config.model_name!r} has "
-                f"({structure} there, {current_structure} here): {runs.STRUCTURE}"
+                f"(saved {structure}, requested {current_structure}): {runs.STRUCTURE}"
             )
         for name in FUNCTIONS:
             if current_fingerprints.get(name) != fingerprints.get(name):

@@ -85,7 +85,7 @@ class FreezeScheduler:
         if not self.decided(min(epoch, self.last - 1)):
             raise InputError(
                 f"folder: {self.folder / FILE} lacks the schedule by which {epoch} epochs were trained; delete "
-                f"{self.folder} to have both made again"
+                f"{self.folder} and train again"
             )
 
     def update(self, seeds: Sequence[int], members: Member, epoch: int) -> None:

@@ -1,4 +1,4 @@
-"""Summarize a rotation experiment as text."""
+"""Title, table and conclusion of a rotation experiment."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,32 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 
-from experiments.rotation_published import compare_with_published
+from experiments.rotation_claims import compare_with_published
+from symjax import plots
 from symjax.network import Network
-from symjax.tables import mean
+from symjax.tables import mean, mean_and_deviation
+
+
+def title(table: pd.DataFrame, dataset: str) -> str:
+    """Return the title of the summary: models and baselines."""
+    baselines = table.drop_duplicates(["model", "seed"]).groupby("model", sort=False).baseline.agg(mean)
+    return f"Baselines on {dataset}: " + ", ".join(f"{model} {value:.2f} %" for model, value in baselines.items())
+
+
+def caption(table: pd.DataFrame) -> str:
+    """Return the caption of the table."""
+    over, several = plots.describe_draws(table)
+    return "rotation penalty in percentage points" + (f", mean ± deviation over {over}" if several else "")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation (n - 1) of penalties, with rows of models and kinds and columns of layers."""
+    grouped = table.groupby(["model", "kind", "layer"], sort=False).penalty
+    text = mean_and_deviation(grouped, 1).unstack("layer")[list(table.layer.unique())]
+    rows = list(table[["model", "kind"]].drop_duplicates().itertuples(index=False, name=None))
+    text = text.loc[rows]
+    text.index = [", ".join(row) if table.model.nunique() > 1 else row[1] for row in rows]
+    return text.rename_axis(index=None, columns=None)
 
 
 def uses_relu(network: Network) -> bool:
@@ -55,7 +78,7 @@ def conclusion(table: pd.DataFrame, relu: Sequence[str], normed: Sequence[str] =
         baseline = mean(rows.drop_duplicates("seed").baseline)
         if baseline < 2 * chance:
             sentences.append(
-                f"But the accuracy of {model} is close to chance ({baseline:.1f} %): it has little to lose."
+                f"The accuracy of {model} is close to chance ({baseline:.1f} %), so that no matrix can lower it much."
             )
     if normed:
         sentences.append(BATCH_NORM_WARNING.format(models=", ".join(normed)))
