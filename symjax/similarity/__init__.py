@@ -5,6 +5,7 @@ and `grad`. `MEASURES` lists the functions that return a number, with their refe
 """
 
 from symjax.similarity.alignment import Matching, Rotation
+from symjax.similarity.bartlett import BartlettTest, bartlett_test
 from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
@@ -57,6 +58,7 @@ __all__ = [
     "MEASURES",
     "PCA",
     "PLS",
+    "BartlettTest",
     "Diagnosis",
     "ErrorBars",
     "FewExamplesWarning",
@@ -71,6 +73,7 @@ __all__ = [
     "Rotation",
     "Stream",
     "Transport",
+    "bartlett_test",
     "cca",
     "cca_distance",
     "cca_similarity",
