@@ -58,6 +58,7 @@ def mean_curves(
                 intervals = rows.groupby(x)[y].agg(lambda values: values.mean(skipna=False)).to_frame("mean")
                 intervals["half"] = [mean_interval(values)[1] for _, values in rows.groupby(x)[y]]
                 axes.plot(intervals.index, intervals["mean"], label=str(label), **styles[label])
+                limits = axes.get_ylim()  # of the curves; wide intervals of few networks are cut
                 axes.fill_between(
                     intervals.index,
                     intervals["mean"] - intervals.half,
@@ -66,6 +67,7 @@ def mean_curves(
                     alpha=0.2,
                     linewidth=0,
                 )
+                axes.set_ylim(limits)
             axes.set_title(str(name), fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
         for axes in bottom_axes(grid):
