@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -54,20 +55,15 @@ def mean_curves(
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(panels), 2.6, 2.1, ax=ax, margins=(0.3, 0.7), sharey=sharey)
         for axes, name in zip(grid.flat, panels, strict=False):
+            curves = {}
             for label, rows in table[table[panel] == name].groupby(line, sort=False):
-                intervals = rows.groupby(x)[y].agg(lambda values: values.mean(skipna=False)).to_frame("mean")
-                intervals["half"] = [mean_interval(values)[1] for _, values in rows.groupby(x)[y]]
-                axes.plot(intervals.index, intervals["mean"], label=str(label), **styles[label])
-                limits = axes.get_ylim()  # of the curves; wide intervals of few networks are cut
-                axes.fill_between(
-                    intervals.index,
-                    intervals["mean"] - intervals.half,
-                    intervals["mean"] + intervals.half,
-                    color=styles[label]["color"],
-                    alpha=0.2,
-                    linewidth=0,
-                )
-                axes.set_ylim(limits)
+                groups = {position: mean_interval(values) for position, values in rows.groupby(x)[y]}
+                curves[label] = np.array([(position, *interval) for position, interval in groups.items()]).T
+                axes.plot(*curves[label][:2], label=str(label), **styles[label])
+            axes.autoscale(False)  # wide intervals of few networks are cut
+            for label, (positions, centre, half) in curves.items():
+                color = styles[label]["color"]
+                axes.fill_between(positions, centre - half, centre + half, color=color, alpha=0.2, linewidth=0)
             axes.set_title(str(name), fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
         for axes in bottom_axes(grid):
