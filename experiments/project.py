@@ -16,6 +16,7 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.folders import clean_accuracy, run_folder
+from experiments.registry import Experiment
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
@@ -32,6 +33,7 @@ from symjax.training import percent
 
 KEY = {"seed": int, "layer_index": int, "method": str, "directions": int}
 ROWS = Schema("results", KEY, ("layer", "channels", "accuracy", "clean_accuracy"), order=("layer_index", "seed"))
+EXPERIMENT = Experiment(place=65)
 LOSS = 1.0  # percentage points of accuracy that a sufficient number of directions may cost
 
 

@@ -38,16 +38,16 @@ pytestmark = [
 ]
 
 MODULES = {}
-for info in pkgutil.iter_modules(symjax.__path__):
+for info in [*pkgutil.iter_modules(symjax.__path__), *pkgutil.iter_modules(symjax.ops.__path__, "ops.")]:
     module = importlib.import_module(f"symjax.{info.name}")
-    if hasattr(module, "__all__"):
+    if hasattr(module, "__all__") and info.name != "ops":
         MODULES[info.name] = module
 PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.items() for item in module.__all__}
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
-    *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
+    *("ops.parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
 )
 MADE = (  # classes that the library makes, or that hold whatever they are given
@@ -57,7 +57,7 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.Decision",
         "groups.Intertwiner",
         "groups.MatrixGroup",
-        "memory.MemoryEstimate",
+        "ops.memory.MemoryEstimate",
     ),
     *("groups.Axis", "groups.Symmetry", "groups.Space", "models.Model", "network.Member", "network.Network"),
     *("network.StitchPoint", "rotation.RotationCase", "rotation.CaseResult"),
@@ -70,7 +70,7 @@ METHODS = ("zoo.Zoo.member", "network.Network.index", "network.Network.parse_poi
 
 
 def test_the_docstring_says_what_is_public():
-    assert set(re.findall(r"`symjax\.(\w+)`", symjax.__doc__)) == set(MODULES)
+    assert set(re.findall(r"`symjax\.([\w.]+)`", symjax.__doc__)) == set(MODULES)
     for name, value in vars(symjax).items():
         if name in symjax.__all__ and name != "InputError":
             assert value in (getattr(similarity, name, None), getattr(symjax.birkhoff, name, None))
@@ -159,8 +159,8 @@ def calls(tmp_path_factory):
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
-        "memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
-        "memory.parse_bytes": {"text": "1GB"},
+        "ops.memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
+        "ops.memory.parse_bytes": {"text": "1GB"},
         "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
         "models.register": {"presets": {}},
@@ -168,10 +168,10 @@ def calls(tmp_path_factory):
         "network.Network.index": {"point": 0},
         "network.Network.parse_points": {"text": "relu1"},
         "pairs.draw_pairs": {"count": 2},
-        "parallel.Execution": {"members": "map", "conv": "native"},
-        "parallel.default_execution": {"backend": "cpu"},
-        "parallel.over_members": {"fn": lambda member, shared: member},
-        "parallel.use_cores": {"count": 2},
+        "ops.parallel.Execution": {"members": "map", "conv": "native"},
+        "ops.parallel.default_execution": {"backend": "cpu"},
+        "ops.parallel.over_members": {"fn": lambda member, shared: member},
+        "ops.parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.freezing": {"metrics": results, "cost": results},
@@ -186,6 +186,7 @@ def calls(tmp_path_factory):
         "rotation.RotationPlan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
+        "similarity.add_measures": {"measures": ()},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},
         "similarity.hsic": {"k": np.eye(12), "l": np.eye(12)},
         "similarity.load_stream": {"path": folder / "state.npz", "like": state},
@@ -199,7 +200,8 @@ def calls(tmp_path_factory):
         "stitching.matched": {"moments": stitching.feature_moments(ANY, ANY)},
         "stitching.load_stitch": {"folder": folder, "pair": (0, 1), "layer": "relu1", "family": "full"}
         | {"like": member.state},
-        "stitching.parse_families": {"text": "full,rank2"},
+        "stitching.parse_families": {"families": "full,rank2"},
+        "stitching.register_family": {"name": "own"},
         "stitching.Plan": {"points": (0,), "families": stitching.parse_families("full"), "config": fit},
         "stitching.stitch": {"a": (network, member), "b": (network, member), "at": "relu1", "families": "full"}
         | {
@@ -251,7 +253,7 @@ COSTLY = (
     "zoo.train_together",
     "data.augment",
 )
-COSTLY += ("representations.features_of", "representations.representations", "parallel.use_cores")  # too late here
+COSTLY += ("representations.features_of", "representations.representations", "ops.parallel.use_cores")  # too late here
 QUICK = [name for name in (*FUNCTIONS, *MAKES, *METHODS) if name.split(".")[0] not in ("similarity", "birkhoff")]
 
 
@@ -297,7 +299,7 @@ def test_figures_go_on_axes_that_are_there_and_into_files_where_asked(name, call
 NOTHING = [None, {}, object()]
 PYTREES = {"params", "stats", "like", "state", "member", "shared", "result"}  # of the library's own making
 NAMED = {  # arguments whose messages name the flag or what the argument belongs to
-    "memory.parse_bytes.text": "max_device_memory",
+    "ops.memory.parse_bytes.text": "max_device_memory",
     "network.Network.parse_points.text": "layers",
     "models.build.name": "model",
     "models.create.name": "model",
@@ -307,7 +309,6 @@ NAMED = {  # arguments whose messages name the flag or what the argument belongs
     "plots.over_time.panel": "panel|table: columns x",
     "rotation.parse_kinds.text": "kinds",
     "stitching.load_stitch.pair": "pair|stitches",
-    "stitching.parse_families.text": "families",
     "stitching.stitch.validation": "validation|batch_size",
     "stitching.stitch.test": "train|test|inputs|targets",
     "stitching.stitch.train": "train|test|inputs|targets|batch_size",
@@ -326,11 +327,16 @@ TAKEN = {  # what is right after all
     "dynamics.epoch_above.level": SIZES,
     "freezing.Saturation.threshold": [-1],
     "groups.homogeneity_defect.scales": [[]],
-    "parallel.default_execution.backend": ["x"],  # one of tomorrow
+    "models.create.classes": [None],  # targets that are not classes
+    "network.stitch_point.name": ["x"],
+    "ops.parallel.default_execution.backend": ["x"],  # one of tomorrow
     "plots.curves.table": [pd.DataFrame()],  # no figure
     "plots.homogeneity.slope": [-1],
     "similarity.pairwise.pairs": [[]],
+    "stitching.register_family.description": ["x", ""],
+    "stitching.register_family.name": ["x"],
     "zoo.ZooConfig.dataset": ["x"],  # asked for when it is loaded
+    "zoo.train.seeds": [[1, 2]],
     "zoo.train.save_every_seconds": [math.inf],
     "zoo.train_together.save_every_seconds": [math.inf],
 }

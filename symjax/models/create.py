@@ -57,6 +57,8 @@ def create(
             "image_size": example.shape[1] if square else None,
             "channels": example.shape[-1] if is_image else None,
         }
+    if example is None:
+        sizes |= {argument: integer(argument, sizes[argument], 1, 2**20) for argument in ("image_size", "channels")}
     sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items() if value is not None}
     if example is None:
         example = jax.ShapeDtypeStruct((2, image_size, image_size, channels), jnp.float32)

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax.checks import integers
+from symjax.checks import integers, text
 from symjax.checks import path as checked_path
 from symjax.errors import InputError
 from symjax.ops import files
@@ -260,6 +260,7 @@ def load_stitch(
     """
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, expected the seeds of front and tail")
+    text("layer", layer), text("family", family)
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
     arrays, prefix = files.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
     saved = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
