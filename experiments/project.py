@@ -33,7 +33,7 @@ from symjax.training import percent
 
 KEY = {"seed": int, "layer_index": int, "method": str, "directions": int}
 ROWS = Schema("results", KEY, ("layer", "channels", "accuracy", "clean_accuracy"), order=("layer_index", "seed"))
-EXPERIMENT = Experiment(place=65)
+EXPERIMENT = Experiment(place=120)
 LOSS = 1.0  # percentage points of accuracy that a sufficient number of directions may cost
 
 

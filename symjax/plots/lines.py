@@ -28,10 +28,13 @@ def mean_curves(
     title: str = "",
     ordered: bool = False,
     sharey: bool = True,
+    interval: tuple[str, str] | None = None,
+    xscale: str = "linear",
 ) -> Figure:
     """Draw a panel per value of `panel` with a curve over `x` per value of `line`.
 
-    Curves are means of the rows that agree in panel, line and x; bands are 95 % confidence intervals by Student's t.
+    Curves are means of the rows that agree in panel, line and x; bands are 95 % confidence intervals by Student's t, or
+    those of columns of the table.
 
     Args:
       table: columns `x`, `y`, `line` and `panel`; panels and lines are drawn in the order of the rows.
@@ -41,6 +44,8 @@ def mean_curves(
       title: title of the figure.
       ordered: whether the lines have an order, which their colours then show.
       sharey: whether all panels have the same vertical axis.
+      interval: names of columns with the ends of the bands, for a table with one row for each point of a curve.
+      xscale: "linear" or "log", which then shows each value of x as a power of 2.
 
     Returns:
       The figure.
@@ -57,15 +62,24 @@ def mean_curves(
         for axes, name in zip(grid.flat, panels, strict=False):
             curves = {}
             for label, rows in table[table[panel] == name].groupby(line, sort=False):
-                groups = {position: mean_interval(values) for position, values in rows.groupby(x)[y]}
-                curves[label] = np.array([(position, *interval) for position, interval in groups.items()]).T
+                curves[label] = _points(rows, x, y, interval)
                 axes.plot(*curves[label][:2], label=str(label), **styles[label])
             axes.autoscale(False)  # wide intervals of few networks are cut
-            for label, (positions, centre, half) in curves.items():
-                color = styles[label]["color"]
-                axes.fill_between(positions, centre - half, centre + half, color=color, alpha=0.2, linewidth=0)
+            for label, (positions, _, low, high) in curves.items():
+                axes.fill_between(positions, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
             axes.set_title(str(name), fontsize=9)
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
+            if xscale == "log":
+                axes.set_xscale("log", base=2)
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
         for axes in bottom_axes(grid):
             axes.set_xlabel(xlabel)
         return finish(figure, path, ax, grid, title=title, ylabel=ylabel, legend={})
+
+
+def _points(rows: pd.DataFrame, x: str, y: str, interval: tuple[str, str] | None) -> np.ndarray:
+    """Return x, mean, low and high of a curve, (4, points)."""
+    if interval is not None:
+        return rows.sort_values(x)[[x, y, *interval]].to_numpy(float).T
+    points = [(position, *mean_interval(values)) for position, values in rows.groupby(x)[y]]
+    return np.array([(position, centre, centre - half, centre + half) for position, centre, half in points]).T
