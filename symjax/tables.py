@@ -1,6 +1,9 @@
 """Means and labels of result tables, as summaries and figures show them."""
 
+import math
+
 import pandas as pd
+from scipy.special import stdtrit
 
 
 def mean_and_deviation(grouped, digits: int) -> pd.Series:
@@ -33,3 +36,18 @@ def with_both_layers(table: pd.DataFrame) -> pd.DataFrame:
 def over_networks(count: int, what: str = "mean ± deviation") -> str:
     """Return the words for a statistic `what` over `count` networks, as in captions."""
     return f"{what} over {count} networks" if count > 1 else "of one network"
+
+
+def mean_interval(values: pd.Series, level: float = 0.95) -> tuple[float, float]:
+    """Return the mean and the half width of its confidence interval by Student's t; NaN for a single value."""
+    count = len(values)
+    half = stdtrit(count - 1, (1 + level) / 2) * values.std(skipna=False) / math.sqrt(count) if count > 1 else math.nan
+    return mean(values), float(half)
+
+
+def interval_text(values: pd.Series, digits: int = 2) -> str:
+    """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; the mean of one value."""
+    centre, half = mean_interval(values)
+    if math.isnan(half):
+        return f"{centre:z.{digits}f}"
+    return f"{centre:z.{digits}f} [{centre - half:z.{digits}f}, {centre + half:z.{digits}f}]"

@@ -13,6 +13,7 @@ Every function returns its figure, or None if the table has nothing to draw, and
 from symjax.plots.dynamics import layers_by_layers, layers_by_time, over_layers, over_time
 from symjax.plots.freezing import freezing
 from symjax.plots.groups import group_distances
+from symjax.plots.lines import mean_curves
 from symjax.plots.rotation import describe_draws as describe_draws
 from symjax.plots.rotation import rotation_curves, rotations
 from symjax.plots.selection import chosen_values, sparsity
@@ -33,6 +34,7 @@ __all__ = [
     "homogeneity",
     "layers_by_layers",
     "layers_by_time",
+    "mean_curves",
     "over_layers",
     "over_time",
     "penalties",

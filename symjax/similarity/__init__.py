@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 
 from symjax.similarity.alignment import Matching, Rotation
+from symjax.similarity.bartlett import BartlettTest, bartlett_test
 from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
@@ -64,6 +65,7 @@ __all__ = [
     "MEASURES",
     "PCA",
     "PLS",
+    "BartlettTest",
     "Diagnosis",
     "ErrorBars",
     "FewExamplesWarning",
@@ -79,6 +81,7 @@ __all__ = [
     "Stream",
     "Transport",
     "add_measures",
+    "bartlett_test",
     "cca",
     "cca_distance",
     "cca_similarity",

@@ -54,6 +54,11 @@ def apply_gradients(tx: optax.GradientTransformation, grads, opt_state, params):
         return optax.apply_updates(params, updates), opt_state
 
 
+def initial_member(network: Network, seed: jax.Array) -> Member:
+    """Return the member with which the training of a seed starts."""
+    return network.init(jax.random.fold_in(jax.random.key(seed), 0))
+
+
 def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: jax.Array) -> TrainState:
     """Return the initial state of a member, which depends on its seed only.
 
@@ -82,7 +87,7 @@ def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: j
     is_scalar_array = isinstance(seed, jax.Array) and seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)
     if not is_scalar_array or is_concrete(seed):
         seed = integer("seed", int(seed) if is_scalar_array else seed)
-    member = network.init(jax.random.fold_in(jax.random.key(seed), 0))
+    member = initial_member(network, seed)
     opt_state = optimizer(recipe, steps_per_epoch).init(member.params)
     return TrainState(member, opt_state, jnp.asarray(seed, jnp.int32), jnp.zeros((), jnp.int32))
 

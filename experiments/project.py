@@ -1,0 +1,219 @@
+"""Measure the accuracy of networks of which one layer is projected onto its top k directions (Raghu et al. 2017).
+
+Directions are principal components, those of CCA, SVCCA and PLS with the same layer of another network, neurons of the
+largest norm, or random. A layer needs few directions if the accuracy survives with small k. With no argument: a zoo of
+4 narrow Myrtle CNNs on scikit-learn's digits, every layer. The zoo is trained if it is missing. The same command again
+computes nothing; more seeds, layers, methods or directions extend the results.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import pandas as pd
+
+from experiments import dry_run
+from experiments.folders import clean_accuracy, run_folder
+from experiments.registry import Experiment
+from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from experiments.summary import Summary
+from symjax import plots, zoo
+from symjax.checks import integers
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.flops import segment_flops
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import ResultTable, Schema
+from symjax.projections import METHODS, PAIRED, project, projected_accuracy
+from symjax.representations import as_maps, representations
+from symjax.tables import interval_text, mean
+from symjax.training import percent
+
+KEY = {"seed": int, "layer_index": int, "method": str, "directions": int}
+ROWS = Schema("results", KEY, ("layer", "channels", "accuracy", "clean_accuracy"), order=("layer_index", "seed"))
+EXPERIMENT = Experiment(place=120)
+LOSS = 1.0  # percentage points of accuracy that a sufficient number of directions may cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    methods: str = ",".join(METHODS)
+    """Methods that choose directions: pca, cca, svcca, pls, neurons, random, separated by commas."""
+    directions: str = "0,1,2,3,4,6,8,12,16,24,32,48,64,96,128,192,256,384,512"
+    """Numbers of directions, separated by commas; those above the channels of a layer are left out, and all channels
+    are added."""
+    layers: str = "all"
+    """Stitch points by name, such as relu1,relu3, or all."""
+    examples: int = 1000
+    """Training images from which directions are computed; all if there are fewer."""
+    direction_seed: int = 0
+    """Seed of random directions."""
+    zoo: Annotated[Path | None, optional("DIR", "as in python -m experiments.zoo")] = None
+    """The folder of the zoo, which is trained there if it is missing."""
+    out: Annotated[Path | None, optional("DIR", "runs/project/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> Summary:
+    config, seeds, methods = settings.zoo_config(), settings.parse_seeds(), parse_methods(settings.methods)
+    directions = parse_directions(settings.directions)
+    if len(seeds) < 2 and (paired := [method for method in methods if method in PAIRED]):
+        raise InputError(f"seeds: got one, expected two or more for {', '.join(paired)}, which compare two networks")
+    if settings.examples < 4:
+        raise InputError(f"examples: got {settings.examples}, expected 4 or more")
+    if not 0 <= settings.direction_seed < 2**31:
+        raise InputError(f"direction_seed: got {settings.direction_seed}, expected an integer from 0 to {2**31 - 1}")
+    dataset = settings.load_dataset()
+    network = config.network(dataset)
+    points = network.parse_points(settings.layers)
+    # Directions depend on the other network, so that the seeds are part of the configuration.
+    document = {"zoo": config.identity(dataset), "seeds": list(seeds), "test_size": settings.test_size}
+    document |= {name: getattr(settings, name) for name in ("examples", "direction_seed")}
+    out = run_folder("project", zoo_folder(config).name, document, dataset, settings.out)
+    requested = {p: request(seeds, p, methods, directions, network.points[p].channels) for p in points}
+    zoo_path = settings.zoo or zoo_folder(config)
+
+    def phases() -> list[dry_run.Phase]:
+        table = ResultTable(out.path, ROWS)
+        missing = {p: len(table.missing(rows)) for p, rows in requested.items()}
+        plain = segment_flops(network, dataset.example_shape)
+        flops = sum(count * len(dataset.test) * sum(plain[p + 1 :]) for p, count in missing.items())
+        total, existing = sum(missing.values()), sum(map(len, requested.values()))
+        return [
+            dry_run.zoo_phase(config, dataset, seeds, zoo_path, settings.memory_limit),
+            dry_run.Phase("projections to evaluate", total, existing - total, flops),
+        ]
+
+    dry_run.stop(settings, config, dataset, out.path, phases)
+    trained = settings.train_zoo(config, dataset, zoo_path)
+    with out.open() as folder:
+        table = compute(folder, trained, dataset, requested, settings)
+        accuracy = clean_accuracy(folder, trained, dataset, settings.memory_limit).mean()
+        plots.mean_curves(
+            table.assign(panel=table.layer + " (" + table.channels.astype(str) + " channels)"),
+            folder / "accuracy",
+            x="directions",
+            y="accuracy",
+            line="method",
+            panel="panel",
+            xlabel="directions",
+            ylabel="accuracy (%)",
+        )
+        needed = sufficient(table)
+        return Summary(
+            folder,
+            f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
+            conclusion(needed),
+            {
+                f"directions for an accuracy within {LOSS:g} percentage point of the clean one, mean and 95 % interval "
+                f"over {len(seeds)} networks": grid(needed)
+            },
+            ("accuracy",),
+        )
+
+
+def parse_methods(text: str) -> list[str]:
+    """Return the methods of a comma-separated list, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names or set(names) - set(METHODS):
+        raise InputError(f"methods: got {text!r}, expected names of {', '.join(METHODS)}, separated by commas")
+    return names
+
+
+def parse_directions(text: str) -> list[int]:
+    """Return the ascending numbers of a comma-separated list, each once."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and len(part) < 8 for part in parts):
+        raise InputError(f"directions: got {text!r}, expected integers from 0, separated by commas")
+    return sorted(set(integers("directions", map(int, parts))))
+
+
+def request(seeds, point: int, methods: list[str], directions: list[int], channels: int) -> pd.DataFrame:
+    """Return the keys of the rows of one layer; all channels are always among the directions."""
+    ks = [*(k for k in directions if k < channels), channels]
+    return pd.MultiIndex.from_product([sorted(seeds), [point], methods, ks], names=list(KEY)).to_frame(index=False)
+
+
+def compute(
+    folder: Path, trained: zoo.Zoo, dataset: Dataset, requested: dict[int, pd.DataFrame], settings: Settings
+) -> pd.DataFrame:
+    """Return the requested rows; compute the missing ones, layer by layer and method by method."""
+    results, network, count = ResultTable(folder, ROWS), trained.network, len(dataset.test)
+    missing = {point: results.missing(rows) for point, rows in requested.items()}
+    limit, normalization = settings.memory_limit, (dataset.mean, dataset.std)
+    clean = clean_accuracy(folder, trained, dataset, limit)
+    total = sum(rows.method.nunique() for rows in missing.values())
+    with progress_bar(desc="project", unit="method", total=total, disable=not total) as bar:
+        for point, rows in missing.items():
+            if rows.empty:
+                continue
+            layer = network.points[point]
+            images = dataset.train.images[: settings.examples]
+            options = {"layers": layer.name, "max_device_memory": limit}
+            (features,) = as_maps(representations(trained, images, *normalization, **options)).values()
+            for method, group in rows.groupby("method", sort=False):
+                projections = [
+                    [project(method, x, features[(i + 1) % len(features)], key=random_key(settings, point, seed))]
+                    for i, (x, seed) in enumerate(zip(features, trained.seeds, strict=True))
+                ]
+                ks = sorted(group.directions.unique().tolist())
+                accuracy = projected_accuracy(
+                    network, trained.members, point, projections, ks, dataset.test, *normalization
+                )
+                table = pd.DataFrame(percent(accuracy[:, 0], count), columns=ks).assign(
+                    seed=trained.seeds, clean_accuracy=clean
+                )
+                table = table.melt(["seed", "clean_accuracy"], var_name="directions", value_name="accuracy")
+                results.add(
+                    table.assign(layer_index=point, method=method, layer=layer.name, channels=layer.channels).astype(
+                        KEY
+                    )
+                )
+                bar.update()
+    return results.select(pd.concat(requested.values()))
+
+
+def random_key(settings: Settings, point: int, seed: int) -> jax.Array:
+    """Return the key of the random directions of one member at one layer."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(settings.direction_seed), seed), point)
+
+
+def sufficient(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, by layer, method and seed, the fewest directions from which on the accuracy is at most `LOSS` lower.
+
+    It is the number of channels plus 1 if not even all directions suffice.
+    """
+    rows = []
+    for (layer, method, seed), group in table.groupby(["layer", "method", "seed"], sort=False):
+        group = group.sort_values("directions", ascending=False)
+        enough = np.logical_and.accumulate((group.accuracy >= group.clean_accuracy - LOSS).to_numpy())
+        channels = group.channels.iloc[0]
+        needed = group.directions.to_numpy()[enough].min() if enough.any() else channels + 1
+        rows.append({"layer": layer, "method": method, "seed": seed, "needed": needed, "channels": channels})
+    return pd.DataFrame(rows)
+
+
+def grid(needed: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean number of sufficient directions: methods down, layers across."""
+    text = needed.groupby(["method", "layer"], sort=False).needed.agg(lambda n: interval_text(n, 1)).unstack("layer")
+    channels = needed.drop_duplicates("layer").set_index("layer").channels
+    text = text.loc[needed.method.unique(), needed.layer.unique()]
+    text.columns = [f"{layer} (of {channels[layer]})" for layer in text.columns]
+    return text.rename_axis(index=None)
+
+
+def conclusion(needed: pd.DataFrame) -> str:
+    """Return the share of directions that each method needs on average over layers, fewest first."""
+    share = (100 * needed.needed / needed.channels).groupby([needed.method, needed.seed]).agg(mean)
+    text = share.groupby("method").agg(lambda values: interval_text(values, 0))
+    order = share.groupby("method").agg(mean).sort_values(kind="stable").index
+    shares = ", ".join(f"{method} {text[method]}" for method in order)
+    return (
+        f"Directions within {LOSS:g} point of the clean accuracy, in percent of the channels over all layers: {shares}."
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

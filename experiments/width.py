@@ -1,0 +1,230 @@
+"""Compare networks of equal width, for several widths: wider networks are more alike (Morcos et al. 2018, section 3.2).
+
+For each width a zoo is trained from independent seeds. The PWCCA distance of one layer between two members is computed
+on a fixed number of randomly chosen channels, so that widths can be compared, before and after the training. With no
+argument: 4 narrow Myrtle CNNs of each of 4 widths on scikit-learn's digits. The same command again computes nothing;
+more seeds or wider networks extend the results.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import numpy as np
+import pandas as pd
+
+from experiments import dry_run
+from experiments.folders import run_folder, test_percent
+from experiments.registry import Experiment, PublishedTable
+from experiments.settings import ZooSettings, optional, run_command, short_name, zoo_folder
+from experiments.summary import Summary
+from symjax import plots, zoo
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.network import Network
+from symjax.ops import files
+from symjax.ops.result_table import ResultTable, Schema
+from symjax.representations import as_maps, features_of
+from symjax.similarity import mean_over_pairs, pairwise
+from symjax.tables import interval_text, mean
+from symjax.training.loop import initial_member
+from symjax.zoo import ZooConfig
+
+EXPERIMENT = Experiment(
+    place=140,
+    published={
+        "PWCCA distance of the last convolution, by width, Morcos et al. 2018 (about)": PublishedTable(
+            ("narrowest", "widest"), {"trained": (0.47, 0.28), "at initialisation": (0.67, 0.63)}
+        )
+    },
+)
+STATES = ("trained", "initial")
+KEY = {"width": int, "state": str, "model_a": int, "model_b": int}
+ROWS = Schema("results", KEY, ("value", "layer", "channels"))
+ACCURACY = Schema("accuracy", {"width": int, "seed": int}, ("accuracy",), recomputable=True)
+MEASURE = "pwcca_distance"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    widths: tuple[int, ...] = (2, 4, 8, 16)
+    """Widths of the networks, in place of --width."""
+    layer: str = "last"
+    """The stitch point that is compared, by name, or last."""
+    filters: Annotated[int | None, optional("INT", "all channels of the narrowest network")] = None
+    """Randomly chosen channels of each network. Published: 128."""
+    filter_seed: int = 0
+    """Seed of the choice of channels."""
+    examples: int = 500
+    """Test images on which layers are compared; all if there are fewer."""
+    maps: Literal["pixels", "pool"] = "pixels"
+    """Samples of a convolutional layer: pixels, each pixel of each image; pool, the mean over pixels of each image."""
+    out: Annotated[Path | None, optional("DIR", "runs/width/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> Summary:
+    seeds, configs = settings.parse_seeds(), zoo_configs(settings)
+    if len(seeds) < 3:
+        raise InputError(f"seeds: got {len(seeds)}, expected three or more, for intervals over networks")
+    dataset = settings.load_dataset()
+    networks = {width: config.network(dataset) for width, config in configs.items()}
+    points = {width: point_of(network, settings.layer) for width, network in networks.items()}
+    narrowest = min(networks[width].points[point].channels for width, point in points.items())
+    filters = narrowest if settings.filters is None else settings.filters
+    if not 1 <= filters <= narrowest:
+        raise InputError(f"filters: got {filters}, expected 1 to {narrowest}, the channels of the narrowest network")
+    names = {networks[width].points[point].name for width, point in points.items()}
+    folders = {width: zoo_folder(config) for width, config in configs.items()}
+    document = {"zoo": next(iter(configs.values())).identity(dataset), "layer": min(names), "filters": filters}
+    document["zoo"] = {name: value for name, value in document["zoo"].items() if name not in ("width", "structure")}
+    document |= {name: getattr(settings, name) for name in ("filter_seed", "examples", "maps", "test_size")}
+    name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
+    out = run_folder("width", name, document, dataset, settings.out)
+
+    def phases() -> list[dry_run.Phase]:
+        return [
+            dry_run.zoo_phase(
+                config, dataset, seeds, folders[width], settings.memory_limit, name=f"members of width {width} to train"
+            )
+            for width, config in configs.items()
+        ]
+
+    dry_run.stop(settings, next(iter(configs.values())), dataset, out.path, phases)
+    zoos = {width: settings.train_zoo(config, dataset, folders[width]) for width, config in configs.items()}
+    with out.open() as folder:
+        table, accuracy = compute(folder, zoos, points, dataset, filters, settings)
+        means = summarize(table, accuracy)
+        files.write_csv(folder / "means.csv", means)
+        plots.mean_curves(
+            means.assign(panel=f"{min(names)}, {filters} channels"),
+            folder / "distance",
+            x="width",
+            y="distance",
+            line="state",
+            panel="panel",
+            xlabel="width",
+            ylabel="PWCCA distance",
+            interval=("low", "high"),
+            xscale="log",
+        )
+        return Summary(
+            folder,
+            f"{settings.model} of widths {', '.join(map(str, configs))} on {dataset.name}, {len(seeds)} networks each",
+            conclusion(means),
+            {
+                f"PWCCA distance of {min(names)} on {filters} channels, mean and 95 % interval over networks": grid(
+                    means
+                )
+            },
+            ("distance",),
+        )
+
+
+def zoo_configs(settings: Settings) -> dict[int, ZooConfig]:
+    """Return the configuration of the zoo of each width, ascending."""
+    if settings.width is not None:
+        raise InputError(f"width: got {settings.width}, expected --widths")
+    widths = settings.widths
+    if len(widths) < 2 or len(set(widths)) < len(widths) or min(widths) < 1:
+        raise InputError(f"widths: got {widths}, expected two or more different integers from 1")
+    return {width: dataclasses.replace(settings, width=width).zoo_config() for width in sorted(widths)}
+
+
+def point_of(network: Network, layer: str) -> int:
+    """Return the index of a stitch point."""
+    return len(network.points) - 1 if layer == "last" else network.parse_points(layer)[0]
+
+
+def compute(
+    folder: Path, zoos: dict[int, zoo.Zoo], points: dict[int, int], dataset: Dataset, filters: int, settings: Settings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return distances of pairs and accuracies of members; compute the widths that lack any."""
+    results, accuracies = ResultTable(folder, ROWS), ResultTable(folder, ACCURACY)
+    seeds = sorted(next(iter(zoos.values())).seeds)
+    pairs = [(a, b) for i, a in enumerate(seeds) for b in seeds[i + 1 :]]
+    requested = pd.DataFrame(
+        [(width, state, *pair) for width in zoos for state in STATES for pair in pairs], columns=list(KEY)
+    )
+    members = pd.MultiIndex.from_product([zoos, seeds], names=list(ACCURACY.key)).to_frame(index=False)
+    for width in accuracies.missing(members).width.unique():
+        percent = test_percent(zoos[width], dataset, settings.memory_limit)
+        accuracies.add(pd.DataFrame({"width": width, "seed": zoos[width].seeds, "accuracy": percent}))
+    for width, state in results.missing(requested)[["width", "state"]].drop_duplicates().itertuples(index=False):
+        features = layer_features(zoos[width], points[width], state, dataset, filters, settings)
+        layer = zoos[width].network.points[points[width]]
+        distances = pairwise({layer.name: features}, MEASURE, models=zoos[width].seeds, maps=settings.maps).values[
+            0, :, 0
+        ]
+        distances = pd.DataFrame(np.asarray(distances), zoos[width].seeds, zoos[width].seeds)
+        # PWCCA weights the directions of its first argument; the mean over both orders is symmetric.
+        rows = [(*pair, (distances.loc[pair] + distances.loc[pair[::-1]]) / 2) for pair in pairs]
+        rows = pd.DataFrame(rows, columns=["model_a", "model_b", "value"])
+        results.add(rows.assign(width=width, state=state, layer=layer.name, channels=layer.channels))
+    return results.select(requested), accuracies.select(members)
+
+
+def layer_features(
+    trained: zoo.Zoo, point: int, state: str, dataset: Dataset, filters: int, settings: Settings
+) -> np.ndarray:
+    """Return the features of a layer of all members, (members, n, ..., filters), with channels chosen by seed."""
+    network, members = trained.network, trained.members
+    if state == "initial":
+        members = jax.jit(jax.vmap(lambda seed: initial_member(network, seed)))(np.asarray(trained.seeds, np.int32))
+    layer = network.points[point]
+    images = dataset.test.images[: settings.examples]
+    options = {"layers": layer.name, "max_device_memory": settings.memory_limit}
+    (features,) = as_maps(features_of(network, members, images, dataset.mean, dataset.std, **options)).values()
+    chosen = [
+        np.sort(np.random.default_rng([settings.filter_seed, seed]).permutation(layer.channels)[:filters])
+        for seed in trained.seeds
+    ]
+    return np.stack([of_member[..., channels] for of_member, channels in zip(features, chosen, strict=True)])
+
+
+def summarize(table: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean distance and its interval over networks by width and state, and the mean accuracy by width."""
+    rows = []
+    for (width, state), group in table.groupby(["width", "state"], sort=False):
+        estimate = mean_over_pairs(group.value.to_numpy(), group[["model_a", "model_b"]].to_numpy())
+        means = {"distance": estimate.estimate, "low": estimate.low, "high": estimate.high}
+        of_width = accuracy[accuracy.width == width].accuracy
+        rows.append(
+            {"width": width, "state": state, "channels": group.channels.iloc[0]}
+            | {name: float(value) for name, value in means.items()}
+            | {"accuracy": mean(of_width), "accuracy_interval": interval_text(of_width)}
+        )
+    return pd.DataFrame(rows)
+
+
+def grid(means: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each width."""
+    text = means.apply(lambda row: f"{row.distance:.3f} [{row.low:.3f}, {row.high:.3f}]", axis=1)
+    table = means.assign(text=text).pivot(index="width", columns="state", values="text")[list(STATES)]
+    return table.assign(**{"test accuracy (%)": means.groupby("width").accuracy_interval.first()}).rename_axis(
+        index="width", columns=None
+    )
+
+
+def conclusion(means: pd.DataFrame) -> str:
+    """Return the distances at both ends and the correlation of accuracy and distance over widths."""
+    parts = []
+    for state in STATES:
+        rows = means[means.state == state].sort_values("width")
+        first, last = rows.iloc[0], rows.iloc[-1]
+        parts.append(
+            f"{state} {first.distance:.2f} at width {first.width} and {last.distance:.2f} at width {last.width}"
+        )
+    trained = means[means.state == "trained"]
+    text = f"PWCCA distance of two networks: {'; '.join(parts)}."
+    if len(trained) > 2:
+        relation = float(np.corrcoef(trained.accuracy, trained.distance)[0, 1])
+        text += (
+            f" Correlation of mean accuracy and distance over {len(trained)} widths: {relation:.2f} (published: -0.96)."
+        )
+    return text
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

@@ -1,0 +1,85 @@
+"""Curves of means with confidence intervals."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from symjax.checks import flag
+from symjax.plots.panels import bottom_axes, panel_grid
+from symjax.plots.style import PAPER, check_table, distinct_styles, finish, sequential_styles
+from symjax.tables import mean_interval
+
+
+def mean_curves(
+    table: pd.DataFrame,
+    path: Path | None = None,
+    *,
+    ax=None,
+    x: str,
+    y: str = "value",
+    line: str,
+    panel: str,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    ordered: bool = False,
+    sharey: bool = True,
+    interval: tuple[str, str] | None = None,
+    xscale: str = "linear",
+) -> Figure:
+    """Draw a panel per value of `panel` with a curve over `x` per value of `line`.
+
+    Curves are means of the rows that agree in panel, line and x; bands are 95 % confidence intervals by Student's t, or
+    those of columns of the table.
+
+    Args:
+      table: columns `x`, `y`, `line` and `panel`; panels and lines are drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
+      x, y, line, panel: names of columns.
+      xlabel, ylabel: labels of the axes.
+      title: title of the figure.
+      ordered: whether the lines have an order, which their colours then show.
+      sharey: whether all panels have the same vertical axis.
+      interval: names of columns with the ends of the bands, for a table with one row for each point of a curve.
+      xscale: "linear" or "log", which then shows each value of x as a power of 2.
+
+    Returns:
+      The figure.
+
+    Raises:
+      InputError: columns are missing or have no numbers.
+    """
+    check_table(path, table, f"{line} {panel}", f"{x} {y}")
+    flag("ordered", ordered)
+    panels, lines = list(table[panel].unique()), list(table[line].unique())
+    styles = sequential_styles(lines) if ordered else distinct_styles(lines)
+    with matplotlib.rc_context(PAPER):
+        figure, grid = panel_grid(len(panels), 2.6, 2.1, ax=ax, margins=(0.3, 0.7), sharey=sharey)
+        for axes, name in zip(grid.flat, panels, strict=False):
+            curves = {}
+            for label, rows in table[table[panel] == name].groupby(line, sort=False):
+                curves[label] = _points(rows, x, y, interval)
+                axes.plot(*curves[label][:2], label=str(label), **styles[label])
+            axes.autoscale(False)  # wide intervals of few networks are cut
+            for label, (positions, _, low, high) in curves.items():
+                axes.fill_between(positions, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
+            axes.set_title(str(name), fontsize=9)
+            if xscale == "log":
+                axes.set_xscale("log", base=2)
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
+        for axes in bottom_axes(grid):
+            axes.set_xlabel(xlabel)
+        return finish(figure, path, ax, grid, title=title, ylabel=ylabel, legend={})
+
+
+def _points(rows: pd.DataFrame, x: str, y: str, interval: tuple[str, str] | None) -> np.ndarray:
+    """Return x, mean, low and high of a curve, (4, points)."""
+    if interval is not None:
+        return rows.sort_values(x)[[x, y, *interval]].to_numpy(float).T
+    points = [(position, *mean_interval(values)) for position, values in rows.groupby(x)[y]]
+    return np.array([(position, centre, centre - half, centre + half) for position, centre, half in points]).T
