@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import clean_accuracy, run_folder
 from experiments.registry import Experiment
-from experiments.settings import ZooSettings, optional, run_command, zoo_folder
+from experiments.settings import ZooSettings, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.checks import integers

@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 import pandas as pd
 
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.registry import Experiment
-from experiments.settings import optional, run_command
 from experiments.summary import Summary
 from symjax import plots
 from symjax.errors import InputError

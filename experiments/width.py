@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
 from experiments.folders import run_folder, test_percent
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import ZooSettings, optional, run_command, short_name, zoo_folder
+from experiments.settings import ZooSettings, short_name, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.data import Dataset
@@ -114,9 +116,7 @@ def main(settings: Settings) -> Summary:
             f"{settings.model} of widths {', '.join(map(str, configs))} on {dataset.name}, {len(seeds)} networks each",
             conclusion(means),
             {
-                f"PWCCA distance of {min(names)} on {filters} channels, mean and 95 % interval over networks": grid(
-                    means
-                )
+                f"PWCCA distance of {min(names)} on {filters} channels, mean and 95 % interval": grid(means),
             },
             ("distance",),
         )

@@ -10,7 +10,7 @@ matter to the network if its accuracy survives with few of them (Raghu et al. 20
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ class Projection(NamedTuple):
     left: jax.Array  # (d, m)
     right: jax.Array  # (d, m)
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
     def stitch(self, k: int) -> Stitch:
         """Return the affine map of channels that keeps the first k directions, with matrix and bias."""
@@ -213,7 +214,7 @@ def projected_accuracy(
     state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:, None], (count, stacked, *leaf.shape[1:])), members.state)
     batches = pad_batches(split, integer("batch_size", batch_size, 1))
     run = _scores(network, index, metric)
-    total = 0.0
+    total: Any = 0.0
     for chosen, number in parallel.groups(len(batches.images), min(BATCHES, len(batches.images))):
         shared = (parallel.take(batches, chosen), np.int32(number), mean, std)
         (scores,) = run((Pair(members, members), [[stitches]], [[state]]), shared)

@@ -44,7 +44,7 @@ def count(keys, shared):
     def of_one(key):
         x, y = shared_directions(key, 100, 2, 2, 1)
         independent = jax.random.normal(jax.random.fold_in(key, 1), y.shape)
-        return bartlett_test(cca(x, jnp.where(jnp.arange(3) < shared, y, independent)), 100).count
+        return bartlett_test(cca(x, jnp.where(jnp.arange(3) < shared, y, independent)), 100).num_significant
 
     return jax.vmap(of_one)(keys)
 
@@ -60,13 +60,13 @@ def test_the_number_of_shared_directions_is_exceeded_at_the_level_of_the_test(sh
 def test_identical_representations_have_all_correlations():
     x = jax.random.normal(jax.random.key(0), (50, 4))
     test = bartlett_test(cca(x, x @ jnp.tri(4)), 50)
-    assert int(test.count) == 4 and (np.asarray(test.p_values) < 1e-12).all()
+    assert int(test.num_significant) == 4 and (np.asarray(test.p_values) < 1e-12).all()
 
 
 def test_past_the_rank_there_is_no_hypothesis():
     x = jax.random.normal(jax.random.key(0), (50, 4))
     test = bartlett_test(cca(x, x.at[:, 2:].set(0)), 50)
-    assert int(test.count) == 2 and np.isnan(test.p_values[2:]).all()
+    assert int(test.num_significant) == 2 and np.isnan(test.p_values[2:]).all()
     assert test.degrees[:2].tolist() == [8, 3]
 
 

@@ -19,7 +19,8 @@ import experiments.report
 import experiments.zoo
 import symjax
 from experiments import summary
-from experiments.settings import ZooSettings, run_command
+from experiments.command import run_command
+from experiments.settings import ZooSettings
 from experiments.summary import Summary, read
 from symjax import plots, similarity, stitching
 from symjax.errors import InputError
@@ -101,7 +102,7 @@ EXPERIMENT = '''
     import pandas as pd
 
     from experiments.registry import Experiment, PublishedTable
-    from experiments.settings import run_command
+    from experiments.command import run_command
     from experiments.summary import Summary
     from symjax.ops import runs
     from symjax.ops.result_table import ResultTable, Schema

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import experiments.toys
-from experiments.settings import run_command
+from experiments.command import run_command
 from experiments.toys import mean_cosine, relative_distance, rotating_states, rotation_values, shared_signal
 from symjax.ops import files
 

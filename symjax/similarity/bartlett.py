@@ -15,12 +15,13 @@ from symjax.spelling import one_line
 class BartlettTest(NamedTuple):
     """The tests of all hypotheses "at most k canonical correlations differ from zero", k = 0, ..., m - 1."""
 
-    count: jax.Array  # int32, number of leading hypotheses that are rejected
+    num_significant: jax.Array  # int32, number of leading hypotheses that are rejected
     p_values: jax.Array  # (m,); NaN past the common rank
     statistics: jax.Array  # (m,), chi-squared under the hypothesis
     degrees: jax.Array  # (m,), degrees of freedom
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def bartlett_test(result: CCA, samples: int, *, level: float = 0.05, lawley: bool = False) -> BartlettTest:
@@ -58,7 +59,7 @@ def bartlett_test(result: CCA, samples: int, *, level: float = 0.05, lawley: boo
         >>> shared, x_noise, y_noise = np.random.default_rng(0).normal(size=(3, 500, 6))
         >>> x = np.concatenate([shared[:, :2], x_noise], axis=1)
         >>> y = np.concatenate([shared[:, :2], y_noise], axis=1)
-        >>> int(bartlett_test(cca(x, y), samples=500).count)
+        >>> int(bartlett_test(cca(x, y), samples=500).num_significant)
         2
     """
     if not isinstance(result, CCA):

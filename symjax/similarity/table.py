@@ -15,6 +15,17 @@ def add_measures(measures: Sequence[Measure]) -> None:
 
     Raises:
         InputError: one of them is not a `Measure`, or a name is taken.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from symjax.similarity import MEASURES, Measure, add_measures, pairwise
+        >>> def mean_gap(x, y):
+        ...     return jnp.abs(x.mean() - y.mean())
+        >>> add_measures([Measure("mean_gap", mean_gap, "own", (0.0, float("inf")), "distance", True, frozenset())])
+        >>> layers = {"relu1": jnp.arange(24.0).reshape(2, 4, 3)}
+        >>> pairwise(layers, "mean_gap").values[0, 0, 0].tolist()
+        [0.0, 12.0]
+        >>> del MEASURES["mean_gap"]
     """
     for measure in sequence("measures", measures, "Measures"):
         if not isinstance(measure, Measure):

@@ -54,7 +54,7 @@ def apply_gradients(tx: optax.GradientTransformation, grads, opt_state, params):
         return optax.apply_updates(params, updates), opt_state
 
 
-def initial_member(network: Network, seed: jax.Array) -> Member:
+def initial_member(network: Network, seed: jax.Array | int) -> Member:
     """Return the member with which the training of a seed starts."""
     return network.init(jax.random.fold_in(jax.random.key(seed), 0))
 
