@@ -16,6 +16,8 @@ from symjax.errors import InputError
 from symjax.groups import GROUPS, homogeneity_defect, is_intertwiner
 from symjax.stitching import feature_moments, least_squares, matched
 
+pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")]
+
 
 @pytest.mark.parametrize(
     "bad",

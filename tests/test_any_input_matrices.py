@@ -28,6 +28,8 @@ from input_helpers import (
 import symjax
 from symjax.errors import InputError
 
+pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")]
+
 WRONG_MATRICES = {
     "rank": lambda draw: of_shape(draw, [(), (3,)]),
     "not square": lambda draw: of_shape(draw, [(3, 2), (2, 3), (4, 1, 3)]),

@@ -10,6 +10,8 @@ from input_helpers import GOOD, SEEDS, STREAMS, not_a_representation, ordinary, 
 import symjax
 from symjax.errors import InputError
 
+pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")]
+
 
 @pytest.mark.parametrize("name", sorted(STREAMS))
 @throws(10)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from stitch_command_helpers import FakeSweep
 from stitch_helpers import flags, scratch, trained
-from test_stitch_command import FakeSweep
 
 import experiments.crossval
 import experiments.lasso

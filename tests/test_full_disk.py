@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from test_zoo import CONFIG, DATASET, assert_same, train
+from zoo_helpers import CONFIG, DATASET, assert_same, train
 
 from symjax.errors import InputError
 from symjax.ops import files, hosts

@@ -8,7 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from test_zoo import CONFIG, DATASET
+from zoo_helpers import CONFIG, DATASET
 
 from symjax import models, zoo
 from symjax.errors import InputError

@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_zoo import CONFIG, DATASET, assert_close, assert_same, files, stopped_in_a_save
+from zoo_helpers import CONFIG, DATASET, assert_close, assert_same, modification_times, stopped_in_a_save
 
 from symjax import zoo
 from symjax.errors import InputError
@@ -71,7 +71,7 @@ def test_snapshots_are_the_members_after_these_epochs(snapshot_folder, plain_fol
 
 def test_missing_snapshots_are_an_error_before_anything_is_written(plain_folder, snapshot_folder, tmp_path):
     folder = shutil.copytree(plain_folder, tmp_path / "zoo")
-    before = files(folder)
+    before = modification_times(folder)
     with pytest.raises(
         InputError, match=r"has members none after 1 epochs, expected 0, 1; train\(..., keep=\[1\]\) in"
     ):
@@ -80,8 +80,8 @@ def test_missing_snapshots_are_an_error_before_anything_is_written(plain_folder,
     for use in (train, lambda folder, keep: estimate.remaining_epochs(folder, SEEDS, 3, keep)):
         with pytest.raises(InputError, match=message):
             use(folder, keep=(0, 1, 3))
-    names = {name for name in files(folder) if not (folder / name).is_dir()}
-    assert all(files(folder)[name] == before[name] for name in names)
+    names = {name for name in modification_times(folder) if not (folder / name).is_dir()}
+    assert all(modification_times(folder)[name] == before[name] for name in names)
     train(folder, keep=(3,))
     # A new member has its snapshots; members that have them are not trained again.
     folder = shutil.copytree(snapshot_folder, tmp_path / "snapshots")
