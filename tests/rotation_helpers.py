@@ -33,18 +33,18 @@ def plan_of(trained_zoo, points=(0,), *, epochs=2, rate=0.01, **others):
 @lru_cache
 def program(model="rotate_tiny", points=(0,), epochs=4, rate=0.02, start="continue"):
     """Cached, so that tests with equal arguments share compiled programs."""
-    dataset, found = trained(model)
-    return Retraining(plan_of(found, points, epochs=epochs, rate=rate, start=start), dataset)
+    dataset, trained_zoo = trained(model)
+    return Retraining(plan_of(trained_zoo, points, epochs=epochs, rate=rate, start=start), dataset)
 
 
 def key(seed=0):
     return jax.random.key(seed)
 
 
-def accuracy_of(found, dataset, member, one, point) -> float:
+def accuracy_of(trained_zoo, dataset, member, one, point) -> float:
     """Return the accuracy in percent of one batch, by the public functions of the network."""
     images = np.float32((dataset.test.images - dataset.mean) / dataset.std)
-    rotated = np.asarray(found.network.pre_activation(member, images, point)) @ one.matrix.T
-    travelling = (found.network.activation(point)(jnp.asarray(rotated)),)
-    logits = found.network.tail(one.tail, travelling, point)
+    rotated = np.asarray(trained_zoo.network.pre_activation(member, images, point)) @ one.matrix.T
+    travelling = (trained_zoo.network.activation(point)(jnp.asarray(rotated)),)
+    logits = trained_zoo.network.tail(one.tail, travelling, point)
     return 100 * float(np.mean(np.argmax(np.asarray(logits), -1) == dataset.test.labels))

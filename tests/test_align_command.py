@@ -37,7 +37,7 @@ def command(*others, out="run", measures="cka,procrustes"):
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 def test_rows_are_the_measures(capsys):
     out = command(measures="cka,pwcca")
-    rows, found = files.read_csv(out / "results.csv"), features()
+    rows, layers = files.read_csv(out / "results.csv"), features()
     keys = ["measure", "model_a", "layer_a", "model_b", "layer_b"]
     assert not rows.duplicated(keys).any() and rows.value.notna().all()
     counts = rows.groupby("measure").size()
@@ -45,7 +45,7 @@ def test_rows_are_the_measures(capsys):
     assert counts.to_dict() == {"cka": 4 * len(PAIRS), "pwcca": 4 * len(PAIRS)}
     assert (rows[rows.measure == "pwcca"].layer_a == rows[rows.measure == "pwcca"].layer_b).all()
     for row in rows.itertuples():
-        x, y = found[row.layer_a][SEEDS.index(row.model_a)], found[row.layer_b][SEEDS.index(row.model_b)]
+        x, y = layers[row.layer_a][SEEDS.index(row.model_a)], layers[row.layer_b][SEEDS.index(row.model_b)]
         np.testing.assert_allclose(row.value, MEASURES[row.measure].fn(x, y), atol=2e-5)
     printed = capsys.readouterr().out
     for measure in ("cka", "pwcca"):
@@ -63,14 +63,14 @@ def test_rows_are_the_measures(capsys):
 def test_maps_reach_the_measures_that_take_them(maps):
     measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
     out = command("--maps", maps, measures=",".join(measures))
-    rows, found = files.read_csv(out / "results.csv"), features()
+    rows, layers = files.read_csv(out / "results.csv"), features()
     same = {"pls", "cka"} if maps == "pixels" else set()  # whose sizes differ
     for measure in measures:
-        theirs = rows[rows.measure == measure]
-        assert len(theirs) == (2 if measure in same else 4) * len(PAIRS)
+        of_measure = rows[rows.measure == measure]
+        assert len(of_measure) == (2 if measure in same else 4) * len(PAIRS)
         options = {} if measure == "channel_normalized_cka" else {"maps": maps}
-        for row in theirs.itertuples():
-            x, y = found[row.layer_a][SEEDS.index(row.model_a)], found[row.layer_b][SEEDS.index(row.model_b)]
+        for row in of_measure.itertuples():
+            x, y = layers[row.layer_a][SEEDS.index(row.model_a)], layers[row.layer_b][SEEDS.index(row.model_b)]
             np.testing.assert_allclose(row.value, MEASURES[measure].fn(x, y, **options), atol=2e-5)
 
 
@@ -95,17 +95,17 @@ def test_other_maps_are_another_configuration(capsys):
 def test_the_same_command_again_computes_nothing_and_more_extends(monkeypatch, capsys):
     out = command("--pairs", 1)
     one = files.read_csv(out / "results.csv")
-    asked = []
+    requested = []
     compare = experiments.align.compare
-    monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[1:3]) or compare(*a))
+    monkeypatch.setattr(experiments.align, "compare", lambda *a: requested.append(a[1:3]) or compare(*a))
     command("--pairs", 1)
-    assert not asked
+    assert not requested
     capsys.readouterr()
     command("--pairs", 1, "--dry-run")
     assert "All is there" in capsys.readouterr().out
     command(measures="cka,channel_normalized_cka")
     drawn = tuple(one[["model_a", "model_b"]].iloc[0])
-    assert asked == [("cka", [pair for pair in PAIRS if pair != drawn]), ("channel_normalized_cka", PAIRS)]
+    assert requested == [("cka", [pair for pair in PAIRS if pair != drawn]), ("channel_normalized_cka", PAIRS)]
     more = files.read_csv(out / "results.csv")
     assert set(more.measure) == {"cka", "channel_normalized_cka", "procrustes"}
     kept = one.merge(more, how="left", on=list(one.columns[:-1]))
@@ -142,24 +142,24 @@ def test_a_clock_that_jumps(monkeypatch):
 
 
 def test_blocks_of_pairs_are_kept(monkeypatch):
-    compare, asked, blocks = experiments.align.compare, [], [[pair] for pair in PAIRS]
+    compare, requested, blocks = experiments.align.compare, [], [[pair] for pair in PAIRS]
     monkeypatch.setattr(experiments.features, "MODELS_IN_BLOCK", 1)
     monkeypatch.setattr(experiments.features, "PAIRS_IN_BLOCK", 1)
 
-    def dies_at_the_third(found, measure, pairs, *others):
-        asked.append(pairs)
-        if len(asked) == 3:
+    def interrupted_at_the_third(layers, measure, pairs, *others):
+        requested.append(pairs)
+        if len(requested) == 3:
             raise KeyboardInterrupt
-        return compare(found, measure, pairs, *others)
+        return compare(layers, measure, pairs, *others)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(experiments.align, "compare", dies_at_the_third)
+        patch.setattr(experiments.align, "compare", interrupted_at_the_third)
         command("--layers", "relu1", measures="cka")
-    assert asked == blocks[:3]
-    asked.clear()
-    monkeypatch.setattr(experiments.align, "compare", lambda *a: asked.append(a[2]) or compare(*a))
+    assert requested == blocks[:3]
+    requested.clear()
+    monkeypatch.setattr(experiments.align, "compare", lambda *a: requested.append(a[2]) or compare(*a))
     out = command("--layers", "relu1", measures="cka")
-    assert asked == blocks[2:] and len(files.read_csv(out / "results.csv")) == len(PAIRS)
+    assert requested == blocks[2:] and len(files.read_csv(out / "results.csv")) == len(PAIRS)
 
 
 def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
@@ -178,25 +178,25 @@ def test_blocks_hold_each_pair_once_few_models_and_many_pairs():
 
 def test_only_the_models_of_a_block_are_compared():
     rng = np.random.default_rng(0)
-    found = {"a": np.float32(rng.normal(size=(9, 3)) + 0.3 * rng.normal(size=(4, 9, 3)))}
-    rows = experiments.align.compare(found, "cka", [(7, 3)], [3, 5, 7, 9])
-    expected = MEASURES["cka"].fn(found["a"][0], found["a"][2])
+    layers = {"a": np.float32(rng.normal(size=(9, 3)) + 0.3 * rng.normal(size=(4, 9, 3)))}
+    rows = experiments.align.compare(layers, "cka", [(7, 3)], [3, 5, 7, 9])
+    expected = MEASURES["cka"].fn(layers["a"][0], layers["a"][2])
     assert rows[["model_a", "model_b"]].to_numpy().tolist() == [[7, 3]]
     np.testing.assert_allclose(rows.value, expected, rtol=1e-5)
 
 
 def test_only_what_is_needed_is_computed(monkeypatch):
-    seen, measured = [], []
+    zoos, measured = [], []
     represent, accuracy = experiments.align.representations, experiments.align.zoo.test_accuracy
     monkeypatch.setattr(
-        experiments.align, "representations", lambda z, *a, **k: seen.append(z) or represent(z, *a, **k)
+        experiments.align, "representations", lambda z, *a, **k: zoos.append(z) or represent(z, *a, **k)
     )
     monkeypatch.setattr(experiments.align.zoo, "test_accuracy", lambda *a, **k: measured.append(1) or accuracy(*a, **k))
     out = command("--pairs", 1, measures="cka")
     drawn = tuple(files.read_csv(out / "results.csv")[["model_a", "model_b"]].iloc[0])
-    assert [z.seeds for z in seen] == [tuple(sorted(drawn))] and len(seen[0].members.params["convs"][0]["kernel"]) == 2
+    assert [z.seeds for z in zoos] == [tuple(sorted(drawn))] and len(zoos[0].members.params["convs"][0]["kernel"]) == 2
     command("--pairs", 1, measures="cka")
-    assert len(seen) == len(measured) == 1
+    assert len(zoos) == len(measured) == 1
 
 
 @pytest.mark.parametrize(
@@ -226,12 +226,12 @@ def test_dead_and_duplicate_channels_are_told(monkeypatch, capsys):
     represent = experiments.align.representations
 
     def degenerate(*args, **options):
-        found = {layer: np.array(array) for layer, array in represent(*args, **options).items()}
-        found["relu2"][0, ..., 1] = 0
-        found["relu2"][:2, ..., 3] = 2 * found["relu2"][:2, ..., 0]
-        return found
+        layers = {layer: np.array(array) for layer, array in represent(*args, **options).items()}
+        layers["relu2"][0, ..., 1] = 0
+        layers["relu2"][:2, ..., 3] = 2 * layers["relu2"][:2, ..., 0]
+        return layers
 
     monkeypatch.setattr(experiments.align, "representations", degenerate)
     command("--layers", "relu1,relu2", measures="procrustes", out="degenerate")
-    told = f"dead or duplicate channels, of {len(SEEDS)} networks: relu2 (1 dead, 2 duplicate)"
-    assert told in capsys.readouterr().err.splitlines()
+    expected = f"dead or duplicate channels, of {len(SEEDS)} networks: relu2 (1 dead, 2 duplicate)"
+    assert expected in capsys.readouterr().err.splitlines()

@@ -61,10 +61,12 @@ def test_heat_maps_show_means(tmp_path):
 
 def test_a_model_compared_with_itself_is_in_no_mean(tmp_path):
     noise = np.float32(np.random.default_rng(0).normal(size=(2, 3, 40, 6)))
-    found = pairwise(dict(zip("ab", noise, strict=True)), "cka")
-    rows = found.to_frame()
+    similarities = pairwise(dict(zip("ab", noise, strict=True)), "cka")
+    rows = similarities.to_frame()
     apart = ~np.eye(3, dtype=bool)
-    means = found.values.transpose(0, 2, 1, 3)[:, :, apart].mean(-1)  # near 0, with the models themselves over .3
+    means = similarities.values.transpose(0, 2, 1, 3)[:, :, apart].mean(
+        -1
+    )  # near 0, with the models themselves over .3
     assert np.abs(means).max() < 0.1
     (axes,) = heatmaps(rows, tmp_path / "h").axes
     np.testing.assert_allclose(axes.collections[0].get_array(), means, atol=1e-6)

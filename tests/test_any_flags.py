@@ -32,12 +32,12 @@ class WentAhead(Exception):
 
 def commands():
     """By name, the modules under experiments/ that are commands."""
-    found = {}
+    modules = {}
     for info in pkgutil.iter_modules(experiments.__path__):
         module = importlib.import_module(f"experiments.{info.name}")
         if hasattr(module, "main") and hasattr(module, "Settings"):
-            found[info.name] = module
-    return found
+            modules[info.name] = module
+    return modules
 
 
 COMMANDS = commands()
@@ -60,14 +60,14 @@ def fields(command):
 
 def own_fields():
     """(command, field), each field once for every class of settings that says what it is."""
-    seen = set()
+    listed = set()
     for command in sorted(COMMANDS, key=lambda name: (name != "zoo", name)):
         for name in fields(command):
             where = next(
                 cls for cls in COMMANDS[command].Settings.__mro__ if name in vars(cls).get("__annotations__", {})
             )
-            if (where, name) not in seen:
-                seen.add((where, name))
+            if (where, name) not in listed:
+                listed.add((where, name))
                 yield command, name
 
 

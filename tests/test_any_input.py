@@ -187,7 +187,7 @@ def test_full_results_at_any_size(seed, powers):
     expected, got = symjax.cca(x, y), symjax.cca(big_x, big_y)
     np.testing.assert_allclose(got.correlations, expected.correlations, atol=TOLERANCE)
     np.testing.assert_allclose(scaled(got.x_mean, -powers[0]), expected.x_mean, rtol=1e-5)
-    scores = lambda z, found: (z - found.x_mean) @ found.x_directions  # noqa: E731
+    scores = lambda z, result: (z - result.x_mean) @ result.x_directions  # noqa: E731
     np.testing.assert_allclose(abs(scores(big_x, got)), abs(scores(x, expected)), atol=1e-3)
     expected, got = symjax.pls(x, y), symjax.pls(big_x, big_y)
     np.testing.assert_allclose(abs(got.x_directions), abs(expected.x_directions), atol=1e-4)

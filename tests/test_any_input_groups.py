@@ -74,8 +74,8 @@ def test_is_intertwiner_at_any_size(powers, swapped):
     matrix = np.diag(np.ldexp(1.0, np.array(powers)))
     matrix = matrix[::-1] if swapped else matrix
     relu = lambda x: np.maximum(x, 0)  # noqa: E731
-    found = is_intertwiner(relu, matrix)
-    assert found.verdict is True and GROUPS["positive_monomial"].contains(matrix[:1, :1] if not swapped else [[1.0]])
+    decision = is_intertwiner(relu, matrix)
+    assert decision.verdict is True and GROUPS["positive_monomial"].contains(matrix[:1, :1] if not swapped else [[1.0]])
     assert not is_intertwiner(relu, -matrix)
 
 
@@ -137,9 +137,9 @@ def test_labels_that_are_none(labels):
 def test_closed_forms_of_stitches_are_finite(x, y):
     """Dead and duplicate channels included; a permutation takes each channel once at most."""
     moments = feature_moments(x, y)
-    found, solved = np.asarray(matched(moments)), np.asarray(least_squares(moments))
-    assert np.isfinite(found).all() and np.isfinite(solved).all()
-    assert ((found != 0).sum(0) <= 1).all() and ((found != 0).sum(1) <= 1).all() and (found >= 0).all()
+    matching, solved = np.asarray(matched(moments)), np.asarray(least_squares(moments))
+    assert np.isfinite(matching).all() and np.isfinite(solved).all()
+    assert ((matching != 0).sum(0) <= 1).all() and ((matching != 0).sum(1) <= 1).all() and (matching >= 0).all()
     # Least squares is no worse than the matching.
     residual = lambda matrix: np.sum((np.float64(y) - np.float64(x) @ np.float64(matrix).T) ** 2)  # noqa: E731
-    assert residual(solved) <= residual(found) + 1e-3 * np.sum(np.float64(y) ** 2)
+    assert residual(solved) <= residual(matching) + 1e-3 * np.sum(np.float64(y) ** 2)

@@ -199,17 +199,17 @@ def test_functions_of_one_representation_refuse(name, bad):
 @throws(20)
 @given(x=degenerate(), power=st.integers(-90, 90))
 def test_degenerate_columns_are_diagnosed(x, power):
-    found = symjax.diagnose(scaled(x, power))
-    np.testing.assert_array_equal(found.dead, ~x.any(0))
-    np.testing.assert_array_equal(found.constant, np.ptp(x, axis=0) == 0)
+    diagnosis = symjax.diagnose(scaled(x, power))
+    np.testing.assert_array_equal(diagnosis.dead, ~x.any(0))
+    np.testing.assert_array_equal(diagnosis.constant, np.ptp(x, axis=0) == 0)
     live = [i for i in range(FEATURES) if np.ptp(x[:, i]) > 0]
     units = x / np.where(x.any(0), np.linalg.norm(np.float64(x), axis=0), 1)
     duplicate = [
         i in live and any(np.allclose(units[:, i], units[:, j]) for j in live if j < i) for i in range(FEATURES)
     ]
-    np.testing.assert_array_equal(found.duplicate, duplicate)
+    np.testing.assert_array_equal(diagnosis.duplicate, duplicate)
     centred = np.float64(x)[:, live] - np.float64(x)[:, live].mean(0)
-    assert found.rank == (np.linalg.matrix_rank(centred, rtol=1e-5) if live else 0)
+    assert diagnosis.rank == (np.linalg.matrix_rank(centred, rtol=1e-5) if live else 0)
 
 
 @throws(60)
@@ -258,10 +258,10 @@ def test_means_over_pairs_refuse(values, pairs, named):
 @throws(20)
 @given(values=st.lists(st.floats(-(2.0**60), 2.0**60, width=32), min_size=3, max_size=3))
 def test_mean_over_pairs_at_any_size(values):
-    found = symjax.mean_over_pairs(values, PAIRS)
+    result = symjax.mean_over_pairs(values, PAIRS)
     size = max(map(abs, values)) or 1.0
-    assert close(float(found.estimate) / size, np.mean(np.float64(values)) / size)
+    assert close(float(result.estimate) / size, np.mean(np.float64(values)) / size)
     left_out = np.array([values[2], values[1], values[0]], np.float64) / size  # without models 0, 1, 2
     error = math.sqrt(2 / 3 * np.sum((left_out - left_out.mean()) ** 2))
     if size < 1e15 and (size > 1e-15):
-        assert close(float(found.standard_error) / size, error, 1e-5)
+        assert close(float(result.standard_error) / size, error, 1e-5)

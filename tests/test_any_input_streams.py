@@ -37,9 +37,9 @@ def test_streams_at_any_size(name, seed, power):
         state = stream.init(GOOD, GOOD)
         for batch in (seed, seed + 2):
             state = stream.update(state, scaled(ordinary(batch), size), scaled(ordinary(batch + 1), size))
-        found = stream.finalize(state)
+        result = stream.finalize(state)
         value[size] = np.asarray(
-            found.correlations if hasattr(found, "correlations") else getattr(found, "x_directions", found)
+            result.correlations if hasattr(result, "correlations") else getattr(result, "x_directions", result)
         )
     np.testing.assert_allclose(abs(value[power]), abs(value[0]), atol=2e-4)
 

@@ -53,23 +53,23 @@ def test_crossval(fake, tmp_path, capsys):
     assert len(rows) == 2 * 2 * 3 and set(rows.family) == {"rank1", "rank2", "rank4"}
     assert len(chosen) == 2 * 2
     for row in chosen.itertuples():
-        theirs = rows[(rows.pair == row.pair) & (rows.layer == row.layer)].sort_values("hyperparameter")
-        assert row.val_accuracy == theirs.val_accuracy.max()
-        assert row.hyperparameter == theirs.hyperparameter[theirs.val_accuracy.idxmax()]
-    told = summary.read(out)
-    assert told.experiment == "crossval" and told.figures == ("penalties", "choices") and told.seconds > 0
-    counts = told.tables["how often each value was chosen"]
+        candidates = rows[(rows.pair == row.pair) & (rows.layer == row.layer)].sort_values("hyperparameter")
+        assert row.val_accuracy == candidates.val_accuracy.max()
+        assert row.hyperparameter == candidates.hyperparameter[candidates.val_accuracy.idxmax()]
+    report = summary.read(out)
+    assert report.experiment == "crossval" and report.figures == ("penalties", "choices") and report.seconds > 0
+    counts = report.tables["how often each value was chosen"]
     assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "2", "4"]
     fixed = rows.assign(family="rank:" + rows.hyperparameter.map("{:g}".format))
-    assert told.conclusion == experiments.crossval.conclusion(fixed, chosen) and told.conclusion in printed
-    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.conclusion
+    assert report.conclusion == experiments.crossval.conclusion(fixed, chosen) and report.conclusion in printed
+    assert f"rank costs {chosen.penalty.mean():.1f} points" in report.conclusion
     assert "chosen by validation" in printed
-    assert all((out / f"{name}.png").exists() for name in told.figures)
+    assert all((out / f"{name}.png").exists() for name in report.figures)
 
     fake.asked.clear()
     command(experiments.crossval, *ask, out=out)
     assert not fake.asked
-    assert capsys.readouterr().out == printed and summary.read(out).seconds > told.seconds
+    assert capsys.readouterr().out == printed and summary.read(out).seconds > report.seconds
 
 
 def test_validation_chooses_and_the_test_images_tell():
@@ -98,10 +98,10 @@ def test_validation_chooses_and_the_test_images_tell():
 
 def test_the_lasso_command(fake, tmp_path, capsys):
     command(experiments.lasso, "--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1, out=tmp_path / "run")
-    told = summary.read(tmp_path / "run")
-    assert told.conclusion in capsys.readouterr().out and "birkhoff costs" in told.conclusion
+    report = summary.read(tmp_path / "run")
+    assert report.conclusion in capsys.readouterr().out and "birkhoff costs" in report.conclusion
     assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
-    (table,) = told.tables.values()
+    (table,) = report.tables.values()
     assert table.loc["lasso_proximal:10000", "relu1"].endswith("@ 0.00")
     assert (tmp_path / "run" / "sparsity.png").exists() and (tmp_path / "run" / "sparsity.pdf").exists()
 
@@ -121,9 +121,9 @@ def test_lasso(tmp_path):
     pair = tuple(map(int, rows.pair.iloc[0].split("-")))
     stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.state)
     np.testing.assert_array_equal(stitch.matrix, 0)
-    told = summary.read(out)
-    assert "lasso_proximal:0.1 costs" in told.conclusion and "birkhoff costs" in told.conclusion
-    assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
+    report = summary.read(out)
+    assert "lasso_proximal:0.1 costs" in report.conclusion and "birkhoff costs" in report.conclusion
+    assert report.tables[next(iter(report.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
 
 
@@ -131,12 +131,12 @@ def test_lasso(tmp_path):
 @pytest.mark.few(3)
 def test_all_values_train_together(family, tmp_path, monkeypatch):
     """One sweep is asked for, of all values of the family, for all pairs and layers."""
-    asked = []
+    requested = []
 
     class Asked:
         def __init__(self, plan, dataset, *, num_pairs):
             self.plan = plan
-            asked.append((plan.points, [one.hyperparameter for one in plan.families], num_pairs))
+            requested.append((plan.points, [one.hyperparameter for one in plan.families], num_pairs))
 
         group_size, evaluation_steps = 1, 0
 
@@ -149,7 +149,7 @@ def test_all_values_train_together(family, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         command(experiments.crossval, "--family", family, *values, "--pairs", 2, out=tmp_path / "run")
     grid = [1.0, 3.0] if values else [float(value) for value in GRIDS[family]]
-    assert asked == [((0, 1), grid, 2)] and len(grid) > 1
+    assert requested == [((0, 1), grid, 2)] and len(grid) > 1
 
 
 def planted(**families):
@@ -180,7 +180,7 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
 
 
 @pytest.mark.parametrize(
-    ("lassos", "told"),
+    ("lassos", "expected"),
     [
         # The sparsest of those that cost 5 points at most; another is sparser, and dearer.
         (
@@ -200,10 +200,10 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
         ),
     ],
 )
-def test_the_finding_is_the_sparsest_of_the_cheap(lassos, told):
+def test_the_finding_is_the_sparsest_of_the_cheap(lassos, expected):
     table = planted(**lassos, full=(0.5, 0.02), birkhoff=(17.0, 0.96))
     others = "full costs 0.5 points with 2% zeros; birkhoff costs 17.0 points with 96% zeros"
-    assert experiments.lasso.conclusion(table) == f"On average over layers, on the test images, {told}; {others}."
+    assert experiments.lasso.conclusion(table) == f"On average over layers, on the test images, {expected}; {others}."
 
 
 def of_diverged_members(module, *others):
@@ -219,9 +219,9 @@ def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
     for module in (experiments.stitch, experiments.crossval, experiments.lasso):
         with pytest.raises(SystemExit) as stop:
             of_diverged_members(module, "--zoo", "zoo", "--out", "run")
-        told = capsys.readouterr()
-        assert stop.value.code == 2 and not told.out
-        assert "error: seeds: 0, 1, 2 have diverged" in told.err and "Traceback" not in told.err
+        output = capsys.readouterr()
+        assert stop.value.code == 2 and not output.out
+        assert "error: seeds: 0, 1, 2 have diverged" in output.err and "Traceback" not in output.err
         assert not (tmp_path / "run" / "parts").exists()
         shutil.rmtree(tmp_path / "run")
     of_diverged_members(experiments.zoo, "--out", "zoo")
@@ -243,7 +243,7 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
 
 
 @pytest.mark.parametrize(
-    "module,words,wanted",
+    "module,words,expected",
     [
         (experiments.crossval, ["--values", "0.1"], "values: got '0.1'"),
         (experiments.crossval, ["--values", "0.1,x"], "'x' is not a number"),
@@ -252,9 +252,9 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
         (experiments.lasso, ["--weights", "zero"], "'zero' is not a number"),
     ],
 )
-def test_bad_flags_are_one_line(module, words, wanted, tmp_path, capsys):
+def test_bad_flags_are_one_line(module, words, expected, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         command(module, *words, out=tmp_path / "run")
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and wanted in error and len(error.splitlines()) == 1
+    assert stop.value.code == 2 and expected in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists() and jax.config.read("jax_disable_most_optimizations")

@@ -148,8 +148,8 @@ def test_builders_that_fail_are_named(own, capsys):
         assert re.search(f"^error: .*{message}", capsys.readouterr().err)
     with pytest.raises(SystemExit):
         run("zoo", *ZOO[:-2], "--model-options", "depth=3", "--out", "none")
-    assert "model: own_nets:Net takes no depth, hidden; it takes" not in (told := capsys.readouterr().err)
-    assert "model: own_nets:Net takes no depth; it takes" in told
+    assert "model: own_nets:Net takes no depth, hidden; it takes" not in (error := capsys.readouterr().err)
+    assert "model: own_nets:Net takes no depth; it takes" in error
 
 
 def test_names_that_are_not_cut(own):

@@ -45,21 +45,21 @@ def loop(measure, a, b, **options):
     return values
 
 
-def agree(measure, found, expected, error=SAME):
+def agree(measure, actual, expected, error=SAME):
     """Up to rounding, which is of the size of a distance where no norm bounds it."""
     bounded = np.isfinite(MEASURES[measure].range[1])
-    np.testing.assert_allclose(found, expected, atol=error, rtol=0 if bounded else error)
+    np.testing.assert_allclose(actual, expected, atol=error, rtol=0 if bounded else error)
 
 
 @pytest.mark.parametrize("measure", every)
 @pytest.mark.few(2)
 def test_values_are_those_of_one_pair_at_a_time(measure):
     a = zoo()
-    found = pairwise(a, measure)
-    assert found.values.dtype == np.float32 and found.computed.all()
-    agree(measure, found.values, loop(measure, a, a))
+    result = pairwise(a, measure)
+    assert result.values.dtype == np.float32 and result.computed.all()
+    agree(measure, result.values, loop(measure, a, a))
     low, high = MEASURES[measure].range
-    assert low <= found.values.min() and found.values.max() <= high
+    assert low <= result.values.min() and result.values.max() <= high
 
 
 def test_two_parts_of_measures_of_their_own_kind():
@@ -101,8 +101,8 @@ def test_layers_may_differ_in_shape(measure, sizes):
 @pytest.mark.slow
 def test_an_enlarged_map_is_the_same_map():
     small = zoo(1, sizes=((2, 3, 3),))["layer0"]
-    found = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, "procrustes_distance", layout="nhwc")
-    assert found.values.max() < 1e-6  # and not the root of rounding
+    result = pairwise({"small": small, "large": small.repeat(2, 2).repeat(3, 3)}, "procrustes_distance", layout="nhwc")
+    assert result.values.max() < 1e-6  # and not the root of rounding
     data = np.random.default_rng(0).normal(size=(3, 5, 2, 2))
     np.testing.assert_allclose(downsample(upsample(jnp.asarray(data), (4, 6)), (2, 2)), data, rtol=1e-6)
 
@@ -117,9 +117,9 @@ def test_small_distances_keep_their_digits(measure):
     steps = start + 1e-4 * np.arange(3)[:, None, None] * rng.normal(size=start.shape)
     with jax.enable_x64(True):
         expected = loop(measure, {"x": steps}, {"x": steps})[0, :, 0]
-    found = pairwise({"x": np.float32(steps)}, measure).select(layer_a="x", layer_b="x")
+    distances = pairwise({"x": np.float32(steps)}, measure).select(layer_a="x", layer_b="x")
     assert 1e-5 < expected[0, 1] < 1e-3
-    np.testing.assert_allclose(found, expected, rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(distances, expected, rtol=5e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("measure", ["cca_distance", "cka_distance", "procrustes_distance"])
@@ -138,10 +138,10 @@ def test_distances_make_a_distance_matrix(measure):
 def test_double_precision(measure):
     a = {"layer0": np.float64(zoo(2)["layer0"]).mean((2, 3))}
     with jax.enable_x64(True):
-        found = pairwise(a, measure)
+        result = pairwise(a, measure)
         expected = loop(measure, a, a)
-    assert found.values.dtype == np.float64
-    np.testing.assert_allclose(found.values, expected, atol=2e-8 if measure == "cka_distance" else 1e-12)
+    assert result.values.dtype == np.float64
+    np.testing.assert_allclose(result.values, expected, atol=2e-8 if measure == "cka_distance" else 1e-12)
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_badly_conditioned_and_dependent_neurons():
     x = rng.normal(size=(2, EXAMPLES, 4))
     bad = np.concatenate([x, x[..., :1] + 1e-2 * rng.normal(size=(2, EXAMPLES, 1)), x[..., :1], 0 * x[..., :1]], -1)
     a = {"good": np.float32(x), "bad": np.float32(bad)}
-    found = pairwise(a, "cca").values
+    similarities = pairwise(a, "cca").values
 
     def basis(matrix):
         u, s, _ = np.linalg.svd(matrix - matrix.mean(0), full_matrices=False)
@@ -158,7 +158,9 @@ def test_badly_conditioned_and_dependent_neurons():
 
     bases = [basis(model) for layer in (x, bad) for model in layer]
     expected = [[np.linalg.svd(p.T @ q, compute_uv=False).mean() for q in bases] for p in bases]
-    np.testing.assert_allclose(found.reshape(4, 4), expected, atol=3e-5)  # rounding over the smallest singular value
+    np.testing.assert_allclose(
+        similarities.reshape(4, 4), expected, atol=3e-5
+    )  # rounding over the smallest singular value
 
 
 @pytest.mark.parametrize("measure", ["cka_lange", "cka_distance"])
@@ -192,9 +194,9 @@ def test_feature_form_is_taken_for_many_examples():
 @pytest.mark.few(1)
 def test_options_reach_the_measure(measure, options):
     a = zoo(2, sizes=((2, 2, 5),))
-    found = pairwise(a, measure, **options).values
-    np.testing.assert_allclose(found, loop(measure, a, a, **options), atol=5e-6)
-    assert np.abs(found - pairwise(a, measure).values).max() > 1e-2
+    similarities = pairwise(a, measure, **options).values
+    np.testing.assert_allclose(similarities, loop(measure, a, a, **options), atol=5e-6)
+    assert np.abs(similarities - pairwise(a, measure).values).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -206,9 +208,9 @@ def test_constant_and_dead_are_nan_but_computed(measure):
     a = zoo()
     a["layer0"][1] = 0
     a["layer0"][2, ..., 0] = 0
-    found = pairwise(a, measure)
-    assert found.computed.all()
-    values = found.select(layer_a="layer0", layer_b="layer0")
+    result = pairwise(a, measure)
+    assert result.computed.all()
+    values = result.select(layer_a="layer0", layer_b="layer0")
     assert np.isnan(values[1]).all() and np.isnan(values[:, 1]).all()
     np.testing.assert_allclose(values[::2, ::2], loop(measure, a, a)[0, ::2, 0, ::2], atol=SAME)
 
@@ -231,9 +233,9 @@ def test_pairs_of_models(measure):
 @pytest.mark.parametrize("measure", [slow("cka"), "pwcca", OWN], ids=lambda m: getattr(m, "name", m))
 def test_two_sets(measure):
     a, b = zoo(2, sizes=((2, 2, 5), (2, 2, 5))), {"end": zoo(1, seed=5)["layer0"]}
-    found = pairwise(a, measure, against=b, against_models=["last"])
-    assert found.values.shape == (2, 2, 1, 1)
-    np.testing.assert_allclose(found.values, loop(measure, a, b), atol=SAME)
+    result = pairwise(a, measure, against=b, against_models=["last"])
+    assert result.values.shape == (2, 2, 1, 1)
+    np.testing.assert_allclose(result.values, loop(measure, a, b), atol=SAME)
 
 
 def test_a_table_of_two_sets():
@@ -247,11 +249,13 @@ def test_a_table_of_two_sets():
 
 def test_same_layers_only():
     a = zoo(2, sizes=((2, 2, 3), (2, 2, 3)))
-    found = pairwise(a, "cka", layers="same")
-    np.testing.assert_array_equal(found.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool))
+    result = pairwise(a, "cka", layers="same")
+    np.testing.assert_array_equal(
+        result.computed, np.eye(2, dtype=bool)[:, None, :, None] & np.ones((2, 2, 2, 2), bool)
+    )
     for layer, array in a.items():
         expected = loop("cka", {layer: array}, {layer: array})[0, :, 0]
-        np.testing.assert_allclose(found.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
+        np.testing.assert_allclose(result.select(layer_a=layer, layer_b=layer), expected, atol=SAME)
     other = {"layer1": a["layer1"][:1], "more": a["layer0"][:1]}
     assert pairwise(a, "cka", layers="same", against=other).computed[:, 0, :, 0].tolist() == [
         [False] * 2,
@@ -261,9 +265,9 @@ def test_same_layers_only():
 
 def test_kinds_of_arrays():
     a = zoo(2)
-    found = pairwise({key: jnp.asarray(value) for key, value in a.items()}, "cka").values
-    np.testing.assert_allclose(found, pairwise(a, "cka").values, atol=SAME)
+    similarities = pairwise({key: jnp.asarray(value) for key, value in a.items()}, "cka").values
+    np.testing.assert_allclose(similarities, pairwise(a, "cka").values, atol=SAME)
     halves = {"half": jnp.asarray(a["layer0"], jnp.bfloat16), "whole": np.int64(3 * a["layer0"])}
-    found = pairwise(halves, MEASURES["cka"])
-    assert found.values.dtype == np.float32
-    np.testing.assert_allclose(found.values, loop("cka", halves, halves), atol=SAME)
+    similarities = pairwise(halves, MEASURES["cka"])
+    assert similarities.values.dtype == np.float32
+    np.testing.assert_allclose(similarities.values, loop("cka", halves, halves), atol=SAME)

@@ -44,20 +44,20 @@ def test_only_few_examples_are_told_as_such():
 
 def test_labels():
     a = zoo(2, sizes=((2, 2, 3), (2, 2, 4)))
-    found = symjax.pairwise(a, "pwcca", models=("m", "n"))
-    assert isinstance(found, symjax.Pairwise) and found.layers_a == found.layers_b == ("layer0", "layer1")
-    assert found.select(model_a="n", layer_b="layer1").shape == (2, 2)
-    assert found.select(layer_a="layer1", model_a="m", layer_b="layer0", model_b="n") == found.values[1, 0, 0, 1]
-    frame = found.to_frame()
+    result = symjax.pairwise(a, "pwcca", models=("m", "n"))
+    assert isinstance(result, symjax.Pairwise) and result.layers_a == result.layers_b == ("layer0", "layer1")
+    assert result.select(model_a="n", layer_b="layer1").shape == (2, 2)
+    assert result.select(layer_a="layer1", model_a="m", layer_b="layer0", model_b="n") == result.values[1, 0, 0, 1]
+    frame = result.to_frame()
     assert list(frame.columns) == ["model_a", "layer_a", "model_b", "layer_b", "measure", "value", "same_model"]
     assert len(frame) == 16 and (frame.same_model == (frame.model_a == frame.model_b)).all()
     assert not symjax.pairwise(a, "pwcca", against=a).to_frame().same_model.any()  # equal labels of two sets
     row = frame[
         (frame.model_a == "n") & (frame.layer_a == "layer0") & (frame.model_b == "m") & (frame.layer_b == "layer1")
     ]
-    assert row.value.item() == found.values[0, 1, 1, 0]
+    assert row.value.item() == result.values[0, 1, 1, 0]
     with pytest.raises(InputError, match="^layer_a: got 'layer7', expected one of 'layer0', 'layer1'"):
-        found.select(layer_a="layer7")
+        result.select(layer_a="layer7")
 
 
 def test_a_function_is_a_measure():
@@ -65,11 +65,11 @@ def test_a_function_is_a_measure():
         return (first - 2 * second).mean() ** power
 
     a = {"layer": zoo(2, sizes=((1, 1, 3),))["layer0"]}
-    found = symjax.pairwise(a, differs, power=2)
+    result = symjax.pairwise(a, differs, power=2)
     x, y = np.float64(a["layer"])
     expected = [[(s - 2 * t).mean() ** 2 for t in (x, y)] for s in (x, y)]
-    np.testing.assert_allclose(found.values[0, :, 0], expected, rtol=1e-4)
-    assert found.measure == "differs"
+    np.testing.assert_allclose(result.values[0, :, 0], expected, rtol=1e-4)
+    assert result.measure == "differs"
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_a_function_is_a_measure():
 )
 def test_few_examples_are_told_once(measure, where):
     a = zoo(2, sizes=((1, 1, 3), (1, 1, 27)))
-    with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as told:
+    with pytest.warns(FewExamplesWarning, match=f"^{measure}: few examples for layers {where}") as warned:
         pairwise(a, measure)
-    assert len(told) == 1 and told[0].filename == __file__
+    assert len(warned) == 1 and warned[0].filename == __file__
     pairwise({"layer0": a["layer0"]}, measure)
 
 

@@ -27,18 +27,18 @@ def test_only_models_of_wanted_pairs_are_prepared(monkeypatch):
         return prepare(split, array, *others)
 
     monkeypatch.setattr(pair_blocks, "_prepare_layer", watched)
-    for options, wanted in (
+    for options, computed in (
         ({"pairs": [(4, 1)]}, [a["layer0"][[1, 4]]]),
         ({"against": b, "pairs": [(5, 0), (5, 3)]}, [a["layer0"][[5]], b["layer0"][[0, 3]]]),
         ({"pairs": []}, []),
     ):
         prepared.clear()
-        found = pairwise(a, "cka", **options)
-        assert len(prepared) == len(wanted) and all(map(np.array_equal, prepared, wanted))
-        assert found.values.shape == (1, 6, 1, 4 if "against" in options else 6)
+        result = pairwise(a, "cka", **options)
+        assert len(prepared) == len(computed) and all(map(np.array_equal, prepared, computed))
+        assert result.values.shape == (1, 6, 1, 4 if "against" in options else 6)
         for i, j in options["pairs"]:
             expected = MEASURES["cka"].fn(a["layer0"][i], options.get("against", a)["layer0"][j])
-            np.testing.assert_allclose(found.select(model_a=i, model_b=j)[0, 0], expected, atol=SAME)
+            np.testing.assert_allclose(result.select(model_a=i, model_b=j)[0, 0], expected, atol=SAME)
 
 
 @pytest.mark.parametrize(
@@ -71,19 +71,19 @@ def test_blocks_count_all_that_is_made_of_a_representation():
 def test_tiles_cover_what_is_wanted_and_little_more():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        wanted = rng.random(rng.integers(1, 40, 2)) < rng.choice([0.02, 0.5, 1])
+        requested = rng.random(rng.integers(1, 40, 2)) < rng.choice([0.02, 0.5, 1])
         if rng.random() < 0.3:
-            wanted = np.triu(np.ones((len(wanted), len(wanted)), bool))
-        if not wanted.any():
+            requested = np.triu(np.ones((len(requested), len(requested)), bool))
+        if not requested.any():
             continue
-        edges = pair_blocks._edges(wanted, 32)
-        starts = pair_blocks._tiles(wanted, edges)
-        covered = np.zeros_like(wanted)
+        edges = pair_blocks._edges(requested, 32)
+        starts = pair_blocks._tiles(requested, edges)
+        covered = np.zeros_like(requested)
         for i, j in starts:
             assert i >= 0 and j >= 0
             covered[i : i + edges[0], j : j + edges[1]] = True
-        assert covered[wanted].all()
-        assert len(starts) * edges[0] * edges[1] <= pair_blocks.MAX_WASTE * wanted.sum()
+        assert covered[requested].all()
+        assert len(starts) * edges[0] * edges[1] <= pair_blocks.MAX_WASTE * requested.sum()
 
 
 def equations(jaxpr):
@@ -115,6 +115,6 @@ def test_matrices_are_decomposed_one_by_one_on_a_cpu(measure):
     if split.exact is not None:
         programs.append(jax.make_jaxpr(split.compare_exactly)(one, one))
     names = ("svd", "qr", "eigh", "cholesky", "householder_product")
-    found = [e for program in programs for e in equations(program.jaxpr) if e.primitive.name in names]
-    assert all(equation.invars[0].aval.ndim == 2 for equation in found)
-    assert found or measure not in ("cca", "svcca", "pwcca", "pls", "fourier_cca", "procrustes_distance")
+    decompositions = [e for program in programs for e in equations(program.jaxpr) if e.primitive.name in names]
+    assert all(equation.invars[0].aval.ndim == 2 for equation in decompositions)
+    assert decompositions or measure not in ("cca", "svcca", "pwcca", "pls", "fourier_cca", "procrustes_distance")

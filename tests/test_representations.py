@@ -22,13 +22,13 @@ def quiet_folder(tmp_path, monkeypatch):
 def test_representations_are_the_features_of_each_member(batch_size):
     dataset, zoo = trained()
     images = dataset.test.images[:EXAMPLES]
-    found = representations(zoo, images, dataset.mean, dataset.std, layers="relu2", batch_size=batch_size)
-    assert list(found) == ["relu2"] and found["relu2"].shape[:2] == (len(SEEDS), EXAMPLES)
+    result = representations(zoo, images, dataset.mean, dataset.std, layers="relu2", batch_size=batch_size)
+    assert list(result) == ["relu2"] and result["relu2"].shape[:2] == (len(SEEDS), EXAMPLES)
     normalised = (images - dataset.mean) / dataset.std
     features = jax.jit(lambda member: zoo.network.features(member, np.float32(normalised), ["relu2"])["relu2"])
     for i, seed in enumerate(SEEDS):
         expected = features(zoo.member(seed))
-        np.testing.assert_allclose(found["relu2"][i], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(result["relu2"][i], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_representations_of_nothing_are_an_error():

@@ -41,12 +41,12 @@ def command(*others, out="run", model="rotate_tiny", kinds="none,g_relu,orthogon
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def retrained(monkeypatch):
     """Record calls of the retraining as (point, kind, repeat); results depend on these only."""
-    found = []
+    calls = []
 
     def counted(self, member, cases, *, key, on_epoch, on_results):
-        found.extend((point, *case) for point in self.plan.points for case in cases)
+        calls.extend((point, *case) for point in self.plan.points for case in cases)
         on_epoch({"loss": 1.0})
         for case in cases:  # as in groups of one
             of_case = []
@@ -57,29 +57,29 @@ def asked(monkeypatch):
             on_results(of_case)
 
     monkeypatch.setattr(Retraining, "run", counted)
-    return found
+    return calls
 
 
 def test_the_command(quiet_folder, capsys, monkeypatch):
     out = command("--layers", "2")
     rows = files.read_csv(out / "results.csv")
-    dataset, found = trained()
-    baseline = 100 * zoo.test_accuracy(found, dataset)[0]
+    dataset, trained_zoo = trained()
+    baseline = 100 * zoo.test_accuracy(trained_zoo, dataset)[0]
     assert len(rows) == 6 and set(rows.layer) == {"conv2"} and not rows.duplicated(["kind", "repeat"]).any()
     np.testing.assert_allclose(rows.baseline, baseline, rtol=1e-6)
     np.testing.assert_allclose(rows.penalty, rows.baseline - rows.accuracy, rtol=1e-12)
     # Of the library's own, at the same key.
-    plan = plan_of(found, (1,), epochs=1)
+    plan = plan_of(trained_zoo, (1,), epochs=1)
     plan = dataclasses.replace(plan, recipe=dataclasses.replace(plan.recipe, weight_decay=1e-4))
     member_key = jax.random.fold_in(key(0), 0)
-    results = Retraining(plan, dataset).run(found.member(0), CASES, key=member_key)
+    results = Retraining(plan, dataset).run(trained_zoo.member(0), CASES, key=member_key)
     for one in results:
         row = rows[(rows.kind == one.case.kind) & (rows["repeat"] == one.case.repeat)].iloc[0]
         assert row.accuracy == one.accuracy and row.val_accuracy == one.val_accuracy
     printed = capsys.readouterr().out
-    for kind, theirs in rows.groupby("kind").penalty:
-        assert f"{theirs.mean():z.1f} ± {theirs.std():.1f}" in printed
-        assert f"{kind} {theirs.mean():.1f}" in printed
+    for kind, penalties in rows.groupby("kind").penalty:
+        assert f"{penalties.mean():z.1f} ± {penalties.std():.1f}" in printed
+        assert f"{kind} {penalties.mean():.1f}" in printed
     assert "95 % intervals over 2 matrices" in " ".join(printed.split()) and "batch norm" not in printed
     for name in ("penalties", "curves"):
         assert (out / f"{name}.png").exists() and (out / f"{name}.pdf").exists()
@@ -91,15 +91,15 @@ def test_the_command(quiet_folder, capsys, monkeypatch):
     assert "All is there" in capsys.readouterr().out
 
 
-def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
+def test_more_extends_and_computes_nothing_twice(quiet_folder, retrained):
     out = command("--layers", "2")
     rows = files.read_csv(out / "results.csv")
-    assert len(rows) == len(asked) == 6
-    asked.clear()
+    assert len(rows) == len(retrained) == 6
+    retrained.clear()
     command("--layers", "all", "--repeats", 3, kinds="orthogonal,permutation")
-    wanted = {(0, kind, i) for kind in ("orthogonal", "permutation") for i in range(3)}
-    wanted |= {(1, "permutation", i) for i in range(3)} | {(1, "orthogonal", 2)}
-    assert set(asked) == wanted and len(asked) == len(wanted)
+    expected = {(0, kind, i) for kind in ("orthogonal", "permutation") for i in range(3)}
+    expected |= {(1, "permutation", i) for i in range(3)} | {(1, "orthogonal", 2)}
+    assert set(retrained) == expected and len(retrained) == len(expected)
     more = files.read_csv(out / "results.csv")
     names = ["model", "layer", "seed", "kind", "repeat"]
     kept = rows.merge(more, on=names)
@@ -108,7 +108,7 @@ def test_more_extends_and_computes_nothing_twice(quiet_folder, asked):
     assert len(files.read_csv(out / "curves.csv")) == 16
 
 
-def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
+def test_seeds_share_programs(quiet_folder, retrained, monkeypatch, capsys):
     """Two members with two layers use one program for both layers; more matrices extend the results."""
     points = []
     begin = Retraining.__init__
@@ -116,24 +116,24 @@ def test_seeds_share_programs(quiet_folder, asked, monkeypatch, capsys):
         Retraining, "__init__", lambda self, plan, *a, **o: points.append(plan.points) or begin(self, plan, *a, **o)
     )
     out = command("--seeds", "1,0", kinds="none,orthogonal")
-    assert points == [(0, 1)] and len(asked) == 2 * 2 * 2 * 2
+    assert points == [(0, 1)] and len(retrained) == 2 * 2 * 2 * 2
     assert "mean ± deviation over 2 matrices in each of 2 members" in capsys.readouterr().out
     rows = files.read_csv(out / "results.csv")
     names = ["model", "layer", "seed", "kind", "repeat"]
     assert len(rows) == 16 and not rows.duplicated(names).any() and set(rows.seed) == {0, 1}
     points.clear()
-    asked.clear()
+    retrained.clear()
     command("--seeds", "0,1", kinds="none,orthogonal")
-    assert not points and not asked and len(files.read_csv(out / "results.csv")) == 16
+    assert not points and not retrained and len(files.read_csv(out / "results.csv")) == 16
     command("--seeds", "0,1", kinds="none,permutation")
-    assert points == [(0, 1)] and len(asked) == 8
+    assert points == [(0, 1)] and len(retrained) == 8
 
 
-def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
+def test_an_interrupted_run_goes_on(quiet_folder, retrained, monkeypatch):
     """Saved groups and layers are not computed again."""
     write, written = files.write_csv, []
 
-    def dies(path, frame):
+    def interrupted(path, frame):
         if len(written) == 5:  # one layer of the third group
             raise KeyboardInterrupt
         write(path, frame)
@@ -141,13 +141,15 @@ def test_an_interrupted_run_goes_on(quiet_folder, asked, monkeypatch):
             written.append(frame.layer[0])
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(files, "write_csv", dies)
+        patch.setattr(files, "write_csv", interrupted)
         command()
     assert end.value.code == 130 and written == ["conv1", "conv2"] * 2 + ["conv1"]
-    everything = set(asked)
-    asked.clear()
+    everything = set(retrained)
+    retrained.clear()
     command()
-    assert sorted(asked) == sorted(everything - {(0, *case) for case in CASES[:3]} - {(1, *case) for case in CASES[:2]})
+    assert sorted(retrained) == sorted(
+        everything - {(0, *case) for case in CASES[:3]} - {(1, *case) for case in CASES[:2]}
+    )
     assert len(files.read_csv(Path("run/results.csv"))) == 12
 
 
@@ -229,7 +231,7 @@ def test_bad_flags_are_one_line(words, named, quiet_folder, capsys, monkeypatch)
 
 
 @pytest.mark.slow
-def test_the_command_tells_of_batch_norm(quiet_folder, asked, capsys):
+def test_the_command_tells_of_batch_norm(quiet_folder, retrained, capsys):
     command(kinds="g_relu,orthogonal", model="rotate_tiny_norm")
     assert "rotate_tiny_norm: with batch norm" in capsys.readouterr().out
 
@@ -248,10 +250,10 @@ def test_bars_show_means_and_deviations(tmp_path):
         for r in range(4)
     )
     figure = rotations(rows, tmp_path / "r")
-    for axes, (model, theirs) in zip(figure.axes, rows.groupby("model"), strict=True):
+    for axes, (model, of_model) in zip(figure.axes, rows.groupby("model"), strict=True):
         assert axes.get_title().startswith(f"{model} (baseline 90.0 %)")
         heights = [bar.get_height() for container in axes.containers[1::2] for bar in container]
-        by_bar = theirs.groupby([theirs.kind.map(list(KINDS).index), "layer"]).penalty
+        by_bar = of_model.groupby([of_model.kind.map(list(KINDS).index), "layer"]).penalty
         np.testing.assert_allclose(heights, by_bar.mean())
         spans = [np.ptp(line[:, 1]) for c in axes.containers[::2] for line in c.lines[2][0].get_segments()]
         np.testing.assert_allclose(spans, 2 * by_bar.std(), rtol=1e-6)

@@ -26,19 +26,19 @@ def penalties(gap, *, cost=None, seeds=1, repeats=4, noise=0.5, layers=("conv1",
     return pd.DataFrame(rows)
 
 
-def verdicts(told):
+def verdicts(text):
     """Return the verdicts of the whole text and of each claim."""
-    whole = re.match(r"The published finding (holds|fails|is not settled) as a whole", told).group(1)
+    whole = re.match(r"The published finding (holds|fails|is not settled) as a whole", text).group(1)
     claims = ("g_relu costs at most", "orthogonal costs more than g_relu", "the gap grows with depth")
-    found = [re.search(rf"{claim}[^:]*: (holds|fails|not settled|undecided)", told).group(1) for claim in claims]
-    return [whole, *found]
+    of_claims = [re.search(rf"{claim}[^:]*: (holds|fails|not settled|undecided)", text).group(1) for claim in claims]
+    return [whole, *of_claims]
 
 
 FOUR = {"layers": ("conv1", "conv2", "conv3", "conv4"), "noise": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("rows", "wanted"),
+    ("rows", "expected"),
     [
         (penalties((1, 4, 9), noise=0.2), ["holds", "holds", "holds", "holds"]),
         (penalties((1, 4, 9), cost=(1, 1, 1), noise=0.2), ["holds", "holds", "holds", "holds"]),
@@ -52,8 +52,8 @@ FOUR = {"layers": ("conv1", "conv2", "conv3", "conv4"), "noise": 0.1}
         (penalties((3,), layers=("conv2",)), ["is not settled", "holds", "holds", "undecided"]),
     ],
 )
-def test_each_part_of_the_published_finding_is_tested_at_each_layer(rows, wanted):
-    assert verdicts(compare_with_published(rows)) == wanted
+def test_each_part_of_the_published_finding_is_tested_at_each_layer(rows, expected):
+    assert verdicts(compare_with_published(rows)) == expected
 
 
 def swinging(gap, cost, by):
@@ -75,7 +75,7 @@ def test_what_swings_is_not_settled():
 
 def test_the_published_finding_is_told_with_numbers():
     rows = penalties((-1, -1, -2, 11), cost=(0, 1, 5, 0), layers=FOUR["layers"], noise=0.0)
-    told = compare_with_published(rows)
+    text = compare_with_published(rows)
     for words in (
         "95 % intervals over 4 matrices",
         "g_relu costs at most 2 more than none: fails (conv1 0.0 ± 0.0 holds, conv2 1.0 ± 0.0 holds, "
@@ -84,7 +84,7 @@ def test_the_published_finding_is_told_with_numbers():
         "conv3 -2.0 ± 0.0 fails, conv4 11.0 ± 0.0 holds)",
         "conv2 to conv3 -1.0 ± 0.0 fails, conv3 to conv4 13.0 ± 0.0 holds, conv1 to conv4 12.0 ± 0.0 holds)",
     ):
-        assert words in told
+        assert words in text
 
 
 def test_what_the_published_finding_cannot_be_told_from():
@@ -121,8 +121,8 @@ def test_batch_norm_is_told():
     for model in ("rotate_tiny", "rotate_tiny_norm", "rotate_tiny_sigmoid"):
         network = models.create(model, image_size=8)
         assert uses_batch_norm(network) is (model == "rotate_tiny_norm")
-    told = conclusion(rows, ["m"], ["m"])
-    assert "The published finding" in told and "m: with batch norm, unlike the published networks" in told
+    text = conclusion(rows, ["m"], ["m"])
+    assert "The published finding" in text and "m: with batch norm, unlike the published networks" in text
     assert "batch norm" not in conclusion(rows, ["m"])
 
 

@@ -275,11 +275,12 @@ def test_devices_that_share_a_pair_give_the_results_of_one(families, points):
     plan = make_plan(families, dataclasses.replace(CONFIG, epochs=2), points=points)
     alone, together = (Sweep(plan, dataset, num_pairs=1, devices=jax.devices()[:n]) for n in (1, 2))
     assert [len(sweep.shards) for sweep in (alone, together)] == [1, 2]
-    seen = {alone: [], together: []}
+    progress = {alone: [], together: []}
     alone, together = (
-        next(iter(sweep.run(trained()[1].member, [(0, 1)], on_epoch=epochs.append))) for sweep, epochs in seen.items()
+        next(iter(sweep.run(trained()[1].member, [(0, 1)], on_epoch=epochs.append)))
+        for sweep, epochs in progress.items()
     )
-    first, second = seen.values()
+    first, second = progress.values()
     assert len(first) == len(second) == 2
     for a, b in zip(first, second, strict=True):
         assert a == pytest.approx(b, rel=1e-5)

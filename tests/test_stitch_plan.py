@@ -22,10 +22,12 @@ from symjax.stitching import (
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
 def test_family_progress_is_one_half_at_the_halfway_epoch(epochs):
     config = FitConfig(epochs=epochs)
-    seen = [float(fit.family_progress(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)]
+    progress = [
+        float(fit.family_progress(config, jnp.int32(e), jnp.float32(s))) for e in range(epochs) for s in (0, 0.999)
+    ]
     second = [e >= config.halfway_epoch for e in range(epochs) for _ in range(2)]
-    assert [value >= 0.5 for value in seen] == second
-    assert seen == sorted(seen) and seen[0] == 0 and seen[-1] < 1
+    assert [value >= 0.5 for value in progress] == second
+    assert progress == sorted(progress) and progress[0] == 0 and progress[-1] < 1
 
 
 @pytest.mark.parametrize("bad", [{"schedule": "cosin"}, {"optimizer": "adamw"}, {"translate": -1}])
