@@ -35,10 +35,10 @@ def table(folder):
 
 
 class FakeSweep:
-    """Results that are a function of pair, layer and family alone; counts what it is asked for."""
+    """Results that are a function of pair, layer and family alone; keeps what is requested."""
 
     group_size, evaluation_steps = 2, 1
-    asked: ClassVar[list] = []
+    requested: ClassVar[list] = []
     fail_at: ClassVar = None
 
     def __init__(self, plan, dataset, *, num_pairs):
@@ -49,22 +49,22 @@ class FakeSweep:
             if pair == FakeSweep.fail_at:
                 raise KeyboardInterrupt
             rows, curves, stitches = [], [], {}
-            for point in self.plan.points:
-                where = self.plan.network.points[point]
+            for junction in self.plan.junctions:
+                columns, layers = junction.columns, junction.layers
                 for family in self.plan.families:
-                    FakeSweep.asked.append((pair, where.name, family.label))
-                    rng = np.random.RandomState(zlib.crc32(f"{pair}{where.name}{family.label}".encode()))
-                    d = where.channels
-                    stitches[where.name, family.label] = (
-                        Stitch(rng.randn(d, d).astype(np.float32), np.zeros(d, np.float32)),
-                        jax.tree.map(np.asarray, member(pair[1]).state),
+                    FakeSweep.requested.append((pair, layers[0], family.label))
+                    rng = np.random.RandomState(zlib.crc32(f"{pair}{''.join(layers)}{family.label}".encode()))
+                    stitches[*layers, family.label] = (
+                        Stitch(rng.randn(*junction.shape).astype(np.float32), np.zeros(junction.shape[0], np.float32)),
+                        jax.tree.map(np.asarray, member_b(pair[1]).state),
                     )
-                    row = {"layer": where.name, "layer_index": point, "starred": False, "family": family.label}
+                    row = columns | {"family": family.label}
                     row |= {"hyperparameter": family.hyperparameter, "start": family.start, "sparsity": 0.0}
                     row |= {"learning_rate": 0.01 if family.trains else None}
                     rows.append(row | {"stitched_accuracy": 100 * rng.rand(), "val_accuracy": 100 * rng.rand()})
                     if family.trains:
-                        curve = {"layer": where.name, "family": family.label, "learning_rate": 0.01}
+                        curve = {name: columns[name] for name in ("layer", "layer_b") if name in columns}
+                        curve |= {"family": family.label, "learning_rate": 0.01}
                         curves += [curve | {"epoch": e, "loss": rng.rand(), "accuracy": rng.rand()} for e in (1, 2)]
             on_epoch({"loss": 0.0, "accuracy": 0.0})
             on_evaluation({"loss": 1.0, "accuracy": 0.5})

@@ -39,7 +39,7 @@ def command(module, *others, out):
 @pytest.fixture
 def fake(monkeypatch):
     """Stitches that are drawn in place of trained ones."""
-    FakeSweep.asked, FakeSweep.fail_at = [], None
+    FakeSweep.requested, FakeSweep.fail_at = [], None
     monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
     return FakeSweep
 
@@ -66,9 +66,9 @@ def test_crossval(fake, tmp_path, capsys):
     assert "chosen by validation" in printed
     assert all((out / f"{name}.png").exists() for name in report.figures)
 
-    fake.asked.clear()
+    fake.requested.clear()
     command(experiments.crossval, *ask, out=out)
-    assert not fake.asked
+    assert not fake.requested
     assert capsys.readouterr().out == printed and summary.read(out).seconds > report.seconds
 
 
@@ -100,10 +100,24 @@ def test_the_lasso_command(fake, tmp_path, capsys):
     command(experiments.lasso, "--weights", "0.1,1e4", "--beside", "birkhoff", "--pairs", 1, out=tmp_path / "run")
     report = summary.read(tmp_path / "run")
     assert report.conclusion in capsys.readouterr().out and "birkhoff costs" in report.conclusion
-    assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
+    assert {label for _, _, label in fake.requested} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
     (table,) = report.tables.values()
     assert table.loc["lasso_proximal:10000", "relu1"].endswith("@ 0.00")
     assert (tmp_path / "run" / "sparsity.png").exists() and (tmp_path / "run" / "sparsity.pdf").exists()
+
+
+def test_points_of_one_model_in_the_other_commands(fake, tmp_path, capsys):
+    """Layers that share a point of A are distinct in tables and figures."""
+    words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
+    command(experiments.lasso, *words, "--weights", "0.1", "--beside", "full,birkhoff", out=tmp_path / "lasso")
+    printed = capsys.readouterr().out
+    assert "relu1 to relu2" in printed and "Left out: birkhoff, which need equal widths" in printed
+    command(experiments.crossval, *words, "--family", "rank", "--values", "1,2", out=tmp_path / "crossval")
+    rows = files.read_csv(tmp_path / "crossval" / "results.csv", ROWS.required)
+    assert "relu1 to relu2" in capsys.readouterr().out and not {"network_a", "network_b"} & {*rows}
+    chosen = files.read_csv(tmp_path / "crossval" / "chosen.csv")
+    assert chosen.layer.tolist() == ["relu1", "relu1 to relu2"]
+    assert rows.layer_b.notna().all()
 
 
 @pytest.mark.slow

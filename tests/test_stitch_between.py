@@ -39,7 +39,7 @@ def command(*words, out, module=experiments.stitch):
 
 def test_a_model_of_the_same_code_gives_the_same_numbers(tmp_path):
     """Networks of one seed have equal weights in both zoos, so that pairs of different seeds are the same pairs."""
-    words = ["--families", "full,birkhoff", "--layers", "relu2", "--pairs", "all"]
+    words = ["--families", "full,matched", "--layers", "relu2", "--pairs", "all"]
     within = command(*words, out=tmp_path / "within").set_index(ROW)
     zoo_b, dataset = tmp_path / "zoo-b", trained()[0]
     twins = settings(model="stitch_twin").zoo_config()
@@ -96,18 +96,3 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(Sweep, "run", lambda *_, **__: pytest.fail("computed again"))
     monkeypatch.setattr(zoo.training, "train_jobs", lambda *_, **__: pytest.fail("trained again"))
     assert command(*words, out=tmp_path / "out").equals(rows)
-
-
-def test_points_of_one_model_in_the_other_commands(tmp_path, capsys):
-    """Layers that share a point of A are distinct in tables and figures."""
-    words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
-    command(*words, "--weights", "0.1", "--beside", "full,birkhoff", out=tmp_path / "lasso", module=experiments.lasso)
-    printed = capsys.readouterr().out
-    assert "relu1 to relu2" in printed and "Left out: birkhoff, which need equal widths" in printed
-    rows = command(
-        *words, "--family", "rank", "--values", "1,2", out=tmp_path / "crossval", module=experiments.crossval
-    )
-    assert "relu1 to relu2" in capsys.readouterr().out and not {"network_a", "network_b"} & {*rows}
-    chosen = files.read_csv(tmp_path / "crossval" / "chosen.csv")
-    assert chosen.layer.tolist() == ["relu1", "relu1 to relu2"]
-    assert rows.layer_b.notna().all()

@@ -28,7 +28,7 @@ def quiet_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fake(monkeypatch):
-    FakeSweep.asked, FakeSweep.fail_at = [], None
+    FakeSweep.requested, FakeSweep.fail_at = [], None
     monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
     monkeypatch.setattr(zoo, "train", lambda *_, **__: trained()[1])
     for name in ("penalties", "curves"):
@@ -47,7 +47,7 @@ def assert_same(folder, other):
 def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_path):
     every = ["--families", "full,matched,rank1,lasso:0.01"]
     command(*every, "--pairs", "all", out=tmp_path / "at once")
-    at_once, fake.asked = fake.asked, []
+    at_once, fake.requested = fake.requested, []
     assert len(at_once) == 6 * 2 * 4 == len(set(at_once))
     for part in (
         ["--families", "full", "--layers", "relu2", "--pairs", 1],
@@ -58,7 +58,7 @@ def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_
         [*every, "--pairs", "all"],
     ):
         command(*part, out=tmp_path / "bit by bit")
-    assert len(fake.asked) == len(set(fake.asked)) and set(fake.asked) == set(at_once)
+    assert len(fake.requested) == len(set(fake.requested)) and set(fake.requested) == set(at_once)
     assert_alike(tmp_path / "bit by bit", tmp_path / "at once")
 
 
@@ -71,29 +71,29 @@ def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, c
     command("--families", "full", "--pairs", 1, out=prepared)
     command("--families", "full", "--layers", "relu1", "--pairs", 3, out=prepared)
     for process in (0, 1):
-        fake.asked = []
+        fake.requested = []
         shutil.copytree(prepared, tmp_path / str(process))
         share = lambda items, process=process: list(items)[process::2]  # noqa: E731
         monkeypatch.setattr(experiments.sweeps.hosts, "local_shard", share)
         with pytest.raises(SystemExit, match="2"):
             command("--families", "full,rank1", "--pairs", 4, out=tmp_path / str(process))
         assert "stitches are done, but" in capsys.readouterr().err
-        shares.append({pair for pair, _, _ in fake.asked})
+        shares.append({pair for pair, _, _ in fake.requested})
     assert len(shares[0]) == len(shares[1]) == 2 and not shares[0] & shares[1]
 
 
 def test_an_interrupted_run_finishes_what_is_missing(fake, tmp_path, capsys):
     command(*FAMILIES, "--pairs", 4, out=tmp_path / "undisturbed")
-    pairs = list(dict.fromkeys(pair for pair, _, _ in fake.asked))
-    fake.asked, fake.fail_at = [], pairs[2]
+    pairs = list(dict.fromkeys(pair for pair, _, _ in fake.requested))
+    fake.requested, fake.fail_at = [], pairs[2]
     with pytest.raises(SystemExit) as caught:
         command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
     assert caught.value.code == 130
     assert "continue from the saved state" in capsys.readouterr().err
     assert set(table(tmp_path / "interrupted").pair) == {f"{a}-{b}" for a, b in pairs[:2]}
-    fake.asked, fake.fail_at = [], None
+    fake.requested, fake.fail_at = [], None
     command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
-    assert {pair for pair, _, _ in fake.asked} == set(pairs[2:])
+    assert {pair for pair, _, _ in fake.requested} == set(pairs[2:])
     assert_same(tmp_path / "interrupted", tmp_path / "undisturbed")
 
 
