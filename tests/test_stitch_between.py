@@ -56,7 +56,7 @@ def test_a_model_of_the_same_code_gives_the_same_numbers(tmp_path):
 
 
 WIDE = ["--model-b", "stitch_tiny", "--model-b-options", "multiples=(2,3)", "--layers", "relu1:relu2,relu1"]
-WIDE += ["--pairs", 2, "--families", "identity,full,birkhoff,rank2"]
+WIDE += ["--pairs", 2, "--families", "identity,full,birkhoff"]
 
 
 def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch):
@@ -75,7 +75,7 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
     name_b = "stitch_tiny(width=4, multiples=(2, 3))"
     assert f"stitch_tiny(width=4) to {name_b} on stripes: clean accuracy " in output.out
     assert "relu1 to relu2" in output.out and "over 2 pairs" in output.out
-    assert rows.family.unique().tolist() == ["full", "rank2"] and len(rows) == 2 * 2 * 2
+    assert set(rows.family) == {"full"} and len(rows) == 2 * 2
     assert sorted(set(zip(rows.layer, rows.layer_b, strict=True))) == [("relu1", "relu1"), ("relu1", "relu2")]
     assert rows.network_b.eq(name_b).all() and rows["resize"].isin(["none", "mean"]).all()
     dataset, members = trained()
