@@ -23,9 +23,8 @@ from symjax.stitching.results import flatten
 
 
 def public_modules():
-    modules = {
-        info.name: importlib.import_module(f"symjax.{info.name}") for info in pkgutil.iter_modules(symjax.__path__)
-    }
+    listed = [*pkgutil.iter_modules(symjax.__path__), *pkgutil.iter_modules(symjax.ops.__path__, "ops.")]
+    modules = {info.name: importlib.import_module(f"symjax.{info.name}") for info in listed if info.name != "ops"}
     return {name: module for name, module in modules.items() if hasattr(module, "__all__")}
 
 
@@ -34,7 +33,7 @@ PUBLIC = {f"{name}.{item}": getattr(module, item) for name, module in MODULES.it
 FUNCTIONS = [name for name, value in PUBLIC.items() if inspect.isfunction(inspect.unwrap(value))]
 MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
-    *("parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
+    *("ops.parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
 )
 METHODS = ("zoo.Zoo.member", "network.Network.index", "network.Network.parse_points")
@@ -113,8 +112,8 @@ def right_arguments():
         "groups.homogeneity_defect": {"scales": [1.0, 2.0]},
         "groups.is_intertwiner": {"inputs": 50},
         "groups.polynomial": {"degree": 2},
-        "memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
-        "memory.parse_bytes": {"text": "1GB"},
+        "ops.memory.estimate_memory": {"fn": lambda member, shared: member, "member": ANY, "shared": ANY},
+        "ops.memory.parse_bytes": {"text": "1GB"},
         "models.build": {"name": "mcnn_k", "rngs": nnx.Rngs(0)},
         "models.create": {"name": "mcnn_k"},
         "models.register": {"presets": {}},
@@ -122,10 +121,10 @@ def right_arguments():
         "network.Network.index": {"point": 0},
         "network.Network.parse_points": {"text": "relu1"},
         "pairs.draw_pairs": {"count": 2},
-        "parallel.Execution": {"members": "map", "conv": "native"},
-        "parallel.default_execution": {"backend": "cpu"},
-        "parallel.over_members": {"fn": lambda member, shared: member},
-        "parallel.use_cores": {"count": 2},
+        "ops.parallel.Execution": {"members": "map", "conv": "native"},
+        "ops.parallel.default_execution": {"backend": "cpu"},
+        "ops.parallel.over_members": {"fn": lambda member, shared: member},
+        "ops.parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.freezing": {"metrics": results, "cost": results},
@@ -210,11 +209,11 @@ COSTLY = (
     # Too late here:
     "representations.features_of",
     "representations.representations",
-    "parallel.use_cores",
+    "ops.parallel.use_cores",
 )
 PYTREES = {"params", "stats", "like", "state", "member", "shared", "result"}  # of the library's own making
 NAMED = {  # arguments whose messages name the flag or what the argument belongs to
-    "memory.parse_bytes.text": "max_device_memory",
+    "ops.memory.parse_bytes.text": "max_device_memory",
     "network.Network.parse_points.text": "layers",
     "models.build.name": "model",
     "models.create.name": "model",

@@ -37,7 +37,7 @@ TAKEN = {  # what is right after all
     "dynamics.epoch_above.level": SIZES,
     "freezing.Saturation.threshold": [-1],
     "groups.homogeneity_defect.scales": [[]],
-    "parallel.default_execution.backend": ["x"],  # one of tomorrow
+    "ops.parallel.default_execution.backend": ["x"],  # one of tomorrow
     "plots.curves.table": [pd.DataFrame()],  # no figure
     "plots.homogeneity.slope": [-1],
     "similarity.pairwise.pairs": [[]],

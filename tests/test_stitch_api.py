@@ -99,14 +99,14 @@ def test_points_of_one_network_of_flax_nnx():
     train, test = vectors(), vectors(1, 30)
     at = ["relu1", ("relu1", "relu2"), ("relu2", "relu1")]
     result = symjax.stitch(
-        (network, a), (network, network.to_module(b)), at, families="full,lasso:0.01,rank2", train=train, test=test,
+        (network, a), (network, network.to_module(b)), at, families="lasso:0.01,rank2", train=train, test=test,
         **{**ONE, "learning_rates": (1e-3, 1e-1), "epochs": 2},
     )  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, (a, b), before)
     rows = result.table
-    assert rows.layer.tolist() == ["relu1"] * 6 + ["relu2"] * 3
-    assert rows.layer_b.tolist() == ["relu1"] * 3 + ["relu2"] * 3 + ["relu1"] * 3
-    keys = [("relu1", "full"), ("relu1", "relu2", "rank2"), ("relu2", "relu1", "lasso:0.01")]
+    assert rows.layer.tolist() == ["relu1"] * 4 + ["relu2"] * 2
+    assert rows.layer_b.tolist() == ["relu1"] * 2 + ["relu2"] * 2 + ["relu1"] * 2
+    keys = [("relu1", "rank2"), ("relu1", "relu2", "rank2"), ("relu2", "relu1", "lasso:0.01")]
     assert [result.stitches[key].matrix.shape for key in keys] == [(6, 6), (7, 6), (6, 7)]
     assert rows["rank"][rows.family == "rank2"].eq(2).all() and set(rows.learning_rate) <= {1e-3, 1e-1}
     for row in rows.itertuples():
@@ -118,7 +118,7 @@ def test_points_of_one_network_of_flax_nnx():
         )  # fmt: skip
         assert again == row.stitched_accuracy == pytest.approx(row.clean_accuracy - row.penalty)
     curves = result.curves.groupby(["layer", "layer_b", "family", "learning_rate"], dropna=False).size()
-    assert len(curves) == 3 * 3 * 2 and curves.eq(2).all()
+    assert len(curves) == 3 * 2 * 2 and curves.eq(2).all()
     titles = [text.get_text() for text in result.plot().axes[0].get_xticklabels()]
     assert titles == ["relu1", "relu1 to relu2", "relu2 to relu1"]
 

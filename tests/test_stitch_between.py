@@ -6,11 +6,14 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from campaign import slow
+from stitch_command_helpers import FakeSweep
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
 import experiments.crossval
 import experiments.lasso
 import experiments.stitch
+import experiments.sweeps
 from experiments.settings import run_command
 from symjax import zoo
 from symjax.ops import files
@@ -59,7 +62,9 @@ WIDE = ["--model-b", "stitch_tiny", "--model-b-options", "multiples=(2,3)", "--l
 WIDE += ["--pairs", 2, "--families", "identity,full,birkhoff"]
 
 
-def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("sweep", [FakeSweep, slow(Sweep)])
+def test_between_models_of_other_widths_and_points(sweep, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiments.sweeps, "Sweep", sweep)
     monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     words = [*WIDE, "--zoo-b", tmp_path / "zoo-b"]
     command(*words, "--dry-run", out=tmp_path / "out")
@@ -93,6 +98,6 @@ def test_between_models_of_other_widths_and_points(tmp_path, capsys, monkeypatch
     stitch, _ = load_stitch(tmp_path / "out", pair, "relu1", "full", like, layer_b="relu2")
     assert stitch.matrix.shape == (12, 4)
 
-    monkeypatch.setattr(Sweep, "run", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr(sweep, "run", lambda *_, **__: pytest.fail("computed again"))
     monkeypatch.setattr(zoo.training, "train_jobs", lambda *_, **__: pytest.fail("trained again"))
     assert command(*words, out=tmp_path / "out").equals(rows)
