@@ -14,8 +14,8 @@ import dataclasses
 from experiments.settings import run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
-from symjax.stitching.families import Birkhoff, parse_families
-from symjax.stitching.families.relu import HALF, NEVER
+from symjax.stitching.families import parse_families
+from symjax.stitching.families.relu import HALF, NEVER, Birkhoff
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,6 @@ FENCED = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
 UNDOCUMENTED = {
     "symjax.models.MODELS",
     "symjax.rotation.KINDS",
-    "symjax.stitching.FAMILIES",
     "symjax.zoo.PRECISIONS",
 }
 """Public names without a docstring, which are to get one. A name here that has one fails the build, too."""
@@ -41,7 +40,7 @@ def public_names() -> dict[str, list[str]]:
     """Return the names in `__all__` of each public module; symjax itself has those that no other module exports."""
     extensions = griffe.load_extensions(ROOT / "docs" / "docstrings.py")
     package = griffe.load("symjax", search_paths=[ROOT], extensions=extensions)
-    modules = re.findall(r"`symjax\.(\w+)`", package.docstring.value)
+    modules = re.findall(r"`symjax\.([\w.]+)`", package.docstring.value)
     names = {f"symjax.{module}": list(map(str, package[module].exports)) for module in modules}
     exported = {name for of_module in names.values() for name in of_module}
     names = {"symjax": [name for name in map(str, package.exports) if name not in exported], **names}

@@ -7,6 +7,7 @@ extend what is there.
 
 import dataclasses
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,7 @@ import pandas as pd
 from experiments import dry_run
 from experiments.features import in_blocks, maps_option, only_those, parse_measures, which_layers
 from experiments.folders import clean_accuracy, run_folder
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
@@ -31,6 +33,41 @@ from symjax.tables import mean, mean_and_deviation
 
 KEY = {"measure": str, "model_a": int, "layer_a": str, "model_b": int, "layer_b": str}
 ROWS = Schema("results", KEY, ("value",), part=("measure",), order=("measure", "model_a", "model_b"))
+
+LAYERS = ("relu1", "relu2", "relu3", "relu4")
+EXPERIMENT = Experiment(
+    place=70,
+    published={
+        "Procrustes similarity of equal layers, CIFAR-10": PublishedTable(
+            LAYERS,
+            {
+                "mCNN, G_ReLU": (0.6208, 0.5106, 0.4432, 0.4899),
+                "mCNN, orthogonal": (0.7724, 0.5743, 0.5087, 0.5825),
+                "cwCNN, G_ReLU": (0.8176, 0.7602, 0.5691, 0.4971),
+                "cwCNN, orthogonal": (0.8460, 0.6735, 0.5409, 0.6050),
+            },
+        ),
+        "G_ReLU-CKA of mCNN on CIFAR-10, layers of one network by layers of another": PublishedTable(
+            LAYERS,
+            {
+                "relu1": (0.84, 0.60, 0.31, 0.21),
+                "relu2": (0.62, 0.61, 0.31, 0.21),
+                "relu3": (0.31, 0.31, 0.45, 0.34),
+                "relu4": (0.20, 0.21, 0.35, 0.43),
+            },
+        ),
+        "CKA with normalised channels (called orthogonal there), likewise": PublishedTable(
+            LAYERS,
+            {
+                "relu1": (0.98, 0.91, 0.53, 0.37),
+                "relu2": (0.90, 0.97, 0.66, 0.49),
+                "relu3": (0.52, 0.66, 0.92, 0.83),
+                "relu4": (0.37, 0.49, 0.83, 0.93),
+            },
+        ),
+    },
+    results=partial(ResultTable, schema=ROWS),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.history import HistorySettings, agreement, convergence, spelled
+from experiments.registry import Experiment
 from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax import dynamics, plots
@@ -19,6 +20,8 @@ from symjax.tables import mean, over_networks
 KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "class": str}
 ROWS = Schema("results", KEY, ("value",), order=("measure", "seed", "epoch"))
 MEASURE = "cca"
+
+EXPERIMENT = Experiment(place=110)
 
 
 Settings = HistorySettings

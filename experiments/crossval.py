@@ -6,27 +6,43 @@ choice is worth beside each value kept for all pairs and layers. The same comman
 """
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pandas as pd
+import tyro
 
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import optional, run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
 from symjax.ops import files
+from symjax.stitching import FAMILIES
 from symjax.stitching.results import StitchResults
-from symjax.stitching.selection import GRIDS, choose, with_numbers
+from symjax.stitching.selection import choose, grids, with_numbers
 from symjax.tables import mean
 
-DEFAULTS = "; ".join(f"{family} {','.join(values)}" for family, values in GRIDS.items())
+DEFAULTS = "; ".join(f"{family} {','.join(map('{:g}'.format, values))}" for family, values in grids().items())
+WHOSE = ", ".join(f"{name} ({FAMILIES[name].parameter().name})" for name in grids())
+
+EXPERIMENT = Experiment(
+    place=30,
+    published={
+        "stitching penalty of mCNN on CIFAR-10, percentage points (about)": PublishedTable(
+            ("relu1", "relu2", "relu3", "relu4"),
+            {"G_ReLU, alpha 0.1": (8, 8, 17, 6), "G_ReLU, alpha chosen": (7, 8, 17, 6)},
+        )
+    },
+    results=StitchResults,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
-    family: Literal["birkhoff", "birkhoff_published", "lasso", "lasso_proximal", "rank", "softsort"] = "birkhoff"
-    """Whose number is chosen: alpha, alpha, lambda, the rank, or tau."""
+    family: Annotated[
+        str, tyro.conf.arg(help=f"Whose number is chosen: {WHOSE}, or package.module:Name for your own.")
+    ] = "birkhoff"
     values: Annotated[str | None, optional("NUMBERS", DEFAULTS)] = None
     """What to choose from, with commas between; of equally good ones the first is taken."""
 
@@ -41,7 +57,7 @@ def main(settings: Settings) -> Summary:
         chosen = choose(swept.table)
         files.write_csv(swept.folder / "chosen.csv", chosen)
         # A family's default number is not in its label, but here it is what is compared.
-        labels = {family.label: f"{settings.family}:{family.hyperparameter:g}" for family in families}
+        labels = {family.label: f"{family.name}:{family.hyperparameter:g}" for family in families}
         fixed = swept.table.replace({"family": labels})
         together = pd.concat([fixed, chosen.assign(family="chosen by validation")])
         plots.penalties(together, swept.folder / "penalties")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from experiments.features import parse_measures
 from experiments.history import LEVEL, HistorySettings, convergence, rank_correlation, spelled
+from experiments.registry import Experiment
 from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax import dynamics, plots
@@ -20,6 +21,8 @@ from symjax.tables import over_networks
 
 KEY = {"measure": str, "seed": int, "epoch": int, "layer": str, "end_layer": str}
 ROWS = Schema("results", KEY, ("value",), order=("measure", "seed", "epoch"))
+
+EXPERIMENT = Experiment(place=80)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pandas as pd
 from experiments import dry_run
 from experiments.features import FeatureSettings, parse_measures
 from experiments.folders import run_folder, test_percent
+from experiments.registry import Experiment
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.summary import Summary
 from symjax import freezing, plots
@@ -33,6 +34,8 @@ ROWS = Schema("results", {"schedule": str, "seed": int}, ("accuracy", "flops"), 
 NAMES = Schema("schedules", {"name": str, "seeds": str}, ("schedule",), order=())
 SCHEDULES = ("linear", "similarity")
 OF_SIMILARITY = ("measure", "threshold", "images", "examples", "maps")  # flags
+
+EXPERIMENT = Experiment(place=90)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,16 +10,35 @@ from typing import Annotated, Literal
 
 import pandas as pd
 
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import optional, run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.errors import InputError, renamed
-from symjax.stitching import parse_families
-from symjax.stitching.selection import GRIDS, with_numbers
+from symjax.stitching import FAMILIES, parse_families
+from symjax.stitching.results import StitchResults
+from symjax.stitching.selection import with_numbers
 from symjax.tables import mean, mean_and_deviation
 
-DEFAULTS = "; ".join(f"{family} {','.join(GRIDS[family])}" for family in ("lasso_proximal", "lasso"))
+DEFAULTS = "; ".join(
+    f"{name} {','.join(map('{:g}'.format, FAMILIES[name].grid))}" for name in ("lasso_proximal", "lasso")
+)
+
+EXPERIMENT = Experiment(
+    place=40,
+    published={
+        "penalty in percentage points @ sparsity, mCNN on CIFAR-10 (about)": PublishedTable(
+            ("relu1", "relu2", "relu3"),
+            {
+                "lambda 0.001": ("1.3 @ 0.22", "1.3 @ 0.36", "2 @ 0.48"),
+                "lambda 0.01": ("1.4 @ 0.72", "2.2 @ 0.72", "4 @ 0.76"),
+                "lambda 0.1": ("4.1 @ 0.77", "5.9 @ 0.81", "11.5 @ 0.88"),
+            },
+        )
+    },
+    results=StitchResults,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pandas as pd
 from experiments import dry_run
 from experiments.features import FeatureSettings, in_blocks, parse_measures
 from experiments.folders import run_folder
+from experiments.registry import Experiment
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
@@ -36,6 +37,8 @@ GROUPS = ("generalizing", "memorizing")
 EPOCHS = {"digits": 40}
 OTHER_EPOCHS = 100
 EARLY = 0.25  # layers are alike in both groups where the gap is at most so much of that in the last layer
+
+EXPERIMENT = Experiment(place=100)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,23 +9,18 @@ on with where it was interrupted; the folders stay as they are.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-import experiments.align
-from experiments import summary
+from experiments import registry, summary
 from experiments.folders import ACCURACY, ACCURACY_B
 from experiments.settings import optional, run_command
 from experiments.sharing import split_name
 from symjax.errors import InputError
 from symjax.ops import files, runs
 from symjax.ops.result_table import ResultTable
-from symjax.rotation.results import RotationResults
-from symjax.stitching.results import StitchResults
-from symjax.zoo.merging import merge_members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,37 +31,25 @@ class Settings:
     """The folder to make, or to add to."""
 
 
-KINDS: dict[str, Callable[[Path, Sequence[Path]], int]] = {
-    **dict.fromkeys(("stitch", "crossval", "lasso"), lambda out, folders: StitchResults(out).merge(folders)),
-    "rotate": lambda out, folders: RotationResults(out).merge(folders),
-    "align": lambda out, folders: ResultTable(out, experiments.align.ROWS).merge(folders),
-}
-"""For each kind of folder a function that writes the rows of folders into one of them, and returns their number."""
-
-
 def main(settings: Settings) -> None:
     folders = list(dict.fromkeys(settings.folders))
     if not folders:
         raise InputError("folders: none given")
     out = settings.out or default_out(folders)
     kind = kind_of(folders[0])
-    if kind != "zoo" and kind not in KINDS:
-        raise InputError(f"folders: {folders[0]} is a {kind} folder; those of zoo, {', '.join(KINDS)} can be merged")
+    experiment = registry.find(kind)
+    if experiment is None or experiment.results is None:
+        known = ", ".join(registry.mergeable())
+        raise InputError(f"folders: {folders[0]} is a {kind} folder; those of {known} can be merged")
     config = runs.read_config(folders[0], kind)
     for folder in folders[1:]:
         runs.check_config(folder, kind, config)
     with runs.open_folder(out, kind, config):
         sources = [out, *(folder for folder in folders if folder.resolve() != out.resolve())]
-        if kind == "zoo":
-            finished, going = merge_members(sources, out)
-            merged = f"{len(finished)} finished members"
-            for seed, epochs in sorted(going.items()):
-                print(f"not finished: seed {seed}, after {epochs} epochs", file=sys.stderr)
-        else:
-            merged = f"{KINDS[kind](out, sources)} rows"
+        merged = f"{experiment.results(out).merge(sources)} {experiment.unit}"
         for table in (ACCURACY, ACCURACY_B):
             ResultTable(out, table).merge(sources)
-    for line in unfinished(folders, kind):
+    for line in unfinished(folders, experiment.reports_unfinished):
         print(line, file=sys.stderr)
     print(f"{out}: {merged} of {len(folders)} folder{'s' * (len(folders) > 1)}")
     if command := whole_command(folders, out):
@@ -92,9 +75,9 @@ def kind_of(folder: Path) -> str:
     return document["kind"]
 
 
-def unfinished(folders: list[Path], kind: str) -> list[str]:
-    """Tasks that have not come to their end (of a zoo its members tell), and those that are not there."""
-    ended = [kind == "zoo" or (folder / summary.SUMMARY).exists() for folder in folders]
+def unfinished(folders: list[Path], reported: bool) -> list[str]:
+    """Tasks that have not come to their end, unless merging has reported them, and those that are not there."""
+    ended = [reported or (folder / summary.SUMMARY).exists() for folder in folders]
     lines = [f"not finished: {folder}" for folder, end in zip(folders, ended, strict=True) if not end]
     tasks = [task for _, task in map(split_name, folders) if task]
     if len({count for _, count in tasks}) == 1:

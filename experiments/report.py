@@ -5,18 +5,17 @@ that it took. Nothing is computed; run experiments first.
 """
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 
-from experiments import pages, summary
-from experiments.published import PUBLISHED, WITHOUT_DATA
+from experiments import pages, registry, summary
 from experiments.settings import run_command
 from experiments.summary import SUMMARY, Summary
 from symjax.errors import InputError
 from symjax.ops import files, runs
 
-# As the chapters of a paper follow each other; what is not listed comes last.
-ORDER = "zoo stitch crossval lasso rotate symmetry align dynamics freeze memorize classes".split()
+OTHER = registry.Experiment(place=math.inf)  # of a run of an experiment that is not known here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ TITLE = "Symmetries of networks and of their representations"
 
 
 def collect(folder: Path) -> list[Summary]:
-    """The summaries under a folder, in the order of `ORDER`; a damaged one is reported on stderr and left out."""
+    """The summaries under a folder, by the places of their experiments; a damaged one is reported and left out."""
     if not folder.is_dir():
         raise InputError(f"runs: {folder} is no folder; run an experiment first, or name another with --runs")
     summaries = []
@@ -56,32 +55,40 @@ def collect(folder: Path) -> list[Summary]:
             print(f"left out: {error}", file=sys.stderr)
     if not summaries:
         raise InputError(f"runs: no run under {folder} has a whole {SUMMARY}; run an experiment first")
-    return sorted(summaries, key=lambda run: ORDER.index(run.experiment) if run.experiment in ORDER else len(ORDER))
+    return sorted(summaries, key=lambda run: experiment_of(run).place)
+
+
+def experiment_of(run: Summary) -> registry.Experiment:
+    """The experiment of a run."""
+    return registry.find(run.experiment) or OTHER
 
 
 def section(run: Summary) -> pages.Section:
     """A run's part of the page."""
     device, jax = run.versions.get("device", "an unknown device"), run.versions.get("jax", "?")
     time = f"{pages.duration(run.seconds)} in all its finished runs, on {device} with JAX {jax}"
-    published = PUBLISHED.get(run.experiment, {})
     return pages.Section(
         title=f"{run.experiment}: {run.title}",
         text=run.conclusion,
         figures=tuple(Path(run.folder, f"{name}.png") for name in run.figures),
         tables=run.tables,
-        reference_tables={f"published{unlike(run)}: {caption}": table for caption, table in published.items()},
+        reference_tables={
+            f"published{unlike(run)}: {caption}": table.to_frame()
+            for caption, table in experiment_of(run).published.items()
+        },
         command=run.command,
         notes=f"{time}; results in {run.folder}",
     )
 
 
 def unlike(run: Summary) -> str:
-    """What is to be said before published figures, which are of another data set where a run is not on CIFAR-10."""
-    dataset = dataset_of(run)
-    if dataset == "cifar10" or run.experiment in WITHOUT_DATA:
+    """What is to be said before published figures of another data set than that of a run."""
+    dataset, published_on = dataset_of(run), experiment_of(run).published_on
+    if published_on in (None, dataset):
         return ""
     here = f"this run is on {dataset}" if dataset else "this run does not say on which data it is"
-    return f" for CIFAR-10 ({here}: compare how figures go with layers and families, not the figures themselves)"
+    named = {"cifar10": "CIFAR-10"}.get(published_on, published_on)
+    return f" for {named} ({here}: compare how figures go with layers and families, not the figures themselves)"
 
 
 def dataset_of(run: Summary) -> str | None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from experiments import dry_run
 from experiments.folders import run_folder, test_percent
+from experiments.registry import Experiment, PublishedTable
 from experiments.rotation_conclusion import conclusion, uses_batch_norm, uses_relu
 from experiments.settings import optional, run_command, short_name, zoo_folder
 from experiments.sharing import SharedSettings
@@ -49,6 +50,16 @@ class Defaults:
 
 # A sigmoid network without batch norm learns slowly; on digits both networks use epochs and step size that suit it.
 DEFAULTS = {"digits": Defaults(epochs=20, learning_rate=1e-2, retrain_epochs=10, retrain_learning_rate=1e-2, repeats=3)}
+
+EXPERIMENT = Experiment(
+    place=50,
+    published={
+        "rotation penalty of mCNN without batch norm on CIFAR-10, percentage points": PublishedTable(
+            ("conv1", "conv2", "conv3"), {"G_ReLU": (0, 1.8, 1.4), "orthogonal": (0.8, 4.6, 8.3)}
+        )
+    },
+    results=RotationResults,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,12 +6,17 @@ what is there.
 """
 
 import dataclasses
+from typing import Annotated
 
+import tyro
+
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import run_command
 from experiments.summary import Summary
 from experiments.sweeps import StitchSettings, sweep
 from symjax import plots
 from symjax.stitching import parse_families
+from symjax.stitching.families import family_help
 from symjax.stitching.results import StitchResults
 from symjax.tables import mean
 
@@ -19,13 +24,27 @@ EVERY_FAMILY = (
     "identity,matched,least_squares,full,orthogonal,lasso:1e-3,birkhoff,birkhoff_published,softsort,rank4,rank1"
 )
 
+EXPERIMENT = Experiment(
+    place=20,
+    published={
+        "stitching penalty of mCNN on CIFAR-10, percentage points (about)": PublishedTable(
+            ("relu1", "relu2", "relu3", "relu4"),
+            {
+                "full": (2, 2, 3, 3),
+                "rank 4": (9, 14, 27, 16),
+                "rank 2": (22, 28, 41, 32),
+                "rank 1": (43, 54, 58, 62),
+                "G_ReLU": (8, 8, 17, 6),
+            },
+        )
+    },
+    results=StitchResults,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
-    families: str = EVERY_FAMILY
-    """Stitch families: identity, matched, least_squares, full, orthogonal, lasso[:weight],
-    lasso_proximal[:weight], birkhoff[:alpha],
-    birkhoff_published[:alpha], softsort[:tau], rank1, rank2, ..."""
+    families: Annotated[str, tyro.conf.arg(help=f"Stitch families: {family_help()}.")] = EVERY_FAMILY
 
 
 def main(settings: Settings) -> Summary:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.folders import run_folder
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
@@ -38,6 +39,16 @@ ROWS = Schema(
     {"seed": int, "layer_index": int, "family": str},
     ("layer", "starred", "clean_accuracy", "stitched_accuracy", "penalty", "difference"),
     order=("layer_index", "seed"),
+)
+
+EXPERIMENT = Experiment(
+    place=60,
+    published={
+        "lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard normal": PublishedTable(
+            ("xi(l) / l for large l",), {"GELU": (0.1267,)}
+        )
+    },
+    published_on=None,
 )
 
 

@@ -5,6 +5,8 @@ with what was interrupted and trains only missing seeds.
 """
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +14,42 @@ import pandas as pd
 
 from experiments import dry_run
 from experiments.folders import diverged
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
 from symjax import zoo
 from symjax.ops import files, hosts
 from symjax.tables import over_networks
+from symjax.zoo.merging import merge_members
+
+
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """The members in the folder of a zoo."""
+
+    folder: Path
+
+    def merge(self, folders: Sequence[Path]) -> int:
+        """Copy the members of all `folders`, which include this one; return the number of finished ones."""
+        finished, unfinished = merge_members(folders, self.folder)
+        for seed, epochs in sorted(unfinished.items()):
+            print(f"not finished: seed {seed}, after {epochs} epochs", file=sys.stderr)
+        return len(finished)
+
+
+EXPERIMENT = Experiment(
+    place=10,
+    published={
+        "clean accuracy on CIFAR-10": PublishedTable(
+            ("clean accuracy (%)",),
+            {"mCNN": (91.4,), "resnet20": (89.8,), "resnet18": (93.0,), "mCNN without batch norm": (87.4,)},
+        )
+    },
+    results=Members,
+    unit="finished members",
+    reports_unfinished=True,
+)
 
 
 @dataclasses.dataclass(frozen=True)

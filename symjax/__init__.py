@@ -1,10 +1,11 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
-`__all__` lists the names of this module: measures of similarity, projections, and networks and their stitching. The
-other public packages are `birkhoff`, `data`, `groups`, `models`, `network`, `plots`, `rotation`, `similarity`,
-`stitching`, `training` and `zoo`, and the modules `dynamics`, `flops`, `freezing`, `pairs`, `representations`,
-`ops.memory` and `ops.parallel`. A wrong argument raises an `InputError` that names the argument. All other modules are
-internal and may change.
+`__all__` lists the names of this module: measures of similarity, projections onto the Birkhoff polytope, and networks
+and their stitching. Other public names are in `symjax.birkhoff`, `symjax.data`, `symjax.dynamics`, `symjax.flops`,
+`symjax.freezing`, `symjax.groups`, `symjax.models`, `symjax.network`, `symjax.ops.memory`, `symjax.ops.parallel`,
+`symjax.pairs`, `symjax.plots`, `symjax.representations`, `symjax.rotation`, `symjax.similarity`, `symjax.stitching`,
+`symjax.training` and `symjax.zoo`. A wrong argument raises an `InputError` that names the argument. All other modules
+are internal and may change.
 """
 
 import importlib

@@ -139,6 +139,7 @@ def right_arguments():
         "rotation.RotationPlan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
+        "similarity.add_measures": {"measures": ()},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},
         "similarity.hsic": {"k": np.eye(12), "l": np.eye(12)},
         "similarity.load_stream": {"path": folder / "state.npz", "like": state},
@@ -152,7 +153,8 @@ def right_arguments():
         "stitching.matched": {"moments": stitching.feature_moments(ANY, ANY)},
         "stitching.load_stitch": {"folder": folder, "pair": (0, 1), "layer": "relu1", "family": "full"}
         | {"like": member.state},
-        "stitching.parse_families": {"text": "full,rank2"},
+        "stitching.parse_families": {"families": "full,rank2"},
+        "stitching.register_family": {"name": "own"},
         "stitching.Plan": {"points": (0,), "families": stitching.parse_families("full"), "config": fit},
         "stitching.stitch": {"a": (network, member), "b": (network, member), "at": "relu1", "families": "full"}
         | {
@@ -223,7 +225,6 @@ NAMED = {  # arguments whose messages name the flag or what the argument belongs
     "plots.over_time.panel": "panel|table: columns x",
     "rotation.parse_kinds.text": "kinds",
     "stitching.load_stitch.pair": "pair|stitches",
-    "stitching.parse_families.text": "families",
     "stitching.stitch.validation": "validation|batch_size",
     "stitching.stitch.test": "train|test|inputs|targets",
     "stitching.stitch.train": "train|test|inputs|targets|batch_size",

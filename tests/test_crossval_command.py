@@ -20,8 +20,9 @@ from experiments.folders import diverged
 from experiments.settings import run_command
 from symjax import zoo
 from symjax.ops import files
+from symjax.stitching import FAMILIES
 from symjax.stitching.results import ROWS, load_stitch
-from symjax.stitching.selection import GRIDS, choose
+from symjax.stitching.selection import choose, grids
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +142,7 @@ def test_lasso(tmp_path):
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
 
 
-@pytest.mark.parametrize("family", GRIDS)
+@pytest.mark.parametrize("family", grids())
 @pytest.mark.few(3)
 def test_all_values_train_together(family, tmp_path, monkeypatch):
     """One sweep is asked for, of all values of the family, for all pairs and layers."""
@@ -162,7 +163,7 @@ def test_all_values_train_together(family, tmp_path, monkeypatch):
     values = ["--values", "1,3"] if family == "rank" else []  # rank 4 is all of the narrower layer
     with pytest.raises(SystemExit):
         command(experiments.crossval, "--family", family, *values, "--pairs", 2, out=tmp_path / "run")
-    grid = [1.0, 3.0] if values else [float(value) for value in GRIDS[family]]
+    grid = [1.0, 3.0] if values else list(FAMILIES[family].grid)
     assert requested == [((0, 1), grid, 2)] and len(grid) > 1
 
 

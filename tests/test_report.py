@@ -9,8 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import experiments.report
-from experiments import pages, summary
-from experiments.published import PUBLISHED
+from experiments import pages, registry, summary
 from experiments.settings import run_command
 from experiments.summary import Summary
 from symjax.errors import InputError
@@ -95,7 +94,7 @@ def test_the_page_holds_every_run(tmp_path, capsys):
     assert base64.b64decode(page.pictures[0].removeprefix("data:image/png;base64,")) == PNG
     for words in ("a < b", "found by stitch", "1.0 ± 0.1", "Caption of it", "--seeds '3,'", "2.0 h", "gone.png"):
         assert words in text
-    assert all(caption in text for caption in PUBLISHED["stitch"]) and "62" in text
+    assert all(caption in text for caption in registry.find("stitch").published) and "62" in text
     assert "this run does not say on which data it is" in text
 
     lines = (out / "report.md").read_text().splitlines()
@@ -163,9 +162,14 @@ def test_a_page_needs_a_folder(tmp_path, capsys):
     assert stop.value.code == 2 and "out: " in capsys.readouterr().err
 
 
-def test_published_tables_are_drawn_for_known_experiments():
-    assert set(PUBLISHED) <= set(experiments.report.ORDER)
-    page = pages.html("t", [pages.Section("s", "x", reference_tables=tables) for tables in PUBLISHED.values()])
+def test_places_are_distinct_and_published_tables_are_drawn():
+    known = {name: experiment for name in registry.names() if (experiment := registry.find(name))}
+    assert sorted(known, key=lambda name: known[name].place) == (
+        "zoo stitch crossval lasso rotate symmetry align dynamics freeze memorize classes".split()
+    )
+    assert len({experiment.place for experiment in known.values()}) == len(known)
+    tables = [{c: t.to_frame() for c, t in experiment.published.items()} for experiment in known.values()]
+    page = pages.html("t", [pages.Section("s", "x", reference_tables=of_one) for of_one in tables])
     assert "0.6208" in page and "8.3" in page
 
 

@@ -7,7 +7,7 @@ import pytest
 from symjax.errors import InputError
 from symjax.stitching import parse_families
 from symjax.stitching.results import numerical_warnings
-from symjax.stitching.selection import GRIDS, choose
+from symjax.stitching.selection import choose, grids, with_numbers
 
 
 def make_table(validation, test):
@@ -54,10 +54,11 @@ def test_incomplete_tables_are_refused():
         choose(table)
 
 
-@pytest.mark.parametrize("family", GRIDS)
+@pytest.mark.parametrize("family", grids())
 def test_grids_are_valid_for_their_family(family):
-    made = parse_families(",".join(f"{family}:{value}" for value in GRIDS[family]))
-    assert [f.hyperparameter for f in made] == [float(value) for value in GRIDS[family]]
+    made = with_numbers(family)
+    assert tuple(f.hyperparameter for f in made) == grids()[family] and len(made) > 1
+    assert parse_families([one.label for one in made]) == made
 
 
 def test_numerical_warnings_name_the_stitches():

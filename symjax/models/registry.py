@@ -83,7 +83,7 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         name: one of `MODELS`.
         rngs: random state for initial parameters and dropout.
         options: options of the model (see `MODELS[name].defaults`), such as `width`, `channels`, `classes` and `dtype`.
-            `image_size`, `channels` and `classes` are accepted by every model.
+            `image_size`, `channels`, `classes` and `dtype` are accepted by every model.
 
     Raises:
         InputError: the name or an option is unknown, or a value is invalid for the model.
@@ -108,7 +108,7 @@ def model_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of a model, with defaults for those not given; raise an InputError for unknown options."""
     model = MODELS[name]
     for option in options:
-        if option not in DATA_OPTIONS:
+        if option not in (*DATA_OPTIONS, "dtype"):
             one_of(f"option of {name}", option, model.defaults)
     for option in {"width", *DATA_OPTIONS} & set(options):
         integer(option, options[option], 1, 2**20)

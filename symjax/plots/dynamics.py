@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from symjax.checks import flag, integer, scalar, short, text
 from symjax.errors import InputError
 from symjax.plots.panels import bottom_axes, panel_grid
-from symjax.plots.similarity import MEASURE_LABELS
+from symjax.plots.similarity import measure_title
 from symjax.plots.style import (
     PAPER,
     check_table,
@@ -80,7 +80,7 @@ def over_time(
                 axes.fill_between(means.index, *band, color=style["color"], alpha=0.15 if ordered else 0.08, lw=0)
             if chance is not None:
                 axes.axhline(chance[name], color="#222222", linewidth=0.8, linestyle=":", label="chance")
-            axes.set_title(MEASURE_LABELS.get(name, name), fontsize=9)
+            axes.set_title(measure_title(name), fontsize=9)
             axes.grid(True, color="#dddddd", linewidth=0.6)
             if epochs[-1] > 2 * len(epochs):  # early epochs are close to each other
                 ticks = epochs[:: -(-len(epochs) // 6)]
@@ -157,7 +157,7 @@ def layers_by_time(table: pd.DataFrame, path: Path | None = None, *, ax=None) ->
             means = same[same.measure == measure].groupby(["layer", "epoch"]).value.agg(mean).unstack("epoch")
             # The layer closest to the input is at the bottom, as in the published figure.
             _draw_heatmap(means.reindex(index=layers[::-1], columns=epochs), axes, annot=len(epochs) <= 16)
-            axes.set_title(MEASURE_LABELS.get(measure, measure), fontsize=9)
+            axes.set_title(measure_title(measure), fontsize=9)
         grid[-1, 0].set_xlabel("epoch")
         return finish(figure, path, ax, grid, title="Each layer at an epoch with the same layer at the end")
 
@@ -192,7 +192,7 @@ def layers_by_layers(table: pd.DataFrame, path: Path | None = None, *, ax=None, 
                 _draw_heatmap(
                     means.reindex(index=layers[::-1], columns=layers), axes, annot=len(layers) <= 5, square=True
                 )
-            row[0].set_ylabel(MEASURE_LABELS.get(measure, measure))
+            row[0].set_ylabel(measure_title(measure))
         for axes, epoch in zip(grid[0], epochs, strict=True):
             axes.set_title(f"epoch {epoch}", fontsize=9)
         for axes in grid[-1]:

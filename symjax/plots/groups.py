@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from symjax.plots.panels import panel_grid
-from symjax.plots.similarity import MEASURE_LABELS
+from symjax.plots.similarity import measure_title
 from symjax.plots.style import PAPER, check_table, finish
 
 COLOURS = {"generalizing": "#2171b5", "memorizing": "#d7301f", "across": "#6b6b6b"}
@@ -50,7 +50,7 @@ def group_distances(means: pd.DataFrame, path: Path | None = None, *, ax=None) -
             axes.set_xticks(np.arange(len(layers)), layers, rotation=60 if len(layers) > 8 else 0)
             axes.set_xlim(-0.4, len(layers) - 0.6)
             axes.set_ylim(bottom=0)
-            axes.set_ylabel(f"{MEASURE_LABELS.get(measure, measure)} distance")
+            axes.set_ylabel(f"{measure_title(measure)} distance")
             axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
         title = "Equal layers of two networks of one group, and of different groups (mean, 95 % interval)"
         return finish(figure, path, ax, grid, title=title, legend={})

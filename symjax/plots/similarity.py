@@ -10,26 +10,18 @@ from symjax.errors import InputError
 from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import panel_grid
 from symjax.plots.style import PAPER, check_table, finish, heatmap, make_axes, palette
+from symjax.similarity import MEASURES
 from symjax.tables import mean
 
-# Labels of measures in figures; other measures are labelled by their name.
-MEASURE_LABELS = {
-    "cca": "CCA",
-    "svcca": "SVCCA",
-    "pwcca": "PWCCA",
-    "cka": "CKA",
-    "channel_normalized_cka": "CKA, channels normalised",
-    "wreath_cka": "$G_{\\mathrm{ReLU}}$-CKA",
-    "procrustes": "orthogonal Procrustes",
-    "wreath_procrustes": "$G_{\\mathrm{ReLU}}$-Procrustes",
-    "permutation_procrustes": "permutation Procrustes",
-    "soft_matching": "soft matching",
-}
+
+def measure_title(measure: str) -> str:
+    """Return the name of a measure in figures; for one that is not in the table, the name that is given."""
+    return (measure in MEASURES and MEASURES[measure].title) or measure
 
 
 def is_distance(measure: str) -> bool:
-    """Return whether a measure is a distance, by its name."""
-    return measure.endswith("distance")
+    """Return whether a measure is a distance; one that is not in the table is, if its name says so."""
+    return MEASURES[measure].kind == "distance" if measure in MEASURES else measure.endswith("distance")
 
 
 def different_models(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +92,7 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
                 cbar=False,
                 linewidths=0.5,
             )
-            axes.set_title(MEASURE_LABELS.get(measure, measure), fontsize=9)
+            axes.set_title(measure_title(measure), fontsize=9)
             axes.set(xlabel="", ylabel="")
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)
@@ -127,10 +119,7 @@ def by_layer(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
         raise InputError("table: has no rows of equal layers (layer_a, layer_b) of different models")
     measures = list(same.measure.unique())
     colours = palette("colorblind", len(measures))
-    styles = {
-        measure: (MEASURE_LABELS.get(measure, measure), colour)
-        for measure, colour in zip(measures, colours, strict=True)
-    }
+    styles = {measure: (measure_title(measure), colour) for measure, colour in zip(measures, colours, strict=True)}
     pairs = same.pair.nunique()
     with matplotlib.rc_context(PAPER):
         width = max(5.5, bars_width(same.layer.nunique(), len(measures)))

@@ -1,5 +1,6 @@
 """Stitching penalties as grouped bars, and learning curves."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -13,41 +14,38 @@ from symjax.plots.panels import curve_panels
 from symjax.plots.style import PAPER, check_table, finish, make_axes, palette
 from symjax.tables import mean, with_both_layers
 
-# The label and colour of each family: greys for stitches without training, blues for linear maps of decreasing rank,
-# warm colours for G_ReLU. Other families have colours of a neutral palette.
-FAMILY_STYLES = {
-    "chosen by validation": ("chosen by validation", "#222222"),
-    "identity": ("identity (no stitch)", "#4d4d4d"),
-    "matched": ("$G_{\\mathrm{ReLU}}$ matched (closed form)", "#f6c667"),
-    "least_squares": ("least squares (closed form)", "#b8b8b8"),
-    "full": ("full", "#08306b"),
-    "orthogonal": ("orthogonal", "#6a51a3"),
-    "lasso": ("lasso", "#2b8c8c"),
-    "lasso_proximal": ("lasso (proximal)", "#2b8c8c"),
-    "birkhoff": ("$G_{\\mathrm{ReLU}}$ (Birkhoff)", "#d7301f"),
-    "birkhoff_published": ("$G_{\\mathrm{ReLU}}$ (published recipe)", "#fc8d59"),
-    "softsort": ("$G_{\\mathrm{ReLU}}$ (SoftSort)", "#fdae8b"),
-    "rank8": ("rank 8", "#2171b5"),
-    "rank4": ("rank 4", "#4292c6"),
-    "rank2": ("rank 2", "#6baed6"),
-    "rank1": ("rank 1", "#9ecae1"),
-}
+OTHER_STYLES = {"chosen by validation": ("chosen by validation", "#222222")}
+"""The name and colour of series that are no families."""
 
 
 def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
-    """Return {family: (label, colour)}; variants (lasso:0.1, lasso:1) have the same hue and different lightness."""
-    unlisted = [
-        family for family in families if not (FAMILY_STYLES.get(family) or FAMILY_STYLES.get(family.partition(":")[0]))
-    ]
-    spare = iter(palette("husl", len(families)) if unlisted else ())
+    """Return {label: (name, colour)} of stitch families, by their labels, from their registry.
+
+    Variants (lasso:0.1, lasso:1) have the same hue and different lightness. Labels of families that are not registered,
+    or have no colour, have colours of a neutral palette.
+    """
+    registered = {label: OTHER_STYLES.get(label) or _registered_style(label) for label in families}
+    spare = iter(palette("husl", len(families)) if any(colour is None for _, colour in registered.values()) else ())
     styles, variants = {}, {}
-    for family in families:
-        base, _, number = family.partition(":")
-        name, colour = (family, next(spare)) if family in unlisted else FAMILY_STYLES.get(family) or FAMILY_STYLES[base]
-        count = variants[base] = variants.get(base, -1) + 1
-        colour = np.asarray(matplotlib.colors.to_rgb(colour))
-        styles[family] = (f"{name} {number}".strip(), tuple(colour + (1 - colour) * min(0.15 * count, 0.75)))
+    for label, (name, colour) in registered.items():
+        colour = matplotlib.colors.to_rgb(next(spare) if colour is None else colour)
+        kind = label.partition(":")[0], colour
+        count = variants[kind] = variants.get(kind, -1) + 1
+        styles[label] = (name, tuple(np.asarray(colour) + (1 - np.asarray(colour)) * min(0.15 * count, 0.75)))
     return styles
+
+
+def _registered_style(label: str) -> tuple[str, str | None]:
+    """Return the name and the colour of a family, or its label and None."""
+    from symjax.stitching.families import find_family  # here: importing all of stitching takes seconds
+
+    family, number = find_family(label) or (None, "")
+    if family is None:
+        return label, None
+    colour = family.colour
+    if isinstance(colour, Mapping):
+        colour = colour.get(float(number or family.parameter().default))
+    return f"{family.title} {number}".strip(), colour
 
 
 def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent: bool = True) -> Figure:

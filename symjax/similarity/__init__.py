@@ -4,6 +4,9 @@ Functions take two representations (n, d) or (n, h, w, c), examples first. They 
 and `grad`. `MEASURES` lists the functions that return a number, with their reference, range and invariances.
 """
 
+import importlib
+import pkgutil
+
 from symjax.similarity.alignment import Matching, Rotation
 from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
@@ -43,13 +46,17 @@ from symjax.similarity.streams import (
     wreath_procrustes_stream,
 )
 from symjax.similarity.svcca import svcca, svcca_distance
-from symjax.similarity.table import MEASURES
+from symjax.similarity.table import MEASURES, add_measures
 from symjax.similarity.wreath import (
     wreath_cka,
     wreath_cka_distance,
     wreath_procrustes,
     wreath_procrustes_distance,
 )
+
+for _module in pkgutil.iter_modules(__path__):
+    if isinstance(_measures := getattr(importlib.import_module(f"{__name__}.{_module.name}"), "MEASURES", None), tuple):
+        add_measures(_measures)
 
 __all__ = [
     "CCA",
@@ -71,6 +78,7 @@ __all__ = [
     "Rotation",
     "Stream",
     "Transport",
+    "add_measures",
     "cca",
     "cca_distance",
     "cca_similarity",

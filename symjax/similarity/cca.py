@@ -204,6 +204,7 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=split,
         one_map_size=True,
+        title="CCA",
     ),
     Measure(
         name="cca_mean_square",

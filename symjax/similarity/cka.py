@@ -253,14 +253,15 @@ _OF_CHANNELS = frozenset(
 _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
-def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split):
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, zero_channels=True)
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split, title=""):
+    more = {"zero_channels": True, "title": title}
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
 _gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
 
 MEASURES = (
-    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5"),
+    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5", title="CKA"),
     _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, split=partial(split, **_gretton)),
     _similarity(
         "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", split=partial(split, **_lange)
@@ -277,6 +278,7 @@ MEASURES = (
         "Godfrey et al. 2022",
         invariances=_OF_CHANNELS,
         split=partial(split, normalized=True),
+        title="CKA, channels normalised",
     ),
     Measure(
         "cka_distance",

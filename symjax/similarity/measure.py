@@ -1,7 +1,7 @@
 """The properties of a similarity measure, as data.
 
-Each module of the package lists its measures in a tuple `MEASURES`, and `symjax.similarity.MEASURES` joins them to a
-table. `tests/test_measures.py` is generated from it: every listed invariance is tested to hold, and every other one to
+Each module of the package lists its measures in a tuple `MEASURES`, and `symjax.similarity` joins them to a table.
+`tests/test_measures.py` is generated from it: every listed invariance is tested to hold, and every other one to
 fail.
 """
 
@@ -43,6 +43,7 @@ class Measure:
             compared and the options of fn. It returns the same object for the same arguments.
         one_map_size: whether fn rejects maps of different sizes, since by default pixels are its samples.
         zero_channels: whether appending zero channels to x or to y does not change the value.
+        title: the name in figures; by default `name`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Measure:
     split: Callable[..., SplitMeasure] | None = None
     one_map_size: bool = False
     zero_channels: bool = False
+    title: str = ""
 
     def __post_init__(self):
         if self.kind not in ("similarity", "distance"):
@@ -62,13 +64,3 @@ class Measure:
         unknown = self.invariances - INVARIANCES.keys()
         if unknown:
             raise ValueError(f"invariances: got {sorted(unknown)}, expected names in INVARIANCES")
-
-
-def table(*tuples: tuple[Measure, ...]) -> dict[str, Measure]:
-    """Return measures by name, from the `MEASURES` tuples of several modules."""
-    measures = [measure for measures in tuples for measure in measures]
-    names = [measure.name for measure in measures]
-    if len(set(names)) < len(names):
-        repeated = sorted(name for name in set(names) if names.count(name) > 1)
-        raise ValueError(f"names: got {repeated} more than once, expected unique names")
-    return dict(zip(names, measures, strict=True))

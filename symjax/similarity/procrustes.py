@@ -261,9 +261,10 @@ _ROTATION_INVARIANCES = ORTHOGONAL | _SCALING
 _WILLIAMS = "Williams et al. 2021"
 
 
-def _similarity_of(name, fn, reference, least, invariances, split):
-    split, zeros = partial(split, similarity=True), invariances is _ROTATION_INVARIANCES
-    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, zero_channels=zeros)
+def _similarity_of(name, fn, reference, least, invariances, split, title):
+    split = partial(split, similarity=True)
+    more = {"zero_channels": invariances is _ROTATION_INVARIANCES, "title": title}
+    return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
 def _distance_of(name, fn, reference, most, invariances, split):
@@ -275,10 +276,24 @@ _PERMUTATION_INVARIANCES = _SCALING | {"permutation"}
 _split_permuted = partial(split, permuted=True)
 
 MEASURES = (
-    _similarity_of("procrustes", procrustes, "Godfrey et al. 2022", 1 - 0.5**0.5, _ROTATION_INVARIANCES, split),
+    _similarity_of(
+        "procrustes",
+        procrustes,
+        "Godfrey et al. 2022",
+        1 - 0.5**0.5,
+        _ROTATION_INVARIANCES,
+        split,
+        "orthogonal Procrustes",
+    ),
     _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATION_INVARIANCES, split),
     _similarity_of(
-        "permutation_procrustes", permutation_procrustes, _WILLIAMS, 0.0, _PERMUTATION_INVARIANCES, _split_permuted
+        "permutation_procrustes",
+        permutation_procrustes,
+        _WILLIAMS,
+        0.0,
+        _PERMUTATION_INVARIANCES,
+        _split_permuted,
+        "permutation Procrustes",
     ),
     _distance_of(
         "permutation_procrustes_distance",

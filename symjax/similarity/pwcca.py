@@ -133,7 +133,18 @@ _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "si
 _REFERENCE = "Morcos, Raghu, Bengio 2018, section 2.2; Kornblith et al. 2019, equation 9"
 
 MEASURES = (
-    Measure("pwcca", pwcca, _REFERENCE, (0.0, 1.0), "similarity", False, _INVARIANCES, split, one_map_size=True),
+    Measure(
+        "pwcca",
+        pwcca,
+        _REFERENCE,
+        (0.0, 1.0),
+        "similarity",
+        False,
+        _INVARIANCES,
+        split,
+        one_map_size=True,
+        title="PWCCA",
+    ),
     Measure(
         "pwcca_distance",
         pwcca_distance,

@@ -210,7 +210,17 @@ _STANDARDIZED = _PERMUTED | {"translation", "isotropic_scaling", "positive_diago
 _KHOSLA = "Khosla and Williams 2024"
 
 MEASURES = (
-    Measure("soft_matching", soft_matching, _KHOSLA, (-1.0, 1.0), "similarity", True, _STANDARDIZED, split),
+    Measure(
+        "soft_matching",
+        soft_matching,
+        _KHOSLA,
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        _STANDARDIZED,
+        split,
+        title="soft matching",
+    ),
     Measure(
         "soft_matching_distance",
         soft_matching_distance,

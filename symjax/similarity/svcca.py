@@ -118,7 +118,18 @@ _REFERENCE = "Raghu et al. 2017, section 2"
 _INVARIANCES = ORTHOGONAL | {"translation", "isotropic_scaling"}
 
 MEASURES = (
-    Measure("svcca", svcca, _REFERENCE, (0.0, 1.0), "similarity", True, _INVARIANCES, split, one_map_size=True),
+    Measure(
+        "svcca",
+        svcca,
+        _REFERENCE,
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _INVARIANCES,
+        split,
+        one_map_size=True,
+        title="SVCCA",
+    ),
     Measure(
         "svcca_distance",
         svcca_distance,

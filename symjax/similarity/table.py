@@ -1,30 +1,27 @@
 """The table of all measures."""
 
-from symjax.checks import short
-from symjax.errors import InputError
-from symjax.similarity.cca import MEASURES as CCA_MEASURES
-from symjax.similarity.cka import MEASURES as CKA_MEASURES
-from symjax.similarity.fourier import MEASURES as FOURIER_MEASURES
-from symjax.similarity.measure import Measure, table
-from symjax.similarity.pls import MEASURES as PLS_MEASURES
-from symjax.similarity.procrustes import MEASURES as PROCRUSTES_MEASURES
-from symjax.similarity.pwcca import MEASURES as PWCCA_MEASURES
-from symjax.similarity.soft_matching import MEASURES as SOFT_MATCHING_MEASURES
-from symjax.similarity.svcca import MEASURES as SVCCA_MEASURES
-from symjax.similarity.wreath import MEASURES as WREATH_MEASURES
+from collections.abc import Sequence
 
-MEASURES = table(
-    CCA_MEASURES,
-    SVCCA_MEASURES,
-    PWCCA_MEASURES,
-    PLS_MEASURES,
-    FOURIER_MEASURES,
-    CKA_MEASURES,
-    PROCRUSTES_MEASURES,
-    WREATH_MEASURES,
-    SOFT_MATCHING_MEASURES,
-)
+from symjax.checks import sequence, short
+from symjax.errors import InputError
+from symjax.similarity.measure import Measure
+
+MEASURES: dict[str, Measure] = {}
 """Every `Measure` by name."""
+
+
+def add_measures(measures: Sequence[Measure]) -> None:
+    """Add measures of your own to `MEASURES`, so that they can be named in calls and have their title in figures.
+
+    Raises:
+        InputError: one of them is not a `Measure`, or a name is taken.
+    """
+    for measure in sequence("measures", measures, "Measures"):
+        if not isinstance(measure, Measure):
+            raise InputError(f"measures: got {short(measure)}, expected a Measure")
+        if measure.name in MEASURES:
+            raise InputError(f"measures: {measure.name} is already in the table")
+        MEASURES[measure.name] = measure
 
 
 def as_measure(name, value):

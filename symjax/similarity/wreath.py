@@ -222,9 +222,9 @@ _split_similarity = partial(split_procrustes, similarity=True)
 _split_angle = partial(split_cka, as_angle=True)
 
 
-def _similarity(name, fn, least, invariances, split):
-    zeros = invariances is _RELU_INVARIANCES
-    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, split, zero_channels=zeros)
+def _similarity(name, fn, least, invariances, split, title=""):
+    more = {"zero_channels": invariances is _RELU_INVARIANCES, "title": title}
+    return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
 def _distance(name, fn, most, invariances, split):
@@ -233,9 +233,16 @@ def _distance(name, fn, most, invariances, split):
 
 
 MEASURES = (
-    _similarity("wreath_procrustes", wreath_procrustes, 0.0, _RELU_INVARIANCES, _split_similarity),
+    _similarity(
+        "wreath_procrustes",
+        wreath_procrustes,
+        0.0,
+        _RELU_INVARIANCES,
+        _split_similarity,
+        "$G_{\\mathrm{ReLU}}$-Procrustes",
+    ),
     _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU_INVARIANCES, split_procrustes),
-    _similarity("wreath_cka", wreath_cka, -1.0, _CKA_INVARIANCES, split_cka),
+    _similarity("wreath_cka", wreath_cka, -1.0, _CKA_INVARIANCES, split_cka, "$G_{\\mathrm{ReLU}}$-CKA"),
     _similarity("wreath_cka_median", _median, -1.0, _CKA_INVARIANCES, _split_median),
     _distance("wreath_cka_distance", wreath_cka_distance, math.pi, _CKA_INVARIANCES, _split_angle),
 )

@@ -2,7 +2,7 @@
 
 from symjax.stitching.api import StitchResult, stitch
 from symjax.stitching.evaluate import evaluate_stitch
-from symjax.stitching.families import FAMILIES, Family, parse_families
+from symjax.stitching.families import FAMILIES, Family, parse_families, register_family
 from symjax.stitching.matching import feature_moments, least_squares, matched
 from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.results import load_stitch
@@ -28,5 +28,6 @@ __all__ = [
     "load_stitch",
     "matched",
     "parse_families",
+    "register_family",
     "stitch",
 ]

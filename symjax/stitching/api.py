@@ -72,7 +72,7 @@ def stitch(
     b: tuple[Network, Any],
     at: Point | tuple[Point, Point] | Sequence[Point | tuple[Point, Point]],
     *,
-    families: str | Sequence[Family] = "full,rank1,birkhoff",
+    families: str | Family | Sequence[str | Family] = "full,rank1,birkhoff",
     train: tuple[Any, Any],
     test: tuple[Any, Any],
     validation: float = 0.1,
@@ -105,7 +105,7 @@ def stitch(
         module.
       b: likewise, of the tail. Both networks have the same inputs.
       at: the name of a point, a tuple (point of A, point of B), or a list of these.
-      families: names with commas between (`symjax.stitching.parse_families`), or a sequence of families.
+      families: names with commas between, a `Family`, or a sequence of both (`symjax.stitching.parse_families`).
       train: (inputs, targets). Inputs (n, ...) have the shape and dtype of the networks' inputs and are not normalized.
         Targets (n, ...) are integer classes (n,), or values for `loss` and `metric`.
       test: likewise. Only the stitches that validation selects are evaluated on it.
@@ -155,8 +155,8 @@ def stitch(
         raise InputError(f"{unknown[0]}: is not an option of stitch; options are {', '.join(OPTIONS)}")
     config = FitConfig(loss=loss, metric=metric, **options)
     seed = integer("seed", seed)
-    families = parse_families(families) if isinstance(families, str) else families
-    plan = Plan(network, _points(network, network_b, at), families, config, parallel.default_execution(), network_b)
+    points, families = _points(network, network_b, at), parse_families(families)
+    plan = Plan(network, points, families, config, parallel.default_execution(), network_b)
     source = Source("data", _split("train", train), _split("test", test), (), normalize=False)
     with _renamed_data():
         dataset = build(source, validation=validation, train_size=None, test_size=None, seed=seed)

@@ -41,6 +41,12 @@ class Junction(NamedTuple):
         return self.tail.channels, self.front.channels
 
     @property
+    def widths(self) -> str:
+        """The numbers of channels, for messages."""
+        front, tail = self.front, self.tail
+        return f"got {front.channels} channels at {front.name} of A and {tail.channels} at {tail.name} of B"
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """The names of both points, or their common name."""
         return tuple(dict.fromkeys((self.front.name, self.tail.name)))

@@ -151,6 +151,11 @@ class Plan:
         families = sequence("families", self.families, "families")
         if not all(isinstance(family, Family) for family in families):
             raise InputError(f"families: got {short(families)}, expected each a Family, as parse_families returns them")
+        names = [family.label for family in families]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(f"families: got {', '.join(repeated)} more than once, expected a label for each")
+        if wrong := [name for name in names if "/" in name]:
+            raise InputError(f"families: got the label {wrong[0]!r}, expected one without /")
         object.__setattr__(self, "points", points)
         object.__setattr__(self, "families", families)
         self.junctions  # noqa: B018 (its checks)

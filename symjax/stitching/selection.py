@@ -2,32 +2,33 @@
 
 import pandas as pd
 
-from symjax.errors import InputError
-from symjax.stitching.families import Family, parse_families
+from symjax.errors import InputError, renamed
+from symjax.stitching.families import FAMILIES, Family, parse_families, parse_family
 from symjax.tables import with_both_layers
 
-# The published grids. Ranks and the temperature of SoftSort have none; their grids are powers of two and of ten. The
-# grid of the proximal lasso gives a range of sparsities on digits at the default step size; at 1, layers become zero.
-GRIDS: dict[str, tuple[str, ...]] = {
-    "birkhoff": ("1e-3", "1e-2", "1e-1", "1", "10"),
-    "birkhoff_published": ("1e-3", "1e-2", "1e-1", "1", "10"),
-    "lasso": ("1e-4", "1e-3", "1e-2", "1e-1"),
-    "lasso_proximal": ("0.1", "0.3", "0.5", "0.7", "0.9"),
-    "rank": ("1", "2", "4"),
-    "softsort": ("1e-2", "1e-1", "1", "10"),
-}
+
+def grids() -> dict[str, tuple[float, ...]]:
+    """Return the hyperparameters to choose from, by the name of each registered family that has some."""
+    return {name: family.grid for name, family in FAMILIES.items() if family.grid}
 
 
 def with_numbers(family: str, numbers: str | None = None) -> tuple[Family, ...]:
     """Return the family named `family` with each of the comma-separated `numbers`, by default those of its grid.
 
+    Args:
+      family: a name as in `parse_families`, without a number.
+      numbers: the hyperparameters.
+
     Raises:
       InputError: the family has no grid, or a number is not valid for it.
     """
-    if numbers is None and family not in GRIDS:
-        raise InputError(f"family: {family!r} has no grid; give numbers, or choose one of {', '.join(GRIDS)}")
-    parts = GRIDS[family] if numbers is None else numbers.split(",")
-    return parse_families(",".join(f"{family}:{part.strip()}" for part in parts if part.strip()))
+    with renamed(families="family"):
+        known = FAMILIES.get(family) or type(parse_family(family))
+    if numbers is None:
+        if not known.grid:
+            raise InputError(f"family: {family!r} has no grid; give numbers, or choose one of {', '.join(grids())}")
+        numbers = ",".join(map(repr, known.grid))
+    return parse_families(",".join(f"{family}:{part.strip()}" for part in numbers.split(",") if part.strip()))
 
 
 def choose(table: pd.DataFrame) -> pd.DataFrame:

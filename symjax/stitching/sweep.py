@@ -24,8 +24,6 @@ from symjax.network import Member
 from symjax.ops.parallel import groups, stack, take
 from symjax.ops.threads import run_concurrently
 from symjax.spelling import one_line
-from symjax.stitching.families import Family, LowRank
-from symjax.stitching.junction import Junction
 from symjax.stitching.partition import count_images, partition, plan_flops
 from symjax.stitching.plan import Plan
 from symjax.stitching.shard import ShardResult, SweepShard, evaluation_batches
@@ -61,9 +59,10 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
     """Raise an InputError if a plan cannot run on these images; nothing is sent to a device."""
     for junction in plan.junctions:
         for family in plan.families:
-            _check_family(family, junction)
+            if reason := family.misfit(junction):
+                raise InputError(f"families: {family.label} {reason}")
         if plan.trained and plan.config.start in ("identity", "matched") and len(set(junction.shape)) > 1:
-            raise InputError(f"start: {plan.config.start!r} needs equal widths; {_widths(junction)}")
+            raise InputError(f"start: {plan.config.start!r} needs equal widths; {junction.widths}")
     if not plan.families or not plan.points:
         raise InputError(
             f"families, layers: got {len(plan.families)} and {len(plan.points)}, expected at least one of each"
@@ -73,19 +72,6 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
         raise InputError(f"batch_size: got {size}, expected at most the number of training images, {images}")
     if not len(dataset.validation):
         raise InputError("validation: got a data set without validation images, expected a fraction over 0")
-
-
-def _check_family(family: Family, junction: Junction) -> None:
-    if family.square and len(set(junction.shape)) > 1:
-        raise InputError(f"families: {family.label} needs points of equal widths; {_widths(junction)}")
-    if isinstance(family, LowRank) and family.rank > min(junction.shape):
-        narrow = junction.front if junction.shape[1] == min(junction.shape) else junction.tail
-        raise InputError(f"families: {family.label} exceeds the {narrow.channels} channels of {narrow.name}")
-
-
-def _widths(junction: Junction) -> str:
-    front, tail = junction.front, junction.tail
-    return f"got {front.channels} channels at {front.name} of A and {tail.channels} at {tail.name} of B"
 
 
 class Sweep:

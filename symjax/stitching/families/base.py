@@ -1,10 +1,16 @@
 """The interface of stitch families: from parameters to a matrix, and operations on the parameters."""
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+
+from symjax.errors import InputError
+from symjax.stitching.junction import Junction
 
 PyTree = Any
 
@@ -15,7 +21,16 @@ class Family:
 
     d_a is the number of channels of the front's features, d_b that of the features that the tail reads. A family is a
     static description: hashable, without arrays. Its methods are pure functions of the parameters of one stitch, a
-    pytree. Subclasses override the methods that differ.
+    pytree. Subclasses override the methods that differ. A family with a hyperparameter is a frozen dataclass whose
+    first field is the hyperparameter, with a default: `float`, or `int` for a family that is named as in "rank4".
+    Fields of the names of class attributes do not count.
+
+    Class attributes, which `register_family` sets:
+      name: the name in results and on the command line; by default that of the class.
+      description: one line for help texts.
+      title: the name in figures.
+      colour: the colour in figures, or {hyperparameter: colour}; None for one of a neutral palette.
+      grid: the hyperparameters to choose from by validation; empty if they must be given.
 
     Class attributes:
       start: the default start matrix: "identity", "random", "matched" or "least_squares".
@@ -26,16 +41,56 @@ class Family:
     start: ClassVar[str] = "least_squares"
     trains: ClassVar[bool] = True
     square: ClassVar[bool] = False
+    name: ClassVar[str] = ""
+    description: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    colour: ClassVar[str | Mapping[float, str] | None] = None
+    grid: ClassVar[tuple[float, ...]] = ()
 
-    @property
-    def label(self) -> str:
-        """The name in results and on the command line."""
-        raise NotImplementedError
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.name = cls.__name__  # and not that of a registered parent
+
+    def __post_init__(self):
+        """Check the hyperparameter; override this if not every positive number is valid, or others are too."""
+        if (field := self.parameter()) is not None:
+            kind = Integral if self.is_counted() else Real
+            if not (isinstance(self.hyperparameter, kind) and 0 < self.hyperparameter < float("inf")):
+                raise InputError(f"{field.name} must be positive, got {self.hyperparameter!r}")
+
+    @classmethod
+    def parameter(cls) -> dataclasses.Field | None:
+        """Return the field of the hyperparameter; None for a family without one."""
+        for base in reversed(cls.__mro__[:-1]):  # that of the parent, whose class attributes can be fields here
+            for field in dataclasses.fields(base) if issubclass(base, Family) else ():
+                if field.name not in Family.__annotations__:
+                    return cls.__dataclass_fields__[field.name]
+        return None
+
+    @classmethod
+    def is_counted(cls) -> bool:
+        """Return whether the hyperparameter is an integer."""
+        field = cls.parameter()
+        return field is not None and field.type in (int, "int")
 
     @property
     def hyperparameter(self) -> float | None:
         """The rank, the weight of a penalty or the temperature; None for a family without one."""
-        return None
+        field = self.parameter()
+        return None if field is None else getattr(self, field.name)
+
+    @property
+    def label(self) -> str:
+        """The name in results and on the command line, with the hyperparameter unless it has its default."""
+        if self.is_counted():
+            return f"{self.name}{self.hyperparameter}"
+        default = self.parameter() is None or self.hyperparameter == self.parameter().default
+        return self.name if default else f"{self.name}:{self.hyperparameter:g}"
+
+    def misfit(self, junction: Junction) -> str:
+        """Return why no matrix of the family fits `junction.shape`, (d_b, d_a), as in messages; "" if one does."""
+        unequal = self.square and len(set(junction.shape)) > 1
+        return f"needs points of equal widths; {junction.widths}" if unequal else ""
 
     def random(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """Return a random start matrix of `shape`, (d_b, d_a)."""

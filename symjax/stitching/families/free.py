@@ -7,28 +7,30 @@ import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
 from symjax.stitching.families.base import Family
+from symjax.stitching.families.registry import register_family
 
 
+@register_family("full", "any matrix", colour="#08306b")
 @dataclass(frozen=True)
 class Full(Family):
     """Any matrix."""
 
-    label: ClassVar[str] = "full"
 
-
+@register_family(
+    "rank",
+    "U V of the given rank",
+    colour={8: "#2171b5", 4: "#4292c6", 2: "#6baed6", 1: "#9ecae1"},
+    grid=(1, 2, 4),
+)
 @dataclass(frozen=True)
 class LowRank(Family):
     """U V with U (d_b, r) and V (r, d_a), initialized by the truncated SVD of the start matrix."""
 
     rank: int = 1
 
-    @property
-    def label(self):
-        return f"rank{self.rank}"
-
-    @property
-    def hyperparameter(self):
-        return self.rank
+    def misfit(self, junction):
+        narrow = min(junction.front, junction.tail, key=lambda point: point.channels)
+        return f"exceeds the {narrow.channels} channels of {narrow.name}" if self.rank > narrow.channels else ""
 
     def init(self, start):
         left, values, right = jnp.linalg.svd(start, full_matrices=False)
@@ -42,6 +44,7 @@ class LowRank(Family):
         return params["left"], params["right"]
 
 
+@register_family("lasso", "any matrix, L1 penalty of the given weight", colour="#2b8c8c", grid=(1e-4, 1e-3, 1e-2, 1e-1))
 @dataclass(frozen=True)
 class Lasso(Family):
     """Any matrix, with the penalty weight * sum |W_ij|; rounding sets entries under 1e-4 to zero."""
@@ -51,11 +54,7 @@ class Lasso(Family):
 
     @property
     def label(self):
-        return f"lasso:{self.weight:g}"
-
-    @property
-    def hyperparameter(self):
-        return self.weight
+        return f"{self.name}:{self.weight:g}"
 
     def penalty(self, params, progress):
         return self.weight * jnp.sum(jnp.abs(params["matrix"]))
@@ -65,6 +64,14 @@ class Lasso(Family):
         return jnp.where(jnp.abs(matrix) < self.CUT, 0, matrix)
 
 
+# The grid gives a range of sparsities on digits at the default step size; at 1, layers become zero.
+@register_family(
+    "lasso_proximal",
+    "any matrix, soft thresholding after each step",
+    title="lasso (proximal)",
+    colour="#2b8c8c",
+    grid=(0.1, 0.3, 0.5, 0.7, 0.9),
+)
 @dataclass(frozen=True)
 class ProximalLasso(Family):
     """Any matrix; after each step of length t, W_ij becomes sign(W_ij) max(|W_ij| - t weight, 0).
@@ -78,11 +85,7 @@ class ProximalLasso(Family):
 
     @property
     def label(self):
-        return f"lasso_proximal:{self.weight:g}"
-
-    @property
-    def hyperparameter(self):
-        return self.weight
+        return f"{self.name}:{self.weight:g}"
 
     def project(self, params, previous, progress, length=0.0):
         matrix = params["matrix"]

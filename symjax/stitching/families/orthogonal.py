@@ -8,6 +8,7 @@ from jax import lax
 
 from symjax.birkhoff.dual import matmul
 from symjax.stitching.families.base import Family
+from symjax.stitching.families.registry import register_family
 
 TOLERANCE = 1e-3  # of entries of W'W - 1; one more Newton-Schulz iteration reduces them to rounding errors
 MAX_ITERATIONS = 40  # enough for singular values from 1e-6
@@ -49,11 +50,11 @@ def newton_schulz(matrix):
     return newton_step(matrix, gram)
 
 
+@register_family("orthogonal", "orthogonal matrices", colour="#6a51a3")
 @dataclass(frozen=True)
 class Orthogonal(Family):
     """W'W = 1: projected to the nearest orthogonal matrix after every step; rounding takes the exact polar factor."""
 
-    label: ClassVar[str] = "orthogonal"
     square: ClassVar[bool] = True
 
     def random(self, key, shape):

@@ -9,8 +9,10 @@ from jax import lax
 
 from symjax.birkhoff import nearest_permutation, permutation_matrix, projection_birkhoff, sinkhorn, softsort
 from symjax.stitching.families.base import Family
+from symjax.stitching.families.registry import register_family
 
 HALF, NEVER = 0.5, 2.0  # shares of the training
+ALPHAS = (1e-3, 1e-2, 1e-1, 1, 10)  # the published grid
 
 
 def split_scaling(start):
@@ -25,6 +27,13 @@ def split_scaling(start):
     return permutation + deficit / jnp.maximum(jnp.sum(deficit, axis=0), 1), scaling
 
 
+@register_family(
+    "birkhoff",
+    "G_ReLU over the Birkhoff polytope, our recipe",
+    title="$G_{\\mathrm{ReLU}}$ (Birkhoff)",
+    colour="#d7301f",
+    grid=ALPHAS,
+)
 @dataclass(frozen=True)
 class Birkhoff(Family):
     """P diag(s) with P doubly stochastic and s >= 0; the penalty -alpha |P|_F drives P to a permutation.
@@ -43,14 +52,6 @@ class Birkhoff(Family):
     scaling_trains_from: ClassVar[float] = HALF
     permutation_fixed_from: ClassVar[float] = HALF
     alpha: float = 0.1
-
-    @property
-    def label(self):
-        return f"birkhoff:{self.alpha:g}" if self.alpha != 0.1 else "birkhoff"
-
-    @property
-    def hyperparameter(self):
-        return self.alpha
 
     def random(self, key, shape):
         return sinkhorn(jax.random.uniform(key, shape, jnp.float32, 0.5, 1.5))
@@ -97,6 +98,13 @@ class Birkhoff(Family):
         return permutation_matrix(nearest_permutation(params["permutation"])) * params["scaling"]
 
 
+@register_family(
+    "birkhoff_published",
+    "G_ReLU over the Birkhoff polytope, the published recipe",
+    title="$G_{\\mathrm{ReLU}}$ (published recipe)",
+    colour="#fc8d59",
+    grid=ALPHAS,
+)
 @dataclass(frozen=True)
 class PublishedBirkhoff(Birkhoff):
     """The published recipe: a random start, and ReLU and 16 Sinkhorn sweeps in place of the projection.
@@ -107,14 +115,17 @@ class PublishedBirkhoff(Birkhoff):
     start: ClassVar[str] = "random"
     permutation_fixed_from: ClassVar[float] = NEVER
 
-    @property
-    def label(self):
-        return f"birkhoff_published:{self.alpha:g}" if self.alpha != 0.1 else "birkhoff_published"
-
     def project_permutation(self, permutation, duals):
         return sinkhorn(jnp.maximum(permutation, 0)), duals
 
 
+@register_family(
+    "softsort",
+    "G_ReLU by SoftSort",
+    title="$G_{\\mathrm{ReLU}}$ (SoftSort)",
+    colour="#fdae8b",
+    grid=(1e-2, 1e-1, 1, 10),
+)
 @dataclass(frozen=True)
 class SoftSort(Family):
     """SoftSort_tau(v) diag(exp(t)); rounding takes the largest entry of each row."""
@@ -122,14 +133,6 @@ class SoftSort(Family):
     start: ClassVar[str] = "matched"
     square: ClassVar[bool] = True
     tau: float = 1.0
-
-    @property
-    def label(self):
-        return f"softsort:{self.tau:g}" if self.tau != 1.0 else "softsort"
-
-    @property
-    def hyperparameter(self):
-        return self.tau
 
     def init(self, start):
         doubly_stochastic, scaling = split_scaling(start)

@@ -1,0 +1,77 @@
+"""What `experiments.report` and `experiments.merge` know of an experiment: the constant EXPERIMENT of its module.
+
+Only the modules of the runs at hand are imported.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pandas as pd
+
+import experiments
+
+
+class PublishedTable(NamedTuple):
+    """Published figures.
+
+    Attributes:
+      columns: names of the columns.
+      rows: {name: an entry for each column}.
+    """
+
+    columns: Sequence[str]
+    rows: Mapping[str, Sequence]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return them as a table."""
+        return pd.DataFrame.from_dict(dict(self.rows), orient="index", columns=list(self.columns))
+
+
+class Results(Protocol):
+    """The results in a run folder."""
+
+    def merge(self, folders: Sequence[Path]) -> int:
+        """Write the results of all `folders`, which include this one; return the number of rows."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment in the report, and how its run folders are merged.
+
+    Attributes:
+      place: of its runs in the report, where places ascend; those of the experiments of this package are 10 apart.
+      published: figures to stand beside ours, by caption, read off tables and plots of Godfrey et al. 2022.
+      published_on: the data set of these figures; None if they are of no data set.
+      results: the results in the folder that it is called with; None if such folders cannot be merged.
+      unit: of the number that `merge` returns.
+      reports_unfinished: whether `merge` prints what is not finished. Otherwise a run that has no summary is not.
+    """
+
+    place: float
+    published: Mapping[str, PublishedTable] = field(default_factory=dict)
+    published_on: str | None = "cifar10"
+    results: Callable[[Path], Results] | None = None
+    unit: str = "rows"
+    reports_unfinished: bool = False
+
+
+def names() -> list[str]:
+    """Return the names of the modules of `experiments`."""
+    return [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+
+
+def find(name: str) -> Experiment | None:
+    """Return the experiment of a name, such as "stitch"; None if there is none."""
+    if name not in names():
+        return None
+    return getattr(importlib.import_module(f"experiments.{name}"), "EXPERIMENT", None)
+
+
+def mergeable() -> list[str]:
+    """Return the names of the experiments whose folders can be merged, in the order of the report."""
+    known = {name: experiment for name in names() if (experiment := find(name)) and experiment.results}
+    return sorted(known, key=lambda name: known[name].place)
