@@ -19,7 +19,7 @@ OF_MATRICES = ("nearest_permutation", "projection_birkhoff", "sinkhorn")
 
 
 def ordinary(seed, features=FEATURES, examples=EXAMPLES):
-    """Nonnegative, of columns that correlate and differ in scale; no accident makes anything agree."""
+    """Return a nonnegative array whose columns are correlated and differ in scale."""
     rng = np.random.default_rng(seed)
     mixed = rng.normal(size=(examples, 2)) @ rng.normal(size=(2, features)) + rng.normal(size=(examples, features))
     return np.float32(np.maximum(mixed + 0.3, 0) + 0.01 * rng.random((examples, features)))
@@ -31,7 +31,7 @@ GOOD = ordinary(0)
 
 @st.composite
 def not_a_representation(draw):
-    """Something that no measure takes on either side, beside GOOD on the other."""
+    """Draw a value that no measure accepts on either side, with GOOD on the other."""
     kind = draw(st.sampled_from(sorted(WRONG)))
     return WRONG[kind](draw)
 

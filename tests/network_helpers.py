@@ -43,5 +43,5 @@ class LinenResNet(nn.Module):
 
 
 def drawn(network):
-    """A member, of one program: each operation alone would be compiled."""
+    """Return a member, drawn by one compiled program; otherwise each operation would be compiled alone."""
     return jax.jit(network.init)(KEY)

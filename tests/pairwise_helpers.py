@@ -7,7 +7,7 @@ SAME = 2e-6  # rounding of float32, for values near 1
 
 
 def zoo(models=MODELS, examples=EXAMPLES, seed=0, sizes=((2, 2, 5),), noise=0.6):
-    """Related positive maps, of each of the sizes one layer."""
+    """Return related nonnegative maps, one layer for each size."""
     rng = np.random.default_rng(seed)
     signal = rng.normal(size=(examples, 4))
 

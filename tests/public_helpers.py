@@ -42,7 +42,7 @@ ANY = np.random.default_rng(0).random((12, 3), np.float32)
 
 @lru_cache
 def right_arguments():
-    """Arguments that do, by function or class, beside those that `NAMED` knows and defaults."""
+    """Return valid arguments by function or class, where neither defaults nor the arguments common to all suffice."""
     folder = scratch() / "public"
     folder.mkdir()
     (x, y), (x_test, y_test) = images(30, 0), images(20, 1)
@@ -178,7 +178,7 @@ def right_arguments():
 
 
 def called(name):
-    """The function and arguments that do."""
+    """Return the function and valid arguments for it."""
     calls = right_arguments()
     owner, _, method = name.rpartition(".")
     function = getattr(calls["objects"][owner], method) if name in METHODS else PUBLIC[name]

@@ -132,7 +132,7 @@ def test_pieces_of_another_configuration_end_in_no_results(piece, capsys):
 
 
 def test_a_clock_that_jumps(monkeypatch):
-    """By months, back and forth, between any two looks at it."""
+    """The clock jumps by months, back and forth, between any two readings."""
     still = command(measures="cka")
     now, looks = time.time, itertools.count()
     monkeypatch.setattr(time, "time", lambda: now() + 1e7 * (-1) ** next(looks))

@@ -31,7 +31,7 @@ class WentAhead(Exception):
 
 
 def commands():
-    """By name, the modules under experiments/ that are commands."""
+    """Return the modules under experiments/ that are commands, by name."""
     modules = {}
     for info in pkgutil.iter_modules(experiments.__path__):
         module = importlib.import_module(f"experiments.{info.name}")
@@ -276,7 +276,7 @@ def test_folders_to_merge_that_are_none(path, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", TRAINING)
 def test_nothing_said_is_taken(command, tmp_path, monkeypatch, capsys):
-    """Otherwise a refusal of everything would pass here."""
+    """A command that refused every flag would pass the tests above."""
     assert thrown(command, [], tmp_path, monkeypatch, capsys)[0] == 0
 
 

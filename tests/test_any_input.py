@@ -93,7 +93,7 @@ def undefined(measure, x):
 
 
 def alone(measure, x):
-    """Whether one example differs from all others, of which U-centring a kernel leaves nothing."""
+    """Return whether a single example differs from all others: U-centring makes the kernel of such data zero."""
     x = np.asarray(x)
     return "cka" in measure.name and any((np.delete(x, i, 0) == x[i - 1]).all() for i in range(len(x)))
 
@@ -103,7 +103,7 @@ def alone(measure, x):
 @given(seed=SEEDS, powers=st.tuples(st.integers(-149, 125), st.integers(-149, 125)))
 @pytest.mark.few(3)
 def test_size_is_refused_or_does_not_matter(measure, seed, powers):
-    """What is as large or small as floats can be, as it is when brought to an ordinary size."""
+    """Data near the limits of floats has the value that it has when scaled to an ordinary size."""
     x, y = ordinary(seed), ordinary(seed + 1)
     if "isotropic_scaling" not in measure.invariances:
         powers = (powers[0], powers[0])
@@ -181,7 +181,7 @@ def test_fewer_examples_than_neurons(name, seed):
 @throws(5)
 @given(seed=SEEDS, powers=st.tuples(st.integers(-95, 95), st.integers(-95, 95)))
 def test_full_results_at_any_size(seed, powers):
-    """Directions, means and spectra are those of ordinary data, times what was multiplied with."""
+    """Directions, means and spectra are those of data of ordinary size, scaled alike."""
     x, y = ordinary(seed), ordinary(seed + 1)
     big_x, big_y = (scaled(z, power) for z, power in zip((x, y), powers, strict=True))
     expected, got = symjax.cca(x, y), symjax.cca(big_x, big_y)

@@ -263,7 +263,7 @@ def test_steps_that_crowd_the_support_do_not_end_in_a_cycle(method):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.slow
 def test_sweeps_converge_from_anywhere(seed):
-    """Sizes, noise and duals to begin with of all sizes."""
+    """Sweeps converge for several sizes, noise levels and initial duals."""
     rng = np.random.default_rng(seed)
     for n in (2, 5, 33):
         start = np.eye(n)[rng.permutation(n)] + 10.0 ** rng.uniform(-3, 0) * rng.normal(size=(n, n))

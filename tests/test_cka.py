@@ -153,7 +153,7 @@ def test_identical_input(form):
 
 
 def test_opposite_kernels():
-    """An angle over pi / 2: kernels can have negative correlation with "song"."""
+    """With the estimator "song" kernels can be negatively correlated, so that the angle exceeds pi / 2."""
     x = np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]])
     y = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
     expected = ratio(linear(x), linear(y), "song")

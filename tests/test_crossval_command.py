@@ -74,7 +74,7 @@ def test_crossval(fake, tmp_path, capsys):
 
 
 def test_validation_chooses_and_the_test_images_tell():
-    """Planted: what validation takes for best is best on the test images nowhere, and the other way round."""
+    """In the planted table, the value with the best validation accuracy is never the best on the test images."""
     # By value, a number for each of two layers: accuracy on the validation images, and the penalty on the test images.
     values = {
         0.1: ((90.0, 70.0), (3.0, 9.0)),  # best at the first layer
@@ -178,7 +178,7 @@ def planted(**families):
 
 
 def test_a_penalty_that_is_nan_is_not_passed_over():
-    """Of one of two pairs: no mean, extreme or deviation is that of the other alone."""
+    """A NaN in one of two pairs makes means, extremes and deviations NaN; the other pair does not stand for both."""
     rows = pd.DataFrame({"pair": ["0-1", "1-0"], "layer": "relu1", "hyperparameter": 1.0, "val_accuracy": 80.0})
     rows = pd.concat([rows.assign(family=f"alpha:{n}", penalty=[n, n + 1.0], hyperparameter=n) for n in (1.0, 2.0)])
     rows.iloc[1, rows.columns.get_loc("penalty")] = np.nan
@@ -229,7 +229,7 @@ def of_diverged_members(module, *others):
 
 @pytest.mark.slow
 def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
-    """Nor is their accuracy that of the first class, which the largest of NaN would be."""
+    """Their accuracy is NaN: the largest of NaN logits would be the first class."""
     trained()
     for module in (experiments.stitch, experiments.crossval, experiments.lasso):
         with pytest.raises(SystemExit) as stop:

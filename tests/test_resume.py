@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Case(NamedTuple):
-    """A command, and where it is interrupted: as `owner.name` is about to make a piece behind the first `kept`."""
+    """A command that is interrupted when `owner.name` is called for the first time after `kept` calls."""
 
     module: Any
     flags: list

@@ -51,7 +51,7 @@ class Normed(nn.Module):
 
 
 def tokens_model(weights, tokens, train=False, key=None):
-    """Tokens in; random in training, when it needs a key."""
+    """A model of tokens whose training mode is random and needs a key."""
     x = stitch_point(jnp.tanh(weights["embedding"][tokens]), "embedded")
     if train:
         x = x * jax.random.bernoulli(key, 0.9, x.shape) / 0.9
@@ -251,7 +251,7 @@ def test_own_loss_and_metric():
 
 
 def shaken(weights, x, train=False, key=None):
-    """In training, its outputs are one random number."""
+    """A function whose outputs in training are one random number."""
     hidden = stitch_point(x @ weights["first"], "hidden")
     return 0 * hidden + jax.random.uniform(key) if train else hidden
 

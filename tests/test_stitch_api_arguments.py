@@ -71,7 +71,7 @@ def test_results_of_different_points_are_saved_and_loaded(tmp_path):
 
 
 def test_points_by_name_in_two_networks():
-    """Pairs with a colon, one name of both, and all of those that can be stitched."""
+    """Points are given as pairs with a colon, as a name that both networks have, or as all that can be stitched."""
     mlps = [of_nnx(lambda rngs, width=width: MLP(width, rngs), 0, (5,))[0] for width in (4, 6)]
     assert parse_point_pairs(*mlps, "relu2:relu1, relu1,relu1:relu1") == ((0, 0), (1, 0))
     assert parse_point_pairs(*mlps, "all") == parse_point_pairs(mlps[0], mlps[0], "all") == ((0, 0), (1, 1))

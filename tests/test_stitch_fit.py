@@ -122,7 +122,7 @@ def train_only(plan, pair, dataset, key=0, epochs=None):
 
 @pytest.mark.slow
 def test_birkhoff_finds_a_planted_symmetry_from_a_random_start():
-    """Its permutation at both layers, no penalty, and at relu1, which others follow, about the scaling too."""
+    """The permutation is found at both layers without a penalty; at relu1 the scaling is found approximately."""
     problem = planted()
     config = FitConfig(epochs=24, learning_rates=(0.03,), start="random", eval_batch_size=32, **PLAIN)
     sweep = Sweep(make_plan("birkhoff", config), problem.dataset, devices=jax.devices()[:1])

@@ -63,7 +63,7 @@ def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_
 
 
 def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, capsys):
-    """Two processes' shares, one after the other, where pairs lack different things.
+    """The shares of two processes, computed one after the other, where different rows of the pairs are missing.
 
     Each finds in the end that the other's are missing, which is an error.
     """

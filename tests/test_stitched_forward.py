@@ -178,7 +178,7 @@ def test_factors_in_bfloat16(point, bias):
 
 
 def test_factors_inside_a_residual_block(residual):
-    """The values that cross are a pair; only the branch has factors."""
+    """The value at the point is a pair (branch, skip); the factors act on the branch alone."""
     network, member = residual
     point = network.index("block2.1*")
     images, stitch = jax.random.normal(jax.random.key(2), (4, 8, 8, 1)), factored(4, 1, True)

@@ -24,7 +24,7 @@ def upto_signs(tree):
 
 
 def assert_same(got, expected, atol=5e-6):
-    """Also pairs of directions with other signs."""
+    """Assert equal results, up to the signs of pairs of directions."""
     got, expected = upto_signs(got), upto_signs(expected)
     assert jax.tree.structure(got) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):

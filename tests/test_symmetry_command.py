@@ -109,7 +109,7 @@ def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
 
 
 def test_a_wrong_action_is_seen(monkeypatch):
-    """Planted: the action leaves one layer's readers as they were."""
+    """The planted fault: the action does not change the weights that read one layer."""
     right = Symmetry.act
 
     def wrong(self, member, element):

@@ -73,7 +73,7 @@ def fresh(network, seed=0):
 
 
 def named(tree, name):
-    """The one array of that name."""
+    """Return the only array of this name."""
     (leaf,) = [
         leaf for path, leaf in jax.tree.leaves_with_path(tree) if jax.tree_util.keystr(path).endswith(f"'{name}']")
     ]

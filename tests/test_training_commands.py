@@ -32,7 +32,7 @@ EXAMPLES = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a zoo that has snapshots of all epochs."""
+    """A folder with a zoo that has snapshots of all epochs."""
     dataset, zoo_of_all = trained()
     folder = tmp_path_factory.mktemp("training")
     settings = {"keep": range(7), "devices": jax.devices()[:1], "progress": False}
@@ -48,7 +48,7 @@ def command(module, folder, *others, out=None):
 
 
 def features(folder, epochs, seeds=SEEDS, **options):
-    """By epoch, the features of these members."""
+    """Return the features of these members by epoch."""
     dataset, _ = trained()
     images = dataset.test.images[:EXAMPLES]
     zoos = {epoch: zoo.load(folder / "zoo", seeds, epoch=epoch) for epoch in epochs}
@@ -130,7 +130,7 @@ FROZEN = ["--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka"]
 
 
 def similarity_zoo(folder, name):
-    """The zoo that the schedule of similarity has made beside the zoo of this name."""
+    """Return the folder of the zoo that was trained with the schedule of similarity, beside the zoo of this name."""
     (path,) = folder.glob(f"{name}-freeze-similarity-*")
     return path
 

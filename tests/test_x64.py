@@ -60,7 +60,7 @@ SOME = "full,orthogonal"  # a plain family and one with a projection, for what d
     ],
 )
 def test_every_family_is_the_same_with_64_bit_types(optimizer, dtype, families):
-    """Of networks of either precision; stitches are float32."""
+    """Stitches are float32 and agree, for networks of both precisions."""
     single, double = stitched(False, optimizer, families=families), stitched(True, optimizer, dtype, families)
     assert single.stitches.keys() == double.stitches.keys() and len(single.stitches) == len(families.split(","))
     for key, stitch in single.stitches.items():
