@@ -20,7 +20,8 @@ from jax import lax
 from benchmarks.operations import mcnn_flops
 from symjax.models import create
 from symjax.network import Member
-from symjax.ops.parallel import FORMS, compiler_options
+from symjax.ops.compiler import compiler_options
+from symjax.ops.parallel import FORMS
 
 STEPS = 8
 SIZES = (32, 32, 16, 8)  # of the maps at the stitch points

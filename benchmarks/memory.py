@@ -28,6 +28,7 @@ from benchmarks.sweep import make_dataset
 from symjax import models
 from symjax.flops import segment_flops
 from symjax.ops import memory, parallel
+from symjax.ops.compiler import compiler_options
 from symjax.ops.parallel import Execution
 from symjax.stitching import FitConfig, Pair, Plan, fit, memory_budget, parse_families
 from symjax.stitching.partition import count_images, partition
@@ -149,7 +150,7 @@ def compiled(fn, execution: Execution, members, shared):
     def lifted(members, shared):
         return parallel.each(lambda member: fn(member, shared), execution)(members)
 
-    return jax.jit(lifted, compiler_options=parallel.compiler_options()).lower(members, shared).compile()
+    return jax.jit(lifted, compiler_options=compiler_options()).lower(members, shared).compile()
 
 
 def growth(program, run) -> int:

@@ -20,7 +20,8 @@ from jax import lax
 
 from benchmarks.layers import STEPS, best_seconds, blocking, cross_entropy
 from symjax.network import rewrite
-from symjax.ops.parallel import FORMS, compiler_options
+from symjax.ops.compiler import compiler_options
+from symjax.ops.parallel import FORMS
 
 BATCH_SIZE = 32
 

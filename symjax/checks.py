@@ -61,7 +61,7 @@ def sequence(name: str, value: Any, what: str = "values") -> tuple:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         raise InputError(f"{name}: got {short(value)}, expected a sequence of {what}")
     if not is_concrete(value):
-        raise InputError(f"{name}: is traced, expected a concrete value")
+        raise InputError(f"{name}: got a traced value, expected a concrete one")
     require_unmasked(name, value)
     return tuple(value.tolist() if isinstance(value, (np.ndarray, jax.Array)) else value)
 
@@ -125,7 +125,7 @@ def any_array(name: str, value: Any) -> np.ndarray | jax.Array:
         raise InputError(f"{name}: got {short(value)}, expected an array of real numbers")
     if result.dtype == object and hasattr(value, "isna"):  # a data frame with several or nullable types
         if np.any(value.isna()):
-            raise InputError(f"{name}: has missing values; fill them or leave them out")
+            raise InputError(f"{name}: got missing values, expected none; fill them or leave them out")
         result = np.asarray(result.tolist())
     return result if result.dtype.isnative else result.astype(result.dtype.newbyteorder("="))
 
@@ -135,21 +135,21 @@ def _by_dlpack(name, value):
         return jnp.from_dlpack(value)
     except Exception as error:  # the type depends on the library and the device
         reason = str(error).strip().partition("\n")[0]
-        message = f"{name}: got a {type(value).__name__} that JAX cannot read ({reason}); pass a NumPy array"
+        message = f"{name}: got a {type(value).__name__} that JAX cannot read ({reason}), expected a NumPy array"
         raise InputError(message) from error
 
 
 def require_unmasked(name: str, value: Any) -> None:
     """Raise an `InputError` for masked entries, which would otherwise count like others."""
     if np.ma.is_masked(value):
-        raise InputError(f"{name}: has masked entries; fill them or leave them out")
+        raise InputError(f"{name}: got masked entries, expected none; fill them or leave them out")
 
 
 def numpy_array(name: str, value: Any) -> np.ndarray:
     """Return an `array` as a NumPy array; raise an InputError for a traced one."""
     result = array(name, value)
     if not is_concrete(result):
-        raise InputError(f"{name}: is traced, expected a concrete value")
+        raise InputError(f"{name}: got a traced value, expected a concrete one")
     return np.asarray(result)
 
 
@@ -162,7 +162,7 @@ def jax_array(name: str, value: Any) -> jax.Array:
     except TypeError:  # long doubles
         raise InputError(f"{name}: got {source.dtype}, expected real numbers") from None
     if result.dtype != source.dtype and source.dtype.kind in "iu" and (source.astype(result.dtype) != source).any():
-        raise InputError(f"{name}: has integers that {result.dtype} cannot hold")
+        raise InputError(f"{name}: got integers outside the range of {result.dtype}, expected others")
     return result
 
 
@@ -215,7 +215,7 @@ def _is_number(value):
 
 
 def as_dtype(value, dtype):
-    """Return a number as an array of this dtype; infinite where it exceeds the dtype's range."""
+    """Return a number as an array of this dtype; infinite if it exceeds the dtype's range."""
     with np.errstate(over="ignore"):
         return jnp.asarray(value, dtype)
 
@@ -230,7 +230,7 @@ def square(name, value):
 def require_finite(name, value):
     # NumPy, since JAX would trace the test of a constant inside of jit.
     if is_concrete(value) and not np.isfinite(np.asarray(value)).all():
-        raise InputError(f"{name}: has NaN or infinite entries, expected finite entries")
+        raise InputError(f"{name}: got NaN or infinite entries, expected finite entries")
 
 
 def seeds(value: Any) -> tuple[int, ...]:
@@ -276,7 +276,7 @@ def path(name: str, value: Any) -> pathlib.Path:
     try:
         longest = max((len(os.fsencode(part)) for part in result.parts), default=0)
     except UnicodeEncodeError:
-        raise InputError(f"{name}: got {short(value)}, which cannot be the name of a file") from None
+        raise InputError(f"{name}: got {short(value)}, expected text that can be the name of a file") from None
     if longest > LONGEST_NAME:
         raise InputError(f"{name}: got {short(value)}, expected names of at most {LONGEST_NAME} bytes")
     return result

@@ -21,7 +21,14 @@ __all__ = [
 
 
 def checkpoints(epochs: int, count: int = 12) -> tuple[int, ...]:
-    """Return at most `count` epochs from 0 to `epochs`, geometrically spaced; all where there are fewer.
+    """Return at most `count` epochs from 0 to `epochs`, geometrically spaced; all if there are fewer.
+
+    Args:
+        epochs: the last epoch.
+        count: the largest number of epochs, 2 or more.
+
+    Raises:
+        InputError: an argument is not an integer in its range.
 
     Example:
         >>> from symjax.dynamics import checkpoints
@@ -56,6 +63,15 @@ def similarity_to_end(
 
     Raises:
         InputError: as in `pairwise`.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax.dynamics import similarity_to_end
+        >>> start, end = np.random.default_rng(0).normal(size=(2, 30, 3))
+        >>> history = {"relu1": np.stack([start, end])}
+        >>> table = similarity_to_end(history, {"relu1": end}, "cka", epochs=(0, 10))
+        >>> table.columns.tolist(), round(float(table.value.iloc[1]), 4)
+        (['epoch', 'layer', 'end_layer', 'value'], 1.0)
     """
     history, end = _check_layers("history", history, (3, 5)), _check_layers("end", end, (2, 4))
     epochs = _check_epochs(epochs, history)
@@ -102,6 +118,16 @@ def class_correlations(
 
     Raises:
         InputError: as in `pairwise`; the number of labels is not that of examples, or labels are not in the classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax.dynamics import class_correlations
+        >>> labels = np.arange(20) % 2
+        >>> features = np.random.default_rng(0).normal(size=(1, 20, 2))
+        >>> features[..., 0] = labels
+        >>> table = class_correlations({"relu1": features}, labels, ("even", "odd"), epochs=(5,))
+        >>> table["class"].tolist(), table.value.round(3).tolist()
+        (['even', 'odd'], [1.0, 1.0])
     """
     history = _check_layers("history", history, (3, 5))
     epochs, classes = _check_epochs(epochs, history), sequence("classes", classes, "names")
@@ -136,7 +162,20 @@ def class_correlations(
 
 
 def chance_correlation(features: int, samples: int) -> float:
-    """Return the root mean square of R for an independent indicator: min(1, sqrt(features / (samples - 1)))."""
+    """Return the root mean square of R for an independent indicator: min(1, sqrt(features / (samples - 1))).
+
+    Args:
+        features: number of features of the layer, from 0.
+        samples: number of samples, 2 or more.
+
+    Raises:
+        InputError: an argument is not an integer in its range.
+
+    Example:
+        >>> from symjax.dynamics import chance_correlation
+        >>> chance_correlation(features=25, samples=101)
+        0.5
+    """
     features, samples = integer("features", features), integer("samples", samples, 2)
     return float(np.sqrt(min(1.0, features / (samples - 1))))
 
@@ -217,6 +256,11 @@ def convergence_epoch(epochs, values, share: float = 0.9) -> float:
 
     Raises:
         InputError: as in `epoch_above`, or `share` is out of range.
+
+    Example:
+        >>> from symjax.dynamics import convergence_epoch
+        >>> convergence_epoch([0, 1, 2, 4], [0.5, 0.9, 1.3, 1.5], share=0.8)
+        2.0
     """
     scalar("share", share, "a number in (0, 1]", lambda value: 0 < value <= 1)
     values = _floats("values", values)

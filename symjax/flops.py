@@ -62,6 +62,18 @@ def step_flops(
 
     Raises:
       InputError: the network cannot take these inputs; XLA does not count operations for this backend.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.flops import step_flops
+      >>> from symjax.training import Recipe
+      >>> def linear(params, x):
+      ...     return x @ params["w"]
+      >>> def init(key):
+      ...     return {"w": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(linear, init=init, example=np.zeros((1, 3), np.float32))
+      >>> step_flops(net, (3,), Recipe(batch_size=8)) < 2 * step_flops(net, (3,), Recipe(batch_size=16))
+      True
     """
     image_shape = integers("image_shape", image_shape, 1)
     (example,) = jax.tree.leaves(network.example)
@@ -98,7 +110,7 @@ def lower_on_cpu(fn, *arguments):
 
 
 def count_flops(program) -> float:
-    """Return the operations of a lowered program; raise an InputError where XLA does not count them."""
+    """Return the operations of a lowered program; raise an InputError if XLA does not count them."""
     costs = program.cost_analysis() or {}
     if "flops" not in costs:
         backend = jax.default_backend()
@@ -147,6 +159,22 @@ def training_flops(
       train_images: number of training images.
       recipe: epochs, batch size, loss and optimizer.
       freeze: for each segment, the number of epochs after which it is frozen, as in `symjax.zoo.ZooConfig`.
+
+    Raises:
+      InputError: as in `step_flops`, or an argument is not an integer in its range.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.flops import step_flops, training_flops
+      >>> from symjax.training import Recipe
+      >>> def linear(params, x):
+      ...     return x @ params["w"]
+      >>> def init(key):
+      ...     return {"w": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(linear, init=init, example=np.zeros((1, 3), np.float32))
+      >>> recipe = Recipe(epochs=2, batch_size=8)
+      >>> training_flops(net, (3,), 80, recipe) == 2 * 10 * step_flops(net, (3,), recipe)
+      True
     """
     steps = integer("train_images", train_images) // recipe.batch_size
     freeze = integers("freeze", freeze)

@@ -59,11 +59,16 @@ class Saturation:
       measure: a name in `symjax.similarity.MEASURES` that is a similarity, not a distance.
       threshold: the similarity from which on a layer is saturated.
       images: the split from which the examples are taken.
-      examples: the number of examples, from the first; all where there are fewer.
+      examples: the number of examples, from the first; all if there are fewer.
       maps: "pool" to compare the mean of each channel over pixels, or "pixels".
 
     Raises:
       InputError: a field has a wrong type or value.
+
+    Example:
+      >>> from symjax.freezing import Saturation
+      >>> Saturation(seeds=(0, 1), threshold=0.9).num_saturated([0.95, 0.92, 0.5, 0.99])
+      2
     """
 
     seeds: tuple[int, ...]
@@ -87,6 +92,6 @@ class Saturation:
         return asdict(self) | {"seeds": list(self.seeds)}
 
     def num_saturated(self, similarity: Sequence[float]) -> int:
-        """Return the number of consecutive saturated layers, from the lowest, for these similarities."""
+        """Return the number of consecutive saturated layers, from the lowest, for the `similarity` of each layer."""
         below = np.flatnonzero(~(np.asarray(similarity) >= self.threshold))
         return int(below[0]) if len(below) else len(similarity)

@@ -32,5 +32,5 @@ def import_named(argument: str, name: str) -> Any:
         given = f"{argument}: got {name!r}, and {module} cannot be imported ({error})"
         raise InputError(f"{given}; expected a module that is installed or in the current folder.") from error
     if not hasattr(imported, attribute):
-        raise InputError(f"{argument}: got {name!r}, and {module} has no {attribute}.")
+        raise InputError(f"{argument}: got {name!r}, expected an attribute of {module}, which has no {attribute}.")
     return getattr(imported, attribute)

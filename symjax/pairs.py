@@ -59,8 +59,16 @@ def draw_pairs(
       seed: seed of the random order.
       ordered, seeds_b: as in `all_pairs`.
 
+    Returns:
+      Pairs of seeds, in random order.
+
     Raises:
       InputError: there are fewer than two members or fewer than `count` pairs, or a seed is out of range.
+
+    Example:
+      >>> from symjax.pairs import draw_pairs
+      >>> draw_pairs((0, 1, 2), 2), draw_pairs((0, 1, 2), 3)[:2]
+      ([(2, 1), (1, 0)], [(2, 1), (1, 0)])
     """
     seed = checks.integer("pair_seed", seed, 0, 2**32 - 1)
     pairs = all_pairs(seeds, ordered=ordered, seeds_b=seeds_b)

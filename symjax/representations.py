@@ -1,4 +1,4 @@
-"""Features of the members of a zoo, layer by layer, which similarity measures compare."""
+"""Features of the members of a zoo at its layers, the input of similarity measures."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,7 +32,22 @@ def representations(zoo: "Zoo", images, mean, std, **options):
       images, mean, std, options: as in `features_of`.
 
     Returns:
-      {layer name: NumPy array (members, n, h, w, c)}, members in the order of `zoo.seeds`.
+      {layer name: NumPy array (members, n, ..., c)}, members in the order of `zoo.seeds`.
+
+    Raises:
+      InputError: as in `features_of`.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, pandas as pd, symjax
+      >>> from symjax.representations import representations
+      >>> def scale(params, x):
+      ...     return symjax.stitch_point(x * params["w"], "scaled")
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, init=lambda key: {"w": jnp.ones(2)}, example=x)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [2.0, 3.0]])}, {})
+      >>> zoo = symjax.zoo.Zoo(symjax.zoo.ZooConfig("mine", net), net, (0, 1), members, pd.DataFrame())
+      >>> representations(zoo, x, None, None)["scaled"][1].tolist()
+      [[2.0, 0.0], [0.0, 3.0]]
     """
     return features_of(zoo.network, zoo.members, images, mean, std, **options)
 
@@ -56,7 +71,7 @@ def features_of(
       network: the network of the members.
       members: parameters and state with a leading axis: members of a zoo, or one network at several epochs.
       images: (n, height, width, channels), not normalised, in the units of `mean` and `std`, such as 0..255; or other
-        inputs (n, ...) where these are None.
+        inputs (n, ...) if these are None.
       mean, std: (channels,) or scalars, by which images are normalised; None for inputs without normalisation.
       layers: comma-separated names of stitch points, or "all".
       pool: whether to return the mean over pixels or tokens, float32 (members, n, c), in place of maps.
@@ -72,6 +87,18 @@ def features_of(
     Raises:
       InputError: a layer is unknown; images have another rank, are empty, or are not in the units of `mean` and `std`,
         such as images in 0..1 with statistics of 0..255; the memory does not hold one member.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.representations import features_of
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> params = {"hidden": jnp.stack([jnp.eye(3), 2 * jnp.eye(3)]), "out": jnp.ones((2, 3, 2))}
+      >>> first = jax.tree.map(lambda leaf: leaf[0], params)
+      >>> net = symjax.Network.from_function(mlp, first, example=np.zeros((1, 3), np.float32))
+      >>> members = symjax.network.Member(params, {})
+      >>> features_of(net, members, np.array([[1.0, -1.0, 2.0]], np.float32), None, None)["relu1"].tolist()
+      [[[1.0, 0.0, 2.0]], [[2.0, 0.0, 4.0]]]
     """
     images = np.asarray(array("images", images))
     example = network.example.shape[1:] if hasattr(network.example, "shape") else None
@@ -114,7 +141,7 @@ def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:
-    """Raise an `InputError` where images are clearly not in the units of `mean` and `std`.
+    """Raise an `InputError` if images are clearly not in the units of `mean` and `std`.
 
     Constant images and statistics 0 and 1 are accepted, and so are small integers (black images).
     """
@@ -168,7 +195,7 @@ def _argument_shapes(network: Network, images: jax.ShapeDtypeStruct):
 def normalization(network: Network, images: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct | None:
     """Return the shape and dtype of mean and std for inputs of this shape and dtype.
 
-    None where the network takes inputs without normalisation.
+    None if the network takes inputs without normalisation.
     """
     (example,) = jax.tree.leaves(network.example)
     unchanged = jax.dtypes.canonicalize_dtype(example.dtype) == images.dtype

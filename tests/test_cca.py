@@ -278,7 +278,7 @@ def test_maps():
         (np.ones((1, 2)), np.ones((1, 2)), r"^x: got shape \(1, 2\), expected at least 2 examples"),
         (np.ones((4, 2)), np.ones((5, 2)), "^y: got 5 examples, expected as many as in x, 4"),
         (np.ones((4, 2)), 1j * np.ones((4, 2)), "^y: got complex"),
-        (np.ones((4, 2)), np.full((4, 2), np.inf), "^y: has NaN or infinite entries"),
+        (np.ones((4, 2)), np.full((4, 2), np.inf), "^y: got NaN or infinite entries"),
     ],
 )
 def test_mistakes_are_reported(x, y, message):

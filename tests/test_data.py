@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from symjax.data import load
-from symjax.data.dataset import PUBLISHED_STATISTICS, Source, Split, build, split_indices
+from symjax.data.dataset import Source, Split
 from symjax.data.digits import _read
 from symjax.data.resize import resize
+from symjax.data.splitting import PUBLISHED_STATISTICS, build, split_indices
 from symjax.errors import InputError
 
 
@@ -113,9 +114,9 @@ def test_splits_are_read_only_but_the_given_arrays_are_not():
 
 def test_masked_and_other_images_are_no_split():
     images, labels = np.zeros((2, 1, 1, 1), np.uint8), np.zeros(2, np.int32)
-    with pytest.raises(InputError, match="images: has masked entries"):
+    with pytest.raises(InputError, match="images: got masked entries"):
         Split(np.ma.array(images, mask=images == 0), labels)
-    with pytest.raises(InputError, match="labels: has masked entries"):
+    with pytest.raises(InputError, match="labels: got masked entries"):
         Split(images, np.ma.array(labels, mask=[True, False]))
     for wrong in (images.astype(bool), images.astype(str), images * 1j, np.uint8(3), images.astype("M8[s]")):
         with pytest.raises(InputError, match=r"images: got dtype .*expected integers or floats of shape \(n, ...\)"):
@@ -137,7 +138,7 @@ def test_labels_are_positions_in_class_names():
         ({"validation": -0.1}, r"validation: got -0.1"),
         ({"validation": float("nan")}, r"validation: got nan"),
         ({"validation": "0.1"}, r"validation: got '0.1' \(str\), expected a number"),
-        ({"validation": 0.999}, r"leaves none to train on"),
+        ({"validation": 0.999}, r"examples left to train on"),
         ({"train_size": 181}, r"train_size: got 181, expected 1 to 180"),
         ({"train_size": 0}, r"train_size: got 0"),
         ({"train_size": 2.0}, r"train_size: got 2.0 \(float\), expected an integer"),

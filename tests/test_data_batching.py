@@ -77,5 +77,5 @@ def test_bad_batches(arrays, batch, message):
 
 
 def test_masked_entries_are_refused():
-    with pytest.raises(InputError, match="arrays: has masked entries"):
+    with pytest.raises(InputError, match="arrays: got masked entries"):
         batches((np.arange(4), np.ma.array(np.arange(4), mask=[0, 1, 0, 0])), 2)

@@ -65,7 +65,7 @@ def test_jpeg_and_palettes_and_resizing(root):
     save(root / "test" / "dog" / "7.png", picture(channels=1))
     save(root / "test" / "dog" / "8.png", picture(channels=4))
     with pytest.raises(
-        InputError, match=r"image_size: not given, and .*train has images of \(4, 4\) and \(6, 9\) pixels"
+        InputError, match=r"image_size: got none for .*train, with images of \(4, 4\) and \(6, 9\) pixels"
     ):
         load(root)
     data = load(root, image_size=5, validation=0)
@@ -117,22 +117,23 @@ def refused(root, message):
 
 def test_folders_that_are_not_cut_into_parts(root):
     refused(
-        root / "train", "train has no folder 'train', expected images in .*/train/<class>/ and .*/test/<class>/, .png"
+        root / "train",
+        "train without a folder 'train', expected images in .*/train/<class>/ and .*/test/<class>/, .png",
     )
     (root / "test").rename(root / "validation")
-    refused(root, "has no folder 'test'")
+    refused(root, "without a folder 'test'")
 
 
 def test_folders_without_images(root):
     (root / "train" / "eel").mkdir()
-    refused(root, "train has folders without images: eel, expected")
+    refused(root, "train with folders without images: eel, expected")
     (root / "train" / "eel").rmdir()
     (root / "test" / "eel").mkdir()
     save(root / "test" / "eel" / "0.png", picture())
-    refused(root, r"has the classes \['eel'\] in test only, expected classes of train: \['cat', 'dog'\]")
+    refused(root, r"with classes \['eel'\] in test only, expected classes of train: \['cat', 'dog'\]")
     for path in (root / "test").rglob("*.png"):
         path.unlink()
-    refused(root, "test has no folders with images")
+    refused(root, "test with no folders with images")
 
 
 def test_folders_that_cannot_be_read(root, monkeypatch):
@@ -145,10 +146,10 @@ def test_folders_that_cannot_be_read(root, monkeypatch):
 
 def test_files_that_are_no_images(root):
     (root / "train" / "cat" / "0.png").write_bytes(b"hello")
-    refused(root, "cat/0.png cannot be read as an image")
+    refused(root, "cat/0.png, expected an image that Pillow can read")
     path = root / "train" / "cat" / "0.png"
     save(path, picture(40, 40))
     path.write_bytes(path.read_bytes()[:-500])
-    refused(root, "cat/0.png cannot be read as an image")
+    refused(root, "cat/0.png, expected an image that Pillow can read")
     Image.fromarray(RNG.integers(0, 2**16, (4, 4)).astype(np.uint16)).save(path)
-    refused(root, "cat/0.png is of mode I;16, expected 8 bits per channel")
+    refused(root, "cat/0.png of mode I;16, expected 8 bits per channel")

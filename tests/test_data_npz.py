@@ -138,7 +138,7 @@ MALFORMED = {
     "empty labels": ({"y_test": GOOD["y_test"][:0]}, "y_test: got no labels"),
     "no width": ({"x_test": np.zeros((12, 8, 0, 3), np.uint8)}, "x_test: got no values"),
     "other test images": ({"x_test": np.zeros((12, 9, 9, 3), np.uint8)}, r"x_test: got examples of shape \(9, 9, 3\)"),
-    "pickled": ({"x_train": np.array([{}] * 30, object)}, "cannot read .*allow_pickle|cannot read .*[Oo]bject"),
+    "pickled": ({"x_train": np.array([{}] * 30, object)}, "cannot be read .*allow_pickle|cannot be read .*[Oo]bject"),
 }
 
 
@@ -166,7 +166,7 @@ def test_unreadable_files(tmp_path, how):
             {"not a zip": b"hello", "empty": b"", "cut short": whole[: len(whole) // 2], "flipped bits": damaged}[how]
         )
     with pytest.raises(
-        InputError, match="there is no file" if how in ("absent", "folder") else "cannot read"
+        InputError, match="which does not exist" if how in ("absent", "folder") else "cannot be read"
     ) as caught:
         load(str(path))
     assert str(path) in str(caught.value)

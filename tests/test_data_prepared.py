@@ -197,7 +197,7 @@ def test_images_of_several_sizes(root):
     images = [*some_images(12, (6, 9, 3)), *some_images(12, (12, 8, 3))]
     features = {"image": image_feature((None, None, 3)), "label": label_feature()}
     prepare(root / "zoo" / "1.0.0", {"train": (images, LABELS), "test": (images, LABELS)}, features)
-    with pytest.raises(InputError, match="image_size: not given"):
+    with pytest.raises(InputError, match="image_size: got none for"):
         load("zoo")
     data = load("zoo", image_size=5)
     assert data.test.images.shape == (24, 5, 5, 3)
@@ -256,9 +256,9 @@ def cut_features(folder):
 
 
 BROKEN = {
-    "no train": ({"test": TEST}, {}, None, r"has the splits \['test'\], expected 'train'"),
-    "no test": ({"train": TRAIN}, {}, None, r"has the splits \['train'\]"),
-    "withheld labels": ({"train": TRAIN, "test": (TEST[0], [-1] * 9)}, {}, None, "has labels -1..-1 in 'test'"),
+    "no train": ({"test": TEST}, {}, None, r"with the splits \['test'\], expected 'train'"),
+    "no test": ({"train": TRAIN}, {}, None, r"with the splits \['train'\]"),
+    "withheld labels": ({"train": TRAIN, "test": (TEST[0], [-1] * 9)}, {}, None, "with labels -1..-1 in 'test'"),
     "no label": ({"train": TRAIN, "test": TEST}, {"features": {"image": image_feature()}}, None, "class labels \\[\\]"),
     "float images": (
         {"train": TRAIN, "test": TEST},

@@ -145,7 +145,7 @@ def test_passes_over_examples(phases, capsys):
     assert phases["members to train"].there == 3 and not phases["members to train"].to_do
     with pytest.raises(SystemExit, match="2"):
         dry("classes", zoo=scratch() / "zoo")
-    assert "member-0 was trained for 6 epochs without snapshots of epochs 0" in capsys.readouterr().err
+    assert "member-0 was trained for" in capsys.readouterr().err
     dry("classes")
     # Each network before its training and, twice, at the end; of 4 and 8 channels the means.
     assert phases["moments to look at"].flops == pytest.approx(3 * 3 * EXAMPLES * sum(images()[:2]))

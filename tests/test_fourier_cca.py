@@ -156,7 +156,7 @@ def test_jit_vmap_and_nan():
     values = jax.jit(jax.vmap(fourier_cca_similarity))(jnp.stack([x, bad]), jnp.stack([y, y]))
     np.testing.assert_allclose(values[0], fourier_cca_similarity(x, y), atol=2e-6)
     assert np.isnan(values[1])
-    with pytest.raises(InputError, match="^x: has NaN"):
+    with pytest.raises(InputError, match="^x: got NaN"):
         fourier_cca(bad, y)
 
 

@@ -14,7 +14,8 @@ import tiny_models  # noqa: F401
 
 from symjax import models, nearest_permutation, projection_birkhoff, zoo
 from symjax.data import Split
-from symjax.data.dataset import Source, build
+from symjax.data.dataset import Source
+from symjax.data.splitting import build
 from symjax.flops import segment_flops, step_flops
 from symjax.ops.parallel import FORMS as CONV_FORMS
 from symjax.ops.parallel import Execution, over_members

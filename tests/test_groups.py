@@ -164,7 +164,7 @@ def test_warnings_are_reported():
     ("activation", "matrix", "options", "named"),
     [
         (np.tanh, np.ones((2, 3)), {}, "matrix: got shape"),
-        (np.tanh, np.array([[np.nan]]), {}, "matrix: has NaN"),
+        (np.tanh, np.array([[np.nan]]), {}, "matrix: got NaN"),
         (np.tanh, np.array([[1j]]), {}, "matrix: got complex"),
         (lambda x: x[:1], np.eye(2), {}, "activation: got values of shape"),
         (np.tanh, np.eye(2), {"inputs": 3}, "inputs: got 3"),

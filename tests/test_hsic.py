@@ -68,8 +68,8 @@ def test_hsic_rejects():
         ((k, k, "unbiased"), "estimator: got 'unbiased'"),
         ((k * np.nan, k), "k: .*NaN"),
         ((k * 1j, k), "k: got complex"),
-        ((np.arange(25.0).reshape(5, 5), k), "k: is not symmetric, entries differ by up to 1.6e"),
-        ((k, np.triu(np.ones((5, 5)))), "l: is not symmetric"),
+        ((np.arange(25.0).reshape(5, 5), k), "k: got entries that differ by up to 1.6e"),
+        ((k, np.triu(np.ones((5, 5)))), "l: got entries that differ"),
     ]:
         with pytest.raises(InputError, match=message):
             hsic(*arguments)

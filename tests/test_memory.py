@@ -20,6 +20,7 @@ from symjax import zoo
 from symjax.errors import InputError
 from symjax.flops import segment_flops, step_flops
 from symjax.ops import memory, parallel
+from symjax.ops.compiler import compiler_options
 from symjax.ops.memory import MemoryEstimate, estimate_memory, num_bytes, parse_bytes, spell_bytes
 from symjax.ops.parallel import Execution
 from symjax.representations import representations
@@ -134,7 +135,7 @@ def test_new_members_are_made_one_at_a_time(tmp_path, monkeypatch, members):
     jobs._prepare(config, network, len(dataset.train), new_jobs, device)
     assert len(set(lying)) == 1 and devices == [{device}] * 3
     together = jax.vmap(lambda seed: jobs.create_state(network, config.recipe, steps, seed))
-    options = parallel.compiler_options(effort=0)
+    options = compiler_options(effort=0)
     seeds = np.int32([job.stored.seed for job in new_jobs])
     at_once = jax.jit(together, compiler_options=options)(seeds)
     jax.tree.map(
@@ -389,7 +390,7 @@ def test_a_dry_run_refuses_what_the_command_refuses(rehearsed, capsys):
     for extra, named in (
         (["--translate", "9"], "translate: got 9"),
         (["--validation", "0"], "validation: "),
-        (["--batch-size", "73"], "batch_size: 73"),
+        (["--batch-size", "73"], "batch_size: got 73"),
         (["--out", scratch() / "zoo", "--width", "2"], "another configuration"),
         (["--distributed"], "dry_run: not together with --distributed"),
     ):

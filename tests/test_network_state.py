@@ -203,7 +203,7 @@ def test_means_that_a_count_corrects_are_refused(apply):
     network = Network.from_function(apply, PARAMS, state=state, example=X)
     member = network.member((PARAMS, state))
     network.apply(member, X, mode="train", with_state=True)
-    with pytest.raises(InputError, match=r'mode: "moments" .* \[\'sum\'\].* \[\'steps\'\]'):
+    with pytest.raises(InputError, match=r'mode: got "moments" .* \[\'sum\'\].* \[\'steps\'\]'):
         network.apply(member, X, mode="moments", with_state=True)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from symjax.errors import InputError
-from symjax.ops import parallel, threads
+from symjax.ops import compiler, parallel, threads
+from symjax.ops.compiler import compiler_options
 from symjax.ops.parallel import Execution
 
 VMAP, MAP = Execution(members="vmap", conv="matmul"), Execution(members="map", conv="matmul")
@@ -193,13 +194,13 @@ def test_an_interruption_ends_the_tasks():
 
 def test_unknown_compiler_options_are_omitted(monkeypatch):
     """They depend on the version of the compiler; a program compiles without them."""
-    assert parallel._has_option("xla_backend_optimization_level", 1) and not parallel._has_option(
+    assert compiler._has_option("xla_backend_optimization_level", 1) and not compiler._has_option(
         "xla_no_such_option", True
     )
     with pytest.raises(jax.errors.JaxRuntimeError):
-        parallel._has_option("xla_backend_optimization_level", "a lot")
-    monkeypatch.setattr(parallel, "_has_option", lambda name, value: name == "xla_backend_optimization_level")
+        compiler._has_option("xla_backend_optimization_level", "a lot")
+    monkeypatch.setattr(compiler, "_has_option", lambda name, value: name == "xla_backend_optimization_level")
     for effort, level in enumerate((0, 1, 1)):
-        assert parallel.compiler_options(effort) == {"xla_backend_optimization_level": level}
+        assert compiler_options(effort) == {"xla_backend_optimization_level": level}
     with pytest.raises(InputError, match="effort: got 3"):
-        parallel.compiler_options(3)
+        compiler_options(3)

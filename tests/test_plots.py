@@ -95,7 +95,7 @@ def test_bars_are_means_and_deviations(tmp_path, pairs):
         else:
             np.testing.assert_allclose(errors, [np.std(values, ddof=1) for values in of_layer], rtol=1e-6)
     title = figure.axes[0].get_title(loc="left")
-    assert f"over {pairs} pair" in title and "90.0 %" in title and ("pairs" in title) == (pairs > 1)
+    assert ("over 4 pairs" if pairs > 1 else "(one pair;") in title and "90.0 %" in title
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.get_texts()]
     assert len(set(names)) == 6 and "lasso 0.01" in names and "mine" in names

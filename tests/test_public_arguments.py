@@ -44,6 +44,11 @@ TAKEN = {  # what is right after all
     "zoo.ZooConfig.dataset": ["x"],  # asked for when it is loaded
     "zoo.train.save_every_seconds": [math.inf],
     "zoo.train_together.save_every_seconds": [math.inf],
+    "models.create.classes": [None],  # targets that are not classes
+    "network.stitch_point.name": ["x"],
+    "stitching.register_family.description": ["x", ""],
+    "stitching.register_family.name": ["x"],
+    "zoo.train.seeds": [[1, 2]],
 }
 WRONG = {
     "flag": [*NOTHING, "no", 0, math.nan, [], np.ones(2)],

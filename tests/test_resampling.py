@@ -352,11 +352,11 @@ def test_mistakes_in_permutation_tests():
     ("values", "pairs", "message"),
     [
         (np.ones(3), [(0, 1), (1, 2)], "values: got shape"),
-        (np.ones(2), [(0, 1), (1, 1)], "pairs: has a model with itself"),
+        (np.ones(2), [(0, 1), (1, 1)], "pairs: got a model with itself"),
         (np.ones(2), [(0, 1), (1, 0)], "pairs: got 2 models"),
-        (np.ones(2), [(0, 1), (1, 2)], "pairs: model 1 is in all"),
+        (np.ones(2), [(0, 1), (1, 2)], "pairs: got model 1 in all"),
         (np.ones(3), np.ones((3, 2)), "pairs: got float64"),
-        (np.full(3, np.nan), [(0, 1), (1, 2), (0, 2)], "values: has NaN"),
+        (np.full(3, np.nan), [(0, 1), (1, 2), (0, 2)], "values: got NaN"),
     ],
 )
 def test_mistakes_in_pairs(values, pairs, message):

@@ -119,7 +119,7 @@ def test_features_before_an_activation():
         after = network.activation(point)(before)
         front = jax.jit(lambda member, point=point: network.front(member, images, point)[0])(member)
         np.testing.assert_allclose(after, front, rtol=1e-6, atol=1e-6)
-    with pytest.raises(InputError, match="lies inside a residual block"):
+    with pytest.raises(InputError, match="inside a residual block"):
         plan_of(SimpleNamespace(network=models.create("resnet20", width=4)), (1,))
 
 

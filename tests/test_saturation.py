@@ -196,7 +196,7 @@ def test_members_that_cannot_decide_together_are_refused(tmp_path):
     with pytest.raises(InputError, match="groups: got 2 that decide on one freeze schedule"):
         zoo.train_together(groups, DATASET, **SETTINGS)
     need = zoo.jobs.memory_estimate(config, DATASET, zoo.training.parallel.default_execution())
-    with pytest.raises(InputError, match="max_device_memory: 2 of 3 members fit at a time"):
+    with pytest.raises(InputError, match="max_device_memory: got memory for 2 of 3 members"):
         train(tmp_path / "zoo", config, max_device_memory=need.bytes_for(2))
     assert not list(tmp_path.iterdir())
 

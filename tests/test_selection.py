@@ -47,7 +47,7 @@ def test_the_first_of_equals_is_chosen():
 
 def test_incomplete_tables_are_refused():
     table = make_table(np.zeros((2, 2, 2)), np.zeros((2, 2, 2)))
-    with pytest.raises(InputError, match="pair 1-2, layer relu1 has 1 of 2 values"):
+    with pytest.raises(InputError, match="table: got 1 values for pair 1-2, layer relu1, expected 2"):
         choose(table.drop(index=7))
     table.loc[3, "val_accuracy"] = np.nan
     with pytest.raises(InputError, match="val_accuracy"):

@@ -25,7 +25,7 @@ from stitch_api_helpers import (
 
 import symjax
 from symjax import InputError, Network, stitch_point
-from symjax.data.dataset import split_indices
+from symjax.data.splitting import split_indices
 from symjax.network import Member
 from symjax.ops.parallel import default_execution
 from symjax.stitching import (
@@ -282,7 +282,5 @@ def test_a_starred_point_takes_the_skip_of_the_front():
     stitched = apply_stitch(result.stitches["inner*", "other*", "full"], features)
     outputs = network.tail(b, (stitched, skip), "other*")
     assert result.table.stitched_accuracy[0] == pytest.approx(100 * np.mean(np.argmax(outputs, 1) == y))
-    with pytest.raises(
-        InputError, match=r"points: besides the features, nothing crosses the split at stem .*not starred"
-    ):
+    with pytest.raises(InputError, match=r"points: got nothing across the split at stem .*not starred"):
         symjax.stitch((network, a), (network, b), ("stem", "inner*"), families="full", train=train, test=(x, y))

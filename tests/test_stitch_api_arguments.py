@@ -88,9 +88,9 @@ def test_points_by_name_in_two_networks():
     ]
     assert parse_point_pairs(*blocks, "all") == ((0, 0), (1, 1), (2, 2), (3, 3))
     for nets, text, message in (
-        ((mlps[0], plain), "relu2", "layers: 'relu2' is not a stitch point of linear; known: relu1"),
-        ((mlps[0], plain), "relu1:", "layers: '' is not a stitch point of linear"),
-        (mlps, " ,", "layers: got none; known: relu1, relu2, or all"),
+        ((mlps[0], plain), "relu2", "layers: got 'relu2', expected a stitch point of linear: relu1"),
+        ((mlps[0], plain), "relu1:", "layers: got '', expected a stitch point of linear"),
+        (mlps, " ,", "layers: got none, expected relu1, relu2, or all"),
         (mlps, 3, "layers: got 3, expected names"),
         (
             (plain, cnn),
@@ -121,8 +121,8 @@ def refused(**changes):
 @pytest.mark.parametrize("family", ["identity", "matched", "orthogonal", "birkhoff", "birkhoff_published", "softsort"])
 def test_square_families_refuse_unequal_widths(family):
     message = refused(families=f"full,{family}")
-    expected = "needs points of equal widths; got 4 channels at relu1 of A and 6 at relu1 of B"
-    assert message == f"families: {family} {expected}"
+    given = "got 4 channels at relu1 of A and 6 at relu1 of B"
+    assert message == f"families: {given}, expected equal widths for {family}"
 
 
 X, Y = vectors()
@@ -131,14 +131,14 @@ X, Y = vectors()
 @pytest.mark.parametrize(
     "changes,expected",
     [
-        ({"at": "relu9"}, "at: 'relu9' is not a stitch point of linear; known: relu1"),
-        ({"at": ("relu1", "relu2")}, "at: 'relu2' is not a stitch point"),
-        ({"at": []}, "at: got none; points of linear are relu1"),
+        ({"at": "relu9"}, "at: got 'relu9', expected a stitch point of linear: relu1"),
+        ({"at": ("relu1", "relu2")}, "at: got 'relu2', expected a stitch point"),
+        ({"at": []}, "at: got none, expected some of relu1"),
         ({"families": None}, "families: got None"),
         ({"seed": -1}, "seed: got -1"),
-        ({"families": "rank5"}, "families: rank5 exceeds the 4 channels of relu1"),
+        ({"families": "rank5"}, "families: got rank5, expected a rank of at most 4, the channels of relu1"),
         ({"families": "none"}, "families: 'none' is unknown"),
-        ({"start": "identity"}, "start: 'identity' needs equal widths"),
+        ({"start": "identity"}, "start: got .*, expected equal widths for 'identity'"),
         ({"a": planted()[0][0]}, "a: got Network"),
         ({"b": (planted()[1][0], planted()[0][1])}, r"b: variables: got shape \(5, 4\), expected \(5, 6\)"),
         ({"train": X}, r"train: got [^:]*expected \(inputs, targets\)"),
@@ -146,16 +146,16 @@ X, Y = vectors()
         ({"train": (X[:, :4], Y)}, r"inputs: got float32\[60, 5\], expected as in train"),
         ({"train": (X[:, :4], Y), "test": (X[:, :4], Y)}, r"got inputs float32\[n, 4\], expected float32\[n, 5\]"),
         ({"train": (X.astype(int), Y), "test": (X.astype(int), Y)}, r"got inputs int32\[n, 5\], expected float32"),
-        ({"train": (X, Y + 1)}, r"network: linear returns float32\[7, 3\] for 7 examples, expected \(7, 4\), a logit"),
+        ({"train": (X, Y + 1)}, r"network: got float32\[7, 3\] from linear for 7 examples, expected \(7, 4\), a logit"),
         ({"train": (X, X), "test": (X, X)}, "loss: got none for targets that are not classes"),
         ({"train": (X, X), "test": (X, X), "loss": squared}, "metric: got none for targets that are not classes"),
-        ({"metric": squared}, r"metric: it returned float32\[\] for 7 examples, expected a score for each example"),
-        ({"loss": closeness}, r"loss: it returned float32\[7\] for 7 examples, expected a number"),
+        ({"metric": squared}, r"metric: got float32\[\] for 7 examples, expected a score for each example"),
+        ({"loss": closeness}, r"loss: got float32\[7\] for 7 examples, expected a number"),
         ({"loss": "mse"}, "loss: got 'mse', expected a function"),
         ({"validation": 0.0}, "validation: "),
         ({"batch_size": 100}, "batch_size: got 100, expected at most .* training images, 48"),
-        ({"epoch": 3}, "epoch: is not an option of stitch; options are epochs, batch_size"),
-        ({"b": of_nnx(partial(CNN, 3, 1), 0, (8, 8, 1))}, r"points: features of shapes \(4,\) at relu1 of linear"),
+        ({"epoch": 3}, "epoch: got an unknown option, expected one of epochs, batch_size"),
+        ({"b": of_nnx(partial(CNN, 3, 1), 0, (8, 8, 1))}, r"points: got features of shapes \(4,\) at relu1 of linear"),
     ],
 )  # fmt: skip
 def test_refusals(changes, expected):

@@ -123,7 +123,7 @@ def test_what_cannot_be_loaded(reference, tmp_path):
     rows = table(reference)
     a, b = pair = (int(rows.model_a[0]), int(rows.model_b[0]))
     stats = members.member(b).state
-    with pytest.raises(InputError, match=r"no relu3/full; it has .*relu1/full.*relu2/matched"):
+    with pytest.raises(InputError, match=r"got relu3/full, expected one of .*relu1/full.*relu2/matched"):
         load_stitch(reference, pair, "relu3", "full", stats)
     with pytest.raises(InputError, match="7-8"):
         load_stitch(reference, (7, 8), "relu1", "full", stats)
@@ -214,11 +214,11 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--families", "nosuch"], ["families: 'nosuch' is unknown", "identity", "birkhoff", "rank1", "softsort"]),
         (["--families", ""], ["families: none given"]),
         (["--families", "full,lasso:-1"], ["families: 'lasso:-1'", "weight must be positive"]),
-        (["--families", "rank9"], ["families: rank9 exceeds the 8 channels of relu1"]),
+        (["--families", "rank9"], ["families: got rank9, expected a rank of at most 8, the channels of relu1"]),
         (["--families", "rank0"], ["families: 'rank0'", "rank must be positive"]),
-        (["--layers", "relu9"], ["'relu9' is not a stitch point", "known: relu1, relu2, relu3, relu4"]),
+        (["--layers", "relu9"], ["got 'relu9', expected a stitch point", ": relu1, relu2, relu3, relu4"]),
         (["--layers", ""], ["layers: got none", "relu1"]),
-        (["--model-b", "mlp"], ["model_b: 'mlp' is unknown", "mcnn", "resnet20"]),
+        (["--model-b", "mlp"], ["model_b: got 'mlp', expected one of", "mcnn", "resnet20"]),
         (["--model-b", "mcnn", "--model-b-options", "depth"], ["model_b_options: got 'depth'"]),
         (["--model-b", "mcnn", "--width-b", "0"], ["width_b: got 0"]),
         (["--model-b-options", "norm=False"], ["model_b_options: got norm=False without --model-b"]),
@@ -228,14 +228,14 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--model-b", "resnet20"], ["layers: got 'all'", "relu1:", "relu4", "of resnet20 (width 8), "]),
         (
             ["--model-b", "resnet20", "--layers", "relu1"],
-            ["layers: 'relu1' is not a stitch point of resnet20 (width 8);"],
+            ["layers: got 'relu1', expected a stitch point of resnet20 (width 8):"],
         ),
-        (["--layers", "relu1:relu9"], ["layers: 'relu9' is not a stitch point of mcnn (width 8); known: relu1"]),
+        (["--layers", "relu1:relu9"], ["layers: got 'relu9', expected a stitch point of mcnn (width 8): relu1"]),
         (
             ["--model-b", "mcnn", "--width-b", "4", "--families", "birkhoff,matched"],
-            ["families: birkhoff needs points of equal widths; got 8 channels at relu1 of A and 4 at relu1"],
+            ["families: got 8 channels at relu1 of A and 4 at relu1"],
         ),
-        (["--model", "mlp"], ["model: 'mlp' is unknown", "mcnn", "resnet20"]),
+        (["--model", "mlp"], ["model: got 'mlp', expected one of", "mcnn", "resnet20"]),
         (["--dataset", "no-such-set"], ["no-such-set", "digits"]),
         (["--dataset", "missing.npz"], ["missing.npz"]),
         (["--pairs", "0"], ["pairs: got '0', expected 1 to 12 with 4 members, or all"]),
@@ -268,7 +268,7 @@ def test_two_members_have_two_pairs_and_no_error(module, capsys):
         (["--batch-size", "5000"], ["batch_size: got 5000, expected at most"]),
         (["--validation", "0"], ["validation: "]),
         (["--test-size", "0"], ["test_size: got 0"]),
-        (["--image-size", "4"], ["image_size: 4 is too small for mcnn"]),
+        (["--image-size", "4"], ["image_size: got 4, expected a size that fits mcnn"]),
         (["--out", "/dev/null"], ["/dev/null"]),
         (["--colour", "red"], ["colour"]),
     ],

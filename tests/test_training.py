@@ -12,7 +12,8 @@ import optax
 import pytest
 from flax import nnx
 
-from symjax.data.dataset import Source, Split, build
+from symjax.data.dataset import Source, Split
+from symjax.data.splitting import build
 from symjax.errors import InputError
 from symjax.network import Member, Network, stitch_point
 from symjax.training import Recipe, TrainState, accuracy, create_state, pad_batches, pool_moments, train_epoch

@@ -167,15 +167,17 @@ def test_a_folder_resumes_and_belongs_to_one_network_and_its_functions(tmp_path)
     for name, function in other.items():
         with pytest.raises(InputError, match=rf'(?s)user_code.{name}: "\w+" there, "\w+" here'):
             zoo.train(MLP, REGRESSION, folder=folder, **ONE | OWN | {name: function})
-        with pytest.raises(InputError, match=f"^{name}: computes something else than the one"):
+        with pytest.raises(InputError, match=f"^{name}: got one that computes something else"):
             zoo.load(folder, network=MLP, **OWN | {name: function})
-        with pytest.raises(InputError, match=rf"^{name}: .*trained with one of your own; expected it, as load\(\.\.\."):
+        with pytest.raises(
+            InputError, match=rf"^{name}: got none, expected load\(\.\.\., {name}=\), the one with which"
+        ):
             zoo.load(folder, network=MLP, **OWN | {name: None})
-    with pytest.raises(InputError, match="^network: .*trained with one of your own"):
+    with pytest.raises(InputError, match="^network: got none, expected load"):
         zoo.load(folder, **OWN)
-    with pytest.raises(InputError, match="^loss: it cannot take outputs"):
+    with pytest.raises(InputError, match="^loss: got one that cannot take outputs"):
         zoo.load(folder, network=MLP, **OWN | {"loss": lambda outputs, targets: (outputs @ targets).sum()})
-    with pytest.raises(InputError, match="^network: mlp has no init"):
+    with pytest.raises(InputError, match="^network: got mlp without init"):
         zoo.load(folder, network=NO_INIT, **OWN)
     with pytest.raises(InputError, match="^network: got 3, expected a Network"):
         zoo.load(folder, network=3, **OWN)
@@ -273,16 +275,16 @@ INTEGERS = Network.from_function(
 )
 REFUSED = {
     "network: got 'mlp', expected a Network or": ("mlp", REGRESSION, OWN),
-    "network: mlp has no init": (NO_INIT, REGRESSION, OWN),
-    r"network: its parameter \['n'\] is int32": (INTEGERS, REGRESSION, OWN),
+    "network: got mlp without init": (NO_INIT, REGRESSION, OWN),
+    r"network: got parameter \['n'\] of int32": (INTEGERS, REGRESSION, OWN),
     "data: got 3, expected a Dataset or a mapping": (MLP, 3, OWN),
     "data: x_test, y_test: got only": (MLP, {"x_train": FEATURES, "y_train": LABELS}, {}),
-    r"network: the example of mlp is float32\[n, 4\], the inputs of the data are int32\[n, 6\]": (
+    r"network: got the example float32\[n, 4\] of mlp, expected that of the data, int32\[n, 6\]": (
         MLP,
         arrays(TOKENS, LABELS),
         {},
     ),
-    r"network: mlp returns float32\[2, 2\] for 2 examples, expected \(2, 3\), a logit": (
+    r"network: got float32\[2, 2\] from mlp for 2 examples, expected \(2, 3\), a logit": (
         MLP,
         arrays(FEATURES, LABELS),
         {},
@@ -290,22 +292,26 @@ REFUSED = {
     "loss: got none for targets that are not classes": (MLP, REGRESSION, {}),
     "metric: got none for targets that are not classes": (MLP, REGRESSION, {"loss": squares}),
     "loss: got 3, expected a function": (MLP, REGRESSION, {"loss": 3}),
-    r"loss: it returned float32\[7\] for 7 examples, expected a number": (
+    r"loss: got float32\[7\] for 7 examples, expected a number": (
         MLP,
         REGRESSION,
         OWN | {"loss": negative_errors},
     ),
-    r"metric: it returned float32\[\] for 7 examples, expected a score": (MLP, REGRESSION, OWN | {"metric": squares}),
-    r"loss: it cannot take outputs float32\[7, 2\] and": (MLP, REGRESSION, OWN | {"loss": lambda a, b: (a @ b).sum()}),
+    r"metric: got float32\[\] for 7 examples, expected a score": (MLP, REGRESSION, OWN | {"metric": squares}),
+    r"loss: got one that cannot take outputs float32\[7, 2\] and": (
+        MLP,
+        REGRESSION,
+        OWN | {"loss": lambda a, b: (a @ b).sum()},
+    ),
     "optimizer: got 'sgd', expected one of": (MLP, REGRESSION, OWN | {"optimizer": "sgd"}),
-    "optimizer: it returned 3": (MLP, REGRESSION, OWN | {"optimizer": lambda steps: 3}),
-    r"optimizer: types or shapes change in a step, from int32\[\] to float32\[\]": (
+    "optimizer: got 3, expected an optax": (MLP, REGRESSION, OWN | {"optimizer": lambda steps: 3}),
+    r"optimizer: got types or shapes that change in a step, from int32\[\] to float32\[\]": (
         MLP,
         REGRESSION,
         OWN | {"optimizer": optax.GradientTransformation(lambda p: jnp.int32(0), lambda g, s, p=None: (g, s + 0.5))},
     ),
     "learning_rate: got 0.1 with an optax optimizer": (MLP, REGRESSION, OWN | {"learning_rate": 0.1}),
-    "rate: is no option of training": (MLP, REGRESSION, OWN | {"rate": 0.1}),
+    "rate: got an unknown option": (MLP, REGRESSION, OWN | {"rate": 0.1}),
     "seeds: got 0": (MLP, REGRESSION, OWN | {"seeds": 0}),
     "batch_size: got": (ZooConfig("r", MLP), data.load(REGRESSION), {}),
     "flip, translate: got": (MLP, REGRESSION, OWN | {"flip": True}),

@@ -92,7 +92,7 @@ def test_an_interrupted_run_continues_bitwise(reference, tmp_path, monkeypatch):
     with stopped_in_a_save(monkeypatch, interrupted):
         train(tmp_path, save_every_seconds=0)
     assert [StoredMember(tmp_path, seed).epochs() for seed in SEEDS] == [[1, 2], [1, 2], [1], [1]]
-    with pytest.raises(InputError, match="has finished members none, expected any"):
+    with pytest.raises(InputError, match="seeds: got any, expected finished members of .*: none"):
         zoo.load(tmp_path)
     groups, train_jobs = [], zoo.training.train_jobs
     monkeypatch.setattr(
@@ -233,7 +233,7 @@ def test_a_folder_of_another_zoo_is_refused(copy):
 
 def test_load_names_what_is_missing(reference, tmp_path):
     assert zoo.load(trained_reference()[1]).seeds == SEEDS
-    with pytest.raises(InputError, match="finished members 0, 1, 2, 3, expected 3, 4"):
+    with pytest.raises(InputError, match="seeds: got 3, 4, expected finished members of .*: 0, 1, 2, 3"):
         zoo.load(trained_reference()[1], [3, 4])
     with pytest.raises(InputError, match=r"is not a zoo folder"):
         zoo.load(tmp_path)

@@ -10,7 +10,8 @@ import tiny_models  # noqa: F401
 from stitch_helpers import scratch
 
 from symjax import zoo
-from symjax.data.dataset import Source, Split, build
+from symjax.data.dataset import Source, Split
+from symjax.data.splitting import build
 from symjax.training import Recipe
 from symjax.zoo import ZooConfig
 from symjax.zoo.stored import StoredMember

@@ -23,7 +23,8 @@ from benchmarks.operations import member_step_flops
 from symjax.data import Split
 from symjax.flops import step_flops
 from symjax.models import create
-from symjax.ops.parallel import FORMS, Execution, compiler_options, each
+from symjax.ops.compiler import compiler_options
+from symjax.ops.parallel import FORMS, Execution, each
 from symjax.training import Recipe, create_state, train_epoch
 from symjax.training.loop import TrainData
 

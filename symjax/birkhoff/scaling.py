@@ -64,7 +64,7 @@ def sinkhorn(matrix, num_iters=16, *, tol=None, full_output=False):
         scalar("tol", tol, "a positive number", lambda value: 0 < value < float("inf"))
     require_finite("matrix", matrix)
     if is_concrete(matrix) and (np.asarray(matrix) < 0).any():
-        raise InputError("matrix: has negative entries, expected nonnegative entries")
+        raise InputError("matrix: got negative entries, expected nonnegative entries")
     scaled, iterations = (_sweeps if tol is None else _sweeps_until)(matrix, num_iters, tol)
     if not full_output:
         return scaled

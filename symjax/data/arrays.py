@@ -29,11 +29,11 @@ def read_arrays(arrays: Mapping, image_size: int | None, *, name: str = "arrays"
     outside the range, and for an ambiguous range. It is also raised for (n, a, b) with a != b, which may be sequences,
     unless `image_size` or `normalize` says that they are images.
 
-    Inputs with other dimensions (features, tokens, videos), and all inputs where `normalize` is False, are not changed,
+    Inputs with other dimensions (features, tokens, videos), and all inputs if `normalize` is False, are not changed,
     and their `Dataset` has no mean and std. A sequence (n, length, channels) therefore needs normalize=False.
 
     Labels are integers from 0, (n,) or (n, 1). The distinct labels of y_train are the classes. They are named by these
-    numbers, and renumbered from 0 in ascending order where there are gaps.
+    numbers, and renumbered from 0 in ascending order if there are gaps.
 
     Args:
         arrays: x_train, y_train, x_test, y_test, and optionally
@@ -87,7 +87,7 @@ def read_npz(path: str | os.PathLike, image_size: int | None) -> Source:
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     if not os.path.isfile(path):  # Path.is_file would raise an error for a name that is too long
-        raise InputError(f"name: there is no file {path}, expected an .npz file with {', '.join(_KEYS)}.")
+        raise InputError(f"name: got {path}, which does not exist, expected an .npz file with {', '.join(_KEYS)}.")
     try:
         with zipfile.ZipFile(path):
             pass
@@ -98,8 +98,8 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # zipfile, zlib, NumPy and the system raise various types for damaged files
         raise InputError(
-            f"name: cannot read {path} ({type(error).__name__}: {error}), expected an .npz file of plain arrays, as "
-            "numpy.savez writes it."
+            f"name: got {path}, which cannot be read ({type(error).__name__}: {error}), expected an "
+            ".npz file of plain arrays, as numpy.savez writes it."
         ) from error
 
 

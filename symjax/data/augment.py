@@ -50,7 +50,7 @@ def statistics(mean, std, channels: tuple[int, ...]):
         require_finite(name, value)
         arrays.append(value)
     if is_concrete(arrays[1]) and not (np.asarray(arrays[1]) > 0).all():
-        raise InputError("std: has entries that are not positive, expected positive entries")
+        raise InputError("std: got entries that are not positive, expected positive entries")
     return arrays
 
 
@@ -74,6 +74,13 @@ def augment(key, images, *, flip: bool = True, translate: int = 2, fill=0.0) -> 
 
     Raises:
         InputError: `images` is not 4-dimensional, `translate` is not an integer from 0, or `fill` has another shape.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from symjax.data import augment
+        >>> image = jnp.arange(3.0).reshape(1, 1, 3, 1)
+        >>> augment(jax.random.key(3), image, flip=True, translate=0).ravel().tolist()
+        [2.0, 1.0, 0.0]
 
     Reference: the augmentation of Godfrey et al. 2022.
     """

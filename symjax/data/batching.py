@@ -23,6 +23,13 @@ def epoch_indices(key, num_examples: int, batch_size: int) -> jax.Array:
 
     Raises:
         InputError: a size is not an integer, or batch_size is not in 1..num_examples.
+
+    Example:
+        >>> import jax
+        >>> from symjax.data import epoch_indices
+        >>> indices = epoch_indices(jax.random.key(0), num_examples=7, batch_size=3)
+        >>> indices.shape, len(set(indices.ravel().tolist()))
+        ((2, 3), 6)
     """
     num_examples = integer("num_examples", num_examples)
     if integer("batch_size", batch_size, 1) > num_examples:

@@ -42,7 +42,7 @@ def default_folder() -> pathlib.Path:
         return pathlib.Path(base, "symjax")
     home = os.path.expanduser("~")
     if not os.path.isabs(home):
-        raise InputError("cache_dir: this user has no home folder, expected a folder in cache_dir or SYMJAX_CACHE.")
+        raise InputError("cache_dir: got none for a user without a home folder, expected it or SYMJAX_CACHE.")
     return pathlib.Path(home, ".cache", "symjax")
 
 
@@ -80,7 +80,7 @@ def cached(folder: pathlib.Path, key: str, make: Callable[[], tuple[Arrays, dict
 
 
 def _read(entry: pathlib.Path) -> tuple[Arrays, dict] | None:
-    """Return the contents of an entry after checking all checksums; None where there is no entry."""
+    """Return the contents of an entry after checking all checksums; None if there is no entry."""
     try:
         manifest = json.loads((entry / _MANIFEST).read_bytes())
         contents = manifest["contents"]

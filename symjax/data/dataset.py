@@ -1,4 +1,4 @@
-"""The `Dataset` type, and the split of its training examples into training and validation parts."""
+"""The types of data sets, and checks of their arrays."""
 
 import dataclasses
 from typing import Any
@@ -10,11 +10,6 @@ import numpy as np
 from symjax import checks
 from symjax.errors import InputError
 from symjax.spelling import described, one_line
-
-# Channel means and standard deviations of published runs, in units of 0..255 (Godfrey et al. 2022).
-PUBLISHED_STATISTICS = {
-    "cifar10": ((125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)),
-}
 
 # Augmentation of published runs, by `flip` and `translate` of `symjax.data.augment`.
 AUGMENTATION = {
@@ -39,6 +34,13 @@ class Split:
     Raises:
         InputError: a value is not an array of numbers or has masked entries; integers are out of range for JAX; inputs
             are NaN or infinite; lengths are unequal.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import data
+        >>> split = data.Split(np.zeros((3, 8, 8, 1), np.uint8), np.array([0, 1, 1]))
+        >>> len(split), split.labels.dtype
+        (3, dtype('int32'))
     """
 
     images: np.ndarray
@@ -63,7 +65,7 @@ def numeric_array(name: str, value: Any) -> np.ndarray:
     """Return an array (n, ...) of integers or floats as a NumPy array, or raise an InputError."""
     array = checks.any_array(name, value)
     if not checks.is_concrete(array):
-        raise InputError(f"{name}: is traced, expected a concrete value")
+        raise InputError(f"{name}: got a traced value, expected a concrete one")
     array = np.asarray(array)
     if not checks.is_real(array.dtype) or array.dtype == bool or not array.ndim:
         described = f"dtype {array.dtype}, shape {array.shape}"
@@ -72,18 +74,18 @@ def numeric_array(name: str, value: Any) -> np.ndarray:
 
 
 def as_jax_dtype(name: str, array: np.ndarray) -> np.ndarray:
-    """Convert an array to the dtype that JAX uses for it; raise an InputError where values do not fit."""
+    """Convert an array to the dtype that JAX uses for it; raise an InputError if values do not fit."""
     dtype = jax.dtypes.canonicalize_dtype(np.float64 if array.dtype.itemsize > 8 else array.dtype)  # long doubles
     if dtype == array.dtype:
         return array
     if dtype.kind in "iu" and array.size:
         low, high = array.min(), array.max()
         if not np.iinfo(dtype).min <= low <= high <= np.iinfo(dtype).max:
-            raise InputError(f"{name}: has integers from {low} to {high}, which {dtype} cannot hold")
+            raise InputError(f"{name}: got integers from {low} to {high}, expected values that {dtype} can hold")
     with np.errstate(over="ignore", under="ignore"):
         converted = array.astype(dtype)
     if dtype.kind == "f" and (np.isinf(converted) & ~np.isinf(array)).any():
-        raise InputError(f"{name}: has values that {dtype} cannot hold")
+        raise InputError(f"{name}: got values out of range, expected values that {dtype} can hold")
     return converted
 
 
@@ -129,14 +131,22 @@ class Dataset:
         test: the test examples of the source. Use them for the final evaluation only, not to choose anything.
         class_names: one name per class; () where targets are not classes.
         mean, std: (channels,) float32, in the units of the inputs, whose last axis is that of channels; both None
-            where inputs are not normalised. For uint8 images `load` sets published values where they exist
-            (`PUBLISHED_STATISTICS`), and otherwise the statistics of `train`; the std of a constant channel is 1.
+            if inputs are not normalised. For uint8 images `load` sets published values where they exist
+            (`symjax.data.splitting`), and otherwise the statistics of `train`; the std of a constant channel is 1.
         flip, translate: the default augmentation of uint8 images, as in `symjax.data.augment`. There is none unless the
             name is in `AUGMENTATION`. Configurations use it where their own fields are None.
 
     Raises:
         InputError: labels are not positions in `class_names`; inputs of the parts have unequal shapes or dtypes;
             statistics have other shapes; augmentation is set for inputs that are not uint8 images.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import data
+        >>> train, validation, test = (data.Split(np.ones((n, 4), np.float32), np.arange(n) % 2) for n in (6, 2, 4))
+        >>> dataset = data.Dataset("mine", train, validation, test, ("cat", "dog"), mean=None, std=None)
+        >>> dataset.num_classes, dataset.example_shape, dataset.image_size
+        (2, (4,), None)
     """
 
     name: str
@@ -186,7 +196,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes; None where targets are not classes."""
+        """The number of classes; None if targets are not classes."""
         return len(self.class_names) or None
 
     @property
@@ -212,7 +222,7 @@ class Dataset:
 
 
 def _require_images(augmentation, dataset: Dataset) -> None:
-    """Raise an InputError where `flip` or `translate` are set and inputs are not uint8 images."""
+    """Raise an InputError if `flip` or `translate` are set and inputs are not uint8 images."""
     if (augmentation.flip or augmentation.translate) and not are_images(dataset.train.images):
         given = f"flip={augmentation.flip}, translate={augmentation.translate} for {described(dataset.train.images)}"
         raise InputError(f"flip, translate: got {given}, expected uint8 images (n, h, w, c), or False and 0")
@@ -236,100 +246,3 @@ def with_augmentation(config, dataset: Dataset):
     config = dataclasses.replace(config, **unset) if unset else config
     _require_images(config, dataset)
     return config
-
-
-def split_indices(num_examples: int, validation: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split a permutation of range(num_examples) into (training, validation) indices.
-
-    The split depends on the three arguments only. The validation part has round(validation * num_examples) indices.
-    """
-    order = _permutation(num_examples, seed)
-    cut = round(validation * num_examples)
-    return order[cut:], order[:cut]
-
-
-def build(
-    source: Source | Dataset, *, validation: float, train_size: int | None, test_size: int | None, seed: int
-) -> Dataset:
-    """Split a source into a `Dataset`; the arguments are those of `symjax.data.load`.
-
-    For a `Dataset` the validation part and statistics are kept, and only training and test parts are shortened.
-
-    Raises:
-        InputError: an argument is out of its range, or a size exceeds the number of examples.
-    """
-    _check_number("validation", validation, float)
-    if not 0 <= validation < 1:
-        raise InputError(
-            f"validation: got {checks.short(validation)}, expected a fraction of the training images in [0, 1)."
-        )
-    _check_number("seed", seed, int)
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed: got {checks.short(seed)}, expected an integer from 0 to 2**32 - 1.")
-    of_what = f"training examples of {source.name!r}"
-    if isinstance(source, Dataset):
-        _check_size("train_size", train_size, len(source.train), of_what)
-        train, test = source.train, _some(source.test, test_size, seed, source.name)
-        return dataclasses.replace(source, train=Split(train.images[:train_size], train.labels[:train_size]), test=test)
-    train, held_out = split_indices(len(source.train), validation, seed)
-    _check_size("train_size", train_size, len(train), f"{of_what} (after validation={validation})")
-    if not len(train):
-        raise InputError(f"validation: {validation!r} of {len(source.train)} examples leaves none to train on.")
-
-    train_split = _take(source.train, train[:train_size])
-    mean = std = None
-    if source.normalize and are_images(train_split.images):
-        mean, std = PUBLISHED_STATISTICS.get(source.name, ((), ()))
-        if len(mean) != train_split.images.shape[3]:
-            mean, std = _statistics(train_split.images)
-        mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
-    return Dataset(
-        name=source.name,
-        train=train_split,
-        validation=_take(source.train, held_out),
-        test=_some(source.test, test_size, seed, source.name),
-        class_names=source.class_names,
-        mean=mean,
-        std=std,
-        flip=source.flip,
-        translate=source.translate,
-    )
-
-
-def _some(test: Split, test_size: int | None, seed: int, name: str) -> Split:
-    """Return `test_size` test examples drawn with `seed`; by default all, in the order of the source."""
-    _check_size("test_size", test_size, len(test), f"test examples of {name!r}")
-    return test if test_size is None else _take(test, _permutation(len(test), seed)[:test_size])
-
-
-def _permutation(num_examples: int, seed: int) -> np.ndarray:
-    # RandomState, because its streams are the same in all versions of NumPy.
-    return np.random.RandomState(seed).permutation(num_examples)
-
-
-def _take(split: Split, indices: np.ndarray) -> Split:
-    return Split(split.images[indices], split.labels[indices])
-
-
-def _statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and standard deviation per channel: exact and without a float copy, from counts of the values."""
-    values = np.arange(256.0)
-    counts = np.stack([np.bincount(images[..., c].ravel(), minlength=256) for c in range(images.shape[-1])])
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    mean = weights @ values
-    std = np.sqrt(np.sum(weights * (values - mean[:, None]) ** 2, axis=1))
-    return mean, np.where(std > 0, std, 1.0)
-
-
-def _check_number(name: str, value: object, kind: type) -> None:
-    if not (checks.is_integer(value) or (kind is float and isinstance(value, (float, np.floating)))):
-        expected = "an integer" if kind is int else "a number"
-        raise InputError(f"{name}: got {checks.short(value)} ({type(value).__name__}), expected {expected}.")
-
-
-def _check_size(name: str, size: object, available: int, of_what: str) -> None:
-    if size is None:
-        return
-    _check_number(name, size, int)
-    if not 1 <= size <= available:
-        raise InputError(f"{name}: got {checks.short(size)}, expected 1 to {available}, the number of {of_what}.")

@@ -12,7 +12,7 @@ def describe_shapes(dataset: Dataset) -> dict[str, Any]:
     """Return the properties of a data set on which the shapes of a network depend, as a dict for JSON.
 
     For square uint8 images these are `image_size` and `channels`; for other inputs `example_shape`, `input_dtype` and
-    `normalized`. `classes` is None where targets are not classes; `target_shape` and `target_dtype` are added then.
+    `normalized`. `classes` is None if targets are not classes; `target_shape` and `target_dtype` are added then.
     """
     shapes = {"image_size": dataset.image_size, "channels": dataset.channels}
     if not are_images(dataset.train.images) or dataset.image_size is None:

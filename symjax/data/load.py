@@ -8,11 +8,12 @@ from typing import Any
 
 from symjax.checks import integer, path, short
 from symjax.data.arrays import read_arrays, read_npz
-from symjax.data.dataset import Dataset, Source, build
+from symjax.data.dataset import Dataset, Source
 from symjax.data.digits import read_digits
 from symjax.data.folder import read_folder
 from symjax.data.prepared import is_prepared, read_prepared
 from symjax.data.resize import resize_split
+from symjax.data.splitting import build
 from symjax.errors import InputError
 from symjax.imports import import_named, is_import_name
 
@@ -36,7 +37,7 @@ def load(
             the path of an .npz file with x_train, y_train, x_test and y_test (see `symjax.data.arrays`);
             a mapping of such arrays, or a `Dataset`;
             "package.module:load": a function in a module that is installed or in the current folder. It is called with
-            `image_size` and `seed` where its signature has them, and returns a mapping or a `Dataset`;
+            `image_size` and `seed` if its signature has them, and returns a mapping or a `Dataset`;
             a folder with PNG and JPEG files in train/<class>/ and test/<class>/ (see `symjax.data.folder`);
             an image data set that tensorflow_datasets has prepared on this machine, such as "cifar10". It takes
             precedence over a folder of the same name; "./cifar10" is always the folder.
@@ -111,7 +112,7 @@ def _from_object(data: Any, image_size: int | None, loader: str = "") -> Source 
         return read_arrays(data, image_size, name=loader or "arrays", where=f"name: {loader}, " if loader else "name: ")
     if not isinstance(data, (Source, Dataset)):
         expected = "a Dataset, or a mapping of x_train, y_train, x_test and y_test"
-        raise InputError(f"name: {loader} returned {short(data)}, expected {expected}.")
+        raise InputError(f"name: got {short(data)} from {loader}, expected {expected}.")
     parts = [field for field in ("train", "validation", "test") if hasattr(data, field)]
     resized = {part: resize_split(getattr(data, part), image_size) for part in parts}
     return dataclasses.replace(data, **resized)
@@ -121,12 +122,12 @@ def _call(name: str, options: dict[str, Any]) -> Any:
     """Call a loader with the options that its signature has."""
     loader = import_named("name", name)
     if not callable(loader):
-        raise InputError(f"name: {name} is {short(loader)}, expected a function.")
+        raise InputError(f"name: got {name}, which is {short(loader)}, expected a function.")
     try:
         signature = inspect.signature(loader)
         options = {key: value for key, value in options.items() if key in signature.parameters}
         signature.bind(**options)
     except (TypeError, ValueError) as error:  # some built-in functions have no signature
         expected = "a function of no arguments, or of image_size and seed"
-        raise InputError(f"name: {name} cannot be called ({error}), expected {expected}.") from None
+        raise InputError(f"name: got {name}, which cannot be called ({error}), expected {expected}.") from None
     return loader(**options)

@@ -1,7 +1,7 @@
 """Image data sets prepared by tensorflow_datasets on this disk, read without TensorFlow and without a network.
 
 Folders are located here and opened with `tfds.builder_from_directory`. `tfds.data_source` would start a download for a
-missing data set, with minutes of retries where there is no network.
+missing data set, with minutes of retries if there is no network.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def read_prepared(
     """Read the data set `name`. Decoded images are cached for later calls.
 
     Images are the only `Image` feature and labels the only `ClassLabel` feature, or the supervised pair. Test images
-    are those of the split "test", or of "validation" where there is no "test".
+    are those of the split "test", or of "validation" if there is no "test".
 
     Args:
         name: as in tensorflow_datasets: "name", "name/config", "name:1.2.3". The default version is the newest one.
@@ -137,7 +137,7 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
 
 
 def _registered() -> list[str]:
-    """Return the data sets that tensorflow_datasets knows; none where it is not installed."""
+    """Return the data sets that tensorflow_datasets knows; none if it is not installed."""
     with _quiet():
         try:
             import tensorflow_datasets as tfds
@@ -190,7 +190,7 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
         test = "test" if "test" in splits else "validation"
         if "train" not in splits or test not in splits:
             raise InputError(
-                f"name: {name!r} in {folder} has the splits {sorted(splits)}, expected 'train' and 'test' (or "
+                f"name: got {name!r} in {folder} with the splits {sorted(splits)}, expected 'train' and 'test' (or "
                 "'validation')."
             )
         channels, class_names = features[keys.image].shape[-1], features[keys.label].names
@@ -202,13 +202,13 @@ def _decode_all(name: str, folder: pathlib.Path, image_size: int | None) -> tupl
                 )
             except Exception as error:
                 raise InputError(
-                    f"name: {name!r} in {folder} is stored as {builder.info.file_format}, expected array_record "
+                    f"name: got {name!r} in {folder}, stored as {builder.info.file_format}, expected array_record "
                     f"(prepare it with file_format='array_record'): {error}"
                 ) from error
             images, labels = _decode_split(f"{name!r} ({split}) in {folder}", records, keys, channels, image_size)
             if labels.min() < 0 or labels.max() >= len(class_names):
                 raise InputError(
-                    f"name: {name!r} in {folder} has labels {labels.min()}..{labels.max()} in {split!r}, expected "
+                    f"name: got {name!r} in {folder} with labels {labels.min()}..{labels.max()} in {split!r}, expected "
                     f"0..{len(class_names) - 1} (labels may be withheld)."
                 )
             arrays |= {f"{part}_images": images, f"{part}_labels": labels}
@@ -223,14 +223,14 @@ def _keys(name: str, features: dict[str, Any], supervised: Any, tfds: Any) -> _K
         images, labels = [supervised[0]], [supervised[1]]
     if len(images) != 1 or len(labels) != 1:
         raise InputError(
-            f"name: {name!r} has the images {sorted(images)} and the class labels {sorted(labels)}, expected one of "
-            "each."
+            f"name: got {name!r} with the images {sorted(images)} and the class labels {sorted(labels)}, expected "
+            "one of each."
         )
     feature = features[images[0]]
     if np.dtype(feature.np_dtype) != np.uint8 or feature.shape[-1] not in _MODES:
         raise InputError(
-            f"name: {name!r} has images of {np.dtype(feature.np_dtype)} and shape {feature.shape}, expected uint8 and "
-            f"{sorted(_MODES)} channels."
+            f"name: got {name!r} with images of {np.dtype(feature.np_dtype)} and shape {feature.shape}, expected uint8 "
+            f"and {sorted(_MODES)} channels."
         )
     return _Keys(images[0], labels[0])
 
@@ -243,7 +243,7 @@ def _decode_split(
 
     count = len(records)
     if not count:
-        raise InputError(f"name: {what} has no examples, expected one or more.")
+        raise InputError(f"name: got {what} without examples, expected one or more.")
     labels = np.empty(count, np.int32)
 
     def decoded() -> Iterator[np.ndarray]:

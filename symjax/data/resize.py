@@ -32,7 +32,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     needed, memory = len(images) * size**2 * images.shape[3], os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
         raise InputError(
-            f"image_size: {len(images)} images of {size} x {size} pixels take {needed / 1e9:.0f} GB, expected at most "
+            f"image_size: got {size}, with which {len(images)} images take {needed / 1e9:.0f} GB, expected at most "
             f"the {memory / 1e9:.0f} GB of memory."
         )
     rows, columns = _weights(height, size), _weights(width, size)
@@ -47,7 +47,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize_split(split: Split, size: int | None) -> Split:
-    """Return the split with images resized to size x size; unchanged where `size` is None.
+    """Return the split with images resized to size x size; unchanged if `size` is None.
 
     Raises:
         InputError: the inputs are not uint8 images.
@@ -61,7 +61,7 @@ def resize_split(split: Split, size: int | None) -> Split:
 
 
 def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str) -> np.ndarray:
-    """Stack images (height, width, channels) to (count, height, width, channels), resized where `size` is given.
+    """Stack images (height, width, channels) to (count, height, width, channels), resized if `size` is given.
 
     Raises:
         InputError: images differ in size; `what` names the images in the message.
@@ -73,7 +73,7 @@ def stack(images: Iterable[np.ndarray], count: int, size: int | None, what: str)
             stacked = np.empty((count, *image.shape), np.uint8)
         if image.shape != stacked.shape[1:]:
             raise InputError(
-                f"image_size: not given, and {what} has images of {stacked.shape[1:3]} and {image.shape[:2]} pixels, "
+                f"image_size: got none for {what}, with images of {stacked.shape[1:3]} and {image.shape[:2]} pixels, "
                 "expected a size to which all are resized."
             )
         stacked[i] = image

@@ -98,7 +98,7 @@ def real_matrix(matrix) -> np.ndarray:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
         raise InputError(f"matrix: got shape {matrix.shape}, expected (n, n) with n from 1")
     if not np.isfinite(matrix).all():
-        raise InputError("matrix: has NaN or infinite entries, expected finite entries")
+        raise InputError("matrix: got NaN or infinite entries, expected finite entries")
     return matrix
 
 

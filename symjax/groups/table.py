@@ -55,7 +55,19 @@ class Intertwiner:
 
 
 def polynomial(degree: int) -> Intertwiner:
-    """Return the row of x^degree, for degree at least 2 (x^1 is the identity, which has a larger group)."""
+    """Return the row of the activation x^degree, whose group is that of monomial matrices.
+
+    Args:
+        degree: 2 or more; x^1 is the identity, which has a larger group.
+
+    Raises:
+        InputError: `degree` is not an integer from 2.
+
+    Example:
+        >>> from symjax.groups import polynomial
+        >>> polynomial(3).group.name
+        'monomial'
+    """
     degree = integer("degree", degree, 2)
     return Intertwiner(
         f"power{degree}", lambda x: x**degree, GROUPS["monomial"], _power(degree), f"entries of A to the {degree}"

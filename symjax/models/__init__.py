@@ -1,4 +1,4 @@
-"""Built-in models: Flax NNX modules of stock layers, in a registry to which each file of this package adds."""
+"""Built-in models: Flax NNX modules of standard layers, registered by the files of this package."""
 
 import importlib
 import pkgutil

@@ -30,16 +30,19 @@ def create(
     """Return the network of a built-in model or a user model.
 
     Args:
-      name: one of `MODELS`; or "package.module:build", where `build` is called with `rngs` and with `width`,
-        `image_size`, `channels`, `classes`, `dtype` and `options` as far as its signature has them. It returns an NNX
+      name: a name in `MODELS`; or "package.module:build", where `build` is called with `rngs` and with those of
+        `width`, `image_size`, `channels`, `classes`, `dtype` and `options` that its signature has. It returns an NNX
         module, a Linen module or a `Network`.
       width: channels of the first convolution, or of the tokens of a transformer; by default that of the model.
       image_size: height and width of the images.
       channels: channels of the images.
-      classes: number of logits; None where targets are not classes.
+      classes: number of logits; None if targets are not classes.
       example: shape and dtype of a batch of other inputs, instead of `image_size` and `channels`.
       dtype: dtype of computations; parameters and state are float32.
       options: further options of the model, see `MODELS[name].defaults`.
+
+    Returns:
+      The `Network`; the same object for equal arguments.
 
     Raises:
       InputError: the name or an option is unknown, or a value is invalid for the model.
@@ -57,6 +60,8 @@ def create(
             "image_size": example.shape[1] if square else None,
             "channels": example.shape[-1] if is_image else None,
         }
+    if example is None:
+        sizes |= {argument: integer(argument, sizes[argument], 1, 2**20) for argument in ("image_size", "channels")}
     sizes = {argument: integer(argument, value, 1, 2**20) for argument, value in sizes.items() if value is not None}
     if example is None:
         example = jax.ShapeDtypeStruct((2, image_size, image_size, channels), jnp.float32)
@@ -73,12 +78,12 @@ def create(
 def check_name(name: Any) -> None:
     """Raise an InputError unless `name` is a built-in model or has the form "package.module:build"."""
     if not isinstance(name, str) or not (name in MODELS or is_import_name(name)):
-        raise InputError(f"model: {name!r} is unknown; known: {known_models()}, or package.module:build for your own")
+        raise InputError(f"model: got {name!r}, expected one of {known_models()}, or package.module:build")
 
 
 @lru_cache
 def _built_in(name: str, build: Callable, options: tuple, example: jax.ShapeDtypeStruct) -> Network:
-    """Cached: equal arguments give the same network, whose programs are compiled once."""
+    """Return the network of a built-in model; cached, so that programs of equal models are compiled once."""
     options = dict(options)
     label = f"{name} (width {options['width']})" if "width" in options else name
     return Network.from_nnx(_builder(build, options), example=example, name=label)
@@ -96,7 +101,9 @@ def _user_model(name: str, options: tuple, example: jax.ShapeDtypeStruct) -> Net
         made = function(**options)
         return made if isinstance(made, Network) else Network.from_linen(made, example=example, name=name)
     except Exception as error:  # user code can raise anything
-        raise InputError(f"model: {name} cannot be built ({type(error).__name__}: {error})") from error
+        raise InputError(
+            f"model: got {name}, expected one that builds a model ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:
@@ -112,11 +119,11 @@ def _builder(function: Callable, options: dict[str, Any]) -> Callable[[nnx.Rngs]
 def _accepted(function: Callable, name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the options that a builder takes; raise an InputError for an explicit option that it does not take."""
     if not callable(function):
-        raise InputError(f"model: {name} is {type(function).__name__}, expected a function or a Network")
+        raise InputError(f"model: got {name}, which is a {type(function).__name__}, expected a function or a Network")
     parameters = _parameters(function)
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return options
     unknown = set(options) - set(parameters) - {*DATA_OPTIONS, "dtype"}
     if unknown:
-        raise InputError(f"model: {name} takes no {', '.join(sorted(unknown))}; it takes {', '.join(parameters)}")
+        raise InputError(f"model: got {', '.join(sorted(unknown))} for {name}, expected {', '.join(parameters)}")
     return {option: value for option, value in options.items() if option in parameters}

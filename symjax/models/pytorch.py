@@ -17,9 +17,9 @@ from symjax.models.myrtle import Myrtle
 from symjax.models.registry import build
 from symjax.models.resnet import ResNet
 
-# For each module, regular expressions that match the full name and kind (conv, norm, linear or parameter) of a layer of
-# the published code, such as "layer1.0.conv1:conv", and the path of this layer in the module. "#" stands for the rank,
-# from 0, of the text that the group "at" matches, sorted by the numbers in it.
+# For each module: {regular expression of a layer in published code: path of the layer in the module}. The expression
+# matches the full name and kind (conv, norm, linear or parameter), such as "layer1.0.conv1:conv". In the path, "#" is
+# the rank, from 0, of the text that the group "at" matches, sorted by the numbers in it.
 RESNET_BLOCK = r"(?P<at>(layer\d+\.|block_seq\.)\d+)\."
 CCT_BLOCK = r"classifier\.(?P<at>blocks\.\d+)\."
 RULES: dict[type, dict[str, str]] = {
@@ -119,7 +119,7 @@ def from_pytorch(
     }
     if any(problems.values()):
         lists = "; ".join(f"{what}: {', '.join(entries)}" for what, entries in problems.items() if entries)
-        raise InputError(f"state_dict: does not fit this {family.__name__}. {lists}")
+        raise InputError(f"state_dict: got tensors that do not fit, expected those of this {family.__name__}. {lists}")
     module = nnx.clone(module)
     loaded = [(path, jnp.asarray(values[".".join(map(str, path))], variable.dtype)) for path, variable in variables]
     nnx.update(module, nnx.from_flat_state(loaded))
@@ -189,5 +189,5 @@ def _check_sine(module: CCT, array: np.ndarray) -> None:
     """Raise an InputError unless the array equals the positions that the module computes."""
     positions = sine_positions(module.side, module.side, module.norm.num_features)
     if array.size != positions.size or not np.allclose(array.reshape(positions.shape), positions, atol=1e-4):
-        message = f"positional_emb {list(array.shape)} are not the sine positions of {module.side**2} tokens"
-        raise InputError(f"state_dict: {message}; for learned ones use positional_embedding='learnable'")
+        expected = f"the sine positions of {module.side**2} tokens, or positional_embedding='learnable'"
+        raise InputError(f"state_dict: got other positional_emb {list(array.shape)}, expected {expected}")

@@ -1,4 +1,4 @@
-"""The registry of built-in models. A new model is one file of this package with a module decorated by `register`."""
+"""The registry of built-in models. A new model is a file of this package with a module decorated by `register`."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -19,9 +19,14 @@ class Model:
     """A named model.
 
     Attributes:
-        build: called with `rngs` and options by keyword; returns a module that maps images (examples, height, width,
-            channels) to logits (examples, classes).
+        build: a function of `rngs` and options, all by keyword, that returns a module, which maps images (examples,
+            height, width, channels) to logits (examples, classes).
         defaults: all options of `build` with their values for this name.
+
+    Example:
+        >>> from symjax.models import MODELS
+        >>> MODELS["resnet20"].defaults["blocks"]
+        (3, 3, 3)
     """
 
     build: Callable[..., nnx.Module]
@@ -29,6 +34,7 @@ class Model:
 
 
 MODELS: dict[str, Model] = {}
+"""{name: `Model`} of all built-in models."""
 
 
 def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
@@ -36,6 +42,10 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
 
     Args:
         presets: {name: options that differ from the defaults of the decorated module}.
+
+    Raises:
+        InputError: `presets` is not a mapping.
+        ValueError: a name is already registered, or the module has no such option.
 
     Example:
         >>> from flax import nnx
@@ -54,8 +64,10 @@ def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
         >>> del MODELS["perceptron"], MODELS["wide_perceptron"]
     """
 
-    if not isinstance(presets, Mapping):
-        raise InputError(f"presets: got {short(presets)}, expected a mapping of names to options")
+    if not isinstance(presets, Mapping) or not presets or not all(isinstance(p, Mapping) for p in presets.values()):
+        raise InputError(
+            f"presets: got {short(presets)}, expected a mapping of one name or more to mappings of options"
+        )
 
     def add(build: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
         parameters = inspect.signature(build.__init__ if inspect.isclass(build) else build).parameters
@@ -92,13 +104,12 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from symjax import models
-        >>> resnet = models.build("resnet20", width=4, classes=5, rngs=nnx.Rngs(0))
-        >>> resnet.eval()
-        >>> resnet(jnp.zeros((2, 8, 8, 3))).shape
+        >>> cnn = models.build("mcnn_k", width=2, multiples=(1,), pools=(2,), classes=5, rngs=nnx.Rngs(0))
+        >>> cnn(jnp.zeros((2, 8, 8, 3))).shape
         (2, 5)
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise InputError(f"model: {name!r} is unknown; known: {known_models()}")
+        raise InputError(f"model: got {name!r}, expected one of {known_models()}")
     if not isinstance(rngs, nnx.Rngs):
         raise InputError(f"rngs: got {short(rngs)}, expected nnx.Rngs")
     return MODELS[name].build(rngs=rngs, **model_options(name, options))

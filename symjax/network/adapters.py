@@ -1,8 +1,12 @@
 """Models of Flax NNX, of Flax Linen and plain functions, each as pure functions of a `Member`.
 
-`init(key) -> Member`, `apply(member, x, mode, key) -> (output, state)`, where the key is None where nothing is to be
-random, `to_member(variables) -> Member` and `from_member(member)`, its inverse, are what an `Adapter` adds.
-`apply_as_given(variables)` is `apply` in mode "inference" with what else than arrays comes with variables.
+Each `Adapter` defines
+
+    init(key) -> Member
+    apply(member, x, mode, key) -> (output, state), with the key None if nothing is random
+    to_member(variables) -> Member
+    from_member(member) -> variables
+    apply_as_given(variables) -> the function `apply` of a given model, whose static parts may differ
 """
 
 import inspect
@@ -26,12 +30,12 @@ MODES = ("inference", "batch", "train", "moments")
 
 
 class Adapter:
-    """What a network asks of a model, with the values of most models.
+    """The interface of a model to `Network`, with the defaults of most models.
 
     Attributes:
-      variables: a member of the shapes and types of all, or None where `init` says them.
-      has_init: whether fresh members can be made.
-      needs_key: whether modes other than "inference" need a key where operations are random.
+      variables: a member with the shapes and dtypes of all members; None if `init` determines them.
+      has_init: whether `init` can make members.
+      needs_key: see `Network.needs_key`.
     """
 
     variables: Member | None = None
@@ -39,7 +43,7 @@ class Adapter:
     needs_key = True
 
     def apply_as_given(self, variables: Any) -> Callable:
-        """Return a function as `apply`; `apply` itself where variables bring nothing but their arrays."""
+        """Return the `apply` of the model of `variables`; `self.apply` if they consist of arrays only."""
         return self.apply
 
 
@@ -56,7 +60,8 @@ class NNXAdapter(Adapter):
         self._build = build
         abstract = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         if not isinstance(abstract, nnx.Module):
-            raise InputError(f"build: it returned {type(abstract).__name__}, expected a module of flax.nnx")
+            given = type(abstract).__name__
+            raise InputError(f"build: got a function that returns {given}, expected one that returns a module of nnx")
         self._plain, *self._states = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
         self._points, self._graphs = tuple(points or ()), {}
         for mode in MODES:
@@ -107,7 +112,7 @@ class NNXAdapter(Adapter):
 
 
 def _called(module: nnx.Module, x: PyTree) -> tuple[PyTree, PyTree]:
-    """The output, and the state after the call."""
+    """Return the output of a module, and its state after the call."""
     output = module(*_inputs(x))
     return output, nnx.to_pure_dict(nnx.split(module, nnx.Param, nnx.RngState, ...)[3])
 
@@ -126,42 +131,42 @@ def _set_mode(module: nnx.Module, mode: Mode, *, random: bool) -> None:
 
 
 def _filled(abstract: nnx.State, values: PyTree) -> nnx.State:
-    """A copy of the abstract state that holds `values`."""
+    """Return a copy of an abstract state with `values`."""
     state = jax.tree.map(lambda leaf: leaf, abstract)
     nnx.replace_by_pure_dict(state, values)
     return state
 
 
 def _seeded(rngs: nnx.State, key: jax.Array | None) -> nnx.State:
-    """The states of random streams, each with a key of its own, at their beginning."""
+    """Return the initial states of random streams, each with a different key."""
     key = jax.random.key(0) if key is None else key
     leaves, structure = jax.tree.flatten(rngs)
 
     def seeded(i, leaf):
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jnp.zeros(leaf.shape, leaf.dtype)
-        own = jax.random.fold_in(key, i)
-        return jax.random.split(own, leaf.shape) if leaf.shape else own
+        stream_key = jax.random.fold_in(key, i)
+        return jax.random.split(stream_key, leaf.shape) if leaf.shape else stream_key
 
     return jax.tree.unflatten(structure, [seeded(i, leaf) for i, leaf in enumerate(leaves)])
 
 
 def _name_output(module: nnx.Module, path: str) -> None:
-    """Have the submodule at a path, such as "blocks.0.conv", name its output by the path."""
+    """Make the submodule at a path, such as "blocks.0.conv", name its output by the path."""
     child: Any = module
     for part in path.split("."):
         child = child[int(part)] if part.isdecimal() else getattr(child, part, None)
         if child is None:
             break
     if not isinstance(child, nnx.Module):
-        known = [".".join(map(str, where)) for where, _ in nnx.iter_modules(module) if where]
-        raise InputError(f"points: {path!r} is not a submodule; known: {', '.join(known) or 'none'}")
+        known = [".".join(map(str, parts)) for parts, _ in nnx.iter_modules(module) if parts]
+        raise InputError(f"points: got {path!r}, expected submodules: {', '.join(known) or 'none'}")
     child.__class__ = _naming_class(type(child), path)
 
 
 @cache
 def _naming_class(cls: type, path: str) -> type:
-    """A subclass that names what it returns."""
+    """Return a subclass that names its output."""
 
     def __call__(self, *args, **kwargs):
         return stitch_point(cls.__call__(self, *args, **kwargs), path)
@@ -181,7 +186,7 @@ class LinenAdapter(Adapter):
         self._module, self._example, self._linen = module, example, flax.linen
         self._unfrozen = unfreeze
         self._paths, self._called = frozenset(points or ()), {}
-        # Of what `flax.linen.jit` wraps JAX keeps traces, which other networks may have made with other names.
+        # JAX caches traces of functions in `flax.linen.jit`; the number separates those of networks with other names.
         self._number = next(_numbers) if points else 0
         self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
 
@@ -210,7 +215,7 @@ class LinenAdapter(Adapter):
             )
         if missing := self._paths - called.keys():
             known = ", ".join(called) or "none"
-            raise InputError(f"points: {', '.join(sorted(missing))} is not a submodule that is called; known: {known}")
+            raise InputError(f"points: got {', '.join(sorted(missing))}, expected submodules that are called: {known}")
         return output, {**member.state, **changed}
 
     def to_member(self, variables: Any) -> Member:
@@ -242,8 +247,8 @@ class FunctionAdapter(Adapter):
     def init(self, key: jax.Array) -> Member:
         if self._init is None:
             raise InputError(
-                "init: this network was made without one; give Network.from_function init=, a function of a key that "
-                "returns variables (or variables and state)"
+                "init: got none, expected Network.from_function(init=...), a function of a key that returns variables "
+                "(or variables and state)"
             )
         made = self._init(key)
         require_arrays("init", made)
@@ -264,13 +269,13 @@ class FunctionAdapter(Adapter):
 
 
 def _accepted(function: Callable, names: Sequence[str]) -> list[str]:
-    """Which of `names` a function takes as keyword arguments."""
+    """Return the names among `names` that a function takes as keyword arguments."""
     params = inspect.signature(function).parameters
     return [name for name in names if name in params]
 
 
 def require_arrays(name: str, tree: PyTree) -> None:
-    """Raise where a leaf of a pytree is neither an array nor a number."""
+    """Raise an InputError if a leaf of a pytree is neither an array nor a number."""
     for path, leaf in leaves_by_path(tree).items():
         if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
             hint = "; equinox.filter(module, equinox.is_array) has the arrays of a module" if callable(leaf) else ""

@@ -28,7 +28,7 @@ class LowRankFeatures(NamedTuple):
 
 
 def materialize(x: jax.Array | LowRankFeatures) -> jax.Array:
-    """Return features as an array (..., channels), whether they are held as such or as `LowRankFeatures`."""
+    """Return features, an array or `LowRankFeatures`, as an array (..., channels)."""
     if not isinstance(x, LowRankFeatures):
         return x
     features = x.coordinates @ x.directions.T
@@ -39,8 +39,8 @@ def convolved(convolution: Callable, x: jax.Array | LowRankFeatures, kernel: jax
     """Return `convolution(x, kernel)` without materializing `x`.
 
     Args:
-      convolution: linear in `x` and with zeros around it, whatever the number of channels.
-      x: (n, ..., channels). Its offset, alike in all examples, is convolved once.
+      convolution: a convolution with zero padding, for any number of channels.
+      x: (n, ..., channels). Its offset, which is the same for all examples, is convolved once.
       kernel: (..., channels, features).
     """
     if not isinstance(x, LowRankFeatures):

@@ -14,8 +14,15 @@ class Member(NamedTuple):
     """The variables of one trained or fresh network.
 
     Attributes:
-      params: what an optimizer trains.
-      state: what else the network holds, such as batch statistics.
+      params: the variables that an optimizer trains.
+      state: the other variables, such as batch statistics.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from symjax.network import Member
+      >>> member = Member(params={"w": jnp.ones((3, 2))}, state={})
+      >>> member.params["w"].shape
+      (3, 2)
     """
 
     params: PyTree
@@ -25,12 +32,12 @@ class Member(NamedTuple):
 
 
 def leaves_by_path(tree: PyTree) -> dict[str, Any]:
-    """Return the leaves of a pytree by their paths, as `jax.tree_util.keystr` writes these."""
+    """Return {path: leaf} of a pytree, with paths as `jax.tree_util.keystr` writes them."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def select(tree: PyTree, keep: Callable[[str], bool]) -> PyTree:
-    """Return the pytree with None in place of the leaves whose paths are not to be kept."""
+    """Return the pytree with None in place of the leaves for whose paths `keep` is false."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if keep(jax.tree_util.keystr(path)) else None, tree)
 
 
@@ -40,5 +47,5 @@ def update(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
 
 
 def merge(tree: PyTree, part: PyTree) -> PyTree:
-    """Return the pytree with the leaves of `part`, of `select`, in place of its own; None stands for no leaf."""
+    """Return the pytree with leaves replaced by those of `part`, a result of `select`, where these are not None."""
     return jax.tree.map(lambda new, old: old if new is None else new, part, tree, is_leaf=lambda leaf: leaf is None)

@@ -15,9 +15,14 @@ class StitchPoint:
     """A named value of a model.
 
     Attributes:
-      name: by which methods and commands take it.
-      shape: of the features of one example, channels last.
-      starred: whether more than the features crosses a split there, as inside a residual block.
+      name: the name by which methods and commands identify the point.
+      shape: the shape of the features of one example, channels last.
+      starred: whether other values cross a split there besides the features, as inside a residual block.
+
+    Example:
+      >>> from symjax.network import StitchPoint
+      >>> StitchPoint("relu1", shape=(32, 32, 64)).channels
+      64
     """
 
     name: str

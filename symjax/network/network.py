@@ -1,9 +1,9 @@
 """Any JAX model, split at named values.
 
 A `Network` is the static description of a model; `Member`s are its variables. All methods are pure functions of plain
-pytrees, so `jit`, `vmap`, `grad`, `shard_map`, optax and checkpoints see arrays alone. What a method needs of the model
-is cut out of the model's jaxpr (`symjax.network.split`), and evaluated with the operations that are fast on this
-backend (`symjax.network.rewrite`).
+pytrees, so that `jit`, `vmap`, `grad`, `shard_map`, optax and checkpoints handle arrays only. Each method extracts the
+part of the model's jaxpr that it needs (`symjax.network.split`) and evaluates it with the operations that are fast on
+the backend (`symjax.network.rewrite`).
 """
 
 from collections.abc import Callable, Sequence
@@ -22,18 +22,38 @@ from symjax.network.member import Member, select
 from symjax.network.split import Trace
 from symjax.network.traced import Traced, shape_of
 from symjax.network.variables import checked_member
-from symjax.ops.parallel import compiler_options
+from symjax.ops.compiler import compiler_options
 
 PyTree = Any
 
 
 class Network(Traced):
-    """A model that can be split at the values that it names. Hashable by identity; see the constructors.
+    """A model that can be split at its named values.
+
+    `from_nnx`, `from_linen` and `from_function` make networks. Two networks are equal only if they are the same object.
 
     Attributes:
-      name: in messages.
-      example: shapes and types of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
+      name: the name of the model in messages.
+      example: shapes and dtypes of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
       points: the `StitchPoint`s, in program order.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> def mlp(params, x):
+      ...     hidden = symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1")
+      ...     return hidden @ params["out"]
+      >>> params = {"hidden": jnp.eye(3), "out": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(mlp, params, example=np.zeros((1, 3), np.float32))
+      >>> net
+      Network(mlp, points=['relu1'], parameters=15)
+      >>> member, x = net.member(params), jnp.array([[1.0, -1.0, 2.0]])
+      >>> net.features(member, x)["relu1"].tolist()
+      [[1.0, 0.0, 2.0]]
+      >>> carried = net.front(member, x, "relu1")
+      >>> net.tail(member, carried, "relu1").tolist() == net.apply(member, x).tolist()
+      True
+      >>> net.read_by_tail("relu1")
+      frozenset({".params['out']"})
     """
 
     @classmethod
@@ -48,11 +68,24 @@ class Network(Traced):
         """Return the network of a Flax NNX module.
 
         Args:
-          build: makes a module from random streams: `lambda rngs: CNN(rngs=rngs)`.
-          example: an input or its shape, with examples along the first axis; a tuple for a module of several inputs.
-          points: paths of submodules, such as "conv1" or "blocks.0", whose outputs are stitch points, beside the
-            values that the code names by `symjax.stitch_point`.
+          build: a function of `nnx.Rngs` that returns a module, such as `lambda rngs: CNN(rngs=rngs)`.
+          example: an input or its shape (`jax.ShapeDtypeStruct`), with examples along the first axis; a tuple for a
+            module with several inputs.
+          points: paths of submodules, such as "conv1" or "blocks.0", whose outputs become stitch points, in addition to
+            the values that the code names by `symjax.stitch_point`.
           name: the name in messages; by default that of `build`, or "model" for a lambda.
+
+        Raises:
+          InputError: `build` returns no NNX module, a path is not a submodule, or two stitch points have one name.
+
+        Example:
+          >>> import jax, numpy as np, symjax
+          >>> from flax import nnx
+          >>> def build(rngs):
+          ...     return nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), nnx.relu, nnx.Linear(4, 2, rngs=rngs))
+          >>> net = symjax.Network.from_nnx(build, example=np.zeros((1, 3), np.float32), points=["layers.0"])
+          >>> [point.name for point in net.points], net.num_parameters
+          (['layers.0'], 26)
         """
         adapter = NNXAdapter(build, points)
         return cls(adapter, example, name or getattr(build, "__name__", "model").replace("<lambda>", "model"))
@@ -63,8 +96,23 @@ class Network(Traced):
     ) -> "Network":
         """Return the network of a Flax Linen module.
 
-        The argument `train` (also `training`, `is_training`, `deterministic`) of the module's `__call__` is set by the
-        mode. Random operations draw from the stream "dropout". Arguments are as of `from_nnx`.
+        The mode sets the argument `train` (or `training`, `is_training`, `deterministic`) of the module's `__call__`.
+        Random operations draw from the stream "dropout".
+
+        Args:
+          module: a `flax.linen.Module`.
+          example, points, name: as in `from_nnx`; `name` is that of the module's class by default.
+
+        Raises:
+          InputError: `module` is not a Linen module, or `points` names a submodule that is not called.
+
+        Example:
+          >>> import flax.linen as nn
+          >>> import numpy as np, symjax
+          >>> module = nn.Sequential([nn.Dense(4), nn.relu, nn.Dense(2)])
+          >>> net = symjax.Network.from_linen(module, example=np.zeros((1, 3), np.float32), points=["layers_0"])
+          >>> [point.name for point in net.points], net.num_parameters
+          (['layers_0'], 26)
         """
         require_arrays("example", example)
         example = jax.tree.map(shape_of, example)
@@ -84,13 +132,27 @@ class Network(Traced):
         """Return the network of a function `apply(variables, x)`.
 
         Args:
-          apply: the model. Where it takes them, `train` (a bool) and `key` (a random key or None) are given by keyword.
-            With a `state` it is `apply(variables, state, x)`, which returns the output and the next state.
-          variables: parameters of any pytree type, of arrays; may be left out where `init` makes them.
-          example: an input or its shape, with examples along the first axis.
-          init: makes fresh variables of a key, or variables and state; without it no zoo can be trained.
-          state: what is not trained, such as batch statistics.
-          name: in messages; the function's name by default.
+          apply: the model. If it has the parameters `train` (a bool) or `key` (a random key or None), they are passed
+            by keyword. With `state` it is `apply(variables, state, x)` and returns (output, next state).
+          variables: a pytree of arrays, the trained variables; not needed if `init` is given.
+          example: an input or its shape (`jax.ShapeDtypeStruct`), with examples along the first axis.
+          init: a function of a random key that returns new variables, or (variables, state) with `state`. A zoo can
+            only be trained with it.
+          state: variables that are not trained, such as batch statistics.
+          name: the name in messages; that of the function by default.
+
+        Raises:
+          InputError: neither `variables` nor `init` is given, or a leaf of a pytree is not an array.
+
+        Example:
+          >>> import jax, numpy as np, symjax
+          >>> def linear(params, x):
+          ...     return x @ params["w"]
+          >>> def init(key):
+          ...     return {"w": jax.random.normal(key, (3, 2))}
+          >>> net = symjax.Network.from_function(linear, example=np.zeros((1, 3), np.float32), init=init)
+          >>> net.init(jax.random.key(0)).params["w"].shape
+          (3, 2)
         """
         if variables is None and init is None:
             raise InputError("variables: got none, expected the variables of the model, or init=")
@@ -104,16 +166,24 @@ class Network(Traced):
 
     @property
     def num_parameters(self) -> int:
-        """The number of trained numbers."""
+        """The number of trained parameters, that is of their entries."""
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(self.shapes.params))
 
     def init(self, key: jax.Array) -> Member:
-        """Return a fresh member; a pure function of the key, for use under `jit` and `vmap`.
+        """Return a new member, a pure function of the key that works under `jit` and `vmap`.
 
-        Outside of other programs it is compiled without optimizations, in a tenth of the time.
+        Outside of `jit` and `vmap` it is compiled without optimizations, in a tenth of the time.
+
+        Args:
+          key: a JAX random key.
+
+        Raises:
+          InputError: the network was made by `from_function` without `init`.
         """
         key = random_key("key", key)
-        traced = isinstance(key, jax.core.Tracer) or isinstance(jnp.zeros(()), jax.core.Tracer)  # inside of a program
+        traced = isinstance(key, jax.core.Tracer) or isinstance(
+            jnp.zeros(()), jax.core.Tracer
+        )  # under a transformation
         return self.adapter.init(key) if traced else self._compiled_init(key)
 
     @cached_property
@@ -124,8 +194,12 @@ class Network(Traced):
         """Return the symmetry of the network's variables, discovered from its jaxpr: see `symjax.groups.discover`.
 
         Its elements act on members.
+
+        Args:
+          member: a member of the network.
+          x: an input like `example`.
         """
-        from symjax.groups import discover  # most uses of a network need none
+        from symjax.groups import discover  # imported here, since most uses of a network do not need it
 
         return discover(self.with_form("native").apply, member, x)
 
@@ -136,8 +210,8 @@ class Network(Traced):
           variables: an NNX module; what Linen's `init` returns; the variables of a function; or a `Member`.
 
         Raises:
-          InputError: paths or shapes are not those of the network's variables, or what comes with them, such as an
-            activation of the module or a static field of Equinox, makes the model another function in evaluation mode.
+          InputError: paths or shapes differ from those of the network's variables, or the given model computes another
+            function in evaluation mode, because of another activation or static field, for example.
         """
         return checked_member(self, variables)
 
@@ -149,40 +223,59 @@ class Network(Traced):
         """Return the model's output.
 
         Args:
-          member: its variables.
+          member: the variables.
           x: an input like `example`, with any number of examples.
-          mode: "inference" for evaluation; "train" for training; "batch" as "train", for a state that is not kept;
-            "moments" as "train", with running means in the state that become those of this batch (for exact
-            re-estimation): what training would end at if every batch were this one. Other state is as in "train".
-          key: of `jax.random`, for random operations such as dropout. Without one nothing is random where the library
-            can tell.
-          with_state: return (output, state after the call).
+          mode: "inference" for evaluation; "train" for training; "batch" as "train", for calls whose state is not
+            kept; "moments" as "train", except that running means in the returned state are those of this batch, to
+            which they would converge if every batch were this one (for exact re-estimation).
+          key: a JAX random key for random operations such as dropout. Without a key, random operations of Flax NNX are
+            off; Linen modules and functions need one for their random operations (`needs_key`).
+          with_state: whether to return (output, state after the call) instead of the output.
 
         Raises:
-          InputError: of "moments", where the model corrects its running means by a count of steps.
+          InputError: the mode is "moments" and the model corrects its running means by a count of steps; `x` or
+            `member` does not fit.
         """
         key = None if key is None else random_key("key", key)
         trace = self._trace(mode, key, member, x)
         return self._tail(trace, "", trace.data, jax.tree.leaves(x), member, mode, key, with_state)
 
     def features(self, member: Member, x: PyTree, points: Sequence[str] | None = None) -> dict[str, jax.Array]:
-        """Return the features at points (all by default), in one pass in mode "inference"."""
+        """Return the features at stitch points, in one pass in mode "inference".
+
+        Args:
+          member: the variables.
+          x: an input like `example`, with any number of examples.
+          points: names or indices of stitch points; all by default.
+
+        Returns:
+          {name: features (examples, ..., channels)}.
+        """
         names = [self.points[self.index(p)].name for p in (range(len(self.points)) if points is None else points)]
         trace = self._trace("inference", None, member, x)
         outputs = tuple(trace.value(name) for name in names)
         return dict(zip(names, self._run(trace, trace.data, outputs, jax.tree.leaves(x), member), strict=True))
 
     def front(self, member: Member, x: PyTree, point: str | int) -> tuple[jax.Array, ...]:
-        """Return what crosses a split at `point`: the features there, then what else the tail reads of the front."""
+        """Return the values that cross a split at `point`, the input of `tail`.
+
+        They are the features at the point, then the other values of the front that the tail reads, such as the skip
+        connection of a residual block.
+
+        Args:
+          member: the variables.
+          x: an input like `example`, with any number of examples.
+          point: name or index of the stitch point.
+        """
         return self.fronts(member, x, [point])[0]
 
     def fronts(self, member: Member, x: PyTree, points: Sequence[str | int]) -> list[tuple[jax.Array, ...]]:
-        """Return `front` of several points, in one pass."""
+        """Return the results of `front` at several points, computed in one pass."""
         trace = self._trace("inference", None, member, x)
         carried = [tuple(trace.carried(self._name(point))) for point in points]
-        outputs = tuple(dict.fromkeys(v for of_point in carried for v in of_point))
+        outputs = tuple(dict.fromkeys(v for variables in carried for v in variables))
         values = dict(zip(outputs, self._run(trace, trace.data, outputs, jax.tree.leaves(x), member), strict=True))
-        return [tuple(values[v] for v in of_point) for of_point in carried]
+        return [tuple(values[v] for v in variables) for variables in carried]
 
     def tail(
         self,
@@ -194,24 +287,29 @@ class Network(Traced):
         key=None,
         with_state: bool = False,
     ):
-        """Return the output that the tail behind `point` makes of what `front` returned.
+        """Return the output of the network from the values that `front` returned at `point`.
 
         Args:
-          member: its variables; those that the tail does not read may be None.
-          carried: the features, an array or `LowRankFeatures`, and what else crosses, of inputs like `example` or like
-            those that this network was given before.
-          point: name or index.
-          mode, key, with_state: as of `apply`. State that belongs to the front is returned as it is.
+          member: the variables; those that the tail does not read may be None.
+          carried: the result of `front`, in which the features may be an array or `LowRankFeatures`. Its inputs have
+            the shape of `example`, or a shape with which this network was called before.
+          point: name or index of the stitch point.
+          mode, key, with_state: as in `apply`. State of the front is returned unchanged.
 
         Raises:
-          InputError: shapes or types are of no such inputs, or of inputs of two sizes, for which the tail differs.
+          InputError: `carried` has other shapes or dtypes, or its shapes fit two shapes of inputs for which the tail
+            computes different functions.
         """
         name, key = self._name(point), None if key is None else random_key("key", key)
         trace = self._trace_behind(mode, key, member, carried, name)
         return self._tail(trace, name, trace.carried(name), carried, member, mode, key, with_state)
 
     def activation(self, point: str | int) -> Callable[[jax.Array], jax.Array]:
-        """Return the elementwise activation s of which the features at `point` are s(z), z the `pre_activation`."""
+        """Return the elementwise activation s at `point`: the features there are s(z), where z is `pre_activation`.
+
+        Raises:
+          InputError: the value at the point is not such a function of another value.
+        """
         name = self._name(point)
         source = self._activation_input(self._trace("inference", None, self.shapes, self.example), name)
 
@@ -230,14 +328,18 @@ class Network(Traced):
         return activation
 
     def pre_activation(self, member: Member, x: PyTree, point: str | int) -> jax.Array:
-        """Return what enters the activation that ends at `point`, in mode "inference"."""
+        """Return the input z of the activation whose output is the value at `point`, in mode "inference".
+
+        Raises:
+          InputError: as in `activation`.
+        """
         trace, name = self._trace("inference", None, member, x), self._name(point)
         return self._run(trace, trace.data, (self._activation_input(trace, name),), jax.tree.leaves(x), member)[0]
 
     def between(self, member: Member, values: Sequence[Any], start: int, stop: int) -> tuple[jax.Array, ...]:
-        """Return what crosses at point number `stop` where `values` cross at `start`.
+        """Return the values that cross a split at point number `stop`, given those that cross at number `start`.
 
-        Number -1 stands for the input, the number of points for the output.
+        Number -1 is the input; the number of points is the output.
         """
         if start < 0:
             x = jax.tree.unflatten(jax.tree.structure(self.example), [shape_of(value) for value in values])
@@ -264,19 +366,20 @@ class Network(Traced):
         return read.union(f".state{path}" for path in state)
 
     def tail_of(self, member: Member, point: str | int) -> Member:
-        """Return the part of a member that the tail behind `point` reads, with None in place of other leaves."""
+        """Return the member with None in place of the leaves that the tail behind `point` does not read."""
         return select(member, self.read_by_tail(point).__contains__)
 
     @property
     def has_init(self) -> bool:
-        """Whether fresh members can be made: a function may come without `init`."""
+        """Whether `init` can make members; a network of `from_function` may have no `init`."""
         return self.adapter.has_init
 
     @property
     def needs_key(self) -> bool:
-        """Whether modes other than "inference" need a key where operations are random.
+        """Whether random operations need a key in all modes except "inference".
 
-        Flax NNX can switch random operations off alone; Linen and functions have one switch for all of training.
+        They do in Linen modules and functions, whose training mode is a single switch. Those of Flax NNX modules can be
+        switched off separately.
         """
         return self.adapter.needs_key
 
@@ -288,7 +391,6 @@ class Network(Traced):
         source = trace.activation_input(name)
         if source is None:
             raise InputError(
-                f"model: {self.name} has no activation alone before {name}: the value there is not an elementwise "
-                "function of another one"
+                f"point: got {name!r}, expected the output of an elementwise activation without parameters"
             )
         return source

@@ -1,8 +1,8 @@
 """Evaluate a jaxpr with other implementations of the operations that are slow on this backend.
 
-`evaluate` takes the place of `jaxprs.evaluate`. What it replaces is listed in `TABLE`. Replacements equal the
-operations, their gradients too, up to rounding, and go through `grad`, `vmap`, `lax.map`, `scan` and `shard_map`. Most
-define their gradients (`jax.custom_vjp`), so forward-mode derivatives need the form "native".
+`evaluate` replaces the operations in `TABLE`. Replacements and their gradients equal those of the operations up to
+rounding, and work under `grad`, `vmap`, `lax.map`, `scan` and `shard_map`. Most define their gradients by
+`jax.custom_vjp`, so that forward-mode derivatives need the form "native".
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ from symjax.network.operations.affine import ChannelAffine
 from symjax.network.operations.conv import Geometry, convolve
 from symjax.ops.parallel import Form
 
-LARGE = 2**12  # elements of an array whose scales and shifts are collected
-TAPS = 16  # of a window along an axis: more shifted copies cost more than they save
+LARGE = 2**12  # the smallest number of elements of an array whose scales and shifts are collected
+TAPS = 16  # the largest size of a window along an axis; more shifted copies cost more than they save
 
 
 class Row(NamedTuple):
-    """One kind of operation: which equations, in which forms, are replaced by what, and why."""
+    """A replacement: the equations and forms for which it applies, the function that replaces them, and the reason."""
 
     operation: str
     forms: tuple[Form, ...]
@@ -36,26 +36,26 @@ class Row(NamedTuple):
 
 
 def evaluate(closed: ClosedJaxpr, arguments: Sequence[Any], form: Form) -> list[Any]:
-    """Evaluate a jaxpr on the leaves of its arguments, its operations replaced as is fastest in `form`."""
+    """Evaluate a jaxpr on the leaves of its arguments, with the operations that are fastest in `form`."""
     return [materialize(result) for result in _evaluated(closed, rule(form), *arguments)]
 
 
 @cache
 def rule(form: Form) -> jaxprs.Rule:
-    """Return the rule for `jaxprs.evaluate` that replaces operations as is fastest in `form`.
+    """Return the rule for `jaxprs.evaluate` that replaces operations by those that are fastest in `form`.
 
     Args:
       form: "native" keeps all operations; "matmul" and "mixed" are described in `symjax.network.operations.conv`.
 
-    The rule takes values that are `LowRankFeatures`: convolutions and products over the channels take the directions
-    into their weights, other operations get the features themselves.
+    The rule accepts `LowRankFeatures`: convolutions and products over channels combine the directions with their
+    weights, and other operations run on the materialized features.
     """
 
     def apply(equation: JaxprEqn, values: Sequence[Any]) -> Sequence[Any] | None:
         name = equation.primitive.name
         if form == "mixed" and name in ("add", "sub", "mul") and _is_channelwise(equation):
             return [_affine(equation, *values)]
-        given, values = values, _computed(values)
+        operands, values = values, _computed(values)
         if any(isinstance(value, LowRankFeatures) for value in values):
             if name == "name":
                 return values
@@ -68,14 +68,14 @@ def rule(form: Form) -> jaxprs.Rule:
             for row in ROWS.get(name, ()):
                 if form in row.forms and row.applies(equation):
                     return [row.replacement(equation, form, *values)]
-        is_as_given = all(value is one for value, one in zip(values, given, strict=True))
-        return None if is_as_given else jaxprs.bind(equation, values)
+        is_unchanged = all(value is operand for value, operand in zip(values, operands, strict=True))
+        return None if is_unchanged else jaxprs.bind(equation, values)
 
     return apply
 
 
 def _computed(values: Sequence[Any]) -> list[Any]:
-    """The values with scales and shifts of channels that were collected applied."""
+    """Return the values, after applying the collected scales and shifts of channels."""
     return [value.value if isinstance(value, ChannelAffine) else value for value in values]
 
 
@@ -83,7 +83,7 @@ def _computed(values: Sequence[Any]) -> list[Any]:
 
 
 def _is_plain_convolution(equation) -> bool:
-    """One or two spatial axes, not grouped, without dilation of the input or negative padding."""
+    """Return whether it has one or two spatial axes, no groups, no dilation of the input and no negative padding."""
     params, (x, kernel) = equation.params, (atom.aval for atom in equation.invars)
     spatial = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
     extents = [(taps - 1) * dilation for taps, dilation in zip(spatial, params["rhs_dilation"], strict=True)]
@@ -120,7 +120,7 @@ def _convolution(equation, form, x, kernel):
 
 
 def _contracts_channels(equation) -> bool:
-    """A product over the last axis of the left operand, without batch axes."""
+    """Return whether it is a product over the last axis of the left operand, without batch axes."""
     (left, right), batch = equation.params["dimension_numbers"]
     return tuple(left) == (len(equation.invars[0].aval.shape) - 1,) and len(right) == 1 and not batch[0]
 
@@ -145,7 +145,7 @@ def _is_float(equation) -> bool:
 
 
 def _is_window_maximum(equation) -> bool:
-    """Windows along axes, each of few taps, without dilation."""
+    """Return whether its windows have no dilation and few elements along each axis."""
     params = equation.params
     return (
         _is_float(equation)
@@ -172,7 +172,7 @@ def _window_maximum(equation, form, x):
 
 
 def _is_general_window_maximum(equation) -> bool:
-    """`lax.reduce_window` with a maximum and a start that no element is below."""
+    """Return whether it is a `lax.reduce_window` of a maximum that starts at minus infinity."""
     body = equation.params["jaxpr"]
     start = equation.invars[-1]
     return (
@@ -190,7 +190,7 @@ def _general_window_maximum(equation, form, x, start):
 
 
 def _is_global_maximum(equation) -> bool:
-    """Over all axes between the first and the last."""
+    """Return whether it is a maximum over all axes between the first and the last."""
     ndim = len(equation.invars[0].aval.shape)
     return _is_float(equation) and ndim >= 3 and tuple(equation.params["axes"]) == tuple(range(1, ndim - 1))
 
@@ -203,7 +203,7 @@ def _global_maximum(equation, form, x):
 
 
 def _is_channelwise(equation) -> bool:
-    """One operand (1, ..., 1, c), the other one (..., c) and large; float32 or wider, since shifts may cancel."""
+    """Return whether a large operand (..., c), float32 or wider since shifts may cancel, meets one (1, ..., 1, c)."""
     out, (a, b) = equation.outvars[0].aval, (atom.aval.shape for atom in equation.invars)
     narrow = (*(1,) * (len(out.shape) - 1), *out.shape[-1:])
     full = (a, b) if equation.primitive.name == "sub" else (b, a) if a == narrow else (a, b)
@@ -236,16 +236,16 @@ TABLE = (
     ),
     Row(
         "reduce_max", FAST, _is_global_maximum, _global_maximum,
-        "as fast; the native gradient, which looks for the maximum again, is lost where an input is rounded twice",
+        "as fast; the native gradient, which recomputes the maximum, is lost if an input is rounded twice",
     ),
 )  # fmt: skip
-"""What is replaced. Times are CPU time inside `lax.scan` on 2 cores; not yet measured on a GPU.
+"""The replacements. Times are CPU times inside `lax.scan` on 2 cores; they are not yet measured on a GPU.
 
-In form "mixed" scales and shifts of channels are collected besides (`operations.affine`): a step of the Myrtle CNN of
-`benchmarks.rewrite` takes 53.9 ms where it took 56.9, and 51.7 with nnx.BatchNorm's `use_fast_variance`.
+The form "mixed" also collects scales and shifts of channels (`operations.affine`): a step of the Myrtle CNN of
+`benchmarks.rewrite` takes 53.9 ms instead of 56.9, and 51.7 with nnx.BatchNorm's `use_fast_variance`.
 
-Measured and left alone, as no faster in such a step: sums over all axes but the last as contractions, and broadcasts of
-channels whose gradients are such contractions.
+Contractions in place of sums over all axes but the last, and broadcasts of channels whose gradients are such
+contractions, were not faster in such a step and are not used.
 """
 
 ROWS: dict[str, list[Row]] = {}

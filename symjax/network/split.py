@@ -1,8 +1,8 @@
 """Cut a jaxpr at values that have names.
 
-The front at a point is what the function computes before it names the point, in program order; the tail is the rest.
-What the tail reads of the front, besides the named value, is carried across: the skip of a residual block, for example.
-Equations that do not depend on the inputs (of parameters alone) belong to both.
+The front at a point consists of the equations before the one that names the point, in program order; the tail is the
+rest. The tail reads the named value, and may read other values of the front, such as the skip connection of a residual
+block: all of these are *carried* across the split. Equations that do not depend on the inputs belong to both parts.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -20,7 +20,7 @@ ELEMENTWISE = set(
     "integer_pow square convert_element_type select_n stop_gradient copy sin cos tan atan2 sinh cosh asinh gt lt ge "
     "le eq ne and or not is_finite clamp optimization_barrier custom_jvp_call custom_vjp_call".split()
 )
-"""Operations that an activation may consist of."""
+"""The operations of which an activation may consist."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,16 +33,16 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A model's jaxpr without calls, and which of its variables are what.
+    """A model's jaxpr with inlined calls, and the meaning of its variables.
 
     Attributes:
       closed: the jaxpr.
-      members: path of a leaf of the member to its variable.
+      members: {path of a leaf of the member: its variable}.
       data: variables of the inputs.
-      keys: variables of the random key; none where nothing is random.
-      outputs: what the model returns.
-      state: path of a leaf of the member's state to the variable (or literal) that holds it after the call.
-      structure: of the outputs, as a pytree.
+      keys: variables of the random key; empty without a key.
+      outputs: variables (or literals) of the model's output.
+      state: {path of a leaf of the member's state: the variable (or literal) of its value after the call}.
+      structure: the pytree structure of the output.
     """
 
     closed: ClosedJaxpr
@@ -59,12 +59,12 @@ class Trace:
 
     @cached_property
     def producers(self) -> dict[Var, int]:
-        """The number of the equation that computes a variable."""
+        """{variable: number of the equation that computes it}."""
         return {v: i for i, equation in enumerate(self.jaxpr.eqns) for v in equation.outvars}
 
     @cached_property
     def readers(self) -> dict[Var, list[int]]:
-        """The numbers of the equations that read a variable."""
+        """{variable: numbers of the equations that read it}."""
         readers: dict[Var, list[int]] = {}
         for i, equation in enumerate(self.jaxpr.eqns):
             for v in dict.fromkeys(filter(is_variable, equation.invars)):
@@ -77,12 +77,12 @@ class Trace:
         return self.affected(self.data)
 
     def affected(self, sources: Iterable[Var], *, stop: Collection[Var] = (), skip: Collection[int] = ()) -> set[Var]:
-        """The variables that depend on `sources`, these included.
+        """Return the variables that depend on `sources`, including these.
 
         Args:
           sources: variables.
-          stop: variables whose readers do not count.
-          skip: numbers of equations that do not count.
+          stop: variables whose readers are ignored.
+          skip: numbers of equations that are ignored.
         """
         affected, stack = set(), list(sources)
         while stack:
@@ -94,8 +94,8 @@ class Trace:
                 stack += [out for i in self.readers.get(v, ()) if i not in skip for out in self.jaxpr.eqns[i].outvars]
         return affected
 
-    def way(self, start: Var, end: Var) -> frozenset[int]:
-        """The numbers of the equations on all ways from one variable to another."""
+    def equations_between(self, start: Var, end: Var) -> frozenset[int]:
+        """Return the numbers of the equations on all paths from one variable to another."""
         affected, numbers, stack = self.affected([start]), set(), [end]
         while stack:
             v = stack.pop()
@@ -107,7 +107,7 @@ class Trace:
 
     @cached_property
     def named(self) -> dict[str, int]:
-        """Names of values, in program order, and the numbers of the equations that name them.
+        """{name of a value: number of the equation that names it}, in program order.
 
         Raises:
           InputError: a name used twice, or a name inside of a loop, a branch or a custom derivative.
@@ -117,18 +117,18 @@ class Trace:
             if equation.primitive.name == "name":
                 name = equation.params["name"]
                 if name in named:
-                    raise InputError(f"points: the model names two values {name!r}; expected a name for each")
+                    raise InputError(f"points: got two values named {name!r}, expected a name for each")
                 named[name] = i
             else:
                 _refuse_names_inside(equation)
         return named
 
     def value(self, point: str) -> Var:
-        """The variable that a point names."""
+        """Return the variable that a point names."""
         return self.jaxpr.eqns[self.named[point]].outvars[0]
 
     def needed(self, outputs: Iterable[Any], known: Collection[Var] = ()) -> list[int]:
-        """The numbers of the equations that compute `outputs` where the variables `known` are given, ascending."""
+        """Return the numbers of the equations that compute `outputs` from the variables `known`, ascending."""
         numbers: set[int] = set()
         stack = [v for v in outputs if is_variable(v)]
         while stack:
@@ -141,7 +141,7 @@ class Trace:
         return sorted(numbers)
 
     def carried(self, point: str) -> list[Var]:
-        """The named value, then what else the outputs need of the front, in program order.
+        """Return the named value, then the other values of the front that the outputs need, in program order.
 
         Raises:
           InputError: no output depends on the named value.
@@ -151,12 +151,14 @@ class Trace:
         reads = {v for equation in needed for v in equation.invars if is_variable(v)}
         reads.update(v for v in self.outputs if is_variable(v))
         if named not in reads:
-            raise InputError(f"points: no output of the model depends on {point!r}; use the result of stitch_point")
+            raise InputError(
+                f"points: got {point!r}, which no output depends on, expected a use of the result of stitch_point"
+            )
         before = [*self.data, *(v for equation in self.jaxpr.eqns[:at] for v in equation.outvars)]
         return [named, *(v for v in before if v in reads and v in self.dependent)]
 
     def state_after(self, point: str) -> dict[str, Any]:
-        """The part of `state` that the tail computes from what is carried."""
+        """Return the part of `state` that the tail computes from the carried values."""
         carried, at = set(self.carried(point)), self.named[point]
 
         def is_of_tail(v) -> bool:
@@ -169,9 +171,9 @@ class Trace:
         return {path: v for path, v in self.state.items() if is_of_tail(v)}
 
     def activation_input(self, point: str) -> Var | None:
-        """The variable z of which the named value is an elementwise function s(z) without parameters; None for none.
+        """Return the variable z of which the named value is an elementwise function s(z) without parameters.
 
-        Of several such variables it is the one computed first.
+        If there are several, it is the one computed first; if there is none, the result is None.
         """
         frontier, earliest = {self.value(point)}, None
         while True:
@@ -190,12 +192,12 @@ class Trace:
                 earliest = next(iter(frontier))
 
     def _is_constant(self, v: Var) -> bool:
-        """Whether a variable depends on neither inputs nor the member."""
+        """Return whether a variable depends neither on inputs nor on the member."""
         sources = {a for i in self.needed([v]) for a in self.jaxpr.eqns[i].invars if is_variable(a)} | {v}
         return sources.isdisjoint([*self.members.values(), *self.data, *self.keys])
 
     def program(self, inputs: Sequence[Var], outputs: Sequence[Any]) -> Program:
-        """The part that computes `outputs` where `inputs` are given, and the member, and the key."""
+        """Return the part of the jaxpr that computes `outputs` from `inputs`, the member and the key."""
         equations = [self.jaxpr.eqns[i] for i in self.needed(outputs, set(inputs))]
         reads = {v for equation in equations for v in equation.invars if is_variable(v)}
         reads.update(v for v in outputs if is_variable(v))
@@ -214,9 +216,9 @@ class Trace:
 
 def _refuse_names_inside(equation: JaxprEqn) -> None:
     for inner in jaxprs_in_params(equation.params):
-        for one in equations(inner):
-            if one.primitive.name == "name":
+        for inner_equation in equations(inner):
+            if inner_equation.primitive.name == "name":
                 raise InputError(
-                    f"points: {one.params['name']!r} is named inside of {equation.primitive.name}, where no model can "
-                    "be split; name the value outside, or write the loop in Python"
+                    f"points: got {inner_equation.params['name']!r} inside of {equation.primitive.name}, expected "
+                    "names outside of it; write the loop in Python to name values in it"
                 )

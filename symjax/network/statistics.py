@@ -1,8 +1,8 @@
-"""The statistics of one batch, of a model that keeps running ones.
+"""The statistics of one batch, for a model that keeps running statistics.
 
-A model in training returns its next state. A running mean s becomes m s + (1 - m) b, where b is the batch's own value.
-It is the fixed point of the update, to which s would go if every batch were this one. Here it is found of the update
-alone, whatever the code of the model.
+A model in training returns its next state. A running mean s becomes m s + (1 - m) b, where b is the value of the batch.
+This b is the fixed point of the update: s would converge to it if every batch were this one. This module computes it
+from the update alone, whatever the code of the model is.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,38 +22,38 @@ Groups = Sequence[Mapping[str, "Running"]]
 
 
 class Running(NamedTuple):
-    """A leaf of the state that training updates by what it computes of the inputs.
+    """A leaf of the state whose update in training depends on the inputs.
 
     Attributes:
-      old, new: the variables that hold it before and after.
-      way: the numbers of the equations on all ways from `old` to `new`.
-      reads: what these read of the rest of the model; `new` itself where there is no way.
-      is_affine: whether `new` is m s + c of each element s of `old`, whatever the values are.
+      old, new: the variables of the leaf before and after the update.
+      equations: the numbers of the equations on all paths from `old` to `new`.
+      reads: the variables of the rest of the model that these equations read; `new` itself if there are none.
+      is_affine: whether each element of `new` is m s + c for the element s of `old`, for all values.
     """
 
     old: Var
     new: Var
-    way: frozenset[int]
+    equations: frozenset[int]
     reads: tuple[Var, ...]
     is_affine: bool = True
 
 
 def running(trace: Trace, state: Mapping[str, Any]) -> Groups:
-    """Return the running statistics among leaves of the state, by path, in groups that depend on earlier ones alone.
+    """Return the running statistics among leaves of the state, by path, in groups that depend on earlier groups only.
 
-    Statistics that depend on each other, such as codebooks and how often their entries are used, are left out.
+    Statistics that depend on each other, such as a codebook and the counts of its entries, are omitted.
 
     Args:
-      trace: of the model in training.
-      state: path of a leaf to the variable that holds it afterwards.
+      trace: the jaxpr of the model in training.
+      state: {path of a leaf: the variable of its value after the call}.
     """
-    every = {path: _running(trace, trace.members[f".state{path}"], new) for path, new in state.items()}
-    leaves = {path: leaf for path, leaf in every.items() if leaf is not None}
+    candidates = {path: _running(trace, trace.members[f".state{path}"], new) for path, new in state.items()}
+    leaves = {path: leaf for path, leaf in candidates.items() if leaf is not None}
     before: dict[str, set[str]] = {path: set() for path in leaves}
     for path, leaf in leaves.items():
         affected = trace.affected([leaf.old, leaf.new])
         for other in leaves.keys() - {path}:
-            reads = {v for i in leaves[other].way for v in trace.jaxpr.eqns[i].invars if is_variable(v)}
+            reads = {v for i in leaves[other].equations for v in trace.jaxpr.eqns[i].invars if is_variable(v)}
             if not affected.isdisjoint(reads.union(leaves[other].reads)):
                 before[other].add(path)
     cyclic = {path for path in leaves if path in _reached(before, path)}
@@ -66,6 +66,7 @@ def running(trace: Trace, state: Mapping[str, Any]) -> Groups:
 
 
 def _reached(before: Mapping[str, Collection[str]], path: str) -> set[str]:
+    """Return the paths on which `path` depends, directly or through others."""
     reached, stack = set(), list(before[path])
     while stack:
         path = stack.pop()
@@ -76,41 +77,46 @@ def _reached(before: Mapping[str, Collection[str]], path: str) -> set[str]:
 
 
 def _running(trace: Trace, old: Var, new: Any) -> Running | None:
+    """Return a leaf as a running statistic; None if its update does not depend on the inputs."""
     is_updated = is_variable(new) and new is not old and new in trace.dependent
     if not is_updated or not jnp.issubdtype(old.aval.dtype, jnp.floating):
         return None
-    way = trace.way(old, new)
-    if not way:
-        return Running(old, new, way, (new,))
-    on_way = {v for i in way for v in trace.jaxpr.eqns[i].outvars}
-    known = {*on_way, *trace.members.values(), *trace.keys, *trace.jaxpr.constvars}
-    reads = dict.fromkeys(v for i in sorted(way) for v in trace.jaxpr.eqns[i].invars if is_variable(v))
-    return Running(old, new, way, tuple(v for v in reads if v not in known), _is_affine(trace, way, {old, *on_way}))
+    equations = trace.equations_between(old, new)
+    if not equations:
+        return Running(old, new, equations, (new,))
+    computed = {v for i in equations for v in trace.jaxpr.eqns[i].outvars}
+    known = {*computed, *trace.members.values(), *trace.keys, *trace.jaxpr.constvars}
+    reads = dict.fromkeys(v for i in sorted(equations) for v in trace.jaxpr.eqns[i].invars if is_variable(v))
+    is_affine = _is_affine(trace, equations, {old, *computed})
+    return Running(old, new, equations, tuple(v for v in reads if v not in known), is_affine)
 
 
 AFFINE = {"add": 2, "sub": 2, "add_any": 2, "neg": 1, "mul": 1, "div": 1, "convert_element_type": 1, "copy": 1}
-"""Elementwise operations, and of how many operands at once they are affine functions."""
+"""Elementwise operations, and the number of operands in which they are jointly affine."""
 
 
-def _is_affine(trace: Trace, way: Collection[int], on_way: Collection[Var]) -> bool:
+def _is_affine(trace: Trace, equations: Collection[int], dependent: Collection[Var]) -> bool:
+    """Return whether the equations of an update are affine in its `dependent` variables, element by element."""
+
     def is_affine(equation) -> bool:
-        moving = [is_variable(atom) and atom in on_way for atom in equation.invars]
+        depends = [is_variable(atom) and atom in dependent for atom in equation.invars]
         name, shapes = equation.primitive.name, {v.aval.shape for v in equation.outvars}
-        shapes |= {atom.aval.shape for atom, moves in zip(equation.invars, moving, strict=True) if moves}
+        shapes |= {atom.aval.shape for atom, is_dependent in zip(equation.invars, depends, strict=True) if is_dependent}
         return (
             len(shapes) == 1
             and all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in equation.outvars)
-            and (not moving[0] if name == "select_n" else sum(moving) <= AFFINE.get(name, 0))
-            and not (name == "div" and moving[1])
+            and (not depends[0] if name == "select_n" else sum(depends) <= AFFINE.get(name, 0))
+            and not (name == "div" and depends[1])
         )
 
-    return all(is_affine(trace.jaxpr.eqns[i]) for i in way)
+    return all(is_affine(trace.jaxpr.eqns[i]) for i in equations)
 
 
 def refuse_corrected(training: Trace, inference: Trace) -> None:
-    """Raise where the model corrects a running statistic by what else training changes, such as a number of steps.
+    """Raise an InputError if the model combines a running statistic with other state, such as a count of steps.
 
-    An average that starts at zero and is divided by 1 - m ** steps is an example. No state of it is that of one batch.
+    An example is an average that starts at zero and is divided by 1 - m ** steps. It has no state that belongs to a
+    single batch.
     """
     leaves = {path: leaf for group in running(training, training.state) for path, leaf in group.items()}
     others = {
@@ -118,96 +124,97 @@ def refuse_corrected(training: Trace, inference: Trace) -> None:
         for path, new in training.state.items()
         if path not in leaves and new is not training.members[f".state{path}"]
     }
-    ways, updated = {i for leaf in leaves.values() for i in leaf.way}, {leaf.new for leaf in leaves.values()}
-    for trace, skip, stop in ((training, ways, updated), (inference, (), ())):
+    updates, updated = {i for leaf in leaves.values() for i in leaf.equations}, {leaf.new for leaf in leaves.values()}
+    for trace, skip, stop in ((training, updates, updated), (inference, (), ())):
         after = training.state if trace is training else {}
         ends = [*trace.outputs, *(after[path] for path in (*leaves, *others) if path in after)]
-        of_data = trace.affected(trace.data, stop=stop)
-        free = {v for i in trace.needed(ends) for v in trace.jaxpr.eqns[i].outvars} - of_data
+        computed = {v for i in trace.needed(ends) for v in trace.jaxpr.eqns[i].outvars}
+        independent = computed - trace.affected(trace.data, stop=stop)
 
-        def uses(path, trace=trace, skip=skip, after=after, free=free) -> set[Var]:
+        def uses(path, trace=trace, skip=skip, after=after, independent=independent) -> set[Var]:
             sources = filter(is_variable, [trace.members[f".state{path}"], *([after[path]] if path in after else [])])
-            return trace.affected(sources, skip=skip) & free
+            return trace.affected(sources, skip=skip) & independent
 
-        of_others = {path: uses(path) for path in others}
-        for path in leaves if of_others else ():
-            of_leaf = uses(path)
-            for other, shared in of_others.items():
-                if not of_leaf.isdisjoint(shared):
+        uses_of_others = {path: uses(path) for path in others}
+        for path in leaves if uses_of_others else ():
+            uses_of_leaf = uses(path)
+            for other, uses_of_other in uses_of_others.items():
+                if not uses_of_leaf.isdisjoint(uses_of_other):
                     raise InputError(
-                        f'mode: "moments" cannot tell the batch\'s own value of the state at {path}, which the model '
-                        f"combines with that at {other}, as where an average that starts at zero is divided by "
-                        "1 - momentum ** steps; expected running means that are read as they are"
+                        f'mode: got "moments" for a model that combines its state at {path} with that at {other}, such '
+                        "as an average that starts at zero and is divided by 1 - momentum ** steps; expected running "
+                        "means that the model reads without such a correction"
                     )
 
 
 def batch_values(
-    run: Callable, trace: Trace, groups: Groups, values: Mapping[Var, Any], given: Mapping[Var, Any], member: Member
+    run: Callable, trace: Trace, groups: Groups, values: Mapping[Var, Any], read: Mapping[Var, Any], member: Member
 ) -> dict[str, jax.Array]:
-    """Return the batch's own values of running statistics, by path.
+    """Return the values of running statistics for this batch alone, by path.
 
-    Those of a group are computed with the statistics of earlier groups in place of the member's: a model that reads a
-    statistic in training is evaluated as it is once that statistic is the batch's own. Where no such value exists, as
-    of a least value so far, the leaf is what the model returns.
+    Groups are computed in order, each with the batch's values of earlier groups in place of the member's, since a model
+    may read a statistic in training. If a batch has no value of its own, as for a running minimum, the result is the
+    leaf that the model returns.
 
     Args:
-      run: (known values by variable, outputs, member, form) to values of the outputs; form None is the network's own.
-      trace: of the model in training.
-      groups: of `running`.
-      values: of the inputs.
-      given: values of what the first group reads.
+      run: a function of (known values by variable, outputs, member, form) that returns the values of the outputs; form
+        None is that of the network.
+      trace: the jaxpr of the model in training.
+      groups: the result of `running`.
+      values: the values of the inputs, by variable.
+      read: the values that the first group reads, by variable.
       member: the variables.
     """
-    own: dict[str, jax.Array] = {}
-    news: dict[Var, jax.Array] = {}
+    results: dict[str, jax.Array] = {}
+    updated: dict[Var, jax.Array] = {}
     for number, group in enumerate(groups):
-        now = member._replace(state=update(member.state, own))
+        current = member._replace(state=update(member.state, results))
         if number:
             reads = tuple(dict.fromkeys(v for leaf in group.values() for v in leaf.reads))
-            given = dict(zip(reads, run({**values, **news}, reads, now, None), strict=True))
-        own |= _own_values(run, group, given, now)
-        news |= {leaf.new: own[path] for path, leaf in group.items()}
-    return own
+            read = dict(zip(reads, run({**values, **updated}, reads, current, None), strict=True))
+        results |= _fixed_points(run, group, read, current)
+        updated |= {leaf.new: results[path] for path, leaf in group.items()}
+    return results
 
 
-def _own_values(run: Callable, group: Mapping[str, Running], given: Mapping[Var, Any], member: Member) -> dict:
-    """Of each update m s + (1 - m) b the fixed point b, where m is the derivative by s; else what the model returns."""
+def _fixed_points(run: Callable, group: Mapping[str, Running], read: Mapping[Var, Any], member: Member) -> dict:
+    """Return the fixed point b of each update m s + (1 - m) b, with the derivative m; else the updated value."""
     current = leaves_by_path(member.state)
-    current = {path: current[path] for path, leaf in group.items() if leaf.way}
+    current = {path: current[path] for path, leaf in group.items() if leaf.equations}
 
     def with_slope(values):
-        """The updates of statistics from these values, and their derivatives; each depends on its own value alone."""
+        """Return the updates of these values, and their derivatives; each update depends on its own value only."""
         leaves = [group[path] for path in values]
-        reads = {v: given[v] for leaf in leaves for v in leaf.reads}
+        reads = {v: read[v] for leaf in leaves for v in leaf.reads}
 
         def after(values):
             changed = member._replace(state=update(member.state, values))
             outputs = tuple(leaf.new for leaf in leaves)
-            return dict(zip(values, run(reads, outputs, changed, "native"), strict=True))  # the form with derivatives
+            return dict(zip(values, run(reads, outputs, changed, "native"), strict=True))  # jvp needs this form
 
         return jax.jvp(after, (values,), (jax.tree.map(jnp.ones_like, values),))
 
     at_zero, slopes_at_zero = with_slope(jax.tree.map(jnp.zeros_like, current))
-    own = {path: given[leaf.new] for path, leaf in group.items() if not leaf.way}
-    own |= {path: _fixed(at_zero[path] + s, at_zero[path], slopes_at_zero[path]) for path, s in current.items()}
+    fixed = {path: read[leaf.new] for path, leaf in group.items() if not leaf.equations}
+    fixed |= {path: _fixed_point(at_zero[path] + s, at_zero[path], slopes_at_zero[path]) for path, s in current.items()}
     others = {path: s for path, s in current.items() if not group[path].is_affine}
     if not others:
-        return own
+        return fixed
     updated, slopes = with_slope(others)
     for path, slope in slopes.items():
         is_linear = jnp.abs(slopes_at_zero[path] - slope) <= _rounding(slope)  # then nothing cancels at zero
         rest = jnp.where(is_linear, at_zero[path], updated[path] - slope * current[path])
-        own[path] = _fixed(updated[path], rest, slope)
-    again, slopes_again = with_slope({path: own[path] for path in others})
+        fixed[path] = _fixed_point(updated[path], rest, slope)
+    again, slopes_again = with_slope({path: fixed[path] for path in others})
     for path, slope in slopes.items():
-        is_fixed = jnp.abs(again[path] - own[path]) <= _rounding(slope) * jnp.max(jnp.abs(own[path]), initial=0)
+        is_fixed = jnp.abs(again[path] - fixed[path]) <= _rounding(slope) * jnp.max(jnp.abs(fixed[path]), initial=0)
         is_fixed &= jnp.abs(slopes_again[path] - slope) <= _rounding(slope)
-        own[path] = jnp.where(jnp.all(is_fixed), own[path], updated[path])
-    return own
+        fixed[path] = jnp.where(jnp.all(is_fixed), fixed[path], updated[path])
+    return fixed
 
 
-def _fixed(updated, rest, slope):
-    """The fixed point of m s + rest, where m is the slope; `updated` where m is 1 and there is none."""
+def _fixed_point(updated, rest, slope):
+    """Return the fixed point of m s + rest, where m is the slope; `updated` if m is 1, since there is none."""
     return jnp.where(slope == 1, updated, rest / jnp.where(slope == 1, 1, 1 - slope))
 
 

@@ -1,4 +1,4 @@
-"""A fingerprint of what a network computes: checkpoints of a model whose code has changed since are told by it."""
+"""A fingerprint of what a network computes, which detects checkpoints of a model whose code has changed since."""
 
 import hashlib
 import itertools
@@ -19,7 +19,7 @@ from symjax.network.member import leaves_by_path
 if TYPE_CHECKING:
     from symjax.network.network import Network
 
-# What they wrap counts, they do not: which functions of JAX are wrapped differs from version to version.
+# Only their bodies are hashed, since versions of JAX differ in the functions that they wrap.
 _WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"}
 
 
@@ -27,10 +27,10 @@ _WRAPPERS = {*CALLS, "custom_jvp_call", "custom_vjp_call", "remat", "checkpoint"
 def structure(network: "Network") -> str:
     """Return ten hexadecimal digits of the network's variables, their initialisation and its forward passes.
 
-    Of parameters and state the names, shapes and types; of the initialisation and of the forward passes, in training
-    and in inference on inputs like the network's example, the operations, as JAX traces them. Nothing is compiled. The
-    same in every process and under all settings of JAX; another version of JAX may trace other operations. Remembered:
-    a command asks several times.
+    They are a hash of the names, shapes and dtypes of parameters and state, and of the operations of the initialisation
+    and of the forward passes in training and in inference, as JAX traces them for inputs like the network's example.
+    Nothing is compiled. The result is the same in every process and under all settings of JAX, but another version of
+    JAX may trace other operations. It is cached.
     """
     key = jax.eval_shape(lambda: jax.random.key(0))
     with jax.enable_x64(False), jax.default_matmul_precision(None):
@@ -53,7 +53,7 @@ def program_fingerprint(*programs: ClosedJaxpr, names: Sequence[str] | None = No
 
 
 def _lines(closed: ClosedJaxpr) -> Iterator[str]:
-    """What it takes, its operations one by one, and what it gives."""
+    """Yield a line for the arguments, a line for each operation, and a line for the results."""
     fresh = map("v{}".format, itertools.count())
     arguments = [f"{next(fresh)}" for _ in closed.jaxpr.invars]
     yield f"takes {' '.join(_type(v.aval) for v in closed.jaxpr.invars)}"
@@ -62,7 +62,7 @@ def _lines(closed: ClosedJaxpr) -> Iterator[str]:
 
 
 def _operations(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[str], fresh: Iterator[str]):
-    """A line for each operation, with wrappers replaced by what they wrap; returns the names of the results."""
+    """Yield a line for each operation, with wrappers replaced by their bodies; return the names of the results."""
     constants = [f"{_type(c)} {hashlib.sha256(_numbers(c).tobytes()).hexdigest()}" for c in consts]
     names = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
@@ -70,16 +70,16 @@ def _operations(jaxpr: Jaxpr, consts: Sequence[Any], arguments: Sequence[str], f
         return f"{_type(atom.aval)} {atom.val}" if isinstance(atom, Literal) else names[atom]
 
     for equation in jaxpr.eqns:
-        taken, primitive, params = [name(atom) for atom in equation.invars], equation.primitive.name, equation.params
+        operands, primitive, params = [name(atom) for atom in equation.invars], equation.primitive.name, equation.params
         if primitive in _WRAPPERS:
             inner = closed_body(equation)
-            given = yield from _operations(inner.jaxpr, inner.consts, taken, fresh)
+            results = yield from _operations(inner.jaxpr, inner.consts, operands, fresh)
         else:
-            given = [next(fresh) for _ in equation.outvars]
-            shown = [f"{key}={_shown(params[key])}" for key in sorted(params) if _counts(params[key])]
+            results = [next(fresh) for _ in equation.outvars]
+            shown = [f"{key}={_shown(params[key])}" for key in sorted(params) if _is_hashed(params[key])]
             types = " ".join(_type(v.aval) for v in equation.outvars)
-            yield f"{' '.join(given)}: {types} = {primitive} {' '.join(shown)} of {' '.join(taken)}"
-        names.update(zip(equation.outvars, given, strict=True))
+            yield f"{' '.join(results)}: {types} = {primitive} {' '.join(shown)} of {' '.join(operands)}"
+        names.update(zip(equation.outvars, results, strict=True))
     return [name(atom) for atom in jaxpr.outvars]
 
 
@@ -88,8 +88,8 @@ def _numbers(constant: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(constant) if is_key else constant)
 
 
-def _counts(value: Any) -> bool:
-    """Parameters of an operation that are not set count no more than those that an older version of JAX lacks."""
+def _is_hashed(value: Any) -> bool:
+    """Return whether a parameter of an operation is hashed; unset ones are not, since older JAX may lack them."""
     return value is not None and value is not False and not callable(value)
 
 

@@ -1,4 +1,4 @@
-"""The jaxprs of a model, and what parts of them compute."""
+"""Trace a model, and evaluate parts of its jaxprs."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +24,11 @@ PyTree = Any
 
 
 class Traced:
-    """A model as it is traced: in each mode, for each shape of inputs and type of variables once.
+    """A model with its jaxprs, one for each mode, shape of inputs and dtype of variables. Each is traced once.
 
     Attributes:
       adapter: the model.
-      name: in messages.
+      name: the name of the model in messages.
       example: shapes and types of an input, a pytree of `jax.ShapeDtypeStruct` with a leading axis over examples.
       points: the `StitchPoint`s, in program order.
     """
@@ -39,7 +39,7 @@ class Traced:
         self.example = jax.tree.map(shape_of, example)
         if not jax.tree.leaves(self.example):
             raise InputError("example: got no array, expected an input of the model, examples along the first axis")
-        self._known_inputs = [self.example]  # of other shapes too, once the model has been given them
+        self._known_inputs = [self.example]  # and inputs of other shapes, from the calls so far
         self._twins: dict[str, Traced] = {}
         self._traces: dict[Any, Trace] = {}
         self._programs: dict[Any, Program] = {}
@@ -53,17 +53,17 @@ class Traced:
         """
         one_of("form", form, FORMS)
         if form not in self._twins:
-            twin = self._twins[form] = copy.copy(self)  # which shares all that is traced
+            twin = self._twins[form] = copy.copy(self)  # shares traces and programs
             twin._form = form
         return self._twins[form]
 
     @cached_property
     def shapes(self) -> Member:
-        """A member's shapes and types (`jax.ShapeDtypeStruct`) in place of its arrays."""
+        """A member with shapes and dtypes (`jax.ShapeDtypeStruct`) in place of its arrays."""
         if self.adapter.variables is not None:
             return jax.tree.map(shape_of, self.adapter.variables)
         shapes = jax.eval_shape(self.adapter.init, jax.eval_shape(lambda: jax.random.key(0)))
-        return jax.tree.map(shape_of, shapes)  # without the devices of a program in which this was asked for first
+        return jax.tree.map(shape_of, shapes)  # without shardings of the program that evaluates it first
 
     @cached_property
     def points(self) -> tuple[StitchPoint, ...]:
@@ -80,7 +80,7 @@ class Traced:
         if is_integer(point) and 0 <= point < len(names):
             return int(point)
         raise InputError(
-            f"point: {short(point)} is not a stitch point of {self.name}; known: {', '.join(names) or 'none'}"
+            f"point: got {short(point)}, expected a stitch point of {self.name}: {', '.join(names) or 'none'}"
         )
 
     def parse_points(self, text: str) -> tuple[int, ...]:
@@ -92,24 +92,24 @@ class Traced:
         with renamed(point="layers"):
             indices = {self.index(name.strip()) for name in text.split(",") if name.strip()}
         if not indices:
-            raise InputError(f"layers: got none; known: {', '.join(point.name for point in self.points)}, or all")
+            raise InputError(f"layers: got none, expected {', '.join(point.name for point in self.points)}, or all")
         return tuple(sorted(indices))
 
     def _name(self, point: str | int) -> str:
         return self.points[self.index(point)].name
 
     def jaxpr(self, member: Member, x: PyTree, *, mode: Mode = "inference", random: bool = False) -> ClosedJaxpr:
-        """Return the model's jaxpr, without calls, of the leaves of a member, an input and, if `random`, a key."""
+        """Return the model's jaxpr with inlined calls: a function of a member, an input and, if `random`, a key."""
         key = jax.eval_shape(lambda: jax.random.key(0)) if random else None
         return self._trace(mode, key, member, x).closed
 
     def _known_traces(self, mode: Mode, key, member: Member, examples: int) -> Iterator[Trace]:
-        """Traces for so many inputs like `example`, then like others that the network was given."""
+        """Yield the traces for `examples` inputs of each known shape, that of `example` first."""
         for inputs in list(self._known_inputs):
             yield self._trace(mode, key, member, _with_examples(inputs, examples))
 
     def _trace_behind(self, mode: Mode, key, member: Member, carried, name: str) -> Trace:
-        """The trace for inputs of which `carried` crosses at a point."""
+        """Return the trace for inputs whose values at a point have the shapes and dtypes of `carried`."""
 
         def ends(trace):
             return trace.carried(name), (*trace.outputs, *trace.state_after(name).values())
@@ -123,18 +123,18 @@ class Traced:
             ", ".join(f"{dtype}{list(shape)}" for shape, dtype in types)
             for types in (like, _types(v.aval for v in traces[0].carried(name)))
         )
-        raise InputError(f"carried: the tail behind {name} of {self.name} reads {expected}, got {given}")
+        raise InputError(f"carried: got {given}, expected {expected} for the tail behind {name} of {self.name}")
 
     def _only(self, traces: Sequence[Trace], ends: Callable, argument: str, part: str) -> Trace:
-        """The first of traces whose parts between `ends` compute the same."""
+        """Return the first trace; raise an InputError if their parts between `ends` compute different functions."""
         prints = {self._fingerprint(trace, *ends(trace)) for trace in traces} if len(traces) > 1 else ()
         if len(prints) > 1:
             sizes = " and ".join(
                 ", ".join(f"{v.aval.dtype}{list(v.aval.shape)}" for v in trace.data) for trace in traces
             )
             raise InputError(
-                f"{argument}: inputs {sizes}, which {self.name} was given before, lead to values of these shapes, and "
-                f"the {part} depends on which it is; expected another Network for each size of inputs"
+                f"{argument}: got values of inputs {sizes}, which have equal shapes but for which the {part} of "
+                f"{self.name} differs; expected another Network for each size of inputs"
             )
         return traces[0]
 
@@ -161,17 +161,18 @@ class Traced:
             return output
         updated = dict(zip(state, results[count:ends], strict=True))
         if groups:
-            given, values = dict(zip(reads, results[ends:], strict=True)), dict(zip(inputs, values, strict=True))
+            read_values = dict(zip(reads, results[ends:], strict=True))
+            values = dict(zip(inputs, values, strict=True))
 
             def run(known, outputs, member, form):
                 network = self.with_form(form) if form else self
                 return network._run(trace, tuple(known), outputs, list(known.values()), member, key)
 
-            updated |= statistics.batch_values(run, trace, groups, values, given, member)
+            updated |= statistics.batch_values(run, trace, groups, values, read_values, member)
         return output, update(member.state, updated)
 
     def _running(self, trace: Trace, name: str, state) -> statistics.Groups:
-        """The running statistics of the tail behind a point, or of the whole."""
+        """Return the running statistics of the tail behind a point, or of the whole model for the name ""."""
         if (trace, name) not in self._statistics:
             statistics.refuse_corrected(trace, self._trace("inference", None, self.shapes, self.example))
             self._statistics[trace, name] = statistics.running(trace, state)
@@ -187,7 +188,7 @@ class Traced:
             arguments = [known[v] for v in program.reads]
         except KeyError:
             paths = [path for path, v in trace.members.items() if v in program.reads and v not in known]
-            raise InputError(f"member: it lacks {', '.join(paths)}, which is read here") from None
+            raise InputError(f"member: got one without {', '.join(paths)}, expected them") from None
         return rewrite.evaluate(program.closed, arguments, self._form or default_execution().conv)
 
     def _program(self, trace: Trace, inputs: tuple, outputs: tuple) -> Program:
@@ -197,7 +198,7 @@ class Traced:
         return self._programs[key]
 
     def _trace(self, mode: Mode, key, member: Member, x: PyTree) -> Trace:
-        """The model's jaxpr in a mode, for inputs and variables of these shapes and types."""
+        """Return the model's jaxpr in a mode, for inputs and variables of these shapes and dtypes."""
         one_of("mode", mode, MODES)
         require_arrays("x", x)
         given = leaves_by_path(member)
@@ -225,7 +226,7 @@ class Traced:
         def function(member, x, key):
             output, state = self.adapter.apply(member, x, mode, key)
             if jax.tree.structure(state) != jax.tree.structure(member.state):
-                raise InputError(f"state: {self.name} returned a state of another structure than it was given")
+                raise InputError(f"state: got another structure from {self.name} than it was given, expected the same")
             return output, state
 
         closed, out = jax.make_jaxpr(function, return_shape=True)(shapes, x, key)
@@ -246,14 +247,14 @@ class Traced:
     def _check_inputs(self, x: PyTree) -> None:
         expected, given = jax.tree.structure(self.example), jax.tree.structure(x)
         if expected != given:
-            raise InputError(f"x: got {given}, expected {expected} as of the network's example")
+            raise InputError(f"x: got {given}, expected {expected} as in the network's example")
         for leaf, like in zip(jax.tree.leaves(x), jax.tree.leaves(self.example), strict=True):
             if len(leaf.shape) != len(like.shape):
                 raise InputError(f"x: got shape {leaf.shape}, expected {like.shape} with any number of examples")
 
 
 def _with_examples(inputs: PyTree, count: int) -> PyTree:
-    """Shapes and types of so many inputs like these."""
+    """Return shapes and dtypes of `count` inputs like these."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), inputs)
 
 

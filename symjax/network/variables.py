@@ -1,4 +1,4 @@
-"""Variables that are given to a network: whether they are those of its model."""
+"""Check whether given variables are those of a network's model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,22 +35,24 @@ def _check_shapes(network: Traced, member: Member) -> None:
     expected, given = leaves_by_path(network.shapes), leaves_by_path(member)
     for path in expected | given:
         if path not in given or path not in expected:
-            where = "lacks" if path not in given else "has, beside what is expected,"
-            raise InputError(f"variables: the model {where} {path}")
+            problem = "got none, expected one" if path not in given else "got one, expected none"
+            raise InputError(f"variables: {problem} at {path}")
         if jnp.shape(given[path]) != expected[path].shape:
             shapes = f"got shape {jnp.shape(given[path])}, expected {expected[path].shape}"
             raise InputError(f"variables: {shapes} at {path}")
 
 
 def _check_function(network: Traced, apply: Callable, member: Member) -> None:
-    """Raise where a model as it was given computes another function than the network's, in mode "inference"."""
+    """Raise an InputError if the given model computes another function than the network, in mode "inference"."""
     shapes = jax.tree.map(shape_of, member)
     try:
         given = inline(jax.make_jaxpr(lambda member, x: apply(member, x, "inference", None))(shapes, network.example))
     except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"variables: {network.name} cannot be evaluated with their structure: {error}") from None
+        raise InputError(
+            f"variables: got a structure with which {network.name} cannot be evaluated, expected its own: {error}"
+        ) from None
     if program_fingerprint(given) != program_fingerprint(network.jaxpr(shapes, network.example)):
         raise InputError(
-            f"variables: the model that they come with computes another function than {network.name} was built of; "
-            "expected the same one, such as activations and other settings"
+            f"variables: got those of a model that computes another function than {network.name}, expected the same "
+            "function, with equal activations and other settings"
         )

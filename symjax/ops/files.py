@@ -63,8 +63,8 @@ def check_fingerprint(path: PathLike, saved: str | None, delete: PathLike | None
 
     Args:
       path: the file.
-      saved: its fingerprint, or None.
-      delete: what the message says to delete, by default the file.
+      saved: the fingerprint in the file, or None.
+      delete: the path that the message says to delete, by default the file.
     """
     expected = folder_fingerprint(path)
     if expected is not None and saved != expected:
@@ -125,7 +125,7 @@ def read_csv(
       path: the file.
       columns: the columns that the table must have.
       dtype: the types of columns; the types of other columns are inferred.
-      delete: what the messages say to delete, by default the file.
+      delete: the path that the messages say to delete, by default the file.
 
     Raises:
       InputError: the file is missing, damaged or of another configuration, or lacks one of `columns`.

@@ -116,21 +116,21 @@ def member_indices(count: int, devices: Sequence | None = None) -> dict[int, lis
 
     Args:
       count: the number of members.
-      devices: of all processes, by default `jax.devices()`.
+      devices: the devices of all processes, by default `jax.devices()`.
     """
     devices = jax.devices() if devices is None else devices
-    turns: dict[int, int] = defaultdict(int)
+    num_ranked: dict[int, int] = defaultdict(int)  # by process
     ranked = []
     for device in devices:
-        ranked.append((turns[device.process_index], device.process_index, len(ranked)))
-        turns[device.process_index] += 1
+        ranked.append((num_ranked[device.process_index], device.process_index, len(ranked)))
+        num_ranked[device.process_index] += 1
     ordered = [devices[position] for _, _, position in sorted(ranked)]
     shape = (-(-count // len(ordered)), len(ordered))
     axis = np.arange(shape[0] * shape[1]).reshape(shape)
     layout = NamedSharding(Mesh(np.asarray(ordered, object), ("members",)), PartitionSpec(None, "members"))
-    members: dict[int, list[int]] = {process: [] for process in turns}
-    for device, where in layout.devices_indices_map(shape).items() if count else ():
-        members[device.process_index] += [int(member) for member in axis[where].ravel() if member < count]
+    members: dict[int, list[int]] = {process: [] for process in num_ranked}
+    for device, region in layout.devices_indices_map(shape).items() if count else ():
+        members[device.process_index] += [int(member) for member in axis[region].ravel() if member < count]
     return {process: sorted(indices) for process, indices in members.items()}
 
 

@@ -17,7 +17,7 @@ MESSAGE = "run the same command again to continue from the saved state"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised on a signal that asks the process to end. Callers need not wait for running computations.
+    """Raised after SIGINT or SIGTERM. Callers need not wait for running computations.
 
     Attributes:
       number: number of the signal.
@@ -41,16 +41,16 @@ class _SignalHandler:
     def __call__(self, number: int, frame: object) -> None:
         self.received.set()
         self.timer = None
-        self.handled = [each for each in SIGNALS if signal.getsignal(each) is self]
-        for each in self.handled:
-            signal.signal(each, signal.SIG_DFL)
+        self.handled = [signum for signum in SIGNALS if signal.getsignal(signum) is self]
+        for signum in self.handled:
+            signal.signal(signum, signal.SIG_DFL)
         raise Interrupted(number)
 
     def resend(self, number: int) -> None:
         """Send the signal again after Python has discarded the exception."""
         self.received.clear()
-        for each in self.handled:
-            signal.signal(each, self)
+        for signum in self.handled:
+            signal.signal(signum, self)
         self.timer = threading.Timer(0.05, os.kill, (os.getpid(), number))
         self.number = number
         self.timer.start()

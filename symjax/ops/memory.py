@@ -32,6 +32,12 @@ class MemoryEstimate(NamedTuple):
     Attributes:
       fixed: bytes for any number of members.
       per_member: further bytes for each member.
+
+    Example:
+      >>> from symjax.ops.memory import MemoryEstimate
+      >>> estimate = MemoryEstimate(fixed=1000, per_member=500)
+      >>> estimate.bytes_for(4), estimate.max_members(2600)
+      (3000, 3)
     """
 
     fixed: int
@@ -70,8 +76,20 @@ def estimate_memory(
       member: a pytree of arrays or of `jax.ShapeDtypeStruct`: one member.
       shared: a pytree of arrays or of `jax.ShapeDtypeStruct`: the shared data.
 
+    Returns:
+      The `MemoryEstimate` of one device.
+
     Raises:
       InputError: the compiler of the backend reports no memory analysis.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from symjax.ops.memory import estimate_memory
+      >>> from symjax.ops.parallel import Execution
+      >>> member = jax.ShapeDtypeStruct((100,), jnp.float32)
+      >>> estimate = estimate_memory(lambda member, shared: member + shared, Execution("map", "native"), member, member)
+      >>> estimate.per_member  # input and output of a member
+      800
     """
     batched = execution.members == "vmap"
     count = 2 if batched else 1  # under `vmap` the program of a single member is compiled differently
@@ -110,7 +128,10 @@ def num_bytes(tree: PyTree) -> int:
 
 
 def parse_bytes(text: str) -> int:
-    """Parse a number of bytes with a unit: 16GB, 1.5 GiB, 800MB.
+    """Return the number of bytes in a text with a unit: 16GB, 1.5 GiB, 800MB.
+
+    Args:
+      text: a positive number and one of the units KB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024).
 
     Raises:
       InputError: the text is not a positive number with one of the units.

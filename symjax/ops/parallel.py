@@ -16,7 +16,6 @@ The defaults and their reasons:
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import jax
@@ -27,6 +26,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from symjax.checks import integer, one_of, text
 from symjax.errors import InputError
+from symjax.ops.compiler import compiler_options
 
 __all__ = ["Execution", "default_execution", "over_members", "use_cores"]
 
@@ -48,6 +48,11 @@ class Execution:
 
     Raises:
       InputError: another value.
+
+    Example:
+      >>> from symjax.ops.parallel import Execution
+      >>> Execution(members="vmap", conv="matmul").members
+      'vmap'
     """
 
     members: Literal["vmap", "map"]
@@ -66,7 +71,13 @@ DEFAULTS = {
 
 
 def default_execution(backend: str | None = None) -> Execution:
-    """Return the execution for `backend`, by default that of JAX.
+    """Return the execution for a backend.
+
+    Args:
+        backend: "cpu", "gpu" or "tpu"; by default that of JAX. Other backends have the execution of "gpu".
+
+    Raises:
+        InputError: `backend` is not text.
 
     Example:
         >>> from symjax.ops import parallel
@@ -92,6 +103,10 @@ def use_cores(count: int | None = None) -> None:
 
     Raises:
       InputError: a number that is not a positive integer.
+
+    Example:
+      >>> from symjax.ops import parallel
+      >>> parallel.use_cores()  # doctest: +SKIP
     """
     if count is not None:
         integer("count", count, 1)
@@ -138,13 +153,16 @@ def over_members(
     Args:
       fn: a pure function of one member and of values that all members share.
       execution: how members run on a device.
-      devices: by default all local ones.
-      effort: of the compiler, see `compiler_options`.
+      devices: the devices over which members are sharded; by default all local ones.
+      effort: the effort of the compiler, see `compiler_options`.
 
     Returns:
       A compiled function of (members, shared), which returns the results with a leading member axis. The result of a
       member does not depend on the others. If the number of members is not a multiple of the number of devices, the
       members are padded with copies of the first one, whose results are dropped.
+
+    Raises:
+      InputError: when called with members whose leading axes differ in length.
 
     Example:
         >>> import jax.numpy as jnp
@@ -208,41 +226,6 @@ def groups(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
     """
     for first in range(0, count, size):
         yield np.minimum(np.arange(first, first + size), count - 1), min(size, count - first)
-
-
-def compiler_options(effort: int = 2) -> dict | None:
-    """Return options of the compiler for programs on this backend; None if it is not a CPU.
-
-    On a CPU `optimization_barrier`s are kept. By default the compiler drops them before fusion, and then computes a
-    pooling gradient or the tiles of a convolution again in every fusion that reads them. Options that the installed
-    compiler does not have are omitted.
-
-    Args:
-      effort: 2, for fast code: LLVM's level 1, whose code is as fast as that of higher levels here and compiles in 3/4
-        of the time. 1, for programs of many small operations: without XLA's fusion emitters, which halves the time of
-        compilation. 0, for programs that run once: LLVM's level 0 too.
-
-    Raises:
-      InputError: another effort.
-    """
-    if jax.default_backend() != "cpu":
-        return None
-    level = min(integer("effort", effort, 0, 2), 1)
-    options = {"xla_backend_optimization_level": level, "xla_disable_hlo_passes": "cse_barrier_expander"}
-    options |= {} if effort == 2 else {"xla_cpu_use_fusion_emitters": False}
-    return {name: value for name, value in options.items() if _has_option(name, value)}
-
-
-@lru_cache
-def _has_option(name: str, value: Any) -> bool:
-    """Return whether the compiler has this option, by compiling a trivial program."""
-    try:
-        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return False
-    return True
 
 
 def replicate(shared: PyTree, devices=None) -> PyTree:

@@ -1,9 +1,11 @@
-"""Result tables of run folders: rows with a unique key that are added in parts, never recomputed, and merged by key.
+"""Result tables of run folders: rows with a unique key, added in parts and merged by key.
+
+A command computes only the rows that its table lacks. A table has these files:
 
     NAME.csv              all rows, sorted
     parts/PART.NAME.csv   the rows of one part, for a table with parts; NAME.csv is assembled from them
 
-Each process writes files of its own: the first one `PART.NAME.csv`, process 2 `PART+2.NAME.csv`.
+Processes write separate files: the first process `PART.NAME.csv`, process 2 `PART+2.NAME.csv`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,12 +28,12 @@ class Schema:
     """The columns of a result table.
 
     Attributes:
-      name: of the table and its file, such as "results".
+      name: the name of the table and of its file, such as "results".
       key: the columns that identify a row, and their types.
       columns: the other required columns. Rows can have more.
       part: the columns of the key that identify the part of a row; without them the table has one file.
       order: the columns by which the table is sorted, stably; by default those of the key.
-      recomputable: whether rows of one key can differ between folders by rounding; then `merge` takes the first one.
+      recomputable: whether rows with one key can differ by rounding between folders; `merge` then takes the first one.
     """
 
     name: str
@@ -51,8 +53,8 @@ class ResultTable:
     """A table in a run folder, which the process must lock (`symjax.ops.runs.open_folder`) to write.
 
     Args:
-      folder: of the run.
-      schema: of the table.
+      folder: the run folder.
+      schema: the columns of the table.
     """
 
     def __init__(self, folder: str | Path, schema: Schema):
@@ -71,8 +73,8 @@ class ResultTable:
         """Return the rows of `requested` for which the table has no row.
 
         Args:
-          requested: one row per required combination of values, with columns of the key: all of them, or fewer if rows
-            that agree in these are always added together.
+          requested: a row for each required combination of values of key columns. It has all columns of the key, or
+            fewer if the rows that agree in these are always added together.
         """
         columns = list(requested.columns)
         existing = pd.MultiIndex.from_frame(self.rows()[columns])

@@ -1,7 +1,8 @@
 """Run folders: the files of a command, with which the same command resumes.
 
-A folder belongs to one configuration, which is in its `config.json`; its tables and archives contain a fingerprint of
-it; a file with another one, or with none, is an error. `symjax.ops.files` reads and writes the files.
+A folder belongs to one configuration, which is stored in its `config.json`. Its tables and archives contain the
+fingerprint of the configuration; a file with another fingerprint, or with none, is an error. `symjax.ops.files` reads
+and writes the files.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ def open_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> Itera
 
     Args:
       folder: created if it is missing.
-      kind: of the contents, such as "zoo".
+      kind: the kind of the contents, such as "zoo".
       config: JSON-able, everything that the contents depend on. It is saved in `config.json` together with the versions
         of the first run.
 
@@ -110,7 +111,7 @@ def check_folder(folder: PathLike, kind: str, config: Mapping[str, Any]) -> bool
     """Return whether the folder already belongs to `config`; nothing is written and locks are ignored.
 
     Raises:
-      InputError: as of `open_folder`.
+      InputError: as in `open_folder`.
     """
     folder = pathlib.Path(folder)
     try:

@@ -23,7 +23,7 @@ class Stopped(Exception):
 
 
 def run_concurrently(tasks: Sequence[Callable]) -> list:
-    """Run each task in a thread of its own and return their results in order.
+    """Run each task in a separate thread and return their results in order.
 
     It is for programs on different devices that do not depend on each other. Threads have JAX's settings of the calling
     thread, such as those of `jax.enable_x64`. A single task runs in the calling thread.

@@ -1,6 +1,6 @@
 """Figures from tidy tables.
 
-Every function returns its figure, or None where the table has nothing to draw, and takes two common arguments:
+Every function returns its figure, or None if the table has nothing to draw, and takes two common arguments:
 
   path: path without suffix in an existing folder, to which the figure is written as `.png` and `.pdf`. By default the
     figure is not written.

@@ -57,6 +57,15 @@ def over_time(
 
     Raises:
       InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [(epoch, seed, 0.5 + 0.1 * epoch + 0.01 * seed) for epoch in (0, 1, 2) for seed in (0, 1)]
+      >>> table = pd.DataFrame(rows, columns=["epoch", "seed", "value"]).assign(measure="cca", layer="relu1")
+      >>> figure = plots.over_time(table, panel="measure", line="layer", label="similarity", title="To the end")
+      >>> figure.axes[0].lines[0].get_ydata().round(3).tolist()
+      [0.505, 0.605, 0.705]
     """
     for name, value in {"panel": panel, "line": line, "label": label, "title": title}.items():
         text(name, value, empty=name in ("label", "title"))
@@ -111,6 +120,18 @@ def over_layers(
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [(layer, name, 0.5) for layer in ("relu1", "relu2") for name in ("cat", "dog")]
+      >>> table = pd.DataFrame(rows, columns=["layer", "class", "value"]).assign(seed=0, epoch=1)
+      >>> figure = plots.over_layers(table, title="Sensitivity to classes", chance={"relu1": 0.1, "relu2": 0.2})
+      >>> [line.get_label() for line in figure.axes[0].lines]
+      ['cat', 'dog', 'chance']
     """
     check_table(path, table, "layer class seed", "epoch value")
     text("title", title, empty=True)
@@ -145,6 +166,18 @@ def layers_by_time(table: pd.DataFrame, path: Path | None = None, *, ax=None) ->
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [(epoch, layer, 0.5) for epoch in (0, 1, 2) for layer in ("relu1", "relu2")]
+      >>> table = pd.DataFrame(rows, columns=["epoch", "layer", "value"]).assign(measure="cca", seed=0)
+      >>> figure = plots.layers_by_time(table.assign(end_layer=table.layer))
+      >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+      ['relu2', 'relu1']
     """
     check_table(path, table, "measure seed layer end_layer", "epoch value")
     same = table[table.layer == table.end_layer]
@@ -173,7 +206,19 @@ def layers_by_layers(table: pd.DataFrame, path: Path | None = None, *, ax=None, 
       moments: largest number of panels in a row; the first and last epochs are always included.
 
     Returns:
-      The figure; None where all measures compare equal layers only.
+      The figure; None if all measures compare equal layers only.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> layers = ("relu1", "relu2")
+      >>> rows = [(epoch, layer, end, 0.5) for epoch in (0, 4) for layer in layers for end in layers]
+      >>> table = pd.DataFrame(rows, columns=["epoch", "layer", "end_layer", "value"]).assign(measure="cca", seed=0)
+      >>> [axes.get_title() for axes in plots.layers_by_layers(table).axes]
+      ['epoch 0', 'epoch 4']
     """
     check_table(path, table, "measure seed layer end_layer", "epoch value")
     table = table[table.measure.isin(table[table.layer != table.end_layer].measure)]

@@ -21,6 +21,18 @@ def freezing(metrics: pd.DataFrame, cost: pd.DataFrame, path: Path | None = None
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("normal", 1, 0.5), ("normal", 2, 0.8), ("2/4", 1, 0.5), ("2/4", 2, 0.7)]
+      >>> metrics = pd.DataFrame(rows, columns=["schedule", "epoch", "validation_accuracy"]).assign(seed=0)
+      >>> cost = pd.DataFrame({"schedule": ["normal", "2/4", "2/4"], "epoch": [0, 0, 1], "share": [1.0, 1.0, 0.6]})
+      >>> plots.freezing(metrics, cost).axes[0].get_ylabel()
+      'validation accuracy (%)'
     """
     check_table(path, metrics, "schedule seed", "epoch validation_accuracy", name="metrics")
     check_table(path, cost, "schedule", "epoch share", name="cost")

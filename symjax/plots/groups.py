@@ -25,6 +25,17 @@ def group_distances(means: pd.DataFrame, path: Path | None = None, *, ax=None) -
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> means = pd.DataFrame({"pairs": ["generalizing", "memorizing", "across"], "mean": [0.1, 0.4, 0.5]})
+      >>> means = means.assign(measure="svcca", layer="relu1", low=means["mean"] - 0.05, high=means["mean"] + 0.05)
+      >>> plots.group_distances(means).axes[0].get_ylabel()
+      'SVCCA distance'
     """
     check_table(path, means, "measure layer pairs", "mean low high", name="means")
     measures, layers = list(means.measure.unique()), list(means.layer.unique())

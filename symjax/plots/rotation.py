@@ -29,6 +29,18 @@ def rotations(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figu
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("permutation", 0, 0.1), ("permutation", 1, 0.3), ("orthogonal", 0, 4.0), ("orthogonal", 1, 5.0)]
+      >>> table = pd.DataFrame(rows, columns=["kind", "repeat", "penalty"])
+      >>> table = table.assign(model="mcnn", layer="conv1", seed=0, baseline=90.0)
+      >>> plots.rotations(table).axes[0].get_title()
+      'mcnn (baseline 90.0 %)'
     """
     check_table(path, table, "model layer seed kind repeat", "penalty baseline")
     models = list(table.model.unique())
@@ -55,7 +67,27 @@ def describe_draws(table: pd.DataFrame) -> tuple[str, bool]:
 
 
 def rotation_curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
-    """Draw a panel per model and layer with validation accuracy over epochs: mean and range of each kind."""
+    """Draw a panel per model and layer with validation accuracy over epochs: mean and range of each kind.
+
+    Args:
+      table: rows as in curves.csv; models, layers and kinds are drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
+
+    Returns:
+      The figure; None for an empty table.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> table = pd.DataFrame({"epoch": [1, 2, 1, 2], "val_accuracy": [80.0, 88.0, 70.0, 75.0]})
+      >>> table["kind"] = ["permutation", "permutation", "orthogonal", "orthogonal"]
+      >>> table = table.assign(model="mcnn", layer="conv1", seed=0, repeat=0)
+      >>> [axes.get_title() for axes in plots.rotation_curves(table).axes]
+      ['conv1']
+    """
     check_table(path, table, "model layer seed kind repeat", "epoch val_accuracy")
     named = table.assign(layer=table.model + ", " + table.layer) if table.model.nunique() > 1 else table
     over, several = describe_draws(table)

@@ -25,6 +25,17 @@ def chosen_values(chosen: pd.DataFrame, values: Sequence[float], path: Path | No
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> chosen = pd.DataFrame({"pair": ["0-1", "1-0"], "layer": ["relu1", "relu1"], "hyperparameter": [0.1, 0.1]})
+      >>> figure = plots.chosen_values(chosen, (0.01, 0.1))
+      >>> [int(bar.get_height()) for bar in figure.axes[0].patches]
+      [0, 2]
     """
     values = sequence("values", values, "numbers")
     for value in values:
@@ -59,6 +70,17 @@ def sparsity(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("lasso:0.1", 0.3, 5.0), ("lasso:1", 0.7, 12.0), ("birkhoff", 0.9, 14.0)]
+      >>> table = pd.DataFrame(rows, columns=["family", "sparsity", "penalty"]).assign(pair="0-1", layer="relu1")
+      >>> plots.sparsity(table).axes[0].get_title()
+      'relu1'
     """
     check_table(path, table, "pair layer family", "sparsity penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())

@@ -50,12 +50,23 @@ def heatmaps(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
 
     Args:
       table: columns measure, layer_a, layer_b and value, such as `Pairwise.to_frame` returns; for several models also
-        model_a and model_b, and same_model where the two sides are different sets. Measures and layers are drawn in
+        model_a and model_b, and same_model if the two sides are different sets. Measures and layers are drawn in
         the order of the rows.
       path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
-      The figure; None where all measures compare equal layers only.
+      The figure; None if all measures compare equal layers only.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import numpy as np
+      >>> from symjax import pairwise, plots
+      >>> layers = {name: np.random.default_rng(i).normal(size=(2, 30, 3)) for i, name in enumerate(("relu1", "relu2"))}
+      >>> table = pairwise(layers, "cka").to_frame().assign(measure="cka")
+      >>> [axes.get_title() for axes in plots.heatmaps(table).axes]
+      ['CKA']
     """
     check_table(path, table, "measure layer_a layer_b", "value")
     if {"model_a", "model_b"} <= set(table.columns) and len(rows := different_models(table)):
@@ -112,11 +123,20 @@ def by_layer(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figur
 
     Raises:
       InputError: no row compares equal layers of different models.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("relu1", 0.8), ("relu2", 0.6)]
+      >>> table = pd.DataFrame(rows, columns=["layer_a", "value"]).assign(measure="cka", model_a=0, model_b=1)
+      >>> figure = plots.by_layer(table.assign(layer_b=table.layer_a))
+      >>> [float(bar.get_height()) for bar in figure.axes[0].patches]
+      [0.8, 0.6]
     """
     check_table(path, table, "measure layer_a layer_b model_a model_b", "value")
     same = equal_layers(table)
     if same.empty:
-        raise InputError("table: has no rows of equal layers (layer_a, layer_b) of different models")
+        raise InputError("table: got no rows of equal layers of different models, expected one or more")
     measures = list(same.measure.unique())
     colours = palette("colorblind", len(measures))
     styles = {measure: (measure_title(measure), colour) for measure, colour in zip(measures, colours, strict=True)}

@@ -58,6 +58,18 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("relu1", "full", 0.5), ("relu1", "rank1", 40.0)]
+      >>> table = pd.DataFrame(rows, columns=["layer", "family", "penalty"])
+      >>> figure = plots.penalties(table.assign(pair="0-1", starred=False, clean_accuracy=90.0))
+      >>> [float(bar.get_height()) for bar in figure.axes[0].patches]
+      [0.5, 40.0]
     """
     unit, name = ("percentage points", "accuracy") if flag("percent", percent) else ("score", "score")
     check_table(path, table, "pair layer family starred", "penalty clean_accuracy")
@@ -72,10 +84,9 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
         grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
         axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()
+        over = f"mean and standard deviation over {pairs} pairs" if pairs > 1 else "one pair"
         axes.set_title(
-            f"Front of one network, stitch, tail of another: {name} lost at each layer\n"
-            f"(mean and standard deviation over {pairs} pair{'s' if pairs > 1 else ''}; "
-            f"clean {name} {clean})",
+            f"Front of one network, stitch, tail of another: {name} lost at each layer\n({over}; clean {name} {clean})",
             fontsize=9,
             loc="left",
         )
@@ -85,8 +96,26 @@ def penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None, percent
 def curves(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure | None:
     """Draw a panel per layer with training accuracy over epochs: mean and range over pairs of each trained family.
 
+    Of several step sizes, the one with the highest accuracy in the last epoch is drawn.
+
+    Args:
+      table: columns pair, layer, family, learning_rate, epoch and accuracy, as in curves.csv; layers and families are
+        drawn in the order of the rows.
+      path, ax: as in all figures, see `symjax.plots`.
+
     Returns:
       The figure; None for an empty table (no family is trained).
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> table = pd.DataFrame({"epoch": [1, 2], "accuracy": [70.0, 85.0]})
+      >>> figure = plots.curves(table.assign(pair="0-1", layer="relu1", family="full", learning_rate=0.03))
+      >>> figure.axes[0].lines[0].get_ydata().tolist()
+      [70.0, 85.0]
     """
     if isinstance(table, pd.DataFrame) and table.empty:
         return None

@@ -47,12 +47,12 @@ def check_table(
     if not isinstance(table, pd.DataFrame):
         raise InputError(f"{name}: got {type(table).__name__}, expected a pandas DataFrame")
     if missing := [column for column in (*columns.split(), *numbers.split()) if column not in table.columns]:
-        raise InputError(f"{name}: columns {', '.join(missing)} are missing")
+        raise InputError(f"{name}: got a table without {', '.join(missing)}, expected these columns")
     if table.empty:
-        raise InputError(f"{name}: has no rows")
+        raise InputError(f"{name}: got no rows, expected one or more")
     for column in numbers.split():
         if not all(isinstance(value, (Number, np.bool)) for value in table[column].unique()):
-            raise InputError(f"{name}: {column} holds {table[column].dtype}, expected numbers")
+            raise InputError(f"{name}: got {table[column].dtype} in column {column}, expected numbers")
 
 
 def make_axes(

@@ -25,6 +25,18 @@ def defects(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> rows = [("permutation", True, 1e-16), ("orthogonal", False, 0.3)]
+      >>> table = pd.DataFrame(rows, columns=["matrix", "member", "defect"]).assign(activation="relu")
+      >>> figure = plots.defects(table)
+      >>> [text.get_text() for text in figure.axes[0].texts]
+      ['1e-16', '3e-01']
     """
     check_table(path, table, "activation matrix", "member defect")
     activations, kinds = list(table.activation.unique()), list(table.matrix.unique())
@@ -72,6 +84,16 @@ def homogeneity(table: pd.DataFrame, slope: float, path: Path | None = None, *, 
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> table = pd.DataFrame({"activation": "gelu", "scale": [0.0, 1.0, 2.0], "xi": [0.0, 0.0, 0.2]})
+      >>> len(plots.homogeneity(table, slope=0.1267).axes[0].lines)
+      2
     """
     check_table(path, table, "activation", "scale xi")
     scalar("slope", slope, "a finite number", np.isfinite)
@@ -100,6 +122,16 @@ def symmetry_penalties(table: pd.DataFrame, path: Path | None = None, *, ax=None
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> table = pd.DataFrame({"seed": [0, 1], "penalty": [0.1, -0.2]}).assign(layer="relu1", family="birkhoff")
+      >>> plots.symmetry_penalties(table).axes[0].get_ylabel()
+      'stitching penalty (percentage points)'
     """
     check_table(path, table, "seed layer family", "penalty")
     layers, families = list(table.layer.unique()), list(table.family.unique())

@@ -1,4 +1,4 @@
-"""Features of the frozen front in bounded memory: cached where they fit, otherwise recomputed block by block."""
+"""Features of the frozen front in bounded memory: cached if they fit, otherwise recomputed block by block."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class FrontProgram:
       network: the network of the members.
       point: index of the stitch point at which the front ends.
       augmentation: a recipe whose `flip` and `translate` are used for images that come with a key.
-      execution: how the network runs. Batches run one after another on each device, whatever its `members` is.
+      execution: how the network runs. Batches run one after another on each device, for every value of `members`.
       devices: the devices over which batches are spread.
     """
 
@@ -70,7 +70,7 @@ class FrontProgram:
     def batches(self, member: Member, images: np.ndarray, mean, std, key=None) -> Iterator[jax.Array]:
         """Yield the features (batch_size, h, w, c) of all images, replicated to every device.
 
-        The last image is repeated to fill the last batch. Images are augmented where a key is given.
+        The last image is repeated to fill the last batch. Images are augmented if a key is given.
         """
         (image_batches,), _ = batches((images,), self.batch_size)
         for i, batch in enumerate(image_batches):
@@ -87,7 +87,7 @@ class FrontProgram:
 class FrontFeatures:
     """Features of a data set, computed by the front of one member.
 
-    Training images are divided into blocks of equal size; one block where all features fit in memory. With one block
+    Training images are divided into blocks of equal size; one block if all features fit in memory. With one block
     and no augmentation, the features of training and validation images are computed once and cached. Otherwise each
     epoch draws a new permutation of the images and computes the features of one block at a time, for all tails alike.
     The remainder (fewer images than blocks) is not used in that epoch; neither are images of a block that do not fill
@@ -158,8 +158,8 @@ class FrontFeatures:
 def count_blocks(program: FrontProgram, dataset: Dataset, budget: float, batch_size: int) -> int:
     """Return the number of blocks of training images whose features take about `budget` bytes on each device.
 
-    It is 1 where the features of training and validation images fit together, otherwise 2 or more. A block has at
-    least one training batch, and it must fit beside a copy of itself while it is assembled. The number depends on the
+    It is 1 if the features of training and validation images fit together, otherwise 2 or more. A block has at least
+    one training batch, and it must fit together with a copy of itself while it is assembled. The number depends on the
     number of images and not on that of devices, so that results do not depend on the devices. Validation images fill
     whole batches, which takes slightly more than `budget`.
     """
@@ -176,7 +176,7 @@ def group_fronts(
     """Group fronts whose features fit in `budget` bytes together; return each group with its number of blocks.
 
     The number of blocks of a front is independent of the other fronts, and so is the order of its images. A front that
-    needs several blocks forms a group of its own, since each block about fills the budget.
+    needs several blocks is a group with one front, since each of its blocks about fills the budget.
     """
     groups: list[tuple[list[FrontProgram], int]] = []
     images = len(dataset.train) + len(dataset.validation)

@@ -45,7 +45,7 @@ class JointRetraining:
         self.points = tuple(front.point for front in self._fronts)
         if plan.recipe.epochs * blocks >= 10**6:
             epochs = plan.recipe.epochs
-            raise InputError(f"budget: {epochs} epochs of {blocks} blocks each, expected under a million blocks in all")
+            raise InputError(f"budget: got {epochs} epochs of {blocks} blocks, expected under a million blocks in all")
         # The loop takes a block for an epoch, so that the schedule of the step size covers the whole run.
         recipe = dataclasses.replace(plan.recipe, epochs=plan.recipe.epochs * blocks, flip=False, translate=0)
         self._optimizer = optimizer(recipe, len(dataset.train) // blocks // recipe.batch_size)

@@ -32,6 +32,7 @@ def orthogonal(key, channels: int) -> jax.Array:
 
 
 KINDS = {"none": identity, "permutation": permutation, "g_relu": g_relu, "orthogonal": orthogonal}
+"""{kind: function of a random key and a number of channels that returns a matrix}."""
 
 
 def sample_rotation(key, kind: str, channels: int) -> jax.Array:
@@ -45,13 +46,32 @@ def sample_rotation(key, kind: str, channels: int) -> jax.Array:
     Raises:
       InputError: the kind is unknown, or `channels` is out of range.
 
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from symjax.rotation import sample_rotation
+      >>> matrix = sample_rotation(jax.random.key(0), "orthogonal", 3)
+      >>> bool(jnp.allclose(matrix @ matrix.T, jnp.eye(3), atol=1e-5))
+      True
+
     Reference: Godfrey et al. 2022 (arXiv 2205.14258).
     """
     return KINDS[one_of("kind", kind, KINDS)](key, integer("channels", channels, 1, 2**15))
 
 
 def parse_kinds(text: str) -> tuple[str, ...]:
-    """Parse comma-separated kinds; return each once, in the order of `KINDS`."""
+    """Return the kinds named in a text, each once, in the order of `KINDS`.
+
+    Args:
+      text: names of kinds, separated by commas.
+
+    Raises:
+      InputError: no kind is named, or a name is unknown.
+
+    Example:
+      >>> from symjax.rotation import parse_kinds
+      >>> parse_kinds("orthogonal, none")
+      ('none', 'orthogonal')
+    """
     names = {name.strip() for name in text.split(",") if name.strip()} if isinstance(text, str) else set()
     if not names or names - set(KINDS):
         raise InputError(f"kinds: got {text!r}, expected comma-separated names of {', '.join(KINDS)}")

@@ -22,8 +22,8 @@ class RotationPlan:
       network: the network of the members.
       points: indices of stitch points. The matrix is applied before the activation whose output is the point. Every
         case is retrained at each point.
-      recipe: the training settings; `flip` and `translate` are used where `augment` is set.
-      execution: how cases run.
+      recipe: the training settings; `flip` and `translate` are used if `augment` is set.
+      execution: how cases run on a device.
       start: "continue" from the trained tail, or "fresh" from a random one.
       augment: whether to augment training images, equally for all cases. The fronts then run in every epoch.
       budget: bytes of features on each device, for all points that train together; see `group_fronts`.
@@ -31,6 +31,17 @@ class RotationPlan:
     Raises:
       InputError: `points` is empty or has duplicates; a point is not the output of an activation; `start` is unknown;
         `budget` is not positive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> params = {"hidden": jnp.eye(3), "out": jnp.ones((3, 2))}
+      >>> net = symjax.Network.from_function(mlp, params, example=np.zeros((1, 3), np.float32))
+      >>> from symjax.ops.parallel import Execution
+      >>> from symjax.training import Recipe
+      >>> symjax.rotation.RotationPlan(net, (0,), Recipe(epochs=1), Execution("map", "native")).start
+      'continue'
     """
 
     network: Network
@@ -48,8 +59,8 @@ class RotationPlan:
         for point in points:
             if self.network.points[point].starred:
                 name = self.network.points[point].name
-                raise InputError(f"model: {name} of {self.network.name} lies inside a residual block")
-            self.network.activation(point)  # raises an InputError where there is none
+                raise InputError(f"points: got {name} of {self.network.name}, inside a residual block, expected others")
+            self.network.activation(point)  # raises an InputError if there is none
         object.__setattr__(self, "points", points)
         one_of("start", self.start, ("continue", "fresh"))
         flag("augment", self.augment)
@@ -63,6 +74,11 @@ class RotationCase(NamedTuple):
     Attributes:
       kind: the kind of matrix.
       repeat: the number of the draw. Cases of equal `repeat` train on images in the same order.
+
+    Example:
+      >>> from symjax.rotation import RotationCase
+      >>> [RotationCase("orthogonal", repeat) for repeat in range(2)]
+      [RotationCase(kind='orthogonal', repeat=0), RotationCase(kind='orthogonal', repeat=1)]
     """
 
     kind: str

@@ -41,7 +41,7 @@ class RotationResults:
         return files.read_json(path) if path.exists() else {}
 
     def check_structures(self, structures: Mapping[str, str]) -> None:
-        """Raise an InputError where existing rows of these models are of another structure."""
+        """Raise an InputError if existing rows of these models are of another structure."""
         existing = self.structures()
         if changed := [name for name in structures if existing.get(name, structures[name]) != structures[name]]:
             raise InputError(

@@ -31,7 +31,7 @@ class Retraining:
       plan: the retraining.
       dataset: the images.
       devices: the devices over which cases are spread; all local ones by default.
-      max_device_memory: bytes on each device. Fewer points are trained together where one case at all of them needs
+      max_device_memory: bytes on each device. Fewer points are trained together if one case at all of them needs
         more, and cases are trained in groups, one after another. Results are the same. By default all are trained at
         once.
 
@@ -41,6 +41,26 @@ class Retraining:
     Raises:
       InputError: there are no validation images, or fewer training images than a batch has; the memory does not hold
         one case at one point.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax.ops.parallel import Execution
+      >>> from symjax.rotation import Retraining, RotationCase, RotationPlan
+      >>> def mlp(params, x):
+      ...     x = x.reshape(len(x), 1, 1, 16)
+      ...     return (symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"])[:, 0, 0]
+      >>> params = {"hidden": jnp.eye(16), "out": jnp.ones((16, 2))}
+      >>> net = symjax.Network.from_function(mlp, params, example=np.zeros((1, 4, 4, 1), np.float32))
+      >>> images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1))
+      >>> labels = np.arange(40) % 2
+      >>> arrays = {"x_train": images, "y_train": labels, "x_test": images, "y_test": labels}
+      >>> recipe = symjax.training.Recipe(epochs=1, batch_size=9)
+      >>> plan = RotationPlan(net, (0,), recipe, Execution("map", "native"))
+      >>> retraining = Retraining(plan, symjax.data.load(arrays, validation=0.1))
+      >>> cases = [RotationCase("orthogonal", 0), RotationCase("permutation", 0)]
+      >>> results = retraining.run(net.member(params), cases, key=jax.random.key(0))
+      >>> [result.case.kind for result in results], results[0].matrix.shape
+      (['orthogonal', 'permutation'], (16, 16))
     """
 
     def __init__(self, plan: RotationPlan, dataset: Dataset, *, devices=None, max_device_memory: float | None = None):
@@ -67,7 +87,7 @@ class Retraining:
         if len(fronts) > 1 and program.memory.bytes_for(1) > self._limit:
             half = len(fronts) // 2
             return self._programs_in_limit(fronts[:half], blocks) + self._programs_in_limit(fronts[half:], blocks)
-        program.memory.max_members(self._limit, "matrix")  # raises an InputError where the limit is too small
+        program.memory.max_members(self._limit, "matrix")  # raises an InputError if the limit is too small
         return [program]
 
     def _size(self, program: JointRetraining, cases: int) -> int:

@@ -180,7 +180,7 @@ def _kernel_matrix(name, value):
         # The two sides of a kernel matrix may differ by rounding; features (n, n) are far from symmetric.
         if asymmetry > float(jnp.sqrt(jnp.finfo(value.dtype).eps)) * float(jnp.abs(value).max(initial=0)):
             raise InputError(
-                f"{name}: is not symmetric, entries differ by up to {asymmetry:.1e}; expected a kernel matrix"
+                f"{name}: got entries that differ by up to {asymmetry:.1e} from symmetry, expected a kernel matrix"
             )
     return value.astype(jnp.float32) if value.dtype.itemsize < 4 else value
 

@@ -116,8 +116,9 @@ def subtract_large_offset(name, x, translation_invariant):
     if not translation_invariant:
         channel = doubtful[lost.argmax()]
         raise InputError(
-            f"{name}: channel {channel} has numbers about {largest[channel]:.1e} that differ by up to "
-            f"{spread[channel]:.1e}, which {dtype} does not hold; subtract an offset, or enable jax_enable_x64"
+            f"{name}: got numbers about {largest[channel]:.1e} in channel {channel} that differ by up to "
+            f"{spread[channel]:.1e}, expected differences that {dtype} holds; subtract an offset, or enable "
+            "jax_enable_x64"
         )
     x = x.astype(np.float64)
     x[..., doubtful[lost]] = differences[..., lost]
@@ -227,11 +228,11 @@ def range_problem(largest, dtype):
     """Return what is wrong with numbers of largest absolute value `largest` in computations in `dtype`, or None."""
     info, margin = jnp.finfo(dtype), 2.0**24
     if not largest <= float(info.max):  # NaN, too
-        return f"has NaN or infinite entries in {dtype}, expected finite entries"
+        return f"got NaN or infinite entries in {dtype}, expected finite entries"
     if largest > float(info.max) / margin:
-        return f"has entries up to {largest:.1e}, where sums overflow {dtype}; multiply it by a small constant"
+        return f"got entries up to {largest:.1e}, expected smaller ones, whose sums do not overflow {dtype}"
     if 0 < largest < float(info.tiny) * margin:
-        return f"has no entry over {largest:.1e}, where {dtype} lacks digits; multiply it by a large constant"
+        return f"got no entry over {largest:.1e}, expected larger ones, for which {dtype} has all digits"
     return None
 
 

@@ -74,7 +74,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
     if values.ndim < 1 or len(values) != len(pairs):
         raise InputError(f"values: got shape {values.shape}, expected one for each of {len(pairs)} pairs, (p, ...)")
     if (pairs[:, 0] == pairs[:, 1]).any():
-        raise InputError("pairs: has a model with itself, expected of two different models")
+        raise InputError("pairs: got a model with itself, expected pairs of different models")
     check_level(level)
     one_of("method", method, PAIR_METHODS)
     integer("num_resamples", num_resamples, 2)
@@ -85,7 +85,7 @@ def mean_over_pairs(values, pairs, level=0.95, *, method="jackknife", key=None, 
         return _bootstrap_over_models(values, np.searchsorted(models, pairs), len(models), level, key, num_resamples)
     without = (pairs[None] != models[:, None, None]).all(-1)  # (models, pairs)
     if not without.any(1).all():
-        raise InputError(f"pairs: model {models[~without.any(1)][0]} is in all of them, so it cannot be left out")
+        raise InputError(f"pairs: got model {models[~without.any(1)][0]} in all of them, expected pairs without it")
     weights = jnp.asarray(without / without.sum(1, keepdims=True), values.dtype)
     left_out = matmul(weights, values.reshape(len(values), -1)).reshape(len(models), *values.shape[1:])
     share = (len(models) - 1) / len(models)

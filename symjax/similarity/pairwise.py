@@ -150,7 +150,7 @@ def _options(measure, options):
     for name in options:
         if name not in accepted:
             options_text = ", ".join(accepted) or "none"
-            raise InputError(f"{name}: got an option that {measure.name} does not have; its options are {options_text}")
+            raise InputError(f"{name}: got an unknown option of {measure.name}, expected one of {options_text}")
     numbers = (np.generic, np.ndarray, jax.Array)
     return {
         name: value.item() if isinstance(value, numbers) and value.ndim == 0 else value
@@ -183,7 +183,7 @@ def _comparisons(layers, a, b):
         return [(list(range(len(a.layers))), list(range(len(b.layers))))]
     shared = [layer for layer in a.layers if layer in b.layers]
     if not shared:
-        raise InputError(f"layers: none of {', '.join(map(repr, a.layers))} is in against, where 'same' asks for it")
+        raise InputError(f"layers: got 'same', expected one of {', '.join(map(repr, a.layers))} in against")
     return [([a.layers.index(layer)], [b.layers.index(layer)]) for layer in shared]
 
 

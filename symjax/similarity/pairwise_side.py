@@ -60,7 +60,7 @@ class PairwiseSide:
                     continue
                 largest = float(np.maximum(model_array.max(), -model_array.min()))  # makes no copy of the array
                 if message := range_problem(largest, dtype):
-                    raise InputError(f"{self.name}: layer {layer!r} of model {label!r} {message}")
+                    raise InputError(f"{self.name}: {message} (layer {layer!r} of model {label!r})")
 
     def _subtract_large_offset(self, layer, array, translation_invariant):
         name, models = f"{self.name}: layer {layer!r} of model", list(array)
@@ -73,7 +73,7 @@ class PairwiseSide:
 
 def _array(name, value, layout):
     if not is_concrete(value):
-        raise InputError(f"{name}: is traced, expected a concrete array")
+        raise InputError(f"{name}: got a traced array, expected a concrete one")
     value = checks.array(name, value)
     if value.ndim not in (3, 5) or value.size == 0:
         raise InputError(f"{name}: got shape {value.shape}, expected (models, n, d) or (models, n, h, w, c), not empty")

@@ -233,5 +233,5 @@ def format_result(result, template):
 
 def check_level(level):
     if not is_concrete(level):
-        raise InputError("level: is traced, expected a number in (0, 1)")
+        raise InputError("level: got a traced value, expected a number in (0, 1)")
     scalar("level", level, "a number in (0, 1)", lambda value: 0 < value < 1)

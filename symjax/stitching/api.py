@@ -13,7 +13,8 @@ import pandas as pd
 
 from symjax.checks import integer, short
 from symjax.data import Dataset, Split
-from symjax.data.dataset import Source, build
+from symjax.data.dataset import Source
+from symjax.data.splitting import build
 from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
 from symjax.ops import parallel
@@ -152,7 +153,7 @@ def stitch(
     network, member_a = _member("a", a)
     network_b, member_b = _member("b", b)
     if unknown := [name for name in options if name not in OPTIONS]:
-        raise InputError(f"{unknown[0]}: is not an option of stitch; options are {', '.join(OPTIONS)}")
+        raise InputError(f"{unknown[0]}: got an unknown option, expected one of {', '.join(OPTIONS)}")
     config = FitConfig(loss=loss, metric=metric, **options)
     seed = integer("seed", seed)
     points, families = _points(network, network_b, at), parse_families(families)
@@ -226,7 +227,7 @@ def _points(network: Network, network_b: Network, at) -> tuple[tuple[int, int], 
         with renamed(point="at"):
             pairs.append((network.index(point_a), network_b.index(point_b)))
     if not pairs:
-        raise InputError(f"at: got none; points of {network.name} are {', '.join(p.name for p in network.points)}")
+        raise InputError(f"at: got none, expected some of {', '.join(p.name for p in network.points)}")
     return tuple(dict.fromkeys(pairs))
 
 

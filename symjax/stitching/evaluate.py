@@ -131,7 +131,7 @@ def evaluate_stitch(
       mean, std: of the data set, (channels,); None for inputs that are not normalized.
       batch_size: of the passes; that of the original evaluation reproduces it exactly.
       network_b: of B, if it is not that of A.
-      metric: as of `FitConfig`.
+      metric: as in `FitConfig`.
 
     Raises:
       InputError: a point does not exist, or the shape of the matrix is not (channels of B, channels of A).

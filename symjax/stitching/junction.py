@@ -44,7 +44,7 @@ class Junction(NamedTuple):
     def widths(self) -> str:
         """The numbers of channels, for messages."""
         front, tail = self.front, self.tail
-        return f"got {front.channels} channels at {front.name} of A and {tail.channels} at {tail.name} of B"
+        return f"{front.channels} channels at {front.name} of A and {tail.channels} at {tail.name} of B"
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -117,8 +117,8 @@ def junction(network: Network, network_b: Network, a: int, b: int) -> Junction:
     names = (f"{front.name} of {network.name}", f"{tail.name} of {network_b.name}")
     if len(front.shape) != len(tail.shape):
         raise InputError(
-            f"points: features of shapes {front.shape} at {names[0]} and {tail.shape} at {names[1]} cannot be "
-            "stitched; expected equally many axes, as maps (height, width, channels) of both"
+            f"points: got features of shapes {front.shape} at {names[0]} and {tail.shape} at {names[1]}, "
+            "expected equally many axes, as maps (height, width, channels) of both"
         )
     values_a, values_b = _crossing(network, a), _crossing(network_b, b)
     if values_a[1:] != values_b[1:]:
@@ -127,7 +127,7 @@ def junction(network: Network, network_b: Network, a: int, b: int) -> Junction:
             for values in (values_a, values_b)
         ]
         raise InputError(
-            f"points: besides the features, {others[0]} crosses the split at {names[0]} and {others[1]} at {names[1]}; "
+            f"points: got {others[0]} across the split at {names[0]}, besides features, and {others[1]} at {names[1]}, "
             "expected points that are not starred (not inside a residual block)"
         )
     return Junction(a, b, front, tail, False, _resize_method(front.shape[:-1], tail.shape[:-1]), values_b[0][1])

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax.checks import integers
+from symjax.checks import integers, text
 from symjax.checks import path as checked_path
 from symjax.errors import InputError
 from symjax.ops import files
@@ -185,8 +185,8 @@ class StitchResults:
         """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
         table = with_both_layers(table)
         grouped = table.groupby(["family", "layer"], sort=False).penalty
-        text = mean_and_deviation(grouped, 1).unstack("layer")
-        return text[list(table.layer.unique())].loc[list(table.family.unique())]
+        summary = mean_and_deviation(grouped, 1).unstack("layer")
+        return summary[list(table.layer.unique())].loc[list(table.family.unique())]
 
 
 def _with_layer_b(rows: Iterable[dict]) -> pd.DataFrame:
@@ -260,12 +260,14 @@ def load_stitch(
     """
     if len(integers("pair", pair)) != 2:
         raise InputError(f"pair: got {pair}, expected the seeds of front and tail")
+    for name, value in {"layer": layer, "family": family, "layer_b": layer if layer_b is None else layer_b}.items():
+        text(name, value)
     path = checked_path("folder", folder) / "stitches" / f"{pair_name(pair)}.npz"
     arrays, prefix = files.read_npz(path), _prefix(layer, layer if layer_b is None else layer_b, family)
     saved = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
     if "matrix" not in saved:
         known = sorted({key.rpartition("/matrix")[0] for key in arrays if key.endswith("/matrix")})
-        raise InputError(f"layer, family: {path} has no {prefix[:-1]}; it has {', '.join(known)}")
+        raise InputError(f"layer, family: got {prefix[:-1]}, expected one of {path}: {', '.join(known)}")
     stats = {key.removeprefix("stats/"): value for key, value in saved.items() if key.startswith("stats/")}
     factors = tuple(saved[name] for name in FACTORS) if FACTORS[0] in saved else None
     return Stitch(saved["matrix"], saved["bias"], factors), unflatten(stats, like)
@@ -280,5 +282,5 @@ def flatten(stats: Any) -> dict[str, np.ndarray]:
 def unflatten(leaves: dict[str, np.ndarray], like: Any) -> Any:
     """Invert `flatten`, given a pytree of the same structure."""
     if set(leaves) != set(flatten(like)):
-        raise InputError("stats: the saved statistics belong to another model")
+        raise InputError("like: got the state of another model, expected that of the tail")
     return jax.tree_util.tree_map_with_path(lambda path, _: leaves[jax.tree_util.keystr(path)], like)

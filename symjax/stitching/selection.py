@@ -47,10 +47,10 @@ def choose(table: pd.DataFrame) -> pd.DataFrame:
       InputError: a pair and layer lack one of the hyperparameters, or a validation accuracy is missing.
     """
     if table.val_accuracy.isna().any():
-        raise InputError("table: val_accuracy is missing in some rows, expected a number in each")
+        raise InputError("table: got rows without val_accuracy, expected a number in each")
     groups = with_both_layers(table).groupby(["pair", "layer"], sort=False)
     counts, expected = groups.hyperparameter.nunique(), table.hyperparameter.nunique()
     if (counts != expected).any():
         pair, layer = counts.index[counts != expected][0]
-        raise InputError(f"table: pair {pair}, layer {layer} has {counts[pair, layer]} of {expected} values")
+        raise InputError(f"table: got {counts[pair, layer]} values for pair {pair}, layer {layer}, expected {expected}")
     return table.loc[sorted(groups.val_accuracy.idxmax())]

@@ -60,9 +60,9 @@ def check_plan(plan: Plan, dataset: Dataset) -> None:
     for junction in plan.junctions:
         for family in plan.families:
             if reason := family.misfit(junction):
-                raise InputError(f"families: {family.label} {reason}")
+                raise InputError(f"families: {reason}")
         if plan.trained and plan.config.start in ("identity", "matched") and len(set(junction.shape)) > 1:
-            raise InputError(f"start: {plan.config.start!r} needs equal widths; {junction.widths}")
+            raise InputError(f"start: got {junction.widths}, expected equal widths for {plan.config.start!r}")
     if not plan.families or not plan.points:
         raise InputError(
             f"families, layers: got {len(plan.families)} and {len(plan.points)}, expected at least one of each"

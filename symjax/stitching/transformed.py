@@ -13,6 +13,7 @@ from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Member, Network
 from symjax.ops import memory, parallel
+from symjax.ops.compiler import compiler_options
 from symjax.stitching.evaluate import evaluate_stitch
 from symjax.stitching.fit import pair_moments
 from symjax.stitching.matching import matched
@@ -125,13 +126,14 @@ def check_points(network: Network, points: tuple[int, ...]) -> Symmetry:
     names = [network.points[point].name for point in points]
     without = [name for name in names if not symmetry.spaces_at(name)]
     if without:
-        raise InputError(f"layers: no symmetry of {network.name} acts at {', '.join(without)}")
+        expected = f"points at which a symmetry of {network.name} acts"
+        raise InputError(f"layers: got {', '.join(without)}, expected {expected}")
     return symmetry
 
 
 def _compile_fast(fn: Callable) -> Callable:
     """Compile without optimizations, for functions that run once."""
-    return jax.jit(fn, compiler_options=parallel.compiler_options(effort=0))
+    return jax.jit(fn, compiler_options=compiler_options(effort=0))
 
 
 def transformed_flops(

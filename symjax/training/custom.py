@@ -22,17 +22,17 @@ def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.S
     """Raise an InputError unless a recipe can train and evaluate a network; nothing is compiled.
 
     Args:
-      recipe: with its loss and metric.
-      network: to be trained.
+      recipe: the recipe, with its loss and metric.
+      network: the network to train.
       example: shapes and dtypes of inputs with examples along the first axis.
-      targets: likewise, of the targets.
+      targets: shapes and dtypes of the targets, likewise.
       classes: the number of classes; None if targets are not classes.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(network.shapes.params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            where = f"{jax.tree_util.keystr(path)} is {leaf.dtype}"
+            where = f"{jax.tree_util.keystr(path)} of {leaf.dtype}"
             raise InputError(
-                f"network: its parameter {where}, expected floats; arrays that are not trained belong to state="
+                f"network: got parameter {where}, expected floats; arrays that are not trained belong to state="
             )
     outputs = jax.eval_shape(network.apply, network.shapes, example)
     check_functions(recipe.loss, recipe.metric, network, outputs, targets, classes)
@@ -42,11 +42,15 @@ def check_task(recipe: Recipe, network: Network, example: PyTree, targets: jax.S
         except InputError:
             raise
         except Exception as error:  # any error of the caller's code
-            raise InputError(f"optimizer: it cannot train {network.name} ({error})") from error
+            raise InputError(
+                f"optimizer: got one that cannot train {network.name} ({error}), expected another"
+            ) from error
         for before, after in types:  # they must be equal in a loop over steps
             if tree_types(before) != tree_types(after):
                 changed = f"from {described(before)} to {described(after)}"
-                raise InputError(f"optimizer: types or shapes change in a step, {changed}; expected the same ones")
+                raise InputError(
+                    f"optimizer: got types or shapes that change in a step, {changed}, expected equal ones"
+                )
 
 
 def check_functions(
@@ -60,7 +64,7 @@ def check_functions(
     """Raise an InputError unless a loss and a metric take these outputs and targets and return the required arrays.
 
     Args:
-      loss, metric: as of `Recipe`; None: cross-entropy and accuracy, which take logits and classes.
+      loss, metric: as in `Recipe`; None: cross-entropy and accuracy, which take logits and classes.
       network: the network of the outputs.
       outputs, targets: shapes and dtypes with examples along the first axis.
       classes: the number of classes; None if targets are not classes.
@@ -76,12 +80,12 @@ def check_functions(
             result = jax.eval_shape(function, outputs, targets)
         except Exception as error:  # any error of the caller's code
             given = f"outputs {described(outputs)} and targets {described(targets)}"
-            raise InputError(f"{name}: it cannot take {given} ({error})") from error
+            raise InputError(f"{name}: got one that cannot take {given} ({error}), expected another") from error
         shape = () if name == "loss" else (count,)
         expected = "a number, the mean over examples" if name == "loss" else f"a score for each example, {shape}"
         has_shape = getattr(result, "shape", None) == shape
         if not has_shape or (name == "loss" and not jnp.issubdtype(result.dtype, jnp.floating)):
-            raise InputError(f"{name}: it returned {described(result)} for {count} examples, expected {expected}")
+            raise InputError(f"{name}: got {described(result)} for {count} examples, expected {expected}")
 
 
 def _check_classes(name: str, network: Network, outputs: PyTree, count: int, classes: int | None) -> None:
@@ -94,7 +98,7 @@ def _check_classes(name: str, network: Network, outputs: PyTree, count: int, cla
     if shape is None or len(shape) != 2 or shape[0] != count or shape[1] < classes:
         expected = f"({count}, {classes}), a logit for each class, or {name}="
         raise InputError(
-            f"network: {network.name} returns {described(outputs)} for {count} examples, expected {expected}"
+            f"network: got {described(outputs)} from {network.name} for {count} examples, expected {expected}"
         )
 
 

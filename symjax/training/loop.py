@@ -56,12 +56,24 @@ def create_state(network: Network, recipe: Recipe, steps_per_epoch: int, seed: j
 
     Args:
       network: the network.
-      recipe: how it is trained.
+      recipe: the settings of the training.
       steps_per_epoch: the number of full batches of the training images.
       seed: an integer from 0.
 
     Raises:
       InputError: an argument that is not an integer in its range.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, symjax
+      >>> from symjax import training
+      >>> def init(key):
+      ...     return {"w": jax.random.normal(key, (3, 2))}
+      >>> def linear(params, x):
+      ...     return x @ params["w"]
+      >>> net = symjax.Network.from_function(linear, init=init, example=np.zeros((1, 3), np.float32))
+      >>> state = training.create_state(net, training.Recipe(epochs=2), steps_per_epoch=5, seed=3)
+      >>> int(state.seed), int(state.epoch), state.member.params["w"].shape
+      (3, 0, (3, 2))
     """
     integer("steps_per_epoch", steps_per_epoch, 1)
     is_scalar_array = isinstance(seed, jax.Array) and seed.ndim == 0 and jnp.issubdtype(seed.dtype, jnp.integer)
@@ -79,14 +91,34 @@ def train_epoch(
 
     Args:
       network: the network. Without frozen layers only its `apply` is used.
-      recipe: how it is trained; `flip` and `translate` must not be None here.
-      state: of the member.
-      data: of all members; without validation images the member is not validated.
+      recipe: the settings of the training; `flip` and `translate` must not be None here.
+      state: the state of the member.
+      data: the data that all members share; without validation images the member is not validated.
       frozen: the number of points up to which the network is not trained (static; see `train_step`).
 
     Returns:
       The next state, and metrics in [0, 1]: `loss` and `accuracy`, the means over the training batches at their steps,
       and `validation_accuracy`. With a `metric` in the recipe, accuracies are means of its scores.
+
+    Raises:
+      InputError: `frozen` is not an integer from 0 to the number of points, or there are fewer images than a batch has.
+
+    Example:
+      >>> import jax, numpy as np, symjax
+      >>> from symjax import training
+      >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 2
+      >>> dataset = symjax.data.load({"x_train": x, "y_train": y, "x_test": x, "y_test": y}, validation=0.4)
+      >>> def linear(params, x):
+      ...     return x @ params["w"]
+      >>> def init(key):
+      ...     return {"w": jax.random.normal(key, (3, 2))}
+      >>> net = symjax.Network.from_function(linear, init=init, example=x[:1])
+      >>> recipe = training.Recipe(epochs=2, batch_size=2, flip=False, translate=0)
+      >>> state = training.create_state(net, recipe, steps_per_epoch=2, seed=0)
+      >>> data = training.device_data(dataset, training.pad_batches(dataset.validation, 2))
+      >>> state, metrics = training.train_epoch(net, recipe, state, data)
+      >>> int(state.epoch), sorted(metrics)
+      (1, ['accuracy', 'loss', 'validation_accuracy'])
     """
     if type(frozen) is not int or frozen != 0:
         frozen = integer("frozen", frozen, 0, len(network.points))
@@ -209,7 +241,25 @@ def data_shapes(dataset: Dataset, validation_batches: Batches | None) -> TrainDa
 
 
 def device_data(dataset: Dataset, validation_batches: Batches | None) -> TrainData:
-    """Copy the training data of a data set to the device, with the given validation batches."""
+    """Copy the training data of a data set to the device.
+
+    Args:
+      dataset: the data set.
+      validation_batches: the result of `pad_batches` for the validation examples, already on the device; None for a
+        training without validation.
+
+    Returns:
+      The data as `train_epoch` takes them.
+
+    Example:
+      >>> import numpy as np, symjax
+      >>> from symjax import training
+      >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 2
+      >>> dataset = symjax.data.load({"x_train": x, "y_train": y, "x_test": x, "y_test": y}, validation=0.4)
+      >>> data = training.device_data(dataset, training.pad_batches(dataset.validation, 2))
+      >>> data.images.shape, data.validation.mask.shape
+      ((4, 3), (1, 2))
+    """
     train = dataset.train
     data = TrainData(train.images, train.labels, dataset.mean, dataset.std, None)
     return jax.tree.map(jnp.asarray, data)._replace(validation=validation_batches)

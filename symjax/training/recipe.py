@@ -28,7 +28,7 @@ class Recipe:
     compiles everything again.
 
     Attributes:
-      epochs, batch_size, learning_rate, weight_decay: of the training.
+      epochs, batch_size, learning_rate, weight_decay: settings of the training.
       flip, translate: the augmentation, see `symjax.data.augment`. None: the setting of the data set (`Dataset.flip`),
         which `symjax.zoo.train` substitutes; data sets of your own are not augmented by default.
       optimizer: "adam"; "adamw", with decoupled weight decay: kernels shrink by the learning rate times the decay; an
@@ -119,7 +119,7 @@ def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformat
         tx = recipe.optimizer
         tx = tx if isinstance(tx, optax.GradientTransformation) else tx(steps_per_epoch)
         if not isinstance(tx, optax.GradientTransformation):
-            raise InputError(f"optimizer: it returned {short(tx)}, expected an optax.GradientTransformation")
+            raise InputError(f"optimizer: got {short(tx)}, expected an optax.GradientTransformation")
         return tx
     total = recipe.epochs * steps_per_epoch
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=_is_kernel)

@@ -24,17 +24,18 @@ from symjax.training import Recipe
 from symjax.training.custom import EXAMPLES, check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+"""{name: dtype of activations}."""
 LABELS = ("true", "permuted", "permuted_each")
 
 
 @dataclass(frozen=True)
 class ZooConfig:
-    """All that the members of a zoo depend on, except their seeds.
+    """Everything on which the members of a zoo depend, except their seeds.
 
     `dataset`, `image_size`, `validation`, `train_size` and `split_seed` are arguments of `symjax.data.load`; `model`,
     `width` (by default the published one) and `model_options` are arguments of `symjax.models.create`. Parameters,
-    statistics and logits are float32 for every `precision` of the activations. `model` may also be a `Network` with an
-    `init`; it has its own width, options and precision, and `dataset` is then only a name.
+    statistics and logits are float32 for every `precision` of the activations. `model` can also be a `Network` with an
+    `init`, which has its own width, options and precision; `dataset` is then only a name.
 
     `labels` selects the training labels: "true"; "permuted", by one permutation of the training images' labels that
     all members share (Morcos et al. 2018); or "permuted_each", by a permutation for each seed. Permutations are fixed
@@ -42,8 +43,18 @@ class ZooConfig:
 
     `freeze` is the schedule of freeze training (Raghu et al. 2017): segment i of the network (up to its i-th stitch
     point) is trained for the first `freeze[i]` epochs, and segments beyond the length of `freeze` to the end. See
-    `symjax.training.train_epoch`. It may also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
+    `symjax.training.train_epoch`. It can also be a rule, a `symjax.freezing.Saturation`, by which the members decide on
     a schedule while they train; the result is `Zoo.freeze`.
+
+    Raises:
+      InputError: a field has a wrong type or value.
+
+    Example:
+      >>> from symjax.training import Recipe
+      >>> from symjax.zoo import ZooConfig
+      >>> config = ZooConfig("digits", "mcnn", width=8, recipe=Recipe(epochs=5))
+      >>> ZooConfig.from_json(config.to_json()) == config, config.model_name
+      (True, 'mcnn')
     """
 
     dataset: str = "digits"
@@ -79,7 +90,7 @@ class ZooConfig:
 
     def _check_network(self, network: Network) -> None:
         if not network.has_init:
-            raise InputError(f"network: {network.name} has no init, which makes members; give from_function init=")
+            raise InputError(f"network: got {network.name} without init, expected from_function(init=...)")
         for name, default in {"width": None, "model_options": (), "precision": "float32"}.items():
             if (given := getattr(self, name)) != default:
                 raise InputError(f"{name}: got {short(given)} for a Network, which has its own; expected none")
@@ -95,9 +106,14 @@ class ZooConfig:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], user_code: Mapping[str, Any] | None = None) -> "ZooConfig":
-        """Invert `to_json`; an InputError for keys that are missing or unknown.
+        """Return the configuration that `to_json` has written.
 
-        `user_code` has the `network`, `loss`, `metric` and `optimizer` of which JSON holds only the name.
+        Args:
+          values: the result of `to_json`.
+          user_code: the `network`, `loss`, `metric` and `optimizer` of which the JSON has only the names.
+
+        Raises:
+          InputError: keys are missing or unknown, or a value is invalid.
         """
         user_code = {name: value for name, value in (user_code or {}).items() if value is not None}
         network = {"model": user_code.pop("network")} if "network" in user_code else {}
@@ -107,13 +123,13 @@ class ZooConfig:
         return _from_json(cls, {**values, **network, **rule, "recipe": recipe})
 
     def resolved_for(self, dataset: Dataset) -> "ZooConfig":
-        """Return the configuration with the data set's augmentation where the recipe has none."""
+        """Return the configuration with the augmentation of `dataset` where the recipe has none."""
         return replace(self, recipe=with_augmentation(self.recipe, dataset))
 
     def identity(self, dataset: Dataset) -> dict[str, Any]:
         """Return all that the members depend on, JSON-able.
 
-        It is `resolved_for(dataset)` with the `structure` of the model on these images, and with `user_code` where the
+        It is `resolved_for(dataset)` with the `structure` of the model on these images, and with `user_code` if the
         network, loss, metric or optimizer are the caller's (`user_code_fingerprints`).
         """
         shapes = describe_shapes(dataset)
@@ -122,7 +138,12 @@ class ZooConfig:
         return {**identity, "user_code": user_code} if user_code else identity
 
     def user_code_fingerprints(self, shapes: Mapping[str, Any], train_images: int) -> dict[str, str]:
-        """Return fingerprints of the caller's loss, metric and optimizer, and the name of the caller's network."""
+        """Return fingerprints of the caller's loss, metric and optimizer, and the name of the caller's network.
+
+        Args:
+          shapes: the result of `describe_shapes` for the data set.
+          train_images: number of training images.
+        """
         network = {"network": self.model_name} if isinstance(self.model, Network) else {}
         if not self.recipe.functions:
             return network
@@ -165,7 +186,7 @@ class ZooConfig:
         return self.network_for(describe_shapes(dataset))
 
     def network_for(self, shapes: Mapping[str, Any]) -> Network:
-        """Return the network of members for data of these shapes, as of `describe_shapes`."""
+        """Return the network of members for data of these shapes, as `describe_shapes` returns them."""
         example = _example(shapes)
         network = self.model
         if not isinstance(network, Network):
@@ -180,7 +201,7 @@ class ZooConfig:
         given, expected = described(example, "n"), described(network.example, "n")
         if given != expected:
             raise InputError(
-                f"network: the example of {network.name} is {expected}, the inputs of the data are {given}"
+                f"network: got the example {expected} of {network.name}, expected that of the data, {given}"
             )
         _trace(network)
         return network
@@ -210,11 +231,11 @@ class ZooConfig:
 
     @property
     def rule(self) -> Saturation | None:
-        """The rule by which members decide on their freeze schedule; None where it is given."""
+        """The rule by which members decide on their freeze schedule; None if the schedule is given."""
         return self.freeze if isinstance(self.freeze, Saturation) else None
 
     def frozen(self, epoch: int) -> int:
-        """Return the number of segments that are not trained after `epoch` epochs; with a rule its minimum, 0."""
+        """Return the number of segments that are not trained after `epoch` epochs; 0, the minimum, with a rule."""
         return freezing.num_frozen(() if self.rule else self.freeze, epoch)
 
 
@@ -267,7 +288,7 @@ def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
 
 
 def _trace(network: Network) -> None:
-    """Trace a network; an InputError where its code fails."""
+    """Trace a network; raise an InputError if its code fails."""
     try:
         network.points  # noqa: B018, which traces it
     except Exception as error:  # anything that the model's code raises
@@ -280,16 +301,18 @@ def bad_inputs(network: Network, error: Exception) -> InputError:
         return error
     shape = network.example.shape[1:]
     if len(shape) == 3 and shape[0] == shape[1]:
-        return InputError(f"image_size: {shape[0]} is too small for {network.name}, or does not fit it ({error})")
-    return InputError(f"dataset: {network.name} cannot take inputs of shape {shape} ({error})")
+        return InputError(
+            f"image_size: got {shape[0]}, expected a size that fits {network.name}, such as a larger one ({error})"
+        )
+    return InputError(f"dataset: got inputs of shape {shape}, expected inputs that {network.name} can take ({error})")
 
 
 def _from_json(cls, values: Mapping[str, Any]):
     known, given = {f.name for f in fields(cls)}, set(values)
     if known != given:
         raise InputError(
-            f"config: {cls.__name__} has missing keys: {listed(sorted(known - given)) or 'none'}, "
-            f"unknown: {listed(sorted(given - known)) or 'none'}"
+            f"config: got {listed(sorted(given - known)) or 'none'} besides the fields of {cls.__name__}, expected "
+            f"none; missing are {listed(sorted(known - given)) or 'none'}"
         )
     return cls(**values)
 

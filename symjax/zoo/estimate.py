@@ -42,9 +42,9 @@ def remaining_epochs(
 
 
 def training_flops(config: ZooConfig, dataset: Dataset, epochs: Iterable[int]) -> float:
-    """Return the floating-point operations of these epochs of a member, as of `epoch_flops`, with its frozen layers.
+    """Return the floating-point operations of these epochs of a member, as in `epoch_flops`, with its frozen layers.
 
-    With a rule it is an upper bound: no layer is ever frozen, and layers are compared after each epoch.
+    With a rule it is an upper bound, for which no layer is frozen and layers are compared after each epoch.
     """
     counts = Counter(config.frozen(epoch) for epoch in epochs)
     comparisons = 0.0 if config.rule is None else counts.total() * comparison_flops(config, dataset)
@@ -63,7 +63,7 @@ def comparison_flops(config: ZooConfig, dataset: Dataset) -> float:
 def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
     """Return the floating-point operations of an epoch of one member; its first `frozen` segments are not trained.
 
-    Convolutions are counted as such, in whatever form they run.
+    Convolutions are counted as direct convolutions, in every form of execution.
     """
     network, image = config.network(dataset), dataset.train.images.shape[1:]
     steps = len(dataset.train) // config.recipe.batch_size
@@ -76,9 +76,9 @@ def epoch_flops(config: ZooConfig, dataset: Dataset, frozen: int = 0) -> float:
 def rehearse(config: ZooConfig, dataset: Dataset, execution: Execution, devices: tuple, members: int) -> float | None:
     """Return the floating-point operations per second of one device while all `devices` train `members`.
 
-    Operations are counted as by `epoch_flops`. It trains a few steps on random examples, once to compile and once to
-    measure. Fewer members train where these would need more than `REHEARSAL_BYTES` of a device; where one member would,
-    nothing is allocated and the result is None.
+    Operations are counted as in `epoch_flops`. The function trains a few steps on random examples, first to compile and
+    then to measure. Fewer members train if `members` would need more than `REHEARSAL_BYTES` of a device. If a single
+    member would, nothing is allocated and the result is None.
     """
     config = config.resolved_for(dataset)
     batch = config.recipe.batch_size

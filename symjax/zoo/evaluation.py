@@ -1,4 +1,4 @@
-"""How accurate the members of a zoo are."""
+"""The accuracy of the members of a zoo."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -24,9 +24,33 @@ EVALUATION_BATCH = 128
 def test_accuracy(
     zoo: Zoo, dataset: Dataset, *, split: Literal["test", "validation"] = "test", devices=None, max_device_memory=None
 ):
-    """Return the share of the examples of `split` that each member classifies correctly: (members,), in [0, 1].
+    """Return the share of the examples of `split` that each member classifies correctly.
 
-    For a zoo with another metric it is the mean of its scores. See `evaluate`.
+    Args:
+      zoo: the members.
+      dataset: the data set of the members.
+      split: "test" or "validation".
+      devices, max_device_memory: as in `evaluate`.
+
+    Returns:
+      (members,), in [0, 1]; for a zoo with another metric the mean of its scores.
+
+    Raises:
+      InputError: as in `evaluate`, or `split` is unknown.
+
+    Example:
+      >>> import numpy as np, pandas as pd, symjax
+      >>> import jax.numpy as jnp
+      >>> def scale(params, x):
+      ...     return x * params["w"]
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, init=lambda key: {"w": jnp.ones(2)}, example=x)
+      >>> arrays = {"x_train": x, "y_train": np.arange(2), "x_test": x, "y_test": np.arange(2)}
+      >>> dataset = symjax.data.load(arrays, validation=0)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}, {})
+      >>> zoo = symjax.zoo.Zoo(symjax.zoo.ZooConfig("mine", net), net, (0, 1), members, pd.DataFrame())
+      >>> symjax.zoo.test_accuracy(zoo, dataset).tolist()
+      [1.0, 0.0]
     """
     options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
     split = getattr(dataset, one_of("split", split, ("test", "validation")))
@@ -37,9 +61,32 @@ test_accuracy.__test__ = False  # pytest collects what is called test_* wherever
 
 
 def train_accuracy(zoo: Zoo, dataset: Dataset, *, devices=None, max_device_memory=None):
-    """Return the share of the training images, not augmented, which each member gives the label it was trained on.
+    """Return the share of the training images, without augmentation, for which each member predicts its training label.
 
-    (members,), in [0, 1]. For a zoo with another metric it is the mean of its scores.
+    Args:
+      zoo: the members.
+      dataset: the data set of the members.
+      devices, max_device_memory: as in `evaluate`.
+
+    Returns:
+      (members,), in [0, 1]; for a zoo with another metric the mean of its scores.
+
+    Raises:
+      InputError: as in `evaluate`.
+
+    Example:
+      >>> import numpy as np, pandas as pd, symjax
+      >>> import jax.numpy as jnp
+      >>> def scale(params, x):
+      ...     return x * params["w"]
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, init=lambda key: {"w": jnp.ones(2)}, example=x)
+      >>> arrays = {"x_train": x, "y_train": np.arange(2), "x_test": x, "y_test": np.arange(2)}
+      >>> dataset = symjax.data.load(arrays, validation=0)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}, {})
+      >>> zoo = symjax.zoo.Zoo(symjax.zoo.ZooConfig("mine", net), net, (0, 1), members, pd.DataFrame())
+      >>> symjax.zoo.train_accuracy(zoo, dataset).tolist()
+      [1.0, 0.0]
     """
     options = {"devices": devices, "max_device_memory": max_device_memory, "metric": zoo.config.recipe.metric}
     labels = np.stack([zoo.config.training_labels(dataset, seed) for seed in zoo.seeds])
@@ -61,17 +108,27 @@ def evaluate(
     """Return the accuracy of stacked members on the examples of `split`: (members,), in [0, 1].
 
     Args:
-      network: of the members.
-      members: with a leading axis over members.
-      split: examples.
-      mean, std: normalization of inputs, by channel; None for none.
+      network: the network of the members.
+      members: variables with a leading axis over members.
+      split: the examples.
+      mean, std: (channels,) or scalars, by which inputs are normalized; both None for inputs without normalization.
       labels: (members, n, ...), used in place of the labels of the split.
-      devices: to spread members over; by default all local ones.
+      devices: the devices over which members are spread; by default all local ones.
       max_device_memory: bytes on each device; members run in groups that need no more (`evaluation_need`).
-      metric: as of `symjax.training.Recipe`; the result is then the mean of its scores.
+      metric: as in `symjax.training.Recipe`; the result is then the mean of its scores.
 
     Raises:
       InputError: wrong shapes, or memory for less than one member.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, symjax
+      >>> def scale(params, x):
+      ...     return x * params["w"]
+      >>> x = np.eye(2, dtype=np.float32)
+      >>> net = symjax.Network.from_function(scale, {"w": jnp.ones(2)}, example=x)
+      >>> members = symjax.network.Member({"w": jnp.array([[1.0, 1.0], [-1.0, -1.0]])}, {})
+      >>> symjax.zoo.evaluate(net, members, symjax.data.Split(x, np.arange(2)), None, None).tolist()
+      [1.0, 0.0]
     """
     memory.check_limit(max_device_memory)
     mean, std = data.statistics(mean, std, split.images.shape[-1:])
@@ -124,13 +181,13 @@ def _evaluation_need(
 
 @lru_cache
 def _accuracies(network: Network, devices: tuple, per_member_labels: bool, metric: Callable | None):
-    """Return the accuracy of stacked members. It is cached, so that a process compiles it once."""
+    """Return the compiled accuracy of stacked members. It is cached, so that a process compiles it once."""
     evaluated = _accuracy_of(network, per_member_labels, metric)
     return parallel.over_members(evaluated, parallel.default_execution(), devices=devices)
 
 
 def _accuracy_of(network: Network, per_member_labels: bool, metric: Callable | None):
-    """Return the accuracy of one member, which is (member, labels) with labels of its own, on the shared batches."""
+    """Return a function that computes the accuracy of a member, or of (member, labels), on shared batches."""
 
     def accuracy_of(item, shared):
         batches, mean, std = shared

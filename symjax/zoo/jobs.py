@@ -1,4 +1,4 @@
-"""Training the members of a zoo side by side, epoch by epoch, from what is saved of them."""
+"""Train the members of a zoo together, epoch by epoch, from their saved states."""
 
 import dataclasses
 import time
@@ -14,6 +14,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.network import Network
 from symjax.ops import interruption, memory, parallel
+from symjax.ops.compiler import compiler_options
 from symjax.ops.parallel import Execution
 from symjax.ops.progress import progress_bar, warn
 from symjax.training import Recipe, TrainState, create_state, pad_batches, train_epoch
@@ -33,7 +34,7 @@ class Job:
     Attributes:
       stored: the folder of the member.
       start: completed epochs at the start.
-      labels: training labels of this member; None where it learns those of the data set.
+      labels: training labels of this member; None for those of the data set.
       state: the training state at the start, as NumPy arrays.
       rows: metrics of each completed epoch.
     """
@@ -65,9 +66,9 @@ def completed_epochs(stored: StoredMember, keep: Iterable[int]) -> int:
     done = max(saved, default=0)
     if missing := sorted(epoch for epoch in keep if epoch < done and epoch not in saved):
         raise InputError(
-            f"keep: {stored.folder} was trained for {done} epochs without snapshots of epochs {listed(missing)}; train "
-            f"a zoo that keeps them in another folder, by train(..., keep={sorted(keep)}) or by the same command with "
-            "another --zoo"
+            f"keep: got {listed(missing)}, expected epochs after the {done} that {stored.folder} was trained for; "
+            f"train a zoo that keeps them in another folder, by train(..., keep={sorted(keep)}) or by the same "
+            "command with another --zoo"
         )
     return done
 
@@ -84,11 +85,11 @@ def train_jobs(
     keep: Collection[int] = (),
     scheduler: FreezeScheduler | None = None,
 ) -> None:
-    """Train members side by side to the last epoch; all start after the same number of epochs.
+    """Train members together to the last epoch; all start after the same number of epochs.
 
     Members are saved after each epoch of `keep`, after the last epoch, and at the intervals of `save_every_seconds`.
-    Layers are frozen by the schedule of the configuration, or by the `scheduler` where it has a rule. An interruption
-    ends the training at once, with the members saved as they were after the last complete epoch.
+    Layers are frozen by the schedule of the configuration, or by the `scheduler` if it has a rule. An interruption ends
+    the training at once, after the members are saved as they were after the last complete epoch.
     """
     start, last = jobs[0].start, config.recipe.epochs
     shared = parallel.replicate(device_data(dataset, pad_batches(dataset.validation, EVALUATION_BATCH)), devices)
@@ -130,9 +131,9 @@ def train_jobs(
 
 
 def _prepare(config: ZooConfig, network: Network, train_images: int, jobs: Sequence[Job], device: jax.Device) -> None:
-    """Give jobs the states that they start from, on the host, and their metrics.
+    """Set the initial states of jobs, on the host, and their metrics.
 
-    New states are made on `device` one at a time, which needs less of its memory than training one does.
+    New states are made on `device` one at a time, so that this needs less memory than the training of one member.
     """
     like = abstract_state(config, network, train_images)
     create = creation(network, config.recipe, train_images // config.recipe.batch_size)
@@ -181,7 +182,7 @@ def epochs_program(
 
 
 def _epoch(network: Network, recipe: Recipe, frozen: int, per_member_labels: bool):
-    """Return `train_epoch` of one member, which is (state, labels) with labels of its own, and of the shared data."""
+    """Return `train_epoch` as a function of a member's state, or of (state, labels), and of the shared data."""
 
     def epoch(member, shared):
         state, labels = member if per_member_labels else (member, shared.labels)
@@ -195,7 +196,7 @@ def memory_estimate(
 ) -> memory.MemoryEstimate:
     """Return the device memory that training members needs; compiles the program of an epoch for one member.
 
-    Where layers are frozen, it is the memory of the epochs before, which need more.
+    With frozen layers it is the memory of the epochs before they are frozen, which need more.
     """
     shared = data_shapes(dataset, pad_batches(dataset.validation, EVALUATION_BATCH))
     plain = dataclasses.replace(config.resolved_for(dataset), freeze=(), labels="true")
@@ -219,4 +220,4 @@ def _memory_estimate(
 def creation(network: Network, recipe: Recipe, steps_per_epoch: int):
     """Return `create_state` of a seed, cached, and compiled without optimization: on a CPU LLVM would take long."""
     create = partial(create_state, network, recipe, steps_per_epoch)
-    return jax.jit(create, compiler_options=parallel.compiler_options(effort=0))
+    return jax.jit(create, compiler_options=compiler_options(effort=0))

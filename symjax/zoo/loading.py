@@ -29,9 +29,9 @@ class Zoo:
     """Trained members.
 
     Attributes:
-      config: all that they depend on, except their seeds.
-      network: their architecture.
-      seeds: one per member.
+      config: the configuration: all that the members depend on, except their seeds.
+      network: the network of the members.
+      seeds: the seed of each member.
       members: parameters and statistics as NumPy arrays with a leading axis over members, in the order of `seeds`.
       metrics: one row per seed and epoch: seed, epoch (from 1), loss, accuracy and validation_accuracy (in [0, 1]; the
         mean scores of another metric of `config.recipe`).
@@ -85,17 +85,37 @@ def load(
     """Return members of a zoo folder, by default all that are finished, in the order of their seeds.
 
     Args:
-      folder: of a zoo.
-      seeds: of the members.
-      epoch: load the members as they were after so many epochs, 0 for the initial networks. Needs `keep` of `train`;
-        the members need not be finished.
+      folder: the zoo folder.
+      seeds: the seeds of the members.
+      epoch: the number of epochs after which the members are loaded, 0 for the initial networks; by default all. Other
+        epochs must be in `keep` of `train`; then the members need not be finished.
       execution: how members run; by default the one for this backend.
-      network: of a zoo that was trained from a `Network`: the same one, or one that computes the same.
-      loss, metric, optimizer: likewise the functions that it was trained with.
+      network: for a zoo that was trained from a `Network`, the same network or one that computes the same function.
+      loss, metric, optimizer: the functions with which the zoo was trained, likewise.
+
+    Returns:
+      The `Zoo`, with parameters and statistics as NumPy arrays.
 
     Raises:
       InputError: no zoo, a seed that is missing or not finished, an epoch without a checkpoint, a damaged checkpoint,
         or a network or function that is not the one of training.
+
+    Example:
+      >>> import tempfile
+      >>> import jax, numpy as np, symjax
+      >>> def init(key):
+      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+      >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
+      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> options = {"epochs": 1, "batch_size": 14, "keep": (0,), "progress": False}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     trained = symjax.zoo.train(net, arrays, seeds=2, folder=folder, **options)
+      ...     start = symjax.zoo.load(folder, epoch=0, network=net)
+      >>> start.seeds, start.member(1).params["hidden"].shape
+      ((0, 1), (3, 4))
     """
     user_code = {"network": network, "loss": loss, "metric": metric, "optimizer": optimizer}
     return ZooFolder(folder, execution, user_code).load(seeds, epoch)
@@ -109,12 +129,37 @@ def load_history(
     execution: Execution | None = None,
     **user_code: Any,
 ) -> tuple[Network, Member]:
-    """Return the network, and one member after each of `epochs`, stacked along a leading axis over epochs.
+    """Return the network, and one member after each of several epochs.
 
-    `user_code` are `network`, `loss`, `metric` and `optimizer` of `load`.
+    Args:
+      folder: the zoo folder.
+      seed: the seed of the member.
+      epochs: the epochs, each in `keep` of `train` or the last one.
+      execution: how members run; by default the one for this backend.
+      **user_code: `network`, `loss`, `metric` and `optimizer`, as in `load`.
+
+    Returns:
+      (network, member); the variables of the member have a leading axis over epochs.
 
     Raises:
-      InputError: as of `load`.
+      InputError: as in `load`.
+
+    Example:
+      >>> import tempfile
+      >>> import jax, numpy as np, symjax
+      >>> def init(key):
+      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+      >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
+      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> options = {"epochs": 1, "batch_size": 14, "keep": (0,), "progress": False}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     zoo = symjax.zoo.train(net, arrays, seeds=1, folder=folder, **options)
+      ...     network, history = symjax.zoo.load_history(folder, 0, (0, 1), network=net)
+      >>> history.params["hidden"].shape
+      (2, 3, 4)
     """
     seed, epochs = integer("seed", seed), integers("epochs", epochs)
     if not epochs:
@@ -127,7 +172,7 @@ class ZooFolder:
     """A zoo folder whose configuration has been read and checked.
 
     Args:
-      folder: its path.
+      folder: the path.
       execution: how members run; by default the one for this backend.
       user_code: the `network`, `loss`, `metric` and `optimizer` that the caller has given to `train`.
     """
@@ -162,21 +207,24 @@ class ZooFolder:
             )
         for name in FUNCTIONS:
             if current_fingerprints.get(name) != fingerprints.get(name):
-                raise InputError(f"{name}: computes something else than the one that {self.path} was trained with")
+                raise InputError(
+                    f"{name}: got one that computes something else, expected the one that {self.path} was trained with"
+                )
         self.stored = stored_members(self.path)
 
     def _check_user_code(self, document: Mapping[str, Any], user_code: Mapping[str, Any]) -> None:
         """Raise an InputError for user code that is missing, or given and not needed."""
         names, needed = ("network", *FUNCTIONS), document.get("user_code", {})
         if unknown := set(user_code) - set(names):
-            raise InputError(f"{min(unknown)}: is no argument of load")
+            raise InputError(f"{min(unknown)}: got an unknown option, expected one of {', '.join(names)}")
         if user_code.get("network") is not None and not isinstance(user_code["network"], Network):
             raise InputError(f"network: got {short(user_code['network'])}, expected a Network")
         for name in names:
             if (user_code.get(name) is None) == (name in needed):
-                described = "one of your own" if name in needed else "that of its configuration"
-                expected = f"it, as load(..., {name}=)" if name in needed else "none"
-                raise InputError(f"{name}: {self.path} was trained with {described}; expected {expected}")
+                given, expected = (
+                    ("none", f"load(..., {name}=), the one") if name in needed else ("one", "none, unlike that")
+                )
+                raise InputError(f"{name}: got {given}, expected {expected} with which {self.path} was trained")
 
     def load(self, seeds: Iterable[int] | None = None, epoch: int | None = None) -> Zoo:
         """Return members after `epoch` epochs, by default at the end; warn of members whose loss is NaN."""
@@ -197,12 +245,10 @@ class ZooFolder:
         if not stored or not set(seeds) <= set(stored):
             available, requested = listed(sorted(stored)) or "none", listed(seeds) or "any"
             if epoch == last:
-                raise InputError(
-                    f"seeds: {self.path} has finished members {available}, expected {requested}; train the others first"
-                )
+                raise InputError(f"seeds: got {requested}, expected finished members of {self.path}: {available}")
             raise InputError(
-                f"epoch: {self.path} has members {available} after {epoch} epochs, expected {requested}; "
-                f"train(..., keep=[{epoch}]) in a new folder makes them"
+                f"epoch: got {epoch} for members {requested}, expected members of {self.path} saved then: {available}; "
+                f"train(..., keep=[{epoch}]) in a new folder saves the others"
             )
         states = [stored[seed].restore(self.like, epoch) for seed in seeds]
         metrics = pd.concat([stored[seed].metrics(epoch) for seed in seeds], ignore_index=True)

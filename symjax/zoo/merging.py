@@ -1,4 +1,4 @@
-"""Merging zoo folders of one configuration, trained separately, into one."""
+"""Merge zoo folders of one configuration, whose members were trained separately."""
 
 import shutil
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from symjax.zoo.stored import StoredMember, add_snapshot_epochs, reason, snapsho
 
 
 def merge_members(folders: Sequence[Path], out: Path) -> tuple[list[int], dict[int, int]]:
-    """Copy the members of `folders` to the zoo folder `out`, of each seed the one that has completed most epochs.
+    """Copy the members of `folders` to the zoo folder `out`; of several with one seed, the one with most epochs.
 
     Returns:
       The seeds of finished members, and the completed epochs of the others by seed.
 
     Raises:
-      InputError: members of one seed differ after the same epoch; a damaged checkpoint; members that decide on a freeze
-        schedule.
+      InputError: members of one seed differ after the same epoch, a checkpoint is damaged, or the members decide on a
+        freeze schedule.
     """
     merged = ZooFolder(out, None, {})
     if merged.config.rule is not None:
-        raise InputError(f"folders: members of {out} decide on a freeze schedule together; they cannot be merged")
+        raise InputError(f"folders: got members that decide on a freeze schedule together, in {out}; expected others")
     for folder in folders:
         if folder.resolve() == out.resolve():
             continue
@@ -43,7 +43,7 @@ def _merge(source: StoredMember, target: StoredMember, like: TrainState) -> None
     done, snapshots = target.epoch(), snapshot_epochs(target.folder.parent)
     new = []
     for epoch in source.epochs():
-        state, metrics = source.restore(like, epoch), source.metrics(epoch)  # an InputError where they are damaged
+        state, metrics = source.restore(like, epoch), source.metrics(epoch)  # an InputError if they are damaged
         if epoch not in target.epochs():
             new += [epoch] if epoch >= done or epoch in snapshots else []
         elif not _equal(state, target.restore(like, epoch)) or not metrics.equals(target.metrics(epoch)):

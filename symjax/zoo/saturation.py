@@ -1,4 +1,4 @@
-"""A freeze schedule that members decide on while they train, and the file in their zoo folder that holds it."""
+"""The freeze schedule on which members decide while they train, and its file in the zoo folder."""
 
 import pathlib
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ KINDS = {"epoch": int, "layer": str, "similarity": float, "frozen": bool}
 
 
 def read_decisions(folder: pathlib.Path) -> pd.DataFrame:
-    """Return the decisions of a zoo folder: after each epoch a row for each layer that is not frozen, from the lowest.
+    """Return the decisions of a zoo folder: for each epoch, a row for each layer that was not frozen, lowest first.
 
     Columns are epoch, layer, similarity (to the epoch before, mean over members) and frozen (from this epoch on).
     """
@@ -49,7 +49,7 @@ def comparison_images(rule: Saturation, dataset: Dataset) -> np.ndarray:
 
 
 class FreezeScheduler:
-    """Decides after each epoch which layers are frozen. Decisions in the folder of the zoo are final."""
+    """Decide after each epoch which layers are frozen. Decisions in the folder of the zoo are final."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class FreezeScheduler:
         return self.decided(self.last - 1)
 
     def check(self, epoch: int) -> None:
-        """Raise an InputError where members have completed `epoch` epochs and their schedule is lost."""
+        """Raise an InputError if members have completed `epoch` epochs and the decisions of these are missing."""
         if not self.decided(min(epoch, self.last - 1)):
             raise InputError(
                 f"folder: {self.folder / FILE} lacks the schedule by which {epoch} epochs were trained; delete "
@@ -114,7 +114,7 @@ class FreezeScheduler:
         return as_maps(features_of(self.network, ordered, images, mean, std, **options))
 
     def _similarity(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[float]:
-        """Return the similarity of each layer that is not frozen; NaN where a member has diverged."""
+        """Return the similarity of each layer that is not frozen; NaN if a member has diverged."""
         similarity, count = [], len(self.rule.seeds)
         for layer in list(after)[int(self.decisions.frozen.sum()) :]:
             both = np.concatenate([before[layer], after[layer]])

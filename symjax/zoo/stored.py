@@ -92,7 +92,7 @@ class StoredMember:
 
         Args:
           like: shapes and dtypes of the state.
-          epoch: of a checkpoint.
+          epoch: the number of completed epochs of the checkpoint.
 
         Raises:
           InputError: the checkpoint is damaged, or belongs to another configuration.
@@ -161,7 +161,7 @@ def _checkpointer() -> ocp.StandardCheckpointer:
 
 
 def _write(path: pathlib.Path, temporary: pathlib.Path, tree: PyTree) -> None:
-    """Write a checkpoint, whole or not at all: with Orbax, or as an archive where there are several processes.
+    """Write a checkpoint, whole or not at all: with Orbax, or as an archive if there are several processes.
 
     Each of several processes writes different members; Orbax (0.12) writes NumPy arrays in the first process only, and
     refuses JAX arrays of one process.
@@ -176,7 +176,7 @@ def _write(path: pathlib.Path, temporary: pathlib.Path, tree: PyTree) -> None:
 
 
 def _read(path: pathlib.Path, like: PyTree) -> PyTree:
-    """Read a checkpoint; any exception where it is damaged."""
+    """Read a checkpoint; any exception if it is damaged."""
     if (path / ARCHIVE).exists():
         arrays = files.read_npz(path / ARCHIVE)
         if len(arrays) != len(jax.tree.leaves(like)):

@@ -27,7 +27,13 @@ from symjax.zoo.stored import StoredMember, add_snapshot_epochs, snapshot_epochs
 
 
 class Group(NamedTuple):
-    """Members of one configuration, and the folder where they are stored."""
+    """Members of one configuration, and the folder where they are stored.
+
+    Attributes:
+      config: the configuration of the members.
+      seeds: the seeds of the members.
+      folder: the zoo folder.
+    """
 
     config: ZooConfig
     seeds: Iterable[int]
@@ -51,29 +57,32 @@ def train(
 ) -> Zoo:
     """Train the members of `seeds` that `folder` does not hold yet, and return all of them.
 
-    A member depends on the network, the recipe, the data and its seed only. The other members that train beside it and
-    the devices change it at most by rounding. Members that decide on a freeze schedule (`ZooConfig.rule`) train all at
-    once; the schedule is stored in the folder.
+    A member depends only on the network, the recipe, the data and its seed. The number of members that train together
+    and the devices change it at most by rounding. Members that decide on a freeze schedule (`ZooConfig.rule`) train all
+    at once; the schedule is stored in the folder.
 
     Args:
       network: a `Network` with an `init`; or a `ZooConfig`, which defines everything except the seeds.
       data: a `Dataset` (with a `ZooConfig` the result of its `load_dataset()`), or a mapping of arrays x_train,
         y_train, x_test and y_test as for `symjax.data.load`.
       seeds: the number of members, 3 for seeds 0, 1, 2; or different integers from 0; with a rule those of the rule.
-      folder: for this zoo only; made where it is missing. One process at a time trains in it, others wait; the
-        processes of one job (`symjax.ops.hosts`) divide the members among them. By default nothing stays on disk.
+      folder: a folder for this zoo only, created if it is missing. If another process trains in it, this one waits;
+        the processes of one job (`symjax.ops.hosts`) divide the members among them. By default nothing is kept on disk.
       validation: the share of a mapping's training examples that is held out; 0.1 by default.
       keep: epochs after which the checkpoint of each member is kept for `load(folder, epoch=...)`, 0 for the initial
-        network. Other checkpoints are deleted when newer ones are saved. A folder remembers the epochs of all calls.
+        network. Other checkpoints are deleted when newer ones are saved. A folder keeps the snapshots of all calls.
       execution: how members run; by default the one for this backend.
-      devices: to spread members over; by default all local ones.
-      progress: show a bar on stderr.
-      save_every_seconds: how often unfinished members are saved, at the end of an epoch; less often where saving takes
-        more than a twentieth of the time.
-      max_device_memory: bytes on each device; members train in groups, one after another, that need no more (see
+      devices: the devices over which members are spread; by default all local ones.
+      progress: whether to show a progress bar on stderr.
+      save_every_seconds: the interval at which unfinished members are saved, at the end of an epoch. It is longer if
+        saving would take more than a twentieth of the time.
+      max_device_memory: bytes on each device. Members train in groups that need no more, one after another (see
         `symjax.ops.memory`). By default all train at once.
       **recipe: fields of `symjax.training.Recipe` for a `Network`: epochs (10 by default), batch_size, learning_rate,
         weight_decay, optimizer, schedule, warmup, flip, translate, loss, metric.
+
+    Returns:
+      The `Zoo` of all members of `seeds`.
 
     Raises:
       InputError: a network without an `init`, or one that data, loss or metric do not fit; bad seeds, epochs or sizes;
@@ -115,7 +124,7 @@ def train(
 
 
 def _configured(network, data, validation: float | None, recipe: Mapping[str, Any]) -> tuple[ZooConfig, Dataset]:
-    """Return the configuration and the data set that the arguments of `train` stand for."""
+    """Return the configuration and the data set that the arguments of `train` define."""
     if isinstance(network, ZooConfig):
         if given := [name for name, value in {"validation": validation, **recipe}.items() if value is not None]:
             raise InputError(f"{given[0]}: got one with a ZooConfig, which defines the training; expected none")
@@ -126,7 +135,7 @@ def _configured(network, data, validation: float | None, recipe: Mapping[str, An
         raise InputError(f"network: got {short(network)}, expected a Network or a ZooConfig")
     known = [field.name for field in dataclasses.fields(Recipe)]
     if unknown := [name for name in recipe if name not in known]:
-        raise InputError(f"{unknown[0]}: is no option of training; known: {', '.join(known)}")
+        raise InputError(f"{unknown[0]}: got an unknown option, expected one of {', '.join(known)}")
     if not isinstance(data, (Dataset, Mapping)):
         raise InputError(
             f"data: got {short(data)}, expected a Dataset or a mapping of x_train, y_train, x_test, y_test"
@@ -153,18 +162,38 @@ def train_together(
     """Train zoos that differ only in the labels of their members, side by side in one program.
 
     Args:
-      groups: configurations that are equal except for `labels`, each with seeds and a folder of its own.
-      others: as of `train`.
+      groups: configurations that are equal except for `labels`, each with its seeds and its folder.
+      dataset: the data set of all configurations.
+      keep, execution, devices, progress, save_every_seconds, max_device_memory: as in `train`.
 
     Returns:
       A zoo for each group.
 
     Raises:
-      InputError: as of `train`; configurations that differ in more than labels; equal folders.
+      InputError: as in `train`; configurations differ in more than labels; two groups have one folder.
+
+    Example:
+      >>> import jax, numpy as np, symjax
+      >>> def init(key):
+      ...     return {"hidden": jax.random.normal(key, (3, 4)), "out": jax.random.normal(key, (4, 2))}
+      >>> def mlp(params, x):
+      ...     return symjax.stitch_point(jax.nn.relu(x @ params["hidden"]), "relu1") @ params["out"]
+      >>> x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+      >>> arrays = {"x_train": x, "y_train": np.arange(32) % 2, "x_test": x, "y_test": np.arange(32) % 2}
+      >>> net = symjax.Network.from_function(mlp, init=init, example=x[:1])
+      >>> import pathlib, tempfile
+      >>> from symjax.zoo import Group, ZooConfig, train_together
+      >>> recipe = symjax.training.Recipe(epochs=1, batch_size=14)
+      >>> configs = [ZooConfig("mine", net, recipe=recipe, labels=labels) for labels in ("true", "permuted")]
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     groups = [Group(config, (0, 1), pathlib.Path(folder, config.labels)) for config in configs]
+      ...     zoos = train_together(groups, symjax.data.load(arrays), progress=False)
+      >>> [(zoo.config.labels, zoo.seeds) for zoo in zoos]
+      [('true', (0, 1)), ('permuted', (0, 1))]
     """
     groups = sequence("groups", groups, "groups")
     if not all(isinstance(group, Group) for group in groups):
-        raise InputError("groups: expected each a Group of a configuration, seeds and a folder")
+        raise InputError(f"groups: got {short(groups)}, expected each a Group of a configuration, seeds and a folder")
     groups = [
         Group(group.config.resolved_for(dataset), check_seeds(group.seeds), path("folder", group.folder))
         for group in groups
@@ -232,7 +261,7 @@ def train_together(
 
 
 def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
-    """Return the network of a zoo; an InputError where it cannot be trained on these images."""
+    """Return the network of a zoo; raise an InputError if it cannot be trained on these images."""
     _check_sizes(config, dataset)
     config.check_for(describe_shapes(dataset))
     network = config.network(dataset).with_form(execution.conv)
@@ -245,7 +274,7 @@ def check(config: ZooConfig, dataset: Dataset, execution: Execution) -> Network:
 def check_rule(
     groups: Sequence[Group], dataset: Dataset, execution: Execution, devices: int, max_device_memory: float | None
 ) -> None:
-    """Raise an InputError where members that decide on a freeze schedule cannot train together."""
+    """Raise an InputError if the members, which decide on a freeze schedule, cannot train together."""
     config, seeds = groups[0].config, groups[0].seeds
     if len(groups) > 1:
         raise InputError(f"groups: got {len(groups)} that decide on one freeze schedule, expected one")
@@ -262,8 +291,8 @@ def check_rule(
         )
         if most < len(seeds):
             raise InputError(
-                f"max_device_memory: {most} of {len(seeds)} members fit at a time, and those that decide on a freeze "
-                "schedule train all at once; expected more memory, fewer seeds or a given schedule"
+                f"max_device_memory: got memory for {most} of {len(seeds)} members, expected it for all, since they "
+                "decide on a freeze schedule together; give fewer seeds, or a schedule"
             )
 
 
@@ -273,19 +302,20 @@ def _checked(groups: Sequence[Group], dataset: Dataset, keep: Iterable[int]) -> 
         raise InputError("groups: got none, expected one or more")
     configs = {dataclasses.replace(group.config, labels="true") for group in groups}
     if len(configs) > 1:
-        raise InputError("groups: configurations differ in more than labels, so that no program trains them together")
+        raise InputError("groups: got configurations that differ in more than labels, expected equal ones")
     if len({group.folder.absolute() for group in groups}) < len(groups):
-        raise InputError("groups: two have one folder, expected one for each")
+        raise InputError("groups: got two with one folder, expected a folder for each")
     return tuple(sorted(set(integers("keep", keep, 0, groups[0].config.recipe.epochs)))), configs.pop()
 
 
 def _check_sizes(config: ZooConfig, dataset: Dataset) -> None:
-    """Raise an InputError where there are too few images, or too small ones."""
+    """Raise an InputError if there are too few images, or if they are too small."""
     recipe = config.recipe
     if not len(dataset.validation):
-        raise InputError("validation: the data set has no validation images; expected a fraction over 0")
+        raise InputError("validation: got a data set without validation images, expected a fraction over 0")
     if recipe.batch_size > len(dataset.train):
-        raise InputError(f"batch_size: {recipe.batch_size} is more than the {len(dataset.train)} training images")
+        size, most = recipe.batch_size, len(dataset.train)
+        raise InputError(f"batch_size: got {size}, expected at most {most}, the number of training images")
     if recipe.translate and recipe.translate >= min(dataset.example_shape[:2]):
         size = min(dataset.example_shape[:2])
         raise InputError(f"translate: got {recipe.translate}, expected less than the images' {size} pixels")

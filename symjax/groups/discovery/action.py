@@ -179,7 +179,8 @@ class Symmetry:
             if name in element and name in places:
                 positions, power = places[name]
                 if power is None:
-                    raise InputError(f"point: {name} changes {point} by more than a matrix on its last axis")
+                    expected = f"one that {name} changes by a matrix on its last axis"
+                    raise InputError(f"point: got {point!r}, expected {expected}")
                 block = None if positions is None else _power(element[name], power, self._group(name).monomial)
                 if block is not None:
                     full = jnp.matmul(_embed(None, len(full), positions, block), full, precision="highest")
@@ -205,9 +206,9 @@ class Symmetry:
                 raise InputError(f"element: got {name!r}, expected names of spaces: {', '.join(self.spaces) or 'none'}")
             size = self.spaces[name].size
             if not self.spaces[name].verified:
-                raise InputError(f"element: {name} is not verified: acting on it changes the function")
+                raise InputError(f"element: got {name!r}, which changes the function, expected verified spaces")
             if matrix is not None and jnp.shape(matrix) != (size, size):
-                raise InputError(f"element: {name} has shape {jnp.shape(matrix)}, expected {(size, size)}")
+                raise InputError(f"element: got shape {jnp.shape(matrix)} for {name}, expected {(size, size)}")
 
     def _permute_parts(self, element: Element, permuting: Element, back: bool) -> dict:
         """Return `element` with matrices of parts permuted by the matrices in `permuting` (or by their inverses)."""

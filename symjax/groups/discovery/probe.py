@@ -24,15 +24,20 @@ class Probe:
         self._values = [_to_float64(leaf) for _, leaf in paths]
         self.real = [is_real(leaf) for leaf in self._values]
         if not any(self.real):
-            raise InputError("params: has no floating-point array, expected at least one")
+            raise InputError("params: got no floating-point array, expected at least one")
         data, structure = jax.tree.flatten(x)
-        self._data = [_to_float64(leaf) for leaf in data]
 
         def flat(*leaves):
             outputs = fn(self.treedef.unflatten(leaves[: len(paths)]), structure.unflatten(leaves[len(paths) :]))
             return [out for out in jax.tree.leaves(outputs) if is_real(out)]
 
-        closed = inline(jax.make_jaxpr(flat)(*self._values, *self._data), _in_float64)
+        try:
+            self._data = [_to_float64(leaf) for leaf in data]
+            traced = jax.make_jaxpr(flat)(*self._values, *self._data)
+        except Exception as error:  # user code can raise anything
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            raise InputError(f"fn, x: the function cannot be traced for these inputs ({reason})") from error
+        closed = inline(traced, _in_float64)
         if not any(v.aval.size for v in closed.jaxpr.outvars):
             raise InputError("fn: got no floating-point output for these inputs, expected at least one number")
         self.closed, num_params = closed, len(paths)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from symjax.checks import integer
 from symjax.errors import InputError
 from symjax.groups.discovery.action import Space, Symmetry
 from symjax.groups.discovery.candidates import CandidateSpace, find_candidate_spaces
@@ -35,11 +36,11 @@ def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Symmetry:
       params: a pytree; its floating-point leaves are acted on. Of their values only the signs and scales matter: the
         symmetry is that of generic parameters, drawn around these.
       x: a pytree; a few examples suffice. Its floating-point leaves are drawn anew, all others stay as they are.
-      seed: of what is drawn.
+      seed: seed of the random draws.
 
     Raises:
       InputError: `params` has no floating-point leaf, or the function no floating-point output or one that is NaN or
-        infinite.
+        infinite, or raises an error for these inputs.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -52,6 +53,7 @@ def discover(fn: Callable, params: Any, x: Any, *, seed: int = 0) -> Symmetry:
       >>> g = symmetry.sample(jax.random.key(0))
       >>> moved = symmetry.act(params, g)
     """
+    seed = integer("seed", seed)
     with jax.enable_x64(True):
         return _discover(Probe(fn, params, x, seed))
 
@@ -63,10 +65,12 @@ def _discover(probe: Probe) -> Symmetry:
         if all(np.isfinite(out).all() for check in checks for out in check[2]):
             break
     else:
-        raise InputError("fn: gives NaN or infinite values in float64 near these parameters and inputs")
+        raise InputError(
+            "fn: got NaN or infinite float64 outputs near these parameters and inputs, expected finite ones"
+        )
     products = [probe.products() for _ in range(gradients_needed(candidates))]
     if not all(np.isfinite(leaf).all() for product in products for leaf in product if leaf is not None):
-        raise InputError("fn: its gradient has NaN or infinite values near these parameters and inputs")
+        raise InputError("fn: got a NaN or infinite gradient near these parameters and inputs, expected a finite one")
     spaces, locations = {}, defaultdict(dict)
     for candidate in candidates:
         space = None

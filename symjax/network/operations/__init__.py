@@ -1,1 +1,1 @@
-"""Other implementations of operations that XLA runs slowly on some backend."""
+"""Implementations that replace operations which XLA runs slowly on some backends."""

@@ -7,11 +7,15 @@ import jax.numpy as jnp
 
 
 class ChannelAffine:
-    """The value (x + shift) * gain + offset, not computed before an operation needs it; each (1, ..., 1, c) or None.
+    """The value (x + shift) * gain + offset, which is computed when an operation needs it.
 
-    Batch normalization, (x - mean) * factor + bias, is one. Its gradients need two sums over examples and pixels, where
-    those of the three steps need three. The shift is not multiplied out: x - mean keeps digits that
-    x * factor - mean * factor loses where x is far from zero, all but two where x is near 1e5 and varies by 1.
+    An example is batch normalization, (x - mean) * factor + bias. Its gradients need two sums over examples and pixels;
+    those of three separate steps need three. The shift is not multiplied by the gain: for x far from zero, x - mean
+    keeps digits that x * factor - mean * factor loses (all but two for x near 1e5 that varies by 1).
+
+    Args:
+      x: (..., c).
+      shift, gain, offset: (1, ..., 1, c), or None.
     """
 
     def __init__(self, x: jax.Array, shift=None, gain=None, offset=None):

@@ -1,13 +1,13 @@
-"""Convolution in three forms, and which runs fast where.
+"""Convolution in three forms, and where each is fast.
 
 * "native": `lax.conv_general_dilated` and its own gradients. For one model outside loops, and on a GPU.
 * "matmul": shifted slices and matrix products, which stay matrix products when weights carry a member axis, where
   XLA turns the native convolution into a grouped one.
-* "mixed": for CPU programs whose steps stand in a `scan` or `lax.map`. XLA runs native convolutions there at four
-  fifths of the peak, but their gradients at 0.5 to 10 GFLOP/s. So the gradient of the input is written as the
-  convolution that it is, that of the kernel as one matrix product; where there are channels enough Winograd's
-  F(2x2, 3x3) takes over, matrix products throughout with 2.25 times fewer multiplications. From few channels, as of
-  images, matrix products of one row of taps at a time are quicker, to many only for the kernel's gradient.
+* "mixed": for CPU programs inside a `scan` or `lax.map`. There XLA runs native convolutions at four fifths of the
+  peak, but their gradients at 0.5 to 10 GFLOP/s. So the gradient of the input is written as a convolution, and that of
+  the kernel as one matrix product. With enough channels Winograd's F(2x2, 3x3) is used, which consists of matrix
+  products with 2.25 times fewer multiplications. With few input channels, as in images, matrix products of one row of
+  taps at a time are faster; with few input and many output channels only for the gradient of the kernel.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from jax import lax
 
 from symjax.ops.parallel import Form
 
-FEW, MANY = 4, 32  # channels: from few to fewer than many "matmul" takes less time, at 32 x 32 pixels
+FEW, MANY = 4, 32  # "matmul" is faster from up to FEW to fewer than MANY channels, at 32 x 32 pixels
 
 
 class Geometry(NamedTuple):
@@ -33,7 +33,7 @@ class Geometry(NamedTuple):
 
 
 def convolve(x: jax.Array, kernel: jax.Array, geometry: Geometry, form: Form) -> jax.Array:
-    """Convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d) in the form that suits the shapes best."""
+    """Return the convolution of `x` (n, h, w, c) with `kernel` (i, j, c, d), by the fastest method for the shapes."""
     if form == "native":
         return _native(x, kernel, geometry)
     undilated = all(d == 1 or size == 1 for d, size in zip(geometry.dilation, kernel.shape, strict=False))
@@ -72,7 +72,7 @@ def _output_size(x, kernel, geometry):
 
 
 def _disjoint(x, kernel, geometry):
-    """Windows that do not overlap: one matrix product."""
+    """Return a convolution whose windows do not overlap, by one matrix product."""
     rows, columns, c, d = kernel.shape
     (height, width), (down, right) = _output_size(x, kernel, geometry), geometry.strides
     x = _pad(x, *geometry.padding)[:, : height * down, : width * right]
@@ -83,9 +83,9 @@ def _disjoint(x, kernel, geometry):
 
 
 def _matmul(x, kernel, geometry):
-    """Columns of the horizontal shifts side by side, then a matrix product for each row of taps.
+    """Return a convolution by concatenated horizontal shifts of `x` and a matrix product for each row of taps.
 
-    That takes as many copies of x as the kernel has columns, where im2col takes one for each tap.
+    It needs as many copies of x as the kernel has columns; im2col needs one for each tap.
     """
     rows, columns, c, d = kernel.shape
     height, width = _output_size(x, kernel, geometry)
@@ -108,7 +108,7 @@ def _matmul(x, kernel, geometry):
 
 
 def _pays(x, kernel, geometry) -> bool:
-    """Whether Winograd applies (even maps, float32 or wider: its sums cost bfloat16 a digit) and is the faster form."""
+    """Return whether Winograd applies (even maps; float32 or wider, as bfloat16 would lose a digit) and is faster."""
     height, width = x.shape[1:3]
     same = kernel.shape[:2] == (3, 3) and geometry[:3] == Geometry(padding=((1, 1), (1, 1)))[:3]
     applies = same and height % 2 == width % 2 == 0 and x.dtype.itemsize >= 4
@@ -116,7 +116,7 @@ def _pays(x, kernel, geometry) -> bool:
 
 
 def _with_gradients(convolution, kernel_gradient):
-    """A convolution without strides whose input gradient takes its own form, with the kernel turned round."""
+    """Return a convolution without strides whose input gradient is the same convolution with the rotated kernel."""
     differentiable = jax.custom_vjp(convolution, nondiff_argnums=(2,))
 
     def forward(x, kernel, geometry):
@@ -134,7 +134,7 @@ def _with_gradients(convolution, kernel_gradient):
 
 
 def _kernel_gradient(x, g, taps, geometry):
-    """Horizontal shifts of x against vertical shifts of g in one product, which packs each operand once."""
+    """Return the kernel gradient, by one product of horizontal shifts of x and vertical shifts of g."""
     (rows, columns), (down, right), c, d = taps, geometry.dilation, x.shape[-1], g.shape[-1]
     (low, high), sides = geometry.padding
     x = _pad(x, (0, 0), sides)
@@ -147,7 +147,7 @@ def _kernel_gradient(x, g, taps, geometry):
 
 
 def _kernel_gradient_of_few(x, g, taps, geometry):
-    """That of `_matmul`: shifts of x alone, which is the smaller one by far."""
+    """Return the kernel gradient of `_matmul`, which shifts only x, the much smaller array."""
     kernel = jax.ShapeDtypeStruct((*taps, x.shape[-1], g.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda kernel: _matmul(x, kernel, geometry), kernel)(g)[0]
 
@@ -158,7 +158,7 @@ KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 def _input_tiles(x):
-    """B' x B: a 4 x 4 list of arrays (tiles, channels)."""
+    """Return B' x B as a 4 x 4 list of arrays (tiles, channels)."""
     _, h, w, c = x.shape
     x = _pad(x, (1, 1), (1, 1))
 
@@ -166,7 +166,7 @@ def _input_tiles(x):
         a, b, c, d = (lax.slice_in_dim(x, i, i + size - 1, 2, axis) for i in range(4))
         return a - c, b + c, c - b, b - d
 
-    # The barriers make each transformed tile once, as an operand of its product; XLA would fuse and recompute.
+    # Without the barriers XLA would fuse the transformed tiles into each product and recompute them.
     return [[lax.optimization_barrier(tile.reshape(-1, c)) for tile in along(row, 2, w)] for row in along(x, 1, h)]
 
 
@@ -182,7 +182,7 @@ def _winograd_tiles(x, kernel, geometry):
 
     columns = [along(*column) for column in zip(*products, strict=True)]
     rows = [along(*row) for row in zip(*columns, strict=True)]  # rows[i][j]: pixel (i, j) of every tile
-    # Interleaved by adding padded arrays, several times as fast as the loops that XLA makes of a concatenation.
+    # Pixels are interleaved by a sum of padded arrays, which is several times as fast as XLA's concatenation.
     out = sum(
         lax.pad(pixels.reshape(n, h // 2, w // 2, -1), zero, ((0, 0, 0), (i, 1 - i, 1), (j, 1 - j, 1), (0, 0, 0)))
         for i, row in enumerate(rows)

@@ -1,7 +1,7 @@
-"""Maxima over windows and their gradients, elementwise.
+"""Maxima over windows and their gradients, by elementwise operations.
 
-On a CPU that is many times as fast as `reduce_window` with its gradient, or as the scattering gradients of strided
-slices. The gradient of a maximum goes to the element that attains it, to the first one where several tie.
+On a CPU they are many times as fast as `reduce_window` and its gradient, or as the scattering gradients of strided
+slices. The gradient of a maximum goes to the element that attains it; of several equal ones to the first.
 """
 
 import math
@@ -14,7 +14,7 @@ from jax import lax
 
 
 def disjoint_max_pool(x: jax.Array, windows: Sequence[int]) -> jax.Array:
-    """Maximum over adjacent windows of a size for each axis; an edge that fills no window is dropped."""
+    """Return the maximum over adjacent windows, with a size for each axis; an incomplete last window is dropped."""
     if all(size == 1 for size in windows):
         return x
     x = x[tuple(slice(length // size * size) for length, size in zip(x.shape, windows, strict=True))]
@@ -27,8 +27,8 @@ def _disjoint(x, windows):
 
 
 def _disjoint_forward(x, windows):
-    # The winner is kept as a number: to look for the maximum again by `x == maximum` loses gradients wherever the
-    # compiler computes x twice, rounded differently.
+    # The index of the maximum is kept. To recover it by `x == maximum` would lose gradients if the compiler computes
+    # x twice with different rounding.
     winner, count = None, 1
     for axis in reversed([axis for axis, size in enumerate(windows) if size > 1]):
         size = windows[axis]
@@ -42,7 +42,7 @@ def _disjoint_forward(x, windows):
 
 
 def _disjoint_backward(windows, winner, g):
-    # Every axis becomes two: which window, and where in it.
+    # Each axis becomes two: the number of the window, and the position in the window.
     outer = [part for length in g.shape for part in (length, 1)]
     inner = [part for size in windows for part in (1, size)]
     position = jnp.arange(math.prod(windows), dtype=winner.dtype).reshape(inner)
@@ -55,9 +55,9 @@ _disjoint.defvjp(_disjoint_forward, _disjoint_backward)
 
 
 def max_along(x: jax.Array, axis: int, size: int, stride: int, padding: tuple[int, int]) -> jax.Array:
-    """Maximum over windows along one axis; padding, before and after, does not count.
+    """Return the maximum over windows along one axis, with `padding` before and after that is ignored.
 
-    Along one axis after another, the last one first, that is the maximum over windows of several axes.
+    Applied to one axis after another, the last one first, it gives the maximum over windows of several axes.
     """
     return _max_along(x, (axis, size, stride, padding, x.shape[axis]))
 
@@ -92,7 +92,7 @@ _max_along.defvjp(_max_along_forward, _max_along_backward)
 
 
 def _largest(slices):
-    """The elementwise maximum of arrays, and which of them it is, the first where they tie."""
+    """Return the elementwise maximum of arrays, and the index of the array that has it, the first of equals."""
     best, winner = slices[0], jnp.zeros(slices[0].shape, jnp.int32)
     for i, new in enumerate(slices[1:], 1):
         winner = jnp.where(new > best, i, winner)
@@ -101,7 +101,7 @@ def _largest(slices):
 
 
 def _pick(winner, slices):
-    """The elements of those arrays that `winner` names."""
+    """Return the elements of the arrays with the indices `winner`."""
     picked = slices[0]
     for i, new in enumerate(slices[1:], 1):
         picked = jnp.where(winner == i, new, picked)
@@ -110,7 +110,7 @@ def _pick(winner, slices):
 
 @jax.custom_vjp
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over all pixels; its gradient goes to the first one that attains it."""
+    """Return the maximum over all pixels; its gradient goes to the first pixel that attains it."""
     return jnp.max(x, axis=(1, 2))
 
 
@@ -121,13 +121,13 @@ def _global_max_pool_forward(x):
 
 def _global_max_pool_backward(saved, g):
     winner, (h, w) = saved
-    here = winner[:, None, None, :] == jnp.arange(h * w, dtype=winner.dtype).reshape(h, w, 1)
-    return (jnp.where(here, g[:, None, None, :], jnp.zeros((), g.dtype)),)
+    is_winner = winner[:, None, None, :] == jnp.arange(h * w, dtype=winner.dtype).reshape(h, w, 1)
+    return (jnp.where(is_winner, g[:, None, None, :], jnp.zeros((), g.dtype)),)
 
 
 global_max_pool.defvjp(_global_max_pool_forward, _global_max_pool_backward)
 
 
 def global_mean_pool(x: jax.Array) -> jax.Array:
-    """Mean over all pixels."""
+    """Return the mean over all pixels."""
     return jnp.mean(x, axis=(1, 2))

@@ -95,7 +95,7 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
     """
     check_estimator(estimator)
     if not is_concrete(bandwidth):
-        raise InputError("bandwidth: is traced, expected a number")
+        raise InputError("bandwidth: got a traced value, expected a number")
     check_kernel(kernel, bandwidth)
     check_maps(maps)
     check_layout(layout)

@@ -88,9 +88,9 @@ class Family:
         return self.name if default else f"{self.name}:{self.hyperparameter:g}"
 
     def misfit(self, junction: Junction) -> str:
-        """Return why no matrix of the family fits `junction.shape`, (d_b, d_a), as in messages; "" if one does."""
+        """Return a message if no matrix of the family has `junction.shape`, (d_b, d_a); otherwise ""."""
         unequal = self.square and len(set(junction.shape)) > 1
-        return f"needs points of equal widths; {junction.widths}" if unequal else ""
+        return f"got {junction.widths}, expected equal widths for {self.label}" if unequal else ""
 
     def random(self, key: jax.Array, shape: tuple[int, int]) -> jax.Array:
         """Return a random start matrix of `shape`, (d_b, d_a)."""

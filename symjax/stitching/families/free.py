@@ -30,7 +30,8 @@ class LowRank(Family):
 
     def misfit(self, junction):
         narrow = min(junction.front, junction.tail, key=lambda point: point.channels)
-        return f"exceeds the {narrow.channels} channels of {narrow.name}" if self.rank > narrow.channels else ""
+        expected = f"a rank of at most {narrow.channels}, the channels of {narrow.name}"
+        return f"got {self.label}, expected {expected}" if self.rank > narrow.channels else ""
 
     def init(self, start):
         left, values, right = jnp.linalg.svd(start, full_matrices=False)
