@@ -155,7 +155,7 @@ def test_a_case_does_not_depend_on_what_it_trains_beside():
     np.testing.assert_array_equal(alone.matrix, together[4].matrix)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), alone.tail, together[4].tail)
     # Repeats see their images in orders of their own.
-    first, second = (one.tail.params[0]["conv"]["kernel"] for one in together[:2])
+    first, second = (one.tail.params["convs"][1]["kernel"] for one in together[:2])
     assert np.abs(first - second).max() > 1e-3
     other = program().run(trained_zoo.member(0), CASES, key=key(1))
     assert not np.allclose(other[5].matrix, together[5].matrix)
@@ -208,8 +208,8 @@ def test_without_learning_nothing_but_the_matrix_costs():
     np.testing.assert_allclose(penalties["none"], 0, atol=1e-4)
     assert np.mean(penalties["orthogonal"]) > 10
     fresh = program(epochs=1, rate=STILL, start="fresh").run(trained_zoo.member(1), CASES, key=key())
-    kernels = [one.tail.params[0]["conv"]["kernel"] for one in (*results[:2], *fresh[:2], fresh[4])]
-    np.testing.assert_array_equal(kernels[0], trained_zoo.member(1).params[1]["conv"]["kernel"])
+    kernels = [one.tail.params["convs"][1]["kernel"] for one in (*results[:2], *fresh[:2], fresh[4])]
+    np.testing.assert_array_equal(kernels[0], trained_zoo.member(1).params["convs"][1]["kernel"])
     assert len({kernel.tobytes() for kernel in kernels}) == 3  # one for all that continue, one for each repeat
 
 
