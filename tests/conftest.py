@@ -6,6 +6,7 @@ and every process, those started by tests included, reads and writes one cache o
 
 import functools
 import gc
+import itertools
 import os
 import pathlib
 import shutil
@@ -53,8 +54,16 @@ def pytest_sessionstart(session):
             shutil.rmtree(CACHE)
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(hookwrapper=True)
 def pytest_collection_modifyitems(items):
+    """Mark cases of tests marked `few` as slow before tests are deselected, and order tests for workers afterwards."""
+    mark_all_but_few(items)
+    yield
+    if (workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))) > 1:
+        items[:] = ordered_for(workers, items)
+
+
+def mark_all_but_few(items):
     """Of the cases of tests marked `few`, mark all as slow but so many, evenly spread from a place that the name gives.
 
     So tests of every measure leave different measures out.
@@ -69,6 +78,29 @@ def pytest_collection_modifyitems(items):
         kept = {(start + i * len(cases) // count) % len(cases) for i in range(min(count, len(cases)))}
         for place in set(range(len(cases))) - kept:
             cases[place].add_marker("slow")
+
+
+def ordered_for(workers, items):
+    """Return tests in an order in which few fixtures of modules are set up in two workers (`--dist worksteal`).
+
+    Each worker starts with an equal share of the list, and a worker without tests takes some from the end of another's.
+    Modules with fixtures of their own therefore come first in every share.
+    """
+    modules = defaultdict(list)
+    for item in items:
+        modules[item.path].append(item)
+    shares, others = [[] for _ in range(workers)], []
+    for tests in modules.values():
+        (min(shares, key=len) if any(map(has_module_fixture, tests)) else others).extend(tests)
+    rest = iter(others)
+    for share in shares:
+        share.extend(itertools.islice(rest, max(0, -(-len(items) // workers) - len(share))))
+    return [*itertools.chain(*shares), *rest]
+
+
+def has_module_fixture(item):
+    fixtures = [definitions[-1] for definitions in item._fixtureinfo.name2fixturedefs.values()]
+    return any(fixture.scope == "module" and fixture.argname != "forget_programs" for fixture in fixtures)
 
 
 def pytest_collection_finish(session):

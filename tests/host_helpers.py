@@ -65,15 +65,17 @@ TOLERANCES = {
 WEIGHTS = (1e-5, 1e-5)
 
 
-def assert_same_tables(ours, theirs, what=""):
+def assert_same_tables(actual, expected, what=""):
     """Tables of results as `TOLERANCES` allow; a column of floating-point numbers that it lacks is an error."""
-    assert list(ours.columns) == list(theirs.columns) and len(ours) == len(theirs) > 0
-    for column in ours.columns:
-        if ours[column].dtype.kind == "f":
+    assert list(actual.columns) == list(expected.columns) and len(actual) == len(expected) > 0
+    for column in actual.columns:
+        if actual[column].dtype.kind == "f":
             rtol, atol = TOLERANCES[column]
-            np.testing.assert_allclose(ours[column], theirs[column], rtol=rtol, atol=atol, err_msg=f"{what} {column}")
+            np.testing.assert_allclose(
+                actual[column], expected[column], rtol=rtol, atol=atol, err_msg=f"{what} {column}"
+            )
         else:
-            assert ours[column].tolist() == theirs[column].tolist(), (what, column)
+            assert actual[column].tolist() == expected[column].tolist(), (what, column)
 
 
 def assert_same_results(folder: Path, other: Path, names) -> None:
@@ -127,9 +129,9 @@ def end(job: list[subprocess.Popen], timeout: float = 600) -> list[tuple[int, st
     stop = threading.Timer(timeout, lambda: [process.kill() for process in job])
     stop.start()
     try:
-        told = [process.communicate() for process in job]
+        printed = [process.communicate() for process in job]
     finally:
         stop.cancel()
         for process in job:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(job, told, strict=True)]
+    return [(process.returncode, *texts) for process, texts in zip(job, printed, strict=True)]

@@ -8,7 +8,7 @@ from symjax.similarity import MEASURES
 
 
 def is_variant(name: str) -> bool:
-    """Whether a measure is another one with an option, or the distance that belongs to a similarity."""
+    """Return whether a measure is another measure with an option, or the distance that belongs to a similarity."""
     return isinstance(MEASURES[name].fn, partial) or name.removesuffix("_distance") in MEASURES.keys() - {name}
 
 

@@ -15,7 +15,7 @@ def data(n=N, x_width=X_WIDTH, y_width=Y_WIDTH, seed=0, offset=0.5):
 
 
 def maps_of(n, seed=0):
-    """Of two pixels and the same numbers of channels: matrices of shapes that other tests have compiled."""
+    """Return maps of two pixels; as matrices they have the shapes of `data`, so that programs are compiled once."""
     return tuple(z.reshape(n, 1, 2, -1) for z in data(2 * n, seed=seed))
 
 

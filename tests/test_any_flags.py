@@ -32,13 +32,13 @@ class WentAhead(Exception):
 
 
 def commands():
-    """By name, the modules under experiments/ that are commands."""
-    found = {}
+    """Return the modules under experiments/ that are commands, by name."""
+    modules = {}
     for info in pkgutil.iter_modules(experiments.__path__):
         module = importlib.import_module(f"experiments.{info.name}")
         if hasattr(module, "main") and hasattr(module, "Settings"):
-            found[info.name] = module
-    return found
+            modules[info.name] = module
+    return modules
 
 
 COMMANDS = commands()
@@ -61,14 +61,14 @@ def fields(command):
 
 def own_fields():
     """(command, field), each field once for every class of settings that says what it is."""
-    seen = set()
+    listed = set()
     for command in sorted(COMMANDS, key=lambda name: (name != "zoo", name)):
         for name in fields(command):
             where = next(
                 cls for cls in COMMANDS[command].Settings.__mro__ if name in vars(cls).get("__annotations__", {})
             )
-            if (where, name) not in seen:
-                seen.add((where, name))
+            if (where, name) not in listed:
+                listed.add((where, name))
                 yield command, name
 
 
@@ -277,7 +277,7 @@ def test_folders_to_merge_that_are_none(path, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("command", TRAINING)
 def test_nothing_said_is_taken(command, tmp_path, monkeypatch, capsys):
-    """Otherwise a refusal of everything would pass here."""
+    """A command that refused every flag would pass the tests above."""
     assert thrown(command, [], tmp_path, monkeypatch, capsys)[0] == 0
 
 

@@ -377,8 +377,8 @@ def test_directions_that_the_default_drops_are_reported():
     for measure in (cca_similarity, pwcca):
         with pytest.warns(NumericalWarning, match=dropped):
             measure(x, y)
-    asked = cca(x, y, rcond=1e-3)  # not a word of what was asked for
-    assert 1e-4 < asked.x_dropped < 1e-3 < asked.x_smallest
+    explicit = cca(x, y, rcond=1e-3)  # not a word of what was asked for
+    assert 1e-4 < explicit.x_dropped < 1e-3 < explicit.x_smallest
     # Nor of what has no such directions, up to rounding.
     low = np.float32(x[:, :4] @ np.random.default_rng(0).normal(size=(4, 12)))
     assert cca(low, low).x_rank == 4 and cca(low, low).x_dropped < 4e-7

@@ -14,7 +14,7 @@ from symjax.zoo import ZooConfig
 
 
 def test_settings_that_suit():
-    """Transformers get theirs, others what they had; both by flag otherwise."""
+    """Transformers have defaults of their own, other models keep theirs, and flags change both."""
     recipe = ZooSettings(model="cct2").zoo_config().recipe
     assert (recipe.optimizer, recipe.schedule, recipe.warmup) == ("adamw", "cosine", 0.1)
     assert ZooSettings(model="cct7_3x1", dataset="cifar10").zoo_config().recipe.learning_rate == 5e-4
@@ -58,7 +58,7 @@ def test_a_tiny_one_learns_and_is_stitched(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_is_dropped_is_part_of_training():
-    """The same member trains otherwise where attention weights and branches are dropped."""
+    """A member trains differently where attention weights and branches are dropped."""
     from symjax.data.dataset import Split
     from symjax.training import create_state, pad_batches, train_epoch
     from symjax.training.loop import TrainData

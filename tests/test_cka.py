@@ -1,4 +1,4 @@
-"""HSIC and CKA against float64 NumPy by the definitions, published figures, and the symmetries of the problem."""
+"""CKA against float64 NumPy by the definitions, published figures, and the symmetries of the problem."""
 
 import itertools
 from functools import partial
@@ -8,44 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from campaign import slow
+from cka_helpers import ESTIMATORS, N, P, data, hsic_by_definition, linear
 from golden import CASES
 from scipy.spatial.distance import pdist, squareform
 
 from symjax.errors import InputError
-from symjax.similarity import channel_normalized_cka, cka, cka_distance, cka_stream, hsic, pairwise
-from symjax.similarity.linalg import gram
-
-ESTIMATORS = ("song", "gretton", "lange")
-N, P, Q = 24, 5, 7
-
-
-def data(seed=0, n=N, p=P, q=Q):
-    """Two linear functions of common data, with noise."""
-    rng = np.random.default_rng(seed)
-    common = rng.normal(size=(n, 3))
-    x, y = (common @ rng.normal(size=(3, d)) + rng.normal(size=(n, d)) for d in (p, q))
-    return np.float32(x), np.float32(y + 2)
-
-
-def hsic_by_definition(k, l, estimator):  # noqa: E741
-    n = len(k)
-    h = np.eye(n) - 1 / n
-    if estimator == "gretton":
-        return np.trace(k @ h @ l @ h) / (n - 1) ** 2
-    off = 1 - np.eye(n)
-    if estimator == "lange":
-        return ((h @ k @ h) * (h @ l @ h) * off).sum() / (n * (n - 3))
-    k, l = k * off, l * off  # noqa: E741
-    one = np.ones(n)
-    three = (
-        np.trace(k @ l) + (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (one @ k @ l @ one)
-    )
-    return three / (n * (n - 3))
-
-
-def linear(x):
-    x = np.asarray(x, np.float64).reshape(len(x), -1)
-    return x @ x.T
+from symjax.similarity import channel_normalized_cka, cka, cka_distance, cka_stream, pairwise
 
 
 def rbf(x, bandwidth):
@@ -58,75 +26,7 @@ def ratio(k, l, estimator):  # noqa: E741
     return hsic_by_definition(k, l, estimator) / np.sqrt(powers)
 
 
-# Gram matrices
-
-
-@pytest.mark.parametrize("n", [3, 511, 512, 513])
-@pytest.mark.few(2)
-def test_products_of_rows_are_symmetric_and_differentiable(n):
-    """Gram matrices of fewer and more rows than the limit for computing them by halves."""
-    x = np.random.default_rng(n).normal(size=(n, 4)).astype(np.float32)
-    weights = np.random.default_rng(1).normal(size=(n, n)).astype(np.float32)
-    with jax.enable_x64(True):
-        value, pulled = jax.vjp(gram, np.float64(x))
-        np.testing.assert_allclose(value, np.float64(x) @ np.float64(x).T, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(
-            pulled(np.float64(weights))[0], (weights + weights.T) @ np.float64(x), rtol=1e-5, atol=1e-5
-        )
-    np.testing.assert_array_equal(gram(x), gram(x).T)
-
-
-# HSIC
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_hsic_agrees_with_its_definition(estimator):
-    x, y = data()
-    got = hsic(linear(x), linear(y), estimator)
-    np.testing.assert_allclose(got, hsic_by_definition(linear(x), linear(y), estimator), rtol=1e-5)
-    assert got.shape == () and got.dtype == jnp.float32
-
-
-def test_hsic_song_is_the_mean_over_quadruples():
-    """The unbiased U-statistic of Song et al. 2012, term by term."""
-    x, y = data(n=6)
-    k, l = linear(x), linear(y)  # noqa: E741
-    terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in itertools.permutations(range(6), 4)]
-    np.testing.assert_allclose(hsic(k, l), np.mean(terms), rtol=1e-5)
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.few(2)
-def test_hsic_ignores_what_is_added_to_rows_and_columns_alike(estimator):
-    x, y = data()
-    shift = np.random.default_rng(5).normal(size=N)
-    expected = hsic(linear(x), linear(y), estimator)
-    got = hsic(linear(x) + shift[:, None] + shift[None, :], linear(y), estimator)
-    if estimator == "song":
-        got_diagonal = hsic(linear(x) + np.diag(shift), linear(y), estimator)
-        np.testing.assert_allclose(got_diagonal, expected, rtol=1e-5)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-
-
-def test_hsic_rejects():
-    k = np.eye(5)
-    for arguments, message in [
-        ((k[:4], k), "k: got shape"),
-        ((k, np.eye(6)), "l: got shape"),
-        ((np.eye(3), np.eye(3)), "3 examples.*at least 4"),
-        ((k, k, "unbiased"), "estimator: got 'unbiased'"),
-        ((k * np.nan, k), "k: .*NaN"),
-        ((k * 1j, k), "k: got complex"),
-        ((np.arange(25.0).reshape(5, 5), k), "k: got entries that differ by up to 1.6e"),
-        ((k, np.triu(np.ones((5, 5)))), "l: got entries that differ"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            hsic(*arguments)
-
-
 # CKA: values
-
-
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("form", ["gram", "features"])
 @pytest.mark.few(3)
@@ -201,8 +101,6 @@ def test_forms_are_chosen_by_cost():
 
 
 # CKA: maps
-
-
 def test_maps_are_flattened_by_default_and_may_differ_in_size():
     x, y = CASES[0].features()
     np.testing.assert_allclose(cka(x, y), ratio(linear(x), linear(y), "song"), atol=2e-6)
@@ -216,8 +114,6 @@ def test_maps_are_flattened_by_default_and_may_differ_in_size():
 
 
 # CKA: properties
-
-
 @pytest.mark.parametrize("form", ["gram", "features"])
 @pytest.mark.few(1)
 def test_far_from_the_origin_and_of_any_size(form):
@@ -257,7 +153,7 @@ def test_identical_input(form):
 
 
 def test_opposite_kernels():
-    """An angle over pi / 2: kernels can have negative correlation with "song"."""
+    """With the estimator "song" kernels can be negatively correlated, so that the angle exceeds pi / 2."""
     x = np.float32([[1, 0], [-1, 0], [0, 1], [0, -1]])
     y = np.float32([[1, 0], [0, 1], [-1, 0], [0, -1]])
     expected = ratio(linear(x), linear(y), "song")
@@ -352,8 +248,6 @@ def check_derivative(values, x, step=1e-6):
 
 
 # CKA: degenerate and mistaken input
-
-
 def test_constant_input_has_no_similarity():
     x, y = data()
     constant = np.full_like(x, 0.1)

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from stitch_command_helpers import FakeSweep
 from stitch_helpers import flags, scratch, trained
-from test_stitch_command import FakeSweep
 
 import experiments.crossval
 import experiments.lasso
@@ -40,7 +40,7 @@ def command(module, *others, out):
 @pytest.fixture
 def fake(monkeypatch):
     """Stitches that are drawn in place of trained ones."""
-    FakeSweep.asked, FakeSweep.fail_at = [], None
+    FakeSweep.requested, FakeSweep.fail_at = [], None
     monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
     return FakeSweep
 
@@ -54,27 +54,27 @@ def test_crossval(fake, tmp_path, capsys):
     assert len(rows) == 2 * 2 * 3 and set(rows.family) == {"rank1", "rank2", "rank4"}
     assert len(chosen) == 2 * 2
     for row in chosen.itertuples():
-        theirs = rows[(rows.pair == row.pair) & (rows.layer == row.layer)].sort_values("hyperparameter")
-        assert row.val_accuracy == theirs.val_accuracy.max()
-        assert row.hyperparameter == theirs.hyperparameter[theirs.val_accuracy.idxmax()]
-    told = summary.read(out)
-    assert told.experiment == "crossval" and told.figures == ("penalties", "choices") and told.seconds > 0
-    counts = told.tables["how often each value was chosen"]
+        candidates = rows[(rows.pair == row.pair) & (rows.layer == row.layer)].sort_values("hyperparameter")
+        assert row.val_accuracy == candidates.val_accuracy.max()
+        assert row.hyperparameter == candidates.hyperparameter[candidates.val_accuracy.idxmax()]
+    report = summary.read(out)
+    assert report.experiment == "crossval" and report.figures == ("penalties", "choices") and report.seconds > 0
+    counts = report.tables["how often each value was chosen"]
     assert counts.to_numpy().sum() == 4 and counts.index.tolist() == ["1", "2", "4"]
     fixed = rows.assign(family="rank:" + rows.hyperparameter.map("{:g}".format))
-    assert told.conclusion == experiments.crossval.conclusion(fixed, chosen) and told.conclusion in printed
-    assert f"rank costs {chosen.penalty.mean():.1f} points" in told.conclusion
+    assert report.conclusion == experiments.crossval.conclusion(fixed, chosen) and report.conclusion in printed
+    assert f"rank costs {chosen.penalty.mean():.1f} points" in report.conclusion
     assert "chosen by validation" in printed
-    assert all((out / f"{name}.png").exists() for name in told.figures)
+    assert all((out / f"{name}.png").exists() for name in report.figures)
 
-    fake.asked.clear()
+    fake.requested.clear()
     command(experiments.crossval, *ask, out=out)
-    assert not fake.asked
-    assert capsys.readouterr().out == printed and summary.read(out).seconds > told.seconds
+    assert not fake.requested
+    assert capsys.readouterr().out == printed and summary.read(out).seconds > report.seconds
 
 
 def test_validation_chooses_and_the_test_images_tell():
-    """Planted: what validation takes for best is best on the test images nowhere, and the other way round."""
+    """In the planted table, the value with the best validation accuracy is never the best on the test images."""
     # By value, a number for each of two layers: accuracy on the validation images, and the penalty on the test images.
     values = {
         0.1: ((90.0, 70.0), (3.0, 9.0)),  # best at the first layer
@@ -108,12 +108,26 @@ def test_the_lasso_command(fake, tmp_path, capsys):
         1,
         out=tmp_path / "run",
     )
-    told = summary.read(tmp_path / "run")
-    assert told.conclusion in capsys.readouterr().out and "birkhoff costs" in told.conclusion
-    assert {label for _, _, label in fake.asked} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
-    (table,) = told.tables.values()
+    report = summary.read(tmp_path / "run")
+    assert report.conclusion in capsys.readouterr().out and "birkhoff costs" in report.conclusion
+    assert {label for _, _, label in fake.requested} == {"lasso_proximal:0.1", "lasso_proximal:10000", "birkhoff"}
+    (table,) = report.tables.values()
     assert table.loc["lasso_proximal:10000", "relu1"].endswith("@ 0.00")
     assert (tmp_path / "run" / "sparsity.png").exists() and (tmp_path / "run" / "sparsity.pdf").exists()
+
+
+def test_points_of_one_model_in_the_other_commands(fake, tmp_path, capsys):
+    """Layers that share a point of A are distinct in tables and figures."""
+    words = ["--layers", "relu1,relu1:relu2", "--pairs", 1]
+    command(experiments.lasso, *words, "--weights", "0.1", "--references", "full,birkhoff", out=tmp_path / "lasso")
+    printed = capsys.readouterr().out
+    assert "relu1 to relu2" in printed and "Left out: birkhoff, which need equal widths" in printed
+    command(experiments.crossval, *words, "--family", "rank", "--values", "1,2", out=tmp_path / "crossval")
+    rows = files.read_csv(tmp_path / "crossval" / "results.csv", ROWS.required)
+    assert "relu1 to relu2" in capsys.readouterr().out and not {"network_a", "network_b"} & {*rows}
+    chosen = files.read_csv(tmp_path / "crossval" / "chosen.csv")
+    assert chosen.layer.tolist() == ["relu1", "relu1 to relu2"]
+    assert rows.layer_b.notna().all()
 
 
 @pytest.mark.slow
@@ -131,9 +145,9 @@ def test_lasso(tmp_path):
     pair = tuple(map(int, rows.pair.iloc[0].split("-")))
     stitch, _ = load_stitch(out, pair, "relu1", "lasso_proximal:10000", like=trained()[1].members.state)
     np.testing.assert_array_equal(stitch.matrix, 0)
-    told = summary.read(out)
-    assert "lasso_proximal:0.1 costs" in told.conclusion and "birkhoff costs" in told.conclusion
-    assert told.tables[next(iter(told.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
+    report = summary.read(out)
+    assert "lasso_proximal:0.1 costs" in report.conclusion and "birkhoff costs" in report.conclusion
+    assert report.tables[next(iter(report.tables))].loc["lasso_proximal:10000", "relu1"].endswith("@ 1.00")
     assert (out / "sparsity.png").exists() and (out / "sparsity.pdf").exists()
 
 
@@ -141,12 +155,12 @@ def test_lasso(tmp_path):
 @pytest.mark.few(3)
 def test_all_values_train_together(family, tmp_path, monkeypatch):
     """One sweep is asked for, of all values of the family, for all pairs and layers."""
-    asked = []
+    requested = []
 
     class Asked:
         def __init__(self, plan, dataset, *, num_pairs):
             self.plan = plan
-            asked.append((plan.points, [one.hyperparameter for one in plan.families], num_pairs))
+            requested.append((plan.points, [one.hyperparameter for one in plan.families], num_pairs))
 
         group_size, evaluation_steps = 1, 0
 
@@ -159,7 +173,7 @@ def test_all_values_train_together(family, tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         command(experiments.crossval, "--family", family, *values, "--pairs", 2, out=tmp_path / "run")
     grid = [1.0, 3.0] if values else list(FAMILIES[family].grid)
-    assert asked == [((0, 1), grid, 2)] and len(grid) > 1
+    assert requested == [((0, 1), grid, 2)] and len(grid) > 1
 
 
 def planted(**families):
@@ -173,7 +187,7 @@ def planted(**families):
 
 
 def test_a_penalty_that_is_nan_is_not_passed_over():
-    """Of one of two pairs: no mean, extreme or deviation is that of the other alone."""
+    """A NaN in one of two pairs makes means, extremes and deviations NaN; the other pair does not stand for both."""
     rows = pd.DataFrame({"pair": ["0-1", "1-0"], "layer": "relu1", "hyperparameter": 1.0, "val_accuracy": 80.0})
     rows = pd.concat([rows.assign(family=f"alpha:{n}", penalty=[n, n + 1.0], hyperparameter=n) for n in (1.0, 2.0)])
     rows.iloc[1, rows.columns.get_loc("penalty")] = np.nan
@@ -190,7 +204,7 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
 
 
 @pytest.mark.parametrize(
-    ("lassos", "told"),
+    ("lassos", "expected"),
     [
         # The sparsest of those that cost 5 points at most; another is sparser, and dearer.
         (
@@ -210,10 +224,10 @@ def test_a_penalty_that_is_nan_is_not_passed_over():
         ),
     ],
 )
-def test_the_finding_is_the_sparsest_of_the_cheap(lassos, told):
+def test_the_finding_is_the_sparsest_of_the_cheap(lassos, expected):
     table = planted(**lassos, full=(0.5, 0.02), birkhoff=(17.0, 0.96))
     others = "full costs 0.5 points with 2% zeros; birkhoff costs 17.0 points with 96% zeros"
-    assert experiments.lasso.conclusion(table) == f"On average over layers, on the test images, {told}; {others}."
+    assert experiments.lasso.conclusion(table) == f"On average over layers, on the test images, {expected}; {others}."
 
 
 def of_diverged_members(module, *others):
@@ -224,14 +238,14 @@ def of_diverged_members(module, *others):
 
 @pytest.mark.slow
 def test_members_that_have_diverged_are_not_stitched(tmp_path, capsys):
-    """Nor is their accuracy that of the first class, which the largest of NaN would be."""
+    """Their accuracy is NaN: the largest of NaN logits would be the first class."""
     trained()
     for module in (experiments.stitch, experiments.crossval, experiments.lasso):
         with pytest.raises(SystemExit) as stop:
             of_diverged_members(module, "--zoo", "zoo", "--out", "run")
-        told = capsys.readouterr()
-        assert stop.value.code == 2 and not told.out
-        assert "error: seeds: 0, 1, 2 have diverged" in told.err and "Traceback" not in told.err
+        output = capsys.readouterr()
+        assert stop.value.code == 2 and not output.out
+        assert "error: seeds: 0, 1, 2 have diverged" in output.err and "Traceback" not in output.err
         assert not (tmp_path / "run" / "parts").exists()
         shutil.rmtree(tmp_path / "run")
     of_diverged_members(experiments.zoo, "--out", "zoo")
@@ -253,7 +267,7 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
 
 
 @pytest.mark.parametrize(
-    "module,words,wanted",
+    "module,words,expected",
     [
         (experiments.crossval, ["--values", "0.1"], "values: got '0.1'"),
         (experiments.crossval, ["--values", "0.1,x"], "expected a number instead of 'x'"),
@@ -266,9 +280,9 @@ def test_members_whose_logits_alone_are_not_finite_have_diverged():
         (experiments.lasso, ["--weights", "zero"], "expected a number instead of 'zero'"),
     ],
 )
-def test_bad_flags_are_one_line(module, words, wanted, tmp_path, capsys):
+def test_bad_flags_are_one_line(module, words, expected, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         command(module, *words, out=tmp_path / "run")
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and wanted in error and len(error.splitlines()) == 1
+    assert stop.value.code == 2 and expected in error and len(error.splitlines()) == 1
     assert not (tmp_path / "run").exists() and jax.config.read("jax_disable_most_optimizations")

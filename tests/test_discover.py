@@ -1,4 +1,4 @@
-"""Symmetries that are found from the jaxpr alone, against the known ones of planted networks and of every model."""
+"""Symmetries derived from the jaxpr alone, against the known ones of planted networks and of every model."""
 
 import doctest
 import re
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from campaign import slow
+from discover_helpers import INPUTS, KEY, LAYERS, check, close, drawn_params, groups_of
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from test_models import draw
@@ -17,12 +18,10 @@ from test_models import draw
 from symjax.errors import InputError
 from symjax.groups import INTERTWINERS, discover
 from symjax.groups.discovery import labels, search
-from symjax.jaxprs import evaluate
 from symjax.models import create
 
-KEY = jax.random.key(3)
-
 # --- the built-in models ---
+
 
 STAGES = {f"block{stage}.{block}*": 2 ** (stage + 1) for stage in (1, 2, 3) for block in (1, 2, 3)}
 SPACES = {
@@ -82,27 +81,7 @@ def test_the_function_stays_and_features_change_by_exactly_a(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10), back, member)
 
 
-@pytest.mark.slow
-def test_spaces_of_a_transformer():
-    network = create("cct2", width=8, image_size=8, classes=3)
-    x = jax.random.normal(KEY, (3, 8, 8, 3))
-    symmetry = network.symmetry(network.init(KEY), x)
-    groups = [space.group for space in symmetry.spaces.values() if space.verified]
-    assert groups.count("general_linear") == 2 * 2 * 2  # query-key and value-output, of two heads, in two blocks
-    assert groups.count("positive_monomial") == 1  # of the tokenizer
-    assert symmetry.spaces["block1"].size == 8 and symmetry.spaces_at("block2") == ("block1",)
-
-
 # --- planted networks ---
-
-
-def drawn_params(**shapes):
-    generator = np.random.default_rng(0)
-    return {name: generator.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-INPUTS = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
-LAYERS = drawn_params(w=(4, 6), b=(6,), v=(6, 3))
 
 
 def two_layers(activation):
@@ -111,57 +90,6 @@ def two_layers(activation):
         return checkpoint_name(activation(before), "after") @ params["v"]
 
     return fn
-
-
-def wide(tree):
-    real = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jnp.floating)  # noqa: E731
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if real(leaf) else leaf, tree)
-
-
-def named_values(fn, params, x):
-    """The outputs, and every value that the function names."""
-    named = {}
-
-    def keep(equation, operands):
-        if equation.primitive.name == "name":
-            named[equation.params["name"]] = np.asarray(operands[0])
-
-    return evaluate(jax.make_jaxpr(fn)(params, x), jax.tree.leaves((params, x)), keep), named
-
-
-def close(actual, expected, tolerance=1e-10):
-    for a, b in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
-
-
-def on_host(element):
-    """In NumPy, for which nothing compiles."""
-    return jax.tree.map(np.asarray, element)
-
-
-def check(symmetry, fn, params, x):
-    """The function stays, every space moves parameters, named values move by `at`, and the action is a group's."""
-    with jax.enable_x64(True):
-        params, x = wide(params), wide(x)
-        first, then = on_host(symmetry.sample(KEY)), on_host(symmetry.sample(jax.random.key(8)))
-        assert first.keys() == {name for name, space in symmetry.spaces.items() if space.verified}
-        assert symmetry.contains(first)
-        moved = symmetry.act(params, first)
-        (before, values), (after, images) = named_values(fn, params, x), named_values(fn, moved, x)
-        close(after, before)
-        for name, value in values.items():
-            close(images[name], value @ np.asarray(symmetry.at(name, first)).T)
-        for name, matrix in first.items():
-            alone = symmetry.act(params, {name: matrix})
-            same = all((a == b).all() for a, b in zip(*map(jax.tree.leaves, (alone, params)), strict=True))
-            assert same == (matrix == np.eye(len(matrix))).all(), name
-        close(symmetry.act(params, on_host(symmetry.compose(first, then))), symmetry.act(moved, then))
-        close(symmetry.act(moved, on_host(symmetry.inverse(first))), params)
-
-
-def groups_of(symmetry):
-    assert all(space.verified for space in symmetry.spaces.values())
-    return {name: (space.size, space.group) for name, space in symmetry.spaces.items()}
 
 
 @pytest.mark.parametrize("name", [name for name, row in INTERTWINERS.items() if row.offset is None])
@@ -210,95 +138,7 @@ def test_residual_blocks_share_a_stream():
     check(symmetry, fn, params, INPUTS)
 
 
-def test_tied_embeddings_of_tokens_turn_by_rotations_alone():
-    """The table is looked up and reads the stream: A and its inverse transposed have to be one."""
-    params, tokens = drawn_params(table=(11, 6), a=(6, 8), b=(8, 6)), np.array([[1, 2, 3], [4, 0, 10]])
-
-    def fn(p, tokens):
-        x = p["table"][tokens]
-        return (x + jax.nn.gelu(x @ p["a"]) @ p["b"]) @ p["table"].T
-
-    symmetry = discover(fn, params, tokens)
-    assert groups_of(symmetry) == {"table": (6, "orthogonal"), "a": (8, "permutation")}
-    check(symmetry, fn, params, tokens)
-
-
-def standardized(x, centred=True):
-    x = x - x.mean(-1, keepdims=True) if centred else x
-    return x / jnp.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
-
-
-def transformer(p, tokens, fused=False):
-    x = p["table"][tokens] + p["positions"]
-    examples, length, _ = x.shape
-    z = standardized(x) * p["scale"] + p["bias"]
-    split = lambda y, *parts: y.reshape(examples, length, *parts, 2, 3)  # noqa: E731
-    q, k, v = jnp.moveaxis(split(z @ p["qkv"], 3), 2, 0) if fused else (split(z @ p[name]) for name in "qkv")
-    scores = jnp.where(jnp.tril(jnp.ones((length, length), bool)), jnp.einsum("nqhc,nkhc->nhqk", q, k), -1e9)
-    attended = jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(scores), v)
-    x = checkpoint_name(x + attended.reshape(examples, length, 6) @ p["out"], "stream")
-    x = x + checkpoint_name(jax.nn.gelu(standardized(x) @ p["up"]), "hidden") @ p["down"]
-    return x @ p["head"]
-
-
 SHAPES = {"table": (11, 8), "positions": (5, 8), "scale": (8,), "bias": (8,), "out": (6, 8), "up": (8, 9)}
-SHAPES |= {"down": (9, 8), "head": (8, 4)}
-
-
-@pytest.mark.parametrize("fused", [False, slow(True)])
-def test_transformers(fused):
-    """Heads are permuted, each has a matrix for queries and keys and one for values; parts move with their heads."""
-    inner = {"qkv": (8, 18)} if fused else {"q": (8, 6), "k": (8, 6), "v": (8, 6)}
-    params, tokens = drawn_params(**SHAPES, **inner), np.random.default_rng(0).integers(0, 11, (2, 5))
-    fn = lambda p, tokens: transformer(p, tokens, fused)  # noqa: E731
-    symmetry = discover(fn, params, tokens)
-    groups = groups_of(symmetry)
-    assert groups.pop("stream") == (8, "permutation") and groups.pop("hidden") == (9, "permutation")
-    heads = next(name for name, space in symmetry.spaces.items() if space.families)
-    assert groups.pop(heads) == (2, "permutation") and "heads" in heads
-    assert list(groups.values()) == [(3, "general_linear")] * 4
-    check(symmetry, fn, params, tokens)
-
-
-def test_queries_that_share_keys():
-    """Two heads of keys for four of queries: one matrix for each of the two, which are permuted."""
-    params = drawn_params(q=(4, 12), k=(4, 6), v=(4, 6), out=(12, 3))
-
-    def fn(p, x):
-        split = lambda y: y.reshape(*y.shape[:2], -1, 3)  # noqa: E731
-        q, k, v = split(x @ p["q"]), *(jnp.repeat(split(x @ p[name]), 2, axis=2) for name in "kv")
-        attended = jnp.einsum("nhqk,nkhc->nqhc", jax.nn.softmax(jnp.einsum("nqhc,nkhc->nhqk", q, k)), v)
-        return attended.reshape(*x.shape[:2], 12) @ p["out"]
-
-    symmetry = discover(fn, params, INPUTS[None])
-    assert list(groups_of(symmetry).values()) == [(3, "general_linear")] * 4 + [(2, "permutation")]
-    check(symmetry, fn, params, INPUTS[None])
-
-
-def test_rotations_pass_a_norm_without_scale():
-    params = drawn_params(enter=(4, 6), a=(6, 5), b=(5, 6), leave=(6, 3))
-
-    def fn(p, x):
-        x = x @ p["enter"]
-        x = x + jax.nn.relu(standardized(x, centred=False) @ p["a"]) @ p["b"]
-        return standardized(x, centred=False) @ p["leave"]
-
-    symmetry = discover(fn, params, INPUTS)
-    assert groups_of(symmetry) == {"enter": (6, "orthogonal"), "a": (5, "positive_monomial")}
-    check(symmetry, fn, params, INPUTS)
-
-
-def test_layer_norm_carries_scales_in_its_affine_parameters():
-    params = LAYERS | drawn_params(scale=(6,), bias=(6,))
-
-    def fn(p, x):
-        return jax.nn.relu(standardized(x @ p["w"] + p["b"]) * p["scale"] + p["bias"]) @ p["v"]
-
-    symmetry = discover(fn, params, INPUTS)
-    assert groups_of(symmetry) == {"w": (6, "positive_monomial")}
-    exponents = {axis.path: axis.exponent for axis in symmetry.spaces["w"].axes}
-    assert exponents == {"w": 0, "b": 0, "scale": 1, "bias": 1, "v": -1}
-    check(symmetry, fn, params, INPUTS)
 
 
 class ConvNet(nnx.Module):

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-from test_zoo import CONFIG, LONG, assert_same, train
+from zoo_helpers import CONFIG, LONG, assert_same, train
 
 import symjax.data.cache
 from benchmarks import faults

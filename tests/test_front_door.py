@@ -105,8 +105,8 @@ def test_arrays_of_other_libraries_are_taken():
 
 def test_nullable_types_of_pandas():
     whole = pd.DataFrame({"a": pd.array([1, 2, 4], "Int64"), "b": [0.5, 1.0, 2.0], "c": [True, False, True]})
-    found = checks.array("x", whole)
-    np.testing.assert_array_equal(found, [[1, 0.5, 1], [2, 1, 0], [4, 2, 1]])
+    checked = checks.array("x", whole)
+    np.testing.assert_array_equal(checked, [[1, 0.5, 1], [2, 1, 0], [4, 2, 1]])
     assert checks.array("labels", whole["a"]).dtype == np.int64
     missing = pd.DataFrame({"a": pd.array([1, None, 4], "Int64"), "b": [0.5, 1.0, 2.0]})
     with pytest.raises(InputError, match="^x: got missing values"):

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from test_zoo import CONFIG, DATASET, assert_same, train
+from zoo_helpers import CONFIG, DATASET, assert_same, train
 
 from symjax.errors import InputError
 from symjax.ops import files, hosts
@@ -123,11 +123,11 @@ def test_the_rows_of_a_pair(tmp_path, monkeypatch):
     row |= {"start": "identity", "learning_rate": 0.1, "stitched_accuracy": 80.0, "val_accuracy": 81.0, "sparsity": 0.0}
     curve = {"layer": "relu1", "family": "full", "learning_rate": 0.1, "epoch": 1, "loss": 0.5, "accuracy": 80.0}
     stitch = Stitch(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
-    found = PairResult((0, 1), [row], [curve], {("relu1", "full"): (stitch, ({"mean": np.ones(3)},))})
+    result = PairResult((0, 1), [row], [curve], {("relu1", "full"): (stitch, ({"mean": np.ones(3)},))})
     refused = each_refusal(
         monkeypatch,
         tmp_path,
-        lambda folder: StitchResults(folder).add(found, {0: 90.0, 1: 91.0}),
+        lambda folder: StitchResults(folder).add(result, {0: 90.0, 1: 91.0}),
         contents,
         harmless=["mkdir"],  # of a folder that exists
     )

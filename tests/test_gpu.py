@@ -68,10 +68,10 @@ def test_measure_is_that_of_float64(name):
 @pytest.mark.parametrize("name", some(["cca", "pwcca", "procrustes", "cka", "wreath_cka", "soft_matching"], ()))
 def test_pairwise_is_that_of_float64(name):
     x, y = representations((30, 2, 2, 4))
-    found = pairwise({"layer": np.stack([x, y])}, name, devices=jax.devices()[:1]).values[0, :, 0]
+    similarities = pairwise({"layer": np.stack([x, y])}, name, devices=jax.devices()[:1]).values[0, :, 0]
     with on_host():
         exact = [[float(MEASURES[name].fn(np.float64(a), np.float64(b))) for b in (x, y)] for a in (x, y)]
-    np.testing.assert_allclose(found, exact, atol=1e-3 if MEASURES[name].kind == "distance" else 2e-5)
+    np.testing.assert_allclose(similarities, exact, atol=1e-3 if MEASURES[name].kind == "distance" else 2e-5)
 
 
 @pytest.mark.parametrize("form", ["gram", "features"])
@@ -106,9 +106,9 @@ def test_birkhoff_projection_and_its_gradient():
 
 def test_assignments_inside_a_program():
     matrices = np.float32(np.random.default_rng(0).normal(size=(3, 20, 20)))
-    found = jax.jit(jax.vmap(nearest_permutation))(matrices)
+    assignments = jax.jit(jax.vmap(nearest_permutation))(matrices)
     exact = [scipy.optimize.linear_sum_assignment(matrix, maximize=True)[1] for matrix in matrices]
-    np.testing.assert_array_equal(found, exact)
+    np.testing.assert_array_equal(assignments, exact)
 
 
 def test_closed_forms_of_stitches():

@@ -81,16 +81,16 @@ def test_failing_and_hanging_steps_cost_their_share_alone(steps, tmp_path):
     rows = run(steps, 9, tmp_path / "out")
     assert time.monotonic() - began < 9
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == rows
-    found = {(row["step"], row["case"]): row for row in rows}
-    assert found["good", "figure"]["figure"] == 1.5
-    assert found["failing", "before"]["figure"] == 2
-    assert found["failing", "a case"]["comment"] == "ValueError: no"
-    assert found["failing", "needs what is not there"]["unit"] == "not installed"
-    assert found["failing", "whole step"]["comment"].startswith("failed (exit code 1)")
-    assert found["hanging", "whole step"]["comment"].startswith("killed at its limit")
-    child = Path(f"/proc/{found['hanging', 'child']['figure']:.0f}/stat")
+    by_case = {(row["step"], row["case"]): row for row in rows}
+    assert by_case["good", "figure"]["figure"] == 1.5
+    assert by_case["failing", "before"]["figure"] == 2
+    assert by_case["failing", "a case"]["comment"] == "ValueError: no"
+    assert by_case["failing", "needs what is not there"]["unit"] == "not installed"
+    assert by_case["failing", "whole step"]["comment"].startswith("failed (exit code 1)")
+    assert by_case["hanging", "whole step"]["comment"].startswith("killed at its limit")
+    child = Path(f"/proc/{by_case['hanging', 'child']['figure']:.0f}/stat")
     assert not child.exists() or child.read_text().split()[2] == "Z"  # nobody may have waited for it yet
-    assert found["last", "seconds left"]["figure"] > 1
+    assert by_case["last", "seconds left"]["figure"] > 1
     assert "the whole step" in (tmp_path / "out" / "log.txt").read_text()
 
 

@@ -140,9 +140,9 @@ def test_a_verdict_holds_within_reach():
     assert is_intertwiner(clipped, matrix).verdict is True
     assert is_intertwiner(clipped, matrix, reach=3000).verdict is False
     assert is_intertwiner(clipped, np.eye(3)[[1, 2, 0]], reach=3000).verdict is True
-    asked = []
-    is_intertwiner(lambda x: asked.append(np.abs(x).max()) or x, np.eye(3), reach=7)
-    np.testing.assert_allclose(asked, 7)
+    largest = []
+    is_intertwiner(lambda x: largest.append(np.abs(x).max()) or x, np.eye(3), reach=7)
+    np.testing.assert_allclose(largest, 7)
 
 
 def test_polynomials_of_any_degree():

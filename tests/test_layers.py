@@ -42,10 +42,10 @@ def conv_oracle(x, kernel, stride):
     return out
 
 
-def close(actual, wanted, tolerance):
-    wanted = np.asarray(wanted, np.float64)
-    assert np.shape(actual) == wanted.shape
-    assert np.abs(np.asarray(actual, np.float64) - wanted).max() <= tolerance * np.abs(wanted).max()
+def close(actual, expected, tolerance):
+    expected = np.asarray(expected, np.float64)
+    assert np.shape(actual) == expected.shape
+    assert np.abs(np.asarray(actual, np.float64) - expected).max() <= tolerance * np.abs(expected).max()
 
 
 def out_and_pullback(x, kernel, g, *, stride, method):
@@ -73,10 +73,10 @@ SHAPES = [
 @pytest.mark.few(15)
 def test_convolution_and_its_gradients(method, size, c, d, k, stride):
     x, kernel = normal(0, 2, *size, c), normal(1, k, k, c, d)
-    wanted = conv_oracle(x, kernel, stride)
-    g, other_x, other_kernel = normal(2, *wanted.shape), normal(3, *x.shape), normal(4, *kernel.shape)
+    expected = conv_oracle(x, kernel, stride)
+    g, other_x, other_kernel = normal(2, *expected.shape), normal(3, *x.shape), normal(4, *kernel.shape)
     out, (dx, dkernel) = jax.jit(partial(out_and_pullback, stride=stride, method=method))(x, kernel, g)
-    close(out, wanted, 2e-6)
+    close(out, expected, 2e-6)
     # A bilinear map: <g, conv(x', kernel)> = <dx, x'> for every x', and the same for the kernel.
     scale = np.linalg.norm(g) * np.linalg.norm(out)
     for gradient, other, moved in (
@@ -97,15 +97,15 @@ def test_features_that_are_not_formed_are_convolved_as_if_they_were(offset, stri
     features = coordinates @ directions.T + (0 if shift is None else shift)
     close(materialize(low_rank), features, 1e-6)
     assert materialize(features) is features
-    found = jax.jit(lambda x: convolved(partial(conv2d, stride=stride), x, kernel))(low_rank)
-    close(found, conv_oracle(features, kernel, stride), 3e-6)
+    result = jax.jit(lambda x: convolved(partial(conv2d, stride=stride), x, kernel))(low_rank)
+    close(result, conv_oracle(features, kernel, stride), 3e-6)
 
 
 def test_winograd_is_exact_to_float32():
     x, kernel = normal(0, 8, 16, 16, 64), normal(1, 3, 3, 64, 64)
-    wanted = conv_oracle(x, kernel, 1)
-    deviation = np.asarray(jax.jit(partial(conv2d, method="mixed"))(x, kernel), np.float64) - wanted
-    assert np.sqrt((deviation**2).mean()) < 1e-6 * wanted.std()
+    expected = conv_oracle(x, kernel, 1)
+    deviation = np.asarray(jax.jit(partial(conv2d, method="mixed"))(x, kernel), np.float64) - expected
+    assert np.sqrt((deviation**2).mean()) < 1e-6 * expected.std()
     assert deviation.any() and "convolution" not in str(jax.make_jaxpr(partial(conv2d, method="mixed"))(x, kernel))
 
 
@@ -126,8 +126,8 @@ def test_convolution_under_vmap_over_weights(method):
     gradients = jax.grad(loss, (0, 1))
     together, one = jax.jit(jax.vmap(gradients))(x, kernels), jax.jit(gradients)
     for i in range(3):
-        for actual, wanted in zip(together, one(x[i], kernels[i]), strict=True):
-            close(actual[i], wanted, 1e-5)
+        for actual, expected in zip(together, one(x[i], kernels[i]), strict=True):
+            close(actual[i], expected, 1e-5)
 
 
 # --- batch norm ------------------------------------------------------------------------------------------------------
@@ -190,14 +190,14 @@ def test_max_pool_and_its_gradient(h, w, size):
     x = np.random.default_rng(0).permutation(2 * h * w * 3).reshape(2, h, w, 3).astype(np.float32)  # no ties
     g = normal(1, 2, h // size, w // size, 3)
     out, gradient = jax.jit(lambda x, g: (max_pool(x, size), jax.vjp(lambda x: max_pool(x, size), x)[1](g)[0]))(x, g)
-    wanted, wanted_gradient = np.zeros(out.shape), np.zeros(x.shape)
+    expected, expected_gradient = np.zeros(out.shape), np.zeros(x.shape)
     for n, i, j, c in np.ndindex(out.shape):
         window = x[n, i * size : (i + 1) * size, j * size : (j + 1) * size, c]
-        wanted[n, i, j, c] = window.max()
+        expected[n, i, j, c] = window.max()
         down, right = np.unravel_index(window.argmax(), window.shape)
-        wanted_gradient[n, i * size + down, j * size + right, c] = g[n, i, j, c]
-    np.testing.assert_array_equal(out, wanted)
-    np.testing.assert_array_equal(gradient, wanted_gradient.astype(np.float32))
+        expected_gradient[n, i * size + down, j * size + right, c] = g[n, i, j, c]
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(gradient, expected_gradient.astype(np.float32))
 
 
 def test_the_gradient_of_a_maximum_goes_to_the_first_of_a_tie():
@@ -220,9 +220,9 @@ def test_no_gradient_of_a_maximum_is_lost_where_the_compiler_rounds_its_input_tw
 
     compiled = jax.jit(jax.grad(fn)).lower(x).compile({"xla_backend_optimization_level": level})
     with jax.disable_jit():
-        wanted = jax.grad(fn)(x)
-    np.testing.assert_allclose(compiled(x), wanted, rtol=1e-4, atol=1e-4)
-    assert np.abs(wanted).max() > 1
+        expected = jax.grad(fn)(x)
+    np.testing.assert_allclose(compiled(x), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected).max() > 1
 
 
 def test_max_pool_under_vmap():

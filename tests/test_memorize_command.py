@@ -35,9 +35,9 @@ def test_group_means_are_means_over_the_pairs_of_each_kind():
     pairs = np.array(list(itertools.combinations(range(7), 2)))[rng.permutation(21)]
     pairs[::2] = pairs[::2, ::-1]
     values = rng.uniform(size=(21, 2))
-    found = group_means(values, pairs, labels)
-    assert list(found) == [("b", "b"), ("b", "a"), ("a", "a")]
-    for (one, other), mean in found.items():
+    means = group_means(values, pairs, labels)
+    assert list(means) == [("b", "b"), ("b", "a"), ("a", "a")]
+    for (one, other), mean in means.items():
         chosen = [sorted((labels[i], labels[j])) == sorted((one, other)) for i, j in pairs]
         np.testing.assert_allclose(mean.estimate, values[chosen].mean(0), rtol=1e-6)
         expected = mean_over_pairs(values[chosen], pairs[chosen])
@@ -51,9 +51,9 @@ def test_error_bars_across_groups_are_of_models_not_of_pairs():
     errors, means = [], []
     for _ in range(300):
         effects = rng.normal(size=8)
-        found = group_means((effects[pairs[:, 0]] + effects[pairs[:, 1]]).astype(np.float32), pairs, "aaaabbbb")
-        errors.append(float(found["a", "b"].standard_error) ** 2)
-        means.append(float(found["a", "b"].estimate))
+        estimates = group_means((effects[pairs[:, 0]] + effects[pairs[:, 1]]).astype(np.float32), pairs, "aaaabbbb")
+        errors.append(float(estimates["a", "b"].standard_error) ** 2)
+        means.append(float(estimates["a", "b"].estimate))
     # (2 k - 1) / (2 k - 2) of the variance 2 / k, k = 4.
     assert np.mean(errors) == pytest.approx(7 / 6 * 2 / 4, rel=0.1)
     assert np.var(means) == pytest.approx(2 / 4, rel=0.2)
@@ -67,11 +67,11 @@ def test_error_bars_across_groups_without_equal_seeds(relation):
     a, noise = rng.normal(size=(2, k, 4000))
     b = relation * a + np.sqrt(1 - relation**2) * noise
     effects = np.concatenate([a, b])
-    found = group_means(effects[pairs[:, 0]] + effects[pairs[:, 1]], pairs, "aaaabbbb")["a", "b"]
+    interval = group_means(effects[pairs[:, 0]] + effects[pairs[:, 1]], pairs, "aaaabbbb")["a", "b"]
     true = 2 * (1 + relation) / k
     factor = (2 * k - 1) / (2 * (1 + relation)) * (((k - 1) ** 2 + 1) / (k - 1) ** 3 - 2 * relation / (k - 1) ** 2)
-    assert np.mean(np.square(found.standard_error)) == pytest.approx(factor * true, rel=0.05)
-    assert np.var(found.estimate) == pytest.approx(true, rel=0.1)
+    assert np.mean(np.square(interval.standard_error)) == pytest.approx(factor * true, rel=0.05)
+    assert np.var(interval.estimate) == pytest.approx(true, rel=0.1)
 
 
 def test_bad_pairs_of_groups():
@@ -114,14 +114,14 @@ def test_planted_groups_are_found():
         late = [table[measure, kind, "late"] for kind in ("generalizing", "across", "memorizing")]
         assert late == sorted(late) and late[0] < late[2] - 0.1
         assert abs(table[measure, "memorizing", "early"] - table[measure, "generalizing", "early"]) < 0.05
-    told = conclusion(rows, ["early", "late"], KNOWN)
-    assert told.count(": as published") == 2 and "fit only" not in told
-    assert format_means(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
+    text = conclusion(rows, ["early", "late"], KNOWN)
+    assert text.count(": as published") == 2 and "fit only" not in text
+    assert spelled(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
 
 
 def test_groups_that_are_alike_settle_nothing():
-    told = conclusion(planted(0.0), ["early", "late"], KNOWN)
-    assert told.count(": not settled (generalizing networks are not shown to be closer in late layers, the early") == 2
+    text = conclusion(planted(0.0), ["early", "late"], KNOWN)
+    assert text.count(": not settled (generalizing networks are not shown to be closer in late layers, the early") == 2
 
 
 def test_groups_the_other_way_round_are_not_published():
@@ -151,23 +151,23 @@ def with_gaps(early: float, spread: float):
     ],
 )
 def test_the_early_gap_is_judged_by_its_interval(early, spread, verdict, word, sign):
-    told = conclusion(with_gaps(sign * early, spread), ["a", "b"], KNOWN)
-    assert f": {verdict} (generalizing networks are closer in late layers" in told
-    assert told.endswith(f", the early gap is {word}under 25% of the late one)")
+    text = conclusion(with_gaps(sign * early, spread), ["a", "b"], KNOWN)
+    assert f": {verdict} (generalizing networks are closer in late layers" in text
+    assert text.endswith(f", the early gap is {word}under 25% of the late one)")
 
 
 def test_networks_that_do_not_know_their_labels_show_nothing():
-    told = conclusion(planted(0.6), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
+    text = conclusion(planted(0.6), ["early", "late"], KNOWN.assign(train=[100.0, 60.0]))
     assert (
-        "fit only 60.0 %" in told
-        and told.count("no conclusion, as the labels are not fitted") == 2
-        and "as published" not in told
+        "fit only 60.0 %" in text
+        and text.count("no conclusion, as the labels are not fitted") == 2
+        and "as published" not in text
     )
 
 
 def test_a_large_early_gap_is_not_published():
-    told = conclusion(planted(0.6, early=0.5), ["early", "late"], KNOWN)
-    assert told.count(": not as published") == 2 and told.count("the early gap is not under 25%") == 2
+    text = conclusion(planted(0.6, early=0.5), ["early", "late"], KNOWN)
+    assert text.count(": not as published") == 2 and text.count("the early gap is not under 25%") == 2
 
 
 def test_a_distance_that_is_not_defined_is_reported(tmp_path):
@@ -178,8 +178,8 @@ def test_a_distance_that_is_not_defined_is_reported(tmp_path):
     lost = (means.measure == "pwcca") & (means.layer == "late") & (means.pairs == "memorizing")
     assert lost.sum() == 1 and means[lost][["mean", "standard_error", "low", "high"]].isna().all(axis=None)
     pd.testing.assert_frame_equal(means[~lost], whole[~lost])
-    told = conclusion(rows, ["early", "late"], KNOWN).splitlines()
-    assert told[0] == "pwcca: 1 of 48 distances are NaN, in late" and ": as published" in told[1] and len(told) == 2
+    lines = conclusion(rows, ["early", "late"], KNOWN).splitlines()
+    assert lines[0] == "pwcca: 1 of 48 distances are NaN, in late" and ": as published" in lines[1] and len(lines) == 2
     draw(means, tmp_path / "groups")
     assert "nan" in format_means(means[means.measure == "pwcca"], ["early", "late"]).loc["memorizing", "late"]
 
@@ -199,12 +199,12 @@ def test_error_bars_of_gaps_leave_a_seed_out_of_both_groups():
     )
     without = [np.delete(np.delete(gap, s, 0), s, 1).sum() / 6 for s in range(5)]
     assert first.estimate == first.standard_error == 0
-    for found in (below, above):
-        assert found.estimate == pytest.approx(last.estimate / 4, abs=1e-4)
-        assert found.standard_error == pytest.approx(last.standard_error / 4, rel=1e-3)
-    for found in (last, growth):
-        assert found.estimate == pytest.approx(gap.sum() / 10, abs=1e-4)
-        assert found.standard_error == pytest.approx(np.sqrt(4 * np.var(without)), rel=1e-3)
+    for bound in (below, above):
+        assert bound.estimate == pytest.approx(last.estimate / 4, abs=1e-4)
+        assert bound.standard_error == pytest.approx(last.standard_error / 4, rel=1e-3)
+    for bound in (last, growth):
+        assert bound.estimate == pytest.approx(gap.sum() / 10, abs=1e-4)
+        assert bound.standard_error == pytest.approx(np.sqrt(4 * np.var(without)), rel=1e-3)
 
 
 def test_the_figure_shows_means_and_intervals(tmp_path):
@@ -225,7 +225,7 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     zoos = [SimpleNamespace(seeds=SEEDS, network=None, members=rng.normal(size=(3, 20, 4))) for _ in GROUPS]
     settings = SimpleNamespace(features=lambda network, members, dataset, layers: {"a": members})
-    path, asked = tmp_path / "results.csv", []
+    path, requested = tmp_path / "results.csv", []
     monkeypatch.setattr(experiments.features, "MODELS_IN_BLOCK", 1)
     monkeypatch.setattr(experiments.features, "PAIRS_IN_BLOCK", 1)
 
@@ -233,8 +233,8 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
         return command_module.compare(ResultTable(tmp_path, command_module.ROWS), settings, zoos, None, ["a"], ["cka"])
 
     def stopped(*rest):
-        asked.append(rest[2])
-        if len(asked) == 4:
+        requested.append(rest[2])
+        if len(requested) == 4:
             raise KeyboardInterrupt
         return distances(*rest)
 
@@ -242,7 +242,7 @@ def test_blocks_of_pairs_are_written_one_by_one(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         compare()
     assert len(files.read_csv(path)) == 3
-    assert len(compare()) == 12 and len(asked) == 4 + 9 and not files.read_csv(path).duplicated().any()
+    assert len(compare()) == 12 and len(requested) == 4 + 9 and not files.read_csv(path).duplicated().any()
 
 
 # --- the command ---
@@ -287,22 +287,22 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
         np.testing.assert_allclose(row.distance, expected, atol=2e-4)
     assert printed.count("cka: memorizing networks are farther") == 1
     # The same again computes nothing; another measure is added.
-    asked = []
+    requested = []
     original = command_module.distances
-    monkeypatch.setattr(command_module, "distances", lambda *a: asked.append(a[1]) or original(*a))
+    monkeypatch.setattr(command_module, "distances", lambda *a: requested.append(a[1]) or original(*a))
     command(folder, "--measures", "cka")
-    assert not asked and capsys.readouterr().out == printed
+    assert not requested and capsys.readouterr().out == printed
     assert summary.read(out).conclusion in printed
     command(folder, "--measures", "cka", "--dry-run")
     assert "All results exist" in capsys.readouterr().out
     command(folder, "--measures", "cka_lange,cka")
-    assert asked == ["cka_lange"]
+    assert requested == ["cka_lange"]
     more = files.read_csv(out / "results.csv")
     pd.testing.assert_frame_equal(more[more.measure == "cka"].reset_index(drop=True), rows)
     # Seeds in another order are the same pairs.
     capsys.readouterr()
     command(folder, "--measures", "cka", "--seeds", "2,0,1")
-    assert asked == ["cka_lange"] and len(files.read_csv(out / "results.csv")) == len(more)
+    assert requested == ["cka_lange"] and len(files.read_csv(out / "results.csv")) == len(more)
     assert capsys.readouterr().out == printed
 
 

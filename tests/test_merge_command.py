@@ -38,9 +38,9 @@ def refused(capsys, *argv) -> str:
     with pytest.raises(SystemExit) as ended:
         merge(*argv)
     assert ended.value.code == 2
-    told = capsys.readouterr()
-    assert not told.out and "Traceback" not in told.err
-    return told.err
+    output = capsys.readouterr()
+    assert not output.out and "Traceback" not in output.err
+    return output.err
 
 
 def stitch_rows(pair, families=("full", "rank1"), accuracy=90.0) -> pd.DataFrame:
@@ -89,12 +89,12 @@ def test_keys_are_taken_once(capsys):
     plant("run.task-1-of-2", ["0-1", "1-2"])
     plant("run.task-2-of-2", ["2-0", "1-2"])
     merge("run.task-1-of-2", "run.task-2-of-2")
-    told = capsys.readouterr()
-    assert "run: 6 rows of 2 folders" in told.out and "not " not in told.err
-    assert "next: python -m experiments.stitch --pairs 4 --bias --out run\n" in told.out
+    output = capsys.readouterr()
+    assert "run: 6 rows of 2 folders" in output.out and "not " not in output.err
+    assert "next: python -m experiments.stitch --pairs 4 --bias --out run\n" in output.out
     rows = files.read_csv("run/results.csv", ROWS.required)
-    wanted = pd.concat([stitch_rows(pair) for pair in ("0-1", "1-2", "2-0")], ignore_index=True)
-    pd.testing.assert_frame_equal(rows, wanted, check_exact=True)
+    expected = pd.concat([stitch_rows(pair) for pair in ("0-1", "1-2", "2-0")], ignore_index=True)
+    pd.testing.assert_frame_equal(rows, expected, check_exact=True)
     assert len(files.read_csv("run/curves.csv")) == 3 * 2 * 2
     assert files.read_csv("run/accuracy.csv").seed.tolist() == [0, 1, 2]
     assert sorted(path.stem for path in Path("run/stitches").iterdir()) == ["0-1", "1-2", "2-0"]
@@ -134,11 +134,11 @@ def test_families_of_one_pair_in_two_folders():
 def test_a_key_with_two_values_is_an_error(what, capsys):
     plant("a", ["0-1", "1-2"])
     plant("b", ["1-2"], **{what: 89.0})
-    told = refused(capsys, "a", "b", "--out", "c")
+    error = refused(capsys, "a", "b", "--out", "c")
     assert (
-        "a and b" in told
-        and "1-2" in told
-        and {"accuracy": "stitched_accuracy 90.0 and 89.0", "matrix": "arrays"}[what] in told
+        "a and b" in error
+        and "1-2" in error
+        and {"accuracy": "stitched_accuracy 90.0 and 89.0", "matrix": "arrays"}[what] in error
     )
     assert not Path("c/parts/1-2.results.csv").exists()
 
@@ -189,8 +189,8 @@ def test_rows_of_one_layer_that_lead_to_different_ones():
 def test_bad_folders_are_errors(capsys):
     plant("run.task-1-of-2", ["0-1"])
     plant("run.task-2-of-2", ["1-2"], config={**CONFIG, "pair_seed": 1})
-    told = refused(capsys, "run.task-1-of-2", "run.task-2-of-2")
-    assert "run.task-2-of-2" in told and "pair_seed: saved 1, requested 0" in told
+    error = refused(capsys, "run.task-1-of-2", "run.task-2-of-2")
+    assert "run.task-2-of-2" in error and "pair_seed: saved 1, requested 0" in error
     assert "--out" in refused(capsys, "run.task-1-of-2", "elsewhere")
     Path("empty").mkdir()
     for wrong in ("empty", "nowhere"):
@@ -250,11 +250,11 @@ def test_members_of_zoos(capsys):
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     merge("zoo.task-1-of-2", "zoo.task-2-of-2")
     assert "3 finished members" in capsys.readouterr().out
-    ours, theirs = zoo.load("zoo"), zoo.load(whole)
-    assert ours.seeds == theirs.seeds
-    pd.testing.assert_frame_equal(ours.metrics, theirs.metrics, check_exact=True)
-    assert json.dumps([np.asarray(a).tolist() for a in np.atleast_1d(ours.validation_accuracy)]) == json.dumps(
-        theirs.validation_accuracy.tolist()
+    merged, expected = zoo.load("zoo"), zoo.load(whole)
+    assert merged.seeds == expected.seeds
+    pd.testing.assert_frame_equal(merged.metrics, expected.metrics, check_exact=True)
+    assert json.dumps([np.asarray(a).tolist() for a in np.atleast_1d(merged.validation_accuracy)]) == json.dumps(
+        expected.validation_accuracy.tolist()
     )
     # A member of one seed, but another network.
     metrics = Path("zoo.task-1-of-2/member-2/metrics.csv")

@@ -100,12 +100,12 @@ def test_far_from_the_origin_and_nearly_collinear(p, q):
 
 @pytest.mark.slow
 def test_one_program_does_for_widths_that_are_near():
-    known = _rotate._cache_size()
+    before = _rotate._cache_size()
     for p in (18, 21, 22, 23):
         x, y = data(p, 41 - p, n=40)
         np.testing.assert_allclose(procrustes_distance(x, y), orthogonal_by_definition(x, y), atol=2e-6)
         assert procrustes_distance(x, y, full_output=True)[1].rotation.shape == (41 - p, p)
-    assert _rotate._cache_size() <= known + 5  # one for all four distances, and one for each alignment
+    assert _rotate._cache_size() <= before + 5  # one for all four distances, and one for each alignment
 
     layers = {str(p): data(p, 1, seed=p, n=40)[0][None] for p in (18, 21, 26)}
     result = pairwise(layers, "procrustes_distance")

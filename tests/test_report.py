@@ -119,9 +119,9 @@ def test_published_figures_of_another_data_set_say_so(tmp_path, capsys):
 
 
 def test_a_published_figure_of_no_data_stands_beside_ours(tmp_path):
-    ours = {"lack of homogeneity": pd.DataFrame({"xi(l) / l": ["0.126754"]}, index=["GELU"])}
+    measured = {"lack of homogeneity": pd.DataFrame({"xi(l) / l": ["0.126754"]}, index=["GELU"])}
     files.write_json(
-        plant(tmp_path / "a", "symmetry", tables=ours) / files.CONFIG,
+        plant(tmp_path / "a", "symmetry", tables=measured) / files.CONFIG,
         {"kind": "symmetry", "config": {"zoo": {"dataset": "digits"}}},
     )
     report("--runs", tmp_path, "--out", tmp_path / "page")

@@ -75,7 +75,7 @@ def test_parts_follow_from_the_values():
 @pytest.mark.parametrize("related", [0.0, 2.0])
 @pytest.mark.slow
 def test_coverage(related):
-    """Of what is planted: 0, and 0.64."""
+    """The intervals cover the planted values 0 and 0.64."""
     x, y = data(related, n=50, sets=300)
     keys = jax.random.split(KEY, 300)
     bars = jax.jit(jax.vmap(lambda x, y, key: error_bars(cka, x, y, key, 100, 0.9)))(x, y, keys)
@@ -116,7 +116,7 @@ def test_bootstrap_over_examples():
 
 @pytest.mark.slow
 def test_coverage_of_the_bootstrap():
-    """Of a mean as it should be; of CKA, whose repeated examples agree, never where the truth is 0."""
+    """The interval of a mean has its coverage; that of CKA never covers 0, because repeated examples agree."""
     independent = tuple(np.float32(np.random.default_rng(d).normal(size=(100, 100, d))) for d in (10, 8))
     for fn, (x, y), planted, (least, most) in (
         (covariance, data(n=50, sets=300), 4.0, (0.82, 0.93)),
@@ -208,7 +208,7 @@ def test_hits_are_counted():
 
 
 def test_what_permutations_do_not_change_is_no_evidence():
-    """Up to rounding: a sum over examples in another order."""
+    """A statistic that permutations change by rounding alone is no evidence."""
     x, y = data()
 
     def both(x, y):

@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Case(NamedTuple):
-    """A command, and where it is interrupted: as `owner.name` is about to make a piece behind the first `kept`."""
+    """A command that is interrupted when `owner.name` is called for the first time after `kept` calls."""
 
     module: Any
     flags: list
@@ -55,11 +55,11 @@ def folder(tmp_path_factory):
 def test_what_was_kept_is_not_computed_again(name, folder, tmp_path, monkeypatch):
     case = CASES[name]
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores
-    compute, calls, dies = getattr(case.owner, case.name), [], [case.kept + 1]
+    compute, calls, interrupted_calls = getattr(case.owner, case.name), [], [case.kept + 1]
 
     def counted(*arguments, **options):
         calls.append(1)
-        if len(calls) in dies:
+        if len(calls) in interrupted_calls:
             raise KeyboardInterrupt
         return compute(*arguments, **options)
 
@@ -75,7 +75,7 @@ def test_what_was_kept_is_not_computed_again(name, folder, tmp_path, monkeypatch
         command("cut")
     assert end.value.code == 130
     before = (tmp_path / "cut" / "results.csv").read_text().splitlines()
-    dies.clear()
+    interrupted_calls.clear()
     again, every = command("cut"), command("whole")
     assert again == every - case.kept > 0
     after = (tmp_path / "cut" / "results.csv").read_text().splitlines()

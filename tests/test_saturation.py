@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from campaign import slow
-from test_zoo import CONFIG, DATASET, assert_same, stopped_in_a_save
+from zoo_helpers import CONFIG, DATASET, assert_same, stopped_in_a_save
 
 from symjax import zoo
 from symjax.errors import InputError

@@ -96,7 +96,7 @@ def test_the_mean_correlation_of_matched_neurons():
 
 @pytest.mark.parametrize("d", [1, 7, 50])
 def test_a_planted_permutation_is_found(d):
-    """Exactly: not up to the root of a rounding error."""
+    """The distance is exactly zero, and not the square root of a rounding error."""
     (x, _), order = data(d, 1), np.random.default_rng(3).permutation(d)
     distance, transport = soft_matching_distance(x, x[:, order], full_output=True)
     assert distance == 0
@@ -117,7 +117,7 @@ def test_repetition_of_all_neurons_changes_nothing():
 
 
 def test_is_a_metric():
-    """Across widths too."""
+    """The triangle inequality holds across widths too."""
     spaces = [data(p, 1, seed)[0] for seed, p in enumerate((4, 6, 4, 6))]
     table = np.array([[soft_matching_distance(a, b) for b in spaces] for a in spaces])
     np.testing.assert_allclose(np.diag(table), 0, atol=1e-6)
@@ -153,7 +153,7 @@ def test_transformations(function, widths):
 
 
 def test_constant_neurons():
-    """Left out of the correlation, a point like others for the distance."""
+    """Constant neurons are left out of the correlation and count as points for the distance."""
     x, y = data(4, 5)
     padded = np.concatenate([np.full_like(x[:, :2], 0.1), x], 1)
     np.testing.assert_allclose(soft_matching(padded, y), soft_matching(x, y), atol=1e-6)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_zoo import CONFIG, DATASET
+from zoo_helpers import CONFIG, DATASET
 
 import symjax
 from symjax import data, groups, models, rotation, similarity, stitching, training, zoo

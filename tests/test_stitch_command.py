@@ -1,20 +1,18 @@
-"""The stitch command: its folder of results, what it reuses, and what it says about bad flags."""
+"""The stitch command: one run for real, processes, and what it says about bad flags."""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-import zlib
 from functools import lru_cache
-from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
+from stitch_command_helpers import FAMILIES, assert_alike, command, contents, table
 from stitch_helpers import SEEDS, flags, scratch, trained, write_npz
 
 import experiments.crossval
@@ -26,10 +24,8 @@ from symjax import zoo
 from symjax.errors import InputError
 from symjax.ops import files
 from symjax.pairs import draw_pairs
-from symjax.stitching import PairResult, Stitch, Sweep, evaluate_stitch
+from symjax.stitching import Sweep, evaluate_stitch
 from symjax.stitching.results import KEY, ROWS, flatten, load_stitch
-
-FAMILIES = ["--families", "full,matched,rank1", "--stitch-epochs", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,11 +37,6 @@ def quiet_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")  # as conftest.py has it, whatever the number of cores
 
 
-def command(*others, out):
-    argv = [*flags(scratch()), "--out", out, *others]
-    run_command(experiments.stitch.main, experiments.stitch.Settings, [str(word) for word in argv])
-
-
 @lru_cache
 def sweep_of(plan, num_pairs):
     return Sweep(plan, trained()[0], num_pairs=num_pairs)
@@ -54,16 +45,6 @@ def sweep_of(plan, num_pairs):
 @pytest.fixture
 def compiled_once(monkeypatch):
     monkeypatch.setattr(experiments.sweeps, "Sweep", lambda plan, _, num_pairs: sweep_of(plan, num_pairs))
-
-
-def contents(folder):
-    """All files but the summary, which knows how long all runs took."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "summary.json"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def table(folder):
-    return files.read_csv(folder / "results.csv", ROWS.required)
 
 
 # --- one run for real ---
@@ -167,208 +148,6 @@ def test_the_same_command_again_computes_nothing(reference, monkeypatch):
     # Less than what is there, too: its figures show what was asked for, the folder keeps all.
     command("--families", "full", "--layers", "relu2", "--stitch-epochs", 2, "--pairs", 1, out=reference)
     assert contents(reference)["results.csv"] == before["results.csv"]
-
-
-# --- what a folder remembers: without a network ---
-
-
-class FakeSweep:
-    """Results that are a function of pair, layer and family alone; counts what it is asked for."""
-
-    group_size, evaluation_steps = 2, 1
-    asked: ClassVar[list] = []
-    fail_at: ClassVar = None
-
-    def __init__(self, plan, dataset, *, num_pairs):
-        self.plan = plan
-
-    def run(self, member, pairs, *, member_b, seed, on_epoch, on_evaluation):
-        for pair in pairs:
-            if pair == FakeSweep.fail_at:
-                raise KeyboardInterrupt
-            rows, curves, stitches = [], [], {}
-            for point in self.plan.points:
-                where = self.plan.network.points[point]
-                for family in self.plan.families:
-                    FakeSweep.asked.append((pair, where.name, family.label))
-                    rng = np.random.RandomState(zlib.crc32(f"{pair}{where.name}{family.label}".encode()))
-                    d = where.channels
-                    stitches[where.name, family.label] = (
-                        Stitch(rng.randn(d, d).astype(np.float32), np.zeros(d, np.float32)),
-                        jax.tree.map(np.asarray, member(pair[1]).state),
-                    )
-                    row = {"layer": where.name, "layer_index": point, "starred": False, "family": family.label}
-                    row |= {"hyperparameter": family.hyperparameter, "start": family.start, "sparsity": 0.0}
-                    row |= {"learning_rate": 0.01 if family.trains else None}
-                    rows.append(row | {"stitched_accuracy": 100 * rng.rand(), "val_accuracy": 100 * rng.rand()})
-                    if family.trains:
-                        curve = {"layer": where.name, "family": family.label, "learning_rate": 0.01}
-                        curves += [curve | {"epoch": e, "loss": rng.rand(), "accuracy": rng.rand()} for e in (1, 2)]
-            on_epoch({"loss": 0.0, "accuracy": 0.0})
-            on_evaluation({"loss": 1.0, "accuracy": 0.5})
-            yield PairResult(pair, rows, curves, stitches)
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    FakeSweep.asked, FakeSweep.fail_at = [], None
-    monkeypatch.setattr(experiments.sweeps, "Sweep", FakeSweep)
-    monkeypatch.setattr(zoo, "train", lambda *_, **__: trained()[1])
-    for name in ("penalties", "curves"):
-        monkeypatch.setattr(experiments.stitch.plots, name, lambda *_: None)
-    return FakeSweep
-
-
-def stitches(folder):
-    return {path.name: files.read_npz(path) for path in (folder / "stitches").iterdir()}
-
-
-def assert_same(folder, other):
-    """The same files, byte for byte, but for the times in archives."""
-    one, two = ({k: v for k, v in contents(f).items() if not k.endswith(".npz")} for f in (folder, other))
-    assert one == two
-    assert stitches(folder).keys() == stitches(other).keys()
-    jax.tree.map(np.testing.assert_array_equal, stitches(folder), stitches(other))
-
-
-def assert_alike(folder, other):
-    """The same results, whatever the order in which they came."""
-    one, two = (table(f).sort_values(list(KEY)).reset_index(drop=True) for f in (folder, other))
-    assert one.equals(two)
-    jax.tree.map(np.testing.assert_array_equal, stitches(folder), stitches(other))
-    order = ["pair", "layer", "family", "learning_rate", "epoch"]
-    one, two = (files.read_csv(f / "curves.csv").sort_values(order).reset_index(drop=True) for f in (folder, other))
-    assert one.equals(two)
-
-
-def test_more_of_anything_extends_a_folder_and_computes_nothing_twice(fake, tmp_path):
-    every = ["--families", "full,matched,rank1,lasso:0.01"]
-    command(*every, "--pairs", "all", out=tmp_path / "at once")
-    at_once, fake.asked = fake.asked, []
-    assert len(at_once) == 6 * 2 * 4 == len(set(at_once))
-    for part in (
-        ["--families", "full", "--layers", "relu2", "--pairs", 1],
-        ["--families", "full,matched", "--layers", "relu2", "--pairs", 1],
-        ["--families", "matched,rank1", "--layers", "relu1", "--pairs", 3],
-        ["--families", "rank1,lasso:0.01,full", "--pairs", 2],
-        [*every, "--pairs", "all"],
-        [*every, "--pairs", "all"],
-    ):
-        command(*part, out=tmp_path / "bit by bit")
-    assert len(fake.asked) == len(set(fake.asked)) and set(fake.asked) == set(at_once)
-    assert_alike(tmp_path / "bit by bit", tmp_path / "at once")
-
-
-def test_a_pair_is_one_processs_whatever_it_lacks(fake, tmp_path, monkeypatch, capsys):
-    """Two processes' shares, one after the other, where pairs lack different things.
-
-    Each finds in the end that the other's are missing, which is an error.
-    """
-    prepared, shares = tmp_path / "prepared", []
-    command("--families", "full", "--pairs", 1, out=prepared)
-    command("--families", "full", "--layers", "relu1", "--pairs", 3, out=prepared)
-    for process in (0, 1):
-        fake.asked = []
-        shutil.copytree(prepared, tmp_path / str(process))
-        share = lambda items, process=process: list(items)[process::2]  # noqa: E731
-        monkeypatch.setattr(experiments.sweeps.hosts, "local_shard", share)
-        with pytest.raises(SystemExit, match="2"):
-            command("--families", "full,rank1", "--pairs", 4, out=tmp_path / str(process))
-        assert "stitches are done, but" in capsys.readouterr().err
-        shares.append({pair for pair, _, _ in fake.asked})
-    assert len(shares[0]) == len(shares[1]) == 2 and not shares[0] & shares[1]
-
-
-def test_an_interrupted_run_finishes_what_is_missing(fake, tmp_path, capsys):
-    command(*FAMILIES, "--pairs", 4, out=tmp_path / "undisturbed")
-    pairs = list(dict.fromkeys(pair for pair, _, _ in fake.asked))
-    fake.asked, fake.fail_at = [], pairs[2]
-    with pytest.raises(SystemExit) as caught:
-        command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
-    assert caught.value.code == 130
-    assert "continue from the saved state" in capsys.readouterr().err
-    assert set(table(tmp_path / "interrupted").pair) == {f"{a}-{b}" for a, b in pairs[:2]}
-    fake.asked, fake.fail_at = [], None
-    command(*FAMILIES, "--pairs", 4, out=tmp_path / "interrupted")
-    assert {pair for pair, _, _ in fake.asked} == set(pairs[2:])
-    assert_same(tmp_path / "interrupted", tmp_path / "undisturbed")
-
-
-@pytest.mark.slow
-def test_a_run_that_dies_between_any_two_writes_goes_on(fake, tmp_path, monkeypatch):
-    """Every file takes its place by one rename; the run dies before the first, the second, and so on."""
-    command(*FAMILIES, "--pairs", 2, out=tmp_path / "undisturbed")
-    replace, died = os.replace, 0
-    for last in range(100):
-        folder, renamed = tmp_path / f"died at {last}", []
-
-        def replace_or_die(source, target, renamed=renamed, last=last):
-            if len(renamed) == last:
-                raise KeyboardInterrupt  # nothing in between may take it for a failure and go on
-            renamed.append(target)
-            replace(source, target)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "replace", replace_or_die)
-            try:
-                command(*FAMILIES, "--pairs", 2, out=folder)
-                break
-            except SystemExit as stopped:
-                assert stopped.code == 130
-                died += 1
-        if (folder / "results.csv").exists():
-            assert table(folder).groupby("pair").size().isin([6]).all()
-        command(*FAMILIES, "--pairs", 2, out=folder)
-        assert_same(folder, tmp_path / "undisturbed")
-    assert died > 8
-
-
-def test_results_are_kept_whole_when_a_part_is_damaged(fake, tmp_path, capsys):
-    command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
-    part = next((tmp_path / "a" / "parts").glob("*.results.csv"))
-    part.write_bytes(part.read_bytes()[:-7])
-    before = (tmp_path / "a" / "results.csv").read_bytes()
-    with pytest.raises(SystemExit) as caught:
-        command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
-    assert caught.value.code == 2
-    err = capsys.readouterr().err
-    assert str(part) in err and "delete it" in err
-    assert (tmp_path / "a" / "results.csv").read_bytes() == before
-    part.unlink()
-    command(*FAMILIES, "--pairs", 2, out=tmp_path / "a")
-    assert (tmp_path / "a" / "results.csv").read_bytes() == before
-
-
-def test_a_folder_of_other_settings_is_refused_before_training(fake, tmp_path, capsys, monkeypatch):
-    def fail(*_, **__):
-        raise AssertionError("trained")
-
-    command(*FAMILIES, "--pairs", 1, out=tmp_path / "a")
-    before = contents(tmp_path / "a")
-    monkeypatch.setattr(zoo, "train", fail)
-    for other, output in (
-        (["--stitch-epochs", 3], "fit.epochs: saved 2, requested 3"),
-        (["--stitch-epochs", 2, "--pair-seed", 5], "pair_seed: saved 0, requested 5"),
-        (["--stitch-epochs", 2, "--stitch-optimizer", "sgd"], 'fit.optimizer: saved "adam", requested "sgd"'),
-        (["--stitch-epochs", 2, "--test-size", 30], "test_size: saved null, requested 30"),
-        (["--stitch-epochs", 2, "--weight-decay", 0], "zoo.recipe.weight_decay"),
-    ):
-        with pytest.raises(SystemExit) as caught:
-            command("--families", "full", "--pairs", 1, *other, out=tmp_path / "a")
-        err = capsys.readouterr().err
-        assert caught.value.code == 2 and output in err and "--out" in err
-    with pytest.raises(SystemExit) as caught:
-        command("--families", "full", "--pairs", 1, out=scratch() / "zoo")
-    assert caught.value.code == 2 and "is a zoo folder, expected a stitch folder" in capsys.readouterr().err
-    assert contents(tmp_path / "a") == before
-
-
-def test_without_out_settings_have_folders_of_their_own(fake, tmp_path, monkeypatch):
-    for others in ([], ["--stitch-epochs", "3"], ["--pair-seed", "1"], ["--families", "full"], ["--layers", "relu2"]):
-        argv = [*flags(scratch()), "--pairs", "1", *others]
-        run_command(experiments.stitch.main, experiments.stitch.Settings, argv)
-    folders = sorted((tmp_path / "runs" / "stitch").iterdir())
-    assert len(folders) == 3 and all(folder.name.startswith("stripes-stitch_tiny4-") for folder in folders)
 
 
 # --- processes ---

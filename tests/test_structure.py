@@ -8,7 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from test_zoo import CONFIG, DATASET
+from zoo_helpers import CONFIG, DATASET
 
 from symjax import models, zoo
 from symjax.errors import InputError
@@ -68,8 +68,10 @@ def test_structure_is_the_same_in_another_process():
         "print(structure(models.create('mcnn', width=2)))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == structure(models.create("mcnn", width=2))
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == structure(models.create("mcnn", width=2))
 
 
 def test_a_changed_model_does_not_meet_old_checkpoints(monkeypatch, tmp_path):

@@ -51,20 +51,20 @@ def test_matched_stitches_undo_symmetries(capsys, monkeypatch):
     for name in ("defects", "homogeneity", "undone"):
         assert (out / f"{name}.png").stat().st_size > 5000 and (out / f"{name}.pdf").stat().st_size > 3000
     # The same again computes nothing, another layer only that layer.
-    asked = []
+    requested = []
     monkeypatch.setattr(experiments.symmetry, "measure", None)
     monkeypatch.setattr(experiments.symmetry, "homogeneity", None)
     compute = experiments.symmetry.stitch_to_transformed
     monkeypatch.setattr(
-        experiments.symmetry, "stitch_to_transformed", lambda *a, **o: asked.append(a[3]) or compute(*a, **o)
+        experiments.symmetry, "stitch_to_transformed", lambda *a, **o: requested.append(a[3]) or compute(*a, **o)
     )
     command("--layers", "relu2")
-    assert not asked
+    assert not requested
     capsys.readouterr()
     command("--layers", "relu2", "--dry-run")
     assert "All results exist" in capsys.readouterr().out
     command("--seeds", "2")
-    assert asked == [(0,)]
+    assert requested == [(0,)]
     more = files.read_csv(out / "results.csv")
     assert len(more) == len(rows) + 4
     pd.testing.assert_frame_equal(more[: len(rows)], rows)
@@ -109,7 +109,7 @@ def test_a_stopped_run_keeps_the_members_it_has(monkeypatch):
 
 
 def test_a_wrong_action_is_seen(monkeypatch):
-    """Planted: the action leaves one layer's readers as they were."""
+    """The planted fault: the action does not change the weights that read one layer."""
     right = Symmetry.act
 
     def wrong(self, member, element):
@@ -128,10 +128,10 @@ def test_the_action_is_the_one_written_by_hand():
     permutation, scaling = rng.permutation(4), rng.uniform(0.5, 2, 4)
     matrix = np.zeros((4, 4))
     matrix[np.arange(4), permutation] = scaling
-    wanted = acted(zoo.member(0), 0, permutation, scaling)
+    expected = acted(zoo.member(0), 0, permutation, scaling)
     symmetry = zoo.network.symmetry(zoo.member(0), np.zeros((2, 8, 8, 1), np.float32))
     moved = symmetry.act(zoo.member(0), {"relu1": matrix})
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, expected)
 
 
 @pytest.mark.parametrize(

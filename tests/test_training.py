@@ -74,7 +74,7 @@ def fresh(network, seed=0):
 
 
 def named(tree, name):
-    """The one array of that name."""
+    """Return the only array of this name."""
     (leaf,) = [
         leaf for path, leaf in jax.tree.leaves_with_path(tree) if jax.tree_util.keystr(path).endswith(f"'{name}']")
     ]
@@ -189,9 +189,9 @@ def test_training_equals_numpy():
     for epoch, after in enumerate(adam(weights, gradients_of, rates, 0.01), start=1):
         state, metrics = train(state)
         before, weights = weights, after
-        seen = probabilities(before, x)
-        np.testing.assert_allclose(metrics["loss"], -np.log((seen * onehot).sum(1)).mean(), rtol=1e-4)
-        np.testing.assert_allclose(metrics["accuracy"], (seen.argmax(1) == data.train.labels).mean(), rtol=1e-6)
+        predicted = probabilities(before, x)
+        np.testing.assert_allclose(metrics["loss"], -np.log((predicted * onehot).sum(1)).mean(), rtol=1e-4)
+        np.testing.assert_allclose(metrics["accuracy"], (predicted.argmax(1) == data.train.labels).mean(), rtol=1e-6)
         right = probabilities(after, held_out).argmax(1) == data.validation.labels
         np.testing.assert_allclose(metrics["validation_accuracy"], right.mean(), rtol=1e-6)
         for name in weights:

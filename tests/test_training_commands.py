@@ -33,7 +33,7 @@ EXAMPLES = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a zoo that has snapshots of all epochs."""
+    """A folder with a zoo that has snapshots of all epochs."""
     dataset, zoo_of_all = trained()
     folder = tmp_path_factory.mktemp("training")
     settings = {"keep": range(7), "devices": jax.devices()[:1], "progress": False}
@@ -49,7 +49,7 @@ def command(module, folder, *others, out=None):
 
 
 def features(folder, epochs, seeds=SEEDS, **options):
-    """By epoch, the features of these members."""
+    """Return the features of these members by epoch."""
     dataset, _ = trained()
     images = dataset.test.images[:EXAMPLES]
     zoos = {epoch: zoo.load(folder / "zoo", seeds, epoch=epoch) for epoch in epochs}
@@ -72,21 +72,21 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     kept = summary.read(out)
     assert kept.figures == ("layers", "time", "curves") and kept.conclusion in printed
     # The same again computes nothing; a seed, a moment and a measure are added alone.
-    asked = []
+    requested = []
     original = experiments.dynamics.dynamics.similarity_to_end
 
     def watched(history, end, measure, epochs, **options):
-        asked.append((measure, tuple(epochs)))
+        requested.append((measure, tuple(epochs)))
         return original(history, end, measure, epochs, **options)
 
     monkeypatch.setattr(experiments.dynamics.dynamics, "similarity_to_end", watched)
     command(experiments.dynamics, folder, *settings)
-    assert not asked and capsys.readouterr().out == printed
+    assert not requested and capsys.readouterr().out == printed
     command(experiments.dynamics, folder, *settings, "--dry-run")
     assert "All results exist" in capsys.readouterr().out
     command(experiments.dynamics, folder, "--checkpoints", "0,2,4", "--measures", "cka,cka_lange", "--seeds", "1,2")
     whole = (0, 2, 4, 6)
-    assert asked == [("cka", (4,)), ("cka_lange", whole), ("cka", whole), ("cka_lange", whole)]
+    assert requested == [("cka", (4,)), ("cka_lange", whole), ("cka", whole), ("cka_lange", whole)]
     capsys.readouterr()
     one = command(experiments.dynamics, folder, *settings, "--layers", "relu1", out="one")
     assert summary.read(one).figures == ("time", "curves") and not (one / "layers.png").exists()
@@ -130,10 +130,10 @@ def test_the_default_zoo_is_named_by_its_snapshots(folder, capsys):
 FROZEN = ["--schedules", "1/3,similarity", "--threshold", 0, "--measure", "cka"]
 
 
-def found_zoo(folder, name):
-    """The zoo that the schedule of similarity has made beside the zoo of this name."""
-    (found,) = folder.glob(f"{name}-freeze-similarity-*")
-    return found
+def similarity_zoo(folder, name):
+    """Return the folder of the zoo that was trained with the schedule of similarity, beside the zoo of this name."""
+    (path,) = folder.glob(f"{name}-freeze-similarity-*")
+    return path
 
 
 @pytest.mark.slow
@@ -155,8 +155,8 @@ def test_freeze_compares_schedules_with_normal_training(folder, capsys, monkeypa
     assert 1 - flops["1/3"] / flops["normal"] == pytest.approx(expected)
     assert f"1/3: saves {100 * expected:.1f} % of the operations" in printed
     # Any similarity will do at threshold 0: all is frozen after an epoch, with one pass before it and one after.
-    found = zoo.load(found_zoo(folder, "zoo"))
-    assert found.freeze == (1, 1) and found.config.rule.seeds == SEEDS
+    by_similarity = zoo.load(similarity_zoo(folder, "zoo"))
+    assert by_similarity.freeze == (1, 1) and by_similarity.config.rule.seeds == SEEDS
     looks = 2 * EXAMPLES * sum(segment_flops(network, (8, 8, 1))[:2])
     whole = len(dataset.train) // recipe.batch_size * (steps[0] + 5 * steps[2]) + looks
     assert flops["1/1 found by 0 1 2"] == pytest.approx(whole)
@@ -189,7 +189,7 @@ def test_layers_that_never_saturate_are_normal_training_and_cost_their_looks(fol
     out = command(experiments.freeze, folder, *words, out="never")
     rows = files.read_csv(out / "results.csv").set_index(["schedule", "seed"])
     np.testing.assert_array_equal(rows.accuracy["normal found by 0 1 2"], rows.accuracy["normal"])
-    never = zoo.load(found_zoo(folder, "other"))
+    never = zoo.load(similarity_zoo(folder, "other"))
     assert never.freeze == ()
     assert experiments.freeze.num_comparisons(never) == 6  # before the first epoch, and after five of six
     looks = rows.flops.groupby("schedule").mean().diff().abs().iloc[-1]

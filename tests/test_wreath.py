@@ -87,7 +87,7 @@ def test_published_figures(case):
 
 @pytest.mark.parametrize("channels", [1, 8, 64])
 def test_a_planted_symmetry_is_found(channels):
-    """Exactly: not up to the root of a rounding error."""
+    """The distance is exactly zero, and not the square root of a rounding error."""
     x = maps(1, channels)
     permutation, scaling = symmetry(2, channels)
     y = x[..., permutation] * scaling
@@ -114,7 +114,7 @@ def test_least_value_for_nonnegative_features():
 
 
 def test_dead_channels_count_as_absent():
-    """And not as perfect agreement: both networks are what they are without them."""
+    """Dead channels do not count as agreement: the values are those of the networks without them."""
     x, y = maps(1), np.float32(np.random.default_rng(1).normal(size=(N, 3, 3, 4)))  # negative products too
     x_dead, y_dead = (np.concatenate([z, np.zeros_like(z[..., :3])], -1)[..., ::-1] for z in (x, y))
     expected = wreath_procrustes(x, y)
@@ -219,7 +219,7 @@ def test_cka_distance_is_a_metric():
 
 
 def test_estimators():
-    """Of a kernel with one channel, linear CKA."""
+    """For one channel the value is linear CKA."""
     x, y = maps(1, 1), maps(2, 1)
     for estimator in ("song", "gretton", "lange"):
         got = wreath_cka(x, y, estimator=estimator)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from campaign import slow
 
 import symjax
 from symjax import Network, stitch_point
@@ -32,24 +33,36 @@ def data():
 
 
 @lru_cache
-def stitched(x64: bool, optimizer: str = "adam", dtype=np.float32):
+def stitched(x64: bool, optimizer: str = "adam", dtype=np.float32, families: str = EVERY_FAMILY):
     with jax.enable_x64(x64):
         weights = [jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), draw(seed)) for seed in (0, 1)]
         network = Network.from_function(mlp, weights[0], example=jnp.zeros((1, 5), dtype))
         x, y = data()
         x = x.astype(dtype)
         return symjax.stitch(
-            *((network, one) for one in weights), "relu1", families=EVERY_FAMILY, train=(x, y), test=(x, y), **ONE,
+            *((network, one) for one in weights), "relu1", families=families, train=(x, y), test=(x, y), **ONE,
             epochs=2, batch_size=12, eval_batch_size=20, validation=0.2, optimizer=optimizer, bias=True,
             learning_rates=(1e-2, 3e-2),
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("optimizer,dtype", [("adam", np.float32), ("sgd", np.float32), ("adam", np.float64)])
-def test_every_family_is_the_same_with_64_bit_types(optimizer, dtype):
-    """Of networks of either precision; stitches are float32."""
-    single, double = stitched(False, optimizer), stitched(True, optimizer, dtype)
-    assert single.stitches.keys() == double.stitches.keys() and len(single.stitches) == len(FAMILIES)
+SOME = "full,orthogonal"  # a plain family and one with a projection, for what does not depend on the family
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "dtype", "families"),
+    [
+        ("adam", np.float32, EVERY_FAMILY),
+        ("sgd", np.float32, SOME),
+        ("adam", np.float64, SOME),
+        slow("sgd", np.float32, EVERY_FAMILY),
+        slow("adam", np.float64, EVERY_FAMILY),
+    ],
+)
+def test_every_family_is_the_same_with_64_bit_types(optimizer, dtype, families):
+    """Stitches are float32 and agree, for networks of both precisions."""
+    single, double = stitched(False, optimizer, families=families), stitched(True, optimizer, dtype, families)
+    assert single.stitches.keys() == double.stitches.keys() and len(single.stitches) == len(families.split(","))
     for key, stitch in single.stitches.items():
         for a, b in zip(jax.tree.leaves(stitch), jax.tree.leaves(double.stitches[key]), strict=True):
             assert a.dtype == b.dtype == np.float32

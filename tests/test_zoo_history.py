@@ -6,7 +6,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_zoo import CONFIG, DATASET, assert_close, assert_same, modification_times, stopped_in_a_save
+from zoo_helpers import CONFIG, DATASET, assert_close, assert_same, modification_times, stopped_in_a_save
 
 from symjax import zoo
 from symjax.errors import InputError
@@ -190,12 +190,14 @@ def test_members_learn_different_labels_in_one_program(tmp_path):
     members = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(z.members for z in zoos))
     network = zoos[0].network
 
-    def known(labels):
+    def accuracies(labels):
         return zoo.evaluate(network, members, dataset.train, dataset.mean, dataset.std, labels=labels)
 
-    assert (known(np.stack(rows)) > 0.9).all()
-    assert (known(np.stack([rows[2], rows[3], rows[1], rows[0]])) < 0.75).all()
-    np.testing.assert_array_equal(np.concatenate([zoo.train_accuracy(z, dataset) for z in zoos]), known(np.stack(rows)))
+    assert (accuracies(np.stack(rows)) > 0.9).all()
+    assert (accuracies(np.stack([rows[2], rows[3], rows[1], rows[0]])) < 0.75).all()
+    np.testing.assert_array_equal(
+        np.concatenate([zoo.train_accuracy(z, dataset) for z in zoos]), accuracies(np.stack(rows))
+    )
     # A member that trains alone, by another program, is the same.
     alone = zoo.train(TRUE, dataset, [1], tmp_path / "alone", **SETTINGS)
     assert_close(
