@@ -116,7 +116,7 @@ def test_planted_groups_are_found():
         assert abs(table[measure, "memorizing", "early"] - table[measure, "generalizing", "early"]) < 0.05
     text = conclusion(rows, ["early", "late"], KNOWN)
     assert text.count(": as published") == 2 and "fit only" not in text
-    assert spelled(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
+    assert format_means(means[means.measure == "pwcca"], ["early", "late"]).shape == (3, 2)
 
 
 def test_groups_that_are_alike_settle_nothing():

@@ -279,7 +279,7 @@ def test_layers_that_do_not_fit_follow_each_other():
 def test_what_a_retraining_needs():
     """A device holds features of training and validation images, and for each case the state before and after."""
     whole, (dataset, trained_zoo) = program(epochs=2), trained()
-    need, one = (
+    usage, one = (
         whole.programs[0].memory,
         jax.tree.map(np.asarray, trained_zoo.network.tail_of(trained_zoo.member(0), 0)),
     )

@@ -9,7 +9,8 @@ import tiny_models  # noqa: F401
 from zoo_helpers import CONFIG, DATASET, SEEDS, assert_close, split, train, trained_reference
 
 from symjax import zoo
-from symjax.data.dataset import Source, build
+from symjax.data.dataset import Source
+from symjax.data.splitting import build
 from symjax.errors import InputError
 from symjax.ops.parallel import Execution
 from symjax.training import Recipe

@@ -56,7 +56,8 @@ def mean_curves(
     Example:
       >>> import pandas as pd
       >>> from symjax import plots
-      >>> table = pd.DataFrame({"k": [1, 2, 1, 2], "value": [50.0, 90.0, 54.0, 94.0], "method": "pca", "layer": "relu1"})
+      >>> table = pd.DataFrame({"k": [1, 2, 1, 2], "value": [50.0, 90.0, 54.0, 94.0]})
+      >>> table = table.assign(method="pca", layer="relu1")
       >>> labels = {"xlabel": "directions", "ylabel": "accuracy (%)"}
       >>> figure = plots.mean_curves(table, x="k", line="method", panel="layer", **labels)
       >>> figure.axes[0].lines[0].get_ydata().tolist()
