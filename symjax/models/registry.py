@@ -29,6 +29,7 @@ class Model:
 
 
 MODELS: dict[str, Model] = {}
+"""Every registered model by name."""
 
 
 def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:
