@@ -641,7 +641,7 @@ HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_p
 def main():
     numbers = {fault: run(fault) for fault in FAULTS}
     errors = {fault: run_to_error(fault) for fault in ERRORS}
-    print(INTRODUCTION, "\n\n| fault | by the definition | as published |\n|---|---|---|", sep="")
+    print(INTRODUCTION, "\n\n| fault | by the definition | as published |\n|---|---:|---:|", sep="")
     for fault, (defined, published) in numbers.items():
         print(f"| {title(fault)} | {defined:.3f} | {published:.3f} |")
     for fault, (defined, error, _) in errors.items():
