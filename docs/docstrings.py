@@ -4,7 +4,8 @@ import re
 
 import griffe
 
-CODE = re.compile(r"(`[^`]*`|^\s*(?:>>>|\.\.\.) .*$)", re.MULTILINE)
+CODE = re.compile(r"(`[^`]*`|^[ ]*>>> .*(?:\n[ ]*\S.*)*)", re.MULTILINE)  # examples with what they print
+EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 
 
 def comment_of(field: griffe.Attribute, lines: list[str]) -> str:
@@ -29,6 +30,6 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs):
         if obj.docstring:
-            pieces = CODE.split(obj.docstring.value)
+            pieces = CODE.split(EXAMPLE.sub("Examples:", obj.docstring.value))  # the heading that griffe knows
             pieces[::2] = [piece.replace("<", "&lt;") for piece in pieces[::2]]
             obj.docstring.value = "".join(pieces)

@@ -20,15 +20,17 @@ from symjax.similarity import FewExamplesWarning
 
 INTRODUCTION = """# Faults of published implementations
 
-Where published implementations of similarity measures, and of one model, differ from their definitions: a small worked
-example of each, with the number that the definition gives, as symjax computes it, and the number as published. The
-faults are told in our own words; the few lines of NumPy show each by itself, on made-up data, and are not taken from
-the published code. "The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports, "the
-code of Godfrey et al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022
-(`modelsym`). Other code is named by its repository or package, with the date of its last commit or its version.
+This page lists differences between published implementations of similarity measures (and of one model) and their
+definitions. Each has a small example on random data with two numbers: the one that the definition gives, computed by
+symjax, and the one that the published code would give. The lines of NumPy reproduce one fault at a time. They were written
+for this page and are not taken from the published code.
 
-This page is written by `python -m docs.published_faults > docs/published-faults.md`, which runs every example; the
-tests run them again. Where the published way ends in an error, that stands in the place of the number."""
+"The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports. "The code of Godfrey et al." is
+that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022 (`modelsym`). Other code is
+named by its repository or package, with its version or the date of its last commit.
+
+`python -m docs.published_faults > docs/published-faults.md` runs every example and writes this page. The tests run the
+examples again and compare (version 0.2.0, JAX 0.10.2, CPU). If the published code ends in an error, the table has the error."""
 
 
 def related(n=500, p=10, q=10, seed=0):
@@ -641,7 +643,7 @@ HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_p
 def main():
     numbers = {fault: run(fault) for fault in FAULTS}
     errors = {fault: run_to_error(fault) for fault in ERRORS}
-    print(INTRODUCTION, "\n\n| fault | by the definition | as published |\n|---|---|---|", sep="")
+    print(INTRODUCTION, "\n\n| fault | by the definition | as published |\n|---|---:|---:|", sep="")
     for fault, (defined, published) in numbers.items():
         print(f"| {title(fault)} | {defined:.3f} | {published:.3f} |")
     for fault, (defined, error, _) in errors.items():

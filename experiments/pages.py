@@ -10,15 +10,30 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
+# Colours, fonts and tables as of the documentation's site, also in dark mode; in one file without a network.
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1rem; }
-table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1.5rem; display: block; overflow-x: auto; }
-th, td { padding: .15rem .7rem; text-align: right; border-bottom: 1px solid #eee; white-space: nowrap; }
-tr > :first-child { text-align: left; } caption { text-align: left; color: #555; padding: .3rem 0; }
-pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; white-space: pre-wrap; }
-img { max-width: 100%; height: auto; }
-.conclusion { font-size: 1.1rem; } .notes { color: #555; font-size: .9rem; }
+:root { color-scheme: light dark; --text: #212121; --muted: #616161; --line: #e0e0e0; --code: #f5f5f5; --page: #fff;
+  --primary: #4051b5; --link: #4051b5; }
+@media (prefers-color-scheme: dark) { :root { --text: #e2e4e9; --muted: #a9adb8; --line: #40434f; --code: #272a35;
+  --page: #1e2129; --link: #8c9eff; } }
+body { font: 16px/1.6 system-ui, sans-serif; margin: 0; background: var(--page); color: var(--text); }
+header { background: var(--primary); color: #fff; }
+header h1 { font-size: 1.3rem; margin: 0 auto; }
+header h1, main { max-width: 62rem; padding: .8rem 1rem; box-sizing: border-box; }
+main { margin: 0 auto 4rem; }
+h2 { font-weight: 400; line-height: 1.3; margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1.5rem; }
+a { color: var(--link); text-decoration: none; } a:hover { text-decoration: underline; }
+.table { overflow-x: auto; margin: .5rem 0 1.5rem; }
+table { border-collapse: collapse; font-size: .8rem; border: 1px solid var(--line); }
+th, td { padding: .5rem .9rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; }
+tr > :first-child { text-align: left; }
+.caption { color: var(--muted); font-size: .9rem; margin: 1.5rem 0 0; }
+pre { background: var(--code); padding: .7rem 1rem; font: .8rem/1.5 ui-monospace, monospace; overflow-x: auto; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
+.conclusion { font-size: 1.05rem; } .notes { color: var(--muted); font-size: .9rem; overflow-wrap: anywhere; }
+@media (max-width: 44rem) { th, td { padding: .4rem .6rem; } }
+@media print { :root { --text: #000; --page: #fff; } }
 """
 
 
@@ -70,9 +85,10 @@ def html(title: str, sections: list[Section]) -> str:
     """Return the page as one HTML file with embedded figures."""
     parts = [
         "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>',
-        "<body>",
-        f"<h1>{escape(title)}</h1>",
+        '<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>",
+        f"<body><header><h1>{escape(title)}</h1></header>",
+        "<main>",
         "<ul>",
         *(f'<li><a href="#section-{i}">{escape(s.title)}</a></li>' for i, s in enumerate(sections, 1)),
         "</ul>",
@@ -85,9 +101,9 @@ def html(title: str, sections: list[Section]) -> str:
         parts += [_picture(path) for path in section.figures]
         for caption, table in (section.tables | section.reference_tables).items():
             body = table.rename_axis(index=None, columns=None).to_html(border=0, na_rep="")
-            parts.append(body.replace(">\n", f">\n<caption>{escape(_capital(caption))}</caption>\n", 1))
+            parts.append(f'<p class="caption">{escape(_capital(caption))}</p>\n<div class="table">{body}</div>')
         parts += [f"<pre>{escape(section.command)}</pre>", f'<p class="notes">{escape(section.notes)}</p>']
-    return "\n".join([*parts, "</body></html>", ""])
+    return "\n".join([*parts, "</main></body></html>", ""])
 
 
 def _picture(path: Path) -> str:

@@ -18,7 +18,7 @@ print(f"CKA {bars.estimate:.3f}, 95 % interval [{bars.low:.3f}, {bars.high:.3f}]
 
 # %% [markdown]
 # The interval comes from random halves of the examples. A bootstrap repeats examples, and all of these measures count a
-# repeated example as agreement; `method="bootstrap"` asks for it all the same.
+# repeated example as agreement, so it is not the default; `method="bootstrap"` selects it.
 #
 # ## Is there anything in common?
 #

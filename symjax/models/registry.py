@@ -34,7 +34,7 @@ class Model:
 
 
 MODELS: dict[str, Model] = {}
-"""{name: `Model`} of all built-in models."""
+"""Every registered model by name."""
 
 
 def register(presets: Mapping[str, Mapping[str, Any]]) -> Callable:

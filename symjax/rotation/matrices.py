@@ -32,7 +32,7 @@ def orthogonal(key, channels: int) -> jax.Array:
 
 
 KINDS = {"none": identity, "permutation": permutation, "g_relu": g_relu, "orthogonal": orthogonal}
-"""{kind: function of a random key and a number of channels that returns a matrix}."""
+"""Every kind of random matrix by name: a function of a key and the number of channels, which draws one."""
 
 
 def sample_rotation(key, kind: str, channels: int) -> jax.Array:

@@ -24,7 +24,7 @@ from symjax.training import Recipe
 from symjax.training.custom import EXAMPLES, check_task, fingerprints
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-"""{name: dtype of activations}."""
+"""The dtypes of activations by name; parameters, statistics and logits are float32 in any case."""
 LABELS = ("true", "permuted", "permuted_each")
 
 
