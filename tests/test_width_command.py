@@ -1,0 +1,93 @@
+"""The width command: distances by width against an oracle, resume, the table, and messages about wrong flags."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import flags, scratch, trained
+
+import experiments.width
+from experiments.command import run_command
+from experiments.width import conclusion, summarize
+from symjax import mean_over_pairs, pwcca_distance
+from symjax.ops import files
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder."""
+    trained()  # writes the data set
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*others):
+    words = [str(word) for word in flags(scratch())]
+    zoo = words.index("--zoo")
+    argv = [*words[:zoo], *words[zoo + 2 :], "--out", "run", "--epochs", "1", *others]
+    run_command(experiments.width.main, experiments.width.Settings, [str(word) for word in argv])
+    return files.read_csv("run/results.csv")
+
+
+@pytest.mark.figures
+def test_the_command(capsys, monkeypatch):
+    table = command("--widths", "2", "4", "--layer", "relu1")
+    assert len(table) == 2 * 2 * 3 and set(table.state) == {"trained", "initial"}
+    assert table.groupby("width").channels.first().is_monotonic_increasing
+    means = files.read_csv("run/means.csv")
+    for (width, state), group in table.groupby(["width", "state"]):
+        expected = mean_over_pairs(group.value.to_numpy(), group[["model_a", "model_b"]].to_numpy())
+        row = means[(means.width == width) & (means.state == state)].iloc[0]
+        np.testing.assert_allclose([row.distance, row.low, row.high], [*expected[:1], *expected[2:]], rtol=1e-5)
+    assert Path("run", "distance.png").stat().st_size > 5000 and "widths 2, 4" in capsys.readouterr().out
+    monkeypatch.setattr(experiments.width, "layer_features", None)  # nothing is computed again
+    pd.testing.assert_frame_equal(command("--widths", "2", "4", "--layer", "relu1"), table)
+
+
+def test_distances_are_those_of_the_chosen_channels(monkeypatch):
+    features = np.random.default_rng(0).normal(size=(3, 20, 4)).astype(np.float32)
+    monkeypatch.setattr(experiments.width, "layer_features", lambda *_: features)
+    table = command("--widths", "2", "4", "--layer", "relu1", "--maps", "pool")
+    for row in table[table.width == 2].itertuples():
+        x, y = features[row.model_a], features[row.model_b]
+        np.testing.assert_allclose(row.value, (pwcca_distance(x, y) + pwcca_distance(y, x)) / 2, atol=1e-5)
+
+
+def test_the_correlation_is_over_widths():
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    rows = [
+        {
+            "width": width,
+            "state": state,
+            "model_a": a,
+            "model_b": b,
+            "value": value,
+            "layer": "relu1",
+            "channels": width,
+        }
+        for width, value in ((2, 0.5), (4, 0.3), (8, 0.2))
+        for state in ("trained", "initial")
+        for a, b in pairs
+    ]
+    accuracy = pd.DataFrame({"width": np.repeat([2, 4, 8], 3), "seed": [0, 1, 2] * 3})
+    means = summarize(pd.DataFrame(rows), accuracy.assign(accuracy=100 - 1000 / accuracy.width))
+    assert means.accuracy.tolist() == [-400.0] * 2 + [-150.0] * 2 + [-25.0] * 2
+    expected = np.corrcoef([-400, -150, -25], [0.5, 0.3, 0.2])[0, 1]
+    assert f"over 3 widths: {expected:.2f}" in conclusion(means)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--widths 2", "widths: got (2,), expected two or more different integers"),
+        ("--width 2", "width: got 2, expected --widths"),
+        ("--seeds 2", "seeds: got 2, expected three or more"),
+        ("--widths 2 4 --filters 99", "filters: got 99, expected 1 to"),
+        ("--widths 2 4 --layer nosuch", "nosuch"),
+    ],
+)
+def test_wrong_flags(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(*words.split())
+    assert end.value.code == 2 and message in capsys.readouterr().err
+    assert not Path("run").exists()
