@@ -34,7 +34,7 @@ class Split:
     Attributes:
         images: (n, height, width, channels) uint8 images, or other inputs (n, ...) of any dtype: float images, feature
             vectors, tokens (n, length), sequences (n, length, channels).
-        labels: (n,) int32 classes, or other targets (n, ...).
+        labels: (n,) int32 classes, (n, ...) classes of the positions of each input, or other targets (n, ...).
 
     Raises:
         InputError: a value is not an array of numbers or has masked entries; integers are out of range for JAX; inputs
@@ -127,7 +127,7 @@ class Dataset:
         name: name of the data set, without version or folder.
         train, validation: two disjoint parts of the training examples of the source, in a fixed random order.
         test: the test examples of the source. Use them for the final evaluation only, not to choose anything.
-        class_names: one name per class; () where targets are not classes.
+        class_names: one name per class, such as the tokens of a vocabulary; () where targets are not classes.
         mean, std: (channels,) float32, in the units of the inputs, whose last axis is that of channels; both None
             where inputs are not normalised. For uint8 images `load` sets published values where they exist
             (`PUBLISHED_STATISTICS`), and otherwise the statistics of `train`; the std of a constant channel is 1.
@@ -177,10 +177,10 @@ class Dataset:
 
     def _check_classes(self) -> None:
         for part in (self.train, self.validation, self.test):
-            if part.labels.ndim != 1 or part.labels.dtype.kind not in "iu":
-                expected = "integers (n,), positions in class_names, or class_names=() for targets other than classes"
+            if part.labels.dtype.kind not in "iu":
+                expected = "integers, positions in class_names, or class_names=() for targets other than classes"
                 raise InputError(f"labels: got {described(part.labels)}, expected {expected}")
-            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
+            if part.labels.size and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
                 given, last = f"{part.labels.min()} to {part.labels.max()}", self.num_classes - 1
                 raise InputError(f"labels: got {given}, expected 0 to {last}, positions in class_names")
 
