@@ -30,7 +30,8 @@ class FeatureSettings(ZooSettings):
     """How many of them; all where there are fewer."""
     maps: Literal["pool", "pixels"] = "pool"
     """What is compared of a convolutional layer: pool, the mean over pixels of each channel; pixels, the maps, whose
-    pixels the CCA family takes for samples, so that it compares layers of one map size alone."""
+    pixels the CCA family takes for samples, so that it compares layers of one map size alone. Where each position has a
+    class, as in text, every measure takes positions for samples."""
 
     def parse_layers(self, dataset: Dataset) -> list[str]:
         """Names of stitch points; finds out what is wrong with the flags before anything is trained."""
@@ -46,16 +47,30 @@ class FeatureSettings(ZooSettings):
         return split.images[: self.examples], split.labels[: self.examples]
 
     def features(self, network: Network, members: Member, dataset: Dataset, layers: list[str]) -> dict[str, np.ndarray]:
-        """From each layer to (members, n, c), or with maps="pixels" to (members, n, h, w, c)."""
+        """From each layer to (members, n, c), or with maps="pixels" to (members, n, h, w, c).
+
+        Where each position has a class it is to (members, n positions, c).
+        """
         images, _ = self.chosen(dataset)
-        pool = self.maps == "pool"
-        options = {"layers": ",".join(layers), "pool": pool, "max_device_memory": self.memory_limit}
-        return as_maps(features_of(network, members, images, dataset.mean, dataset.std, **options))
+        options = {"layers": ",".join(layers), "pool": self.pooled(dataset), "max_device_memory": self.memory_limit}
+        features = features_of(network, members, images, dataset.mean, dataset.std, **options)
+        if classes_at_positions(dataset):
+            return {layer: x.reshape(len(x), -1, x.shape[-1]) for layer, x in features.items()}
+        return as_maps(features)
+
+    def pooled(self, dataset: Dataset) -> bool:
+        """Whether the mean over positions is compared."""
+        return self.maps == "pool" and not classes_at_positions(dataset)
 
     def layers_phase(self, name: str, dataset: Dataset, layers: list[str], **counts: int) -> Phase:
         """What a dry run tells of `features`; `counts` are those of `dry_run.layers_phase`."""
-        options = {"images": len(self.chosen(dataset)[0]), "pool": self.maps == "pool", "limit": self.memory_limit}
+        options = {"images": len(self.chosen(dataset)[0]), "pool": self.pooled(dataset), "limit": self.memory_limit}
         return layers_phase(name, self.zoo_config(), dataset, layers, **counts, **options)
+
+
+def classes_at_positions(dataset: Dataset) -> bool:
+    """Whether each position of an example has a class, as in text, and not the example."""
+    return dataset.num_classes is not None and dataset.train.labels.ndim > 1
 
 
 def maps_option(measure: str, maps: str) -> dict[str, str]:

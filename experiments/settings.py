@@ -24,6 +24,7 @@ from symjax import data, zoo
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
 from symjax.data.dataset import AUGMENTATION
+from symjax.data.text import is_text, split_options
 from symjax.errors import InputError, renamed
 from symjax.imports import is_import_name
 from symjax.ops import hosts, interruption, memory, parallel, runs
@@ -53,6 +54,7 @@ DATASET_DEFAULTS = {name: DatasetDefaults(**augmentation) for name, augmentation
 DATASET_DEFAULTS["digits"] = dataclasses.replace(
     DATASET_DEFAULTS["digits"], width=8, image_size=16, epochs=10, learning_rate=3e-3
 )
+DATASET_DEFAULTS["text"] = DatasetDefaults(width=64, epochs=8, learning_rate=1e-2, weight_decay=0.0)
 # What transformers want besides (Hassani et al. 2021, for runs of 200 epochs and more).
 TRANSFORMER = {"weight_decay": 3e-2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
 TRANSFORMER_DEFAULTS = {
@@ -64,7 +66,9 @@ TRANSFORMER_DEFAULTS = {
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     """The settings that suit a data set and a model; a model of the caller's own has no default width."""
     name = data.resolve_name(dataset)
-    if not (os.path.isabs(name) or is_import_name(name)):
+    if is_text(name):
+        name = "text"
+    elif not (os.path.isabs(name) or is_import_name(name)):
         name = re.split("[/:]", name)[0]  # without a variant or a version
     chosen = DATASET_DEFAULTS.get(name, DatasetDefaults())
     if is_import_name(model):
@@ -105,11 +109,11 @@ class ZooSettings:
     """
 
     dataset: str = "digits"
-    """digits; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; a path that ends
+    """digits; text, the help pages of Python, or the path of a text or of a folder with its parts; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; a path that ends
     in .npz, of a file with x_train, y_train, x_test and y_test; a folder with train/<class>/ and test/<class>/ of PNG
     and JPEG files; or package.module:load, a function that returns such arrays or a Dataset."""
     model: str = "mcnn"
-    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18 or cct2; or package.module:build, a function
+    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18, cct2 or lstm; or package.module:build, a function
     that returns a module of Flax or a symjax.Network. It is called with rngs, and with those of classes, channels,
     image_size and width that it takes."""
     model_options: Annotated[str, optional("NAME=VALUE,...", "the model's own")] = ""
@@ -223,7 +227,7 @@ def zoo_folder(config: ZooConfig) -> Path:
 
 def short_name(dataset: str) -> str:
     """A data set's name as a part of the name of a folder."""
-    return re.sub(r"\W", "-", dataset) if is_import_name(dataset) else Path(dataset).stem
+    return re.sub(r"\W", "-", dataset) if is_import_name(dataset) else Path(split_options(dataset)[0]).stem
 
 
 def parse_options(text: str) -> dict[str, Any]:

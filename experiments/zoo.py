@@ -11,7 +11,8 @@ from typing import Annotated
 import pandas as pd
 
 from experiments import dry_run
-from experiments.folders import diverged
+from experiments.features import classes_at_positions
+from experiments.folders import diverged, test_perplexity
 from experiments.settings import optional, run_command, zoo_folder
 from experiments.sharing import SharedSettings
 from experiments.summary import Summary
@@ -46,17 +47,21 @@ def main(settings: Settings) -> Summary:
             "test": 100 * zoo.test_accuracy(trained, dataset, max_device_memory=settings.memory_limit),
         }
     )
+    if classes_at_positions(dataset):
+        table["perplexity"] = test_perplexity(trained, dataset, settings.memory_limit)
     files.write_csv(folder / "accuracy.csv", table)
     shown = table.set_index("seed")
     shown.loc["mean"] = shown.mean()
     text = f"Test accuracy {shown.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
+    if "perplexity" in shown:
+        text += f", perplexity {shown.perplexity['mean']:.2f}"
     if lost := diverged(trained, table.test):
         text += f", but for seeds {lost}, which have diverged: their weights or logits are not finite"
     return Summary(
         folder,
         f"{trained.network} on {dataset.name}",
         f"{text}.",
-        {"accuracy in percent": shown.map("{:.2f}".format)},
+        {f"accuracy in percent{', and perplexity' * ('perplexity' in shown)}": shown.map("{:.2f}".format)},
     )
 
 

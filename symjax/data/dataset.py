@@ -154,7 +154,7 @@ class Dataset:
     def __post_init__(self):
         checks.text("name", self.name)
         for name in checks.sequence("class_names", self.class_names, "names"):
-            checks.text("class_names", name)
+            checks.text("class_names", name, empty=name != "")  # characters may be white space
         for part in (self.validation, self.test):
             for name in ("images", "labels"):
                 expected, given = getattr(self.train, name), getattr(part, name)

@@ -107,7 +107,9 @@ class LanguageModel(nnx.Module):
         for name, rate in rates.items():
             scalar(name, rate, "a rate from 0 and under 1", lambda rate: 0 <= rate < 1)
         widths = [width] * (layers - 1) + [embedding if flag("tied", tied) else width]
-        self.embedding = nnx.Embed(classes, embedding, dtype=dtype, rngs=rngs)
+        # Of unit scale; as small as Flax has it, it delays learning, but logits of tied weights need it.
+        init = {} if tied else {"embedding_init": nnx.initializers.normal(1.0)}
+        self.embedding = nnx.Embed(classes, embedding, dtype=dtype, rngs=rngs, **init)
         self.layers = nnx.List(
             Layer(cell, before, after, weight_dropout=weight_dropout, dtype=dtype, rngs=rngs)
             for before, after in zip([embedding, *widths], widths, strict=False)
