@@ -32,7 +32,9 @@ def main(settings: Settings) -> Summary:
     with history.out.open() as folder:
 
         def compute(then, _, __, epochs):
-            return dynamics.class_correlations(then, labels, names, epochs)
+            return dynamics.class_correlations(
+                then, labels.reshape(-1), names, epochs
+            )  # of positions, if they have them
 
         table = history.follow(folder, compute)
         channels = {point.name: point.channels for point in network.points}

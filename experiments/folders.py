@@ -86,7 +86,9 @@ def test_perplexity(members: zoo.Zoo, dataset: Dataset, limit: float | None = No
     return np.exp(-np.float64(scores))
 
 
-test_percent.__test__ = test_perplexity.__test__ = False  # pytest collects what is called test_* wherever it is imported
+test_percent.__test__ = test_perplexity.__test__ = (
+    False  # pytest collects what is called test_* wherever it is imported
+)
 
 
 def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:

@@ -109,13 +109,14 @@ class ZooSettings:
     """
 
     dataset: str = "digits"
-    """digits; text, the help pages of Python, or the path of a text or of a folder with its parts; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; a path that ends
-    in .npz, of a file with x_train, y_train, x_test and y_test; a folder with train/<class>/ and test/<class>/ of PNG
-    and JPEG files; or package.module:load, a function that returns such arrays or a Dataset."""
+    """digits; text, the help pages of Python, or the path of a text file or of a folder with its parts; an image set
+    that tensorflow_datasets has prepared on this machine, such as cifar10; a path that ends in .npz, of a file with
+    x_train, y_train, x_test and y_test; a folder with train/<class>/ and test/<class>/ of PNG and JPEG files; or
+    package.module:load, a function that returns such arrays or a Dataset."""
     model: str = "mcnn"
-    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18, cct2 or lstm; or package.module:build, a function
-    that returns a module of Flax or a symjax.Network. It is called with rngs, and with those of classes, channels,
-    image_size and width that it takes."""
+    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18, cct2 or lstm; or package.module:build, a
+    function that returns a module of Flax or a symjax.Network. It is called with rngs, and with those of classes,
+    channels, image_size and width that it takes."""
     model_options: Annotated[str, optional("NAME=VALUE,...", "the model's own")] = ""
     """Options of the model, as in activation=sigmoid,pools=(1,2,2)."""
     width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None

@@ -72,7 +72,9 @@ def read_text(name: str) -> Source | Dataset:
     tokens = {part: list(text) if level == "characters" else _words(text) for part, text in texts.items()}
     vocabulary = _vocabulary(tokens["train"], options["vocabulary"])
     number = {token: i for i, token in enumerate(vocabulary)}
-    splits = {part: _windows(name, part, [number.get(t, 0) for t in sequence], length) for part, sequence in tokens.items()}
+    splits = {
+        part: _windows(name, part, [number.get(t, 0) for t in sequence], length) for part, sequence in tokens.items()
+    }
     label = base if base == EMBEDDED else path.stem
     if "valid" not in splits:
         return Source(label, splits["train"], splits["test"], vocabulary, normalize=False)
@@ -149,7 +151,7 @@ def _windows(name: str, part: str, numbers: Sequence[int], length: int) -> Split
     count = (len(numbers) - 1) // length
     if count < 1:
         raise InputError(
-            f"name: the {part} part of {name} has {len(numbers)} tokens, expected more than {length}, the length of a window"
+            f"name: the {part} part of {name} has {len(numbers)} tokens, expected more than {length}, those of a window"
         )
     numbers = np.asarray(numbers[: count * length + 1], np.int32)
     return Split(numbers[:-1].reshape(count, length), numbers[1:].reshape(count, length))

@@ -67,7 +67,7 @@ def _identity(x: jax.Array) -> jax.Array:
     }
 )
 class LanguageModel(nnx.Module):
-    """Embedding, recurrent layers and a linear decoder: tokens (examples, length) to logits (examples, length, classes).
+    """Embedding, recurrent layers and decoder: tokens (examples, length) to logits (examples, length, classes).
 
     The logits at a position are of the next token. Each sequence starts from a zero state. Stitch points `layer1`,
     `layer2`, ... are the outputs of the layers, (examples, length, width).
@@ -100,7 +100,9 @@ class LanguageModel(nnx.Module):
         layers, width = integer("layers", layers, 1, MAX_LAYERS), integer("width", width, 1, 2**20)
         embedding = width if embedding is None else integer("embedding", embedding, 1, 2**20)
         if classes is None:
-            raise InputError("classes: got none, expected the size of the vocabulary, of data with classes at positions")
+            raise InputError(
+                "classes: got none, expected the size of the vocabulary, of data with classes at positions"
+            )
         classes = integer("classes", classes, 1, 2**20)
         rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
         rates |= {"embedding_dropout": embedding_dropout, "weight_dropout": weight_dropout}
