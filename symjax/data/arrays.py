@@ -185,7 +185,7 @@ def _check_labels(where: str, key: str, y: np.ndarray, class_names) -> np.ndarra
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1 and class_names is None:
-        expected = "(n,) or (n, 1), or class_names, of classes at positions, or () for targets other than classes"
+        expected = "(n,) or (n, 1), class_names for classes at positions, or class_names=() for other targets"
         raise _error(where, key, f"shape {y.shape}", expected)
     if not y.size:
         raise _error(where, key, "no labels", "one or more")

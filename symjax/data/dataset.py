@@ -178,7 +178,9 @@ class Dataset:
     def _check_classes(self) -> None:
         for part in (self.train, self.validation, self.test):
             if part.labels.dtype.kind not in "iu":
-                expected = "integers, positions in class_names, or class_names=() for targets other than classes"
+                expected = (
+                    "integers (n, ...), positions in class_names, or class_names=() for targets other than classes"
+                )
                 raise InputError(f"labels: got {described(part.labels)}, expected {expected}")
             if part.labels.size and not 0 <= part.labels.min() <= part.labels.max() < self.num_classes:
                 given, last = f"{part.labels.min()} to {part.labels.max()}", self.num_classes - 1

@@ -36,7 +36,7 @@ class Layer(nnx.Module):
         projected = self.cell.dense_i(x).swapaxes(0, 1)
         cell = nnx.merge(*nnx.split(self.cell))
         cell.dense_i = _identity
-        cell.dense_h.kernel[...] = self.weight_dropout(cell.dense_h.kernel[...])
+        cell.dense_h.kernel = nnx.Param(self.weight_dropout(cell.dense_h.kernel[...]))  # `self.cell` keeps its own
         graph, weights = nnx.split(cell)
         zeros = jnp.zeros((len(x), self.cell.hidden_features), projected.dtype)
         start = zeros if self.states == 1 else (zeros, zeros)
