@@ -1,4 +1,7 @@
-"""Published figures to stand beside ours, read off tables and plots of Godfrey et al. 2022: CIFAR-10 unless said."""
+"""Published figures to stand beside ours, read off tables and plots of Godfrey et al. 2022: CIFAR-10 unless said.
+
+Those of recurrent networks are of Morcos et al. 2018.
+"""
 
 import pandas as pd
 
@@ -62,6 +65,30 @@ ORTHOGONAL_CKA = _layers(
     RELUS,
 )
 
+PENN_TREEBANK = _layers(
+    {
+        "epoch 0": [0.54, 0.45, 0.36],
+        "epoch 10": [0.62, 0.55, 0.52],
+        "epoch 100": [0.70, 0.63, 0.64],
+        "epoch 300": [0.79, 0.75, 0.75],
+        "epoch 490": [0.90, 0.87, 0.85],
+    },
+    ["layer 1", "layer 2", "layer 3"],
+)
+WIKITEXT = _layers(
+    {"epoch 0": [0.55, 0.49, 0.45, 0.43, 0.39], "epoch 100": [0.74, 0.68, 0.64, 0.61, 0.61]},
+    [f"layer {i + 1}" for i in range(5)],
+)
+STATES = pd.DataFrame(
+    {
+        "published": [
+            "CCA distance from the last of 20 steps stays high until late steps",
+            "after 1, 8, 24, 48, 81 % of the tokens: early, states stay similar by CCA; late, their distance grows",
+        ]
+    },
+    index=["positions", "repeats"],
+)
+
 # By experiment: captions and tables.
 PUBLISHED: dict[str, dict[str, pd.DataFrame]] = {
     "zoo": {"clean accuracy on CIFAR-10": ACCURACY},
@@ -69,6 +96,11 @@ PUBLISHED: dict[str, dict[str, pd.DataFrame]] = {
     "crossval": {"stitching penalty of mCNN on CIFAR-10, percentage points (about)": CHOSEN},
     "lasso": {"penalty in percentage points @ sparsity, mCNN on CIFAR-10 (about)": LASSO},
     "rotate": {"rotation penalty of mCNN without batch norm on CIFAR-10, percentage points": ROTATION},
+    "dynamics": {
+        "PWCCA of each layer with itself at the end, AWD-LSTM of 3 layers on the Penn Treebank": PENN_TREEBANK,
+        "PWCCA of each layer with itself at the end, AWD-LSTM of 5 layers on WikiText-2": WIKITEXT,
+    },
+    "recurrent": {"AWD-LSTM, appendices A3 and A4 (figures without numbers in the text)": STATES},
     "symmetry": {"lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard normal": HOMOGENEITY},
     "align": {
         "Procrustes similarity of equal layers, CIFAR-10": PROCRUSTES,
@@ -77,5 +109,5 @@ PUBLISHED: dict[str, dict[str, pd.DataFrame]] = {
     },
 }
 
-# Of these the published figures are of no data set, and stand beside ours whatever a run is on.
-WITHOUT_DATA = ("symmetry",)
+# Of these the published figures are of no data set, or of one that captions name, whatever a run is on.
+WITHOUT_DATA = ("symmetry", "dynamics", "recurrent")
