@@ -10,6 +10,7 @@ from test_models import drawn
 from symjax import models, zoo
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
+from symjax.flops import segment_flops
 from symjax.models import build
 from symjax.training import Recipe, accuracy_scores, log_likelihood_scores
 
@@ -142,3 +143,14 @@ def test_a_zoo_learns_what_the_next_token_is():
     logs = outputs - np.log(np.exp(outputs).sum(-1, keepdims=True))
     expected = np.take_along_axis(logs, np.int64(split.labels)[..., None], -1).mean()
     assert scores[1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_operations_of_all_steps_are_counted():
+    """A layer of the vanilla RNN has two products a step, and the decoder one."""
+    width, length, classes = 16, 50, 30
+    example = jax.ShapeDtypeStruct((2, length), jnp.int32)
+    network = models.create("rnn", layers=1, width=width, classes=classes, example=example)
+    layer, decoder = segment_flops(network, (length,))
+    products = 2 * length * width * width * 2
+    assert products < layer < products + 10 * length * width
+    assert 2 * length * width * classes <= decoder < 2 * length * width * classes + 10 * length * classes

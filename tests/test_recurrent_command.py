@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import recurrent
+import symjax
+from experiments import dynamics, recurrent, zoo
 from experiments.recurrent import DIRECT, KEY, POSITIONS, REPEATS, UNRELATED, conclusion, distances, interval, verdict
+from symjax import data
 from symjax.errors import InputError
 from symjax.ops.result_table import ResultTable
+from symjax.similarity import MEASURES
 
 INDEX = ["measure", "experiment", "share", "step"]
 WIDTH, EXAMPLES, LENGTH, STEPS = 4, 200, 12, 6
@@ -120,3 +123,26 @@ def test_the_command_extends_what_is_there(tmp_path, monkeypatch):
 def test_what_does_not_fit_is_refused(tmp_path, options, words):
     with pytest.raises(InputError, match=words):
         recurrent.main(settings(tmp_path, **options))
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+def test_positions_are_the_samples_of_other_commands(tmp_path):
+    common = {"dataset": settings(tmp_path).dataset, "model": "rnn", "seeds": "2", "epochs": 1, "width": 4}
+    options = {"measures": "cca", "examples": 12, "zoo": tmp_path / "zoo", "out": tmp_path / "dynamics"}
+    dynamics.main(dynamics.Settings(**common, **options))
+    rows = pd.read_csv(tmp_path / "dynamics" / "results.csv").set_index(["seed", "epoch", "layer", "end_layer"]).value
+    dataset = data.load(common["dataset"])
+    inputs = dataset.test.images[:12]
+    then, end = (symjax.zoo.load(tmp_path / "zoo", epoch=epoch) for epoch in (0, 1))
+    samples = [
+        np.asarray(members.network.features(members.member(1), inputs)["layer2"]).reshape(12 * 8, 4)
+        for members in (then, end)
+    ]
+    assert rows[1, 0, "layer2", "layer2"] == pytest.approx(float(MEASURES["cca"].fn(*samples)), abs=1e-4)
+    summary = zoo.main(zoo.Settings(**common, out=tmp_path / "zoo"))
+    kept = pd.read_csv(tmp_path / "zoo" / "accuracy.csv")
+    scores = symjax.zoo.evaluate(
+        end.network, end.members, dataset.test, None, None, metric=symjax.training.log_likelihood_scores
+    )
+    np.testing.assert_allclose(kept.perplexity, np.exp(-scores), rtol=1e-5)
+    assert f"perplexity {kept.perplexity.mean():.2f}" in summary.conclusion
