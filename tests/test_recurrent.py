@@ -59,6 +59,10 @@ def test_values_are_those_of_the_formulas(kind):
     member = network.member(module)
     whole = network.apply(member, TOKENS)
     np.testing.assert_allclose(whole, logits, atol=2e-5)
+    outside = np.array([[0, 1, -1, 2, 3, 4], [0, 1, 2, 3, 4, 7]])
+    np.testing.assert_array_equal(
+        np.isnan(network.apply(member, outside)).all(-1), np.maximum.accumulate((outside < 0) | (outside > 6), axis=1)
+    )
     features = network.features(member, TOKENS)
     assert [point.name for point in network.points] == ["layer1", "layer2"] == list(features)
     for name, expected in zip(features, layers, strict=True):

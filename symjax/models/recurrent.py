@@ -70,7 +70,8 @@ class LanguageModel(nnx.Module):
     """Embedding, recurrent layers and decoder: tokens (examples, length) to logits (examples, length, classes).
 
     The logits at a position are of the next token. Each sequence starts from a zero state. Stitch points `layer1`,
-    `layer2`, ... are the outputs of the layers, (examples, length, width).
+    `layer2`, ... are the outputs of the layers, (examples, length, width). From a token outside of the vocabulary on,
+    all of them are NaN.
 
     Dropout is that of AWD-LSTM. Masks of `input_dropout` (behind the embedding), `dropout` (between layers) and
     `output_dropout` (behind the last layer) are equal at all positions of a sequence. `embedding_dropout` drops whole
@@ -128,7 +129,9 @@ class LanguageModel(nnx.Module):
             given = short(x) if dtype is None else f"{dtype}{list(shape)}"
             raise InputError(f"x: got {given}, expected tokens (examples, length), integers")
         table = self.embedding_dropout(self.embedding.embedding[...])
-        x = self.locked_dropout[0](table.astype(self.dtype)[x])
+        # NaN for tokens outside of the vocabulary, which an index would move into it.
+        lookup = table.astype(self.dtype).at[x]
+        x = self.locked_dropout[0](lookup.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
         for i, (layer, drop) in enumerate(zip(self.layers, list(self.locked_dropout)[1:], strict=True)):
             x = drop(stitch_point(layer(x), f"layer{i + 1}"))
         logits = self.embedding.attend(x) if self.decoder is None else self.decoder(x)
