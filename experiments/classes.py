@@ -34,8 +34,8 @@ def main(settings: Settings) -> Summary:
     names = list(history.dataset.class_names)
     with history.out.open() as folder:
 
-        def compute(features, end, measure, epochs):
-            return dynamics.class_correlations(features, labels, names, epochs)
+        def compute(features, end, measure, epochs):  # labels of positions, if they have them
+            return dynamics.class_correlations(features, labels.reshape(-1), names, epochs)
 
         table = history.follow(folder, compute)
         channels = {point.name: point.channels for point in network.points}

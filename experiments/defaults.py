@@ -9,6 +9,7 @@ import tyro
 
 from symjax import data
 from symjax.data.dataset import AUGMENTATION
+from symjax.data.text import is_text
 from symjax.imports import is_import_name
 
 
@@ -33,6 +34,7 @@ DATASET_DEFAULTS = {name: DatasetDefaults(**augmentation) for name, augmentation
 DATASET_DEFAULTS["digits"] = dataclasses.replace(
     DATASET_DEFAULTS["digits"], width=8, image_size=16, epochs=10, learning_rate=3e-3
 )
+DATASET_DEFAULTS["text"] = DatasetDefaults(width=64, epochs=8, learning_rate=1e-2, weight_decay=0.0)
 # Settings of transformers that differ from those of convolutional networks: Hassani et al. 2021, for runs of 200
 # epochs and more.
 TRANSFORMER = {"weight_decay": 3e-2, "optimizer": "adamw", "schedule": "cosine", "warmup": 0.1}
@@ -45,7 +47,9 @@ TRANSFORMER_DEFAULTS = {
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     """Return the default settings for a data set and a model; a model that the user provides has no default width."""
     name = data.resolve_name(dataset)
-    if not (os.path.isabs(name) or is_import_name(name)):
+    if is_text(name):
+        name = "text"
+    elif not (os.path.isabs(name) or is_import_name(name)):
         name = re.split("[/:]", name)[0]  # without a variant or a version
     defaults = DATASET_DEFAULTS.get(name, DatasetDefaults())
     if is_import_name(model):

@@ -30,7 +30,8 @@ class FeatureSettings(ZooSettings):
     """Number of these images; all if there are fewer."""
     maps: Literal["pool", "pixels"] = "pool"
     """Features of a convolutional layer: pool, the mean of each channel over pixels; pixels, the feature maps. With
-    pixels, the CCA family treats each pixel as a sample and can only compare layers of equal map size."""
+    pixels, the CCA family treats each pixel as a sample and can only compare layers of equal map size. If each position
+    has a class, as in text, every measure treats positions as samples."""
 
     def parse_layers(self, dataset: Dataset) -> list[str]:
         """Return names of stitch points, and check the flags before anything is trained."""
@@ -46,20 +47,34 @@ class FeatureSettings(ZooSettings):
         return split.images[: self.examples], split.labels[: self.examples]
 
     def features(self, network: Network, members: Member, dataset: Dataset, layers: list[str]) -> dict[str, np.ndarray]:
-        """Return features by layer, of shape (members, n, c), or (members, n, h, w, c) with maps="pixels"."""
+        """Return features by layer, of shape (members, n, c), or (members, n, h, w, c) with maps="pixels".
+
+        If each position has a class, they are of shape (members, n positions, c).
+        """
         images, _ = self.selected_images(dataset)
-        pool = self.maps == "pool"
-        options = {"layers": ",".join(layers), "pool": pool, "max_device_memory": self.memory_limit}
-        return as_maps(features_of(network, members, images, dataset.mean, dataset.std, **options))
+        options = {"layers": ",".join(layers), "pool": self.pooled(dataset), "max_device_memory": self.memory_limit}
+        features = features_of(network, members, images, dataset.mean, dataset.std, **options)
+        if classes_at_positions(dataset):
+            return {layer: x.reshape(len(x), -1, x.shape[-1]) for layer, x in features.items()}
+        return as_maps(features)
+
+    def pooled(self, dataset: Dataset) -> bool:
+        """Return whether means over positions are compared."""
+        return self.maps == "pool" and not classes_at_positions(dataset)
 
     def layers_phase(self, name: str, dataset: Dataset, layers: list[str], **counts: int) -> Phase:
         """Return the phase of a dry run that computes `features`; `counts` are arguments of `dry_run.layers_phase`."""
         options = {
             "images": len(self.selected_images(dataset)[0]),
-            "pool": self.maps == "pool",
+            "pool": self.pooled(dataset),
             "limit": self.memory_limit,
         }
         return layers_phase(name, self.zoo_config(), dataset, layers, **counts, **options)
+
+
+def classes_at_positions(dataset: Dataset) -> bool:
+    """Whether each position of an example has a class, as in text, and not the example."""
+    return dataset.num_classes is not None and dataset.train.labels.ndim > 1
 
 
 def maps_option(measure: str, maps: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.ops import files, hosts, runs
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.training import percent
+from symjax.training import log_likelihood_scores, percent
 
 ACCURACY = Schema("accuracy", {"seed": int}, ("accuracy",), recomputable=True)
 ACCURACY_B = dataclasses.replace(ACCURACY, name="accuracy_b")  # of the second zoo, if there is one
@@ -77,10 +77,18 @@ def run_folder(
 
 def test_percent(members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
     """Return the test accuracy of each member in percent; `limit` is the device memory in bytes (`zoo.evaluate`)."""
-    return percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), len(dataset.test))
+    return percent(zoo.test_accuracy(members, dataset, max_device_memory=limit), dataset.test.labels.size)
 
 
-test_percent.__test__ = False  # pytest would collect it as a test by its name
+def test_perplexity(members: zoo.Zoo, dataset: Dataset, limit: float | None = None) -> np.ndarray:
+    """Return exp of the mean cross-entropy on the test part, of each member."""
+    options = {"metric": log_likelihood_scores, "max_device_memory": limit}
+    scores = zoo.evaluate(members.network, members.members, dataset.test, dataset.mean, dataset.std, **options)
+    return np.exp(-np.float64(scores))
+
+
+for _function in (test_percent, test_perplexity):
+    _function.__test__ = False  # pytest would collect it as a test by its name
 
 
 def diverged(members: zoo.Zoo, accuracy: Sequence[float]) -> str:

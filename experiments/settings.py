@@ -10,6 +10,7 @@ from experiments.defaults import by_dataset, defaults_of, optional
 from symjax import data, zoo
 from symjax.checks import seeds as check_seeds
 from symjax.data import Dataset
+from symjax.data.text import split_options
 from symjax.errors import InputError, renamed
 from symjax.imports import is_import_name
 from symjax.ops.memory import parse_bytes
@@ -27,13 +28,14 @@ class ZooSettings:
     """
 
     dataset: str = "digits"
-    """digits; an image set that tensorflow_datasets has prepared on this machine, such as cifar10; the path of an .npz
-    file with x_train, y_train, x_test and y_test; a folder with train/<class>/ and test/<class>/ of PNG and JPEG
-    files; or package.module:load, a function that returns such arrays or a Dataset."""
+    """digits; text, the help pages of Python, or the path of a text file or of a folder with its parts; an image set
+    that tensorflow_datasets has prepared on this machine, such as cifar10; the path of an .npz file with x_train,
+    y_train, x_test and y_test; a folder with train/<class>/ and test/<class>/ of PNG and JPEG files; or
+    package.module:load, a function that returns such arrays or a Dataset."""
     model: str = "mcnn"
-    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18 or cct2; or package.module:build, a function
-    that returns a Flax module or a symjax.Network. It is called with rngs, and with classes, channels, image_size and
-    width where its signature has them."""
+    """A name of symjax.models.MODELS, such as mcnn, resnet20, resnet18, cct2 or lstm; or package.module:build, a
+    function that returns a Flax module or a symjax.Network. It is called with rngs, and with classes, channels,
+    image_size and width where its signature has them."""
     model_options: Annotated[str, optional("NAME=VALUE,...", "the model's own")] = ""
     """Options of the model, as in activation=sigmoid,pools=(1,2,2)."""
     width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None
@@ -136,7 +138,7 @@ def zoo_folder(config: ZooConfig) -> Path:
 
 def short_name(dataset: str) -> str:
     """Return the name of a data set as a part of the name of a folder."""
-    return re.sub(r"\W", "-", dataset) if is_import_name(dataset) else Path(dataset).stem
+    return re.sub(r"\W", "-", dataset) if is_import_name(dataset) else Path(split_options(dataset)[0]).stem
 
 
 def parse_options(text: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import pandas as pd
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.folders import diverged
+from experiments.features import classes_at_positions
+from experiments.folders import diverged, test_perplexity
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import zoo_folder
 from experiments.sharing import SharedSettings
@@ -80,17 +81,21 @@ def main(settings: Settings) -> Summary:
             "test": 100 * zoo.test_accuracy(trained, dataset, max_device_memory=settings.memory_limit),
         }
     )
+    if classes_at_positions(dataset):
+        table["perplexity"] = test_perplexity(trained, dataset, settings.memory_limit)
     files.write_csv(folder / "accuracy.csv", table)
     rows = table.set_index("seed")
     rows.loc["mean"] = rows.mean()
     text = f"Test accuracy {rows.test['mean']:.2f} %, {over_networks(len(seeds), 'on average')}"
+    if "perplexity" in rows:
+        text += f", perplexity {rows.perplexity['mean']:.2f}"
     if seeds_diverged := diverged(trained, table.test):
         text += f", except seeds {seeds_diverged}, which have diverged: their weights or logits are not finite"
     return Summary(
         folder,
         f"{trained.network} on {dataset.name}",
         f"{text}.",
-        {"accuracy in percent": rows.map("{:.2f}".format)},
+        {f"accuracy in percent{', and perplexity' * ('perplexity' in rows)}": rows.map("{:.2f}".format)},
     )
 
 

@@ -1,12 +1,18 @@
-"""Floating-point operations of networks, as XLA counts them before optimization; nothing is compiled or run."""
+"""Floating-point operations of networks, as XLA counts them before optimization; nothing is compiled or run.
+
+XLA counts the body of a loop once. Here it counts as often as it runs.
+"""
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Jaxpr, jaxpr_as_fun, jaxprs_in_params
 
 from symjax import freezing
 from symjax.checks import integer, integers
@@ -34,7 +40,7 @@ def segment_flops(network: Network, image: Sequence[int]) -> list[float]:
     crossing, counts = (_inputs(network, 1, image),), []
     for i in range(len(network.points) + 1):
         run = partial(network.between, start=i - 1, stop=i)
-        counts.append(float((lower_on_cpu(run, network.shapes, crossing).cost_analysis() or {}).get("flops", 1.0)))
+        counts.append(float(lower_on_cpu(run, network.shapes, crossing).cost_analysis().get("flops", 1.0)))
         crossing = jax.eval_shape(run, network.shapes, crossing)
     return counts
 
@@ -100,13 +106,47 @@ def _inputs(network: Network, count: int, shape: Sequence[int]) -> jax.ShapeDtyp
     return jax.ShapeDtypeStruct((count, *shape), example.dtype)
 
 
-def lower_on_cpu(fn, *arguments):
-    """Return `jax.jit(fn).lower(*arguments)` for the CPU if available: accelerators do not count operations."""
+@dataclass(frozen=True)
+class CountedProgram:
+    """A lowered program, and the operations of repeated runs of its loops, which XLA leaves out."""
+
+    lowered: Any
+    repeated: float
+
+    def cost_analysis(self) -> dict[str, float]:
+        """Return the costs that XLA counts, with all runs of loops."""
+        costs = dict(self.lowered.cost_analysis() or {})
+        return {**costs, "flops": costs["flops"] + self.repeated} if "flops" in costs else costs
+
+    def compile(self):
+        """Return the compiled program."""
+        return self.lowered.compile()
+
+
+def lower_on_cpu(fn, *arguments) -> CountedProgram:
+    """Lower `fn` for the CPU if available: accelerators do not count operations."""
     with contextlib.ExitStack() as contexts:
         if jax.default_backend() != "cpu":
             with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS excludes the CPU
                 contexts.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
-        return jax.jit(fn).lower(*arguments)
+        traced = jax.jit(fn).trace(*arguments)
+        return CountedProgram(traced.lower(), _repeated_flops(traced.jaxpr.jaxpr))
+
+
+def _repeated_flops(jaxpr: Jaxpr) -> float:
+    """Return the operations of all runs of the bodies of scans, less those of one run of each body."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name != "scan":
+            total += sum(map(_repeated_flops, jaxprs_in_params(equation.params)))
+            continue
+        body = equation.params["jaxpr"]
+        program = lower_on_cpu(jaxpr_as_fun(body), *body.in_avals)
+        every, once = (
+            (costs or {}).get("flops", 0.0) for costs in (program.cost_analysis(), program.lowered.cost_analysis())
+        )
+        total += equation.params["length"] * every - once
+    return total
 
 
 def count_flops(program) -> float:

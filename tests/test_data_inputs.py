@@ -105,6 +105,10 @@ def test_given_class_names():
     data = load(mapping((5,), class_names=["a", "b", "c", "d"]))
     assert (data.num_classes, data.class_names) == (4, tuple("abcd"))
     np.testing.assert_array_equal(data.test.labels, CLASSES["y_test"])
+    at_positions = {"y_train": np.arange(60).reshape(20, 3) % 4, "y_test": np.arange(18).reshape(6, 3) % 4}
+    data = load(mapping((3,), int, class_names=["a", "b", "c", "d"], **at_positions))
+    np.testing.assert_array_equal(data.test.labels, at_positions["y_test"])
+    assert (data.num_classes, data.test.labels.dtype) == (4, np.int32)
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ def read_arrays(arrays: Mapping, image_size: int | None, *, name: str = "arrays"
     Inputs with other dimensions (features, tokens, videos), and all inputs if `normalize` is False, are not changed,
     and their `Dataset` has no mean and std. A sequence (n, length, channels) therefore needs normalize=False.
 
-    Labels are integers from 0, (n,) or (n, 1). The distinct labels of y_train are the classes. They are named by these
-    numbers, and renumbered from 0 in ascending order if there are gaps.
+    Labels are integers from 0, (n,) or (n, 1); with `class_names` also (n, ...), one for each position of an input. The
+    distinct labels of y_train are the classes. They are named by these numbers, and renumbered from 0 in ascending
+    order if there are gaps.
 
     Args:
         arrays: x_train, y_train, x_test, y_test, and optionally
@@ -59,7 +60,7 @@ def read_arrays(arrays: Mapping, image_size: int | None, *, name: str = "arrays"
     inputs, targets = ({p: numeric_array(f"{where}{a}_{p}", arrays[f"{a}_{p}"]) for p in _PARTS} for a in "xy")
     inputs = _check_inputs(where, inputs, normalize, image_size)
     if class_names is None or len(class_names):
-        targets = {part: _check_labels(where, f"y_{part}", y) for part, y in targets.items()}
+        targets = {part: _check_labels(where, f"y_{part}", y, class_names) for part, y in targets.items()}
     targets = _check_equal_parts(where, "y", targets)
     for part in _PARTS:
         if len(inputs[part]) != len(targets[part]):
@@ -174,14 +175,18 @@ def _white_value(where: str, x: np.ndarray) -> int:
     raise _error(where, "x_train", given, f"{expected}; or {_UNCHANGED}")
 
 
-def _check_labels(where: str, key: str, y: np.ndarray) -> np.ndarray:
-    """Return labels as int32 (n,); raise an InputError unless they are class numbers."""
+def _check_labels(where: str, key: str, y: np.ndarray, class_names) -> np.ndarray:
+    """Return labels as int32 (n,); raise an InputError unless they are class numbers.
+
+    With `class_names` they may be those of the positions of each input, (n, ...).
+    """
     if y.dtype.kind not in "ui":
         raise _error(where, key, f"dtype {y.dtype}", "integers, or class_names=() for targets other than classes")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if y.ndim != 1:
-        raise _error(where, key, f"shape {y.shape}", "(n,) or (n, 1), or class_names=() for targets other than classes")
+    if y.ndim != 1 and class_names is None:
+        expected = "(n,) or (n, 1), class_names for classes at positions, or class_names=() for other targets"
+        raise _error(where, key, f"shape {y.shape}", expected)
     if not y.size:
         raise _error(where, key, "no labels", "one or more")
     if y.min() < 0 or y.max() >= 2**31:

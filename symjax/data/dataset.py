@@ -29,7 +29,7 @@ class Split:
     Attributes:
         images: (n, height, width, channels) uint8 images, or other inputs (n, ...) of any dtype: float images, feature
             vectors, tokens (n, length), sequences (n, length, channels).
-        labels: (n,) int32 classes, or other targets (n, ...).
+        labels: (n,) int32 classes, (n, ...) classes of the positions of each input, or other targets (n, ...).
 
     Raises:
         InputError: a value is not an array of numbers or has masked entries; integers are out of range for JAX; inputs
@@ -131,7 +131,7 @@ class Dataset:
         name: name of the data set, without version or folder.
         train, validation: two disjoint parts of the training examples of the source, in a fixed random order.
         test: the test examples of the source. Use them for the final evaluation only, not to choose anything.
-        class_names: one name per class; () where targets are not classes.
+        class_names: one name per class, such as the tokens of a vocabulary; () where targets are not classes.
         mean, std: (channels,) float32, in the units of the inputs, whose last axis is that of channels; both None
             if inputs are not normalised. For uint8 images `load` sets published values where they exist
             (`symjax.data.splitting`), and otherwise the statistics of `train`; the std of a constant channel is 1.
@@ -167,7 +167,7 @@ class Dataset:
     def __post_init__(self):
         checks.text("name", self.name)
         for name in checks.sequence("class_names", self.class_names, "names"):
-            checks.text("class_names", name)
+            checks.text("class_names", name, empty=name != "")  # characters may be white space
         for part in (self.validation, self.test):
             for name in ("images", "labels"):
                 expected, given = getattr(self.train, name), getattr(part, name)
@@ -190,10 +190,12 @@ class Dataset:
 
     def _check_classes(self) -> None:
         for part in (self.train, self.validation, self.test):
-            if part.labels.ndim != 1 or part.labels.dtype.kind not in "iu":
-                expected = "integers (n,), positions in class_names, or class_names=() for targets other than classes"
+            if part.labels.dtype.kind not in "iu":
+                expected = (
+                    "integers (n, ...), positions in class_names, or class_names=() for targets other than classes"
+                )
                 raise InputError(f"labels: got {described(part.labels)}, expected {expected}")
-            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < len(self.class_names):
+            if part.labels.size and not 0 <= part.labels.min() <= part.labels.max() < len(self.class_names):
                 given, last = f"{part.labels.min()} to {part.labels.max()}", len(self.class_names) - 1
                 raise InputError(f"labels: got {given}, expected 0 to {last}, positions in class_names")
 

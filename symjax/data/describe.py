@@ -12,15 +12,16 @@ def describe_shapes(dataset: Dataset) -> dict[str, Any]:
     """Return the properties of a data set on which the shapes of a network depend, as a dict for JSON.
 
     For square uint8 images these are `image_size` and `channels`; for other inputs `example_shape`, `input_dtype` and
-    `normalized`. `classes` is None if targets are not classes; `target_shape` and `target_dtype` are added then.
+    `normalized`. `classes` is None if targets are not classes. `target_shape` and `target_dtype` are added if there is
+    not one class for each example.
     """
     shapes: dict[str, Any] = {"image_size": dataset.image_size, "channels": dataset.channels}
     if not are_images(dataset.train.images) or dataset.image_size is None:
         shapes = {"example_shape": list(dataset.example_shape), "input_dtype": str(dataset.input_dtype)}
         shapes["normalized"] = dataset.mean is not None
     shapes["classes"] = dataset.num_classes
-    if dataset.num_classes is None:
-        targets = dataset.train.labels
+    targets = dataset.train.labels
+    if targets.ndim > 1 or dataset.num_classes is None:
         shapes |= {"target_shape": list(targets.shape[1:]), "target_dtype": str(targets.dtype)}
     return shapes
 

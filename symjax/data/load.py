@@ -14,6 +14,7 @@ from symjax.data.folder import read_folder
 from symjax.data.prepared import is_prepared, read_prepared
 from symjax.data.resize import resize_split
 from symjax.data.splitting import build
+from symjax.data.text import is_text, read_text, split_options
 from symjax.errors import InputError
 from symjax.imports import import_named, is_import_name
 
@@ -34,6 +35,8 @@ def load(
     Args:
         name: one of
             "digits": the handwritten digits of scikit-learn, enlarged to 16x16;
+            "text": the help pages of Python, or the path of a text file, or of a folder with its training, validation
+            and test parts, with options as in "text?level=words,length=35" (see `symjax.data.text`);
             the path of an .npz file with x_train, y_train, x_test and y_test (see `symjax.data.arrays`);
             a mapping of such arrays, or a `Dataset`;
             "package.module:load": a function in a module that is installed or in the current folder. It is called with
@@ -89,6 +92,8 @@ def _read(name: Any, image_size: int | None, seed: int, data_dir, cache_dir) -> 
         return read_npz(given, image_size)
     if is_import_name(given):
         return _from_object(_call(given, {"image_size": image_size, "seed": seed}), image_size, given)
+    if is_text(given):
+        return read_text(given)
     if is_folder(name, data_dir):
         return read_folder(given, image_size, cache_dir)
     return read_prepared(given, image_size, data_dir, cache_dir)
@@ -102,8 +107,9 @@ def is_folder(name: str | os.PathLike, data_dir: str | os.PathLike | None = None
 
 def resolve_name(name: str) -> str:
     """Return the name of a data set, with the path of a file or folder made absolute."""
-    is_path = name.endswith(".npz") or is_folder(name)
-    return os.path.realpath(os.path.expanduser(name)) if is_path else name
+    base, options = split_options(name)
+    is_path = name.endswith(".npz") or (base != "text" and is_text(name)) or is_folder(name)
+    return os.path.realpath(os.path.expanduser(base)) + options if is_path else name
 
 
 def _from_object(data: Any, image_size: int | None, loader: str = "") -> Source | Dataset:

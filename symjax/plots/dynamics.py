@@ -37,6 +37,7 @@ def over_time(
     title: str,
     ordered: bool = True,
     chance: dict | None = None,
+    xlabel: str = "epoch",
 ) -> Figure:
     """Draw a panel per value of column `panel` with a curve over epochs per value of column `line`.
 
@@ -51,6 +52,7 @@ def over_time(
       title: title of the figure.
       ordered: whether the lines have an order, such as layers, which their colours then show.
       chance: {panel: value expected by chance}, drawn as a dotted line.
+      xlabel: what the column epoch counts.
 
     Returns:
       The figure.
@@ -67,8 +69,8 @@ def over_time(
       >>> figure.axes[0].lines[0].get_ydata().round(3).tolist()
       [0.505, 0.605, 0.705]
     """
-    for name, value in {"panel": panel, "line": line, "label": label, "title": title}.items():
-        text(name, value, empty=name in ("label", "title"))
+    for name, value in {"panel": panel, "line": line, "label": label, "title": title, "xlabel": xlabel}.items():
+        text(name, value, empty=name in ("label", "title", "xlabel"))
     check_table(path, table, f"{panel} {line} seed", "epoch value")
     panels, lines = list(table[panel].unique()), list(table[line].unique())
     _check_chance(chance, panels)
@@ -98,7 +100,7 @@ def over_time(
                 axes.set_xscale("symlog", linthresh=1)
                 axes.set_xticks(ticks, [str(epoch) for epoch in ticks])
         for axes in bottom_axes(grid):
-            axes.set_xlabel("epoch")
+            axes.set_xlabel(xlabel)
         return finish(figure, path, ax, grid, title=title, ylabel=label, legend={})
 
 

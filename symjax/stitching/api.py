@@ -266,8 +266,8 @@ def _outputs(network: Network, dataset: Dataset) -> PyTree:
 
 
 def _num_classes(source: Source) -> int | None:
-    """Return the number of classes of integer targets (n,) from 0; None if the targets are not classes."""
+    """Return the number of classes of integer targets from 0; None if the targets are not classes."""
     labels = [part.labels for part in (source.train, source.test) if len(part)]
-    if any(part.ndim != 1 or part.dtype.kind not in "iu" or part.min() < 0 for part in labels):
+    if any(part.dtype.kind not in "iu" or part.min() < 0 for part in labels):
         return None
     return int(max(part.max() for part in labels)) + 1

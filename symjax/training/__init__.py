@@ -7,5 +7,6 @@ from symjax.training.loop import TrainData, TrainState, create_state, device_dat
 from symjax.training.recipe import Recipe
 from symjax.training.task import accuracy_scores as accuracy_scores
 from symjax.training.task import cross_entropy as cross_entropy
+from symjax.training.task import log_likelihood_scores as log_likelihood_scores
 
 __all__ = ["Recipe", "TrainData", "TrainState", "accuracy", "create_state", "device_data", "pad_batches", "train_epoch"]

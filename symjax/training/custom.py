@@ -72,7 +72,7 @@ def check_functions(
     count, functions = targets.shape[0], {"loss": loss, "metric": metric}
     for name, function in functions.items():
         if function is None:
-            _check_classes(name, network, outputs, count, classes)
+            _check_classes(name, network, outputs, targets.shape, classes)
     for name, function in functions.items():
         if function is None:
             continue
@@ -88,17 +88,17 @@ def check_functions(
             raise InputError(f"{name}: got {described(result)} for {count} examples, expected {expected}")
 
 
-def _check_classes(name: str, network: Network, outputs: PyTree, count: int, classes: int | None) -> None:
+def _check_classes(name: str, network: Network, outputs: PyTree, targets: tuple[int, ...], classes: int | None) -> None:
     default = "cross-entropy" if name == "loss" else "accuracy"
     if classes is None:
         raise InputError(
             f"{name}: got none for targets that are not classes, expected a function: {default} takes classes"
         )
     shape = getattr(outputs, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != count or shape[1] < classes:
-        expected = f"({count}, {classes}), a logit for each class, or {name}="
+    if shape is None or shape[:-1] != targets or shape[-1] < classes:
+        expected = f"({', '.join(map(str, targets))}, {classes}), a logit for each class, or {name}="
         raise InputError(
-            f"network: got {described(outputs)} from {network.name} for {count} examples, expected {expected}"
+            f"network: got {described(outputs)} from {network.name} for {targets[0]} examples, expected {expected}"
         )
 
 

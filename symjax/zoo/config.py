@@ -221,7 +221,7 @@ class ZooConfig:
             raise bad_inputs(network, error) from error
 
     def training_labels(self, dataset: Dataset, seed: int) -> np.ndarray:
-        """Return the training labels of the member of `seed`: (n,), int32; or targets (n, ...)."""
+        """Return the training labels of the member of `seed`: (n, ...), int32; or other targets (n, ...)."""
         true = dataset.train.labels
         true = true if dataset.num_classes is None else np.asarray(true, np.int32)
         if self.labels == "true":
@@ -274,9 +274,8 @@ def _hashable(value: Any) -> Any:
 
 def _targets(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:
     """Return the shape and dtype of the targets of `count` examples."""
-    if shapes["classes"] is not None:
-        return jax.ShapeDtypeStruct((count,), jnp.int32)
-    return jax.ShapeDtypeStruct((count, *shapes["target_shape"]), jnp.dtype(shapes["target_dtype"]))
+    dtype = jnp.int32 if shapes["classes"] is not None else jnp.dtype(shapes["target_dtype"])
+    return jax.ShapeDtypeStruct((count, *shapes.get("target_shape", ())), dtype)
 
 
 def _example(shapes: Mapping[str, Any], count: int = 2) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,138 @@
+"""Recurrent language models on tokens: LSTM, GRU and vanilla RNN, with the dropout of AWD-LSTM.
+
+Reference: Merity et al. 2018, "Regularizing and Optimizing LSTM Language Models" (arXiv 1708.02182).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from symjax.checks import flag, integer, one_of, scalar, short
+from symjax.errors import InputError
+from symjax.models.common import at_least_float32
+from symjax.models.registry import register
+from symjax.network.naming import stitch_point
+
+CELLS = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCell}
+MAX_LAYERS = 5
+
+
+def _dropout(rate: float, rngs: nnx.Rngs, broadcast_dims: tuple[int, ...] = ()) -> nnx.Dropout:
+    """Return a dropout layer; without random state if the rate is 0."""
+    return nnx.Dropout(rate, broadcast_dims=broadcast_dims, rngs=rngs if rate else None)
+
+
+class Layer(nnx.Module):
+    """A stock cell over time, from (examples, length, features) to (examples, length, width), from a zero state."""
+
+    def __init__(self, cell: str, features: int, width: int, *, weight_dropout: float, dtype, rngs: nnx.Rngs):
+        self.cell = CELLS[cell](features, width, dtype=dtype, rngs=rngs)
+        self.weight_dropout = _dropout(weight_dropout, rngs)
+        self.states = 2 if cell == "lstm" else 1
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        # The inputs of all steps are projected in one product, so that the loop has the recurrent product alone.
+        projected = self.cell.dense_i(x).swapaxes(0, 1)
+        cell = nnx.merge(*nnx.split(self.cell))
+        cell.dense_i = _identity
+        cell.dense_h.kernel = nnx.Param(self.weight_dropout(cell.dense_h.kernel[...]))  # `self.cell` keeps its own
+        graph, weights = nnx.split(cell)
+        zeros = jnp.zeros((len(x), self.cell.hidden_features), projected.dtype)
+        start = zeros if self.states == 1 else (zeros, zeros)
+        _, outputs = lax.scan(lambda carry, x: nnx.merge(graph, weights)(carry, x), start, projected)
+        return outputs.swapaxes(0, 1)
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x
+
+
+@register(
+    {
+        "lstm": {},
+        "gru": {"cell": "gru"},
+        "rnn": {"cell": "rnn"},
+        "awd_lstm": {
+            "layers": 3,
+            "width": 1150,
+            "embedding": 400,
+            "tied": True,
+            "dropout": 0.3,
+            "input_dropout": 0.4,
+            "output_dropout": 0.4,
+            "embedding_dropout": 0.1,
+            "weight_dropout": 0.5,
+        },
+    }
+)
+class LanguageModel(nnx.Module):
+    """Embedding, recurrent layers and decoder: tokens (examples, length) to logits (examples, length, classes).
+
+    The logits at a position are of the next token. Each sequence starts from a zero state. Stitch points `layer1`,
+    `layer2`, ... are the outputs of the layers, (examples, length, width). From a token outside of the vocabulary on,
+    all of them are NaN.
+
+    Dropout is that of AWD-LSTM. Masks of `input_dropout` (behind the embedding), `dropout` (between layers) and
+    `output_dropout` (behind the last layer) are equal at all positions of a sequence. `embedding_dropout` drops whole
+    tokens of the vocabulary, and `weight_dropout` single recurrent weights, for a batch.
+
+    Args:
+      cell: "lstm", "gru" or "rnn" (tanh).
+      layers: number of layers, 1 to 5.
+      width: units of each layer; of the last layer `embedding` if `tied`.
+      embedding: channels of the embedding; `width` by default.
+      tied: whether the decoder has the weights of the embedding, and no bias.
+      classes: size of the vocabulary.
+      dropout, input_dropout, output_dropout, embedding_dropout, weight_dropout: rates, from 0 and under 1.
+      dtype: of computations; parameters and logits are float32.
+      rngs: random state for initial parameters and dropout.
+
+    Raises:
+      InputError: an option is out of its range; no `classes`, or inputs that are not tokens.
+    """
+
+    def __init__(
+        self, *, cell="lstm", layers=2, width=200, embedding=None, tied=False, classes=None, dropout=0.0,
+        input_dropout=0.0, output_dropout=0.0, embedding_dropout=0.0, weight_dropout=0.0, dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):  # fmt: skip
+        one_of("cell", cell, CELLS)
+        layers, width = integer("layers", layers, 1, MAX_LAYERS), integer("width", width, 1, 2**20)
+        embedding = width if embedding is None else integer("embedding", embedding, 1, 2**20)
+        if classes is None:
+            raise InputError(
+                "classes: got none, expected the size of the vocabulary, of data with classes at positions"
+            )
+        classes = integer("classes", classes, 1, 2**20)
+        rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
+        rates |= {"embedding_dropout": embedding_dropout, "weight_dropout": weight_dropout}
+        for name, rate in rates.items():
+            scalar(name, rate, "a rate from 0 and under 1", lambda rate: 0 <= rate < 1)
+        widths = [width] * (layers - 1) + [embedding if flag("tied", tied) else width]
+        # Of unit scale; as small as Flax has it, it delays learning, but logits of tied weights need it.
+        init = nnx.nn.linear.default_embed_init if tied else nnx.initializers.normal(1.0)
+        self.embedding = nnx.Embed(classes, embedding, dtype=dtype, embedding_init=init, rngs=rngs)
+        self.layers = nnx.List(
+            Layer(cell, before, after, weight_dropout=weight_dropout, dtype=dtype, rngs=rngs)
+            for before, after in zip([embedding, *widths], widths, strict=False)
+        )
+        self.decoder = None if tied else nnx.Linear(width, classes, dtype=dtype, rngs=rngs)
+        self.embedding_dropout = _dropout(embedding_dropout, rngs, broadcast_dims=(1,))
+        locked = [input_dropout, *[dropout] * (layers - 1), output_dropout]
+        self.locked_dropout = nnx.List(_dropout(rate, rngs, broadcast_dims=(1,)) for rate in locked)
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", None)
+        if len(shape) != 2 or dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+            given = short(x) if dtype is None else f"{dtype}{list(shape)}"
+            raise InputError(f"x: got {given}, expected tokens (examples, length), integers")
+        table = self.embedding_dropout(self.embedding.embedding[...])
+        # NaN for tokens outside of the vocabulary, which an index would move into it.
+        lookup = table.astype(self.dtype).at[x]
+        x = self.locked_dropout[0](lookup.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
+        for i, (layer, drop) in enumerate(zip(self.layers, list(self.locked_dropout)[1:], strict=True)):
+            x = drop(stitch_point(layer(x), f"layer{i + 1}"))
+        logits = self.embedding.attend(x) if self.decoder is None else self.decoder(x)
+        return logits.astype(at_least_float32(self.dtype))
