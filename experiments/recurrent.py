@@ -22,6 +22,7 @@ from experiments.command import run_command
 from experiments.defaults import optional
 from experiments.features import FeatureSettings, classes_at_positions, parse_measures
 from experiments.folders import run_folder, test_percent, test_perplexity
+from experiments.registry import Experiment, PublishedTable
 from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import pairwise, plots, zoo
@@ -49,7 +50,7 @@ EXPERIMENT = Experiment(
             {
                 "positions": ("CCA distance from the last of 20 steps stays high until late steps",),
                 "repeats": (
-                    "after 1, 8, 24, 48, 81 % of the tokens: early, states stay similar by CCA; late, their distance grows",
+                    "after 1, 8, 24, 48, 81 % of the tokens: early, states stay similar by CCA; late, distance grows",
                 ),
             },
         )
