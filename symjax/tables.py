@@ -1,6 +1,8 @@
 """Means and labels of result tables, as summaries and figures show them."""
 
+import numpy as np
 import pandas as pd
+from scipy.special import stdtrit
 
 
 def mean_and_deviation(grouped, digits: int) -> pd.Series:
@@ -33,3 +35,33 @@ def with_both_layers(table: pd.DataFrame) -> pd.DataFrame:
 def over_networks(count: int, what: str = "mean ± deviation") -> str:
     """Return the words for a statistic `what` over `count` networks, as in captions."""
     return f"{what} over {count} networks" if count > 1 else "of one network"
+
+
+def mean_interval(values, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of independent values and the ends of its t interval; NaN ends for a single value.
+
+    Args:
+      values: (n,); a NaN makes all three NaN.
+      level: of the interval, in (0, 1).
+    """
+    values = np.asarray(values, float)
+    centre, reach = values.mean(), np.nan
+    if len(values) > 1:
+        reach = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(centre), float(centre - reach), float(centre + reach)
+
+
+def difference_interval(first, second, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the difference of the means of two independent samples and the ends of Welch's t interval.
+
+    Args:
+      first, second: (n,) and (m,); with fewer than two values in one of them the ends are NaN.
+      level: of the interval, in (0, 1).
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    centre, reach = first.mean() - second.mean(), np.nan
+    if min(len(first), len(second)) > 1:
+        parts = np.array([values.var(ddof=1) / len(values) for values in (first, second)])
+        freedom = parts.sum() ** 2 / (parts**2 / [len(first) - 1, len(second) - 1]).sum() if parts.any() else 1
+        reach = stdtrit(freedom, (1 + level) / 2) * np.sqrt(parts.sum())
+    return float(centre), float(centre - reach), float(centre + reach)
