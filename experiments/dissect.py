@@ -7,6 +7,7 @@ same command again computes nothing; more seeds, layers or powers extend the res
 """
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -20,16 +21,18 @@ from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, run_folder
 from experiments.settings import ZooSettings, optional, run_command, zoo_folder
 from experiments.summary import Summary
 from symjax import plots
-from symjax.checks import integer
+from symjax.checks import integer, short
 from symjax.dissection import (
     Broden,
     Dissection,
     SegmentedImages,
+    TopQuantile,
     composites,
     dissect,
     rotation_powers,
     special_orthogonal,
 )
+from symjax.dissection.composites import MAX_COUNT
 from symjax.dissection.dissect import BATCH
 from symjax.errors import InputError
 from symjax.models import MODELS
@@ -59,7 +62,7 @@ class Settings(ZooSettings):
     """Options of the model, as in blocks=(1,1,1)."""
     seeds: str = "5"
     """A number of seeds, 4 for 0,1,2,3, or the seeds themselves, as in 3,7,9 (one alone: 3,)."""
-    layers: Annotated[str, optional("NAMES", "outputs of the last two blocks, or the last point")] = ""
+    layers: Annotated[str | None, optional("NAMES", "outputs of the last two blocks, or the last point")] = None
     """Stitch points by name, as in block2.1,block3.1, or all."""
     concepts: Annotated[Path | None, optional("DIR", "the masks of composites")] = None
     """A folder in Broden's format, such as broden1_224, with the images and segmentations to dissect on."""
@@ -106,16 +109,16 @@ class Settings(ZooSettings):
     def parse_powers(self) -> tuple[float, ...]:
         """The powers in ascending order, with 0."""
         try:
-            powers = {0.0, *(float(word) for word in self.powers.split(","))}
+            powers = {0.0, *(float(f"{float(word):.12g}") for word in self.powers.split(","))}
         except ValueError:
-            powers = {np.nan}
-        if not np.isfinite(list(powers)).all():
-            raise InputError(f"powers: got {self.powers!r}, expected numbers with commas between, as 0,0.5,1")
+            powers = {np.inf}
+        if not all(abs(power) <= 1000 for power in powers):
+            raise InputError(f"powers: got {short(self.powers)}, expected numbers up to 1000, as 0,0.5,1")
         return tuple(sorted(powers))
 
     def segmented(self, network) -> SegmentedImages:
         """The images to dissect on."""
-        examples = integer("examples", self.examples, 1)
+        examples = integer("examples", self.examples, 1, MAX_COUNT if self.concepts is None else 2**31 - 1)
         if self.concepts is not None:
             return Broden(self.concepts, limit=examples, channels=network.example.shape[-1])
         if self.dataset != COMPOSITES:
@@ -136,7 +139,7 @@ class Case(NamedTuple):
     @property
     def bases(self) -> dict[str, float]:
         """The exponents of bases by name, NaN of those that are no powers."""
-        return {**{f"Q^{a:g}": a for a in self.powers}, **dict.fromkeys(GROUPS, np.nan)}
+        return {**{f"Q^{a:.12g}": a for a in self.powers}, **dict.fromkeys(GROUPS, np.nan)}
 
     def requested(self, variants=None) -> pd.DataFrame:
         """The keys of all rows of these variants, by default of all."""
@@ -151,10 +154,13 @@ def main(settings: Settings) -> Summary:
         if not 0 < getattr(settings, name) < 1:
             raise InputError(f"{name}: got {getattr(settings, name)}, expected a number above 0 and under 1")
     integer("basis_seed", settings.basis_seed)
-    chosen = settings.layers or ",".join(last_points(network))
+    chosen = ",".join(last_points(network)) if settings.layers is None else settings.layers
     layers = [network.points[point].name for point in network.parse_points(chosen)]
     case = Case(variants, settings.parse_seeds(), layers, settings.parse_powers())
     segmented = settings.segmented(network)
+    for layer in layers:
+        pixels = network.points[network.index(layer)].shape[:-1]
+        TopQuantile(len(segmented) * math.prod(pixels), settings.quantile)  # an InputError where none would exceed it
     document = {"zoo" if not i else "variant": config.identity(dataset) for i, config in enumerate(variants.values())}
     document |= {name: getattr(settings, name) for name in ("examples", "basis_seed", "quantile", "iou")}
     document["concepts"] = str(settings.concepts.resolve()) if settings.concepts else "composites"
@@ -198,15 +204,17 @@ def phases(settings: Settings, case: Case, dataset, folder: Path, segmented) -> 
     """What a dry run reports."""
     limit, parts = settings.memory_limit, []
     for name, config in case.variants.items():
-        path = settings.zoo_path(name, config)
-        parts.append(dry_run.zoo_phase(config, dataset, case.seeds, path, limit, name=f"members to train, {name}"))
-        to_do = len(missing_seeds(ResultTable(folder, ROWS), case, name))
-        counts = {"to_do": to_do, "there": len(case.seeds) - to_do, "together": to_do, "images": 2 * len(segmented)}
+        suffix = f", {name}" if len(case.variants) > 1 else ""
+        path, named = settings.zoo_path(name, config), {"name": f"members to train{suffix}"}
+        parts.append(dry_run.zoo_phase(config, dataset, case.seeds, path, limit, **named))
+        to_do, passes = len(missing_seeds(ResultTable(folder, ROWS), case, name)), 2 * len(segmented)
+        counts = {"to_do": to_do, "there": len(case.seeds) - to_do, "together": to_do, "images": passes}
         looked = dry_run.layers_phase(
-            f"members to dissect, {name}", config, dataset, case.layers, **counts, pool=False, limit=limit
+            f"members to dissect{suffix}", config, dataset, case.layers, **counts, pool=False, limit=limit
         )
-        stored = looked.stored * BATCH // max(1, 2 * len(segmented)) * (1 + len(case.bases))
-        parts.append(looked._replace(stored=stored))
+        # In memory are a batch in all bases, and the batch itself.
+        batch = min(BATCH, len(segmented)) * (1 + len(case.bases))
+        parts.append(looked._replace(stored=looked.stored * batch // passes))
     return parts
 
 
@@ -305,7 +313,7 @@ def falls(low: float, high: float, members: int) -> bool | None:
 
 def conclusion(table: pd.DataFrame, case: Case) -> str:
     """Whether interpretability falls along the path with ReLU and stays without; and whether groups leave it."""
-    lines, last = [], f"Q^{case.powers[-1]:g}"
+    lines, last = [], f"Q^{case.powers[-1]:.12g}"
     if table[["detectors", "mean_iou"]].isna().any().any():
         lost = sorted(
             {f"{v} {s}" for v, s in table[table.detectors.isna()][["variant", "seed"]].itertuples(index=False)}

@@ -61,6 +61,17 @@ ORTHOGONAL_CKA = _layers(
     },
     RELUS,
 )
+# The paper has a figure and no counts; the code of neither paper states any.
+DISSECTION = pd.DataFrame(
+    {
+        "unique detectors": [
+            "fall with a",
+            "fewer at a = 0, flat",
+            "fall by about 80 % under a random rotation (Bau et al. 2017)",
+        ]
+    },
+    index=["ResNet-50 with ReLU", "ResNet-50 without ReLU on residual outputs", "AlexNet conv5, 256 units"],
+)
 
 # By experiment: captions and tables.
 PUBLISHED: dict[str, dict[str, pd.DataFrame]] = {
@@ -69,6 +80,7 @@ PUBLISHED: dict[str, dict[str, pd.DataFrame]] = {
     "crossval": {"stitching penalty of mCNN on CIFAR-10, percentage points (about)": CHOSEN},
     "lasso": {"penalty in percentage points @ sparsity, mCNN on CIFAR-10 (about)": LASSO},
     "rotate": {"rotation penalty of mCNN without batch norm on CIFAR-10, percentage points": ROTATION},
+    "dissect": {"in the basis Q^a from a = 0 to 1, ImageNet networks on Broden": DISSECTION},
     "symmetry": {"lack of homogeneity, xi(l) = RMS(s(l X) - l s(X)) with X standard normal": HOMOGENEITY},
     "align": {
         "Procrustes similarity of equal layers, CIFAR-10": PROCRUSTES,

@@ -16,7 +16,7 @@ from symjax.errors import InputError
 from symjax.ops import files, runs
 
 # As the chapters of a paper follow each other; what is not listed comes last.
-ORDER = "zoo stitch crossval lasso rotate symmetry align dynamics freeze memorize classes".split()
+ORDER = "zoo stitch crossval lasso rotate dissect symmetry align dynamics freeze memorize classes".split()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
 `__all__` lists the names of this module: measures of similarity, projections, and networks and their stitching. The
-other public packages are `birkhoff`, `data`, `groups`, `models`, `network`, `plots`, `rotation`, `similarity`,
-`stitching`, `training` and `zoo`, and the modules `dynamics`, `flops`, `freezing`, `pairs`, `representations`,
-`ops.memory` and `ops.parallel`. A wrong argument raises an `InputError` that names the argument. All other modules are
-internal and may change.
+other public packages are `birkhoff`, `data`, `dissection`, `groups`, `models`, `network`, `plots`, `rotation`,
+`similarity`, `stitching`, `training` and `zoo`, and the modules `dynamics`, `flops`, `freezing`, `pairs`,
+`representations`, `ops.memory` and `ops.parallel`. A wrong argument raises an `InputError` that names the argument. All
+other modules are internal and may change.
 """
 
 import importlib
@@ -156,8 +156,8 @@ __version__ = "0.2.0"
 
 # Imported when they are first used: `import symjax` imports no Flax.
 _MODULES = (
-    "birkhoff data dynamics flops freezing groups models network ops pairs plots representations rotation similarity "
-    "stitching training zoo"
+    "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots representations rotation "
+    "similarity stitching training zoo"
 ).split()
 _NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
 

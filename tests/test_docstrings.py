@@ -9,7 +9,7 @@ import pytest
 
 import symjax
 
-PACKAGES = ("symjax.birkhoff", "symjax.groups", "symjax.similarity", "symjax.stitching", "symjax.training")
+PACKAGES = tuple(f"symjax.{name}" for name in "birkhoff dissection groups similarity stitching training".split())
 
 
 def modules():

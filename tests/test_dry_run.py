@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import test_any_flags
+from broden_helpers import write_broden
 from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
@@ -41,6 +42,10 @@ COMMANDS = {
         {"generalizing", "memorizing", "members to look at", "pairs to compare"},
     ),
     "symmetry": (["--draws", 1], {"members to act on", "matrices to try"}),
+    "dissect": (
+        ["--concepts", write_broden(scratch() / "broden"), "--quantile", 0.1, "--powers", 1],
+        {"members to dissect"},
+    ),
     "rotate": (["--model", "rotate_tiny", "--seeds", "2", "--repeats", 2, "--retrain-epochs", 2], {"matrices"}),
 }
 

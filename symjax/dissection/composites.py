@@ -15,6 +15,7 @@ COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60), "blue": (50, 70, 240), 
 GREYS = (50, 110)  # of backgrounds
 STROKE = 245  # grey value
 TRAIN, TEST = 3000, 1000
+MAX_COUNT = 20_000  # of images, whose masks are 16 kB each
 
 _down, _right = np.mgrid[:SIZE, :SIZE]
 TEXTURES = {
@@ -67,8 +68,16 @@ def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[Se
       >>> images.images.shape, images.masks.shape, images.categories
       ((3, 24, 24, 3), (3, 24, 24, 27), ('digit', 'colour', 'texture', 'stroke', 'quadrant'))
     """
+    images, classes, concepts = _compose(part, count, seed)
+    masks = [mask[..., None] & (which[:, None, None, None] == np.arange(n)) for mask, which, n in concepts]
+    segmented = SegmentedArrays(images, np.concatenate(masks, axis=-1), list(CONCEPTS), list(CONCEPTS.values()))
+    return segmented, classes
+
+
+def _compose(part: str, count: int, seed: int):
+    """Return images and classes of `composites`, and for each category masks, concepts of images and their number."""
     one_of("part", part, ("train", "test"))
-    count, seed = integer("count", count, 1, 2**24), integer("seed", seed, 0, 2**32 - 1)
+    count, seed = integer("count", count, 1, MAX_COUNT), integer("seed", seed, 0, 2**32 - 1)
     digits = getattr(read_digits(HALF), part)
     rng = np.random.default_rng([seed, part == "train"])
     chosen = rng.integers(0, len(digits), count)
@@ -87,16 +96,14 @@ def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[Se
     images = np.where(ink[..., None], colours, np.where(stroke[..., None], STROKE, images))
     images = np.clip(images + rng.normal(0, 6, images.shape), 0, 255).astype(np.uint8)
 
-    chosen_concepts = (
+    concepts = (
         (ink, classes, 10),
         (ink, draws["colour"], len(COLOURS)),
         (background, draws["texture"], len(TEXTURES)),
         (stroke, draws["stroke"], len(STROKES)),
         (quadrant, draws["at"], len(QUADRANTS)),
     )
-    masks = [mask[..., None] & (which[:, None, None, None] == np.arange(n)) for mask, which, n in chosen_concepts]
-    segmented = SegmentedArrays(images, np.concatenate(masks, axis=-1), list(CONCEPTS), list(CONCEPTS.values()))
-    return segmented, classes
+    return images, classes, concepts
 
 
 def load_composites(image_size: int | None = None, seed: int = 0) -> Source:
@@ -118,8 +125,8 @@ def load_composites(image_size: int | None = None, seed: int = 0) -> Source:
         integer("image_size", image_size, 1, 4096)
     splits = {}
     for part, count in (("train", TRAIN), ("test", TEST)):
-        segmented, classes = composites(part, count, seed)
-        images = segmented.images if image_size is None else resize(segmented.images, image_size)
+        images, classes, _ = _compose(part, count, seed)
+        images = images if image_size is None else resize(images, image_size)
         splits[part] = Split(images, classes)
     return Source(name="composites", class_names=tuple(map(str, range(10))), **splits)
 

@@ -29,7 +29,7 @@ class Dissection:
     """IoU of the units of a layer with all concepts, by member and basis.
 
     Attributes:
-      iou: (members, bases, units, concepts) float64; NaN of a unit with activations that are not finite.
+      iou: (members, bases, units, concepts) float64; NaN of members with activations that are not finite.
       thresholds: (members, bases, units), exact top quantiles of the activations.
       names, categories, category: of the concepts, as of `SegmentedImages`.
     """
@@ -202,11 +202,12 @@ class _Units:
         name = f"bases of {layer}" if layer else "bases"
         given = np.eye(channels)[None] if bases is None else numpy_array(name, bases)
         require_finite(name, given)
+        shape = given.shape
         if given.ndim == 3:
             given = np.broadcast_to(given, (members, *given.shape))
         if given.ndim != 4 or given.shape[0] != members or given.shape[2:] != (channels, channels) or not given.size:
             expected = f"({members}, bases, {channels}, {channels}), or without the first axis"
-            raise InputError(f"{name}: got shape {given.shape}, expected {expected}")
+            raise InputError(f"{name}: got shape {shape}, expected {expected}")
         self.bases = given.astype(np.float32)
         self.top = TopQuantile(images * int(np.prod(_as_maps(maps).shape[2:4])), quantile)
 
