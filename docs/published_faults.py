@@ -25,9 +25,10 @@ INTRODUCTION = """# Faults of published implementations
 Where published implementations of similarity measures, of one model and of one path of rotations, differ from their
 definitions: a small worked example of each, with the number that the definition gives, as symjax computes it, and the
 number as published. The faults are told in our own words; the few lines of NumPy show each by itself, on made-up data,
-and are not taken from the published code. "The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports, "the
-code of Godfrey et al." that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022
-(`modelsym`). Other code is named by its repository or package, with the date of its last commit or its version.
+and are not taken from the published code. "The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al.
+2018 and its ports, "the code of Godfrey et al." that of *On the Symmetries of Deep Learning Models and their Internal
+Representations*, 2022 (`modelsym`). Other code is named by its repository or package, with the date of its
+last commit or its version.
 
 This page is written by `python -m docs.published_faults > docs/published-faults.md`, which runs every example; the
 tests run them again. Where the published way ends in an error, that stands in the place of the number."""
@@ -69,11 +70,6 @@ def channel_products(x):
     return x[:, None] * x
 
 
-def turn(angle):
-    """The rotation of a plane."""
-    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-
-
 def cosine(a, b):
     return np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
 
@@ -87,6 +83,11 @@ def unbiased_cka(a, b):
         return np.sum(a * b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(0) / (n - 2)
 
     return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
+
+
+def turn(angle):
+    """The rotation of a plane."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def pwcca_without_whitening():
@@ -661,7 +662,7 @@ FAULTS = (
     rotation_powers_without_signs,
 )
 ERRORS = (pwcca_of_a_narrower_side, pls_of_unequal_widths, dft_cca)
-HELPERS = (related, centre, root_inverse, canonical, weighted, channel_products, turn, cosine, unbiased_cka)
+HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_products, unbiased_cka, turn)
 
 
 def main():
