@@ -188,7 +188,7 @@ def main(settings: Settings) -> Summary:
                 f"unique detectors (of {len(segmented.names)} concepts; IoU over {settings.iou:g}){over}": spelled(
                     table, "detectors", 1
                 ),
-                f"best IoU, mean over units{over}": spelled(table, "mean_iou", 3),
+                f"mean over units of the best IoU{over}": spelled(table, "mean_iou", 3),
             },
             ("detectors",),
         )

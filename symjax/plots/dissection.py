@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from symjax.plots.style import PAPER, check_table, distinct_styles, finish, make_axes
 from symjax.tables import mean_interval
 
-VALUES = {"detectors": "unique detectors", "mean_iou": "best IoU, mean over units"}
+VALUES = {"detectors": "unique detectors", "mean_iou": "mean best IoU"}
 
 
 def detectors(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
@@ -32,7 +32,7 @@ def detectors(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figu
     layers, styles = list(table.layer.unique()), distinct_styles(table.variant.unique())
     with matplotlib.rc_context(PAPER):
         size = (max(4.2, 2.9 * len(layers)), 4.6)
-        figure, grid = make_axes(ax, (len(VALUES), len(layers)), size, sharex=True, sharey="row")
+        figure, grid = make_axes(ax, (len(VALUES), len(layers)), size, sharex=True)
         for row, (value, label) in zip(grid, VALUES.items(), strict=True):
             for axes, layer in zip(row, layers, strict=True):
                 for variant, rows in table[table.layer == layer].groupby("variant", sort=False):
@@ -43,10 +43,11 @@ def detectors(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figu
                 axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
                 axes.set_ylim(bottom=0)
             row[0].set_ylabel(label)
-        for axes, layer in zip(grid[0], layers, strict=True):
-            axes.set_title(layer, fontsize=9)
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        for above, below, layer in zip(*grid, layers, strict=True):
+            above.set_title(layer, fontsize=9)
+            above.yaxis.set_major_locator(MaxNLocator(integer=True))
+            below.set_xlabel("power a of the rotation")
         members = table.seed.nunique()
         over = f"mean and 95 % interval over {members} networks" if members > 1 else "one network"
         title = f"Units that detect concepts in the basis Q$^a$\n({over})"
-        return finish(figure, path, ax, grid, title=title, xlabel="power a of the rotation", legend={})
+        return finish(figure, path, ax, grid, title=title, legend={})
