@@ -33,7 +33,7 @@ from symjax.dissection import (
     special_orthogonal,
 )
 from symjax.dissection.composites import MAX_COUNT
-from symjax.dissection.dissect import BATCH
+from symjax.dissection.dissect import images_at_a_time
 from symjax.errors import InputError
 from symjax.models import MODELS
 from symjax.ops.progress import progress_bar
@@ -213,7 +213,7 @@ def phases(settings: Settings, case: Case, dataset, folder: Path, segmented) -> 
             f"members to dissect{suffix}", config, dataset, case.layers, **counts, pool=False, limit=limit
         )
         # In memory are a batch in all bases, and the batch itself.
-        batch = min(BATCH, len(segmented)) * (1 + len(case.bases))
+        batch = images_at_a_time(segmented) * (1 + len(case.bases))
         parts.append(looked._replace(stored=looked.stored * batch // passes))
     return parts
 
@@ -227,7 +227,7 @@ def compute(settings: Settings, case: Case, zoos: dict[str, Zoo], dataset, folde
     """Dissect the members that lack rows, all of a variant together; return all rows that are requested."""
     results, units = ResultTable(folder, ROWS), ResultTable(folder, UNITS)
     missing = {name: missing_seeds(results, case, name) for name in zoos}
-    steps = 2 * -(-len(segmented) // BATCH) * sum(map(bool, missing.values()))
+    steps = 2 * -(-len(segmented) // images_at_a_time(segmented)) * sum(map(bool, missing.values()))
     with progress_bar(desc="dissect", total=steps, unit="batch", disable=not steps) as bar:
         for name, trained in zoos.items():
             if not missing[name]:

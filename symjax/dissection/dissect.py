@@ -20,7 +20,7 @@ from symjax.ops import parallel
 from symjax.representations import features_of
 
 QUANTILE = 0.005
-BATCH = 64
+BATCH, PIXELS = 64, 2**17  # images in a batch, and pixels of their masks, at most
 CONCEPTS = 32  # a batch has masks of a multiple of so many concepts, so that few programs are compiled
 
 
@@ -59,7 +59,7 @@ def dissect(
     layers: str = "all",
     bases: Mapping[str, Any] | None = None,
     quantile: float = QUANTILE,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     image_size: int | None = None,
     max_device_memory: float | None = None,
     on_batch: Callable[[], Any] = lambda: None,
@@ -82,7 +82,7 @@ def dissect(
       bases: {layer: (bases, channels, channels), or (members, bases, channels, channels)}; by default, and of layers
         that are not in it, the identity alone.
       quantile: share of the activations of each unit that are above its threshold.
-      batch_size: images at a time.
+      batch_size: images at a time; by default `images_at_a_time`.
       image_size: to which images are resized; by default they are not.
       max_device_memory: bytes on each device, as of `features_of`; without it all members run at once.
       on_batch: called after each batch, twice for all data.
@@ -108,6 +108,7 @@ def dissect(
       ((1, 1, 1, 27), [[1.0]])
     """
     names = [network.points[point].name for point in network.parse_points(layers)]
+    batch_size = images_at_a_time(data, batch_size)
     options = {"layers": ",".join(names), "batch_size": batch_size, "max_device_memory": max_device_memory}
     if unknown := set(bases or {}) - set(names):
         raise InputError(f"bases: got {', '.join(map(str, unknown))}, expected layers: {', '.join(names)}")
@@ -119,7 +120,7 @@ def dissect(
 
 
 def dissect_activations(
-    activations, data: SegmentedImages, *, bases=None, quantile: float = QUANTILE, batch_size: int = BATCH
+    activations, data: SegmentedImages, *, bases=None, quantile: float = QUANTILE, batch_size: int | None = None
 ) -> Dissection:
     """Dissect units by their activations on all images of `data`.
 
@@ -147,6 +148,8 @@ def dissect_activations(
             f"activations: got shape {activations.shape}, expected (members, {len(data)}, h, w, units), none of them 0"
         )
 
+    batch_size = images_at_a_time(data, batch_size)
+
     def features(batch: SegmentedBatch, start: int) -> dict[str, np.ndarray]:
         part = activations[:, start : start + batch_size].astype(np.float32)
         missing = len(batch.images) - part.shape[1]  # of the last batch, which is filled up
@@ -156,8 +159,14 @@ def dissect_activations(
     return result[""]
 
 
+def images_at_a_time(data: SegmentedImages, batch_size: int | None = None) -> int:
+    """Return the images of a batch: `batch_size`, by default 64 or fewer, whose masks have 2^17 pixels or fewer."""
+    if batch_size is None:
+        batch_size = max(1, min(BATCH, PIXELS // (data.size[0] * data.size[1])))
+    return min(integer("batch_size", batch_size, 1), len(data))
+
+
 def _dissect(features, data, bases, quantile, batch_size, image_size=None, on_batch=lambda: None):
-    batch_size = min(integer("batch_size", batch_size, 1), len(data))
     units: dict[str, _Units] = {}
     for batch, start, count in _filled(data, batch_size, image_size):
         for layer, maps in features(batch, start).items():

@@ -34,11 +34,13 @@ class SegmentedImages(abc.ABC):
       names: of the concepts.
       categories: of the concepts, each once.
       category: (concepts,) the number of each concept's category.
+      size: height and width of the masks.
     """
 
     names: tuple[str, ...]
     categories: tuple[str, ...]
     category: np.ndarray
+    size: tuple[int, int]
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -90,6 +92,7 @@ class SegmentedArrays(SegmentedImages):
         each = ("concept",) * len(self.names) if categories is None else sequence("categories", categories, "texts")
         if len(each) != len(self.names):
             raise InputError(f"categories: got {len(each)}, expected {len(self.names)}, one a concept")
+        self.size = self.masks.shape[1:3]
         self.categories = tuple(dict.fromkeys(text("categories", name) for name in each))
         self.category = np.array([self.categories.index(name) for name in each])
         shape = (len(self.images), len(self.categories))
