@@ -69,7 +69,7 @@ class Settings(ZooSettings):
     examples: int = 1000
     """How many images to dissect on; all of --concepts where there are fewer."""
     powers: str = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1"
-    """Powers a of the rotation, with commas between; 0 is always among them."""
+    """Powers a of the rotation, from 0 to 1, with commas between; 0 is always among them."""
     basis_seed: int = 0
     """Of the random matrices, of which each member has its own."""
     quantile: float = 0.02
@@ -112,8 +112,8 @@ class Settings(ZooSettings):
             powers = {0.0, *(float(f"{float(word):.12g}") for word in self.powers.split(","))}
         except ValueError:
             powers = {np.inf}
-        if not all(abs(power) <= 1000 for power in powers):
-            raise InputError(f"powers: got {short(self.powers)}, expected numbers up to 1000, as 0,0.5,1")
+        if not all(0 <= power <= 1 for power in powers):
+            raise InputError(f"powers: got {short(self.powers)}, expected numbers from 0 to 1, as 0,0.5,1")
         return tuple(sorted(powers))
 
     def segmented(self, network) -> SegmentedImages:
