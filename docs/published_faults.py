@@ -12,18 +12,20 @@ import warnings
 
 import jax
 import numpy as np
+from scipy.linalg import block_diag, schur
 from scipy.optimize import linear_sum_assignment
 
 import symjax
+from symjax.dissection import rotation_powers
 from symjax.models.cct import sine_positions
 from symjax.similarity import FewExamplesWarning
 
 INTRODUCTION = """# Faults of published implementations
 
-This page lists differences between published implementations of similarity measures (and of one model) and their
-definitions. Each has a small example on random data with two numbers: the one that the definition gives, computed by
-symjax, and the one that the published code would give. The lines of NumPy reproduce one fault at a time. They were written
-for this page and are not taken from the published code.
+This page lists differences between published implementations of similarity measures (and of one model, and of one
+path of rotations) and their definitions. Each has a small example on random data with two numbers: the one that the
+definition gives, computed by symjax, and the one that the published code would give. The lines of NumPy reproduce one
+fault at a time. They were written for this page and are not taken from the published code.
 
 "The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports. "The code of Godfrey et al." is
 that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022 (`modelsym`). Other code is
@@ -82,6 +84,11 @@ def unbiased_cka(a, b):
         return np.sum(a * b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(0) / (n - 2)
 
     return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
+
+
+def turn(angle):
+    """The rotation of a plane."""
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def pwcca_without_whitening():
@@ -607,6 +614,24 @@ def dft_cca():
     return defined, published
 
 
+def rotation_powers_without_signs():
+    """Powers of a rotation whose angles have lost their signs
+
+    Units are dissected in the bases Q^a, from the network's own at a = 0 to a random rotation Q at a = 1 (Godfrey et
+    al. 2022, section 6). Powers multiply the angles of the real Schur form. Their code takes the angles as arccos of
+    its diagonal: an angle of -1 becomes 1, Q^1 is another matrix than Q, and Q^a another path. (A single eigenvalue -1
+    or 1 between two planes would also shift the pairs of rows that it takes for planes.) The numbers are the mean
+    cosine between Q^1 x and Q x for random directions x, tr((Q^1)^T Q) / d.
+    """
+    q = block_diag(turn(2.0), turn(-1.0))
+    defined = np.trace(rotation_powers(q, [1.0])[0].T @ q) / 4
+    form, basis = schur(q, output="real")
+    angles = np.arccos(np.diag(form)[::2])
+    power = basis @ block_diag(*map(turn, 1.0 * angles)) @ basis.T
+    published = np.trace(power.T @ q) / 4
+    return defined, published
+
+
 FAULTS = (
     pwcca_without_whitening,
     pwcca_uncentred,
@@ -635,9 +660,10 @@ FAULTS = (
     negative_under_the_root,
     changed_in_place,
     positions_not_passed_on,
+    rotation_powers_without_signs,
 )
 ERRORS = (pwcca_of_a_narrower_side, pls_of_unequal_widths, dft_cca)
-HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_products, unbiased_cka)
+HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_products, unbiased_cka, turn)
 
 
 def main():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
@@ -38,16 +39,39 @@ def over_networks(count: int, what: str = "mean ± deviation") -> str:
     return f"{what} over {count} networks" if count > 1 else "of one network"
 
 
-def mean_interval(values: pd.Series, level: float = 0.95) -> tuple[float, float]:
-    """Return the mean and the half width of its confidence interval by Student's t; NaN for a single value."""
-    count = len(values)
-    half = stdtrit(count - 1, (1 + level) / 2) * values.std(skipna=False) / math.sqrt(count) if count > 1 else math.nan
-    return mean(values), float(half)
+def mean_interval(values, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of independent values and the ends of its t interval; NaN ends for a single value.
+
+    Args:
+      values: (n,); a NaN makes all three NaN.
+      level: of the interval, in (0, 1).
+    """
+    values = np.asarray(values, float)
+    centre, reach = values.mean(), np.nan
+    if len(values) > 1:
+        reach = stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(len(values))
+    return float(centre), float(centre - reach), float(centre + reach)
 
 
-def interval_text(values: pd.Series, digits: int = 2) -> str:
+def difference_interval(first, second, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the difference of the means of two independent samples and the ends of Welch's t interval.
+
+    Args:
+      first, second: (n,) and (m,); with fewer than two values in one of them the ends are NaN.
+      level: of the interval, in (0, 1).
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    centre, reach = first.mean() - second.mean(), np.nan
+    if min(len(first), len(second)) > 1:
+        parts = np.array([values.var(ddof=1) / len(values) for values in (first, second)])
+        freedom = parts.sum() ** 2 / (parts**2 / [len(first) - 1, len(second) - 1]).sum() if parts.any() else 1
+        reach = stdtrit(freedom, (1 + level) / 2) * np.sqrt(parts.sum())
+    return float(centre), float(centre - reach), float(centre + reach)
+
+
+def interval_text(values, digits: int = 2) -> str:
     """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; the mean of one value."""
-    centre, half = mean_interval(values)
-    if math.isnan(half):
+    centre, low, high = mean_interval(values)
+    if math.isnan(low):
         return f"{centre:z.{digits}f}"
-    return f"{centre:z.{digits}f} [{centre - half:z.{digits}f}, {centre + half:z.{digits}f}]"
+    return f"{centre:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"

@@ -10,8 +10,8 @@ import pytest
 import symjax
 
 PUBLIC = (
-    "birkhoff data dynamics flops freezing groups models network ops.memory ops.parallel pairs plots representations "
-    "rotation similarity stitching training zoo"
+    "birkhoff data dissection dynamics flops freezing groups models network ops.memory ops.parallel pairs plots "
+    "projections representations rotation similarity stitching training zoo"
 ).split()
 CLASSES = (  # others are results, or records that have no methods
     "data.Dataset data.Split freezing.Saturation network.Member network.Network network.StitchPoint "

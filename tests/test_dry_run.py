@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import test_any_flags
+from broden_helpers import write_broden
 from campaign import slow
 from stitch_helpers import SEEDS, flags, scratch, settings, trained
 
@@ -43,6 +44,10 @@ COMMANDS = {
         {"generalizing", "memorizing", "members to evaluate", "pairs to compare"},
     ),
     "symmetry": (["--draws", 1], {"members to transform", "matrices to test"}),
+    "dissect": (
+        ["--concepts", write_broden(scratch() / "broden"), "--quantile", 0.1, "--powers", 1],
+        {"members to dissect"},
+    ),
     "rotate": (["--model", "rotate_tiny", "--seeds", "2", "--repeats", 2, "--retrain-epochs", 2], {"matrices"}),
 }
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from symjax.checks import integers, one_of
+from symjax.checks import flag, integers, one_of
 from symjax.errors import InputError
 from symjax.models.common import BatchNorm, at_least_float32, he, images, lecun
 from symjax.models.registry import register
@@ -49,18 +49,30 @@ SHORTCUTS = {"pad": PadShortcut, "projection": ProjectionShortcut}
 class Block(nnx.Module):
     """Two convolutions and a shortcut, with stitch points `name` + "*" (after the first ReLU) and `name` (output)."""
 
-    def __init__(self, before: int, after: int, *, stride: int, shortcut: str, name: str, dtype, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        *,
+        stride: int,
+        shortcut: str,
+        residual_relu: bool,
+        name: str,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
         changes = before != after or stride != 1
         self.shortcut = SHORTCUTS[shortcut](before, after, stride=stride, dtype=dtype, rngs=rngs) if changes else None
         self.first = ConvNorm(before, after, stride=stride, dtype=dtype, rngs=rngs)
         self.second = ConvNorm(after, after, dtype=dtype, rngs=rngs)
-        self.name = name
+        self.name, self.residual_relu = name, residual_relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
         # The shortcut is computed first, so that it belongs to the front of a split inside the branch.
         skip = x if self.shortcut is None else self.shortcut(x)
         branch = stitch_point(nnx.relu(self.first(x)), f"{self.name}*")
-        return stitch_point(nnx.relu(self.second(branch) + skip), self.name)
+        output = self.second(branch) + skip
+        return stitch_point(nnx.relu(output) if self.residual_relu else output, self.name)
 
 
 @register(
@@ -80,6 +92,8 @@ class ResNet(nnx.Module):
         width: channels of the first stage.
         blocks: number of blocks of each stage.
         shortcut: shortcut of blocks that change shape: "pad" (option A, without parameters) or "projection" (option B).
+        residual_relu: whether outputs of blocks are rectified, as published; without, only branches and the stem are
+            (Godfrey et al. 2022, section 6).
         channels: channels of the images.
         classes: number of logits.
         dtype: dtype of computations; parameters are float32; logits are float32 or wider.
@@ -92,12 +106,14 @@ class ResNet(nnx.Module):
         width: int = 16,
         blocks: tuple[int, ...] = (3, 3, 3),
         shortcut: str = "pad",
+        residual_relu: bool = True,
         channels: int = 3,
         classes: int = 10,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         one_of("shortcut", shortcut, SHORTCUTS)
+        flag("residual_relu", residual_relu)
         counts = integers("blocks", blocks, 1)
         if not counts:
             raise InputError("blocks: got none, expected a number for each stage")
@@ -107,9 +123,8 @@ class ResNet(nnx.Module):
             for number in range(count):
                 after, stride = width * 2**stage, 2 if stage and not number else 1
                 name = f"block{stage + 1}.{number + 1}"
-                self.blocks.append(
-                    Block(before, after, stride=stride, shortcut=shortcut, name=name, dtype=dtype, rngs=rngs)
-                )
+                options = {"shortcut": shortcut, "residual_relu": residual_relu, "name": name, "dtype": dtype}
+                self.blocks.append(Block(before, after, stride=stride, **options, rngs=rngs))
                 before = after
         self.dense = nnx.Linear(before, classes, kernel_init=lecun, dtype=dtype, rngs=rngs)
         self.channels, self.dtype = channels, dtype

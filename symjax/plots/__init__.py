@@ -10,6 +10,7 @@ Every function returns its figure, or None if the table has nothing to draw, and
     left out. Panels share their scale if the axes do. `path` writes the whole figure of the axes.
 """
 
+from symjax.plots.dissection import detectors
 from symjax.plots.dynamics import layers_by_layers, layers_by_time, over_layers, over_time
 from symjax.plots.freezing import freezing
 from symjax.plots.groups import group_distances
@@ -28,6 +29,7 @@ __all__ = [
     "chosen_values",
     "curves",
     "defects",
+    "detectors",
     "freezing",
     "group_distances",
     "heatmaps",

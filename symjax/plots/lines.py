@@ -91,5 +91,4 @@ def _points(rows: pd.DataFrame, x: str, y: str, interval: tuple[str, str] | None
     """Return x, mean, low and high of a curve, (4, points)."""
     if interval is not None:
         return rows.sort_values(x)[[x, y, *interval]].to_numpy(float).T
-    points = [(position, *mean_interval(values)) for position, values in rows.groupby(x)[y]]
-    return np.array([(position, centre, centre - half, centre + half) for position, centre, half in points]).T
+    return np.array([(position, *mean_interval(values)) for position, values in rows.groupby(x)[y]]).T

@@ -1,0 +1,138 @@
+"""Composites of digits, strokes, colours, textures and quadrants, with the exact mask of each concept."""
+
+import numpy as np
+
+from symjax.checks import integer, one_of
+from symjax.data.dataset import Source, Split
+from symjax.data.digits import read_digits
+from symjax.data.resize import resize
+from symjax.dissection.segmented import SegmentedArrays
+
+SIZE = 24
+HALF = SIZE // 2
+INK = 96  # grey value from which a pixel of a digit is ink
+COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60), "blue": (50, 70, 240), "yellow": (235, 215, 40)}
+GREYS = (50, 110)  # of backgrounds
+STROKE = 245  # grey value
+TRAIN, TEST = 3000, 1000
+MAX_COUNT = 20_000  # of images, whose masks are 16 kB each
+
+_down, _right = np.mgrid[:SIZE, :SIZE]
+TEXTURES = {
+    "rows": _down % 4 < 2,
+    "columns": _right % 4 < 2,
+    "checks": (_down // 3 + _right // 3) % 2 == 0,
+    "dots": (_down % 4 == 1) & (_right % 4 == 1),
+    "plain": np.zeros((SIZE, SIZE), bool),
+}
+_row, _column = np.mgrid[:HALF, :HALF] - (HALF - 1) / 2
+_inside = np.maximum(abs(_row), abs(_column)) < HALF / 2 - 1
+STROKES = {
+    "horizontal": _inside & (abs(_row) < 1),
+    "vertical": _inside & (abs(_column) < 1),
+    "falling": _inside & (abs(_row - _column) < 1.5),
+    "rising": _inside & (abs(_row + _column) < 1.5),
+}
+QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
+CONCEPTS = {
+    **{f"digit {digit}": "digit" for digit in range(10)},
+    **{f"{colour} ink": "colour" for colour in COLOURS},
+    **{f"{texture} background": "texture" for texture in TEXTURES},
+    **{f"{stroke} stroke": "stroke" for stroke in STROKES},
+    **{f"digit {quadrant}": "quadrant" for quadrant in QUADRANTS},
+}
+
+
+def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[SegmentedArrays, np.ndarray]:
+    """Return composed images with the masks of 27 concepts, and the digits as classes.
+
+    An image (24 x 24, three channels) has a background texture of two greys, one of scikit-learn's digits in coloured
+    ink in one quadrant, and a light stroke in another. Concepts and their pixels: the digit's class and the colour of
+    the ink (the ink), the texture (what neither ink nor stroke covers), the stroke's orientation (the stroke), and the
+    quadrant in which the digit is (the whole quadrant). Each image has one concept of each of the five categories.
+
+    Args:
+      part: "train" or "test", of scikit-learn's digits, so that no digit is in images of both.
+      count: number of images.
+      seed: of NumPy's generator; equal arguments give equal images.
+
+    Returns:
+      (images, classes): `SegmentedArrays`, and (count,) int32.
+
+    Raises:
+      InputError: another part, or a count or seed out of range.
+
+    Example:
+      >>> from symjax.dissection import composites
+      >>> images, digits = composites("test", 3)
+      >>> images.images.shape, images.masks.shape, images.categories
+      ((3, 24, 24, 3), (3, 24, 24, 27), ('digit', 'colour', 'texture', 'stroke', 'quadrant'))
+    """
+    images, classes, concepts = _compose(part, count, seed)
+    masks = [mask[..., None] & (which[:, None, None, None] == np.arange(n)) for mask, which, n in concepts]
+    segmented = SegmentedArrays(images, np.concatenate(masks, axis=-1), list(CONCEPTS), list(CONCEPTS.values()))
+    return segmented, classes
+
+
+def _compose(part: str, count: int, seed: int):
+    """Return images and classes of `composites`, and for each category masks, concepts of images and their number."""
+    one_of("part", part, ("train", "test"))
+    count, seed = integer("count", count, 1, MAX_COUNT), integer("seed", seed, 0, 2**32 - 1)
+    digits = getattr(read_digits(HALF), part)
+    rng = np.random.default_rng([seed, part == "train"])
+    chosen = rng.integers(0, len(digits), count)
+    classes = digits.labels[chosen]
+    draws = {name: rng.integers(0, n, count) for name, n in (("colour", 4), ("texture", 5), ("stroke", 4), ("at", 4))}
+    other = (draws["at"] + rng.integers(1, 4, count)) % 4  # the quadrant of the stroke
+    ink = _placed(digits.images[chosen, ..., 0] >= INK, draws["at"])
+    stroke = _placed(np.array(list(STROKES.values()))[draws["stroke"]], other)
+    background = ~(ink | stroke)
+    quadrant = _placed(np.ones((count, HALF, HALF), bool), draws["at"])
+
+    greys = rng.integers(-15, 16, (count, 2)) + np.array(GREYS)
+    pattern = np.array(list(TEXTURES.values()))[draws["texture"]]
+    images = np.repeat(np.where(pattern, greys[:, 1, None, None], greys[:, 0, None, None])[..., None], 3, axis=-1)
+    colours = np.array(list(COLOURS.values()))[draws["colour"]][:, None, None]
+    images = np.where(ink[..., None], colours, np.where(stroke[..., None], STROKE, images))
+    images = np.clip(images + rng.normal(0, 6, images.shape), 0, 255).astype(np.uint8)
+
+    concepts = (
+        (ink, classes, 10),
+        (ink, draws["colour"], len(COLOURS)),
+        (background, draws["texture"], len(TEXTURES)),
+        (stroke, draws["stroke"], len(STROKES)),
+        (quadrant, draws["at"], len(QUADRANTS)),
+    )
+    return images, classes, concepts
+
+
+def load_composites(image_size: int | None = None, seed: int = 0) -> Source:
+    """Return the composites as a data set of ten classes: `--dataset symjax.dissection:load_composites`.
+
+    Args:
+      image_size: to which images are resized; 24 by default.
+      seed: of the images, 3,000 for training and 1,000 for the test.
+
+    Raises:
+      InputError: an argument is out of range.
+
+    Example:
+      >>> from symjax import data
+      >>> data.load("symjax.dissection:load_composites").num_classes
+      10
+    """
+    if image_size is not None:
+        integer("image_size", image_size, 1, 4096)
+
+    def split(part: str, count: int) -> Split:
+        images, classes, _ = _compose(part, count, seed)
+        return Split(images if image_size is None else resize(images, image_size), classes)
+
+    return Source("composites", split("train", TRAIN), split("test", TEST), tuple(map(str, range(10))))
+
+
+def _placed(patches: np.ndarray, quadrants: np.ndarray) -> np.ndarray:
+    """Return masks (n, SIZE, SIZE) with patches (n, HALF, HALF) in these quadrants."""
+    masks = np.zeros((len(patches), 2, HALF, 2, HALF), bool)
+    masks[np.arange(len(patches)), quadrants // 2, :, quadrants % 2] = patches
+    return masks.reshape(len(patches), SIZE, SIZE)

@@ -1,0 +1,98 @@
+"""Masks of units, and their overlaps with concepts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from symjax.checks import integer, numpy_array, real
+from symjax.errors import InputError
+
+EXACT = 2**24  # up to which float32 counts
+
+
+def unit_masks(activations, thresholds, size: tuple[int, int]) -> jax.Array:
+    """Return the pixels at which units exceed their thresholds: U(a) > T, U the bilinear interpolation.
+
+    Pixel centres are aligned (half-pixel centres), and beyond the outermost ones the nearest values are continued. The
+    comparison is strict, so that a unit that is zero everywhere has an empty mask.
+
+    Args:
+      activations: (n, h, w, units).
+      thresholds: (units,).
+      size: height and width of the masks, in pixels.
+
+    Returns:
+      (n, height, width, units), bool.
+
+    Raises:
+      InputError: shapes do not fit.
+
+    Reference: Bau et al. 2017 (arXiv 1704.05796), section 2.
+
+    Example:
+      >>> import numpy as np
+      >>> from symjax.dissection import unit_masks
+      >>> unit_masks(np.array([0, 1]).reshape(1, 1, 2, 1), np.array([0.5]), (1, 4))[0, 0, :, 0].tolist()
+      [False, False, True, True]
+    """
+    activations, thresholds = real("activations", activations), real("thresholds", thresholds)
+    if activations.ndim != 4 or thresholds.shape != activations.shape[-1:]:
+        shapes = f"{activations.shape} and {thresholds.shape}"
+        raise InputError(f"activations, thresholds: got shapes {shapes}, expected (n, h, w, units) and (units,)")
+    height, width = (integer("size", length, 1) for length in size)
+    shape = (activations.shape[0], height, width, activations.shape[-1])
+    return jax.image.resize(activations, shape, "linear") > thresholds
+
+
+def overlaps(unit: jax.Array, concepts: jax.Array, annotated: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the common pixels of units and concepts (units, concepts), and the pixels of units (units, categories).
+
+    Pixels of units are counted in the images that have annotations of a category. Counts are exact, in float32, where
+    all images together have at most `EXACT` pixels.
+
+    Args:
+      unit: masks (n, height, width, units), bool.
+      concepts: masks (n, height, width, concepts), bool.
+      annotated: (n, categories), bool.
+    """
+    unit, concepts, annotated = (array.astype(jnp.float32) for array in (unit, concepts, annotated))
+    common = unit.reshape(-1, unit.shape[-1]).T @ concepts.reshape(-1, concepts.shape[-1])
+    return common, jnp.sum(unit, axis=(1, 2)).T @ annotated
+
+
+def intersection_over_union(common, unit_pixels, concept_pixels) -> np.ndarray:
+    """Return |U and C| / |U or C|, with pixels counted over all images.
+
+    Args:
+      common: (..., units, concepts), pixels of a unit's mask and of a concept.
+      unit_pixels: (..., units, concepts), pixels of the unit in the images that are annotated for the concept's
+        category; or (..., units, 1) where all images are.
+      concept_pixels: (concepts,), pixels of the concept.
+
+    Returns:
+      (..., units, concepts), float64, in [0, 1]; 0 where both masks are empty.
+
+    Raises:
+      InputError: a shape does not fit, or a number of common pixels exceeds another one.
+
+    Reference: Bau et al. 2017 (arXiv 1704.05796), equation 1.
+
+    Example:
+      >>> from symjax.dissection import intersection_over_union
+      >>> intersection_over_union([[2, 0]], [[4]], [3, 5])
+      array([[0.4, 0. ]])
+    """
+    arrays = {"common": common, "unit_pixels": unit_pixels, "concept_pixels": concept_pixels}
+    common, unit, concept = (numpy_array(name, value).astype(np.float64) for name, value in arrays.items())
+    try:
+        fits = common.ndim >= 2 and np.broadcast_shapes(common.shape, unit.shape, concept.shape) == common.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        shapes = f"{common.shape}, {unit.shape} and {concept.shape}"
+        expected = "(..., units, concepts), the same or (..., units, 1), and (concepts,)"
+        raise InputError(f"common, unit_pixels, concept_pixels: got shapes {shapes}, expected {expected}")
+    if (common > np.minimum(unit, concept)).any():
+        raise InputError("common: got more pixels than a unit or a concept has, expected at most as many")
+    union = unit + concept - common
+    return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
