@@ -5,7 +5,7 @@ import re
 import griffe
 
 CODE = re.compile(r"(`[^`]*`|^[ ]*>>> .*(?:\n[ ]*\S.*)*)", re.MULTILINE)  # examples with what they print
-EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
+HEADING = re.compile(r"^(Example|Class attributes\b[^:\n]*):$", re.MULTILINE)
 
 
 def comment_of(field: griffe.Attribute, lines: list[str]) -> str:
@@ -16,6 +16,11 @@ def comment_of(field: griffe.Attribute, lines: list[str]) -> str:
             break
         words.append(line.lstrip("# "))
     return " ".join(words)
+
+
+def known_heading(match: re.Match) -> str:
+    """Return a heading of a section as griffe knows it."""
+    return "Examples:" if match[1] == "Example" else f"Attributes: {match[1]}"
 
 
 class Docstrings(griffe.Extension):
@@ -30,6 +35,6 @@ class Docstrings(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs):
         if obj.docstring:
-            pieces = CODE.split(EXAMPLE.sub("Examples:", obj.docstring.value))  # the heading that griffe knows
+            pieces = CODE.split(HEADING.sub(known_heading, obj.docstring.value))
             pieces[::2] = [piece.replace("<", "&lt;") for piece in pieces[::2]]
             obj.docstring.value = "".join(pieces)

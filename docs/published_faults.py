@@ -27,12 +27,13 @@ path of rotations) and their definitions. Each has a small example on random dat
 definition gives, computed by symjax, and the one that the published code would give. The lines of NumPy reproduce one
 fault at a time. They were written for this page and are not taken from the published code.
 
-"The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports. "The code of Godfrey et al." is
-that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022 (`modelsym`). Other code is
-named by its repository or package, with its version or the date of its last commit.
+"The SVCCA repository" is the code of Raghu et al. 2017 and Morcos et al. 2018 and its ports. "The code of Godfrey et
+al." is that of *On the Symmetries of Deep Learning Models and their Internal Representations*, 2022 (`modelsym`). Other
+code is named by its repository or package, with its version or the date of its last commit.
 
 `python -m docs.published_faults > docs/published-faults.md` runs every example and writes this page. The tests run the
-examples again and compare (version 0.2.0, JAX 0.10.2, CPU). If the published code ends in an error, the table has the error."""
+examples again and compare (version 0.2.0, JAX 0.10.2, CPU). If the published code ends in an error, the table has the
+error."""
 
 
 def related(n=500, p=10, q=10, seed=0):

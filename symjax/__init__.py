@@ -165,8 +165,8 @@ __version__ = "0.2.0"
 
 # Executed when they are first used, also after `from symjax import plots`: Flax, Matplotlib and pandas take a second.
 _MODULES = (
-    "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots projections representations "
-    "rotation similarity stitching training zoo"
+    "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots projections "
+    "representations rotation similarity stitching training zoo"
 ).split()
 _NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
 

@@ -143,7 +143,7 @@ def test_pictures_have_the_size_they_have_on_paper(tmp_path):
     figure.savefig(tmp_path / "a.png", dpi=200)
     (tmp_path / "b.png").write_bytes(PNG)  # which says nothing of that
     page = pages.html("t", [pages.Section("s", "x", figures=(tmp_path / "a.png", tmp_path / "b.png"))])
-    assert page.count("<img ") == 2 and page.count("width=") == 1 and ' width="384" src' in page
+    assert page.count("<img ") == 2 and page.count(" width=") == 1 and ' width="384" src' in page
     assert pages.display_width((tmp_path / "a.png").read_bytes()[:-200]) == 384 and pages.display_width(b"") is None
 
 

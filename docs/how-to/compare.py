@@ -42,8 +42,8 @@ ax.set(xlabel="network 1", ylabel="network 0")
 fig.colorbar(picture, label="CKA")
 
 # %% [markdown]
-# - `layers="same"` compares equal layers only, `pairs=[(0, 1), (2, 3)]` these pairs of networks only. Other values are NaN,
-#   and `similarity.computed` is false there.
+# - `layers="same"` compares equal layers only, `pairs=[(0, 1), (2, 3)]` these pairs of networks only. Other values are
+#   NaN, and `similarity.computed` is False there.
 # - `against=` takes a second set of representations.
 # - `memory=` bounds the memory on each device in bytes; [what it costs](../cost.md#memory-of-pairwise) has the details.
 # - For a zoo, `symjax.representations.representations` returns such a mapping, and `python -m experiments.align`
