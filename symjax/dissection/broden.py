@@ -39,6 +39,26 @@ class Broden(SegmentedImages):
       InputError: a file is missing or has another format; a category is unknown; segmentations differ in size.
 
     Reference: Bau et al. 2017 (arXiv 1704.05796), section 2.1.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> import numpy as np
+      >>> from PIL import Image
+      >>> from symjax.dissection import Broden
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> tables = {
+      ...     "category.csv": "name\\ncolor\\n",
+      ...     "label.csv": "number,name,category\\n258,red,color(1)\\n",
+      ...     "index.csv": "image,split,ih,iw,sh,sw,color\\na.png,train,4,4,2,2,a_color.png\\n",
+      ... }
+      >>> _ = [(folder / name).write_text(text) for name, text in tables.items()]
+      >>> (folder / "images").mkdir()
+      >>> Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "images" / "a.png")
+      >>> concepts = np.array([[[0, 0, 0], [2, 1, 0]]] * 2, np.uint8)  # 258 = 2 + 256 * 1
+      >>> Image.fromarray(concepts).save(folder / "images" / "a_color.png")
+      >>> (batch,) = Broden(folder).batches(8)
+      >>> batch.masks[0, ..., 0].tolist()
+      [[False, True], [False, True]]
     """
 
     def __init__(self, folder, categories: Sequence[str] | None = None, *, limit: int | None = None, channels: int = 3):
