@@ -43,6 +43,7 @@ COMMANDS = {
         ["--examples", EXAMPLES, "--measures", "pwcca"],
         {"generalizing", "memorizing", "members to evaluate", "pairs to compare"},
     ),
+    "project": (["--examples", EXAMPLES, "--directions", "1"], {"projections to evaluate"}),
     "symmetry": (["--draws", 1], {"members to transform", "matrices to test"}),
     "dissect": (
         ["--concepts", write_broden(scratch() / "broden"), "--quantile", 0.1, "--powers", 1],
@@ -87,7 +88,8 @@ def images():
 
 
 def test_every_command_that_computes_has_the_flag():
-    assert set(test_any_flags.TRAINING) == {*COMMANDS, "zoo", "stitch", "crossval", "lasso"}
+    with_own_tests = {"zoo", "stitch", "crossval", "lasso", "recurrent", "width", "clusters"}
+    assert set(test_any_flags.TRAINING) == {*COMMANDS, *with_own_tests}
     assert "dry_run" in vars(ZooSettings)["__annotations__"]
 
 

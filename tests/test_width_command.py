@@ -21,11 +21,16 @@ def quiet_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def command(*others):
+def zoo_flags():
+    """Return the flags of the tiny zoo without its folder."""
     words = [str(word) for word in flags(scratch())]
     zoo = words.index("--zoo")
-    argv = [*words[:zoo], *words[zoo + 2 :], "--out", "run", "--epochs", "1", *others]
-    run_command(experiments.width.main, experiments.width.Settings, [str(word) for word in argv])
+    return [*words[:zoo], *words[zoo + 2 :]]
+
+
+def command(*others):
+    argv = [*zoo_flags(), "--out", "run", "--epochs", "1", *others]
+    run_command(experiments.width.main, experiments.width.Settings, argv)
     return files.read_csv("run/results.csv")
 
 
@@ -74,6 +79,13 @@ def test_the_correlation_is_over_widths():
     assert means.accuracy.tolist() == [-400.0] * 2 + [-150.0] * 2 + [-25.0] * 2
     expected = np.corrcoef([-400, -150, -25], [0.5, 0.3, 0.2])[0, 1]
     assert f"over 3 widths: {expected:.2f}" in conclusion(means)
+
+
+def test_a_dry_run_lists_the_zoos_and_writes_nothing(capsys):
+    run_command(experiments.width.main, experiments.width.Settings, [*zoo_flags(), "--widths", "2", "4", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "members of width 2 to train" in printed and "members of width 4 to train" in printed
+    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from symjax.plots.lines import mean_curves
 from symjax.plots.rotation import describe_draws as describe_draws
 from symjax.plots.rotation import rotation_curves, rotations
 from symjax.plots.selection import chosen_values, sparsity
-from symjax.plots.similarity import by_layer, heatmaps
+from symjax.plots.similarity import by_layer, distance_matrix, heatmaps
 from symjax.plots.similarity import equal_layers as equal_layers
 from symjax.plots.stitching import curves, penalties
 from symjax.plots.symmetry import defects, homogeneity, symmetry_penalties
@@ -30,6 +30,7 @@ __all__ = [
     "curves",
     "defects",
     "detectors",
+    "distance_matrix",
     "freezing",
     "group_distances",
     "heatmaps",

@@ -1,11 +1,13 @@
 """Similarities of layers as heat maps and bars."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from symjax.checks import sequence, short
 from symjax.errors import InputError
 from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import panel_grid
@@ -154,3 +156,49 @@ def by_layer(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
             loc="left",
         )
         return finish(figure, path, ax, grid, legend={"handlelength": 1.1})
+
+
+def distance_matrix(
+    distances: pd.DataFrame, groups: Sequence[str], path: str | Path | None = None, *, ax=None, label: str = "distance"
+) -> Figure:
+    """Draw a distance matrix as a heat map with lines between groups of models.
+
+    Args:
+      distances: (models, models), in the order in which they are drawn; groups are consecutive.
+      groups: the name of the group of each model.
+      path, ax: as in all figures, see `symjax.plots`.
+      label: label of the colours.
+
+    Returns:
+      The figure.
+
+    Raises:
+      InputError: the matrix is not square, or there is not one group for each model.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> figure = plots.distance_matrix(pd.DataFrame([[0.0, 0.4], [0.4, 0.0]]), ["a", "b"])
+      >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+      ['a', 'b']
+    """
+    if not isinstance(distances, pd.DataFrame) or len(set(distances.shape)) != 1 or not len(distances):
+        raise InputError(f"distances: got {short(getattr(distances, 'shape', distances))}, expected a square table")
+    names = list(map(str, sequence("groups", groups, "names")))
+    if len(names) != len(distances):
+        raise InputError(f"groups: got {len(names)}, expected one for each of {len(distances)} models")
+    starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
+    centres = [(start + end) / 2 for start, end in zip(starts, [*starts[1:], len(names)], strict=True)]
+    with matplotlib.rc_context(PAPER):
+        side = min(7.0, 2.2 + 0.11 * len(names))
+        figure, grid = make_axes(ax, (1, 1), (side + 0.8, side))
+        axes = grid[0, 0]
+        heatmap(distances, ax=axes, cmap="viridis_r", vmin=0.0, square=True, cbar_kws={"label": label})
+        for start in starts[1:]:
+            axes.axhline(start, color="white", linewidth=1)
+            axes.axvline(start, color="white", linewidth=1)
+        labels = [names[start] for start in starts]
+        axes.set_xticks(centres, labels, rotation=0)
+        axes.set_yticks(centres, labels, rotation=0)
+        axes.tick_params(length=0)
+        return finish(figure, path, ax, grid)

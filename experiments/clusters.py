@@ -1,0 +1,224 @@
+"""Find clusters of networks by the PWCCA distance of one layer (Morcos et al. 2018, section 3.3).
+
+Networks that differ in the learning rate and the seed are trained, and the distance of one layer is computed between
+all pairs. Average linkage divides the networks into as many clusters as there are learning rates; the adjusted Rand
+index says how far clusters and learning rates agree. With no argument: 4 narrow Myrtle CNNs for each of 5 learning
+rates on scikit-learn's digits. The same command again computes nothing; more seeds or rates extend the results.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+from sklearn.metrics import adjusted_rand_score
+
+from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
+from experiments.folders import run_folder, test_percent
+from experiments.registry import Experiment, PublishedTable
+from experiments.settings import ZooSettings, short_name, zoo_folder
+from experiments.summary import Summary
+from experiments.width import point_of
+from symjax import plots, zoo
+from symjax.data import Dataset
+from symjax.errors import InputError
+from symjax.ops import files
+from symjax.ops.result_table import ResultTable, Schema
+from symjax.representations import as_maps, features_of
+from symjax.similarity import pairwise
+from symjax.tables import interval_text
+from symjax.zoo import ZooConfig
+
+EXPERIMENT = Experiment(
+    place=150,
+    published={
+        "clusters of 200 networks by PWCCA distance, Morcos et al. 2018": PublishedTable(
+            ("published",), {"five learning rates": ("networks form distinct clusters",)}
+        )
+    },
+)
+ROWS = Schema("results", {"model_a": str, "model_b": str}, ("value",))
+ACCURACY = Schema("accuracy", {"model": str}, ("learning_rate", "seed", "accuracy"), recomputable=True)
+MEASURE = "pwcca_distance"
+DRAWS = 999  # permutations of the test
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    """Learning rates, in place of --learning-rate. Each has networks of its own seeds, as many as --seeds."""
+    layer: str = "last"
+    """The stitch point that is compared, by name, or last."""
+    examples: int = 500
+    """Test images on which the layer is compared; all if there are fewer."""
+    maps: Literal["pixels", "pool"] = "pixels"
+    """Samples of a convolutional layer: pixels, each pixel of each image; pool, the mean over pixels of each image."""
+    out: Annotated[Path | None, optional("DIR", "runs/clusters/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+
+def main(settings: Settings) -> Summary:
+    groups = zoo_groups(settings)
+    dataset = settings.load_dataset()
+    network = settings.zoo_config().network(dataset)
+    layer = network.points[point_of(network, settings.layer)]
+    identity = settings.zoo_config().identity(dataset)
+    recipe = {name: value for name, value in identity["recipe"].items() if name != "learning_rate"}
+    document = {"zoo": {**identity, "recipe": recipe}, "layer": layer.name}
+    document |= {name: getattr(settings, name) for name in ("examples", "maps", "test_size")}
+    name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
+    out = run_folder("clusters", name, document, dataset, settings.out)
+
+    def phases() -> list[dry_run.Phase]:
+        return [
+            dry_run.zoo_phase(
+                config,
+                dataset,
+                seeds,
+                zoo_folder(config),
+                settings.memory_limit,
+                name=f"members of learning rate {config.recipe.learning_rate:g} to train",
+            )
+            for config, seeds in groups
+        ]
+
+    dry_run.stop(settings, settings.zoo_config(), dataset, out.path, phases)
+    zoos = [settings.train_zoo(config, dataset, zoo_folder(config), seeds=seeds) for config, seeds in groups]
+    with out.open() as folder:
+        models = accuracy_table(folder, zoos, dataset, settings.memory_limit)
+        distances = distance_matrix(folder, zoos, layer.name, dataset, settings)
+        clusters = models.assign(cluster=cluster(distances, len(groups)))
+        files.write_csv(folder / "clusters.csv", clusters)
+        rates = models.learning_rate.map("{:g}".format)
+        plots.distance_matrix(distances, rates, folder / "distances", label=f"PWCCA distance of {layer.name}")
+        return Summary(
+            folder,
+            f"{network.name} on {dataset.name}: {len(models)} networks of {len(groups)} learning rates",
+            conclusion(clusters, distances),
+            {
+                f"mean PWCCA distance of {layer.name} between different networks, by learning rate": group_means(
+                    distances, models.learning_rate
+                ),
+                "test accuracy (%) and clusters by learning rate": cluster_table(clusters),
+            },
+            ("distances",),
+        )
+
+
+def zoo_groups(settings: Settings) -> list[tuple[ZooConfig, tuple[int, ...]]]:
+    """Return the configuration and the seeds of the networks of each learning rate, ascending; no seed occurs twice."""
+    if settings.learning_rate is not None:
+        raise InputError(f"learning_rate: got {settings.learning_rate}, expected --learning-rates")
+    rates, seeds = settings.learning_rates, settings.parse_seeds()
+    if len(rates) < 2 or len(set(rates)) < len(rates) or not all(0 < rate < float("inf") for rate in rates):
+        raise InputError(f"learning_rates: got {rates}, expected two or more different positive numbers")
+    if len(seeds) < 2:
+        raise InputError(f"seeds: got {len(seeds)}, expected two or more for each learning rate")
+    return [
+        (
+            dataclasses.replace(settings, learning_rate=rate).zoo_config(),
+            tuple(seed + offset for seed in seeds),
+        )
+        for rate, offset in ((rate, i * (max(seeds) + 1)) for i, rate in enumerate(sorted(rates)))
+    ]
+
+
+def label(config: ZooConfig, seed: int) -> str:
+    """Return the label of a network."""
+    return f"{config.recipe.learning_rate:g}/{seed}"
+
+
+def accuracy_table(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, limit: float | None) -> pd.DataFrame:
+    """Return model, learning rate, seed and test accuracy of all networks, in their order."""
+    table = ResultTable(folder, ACCURACY)
+    labels = [label(members.config, seed) for members in zoos for seed in members.seeds]
+    for members in zoos:
+        own = pd.DataFrame({"model": [label(members.config, seed) for seed in members.seeds]})
+        if len(table.missing(own)):
+            columns = {"learning_rate": members.config.recipe.learning_rate, "seed": members.seeds}
+            table.add(own.assign(**columns, accuracy=test_percent(members, dataset, limit)))
+    return table.select(pd.DataFrame({"model": labels}))
+
+
+def distance_matrix(
+    folder: Path, zoos: list[zoo.Zoo], layer: str, dataset: Dataset, settings: Settings
+) -> pd.DataFrame:
+    """Return the symmetric matrix of distances between all networks; compute the missing pairs."""
+    labels = [label(members.config, seed) for members in zoos for seed in members.seeds]
+    pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
+    requested, results = pd.DataFrame(pairs, columns=list(ROWS.key)), ResultTable(folder, ROWS)
+    missing = results.missing(requested)
+    if len(missing):
+        members = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(zoo.members for zoo in zoos))
+        images = dataset.test.images[: settings.examples]
+        options = {"layers": layer, "max_device_memory": settings.memory_limit}
+        features = as_maps(features_of(zoos[0].network, members, images, dataset.mean, dataset.std, **options))
+        missing_pairs = list(missing.itertuples(index=False, name=None))
+        result = pairwise(features, MEASURE, models=labels, pairs=missing_pairs, maps=settings.maps)
+        values = pd.DataFrame(np.asarray(result.values[0, :, 0]), labels, labels)
+        # PWCCA weights the directions of its first argument; the mean over both orders is symmetric.
+        symmetric = [(values.loc[a, b] + values.loc[b, a]) / 2 for a, b in missing_pairs]
+        results.add(missing.assign(value=symmetric))
+    table = results.select(requested)
+    return pd.DataFrame(squareform(table.value.to_numpy()), labels, labels)
+
+
+def cluster(distances: pd.DataFrame, count: int) -> np.ndarray:
+    """Return the cluster of each network, 1 to `count`, by average linkage."""
+    return fcluster(linkage(squareform(distances.to_numpy()), "average"), count, "maxclust")
+
+
+def agreement(clusters: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Return the adjusted Rand index of two partitions and the p-value of a permutation test, one-sided."""
+    observed, generator = adjusted_rand_score(groups, clusters), np.random.default_rng(0)
+    drawn = [adjusted_rand_score(groups, generator.permutation(clusters)) for _ in range(DRAWS)]
+    return float(observed), (1 + sum(value >= observed - 1e-12 for value in drawn)) / (1 + DRAWS)
+
+
+def group_means(distances: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
+    """Return the mean distance between different networks, by learning rate of both."""
+    values = distances.to_numpy().copy()
+    np.fill_diagonal(values, np.nan)
+    levels = rates.unique()
+    means = [[np.nanmean(values[np.ix_(rates == a, rates == b)]) for b in levels] for a in levels]
+    names = [f"{rate:g}" for rate in levels]
+    return pd.DataFrame(means, names, names).map("{:.3f}".format)
+
+
+def cluster_table(clusters: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy and the clusters of the networks of each learning rate."""
+    grouped = clusters.groupby("learning_rate", sort=True)
+    table = pd.DataFrame(
+        {
+            "accuracy": grouped.accuracy.agg(interval_text),
+            "networks in clusters": grouped.cluster.agg(
+                lambda members: ", ".join(f"{count} in {name}" for name, count in members.value_counts().items())
+            ),
+        }
+    )
+    return table.rename(index="{:g}".format).rename_axis(index=None)
+
+
+def conclusion(clusters: pd.DataFrame, distances: pd.DataFrame) -> str:
+    """Return how far clusters agree with learning rates, and the distances within and between learning rates."""
+    index, p = agreement(clusters.cluster.to_numpy(), pd.factorize(clusters.learning_rate)[0])
+    rates = clusters.learning_rate.to_numpy()
+    equal = rates[:, None] == rates[None]
+    upper = np.triu(np.ones_like(equal), 1)
+    within, between = (distances.to_numpy()[upper & mask].mean() for mask in (equal, ~equal))
+    return (
+        "Clusters by PWCCA distance agree with learning rates with an adjusted Rand index of "
+        f"{index:.2f} (1: equal; 0: as by chance; permutation test p = {p:.2g}). Mean distance {within:.3f} between "
+        f"networks of one learning rate, {between:.3f} between networks of different ones."
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
