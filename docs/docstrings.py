@@ -20,7 +20,7 @@ def comment_of(field: griffe.Attribute, lines: list[str]) -> str:
 
 def known_heading(match: re.Match) -> str:
     """Return a heading of a section as griffe knows it."""
-    return "Examples:" if match[1] == "Example" else f"Attributes: {match[1]}"
+    return "Examples:" if match[1] == "Example" else f"Attributes: {match[1].replace('`', '')}"
 
 
 class Docstrings(griffe.Extension):
