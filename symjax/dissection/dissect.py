@@ -118,7 +118,7 @@ def dissect(
         raise InputError(f"bases: got {', '.join(map(str, unknown))}, expected layers: {', '.join(names)}")
 
     def features(batch: SegmentedBatch, _: int) -> dict[str, np.ndarray]:
-        return features_of(network, members, batch.images, mean, std, max_device_memory=max_device_memory, **options)
+        return features_of(network, members, batch.images, mean, std, **options)
 
     return _dissect(features, data, bases or {}, quantile, batch_size, image_size, on_batch)
 
