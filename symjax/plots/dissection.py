@@ -14,7 +14,7 @@ from symjax.tables import mean_interval
 VALUES = {"detectors": "unique detectors", "mean_iou": "mean best IoU"}
 
 
-def detectors(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figure:
+def detectors(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
     """Draw unique detectors (top) and best IoU (bottom) against the power a of a rotation Q^a, a column per layer.
 
     Lines are means over members, bands their 95 % t intervals where there are two members or more.
@@ -25,6 +25,17 @@ def detectors(table: pd.DataFrame, path: Path | None = None, *, ax=None) -> Figu
 
     Returns:
       The figure.
+
+    Raises:
+      InputError: an argument has a wrong type, or columns are missing.
+
+    Example:
+      >>> import pandas as pd
+      >>> from symjax import plots
+      >>> table = pd.DataFrame({"exponent": [0.0, 1.0], "detectors": [8, 6], "mean_iou": [0.1, 0.05]})
+      >>> figure = plots.detectors(table.assign(variant="resnet20", layer="block3.1", seed=0))
+      >>> figure.axes[0].lines[0].get_ydata().tolist()
+      [8.0, 6.0]
     """
     check_table(path, table, "variant layer seed", f"exponent {' '.join(VALUES)}")
     table = table[table.exponent.notna()]
