@@ -248,3 +248,19 @@ def test_figures_say_what_they_show(tmp_path):
     assert "over 2 networks" in figure.get_suptitle()
     classes = pd.DataFrame({"seed": 0, "epoch": 1, "layer": "relu1", "class": list("ab"), "value": [0.2, 0.3]})
     assert over_layers(classes, tmp_path / "e", title="what it shows").get_suptitle() == "what it shows"
+
+
+def test_mean_curves_show_all_means_and_cut_wide_intervals():
+    rows = [(panel, k, 10.0 * k + shift) for panel in "ab" for k in range(1, 9) for shift in (-200.0, 0.0, 200.0)]
+    table = pd.DataFrame(rows, columns=["layer", "k", "value"]).assign(method="pca")
+    figure = plots.mean_curves(table, x="k", line="method", panel="layer", xlabel="k", ylabel="value")
+    for axes in figure.axes:
+        (curve,) = axes.lines
+        np.testing.assert_allclose(curve.get_xydata(), [(k, 10 * k) for k in range(1, 9)])
+        (low, high), (left, right) = axes.get_ylim(), axes.get_xlim()
+        assert 0 < low + 20 < 10 + 20 and 80 < high < 100 and left < 1 and 8 < right < 10
+    bounds = table.groupby(["layer", "k"], as_index=False).value.mean().assign(method="pca", low=1.0, high=2.0)
+    options = {"x": "k", "line": "method", "panel": "layer", "xlabel": "k", "ylabel": "value"}
+    figure = plots.mean_curves(bounds, interval=("low", "high"), xscale="log", **options)
+    (band,) = figure.axes[0].collections
+    assert set(band.get_paths()[0].vertices[:, 1]) == {1.0, 2.0} and figure.axes[0].get_xscale() == "log"

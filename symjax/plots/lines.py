@@ -69,19 +69,22 @@ def mean_curves(
     styles = sequential_styles(lines) if ordered else distinct_styles(lines)
     with matplotlib.rc_context(PAPER):
         figure, grid = panel_grid(len(panels), 2.6, 2.1, ax=ax, margins=(0.3, 0.7), sharey=sharey)
+        curves = {}
         for axes, name in zip(grid.flat, panels, strict=False):
-            curves = {}
             for label, rows in table[table[panel] == name].groupby(line, sort=False):
-                curves[label] = _points(rows, x, y, interval)
-                axes.plot(*curves[label][:2], label=str(label), **styles[label])
-            axes.autoscale(False)  # wide intervals of few networks are cut
-            for label, (positions, _, low, high) in curves.items():
-                axes.fill_between(positions, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
+                curves[name, label] = _points(rows, x, y, interval)
+                axes.plot(*curves[name, label][:2], label=str(label), **styles[label])
             axes.set_title(str(name), fontsize=9)
             if xscale == "log":
                 axes.set_xscale("log", base=2)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(5, integer=bool((table[x] % 1 == 0).all())))
+        limits = [axes.get_ylim() for axes in grid.flat]  # of the curves: wide intervals of few networks are cut
+        for (name, label), (positions, _, low, high) in curves.items():
+            axes = grid.flat[panels.index(name)]
+            axes.fill_between(positions, low, high, color=styles[label]["color"], alpha=0.2, linewidth=0)
+        for axes, limit in zip(grid.flat, limits, strict=True):
+            axes.set_ylim(limit)
         for axes in bottom_axes(grid):
             axes.set_xlabel(xlabel)
         return finish(figure, path, ax, grid, title=title, ylabel=ylabel, legend={})
