@@ -8,7 +8,7 @@ import pandas as pd
 from experiments.recurrent_distances import POSITIONS, REPEATS, UNRELATED
 from symjax.tables import mean_and_deviation, mean_interval, over_networks
 
-LATE = 0.75  # share of the steps after which more than half of the distance must remain to be called high until late
+LATE = 0.75  # a distance is called high until late if more than half of it remains at this fraction of the steps
 
 
 def tables(table: pd.DataFrame, layer: str, networks: int) -> dict[str, pd.DataFrame]:
