@@ -5,8 +5,8 @@
 
 Both run in one process, in alternating turns. Printed are the wall time and the processor time of all cores for the
 training steps of all members, without compilation, validation and reading, and the ratios: medians over the turns.
-Processor time is more reliable if other programs run at the same time. Tokens are random, since the time does not depend
-on them. PyTorch must be installed (`pip install torch`).
+Processor time is more reliable if other programs run at the same time. Tokens are random, since the time does not
+depend on them. PyTorch must be installed (`pip install torch`).
 """
 
 import dataclasses

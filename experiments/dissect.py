@@ -49,8 +49,7 @@ EXPERIMENT = Experiment(
     published_on=None,
 )
 COMPOSITES = "symjax.dissection:load_composites"
-# Of networks on composites; other settings are those of `defaults.py`.
-DEFAULTS = {"width": 8, "epochs": 8, "learning_rate": 1e-2, "flip": False, "translate": 0}
+DEFAULTS = {"width": 8, "epochs": 8, "learning_rate": 1e-2, "flip": False, "translate": 0}  # on composites
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +62,14 @@ class Settings(ZooSettings):
     ReLU on the outputs of the blocks."""
     model_options: Annotated[str, optional("NAME=VALUE,...", "blocks=(1,1,1) for resnet20 on composites")] = ""
     """Options of the model, as in blocks=(1,1,1)."""
+    width: Annotated[int | None, optional("INT", "8 on composites, otherwise as for python -m experiments.zoo")] = None
+    """Number of channels of the first convolution."""
+    epochs: Annotated[int | None, optional("INT", "8 on composites, otherwise as for python -m experiments.zoo")] = None
+    """Number of passes over the training images."""
+    learning_rate: Annotated[
+        float | None, optional("FLOAT", "0.01 on composites, otherwise as for python -m experiments.zoo")
+    ] = None
+    """Initial learning rate, before the schedule is applied."""
     seeds: str = "5"
     """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9 (a single seed: 3,)."""
     layers: Annotated[str | None, optional("NAMES", "outputs of the last two blocks, or the last point")] = None
