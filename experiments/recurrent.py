@@ -69,9 +69,10 @@ class Settings(FeatureSettings):
     context: int = 100
     """Number of tokens in a context."""
     steps: int = 20
-    """Number of positions that are compared with the last one, and number of repeats of a token."""
+    """Number of positions at the end of a context, which are compared with the last one; and number of repeats of a
+    token."""
     shares: str = "1,8,24,48,81"
-    """Comma-separated percentages of a context; the last token before each is repeated."""
+    """Comma-separated percentages of a context. After each of these shares the token at its end is repeated."""
     measures: str = "pwcca_distance,cca_distance"
     """Comma-separated names of symjax.similarity.MEASURES; distances, not similarities. Cosine and Euclidean distance
     are added."""
