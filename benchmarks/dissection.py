@@ -1,10 +1,10 @@
-"""Time of a dissection: 64 units on 2,000 composites, all 27 concepts, in one or several bases.
+"""Measure the time of a dissection: 64 units on 2,000 composites, all 27 concepts, in one or several bases.
 
     python -m benchmarks.dissection
     python -m benchmarks.dissection --bases 11
 
-Activations are random maps, as a network would give; they are dissected twice, and the first time includes
-compilation. Times of all threads (CPU) and of the wall.
+The activations are random feature maps. They are dissected twice; the first time includes compilation. Printed are wall
+time and processor time of all threads.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""A zoo of recurrent language models against PyTorch, which trains them one at a time; both in turn, in one process.
+"""Compare the time of training a zoo of recurrent language models with PyTorch, which trains them one at a time.
 
     python -m benchmarks.recurrent                          # 8 LSTMs of 2 layers of 128 units
     python -m benchmarks.recurrent --model gru --members 4
 
-Seconds of training steps of all members, without compilation, validation and reading, and their ratio: medians over the
-turns. Processor time, of all cores, is beside them: it says more where other programs run at the same time. Tokens are
-random, since speed does not depend on them. Needs PyTorch beside symjax (`pip install torch`).
+Both run in one process, in alternating turns. Printed are the wall time and the processor time of all cores for the
+training steps of all members, without compilation, validation and reading, and the ratios: medians over the turns.
+Processor time is more reliable if other programs run at the same time. Tokens are random, since the time does not
+depend on them. PyTorch must be installed (`pip install torch`).
 """
 
 import dataclasses
@@ -33,13 +34,14 @@ class Settings:
     width: int = 128
     vocabulary: int = 100
     length: int = 64
-    """Tokens of a window."""
+    """Number of tokens in a window."""
     batch_size: int = 32
     steps: int = 20
-    """Of training, in a turn."""
+    """Number of training steps in a turn."""
     turns: int = 5
+    """Number of turns that are measured; one more turn before them compiles."""
     threads: int | None = None
-    """Of PyTorch; by default as many as it takes."""
+    """Number of threads of PyTorch; by default its own choice."""
 
 
 def main(settings: Settings) -> None:

@@ -9,7 +9,6 @@ an `InputError` that names the argument. All other modules are internal and may 
 """
 
 import importlib
-import importlib.util
 import sys
 from types import ModuleType
 from typing import Any
@@ -163,7 +162,8 @@ __all__ = [
 
 __version__ = "0.2.0"
 
-# Executed when they are first used, also after `from symjax import plots`: Flax, Matplotlib and pandas take a second.
+# Imported when one of their names is first used, also after `from symjax import plots`: Flax, Matplotlib and pandas take
+# a second.
 _MODULES = (
     "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots projections "
     "representations rotation similarity stitching training zoo"
@@ -171,23 +171,28 @@ _MODULES = (
 _NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
 
 
+class _Package(ModuleType):
+    """A reference to a package of symjax, which is imported when an attribute is first read."""
+
+    def __getattr__(self, name: str):
+        return getattr(importlib.import_module(self.__name__), name)
+
+    def __setattr__(self, name: str, value):
+        setattr(importlib.import_module(self.__name__), name, value)
+
+    def __delattr__(self, name: str):
+        delattr(importlib.import_module(self.__name__), name)
+
+    def __dir__(self):
+        return dir(importlib.import_module(self.__name__))
+
+
 def __getattr__(name: str):
     if name in _MODULES:
-        return globals().setdefault(name, _lazy_module(f"{__name__}.{name}"))
+        return _Package(f"{__name__}.{name}")
     if name in _NAMES:
         return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _lazy_module(name: str) -> ModuleType:
-    """Return a module that is executed when one of its attributes is first read."""
-    if name in sys.modules:  # while the module is being imported
-        return sys.modules[name]
-    spec: Any = importlib.util.find_spec(name)  # not None: the module is one of this package
-    spec.loader = importlib.util.LazyLoader(spec.loader)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def __dir__():

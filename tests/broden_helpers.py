@@ -9,9 +9,11 @@ SIZE = 8
 
 
 def write_broden(folder: Path, images: int = 6, channels: int = 1) -> Path:
-    """Images of which the left half is concept 300, "sky", on even ones; the whole is scene 7 on every third.
+    """Write a folder with three concepts, and return it.
 
-    Concept 2, "wheel", a part, has the lower right quarter of all but the last image, in two layers of segmentation.
+    Concept 300, the object "sky", is the left half of the images 0, 2, 4. Scene 7, "street-s", is the whole of the
+    images 0, 3. Concept 2, the part "wheel", is the lower right quarter of all images but the last, in two
+    segmentations.
     """
     (folder / "images" / "a").mkdir(parents=True)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Network dissection: thresholds, masks, overlaps, labels, bases and data, against oracles; and planted detectors."""
+"""Network dissection: each step against a simple computation in NumPy, and units that detect known concepts."""
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,14 @@ from symjax.ops import parallel
 from symjax.rotation import sample_rotation
 
 
-def turns(*blocks):
-    """A rotation with these blocks on its diagonal, in a random basis."""
+def rotation(*blocks):
+    """Return the rotation with these diagonal blocks, in a random basis."""
     z = linalg.qr(np.random.default_rng(0).standard_normal((sum(map(len, blocks)),) * 2))[0]
     return z @ linalg.block_diag(*blocks) @ z.T
 
 
-def turn(angle):
+def plane_rotation(angle):
+    """Return the rotation of the plane by an angle."""
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
@@ -42,9 +43,9 @@ ROTATIONS = {
     "one": np.eye(1),
     "Haar": special_orthogonal(jax.random.key(0), 6),
     "odd": special_orthogonal(jax.random.key(1), 7),
-    "half turns": turns(-np.eye(4), np.eye(1)),
-    "negative angles": turns(turn(-2), turn(-0.5), turn(3)),
-    "equal angles": turns(turn(1), turn(1), np.eye(2)),
+    "half turns": rotation(-np.eye(4), np.eye(1)),
+    "negative angles": rotation(plane_rotation(-2), plane_rotation(-0.5), plane_rotation(3)),
+    "equal angles": rotation(plane_rotation(1), plane_rotation(1), np.eye(2)),
     "swap of two pairs": np.eye(4)[[1, 0, 3, 2]],
 }
 
@@ -60,7 +61,7 @@ def test_powers_of_rotations_are_a_path_from_the_identity(q):
     np.testing.assert_allclose(np.swapaxes(powers, 1, 2) @ powers, np.tile(np.eye(len(q)), (7, 1, 1)), atol=1e-13)
 
 
-def test_powers_are_those_of_the_principal_logarithm():
+def test_powers_equal_fractional_matrix_powers():
     for name in ("Haar", "negative angles"):
         q = ROTATIONS[name]
         np.testing.assert_allclose(rotation_powers(q, [0.3])[0], linalg.fractional_matrix_power(q, 0.3), atol=1e-12)
@@ -70,14 +71,14 @@ def test_powers_are_those_of_the_principal_logarithm():
     ("q", "a", "message"),
     [
         (np.diag([1.0, -1.0]), [0.5], "rotation: got determinant -1"),
-        (2 * np.eye(2), [0.5], "rotation: Q.T Q differs from the identity by 3"),
+        (2 * np.eye(2), [0.5], "rotation: got a matrix with .Q.T Q - I. up to 3.0e.00, expected an orthogonal matrix"),
         (np.ones((2, 3)), [0.5], "rotation: got shape .2, 3."),
-        (np.full((2, 2), np.nan), [0.5], "rotation: has NaN"),
-        (np.eye(2), [np.inf], "exponents: has NaN or inf"),
+        (np.full((2, 2), np.nan), [0.5], "rotation: got NaN or infinite entries"),
+        (np.eye(2), [np.inf], "exponents: got NaN or infinite entries"),
         (np.eye(2), 0.5, "exponents: got shape"),
     ],
 )
-def test_what_has_no_powers(q, a, message):
+def test_matrices_without_powers_raise(q, a, message):
     with pytest.raises(InputError, match=message):
         rotation_powers(q, a)
 
@@ -93,7 +94,7 @@ def test_special_orthogonal_matrices_are_rotations():
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
 def test_thresholds_are_exact_for_any_batches(batch):
-    x = np.random.default_rng(0).integers(0, 60, (2, 3, 100)).astype(np.float32)  # many are equal
+    x = np.random.default_rng(0).integers(0, 60, (2, 3, 100)).astype(np.float32)  # with many equal values
     top = TopQuantile(100, 0.13)
     for start in range(0, 100, batch):
         top.update(x[..., start : start + batch])
@@ -102,7 +103,7 @@ def test_thresholds_are_exact_for_any_batches(batch):
     assert ((x > thresholds[..., None]).sum(-1) <= 13).all() and ((x >= thresholds[..., None]).sum(-1) > 13).all()
 
 
-def test_thresholds_report_what_is_wrong():
+def test_wrong_activations_and_quantiles_raise():
     top = TopQuantile(4, 0.5)
     top.update(np.array([[1.0, np.nan], [1.0, 2.0]]))
     with pytest.raises(InputError, match="activations: got 2 for each unit, expected 4"):
@@ -119,7 +120,7 @@ def test_thresholds_report_what_is_wrong():
 
 
 def upsampled(image, size):
-    """Bilinear interpolation between pixel centres, by NumPy, in float64."""
+    """Return the bilinear interpolation between pixel centres, by NumPy in float64."""
     for axis, length in enumerate(size):
         old = image.shape[axis]
         at = (np.arange(length) + 0.5) * old / length - 0.5
@@ -127,8 +128,8 @@ def upsampled(image, size):
     return image
 
 
-def naive_iou(maps, masks, annotated, category, quantile):
-    """IoU of each unit and concept, with loops."""
+def iou_by_loops(maps, masks, annotated, category, quantile):
+    """Return the IoU of each unit and concept, computed with loops."""
     n, units, concepts = len(maps), maps.shape[-1], masks.shape[-1]
     iou = np.zeros((units, concepts))
     for u in range(units):
@@ -146,7 +147,10 @@ def naive_iou(maps, masks, annotated, category, quantile):
 
 
 def segmented(n=11, size=8, concepts=5, seed=0):
-    """Blobs of five concepts in two categories, one of which a third of the images lacks; one concept is nowhere."""
+    """Return images with random blobs of five concepts in two categories.
+
+    A third of the images have no annotations of the second category. The last concept does not occur.
+    """
     rng = np.random.default_rng(seed)
     masks = np.repeat(np.repeat(rng.random((n, size // 2, size // 2, concepts)) < 0.2, 2, axis=1), 2, axis=2)
     annotated = np.ones((n, 2), bool)
@@ -159,23 +163,23 @@ def segmented(n=11, size=8, concepts=5, seed=0):
 
 
 @pytest.mark.parametrize("batch", [4, pytest.param(64, marks=pytest.mark.slow)])
-def test_iou_is_that_of_loops_over_units_and_concepts(batch):
+def test_iou_equals_loops_over_units_and_concepts(batch):
     data, rng = segmented(), np.random.default_rng(1)
     maps = rng.standard_normal((2, len(data), 4, 4, 3)).astype(np.float32)
     q = np.array([special_orthogonal(jax.random.key(seed), 3) for seed in range(2)])
-    bases = np.stack([np.tile(np.eye(3), (2, 1, 1)), q], axis=1)  # of each member its own
+    bases = np.stack([np.tile(np.eye(3), (2, 1, 1)), q], axis=1)  # the second basis differs between members
     result = dissect_activations(maps, data, bases=bases, quantile=0.1, batch_size=batch)
     assert result.iou.shape == (2, 2, 3, 5) and result.thresholds.shape == (2, 2, 3)
     for m in range(2):
         for b in range(2):
             rotated = maps[m].astype(float) @ bases[m, b].T
-            expected = naive_iou(rotated, data.masks, data.annotated, data.category, 0.1)
+            expected = iou_by_loops(rotated, data.masks, data.annotated, data.category, 0.1)
             np.testing.assert_allclose(result.iou[m, b], expected, atol=1e-12)
     assert (result.iou[..., 4] == 0).all() and result.iou.max() > 0.05
 
 
-def test_units_of_the_relu_group_are_the_same_units():
-    """Permutations and positive scalings: IoU and labels are exactly those of the permuted units."""
+def test_permutations_and_positive_scalings_only_reorder_units():
+    """IoU and labels are exactly those of the reordered units."""
     data, units = segmented(n=20), 6
     maps = np.maximum(np.random.default_rng(2).standard_normal((1, 20, 4, 4, units)), 0).astype(np.float32)
     kinds = ("none", "permutation", "g_relu", "orthogonal")
@@ -190,27 +194,27 @@ def test_units_of_the_relu_group_are_the_same_units():
     assert abs(best[0, 3] - best[0, 0]).max() > 0.01
 
 
-def test_planted_detectors_are_labelled_and_destroyed_by_a_rotation():
-    """Positive control: units that are masks of concepts; the concepts are rarer than the quantile, so IoU is 1."""
+def test_units_that_are_masks_are_labelled_and_a_rotation_removes_the_labels():
+    """Positive control: units are the masks of concepts. The concepts are rarer than the quantile, so the IoU is 1."""
     data, _ = composites("test", 120, seed=1)
-    planted = [c for c, name in enumerate(CONCEPTS) if CONCEPTS[name] in ("digit", "colour", "stroke")]
-    units = data.masks[None, ..., planted].astype(np.float32)
-    q = special_orthogonal(jax.random.key(0), len(planted))
+    concepts = [c for c, name in enumerate(CONCEPTS) if CONCEPTS[name] in ("digit", "colour", "stroke")]
+    units = data.masks[None, ..., concepts].astype(np.float32)
+    q = special_orthogonal(jax.random.key(0), len(concepts))
     result = dissect_activations(units, data, bases=rotation_powers(q, [0, 0.5, 1]), quantile=0.05)
     labels, best = result.labels()
-    np.testing.assert_array_equal(labels[0, 0], planted)
+    np.testing.assert_array_equal(labels[0, 0], concepts)
     np.testing.assert_array_equal(best[0, 0], 1)
-    assert result.detectors()[0, 0] == len(planted)
-    assert result.detectors()[0, 2] < 0.8 * len(planted)
+    assert result.detectors()[0, 0] == len(concepts)
+    assert result.detectors()[0, 2] < 0.8 * len(concepts)
     assert best[0, 1].mean() < 0.7 and best[0, 2].mean() < 0.4
-    # Half as large, they are found too, with the pixels around blobs that interpolation adds or removes.
+    # At half the resolution labels are the same, but interpolation adds or removes pixels at the edges of masks.
     coarse = units.reshape(1, 120, 12, 2, 12, 2, -1).mean((3, 5))
-    rough = dissect_activations(coarse, data, quantile=0.05)
-    np.testing.assert_array_equal(rough.labels()[0][0, 0], planted)
-    assert 0.2 < rough.labels()[1].min() < rough.labels()[1].mean() < 0.6
+    interpolated = dissect_activations(coarse, data, quantile=0.05)
+    np.testing.assert_array_equal(interpolated.labels()[0][0, 0], concepts)
+    assert 0.2 < interpolated.labels()[1].min() < interpolated.labels()[1].mean() < 0.6
 
 
-def test_a_dead_unit_has_no_label_and_a_diverged_member_is_reported():
+def test_a_unit_that_is_zero_has_no_label_and_a_member_with_nan_has_nan():
     data = segmented()
     maps = np.random.default_rng(0).random((2, len(data), 4, 4, 3)).astype(np.float32)
     maps[..., 0], maps[1, 3, 1, 1, 1] = 0, np.nan
@@ -278,7 +282,7 @@ def test_labels_and_unique_detectors():
         ),
         (
             lambda: SegmentedArrays(np.zeros((1, 2)), np.ones((1, 2, 2, 1), bool), ["a"], None, np.zeros((1, 1), bool)),
-            "annotated: a mask has pixels",
+            "annotated: got a mask with pixels",
         ),
         (lambda: composites("both"), "part: got 'both'"),
         (lambda: composites(count=0), "count: got 0"),
@@ -294,7 +298,7 @@ def test_composites_have_exact_masks():
     again, _ = composites("test", 60)
     np.testing.assert_array_equal(data.images, again.images)
     assert (composites("train", 60)[0].images != data.images).any()
-    of = {name: data.masks[..., c] for c, name in enumerate(data.names)}
+    masks = {name: data.masks[..., c] for c, name in enumerate(data.names)}
     union = {category: data.masks[..., data.category == c].any(-1) for c, category in enumerate(data.categories)}
     present = data.masks.any((1, 2))
     for c in range(5):
@@ -303,13 +307,13 @@ def test_composites_have_exact_masks():
     np.testing.assert_array_equal(union["digit"], union["colour"])
     np.testing.assert_array_equal(union["texture"], ~(union["digit"] | union["stroke"]))
     assert not (union["digit"] & union["stroke"]).any() and not (union["digit"] & ~union["quadrant"]).any()
-    red, white = data.images[of["red ink"]].mean(0), data.images[union["stroke"]].mean(0)
+    red, white = data.images[masks["red ink"]].mean(0), data.images[union["stroke"]].mean(0)
     assert red[0] > 200 and red[1:].max() < 60 and white.min() > 235
-    assert of["digit upper left"][:, :12, :12].any() and not of["digit upper left"][:, 12:].any()
+    assert masks["digit upper left"][:, :12, :12].any() and not masks["digit upper left"][:, 12:].any()
 
 
 @pytest.mark.parametrize("batch", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_folder_of_broden_is_read(tmp_path, batch):
+def test_a_folder_in_brodens_format_is_read(tmp_path, batch):
     data = Broden(write_broden(tmp_path / "broden"))
     assert data.names == ("wheel", "street-s", "sky") and data.categories == ("object", "part", "scene")
     assert data.category.tolist() == [1, 2, 0] and len(data) == 6
@@ -329,17 +333,22 @@ def test_a_folder_of_broden_is_read(tmp_path, batch):
     np.testing.assert_array_equal(*results)
 
 
-def test_a_damaged_folder_of_broden_is_refused(tmp_path):
+def test_damaged_folders_in_brodens_format_raise(tmp_path):
     folder = write_broden(tmp_path / "broden")
     with pytest.raises(InputError, match="categories: got colour, expected some of object, part, scene, material"):
         Broden(folder, ["colour"])
     (folder / "images" / "a" / "0_object.png").write_text("no image")
-    with pytest.raises(InputError, match="0_object.png cannot be read as an image"):
+    with pytest.raises(InputError, match="folder: got .*0_object.png, which cannot be read .*, expected an image"):
         next(Broden(folder).batches(4))
     (folder / "label.csv").write_text("number,name\n1,x\n")
-    with pytest.raises(InputError, match="folder: .*label.csv has no rows or lacks some of the columns"):
+    with pytest.raises(
+        InputError,
+        match="folder: got .*label.csv without rows or some columns, expected the columns number, name, category",
+    ):
         Broden(folder)
-    with pytest.raises(InputError, match="folder: .*category.csv cannot be read"):
+    with pytest.raises(
+        InputError, match="folder: got .*category.csv, which cannot be read .*, expected a table of Broden"
+    ):
         Broden(tmp_path / "none")
 
 

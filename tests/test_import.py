@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import textwrap
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Most of a second each.
@@ -35,7 +36,20 @@ def test_help_imports_no_heavy_library():
     assert completed.stderr.split("\n") == [""] * (len(COMMANDS) + 1)
 
 
-def test_packages_are_executed_when_they_are_first_used():
+def test_packages_are_imported_when_they_are_first_used():
     script = "import sys; from symjax import plots; print('matplotlib' in sys.modules); plots.penalties; import symjax"
-    printed = run(f"{script}; print('matplotlib' in sys.modules, symjax.plots is plots)").stdout
+    printed = run(f"{script}; print('matplotlib' in sys.modules, symjax.plots.penalties is plots.penalties)").stdout
     assert printed.split() == ["False", "True", "True"]
+
+
+def test_a_package_is_imported_once():
+    script = """
+        from symjax import models
+        from symjax.models.registry import MODELS
+        from symjax.models.myrtle import Myrtle
+        import symjax
+        assert models.MODELS is MODELS is symjax.models.MODELS and MODELS["mcnn"].build is Myrtle
+        models.MODELS = {}
+        assert symjax.models.MODELS == {} and dir(models) == dir(symjax.models)
+    """
+    run(textwrap.dedent(script))

@@ -1,4 +1,4 @@
-"""Recurrent language models: values against NumPy, splits, dropout, training on classes at positions."""
+"""Recurrent language models: values against NumPy, stitch points, dropout, and training on next tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def numpy_cell(kind, p, x):
+def numpy_layer(kind, p, x):
     """Return the outputs of a layer, step by step in float64, from the formulas of its cell."""
     kernels = {name: np.float64(p[name]["kernel"][...]) for name in ("dense_i", "dense_h")}
     bias = np.float64(p["dense_i" if kind != "lstm" else "dense_h"]["bias"][...])
@@ -45,14 +45,14 @@ def numpy_cell(kind, p, x):
 
 
 @pytest.mark.parametrize("kind", ["lstm", "gru", "rnn"])
-def test_values_are_those_of_the_formulas(kind):
+def test_values_equal_the_formulas_in_numpy(kind):
     module = drawn(kind, width=5, embedding=4, classes=7)
     module.eval()
     x = np.float64(module.embedding.embedding[...])[TOKENS]
     layers = []
     for layer in module.layers:
         state = nnx.to_pure_dict(nnx.state(layer.cell, nnx.Param))
-        x = numpy_cell(kind, state, x)
+        x = numpy_layer(kind, state, x)
         layers.append(x)
     logits = x @ np.float64(module.decoder.kernel[...]) + np.float64(module.decoder.bias[...])
     network = models.create(kind, width=5, embedding=4, classes=7, example=jax.ShapeDtypeStruct((2, 6), jnp.int32))
@@ -70,7 +70,7 @@ def test_values_are_those_of_the_formulas(kind):
         np.testing.assert_array_equal(network.tail(member, network.front(member, TOKENS, name), name), whole)
 
 
-def test_dropout_is_locked_in_time_and_of_whole_tokens():
+def test_dropout_masks_are_equal_at_all_positions_and_drop_whole_tokens():
     rngs = {"params": 0, "dropout": 1}
     options = {"layers": 1, "width": 40, "classes": 30, "rngs": nnx.Rngs(**rngs)}
     module = build("rnn", input_dropout=0.5, embedding_dropout=0.25, **options)
@@ -87,13 +87,13 @@ def test_dropout_is_locked_in_time_and_of_whole_tokens():
     weights = build("rnn", weight_dropout=0.5, **options)
     before = np.array(weights.layers[0].cell.dense_h.kernel[...])
     assert not np.array_equal(weights(x), weights(x))
-    np.testing.assert_array_equal(weights.layers[0].cell.dense_h.kernel[...], before)  # drops a copy
-    # The first state does not read the recurrent weights.
+    np.testing.assert_array_equal(weights.layers[0].cell.dense_h.kernel[...], before)  # masks apply to a copy
+    # The first state does not depend on the recurrent weights, because the initial state is zero.
     np.testing.assert_array_equal(weights(x)[:, 0], weights(x)[:, 0])
 
 
 def test_published_size_and_tied_weights():
-    """AWD-LSTM on the Penn Treebank has 24 million parameters: here one bias a gate, where PyTorch has two."""
+    """AWD-LSTM on the Penn Treebank has 24 million parameters. Each gate has one bias here, and two in PyTorch."""
     module = nnx.eval_shape(lambda: build("awd_lstm", classes=10_000, rngs=nnx.Rngs(0)))
     widths = [(400, 1150), (1150, 1150), (1150, 400)]
     count = sum(4 * wide * (narrow + wide + 1) for narrow, wide in widths) + 10_000 * 400
@@ -102,28 +102,28 @@ def test_published_size_and_tied_weights():
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"layers": 6}, "layers: got 6"),
         ({"dropout": 1.0}, "dropout: got 1.0, expected a rate"),
         ({"cell": "lstms"}, "cell: got 'lstms'"),
     ],
 )
-def test_options_out_of_range(options, words):
-    with pytest.raises(InputError, match=words):
+def test_options_out_of_range_raise(options, message):
+    with pytest.raises(InputError, match=message):
         build("lstm", rngs=nnx.Rngs(0), **{"classes": 7, **options})
     with pytest.raises(InputError, match="classes: got none, expected the size of the vocabulary"):
         build("lstm", rngs=nnx.Rngs(0))
 
 
-def test_inputs_other_than_tokens():
+def test_inputs_other_than_tokens_raise():
     module = nnx.eval_shape(lambda: build("lstm", classes=7, width=2, rngs=nnx.Rngs(0)))
     for x in (np.zeros((2, 3)), np.zeros((2, 3, 1), int), None):
         with pytest.raises(InputError, match="x: got .*expected tokens"):
             module(x)
 
 
-def test_scores_of_positions_are_means():
+def test_scores_are_means_over_positions():
     outputs = np.log(np.array([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], [[0.2, 0.2, 0.6], [0.5, 0.4, 0.1]]]))
     targets = np.array([[0, 0], [2, 0]])
     np.testing.assert_allclose(accuracy_scores(outputs, targets), [0.5, 1.0])
@@ -131,8 +131,8 @@ def test_scores_of_positions_are_means():
     np.testing.assert_allclose(log_likelihood_scores(outputs, targets), expected, rtol=1e-6)
 
 
-def test_a_zoo_learns_what_the_next_token_is():
-    """Tokens count upwards: the next one is certain."""
+def test_a_zoo_learns_to_predict_the_next_token():
+    """Each token is its predecessor plus 1 (mod 5), so that it can be predicted exactly."""
     tokens = (np.arange(7) + np.arange(60)[:, None]) % 5
     split = Split(tokens[:, :-1], tokens[:, 1:])
     dataset = Dataset("count", split, split, split, tuple("abcde"), None, None)
@@ -149,8 +149,8 @@ def test_a_zoo_learns_what_the_next_token_is():
     assert scores[1] == pytest.approx(expected, abs=1e-5)
 
 
-def test_operations_of_all_steps_are_counted():
-    """A layer of the vanilla RNN has two products a step, and the decoder one."""
+def test_flops_include_all_time_steps():
+    """A layer of a vanilla RNN has two matrix products per step, the decoder has one."""
     width, length, classes = 16, 50, 30
     example = jax.ShapeDtypeStruct((2, length), jnp.int32)
     network = models.create("rnn", layers=1, width=width, classes=classes, example=example)

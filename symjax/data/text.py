@@ -1,20 +1,21 @@
 """Data sets of text: windows of consecutive tokens, and the next token as the class of each position.
 
-A name is "text", the path of a text file, or the path of a folder with the files of three parts. Options follow a
+A name is "text", the path of a text file, or the path of a folder with the three files of a corpus. Options follow a
 question mark: "text?level=words,length=35,vocabulary=10000".
 
-* "text" is the first 300,000 characters of the help pages of Python (`pydoc_data.topics`), ordered by topic. They are a
-  part of every Python; their words differ a little between versions.
-* Of a file the last fifth is the test part.
-* A folder has one file each with "train", "valid" and "test" in its name and the suffix .txt or .tokens, such as
-  ptb.train.txt of the Penn Treebank or wiki.train.tokens of WikiText. The path of the training file means the same.
+* "text" is the first 300,000 characters of Python's help pages (`pydoc_data.topics`), ordered by topic. They come with
+  Python and differ slightly between versions.
+* The last fifth of a text file is the test part.
+* A folder has three files with "train", "valid" and "test" in their names and the suffix .txt or .tokens, such as
+  ptb.train.txt of the Penn Treebank or wiki.train.tokens of WikiText. The path of the training file has the same
+  meaning as that of the folder.
 
 Options:
-  level: "characters", or "words", which are separated by white space; each line then ends with the token <eos>. By
-    default words for a folder with three parts, and otherwise characters.
-  length: tokens of a window, 2 or more; by default 64 characters or 35 words.
-  vocabulary: the number of tokens that are told apart, the most frequent ones of the training part; by default all of
-    them. Others are the token <unk>, which is the first class.
+  level: "characters", or "words", which are separated by white space; each line then ends with the token <eos>. The
+    default is words for three files, otherwise characters.
+  length: number of tokens in a window, 2 or more; by default 64 characters or 35 words.
+  vocabulary: number of classes: the most frequent tokens of the training part, and the token <unk>, the first class,
+    which replaces all other tokens. By default all tokens of the training part are classes.
 """
 
 import os
@@ -30,7 +31,7 @@ from symjax.errors import InputError
 
 EMBEDDED, EMBEDDED_CHARACTERS = "text", 300_000
 PARTS, SUFFIXES = ("train", "valid", "test"), (".txt", ".tokens")
-TEST_SHARE = 5  # of a single file, one of so many parts
+TEST_DIVISOR = 5  # the test part of a single file is one fifth
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 LENGTHS = {"characters": 64, "words": 35}
 
@@ -42,7 +43,7 @@ def split_options(name: str) -> tuple[str, str]:
 
 
 def is_text(name: str) -> bool:
-    """Return whether `symjax.data.load` takes this name for text."""
+    """Return whether `symjax.data.load` reads this name as text."""
     base = os.path.expanduser(split_options(name)[0])
     if base == EMBEDDED or base.endswith(SUFFIXES):
         return True
@@ -53,10 +54,11 @@ def read_text(name: str) -> Source | Dataset:
     """Read a data set of text; see the description of this module.
 
     Returns:
-        The source, or a `Dataset` for text with a validation part of its own. Inputs and labels are int32 (n, length).
+        A `Dataset` if the text has its own validation part, otherwise a `Source`. Inputs and labels are int32
+        (n, length).
 
     Raises:
-        InputError: an option is unknown or out of its range; a file is missing, is not UTF-8, or is too short.
+        InputError: an option is unknown or out of range; a file is missing, is not UTF-8, or is too short.
     """
     base, options = split_options(name)
     path = Path(os.path.expanduser(base))
@@ -66,7 +68,7 @@ def read_text(name: str) -> Source | Dataset:
         texts = {part: _read(file) for part, file in files.items()}
     else:
         text = _embedded() if base == EMBEDDED else _read(path)
-        cut = len(text) - len(text) // TEST_SHARE
+        cut = len(text) - len(text) // TEST_DIVISOR
         texts = {"train": text[:cut], "test": text[cut:]}
     level, length = options["level"], options["length"]
     tokens = {part: list(text) if level == "characters" else _words(text) for part, text in texts.items()}
@@ -82,41 +84,43 @@ def read_text(name: str) -> Source | Dataset:
 
 
 def _parse(name: str, text: str, defaults: dict) -> dict:
-    """Return all options of a name."""
+    """Return the options of a name, with defaults filled in."""
     options = {"vocabulary": None, **defaults}
     for item in filter(None, text.removeprefix("?").split(",")):
         key, _, value = item.partition("=")
         if key not in ("level", "length", "vocabulary"):
-            raise InputError(f"name: {name} has an option {short(key)}, expected level, length or vocabulary")
+            raise InputError(f"name: got the option {short(key)} in {name}, expected level, length or vocabulary")
         if key == "level":
             if value not in LENGTHS:
-                raise InputError(f"name: {name} has the level {short(value)}, expected {' or '.join(LENGTHS)}")
+                raise InputError(f"name: got the level {short(value)} in {name}, expected {' or '.join(LENGTHS)}")
         elif not (value.isascii() and value.isdecimal() and len(value) < 8 and int(value) >= 2):
-            raise InputError(f"name: {name} has {key}={value}, expected an integer from 2")
+            raise InputError(f"name: got {key}={value} in {name}, expected an integer from 2 to 9999999")
         options[key] = value if key == "level" else int(value)
     return {"length": LENGTHS[options["level"]], **options}
 
 
 def _parts_in(folder: str | os.PathLike) -> dict[str, list[str]]:
-    """Return the names of files of each part in a folder; empty if there are none of training or test."""
+    """Return the names of the files of each part of a folder; empty if the training or test part has none."""
     names = [entry.name for entry in os.scandir(os.fspath(folder)) if entry.is_file() and entry.name.endswith(SUFFIXES)]
     parts = {part: sorted(name for name in names if part in name) for part in PARTS}
     return parts if parts["train"] and parts["test"] else {}
 
 
 def _files(path: Path) -> dict[str, Path]:
-    """Return the file of each part; empty if the path is that of a single text."""
+    """Return the file of each part; empty if the path is that of a single text file."""
     if os.path.isdir(path):
         parts = _parts_in(path)
         for part, names in parts.items():
             if len(names) != 1:
                 raise InputError(
-                    f"name: {path} has {len(names)} files of the part {part} ({', '.join(names) or 'none'}), expected "
-                    "one, or the path of a training file"
+                    f"name: got {path} with {len(names)} files of the part {part} ({', '.join(names) or 'none'}), "
+                    "expected one, or the path of a training file"
                 )
         return {part: path / name for part, (name,) in parts.items()}
     if not os.path.isfile(path):
-        raise InputError(f"name: there is no file {path}, expected a text file, or a folder with parts of a text")
+        raise InputError(
+            f"name: got {path}, expected the path of a text file, or of a folder with the files of a corpus"
+        )
     files = {part: path.with_name(path.name.replace("train", part)) for part in PARTS}
     return files if "train" in path.name and all(map(os.path.isfile, files.values())) else {}
 
@@ -125,11 +129,11 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"name: cannot read {path} ({error}), expected text in UTF-8") from error
+        raise InputError(f"name: got {path}, which cannot be read ({error}), expected text in UTF-8") from error
 
 
 def _embedded() -> str:
-    from pydoc_data.topics import topics  # here: it takes a while to read
+    from pydoc_data.topics import topics  # imported here, because it is slow to import
 
     return "\n".join(topics[topic] for topic in sorted(topics))[:EMBEDDED_CHARACTERS]
 
@@ -139,7 +143,7 @@ def _words(text: str) -> list[str]:
 
 
 def _vocabulary(tokens: Iterable[str], size: int | None) -> tuple[str, ...]:
-    """Return <unk> and the most frequent other tokens, `size` in all."""
+    """Return <unk> and the most frequent other tokens, `size` in total."""
     counts = Counter(tokens)
     counts.pop(UNKNOWN, None)
     ordered = sorted(counts, key=lambda token: (-counts[token], token))
@@ -147,11 +151,12 @@ def _vocabulary(tokens: Iterable[str], size: int | None) -> tuple[str, ...]:
 
 
 def _windows(name: str, part: str, numbers: Sequence[int], length: int) -> Split:
-    """Return consecutive windows and the tokens that follow each position; an incomplete last window is left out."""
+    """Return consecutive windows and the token after each position; an incomplete last window is dropped."""
     count = (len(numbers) - 1) // length
     if count < 1:
         raise InputError(
-            f"name: the {part} part of {name} has {len(numbers)} tokens, expected more than {length}, those of a window"
+            f"name: got {len(numbers)} tokens in the {part} part of {name}, expected more than {length}, the length of "
+            "a window"
         )
     numbers = np.asarray(numbers[: count * length + 1], np.int32)
     return Split(numbers[:-1].reshape(count, length), numbers[1:].reshape(count, length))

@@ -1,6 +1,6 @@
 """Network dissection: which units of a layer detect which concepts, in the network's own basis and in others.
 
-A unit detects a concept where its largest activations, upsampled to the image, overlap with the pixels of the concept.
+A unit detects a concept if its largest activations, upsampled to the image, overlap with the pixels of the concept.
 All members of a zoo, all layers and all bases are dissected together, in two passes over batches of images.
 
 Bau et al. 2017 (arXiv 1704.05796); rotated bases: Godfrey et al. 2022 (arXiv 2205.14258), section 6.

@@ -1,4 +1,4 @@
-"""Rotations, and their powers: paths from the basis of a layer to a rotated one."""
+"""Random rotations and their powers: paths from the basis of a layer to a rotated basis."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ def special_orthogonal(key: jax.Array, size: int) -> np.ndarray:
       size: 1 or more.
 
     Raises:
-      InputError: no key, or a size that is out of range.
+      InputError: `key` is not a JAX random key, or `size` is out of range.
 
     Example:
       >>> import jax, numpy as np
@@ -40,20 +40,20 @@ def rotation_powers(rotation, exponents) -> np.ndarray:
 
     Q = Z diag(R(t_1), R(t_2), ..., 1) Z^T is the real Schur form with R(t) = [[cos t, -sin t], [sin t, cos t]] and
     angles t = atan2(sin t, cos t) in [-pi, pi]. Q^a = Z diag(R(a t_1), R(a t_2), ..., 1) Z^T, so Q^a Q^b = Q^(a + b).
-    Eigenvalues -1, of which there are evenly many, are planes of angle pi.
+    The number of eigenvalues -1 is even; pairs of them are planes with the angle pi.
 
     Args:
       rotation: Q (d, d), orthogonal with determinant 1.
       exponents: (k,) real numbers.
 
     Returns:
-      (k, d, d) float64: orthogonal; the identity without any rounding for the exponent 0.
+      (k, d, d) float64, orthogonal; for the exponent 0 exactly the identity.
 
     Raises:
-      InputError: Q is not square, finite and orthogonal, or has determinant -1, which has no real powers; an exponent
-        is not finite.
+      InputError: Q is not square, finite and orthogonal, or has determinant -1, so that it has no real powers; an
+        exponent is not finite.
 
-    Reference: Godfrey et al. 2022 (arXiv 2205.14258), section 6, whose code loses the signs of the angles.
+    Reference: Godfrey et al. 2022 (arXiv 2205.14258), section 6; the published code loses the signs of the angles.
 
     Example:
       >>> import numpy as np
@@ -71,13 +71,13 @@ def rotation_powers(rotation, exponents) -> np.ndarray:
     if q.ndim != 2 or q.shape[0] != q.shape[1] or not q.size:
         raise InputError(f"rotation: got shape {q.shape}, expected (d, d)")
     if (error := np.abs(q.T @ q - np.eye(len(q))).max()) > TOLERANCE:
-        raise InputError(f"rotation: Q^T Q differs from the identity by {error:.1e}, expected an orthogonal matrix")
+        raise InputError(f"rotation: got a matrix with |Q^T Q - I| up to {error:.1e}, expected an orthogonal matrix")
     if np.linalg.slogdet(q)[0] < 0:
         raise InputError("rotation: got determinant -1, expected 1; a reflection has no real powers")
     first, second, angles = _planes(q)
-    moved = np.multiply.outer(exponents, angles)
-    # I + Z (R - I) Z^T, which is I exactly where the angles are 0.
-    cos, sin = np.cos(moved)[:, None] - 1, np.sin(moved)[:, None]
+    scaled = np.multiply.outer(exponents, angles)
+    # I + Z (R - I) Z^T, which is exactly I if the angles are 0.
+    cos, sin = np.cos(scaled)[:, None] - 1, np.sin(scaled)[:, None]
     return np.eye(len(q)) + (first * cos + second * sin) @ first.T + (second * cos - first * sin) @ second.T
 
 

@@ -18,22 +18,22 @@ CATEGORIES = ("object", "part", "scene", "texture", "color")
 
 
 class Broden(SegmentedImages):
-    """A folder in Broden's format, read image by image.
+    """A folder in Broden's format, which is read batch by batch.
 
-        index.csv     image,split,ih,iw,sh,sw,CATEGORY,...: an image, sizes, and in each category its annotations,
-                      separated by semicolons: numbers of concepts that hold for the whole image, or segmentations
-        label.csv     number,name,category,...: a concept; category as in "object(150);part(3)", with frequencies
+        index.csv     image,split,ih,iw,sh,sw,CATEGORY,...: an image, sizes, and for each category the annotations,
+                      separated by semicolons: numbers of concepts of the whole image, or files of segmentations
+        label.csv     number,name,category,...: a concept; category has frequencies, as in "object(150);part(3)"
         category.csv  name,...: the categories
-        images/       images and segmentations, PNGs with concept R + 256 G at each pixel, 0 where there is none
+        images/       images, and segmentations: PNGs with concept R + 256 G at each pixel, 0 for no concept
 
-    A concept belongs to the category in which it is most frequent. Images without annotations of any of the
-    categories are left out.
+    A concept belongs to the category in which it is most frequent. Images without annotations of any of the categories
+    are ignored.
 
     Args:
       folder: with these files, such as broden1_224.
-      categories: names of categories; by default those of `CATEGORIES` that the folder has.
-      limit: use so many images from the beginning; all by default.
-      channels: of the images, 3, or 1 for greys.
+      categories: names of categories; by default those in `CATEGORIES` that the folder has.
+      limit: number of images to use, from the first one on; by default all.
+      channels: channels of the images: 3, or 1 for grey images.
 
     Raises:
       InputError: a file is missing or has another format; a category is unknown; segmentations differ in size.
@@ -72,12 +72,14 @@ class Broden(SegmentedImages):
             raise InputError(f"categories: got {given}, expected some of {', '.join(known)}")
         frequencies: dict[int, tuple[str, dict[str, float]]] = {}
         for row in self._rows("label.csv", ("number", "name", "category")):
-            found = re.findall(r"([^;()]+)\(([0-9.]+)\)", row["category"])
-            of_concept = {name: float(count) for name, count in found if name in self.categories}
+            counts = re.findall(r"([^;()]+)\(([0-9.]+)\)", row["category"])
+            of_concept = {name: float(count) for name, count in counts if name in self.categories}
             if of_concept:
                 frequencies[self._number(row["number"], "label.csv")] = row["name"], of_concept
         if not frequencies:
-            raise InputError(f"folder: {self.folder}/label.csv has no concept of {', '.join(self.categories)}")
+            raise InputError(
+                f"folder: got {self.folder}/label.csv without concepts, expected some of {', '.join(self.categories)}"
+            )
         self._position = {number: position for position, number in enumerate(frequencies)}
         self.names = tuple(name for name, _ in frequencies.values())
         best = [max(of_concept, key=lambda name: of_concept[name]) for _, of_concept in frequencies.values()]
@@ -87,7 +89,9 @@ class Broden(SegmentedImages):
         self._index = rows if limit is None else rows[: integer("limit", limit, 1)]
         sizes = {(row["sh"], row["sw"]) for row in self._index}
         if len(sizes) != 1:
-            raise InputError(f"folder: {self.folder}/index.csv has {len(sizes)} sizes of segmentations, expected one")
+            raise InputError(
+                f"folder: got {len(sizes)} sizes of segmentations in {self.folder}/index.csv, expected one"
+            )
         height, width = sizes.pop()
         self.size = self._number(height, "index.csv"), self._number(width, "index.csv")
 
@@ -98,21 +102,23 @@ class Broden(SegmentedImages):
         batch_size = integer("batch_size", batch_size, 1)
         for start in range(0, len(self), batch_size):
             rows = self._index[start : start + batch_size]
-            pixels = [self._concepts(row) for row in rows]
-            numbers = sorted({number for maps in pixels for layer in maps for number in np.unique(layer).tolist()})
+            maps_of_rows = [self._concept_maps(row) for row in rows]
+            numbers = sorted(
+                {number for maps in maps_of_rows for layer in maps for number in np.unique(layer).tolist()}
+            )
             concepts = [number for number in numbers if number in self._position]
             masks = np.zeros((len(rows), *self.size, len(concepts)), bool)
-            for mask, maps in zip(masks, pixels, strict=True):
+            for mask, maps in zip(masks, maps_of_rows, strict=True):
                 for layer in maps:
                     mask |= layer[..., None] == np.array(concepts, int)
             positions = np.array([self._position[number] for number in concepts], int)
             annotated = np.array([[bool(row[name]) for name in self.categories] for row in rows])
-            # A concept with pixels in several categories counts where its own category is annotated.
+            # Pixels of a concept that is annotated in several categories count if its own category is annotated.
             masks &= annotated[:, None, None, self.category[positions]]
             yield SegmentedBatch(self._images(rows, image_size), masks, positions, annotated)
 
-    def _concepts(self, row: dict[str, str]) -> list[np.ndarray]:
-        """Return the numbers of concepts at each pixel (mask height, mask width), an array for each annotation."""
+    def _concept_maps(self, row: dict[str, str]) -> list[np.ndarray]:
+        """Return the number of the concept at each pixel (mask height, mask width), for each annotation of an image."""
         maps = []
         for entry in ";".join(row[name] for name in self.categories).split(";"):
             if entry.isdigit():
@@ -121,7 +127,7 @@ class Broden(SegmentedImages):
                 image = self._read(entry, "RGB").astype(int)
                 if image.shape[:2] != self.size:
                     raise InputError(
-                        f"folder: {entry} has size {image.shape[:2]}, expected {self.size} as in index.csv"
+                        f"folder: got {entry} of size {image.shape[:2]}, expected {self.size} as in index.csv"
                     )
                 maps.append(image[..., 0] + 256 * image[..., 1])
         return maps
@@ -142,7 +148,7 @@ class Broden(SegmentedImages):
             with Image.open(file) as image:
                 return np.asarray(image.convert(mode))
         except OSError as error:
-            raise InputError(f"folder: {file} cannot be read as an image ({error})") from None
+            raise InputError(f"folder: got {file}, which cannot be read ({error}), expected an image") from None
 
     def _rows(self, name: str, columns: Sequence[str]) -> list[dict[str, str]]:
         file = pathlib.Path(self.folder, name)
@@ -150,12 +156,16 @@ class Broden(SegmentedImages):
             with file.open(newline="", encoding="utf-8") as stream:
                 rows = list(csv.DictReader(stream))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"folder: {file} cannot be read ({error}), expected a table of Broden") from None
+            raise InputError(
+                f"folder: got {file}, which cannot be read ({error}), expected a table of Broden"
+            ) from None
         if not rows or any(row.get(column) is None for row in rows for column in columns):
-            raise InputError(f"folder: {file} has no rows or lacks some of the columns {', '.join(columns)}")
+            raise InputError(
+                f"folder: got {file} without rows or some columns, expected the columns {', '.join(columns)}"
+            )
         return rows
 
     def _number(self, value: Any, name: str) -> int:
         if not value.isdigit():
-            raise InputError(f"folder: {self.folder}/{name} has {value!r} in place of a number")
+            raise InputError(f"folder: got {value!r} in {self.folder}/{name}, expected a number")
         return int(value)

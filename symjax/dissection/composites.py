@@ -1,4 +1,4 @@
-"""Composites of digits, strokes, colours, textures and quadrants, with the exact mask of each concept."""
+"""Images composed of digits, strokes, colours and textures, with the exact mask of each concept."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ from symjax.dissection.segmented import SegmentedArrays
 
 SIZE = 24
 HALF = SIZE // 2
-INK = 96  # grey value from which a pixel of a digit is ink
+INK = 96  # least grey value of a pixel of a digit that is ink
 COLOURS = {"red": (230, 40, 40), "green": (40, 210, 60), "blue": (50, 70, 240), "yellow": (235, 215, 40)}
-GREYS = (50, 110)  # of backgrounds
-STROKE = 245  # grey value
-TRAIN, TEST = 3000, 1000
-MAX_COUNT = 20_000  # of images, whose masks are 16 kB each
+GREYS = (50, 110)  # mean grey values of a background
+STROKE = 245  # grey value of a stroke
+TRAIN, TEST = 3000, 1000  # number of images
+MAX_COUNT = 20_000  # largest number of images; the masks of each take 16 kB
 
 _down, _right = np.mgrid[:SIZE, :SIZE]
 TEXTURES = {
@@ -44,23 +44,26 @@ CONCEPTS = {
 
 
 def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[SegmentedArrays, np.ndarray]:
-    """Return composed images with the masks of 27 concepts, and the digits as classes.
+    """Return composed images with the masks of 27 concepts, and their digits as classes.
 
     An image (24 x 24, three channels) has a background texture of two greys, one of scikit-learn's digits in coloured
-    ink in one quadrant, and a light stroke in another. Concepts and their pixels: the digit's class and the colour of
-    the ink (the ink), the texture (what neither ink nor stroke covers), the stroke's orientation (the stroke), and the
-    quadrant in which the digit is (the whole quadrant). Each image has one concept of each of the five categories.
+    ink in one quadrant, and a light stroke in another quadrant. It has one concept of each of five categories:
+
+    * digit and colour, the class of the digit and the colour of the ink; their pixels are the ink.
+    * texture, that of the background; its pixels are those outside of ink and stroke.
+    * stroke, the orientation of the stroke; its pixels are the stroke.
+    * quadrant, the quadrant with the digit; its pixels are the whole quadrant.
 
     Args:
-      part: "train" or "test", of scikit-learn's digits, so that no digit is in images of both.
+      part: "train" or "test": the part of scikit-learn's digits. No digit occurs in both parts.
       count: number of images.
-      seed: of NumPy's generator; equal arguments give equal images.
+      seed: seed of the random choices; equal arguments give equal images.
 
     Returns:
-      (images, classes): `SegmentedArrays`, and (count,) int32.
+      (images, classes): `SegmentedArrays`, and an int32 array (count,).
 
     Raises:
-      InputError: another part, or a count or seed out of range.
+      InputError: `part` is unknown, or `count` or `seed` is out of range.
 
     Example:
       >>> from symjax.dissection import composites
@@ -75,19 +78,21 @@ def composites(part: str = "test", count: int = TEST, seed: int = 0) -> tuple[Se
 
 
 def _compose(part: str, count: int, seed: int):
-    """Return images and classes of `composites`, and for each category masks, concepts of images and their number."""
+    """Return images, classes, and for each category the masks, the concept of each image and the number of concepts."""
     one_of("part", part, ("train", "test"))
     count, seed = integer("count", count, 1, MAX_COUNT), integer("seed", seed, 0, 2**32 - 1)
     digits = getattr(read_digits(HALF), part)
     rng = np.random.default_rng([seed, part == "train"])
     chosen = rng.integers(0, len(digits), count)
     classes = digits.labels[chosen]
-    draws = {name: rng.integers(0, n, count) for name, n in (("colour", 4), ("texture", 5), ("stroke", 4), ("at", 4))}
-    other = (draws["at"] + rng.integers(1, 4, count)) % 4  # the quadrant of the stroke
-    ink = _placed(digits.images[chosen, ..., 0] >= INK, draws["at"])
-    stroke = _placed(np.array(list(STROKES.values()))[draws["stroke"]], other)
+    draws = {
+        name: rng.integers(0, n, count) for name, n in (("colour", 4), ("texture", 5), ("stroke", 4), ("quadrant", 4))
+    }
+    stroke_quadrant = (draws["quadrant"] + rng.integers(1, 4, count)) % 4
+    ink = _placed(digits.images[chosen, ..., 0] >= INK, draws["quadrant"])
+    stroke = _placed(np.array(list(STROKES.values()))[draws["stroke"]], stroke_quadrant)
     background = ~(ink | stroke)
-    quadrant = _placed(np.ones((count, HALF, HALF), bool), draws["at"])
+    quadrants = _placed(np.ones((count, HALF, HALF), bool), draws["quadrant"])
 
     greys = rng.integers(-15, 16, (count, 2)) + np.array(GREYS)
     pattern = np.array(list(TEXTURES.values()))[draws["texture"]]
@@ -101,7 +106,7 @@ def _compose(part: str, count: int, seed: int):
         (ink, draws["colour"], len(COLOURS)),
         (background, draws["texture"], len(TEXTURES)),
         (stroke, draws["stroke"], len(STROKES)),
-        (quadrant, draws["at"], len(QUADRANTS)),
+        (quadrants, draws["quadrant"], len(QUADRANTS)),
     )
     return images, classes, concepts
 
@@ -110,8 +115,8 @@ def load_composites(image_size: int | None = None, seed: int = 0) -> Source:
     """Return the composites as a data set of ten classes: `--dataset symjax.dissection:load_composites`.
 
     Args:
-      image_size: to which images are resized; 24 by default.
-      seed: of the images, 3,000 for training and 1,000 for the test.
+      image_size: height and width to which images are resized; 24 by default.
+      seed: seed of the 3,000 training images and the 1,000 test images.
 
     Raises:
       InputError: an argument is out of range.
@@ -132,7 +137,7 @@ def load_composites(image_size: int | None = None, seed: int = 0) -> Source:
 
 
 def _placed(patches: np.ndarray, quadrants: np.ndarray) -> np.ndarray:
-    """Return masks (n, SIZE, SIZE) with patches (n, HALF, HALF) in these quadrants."""
+    """Return masks (n, SIZE, SIZE) with patches (n, HALF, HALF) in the given quadrants."""
     masks = np.zeros((len(patches), 2, HALF, 2, HALF), bool)
     masks[np.arange(len(patches)), quadrants // 2, :, quadrants % 2] = patches
     return masks.reshape(len(patches), SIZE, SIZE)

@@ -20,8 +20,8 @@ from symjax.ops import parallel
 from symjax.representations import features_of
 
 QUANTILE = 0.005
-BATCH, PIXELS = 64, 2**17  # images in a batch, and pixels of their masks, at most
-CONCEPTS = 32  # a batch has masks of a multiple of so many concepts, so that few programs are compiled
+BATCH, PIXELS = 64, 2**17  # limits on the images of a batch and on the pixels of their masks
+CONCEPTS = 32  # the number of masks of a batch is a multiple of this, so that few programs are compiled
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Dissection:
     """IoU of the units of a layer with all concepts, by member and basis.
 
     Attributes:
-      iou: (members, bases, units, concepts) float64; NaN of members with activations that are not finite.
+      iou: (members, bases, units, concepts) float64; NaN for units with activations that are not finite.
       thresholds: (members, bases, units), exact top quantiles of the activations.
-      names, categories, category: of the concepts, as of `SegmentedImages`.
+      names, categories, category: of the concepts, as in `SegmentedImages`.
     """
 
     iou: np.ndarray
@@ -41,11 +41,11 @@ class Dissection:
     category: np.ndarray
 
     def labels(self, threshold: float = SCORE) -> tuple[np.ndarray, np.ndarray]:
-        """Return `best_concepts` of all units (members, bases, units)."""
+        """Return the concepts and IoU of all units, (members, bases, units) each; see `best_concepts`."""
         return best_concepts(self.iou, threshold)
 
     def detectors(self, threshold: float = SCORE) -> np.ndarray:
-        """Return `unique_detectors` (members, bases)."""
+        """Return the numbers of detected concepts (members, bases); see `unique_detectors`."""
         return unique_detectors(self.iou, threshold)
 
 
@@ -66,26 +66,28 @@ def dissect(
 ) -> dict[str, Dissection]:
     """Dissect layers of stacked members: IoU of thresholded units and concepts, in several bases.
 
-    With activations x of a pixel, units of a basis A are the rows of A x. A unit's mask in an image is where its
-    activations, interpolated bilinearly to the size of the segmentations, exceed the threshold that a share `quantile`
-    of its activations on all images exceeds. IoU is summed over the images that are annotated for the category of the
-    concept. There are two passes over the data, one for thresholds and one for overlaps; in memory are a batch, and of
-    each unit the share `quantile` of its activations.
+    For the activations x of a pixel, the units in a basis A are the entries of A x. The threshold of a unit is exceeded
+    by a fraction `quantile` of its activations on all images. The mask of a unit has the pixels at which its
+    activations, interpolated bilinearly to the size of the segmentations, exceed the threshold. The pixels of
+    intersections and unions are summed over the images with annotations of the category of the concept.
+
+    The data are read twice, for thresholds and for overlaps. Memory holds one batch, and for each unit the fraction
+    `quantile` of its activations.
 
     Args:
-      network: with maps (n, h, w, channels) at the layers; features (n, channels) are maps of one pixel, and tokens
-        maps of height 1.
-      members: parameters and state with a leading axis, as of `symjax.representations.features_of`.
+      network: has feature maps (n, h, w, channels) at the layers. Features (n, channels) are treated as maps of one
+        pixel, features (n, tokens, channels) as maps of height 1.
+      members: stacked members, as in `symjax.representations.features_of`.
       data: images and segmentations.
-      mean, std: of the images, as of `features_of`.
+      mean, std: of the images, as in `features_of`.
       layers: comma-separated names of stitch points, or "all".
-      bases: {layer: (bases, channels, channels), or (members, bases, channels, channels)}; by default, and of layers
-        that are not in it, the identity alone.
-      quantile: share of the activations of each unit that are above its threshold.
-      batch_size: images at a time; by default `images_at_a_time`.
-      image_size: to which images are resized; by default they are not.
-      max_device_memory: bytes on each device, as of `features_of`; without it all members run at once.
-      on_batch: called after each batch, twice for all data.
+      bases: {layer: (bases, channels, channels), or (members, bases, channels, channels)}; the default,
+        also for layers that are not included, is the identity.
+      quantile: fraction of the activations of each unit that are above its threshold.
+      batch_size: number of images in a batch; by default up to 64, with 2^17 pixels of masks or fewer.
+      image_size: height and width to which images are resized; by default they are not resized.
+      max_device_memory: limit in bytes for each device, as in `features_of`; by default all members run at once.
+      on_batch: function that is called after each batch of both passes.
 
     Returns:
       {layer: Dissection}.
@@ -93,8 +95,9 @@ def dissect(
     Raises:
       InputError: a layer or an argument is unknown or does not fit.
 
-    Reference: Bau et al. 2017 (arXiv 1704.05796). Published code (NetDissect-Lite) has quantile .005 and IoU .04 too;
-    there, pixels of a unit count for a category in images where its mask meets a labelled pixel of the category.
+    Reference: Bau et al. 2017 (arXiv 1704.05796). The published code (NetDissect-Lite) has the same defaults, quantile
+    .005 and IoU .04. It counts the pixels of a unit for a category only in images where the mask of the unit contains a
+    labelled pixel of the category.
 
     Example:
       >>> import jax, jax.numpy as jnp, symjax
@@ -126,13 +129,13 @@ def dissect(
 def dissect_activations(
     activations, data: SegmentedImages, *, bases=None, quantile: float = QUANTILE, batch_size: int | None = None
 ) -> Dissection:
-    """Dissect units by their activations on all images of `data`.
+    """Dissect units, given their activations on all images of `data`.
 
     Args:
-      activations: (members, n, h, w, units), on the n images in their order.
-      data: images, which are not read, and segmentations.
-      bases: (bases, units, units), or (members, bases, units, units); the identity alone by default.
-      quantile, batch_size: as of `dissect`.
+      activations: (members, n, h, w, units), for the n images in the order of `data`.
+      data: segmentations; the images are not used.
+      bases: (bases, units, units), or (members, bases, units, units); by default the identity.
+      quantile, batch_size: as in `dissect`.
 
     Raises:
       InputError: an argument does not fit.
@@ -156,7 +159,7 @@ def dissect_activations(
 
     def features(batch: SegmentedBatch, start: int) -> dict[str, np.ndarray]:
         part = activations[:, start : start + batch_size].astype(np.float32)
-        missing = len(batch.images) - part.shape[1]  # of the last batch, which is filled up
+        missing = len(batch.images) - part.shape[1]  # the last batch is padded
         return {"": np.pad(part, [(0, 0), (0, missing), (0, 0), (0, 0), (0, 0)]) if missing else part}
 
     result = _dissect(features, data, {} if bases is None else {"": bases}, quantile, batch_size)
@@ -164,33 +167,37 @@ def dissect_activations(
 
 
 def images_at_a_time(data: SegmentedImages, batch_size: int | None = None) -> int:
-    """Return the images of a batch: `batch_size`, by default 64 or fewer, whose masks have 2^17 pixels or fewer."""
+    """Return the number of images in a batch; by default up to 64, with 2^17 pixels of masks or fewer."""
     if batch_size is None:
         batch_size = max(1, min(BATCH, PIXELS // (data.size[0] * data.size[1])))
     return min(integer("batch_size", batch_size, 1), len(data))
 
 
-def _dissect(features, data, bases, quantile, batch_size, image_size=None, on_batch=lambda: None):
+def _dissect(
+    features, data, bases, quantile, batch_size, image_size=None, on_batch=lambda: None
+) -> dict[str, Dissection]:
+    """Return {layer: Dissection}; `features` maps a batch and the position of its first image to {layer: maps}."""
     units: dict[str, _Units] = {}
-    for batch, start, count in _filled(data, batch_size, image_size):
+    for batch, start, count in _padded_batches(data, batch_size, image_size):
         for layer, maps in features(batch, start).items():
             if layer not in units:
                 units[layer] = _Units(layer, maps, bases.get(layer), len(data), quantile)
             units[layer].add_activations(maps, count)
         on_batch()
-    for of_layer in units.values():
-        of_layer.count_overlaps(data)
-    for batch, start, _ in _filled(data, batch_size, image_size):
+    for layer_units in units.values():
+        layer_units.start_overlaps(data)
+    for batch, start, _ in _padded_batches(data, batch_size, image_size):
         for layer, maps in features(batch, start).items():
             units[layer].add_overlaps(maps, batch)
         on_batch()
-    return {layer: of_layer.dissection(data) for layer, of_layer in units.items()}
+    return {layer: layer_units.dissection(data) for layer, layer_units in units.items()}
 
 
-def _filled(data: SegmentedImages, batch_size: int, image_size: int | None):
-    """Yield batches of one size, the position of their first image, and how many images are not filling.
+def _padded_batches(data: SegmentedImages, batch_size: int, image_size: int | None):
+    """Yield batches of equal size, the position of their first image, and their number of images without padding.
 
-    Filling has no concept and no annotation. Concepts are padded to a multiple of `CONCEPTS`, by masks without pixels.
+    Images that are added to the last batch have no concept and no annotation. Concepts are padded to a multiple of
+    `CONCEPTS` by masks without pixels.
     """
     start = 0
     for batch in data.batches(batch_size, image_size):
@@ -225,20 +232,23 @@ class _Units:
         self.top = TopQuantile(images * int(np.prod(_as_maps(maps).shape[2:4])), quantile)
 
     def add_activations(self, maps: np.ndarray, count: int) -> None:
+        """Add the first `count` images of a batch to the thresholds."""
         rotated = np.moveaxis(self.rotated(maps)[:, :, :count], -1, 2)  # (members, bases, units, n, h, w)
         self.top.update(rotated.reshape(*rotated.shape[:3], -1))
 
     def rotated(self, maps: np.ndarray) -> np.ndarray:
-        """Return the units (members, bases, n, h, w, units), by the same program in both passes."""
+        """Return the units (members, bases, n, h, w, units); both passes use the same program, so values are equal."""
         return np.asarray(_rotate()((self.bases, _as_maps(maps)), None))
 
-    def count_overlaps(self, data: SegmentedImages) -> None:
+    def start_overlaps(self, data: SegmentedImages) -> None:
+        """Compute the thresholds from all activations, and set the counts of pixels to zero."""
         self.thresholds = self.top.thresholds()
         self.common = np.zeros((*self.thresholds.shape, len(data.names)))
         self.pixels = np.zeros((*self.thresholds.shape, len(data.categories)))
         self.concept_pixels = np.zeros(len(data.names))
 
     def add_overlaps(self, maps: np.ndarray, batch: SegmentedBatch) -> None:
+        """Add the pixels of a batch to the counts."""
         shared = batch.masks, batch.annotated
         common, pixels = jax.device_get(_count()((self.rotated(maps), self.thresholds), shared))
         used = len(batch.concepts)
@@ -247,6 +257,7 @@ class _Units:
         self.concept_pixels[batch.concepts] += batch.masks[..., :used].sum(axis=(0, 1, 2))
 
     def dissection(self, data: SegmentedImages) -> Dissection:
+        """Return the result from the counts of all batches."""
         iou = intersection_over_union(self.common, self.pixels[..., data.category], self.concept_pixels)
         iou[~np.isfinite(self.thresholds)] = np.nan
         return Dissection(iou, self.thresholds, data.names, data.categories, data.category)

@@ -7,13 +7,13 @@ import numpy as np
 from symjax.checks import integer, numpy_array, real
 from symjax.errors import InputError
 
-EXACT = 2**24  # up to which float32 counts
+EXACT = 2**24  # float32 represents all integers up to this
 
 
 def unit_masks(activations, thresholds, size: tuple[int, int]) -> jax.Array:
-    """Return the pixels at which units exceed their thresholds: U(a) > T, U the bilinear interpolation.
+    """Return the pixels at which units exceed their thresholds: U(a) > T with the bilinear interpolation U.
 
-    Pixel centres are aligned (half-pixel centres), and beyond the outermost ones the nearest values are continued. The
+    The interpolation uses half-pixel centres. Pixels beyond the outermost centres have the nearest value. The
     comparison is strict, so that a unit that is zero everywhere has an empty mask.
 
     Args:
@@ -47,8 +47,8 @@ def unit_masks(activations, thresholds, size: tuple[int, int]) -> jax.Array:
 def overlaps(unit: jax.Array, concepts: jax.Array, annotated: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the common pixels of units and concepts (units, concepts), and the pixels of units (units, categories).
 
-    Pixels of units are counted in the images that have annotations of a category. Counts are exact, in float32, where
-    all images together have at most `EXACT` pixels.
+    The pixels of a unit are counted for each category in the images with annotations of the category. The float32
+    counts are exact if all images together have at most `EXACT` pixels.
 
     Args:
       unit: masks (n, height, width, units), bool.
@@ -61,19 +61,19 @@ def overlaps(unit: jax.Array, concepts: jax.Array, annotated: jax.Array) -> tupl
 
 
 def intersection_over_union(common, unit_pixels, concept_pixels) -> np.ndarray:
-    """Return |U and C| / |U or C|, with pixels counted over all images.
+    """Return |U and C| / |U or C|, the intersection over union of unit masks U and concepts C over all images.
 
     Args:
-      common: (..., units, concepts), pixels of a unit's mask and of a concept.
-      unit_pixels: (..., units, concepts), pixels of the unit in the images that are annotated for the concept's
-        category; or (..., units, 1) where all images are.
-      concept_pixels: (concepts,), pixels of the concept.
+      common: (..., units, concepts), number of pixels in both masks.
+      unit_pixels: (..., units, concepts), number of pixels of the unit's mask in the images with annotations of the
+        concept's category; (..., units, 1) if all images have annotations of all categories.
+      concept_pixels: (concepts,), number of pixels of the concept.
 
     Returns:
-      (..., units, concepts), float64, in [0, 1]; 0 where both masks are empty.
+      (..., units, concepts), float64, in [0, 1]; 0 if both masks are empty.
 
     Raises:
-      InputError: a shape does not fit, or a number of common pixels exceeds another one.
+      InputError: shapes do not fit, or a number of common pixels exceeds that of the unit or the concept.
 
     Reference: Bau et al. 2017 (arXiv 1704.05796), equation 1.
 

@@ -15,10 +15,10 @@ class SegmentedBatch(NamedTuple):
     """A batch of images with the masks of the concepts that occur in it.
 
     Attributes:
-      images: (n, height, width, channels), or what else a network takes.
-      masks: (n, mask height, mask width, k), bool: the pixels of k concepts.
-      concepts: (k,) numbers of these concepts; all others have no pixel in the batch.
-      annotated: (n, categories), bool: whether an image has annotations of a category.
+      images: (n, height, width, channels), or other inputs of a network.
+      masks: (n, mask height, mask width, k) bool, the pixels of k concepts.
+      concepts: (k,), the numbers of these concepts. Other concepts have no pixels in the batch.
+      annotated: (n, categories) bool, whether an image has annotations of a category.
     """
 
     images: np.ndarray
@@ -28,12 +28,12 @@ class SegmentedBatch(NamedTuple):
 
 
 class SegmentedImages(abc.ABC):
-    """Images with segmentations; a subclass reads batches.
+    """Base class of images with segmentations; a subclass reads batches.
 
     Attributes:
-      names: of the concepts.
-      categories: of the concepts, each once.
-      category: (concepts,) the number of each concept's category.
+      names: names of the concepts.
+      categories: names of the categories.
+      category: (concepts,), the number of the category of each concept.
       size: height and width of the masks.
     """
 
@@ -44,23 +44,23 @@ class SegmentedImages(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """The number of images."""
+        """Return the number of images."""
 
     @abc.abstractmethod
     def batches(self, batch_size: int, image_size: int | None = None) -> Iterator[SegmentedBatch]:
-        """Yield all images in order, `batch_size` at a time, resized to `image_size` pixels where it is given."""
+        """Yield all images in order, `batch_size` at a time; `image_size` resizes them to this height and width."""
 
 
 class SegmentedArrays(SegmentedImages):
     """Images and masks in memory.
 
     Args:
-      images: (n, height, width, channels); uint8 where they are to be resized.
+      images: (n, height, width, channels); uint8 if they are to be resized.
       masks: (n, mask height, mask width, concepts), bool.
-      names: of the concepts, each another one.
-      categories: the category of each concept; by default one for all.
-      annotated: (n, categories) bool, which images have annotations of which category, in the order in which categories
-        occur first; by default all.
+      names: names of the concepts, all different.
+      categories: the name of the category of each concept; by default one category for all.
+      annotated: (n, categories) bool, whether an image has annotations of a category, by default all True. Categories
+        are in the order of their first occurrence in `categories`.
 
     Raises:
       InputError: lengths or dtypes do not fit, or a mask has pixels in an image that is not annotated for its category.
@@ -87,11 +87,11 @@ class SegmentedArrays(SegmentedImages):
             raise InputError(f"masks: got {given}, expected bool (n, height, width, concepts), none of them 0")
         if len(self.names) != self.masks.shape[-1] or len(set(self.names)) < len(self.names):
             raise InputError(
-                f"names: got {len(set(self.names))} different, expected {self.masks.shape[-1]}, one a mask"
+                f"names: got {len(set(self.names))} different, expected {self.masks.shape[-1]}, one for each mask"
             )
         each = ("concept",) * len(self.names) if categories is None else sequence("categories", categories, "texts")
         if len(each) != len(self.names):
-            raise InputError(f"categories: got {len(each)}, expected {len(self.names)}, one a concept")
+            raise InputError(f"categories: got {len(each)}, expected {len(self.names)}, one for each concept")
         self.size = self.masks.shape[1:3]
         self.categories = tuple(dict.fromkeys(text("categories", name) for name in each))
         self.category = np.array([self.categories.index(name) for name in each])
@@ -101,7 +101,9 @@ class SegmentedArrays(SegmentedImages):
             given = f"{self.annotated.dtype}{list(self.annotated.shape)}"
             raise InputError(f"annotated: got {given}, expected bool{list(shape)}, images by categories")
         if (self.masks.any(axis=(1, 2)) & ~self.annotated[:, self.category]).any():
-            raise InputError("annotated: a mask has pixels in an image without annotations of its category")
+            raise InputError(
+                "annotated: got a mask with pixels in an image without annotations of its category, expected none"
+            )
 
     def __len__(self) -> int:
         return len(self.images)

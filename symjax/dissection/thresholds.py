@@ -1,4 +1,4 @@
-"""Exact thresholds at a top quantile of streamed activations."""
+"""Exact quantiles of activations that are given in batches."""
 
 import numpy as np
 
@@ -7,18 +7,18 @@ from symjax.errors import InputError
 
 
 class TopQuantile:
-    """The threshold T of each unit that a share `quantile` of its activations exceeds, exactly, from batches.
+    """The threshold of each unit that a fraction `quantile` of its activations exceeds, from batches.
 
-    With k = floor(quantile * total), T is the (k + 1)-th largest activation, so that k activations are larger where
-    none are equal to T, and fewer where some are. There is no error of approximation: the k + 1 largest activations
-    of each unit are kept, a share `quantile` of all.
+    With k = floor(quantile * total), the threshold is the (k + 1)-th largest activation. If no other activation is
+    equal to it, k activations are larger, otherwise k or fewer. The result is exact: the k + 1 largest activations of
+    each unit are kept.
 
     Args:
-      total: number of activations of each unit in all batches.
-      quantile: share of the activations above the threshold, under 1.
+      total: number of activations of each unit in all batches together.
+      quantile: fraction of the activations above the threshold, above 0 and below 1.
 
     Raises:
-      InputError: `total` or `quantile` is out of range, or no activation is to exceed the threshold.
+      InputError: `total` or `quantile` is out of range, or k is 0.
 
     Reference: Bau et al. 2017 (arXiv 1704.05796), section 2.
 
@@ -37,15 +37,17 @@ class TopQuantile:
         quantile = scalar("quantile", quantile, "a share above 0 and under 1", lambda value: 0 < value < 1)
         self.above = int(quantile * self.total)
         if not self.above:
-            raise InputError(f"quantile: got {quantile}, expected a share of one or more of {total} activations")
+            raise InputError(
+                f"quantile: got {quantile}, expected at least one of {total} activations above the threshold"
+            )
         self.count = 0
         self._largest: np.ndarray | None = None
 
     def update(self, activations) -> None:
-        """Add a batch of activations (..., n) of the same units (...).
+        """Add a batch of activations (..., n); the units (...) are the same in all batches.
 
         Raises:
-          InputError: other units than before, or more than `total` activations.
+          InputError: the units differ from those of earlier batches, or there are more than `total` activations.
         """
         activations = numpy_array("activations", activations)
         if not activations.ndim or (self._largest is not None and activations.shape[:-1] != self._largest.shape[:-1]):
@@ -62,7 +64,7 @@ class TopQuantile:
         self._largest = activations.copy()
 
     def thresholds(self) -> np.ndarray:
-        """Return the thresholds (...); NaN for a unit with an activation that is NaN.
+        """Return the thresholds (...); NaN for a unit with a NaN activation.
 
         Raises:
           InputError: fewer than `total` activations were added.

@@ -1,4 +1,4 @@
-"""Labels of units, and the number of concepts that a layer detects."""
+"""Labels of units, and the number of concepts that they detect."""
 
 import numpy as np
 
@@ -10,15 +10,16 @@ SCORE = 0.04
 
 
 def best_concepts(iou, threshold: float = SCORE) -> tuple[np.ndarray, np.ndarray]:
-    """Return the concept of largest IoU of each unit, and this IoU.
+    """Return the concept with the largest IoU for each unit, and this IoU.
 
     Args:
       iou: (..., units, concepts), in [0, 1].
-      threshold: a unit whose largest IoU does not exceed it has no label.
+      threshold: units whose largest IoU does not exceed it have no label.
 
     Returns:
-      (concept, best): (..., units); numbers of concepts, int64, the first of equal ones, and -1 of a unit without
-      label; and the largest IoU, also of units without label. A unit with an IoU that is NaN has -1 and NaN.
+      (concept, best), (..., units) each. `concept` (int64) is the number of the concept, the first one if several have
+      the same IoU, and -1 for a unit without label. `best` is the largest IoU, also for units without label. If an IoU
+      is NaN, they are -1 and NaN.
 
     Raises:
       InputError: `iou` has fewer than two axes or no concepts; the threshold is not in [0, 1).
@@ -31,7 +32,7 @@ def best_concepts(iou, threshold: float = SCORE) -> tuple[np.ndarray, np.ndarray
       (array([ 1, -1]), array([0.5 , 0.02]))
     """
     iou = numpy_array("iou", iou)
-    threshold = scalar("threshold", threshold, "an IoU from 0, under 1", lambda value: 0 <= value < 1)
+    threshold = scalar("threshold", threshold, "an IoU from 0 and under 1", lambda value: 0 <= value < 1)
     if iou.ndim < 2 or not iou.shape[-1]:
         raise InputError(f"iou: got shape {iou.shape}, expected (..., units, concepts) with 1 concept or more")
     best = iou.max(axis=-1)
@@ -42,13 +43,13 @@ def unique_detectors(iou, threshold: float = SCORE) -> np.ndarray:
     """Return the number of concepts that are the label of one unit or more.
 
     Args:
-      iou, threshold: as of `best_concepts`.
+      iou, threshold: as in `best_concepts`.
 
     Returns:
-      (...) float: whole numbers; NaN where an IoU is NaN.
+      (...) float, integers; NaN if an IoU is NaN.
 
     Raises:
-      InputError: as of `best_concepts`.
+      InputError: as in `best_concepts`.
 
     Reference: Bau et al. 2017 (arXiv 1704.05796), section 3.
 

@@ -24,22 +24,24 @@ def _dropout(rate: float, rngs: nnx.Rngs, broadcast_dims: tuple[int, ...] = ()) 
 
 
 class Layer(nnx.Module):
-    """A stock cell over time, from (examples, length, features) to (examples, length, width), from a zero state."""
+    """A Flax cell over time, from a zero state: (examples, length, features) to (examples, length, width)."""
 
     def __init__(self, cell: str, features: int, width: int, *, weight_dropout: float, dtype, rngs: nnx.Rngs):
         self.cell = CELLS[cell](features, width, dtype=dtype, rngs=rngs)
         self.weight_dropout = _dropout(weight_dropout, rngs)
-        self.states = 2 if cell == "lstm" else 1
+        self.has_cell_state = cell == "lstm"
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # The inputs of all steps are projected in one product, so that the loop has the recurrent product alone.
+        # The inputs of all steps are projected in one product, so that the loop only has the recurrent product.
         projected = self.cell.dense_i(x).swapaxes(0, 1)
         cell = nnx.merge(*nnx.split(self.cell))
         cell.dense_i = _identity
-        cell.dense_h.kernel = nnx.Param(self.weight_dropout(cell.dense_h.kernel[...]))  # `self.cell` keeps its own
+        cell.dense_h.kernel = nnx.Param(
+            self.weight_dropout(cell.dense_h.kernel[...])
+        )  # that of `self.cell` is unchanged
         graph, weights = nnx.split(cell)
         zeros = jnp.zeros((len(x), self.cell.hidden_features), projected.dtype)
-        start = zeros if self.states == 1 else (zeros, zeros)
+        start = (zeros, zeros) if self.has_cell_state else zeros
         _, outputs = lax.scan(lambda carry, x: nnx.merge(graph, weights)(carry, x), start, projected)
         return outputs.swapaxes(0, 1)
 
@@ -69,27 +71,27 @@ def _identity(x: jax.Array) -> jax.Array:
 class LanguageModel(nnx.Module):
     """Embedding, recurrent layers and decoder: tokens (examples, length) to logits (examples, length, classes).
 
-    The logits at a position are of the next token. Each sequence starts from a zero state. Stitch points `layer1`,
-    `layer2`, ... are the outputs of the layers, (examples, length, width). From a token outside of the vocabulary on,
-    all of them are NaN.
+    The logits at a position predict the next token. Each sequence starts from a zero state. The stitch points `layer1`,
+    `layer2`, ... are the outputs of the layers, (examples, length, width). If a token is outside of the vocabulary,
+    outputs and logits are NaN from its position on.
 
-    Dropout is that of AWD-LSTM. Masks of `input_dropout` (behind the embedding), `dropout` (between layers) and
-    `output_dropout` (behind the last layer) are equal at all positions of a sequence. `embedding_dropout` drops whole
-    tokens of the vocabulary, and `weight_dropout` single recurrent weights, for a batch.
+    Dropout follows AWD-LSTM. The masks of `input_dropout` (after the embedding), `dropout` (between layers) and
+    `output_dropout` (after the last layer) are equal at all positions of a sequence. `embedding_dropout` drops tokens
+    of the vocabulary and `weight_dropout` recurrent weights, with one mask for a batch.
 
     Args:
       cell: "lstm", "gru" or "rnn" (tanh).
       layers: number of layers, 1 to 5.
-      width: units of each layer; of the last layer `embedding` if `tied`.
+      width: units of each layer; if `tied`, the last layer has `embedding` units.
       embedding: channels of the embedding; `width` by default.
-      tied: whether the decoder has the weights of the embedding, and no bias.
+      tied: whether the decoder uses the weights of the embedding, without a bias.
       classes: size of the vocabulary.
-      dropout, input_dropout, output_dropout, embedding_dropout, weight_dropout: rates, from 0 and under 1.
-      dtype: of computations; parameters and logits are float32.
+      dropout, input_dropout, output_dropout, embedding_dropout, weight_dropout: rates, 0 or more and below 1.
+      dtype: dtype of the computations; parameters and logits are float32.
       rngs: random state for initial parameters and dropout.
 
     Raises:
-      InputError: an option is out of its range; no `classes`, or inputs that are not tokens.
+      InputError: an option is out of range, `classes` is missing, or the inputs are not tokens.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class LanguageModel(nnx.Module):
         embedding = width if embedding is None else integer("embedding", embedding, 1, 2**20)
         if classes is None:
             raise InputError(
-                "classes: got none, expected the size of the vocabulary, of data with classes at positions"
+                "classes: got none, expected the size of the vocabulary, from data with a class for each position"
             )
         classes = integer("classes", classes, 1, 2**20)
         rates = {"dropout": dropout, "input_dropout": input_dropout, "output_dropout": output_dropout}
@@ -110,7 +112,7 @@ class LanguageModel(nnx.Module):
         for name, rate in rates.items():
             scalar(name, rate, "a rate from 0 and under 1", lambda rate: 0 <= rate < 1)
         widths = [width] * (layers - 1) + [embedding if flag("tied", tied) else width]
-        # Of unit scale; as small as Flax has it, it delays learning, but logits of tied weights need it.
+        # Flax's small default delays learning, but logits of tied weights need it.
         init = nnx.nn.linear.default_embed_init if tied else nnx.initializers.normal(1.0)
         self.embedding = nnx.Embed(classes, embedding, dtype=dtype, embedding_init=init, rngs=rngs)
         self.layers = nnx.List(
@@ -129,7 +131,7 @@ class LanguageModel(nnx.Module):
             given = short(x) if dtype is None else f"{dtype}{list(shape)}"
             raise InputError(f"x: got {given}, expected tokens (examples, length), integers")
         table = self.embedding_dropout(self.embedding.embedding[...])
-        # NaN for tokens outside of the vocabulary, which an index would move into it.
+        # NaN for tokens outside of the vocabulary; ordinary indexing would clamp them.
         lookup = table.astype(self.dtype).at[x]
         x = self.locked_dropout[0](lookup.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
         for i, (layer, drop) in enumerate(zip(self.layers, list(self.locked_dropout)[1:], strict=True)):

@@ -1,4 +1,4 @@
-"""Interpretability of units along a path of rotations."""
+"""Figure of the concepts that units detect along a path of rotations."""
 
 from pathlib import Path
 
@@ -15,12 +15,13 @@ VALUES = {"detectors": "unique detectors", "mean_iou": "mean best IoU"}
 
 
 def detectors(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
-    """Draw unique detectors (top) and best IoU (bottom) against the power a of a rotation Q^a, a column per layer.
+    """Draw unique detectors (top) and best IoU (bottom) against the power a of a rotation Q^a.
 
-    Lines are means over members, bands their 95 % t intervals where there are two members or more.
+    There is a column for each layer. Lines are means over members. With two members or more, bands are 95 % t
+    intervals.
 
     Args:
-      table: rows as in results.csv of `experiments.dissect`; those without an exponent are left out.
+      table: rows as in results.csv of `experiments.dissect`; rows without an exponent are ignored.
       path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
