@@ -14,18 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from sklearn.metrics import adjusted_rand_score
 
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
+from experiments.features import point_of
 from experiments.folders import run_folder, test_percent
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import ZooSettings, short_name, zoo_folder
 from experiments.summary import Summary
-from experiments.width import point_of
 from symjax import plots, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
@@ -166,17 +163,24 @@ def distance_matrix(
         # PWCCA weights the directions of its first argument; the mean over both orders is symmetric.
         symmetric = [(values.loc[a, b] + values.loc[b, a]) / 2 for a, b in missing_pairs]
         results.add(missing.assign(value=symmetric))
-    table = results.select(requested)
-    return pd.DataFrame(squareform(table.value.to_numpy()), labels, labels)
+    distances = pd.DataFrame(0.0, labels, labels)
+    for row in results.select(requested).itertuples():
+        distances.loc[row.model_a, row.model_b] = distances.loc[row.model_b, row.model_a] = row.value
+    return distances
 
 
 def cluster(distances: pd.DataFrame, count: int) -> np.ndarray:
     """Return the cluster of each network, 1 to `count`, by average linkage."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # imported in functions, for a quick --help
+    from scipy.spatial.distance import squareform
+
     return fcluster(linkage(squareform(distances.to_numpy()), "average"), count, "maxclust")
 
 
 def agreement(clusters: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Return the adjusted Rand index of two partitions and the p-value of a permutation test, one-sided."""
+    from sklearn.metrics import adjusted_rand_score
+
     observed, generator = adjusted_rand_score(groups, clusters), np.random.default_rng(0)
     drawn = [adjusted_rand_score(groups, generator.permutation(clusters)) for _ in range(DRAWS)]
     return float(observed), (1 + sum(value >= observed - 1e-12 for value in drawn)) / (1 + DRAWS)

@@ -23,13 +23,12 @@ from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, run_folder
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import ZooSettings, zoo_folder
 from experiments.summary import Summary
-from symjax import plots
+from symjax import models, plots
 from symjax.checks import integer, short
 from symjax.dissection import Broden, SegmentedImages, TopQuantile, composites, dissect
 from symjax.dissection.composites import MAX_COUNT
 from symjax.dissection.dissect import images_at_a_time
 from symjax.errors import InputError
-from symjax.models import MODELS
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable
 from symjax.zoo import Zoo, ZooConfig
@@ -106,7 +105,10 @@ class Settings(ZooSettings):
         """Return the configurations of the zoos with and without ReLU; only the model if it has no such option."""
         config = self.zoo_config()
         options = dict(config.model_options)
-        if "residual_relu" not in getattr(MODELS.get(config.model), "defaults", {}) or "residual_relu" in options:
+        if (
+            "residual_relu" not in getattr(models.MODELS.get(config.model), "defaults", {})
+            or "residual_relu" in options
+        ):
             return {config.model_name: config}
         without = dataclasses.replace(config, model_options={**options, "residual_relu": False})
         return {"with ReLU": config, "without ReLU": without}

@@ -17,6 +17,7 @@ import pandas as pd
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
+from experiments.features import point_of
 from experiments.folders import run_folder, test_percent
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import ZooSettings, short_name, zoo_folder
@@ -24,7 +25,6 @@ from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
-from symjax.network import Network
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.representations import as_maps, features_of
@@ -130,11 +130,6 @@ def zoo_configs(settings: Settings) -> dict[int, ZooConfig]:
     if len(widths) < 2 or len(set(widths)) < len(widths) or min(widths) < 1:
         raise InputError(f"widths: got {widths}, expected two or more different integers from 1")
     return {width: dataclasses.replace(settings, width=width).zoo_config() for width in sorted(widths)}
-
-
-def point_of(network: Network, layer: str) -> int:
-    """Return the index of a stitch point."""
-    return len(network.points) - 1 if layer == "last" else network.parse_points(layer)[0]
 
 
 def compute(

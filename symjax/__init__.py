@@ -9,9 +9,7 @@ an `InputError` that names the argument. All other modules are internal and may 
 """
 
 import importlib
-import sys
 from types import ModuleType
-from typing import Any
 
 from symjax.birkhoff import (
     ProjectionInfo,
@@ -162,8 +160,8 @@ __all__ = [
 
 __version__ = "0.2.0"
 
-# Imported when one of their names is first used, also after `from symjax import plots`: Flax, Matplotlib and pandas take
-# a second.
+# Imported when one of their names is first used, also after `from symjax import plots`: Flax, Matplotlib and pandas
+# take a second.
 _MODULES = (
     "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots projections "
     "representations rotation similarity stitching training zoo"

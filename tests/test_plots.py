@@ -8,7 +8,7 @@ import pytest
 from campaign import slow
 from matplotlib.container import BarContainer
 
-from symjax.plots import chosen_values, curves, freezing, over_layers, penalties, sparsity
+from symjax.plots import chosen_values, curves, freezing, mean_curves, over_layers, penalties, sparsity
 from symjax.plots.style import distinct_styles
 
 
@@ -253,7 +253,7 @@ def test_figures_say_what_they_show(tmp_path):
 def test_mean_curves_show_all_means_and_cut_wide_intervals():
     rows = [(panel, k, 10.0 * k + shift) for panel in "ab" for k in range(1, 9) for shift in (-200.0, 0.0, 200.0)]
     table = pd.DataFrame(rows, columns=["layer", "k", "value"]).assign(method="pca")
-    figure = plots.mean_curves(table, x="k", line="method", panel="layer", xlabel="k", ylabel="value")
+    figure = mean_curves(table, x="k", line="method", panel="layer", xlabel="k", ylabel="value")
     for axes in figure.axes:
         (curve,) = axes.lines
         np.testing.assert_allclose(curve.get_xydata(), [(k, 10 * k) for k in range(1, 9)])
@@ -261,6 +261,6 @@ def test_mean_curves_show_all_means_and_cut_wide_intervals():
         assert 0 < low + 20 < 10 + 20 and 80 < high < 100 and left < 1 and 8 < right < 10
     bounds = table.groupby(["layer", "k"], as_index=False).value.mean().assign(method="pca", low=1.0, high=2.0)
     options = {"x": "k", "line": "method", "panel": "layer", "xlabel": "k", "ylabel": "value"}
-    figure = plots.mean_curves(bounds, interval=("low", "high"), xscale="log", **options)
+    figure = mean_curves(bounds, interval=("low", "high"), xscale="log", **options)
     (band,) = figure.axes[0].collections
     assert set(band.get_paths()[0].vertices[:, 1]) == {1.0, 2.0} and figure.axes[0].get_xscale() == "log"
