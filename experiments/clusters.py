@@ -7,6 +7,7 @@ rates on scikit-learn's digits. The same command again computes nothing; more se
 """
 
 import dataclasses
+import zlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -44,6 +45,7 @@ EXPERIMENT = Experiment(
 ROWS = Schema("results", {"model_a": str, "model_b": str}, ("value",))
 ACCURACY = Schema("accuracy", {"model": str}, ("learning_rate", "seed", "accuracy"), recomputable=True)
 MEASURE = "pwcca_distance"
+SEEDS_PER_RATE = 10**4
 DRAWS = 999  # permutations of the test
 
 
@@ -81,7 +83,7 @@ def main(settings: Settings) -> Summary:
                 seeds,
                 zoo_folder(config),
                 settings.memory_limit,
-                name=f"members of learning rate {config.recipe.learning_rate:g} to train",
+                name=f"members of learning rate {config.recipe.learning_rate!r} to train",
             )
             for config, seeds in groups
         ]
@@ -93,7 +95,7 @@ def main(settings: Settings) -> Summary:
         distances = distance_matrix(folder, zoos, layer.name, dataset, settings)
         clusters = models.assign(cluster=cluster(distances, len(groups)))
         files.write_csv(folder / "clusters.csv", clusters)
-        rates = models.learning_rate.map("{:g}".format)
+        rates = models.learning_rate.map(repr)
         plots.distance_matrix(distances, rates, folder / "distances", label=f"PWCCA distance of {layer.name}")
         return Summary(
             folder,
@@ -118,18 +120,22 @@ def zoo_groups(settings: Settings) -> list[tuple[ZooConfig, tuple[int, ...]]]:
         raise InputError(f"learning_rates: got {rates}, expected two or more different positive numbers")
     if len(seeds) < 2:
         raise InputError(f"seeds: got {len(seeds)}, expected two or more for each learning rate")
+    if max(seeds) >= SEEDS_PER_RATE:
+        raise InputError(f"seeds: got {max(seeds)}, expected seeds below {SEEDS_PER_RATE}")
+    # The seeds of a rate depend on this rate alone, so that other rates and more seeds reuse its networks.
+    offsets = {rate: SEEDS_PER_RATE * (zlib.crc32(repr(rate).encode()) % 10**5) for rate in sorted(rates)}
     return [
         (
             dataclasses.replace(settings, learning_rate=rate).zoo_config(),
             tuple(seed + offset for seed in seeds),
         )
-        for rate, offset in ((rate, i * (max(seeds) + 1)) for i, rate in enumerate(sorted(rates)))
+        for rate, offset in offsets.items()
     ]
 
 
 def label(config: ZooConfig, seed: int) -> str:
     """Return the label of a network."""
-    return f"{config.recipe.learning_rate:g}/{seed}"
+    return f"{config.recipe.learning_rate!r}/{seed % SEEDS_PER_RATE}"
 
 
 def accuracy_table(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, limit: float | None) -> pd.DataFrame:
@@ -192,7 +198,7 @@ def group_means(distances: pd.DataFrame, rates: pd.Series) -> pd.DataFrame:
     np.fill_diagonal(values, np.nan)
     levels = rates.unique()
     means = [[np.nanmean(values[np.ix_(rates == a, rates == b)]) for b in levels] for a in levels]
-    names = [f"{rate:g}" for rate in levels]
+    names = [repr(float(rate)) for rate in levels]
     return pd.DataFrame(means, names, names).map("{:.3f}".format)
 
 
@@ -207,7 +213,7 @@ def cluster_table(clusters: pd.DataFrame) -> pd.DataFrame:
             ),
         }
     )
-    return table.rename(index="{:g}".format).rename_axis(index=None)
+    return table.rename(index=repr).rename_axis(index=None)
 
 
 def conclusion(clusters: pd.DataFrame, distances: pd.DataFrame) -> str:
@@ -218,9 +224,9 @@ def conclusion(clusters: pd.DataFrame, distances: pd.DataFrame) -> str:
     upper = np.triu(np.ones_like(equal), 1)
     within, between = (distances.to_numpy()[upper & mask].mean() for mask in (equal, ~equal))
     return (
-        "Clusters by PWCCA distance agree with learning rates with an adjusted Rand index of "
-        f"{index:.2f} (1: equal; 0: as by chance; permutation test p = {p:.2g}). Mean distance {within:.3f} between "
-        f"networks of one learning rate, {between:.3f} between networks of different ones."
+        f"Adjusted Rand index of clusters and learning rates {index:.2f} (1: equal; 0: as by chance; permutation test "
+        f"p = {p:.2g}). Mean distance {within:.3f} between networks of one learning rate, {between:.3f} between "
+        "networks of different ones."
     )
 
 

@@ -217,7 +217,7 @@ def compute(settings: Settings, request: Request, zoos: dict[str, Zoo], dataset,
             if not missing[name]:
                 continue
             members = select_members(trained, missing[name])
-            points = [trained.network.points[trained.network.index(layer)] for layer in request.layers]
+            indices = [trained.network.index(layer) for layer in request.layers]
             dissections = dissect(
                 members.network,
                 members.members,
@@ -226,8 +226,10 @@ def compute(settings: Settings, request: Request, zoos: dict[str, Zoo], dataset,
                 dataset.std,
                 layers=",".join(request.layers),
                 bases={
-                    point.name: sample_bases(request, settings.basis_seed, members.seeds, i, point.channels)
-                    for i, point in enumerate(points)
+                    layer: sample_bases(
+                        request, settings.basis_seed, members.seeds, i, trained.network.points[i].channels
+                    )
+                    for i, layer in zip(indices, request.layers, strict=True)
                 },
                 quantile=settings.quantile,
                 image_size=trained.network.example.shape[1],

@@ -33,7 +33,7 @@ from symjax.representations import as_maps, representations
 from symjax.tables import interval_text, mean
 from symjax.training import percent
 
-KEY = {"seed": int, "layer_index": int, "method": str, "directions": int}
+KEY = {"seed": int, "partner": int, "layer_index": int, "method": str, "directions": int}
 ROWS = Schema("results", KEY, ("layer", "channels", "accuracy", "clean_accuracy"), order=("layer_index", "seed"))
 EXPERIMENT = Experiment(place=120)
 LOSS = 1.0  # percentage points of accuracy that a sufficient number of directions may cost
@@ -70,8 +70,7 @@ def main(settings: Settings) -> Summary:
     dataset = settings.load_dataset()
     network = config.network(dataset)
     points = network.parse_points(settings.layers)
-    # Directions depend on the other network, so that the seeds are part of the configuration.
-    document = {"zoo": config.identity(dataset), "seeds": list(seeds), "test_size": settings.test_size}
+    document = {"zoo": config.identity(dataset), "test_size": settings.test_size}
     document |= {name: getattr(settings, name) for name in ("examples", "direction_seed")}
     out = run_folder("project", zoo_folder(config).name, document, dataset, settings.out)
     requested = {p: request(seeds, p, methods, directions, network.points[p].channels) for p in points}
@@ -109,8 +108,8 @@ def main(settings: Settings) -> Summary:
             f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
             conclusion(needed),
             {
-                f"directions for an accuracy within {LOSS:g} percentage point of the clean one, mean and 95 % interval "
-                f"over {len(seeds)} networks": grid(needed)
+                f"fewest directions, of the numbers tried, with an accuracy within {LOSS:g} percentage point of the "
+                f"clean one, mean and 95 % interval over {len(seeds)} networks": grid(needed)
             },
             ("accuracy",),
         )
@@ -133,16 +132,32 @@ def parse_directions(text: str) -> list[int]:
 
 
 def request(seeds, point: int, methods: list[str], directions: list[int], channels: int) -> pd.DataFrame:
-    """Return the keys of the rows of one layer; all channels are always among the directions."""
+    """Return the keys of the rows of one layer; all channels are always among the directions.
+
+    The partner is the other network of methods that compare two networks, that of the next seed; otherwise it is -1.
+    """
     ks = [*(k for k in directions if k < channels), channels]
-    return pd.MultiIndex.from_product([sorted(seeds), [point], methods, ks], names=list(KEY)).to_frame(index=False)
+    next_seed = partners(seeds)
+    rows = [
+        (seed, next_seed[seed] if method in PAIRED else -1, point, method, k)
+        for seed in sorted(seeds)
+        for method in methods
+        for k in ks
+    ]
+    return pd.DataFrame(rows, columns=list(KEY))
+
+
+def partners(seeds) -> dict[int, int]:
+    """Return {seed: the next seed in ascending order, after the last one the first}."""
+    ordered = sorted(seeds)
+    return dict(zip(ordered, [*ordered[1:], ordered[0]], strict=True))
 
 
 def compute(
     folder: Path, trained: zoo.Zoo, dataset: Dataset, requested: dict[int, pd.DataFrame], settings: Settings
 ) -> pd.DataFrame:
     """Return the requested rows; compute the missing ones, layer by layer and method by method."""
-    results, network, count = ResultTable(folder, ROWS), trained.network, len(dataset.test)
+    results, network, count = ResultTable(folder, ROWS), trained.network, dataset.test.labels.size
     missing = {point: results.missing(rows) for point, rows in requested.items()}
     limit, normalization = settings.memory_limit, (dataset.mean, dataset.std)
     clean = clean_accuracy(folder, trained, dataset, limit)
@@ -156,18 +171,22 @@ def compute(
             options = {"layers": layer.name, "max_device_memory": limit}
             (features,) = as_maps(representations(trained, images, *normalization, **options)).values()
             for method, group in rows.groupby("method", sort=False):
+                by_seed = dict(zip(trained.seeds, features, strict=True))
+                other = partners(trained.seeds)
                 projections = [
-                    [project(method, x, features[(i + 1) % len(features)], key=random_key(settings, point, seed))]
-                    for i, (x, seed) in enumerate(zip(features, trained.seeds, strict=True))
+                    [project(method, by_seed[seed], by_seed[other[seed]], key=random_key(settings, point, seed))]
+                    for seed in trained.seeds
                 ]
                 ks = sorted(group.directions.unique().tolist())
                 accuracy = projected_accuracy(
                     network, trained.members, point, projections, ks, dataset.test, *normalization
                 )
                 table = pd.DataFrame(percent(accuracy[:, 0], count), columns=ks).assign(
-                    seed=trained.seeds, clean_accuracy=clean
+                    seed=trained.seeds,
+                    partner=[other[seed] if method in PAIRED else -1 for seed in trained.seeds],
+                    clean_accuracy=clean,
                 )
-                table = table.melt(["seed", "clean_accuracy"], var_name="directions", value_name="accuracy")
+                table = table.melt(["seed", "partner", "clean_accuracy"], var_name="directions", value_name="accuracy")
                 results.add(
                     table.assign(layer_index=point, method=method, layer=layer.name, channels=layer.channels).astype(
                         KEY
@@ -185,7 +204,7 @@ def random_key(settings: Settings, point: int, seed: int) -> jax.Array:
 def sufficient(table: pd.DataFrame) -> pd.DataFrame:
     """Return, by layer, method and seed, the fewest directions from which on the accuracy is at most `LOSS` lower.
 
-    It is the number of channels plus 1 if not even all directions suffice.
+    It is one of the numbers in the table, and the number of channels plus 1 if not even all directions suffice.
     """
     rows = []
     for (layer, method, seed), group in table.groupby(["layer", "method", "seed"], sort=False):

@@ -128,7 +128,7 @@ def main(settings: Settings) -> Summary:
 
 def select_contexts(settings: Settings, dataset: Dataset) -> np.ndarray:
     """Return contexts (examples, context), evenly spaced in the text whose consecutive windows are the examples."""
-    for name, least in {"examples": 4, "context": 2, "steps": 2}.items():
+    for name, least in {"examples": 4, "context": 2, "steps": 4}.items():
         if (value := getattr(settings, name)) < least:
             raise InputError(f"{name}: got {value}, expected {least} or more")
     if settings.steps > settings.context:

@@ -43,8 +43,8 @@ class Experiment:
     """An experiment in the report, and how its run folders are merged.
 
     Attributes:
-      place: of its runs in the report, where places ascend; those of the experiments of this package are 10 apart.
-      published: figures to stand beside ours, by caption, read off tables and plots of Godfrey et al. 2022.
+      place: of its runs in the report, where places ascend.
+      published: figures to stand beside ours, by caption, read off tables and plots of papers.
       published_on: the data set of these figures; None if they are of no data set.
       results: the results in the folder that it is called with; None if such folders cannot be merged.
       unit: of the number that `merge` returns.

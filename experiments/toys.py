@@ -33,7 +33,6 @@ from symjax.tables import interval_text
 
 ROWS = Schema("results", {"toy": str, "parameter": float, "run": int, "step": int, "measure": str}, ("value",))
 EXPERIMENT = Experiment(place=130)
-OVER_RUNS = "mean and 95 % interval over runs"
 SIGNAL_MEASURES = {"mean CCA": cca_similarity, "SVCCA": svcca, "PWCCA": pwcca}
 
 

@@ -42,9 +42,9 @@ EXPERIMENT = Experiment(
     },
 )
 STATES = ("trained", "initial")
-KEY = {"width": int, "state": str, "model_a": int, "model_b": int}
+KEY = {"width": int, "zoo": str, "state": str, "model_a": int, "model_b": int}  # zoo: fingerprint of its configuration
 ROWS = Schema("results", KEY, ("value", "layer", "channels"))
-ACCURACY = Schema("accuracy", {"width": int, "seed": int}, ("accuracy",), recomputable=True)
+ACCURACY = Schema("accuracy", {"width": int, "zoo": str, "seed": int}, ("accuracy",), recomputable=True)
 MEASURE = "pwcca_distance"
 
 
@@ -96,7 +96,8 @@ def main(settings: Settings) -> Summary:
     dry_run.stop(settings, next(iter(configs.values())), dataset, out.path, phases)
     zoos = {width: settings.train_zoo(config, dataset, folders[width]) for width, config in configs.items()}
     with out.open() as folder:
-        table, accuracy = compute(folder, zoos, points, dataset, filters, settings)
+        fingerprints = {width: files.fingerprint(config.identity(dataset)) for width, config in configs.items()}
+        table, accuracy = compute(folder, zoos, fingerprints, points, dataset, filters, settings)
         means = summarize(table, accuracy)
         files.write_csv(folder / "means.csv", means)
         plots.mean_curves(
@@ -133,19 +134,30 @@ def zoo_configs(settings: Settings) -> dict[int, ZooConfig]:
 
 
 def compute(
-    folder: Path, zoos: dict[int, zoo.Zoo], points: dict[int, int], dataset: Dataset, filters: int, settings: Settings
+    folder: Path,
+    zoos: dict[int, zoo.Zoo],
+    fingerprints: dict[int, str],
+    points: dict[int, int],
+    dataset: Dataset,
+    filters: int,
+    settings: Settings,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return distances of pairs and accuracies of members; compute the widths that lack any."""
     results, accuracies = ResultTable(folder, ROWS), ResultTable(folder, ACCURACY)
     seeds = sorted(next(iter(zoos.values())).seeds)
     pairs = [(a, b) for i, a in enumerate(seeds) for b in seeds[i + 1 :]]
     requested = pd.DataFrame(
-        [(width, state, *pair) for width in zoos for state in STATES for pair in pairs], columns=list(KEY)
+        [(width, fingerprints[width], state, *pair) for width in zoos for state in STATES for pair in pairs],
+        columns=list(KEY),
     )
-    members = pd.MultiIndex.from_product([zoos, seeds], names=list(ACCURACY.key)).to_frame(index=False)
+    members = pd.DataFrame(
+        [(width, fingerprints[width], seed) for width in zoos for seed in seeds], columns=list(ACCURACY.key)
+    )
     for width in accuracies.missing(members).width.unique():
         percent = test_percent(zoos[width], dataset, settings.memory_limit)
-        accuracies.add(pd.DataFrame({"width": width, "seed": zoos[width].seeds, "accuracy": percent}))
+        accuracies.add(
+            pd.DataFrame({"width": width, "zoo": fingerprints[width], "seed": zoos[width].seeds, "accuracy": percent})
+        )
     for width, state in results.missing(requested)[["width", "state"]].drop_duplicates().itertuples(index=False):
         features = layer_features(zoos[width], points[width], state, dataset, filters, settings)
         layer = zoos[width].network.points[points[width]]
@@ -156,7 +168,8 @@ def compute(
         # PWCCA weights the directions of its first argument; the mean over both orders is symmetric.
         rows = [(*pair, (distances.loc[pair] + distances.loc[pair[::-1]]) / 2) for pair in pairs]
         rows = pd.DataFrame(rows, columns=["model_a", "model_b", "value"])
-        results.add(rows.assign(width=width, state=state, layer=layer.name, channels=layer.channels))
+        columns = {"width": width, "zoo": fingerprints[width], "state": state}
+        results.add(rows.assign(**columns, layer=layer.name, channels=layer.channels))
     return results.select(requested), accuracies.select(members)
 
 

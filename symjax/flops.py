@@ -1,6 +1,7 @@
 """Floating-point operations of networks, as XLA counts them before optimization; nothing is compiled or run.
 
-XLA counts the body of a loop once. Here it counts as often as it runs.
+XLA counts the body of a loop once. Here the body of a scan counts as often as it runs; that of a `while_loop`, whose
+number of runs is not known, counts once.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Jaxpr, jaxpr_as_fun, jaxprs_in_params
+from jax.interpreters import partial_eval as pe
 
 from symjax import freezing
 from symjax.checks import integer, integers
@@ -130,7 +132,9 @@ def lower_on_cpu(fn, *arguments) -> CountedProgram:
             with contextlib.suppress(RuntimeError):  # JAX_PLATFORMS excludes the CPU
                 contexts.enter_context(jax.default_device(jax.local_devices(backend="cpu")[0]))
         traced = jax.jit(fn).trace(*arguments)
-        return CountedProgram(traced.lower(), _repeated_flops(traced.jaxpr.jaxpr))
+        jaxpr = traced.jaxpr.jaxpr
+        used, _ = pe.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))  # as XLA counts it
+        return CountedProgram(traced.lower(), _repeated_flops(used))
 
 
 def _repeated_flops(jaxpr: Jaxpr) -> float:
@@ -145,7 +149,10 @@ def _repeated_flops(jaxpr: Jaxpr) -> float:
         every, once = (
             (costs or {}).get("flops", 0.0) for costs in (program.cost_analysis(), program.lowered.cost_analysis())
         )
-        total += equation.params["length"] * every - once
+        length, unroll = equation.params["length"], equation.params["unroll"]
+        # An unrolled loop has several copies of its body, and those of the remaining runs.
+        copies = length if unroll >= length else unroll + length % unroll
+        total += length * every - copies * once
     return total
 
 

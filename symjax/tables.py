@@ -52,22 +52,6 @@ def mean_interval(values, level: float = 0.95) -> tuple[float, float, float]:
     return float(centre), float(centre - reach), float(centre + reach)
 
 
-def difference_interval(first, second, level: float = 0.95) -> tuple[float, float, float]:
-    """Return the difference of the means of two independent samples and the ends of Welch's t interval.
-
-    Args:
-      first, second: (n,) and (m,); with fewer than two values in one of them the ends are NaN.
-      level: of the interval, in (0, 1).
-    """
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    centre, reach = first.mean() - second.mean(), np.nan
-    if min(len(first), len(second)) > 1:
-        parts = np.array([values.var(ddof=1) / len(values) for values in (first, second)])
-        freedom = parts.sum() ** 2 / (parts**2 / [len(first) - 1, len(second) - 1]).sum() if parts.any() else 1
-        reach = _quantile_of_t(freedom, (1 + level) / 2) * np.sqrt(parts.sum())
-    return float(centre), float(centre - reach), float(centre + reach)
-
-
 def interval_text(values, digits: int = 2) -> str:
     """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; the mean of one value."""
     centre, low, high = mean_interval(values)

@@ -82,3 +82,11 @@ def test_wrong_arguments(changes, message):
     x = jax.random.normal(jax.random.key(0), (50, 4))
     with pytest.raises(InputError, match=message):
         bartlett_test(**{"result": cca(x, x), "samples": 50, **changes})
+
+
+def test_a_correlation_of_zero_or_one_gives_no_nan():
+    result = cca(jax.random.normal(jax.random.key(0), (8, 2)), jax.random.normal(jax.random.key(1), (8, 2)))
+    result = result._replace(correlations=jnp.array([1.0, 0.0]))
+    for lawley in (False, True):
+        test = bartlett_test(result, 8, lawley=lawley)
+        assert test.p_values.tolist() == [0, 1] and int(test.num_significant) == 1

@@ -29,7 +29,7 @@ def test_planted_clusters_are_found_and_others_are_not():
     index, p = agreement(cluster(distances, 3), pd.factorize(rates)[0])
     assert index == 1.0 and p < 0.01
     table = pd.DataFrame({"learning_rate": rates, "cluster": cluster(distances, 3)})
-    assert "Rand index of 1.00" in conclusion(table, distances)
+    assert "learning rates 1.00 (1: equal" in conclusion(table, distances)
     means = group_means(distances, rates).astype(float)
     assert (np.diag(means) < 3).all() and means.iloc[0, 2] > 90
     distances, rates = planted(0.0)
@@ -59,7 +59,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiments.clusters, "features_of", fake)
     table = command("--learning-rates", "0.01", "0.02", "--maps", "pool")
     assert len(table) == 4 * 3 // 2 and models == [4]
-    labels = ["0.01/0", "0.01/1", "0.02/2", "0.02/3"]
+    labels = ["0.01/0", "0.01/1", "0.02/0", "0.02/1"]
     for row in table.itertuples():
         x, y = (features["relu1"][labels.index(model)] for model in (row.model_a, row.model_b))
         np.testing.assert_allclose(row.value, (pwcca_distance(x, y) + pwcca_distance(y, x)) / 2, atol=1e-5)
@@ -68,8 +68,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     pd.testing.assert_frame_equal(command("--learning-rates", "0.01", "0.02", "--maps", "pool"), table)
     assert models == [4]  # nothing is computed again
     capsys.readouterr()
-    command("--learning-rates", "0.01", "0.02", "0.03", "--maps", "pool", "--dry-run")
-    assert "members of learning rate 0.03 to train" in capsys.readouterr().out
+    # Other rates and more seeds reuse the networks.
+    command("--learning-rates", "0.01", "0.015", "0.02", "--seeds", "3", "--maps", "pool", "--dry-run")
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("to do"))
+    assert row.split()[2:] == ["1", "3", "1"]
 
 
 @pytest.mark.parametrize(

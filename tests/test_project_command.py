@@ -48,6 +48,12 @@ def test_the_command(capsys, monkeypatch):
     more = command("--methods", "pca", "--directions", "0,2")
     assert calls == [[2]]
     pd.testing.assert_frame_equal(more[more.directions != 2].reset_index(drop=True), table)
+    # With fewer seeds a method that compares two networks has other partners; the others have all rows.
+    calls.clear()
+    table = command("--methods", "pca,cca", "--directions", "0", "--seeds", "0,1")
+    assert len(calls) == 1  # of cca
+    assert sorted(table[(table.method == "cca") & (table.directions == 0) & (table.seed == 1)].partner) == [0, 2]
+    assert set(table[table.method == "pca"].partner) == {-1}
     capsys.readouterr()
     command("--methods", "pca", "--directions", "0,2", "--dry-run")
     assert "All results exist" in capsys.readouterr().out

@@ -10,7 +10,7 @@ from test_models import drawn
 from symjax import models, zoo
 from symjax.data import Dataset, Split
 from symjax.errors import InputError
-from symjax.flops import segment_flops
+from symjax.flops import count_flops, lower_on_cpu, segment_flops
 from symjax.models import build
 from symjax.training import Recipe, accuracy_scores, log_likelihood_scores
 
@@ -147,6 +147,25 @@ def test_a_zoo_learns_to_predict_the_next_token():
     logs = outputs - np.log(np.exp(outputs).sum(-1, keepdims=True))
     expected = np.take_along_axis(logs, np.int64(split.labels)[..., None], -1).mean()
     assert scores[1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_flops_of_unrolled_and_unused_loops():
+    def loop(unroll):
+        def fn(w, x):
+            return jax.lax.scan(lambda h, _: (h @ w, None), x, None, 8, unroll=unroll)[0]
+
+        return fn
+
+    shapes = jax.ShapeDtypeStruct((4, 4), jnp.float32), jax.ShapeDtypeStruct((2, 4), jnp.float32)
+    expected = 8 * 2 * 2 * 4 * 4
+    for unroll in (1, 2, 3, 4, 8, True):
+        assert count_flops(lower_on_cpu(loop(unroll), *shapes)) == pytest.approx(expected, rel=0.1), unroll
+
+    def unused(w, x):
+        loop(1)(w, x)
+        return x @ w
+
+    assert count_flops(lower_on_cpu(unused, *shapes)) == pytest.approx(expected / 8, rel=0.1)
 
 
 def test_flops_include_all_time_steps():

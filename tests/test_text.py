@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from symjax.data import load, resolve_name
+from symjax.data.text import is_text
 from symjax.errors import InputError
 
 
@@ -96,3 +97,21 @@ def test_text_that_is_not_utf8_raises(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="expected text in UTF-8"):
         load(str(tmp_path / "a.txt"))
+
+
+def test_image_folders_and_names_of_prepared_sets_are_not_text(tmp_path, monkeypatch):
+    """Image data sets often have lists of their files beside the folders of images."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "train").mkdir(parents=True)
+    for name in ("photos/train.txt", "photos/test.txt", "cifar10", "novel"):
+        (tmp_path / name).write_text("some text\n" * 100)
+    assert not is_text("photos") and not is_text("cifar10")
+    assert is_text("./novel") and is_text("novel?level=words")
+    assert load("./novel").num_classes == 1 + len(set("some text\n"))  # and <unk>
+
+
+def test_lines_end_at_line_feeds_only(tmp_path):
+    (tmp_path / "a.txt").write_text("one two\u2028three\n\n" * 60)
+    data = load(f"{tmp_path / 'a.txt'}?level=words,length=4")
+    tokens = decode(data, data.test.images)
+    assert tokens[: tokens.index("one") + 5][-5:] == ["one", "two", "three", "<eos>", "<eos>"]

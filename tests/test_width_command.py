@@ -9,9 +9,11 @@ from stitch_helpers import flags, scratch, trained
 
 import experiments.width
 from experiments.command import run_command
-from experiments.width import conclusion, summarize
+from experiments.width import conclusion, layer_features, summarize
 from symjax import mean_over_pairs, pwcca_distance
+from symjax.data import normalize
 from symjax.ops import files
+from symjax.training.loop import initial_member
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,22 @@ def test_the_command(capsys, monkeypatch):
     pd.testing.assert_frame_equal(command("--widths", "2", "4", "--layer", "relu1"), table)
 
 
-def test_distances_are_those_of_the_chosen_channels(monkeypatch):
+def test_layers_are_those_of_the_state_and_of_channels_chosen_by_seed():
+    dataset, trained_zoo = trained()
+    settings = experiments.width.Settings(examples=7)
+    network, seeds = trained_zoo.network, trained_zoo.seeds
+    for state in ("trained", "initial"):
+        features = layer_features(trained_zoo, 0, state, dataset, 3, settings)
+        for i, seed in enumerate(seeds):
+            member = trained_zoo.member(seed) if state == "trained" else initial_member(network, seed)
+            inputs = normalize(dataset.test.images[:7], dataset.mean, dataset.std)
+            layer = np.asarray(network.features(member, inputs)[network.points[0].name])
+            errors = [np.abs(layer - features[i][..., k : k + 1]).max(axis=(0, 1, 2)) for k in range(3)]
+            channels = [int(np.argmin(of_channel)) for of_channel in errors]
+            assert max(of_channel.min() for of_channel in errors) < 1e-5 and channels == sorted(set(channels))
+
+
+def test_distances_of_pairs(monkeypatch):
     features = np.random.default_rng(0).normal(size=(3, 20, 4)).astype(np.float32)
     monkeypatch.setattr(experiments.width, "layer_features", lambda *_: features)
     table = command("--widths", "2", "4", "--layer", "relu1", "--maps", "pool")

@@ -44,10 +44,14 @@ def split_options(name: str) -> tuple[str, str]:
 
 def is_text(name: str) -> bool:
     """Return whether `symjax.data.load` reads this name as text."""
-    base = os.path.expanduser(split_options(name)[0])
-    if base == EMBEDDED or base.endswith(SUFFIXES):
+    base, options = split_options(name)
+    path = os.path.expanduser(base)
+    if base == EMBEDDED or path.endswith(SUFFIXES):
         return True
-    return bool(_parts_in(base)) if os.path.isdir(base) else os.path.isfile(base) and not base.endswith(".npz")
+    if os.path.isdir(path):  # a folder of images can have lists of its files
+        return bool(_parts_in(path)) and not os.path.isdir(os.path.join(path, "train"))
+    # A name without a separator can be that of a prepared data set.
+    return os.path.isfile(path) and bool(options or os.path.dirname(path)) and not path.endswith(".npz")
 
 
 def read_text(name: str) -> Source | Dataset:
@@ -139,7 +143,8 @@ def _embedded() -> str:
 
 
 def _words(text: str) -> list[str]:
-    return [token for line in text.splitlines() for token in (*line.split(), END_OF_LINE)]
+    lines = text.removesuffix("\n").split("\n")  # splitlines would also divide lines at other characters
+    return [token for line in lines for token in (*line.split(), END_OF_LINE)]
 
 
 def _vocabulary(tokens: Iterable[str], size: int | None) -> tuple[str, ...]:

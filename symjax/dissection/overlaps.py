@@ -41,7 +41,7 @@ def unit_masks(activations, thresholds, size: tuple[int, int]) -> jax.Array:
         raise InputError(f"activations, thresholds: got shapes {shapes}, expected (n, h, w, units) and (units,)")
     height, width = (integer("size", length, 1) for length in size)
     shape = (activations.shape[0], height, width, activations.shape[-1])
-    return jax.image.resize(activations, shape, "linear") > thresholds
+    return jax.image.resize(activations, shape, "linear", antialias=False) > thresholds
 
 
 def overlaps(unit: jax.Array, concepts: jax.Array, annotated: jax.Array) -> tuple[jax.Array, jax.Array]:

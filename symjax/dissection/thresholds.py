@@ -1,5 +1,7 @@
 """Exact quantiles of activations that are given in batches."""
 
+import math
+
 import numpy as np
 
 from symjax.checks import integer, numpy_array, scalar
@@ -35,7 +37,7 @@ class TopQuantile:
     def __init__(self, total: int, quantile: float):
         self.total = integer("total", total, 1, 2**62)
         quantile = scalar("quantile", quantile, "a share above 0 and under 1", lambda value: 0 < value < 1)
-        self.above = int(quantile * self.total)
+        self.above = math.floor(quantile * self.total + 1e-9)  # 0.29 * 100 is a little less than 29
         if not self.above:
             raise InputError(
                 f"quantile: got {quantile}, expected at least one of {total} activations above the threshold"

@@ -77,10 +77,10 @@ def bartlett_test(result: CCA, samples: int, *, level: float = 0.05, lawley: boo
     factor = samples - 1 - (p + q + 1) / 2
     if lawley:
         terms = jnp.where(valid, 1 / jnp.where(valid, rho, 1) ** 2 - 1, 0)
-        factor = factor + jnp.cumsum(terms) - terms
+        factor = factor + jnp.concatenate([jnp.zeros(1, terms.dtype), jnp.cumsum(terms)[:-1]])
     degrees = (p - k) * (q - k)
     # The statistic is infinite where a remaining correlation is 1.
-    statistics = -factor * remaining
+    statistics = jnp.where(remaining == 0, 0, -factor * remaining)
     p_values = gammaincc(degrees / 2, jnp.minimum(statistics / 2, 1e30))
     statistics, p_values, degrees = (jnp.where(valid, a, jnp.nan) for a in (statistics, p_values, degrees))
     rejected = p_values < level

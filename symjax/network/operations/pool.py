@@ -126,8 +126,3 @@ def _global_max_pool_backward(saved, g):
 
 
 global_max_pool.defvjp(_global_max_pool_forward, _global_max_pool_backward)
-
-
-def global_mean_pool(x: jax.Array) -> jax.Array:
-    """Return the mean over all pixels."""
-    return jnp.mean(x, axis=(1, 2))
