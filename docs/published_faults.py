@@ -110,8 +110,8 @@ def pwcca_uncentred():
     """PWCCA of data that are not centred
 
     The variates and the neurons x_j are centred in the definition. The SVCCA repository adds the means to the variates
-    again, makes them orthonormal, and takes inner products with neurons that have theirs too, so that weights go to
-    what points along the means.
+    again, makes them orthonormal, and takes inner products with neurons that are not centred either. So directions
+    along the means have large weights.
     """
     x, y = related()
     x += 10

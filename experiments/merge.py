@@ -1,9 +1,9 @@
-"""Makes one run folder of those that the tasks of an array job have left, by the keys of their rows.
+"""Merge the run folders of the tasks of an array job into one folder, by the keys of their rows.
 
-The folders are of one command and one configuration: python -m experiments.stitch ... --task 1/8 to --task 8/8 leave
-eight. What is in two of them is taken once if it is the same, and is an error if not. Then the command itself, without
---task, finds everything done in the folder and draws it; what is missing it computes. A merge can be repeated, and gone
-on with where it was interrupted; the folders stay as they are.
+The folders belong to one command and one configuration: python -m experiments.stitch ... --task 1/8 to --task 8/8 write
+eight folders. A row that occurs in two of them is written once; two rows of one key that differ are an error. Then the
+command without --task computes what is missing in the merged folder and draws the figures. A merge can be repeated or
+continued after an interruption; it does not change the folders of the tasks.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Settings:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """The folders of the tasks."""
     out: Annotated[Path | None, optional("DIR", "their name without .task-I-of-N")] = None
-    """The folder to make, or to add to."""
+    """The merged folder; it is created if it is missing."""
 
 
 def main(settings: Settings) -> None:
@@ -58,7 +58,7 @@ def main(settings: Settings) -> None:
 
 
 def default_out(folders: list[Path]) -> Path:
-    """The folder of which all of these are parts."""
+    """Return the folder of the whole for folders of tasks, by their names."""
     wholes = {split_name(folder)[0] if split_name(folder)[1] else None for folder in folders}
     if len(wholes) > 1 or None in wholes:
         raise InputError("out: the folders are not NAME.task-I-of-N of one NAME; say where to merge them (--out)")
@@ -66,7 +66,7 @@ def default_out(folders: list[Path]) -> Path:
 
 
 def kind_of(folder: Path) -> str:
-    """What a run folder holds."""
+    """Return the name of the command that wrote a run folder."""
     path = folder / files.CONFIG
     if not path.exists():
         raise InputError(f"folders: {folder} is no run folder: it has no {files.CONFIG}")
@@ -77,7 +77,7 @@ def kind_of(folder: Path) -> str:
 
 
 def unfinished(folders: list[Path], reported: bool) -> list[str]:
-    """Tasks that have not come to their end, unless merging has reported them, and those that are not there."""
+    """Return messages about unfinished tasks, unless the merge has reported them, and about missing tasks."""
     ended = [reported or (folder / summary.SUMMARY).exists() for folder in folders]
     lines = [f"not finished: {folder}" for folder, end in zip(folders, ended, strict=True) if not end]
     tasks = [task for _, task in map(split_name, folders) if task]
@@ -88,7 +88,7 @@ def unfinished(folders: list[Path], reported: bool) -> list[str]:
 
 
 def whole_command(folders: list[Path], out: Path) -> str | None:
-    """The command of the tasks as it is for the whole, if one of them has come to its end."""
+    """Return the command for the merged folder; None if no task has finished."""
     for folder in folders:
         if (folder / summary.SUMMARY).exists():
             words, kept = shlex.split(summary.read(folder).command), []

@@ -1,6 +1,6 @@
-"""What `experiments.report` and `experiments.merge` know of an experiment: the constant EXPERIMENT of its module.
+"""The registry of experiments: the constant EXPERIMENT of each module, which `report` and `merge` read.
 
-Only the modules of the runs at hand are imported.
+Only the modules of the runs that are read are imported.
 """
 
 import importlib

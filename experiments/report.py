@@ -21,9 +21,9 @@ OTHER = registry.Experiment(place=math.inf)  # of a run of an experiment that is
 @dataclasses.dataclass(frozen=True)
 class Settings:
     runs: Path = Path("runs")
-    """The folder under which run folders lie, at any depth."""
+    """The folder that contains the run folders, at any depth."""
     out: Path = Path("runs", "report")
-    """The folder of the page."""
+    """The folder to which the page is written."""
 
 
 def main(settings: Settings) -> None:
@@ -44,7 +44,7 @@ TITLE = "Symmetries of networks and of their representations"
 
 
 def collect(folder: Path) -> list[Summary]:
-    """The summaries under a folder, by the places of their experiments; a damaged one is reported and left out."""
+    """Return the summaries under a folder, in the order of their experiments; report damaged ones on stderr."""
     if not folder.is_dir():
         raise InputError(f"runs: {folder} is no folder; run an experiment first, or name another with --runs")
     summaries = []
@@ -59,12 +59,12 @@ def collect(folder: Path) -> list[Summary]:
 
 
 def experiment_of(run: Summary) -> registry.Experiment:
-    """The experiment of a run."""
+    """Return the experiment of a run."""
     return registry.find(run.experiment) or OTHER
 
 
 def section(run: Summary) -> pages.Section:
-    """A run's part of the page."""
+    """Return the section of the page about a run."""
     device, jax = run.versions.get("device", "an unknown device"), run.versions.get("jax", "?")
     time = f"{pages.duration(run.seconds)} in all its finished runs, on {device} with JAX {jax}"
     return pages.Section(
@@ -73,7 +73,7 @@ def section(run: Summary) -> pages.Section:
         figures=tuple(Path(run.folder, f"{name}.png") for name in run.figures),
         tables=run.tables,
         reference_tables={
-            f"published{unlike(run)}: {caption}": table.to_frame()
+            f"published{dataset_remark(run)}: {caption}": table.to_frame()
             for caption, table in experiment_of(run).published.items()
         },
         command=run.command,
@@ -81,8 +81,8 @@ def section(run: Summary) -> pages.Section:
     )
 
 
-def unlike(run: Summary) -> str:
-    """What is to be said before published figures of another data set than that of a run."""
+def dataset_remark(run: Summary) -> str:
+    """Return the remark in captions of published figures for another data set than that of the run, or ""."""
     dataset, published_on = dataset_of(run), experiment_of(run).published_on
     if published_on in (None, dataset):
         return ""
@@ -92,7 +92,7 @@ def unlike(run: Summary) -> str:
 
 
 def dataset_of(run: Summary) -> str | None:
-    """The name of the data set that the configuration of a run folder has."""
+    """Return the name of the data set in the configuration of a run folder."""
     try:
         config = runs.read_config(run.folder, run.experiment)
     except InputError:

@@ -269,10 +269,10 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
 
 def path(name: str, value: Any) -> pathlib.Path:
     """Return a path whose names are valid on file systems."""
-    spelled = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
-    if not isinstance(spelled, str) or not spelled or "\0" in spelled:
+    name_of_path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else ""
+    if not isinstance(name_of_path, str) or not name_of_path or "\0" in name_of_path:
         raise InputError(f"{name}: got {short(value)}, expected a path")
-    result = pathlib.Path(spelled)
+    result = pathlib.Path(name_of_path)
     try:
         longest = max((len(os.fsencode(part)) for part in result.parts), default=0)
     except UnicodeEncodeError:

@@ -184,8 +184,8 @@ def compare(saved: Mapping[str, Any], requested: Mapping[str, Any], prefix: str 
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             differences |= compare(a, b, f"{prefix}{key}.")
         elif a is _ABSENT or b is _ABSENT or a != b:
-            spelled = ["absent" if value is _ABSENT else json.dumps(value) for value in (a, b)]
-            differences[f"{prefix}{key}"] = spelled[0], spelled[1]
+            values = ["absent" if value is _ABSENT else json.dumps(value) for value in (a, b)]
+            differences[f"{prefix}{key}"] = values[0], values[1]
     return differences
 
 

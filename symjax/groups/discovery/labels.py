@@ -106,8 +106,8 @@ class Labels(LabelArrays):
         if name == "transpose":
             return [self.einsum([(self._ids(ins[0]), range(rank))], params["permutation"])]
         if name == "squeeze" or name in REDUCTIONS:
-            gone = params["dimensions" if name == "squeeze" else "axes"]
-            kept = [d for d in range(ins[0].aval.ndim) if d not in gone]
+            removed = params["dimensions" if name == "squeeze" else "axes"]
+            kept = [d for d in range(ins[0].aval.ndim) if d not in removed]
             return [self.einsum([(self._ids(ins[0]), range(ins[0].aval.ndim))], kept)]
         if name == "reshape" and params.get("dimensions") is None:
             return [self._reshape(self._ids(ins[0]), ins[0].aval.shape, shape)]
@@ -182,9 +182,9 @@ class Labels(LabelArrays):
     def _gather(self, equation):
         numbers = equation.params["dimension_numbers"]
         operand, indices = equation.invars
-        gone = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
+        removed = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
         offset = iter(numbers.offset_dims)
-        dims = [None if d in gone else next(offset) for d in range(operand.aval.ndim)]
+        dims = [None if d in removed else next(offset) for d in range(operand.aval.ndim)]
         self.freeze(self._ids(indices))
         result = self._where_whole([(self._ids(operand), operand.aval.shape, dims)], equation.outvars[0])
         self.freeze([ids for d, ids in enumerate(result) if d not in numbers.offset_dims])

@@ -80,7 +80,7 @@ def find_family(label: str) -> tuple[type[Family], str] | None:
     return None
 
 
-def _spelled(family: type[Family]) -> str:
+def _command_line_name(family: type[Family]) -> str:
     """Return how a family is written on the command line."""
     if family.is_counted():
         return ", ".join([f"{family.name}{number}" for number in family.grid or (1, 2)] + ["..."])
@@ -90,12 +90,12 @@ def _spelled(family: type[Family]) -> str:
 
 def family_names() -> str:
     """Return how every family is written, for messages."""
-    return ", ".join([*map(_spelled, FAMILIES.values()), "or package.module:Name for your own"])
+    return ", ".join([*map(_command_line_name, FAMILIES.values()), "or package.module:Name for your own"])
 
 
 def family_help() -> str:
     """Return every family with its description, for help texts."""
-    known = [f"{_spelled(family)} ({family.description or family.title})" for family in FAMILIES.values()]
+    known = [f"{_command_line_name(family)} ({family.description or family.title})" for family in FAMILIES.values()]
     return "; ".join([*known, "or package.module:Name[:number] for your own"])
 
 
