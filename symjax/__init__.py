@@ -181,6 +181,10 @@ class _Package(ModuleType):
     def __delattr__(self, name: str):
         delattr(importlib.import_module(self.__name__), name)
 
+    @property
+    def __dict__(self):  # vars() of the package, as monkeypatch reads it
+        return vars(importlib.import_module(self.__name__))
+
     def __dir__(self):
         return dir(importlib.import_module(self.__name__))
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import data
-from symjax.checks import integer, integers, one_of, random_key
+from symjax.checks import integer, integers, one_of, random_key, sequence, short
 from symjax.data.dataset import Split
 from symjax.errors import InputError
 from symjax.network import Member, Network
@@ -135,12 +135,9 @@ def project(method: str, x, y=None, *, key: jax.Array | None = None) -> Projecti
         True
     """
     one_of("method", method, METHODS)
-    if method in PAIRED:
-        if y is None:
-            raise InputError(f"y: got None, expected features of another network, which {method} requires")
-        x, y = as_pair(x, y, "pixels")
-    else:
-        x = as_matrix(x, "x", "pixels")
+    if y is None and method in PAIRED:
+        raise InputError(f"y: got None, expected features of another network, which {method} requires")
+    x, y = (as_matrix(x, "x", "pixels"), None) if y is None else as_pair(x, y, "pixels")
     if method == "random":
         key = random_key("key", key)
     return METHODS[method](x, y, key)
@@ -197,6 +194,9 @@ def projected_accuracy(
     index = network.index(point)
     channels, count = network.points[index].channels, parallel.count_members(members)
     directions = integers("directions", directions, 0, channels)
+    projections = [sequence("projections", of_member) for of_member in sequence("projections", projections, "lists")]
+    if not all(isinstance(projection, Projection) for of_member in projections for projection in of_member):
+        raise InputError(f"projections: got {short(projections)}, expected lists of Projection, as project returns it")
     lengths = {len(of_member) for of_member in projections}
     if len(projections) != count or len(lengths) != 1 or not directions:
         given = f"{len(projections)} lists of {sorted(lengths)} and directions {directions}"

@@ -18,7 +18,9 @@ from stitch_helpers import images, scratch
 
 import symjax
 from symjax import rotation, similarity, stitching, training, zoo
+from symjax.dissection import SegmentedArrays
 from symjax.ops import files, parallel
+from symjax.projections import Projection
 from symjax.stitching.results import flatten
 
 
@@ -90,6 +92,11 @@ def right_arguments():
     whole |= {"labels": None, "image_shape": (16, 16, 1), "max_device_memory": 2**40, "epoch": 1, "devices": None}
     whole |= {"max_iters": 10, "init": None, "batch_size": 4, "image_size": 16, "width": 2, "train_size": 12}
     whole |= {"test_size": 12, "data_dir": folder, "cache_dir": folder, "alternative": "greater"}
+    masks = SegmentedArrays(np.zeros((6, 4, 4, 1)), np.random.default_rng(0).random((6, 4, 4, 2)) < 0.5, ["a", "b"])
+    pixels = symjax.Network.from_function(
+        lambda w, x: symjax.stitch_point(x * w, "pixels").mean(), jnp.ones(1), example=jnp.ones((1, 4, 4, 1))
+    )
+    pixel_members = jax.tree.map(lambda leaf: leaf[None], pixels.member(jnp.ones(1)))
     special = {
         "birkhoff.permutation_matrix": {"permutation": [1, 0]},
         "birkhoff.softsort": {"scores": np.arange(3.0), "tau": 0.5},
@@ -101,6 +108,17 @@ def right_arguments():
             **{"name": "own", "train": dataset.train, "validation": dataset.validation, "test": dataset.test},
             "class_names": dataset.class_names,
         },
+        "dissection.best_concepts": {"iou": np.random.default_rng(0).random((2, 3, 4))},
+        "dissection.composites": {"count": 3},
+        "dissection.dissect": {"data": masks, "network": pixels, "members": pixel_members, "mean": None, "std": None},
+        "dissection.dissect_activations": {"activations": np.ones((1, 6, 4, 4, 2)), "data": masks, "quantile": 0.2},
+        "dissection.intersection_over_union": {
+            **{"common": np.ones((2, 3)), "unit_pixels": np.full((2, 3), 4), "concept_pixels": np.full(3, 5)},
+        },
+        "dissection.rotation_powers": {"rotation": np.eye(3), "exponents": (0, 0.5, 1)},
+        "dissection.special_orthogonal": {"size": 3},
+        "dissection.unique_detectors": {"iou": np.random.default_rng(0).random((2, 3, 4))},
+        "dissection.unit_masks": {"activations": np.ones((2, 3, 3, 2)), "thresholds": np.zeros(2), "size": (6, 6)},
         "dynamics.chance_correlation": {"features": 3, "samples": 12},
         "dynamics.checkpoints": {"epochs": 20},
         "dynamics.class_correlations": {"labels": np.arange(12) % 2, "classes": ("a", "b")},
@@ -127,6 +145,9 @@ def right_arguments():
         "ops.parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
+        "plots.detectors": {"table": results.assign(variant="a", exponent=0.5, detectors=3, mean_iou=0.1)},
+        "plots.distance_matrix": {"distances": pd.DataFrame(np.eye(3)), "groups": ["a", "a", "b"]},
+        "plots.mean_curves": {"x": "epoch", "line": "family", "panel": "layer", "xlabel": "x", "ylabel": "y"},
         "plots.freezing": {"metrics": results, "cost": results},
         "plots.group_distances": {"means": three},
         "plots.homogeneity": {"slope": 0.1},
@@ -135,11 +156,18 @@ def right_arguments():
         "plots.over_layers": {"table": of_time, "title": "t", "chance": {"a": 0.1, "b": 0.1}},
         "plots.layers_by_layers": {"table": of_time},
         "plots.layers_by_time": {"table": of_time},
+        "projections.project": {"method": "random"},
+        "projections.projected_accuracy": {
+            "point": 0,
+            "projections": [[Projection(*np.zeros((1, 2)), np.eye(2), np.eye(2))] for _ in own.seeds],
+            "directions": [1, 2],
+        },
         "rotation.parse_kinds": {"text": "none,orthogonal"},
         "rotation.RotationPlan": {"points": (0,)},
         "rotation.Retraining": {"plan": turned},
         "rotation.sample_rotation": {"kind": "orthogonal", "channels": 3},
         "similarity.add_measures": {"measures": ()},
+        "similarity.bartlett_test": {"result": similarity.cca(ANY, ANY[::-1]), "samples": 12},
         "similarity.group_means": {"values": [1.0, 2.0, 3.0], "pairs": [[0, 1], [0, 2], [1, 2]], "groups": "aaa"},
         "similarity.hsic": {"k": np.eye(12), "l": np.eye(12)},
         "similarity.load_stream": {"path": folder / "state.npz", "like": state},
@@ -221,8 +249,9 @@ NAMED = {  # arguments whose messages name the flag or what the argument belongs
     "models.create.name": "model",
     "pairs.draw_pairs.count": "pairs",
     "pairs.draw_pairs.seed": "pair_seed",
-    "plots.over_time.line": "line|table: columns x",
-    "plots.over_time.panel": "panel|table: columns x",
+    **{f"plots.mean_curves.{name}": f"{name}|table: got a table without x" for name in ("y", "line", "panel")},
+    "plots.over_time.line": "line|table: got a table without x",
+    "plots.over_time.panel": "panel|table: got a table without x",
     "rotation.parse_kinds.text": "kinds",
     "stitching.load_stitch.pair": "pair|stitches",
     "stitching.stitch.validation": "validation|batch_size",

@@ -49,6 +49,7 @@ def test_a_package_is_imported_once():
         from symjax.models.myrtle import Myrtle
         import symjax
         assert models.MODELS is MODELS is symjax.models.MODELS and MODELS["mcnn"].build is Myrtle
+        assert vars(models) is vars(symjax.models)
         models.MODELS = {}
         assert symjax.models.MODELS == {} and dir(models) == dir(symjax.models)
     """

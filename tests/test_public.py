@@ -28,6 +28,8 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
         "groups.MatrixGroup",
         "ops.memory.MemoryEstimate",
     ),
+    *("dissection.Broden", "dissection.Dissection", "dissection.SegmentedArrays", "dissection.SegmentedBatch"),
+    *("dissection.SegmentedImages", "dissection.TopQuantile", "projections.Projection"),
     *("groups.Axis", "groups.Symmetry", "groups.Space", "models.Model", "network.Member", "network.Network"),
     *("network.StitchPoint", "rotation.RotationCase", "rotation.CaseResult"),
     *("rotation.RotatedTail", "stitching.Family", "stitching.Pair", "stitching.PairResult", "stitching.Stitch"),

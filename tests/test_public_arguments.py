@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 NOTHING = [None, {}, object()]
-WORDS = ("label", "title")  # which any text may be
+WORDS = ("label", "title", "xlabel", "ylabel")  # which any text may be
 SIZES = [math.inf, -math.inf, -1]
 TAKEN = {  # what is right after all
     "birkhoff.softsort.scores": [[]],

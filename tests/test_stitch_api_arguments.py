@@ -137,7 +137,7 @@ X, Y = vectors()
         ({"families": None}, "families: got None"),
         ({"seed": -1}, "seed: got -1"),
         ({"families": "rank5"}, "families: got rank5, expected a rank of at most 4, the channels of relu1"),
-        ({"families": "none"}, "families: 'none' is unknown"),
+        ({"families": "none"}, "families: got 'none', expected one of"),
         ({"start": "identity"}, "start: got .*, expected equal widths for 'identity'"),
         ({"a": planted()[0][0]}, "a: got Network"),
         ({"b": (planted()[1][0], planted()[0][1])}, r"b: variables: got shape \(5, 4\), expected \(5, 6\)"),

@@ -112,6 +112,7 @@ def dissect(
     """
     names = [network.points[point].name for point in network.parse_points(layers)]
     batch_size = images_at_a_time(data, batch_size)
+    image_size = None if image_size is None else integer("image_size", image_size, 1, 4096)
     options: dict[str, Any] = {
         "layers": ",".join(names),
         "batch_size": batch_size,

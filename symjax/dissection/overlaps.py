@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import integer, numpy_array, real
+from symjax.checks import integers, numpy_array, real
 from symjax.errors import InputError
 
 EXACT = 2**24  # float32 represents all integers up to this
@@ -39,7 +39,10 @@ def unit_masks(activations, thresholds, size: tuple[int, int]) -> jax.Array:
     if activations.ndim != 4 or thresholds.shape != activations.shape[-1:]:
         shapes = f"{activations.shape} and {thresholds.shape}"
         raise InputError(f"activations, thresholds: got shapes {shapes}, expected (n, h, w, units) and (units,)")
-    height, width = (integer("size", length, 1) for length in size)
+    lengths = integers("size", size, 1)
+    if len(lengths) != 2:
+        raise InputError(f"size: got {lengths}, expected (height, width)")
+    height, width = lengths
     shape = (activations.shape[0], height, width, activations.shape[-1])
     return jax.image.resize(activations, shape, "linear", antialias=False) > thresholds
 
@@ -83,7 +86,7 @@ def intersection_over_union(common, unit_pixels, concept_pixels) -> np.ndarray:
       array([[0.4, 0. ]])
     """
     arrays = {"common": common, "unit_pixels": unit_pixels, "concept_pixels": concept_pixels}
-    common, unit, concept = (numpy_array(name, value).astype(np.float64) for name, value in arrays.items())
+    common, unit, concept = (_counts(name, value) for name, value in arrays.items())
     try:
         fits = common.ndim >= 2 and np.broadcast_shapes(common.shape, unit.shape, concept.shape) == common.shape
     except ValueError:
@@ -93,6 +96,15 @@ def intersection_over_union(common, unit_pixels, concept_pixels) -> np.ndarray:
         expected = "(..., units, concepts), the same or (..., units, 1), and (concepts,)"
         raise InputError(f"common, unit_pixels, concept_pixels: got shapes {shapes}, expected {expected}")
     if (common > np.minimum(unit, concept)).any():
-        raise InputError("common: got more pixels than a unit or a concept has, expected at most as many")
+        message = "common: got more pixels than unit_pixels or concept_pixels, expected at most as many"
+        raise InputError(message)
     union = unit + concept - common
     return np.divide(common, union, out=np.zeros_like(union), where=union > 0)
+
+
+def _counts(name: str, value) -> np.ndarray:
+    """Return numbers of pixels as float64."""
+    counts = numpy_array(name, value).astype(np.float64)
+    if not (np.isfinite(counts).all() and (counts >= 0).all()):
+        raise InputError(f"{name}: has negative, NaN or infinite entries, expected numbers of pixels")
+    return counts

@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from symjax.checks import flag
+from symjax.checks import flag, one_of, sequence, short, text
+from symjax.errors import InputError
 from symjax.plots.panels import bottom_axes, panel_grid
 from symjax.plots.style import PAPER, check_table, distinct_styles, finish, sequential_styles
 from symjax.tables import mean_interval
@@ -63,8 +64,16 @@ def mean_curves(
       >>> figure.axes[0].lines[0].get_ydata().tolist()
       [52.0, 92.0]
     """
-    check_table(path, table, f"{line} {panel}", f"{x} {y}")
-    flag("ordered", ordered)
+    for name, value in {"x": x, "y": y, "line": line, "panel": panel}.items():
+        text(name, value)
+    for name, value in {"xlabel": xlabel, "ylabel": ylabel, "title": title}.items():
+        text(name, value, empty=True)
+    ends = () if interval is None else sequence("interval", interval, "names of two columns")
+    if interval is not None and len(ends) != 2:
+        raise InputError(f"interval: got {short(interval)}, expected names of two columns")
+    check_table(path, table, f"{line} {panel}", " ".join((x, y, *map(str, ends))))
+    ordered, sharey = flag("ordered", ordered), flag("sharey", sharey)
+    one_of("xscale", xscale, ("linear", "log"))
     panels, lines = list(table[panel].unique()), list(table[line].unique())
     styles = sequential_styles(lines) if ordered else distinct_styles(lines)
     with matplotlib.rc_context(PAPER):

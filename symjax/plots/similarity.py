@@ -7,7 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from symjax.checks import sequence, short
+from symjax.checks import sequence, short, text
 from symjax.errors import InputError
 from symjax.plots.bars import bars_width, grouped_bars
 from symjax.plots.panels import panel_grid
@@ -184,7 +184,11 @@ def distance_matrix(
     """
     if not isinstance(distances, pd.DataFrame) or len(set(distances.shape)) != 1 or not len(distances):
         raise InputError(f"distances: got {short(getattr(distances, 'shape', distances))}, expected a square table")
-    names = list(map(str, sequence("groups", groups, "names")))
+    check_table(path, distances, "", name="distances")
+    if not all(map(pd.api.types.is_numeric_dtype, distances.dtypes)):
+        raise InputError(f"distances: got {set(map(str, distances.dtypes))}, expected numbers")
+    names = [text("groups", group) for group in sequence("groups", groups, "names")]
+    text("label", label, empty=True)
     if len(names) != len(distances):
         raise InputError(f"groups: got {len(names)}, expected one for each of {len(distances)} models")
     starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
