@@ -57,6 +57,7 @@ class MemoryEstimate(NamedTuple):
           InputError: one member does not fit.
         """
         check_limit(limit)
+        limit = float(limit)  # a JAX integer of 32 bits would overflow
         if limit < self.bytes_for(1):
             raise InputError(
                 f"max_device_memory: got {spell_bytes(limit)}, expected {spell_bytes(self.bytes_for(1))} or more, "
