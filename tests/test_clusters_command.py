@@ -1,5 +1,6 @@
 """The clusters command: planted clusters, resume, the table, and messages about wrong flags."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -10,9 +11,9 @@ from stitch_helpers import trained
 from test_width_command import zoo_flags
 
 import experiments.clusters
-from experiments.clusters import agreement, cluster, conclusion, group_means
+from experiments.clusters import agreement, cluster, conclusion, group_means, zoo_groups
 from experiments.command import run_command
-from symjax import pwcca_distance
+from symjax import pwcca_distance, zoo
 from symjax.ops import files
 
 
@@ -47,8 +48,16 @@ def command(*others):
 
 @pytest.mark.figures
 def test_the_command(tmp_path, monkeypatch, capsys):
-    trained()  # writes the data set
+    _, members = trained()  # writes the data set
     monkeypatch.chdir(tmp_path)
+    zoos = []
+
+    def train(config, dataset, seeds, folder, **options):
+        zoos.append(tuple(seeds))
+        first = jax.tree.map(lambda leaf: leaf[: len(seeds)], members.members)
+        return dataclasses.replace(members, config=config, seeds=tuple(seeds), members=first)
+
+    monkeypatch.setattr(zoo, "train", train)
     features = {"relu1": np.random.default_rng(0).normal(size=(6, 20, 3)).astype(np.float32)}
     models = []
 
@@ -59,6 +68,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiments.clusters, "features_of", fake)
     table = command("--learning-rates", "0.01", "0.02", "--maps", "pool")
     assert len(table) == 4 * 3 // 2 and models == [4]
+    assert len(zoos) == 2 and not {*zoos[0]} & {*zoos[1]}  # seeds of one rate belong to no other
     labels = ["0.01/0", "0.01/1", "0.02/0", "0.02/1"]
     for row in table.itertuples():
         x, y = (features["relu1"][labels.index(model)] for model in (row.model_a, row.model_b))
@@ -67,11 +77,15 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "4 networks of 2 learning rates" in capsys.readouterr().out
     pd.testing.assert_frame_equal(command("--learning-rates", "0.01", "0.02", "--maps", "pool"), table)
     assert models == [4]  # nothing is computed again
-    capsys.readouterr()
-    # Other rates and more seeds reuse the networks.
-    command("--learning-rates", "0.01", "0.015", "0.02", "--seeds", "3", "--maps", "pool", "--dry-run")
-    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("to do"))
-    assert row.split()[2:] == ["1", "3", "1"]
+
+
+def test_other_rates_and_more_seeds_reuse_networks():
+    def seeds(rates, count):
+        groups = zoo_groups(experiments.clusters.Settings(learning_rates=rates, seeds=str(count)))
+        return {config.recipe.learning_rate: set(seeds) for config, seeds in groups}
+
+    few, more = seeds((0.01, 0.02), 2), seeds((0.01, 0.015, 0.02), 3)
+    assert all(few[rate] < more[rate] for rate in few) and len(set.union(*more.values())) == 9
 
 
 @pytest.mark.parametrize(

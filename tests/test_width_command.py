@@ -14,6 +14,7 @@ from symjax import mean_over_pairs, pwcca_distance
 from symjax.data import normalize
 from symjax.ops import files
 from symjax.training.loop import initial_member
+from symjax.zoo import estimate
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,8 @@ def test_the_correlation_is_over_widths():
     assert f"over 3 widths: {expected:.2f}" in conclusion(means)
 
 
-def test_a_dry_run_lists_the_zoos_and_writes_nothing(capsys):
+def test_a_dry_run_lists_the_zoos_and_writes_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
     run_command(experiments.width.main, experiments.width.Settings, [*zoo_flags(), "--widths", "2", "4", "--dry-run"])
     printed = capsys.readouterr().out
     assert "members of width 2 to train" in printed and "members of width 4 to train" in printed
