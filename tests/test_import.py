@@ -54,3 +54,14 @@ def test_a_package_is_imported_once():
         assert symjax.models.MODELS == {} and dir(models) == dir(symjax.models)
     """
     run(textwrap.dedent(script))
+
+
+def test_threads_can_use_a_package_first_at_the_same_time():
+    script = """
+        from concurrent.futures import ThreadPoolExecutor
+        from symjax import plots, zoo
+        with ThreadPoolExecutor(6) as pool:
+            names = list(pool.map(lambda i: (plots.penalties, zoo.train)[i % 2].__name__, range(12)))
+        assert names == ["penalties", "train"] * 6
+    """
+    run(textwrap.dedent(script))
