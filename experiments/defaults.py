@@ -69,7 +69,7 @@ def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
     if name in TRANSFORMER:
         return optional(metavar, f"{text}; transformers {TRANSFORMER[name]}")
     transformers = {dataset: own[name] for dataset, own in TRANSFORMER_DEFAULTS.items() if name in own}
-    parts = [f"{dataset or 'others'} {own}" for dataset, own in transformers.items() if own != values.get(dataset)]
+    parts = [f"{own} on {dataset}" if dataset else f"otherwise {own}" for dataset, own in transformers.items()]
     return optional(metavar, f"{text}; transformers: {', '.join(parts)}" if parts else text)
 
 

@@ -39,13 +39,13 @@ class ZooSettings:
     model_options: Annotated[str, optional("NAME=VALUE,...", "the model's own")] = ""
     """Options of the model, as in activation=sigmoid,pools=(1,2,2)."""
     width: Annotated[int | None, by_dataset("INT", "width", "as published")] = None
-    """Number of channels of the first convolution, or of the tokens of a transformer."""
+    """Number of channels of the first convolution, of the tokens of a transformer, or of units of a recurrent layer."""
     seeds: str = "4"
-    """Seeds of the members: a number of seeds, as in 4 for 0,1,2,3, or a list, as in 3,7,9 (a single seed: 3,)."""
+    """Seeds of the members: 4 means the seeds 0 to 3; 3,7,9 means these seeds; 3, with its comma the seed 3 alone."""
     epochs: Annotated[int | None, by_dataset("INT", "epochs")] = None
-    """Number of passes over the training images."""
+    """Number of passes over the training examples."""
     batch_size: int = 32
-    """Number of images per training step."""
+    """Number of examples per training step."""
     learning_rate: Annotated[float | None, by_dataset("FLOAT", "learning_rate")] = None
     """Initial learning rate, before the schedule is applied."""
     optimizer: Annotated[Literal["adam", "adamw"] | None, by_dataset("{adam,adamw}", "optimizer")] = None

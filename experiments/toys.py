@@ -39,7 +39,7 @@ SIGNAL_MEASURES = {"mean CCA": cca_similarity, "SVCCA": svcca, "PWCCA": pwcca}
 @dataclasses.dataclass(frozen=True)
 class Settings:
     shared: tuple[int, ...] = (0, 20, 50, 80, 110, 140, 170, 199)
-    """Numbers of shared directions of the toy `signal`."""
+    """Numbers of shared directions of the toy `signal`, separated by spaces."""
     neurons: int = 200
     """Neurons of each representation of the toy `signal`."""
     samples: int = 2000
@@ -49,7 +49,7 @@ class Settings:
     signal_runs: int = 4
     """Random draws for each number of shared directions."""
     scales: tuple[float, ...] = (0.0, 0.1, 1.0, 10.0, 100.0)
-    """Scales a of the nonlinear term of the toy `rotation`."""
+    """Scales a of the nonlinear term of the toy `rotation`, separated by spaces."""
     units: int = 32
     """Units of the recurrent networks."""
     sequences: int = 256

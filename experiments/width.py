@@ -51,7 +51,7 @@ MEASURE = "pwcca_distance"
 @dataclasses.dataclass(frozen=True)
 class Settings(ZooSettings):
     widths: tuple[int, ...] = (2, 4, 8, 16)
-    """Widths of the networks, in place of --width."""
+    """Widths of the networks, separated by spaces, in place of --width."""
     layer: str = "last"
     """The stitch point that is compared, by name, or last."""
     filters: Annotated[int | None, optional("INT", "all channels of the narrowest network")] = None
