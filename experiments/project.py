@@ -231,7 +231,7 @@ def conclusion(needed: pd.DataFrame) -> str:
     text = share.groupby("method").agg(lambda values: interval_text(values, 0))
     order = share.groupby("method").agg(mean).sort_values(kind="stable").index
     shares = ", ".join(f"{method} {text[method]}" for method in order)
-    return f"Directions within {LOSS:g} point of the clean accuracy, in percent of the channels, mean over layers: {shares}."
+    return f"Share of the channels needed within {LOSS:g} point of the clean accuracy, mean over layers (%): {shares}."
 
 
 if __name__ == "__main__":
