@@ -16,6 +16,7 @@ from experiments.history import HistorySettings
 from experiments.registry import Experiment
 from experiments.summary import Summary
 from symjax import plots
+from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.ops.result_table import Schema
 from symjax.similarity import bartlett_test, cca
@@ -33,13 +34,21 @@ class Settings(HistorySettings):
     curves: int = 6
     """Epochs in the figure, evenly chosen from the checkpoints."""
 
+    def parse_layers(self, dataset: Dataset) -> list[str]:
+        """Return names of stitch points; raise an InputError if the widest has too few examples for Bartlett's test."""
+        layers, count = super().parse_layers(dataset), len(self.selected_images(dataset)[0])
+        points = self.zoo_config().network(dataset).points
+        least = 2 * max(point.channels for point in points if point.name in layers) + 2
+        if count < least:
+            raise InputError(f"examples: got {count}, expected {least} or more, over twice the channels of each layer")
+        return layers
+
 
 def main(settings: Settings) -> Summary:
     if settings.curves < 2:
         raise InputError(f"curves: got {settings.curves}, expected 2 or more")
     if settings.maps != "pool":
         raise InputError(f"maps: got {settings.maps}, expected pool: samples of Bartlett's test must be independent")
-    check_examples(settings)
     history = settings.history("coefficients", ROWS, [MEASURE])
     with history.out.open() as folder:
         table = history.follow(folder, correlations)
@@ -63,16 +72,6 @@ def main(settings: Settings) -> Summary:
         return Summary(
             folder, history.title(folder), conclusion(table, history.layers), {caption: counts_table}, ("coefficients",)
         )
-
-
-def check_examples(settings: Settings) -> None:
-    """Raise an InputError if there are too few examples for Bartlett's test of the widest layer."""
-    dataset = settings.load_dataset()
-    points = settings.zoo_config().network(dataset).points
-    layers, count = settings.parse_layers(dataset), len(settings.selected_images(dataset)[0])
-    least = 2 * max(point.channels for point in points if point.name in layers) + 2
-    if count < least:
-        raise InputError(f"examples: got {count}, expected {least} or more, over twice the channels of each layer")
 
 
 def correlations(features, end, measure, epochs) -> pd.DataFrame:

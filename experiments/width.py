@@ -79,7 +79,8 @@ def main(settings: Settings) -> Summary:
         raise InputError(f"filters: got {filters}, expected 1 to {narrowest}, the channels of the narrowest network")
     names = {networks[width].points[point].name for width, point in points.items()}
     folders = {width: zoo_folder(config) for width, config in configs.items()}
-    document = {"zoo": next(iter(configs.values())).identity(dataset), "layer": min(names), "filters": filters}
+    identities = {width: config.identity(dataset) for width, config in configs.items()}
+    document = {"zoo": next(iter(identities.values())), "layer": min(names), "filters": filters}
     document["zoo"] = {name: value for name, value in document["zoo"].items() if name not in ("width", "structure")}
     document |= {name: getattr(settings, name) for name in ("filter_seed", "examples", "maps", "test_size")}
     name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
@@ -96,7 +97,7 @@ def main(settings: Settings) -> Summary:
     dry_run.stop(settings, next(iter(configs.values())), dataset, out.path, phases)
     zoos = {width: settings.train_zoo(config, dataset, folders[width]) for width, config in configs.items()}
     with out.open() as folder:
-        fingerprints = {width: files.fingerprint(config.identity(dataset)) for width, config in configs.items()}
+        fingerprints = {width: files.fingerprint(identity) for width, identity in identities.items()}
         table, accuracy = compute(folder, zoos, fingerprints, points, dataset, filters, settings)
         means = summarize(table, accuracy)
         files.write_csv(folder / "means.csv", means)
