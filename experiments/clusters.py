@@ -9,7 +9,7 @@ rates on scikit-learn's digits. The same command again computes nothing; more se
 import dataclasses
 import zlib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,16 @@ import pandas as pd
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.features import point_of
 from experiments.folders import run_folder, test_percent
+from experiments.layer_distances import LayerSettings, pair_distances
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import ZooSettings, short_name, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.representations import as_maps, features_of
-from symjax.similarity import pairwise
 from symjax.tables import interval_text
 from symjax.zoo import ZooConfig
 
@@ -44,21 +42,14 @@ EXPERIMENT = Experiment(
 )
 ROWS = Schema("results", {"model_a": str, "model_b": str}, ("value",))
 ACCURACY = Schema("accuracy", {"model": str}, ("learning_rate", "seed", "accuracy"), recomputable=True)
-MEASURE = "pwcca_distance"
 SEEDS_PER_RATE = 10**4
 DRAWS = 999  # permutations of the test
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(LayerSettings):
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     """Learning rates, in place of --learning-rate. Each has networks of its own seeds, as many as --seeds."""
-    layer: str = "last"
-    """The stitch point that is compared, by name, or last."""
-    examples: int = 500
-    """Test images on which the layer is compared; all if there are fewer."""
-    maps: Literal["pixels", "pool"] = "pixels"
-    """Samples of a convolutional layer: pixels, each pixel of each image; pool, the mean over pixels of each image."""
     out: Annotated[Path | None, optional("DIR", "runs/clusters/ and a name made from the settings")] = None
     """The folder of the results."""
 
@@ -67,13 +58,12 @@ def main(settings: Settings) -> Summary:
     groups = zoo_groups(settings)
     dataset = settings.load_dataset()
     network = settings.zoo_config().network(dataset)
-    layer = network.points[point_of(network, settings.layer)]
+    layer = network.points[settings.point(network)]
     identity = settings.zoo_config().identity(dataset)
     recipe = {name: value for name, value in identity["recipe"].items() if name != "learning_rate"}
     document = {"zoo": {**identity, "recipe": recipe}, "layer": layer.name}
     document |= {name: getattr(settings, name) for name in ("examples", "maps", "test_size")}
-    name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
-    out = run_folder("clusters", name, document, dataset, settings.out)
+    out = run_folder("clusters", settings.run_name, document, dataset, settings.out)
 
     def phases() -> list[dry_run.Phase]:
         return [
@@ -92,7 +82,7 @@ def main(settings: Settings) -> Summary:
     zoos = [settings.train_zoo(config, dataset, zoo_folder(config), seeds=seeds) for config, seeds in groups]
     with out.open() as folder:
         models = accuracy_table(folder, zoos, dataset, settings.memory_limit)
-        distances = distance_matrix(folder, zoos, layer.name, dataset, settings)
+        distances = distance_matrix(folder, zoos, dataset, settings)
         clusters = models.assign(cluster=cluster(distances, len(groups)))
         files.write_csv(folder / "clusters.csv", clusters)
         rates = models.learning_rate.map(repr)
@@ -150,9 +140,7 @@ def accuracy_table(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, limit: f
     return table.select(pd.DataFrame({"model": labels}))
 
 
-def distance_matrix(
-    folder: Path, zoos: list[zoo.Zoo], layer: str, dataset: Dataset, settings: Settings
-) -> pd.DataFrame:
+def distance_matrix(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, settings: Settings) -> pd.DataFrame:
     """Return the symmetric matrix of distances between all networks; compute the missing pairs."""
     labels = [label(members.config, seed) for members in zoos for seed in members.seeds]
     pairs = [(a, b) for i, a in enumerate(labels) for b in labels[i + 1 :]]
@@ -160,15 +148,9 @@ def distance_matrix(
     missing = results.missing(requested)
     if len(missing):
         members = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(zoo.members for zoo in zoos))
-        images = dataset.test.images[: settings.examples]
-        options = {"layers": layer, "max_device_memory": settings.memory_limit}
-        features = as_maps(features_of(zoos[0].network, members, images, dataset.mean, dataset.std, **options))
+        features = settings.features(zoos[0].network, members, dataset)
         missing_pairs = list(missing.itertuples(index=False, name=None))
-        result = pairwise(features, MEASURE, models=labels, pairs=missing_pairs, maps=settings.maps)
-        values = pd.DataFrame(np.asarray(result.values[0, :, 0]), labels, labels)
-        # PWCCA weights the directions of its first argument; the mean over both orders is symmetric.
-        symmetric = [(values.loc[a, b] + values.loc[b, a]) / 2 for a, b in missing_pairs]
-        results.add(missing.assign(value=symmetric))
+        results.add(missing.assign(value=pair_distances(features, labels, missing_pairs, settings.maps)))
     distances = pd.DataFrame(0.0, labels, labels)
     for row in results.select(requested).itertuples():
         distances.loc[row.model_a, row.model_b] = distances.loc[row.model_b, row.model_a] = row.value

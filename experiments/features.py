@@ -150,8 +150,3 @@ def parse_measures(text: str, kind: str | None = None, flag: str = "measures") -
         reasons = f" ({', '.join(wrong)})" if wrong else ""
         raise InputError(f"{flag}: got {text!r}{reasons}, expected some of {', '.join(allowed)}")
     return names
-
-
-def point_of(network: Network, layer: str) -> int:
-    """Return the index of a stitch point, given its name or "last"."""
-    return len(network.points) - 1 if layer == "last" else network.parse_points(layer)[0]

@@ -8,7 +8,7 @@ more seeds or wider networks extend the results.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -17,18 +17,17 @@ import pandas as pd
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.features import point_of
 from experiments.folders import run_folder, test_percent
+from experiments.layer_distances import LayerSettings, pair_distances
 from experiments.registry import Experiment, PublishedTable
-from experiments.settings import ZooSettings, short_name, zoo_folder
+from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import plots, zoo
 from symjax.data import Dataset
 from symjax.errors import InputError
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.representations import as_maps, features_of
-from symjax.similarity import mean_over_pairs, pairwise
+from symjax.similarity import mean_over_pairs
 from symjax.tables import interval_text, mean
 from symjax.training.loop import initial_member
 from symjax.zoo import ZooConfig
@@ -45,23 +44,16 @@ STATES = ("trained", "initial")
 KEY = {"width": int, "zoo": str, "state": str, "model_a": int, "model_b": int}  # zoo: fingerprint of its configuration
 ROWS = Schema("results", KEY, ("value", "layer", "channels"))
 ACCURACY = Schema("accuracy", {"width": int, "zoo": str, "seed": int}, ("accuracy",), recomputable=True)
-MEASURE = "pwcca_distance"
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(ZooSettings):
+class Settings(LayerSettings):
     widths: tuple[int, ...] = (2, 4, 8, 16)
     """Widths of the networks, separated by spaces, in place of --width."""
-    layer: str = "last"
-    """The stitch point that is compared, by name, or last."""
     filters: Annotated[int | None, optional("INT", "all channels of the narrowest network")] = None
     """Randomly chosen channels of each network. Published: 128."""
     filter_seed: int = 0
     """Seed of the choice of channels."""
-    examples: int = 500
-    """Test images on which layers are compared; all if there are fewer."""
-    maps: Literal["pixels", "pool"] = "pixels"
-    """Samples of a convolutional layer: pixels, each pixel of each image; pool, the mean over pixels of each image."""
     out: Annotated[Path | None, optional("DIR", "runs/width/ and a name made from the settings")] = None
     """The folder of the results."""
 
@@ -72,7 +64,7 @@ def main(settings: Settings) -> Summary:
         raise InputError(f"seeds: got {len(seeds)}, expected three or more, for intervals over networks")
     dataset = settings.load_dataset()
     networks = {width: config.network(dataset) for width, config in configs.items()}
-    points = {width: point_of(network, settings.layer) for width, network in networks.items()}
+    points = {width: settings.point(network) for width, network in networks.items()}
     narrowest = min(networks[width].points[point].channels for width, point in points.items())
     filters = narrowest if settings.filters is None else settings.filters
     if not 1 <= filters <= narrowest:
@@ -83,8 +75,7 @@ def main(settings: Settings) -> Summary:
     document = {"zoo": next(iter(identities.values())), "layer": min(names), "filters": filters}
     document["zoo"] = {name: value for name, value in document["zoo"].items() if name not in ("width", "structure")}
     document |= {name: getattr(settings, name) for name in ("filter_seed", "examples", "maps", "test_size")}
-    name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
-    out = run_folder("width", name, document, dataset, settings.out)
+    out = run_folder("width", settings.run_name, document, dataset, settings.out)
 
     def phases() -> list[dry_run.Phase]:
         return [
@@ -160,33 +151,23 @@ def compute(
             pd.DataFrame({"width": width, "zoo": fingerprints[width], "seed": zoos[width].seeds, "accuracy": percent})
         )
     for width, state in results.missing(requested)[["width", "state"]].drop_duplicates().itertuples(index=False):
-        features = layer_features(zoos[width], points[width], state, dataset, filters, settings)
+        features = layer_features(zoos[width], state, dataset, filters, settings)
         layer = zoos[width].network.points[points[width]]
-        distances = pairwise({layer.name: features}, MEASURE, models=zoos[width].seeds, maps=settings.maps).values[
-            0, :, 0
-        ]
-        distances = pd.DataFrame(np.asarray(distances), zoos[width].seeds, zoos[width].seeds)
-        # PWCCA weights the directions of its first argument; the mean over both orders is symmetric.
-        rows = [(*pair, (distances.loc[pair] + distances.loc[pair[::-1]]) / 2) for pair in pairs]
-        rows = pd.DataFrame(rows, columns=["model_a", "model_b", "value"])
+        rows = pd.DataFrame(pairs, columns=["model_a", "model_b"])
+        rows = rows.assign(value=pair_distances(features, zoos[width].seeds, pairs, settings.maps))
         columns = {"width": width, "zoo": fingerprints[width], "state": state}
         results.add(rows.assign(**columns, layer=layer.name, channels=layer.channels))
     return results.select(requested), accuracies.select(members)
 
 
-def layer_features(
-    trained: zoo.Zoo, point: int, state: str, dataset: Dataset, filters: int, settings: Settings
-) -> np.ndarray:
+def layer_features(trained: zoo.Zoo, state: str, dataset: Dataset, filters: int, settings: Settings) -> np.ndarray:
     """Return the features of a layer of all members, (members, n, ..., filters), with channels chosen by seed."""
     network, members = trained.network, trained.members
     if state == "initial":
         members = jax.jit(jax.vmap(lambda seed: initial_member(network, seed)))(np.asarray(trained.seeds, np.int32))
-    layer = network.points[point]
-    images = dataset.test.images[: settings.examples]
-    options = {"layers": layer.name, "max_device_memory": settings.memory_limit}
-    (features,) = as_maps(features_of(network, members, images, dataset.mean, dataset.std, **options)).values()
+    features = settings.features(network, members, dataset)
     chosen = [
-        np.sort(np.random.default_rng([settings.filter_seed, seed]).permutation(layer.channels)[:filters])
+        np.sort(np.random.default_rng([settings.filter_seed, seed]).permutation(features.shape[-1])[:filters])
         for seed in trained.seeds
     ]
     return np.stack([of_member[..., channels] for of_member, channels in zip(features, chosen, strict=True)])

@@ -11,6 +11,7 @@ from stitch_helpers import trained
 from test_width_command import zoo_flags
 
 import experiments.clusters
+import experiments.layer_distances
 from experiments.clusters import agreement, cluster, conclusion, group_means, zoo_groups
 from experiments.command import run_command
 from symjax import pwcca_distance, zoo
@@ -65,7 +66,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         models.append(len(jax.tree.leaves(members)[0]))
         return {name: array[: models[-1]] for name, array in features.items()}
 
-    monkeypatch.setattr(experiments.clusters, "features_of", fake)
+    monkeypatch.setattr(experiments.layer_distances, "features_of", fake)
     table = command("--learning-rates", "0.01", "0.02", "--maps", "pool")
     assert len(table) == 4 * 3 // 2 and models == [4]
     assert len(zoos) == 2 and not {*zoos[0]} & {*zoos[1]}  # seeds of one rate belong to no other

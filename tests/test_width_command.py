@@ -54,10 +54,10 @@ def test_the_command(capsys, monkeypatch):
 
 def test_layers_are_those_of_the_state_and_of_channels_chosen_by_seed():
     dataset, trained_zoo = trained()
-    settings = experiments.width.Settings(examples=7)
+    settings = experiments.width.Settings(examples=7, layer=trained_zoo.network.points[0].name)
     network, seeds = trained_zoo.network, trained_zoo.seeds
     for state in ("trained", "initial"):
-        features = layer_features(trained_zoo, 0, state, dataset, 3, settings)
+        features = layer_features(trained_zoo, state, dataset, 3, settings)
         for i, seed in enumerate(seeds):
             member = trained_zoo.member(seed) if state == "trained" else initial_member(network, seed)
             inputs = normalize(dataset.test.images[:7], dataset.mean, dataset.std)
