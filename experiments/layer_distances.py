@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.settings import ZooSettings, short_name
+from symjax.checks import integer_fields
 from symjax.data import Dataset
 from symjax.network import Member, Network
 from symjax.representations import as_maps, features_of
@@ -33,7 +34,8 @@ class LayerSettings(ZooSettings):
         return f"{short_name(self.dataset)}-{self.model.replace(':', '-')}"
 
     def point(self, network: Network) -> int:
-        """Return the index of the stitch point that is compared."""
+        """Return the index of the stitch point that is compared; check the settings."""
+        integer_fields(self, examples=(1, 2**31 - 1))
         return len(network.points) - 1 if self.layer == "last" else network.parse_points(self.layer)[0]
 
     def features(self, network: Network, members: Member, dataset: Dataset) -> np.ndarray:

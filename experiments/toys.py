@@ -24,6 +24,7 @@ from experiments.defaults import optional
 from experiments.registry import Experiment
 from experiments.summary import Summary
 from symjax import plots
+from symjax.checks import integer_fields
 from symjax.errors import InputError
 from symjax.ops import files, runs
 from symjax.ops.progress import progress_bar
@@ -109,22 +110,18 @@ def main(settings: Settings) -> Summary:
 
 def check(settings: Settings) -> None:
     """Raise an InputError for a setting out of its range."""
-    least = {"neurons": 1, "samples": 2, "signal_runs": 1, "units": 2, "sequences": 2, "steps": 1, "rotation_runs": 1}
-    for name, low in least.items():
-        if getattr(settings, name) < low:
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected {low} or more")
+    counts = {"neurons": 1, "samples": 2, "signal_runs": 1, "units": 2, "sequences": 2, "steps": 1, "rotation_runs": 1}
+    integer_fields(settings, seed=(0, 2**31 - 1), **{name: (low, 10**5) for name, low in counts.items()})
     for name, of in {"samples": "neurons", "sequences": "units"}.items():
         low = 2 * getattr(settings, of) + 1
         if getattr(settings, name) < low:
             raise InputError(f"{name}: got {getattr(settings, name)}, expected {low} or more, over twice the {of}")
-    if not 0 <= settings.seed < 2**31:
-        raise InputError(f"seed: got {settings.seed}, expected an integer from 0 to {2**31 - 1}")
     if not 0 < settings.noise < float("inf"):
         raise InputError(f"noise: got {settings.noise}, expected a positive number")
-    for name, high in {"shared": settings.neurons, "scales": 1e6}.items():
+    for name, (high, what) in {"shared": (settings.neurons, ", the neurons"), "scales": (1e6, "")}.items():
         values = getattr(settings, name)
         if not values or len(set(values)) < len(values) or not all(0 <= value <= high for value in values):
-            raise InputError(f"{name}: got {values}, expected different numbers from 0 to {high:g}")
+            raise InputError(f"{name}: got {values}, expected different numbers from 0 to {high:g}{what}")
 
 
 def shared_signal(key: jax.Array, shared: int | jax.Array, *, neurons: int, samples: int, noise: float):

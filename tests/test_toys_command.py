@@ -72,7 +72,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         ("--samples 12", "samples: got 12, expected 13 or more, over twice the neurons"),
         ("--shared 7", r"shared: got \(7,\), expected different numbers from 0 to 6"),
         ("--noise 0", "noise: got 0.0, expected a positive number"),
-        ("--steps 0", "steps: got 0, expected 1 or more"),
+        ("--steps 0", "steps: got 0, expected an integer from 1 to 100000"),
     ],
 )
 def test_wrong_flags(flags, message, tmp_path, monkeypatch, capsys):
