@@ -59,7 +59,7 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
         if intervals and hosts.is_first():
             print(f"tracing and compiling took {covered(intervals):.0f} s", file=sys.stderr)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_flag(str(error), settings)}", file=sys.stderr)
         raise SystemExit(2) from None
     except jax.errors.JaxRuntimeError as error:
         if (advice := memory.advice(error)) is None:
@@ -83,6 +83,14 @@ def run_command(main: Callable[[Settings], Summary | None], settings: type[Setti
     except KeyboardInterrupt:
         print(f"interrupted; {interruption.MESSAGE}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _with_flag(message: str, settings: type) -> str:
+    """Return a message "seeds: got ..." as "--seeds: got ..." where a setting has this name."""
+    name, colon, rest = message.partition(":")
+    field = next((field for field in dataclasses.fields(settings) if field.name == name), None)
+    is_flag = field is not None and tyro.conf.Positional not in getattr(field.type, "__metadata__", ())
+    return f"--{name.replace('_', '-')}{colon}{rest}" if is_flag else message
 
 
 def _check_dry_run(settings: Any) -> None:

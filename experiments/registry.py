@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import pandas as pd
@@ -61,7 +62,13 @@ class Experiment:
 
 def names() -> list[str]:
     """Return the names of the modules of `experiments`."""
-    return [module.name for module in pkgutil.iter_modules(experiments.__path__)]
+    return [module.name for module in pkgutil.iter_modules(experiments.__path__) if module.name != "__main__"]
+
+
+def commands() -> dict[str, ModuleType]:
+    """Return the modules of `experiments` that are commands, by name; it imports all modules."""
+    modules = {name: importlib.import_module(f"experiments.{name}") for name in names()}
+    return {name: module for name, module in modules.items() if hasattr(module, "main") and hasattr(module, "Settings")}
 
 
 def find(name: str) -> Experiment | None:

@@ -5,9 +5,7 @@ would begin to, the command has gone ahead.
 """
 
 import dataclasses
-import importlib
 import itertools
-import pkgutil
 import types
 import typing
 from functools import lru_cache
@@ -19,9 +17,9 @@ from campaign import some, throws
 from hypothesis import given
 from hypothesis import strategies as st
 
-import experiments
 import symjax.data
 import symjax.zoo.training
+from experiments import registry
 from experiments.command import run_command
 from experiments.settings import ZooSettings
 from symjax.ops import runs
@@ -32,17 +30,7 @@ class WentAhead(Exception):
     """The command found nothing wrong with its flags."""
 
 
-def commands():
-    """Return the modules under experiments/ that are commands, by name."""
-    modules = {}
-    for info in pkgutil.iter_modules(experiments.__path__):
-        module = importlib.import_module(f"experiments.{info.name}")
-        if hasattr(module, "main") and hasattr(module, "Settings"):
-            modules[info.name] = module
-    return modules
-
-
-COMMANDS = commands()
+COMMANDS = registry.commands()
 TRAINING = [name for name, module in COMMANDS.items() if issubclass(module.Settings, ZooSettings)]
 
 

@@ -123,7 +123,7 @@ def test_an_incomplete_job_is_an_error(given, named, monkeypatch, capsys):
         run_command(experiments.zoo.main, experiments.zoo.Settings, ["--distributed"])
     assert ended.value.code == 2
     output = capsys.readouterr()
-    assert named in output.err and output.err.startswith("error: distributed:") and not output.out
+    assert named in output.err and output.err.startswith("error: --distributed:") and not output.out
 
 
 # --- real processes on this host ---

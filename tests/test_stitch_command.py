@@ -192,7 +192,7 @@ def test_as_a_process():
     result = subprocess.run(argv, cwd=project, capture_output=True, text=True)
     assert result.returncode == 2 and not result.stdout
     (line,) = result.stderr.splitlines()
-    assert line.startswith("error: families: got 'nosuch', expected one of identity, matched")
+    assert line.startswith("error: --families: got 'nosuch', expected one of identity, matched")
 
 
 @pytest.mark.parametrize("module", [experiments.stitch, experiments.crossval, experiments.lasso])

@@ -144,7 +144,7 @@ PROJECT = os.path.dirname(os.path.dirname(__file__))
     [
         # As a script it runs anywhere.
         ([os.path.join(PROJECT, "experiments", "zoo.py"), "--help"], 0, "--learning-rate FLOAT"),
-        slow(["-m", "experiments.zoo", "--width", "0"], 2, "error: width: got 0"),
+        slow(["-m", "experiments.zoo", "--width", "0"], 2, "error: --width: got 0"),
     ],
 )
 def test_as_a_process(words, code, printed, tmp_path):
