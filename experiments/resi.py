@@ -1,0 +1,312 @@
+"""Test which similarity measures reflect known relations of networks: a small ReSi benchmark (Klabunde et al. 2024).
+
+Six tests: similar networks should have similar accuracies (accuracy) and outputs (output). Networks trained with equal
+shares of random labels (labels), on the same shortcuts (shortcut) or with the same augmentation (augmentation) should
+be more similar than others. Close layers of a network should be more similar than distant ones (layers). The result is
+a rank of each measure. With no argument: narrow Myrtle CNNs on scikit-learn's digits, 6 for each of 8 ways of training.
+The same command again computes nothing; more measures or tests extend the results.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+
+from experiments import dry_run, resi_scores
+from experiments.command import run_command
+from experiments.defaults import optional
+from experiments.features import FeatureSettings, maps_option, parse_measures
+from experiments.folders import run_folder
+from experiments.registry import Experiment, PublishedTable
+from experiments.resi_data import SHARES, SHIFTS, Group, check_data, groups_of
+from experiments.resi_scores import TESTS
+from experiments.settings import zoo_folder
+from experiments.summary import Summary
+from symjax.checks import integer_fields
+from symjax.data import normalize
+from symjax.errors import InputError
+from symjax.network import Member, Network
+from symjax.ops import files
+from symjax.ops.parallel import default_execution
+from symjax.ops.progress import progress_bar
+from symjax.ops.result_table import ResultTable, Schema
+from symjax.similarity import MEASURES, pairwise
+from symjax.stitching import FitConfig, Plan, Sweep, parse_families
+from symjax.zoo import Zoo
+
+PAIR = {"model_a": str, "layer_a": str, "model_b": str, "layer_b": str}
+ROWS = Schema("results", {"test": str, "measure": str, **PAIR}, ("value",), order=("test", "measure"))
+MODELS = Schema("models", {"test": str, "model": str}, ("accuracy",))
+AGREEMENT = Schema("agreement", {"model_a": str, "model_b": str}, ("agreement",))
+STITCH = "stitch:"  # prefix of the names of stitch families among the measures
+
+_VISION = (
+    "Jaccard, distance correlation, angular shape metric, aligned cosine, second-order cosine, orthogonal "
+    "Procrustes, rank similarity, CKA, RTD, linear regression, Procrustes distance, GULP, RSA, eigenspace "
+    "overlap, RSM norm difference, PWCCA, IMD, permutation Procrustes, hard correlation match, soft correlation "
+    "match, magnitude difference, SVCCA, concentricity difference, uniformity difference"
+).split(", ")
+EXPERIMENT = Experiment(
+    place=180,
+    published={
+        "ranking of measures on vision models, best first, Klabunde et al. 2024": PublishedTable(
+            ("measure",), {str(place): (name,) for place, name in enumerate(_VISION, 1)}
+        )
+    },
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(FeatureSettings):
+    seeds: str = "10"
+    """Seeds of the networks of the tests accuracy, output and layers: a number of seeds or a list, as in 3,7,9."""
+    group_seeds: int = 4
+    """Number of networks in each group of the other tests, 3 or more; they have the first of these seeds."""
+    tests: str = "all"
+    """Comma-separated names of tests: accuracy, output, labels, shortcut, augmentation, layers; or all."""
+    measures: str = "all"
+    """Comma-separated names of symjax.similarity.MEASURES; or all, without distances whose similarity is there too."""
+    stitches: str = "least_squares,matched"
+    """Comma-separated stitch families whose penalty is one more measure, except in the test layers; or none."""
+    layer: str = "last"
+    """The stitch point at which networks are compared, by name, or last; the test layers compares those of --layers."""
+    out: Annotated[Path | None, optional("DIR", "runs/resi/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+    def parse_tests(self) -> tuple[str, ...]:
+        """Return the names of the tests in the order of `TESTS`."""
+        names = [name.strip() for name in self.tests.split(",")] if self.tests != "all" else list(TESTS)
+        if unknown := [name for name in names if name not in TESTS]:
+            raise InputError(f"tests: got {unknown[0]!r}, expected all or some of {', '.join(TESTS)}")
+        return tuple(test for test in TESTS if test in names)
+
+    def all_measures(self) -> list[str]:
+        """Return the names of the measures."""
+        if self.measures != "all":
+            return parse_measures(self.measures)
+        return [name for name in MEASURES if name.removesuffix("_distance") == name or not _has_similarity(name)]
+
+    def families(self) -> str:
+        """Return the names of the stitch families."""
+        return "" if self.stitches == "none" else ",".join(f.label for f in parse_families(self.stitches))
+
+
+def _has_similarity(name: str) -> bool:
+    return name.removesuffix("_distance") in MEASURES or name.replace("_distance", "_similarity") in MEASURES
+
+
+def main(settings: Settings) -> Summary:
+    seeds, tests, measures = settings.parse_seeds(), settings.parse_tests(), settings.all_measures()
+    families = settings.families()
+    if len(seeds) < 3:
+        raise InputError(f"seeds: got {len(seeds)}, expected three or more, for intervals over networks")
+    integer_fields(settings, group_seeds=(3, len(seeds)))
+    dataset = settings.load_dataset()
+    check_data(tests, dataset)
+    config, layers = settings.zoo_config(), settings.parse_layers(dataset)
+    network = config.network(dataset)
+    point = len(network.points) - 1 if settings.layer == "last" else network.parse_points(settings.layer)[0]
+    kinds = list(dict.fromkeys("seeds" if test in ("accuracy", "output") else test for test in tests))
+    if "layers" in kinds and len(layers) < 3:
+        raise InputError(f"layers: got {len(layers)}, expected three or more for the test layers")
+    groups = {kind: groups_of(kind, config, dataset) for kind in kinds}
+    numbers = {kind: len(seeds) if kind in ("seeds", "layers") else settings.group_seeds for kind in kinds}
+    identity = {"zoo": config.identity(dataset), "layer": network.points[point].name, "layers": layers}
+    document = identity | {name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")}
+    document |= {"shares": SHARES, "shifts": SHIFTS}
+    out = run_folder("resi", zoo_folder(config).name, document, dataset, settings.out)
+
+    distinct: dict[Path, tuple[Group, tuple[int, ...]]] = {}
+    for kind in sorted(kinds, key=numbers.get):
+        distinct |= {group.folder: (group, seeds[: numbers[kind]]) for group in groups[kind]}
+
+    def phases() -> list[dry_run.Phase]:
+        return [
+            dry_run.zoo_phase(
+                group.config, group.dataset, own, folder, settings.memory_limit, name=f"members {group.name} to train"
+            )
+            for folder, (group, own) in distinct.items()
+        ]
+
+    dry_run.stop(settings, config, dataset, out.path, phases)
+    trained = {
+        folder: settings.train_zoo(group.config, group.dataset, folder, seeds=own)
+        for folder, (group, own) in distinct.items()
+    }
+    with out.open() as folder:
+        results, models = ResultTable(folder, ROWS), ResultTable(folder, MODELS)
+        requested = []
+        for kind, of_test in groups.items():
+            zoos = [trained[group.folder] for group in of_test]
+            compared = Compared(kind, of_test, zoos, numbers[kind], settings)
+            names = [network.points[point].name] if kind != "layers" else layers
+            requested.append(compared.fill(results, measures, names))
+            if families and kind != "layers":
+                requested.append(compared.fill_stitches(results, families, point))
+            compared.fill_models(models)
+            if kind == "seeds":
+                compared.fill_agreement(ResultTable(folder, AGREEMENT))
+        table = results.select(pd.concat(requested)).merge(
+            ResultTable(folder, AGREEMENT).rows(), how="left", on=["model_a", "model_b"]
+        )
+        ranked = resi_scores.ranks_with_intervals(table, models.rows().drop_duplicates("model"))
+        ranked = ranked[[*(test for test in tests if test in ranked), "rank", "low", "high"]]
+        files.write_csv(folder / "ranks.csv", ranked.reset_index())
+        accuracy = models.rows().assign(group=lambda rows: rows.model.map(resi_scores.group_of))
+        count = sum(map(len, [trained[path].seeds for path in trained]))
+        return Summary(
+            folder,
+            f"{network.name} on {dataset.name}: {count} networks, {len(ranked)} measures",
+            conclusion(ranked),
+            {
+                "score in each test (best 1), and median rank with its 95 % interval": format_ranks(ranked),
+                "test accuracy (%) of the groups": accuracy.groupby(["test", "group"], sort=False)[["accuracy"]]
+                .mean()
+                .map("{:.1f}".format)
+                .reset_index("test", drop=True)
+                .rename_axis(index=None),
+            },
+        )
+
+
+class Compared:
+    """The networks of one test."""
+
+    def __init__(self, test: str, groups: Sequence[Group], zoos: Sequence[Zoo], number: int, settings: Settings):
+        self.test, self.groups, self.settings = test, groups, settings
+        self.dataset = groups[0].dataset
+        self.network: Network = zoos[0].network
+        members = [zoo.members for zoo in zoos]
+        self.members: Member = jax.tree.map(
+            lambda *leaves: jnp.concatenate([leaf[:number] for leaf in leaves]), *members
+        )
+        self.models = [
+            f"{group.name}/{seed}" for group, zoo in zip(groups, zoos, strict=True) for seed in zoo.seeds[:number]
+        ]
+        self.pairs = list(itertools.combinations(self.models, 2))
+
+    def fill(self, results: ResultTable, measures: Sequence[str], layers: list[str]) -> pd.DataFrame:
+        """Compute the missing values of measures; return the keys of all."""
+        if self.test == "layers":
+            keys = [(model, a, model, b) for model in self.models for a, b in itertools.combinations(layers, 2)]
+        else:
+            keys = [(a, *layers, b, *layers) for a, b in self.pairs]
+        requested = self.requested(measures, keys)
+        missing = results.missing(requested).measure.unique()
+        if len(missing):
+            features = self.settings.features(self.network, self.members, self.dataset, layers)
+            with progress_bar(desc=f"test {self.test}", unit="measure", total=len(missing)) as bar:
+                for measure in missing:
+                    values = list(self.values(measure, features, keys))
+                    results.add(self.requested([measure], keys).assign(value=values))
+                    bar.update()
+        return requested
+
+    def values(self, measure: str, features: dict[str, np.ndarray], keys: Sequence[tuple]) -> Iterator[float]:
+        """Yield the value of each pair, the mean over both orders; NaN where a measure cannot compare the layers."""
+        pairs = list(dict.fromkeys((a, b) for a, _, b, _ in keys))
+        try:
+            options = maps_option(measure, self.settings.maps)
+            compared = pairwise(features, measure, models=self.models, pairs=pairs, **options)
+        except InputError:
+            if self.test != "layers":
+                raise
+            yield from itertools.repeat(np.nan, len(keys))
+            return
+        layer = {name: position for position, name in enumerate(features)}
+        model = {name: position for position, name in enumerate(self.models)}
+        for a, layer_a, b, layer_b in keys:
+            i, k, j, m = model[a], layer[layer_a], model[b], layer[layer_b]
+            yield float(np.mean([compared.values[k, i, m, j], compared.values[m, j, k, i]]))
+
+    def fill_stitches(self, results: ResultTable, families: str, point: int) -> pd.DataFrame:
+        """Compute missing similarities by stitching; return the keys of all.
+
+        The similarity of two networks is minus the mean penalty of the stitches in both directions.
+        """
+        layer = self.network.points[point].name
+        requested = self.requested(
+            [f"{STITCH}{name}" for name in families.split(",")], [(a, layer, b, layer) for a, b in self.pairs]
+        )
+        if not len(results.missing(requested)):
+            return requested
+        config = FitConfig(eval_batch_size=256)
+        plan = Plan(self.network, (point,), parse_families(families), config, default_execution())
+        directed = [pair for pair in itertools.permutations(range(len(self.models)), 2)]
+        accuracy, values = self.accuracies(), {}
+        sweep = Sweep(plan, self.dataset, num_pairs=len(directed))
+        with progress_bar(desc=f"stitches {self.test}", unit="pair", total=len(directed)) as bar:
+            for result in sweep.run(self.member, directed):
+                a, b = sorted(result.pair)
+                clean = (accuracy[a] + accuracy[b]) / 2
+                for row in result.rows:
+                    name = f"{STITCH}{row['family']}", self.models[a], layer, self.models[b], layer
+                    values.setdefault(name, []).append(row["stitched_accuracy"] - clean)
+                bar.update()
+        rows = pd.DataFrame([(self.test, *name) for name in values], columns=list(ROWS.key))
+        results.add(rows.assign(value=[float(np.mean(both)) for both in values.values()]))
+        return requested
+
+    def requested(self, measures: Sequence[str], keys: Sequence[tuple]) -> pd.DataFrame:
+        """Return the keys of the rows of measures."""
+        rows = [(self.test, measure, *key) for measure in measures for key in keys]
+        return pd.DataFrame(rows, columns=list(ROWS.key))
+
+    def classes(self) -> np.ndarray:
+        """Return the predicted classes of the test images, (members, n)."""
+        images, mean, std = self.dataset.test.images, self.dataset.mean, self.dataset.std
+        predict = jax.jit(lambda member: self.network.apply(member, normalize(images, mean, std)).argmax(-1))
+        return np.stack([predict(self.member(index)) for index in range(len(self.models))])
+
+    def member(self, index: int) -> Member:
+        """Return one network."""
+        return jax.tree.map(lambda leaf: leaf[index], self.members)
+
+    def accuracies(self) -> np.ndarray:
+        """Return the test accuracy of each network in percent."""
+        return 100 * (self.classes() == self.dataset.test.labels).mean(-1)
+
+    def fill_models(self, table: ResultTable) -> None:
+        """Compute missing accuracies."""
+        rows = pd.DataFrame({"test": self.test, "model": self.models})
+        if len(table.missing(rows)):
+            table.add(rows.assign(accuracy=self.accuracies()))
+
+    def fill_agreement(self, table: ResultTable) -> None:
+        """Compute the missing shares of test images for which two networks predict the same class."""
+        rows = pd.DataFrame(self.pairs, columns=list(AGREEMENT.key))
+        if len(table.missing(rows)):
+            classes = dict(zip(self.models, self.classes(), strict=True))
+            table.add(rows.assign(agreement=[float((classes[a] == classes[b]).mean()) for a, b in self.pairs]))
+
+
+def format_ranks(ranked: pd.DataFrame) -> pd.DataFrame:
+    """Return scores and ranks as text."""
+    text = ranked.drop(columns=["rank", "low", "high"]).map("{:.2f}".format)
+    intervals = ranked.apply(lambda row: f"{row['rank']:g} [{row.low:g}, {row.high:g}]", axis=1)
+    return text.assign(**{"median rank": intervals}).rename_axis(index=None)
+
+
+def conclusion(ranked: pd.DataFrame) -> str:
+    """Return the best measures and the ranks of those that ReSi had not tested."""
+    best = ranked.head(3)
+    text = "Best median ranks: " + ", ".join(f"{name} {row['rank']:g}" for name, row in best.iterrows()) + "."
+    other = [name for name in ranked.index if name in ("svcca", "pwcca", "wreath_cka", "wreath_procrustes")]
+    other += [name for name in ranked.index if name.startswith(STITCH)]
+    if other:
+        text += " Others: " + ", ".join(
+            f"{name} {ranked.loc[name, 'rank']:g} [{ranked.loc[name, 'low']:g}, {ranked.loc[name, 'high']:g}]"
+            for name in other
+        )
+        text += f" of {len(ranked)}."
+    return text
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
