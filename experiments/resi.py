@@ -30,7 +30,7 @@ from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax.checks import integer_fields
 from symjax.data import normalize
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
 from symjax.ops import files
 from symjax.ops.parallel import default_execution
@@ -94,7 +94,8 @@ class Settings(FeatureSettings):
 
     def families(self) -> str:
         """Return the names of the stitch families."""
-        return "" if self.stitches == "none" else ",".join(f.label for f in parse_families(self.stitches))
+        with renamed(families="stitches"):
+            return "" if self.stitches == "none" else ",".join(f.label for f in parse_families(self.stitches))
 
 
 def _has_similarity(name: str) -> bool:

@@ -13,7 +13,7 @@ from symjax.data.dataset import are_images
 from symjax.errors import InputError
 from symjax.zoo import ZooConfig
 
-SHARES = {"labels": (0.0, 0.5, 1.0), "shortcut": (0.0, 0.5, 1.0)}
+SHARES = {"labels": (0.0, 0.5, 1.0), "shortcut": (0.0, 0.8, 1.0)}
 SHIFTS = (0, 1, 2)
 SEED = 0  # of random labels and shortcuts, which all networks of a group share
 

@@ -1,0 +1,174 @@
+"""The resi command: planted relations, scores against other libraries, groups of data, resume, and wrong flags."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+import sklearn.metrics
+from stitch_helpers import trained
+from test_width_command import zoo_flags
+
+import experiments.resi
+from experiments.command import run_command
+from experiments.resi_data import check_data, stamp, with_random_labels, with_shortcuts
+from experiments.resi_scores import ranks_with_intervals, scores
+from symjax import cka, zoo
+from symjax.errors import InputError
+from symjax.ops import files
+from symjax.zoo import estimate
+
+LAYERS = ("relu1", "relu2", "relu3", "relu4")
+
+
+def planted(measures):
+    """Return a table of values and the models, for functions {measure: f(distance of two models or layers)}."""
+    generator = np.random.default_rng(0)
+    groups = {"seeds": ["seeds"], "labels": ["labels=0", "labels=1"]}
+    models = {test: [f"{group}/{i}" for group in names for i in range(5)] for test, names in groups.items()}
+    place = {model: generator.normal() for model in models["seeds"]}
+    place |= {model: 10 * float(model[7]) + generator.normal() for model in models["labels"]}
+    rows = [
+        (test, name, a, "relu4", b, "relu4", fn(abs(place[a] - place[b])), -abs(place[a] - place[b]))
+        for test in groups
+        for a, b in itertools.combinations(models[test], 2)
+        for name, fn in measures.items()
+    ]
+    rows += [
+        ("layers", name, model, a, model, b, fn(abs(LAYERS.index(a) - LAYERS.index(b))), np.nan)
+        for model in models["seeds"]
+        for a, b in itertools.combinations(LAYERS, 2)
+        for name, fn in measures.items()
+    ]
+    columns = ["test", "measure", "model_a", "layer_a", "model_b", "layer_b", "value", "agreement"]
+    accuracies = pd.DataFrame({"model": list(place), "accuracy": list(place.values())})
+    return pd.DataFrame(rows, columns=columns), accuracies
+
+
+def test_a_measure_of_the_planted_relation_is_best_and_a_random_one_is_not():
+    noise = np.random.default_rng(1)
+    fns = {"cka": lambda d: -d, "pwcca_distance": lambda d: d, "svcca": lambda d: noise.normal(), "wrong": lambda d: d}
+    table, models = planted(fns)
+    scored = scores(table, models)
+    np.testing.assert_allclose(scored.loc[["cka", "pwcca_distance"]], 1.0)
+    np.testing.assert_allclose(scored.loc["wrong", ["accuracy", "output", "layers"]].to_numpy(float), [-1, -1, 0])
+    ranked = ranks_with_intervals(table, models)
+    assert list(ranked.index[:2]) == ["cka", "pwcca_distance"] and ranked.index[-1] == "wrong"
+    assert (ranked.low <= ranked["rank"]).all() and (ranked["rank"] <= ranked.high).all()
+    assert ranked.loc["svcca", "low"] > ranked.loc["cka", "high"]
+    table.loc[(table.measure == "svcca") & (table.test == "layers"), "value"] = np.nan
+    assert np.isnan(scores(table, models).loc["svcca", "layers"]) and not scores(table, models).loc["cka"].isna().any()
+
+
+def test_scores_are_those_of_scipy_and_sklearn():
+    noise = np.random.default_rng(2)
+    table, models = planted({"svcca": lambda d: round(noise.normal(), 1)})
+    scored, accuracy = scores(table, models).loc["svcca"], models.set_index("model").accuracy
+    rows = table[table.test == "seeds"]
+    differences = [abs(accuracy[a] - accuracy[b]) for a, b in zip(rows.model_a, rows.model_b, strict=True)]
+    np.testing.assert_allclose(scored.accuracy, -scipy.stats.spearmanr(rows.value, differences)[0])
+    np.testing.assert_allclose(scored.output, scipy.stats.spearmanr(rows.value, rows.agreement)[0])
+    rows = table[table.test == "labels"]
+    same = rows.model_a.str[7] == rows.model_b.str[7]
+    np.testing.assert_allclose(scored.labels, sklearn.metrics.average_precision_score(same, rows.value))
+
+
+def test_a_share_of_labels_and_shortcuts_is_changed():
+    dataset, _ = trained()
+    for share, low, high in ((0.0, 0, 0), (0.5, 0.2, 0.55), (1.0, 0.6, 0.9)):  # of 4 classes, 3 in 4 draws are wrong
+        changed = with_random_labels(dataset, share)
+        assert low <= (changed.train.labels != dataset.train.labels).mean() <= high
+        assert changed.test is dataset.test and (changed.train.images == dataset.train.images).all()
+    shortcut = with_shortcuts(dataset, 1.0)
+    assert shortcut.train.labels.tolist() == dataset.train.labels.tolist()
+    assert (shortcut.train.images[:, 0, :, 0].argmax(-1) == dataset.train.labels).all()
+    np.testing.assert_array_equal(shortcut.train.images[:, 1:], dataset.train.images[:, 1:])
+    right = (shortcut.test.images[:, 0, :, 0].argmax(-1) == dataset.test.labels).mean()
+    assert 0.05 < right < 0.6  # chance is a quarter
+    image = stamp(np.full((1, 4, 4, 1), 9, np.uint8), np.array([5]), 10)[0, ..., 0]
+    assert image[:3].tolist() == [[0, 0, 0, 0], [0, 255, 0, 0], [0, 0, 0, 0]] and (image[3] == 9).all()
+
+
+def command(*others):
+    argv = [*zoo_flags(), "--out", "run", "--epochs", "1", "--examples", "20", "--group-seeds", "3", *others]
+    run_command(experiments.resi.main, experiments.resi.Settings, argv)
+    return files.read_csv("run/results.csv")
+
+
+@pytest.fixture
+def zoos(tmp_path, monkeypatch):
+    """Commands run in an empty folder, and take the tiny zoo for every zoo; return the data that they train on."""
+    _, members = trained()  # writes the data set
+    monkeypatch.chdir(tmp_path)
+    trained_on = []
+
+    def train(config, dataset, seeds, folder, **options):
+        trained_on.append((str(folder), dataset))
+        return dataclasses.replace(members, config=config)
+
+    monkeypatch.setattr(zoo, "train", train)
+    return trained_on
+
+
+def test_the_command(zoos, monkeypatch, capsys):
+    flags = ["--measures", "cka,procrustes_distance", "--tests", "accuracy,output,labels", "--stitches", "matched"]
+    table = command(*flags)
+    assert len(zoos) == len({folder for folder, _ in zoos}) == 3  # labels=0 is the zoo of the tests accuracy and output
+    assert len(table) == 3 * (3 + 36) and set(table.measure) == {"cka", "procrustes_distance", "stitch:matched"}
+    dataset, members = trained()
+    settings = experiments.resi.Settings(examples=20)
+    layer = members.network.points[-1].name
+    (features,) = settings.features(members.network, members.members, dataset, [layer]).values()
+    for row in table[(table.test == "seeds") & (table.measure == "cka")].itertuples():
+        x, y = (features[int(model[-1])] for model in (row.model_a, row.model_b))
+        np.testing.assert_allclose(row.value, cka(x, y), atol=1e-5)
+    ranks = files.read_csv("run/ranks.csv")
+    assert list(ranks.columns) == ["measure", "accuracy", "output", "labels", "rank", "low", "high"]
+    assert "9 networks, 3 measures" in capsys.readouterr().out
+    for name in ("values", "classes"):
+        monkeypatch.setattr(experiments.resi.Compared, name, None)  # nothing is computed again
+    pd.testing.assert_frame_equal(command(*flags), table)
+
+
+def test_a_dry_run_lists_the_zoos_and_writes_nothing(zoos, monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
+    run_command(
+        experiments.resi.main,
+        experiments.resi.Settings,
+        [*zoo_flags(), "--tests", "accuracy,shortcut", "--group-seeds", "3", "--dry-run"],
+    )
+    printed = capsys.readouterr().out
+    assert all(f"members {name} to train" in printed for name in ("seeds", "shortcut=0", "shortcut=0.8", "shortcut=1"))
+    assert not zoos and not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--tests accuracy,nosuch", "--tests: got 'nosuch', expected all or some of accuracy, output"),
+        ("--seeds 2", "--seeds: got 2, expected three or more"),
+        ("--group-seeds 4", "--group-seeds: got 4, expected an integer from 3 to 3"),
+        ("--measures nosuch", "--measures: got 'nosuch'"),
+        ("--stitches nosuch", "--stitches: got 'nosuch'"),
+    ],
+)
+def test_wrong_flags(zoos, words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(*words.split())
+    assert end.value.code == 2 and f"error: {message}" in capsys.readouterr().err and not zoos
+
+
+def test_data_without_images_or_classes_are_refused():
+    dataset, _ = trained()
+    vectors = SimpleNamespace(
+        name="mine", num_classes=4, train=SimpleNamespace(images=np.zeros((3, 5), np.float32), labels=np.zeros(3))
+    )
+    check_data(("labels", "layers"), vectors)
+    with pytest.raises(InputError, match="tests: got shortcut"):
+        check_data(("shortcut",), vectors)
+    with pytest.raises(InputError, match="dataset: got mine, expected one with a class"):
+        check_data(("labels",), SimpleNamespace(**vars(vectors) | {"num_classes": None}))
