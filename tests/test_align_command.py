@@ -206,7 +206,7 @@ def test_only_what_is_needed_is_computed(monkeypatch):
         (["--measures", ","], "measures: got ',', expected some of"),
         (["--pairs", "4"], "pairs: got '4', expected 1 to 3"),
         (["--pairs", "some"], "pairs: got 'some'"),
-        (["--pair-seed", "-1"], "pair_seed: got -1"),
+        (["--pair-seed", "-1"], "pair-seed: got -1"),
         (["--examples", "1"], "examples: got 1"),
         (["--layers", "relu9"], "relu9"),
         (["--seeds", "5,"], "got 1 member, expected two"),

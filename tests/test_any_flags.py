@@ -245,7 +245,7 @@ CONTRADICTIONS = [
 @pytest.mark.parametrize(("command", "words", "named"), CONTRADICTIONS, ids=str)
 @pytest.mark.few(15)
 def test_contradictory_flags(command, words, named, tmp_path, monkeypatch, capsys):
-    assert_refused(words, [named], *thrown(command, words, tmp_path, monkeypatch, capsys))
+    assert_refused(words, [named, named.replace("_", "-")], *thrown(command, words, tmp_path, monkeypatch, capsys))
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -92,9 +92,9 @@ def test_other_rates_and_more_seeds_reuse_networks():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--learning-rates 0.1", "learning_rates: got (0.1,), expected two or more different positive numbers"),
-        ("--learning-rates 0.1 -1", "learning_rates: got (0.1, -1.0), expected"),
-        ("--learning-rate 0.1", "learning_rate: got 0.1, expected --learning-rates"),
+        ("--learning-rates 0.1", "learning-rates: got (0.1,), expected two or more different positive numbers"),
+        ("--learning-rates 0.1 -1", "learning-rates: got (0.1, -1.0), expected"),
+        ("--learning-rate 0.1", "learning-rate: got 0.1, expected --learning-rates"),
         ("--seeds 1", "seeds: got 1, expected two or more for each learning rate"),
     ],
 )

@@ -117,14 +117,14 @@ def test_a_dry_run_tells_its_phases_and_writes_nothing(name, phases, capsys):
     ("name", "words", "message"),
     [
         ("align", ["--examples", "3"], "examples: got 3"),
-        ("align", ["--max-device-memory", "1KB"], "max_device_memory: got 1 KB"),
+        ("align", ["--max-device-memory", "1KB"], "max-device-memory: got 1 KB"),
         ("dynamics", ["--checkpoints", "9"], "checkpoints: got '9'"),
         ("classes", ["--layers", "relu9"], "relu9"),
         ("freeze", ["--schedules", "1/2/3"], "schedules: 1/2/3 has 3 epochs"),
         ("memorize", ["--seeds", "2"], "seeds: got 2 for each group"),
         ("symmetry", ["--draws", "0"], "draws: got 0"),
         ("rotate", ["--repeats", "0"], "repeats: got 0"),
-        ("rotate", ["--max-device-memory", "lots"], "max_device_memory: got 'lots'"),
+        ("rotate", ["--max-device-memory", "lots"], "max-device-memory: got 'lots'"),
     ],
 )
 def test_a_dry_run_refuses_what_the_command_refuses(name, words, message, capsys):
@@ -142,7 +142,7 @@ def test_what_will_not_fit_is_refused_before_anything_is_trained(name, monkeypat
     for start in (run, dry):
         with pytest.raises(SystemExit, match="2"):
             start(name, "--max-device-memory", "1GB")
-        assert "max_device_memory: got 1 GB, expected 2 GB" in capsys.readouterr().err
+        assert "max-device-memory: got 1 GB, expected 2 GB" in capsys.readouterr().err
     assert not list(Path().iterdir())
 
 

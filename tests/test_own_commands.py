@@ -106,7 +106,7 @@ def test_commands_on_an_own_model_and_a_folder_of_images(own, capsys, monkeypatc
     assert not (own / "zoo").exists()
     with pytest.raises(SystemExit):
         run("stitch", *words, "--max-device-memory", "10KB")
-    assert "max_device_memory: got 10 KB, wanted" in capsys.readouterr().err
+    assert "max-device-memory: got 10 KB, wanted" in capsys.readouterr().err
     run("stitch", *words, "--out", "stitch")
     table = pd.read_csv("stitch/results.csv", comment="#")
     assert set(table.layer) == {"relu2"} and set(table.family) == {"full", "identity"}

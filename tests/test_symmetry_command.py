@@ -140,7 +140,7 @@ def test_the_action_is_the_one_written_by_hand():
         (["--layers", "relu9"], "relu9"),
         (["--channels", "1"], "channels: got 1"),
         (["--draws", "0"], "draws: got 0"),
-        (["--element-seed", "-1"], "element_seed: got -1"),
+        (["--element-seed", "-1"], "element-seed: got -1"),
         (["--model", "resnet21"], "resnet21"),
     ],
 )
