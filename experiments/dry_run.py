@@ -26,8 +26,8 @@ ROWS = (
     "done",
     "operations",
     "device memory",
-    "of which fixed",
-    "at once on a device",
+    "fixed part of it",
+    "items at a time on a device",
     "representations",
 )
 
@@ -232,8 +232,8 @@ def _column(phase: Phase, here: int, rate: float | None) -> dict[str, str]:
     column["operations"] = "not counted" if phase.flops is None else f"{bound}{phase.flops:.2e}"
     if phase.memory is not None:
         column["device memory"] = spell_bytes(phase.memory.bytes_for(phase.at_once))
-        column["of which fixed"] = spell_bytes(phase.memory.fixed)
-        column["at once on a device"] = str(phase.at_once)
+        column["fixed part of it"] = spell_bytes(phase.memory.fixed)
+        column["items at a time on a device"] = str(phase.at_once)
     if phase.stored:
         column["representations"] = spell_bytes(phase.stored)
     for count in dict.fromkeys((here, *DEVICES) if None not in (phase.flops, rate) else ()):
