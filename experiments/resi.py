@@ -28,6 +28,7 @@ from experiments.resi_data import SHARES, SHIFTS, Group, check_data, groups_of
 from experiments.resi_scores import TESTS
 from experiments.settings import zoo_folder
 from experiments.summary import Summary
+from symjax import plots
 from symjax.checks import integer_fields
 from symjax.data import normalize
 from symjax.errors import InputError, renamed
@@ -159,6 +160,8 @@ def main(settings: Settings) -> Summary:
         ranked = resi_scores.ranks_with_intervals(table, models.rows().drop_duplicates("model"))
         ranked = ranked[[*(test for test in tests if test in ranked), "rank", "low", "high"]]
         files.write_csv(folder / "ranks.csv", ranked.reset_index())
+        columns = {"name": "measure", "value": "rank", "xlabel": f"median rank in {len(ranked.columns) - 3} tests"}
+        plots.intervals(ranked.reset_index(), folder / "ranks", **columns)
         accuracy = models.rows().assign(group=lambda rows: rows.model.map(resi_scores.group_of))
         count = sum(map(len, [trained[path].seeds for path in trained]))
         return Summary(
@@ -173,6 +176,7 @@ def main(settings: Settings) -> Summary:
                 .reset_index("test", drop=True)
                 .rename_axis(index=None),
             },
+            ("ranks",),
         )
 
 

@@ -145,6 +145,12 @@ def right_arguments():
         "ops.parallel.use_cores": {"count": 2},
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
+        "plots.intervals": {
+            "table": results.assign(name="a", rank=1.0, low=0.5, high=2.0),
+            "name": "name",
+            "value": "rank",
+            "xlabel": "rank",
+        },
         "plots.detectors": {"table": results.assign(variant="a", exponent=0.5, detectors=3, mean_iou=0.1)},
         "plots.distance_matrix": {"distances": pd.DataFrame(np.eye(3)), "groups": ["a", "a", "b"]},
         "plots.mean_curves": {"x": "epoch", "line": "family", "panel": "layer", "xlabel": "x", "ylabel": "y"},

@@ -14,6 +14,7 @@ from symjax.plots.dissection import detectors
 from symjax.plots.dynamics import layers_by_layers, layers_by_time, over_layers, over_time
 from symjax.plots.freezing import freezing
 from symjax.plots.groups import group_distances
+from symjax.plots.intervals import intervals
 from symjax.plots.lines import mean_curves
 from symjax.plots.rotation import describe_draws as describe_draws
 from symjax.plots.rotation import rotation_curves, rotations
@@ -35,6 +36,7 @@ __all__ = [
     "group_distances",
     "heatmaps",
     "homogeneity",
+    "intervals",
     "layers_by_layers",
     "layers_by_time",
     "mean_curves",
