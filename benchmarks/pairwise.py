@@ -19,7 +19,7 @@ import numpy as np
 from symjax.models import create
 from symjax.similarity import MEASURES, pairwise
 
-CONTESTS = {"cka": {}, "cca": {"maps": "pool"}, "wreath_procrustes": {}}
+CONTESTS = {"cka": {}, "cca": {"samples": "pool"}, "wreath_procrustes": {}}
 SIZES = (32, 32, 16, 8)  # size of the feature maps at the stitch points
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from experiments import dry_run
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.features import in_blocks, layers_option, maps_option, parse_measures, select_models
+from experiments.features import in_blocks, layers_option, parse_measures, samples_option, select_models
 from experiments.folders import clean_accuracy, run_folder
 from experiments.registry import Experiment, PublishedTable
 from experiments.settings import zoo_folder
@@ -85,11 +85,11 @@ class Settings(SharedSettings):
     """Comma-separated names of stitch points, as in relu1,relu3, or all."""
     examples: int = 500
     """Number of test images on which layers are compared; all if there are fewer."""
-    maps: Literal["default", "pool", "flatten", "pixels"] = "default"
+    samples: Literal["default", "pool", "flatten", "positions", "first", "last"] = "default"
     """Features of a convolutional layer, for measures that support several: pool, the mean of each channel over pixels;
-    flatten, each channel of each pixel as a neuron; pixels, each pixel as a sample; default, the default of each
-    measure, which is pixels for the CCA family and Procrustes, and flatten for CKA. With pixels, the CCA family and CKA
-    need equal map sizes; if sizes differ, only equal layers are compared."""
+    flatten, each channel of each pixel as a neuron; positions, each pixel as a sample; first or last, one position;
+    default, the default of each measure, which is positions for the CCA family and Procrustes, and flatten for CKA.
+    With positions, the CCA family and CKA need equal map sizes; if sizes differ, only equal layers are compared."""
     zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
     """Folder of the zoo; missing members are trained."""
     out: Annotated[Path | None, optional("DIR", "under runs/align/, named by the settings")] = None
@@ -106,7 +106,7 @@ def main(settings: Settings) -> Summary:
     network = config.network(dataset)
     layers = [network.points[point].name for point in network.parse_points(settings.layers)]
     document = {"zoo": config.identity(dataset), "layers": layers}
-    document |= {name: getattr(settings, name) for name in ("examples", "maps", "test_size")}
+    document |= {name: getattr(settings, name) for name in ("examples", "samples", "test_size")}
     out = run_folder("align", zoo_folder(config).name, document, dataset, settings.out, settings.part_folder)
     zoo_path, limit = settings.zoo or zoo_folder(config), settings.memory_limit
 
@@ -114,7 +114,7 @@ def main(settings: Settings) -> Summary:
         missing = missing_pairs(ResultTable(out.path, ROWS), measures, pairs)
         needed, to_do = needed_seeds(missing), sum(map(len, missing.values()))
         counts = {"to_do": len(needed), "there": len(seeds) - len(needed), "together": len(needed)}
-        counts |= {"images": min(settings.examples, len(dataset.test)), "pool": False, "limit": limit}
+        counts |= {"images": min(settings.examples, len(dataset.test)), "samples": "positions", "limit": limit}
         return [
             dry_run.zoo_phase(config, dataset, seeds, zoo_path, limit),
             dry_run.layers_phase("members to evaluate", config, dataset, layers, **counts),
@@ -141,7 +141,7 @@ def main(settings: Settings) -> Summary:
                 for measure, own_pairs in missing.items():
                     bar.set_postfix_str(measure)
                     for group in in_blocks(pairs, sorted(trained.seeds), own_pairs):
-                        results.add(compare(features, measure, group, compared.seeds, settings.maps))
+                        results.add(compare(features, measure, group, compared.seeds, settings.samples))
                         bar.update(len(group))
                     results.assemble()
         hosts.check_complete("pairs are compared", lambda: missing_pairs(results, measures, pairs))
@@ -151,13 +151,13 @@ def main(settings: Settings) -> Summary:
         figures = ["heatmaps"] * (plots.heatmaps(table, folder / "heatmaps") is not None) + ["layers"]
         plots.by_layer(table, folder / "layers")
         accuracy = clean_accuracy(folder, trained, dataset, limit).mean()
-        maps = "" if settings.maps == "default" else f", maps: {settings.maps}"
+        samples = "" if settings.samples == "default" else f", samples: {settings.samples}"
         over = f"mean ± deviation over {len(pairs)} pairs" if len(pairs) > 1 else "one pair"
         return Summary(
             folder,
             f"{trained.network.name} on {dataset.name}: clean accuracy {accuracy:.2f} %",
             conclusion(table, layers),
-            {f"equal layers on {len(images)} test images{maps}, {over}": summary(table, layers)},
+            {f"equal layers on {len(images)} test images{samples}, {over}": summary(table, layers)},
             tuple(figures),
         )
 
@@ -196,12 +196,12 @@ def count_degenerate(features: np.ndarray) -> tuple[int, int]:
 
 
 def compare(
-    features: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds, maps: str = "default"
+    features: dict[str, np.ndarray], measure: str, pairs: list[tuple[int, int]], seeds, samples: str = "default"
 ) -> pd.DataFrame:
     """Return rows of the measure for these pairs, of all pairs of layers or of equal layers (`layers_option`)."""
-    layers = layers_option(measure, maps, (representation.shape for representation in features.values()))
+    layers = layers_option(measure, samples, (representation.shape for representation in features.values()))
     features, seeds = select_models(features, seeds, pairs)
-    options = {"pairs": pairs, "layers": layers, "models": seeds, **maps_option(measure, maps)}
+    options = {"pairs": pairs, "layers": layers, "models": seeds, **samples_option(measure, samples)}
     result: Pairwise = pairwise(features, measure, **options)
     rows = result.to_frame()
     orders = pd.MultiIndex.from_frame(requested([measure], pairs))

@@ -49,18 +49,18 @@ def main(settings: Settings) -> Summary:
             label="correlation with the class",
             title=f"CCA of each layer with each class's indicator ({over_networks(count, 'mean and deviation')})",
             ordered=False,
-            chance=chance if settings.maps == "pool" else None,
+            chance=chance if settings.samples == "pool" else None,
         )
         plots.over_layers(
             table,
             folder / "layers",
             title=f"CCA of each layer with each class's indicator ({over_networks(count, 'mean')})",
-            chance=chance if settings.maps == "pool" else None,
+            chance=chance if settings.samples == "pool" else None,
         )
         ends = convergence(table[table.layer == layers[-1]], "measure", "class")
         files.write_csv(folder / "convergence.csv", ends)
         last = format_means(table[table.epoch == table.epoch.max()], "class", "layer", layers)
-        if settings.maps == "pool":
+        if settings.samples == "pool":
             last.loc["chance"] = [f"{chance[layer]:.2f}" for layer in layers]
         caption = f"correlation with each class's indicator at the end, {over_networks(count)}"
         epochs_caption = "correlation at the first checkpoint and at the end, epochs until 90 % of the way"

@@ -62,7 +62,7 @@ def main(settings: Settings) -> Summary:
     identity = settings.zoo_config().identity(dataset)
     recipe = {name: value for name, value in identity["recipe"].items() if name != "learning_rate"}
     document = {"zoo": {**identity, "recipe": recipe}, "layer": layer.name}
-    document |= {name: getattr(settings, name) for name in ("examples", "maps", "test_size")}
+    document |= {name: getattr(settings, name) for name in ("examples", "samples", "test_size")}
     out = run_folder("clusters", settings.run_name, document, dataset, settings.out)
 
     def phases() -> list[dry_run.Phase]:
@@ -150,7 +150,7 @@ def distance_matrix(folder: Path, zoos: list[zoo.Zoo], dataset: Dataset, setting
         members = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(zoo.members for zoo in zoos))
         features = settings.features(zoos[0].network, members, dataset)
         missing_pairs = list(missing.itertuples(index=False, name=None))
-        results.add(missing.assign(value=pair_distances(features, labels, missing_pairs, settings.maps)))
+        results.add(missing.assign(value=pair_distances(features, labels, missing_pairs, settings.samples)))
     distances = pd.DataFrame(0.0, labels, labels)
     for row in results.select(requested).itertuples():
         distances.loc[row.model_a, row.model_b] = distances.loc[row.model_b, row.model_a] = row.value

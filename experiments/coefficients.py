@@ -47,8 +47,8 @@ class Settings(HistorySettings):
 def main(settings: Settings) -> Summary:
     if settings.curves < 2:
         raise InputError(f"curves: got {settings.curves}, expected 2 or more")
-    if settings.maps != "pool":
-        raise InputError(f"maps: got {settings.maps}, expected pool: samples of Bartlett's test must be independent")
+    if settings.samples != "pool":
+        raise InputError(f"samples: got {settings.samples}, expected pool: rows of Bartlett's test must be independent")
     history = settings.history("coefficients", ROWS, [MEASURE])
     with history.out.open() as folder:
         table = history.follow(folder, correlations)

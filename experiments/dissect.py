@@ -199,7 +199,7 @@ def phases(settings: Settings, request: Request, dataset, folder: Path, segmente
         to_do = len(request.missing_seeds(ResultTable(folder, ROWS), name))
         counts = {"to_do": to_do, "there": len(request.seeds) - to_do, "together": to_do, "images": images}
         phase = dry_run.layers_phase(
-            f"members to dissect{suffix}", config, dataset, request.layers, **counts, pool=False, limit=limit
+            f"members to dissect{suffix}", config, dataset, request.layers, **counts, samples="positions", limit=limit
         )
         # Memory holds the features of one batch, and these features in all bases.
         batch = images_at_a_time(segmented) * (1 + len(request.bases))

@@ -152,7 +152,7 @@ def layers_phase(
     there: int,
     together: int,
     images: int,
-    pool: bool,
+    samples: str,
     limit: float | None,
 ) -> Phase:
     """Return the phase that computes layers of `to_do` networks, `together` at a time, on `images` images."""
@@ -160,7 +160,7 @@ def layers_phase(
     points = network.parse_points(",".join(layers))
     if not to_do:
         return Phase(name, 0, there, 0.0)
-    options = {"pool": pool, "dtype": dataset.input_dtype}
+    options = {"samples": samples, "dtype": dataset.input_dtype}
     batch_size = min(images, representations.BATCH)
     memory = representations.features_program(network, image, points, batch_size=batch_size, **options).memory
     flops = to_do * images * forward_flops(config, dataset, max(points))

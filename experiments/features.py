@@ -28,10 +28,10 @@ class FeatureSettings(ZooSettings):
     """Images on which layers are compared, without augmentation."""
     examples: int = 500
     """Number of these images; all if there are fewer."""
-    maps: Literal["pool", "pixels"] = "pool"
-    """Features of a convolutional layer: pool, the mean of each channel over pixels; pixels, the feature maps. With
-    pixels, the CCA family treats each pixel as a sample and can only compare layers of equal map size. If each position
-    has a class, as in text, every measure treats positions as samples."""
+    samples: Literal["pool", "positions"] = "pool"
+    """Features of a convolutional layer: pool, the mean of each channel over pixels; positions, the feature maps. With
+    positions, the CCA family treats each pixel as a sample and can only compare layers of equal map size. If each
+    position has a class, as in text, every measure treats positions as samples."""
 
     def parse_layers(self, dataset: Dataset) -> list[str]:
         """Return names of stitch points, and check the flags before anything is trained."""
@@ -47,26 +47,30 @@ class FeatureSettings(ZooSettings):
         return split.images[: self.examples], split.labels[: self.examples]
 
     def features(self, network: Network, members: Member, dataset: Dataset, layers: list[str]) -> dict[str, np.ndarray]:
-        """Return features by layer, of shape (members, n, c), or (members, n, h, w, c) with maps="pixels".
+        """Return features by layer, of shape (members, n, c), or (members, n, h, w, c) with samples="positions".
 
         If each position has a class, they are of shape (members, n positions, c).
         """
         images, _ = self.selected_images(dataset)
-        options = {"layers": ",".join(layers), "pool": self.pooled(dataset), "max_device_memory": self.memory_limit}
+        options = {
+            "layers": ",".join(layers),
+            "samples": self.reduction(dataset),
+            "max_device_memory": self.memory_limit,
+        }
         features = features_of(network, members, images, dataset.mean, dataset.std, **options)
         if classes_at_positions(dataset):
             return {layer: x.reshape(len(x), -1, x.shape[-1]) for layer, x in features.items()}
         return as_maps(features)
 
-    def pooled(self, dataset: Dataset) -> bool:
-        """Return whether means over positions are compared."""
-        return self.maps == "pool" and not classes_at_positions(dataset)
+    def reduction(self, dataset: Dataset) -> str:
+        """Return `samples` for `features_of`."""
+        return "positions" if classes_at_positions(dataset) else self.samples
 
     def layers_phase(self, name: str, dataset: Dataset, layers: list[str], **counts: int) -> Phase:
         """Return the phase of a dry run that computes `features`; `counts` are arguments of `dry_run.layers_phase`."""
         options = {
             "images": len(self.selected_images(dataset)[0]),
-            "pool": self.pooled(dataset),
+            "samples": self.reduction(dataset),
             "limit": self.memory_limit,
         }
         return layers_phase(name, self.zoo_config(), dataset, layers, **counts, **options)
@@ -77,26 +81,26 @@ def classes_at_positions(dataset: Dataset) -> bool:
     return dataset.num_classes is not None and dataset.train.labels.ndim > 1
 
 
-def maps_option(measure: str, maps: str) -> dict[str, str]:
-    """Return `maps` as an option of `pairwise`; no option for "default" or if the measure does not have it."""
-    return {"maps": maps} if default_maps(measure) and maps != "default" else {}
+def samples_option(measure: str, samples: str) -> dict[str, str]:
+    """Return `samples` as an option of `pairwise`; no option for "default" or if the measure does not have it."""
+    return {"samples": samples} if default_samples(measure) and samples != "default" else {}
 
 
-def default_maps(measure: str) -> str | None:
-    """Return the default of a measure's option `maps`; None if it has no such option."""
+def default_samples(measure: str) -> str | None:
+    """Return the default of a measure's option `samples`; None if it has no such option."""
     parameters = inspect.signature(MEASURES[measure].fn).parameters
-    return parameters["maps"].default if "maps" in parameters else None
+    return parameters["samples"].default if "samples" in parameters else None
 
 
-def layers_option(measure: str, maps: str, shapes: Iterable[tuple[int, ...]]) -> str:
+def layers_option(measure: str, samples: str, shapes: Iterable[tuple[int, ...]]) -> str:
     """Return `layers` of `pairwise`: "same" if map sizes differ and the measure needs equal sizes, otherwise "all".
 
     Sizes must be equal where pixels are samples, except for measures of the Procrustes kind, which enlarge the smaller
     map.
     """
     needs_one_size = {"default": MEASURES[measure].one_map_size}
-    needs_one_size["pixels"] = needs_one_size["default"] or default_maps(measure) == "flatten"
-    return "same" if needs_one_size.get(maps, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
+    needs_one_size["positions"] = needs_one_size["default"] or default_samples(measure) == "flatten"
+    return "same" if needs_one_size.get(samples, False) and len({shape[2:-1] for shape in shapes}) > 1 else "all"
 
 
 def in_blocks(pairs: Sequence[tuple], models: Sequence, missing: Iterable[tuple]) -> Iterator[list[tuple]]:

@@ -35,7 +35,7 @@ from symjax.zoo import Zoo, ZooConfig, estimate
 ROWS = Schema("results", {"schedule": str, "seed": int}, ("accuracy", "flops"), order=())
 NAMES = Schema("schedules", {"name": str, "seeds": str}, ("schedule",), order=())
 SCHEDULES = ("linear", "similarity")
-SIMILARITY_FLAGS = ("measure", "threshold", "images", "examples", "maps")
+SIMILARITY_FLAGS = ("measure", "threshold", "images", "examples", "samples")
 
 EXPERIMENT = Experiment(place=90)
 

@@ -67,7 +67,7 @@ class HistorySettings(FeatureSettings):
         config, seeds = self.zoo_config(), self.parse_seeds()
         epochs, dataset = self.parse_checkpoints(), self.load_dataset()
         layers = self.parse_layers(dataset)
-        document = {name: getattr(self, name) for name in ("images", "examples", "maps", "test_size")}
+        document = {name: getattr(self, name) for name in ("images", "examples", "samples", "test_size")}
         document |= {"zoo": config.identity(dataset), "layers": layers}
         out = run_folder(kind, zoo_folder(config).name, document, dataset, self.out)
         path = self.zoo or snapshots_folder(config, epochs)

@@ -25,8 +25,8 @@ class LayerSettings(ZooSettings):
     """The stitch point that is compared, by name, or last."""
     examples: int = 500
     """Test images on which the layer is compared; all if there are fewer."""
-    maps: Literal["pixels", "pool"] = "pixels"
-    """Samples of a convolutional layer: pixels, each pixel of each image; pool, the mean over pixels of each image."""
+    samples: Literal["positions", "pool"] = "positions"
+    """Samples of a convolutional layer: positions, each pixel of each image; pool, the mean over pixels of an image."""
 
     @property
     def run_name(self) -> str:
@@ -46,7 +46,7 @@ class LayerSettings(ZooSettings):
         return features
 
 
-def pair_distances(features: np.ndarray, models: Sequence, pairs: Sequence[tuple], maps: str) -> list[float]:
+def pair_distances(features: np.ndarray, models: Sequence, pairs: Sequence[tuple], samples: str) -> list[float]:
     """Return the PWCCA distance of each pair of models, the mean over both orders.
 
     PWCCA weights the directions of its first argument; the mean is symmetric.
@@ -55,8 +55,8 @@ def pair_distances(features: np.ndarray, models: Sequence, pairs: Sequence[tuple
       features: (models, n, ..., channels) of one layer.
       models: labels of the models.
       pairs: pairs of labels.
-      maps: as in `LayerSettings`.
+      samples: as in `LayerSettings`.
     """
-    values = pairwise({"layer": features}, MEASURE, models=models, pairs=pairs, maps=maps).values[0, :, 0]
+    values = pairwise({"layer": features}, MEASURE, models=models, pairs=pairs, samples=samples).values[0, :, 0]
     values = pd.DataFrame(np.asarray(values), models, models)
     return [(values.loc[a, b] + values.loc[b, a]) / 2 for a, b in pairs]

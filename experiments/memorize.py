@@ -88,7 +88,7 @@ def main(settings: Settings) -> Summary:
     groups, dataset = settings.groups(seeds), settings.load_dataset()
     layers = settings.parse_layers(dataset)
     document = {name: group.config.identity(dataset) for name, group in zip(GROUPS, groups, strict=True)} | {
-        name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")
+        name: getattr(settings, name) for name in ("images", "examples", "samples", "test_size")
     }
     document["layers"] = layers
     out = run_folder("memorize", zoo_folder(groups[1].config).name, document, dataset, settings.out)

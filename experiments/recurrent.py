@@ -103,7 +103,7 @@ def main(settings: Settings) -> Summary:
     def phases() -> list[dry_run.Phase]:
         missing = ResultTable(out.path, ROWS).missing(requested(measures, seeds, layers, shares, settings.steps))
         counts = {"to_do": missing.seed.nunique(), "there": len(seeds) - missing.seed.nunique(), "together": 1}
-        options = {"images": (1 + len(shares)) * len(contexts), "pool": False, "limit": settings.memory_limit}
+        options = {"images": (1 + len(shares)) * len(contexts), "samples": "positions", "limit": settings.memory_limit}
         return [
             dry_run.zoo_phase(config, dataset, seeds, zoo_path, settings.memory_limit),
             dry_run.layers_phase("members to compare", config, dataset, layers, **counts, **options),

@@ -76,7 +76,7 @@ def main(settings: Settings) -> Summary:
     identities = {width: config.identity(dataset) for width, config in configs.items()}
     document = {"zoo": next(iter(identities.values())), "layer": min(names), "filters": filters}
     document["zoo"] = {name: value for name, value in document["zoo"].items() if name not in ("width", "structure")}
-    document |= {name: getattr(settings, name) for name in ("filter_seed", "examples", "maps", "test_size")}
+    document |= {name: getattr(settings, name) for name in ("filter_seed", "examples", "samples", "test_size")}
     out = run_folder("width", settings.run_name, document, dataset, settings.out)
 
     def phases() -> list[dry_run.Phase]:
@@ -156,7 +156,7 @@ def compute(
         features = layer_features(zoos[width], state, dataset, filters, settings)
         layer = zoos[width].network.points[points[width]]
         rows = pd.DataFrame(pairs, columns=["model_a", "model_b"])
-        rows = rows.assign(value=pair_distances(features, zoos[width].seeds, pairs, settings.maps))
+        rows = rows.assign(value=pair_distances(features, zoos[width].seeds, pairs, settings.samples))
         columns = {"width": width, "zoo": fingerprints[width], "state": state}
         results.add(rows.assign(**columns, layer=layer.name, channels=layer.channels))
     return results.select(requested), accuracies.select(members)

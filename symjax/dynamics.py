@@ -73,11 +73,11 @@ def similarity_to_end(
         >>> table.columns.tolist(), round(float(table.value.iloc[1]), 4)
         (['epoch', 'layer', 'end_layer', 'value'], 1.0)
     """
-    history, end = _check_layers("history", history, (3, 5)), _check_layers("end", end, (2, 4))
+    history, end = _check_layers("history", history, (3, 4, 5)), _check_layers("end", end, (2, 3, 4))
     epochs = _check_epochs(epochs, history)
     one_of("measure", measure, MEASURES)
     shapes = {np.shape(array)[2:-1] for array in history.values()}
-    pooled = options.get("maps", "pixels") != "pixels"
+    pooled = options.get("samples", "positions") != "positions"
     crossed = len(shapes) == 1 or pooled or not MEASURES[measure].one_map_size
     with renamed(representations="history", against="end"):
         result: Pairwise = pairwise(
@@ -129,7 +129,7 @@ def class_correlations(
         >>> table["class"].tolist(), table.value.round(3).tolist()
         (['even', 'odd'], [1.0, 1.0])
     """
-    history = _check_layers("history", history, (3, 5))
+    history = _check_layers("history", history, (3, 4, 5))
     epochs, classes = _check_epochs(epochs, history), sequence("classes", classes, "names")
     labels = checks.numpy_array("labels", labels)
     if not classes or not all(isinstance(name, str) for name in classes) or len(set(classes)) < len(classes):

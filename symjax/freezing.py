@@ -60,7 +60,7 @@ class Saturation:
       threshold: the similarity from which on a layer is saturated.
       images: the split from which the examples are taken.
       examples: the number of examples, from the first; all if there are fewer.
-      maps: "pool" to compare the mean of each channel over pixels, or "pixels".
+      samples: "pool" to compare the mean of each channel over pixels, or "positions".
 
     Raises:
       InputError: a field has a wrong type or value.
@@ -76,7 +76,7 @@ class Saturation:
     threshold: float = 0.98
     images: Literal["train", "validation"] = "train"
     examples: int = 500
-    maps: Literal["pool", "pixels"] = "pool"
+    samples: Literal["pool", "positions"] = "pool"
 
     def __post_init__(self):
         object.__setattr__(self, "seeds", tuple(sorted(check_seeds(self.seeds))))
@@ -85,7 +85,7 @@ class Saturation:
         object.__setattr__(self, "threshold", float(self.threshold))
         one_of("images", self.images, ("train", "validation"))
         integer_fields(self, examples=(4, 2**31 - 1))
-        one_of("maps", self.maps, ("pool", "pixels"))
+        one_of("samples", self.samples, ("pool", "positions"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a dict for JSON."""

@@ -137,7 +137,7 @@ def project(method: str, x, y=None, *, key: jax.Array | None = None) -> Projecti
     one_of("method", method, METHODS)
     if y is None and method in PAIRED:
         raise InputError(f"y: got None, expected features of another network, which {method} requires")
-    x, y = (as_matrix(x, "x", "pixels"), None) if y is None else as_pair(x, y, "pixels")
+    x, y = (as_matrix(x, "x", "positions"), None) if y is None else as_pair(x, y, "positions")
     if method == "random":
         key = random_key("key", key)
     return METHODS[method](x, y, key)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from symjax import data
-from symjax.checks import array, flag, integer, is_concrete
+from symjax.checks import array, integer, is_concrete
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.ops.memory import MemberProgram, check_limit, num_bytes
+from symjax.similarity.inputs import check_samples
 
 if TYPE_CHECKING:  # the zoo package imports this module
     from symjax.zoo import Zoo
@@ -60,7 +61,7 @@ def features_of(
     std,
     *,
     layers="all",
-    pool: bool = False,
+    samples: str = "positions",
     batch_size: int = BATCH,
     devices=None,
     max_device_memory: float | None = None,
@@ -74,7 +75,8 @@ def features_of(
         inputs (n, ...) if these are None.
       mean, std: (channels,) or scalars, by which images are normalised; None for inputs without normalisation.
       layers: comma-separated names of stitch points, or "all".
-      pool: whether to return the mean over pixels or tokens, float32 (members, n, c), in place of maps.
+      samples: "positions" for the features at all pixels or tokens; "pool", their mean, float32 (members, n, c);
+        "first" or "last", one of them; "flatten", (members, n, d).
       batch_size: number of images in a batch.
       devices: the devices over which members are spread; all local ones by default.
       max_device_memory: bytes on each device; members run in groups that need no more. By
@@ -108,13 +110,13 @@ def features_of(
     mean, std = data.statistics(mean, std, images.shape[-1:])
     if mean is not None:
         _require_units(images, mean, std)
-    batch_size, pool = integer("batch_size", batch_size, 1), flag("pool", pool)
+    batch_size, samples = integer("batch_size", batch_size, 1), check_samples(samples)
     check_limit(max_device_memory)
     points = network.parse_points(layers)
     devices = tuple(jax.local_devices() if devices is None else devices)
     batch_size = min(batch_size, len(images))
     dtype = jax.dtypes.canonicalize_dtype(images.dtype)
-    program = features_program(network, images.shape[1:], points, pool=pool, batch_size=batch_size, dtype=dtype)
+    program = features_program(network, images.shape[1:], points, samples=samples, batch_size=batch_size, dtype=dtype)
     run = program.within(max_device_memory, devices)
     count = parallel.count_members(members)
     results: list[np.ndarray] = []
@@ -127,6 +129,17 @@ def features_of(
             rows = result[:, i * len(batch) : (i + 1) * len(batch)]
             rows[:] = part[:, : rows.shape[1]]
     return {network.points[point].name: result for point, result in zip(points, results, strict=True)}
+
+
+def at_positions(x: jax.Array, samples: str) -> jax.Array:
+    """Return features (n, ..., c) unchanged for "positions"; otherwise as `symjax.similarity` converts them, (n, d)."""
+    if samples == "positions":
+        return x
+    if samples == "pool":  # in float32, since a mean in bfloat16 would be rounded to 8 bits
+        return x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32)
+    if samples == "flatten":
+        return x.reshape(len(x), -1)
+    return x.reshape(len(x), -1, x.shape[-1])[:, 0 if samples == "first" else -1]
 
 
 def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -164,33 +177,32 @@ def features_program(
     image: Sequence[int],
     points: Sequence[int],
     *,
-    pool: bool = False,
+    samples: str = "positions",
     batch_size: int = BATCH,
     dtype=np.uint8,
 ) -> MemberProgram:
     """Return the program of `features_of` for inputs of this shape and dtype."""
-    return _features_program(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), pool)
+    return _features_program(network, jax.ShapeDtypeStruct((batch_size, *image), dtype), tuple(points), samples)
 
 
 @lru_cache(maxsize=8)
-def _features_program(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], pool: bool):
+def _features_program(network: Network, images: jax.ShapeDtypeStruct, points: tuple[int, ...], samples: str):
     """Cached, so that a process compiles the program once."""
 
     def features(member, shared):
         images, mean, std = shared
-        arrays = list(network.features(member, data.normalize(images, mean, std), points).values())
-        # In float32, since a mean in bfloat16 would be rounded to 8 bits.
-        return [x.mean(tuple(range(1, x.ndim - 1)), dtype=jnp.float32) for x in arrays] if pool else arrays
+        arrays = network.features(member, data.normalize(images, mean, std), points).values()
+        return [at_positions(x, samples) for x in arrays]
 
     channels = normalization(network, images)
     return MemberProgram(features, parallel.default_execution(), network.shapes, (images, channels, channels))
 
 
 def bytes_per_image(
-    network: Network, image: Sequence[int], points: Sequence[int], *, pool: bool = False, dtype=np.uint8
+    network: Network, image: Sequence[int], points: Sequence[int], *, samples: str = "positions", dtype=np.uint8
 ) -> int:
     """Return the bytes of the features of one member at these points, for one input of this shape and dtype."""
-    program = features_program(network, image, points, pool=pool, batch_size=1, dtype=dtype)
+    program = features_program(network, image, points, samples=samples, batch_size=1, dtype=dtype)
     return num_bytes(jax.eval_shape(program.fn, program.member, program.shared))
 
 

@@ -58,17 +58,17 @@ def test_rows_are_the_measures(capsys):
 
 
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
-@pytest.mark.parametrize("maps", ["pool", "flatten", "pixels"])
+@pytest.mark.parametrize("samples", ["pool", "flatten", "positions"])
 @pytest.mark.slow
-def test_maps_reach_the_measures_that_take_them(maps):
+def test_maps_reach_the_measures_that_take_them(samples):
     measures = ("cka", "pls", "wreath_procrustes", "channel_normalized_cka")
-    out = command("--maps", maps, measures=",".join(measures))
+    out = command("--samples", samples, measures=",".join(measures))
     rows, layers = files.read_csv(out / "results.csv"), features()
-    same = {"pls", "cka"} if maps == "pixels" else set()  # whose sizes differ
+    same = {"pls", "cka"} if samples == "positions" else set()  # whose sizes differ
     for measure in measures:
         of_measure = rows[rows.measure == measure]
         assert len(of_measure) == (2 if measure in same else 4) * len(PAIRS)
-        options = {} if measure == "channel_normalized_cka" else {"maps": maps}
+        options = {} if measure == "channel_normalized_cka" else {"samples": samples}
         for row in of_measure.itertuples():
             x, y = layers[row.layer_a][SEEDS.index(row.model_a)], layers[row.layer_b][SEEDS.index(row.model_b)]
             np.testing.assert_allclose(row.value, MEASURES[measure].fn(x, y, **options), atol=2e-5)
@@ -76,16 +76,16 @@ def test_maps_reach_the_measures_that_take_them(maps):
 
 @pytest.mark.slow
 def test_other_maps_are_another_configuration(capsys):
-    out = command("--maps", "pool", measures="cka")
-    assert runs.read_config(out, "align")["maps"] == "pool"
+    out = command("--samples", "pool", measures="cka")
+    assert runs.read_config(out, "align")["samples"] == "pool"
     before = (out / "results.csv").read_bytes()
-    assert "maps: pool" in capsys.readouterr().out
+    assert "samples: pool" in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         command(measures="cka")
-    assert ended.value.code == 2 and "maps" in capsys.readouterr().err
+    assert ended.value.code == 2 and "samples" in capsys.readouterr().err
     assert (out / "results.csv").read_bytes() == before
     default = command(measures="cka", out="default")
-    flat = command("--maps", "flatten", measures="cka", out="flat")  # which is the way of cka, but another command
+    flat = command("--samples", "flatten", measures="cka", out="flat")  # which is the way of cka, but another command
     values = [files.read_csv(folder / "results.csv").value for folder in (default, flat)]
     np.testing.assert_array_equal(*values)
     assert len({files.fingerprint(runs.read_config(folder, "align")) for folder in (out, default, flat)}) == 3

@@ -101,7 +101,10 @@ OPTIONS = {  # function, its bad options
     ),
     "sinkhorn": (lambda **o: symjax.sinkhorn(np.eye(3), **o), {"num_iters": [*NO_NUMBER, -1, 0.5]}),
     "softsort": (lambda tau: symjax.softsort(np.arange(3.0), tau), {"tau": [*NO_NUMBER, 0, -1, 1e-42]}),
-    "cca": (partial(symjax.cca, GOOD, GOOD), {"rcond": [*NO_NUMBER[1:], -1, 1, math.inf], "maps": ["", None, 3, []]}),
+    "cca": (
+        partial(symjax.cca, GOOD, GOOD),
+        {"rcond": [*NO_NUMBER[1:], -1, 1, math.inf], "samples": ["", None, 3, []]},
+    ),
     "cca_similarity": (partial(symjax.cca_similarity, GOOD, GOOD), {"summary": ["", None, 3]}),
     "svcca": (partial(symjax.svcca, GOOD, GOOD), {"variance": [*NO_NUMBER, 0, -1, 1.1, math.inf]}),
     "cka": (
@@ -110,12 +113,12 @@ OPTIONS = {  # function, its bad options
             "estimator": ["", None, "Song", 3],
             "kernel": ["", None, 3],
             "form": ["", None, 3],
-            "maps": ["", None, 3],
+            "samples": ["", None, 3],
             "bandwidth": [*NO_NUMBER, 0, -1, math.inf],
         },
     ),
     "wreath_cka": (partial(symjax.wreath_cka, GOOD, GOOD), {"reduce": ["", None, 3], "estimator": ["", None, 3]}),
-    "procrustes": (partial(symjax.procrustes, GOOD, GOOD), {"maps": ["", None, 3]}),
+    "procrustes": (partial(symjax.procrustes, GOOD, GOOD), {"samples": ["", None, 3]}),
     "error_bars": (
         partial(symjax.error_bars, "cka", GOOD, GOOD, jax.random.key(0)),
         {
@@ -139,7 +142,7 @@ OPTIONS = {  # function, its bad options
             "memory": [*NO_NUMBER, 0, -1, True],
             "models": [[1], "a", [1, 1]],
             "pairs": ["", 3, [(0, 5)], ["ab"]],
-            "maps": ["", None, 3],
+            "samples": ["", None, 3],
         },
     ),
     "mean_over_pairs": (

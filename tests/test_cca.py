@@ -258,15 +258,15 @@ def test_maps():
     rng = np.random.default_rng(0)
     x, y = (np.float32(rng.normal(size=(20, 2, 3, 4))) for _ in range(2))
     np.testing.assert_array_equal(cca(x, y).correlations, cca(x.reshape(-1, 4), y.reshape(-1, 4)).correlations)
-    pooled = cca(x, y, maps="pool").correlations
+    pooled = cca(x, y, samples="pool").correlations
     np.testing.assert_allclose(pooled, cca(x.mean((1, 2)), y.mean((1, 2))).correlations, atol=1e-6)
     small = y[:, :1, :1]
     with pytest.warns(FewExamplesWarning):
-        assert cca(x, small, maps="flatten").correlations.shape == (4,)
+        assert cca(x, small, samples="flatten").correlations.shape == (4,)
     with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), expected the map size of x"):
         cca(x, small)
     with pytest.raises(InputError, match="^maps: got 'pixel', expected one of"):
-        cca(x, y, maps="pixel")
+        cca(x, y, samples="pixel")
 
 
 @pytest.mark.parametrize(

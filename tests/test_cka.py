@@ -107,9 +107,9 @@ def test_maps_are_flattened_by_default_and_may_differ_in_size():
     small = y[:, :3, :5]
     np.testing.assert_allclose(cka(x, small), ratio(linear(x), linear(small), "song"), atol=2e-6)
     pooled = [np.float64(z).mean((1, 2)) for z in (x, small)]
-    np.testing.assert_allclose(cka(x, small, maps="pool"), ratio(*map(linear, pooled), "song"), atol=5e-6)
+    np.testing.assert_allclose(cka(x, small, samples="pool"), ratio(*map(linear, pooled), "song"), atol=5e-6)
     pixels = [z.reshape(-1, 6) for z in (x, y)]
-    np.testing.assert_allclose(cka(x, y, maps="pixels"), ratio(*map(linear, pixels), "song"), atol=5e-6)
+    np.testing.assert_allclose(cka(x, y, samples="positions"), ratio(*map(linear, pixels), "song"), atol=5e-6)
     np.testing.assert_allclose(cka(x, pooled[0]), ratio(linear(x), linear(pooled[0]), "song"), atol=2e-6)
 
 
@@ -301,7 +301,7 @@ def test_nan_is_told():
         ({"kernel": "rbf", "form": "features"}, "form: got 'features'"),
         ({"bandwidth": 0.0}, "bandwidth: got 0.0"),
         ({"bandwidth": np.ones(2)}, "bandwidth: .*positive scalar"),
-        ({"maps": "patches"}, "maps: got 'patches'"),
+        ({"samples": "patches"}, "samples: got 'patches'"),
     ],
 )
 def test_mistakes(change, message):

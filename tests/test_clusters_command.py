@@ -67,7 +67,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         return {name: array[: models[-1]] for name, array in features.items()}
 
     monkeypatch.setattr(experiments.layer_distances, "features_of", fake)
-    table = command("--learning-rates", "0.01", "0.02", "--maps", "pool")
+    table = command("--learning-rates", "0.01", "0.02", "--samples", "pool")
     assert len(table) == 4 * 3 // 2 and models == [4]
     assert len(zoos) == 2 and not {*zoos[0]} & {*zoos[1]}  # seeds of one rate belong to no other
     labels = ["0.01/0", "0.01/1", "0.02/0", "0.02/1"]
@@ -76,7 +76,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
         np.testing.assert_allclose(row.value, (pwcca_distance(x, y) + pwcca_distance(y, x)) / 2, atol=1e-5)
     assert len(files.read_csv("run/clusters.csv")) == 4 and Path("run", "distances.png").stat().st_size > 5000
     assert "4 networks of 2 learning rates" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(command("--learning-rates", "0.01", "0.02", "--maps", "pool"), table)
+    pd.testing.assert_frame_equal(command("--learning-rates", "0.01", "0.02", "--samples", "pool"), table)
     assert models == [4]  # nothing is computed again
 
 

@@ -42,7 +42,7 @@ def command(*others):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--maps pixels", "maps: got pixels, expected pool"),
+        ("--samples positions", "samples: got positions, expected pool"),
         ("--curves 1", "curves: got 1, expected 2 or more"),
         ("--examples 9", "examples: got 9, expected 10 or more, over twice the channels"),
     ],

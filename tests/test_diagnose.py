@@ -93,8 +93,8 @@ def test_maps():
     matrix = x.reshape(-1, 11)
     assert_is(symjax.diagnose(x), by_definition(matrix), (5, 30))
     flat, pooled = x.reshape(5, -1), x.mean((1, 2))
-    assert_is(symjax.diagnose(x, maps="flatten"), by_definition(flat), (5, 5))
-    assert_is(symjax.diagnose(x, maps="pool"), by_definition(pooled), (5, 5))
+    assert_is(symjax.diagnose(x, samples="flatten"), by_definition(flat), (5, 5))
+    assert_is(symjax.diagnose(x, samples="pool"), by_definition(pooled), (5, 5))
 
 
 def test_transformations():
@@ -126,7 +126,7 @@ def test_nan_is_refused_or_counts_as_sound():
     [
         (np.ones(3), {}, "x: got shape"),
         (np.ones((1, 3)), {}, "x: .*at least 2"),
-        (np.ones((4, 3)), {"maps": "patches"}, "maps: got 'patches'"),
+        (np.ones((4, 3)), {"samples": "patches"}, "samples: got 'patches'"),
         (np.ones((4, 3)), {"rcond": 1.0}, "rcond: got 1.0"),
     ],
 )

@@ -66,7 +66,7 @@ def test_maps_that_differ_in_size_are_compared_by_name():
     history = {"a": rng.normal(size=(3, 40, 4, 4, 2)), "b": rng.normal(size=(3, 40, 2, 2, 3))}
     history = {layer: np.float32(array) for layer, array in history.items()}
     end = {layer: array[-1] for layer, array in history.items()}
-    for measure, options, pairs in (("svcca", {}, 2), ("cka", {}, 4), ("svcca", {"maps": "pool"}, 4)):
+    for measure, options, pairs in (("svcca", {}, 2), ("cka", {}, 4), ("svcca", {"samples": "pool"}, 4)):
         rows = similarity_to_end(history, end, measure, (0, 1, 2), **options)
         assert len(rows) == 3 * pairs
         same = rows[(rows.layer == rows.end_layer) & (rows.epoch == 2)].value

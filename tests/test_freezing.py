@@ -210,6 +210,6 @@ def test_the_lowest_layers_that_have_saturated_are_frozen():
     assert rule.num_saturated([0.9, 0.95, 0.5, 0.99]) == 2
     assert rule.num_saturated([1.0, 0.9]) == 2
     assert rule.num_saturated([float("nan"), 1.0]) == 0
-    for words in ({"measure": "cka_distance"}, {"images": "test"}, {"maps": "all"}, {"examples": 3}):
+    for words in ({"measure": "cka_distance"}, {"images": "test"}, {"samples": "all"}, {"examples": 3}):
         with pytest.raises(InputError, match=f"{next(iter(words))}: "):
             Saturation((0,), **words)

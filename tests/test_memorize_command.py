@@ -278,7 +278,8 @@ def test_rows_are_the_measures_and_the_groups_what_they_are_called(folder, capsy
     assert len(rows) == 2 * (3 + 3 + 6) and not rows.duplicated(list(rows.columns[:-1])).any()
     assert (rows.seed_a != rows.seed_b).all()
     features = {
-        name: representations(z, dataset.train.images, dataset.mean, dataset.std, pool=True) for name, z in zoos.items()
+        name: representations(z, dataset.train.images, dataset.mean, dataset.std, samples="pool")
+        for name, z in zoos.items()
     }
     for row in rows.itertuples():
         x = features[row.group_a][row.layer][SEEDS.index(row.seed_a)]

@@ -182,21 +182,21 @@ def test_evaluation_in_groups_finds_the_same(sizes, accuracy):
         accuracy(members, dataset, max_device_memory=usage.bytes_for(1) - 1)
 
 
-@pytest.mark.parametrize("pool", [False, slow(True)])
-def test_features_in_groups_are_the_same(sizes, pool):
+@pytest.mark.parametrize("samples", ["positions", slow("pool")])
+def test_features_in_groups_are_the_same(sizes, samples):
     dataset, members = trained()
     sizes.clear()  # of the training, where this is the first test
     images, devices = dataset.test.images[:20], jax.devices()[:1]
-    options_of_program = {"pool": pool, "batch_size": 8}
+    options_of_program = {"samples": samples, "batch_size": 8}
     usage = symjax.representations.features_program(members.network, (8, 8, 1), (0, 1), **options_of_program).memory
-    options = {"pool": pool, "devices": devices, "batch_size": 8}
+    options = {"samples": samples, "devices": devices, "batch_size": 8}
     arguments = members, images, dataset.mean, dataset.std
     bounded = representations(*arguments, **options, max_device_memory=usage.bytes_for(2))
     assert sizes == [2, 2] * 3  # three batches
     whole = representations(*arguments, **options)
     assert sizes[6:] == [3] * 3
     jax.tree.map(np.testing.assert_array_equal, bounded, whole)
-    size = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), pool=pool)
+    size = symjax.representations.bytes_per_image(members.network, (8, 8, 1), (0, 1), samples=samples)
     assert sum(array.nbytes for array in whole.values()) == 3 * 20 * size
     with pytest.raises(InputError, match="max_device_memory: .* one member needs"):
         representations(*arguments, max_device_memory=1000)

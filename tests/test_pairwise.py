@@ -180,14 +180,14 @@ def test_feature_form_is_taken_for_many_examples():
     assert kept((5000, 40), (5000, 8, 8, 3)) == (40, 5000)
     assert kept((5000, 40), (5000, 32, 32, 3)) == kept((5000, 40), measure="cka_rbf") == (1, 5000**2)
     assert kept((4000, 40)) == (1, 4000**2)
-    assert kept((50, 16, 16, 9), maps="pixels") == (9, 50 * 16 * 16)
+    assert kept((50, 16, 16, 9), samples="positions") == (9, 50 * 16 * 16)
 
 
 @pytest.mark.parametrize(
     ("measure", "options"),
     [
-        ("svcca", {"maps": "pool", "variance": jnp.asarray(0.7)}),
-        pytest.param("procrustes", {"center": True, "maps": "flatten"}, marks=pytest.mark.slow),
+        ("svcca", {"samples": "pool", "variance": jnp.asarray(0.7)}),
+        pytest.param("procrustes", {"center": True, "samples": "flatten"}, marks=pytest.mark.slow),
         ("cka", {"estimator": "gretton", "kernel": "rbf", "bandwidth": np.float32(0.5)}),
     ],
 )

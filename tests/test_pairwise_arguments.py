@@ -128,8 +128,8 @@ def test_mistakes_are_told():
         ),
         ("^full_output: got an unknown option", (a, "procrustes"), {"full_output": True}),
         ("estimator: got 'a', expected", (a, "cka"), {"estimator": "a"}),
-        (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "maps": "pool"}),
-        ("^layers 'layer0' .* and 'layer1' .*maps='flatten' and maps='pool'.*; layers='same'", (a, "cca"), {}),
+        (r"variance: got \[0.5\]", (a, "svcca"), {"variance": [0.5], "samples": "pool"}),
+        ("^layers 'layer0' .* and 'layer1' .*samples='flatten' and samples='pool'.*; layers='same'", (a, "cca"), {}),
         ("expected at least 4 for the estimator", ({"x": x[:, :3]}, "cka"), {}),
     ]:
         with pytest.raises(InputError, match=wrong):

@@ -206,9 +206,9 @@ def test_pixels_are_samples_and_the_smaller_map_is_enlarged(distance):
     repeated = distance(np.repeat(x[:, :2], 2, 1), np.repeat(y[:, :, :3], 2, 2))
     np.testing.assert_allclose([crossed, by_hand], repeated, atol=1e-6)
     flattened = [z.reshape(7, -1) for z in (x, small)]
-    np.testing.assert_allclose(distance(x, small, maps="flatten"), ORACLES[distance](*flattened), atol=2e-6)
+    np.testing.assert_allclose(distance(x, small, samples="flatten"), ORACLES[distance](*flattened), atol=2e-6)
     pooled = [z.mean((1, 2)) for z in (x, small)]
-    np.testing.assert_allclose(distance(x, small, maps="pool"), ORACLES[distance](*pooled), atol=2e-6)
+    np.testing.assert_allclose(distance(x, small, samples="pool"), ORACLES[distance](*pooled), atol=2e-6)
 
 
 # Properties
@@ -314,7 +314,7 @@ def test_nan_is_reported(distance):
         ({"x": np.ones(N)}, "x: got shape"),
         ({"x": np.ones((N, 2, 2, 3))}, "y: got shape .*map size"),
         ({"x": np.ones((N, 3), complex)}, "x: got complex"),
-        ({"maps": "patches"}, "maps: got 'patches'"),
+        ({"samples": "patches"}, "samples: got 'patches'"),
     ],
 )
 def test_mistakes(function, change, message):

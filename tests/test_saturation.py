@@ -43,7 +43,7 @@ def similarities(folder):
     features = []
     for epoch in range(7):
         loaded = zoo.load(folder, SEEDS, epoch=epoch)
-        features.append(features_of(loaded.network, loaded.members, images, DATASET.mean, DATASET.std, pool=True))
+        features.append(features_of(loaded.network, loaded.members, images, DATASET.mean, DATASET.std, samples="pool"))
     return np.array(
         [
             [np.mean([cka(x, y) for x, y in zip(before[layer], after[layer], strict=True)]) for layer in before]
@@ -178,7 +178,7 @@ def test_a_member_that_diverges_freezes_nothing(tmp_path, capsys):
 
 
 def test_a_rule_is_a_configuration_of_its_own():
-    config = ruled(0.9, seeds=(2, 0), images="validation", maps="pixels")
+    config = ruled(0.9, seeds=(2, 0), images="validation", samples="positions")
     assert ZooConfig.from_json(config.to_json()) == config and config.rule.seeds == (0, 2)
     assert LONGER.rule is None and scheduled((1, 1)).rule is None
     assert (

@@ -134,7 +134,7 @@ def test_maps():
     for function in (soft_matching, soft_matching_distance):
         np.testing.assert_allclose(function(x, y[:, :2, :2]), function(x, large), rtol=1e-6)
     pooled = distance_by_definition(x.mean((1, 2)), y.mean((1, 2)))
-    np.testing.assert_allclose(soft_matching_distance(x, y, maps="pool"), pooled, rtol=1e-5)
+    np.testing.assert_allclose(soft_matching_distance(x, y, samples="pool"), pooled, rtol=1e-5)
 
 
 @pytest.mark.parametrize("widths", [(4, 4), slow((4, 6))])
@@ -195,5 +195,5 @@ def test_mistakes(function):
     ]:
         with pytest.raises(InputError, match=message):
             function(*arguments)
-    with pytest.raises(InputError, match="maps: got 'patches'"):
-        function(x, y, maps="patches")
+    with pytest.raises(InputError, match="samples: got 'patches'"):
+        function(x, y, samples="patches")

@@ -92,7 +92,7 @@ def test_mistakes():
         (similarity.cca_stream, {"rcond": 1}, "rcond: "),
         (similarity.pwcca_stream, {"rcond": -1}, "rcond: "),
         (similarity.svcca_stream, {"variance": 0}, "variance: "),
-        (similarity.pls_stream, {"maps": "patches"}, "maps: "),
+        (similarity.pls_stream, {"samples": "patches"}, "samples: "),
         (similarity.cka_stream, {"estimator": "best"}, "estimator: "),
         (similarity.cka_stream, {"kernel": "rbf", "bandwidth": 0}, "bandwidth: "),
         (similarity.cka_stream, {"kernel": "cubic"}, "kernel: "),

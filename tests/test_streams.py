@@ -49,18 +49,18 @@ def test_equals_the_one_shot_function(name):
 @each
 def test_maps(name):
     make, function, options = EXACT[name]
-    for maps, n in (("pixels", 30), ("pool", 60)):
+    for samples, n in (("positions", 30), ("pool", 60)):
         x, y = maps_of(n)
-        stream = make(maps=maps, **options)
-        expected = function(x, y, maps=maps, **options)
+        stream = make(samples=samples, **options)
+        expected = function(x, y, samples=samples, **options)
         assert_same(stream.finalize(fed(stream, x, y, [n // 3] * 3)), expected, atol=2e-5)
 
 
 def test_flattened_maps():
     x, y = maps_of(30)
-    stream = similarity.procrustes_stream(maps="flatten")
+    stream = similarity.procrustes_stream(samples="flatten")
     got = stream.finalize(fed(stream, x, y, [10] * 3))
-    np.testing.assert_allclose(got, similarity.procrustes(x, y, maps="flatten"), atol=2e-6)
+    np.testing.assert_allclose(got, similarity.procrustes(x, y, samples="flatten"), atol=2e-6)
 
 
 def test_smaller_maps_are_enlarged():

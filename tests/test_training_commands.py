@@ -62,7 +62,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
     printed = capsys.readouterr().out
     rows = files.read_csv(out / "results.csv")
     assert len(rows) == 2 * 3 * 4 and sorted(rows.epoch.unique()) == [0, 2, 6]
-    at = features(folder, (0, 2, 6), (0, 1), pool=True)
+    at = features(folder, (0, 2, 6), (0, 1), samples="pool")
     for row in rows.itertuples():
         expected = MEASURES["cka"].fn(at[row.epoch][row.layer][row.seed], at[6][row.end_layer][row.seed])
         np.testing.assert_allclose(row.value, expected, atol=2e-4)
@@ -96,7 +96,7 @@ def test_dynamics_rows_are_the_measures_and_more_extends(folder, capsys, monkeyp
 
 
 def test_classes_rows_are_least_squares(folder, capsys):
-    out = command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2")
+    out = command(experiments.classes, folder, "--checkpoints", "0,3", "--samples", "positions", "--layers", "relu2")
     printed = capsys.readouterr().out
     dataset, _ = trained()
     rows = files.read_csv(out / "results.csv")
@@ -108,7 +108,9 @@ def test_classes_rows_are_least_squares(folder, capsys):
         indicator = np.float64(labels == list(dataset.class_names).index(str(row[5])))
         x, indicator = x.reshape(-1, x.shape[-1]), np.repeat(indicator, x[0, ..., 0].size)
         assert row.value == pytest.approx(least_squares_correlation(x, indicator), abs=1e-3)
-    command(experiments.classes, folder, "--checkpoints", "0,3", "--maps", "pixels", "--layers", "relu2", "--dry-run")
+    command(
+        experiments.classes, folder, "--checkpoints", "0,3", "--samples", "positions", "--layers", "relu2", "--dry-run"
+    )
     assert "All results exist" in capsys.readouterr().out
     assert "relu2: first " in printed and (out / "classes.png").exists() and (out / "layers.pdf").exists()
 

@@ -70,7 +70,7 @@ def test_layers_are_those_of_the_state_and_of_channels_chosen_by_seed():
 def test_distances_of_pairs(monkeypatch):
     features = np.random.default_rng(0).normal(size=(3, 20, 4)).astype(np.float32)
     monkeypatch.setattr(experiments.width, "layer_features", lambda *_: features)
-    table = command("--widths", "2", "4", "--layer", "relu1", "--maps", "pool")
+    table = command("--widths", "2", "4", "--layer", "relu1", "--samples", "pool")
     for row in table[table.width == 2].itertuples():
         x, y = features[row.model_a], features[row.model_b]
         np.testing.assert_allclose(row.value, (pwcca_distance(x, y) + pwcca_distance(y, x)) / 2, atol=1e-5)

@@ -284,5 +284,5 @@ def test_mistakes():
             function(x, y, estimator="unbiased")
         with pytest.raises(InputError, match="3 examples.*at least 4"):
             function(x[:3], y[:3])
-    with pytest.raises(InputError, match="maps: got 'patches'"):
-        wreath_procrustes(x, y, maps="patches")
+    with pytest.raises(InputError, match="samples: got 'patches'"):
+        wreath_procrustes(x, y, samples="patches")

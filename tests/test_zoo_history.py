@@ -229,7 +229,10 @@ def test_pooled_features_are_not_rounded_to_bfloat16():
     network = config.network(DATASET)
     members = jax.jit(jax.vmap(network.init))(jax.random.split(jax.random.key(0), 2))
     words = (DATASET.test.images[:9], DATASET.mean, DATASET.std)
-    maps, pooled = (features_of(network, members, *words, layers="relu1", pool=pool)["relu1"] for pool in (False, True))
+    maps, pooled = (
+        features_of(network, members, *words, layers="relu1", samples=samples)["relu1"]
+        for samples in ("positions", "pool")
+    )
     assert maps.dtype == jax.numpy.bfloat16 and pooled.dtype == np.float32
     np.testing.assert_allclose(pooled, maps.astype(np.float64).mean((2, 3)), rtol=1e-5)
 

@@ -150,17 +150,17 @@ print(f"SVCCA with 99 % of the variance: {similarity:.3f}, from {kept.x_rank} an
 # %% [markdown]
 # ## 2. Convolutional layers
 #
-# A convolutional layer has the shape (examples, height, width, channels). The channels are compared; the option `maps`
-# says what becomes of the pixels.
+# A convolutional layer has the shape (examples, height, width, channels). The channels are compared; the option
+# `samples` says what becomes of the pixels.
 
 # %%
 first, second = (f["conv1"] for f in features)
-for maps in ("pixels", "pool"):
-    print(f"conv1, maps={maps!r}: {symjax.cca_similarity(first, second, maps=maps):.3f}")
+for samples in ("positions", "pool"):
+    print(f"conv1, samples={samples!r}: {symjax.cca_similarity(first, second, samples=samples):.3f}")
 
 # %% [markdown]
-# - `"pixels"`, the default: each pixel is an example. Each location of a channel sees another patch of the image. Both
-#   layers need maps of one size.
+# - `"positions"`, the default: each pixel is an example. Each location of a channel sees another patch of the image.
+#   Both layers need maps of one size.
 # - `"pool"`: the mean of each channel over its map. Maps may differ in size.
 # - Fourier CCA (Raghu et al. 2017, supplement): CCA of the channels at each spatial frequency, then the mean over
 #   frequencies. Maps may differ in size; the common frequencies are compared.
@@ -168,7 +168,7 @@ for maps in ("pixels", "pool"):
 # %%
 other = features[1]["conv2"]
 print("shapes", first.shape, other.shape)
-print(f"conv1 and conv2, pooled: {symjax.cca_similarity(first, other, maps='pool'):.3f}")
+print(f"conv1 and conv2, pooled: {symjax.cca_similarity(first, other, samples='pool'):.3f}")
 print(f"conv1 and conv2, Fourier CCA: {symjax.fourier_cca_similarity(first, other):.3f}")
 
 # %% [markdown]

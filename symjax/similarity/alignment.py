@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from symjax.birkhoff import nearest_permutation
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.inputs import as_matrix, as_pair, check_maps, paired_representations, representation
+from symjax.similarity.inputs import as_matrix, as_pair, check_samples, representation
 from symjax.spelling import one_line
 
 
@@ -98,7 +98,7 @@ def positive_matching(products, x_norm, y_norm):
     return Matching(permutation, scaling, selection, jnp.zeros_like(scaling))
 
 
-def paired_samples(x, y, maps="pixels", **options):
+def paired_samples(x, y, samples="positions", mask=None, **options):
     """Return `x` and `y` as matrices with equally many rows (`as_pair`), after bringing maps to one size.
 
     Where pixels are samples, the smaller map is enlarged by nearest neighbour along each axis: pixel i of `length` new
@@ -107,25 +107,15 @@ def paired_samples(x, y, maps="pixels", **options):
     Raises:
         InputError: as `as_pair`, which takes the same options.
     """
-    x, y = paired_representations(x, y, **options)
-    if check_maps(maps) == "pixels" and x.ndim == y.ndim == 4:
-        size = tuple(max(pair) for pair in zip(x.shape[1:3], y.shape[1:3], strict=True))
-        x, y = enlarge(x, size), enlarge(y, size)
-    return as_pair(x, y, maps, layout="nhwc", min_examples=1)
+    return as_pair(x, y, samples, mask, enlarging=True, **options)
 
 
-def enlarge(x, size, axes=(1, 2)):
-    """Enlarge maps along `axes` to `size` by nearest neighbour, as in `paired_samples`."""
-    for axis, length in zip(axes, size, strict=True):
-        if x.shape[axis] != length:
-            x = jnp.take(x, jnp.arange(length) * x.shape[axis] // length, axis)
-    return x
-
-
-def samples_or_maps(x, maps):
+def samples_or_maps(x, samples):
     """Return a matrix, or unchanged maps where pixels are samples, since their size may have to change later."""
     options = {"layout": "nhwc"}
-    return representation(x, **options) if check_maps(maps) == "pixels" else as_matrix(x, "x", maps, **options)
+    return (
+        representation(x, **options) if check_samples(samples) == "positions" else as_matrix(x, "x", samples, **options)
+    )
 
 
 def channels_first(x):

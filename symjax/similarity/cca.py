@@ -16,7 +16,7 @@ from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure
 
 
-def cca(x, y, *, maps="pixels", layout=None, rcond=None):
+def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     """Compute the canonical correlation analysis of two sets of neurons.
 
     The i-th correlation is the maximum of <X a, Y b> / (|X a| |Y b|), with X and Y centred, over variates uncorrelated
@@ -37,9 +37,10 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
     Args:
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         y: (n, d_y) or maps, with as many examples.
-        maps: conversion of maps to matrices: "pixels" (each pixel is a sample, the default of SVCCA, Raghu et al.
-            2017), "flatten" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "positions" (each token or pixel is a sample, as in SVCCA of
+            Raghu et al. 2017), "pool" (their mean), "flatten", "first" or "last" (one of them); see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         rcond: directions with a singular value up to this multiple of the largest one are dropped, after scaling
             neurons to unit norm; by default 8 eps max(d_x, d_y)^(1/2). Constant neurons are always dropped. Static.
             Where the default drops directions over an eighth of it, which may be more than rounding, a
@@ -63,7 +64,7 @@ def cca(x, y, *, maps="pixels", layout=None, rcond=None):
         ((4, 4), 4)
     """
     default = rcond is None
-    x, y, rcond = check_pair(x, y, maps, layout, rcond)
+    x, y, rcond = check_pair(x, y, samples, layout, mask, rcond)
     result = cca_of_matrices(x, y, rcond)
     if default:
         warn_of_dropped_directions(x, y, rcond, result.x_dropped, result.y_dropped)
@@ -117,11 +118,11 @@ def _common_rank(result):
 SUMMARIES = {"mean": mean_correlation, "mean_square": mean_square_correlation}
 
 
-def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=None):
+def cca_similarity(x, y, *, samples="positions", layout=None, mask=None, summary="mean", rcond=None):
     """Compute the mean ("mean") or mean square ("mean_square") canonical correlation; see `cca`.
 
     Args:
-        x, y, maps, layout, rcond: as in `cca`.
+        x, y, samples, layout, mask, rcond: as in `cca`.
         summary: "mean" or "mean_square".
 
     Returns:
@@ -140,7 +141,7 @@ def cca_similarity(x, y, *, maps="pixels", layout=None, summary="mean", rcond=No
     """
     one_of("summary", summary, SUMMARIES)
     default = rcond is None
-    x, y, rcond = check_pair(x, y, maps, layout, rcond, translation_invariant=True)
+    x, y, rcond = check_pair(x, y, samples, layout, mask, rcond, translation_invariant=True)
     similarity, *dropped = _summary(x, y, rcond, summary)
     if default:
         warn_of_dropped_directions(x, y, rcond, *dropped)
@@ -153,7 +154,7 @@ def _summary(x, y, rcond, summary):
     return SUMMARIES[summary](result), result.x_dropped, result.y_dropped
 
 
-def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
+def cca_distance(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     """Compute 1 - mean canonical correlation, 0-d, in [0, 1]. Not a metric.
 
     Args, Raises and invariances: as for `cca_similarity`.
@@ -167,18 +168,18 @@ def cca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
         >>> print(f"{cca_distance(x, x @ np.tri(4) + 1):.3f}")
         0.000
     """
-    return 1 - cca_similarity(x, y, maps=maps, layout=layout, rcond=rcond)
+    return 1 - cca_similarity(x, y, samples=samples, layout=layout, mask=mask, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
-def split(shapes, *, maps="pixels", rcond=None, summary="mean", distance=False):
+def split(shapes, *, samples="positions", rcond=None, summary="mean", distance=False):
     """Return `cca_similarity` as a `SplitMeasure`.
 
     Where `rcond` is None, the default depends on each side's own width.
     """
 
     def prepare(x):
-        x = as_matrix(x, "x", maps, layout="nhwc")
+        x = as_matrix(x, "x", samples, layout="nhwc")
         basis, _, rank = whiten(unit_norm_data(*centre(x)).data, resolve_rcond(rcond, x))
         return Prepared(basis.T, rank)
 

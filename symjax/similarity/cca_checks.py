@@ -8,9 +8,9 @@ from symjax.errors import InputError
 from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_pair, warn_user
 
 
-def check_pair(x, y, maps, layout, rcond, *, translation_invariant=False):
+def check_pair(x, y, samples, layout, mask, rcond, *, translation_invariant=False):
     """Return the checked arguments of `cca` as (x, y, rcond)."""
-    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=translation_invariant)
+    x, y = as_pair(x, y, samples, layout=layout, mask=mask, translation_invariant=translation_invariant)
     rcond = resolve_rcond(rcond, x, y)
     warn_of_few_examples(x.shape[0], x.shape[1], y.shape[1])
     return x, y, rcond

@@ -39,7 +39,9 @@ INACCURATE = -4  # stands for a value of which subtracting the kernels' diagonal
 SMALL_ANGLE = 0.15  # angles below it, or as close to pi, lose more than a digit in the cosine
 
 
-def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
+def cka(
+    x, y, estimator="song", kernel="linear", *, bandwidth=1.0, samples="flatten", layout=None, mask=None, form="auto"
+):
     """Compute the centred kernel alignment, CKA(x, y) = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)).
 
     K and L are the kernel matrices of the examples of x and of y.
@@ -55,8 +57,10 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
             from inner products. Where these would lose the digits, as for examples in distant clusters, they are
             computed from differences: n^2 (p + q) operations outside of matrix products.
         bandwidth: positive number; Kornblith et al. use 0.2, 0.4 and 0.8.
-        maps: conversion of maps to examples: "flatten" (as published), "pixels" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "flatten" (as published), "positions" (each token or pixel is a
+            sample), "pool" (the mean over them), "first" or "last" (one of them); see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         form: "gram" takes n^2 (p + q) operations and n^2 memory; "features" takes n (p^2 + p q + q^2) operations and
             supports the linear kernel only. Both give the same value. "auto" takes the cheaper one.
 
@@ -79,10 +83,12 @@ def cka(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten
         >>> print(f"{cka(x, 3 * x[:, ::-1] + 1):.3f}")  # permuted, scaled and translated
         1.000
     """
-    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form))
+    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, samples, layout, mask, form))
 
 
-def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
+def cka_distance(
+    x, y, estimator="song", kernel="linear", *, bandwidth=1.0, samples="flatten", layout=None, mask=None, form="auto"
+):
     """Compute arccos(CKA(x, y)), the angle between the centred kernel matrices.
 
     A metric on centred kernel matrices up to scaling, for every estimator, since each is an inner product.
@@ -102,7 +108,7 @@ def cka_distance(x, y, estimator="song", kernel="linear", *, bandwidth=1.0, maps
         >>> print(f"{cka_distance(x, x):.3f}")
         0.000
     """
-    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form), as_angle=True)
+    return _cka(*_check_arguments(x, y, estimator, kernel, bandwidth, samples, layout, mask, form), as_angle=True)
 
 
 def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
@@ -134,7 +140,7 @@ def channel_normalized_cka(x, y, estimator="song", *, layout=None, form="auto"):
         1.000
     """
     x, y = (_unit_channels(z) for z in paired_representations(x, y, layout=layout, translation_invariant=True))
-    return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", form))
+    return _cka(*_check_arguments(x, y, estimator, "linear", 1.0, "flatten", "nhwc", None, form))
 
 
 @lru_cache(maxsize=64)
@@ -144,7 +150,7 @@ def split(
     estimator="song",
     kernel="linear",
     bandwidth=1.0,
-    maps="flatten",
+    samples="flatten",
     form="auto",
     normalized=False,
     as_angle=False,
@@ -155,12 +161,12 @@ def split(
     The Gram form is preferred more often than for one pair, since each kernel matrix is computed once.
     """
     if form == "auto":
-        rows, widths = zip(*(matrix_shape(shape, maps) for shape in shapes), strict=True)
+        rows, widths = zip(*(matrix_shape(shape, samples) for shape in shapes), strict=True)
         few = rows[0] > MANY_EXAMPLES and 8 * sum(widths) < sum(rows)
         form = "features" if few and kernel == "linear" else "gram"
 
     def rows(x):
-        return as_matrix(_unit_channels(x) if normalized else x, "x", maps, layout="nhwc")
+        return as_matrix(_unit_channels(x) if normalized else x, "x", samples, layout="nhwc")
 
     def matrix(x):
         return unit_norm(subtract_ninther(rows(x)))[0]
@@ -212,9 +218,9 @@ def split_kernels(kernel_of, estimator, as_angle):
     )
 
 
-def _check_arguments(x, y, estimator, kernel, bandwidth, maps, layout, form):
+def _check_arguments(x, y, estimator, kernel, bandwidth, samples, layout, mask, form):
     """Check the arguments of `cka` and return those of `_cka`."""
-    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=True)
+    x, y = as_pair(x, y, samples, mask, layout=layout, translation_invariant=True)
     check_estimator(estimator, len(x))
     check_kernel(kernel, bandwidth)
     one_of("form", form, FORMS)

@@ -38,7 +38,7 @@ class Diagnosis(NamedTuple):
         return f"Diagnosis(channels={len(self.dead)}, {numbers_text}, few={bool(self.few)})"
 
 
-def diagnose(x, *, maps="pixels", layout=None, rcond=None):
+def diagnose(x, *, samples="positions", layout=None, mask=None, rcond=None):
     """Find dead, constant and duplicate channels of a representation, its rank, and whether it has enough examples.
 
     How measures treat them: the wreath measures ignore dead channels (`wreath_cka` and soft matching ignore constant
@@ -51,9 +51,10 @@ def diagnose(x, *, maps="pixels", layout=None, rcond=None):
 
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
-        maps: conversion of maps to matrices: "pixels" (channels over examples and pixels), "flatten" or "pool"; see
-            `as_matrix`.
+        samples: how tokens and maps become matrices: "positions" (each token or pixel is a sample), "pool" (the
+            mean over them), "flatten", "first" or "last" (one of them); see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         rcond: as in `cca`: singular values up to this multiple of the largest one do not count.
 
     Returns:
@@ -62,7 +63,7 @@ def diagnose(x, *, maps="pixels", layout=None, rcond=None):
         only a traced array can have, is in none of the masks.
 
     Raises:
-        InputError: x not as above, unknown `maps`, rcond not in [0, 1); concrete NaN or infinite entries.
+        InputError: x not as above, unknown `samples`, rcond not in [0, 1); concrete NaN or infinite entries.
 
     Example:
         >>> import numpy as np
@@ -73,7 +74,7 @@ def diagnose(x, *, maps="pixels", layout=None, rcond=None):
         >>> diagnose(x)
         Diagnosis(channels=4, examples=16, samples=16, rank=2, num_dead=1, num_constant=1, num_duplicate=1, few=False)
     """
-    matrix = as_matrix(x, "x", maps, layout=layout)
+    matrix = as_matrix(x, "x", samples, layout=layout, mask=mask)
     return _diagnose(matrix, resolve_rcond(rcond, matrix), len(x))
 
 

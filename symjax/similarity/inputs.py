@@ -1,7 +1,9 @@
 """Validation of the arguments of all similarity measures, and conversion of maps to matrices.
 
-Representations are (n, d) or (n, h, w, c): examples first, features or channels last (with layout="nchw", channels of
-maps second). Wrong shapes or dtypes raise an `InputError` before compilation. So do NaN and infinite entries, but only
+Representations are (n, d), tokens (n, t, c) or maps (n, h, w, c): examples first, features or channels last (with
+layout="nchw", channels second). Tokens are maps of height 1; of more axes, all but the last two are flattened.
+
+Wrong shapes or dtypes raise an `InputError` before compilation. So do NaN and infinite entries, but only
 in concrete arrays: under `jit`, `vmap` or `grad` they make the result NaN. The result is also NaN where a comparison is
 0 / 0, for example with a constant representation.
 
@@ -20,8 +22,9 @@ import numpy as np
 
 from symjax.checks import any_array, is_concrete, is_real, one_of, real
 from symjax.errors import InputError
+from symjax.similarity.position_mask import without_masked
 
-MAPS = ("pixels", "flatten", "pool")
+SAMPLES = ("positions", "pool", "flatten", "first", "last")
 LAYOUTS = ("nhwc", "nchw")
 MAX_LOSS = 2.0**-10  # largest allowed rounding error, relative to a channel's spread, of conversion to fewer bits
 
@@ -39,7 +42,7 @@ class LayoutWarning(UserWarning):
 
 
 def representation(x, name="x", *, layout=None, min_examples=2, translation_invariant=False):
-    """Return `x` as a finite floating array (n, d) or (n, h, w, c).
+    """Return `x` as a finite floating array (n, d) or (n, h, w, c), tokens as (n, 1, t, c).
 
     Integers become the default float and half precisions float32. For NumPy arrays of more bits than JAX uses, the
     common offset of a channel is subtracted where conversion would lose the differences within it.
@@ -59,15 +62,15 @@ def representation(x, name="x", *, layout=None, min_examples=2, translation_inva
     """
     check_layout(layout)
     original = any_array(name, x)
-    if original.ndim == 4:
-        original = channels_last(name, original, layout, 1)
-    if original.ndim in (2, 4) and original.size and is_concrete(original) and is_real(original.dtype):
+    if original.ndim > 2:
+        original = as_map_axes(channels_last(name, original, layout, 1), 1)
+    if original.ndim >= 2 and original.size and is_concrete(original) and is_real(original.dtype):
         original = subtract_large_offset(name, original, translation_invariant)
     x = real(name, original)
     if x.dtype.itemsize < 4:
         x = x.astype(jnp.float32)
-    if x.ndim not in (2, 4):
-        raise InputError(f"{name}: got shape {x.shape}, expected (n, d) or (n, h, w, c), examples first")
+    if x.ndim < 2:
+        raise InputError(f"{name}: got shape {x.shape}, expected (n, d), (n, t, c) or (n, h, w, c), examples first")
     if x.size == 0:
         raise InputError(f"{name}: got shape {x.shape}, expected a nonempty array")
     if x.shape[0] < min_examples:
@@ -81,13 +84,18 @@ def channels_last(name, x, layout, axis):
     if layout == "nchw":
         return (np if isinstance(x, np.ndarray) else jnp).moveaxis(x, axis, -1)
     first, *size = x.shape[axis:]
-    if layout is None and size[0] == size[1] != first:
+    if layout is None and len(size) == 2 and size[0] == size[1] != first:
         warn_user(
             f"{name}: got shape {x.shape}, which looks like {first} channels first, and is read as maps of "
             f"{first} x {size[0]} pixels and {size[1]} channels; specify layout='nchw' or 'nhwc'",
             LayoutWarning,
         )
     return x
+
+
+def as_map_axes(x, leading):
+    """Return an array with exactly two axes of positions between `leading` axes and the channels."""
+    return x if x.ndim == leading + 3 else x.reshape(*x.shape[:leading], -1, *x.shape[-2:])
 
 
 def subtract_large_offset(name, x, translation_invariant):
@@ -125,32 +133,49 @@ def subtract_large_offset(name, x, translation_invariant):
     return x
 
 
-def as_matrix(x, name="x", maps="pixels", **options):
+def as_matrix(x, name="x", samples="positions", mask=None, layout=None, **options):
     """Return `x` as a matrix of samples by features; (n, d) is unchanged.
 
-    Maps (n, h, w, c) become, by `maps`: "pixels", each pixel a sample, (n h w, c); "flatten", (n, h w c); "pool", the
-    mean over pixels, (n, c).
+    Tokens (n, t, c) and maps (n, h, w, c) become, by `samples`: "positions", each token or pixel a sample, (n h w, c);
+    "pool", the mean over positions, (n, c); "flatten", (n, h w c); "first" or "last", one position, (n, c). `mask`, (n,
+    t) or (n, h, w), is false for positions that are left out, such as padding; they may contain anything.
 
     Raises:
-        InputError: as `representation`, which takes the same options; unknown `maps`.
+        InputError: as `representation`, which takes the same options; unknown `samples`; a mask of another shape, with
+            "flatten", or without a position of an example (with "positions": of any).
     """
-    return _matrix(representation(x, name, **options), check_maps(maps))
+    check_samples(samples)
+    (x,), mask = without_masked({name: x}, samples, mask, check_layout(layout))
+    return _matrix(representation(x, name, layout=layout, **options), samples, mask)
 
 
-def as_pair(x, y, maps="pixels", **options):
+def as_pair(x, y, samples="positions", mask=None, *, layout=None, enlarging=False, **options):
     """Return `x` and `y` as matrices (`as_matrix`) of one dtype and equally many rows.
 
     Raises:
-        InputError: as `as_matrix`; different numbers of examples; for "pixels" different map sizes, or a matrix and
-            maps.
+        InputError: as `as_matrix`; different numbers of examples; for "positions" a matrix and maps, or different map
+            sizes unless the smaller map is enlarged.
     """
-    x, y = paired_representations(x, y, **options)
-    if check_maps(maps) == "pixels" and _map_size(x) != _map_size(y):
-        raise InputError(
-            f"y: got shape {y.shape}, expected the map size of x, {x.shape}, where pixels are samples; "
-            "maps='flatten' and maps='pool' compare any two sizes"
-        )
-    return _matrix(x, maps), _matrix(y, maps)
+    check_samples(samples)
+    (x, y), mask = without_masked({"x": x, "y": y}, samples, mask, check_layout(layout))
+    x, y = paired_representations(x, y, layout=layout, **options)
+    if samples == "positions" and _map_size(x) != _map_size(y):
+        if not (enlarging and x.ndim == y.ndim):
+            raise InputError(
+                f"y: got shape {y.shape}, expected the map size of x, {x.shape}, where positions are samples; "
+                "samples='flatten' and samples='pool' compare any two sizes"
+            )
+        size = tuple(map(max, _map_size(x), _map_size(y)))
+        x, y = enlarge(x, size), enlarge(y, size)
+    return _matrix(x, samples, mask), _matrix(y, samples, mask)
+
+
+def enlarge(x, size, axes=(1, 2)):
+    """Enlarge maps along `axes` to `size` by nearest neighbour, as in `alignment.paired_samples`."""
+    for axis, length in zip(axes, size, strict=True):
+        if x.shape[axis] != length:
+            x = jnp.take(x, jnp.arange(length) * x.shape[axis] // length, axis)
+    return x
 
 
 def as_maps(x, name="x", **options):
@@ -206,9 +231,9 @@ def check_layout(layout):
     return layout
 
 
-def check_maps(maps):
-    one_of("maps", maps, MAPS)
-    return maps
+def check_samples(samples):
+    one_of("samples", samples, SAMPLES)
+    return samples
 
 
 def require_in_range(name, x, original):
@@ -241,17 +266,29 @@ def _largest(x):
     return jnp.abs(x).max()
 
 
-def _matrix(x, maps):
+def _matrix(x, samples, mask=None):
     if x.ndim == 2:
         return x
-    if maps == "pool":
+    if samples == "pool" and mask is None:
         return x.mean((1, 2))
-    return x.reshape((-1, x.shape[-1]) if maps == "pixels" else (x.shape[0], -1))
+    if samples == "flatten":
+        return x.reshape(len(x), -1)
+    positions = x.reshape(len(x), -1, x.shape[-1])
+    mask = None if mask is None else mask.reshape(positions.shape[:2])
+    if samples == "positions":
+        rows = positions.reshape(-1, x.shape[-1])
+        return rows if mask is None else rows[np.flatnonzero(mask)]
+    if samples == "pool":
+        return jnp.where(mask[..., None], positions, 0).sum(1) / mask.sum(1, keepdims=True)
+    if mask is None:
+        return positions[:, 0 if samples == "first" else -1]
+    place = mask.argmax(1) if samples == "first" else mask.shape[1] - 1 - mask[:, ::-1].argmax(1)
+    return jnp.take_along_axis(positions, place[:, None, None], 1)[:, 0]
 
 
-def matrix_shape(shape, maps):
+def matrix_shape(shape, samples):
     """Return the shape of `as_matrix` of a representation of `shape`."""
-    return jax.eval_shape(lambda x: _matrix(x, maps), jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+    return jax.eval_shape(lambda x: _matrix(x, samples), jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 
 def _map_size(x):

@@ -17,8 +17,8 @@ from jax import lax
 
 from symjax.ops import parallel
 from symjax.ops.memory import num_bytes
-from symjax.similarity.alignment import enlarge
 from symjax.similarity.channels import common_width, pad_channels
+from symjax.similarity.inputs import enlarge
 from symjax.similarity.pair_product import Prepared, larger_size
 
 TILE_WIDTH = 512  # largest number of rows of a tile's product; wider products are not faster

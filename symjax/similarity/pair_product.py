@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from symjax.birkhoff.dual import matmul
-from symjax.similarity.alignment import enlarge
+from symjax.similarity.inputs import enlarge
 
 
 class Prepared(NamedTuple):

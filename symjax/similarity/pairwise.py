@@ -37,6 +37,7 @@ def pairwise(
     memory=2**31,
     devices=None,
     layout=None,
+    mask=None,
     **options,
 ):
     """Evaluate a measure on all pairs of representations.
@@ -56,8 +57,8 @@ def pairwise(
     In cca, pwcca and fourier_cca, the default of `rcond` depends on each side's own width.
 
     Args:
-        representations: mapping from names of layers to arrays (models, n, d) or (models, n, h, w, c), NumPy or JAX.
-            The values of d, h, w and c may differ between layers.
+        representations: mapping from names of layers to arrays (models, n, d), tokens (models, n, t, c) or maps
+            (models, n, h, w, c), NumPy or JAX. All but the first two axes may differ between layers.
         measure: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array, which is treated as
             not symmetric.
         against: a second set of representations of the same examples to compare with; None compares the first set with
@@ -73,7 +74,8 @@ def pairwise(
         devices: devices to compute on; by default all local devices.
         layout: layout of maps, "nhwc", or "nchw" for arrays (models, n, c, h, w). None means "nhwc", with a
             `LayoutWarning` where an array looks like "nchw".
-        options: options of the measure's function, such as maps="pool".
+        mask: which tokens or pixels of the examples count in all models, (n, t) or (n, h, w); see `as_matrix`.
+        options: options of the measure's function, such as samples="pool".
 
     Returns:
         `Pairwise`. For a set compared with itself it contains both orders of each pair.
@@ -103,6 +105,13 @@ def pairwise(
         raise InputError("devices: got none, expected one or more")
     dtype = np.promote_types(a.dtype, b.dtype)
     options = _options(measure, options)
+    if mask is not None:
+        parameters = inspect.signature(measure.fn).parameters
+        if "mask" not in parameters:
+            raise InputError(f"mask: got one for {measure.name}, which has no such option")
+        samples = options.pop("samples", parameters["samples"].default)
+        for side in dict.fromkeys((a, b)):
+            side.reduce(samples, mask, "translation" in measure.invariances)
     model_mask = _model_mask(pairs, a, b)
     comparisons = _comparisons(layers, a, b)
     messages = {}

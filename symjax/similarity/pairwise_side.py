@@ -11,8 +11,16 @@ import numpy as np
 from symjax import checks
 from symjax.checks import is_concrete, labels
 from symjax.errors import InputError
-from symjax.similarity.inputs import channels_last, check_layout, range_problem, subtract_large_offset
+from symjax.similarity.inputs import (
+    as_map_axes,
+    as_matrix,
+    channels_last,
+    check_layout,
+    range_problem,
+    subtract_large_offset,
+)
 from symjax.similarity.pair_blocks import Representations
+from symjax.similarity.position_mask import as_mask
 
 
 class PairwiseSide:
@@ -62,6 +70,22 @@ class PairwiseSide:
                 if message := range_problem(largest, dtype):
                     raise InputError(f"{self.name}: {message} (layer {layer!r} of model {label!r})")
 
+    def reduce(self, samples, mask, translation_invariant):
+        """Convert tokens and maps to the matrices that `samples` and `mask` select, as in `as_matrix`."""
+        mask = as_mask(mask)
+
+        def matrices(layer, array):
+            shape = array.shape[1:-1]
+            fitting = mask.reshape(shape) if mask.size == np.prod(shape) and len(mask) == shape[0] else mask
+            options = {"layout": "nhwc", "translation_invariant": translation_invariant}
+            name = f"{self.name}[{layer!r}]"
+            return np.stack([as_matrix(x, name, samples, fitting, **options) for x in array])
+
+        if all(array.ndim == 3 for array in self.arrays):
+            raise InputError(f"mask: got one for vectors in {self.name}, expected tokens (models, n, t, c) or maps")
+        layers = zip(self.layers, self.arrays, strict=True)
+        self.arrays = tuple(array if array.ndim == 3 else matrices(layer, array) for layer, array in layers)
+
     def _subtract_large_offset(self, layer, array, translation_invariant):
         name, models = f"{self.name}: layer {layer!r} of model", list(array)
         results = [
@@ -75,9 +99,10 @@ def _array(name, value, layout):
     if not is_concrete(value):
         raise InputError(f"{name}: got a traced array, expected a concrete one")
     value = checks.array(name, value)
-    if value.ndim not in (3, 5) or value.size == 0:
-        raise InputError(f"{name}: got shape {value.shape}, expected (models, n, d) or (models, n, h, w, c), not empty")
-    return channels_last(name, value, layout, 2) if value.ndim == 5 else value
+    if value.ndim < 3 or value.size == 0:
+        expected = "(models, n, d), (models, n, t, c) or (models, n, h, w, c), not empty"
+        raise InputError(f"{name}: got shape {value.shape}, expected {expected}")
+    return value if value.ndim == 3 else as_map_axes(channels_last(name, value, layout, 2), 2)
 
 
 def _float_of(dtype):

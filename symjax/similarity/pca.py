@@ -34,7 +34,7 @@ class PCA(NamedTuple):
         return one_line(self)
 
 
-def pca(x, *, maps="pixels", layout=None):
+def pca(x, *, samples="positions", layout=None, mask=None):
     """Compute the principal components: orthonormal directions of descending variance.
 
     Variances are s_i^2 / (n - 1), with s_i the singular values of the centred data. They are never computed as
@@ -45,8 +45,10 @@ def pca(x, *, maps="pixels", layout=None):
 
     Args:
         x: (n, d) or (n, h, w, c), floating (integers become the default float, half precisions float32).
-        maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "positions" (each token or pixel is a sample), "pool" (the
+            mean over them), "flatten", "first" or "last" (one of them); see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
         `PCA`.
@@ -66,7 +68,7 @@ def pca(x, *, maps="pixels", layout=None):
         >>> print(np.abs(np.asarray(result.components[:, 0])).round(4))
         [0.6 0.8 0.  0. ]
     """
-    return _pca(as_matrix(x, "x", maps, layout=layout))
+    return _pca(as_matrix(x, "x", samples, layout=layout, mask=mask))
 
 
 @jax.jit

@@ -29,7 +29,7 @@ class PLS(NamedTuple):
         return one_line(self)
 
 
-def pls(x, y, *, maps="pixels", layout=None):
+def pls(x, y, *, samples="positions", layout=None, mask=None):
     """Compute partial least squares: orthonormal directions of x and of y whose scores have the largest covariance.
 
     The singular value decomposition of the cross covariance X' Y / (n - 1) of centred data ("PLS-SVD"). CCA maximizes
@@ -42,8 +42,10 @@ def pls(x, y, *, maps="pixels", layout=None):
     Args:
         x: (n, d_x) or (n, h, w, c), floating (integers become the default float, half precisions float32).
         y: (n, d_y) or maps, with as many examples.
-        maps: conversion of maps to matrices: "pixels", "flatten" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "positions" (each token or pixel is a sample), "pool" (the
+            mean over them), "flatten", "first" or "last" (one of them); see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
         `PLS`.
@@ -61,7 +63,7 @@ def pls(x, y, *, maps="pixels", layout=None):
         >>> result.covariances.shape, result.y_directions.shape
         ((4,), (4, 4))
     """
-    return _pls(*as_pair(x, y, maps, layout=layout))
+    return _pls(*as_pair(x, y, samples, layout=layout, mask=mask))
 
 
 @jax.jit
@@ -79,7 +81,7 @@ def pls_of_centred(x, y, samples):
     return PLS(covariances * x_size * y_size, from_row_space(u, x_q), from_row_space(vt.T, y_q), x_mean, y_mean)
 
 
-def pls_similarity(x, y, *, maps="pixels", layout=None):
+def pls_similarity(x, y, *, samples="positions", layout=None, mask=None):
     """Return the sum of PLS covariances divided by its bound, |X' Y|_* / (|X|_F |Y|_F), with X and Y centred.
 
     It is the cosine of the angle of orthogonal Procrustes (Williams et al. 2021).
@@ -98,7 +100,7 @@ def pls_similarity(x, y, *, maps="pixels", layout=None):
         >>> print(f"{pls_similarity(x, 3 * x[:, ::-1] + 1):.3f}")
         1.000
     """
-    return _similarity(*as_pair(x, y, maps, layout=layout, translation_invariant=True))
+    return _similarity(*as_pair(x, y, samples, layout=layout, mask=mask, translation_invariant=True))
 
 
 @jax.jit
@@ -107,10 +109,11 @@ def _similarity(x, y):
 
 
 @lru_cache(maxsize=64)
-def split(shapes, *, maps="pixels"):
+def split(shapes, *, samples="positions"):
     """Return `pls_similarity` as a `SplitMeasure`."""
     return SplitMeasure(
-        lambda x: Prepared(_unit(as_matrix(x, "x", maps, layout="nhwc")).T, ()), lambda cross, a, b: _bounded_sum(cross)
+        lambda x: Prepared(_unit(as_matrix(x, "x", samples, layout="nhwc")).T, ()),
+        lambda cross, a, b: _bounded_sum(cross),
     )
 
 

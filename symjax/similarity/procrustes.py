@@ -26,16 +26,17 @@ from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure
 
 
-def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
+def procrustes(x, y, *, center=False, samples="positions", layout=None, mask=None, full_output=False):
     """Compute the orthogonal Procrustes similarity, 1 - d / 2 with d = `procrustes_distance(x, y)`.
 
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
         center: whether to subtract each channel's mean first, as in Williams et al.; Godfrey et al. do not.
-        maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
-            "flatten" and "pool" as in `as_matrix`.
+        samples: "positions" (as published) makes each pixel a sample, after enlarging the smaller map by nearest
+            neighbour; the others as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the alignment too.
 
     Returns:
@@ -46,7 +47,7 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
         The derivative holds the best rotation fixed; this is the exact first derivative.
 
     Raises:
-        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `samples`; concrete NaN or infinite entries.
 
     Reference: Godfrey et al. 2022.
 
@@ -59,11 +60,11 @@ def procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=Fa
         1.000 3.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
+    distance, rotation = _rotate(*_padded_samples(x, y, samples, layout, mask, center, full_output), center)
     return with_similarity(distance, rotation, full_output)
 
 
-def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
+def procrustes_distance(x, y, *, center=False, samples="positions", layout=None, mask=None, full_output=False):
     """Compute min over orthogonal Q of |x / |x| - (y / |y|) Q| in the Frobenius norm.
 
     It equals sqrt(2 - 2 |x'y|_* / (|x| |y|)), with the nuclear norm |.|_*. The narrower side is padded with zero
@@ -71,7 +72,7 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_
     whitening).
 
     Args:
-        x, y, center, maps, layout, full_output: as in `procrustes`.
+        x, y, center, samples, layout, mask, full_output: as in `procrustes`.
 
     Returns:
         0-d array in [0, sqrt(2)]; with `full_output` also the `Rotation`, as in `procrustes`. It is computed as the
@@ -91,15 +92,15 @@ def procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_
         0.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, rotation = _rotate(*_padded_samples(x, y, maps, layout, center, full_output), center)
+    distance, rotation = _rotate(*_padded_samples(x, y, samples, layout, mask, center, full_output), center)
     return (distance, rotation) if full_output else distance
 
 
-def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
+def permutation_procrustes(x, y, *, center=False, samples="positions", layout=None, mask=None, full_output=False):
     """Compute the permutation Procrustes similarity, 1 - d / 2 with d = `permutation_procrustes_distance(x, y)`.
 
     Args:
-        x, y, center, maps, layout, full_output: as in `procrustes`.
+        x, y, center, samples, layout, mask, full_output: as in `procrustes`.
 
     Returns:
         0-d array in [0, 1]; with `full_output` also the `Matching` of channels, whose scaling is |y| / |x| for all (of
@@ -120,11 +121,13 @@ def permutation_procrustes(x, y, *, center=False, maps="pixels", layout=None, fu
         1.000 [3, 2, 1, 0]
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
+    distance, matching = _permute(*_paired_samples(x, y, samples, layout, mask, center, full_output), center)
     return with_similarity(distance, matching, full_output)
 
 
-def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout=None, full_output=False):
+def permutation_procrustes_distance(
+    x, y, *, center=False, samples="positions", layout=None, mask=None, full_output=False
+):
     """Compute min over permutations P of |x / |x| - (y / |y|) P| in the Frobenius norm.
 
     The narrower side is padded with zero channels. Linear assignment, exact, on the host. A metric, up to the
@@ -132,7 +135,7 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout
     padding both sides further can reduce the distance.)
 
     Args:
-        x, y, center, maps, layout, full_output: as in `procrustes`.
+        x, y, center, samples, layout, mask, full_output: as in `procrustes`.
 
     Returns:
         0-d array in [0, 2]; with `full_output` also the `Matching`, as in `permutation_procrustes`.
@@ -150,26 +153,26 @@ def permutation_procrustes_distance(x, y, *, center=False, maps="pixels", layout
         0.000
     """
     center, full_output = flag("center", center), flag("full_output", full_output)
-    distance, matching = _permute(*_paired_samples(x, y, maps, layout, center, full_output), center)
+    distance, matching = _permute(*_paired_samples(x, y, samples, layout, mask, center, full_output), center)
     return (distance, matching) if full_output else distance
 
 
-def _paired_samples(x, y, maps, layout, center, full_output):
-    return paired_samples(x, y, maps, layout=layout, translation_invariant=center and not full_output)
+def _paired_samples(x, y, samples, layout, mask, center, full_output):
+    return paired_samples(x, y, samples, mask, layout=layout, translation_invariant=center and not full_output)
 
 
 SMALL_DISTANCE = 0.2  # distances below it lose more than a digit when computed as the root of 2 - 2 s
 
 
 @lru_cache(maxsize=64)
-def split(shapes, *, center=False, maps="pixels", permuted=False, similarity=False):
+def split(shapes, *, center=False, samples="positions", permuted=False, similarity=False):
     """Return `procrustes` or `permutation_procrustes` as a `SplitMeasure`.
 
     `Prepared.aux` says whether the side is nonzero.
     """
 
     def prepare(x):
-        x = samples_or_maps(x, maps)
+        x = samples_or_maps(x, samples)
         data, norm = unit_norm(centred(x) if center else x)
         data = channels_first(data)
         if not permuted and len(data) > data[0].size:  # use coordinates of the row space
@@ -206,8 +209,8 @@ def with_similarity(distance, alignment, full_output):
     return (similarity, alignment) if full_output else similarity
 
 
-def _padded_samples(x, y, maps, layout, center, full_output):
-    x, y = _paired_samples(x, y, maps, layout, center, full_output)
+def _padded_samples(x, y, samples, layout, mask, center, full_output):
+    x, y = _paired_samples(x, y, samples, layout, mask, center, full_output)
     return (x, y) if full_output else pad_to_common_width(x, y)
 
 

@@ -22,15 +22,15 @@ _EQUAL_CORRELATIONS = 64  # times eps: largest difference of correlations whose 
 _NOTABLE_SPREAD = 1e-3  # difference of correlations below which weights hardly matter
 
 
-def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
+def pwcca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     """Compute projection-weighted CCA: the mean correlation, weighted by how much of x each variate accounts for.
 
     The value is sum_i alpha_i rho_i / sum_i alpha_i with alpha_i = sum_j |<h_i, x_j>|, where h_i is the i-th canonical
     variate of x over the examples and x_j the j-th neuron of x, centred. The sum has as many variates as the smaller
     rank. Weights are those of x, so the measure is not symmetric.
 
-    For maps, the default "pixels" is the convention of Raghu et al. 2017. Morcos et al. average over positions, which
-    is maps="pool".
+    For maps, the default "positions" is the convention of Raghu et al. 2017. Morcos et al. average over positions,
+    which is samples="pool".
 
     Where some but not all correlations coincide, for example with n - 1 < d_x + d_y - 1, their variates can be any
     basis of a subspace, and the value is not determined: a warning reports this (if not traced).
@@ -52,7 +52,7 @@ def pwcca(x, y, *, maps="pixels", layout=None, rcond=None):
         1.000
     """
     default = rcond is None
-    x, y, rcond = check_pair(x, y, maps, layout, rcond, translation_invariant=True)
+    x, y, rcond = check_pair(x, y, samples, layout, mask, rcond, translation_invariant=True)
     value, undetermined, *dropped = _pwcca(x, y, rcond)
     if default:
         warn_of_dropped_directions(x, y, rcond, *dropped)
@@ -91,7 +91,7 @@ def _mean(weights, correlations):
     return jnp.minimum((weights * correlations).sum() / weights.sum(), 1)
 
 
-def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
+def pwcca_distance(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
     """Compute 1 - `pwcca`, 0-d, in [0, 1]. Not symmetric, not a metric.
 
     Args, Raises and invariances: as for `pwcca`.
@@ -105,15 +105,15 @@ def pwcca_distance(x, y, *, maps="pixels", layout=None, rcond=None):
         >>> print(f"{pwcca_distance(x, x[:, :2] + 1):.3f}")
         0.000
     """
-    return 1 - pwcca(x, y, maps=maps, layout=layout, rcond=rcond)
+    return 1 - pwcca(x, y, samples=samples, layout=layout, mask=mask, rcond=rcond)
 
 
 @lru_cache(maxsize=64)
-def split(shapes, *, maps="pixels", rcond=None, distance=False):
+def split(shapes, *, samples="positions", rcond=None, distance=False):
     """Return `pwcca` as a `SplitMeasure`. Where `rcond` is None, the default depends on each side's own width."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps, layout="nhwc")
+        x = as_matrix(x, "x", samples, layout="nhwc")
         side = unit_norm_data(*centre(x))
         basis, loadings, rank = whiten(side.data, resolve_rcond(rcond, x))
         return Prepared(basis.T, (rank, from_row_space(loadings, side.basis) * side.neuron_norms[:, None]))

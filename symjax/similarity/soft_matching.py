@@ -41,7 +41,7 @@ class Transport(NamedTuple):
         return self.y_scaling[:, None] * self.weights * self.x_scaling[None]
 
 
-def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
+def soft_matching(x, y, *, samples="positions", layout=None, mask=None, full_output=False):
     """Compute max over P in T(p, q) of sum_ij P_ij r_ij, with r the correlations of neurons.
 
     T(p, q), the transportation polytope, is the set of nonnegative matrices (p, q) whose rows sum to 1 / p and columns
@@ -51,9 +51,10 @@ def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
-        maps: "pixels" makes each pixel a sample, after enlarging the smaller map by nearest neighbour; "flatten" and
-            "pool" as in `as_matrix`.
+        samples: "positions" makes each pixel a sample, after enlarging the smaller map by nearest
+            neighbour; the others as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the plan too.
 
     Returns:
@@ -65,7 +66,7 @@ def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
         is unique.
 
     Raises:
-        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `samples`; concrete NaN or infinite entries.
 
     Reference: Khosla and Williams 2024.
 
@@ -78,20 +79,20 @@ def soft_matching(x, y, *, maps="pixels", layout=None, full_output=False):
     """
     flag("full_output", full_output)
     squares, transport = _best_transport(
-        *paired_samples(x, y, maps, layout=layout, translation_invariant=not full_output), True
+        *paired_samples(x, y, samples, layout=layout, mask=mask, translation_invariant=not full_output), True
     )
     similarity = 1 - squares / 2
     return (similarity, transport) if full_output else similarity
 
 
-def soft_matching_distance(x, y, *, standardize=False, maps="pixels", layout=None, full_output=False):
+def soft_matching_distance(x, y, *, standardize=False, samples="positions", layout=None, mask=None, full_output=False):
     """Compute sqrt(min over P in T(p, q) of sum_ij P_ij |x_i - y_j|^2), with neurons x_i, y_j in R^n.
 
     It is the 2-Wasserstein distance between the neurons of x and of y as points. It is therefore a metric for any
     widths, up to permutations (and equal repetitions of all neurons).
 
     Args:
-        x, y, maps, layout, full_output: as in `soft_matching`.
+        x, y, samples, layout, mask, full_output: as in `soft_matching`.
         standardize: whether neurons are centred and scaled to unit norm first, and constant ones ignored. Then the
             distance is sqrt(2 - 2 s) with s = `soft_matching(x, y)`, with the invariances of s.
 
@@ -112,7 +113,9 @@ def soft_matching_distance(x, y, *, standardize=False, maps="pixels", layout=Non
         0.000
     """
     standardize, full_output = flag("standardize", standardize), flag("full_output", full_output)
-    x, y = paired_samples(x, y, maps, layout=layout, translation_invariant=standardize and not full_output)
+    x, y = paired_samples(
+        x, y, samples, layout=layout, mask=mask, translation_invariant=standardize and not full_output
+    )
     size = jnp.maximum(magnitude(x), magnitude(y))  # its square may be out of range
     squares, transport = _best_transport(x / size, y / size, standardize)
     distance = safe_sqrt(squares) if standardize else size * safe_sqrt(squares)
@@ -162,11 +165,11 @@ INACCURATE = -1  # stands for such a distance
 
 
 @lru_cache(maxsize=64)
-def split(shapes, *, maps="pixels", standardize=True, distance=False):
+def split(shapes, *, samples="positions", standardize=True, distance=False):
     """Return `soft_matching` or `soft_matching_distance` as a `SplitMeasure`."""
 
     def prepare(x):
-        x = samples_or_maps(x, maps)
+        x = samples_or_maps(x, samples)
         size, active, pixels = jnp.ones((), x.dtype), jnp.ones(x.shape[-1], bool), jnp.ones(2, x.dtype)
         if standardize:
             x, norms = unit_channels(centred(x))

@@ -20,7 +20,7 @@ from symjax.similarity.pca import check_variance, leading_directions
 from symjax.similarity.split_measure import SplitMeasure
 
 
-def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False):
+def svcca(x, y, variance=0.99, *, samples="positions", layout=None, mask=None, full_output=False):
     """Compute the mean canonical correlation of the leading principal directions of x and of y.
 
     On each side the fewest principal directions are kept that together explain `variance`, a share of the sum of s_i^2,
@@ -31,7 +31,7 @@ def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False)
     traced).
 
     Args:
-        x, y, maps, layout: as in `cca`.
+        x, y, samples, layout, mask: as in `cca`.
         variance: share in (0, 1]; 1 keeps every direction above rounding.
         full_output: whether to return (similarity, `CCA`); the ranks of the `CCA` are the numbers of kept directions.
 
@@ -53,7 +53,7 @@ def svcca(x, y, variance=0.99, *, maps="pixels", layout=None, full_output=False)
         1.000 2
     """
     flag("full_output", full_output)
-    x, y = as_pair(x, y, maps, layout=layout, translation_invariant=not full_output)
+    x, y = as_pair(x, y, samples, layout=layout, mask=mask, translation_invariant=not full_output)
     similarity, result = _svcca(x, y, check_variance(variance))
     if is_concrete(similarity):
         warn_of_few_examples(x.shape[0], int(result.x_rank), int(result.y_rank))
@@ -80,7 +80,7 @@ def _leading_data(centred, mean, variance):
     return ReducedData(data, mean, None, from_row_space(directions, q), norms)
 
 
-def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
+def svcca_distance(x, y, variance=0.99, *, samples="positions", layout=None, mask=None):
     """Compute 1 - `svcca`, 0-d, in [0, 1]. Not a metric.
 
     Args, Raises and invariances: as for `svcca`.
@@ -94,15 +94,15 @@ def svcca_distance(x, y, variance=0.99, *, maps="pixels", layout=None):
         >>> print(f"{svcca_distance(x, 2 * x + 1):.3f}")
         0.000
     """
-    return 1 - svcca(x, y, variance, maps=maps, layout=layout)
+    return 1 - svcca(x, y, variance, samples=samples, layout=layout, mask=mask)
 
 
 @lru_cache(maxsize=64)
-def split(shapes, variance=0.99, *, maps="pixels", distance=False):
+def split(shapes, variance=0.99, *, samples="positions", distance=False):
     """Return `svcca` as a `SplitMeasure`."""
 
     def prepare(x):
-        x = as_matrix(x, "x", maps, layout="nhwc")
+        x = as_matrix(x, "x", samples, layout="nhwc")
         basis, _, rank = whiten(_leading_data(*centre(x), variance).data, resolve_rcond(None, x))
         return Prepared(basis.T, rank)
 

@@ -35,7 +35,7 @@ from symjax.similarity.wreath_kernel import wreath_kernel
 REDUCTIONS = ("max", "median")
 
 
-def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
+def wreath_procrustes(x, y, *, samples="positions", layout=None, mask=None, full_output=False):
     """Compute the G_ReLU-Procrustes similarity, 1 - d / 2 with d = `wreath_procrustes_distance(x, y)`.
 
     It equals the published 1 - sqrt(d^2 / (4 C)), where d is not divided by sqrt(C), except for dead channels: these
@@ -44,9 +44,10 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
             default float, half precisions float32).
-        maps: "pixels" (as published) makes each pixel a sample, after enlarging the smaller map by nearest neighbour;
-            "flatten" and "pool" as in `as_matrix`.
+        samples: "positions" (as published) makes each pixel a sample, after enlarging the smaller map by nearest
+            neighbour; the others as in `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
         full_output: whether to return the alignment too.
 
     Returns:
@@ -57,7 +58,7 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
         The derivative holds the best permutation fixed, which is exact where the permutation is unique.
 
     Raises:
-        InputError: wrong shapes, dtypes or numbers of examples; unknown `maps`; concrete NaN or infinite entries.
+        InputError: wrong shapes, dtypes or numbers of examples; unknown `samples`; concrete NaN or infinite entries.
 
     Reference: Godfrey et al. 2022.
 
@@ -70,12 +71,12 @@ def wreath_procrustes(x, y, *, maps="pixels", layout=None, full_output=False):
         1.000 [1. 2. 3. 4.]
     """
     flag("full_output", full_output)
-    x, y = paired_samples(x, y, maps, layout=layout)
+    x, y = paired_samples(x, y, samples, layout=layout, mask=mask)
     distance, matching = best_positive_matching(*((x, y) if full_output else pad_to_common_width(x, y)))
     return with_similarity(distance, matching, full_output)
 
 
-def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=False):
+def wreath_procrustes_distance(x, y, *, samples="positions", layout=None, mask=None, full_output=False):
     """Compute min over permutations P of |X - Y P| / sqrt(C), with X and Y the channels at unit norm.
 
     |.| is the Frobenius norm, and C the larger number of channels that are not dead. The side with fewer channels is
@@ -83,7 +84,7 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=
     invariances, on representations with equal numbers of nonzero channels.
 
     Args:
-        x, y, maps, layout, full_output: as in `wreath_procrustes`.
+        x, y, samples, layout, mask, full_output: as in `wreath_procrustes`.
 
     Returns:
         0-d array in [0, 2]; with `full_output` also the `Matching`, as in `wreath_procrustes`.
@@ -101,7 +102,7 @@ def wreath_procrustes_distance(x, y, *, maps="pixels", layout=None, full_output=
         0.000
     """
     flag("full_output", full_output)
-    x, y = paired_samples(x, y, maps, layout=layout)
+    x, y = paired_samples(x, y, samples, layout=layout, mask=mask)
     distance, matching = best_positive_matching(*((x, y) if full_output else pad_to_common_width(x, y)))
     return (distance, matching) if full_output else distance
 
@@ -172,11 +173,11 @@ def split_cka(shapes, *, reduce="max", estimator="song", as_angle=False):
 
 
 @lru_cache(maxsize=64)
-def split_procrustes(shapes, *, maps="pixels", similarity=False):
+def split_procrustes(shapes, *, samples="positions", similarity=False):
     """Return `wreath_procrustes` as a `SplitMeasure`; `Prepared.aux` says which channels are nonzero."""
 
     def prepare(x):
-        data, norms = unit_channels(samples_or_maps(x, maps))
+        data, norms = unit_channels(samples_or_maps(x, samples))
         return Prepared(channels_first(data), norms > 0)
 
     def value(squares, a, b):

@@ -7,7 +7,7 @@ import jax
 
 from symjax.errors import InputError, renamed
 from symjax.network import Member, Network, StitchPoint
-from symjax.similarity.alignment import enlarge
+from symjax.similarity.inputs import enlarge
 from symjax.spelling import one_line
 
 PyTree = Any

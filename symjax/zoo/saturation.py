@@ -111,8 +111,7 @@ class FreezeScheduler:
         """Return {layer: (members, n, ...)}, members in the order of their seeds."""
         images, mean, std = comparison_images(self.rule, self.dataset), self.dataset.mean, self.dataset.std
         ordered = jax.tree.map(lambda leaf: leaf[np.argsort(seeds)], jax.device_get(members))
-        pool = self.rule.maps == "pool"
-        return as_maps(features_of(self.network, ordered, images, mean, std, pool=pool, **self.options))
+        return as_maps(features_of(self.network, ordered, images, mean, std, samples=self.rule.samples, **self.options))
 
     def _similarity(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[float]:
         """Return the similarity of each layer that is not frozen; NaN if a member has diverged."""

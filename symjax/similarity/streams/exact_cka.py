@@ -48,8 +48,8 @@ class ExactState(NamedTuple):
     sums: OffDiagonalSums  # of ((x - x_shift) / scale, (y - y_shift) / scale)
 
 
-def exact_cka_stream(estimator, maps, layout=None):
-    pair_of = partial(as_pair, maps=maps, layout=layout, min_examples=1, translation_invariant=True)
+def exact_cka_stream(estimator, samples, layout=None):
+    pair_of = partial(as_pair, samples=samples, layout=layout, min_examples=1, translation_invariant=True)
 
     def init(x, y):
         x, y = jax.eval_shape(pair_of, x, y)
@@ -57,7 +57,7 @@ def exact_cka_stream(estimator, maps, layout=None):
         if p + q > MAX_FEATURES:
             raise InputError(
                 f"x, y: got {p} and {q} features, expected at most {MAX_FEATURES} in all, since the state holds their "
-                "products; use maps='pool', or form='minibatch', which depends on the order of examples"
+                "products; use samples='pool', or form='minibatch', which depends on the order of examples"
             )
         zeros = (jnp.zeros(shape, x.dtype) for shape in (2, p, q))
         return ExactState(no_samples(), *zeros, zero_sums(p + q, x.dtype))
@@ -73,7 +73,7 @@ def exact_cka_stream(estimator, maps, layout=None):
         require_samples(state.count, min_examples_of(estimator), "examples")
         return _value(state, estimator)
 
-    return Stream(init, update, merge, finalize, f"cka of the whole ({estimator}, maps: {maps})")
+    return Stream(init, update, merge, finalize, f"cka of the whole ({estimator}, samples: {samples})")
 
 
 @jax.jit

@@ -22,7 +22,7 @@ from symjax.similarity.angles import ratio
 from symjax.similarity.channels import subtract_ninther, unit_norm
 from symjax.similarity.cka import cheaper_form
 from symjax.similarity.hsic import centre_kernel, check_estimator, hsic_of_features, normalizer
-from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_maps
+from symjax.similarity.inputs import as_map_pair, as_pair, check_layout, check_samples
 from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.streams.exact_cka import exact_cka_stream
 from symjax.similarity.streams.stream import (
@@ -53,7 +53,7 @@ class Means(NamedTuple):
         return one_line(self)
 
 
-def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatten", layout=None, form="auto"):
+def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, samples="flatten", layout=None, form="auto"):
     """Compute `cka` of all examples of all batches: exactly, or in the minibatch form of Nguyen et al. 2021.
 
     form="exact", for the linear kernel, equals `cka` of the whole data up to rounding, for any order and size of
@@ -69,7 +69,7 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
     the means depend slightly on the batch size.
 
     Args:
-        estimator, kernel, bandwidth, maps, layout: as in `cka`; the bandwidth must not be traced.
+        estimator, kernel, bandwidth, samples, layout: as in `cka`; the bandwidth must not be traced.
         form: "exact", "minibatch", or "auto": exact for the linear kernel and minibatch for "rbf".
 
     Returns:
@@ -99,20 +99,20 @@ def cka_stream(estimator="song", kernel="linear", *, bandwidth=1.0, maps="flatte
     if not is_concrete(bandwidth):
         raise InputError("bandwidth: got a traced value, expected a number")
     check_kernel(kernel, bandwidth)
-    check_maps(maps)
+    check_samples(samples)
     check_layout(layout)
     one_of("form", form, FORMS)
     if form == "exact" and kernel != "linear":
         raise InputError(f"form: got 'exact', expected 'minibatch' or 'auto' for the kernel {kernel!r}")
     if kernel == "linear" and form != "minibatch":
-        return exact_cka_stream(estimator, maps, layout)
+        return exact_cka_stream(estimator, samples, layout)
     kernel_text = f"kernel: {kernel}, bandwidth {float(bandwidth)}" if kernel == "rbf" else f"kernel: {kernel}"
     batch = partial(_linear_or_rbf, estimator=estimator, kernel=kernel, bandwidth=float(bandwidth))
     return _stream(
-        partial(as_pair, maps=maps, layout=layout, translation_invariant=True),
+        partial(as_pair, samples=samples, layout=layout, translation_invariant=True),
         batch,
         estimator,
-        f"hsic ({estimator}, {kernel_text}, maps: {maps})",
+        f"hsic ({estimator}, {kernel_text}, samples: {samples})",
     )
 
 

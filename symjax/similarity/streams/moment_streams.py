@@ -9,7 +9,7 @@ from symjax.checks import flag, is_concrete
 from symjax.similarity.alignment import paired_samples
 from symjax.similarity.canonical_variates import cca_of_centred
 from symjax.similarity.cca_checks import resolve_rcond, warn_of_few_examples
-from symjax.similarity.inputs import as_pair, check_layout, check_maps
+from symjax.similarity.inputs import as_pair, check_layout, check_samples
 from symjax.similarity.pca import check_variance
 from symjax.similarity.pls import pls_of_centred
 from symjax.similarity.procrustes import best_permutation, best_rotation, with_similarity
@@ -27,7 +27,7 @@ from symjax.similarity.svcca import svcca_of_centred
 from symjax.similarity.wreath import best_positive_matching
 
 
-def cca_stream(rcond=None, *, maps="pixels", layout=None):
+def cca_stream(rcond=None, *, samples="positions", layout=None):
     """Compute `cca` of all samples of all batches, from running means and triangular factors (`streams.moments`).
 
     With D = d_x + d_y neurons in all, the state has 3 D^2 + 2 D numbers. A batch of m samples takes a QR of m + D rows,
@@ -37,10 +37,10 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
     `cca` 1e-5 to 2e-5. Updates are differentiable.
 
     Padding can be masked. States of `cca_stream`, `pwcca_stream`, `svcca_stream` and `pls_stream` are interchangeable
-    for equal `maps`; so are those of the Procrustes streams.
+    for equal `samples`; so are those of the Procrustes streams.
 
     Args:
-        rcond, maps, layout: as in `cca`.
+        rcond, samples, layout: as in `cca`.
 
     Returns:
         `Stream`; finalize returns a `CCA`, and issues the `FewExamplesWarning` of `cca` where the state is concrete.
@@ -59,10 +59,10 @@ def cca_stream(rcond=None, *, maps="pixels", layout=None):
         >>> stream.finalize(state).correlations.round(3).tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
-    return _cca_stream(_cca, rcond, maps, layout)
+    return _cca_stream(_cca, rcond, samples, layout)
 
 
-def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
+def pwcca_stream(rcond=None, *, samples="positions", layout=None):
     """Compute `pwcca` of all samples of all batches. Otherwise as `cca_stream`.
 
     Example:
@@ -74,14 +74,14 @@ def pwcca_stream(rcond=None, *, maps="pixels", layout=None):
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    return _cca_stream(_pwcca, rcond, maps, layout)
+    return _cca_stream(_pwcca, rcond, samples, layout)
 
 
-def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False):
+def svcca_stream(variance=0.99, *, samples="positions", layout=None, full_output=False):
     """Compute `svcca` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
 
     Args:
-        variance, maps, layout, full_output: as in `svcca`.
+        variance, samples, layout, full_output: as in `svcca`.
 
     Returns:
         `Stream`; finalize returns the similarity, or (similarity, `CCA`).
@@ -104,10 +104,10 @@ def svcca_stream(variance=0.99, *, maps="pixels", layout=None, full_output=False
             warn_of_few_examples(num_samples, int(result.x_rank), int(result.y_rank))
         return (similarity, result) if full_output else similarity
 
-    return _stream(as_pair, maps, layout, finalize)
+    return _stream(as_pair, samples, layout, finalize)
 
 
-def pls_stream(*, maps="pixels", layout=None):
+def pls_stream(*, samples="positions", layout=None):
     """Compute `pls` of all samples of all batches, always with min(d_x, d_y) pairs. Otherwise as `cca_stream`.
 
     Example:
@@ -123,14 +123,14 @@ def pls_stream(*, maps="pixels", layout=None):
     def finalize(state, _):
         return _pls(state)
 
-    return _stream(as_pair, maps, layout, finalize)
+    return _stream(as_pair, samples, layout, finalize)
 
 
-def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
+def procrustes_stream(*, center=False, samples="positions", layout=None, full_output=False):
     """Compute `procrustes` of all samples of all batches. Memory, cost and errors are those of `cca_stream`.
 
     Args:
-        center, maps, layout, full_output: as in `procrustes`.
+        center, samples, layout, full_output: as in `procrustes`.
 
     Returns:
         `Stream`; finalize returns the similarity, or the similarity and the `Rotation`.
@@ -144,10 +144,10 @@ def procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=F
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    return _procrustes_stream(_rotate, center, maps, layout, full_output)
+    return _procrustes_stream(_rotate, center, samples, layout, full_output)
 
 
-def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, full_output=False):
+def permutation_procrustes_stream(*, center=False, samples="positions", layout=None, full_output=False):
     """Compute `permutation_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
 
     Otherwise as `procrustes_stream`.
@@ -161,10 +161,10 @@ def permutation_procrustes_stream(*, center=False, maps="pixels", layout=None, f
         >>> print(f"{stream.finalize(state):.3f}")
         1.000
     """
-    return _procrustes_stream(_permute, center, maps, layout, full_output)
+    return _procrustes_stream(_permute, center, samples, layout, full_output)
 
 
-def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
+def wreath_procrustes_stream(*, samples="positions", layout=None, full_output=False):
     """Compute `wreath_procrustes` of all samples of all batches, with the `Matching` for `full_output`.
 
     Otherwise as `procrustes_stream`.
@@ -183,10 +183,10 @@ def wreath_procrustes_stream(*, maps="pixels", layout=None, full_output=False):
     def finalize(state, _):
         return with_similarity(*_match(state), full_output)
 
-    return _stream(paired_samples, maps, layout, finalize)
+    return _stream(paired_samples, samples, layout, finalize)
 
 
-def _cca_stream(compute, rcond, maps, layout):
+def _cca_stream(compute, rcond, samples, layout):
     """Return the `Stream` with the result compute(state, rcond)."""
     if rcond is not None:
         resolve_rcond(rcond)
@@ -197,10 +197,10 @@ def _cca_stream(compute, rcond, maps, layout):
         sides = (jax.ShapeDtypeStruct((1, len(z.shift)), z.shift.dtype) for z in (state.x, state.y))
         return compute(state, resolve_rcond(rcond, *sides))
 
-    return _stream(as_pair, maps, layout, finalize)
+    return _stream(as_pair, samples, layout, finalize)
 
 
-def _procrustes_stream(align, center, maps, layout, full_output):
+def _procrustes_stream(align, center, samples, layout, full_output):
     """Return the `Stream` with the distance and alignment align(state, center)."""
     flag("center", center)
     flag("full_output", full_output)
@@ -208,17 +208,17 @@ def _procrustes_stream(align, center, maps, layout, full_output):
     def finalize(state, _):
         return with_similarity(*align(state, center), full_output)
 
-    return _stream(paired_samples, maps, layout, finalize)
+    return _stream(paired_samples, samples, layout, finalize)
 
 
-def _stream(pair_of, maps, layout, finalize):
+def _stream(pair_of, samples, layout, finalize):
     """Return the `Stream` of `Moments` of the matrices that `pair_of` (`as_pair` or `paired_samples`) returns.
 
     `finalize(state, num_samples)` receives the number of samples, at least 2, or None if the state is traced.
     """
-    check_maps(maps)
+    check_samples(samples)
     check_layout(layout)
-    pair_of = partial(pair_of, maps=maps, layout=layout, min_examples=1)
+    pair_of = partial(pair_of, samples=samples, layout=layout, min_examples=1)
 
     def init(x, y):
         x, y = jax.eval_shape(pair_of, x, y)
@@ -234,8 +234,8 @@ def _stream(pair_of, maps, layout, finalize):
     def checked_finalize(state):
         return finalize(state, require_samples(state.count, 2, "samples"))
 
-    maps_text = "pixels, the smaller map enlarged" if maps == "pixels" and pair_of.func is paired_samples else maps
-    return Stream(init, update, merge, checked_finalize, f"moments (maps: {maps_text})")
+    enlarged = ", the smaller map enlarged" if samples == "positions" and pair_of.func is paired_samples else ""
+    return Stream(init, update, merge, checked_finalize, f"moments (samples: {samples}{enlarged})")
 
 
 @partial(jax.jit, static_argnums=1)

@@ -1,14 +1,15 @@
 """The interface of streams, and the number of their samples."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from symjax.checks import any_array, array, is_concrete
+from symjax.checks import any_array, is_concrete
 from symjax.errors import InputError
+from symjax.similarity.position_mask import as_mask, cleared, positions_shape
 
 _LIMB = 2**30
 
@@ -22,7 +23,8 @@ class Stream(NamedTuple):
         init: init(x, y) -> state without samples. x and y are arrays or `jax.ShapeDtypeStruct`s of a batch; their
             widths, map sizes and dtypes are used, not their numbers of examples.
         update: update(state, x, y, mask=None) -> state with one more batch. Batches may differ in size; each new size
-            is compiled. `mask`, (n,) booleans, is false for padding, where the stream supports it.
+            is compiled. `mask` is false for padding, where the stream supports it: booleans (n,) for examples, or
+            (n, t) or (n, h, w) for tokens or pixels.
         merge: merge(a, b) -> state of the samples of a and b together. The order of merges and updates matters only for
             rounding.
         finalize: finalize(state) -> the result, as returned by the function of the same name on the whole data.
@@ -85,28 +87,14 @@ def describe_state(state):
     return f"{type(state).__name__} of {shapes}"
 
 
-def clear_padding(x, y, mask):
-    """Return x and y with masked examples overwritten, and the mask as booleans.
-
-    The masked examples may contain anything.
-    """
-    x, y, mask = any_array("x", x), any_array("y", y), array("mask", mask)
-    if mask.dtype != bool or mask.shape != x.shape[:1] or mask.shape != y.shape[:1]:
-        raise InputError(
-            f"mask: got {mask.dtype}{list(mask.shape)}, expected booleans, one for each example of x and y"
-        )
-    if all(isinstance(z, np.ndarray) for z in (x, y, mask)):  # still unrounded: fill with a valid example
-        rows = np.where(mask, np.arange(len(mask)), mask.argmax())
-        return (x[rows], y[rows], mask) if mask.any() else (np.zeros_like(x), np.zeros_like(y), mask)
-    return *(jnp.where(mask.reshape(-1, *(1,) * (z.ndim - 1)), z, 0) for z in (x, y)), mask
-
-
 def samples_of(pair_of, x, y, mask, shifts, unit):
     """Return the samples of a batch of both sides, and the mask of samples or None.
 
     Args:
-        pair_of: function of x and y that returns the samples, (m, p) and (m, q).
-        x, y, mask: the batch, and which of its examples count; None means all.
+        pair_of: partial function of x and y, with keywords `samples` and `layout`, that returns the samples, (m, p) and
+            (m, q).
+        x, y, mask: the batch, and which of its examples, or of their positions, count; None means all. The others may
+            contain anything.
         shifts: arrays (p,) and (q,) of the state, with which the samples must agree.
         unit: what messages call the columns.
 
@@ -114,9 +102,21 @@ def samples_of(pair_of, x, y, mask, shifts, unit):
         InputError: other widths or dtypes than those of the state; a mask that does not fit.
     """
     if mask is not None:
-        x, y, mask = clear_padding(x, y, mask)
+        x, y, mask, layout = any_array("x", x), any_array("y", y), as_mask(mask), pair_of.keywords["layout"]
+        for z in (x, y):
+            if mask.shape not in (z.shape[:1], positions_shape(z, layout)):
+                raise InputError(
+                    f"mask: got {mask.dtype}{list(mask.shape)}, expected booleans, one for each example of x and y, or "
+                    "for each of their positions"
+                )
+        x, y = cleared(x, mask, layout), cleared(y, mask, layout)
+        if mask.ndim > 1 and pair_of.keywords["samples"] != "positions":
+            axes = tuple(range(1, mask.ndim))
+            examples = mask.any(axes)  # an example without positions is padding, of which any position will do
+            pair_of = partial(pair_of, mask=mask | ~examples.reshape(-1, *(1,) * len(axes)))
+            mask = examples
     x, y = pair_of(x, y)
     for name, shift, z in (("x", shifts[0], x), ("y", shifts[1], y)):
         if z.shape[1] != len(shift) or z.dtype != shift.dtype:
             raise InputError(f"{name}: got {z.shape[1]} {unit} of {z.dtype}, expected {len(shift)} of {shift.dtype}")
-    return x, y, None if mask is None else jnp.repeat(mask, x.shape[0] // len(mask))
+    return x, y, None if mask is None else jnp.repeat(mask.reshape(-1), x.shape[0] // mask.size)

@@ -1,0 +1,134 @@
+"""`samples`, `mask` and `layout`: how tokens and maps become the rows of a matrix."""
+
+import inspect
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+import symjax
+from symjax import InputError, pairwise, similarity
+from symjax.similarity.inputs import SAMPLES, as_matrix, as_pair
+
+RNG = np.random.default_rng(0)
+TOKENS, OTHER = np.float32(RNG.standard_normal((9, 5, 3))), np.float32(RNG.standard_normal((9, 5, 4)))
+MASK = RNG.random((9, 5)) < 0.7
+MASK[:, 2] = True
+REDUCING = ("positions", "pool", "first", "last")
+
+
+def by_definition(x, samples, mask):
+    """Return the matrix of samples in float64."""
+    examples = [example[kept] for example, kept in zip(np.float64(x), mask, strict=True)]
+    if samples == "positions":
+        return np.concatenate(examples)
+    reduced = {"pool": lambda e: e.mean(0), "first": lambda e: e[0], "last": lambda e: e[-1], "flatten": np.ravel}
+    return np.stack([reduced[samples](example) for example in examples])
+
+
+def soiled(x, mask):
+    """Return a copy with NaN at masked positions."""
+    return np.where(mask[..., None], x, np.nan)
+
+
+@pytest.mark.parametrize("samples", SAMPLES)
+def test_tokens_and_maps_become_matrices(samples):
+    everything = np.ones_like(MASK)
+    expected = by_definition(TOKENS, samples, everything)
+    np.testing.assert_allclose(as_matrix(TOKENS, samples=samples), expected, atol=1e-6)
+    volumes = np.float32(RNG.standard_normal((9, 2, 2, 2, 3)))
+    expected = by_definition(volumes.reshape(9, 8, 3), samples, np.ones((9, 8), bool))
+    np.testing.assert_allclose(as_matrix(volumes, samples=samples), expected, atol=1e-6)
+    first = np.moveaxis(volumes, -1, 1)
+    np.testing.assert_array_equal(as_matrix(first, samples=samples, layout="nchw"), as_matrix(volumes, samples=samples))
+
+
+@pytest.mark.parametrize("samples", REDUCING)
+def test_masked_positions_do_not_count(samples):
+    expected = by_definition(TOKENS, samples, MASK)
+    np.testing.assert_allclose(as_matrix(soiled(TOKENS, MASK), samples=samples, mask=MASK), expected, atol=1e-6)
+    x, y = as_pair(soiled(TOKENS, MASK), OTHER, samples, MASK.astype(int))
+    np.testing.assert_allclose(x, expected, atol=1e-6)
+    np.testing.assert_allclose(y, by_definition(OTHER, samples, MASK), atol=1e-6)
+    maps, mask = soiled(TOKENS, MASK)[:8].reshape(8, 5, 1, 3), MASK[:8, :, None]
+    for array, layout in ((maps, "nhwc"), (np.moveaxis(maps, -1, 1), "nchw")):
+        matrix = as_matrix(array, samples=samples, mask=mask, layout=layout)
+        np.testing.assert_allclose(matrix, by_definition(TOKENS[:8], samples, MASK[:8]), atol=1e-6)
+
+
+def test_large_offsets_survive_a_mask():
+    offset = np.float64(TOKENS) + 1e9
+    x = as_matrix(soiled(offset, MASK), samples="pool", mask=MASK, translation_invariant=True)
+    difference = x - by_definition(TOKENS, "pool", MASK)
+    np.testing.assert_allclose(difference - difference[:1], 0, atol=2e-6)
+
+
+def measures_with_mask():
+    return [name for name, m in similarity.MEASURES.items() if "mask" in inspect.signature(m.fn).parameters]
+
+
+@pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
+@pytest.mark.parametrize("name", measures_with_mask())
+def test_every_measure_takes_masks(name):
+    fn = similarity.MEASURES[name].fn
+    x, y = soiled(TOKENS, MASK), soiled(OTHER, MASK)
+    matrices = as_pair(x, y, "pool", MASK)
+    assert float(fn(x, y, samples="pool", mask=MASK)) == float(fn(*matrices))
+    pairs = pairwise({"a": x[None], "b": y[None]}, name, samples="pool", mask=MASK).values[0, 0, 1, 0]
+    np.testing.assert_allclose(pairs, fn(*matrices), atol=5e-6)
+
+
+def test_measures_that_take_samples_take_masks():
+    for name in measures_with_mask():
+        assert "samples" in inspect.signature(similarity.MEASURES[name].fn).parameters, name
+    assert len(measures_with_mask()) >= 14
+
+
+@pytest.mark.parametrize("samples", REDUCING)
+def test_streams_take_masks_of_positions(samples):
+    x, y, mask = (
+        np.tile(soiled(TOKENS, MASK), (4, 1, 1)),
+        np.tile(soiled(OTHER, MASK), (4, 1, 1)),
+        np.tile(MASK, (4, 1)),
+    )
+    y = y + np.float32(RNG.standard_normal(y.shape))
+    mask[30:] = False  # padding
+    expected = symjax.cca(x[:30], y[:30], samples=samples, mask=mask[:30]).correlations
+    stream = symjax.cca_stream(samples=samples)
+    for update in (stream.update, jax.jit(stream.update)):
+        state = stream.init(x, y)
+        for i in (0, 18):
+            state = update(state, x[i : i + 18], y[i : i + 18], mask[i : i + 18])
+        np.testing.assert_allclose(stream.finalize(state).correlations, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precisions_are_computed_in_float32(dtype):
+    x, y = TOKENS[:, 0].astype(dtype), OTHER[:, 0].astype(dtype)
+    value = symjax.cka(x, y)
+    assert value.dtype == np.float32
+    assert value == symjax.cka(x.astype(np.float32), y.astype(np.float32))
+    stream = symjax.cka_stream()
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(stream.init(x, y))} <= {"float32", "int32"}
+
+
+def test_wrong_masks():
+    cases = [
+        ({"mask": MASK}, "samples: got 'flatten' with a mask, expected 'positions'"),
+        ({"mask": MASK[:, :4], "samples": "pool"}, r"mask: got shape \(9, 4\), expected \(9, 5\)"),
+        ({"mask": MASK * 2, "samples": "pool"}, "mask: got int64.*expected booleans, or integers 0 and 1"),
+        ({"mask": MASK & (np.arange(9) != 4)[:, None], "samples": "last"}, "mask: got no position of example 4"),
+        ({"mask": np.zeros_like(MASK), "samples": "positions"}, "mask: got 0 positions"),
+    ]
+    for options, message in cases:
+        with pytest.raises(InputError, match=message):
+            symjax.cka(TOKENS, OTHER, **options)
+    with pytest.raises(InputError, match=r"mask: got one for vectors \(n, d\)"):
+        symjax.cka(TOKENS[:, 0], OTHER[:, 0], samples="pool", mask=MASK)
+    with pytest.raises(InputError, match="mask: got a traced array"):
+        jax.jit(lambda mask: symjax.cca_similarity(TOKENS, OTHER, mask=mask))(MASK)
+    with pytest.raises(InputError, match="mask: got one for wreath_cka, which has no such option"):
+        pairwise({"a": TOKENS[None]}, "wreath_cka", mask=MASK)
+    with pytest.raises(InputError, match=r"mask: got one for vectors in representations"):
+        pairwise({"a": TOKENS[None, :, 0]}, "cka", samples="pool", mask=MASK)
