@@ -21,7 +21,7 @@ import pandas as pd
 from experiments import dry_run, resi_scores
 from experiments.command import run_command
 from experiments.defaults import optional
-from experiments.features import FeatureSettings, maps_option, parse_measures
+from experiments.features import FeatureSettings, parse_measures, samples_option
 from experiments.folders import run_folder
 from experiments.registry import Experiment, PublishedTable
 from experiments.resi_data import SHARES, SHIFTS, Group, check_data, groups_of
@@ -120,7 +120,7 @@ def main(settings: Settings) -> Summary:
     groups = {kind: groups_of(kind, config, dataset) for kind in kinds}
     numbers = {kind: len(seeds) if kind in ("seeds", "layers") else settings.group_seeds for kind in kinds}
     identity = {"zoo": config.identity(dataset), "layer": network.points[point].name, "layers": layers}
-    document = identity | {name: getattr(settings, name) for name in ("images", "examples", "maps", "test_size")}
+    document = identity | {name: getattr(settings, name) for name in ("images", "examples", "samples", "test_size")}
     document |= {"shares": SHARES, "shifts": SHIFTS}
     out = run_folder("resi", zoo_folder(config).name, document, dataset, settings.out)
 
@@ -217,7 +217,7 @@ class Compared:
         """Yield the value of each pair, the mean over both orders; NaN where a measure cannot compare the layers."""
         pairs = list(dict.fromkeys((a, b) for a, _, b, _ in keys))
         try:
-            options = maps_option(measure, self.settings.maps)
+            options = samples_option(measure, self.settings.samples)
             compared = pairwise(features, measure, models=self.models, pairs=pairs, **options)
         except InputError:
             if self.test != "layers":
