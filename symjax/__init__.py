@@ -104,6 +104,8 @@ __all__ = [
     "Stream",
     "Transport",
     "bartlett_test",
+    "capture",
+    "capture_batches",
     "cca",
     "cca_distance",
     "cca_similarity",
@@ -166,7 +168,13 @@ _MODULES = (
     "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots projections "
     "representations rotation similarity stitching training zoo"
 ).split()
-_NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
+_NAMES = {
+    "Network": "network",
+    "capture": "extraction",
+    "capture_batches": "extraction",
+    "stitch": "stitching",
+    "stitch_point": "network",
+}
 
 
 class _Package(ModuleType):
