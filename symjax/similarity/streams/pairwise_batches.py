@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from symjax.checks import one_of, short
@@ -94,77 +93,47 @@ def pairwise_batches(batches, measure, *, layout=None, **options):
         stream = make(**options)
     except TypeError as error:
         raise InputError(f"options: got {', '.join(options)}, expected options of {measure}: {error}") from None
-    buckets = None
+    states, update = None, jax.jit(stream.update, donate_argnums=0)
     for batch in batches:
         arrays = _arrays(batch, layout)
-        if buckets is None:
+        if states is None:
             keys, shapes = list(arrays), _shapes(arrays)
-            buckets = _buckets(stream, arrays, MEASURES[measure].symmetric)
+            states = _initial_states(stream, arrays, MEASURES[measure].symmetric)
         elif _shapes(arrays) != shapes:
             raise InputError(f"batches: got {_shapes(arrays)}, expected {shapes} as in the first batch")
-        for bucket in buckets:
-            bucket.update(arrays)
-    if buckets is None:
+        for (a, b), state in states.items():
+            states[a, b] = update(state, arrays[a], arrays[b])
+    if states is None:
         raise InputError("batches: got none, expected one or more")
     models, layers = (tuple(dict.fromkeys(key[axis] for key in keys)) for axis in (0, 1))
     shape = (len(layers), len(models)) * 2
     dtype = np.result_type(*(array.dtype for array in arrays.values()))
     values, computed = np.full(shape, np.nan, dtype), np.zeros(shape, bool)
     messages = []
-    for bucket in buckets:
-        for (a, b), result in bucket.results(messages):
-            (i, k), (j, m) = ((models.index(model), layers.index(layer)) for model, layer in (a, b))
-            places = {(k, i, m, j), (m, j, k, i)} if MEASURES[measure].symmetric else {(k, i, m, j)}
-            for place in places:
-                values[place], computed[place] = np.asarray(value_of(result)), True
+    for (a, b), state in states.items():
+        with warnings.catch_warnings(record=True) as issued:
+            warnings.simplefilter("always", FewExamplesWarning)
+            value = value_of(stream.finalize(state))
+        messages += [str(one.message) for one in issued if issubclass(one.category, FewExamplesWarning)]
+        (i, k), (j, m) = ((models.index(model), layers.index(layer)) for model, layer in (a, b))
+        places = {(k, i, m, j), (m, j, k, i)} if MEASURES[measure].symmetric else {(k, i, m, j)}
+        for place in places:
+            values[place], computed[place] = np.asarray(value), True
     if messages:
         warn_user(f"{measure}: few examples: {messages[0]}", FewExamplesWarning)
     return Pairwise(measure, values, computed, layers, models, layers, models, True)
 
 
-class _Bucket:
-    """The states of all pairs of layers of two shapes, as one pytree with a leading axis over pairs."""
-
-    def __init__(self, stream, pairs, x, y):
-        self.stream, self.pairs = stream, pairs
-        state = stream.init(x, y)
-        self.states = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(pairs), *leaf.shape)).copy(), state)
-        # Each layer is passed once and not with each of its pairs.
-        self.sides = [list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1)]
-        self.places = [jnp.array([keys.index(pair[side]) for pair in pairs]) for side, keys in enumerate(self.sides)]
-        self._update = jax.jit(self._updated, donate_argnums=0)
-
-    def _updated(self, states, xs, ys):
-        xs, ys = jnp.stack(xs), jnp.stack(ys)
-        return jax.lax.map(lambda pair: self.stream.update(pair[0], xs[pair[1]], ys[pair[2]]), (states, *self.places))
-
-    def update(self, arrays):
-        self.states = self._update(self.states, *([arrays[key] for key in keys] for keys in self.sides))
-
-    def results(self, messages):
-        """Yield each pair with its result, and append the messages of warnings of few examples."""
-        for index, pair in enumerate(self.pairs):
-            with warnings.catch_warnings(record=True) as issued:
-                warnings.simplefilter("always", FewExamplesWarning)
-                result = self.stream.finalize(jax.tree.map(lambda leaf, i=index: leaf[i], self.states))
-            messages += [str(one.message) for one in issued if issubclass(one.category, FewExamplesWarning)]
-            yield pair, result
-
-
-def _buckets(stream, arrays, symmetric):
-    pairs = {}
-    for i, (a, x) in enumerate(arrays.items()):
-        for j, (b, y) in enumerate(arrays.items()):
-            if i <= j or not symmetric:
-                pairs.setdefault((x.shape[1:], x.dtype, y.shape[1:], y.dtype), []).append((a, b))
-    buckets = []
-    for group in pairs.values():
-        (a, b) = group[0]
-        try:
-            buckets.append(_Bucket(stream, group, arrays[a], arrays[b]))
-        except InputError as error:
-            raise InputError(f"layers {_names([a])} (x) and {_names([b])} (y): {error}") from error
-    return buckets
+def _initial_states(stream, arrays, symmetric):
+    """Return {(a, b): state without samples} for all pairs of layers, for symmetric measures in one order."""
+    states, keys = {}, list(arrays)
+    for i, a in enumerate(keys):
+        for b in keys[i:] if symmetric else keys:
+            try:
+                states[a, b] = stream.init(arrays[a], arrays[b])
+            except InputError as error:
+                raise InputError(f"layers {_names([a])} (x) and {_names([b])} (y): {error}") from error
+    return states
 
 
 def _arrays(batch, layout):
