@@ -56,6 +56,7 @@ from symjax.similarity import (
     mean_over_pairs,
     mean_square_correlation,
     pairwise,
+    pairwise_batches,
     pca,
     permutation_procrustes,
     permutation_procrustes_distance,
@@ -104,6 +105,8 @@ __all__ = [
     "Stream",
     "Transport",
     "bartlett_test",
+    "capture",
+    "capture_batches",
     "cca",
     "cca_distance",
     "cca_similarity",
@@ -124,6 +127,7 @@ __all__ = [
     "mean_square_correlation",
     "nearest_permutation",
     "pairwise",
+    "pairwise_batches",
     "pca",
     "permutation_matrix",
     "permutation_procrustes",
@@ -166,7 +170,13 @@ _MODULES = (
     "birkhoff data dissection dynamics flops freezing groups models network ops pairs plots projections "
     "representations rotation similarity stitching training zoo"
 ).split()
-_NAMES = {"Network": "network", "stitch": "stitching", "stitch_point": "network"}
+_NAMES = {
+    "Network": "network",
+    "capture": "extraction",
+    "capture_batches": "extraction",
+    "stitch": "stitching",
+    "stitch_point": "network",
+}
 
 
 class _Package(ModuleType):

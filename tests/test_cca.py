@@ -265,7 +265,7 @@ def test_maps():
         assert cca(x, small, samples="flatten").correlations.shape == (4,)
     with pytest.raises(InputError, match=r"^y: got shape \(20, 1, 1, 4\), expected the map size of x"):
         cca(x, small)
-    with pytest.raises(InputError, match="^maps: got 'pixel', expected one of"):
+    with pytest.raises(InputError, match="^samples: got 'pixel', expected one of"):
         cca(x, y, samples="pixel")
 
 

@@ -11,7 +11,7 @@ Each `Adapter` defines
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,6 +24,7 @@ from symjax.network.naming import stitch_point
 
 PyTree = Any
 Mode = Literal["inference", "batch", "train", "moments"]
+MODE_FLAGS = ("train", "training", "is_training", "deterministic")
 MODES: tuple[Mode, ...] = ("inference", "batch", "train", "moments")
 
 
@@ -64,7 +65,7 @@ class LinenAdapter(Adapter):
         self._called: dict[str, bool] = {}
         # JAX caches traces of functions in `flax.linen.jit`; the number separates those of networks with other names.
         self._number = next(_numbers) if points else 0
-        self._names = _accepted(type(module).__call__, ("train", "training", "is_training", "deterministic"))
+        self._names = accepted(type(module).__call__, MODE_FLAGS)
 
     def init(self, key: jax.Array) -> Member:
         params, dropout = jax.random.split(key)
@@ -118,7 +119,7 @@ class FunctionAdapter(Adapter):
         require_arrays("variables", variables)
         require_arrays("state", state)
         self.variables = None if variables is None else Member(variables, {} if state is None else state)
-        self._names = _accepted(apply, ("train", "key"))
+        self._names = accepted(apply, ("train", "key"))
 
     def init(self, key: jax.Array) -> Member:
         if self._init is None:
@@ -144,7 +145,7 @@ class FunctionAdapter(Adapter):
         return tuple(member) if self._has_state else member.params
 
 
-def _accepted(function: Callable, names: Sequence[str]) -> list[str]:
+def accepted(function: Callable, names: Sequence[str]) -> list[str]:
     """Return the names among `names` that a function takes as keyword arguments."""
     params = inspect.signature(function).parameters
     return [name for name in names if name in params]
@@ -159,6 +160,11 @@ def require_arrays(name: str, tree: PyTree) -> None:
 
 
 _naming, _numbers = jax.make_user_context(0), itertools.count(1)
+
+
+def called(model: Callable, x: Any, **options) -> Any:
+    """Call a model with keyword arguments from a mapping, positional ones from a tuple, or one input."""
+    return model(**x, **options) if isinstance(x, Mapping) else model(*inputs_of(x), **options)
 
 
 def inputs_of(x: PyTree) -> tuple:

@@ -146,7 +146,7 @@ def as_matrix(x, name="x", samples="positions", mask=None, layout=None, **option
     """
     check_samples(samples)
     (x,), mask = without_masked({name: x}, samples, mask, check_layout(layout))
-    return _matrix(representation(x, name, layout=layout, **options), samples, mask)
+    return matrix_of(representation(x, name, layout=layout, **options), samples, mask)
 
 
 def as_pair(x, y, samples="positions", mask=None, *, layout=None, enlarging=False, **options):
@@ -158,16 +158,17 @@ def as_pair(x, y, samples="positions", mask=None, *, layout=None, enlarging=Fals
     """
     check_samples(samples)
     (x, y), mask = without_masked({"x": x, "y": y}, samples, mask, check_layout(layout))
+    given = tuple(np.shape(z) for z in (x, y))
     x, y = paired_representations(x, y, layout=layout, **options)
     if samples == "positions" and _map_size(x) != _map_size(y):
         if not (enlarging and x.ndim == y.ndim):
             raise InputError(
-                f"y: got shape {y.shape}, expected the map size of x, {x.shape}, where positions are samples; "
+                f"y: got shape {given[1]}, expected the map size of x, {given[0]}, where positions are samples; "
                 "samples='flatten' and samples='pool' compare any two sizes"
             )
         size = tuple(map(max, _map_size(x), _map_size(y)))
         x, y = enlarge(x, size), enlarge(y, size)
-    return _matrix(x, samples, mask), _matrix(y, samples, mask)
+    return matrix_of(x, samples, mask), matrix_of(y, samples, mask)
 
 
 def enlarge(x, size, axes=(1, 2)):
@@ -266,7 +267,8 @@ def _largest(x):
     return jnp.abs(x).max()
 
 
-def _matrix(x, samples, mask=None):
+def matrix_of(x, samples, mask=None):
+    """Return `as_matrix` of an (n, d) or (n, h, w, c) that is checked."""
     if x.ndim == 2:
         return x
     if samples == "pool" and mask is None:
@@ -288,7 +290,7 @@ def _matrix(x, samples, mask=None):
 
 def matrix_shape(shape, samples):
     """Return the shape of `as_matrix` of a representation of `shape`."""
-    return jax.eval_shape(lambda x: _matrix(x, samples), jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+    return jax.eval_shape(lambda x: matrix_of(x, samples), jax.ShapeDtypeStruct(shape, jnp.float32)).shape
 
 
 def _map_size(x):

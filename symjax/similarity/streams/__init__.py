@@ -20,6 +20,7 @@ from symjax.similarity.streams.moment_streams import (
     svcca_stream,
     wreath_procrustes_stream,
 )
+from symjax.similarity.streams.pairwise_batches import pairwise_batches
 from symjax.similarity.streams.stream import Stream
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "cca_stream",
     "cka_stream",
     "load_stream",
+    "pairwise_batches",
     "permutation_procrustes_stream",
     "pls_stream",
     "procrustes_stream",

@@ -1,0 +1,177 @@
+"""Values of JAX models, from their jaxprs: values with names in the code, and outputs of submodules."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import jaxpr_as_fun
+
+from symjax.errors import InputError
+from symjax.jaxprs import inline
+from symjax.network import Network
+from symjax.network.adapters import MODE_FLAGS, accepted, called
+from symjax.network.split import Trace
+
+PyTree = Any
+Record = Callable[[str, Any], Any]
+
+
+def chosen(points: Sequence[str] | None, named: Sequence[str], submodules: Sequence[str]) -> list[str]:
+    """Return the points; by default the names in the code, or the submodules if the code names nothing."""
+    known = [*named, *submodules]
+    if not known:
+        raise InputError("model: got one without named values, expected names by symjax.stitch_point(x, name)")
+    if points is None:
+        return list(named or submodules)
+    if unknown := [point for point in points if point not in known]:
+        raise InputError(f"points: got {', '.join(map(repr, unknown))}, expected some of {', '.join(known)}")
+    return list(points)
+
+
+class JaxValues:
+    """The values at points of `function(record, variables, x)`, which is traced for each shape of inputs.
+
+    The function calls `record(path, output)` for outputs of submodules; its result is the output or a copy of it with a
+    name. With `each` it is a function of one example.
+    """
+
+    def __init__(self, function: Callable, variables: PyTree, points: Sequence[str] | None, *, each: bool = False):
+        self._function, self._variables, self._points, self._each = function, variables, points, each
+        self._programs: dict[Any, tuple[list[str], Callable]] = {}
+
+    def __call__(self, batch: PyTree) -> dict[str, jax.Array]:
+        batch = jax.tree.map(jnp.asarray, batch)
+        leaves, structure = jax.tree.flatten(batch)
+        key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if key not in self._programs:
+            self._programs[key] = self._program(batch)
+        names, run = self._programs[key]
+        return dict(zip(names, run(jax.tree.leaves(self._variables), leaves), strict=True))
+
+    def _program(self, batch: PyTree) -> tuple[list[str], Callable]:
+        submodules: list[str] = []
+
+        def record(path: str, value: Any) -> Any:
+            least = 1 if self._each else 2
+            if not isinstance(value, jax.Array) or value.ndim < least or not jnp.issubdtype(value.dtype, jnp.floating):
+                return value
+            calls = sum(name.split("#")[0] == path for name in submodules)
+            submodules.append(f"{path}#{calls}" if calls else path)
+            return checkpoint_name(value, submodules[-1])
+
+        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[self._each :], leaf.dtype), batch)
+        closed = inline(jax.make_jaxpr(partial(self._function, record))(self._variables, x))
+        inputs = tuple(closed.jaxpr.invars)
+        trace = Trace(closed, {}, inputs, (), tuple(closed.jaxpr.outvars), {}, None)
+        names = chosen(self._points, [name for name in trace.named if name not in submodules], submodules)
+        names = [name for name in trace.named if name in names]  # in the order of the computation
+        program = trace.program(inputs, [trace.value(name) for name in names])
+        reads = [inputs.index(v) for v in program.reads]
+
+        def run(variables, x):
+            values = [*variables, *x]
+            return jaxpr_as_fun(program.closed)(*(values[i] for i in reads))
+
+        return names, jax.jit(jax.vmap(run, (None, 0)) if self._each else run)
+
+
+class NetworkValues:
+    """The values of a `Network` at its stitch points."""
+
+    def __init__(self, network: Network, variables: Any, points: Sequence[str] | None):
+        names = chosen(points, [point.name for point in network.points], [])
+        self._member = network.member(variables)
+        self._run = jax.jit(lambda member, x: network.features(member, x, names))
+
+    def __call__(self, batch: PyTree) -> dict[str, jax.Array]:
+        return self._run(self._member, jax.tree.map(jnp.asarray, batch))
+
+
+def function_values(function: Callable, variables: Sequence, points: Sequence[str] | None) -> JaxValues:
+    """Return the values of a function, of (variables, batch) if `variables` has an item, otherwise of a batch."""
+    return JaxValues(lambda record, variables, x: called(partial(function, *variables), x), tuple(variables), points)
+
+
+def nnx_values(module: Any, points: Sequence[str] | None) -> JaxValues:
+    """Return the values of a module of Flax NNX."""
+    from flax import nnx
+
+    module = nnx.clone(module)
+    module.eval()
+    graph, state = nnx.split(module)
+
+    def function(record: Record, state, x):
+        copy = nnx.merge(graph, state)
+        for path, child in nnx.iter_modules(copy):
+            if path and callable(child):
+                child.__class__ = _recording(type(child), ".".join(map(str, path)), record)
+        return called(copy, x)
+
+    return JaxValues(function, state, points)
+
+
+def linen_values(module: Any, variables: Any, points: Sequence[str] | None) -> JaxValues:
+    """Return the values of a module of Flax Linen, with those that it stores by `sow`."""
+    flags = {name: name == "deterministic" for name in accepted(type(module).__call__, MODE_FLAGS)}
+
+    def function(record: Record, variables, x):
+        apply = partial(module.apply, variables, capture_intermediates=True, mutable=["intermediates"], **flags)
+        output, state = called(apply, x)
+        for path, values in jax.tree_util.tree_leaves_with_path(state, is_leaf=lambda leaf: isinstance(leaf, tuple)):
+            keys = [key.key for key in path[1:] if key.key != "__call__"]
+            for value in values if keys else ():
+                record(".".join(keys), value)
+        return output
+
+    return JaxValues(function, variables, points)
+
+
+def equinox_values(model: Any, points: Sequence[str] | None) -> JaxValues:
+    """Return the values of an Equinox module, a function of one example."""
+    import equinox as eqx
+
+    arrays, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
+
+    class Recording(eqx.Module):
+        """A submodule whose output is recorded."""
+
+        child: Any
+        path: str = eqx.field(static=True)
+        record: Record = eqx.field(static=True)
+
+        def __call__(self, *args, **kwargs):
+            return self.record(self.path, self.child(*args, **kwargs))
+
+        def __getattr__(self, name):
+            return getattr(object.__getattribute__(self, "child"), name)
+
+    def recorded(node, path, record):
+        def is_child(part):
+            return part is not node and isinstance(part, eqx.Module)
+
+        children, structure = jax.tree_util.tree_flatten_with_path(node, is_leaf=is_child)
+        named = [
+            recorded(child, path + jax.tree_util.keystr(keys, simple=True, separator=".").split("."), record)
+            if is_child(child)
+            else child
+            for keys, child in children
+        ]
+        node = jax.tree.unflatten(structure, named)
+        return Recording(node, ".".join(path), record) if path and callable(node) else node
+
+    def function(record: Record, arrays, x):
+        return called(recorded(eqx.combine(arrays, static), [], record), x)
+
+    return JaxValues(function, arrays, points, each=True)
+
+
+def _recording(cls: type, path: str, record: Record) -> type:
+    """Return a subclass that records its output."""
+
+    def __call__(self, *args, **kwargs):
+        return record(path, cls.__call__(self, *args, **kwargs))
+
+    return type(cls)(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
