@@ -37,6 +37,7 @@ MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
     *("ops.parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
+    "activations.Activations",
 )
 METHODS = ("zoo.Zoo.member", "network.Network.index", "network.Network.parse_points")
 ANY = np.random.default_rng(0).random((12, 3), np.float32)
@@ -108,6 +109,9 @@ def right_arguments():
             **{"name": "own", "train": dataset.train, "validation": dataset.validation, "test": dataset.test},
             "class_names": dataset.class_names,
         },
+        "activations.Activations": {"readers": {"a": ANY}, "ids": range(12), "rows": [0, 2]},
+        "activations.align": {"sets": {"a": {"relu1": ANY}}, "ids": {"a": range(12)}},
+        "activations.load": {"path": folder / "stripes.npz", "ids": None},
         "dissection.best_concepts": {"iou": np.random.default_rng(0).random((2, 3, 4))},
         "dissection.composites": {"count": 3},
         "dissection.dissect": {"data": masks, "network": pixels, "members": pixel_members, "mean": None, "std": None},
