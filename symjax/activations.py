@@ -158,24 +158,24 @@ def align(
     given = {} if ids is None else ids
     if not isinstance(given, Mapping) or not set(given) <= set(sets):
         raise InputError(f"ids: got {checks.short(ids)}, expected a mapping from models to the IDs of their examples")
-    sets = {
+    opened = {
         name: value
         if isinstance(value, Activations) and name not in given
         else Activations(value, given.get(name), source=str(name))
         for name, value in sets.items()
     }
-    known = {name: value.ids for name, value in sets.items() if value.ids is not None}
+    known = {name: value.ids for name, value in opened.items() if value.ids is not None}
     if join is None:
         for name in list(known)[1:]:
             _require_equal(next(iter(known)), name, known)
-        return sets
-    if lacking := [name for name in sets if name not in known]:
+        return opened
+    if lacking := [name for name in opened if name not in known]:
         raise InputError(f"ids: got none for {lacking[0]!r}, expected IDs of all sets for join='inner'")
     rows = {name: _row_of_id(name, values) for name, values in known.items()}
     common = [label for label in next(iter(rows.values())) if all(label in of for of in rows.values())]
     if not common:
         raise InputError("ids: got no ID that is in all sets, expected one or more")
-    return {name: value.take([rows[name][label] for label in common]) for name, value in sets.items()}
+    return {name: value.take([rows[name][label] for label in common]) for name, value in opened.items()}
 
 
 def _require_equal(first: Any, name: Any, ids: Mapping[Any, np.ndarray]) -> None:

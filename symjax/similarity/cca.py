@@ -204,6 +204,7 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=split,
         one_map_size=True,
+        zero_channels=True,
         title="CCA",
     ),
     Measure(
@@ -216,6 +217,7 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=partial(split, summary="mean_square"),
         one_map_size=True,
+        zero_channels=True,
     ),
     Measure(
         name="cca_distance",
@@ -227,5 +229,6 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=partial(split, distance=True),
         one_map_size=True,
+        zero_channels=True,
     ),
 )

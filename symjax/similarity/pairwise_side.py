@@ -11,73 +11,143 @@ import numpy as np
 from symjax import checks
 from symjax.checks import is_concrete, labels
 from symjax.errors import InputError
+from symjax.similarity.channels import common_width
 from symjax.similarity.inputs import channels_last, check_layout, range_problem, subtract_large_offset
 from symjax.similarity.pair_blocks import Representations
 
 
 class PairwiseSide:
-    """A validated set of representations."""
+    """A validated set of representations: stacks of arrays of one shape, with the layer and the model of each."""
 
     def __init__(self, name, representations, models_name, models, layout):
         self.name = name
         if not isinstance(representations, Mapping) or not representations:
             raise InputError(
-                f"{name}: got {type(representations).__name__}, expected a mapping from names of layers to arrays"
+                f"{name}: got {type(representations).__name__}, expected a mapping from names of layers to arrays, or "
+                "from models to such mappings"
             )
         check_layout(layout)
+        by_model = [isinstance(value, Mapping) for value in representations.values()]
+        if any(by_model) and not all(by_model):
+            raise InputError(f"{name}: got mappings and arrays, expected all of one kind")
+        if all(by_model):
+            self._set_models(representations, models_name, models, layout)
+        else:
+            self._set_stacks(representations, models_name, models, layout)
+        self.dtype = reduce(np.promote_types, (_float_of(stack[0].dtype) for stack in self.stacks))
+
+    def _set_stacks(self, representations, models_name, models, layout):
+        """Take layers of equally many models, each an array (models, n, ...)."""
         self.layers = tuple(representations)
-        self.arrays = tuple(_array(f"{name}[{layer!r}]", value, layout) for layer, value in representations.items())
-        first = self.arrays[0].shape
-        for layer, array in zip(self.layers, self.arrays, strict=True):
+        self.stacks = [_array(f"{self.name}[{layer!r}]", x, layout, True) for layer, x in representations.items()]
+        first = self.stacks[0].shape
+        for layer, stack in zip(self.layers, self.stacks, strict=True):
             for axis, what in enumerate(("models", "examples")):
-                if array.shape[axis] != first[axis]:
+                if stack.shape[axis] != first[axis]:
                     raise InputError(
-                        f"{name}[{layer!r}]: got {array.shape[axis]} {what}, expected as many as in layer "
+                        f"{self.name}[{layer!r}]: got {stack.shape[axis]} {what}, expected as many as in layer "
                         f"{self.layers[0]!r}, {first[axis]}"
                     )
         self.examples = first[1]
         self.models = tuple(range(first[0]) if models is None else labels(models_name, models))
         if len(self.models) != first[0] or len(set(self.models)) != first[0]:
             raise InputError(f"{models_name}: got {self.models}, expected {first[0]} different labels")
-        self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
+        self.layer_of = [np.full(first[0], layer) for layer in range(len(self.layers))]
+        self.model_of = [np.arange(first[0])] * len(self.layers)
+
+    def _set_models(self, representations, models_name, models, layout):
+        """Take models of any layers and widths, each a mapping from layers to arrays (n, ...)."""
+        if models is not None:
+            raise InputError(f"{models_name}: got {models}, expected None, since the keys are the models")
+        self.models = tuple(representations)
+        self.layers = tuple(dict.fromkeys(layer for layers in representations.values() for layer in layers))
+        by_shape, first = {}, None
+        for model, (label, layers) in enumerate(representations.items()):
+            if not layers:
+                raise InputError(f"{self.name}[{label!r}]: got no layer, expected one or more")
+            for layer, value in layers.items():
+                array = _array(f"{self.name}[{label!r}][{layer!r}]", value, layout, False)
+                first = first or (len(array), label, layer)
+                if len(array) != first[0]:
+                    raise InputError(
+                        f"{self.name}[{label!r}][{layer!r}]: got {len(array)} examples, expected as many as in layer "
+                        f"{first[2]!r} of model {first[1]!r}, {first[0]}"
+                    )
+                by_shape.setdefault(array.shape, []).append((array, self.layers.index(layer), model))
+        self.examples = first[0]
+        stacks, *index = zip(*(zip(*items, strict=True) for items in by_shape.values()), strict=True)
+        self.stacks, (self.layer_of, self.model_of) = [*map(list, stacks)], (list(map(np.array, of)) for of in index)
+
+    @property
+    def present(self):
+        """Booleans (layers, models), true for the layers that a model has."""
+        present = np.zeros((len(self.layers), len(self.models)), bool)
+        present[np.concatenate(self.layer_of), np.concatenate(self.model_of)] = True
+        return present
+
+    def shapes(self, layer):
+        """Return the different shapes (n, ...) of a layer."""
+        return [stack[0].shape for stack, of in zip(self.stacks, self.layer_of, strict=True) if (of == layer).any()]
 
     def select(self, layers, models, dtype, padded):
-        """Return the `Representations` of these layers and models; arrays of all models are not copied."""
-        arrays = (self.arrays[layer] for layer in layers)
-        arrays = (array if len(models) == len(array) else array[models] for array in arrays)
-        return Representations(tuple(arrays), dtype, padded)
+        """Return the `Representations` of these layers and models, and the layer and the model of each.
+
+        Arrays of all models are not copied. If `padded`, lists of arrays with one `common_width` are joined.
+        """
+        parts = {}  # by stack, or by bucket: arrays, layers, models
+        for number, (stack, *index) in enumerate(zip(self.stacks, self.layer_of, self.model_of, strict=True)):
+            rows = np.flatnonzero(np.isin(index[0], layers) & np.isin(index[1], models))
+            if not len(rows):
+                continue
+            key, shape = number, stack[0].shape
+            if isinstance(stack, list):
+                key = (*shape[:-1], common_width(shape[-1])) if padded else number
+                stack = parts[key][0] + [stack[row] for row in rows] if key in parts else [stack[row] for row in rows]
+            elif len(rows) < len(stack):
+                stack = stack[rows]
+            _, layer_of, model_of = parts.get(key, (None, [], []))
+            parts[key] = stack, [*layer_of, *index[0][rows]], [*model_of, *index[1][rows]]
+        stacks, *index = zip(*parts.values(), strict=True)
+        return Representations(stacks, dtype, padded), *map(np.concatenate, index)
 
     def require_in_range(self, dtype, translation_invariant):
         """Subtract offsets that `dtype` would lose (`subtract_large_offset`).
 
         Raise an `InputError` for values out of range.
         """
-        layers = zip(self.layers, self.arrays, strict=True)
-        self.arrays = tuple(self._subtract_large_offset(layer, array, translation_invariant) for layer, array in layers)
-        for layer, array in zip(self.layers, self.arrays, strict=True):
-            for label, model_array in zip(self.models, array, strict=True):
-                if not jnp.issubdtype(model_array.dtype, jnp.floating):
+        for number, (stack, layer_of, model_of) in enumerate(
+            zip(self.stacks, self.layer_of, self.model_of, strict=True)
+        ):
+            names = [
+                f"layer {self.layers[layer]!r} of model {self.models[model]!r}"
+                for layer, model in zip(layer_of, model_of, strict=True)
+            ]
+            arrays = list(stack)
+            results = [
+                subtract_large_offset(f"{self.name}: {name}", array, translation_invariant)
+                for name, array in zip(names, arrays, strict=True)
+            ]
+            if not all(map(operator.is_, results, arrays)):
+                self.stacks[number] = results
+            for name, array in zip(names, results, strict=True):
+                if not jnp.issubdtype(array.dtype, jnp.floating):
                     continue
-                largest = float(np.maximum(model_array.max(), -model_array.min()))  # makes no copy of the array
+                largest = float(np.maximum(array.max(), -array.min()))  # makes no copy of the array
                 if message := range_problem(largest, dtype):
-                    raise InputError(f"{self.name}: {message} (layer {layer!r} of model {label!r})")
-
-    def _subtract_large_offset(self, layer, array, translation_invariant):
-        name, models = f"{self.name}: layer {layer!r} of model", list(array)
-        results = [
-            subtract_large_offset(f"{name} {label!r}", model_array, translation_invariant)
-            for label, model_array in zip(self.models, models, strict=True)
-        ]
-        return array if all(map(operator.is_, results, models)) else np.stack(results)
+                    raise InputError(f"{self.name}: {message} ({name})")
 
 
-def _array(name, value, layout):
+def _array(name, value, layout, stacked):
+    """Return an array (n, d) or (n, h, w, c), with a leading axis of models if `stacked`."""
     if not is_concrete(value):
         raise InputError(f"{name}: got a traced array, expected a concrete one")
     value = checks.array(name, value)
-    if value.ndim not in (3, 5) or value.size == 0:
-        raise InputError(f"{name}: got shape {value.shape}, expected (models, n, d) or (models, n, h, w, c), not empty")
-    return channels_last(name, value, layout, 2) if value.ndim == 5 else value
+    if tokens := not stacked and value.ndim == 3:
+        value = value[:, None]  # maps of height 1
+    if value.ndim not in ((3, 5) if stacked else (2, 4)) or value.size == 0:
+        expected = "(models, n, d) or (models, n, h, w, c)" if stacked else "(n, d), (n, tokens, d) or (n, h, w, c)"
+        raise InputError(f"{name}: got shape {value.shape}, expected {expected}, not empty")
+    return value if value.ndim < 4 + stacked or tokens else channels_last(name, value, layout, 1 + stacked)
 
 
 def _float_of(dtype):
