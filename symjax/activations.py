@@ -40,10 +40,10 @@ class Activations(Mapping):
       (['relu1'], ['c', 'a'], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
     """
 
-    def __init__(self, readers: Mapping[str, Any], ids: Any = None, rows: Any = None, source: str = "activations"):
+    def __init__(self, readers: Mapping[str, Any], ids: Any = None, rows: Any = None, source: str | None = None):
         if not isinstance(readers, Mapping) or not readers:
             raise InputError(f"readers: got {checks.short(readers)}, expected a mapping from layers to arrays")
-        self._readers, self._source = dict(readers), source
+        self._readers, self._source = dict(readers), source or "activations"
         self._all_ids = None if ids is None else _checked_ids(IDS, ids)
         self._rows = None if rows is None else np.array(checks.integers("rows", rows), int)
 

@@ -112,6 +112,7 @@ def right_arguments():
         "activations.Activations": {"readers": {"a": ANY}, "ids": range(12), "rows": [0, 2]},
         "activations.align": {"sets": {"a": {"relu1": ANY}}, "ids": {"a": range(12)}},
         "activations.load": {"path": folder / "stripes.npz", "ids": None},
+        "comparison.compare": {"a": {"relu1": ANY}, "b": {"relu1": ANY}, "measures": "cka_gretton", "ids": None},
         "dissection.best_concepts": {"iou": np.random.default_rng(0).random((2, 3, 4))},
         "dissection.composites": {"count": 3},
         "dissection.dissect": {"data": masks, "network": pixels, "members": pixel_members, "mean": None, "std": None},

@@ -10,7 +10,7 @@ from symjax.errors import InputError
 from symjax.ops.progress import progress_bar
 from symjax.similarity import pair_blocks
 from symjax.similarity.cca_checks import few_examples_message
-from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning
+from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, warn_user
 from symjax.similarity.pairwise_checks import as_measures, check_layers, layer_groups, measure_options, model_mask
 from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pairwise_side import PairwiseSide
@@ -200,4 +200,4 @@ def _warn(measure, a, b, messages):
         shown = [f"{a.layers[k]!r} and {b.layers[m]!r}" for k, m in pairs[:MAX_SHOWN]]
         where = ", ".join([*shown, f"and {len(pairs) - MAX_SHOWN} more"] if len(pairs) > MAX_SHOWN else shown)
         message = f"{measure.name}: few examples for layers {where}: {messages[pairs[0]]}"
-        warnings.warn(message, FewExamplesWarning, stacklevel=3)
+        warn_user(message, FewExamplesWarning)

@@ -39,7 +39,9 @@ class PairwiseSide:
     def _set_stacks(self, representations, models_name, models, layout):
         """Take layers of equally many models, each an array (models, n, ...)."""
         self.layers = tuple(representations)
-        self.stacks = [_array(f"{self.name}[{layer!r}]", x, layout, True) for layer, x in representations.items()]
+        self.stacks = [
+            channels_last_array(f"{self.name}[{layer!r}]", x, layout, True) for layer, x in representations.items()
+        ]
         first = self.stacks[0].shape
         for layer, stack in zip(self.layers, self.stacks, strict=True):
             for axis, what in enumerate(("models", "examples")):
@@ -66,7 +68,7 @@ class PairwiseSide:
             if not layers:
                 raise InputError(f"{self.name}[{label!r}]: got no layer, expected one or more")
             for layer, value in layers.items():
-                array = _array(f"{self.name}[{label!r}][{layer!r}]", value, layout, False)
+                array = channels_last_array(f"{self.name}[{label!r}][{layer!r}]", value, layout, False)
                 first = first or (len(array), label, layer)
                 if len(array) != first[0]:
                     raise InputError(
@@ -137,7 +139,7 @@ class PairwiseSide:
                     raise InputError(f"{self.name}: {message} ({name})")
 
 
-def _array(name, value, layout, stacked):
+def channels_last_array(name, value, layout, stacked):
     """Return an array (n, d) or (n, h, w, c), with a leading axis of models if `stacked`."""
     if not is_concrete(value):
         raise InputError(f"{name}: got a traced array, expected a concrete one")
