@@ -151,6 +151,8 @@ def right_arguments():
         "plots.by_layer": {"table": results.drop(columns="layer")},
         "plots.chosen_values": {"chosen": results, "values": (0.1, 1.0)},
         "plots.detectors": {"table": results.assign(variant="a", exponent=0.5, detectors=3, mean_iou=0.1)},
+        "plots.dendrogram": {"distances": pd.DataFrame(1 - np.eye(3))},
+        "plots.embedding": {"distances": pd.DataFrame(1 - np.eye(3))},
         "plots.distance_matrix": {"distances": pd.DataFrame(np.eye(3)), "groups": ["a", "a", "b"]},
         "plots.mean_curves": {"x": "epoch", "line": "family", "panel": "layer", "xlabel": "x", "ylabel": "y"},
         "plots.freezing": {"metrics": results, "cost": results},
