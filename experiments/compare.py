@@ -35,7 +35,7 @@ PAIR = ("model_a", "digest_a", "model_b", "digest_b")
 KEY = {name: str for name in (*PAIR, "measure", "layer_a", "layer_b")}
 ROWS = Schema("results", KEY, tuple(name for name in COLUMNS if name not in KEY), order=PAIR, part=PAIR)
 EXPERIMENT = Experiment(place=160, results=partial(ResultTable, schema=ROWS))
-MAX_PAIRS = 10  # largest number of pairs of networks with heat maps of their own
+MAX_PAIRS = 10  # largest number of pairs of networks with heat maps of their own; more have one of their means
 SAMPLES, SAMPLE = 64, 2**16  # parts of a file that its digest reads, and their bytes
 
 
@@ -177,10 +177,11 @@ def between(table: pd.DataFrame, networks: list[str]) -> pd.DataFrame:
 
 def draw(folder: Path, table: pd.DataFrame, means: dict[str, pd.DataFrame], networks: list[str]) -> tuple[str, ...]:
     """Write the figures and return their names."""
-    figures, pairs = [], table.groupby(["model_a", "model_b"], sort=False)
-    for number, (_, rows) in enumerate(pairs, 1):
-        if pairs.ngroups <= MAX_PAIRS and plots.heatmaps(rows, folder / f"heatmaps-{number}") is not None:
-            figures.append(f"heatmaps-{number}")
+    pairs = [rows for _, rows in table.groupby(["model_a", "model_b"], sort=False)]
+    maps = (
+        {f"heatmaps-{i}": rows for i, rows in enumerate(pairs, 1)} if len(pairs) <= MAX_PAIRS else {"heatmaps": table}
+    )
+    figures = [name for name, rows in maps.items() if plots.heatmaps(rows, folder / name) is not None]
     if (table.layer_a == table.layer_b).any():
         plots.by_layer(table, folder / "layers")
         figures.append("layers")
