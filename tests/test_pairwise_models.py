@@ -103,6 +103,18 @@ def test_pairs_of_models_that_lack_layers():
     assert against.values.shape == (3, 3, 1, 1) and against.computed.sum() == 6
 
 
+def test_means_between_models():
+    result = pairwise(MODELS, "procrustes_distance")
+    means = result.between_models()
+    values = [result.select(layer_a=x, layer_b=x, model_a="narrow", model_b="wide") for x in ("relu1", "relu2")]
+    np.testing.assert_allclose(means.loc["narrow", "wide"], np.mean(values), rtol=1e-6)
+    np.testing.assert_array_equal(means.loc["wide", "other"], result.values[1, 1, 1, 2])
+    np.testing.assert_array_equal(means, means.T)
+    assert (np.diag(means) == 0).all() and means.loc["other", "narrow"] > 0
+    apart = pairwise(MODELS, "procrustes_distance", against={"x": {"relu3": layer(6)}}).between_models()
+    assert apart["x"].isna().tolist() == [True, False, True]
+
+
 def test_tokens_maps_and_files_that_are_read_once(tmp_path):
     tokens, maps = layer(3, 4), layer(2, 3, 4)
     reads = []
