@@ -37,6 +37,7 @@ MAKES = (  # classes that a caller makes by hand
     *("training.Recipe", "stitching.FitConfig", "zoo.ZooConfig", "stitching.Plan", "rotation.RotationPlan"),
     *("ops.parallel.Execution", "data.Split", "data.Dataset", "stitching.Sweep", "rotation.Retraining"),
     "freezing.Saturation",
+    "activations.Activations",
 )
 METHODS = ("zoo.Zoo.member", "network.Network.index", "network.Network.parse_points")
 ANY = np.random.default_rng(0).random((12, 3), np.float32)
@@ -108,6 +109,10 @@ def right_arguments():
             **{"name": "own", "train": dataset.train, "validation": dataset.validation, "test": dataset.test},
             "class_names": dataset.class_names,
         },
+        "activations.Activations": {"readers": {"a": ANY}, "ids": range(12), "rows": [0, 2]},
+        "activations.align": {"sets": {"a": {"relu1": ANY}}, "ids": {"a": range(12)}},
+        "activations.load": {"path": folder / "stripes.npz", "ids": None},
+        "comparison.compare": {"a": {"relu1": ANY}, "b": {"relu1": ANY}, "measures": "cka_gretton", "ids": None},
         "dissection.best_concepts": {"iou": np.random.default_rng(0).random((2, 3, 4))},
         "dissection.composites": {"count": 3},
         "dissection.dissect": {"data": masks, "network": pixels, "members": pixel_members, "mean": None, "std": None},
@@ -152,6 +157,8 @@ def right_arguments():
             "xlabel": "rank",
         },
         "plots.detectors": {"table": results.assign(variant="a", exponent=0.5, detectors=3, mean_iou=0.1)},
+        "plots.dendrogram": {"distances": pd.DataFrame(1 - np.eye(3))},
+        "plots.embedding": {"distances": pd.DataFrame(1 - np.eye(3))},
         "plots.distance_matrix": {"distances": pd.DataFrame(np.eye(3)), "groups": ["a", "a", "b"]},
         "plots.mean_curves": {"x": "epoch", "line": "family", "panel": "layer", "xlabel": "x", "ylabel": "y"},
         "plots.freezing": {"metrics": results, "cost": results},

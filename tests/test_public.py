@@ -23,6 +23,7 @@ MADE = (  # classes that the library makes, or that hold whatever they are given
     *(
         "birkhoff.ProjectionInfo",
         "birkhoff.SinkhornInfo",
+        "comparison.Comparison",
         "groups.Decision",
         "groups.Intertwiner",
         "groups.MatrixGroup",

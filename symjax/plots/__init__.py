@@ -16,6 +16,7 @@ from symjax.plots.freezing import freezing
 from symjax.plots.groups import group_distances
 from symjax.plots.intervals import intervals
 from symjax.plots.lines import mean_curves
+from symjax.plots.networks import dendrogram, embedding
 from symjax.plots.rotation import describe_draws as describe_draws
 from symjax.plots.rotation import rotation_curves, rotations
 from symjax.plots.selection import chosen_values, sparsity
@@ -30,8 +31,10 @@ __all__ = [
     "chosen_values",
     "curves",
     "defects",
+    "dendrogram",
     "detectors",
     "distance_matrix",
+    "embedding",
     "freezing",
     "group_distances",
     "heatmaps",

@@ -52,8 +52,8 @@ def heatmaps(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
 
     Args:
       table: columns measure, layer_a, layer_b and value, such as `Pairwise.to_frame` returns; for several models also
-        model_a and model_b, and same_model if the two sides are different sets. Measures and layers are drawn in
-        the order of the rows.
+        model_a and model_b, and same_model if the two sides are different sets. Measures and layers are drawn in the
+        order of the rows. The axes name the models if there are two and their labels are texts.
       path, ax: as in all figures, see `symjax.plots`.
 
     Returns:
@@ -109,7 +109,11 @@ def heatmaps(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
             axes.set(xlabel="", ylabel="")
             axes.tick_params(length=0)
             axes.tick_params(axis="y", rotation=0)
-        return finish(figure, path, ax, grid, xlabel="layer of the second model", ylabel="layer of the first model")
+        names = ["the first model", "the second model"]
+        if {"model_a", "model_b"} <= set(table.columns) and len(table[["model_a", "model_b"]].drop_duplicates()) == 1:
+            models = table.iloc[0][["model_a", "model_b"]]
+            names = [name if isinstance(name, str) else default for name, default in zip(models, names, strict=True)]
+        return finish(figure, path, ax, grid, xlabel=f"layer of {names[1]}", ylabel=f"layer of {names[0]}")
 
 
 def by_layer(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) -> Figure:
@@ -141,7 +145,7 @@ def by_layer(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
     measures = list(same.measure.unique())
     colours = palette("colorblind", len(measures))
     styles = {measure: (measure_title(measure), colour) for measure, colour in zip(measures, colours, strict=True)}
-    pairs = same.pair.nunique()
+    pairs, seeds = same.pair.nunique(), " that differ in their seed"
     with matplotlib.rc_context(PAPER):
         width = max(5.5, bars_width(same.layer.nunique(), len(measures)))
         figure, grid = make_axes(ax, (1, 1), (width, 3.4))
@@ -150,7 +154,7 @@ def by_layer(table: pd.DataFrame, path: str | Path | None = None, *, ax=None) ->
         kinds = dict.fromkeys("distance" if is_distance(measure) else "similarity" for measure in measures)
         axes.set_ylabel(" or ".join(kinds))
         axes.set_title(
-            "The same layer of two networks that differ in their seed\n"
+            f"The same layer of two networks{'' if table.model_a.map(type).eq(str).all() else seeds}\n"
             f"({f'mean and standard deviation over {pairs} pairs' if pairs > 1 else 'one pair'})",
             fontsize=9,
             loc="left",

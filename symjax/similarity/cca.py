@@ -205,6 +205,7 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=split,
         one_map_size=True,
+        zero_channels=True,
         title="CCA",
     ),
     Measure(
@@ -217,6 +218,7 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=partial(split, summary="mean_square"),
         one_map_size=True,
+        zero_channels=True,
     ),
     Measure(
         name="cca_distance",
@@ -228,5 +230,6 @@ MEASURES = (
         invariances=LINEAR | {"translation"},
         split=partial(split, distance=True),
         one_map_size=True,
+        zero_channels=True,
     ),
 )

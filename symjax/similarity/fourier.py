@@ -262,5 +262,6 @@ MEASURES = (
         symmetric=True,
         invariances=LINEAR | {"translation", "cyclic_shift"},
         split=split,
+        zero_channels=True,
     ),
 )

@@ -30,23 +30,33 @@ CHUNK_BYTES = 2**26  # size of the representations that are prepared at once
 
 @dataclass(frozen=True)
 class Representations:
-    """Representations by layer and model; representation `index` is layer * models + model."""
+    """Representations in stacks, numbered one stack after the other."""
 
-    arrays: tuple  # for each layer (models, n, d) or (models, n, h, w, c), real
+    arrays: tuple  # stacks: an array (k, n, d) or (k, n, h, w, c), real, or a list of k arrays
     dtype: np.dtype  # dtype of the computation
     padded: bool = False  # whether zero channels are appended up to a common width, to share compiled programs
 
     @property
-    def models(self):
-        return len(self.arrays[0])
+    def size(self):
+        return sum(map(len, self.arrays))
 
     @property
-    def size(self):
-        return len(self.arrays) * self.models
+    def shapes(self):
+        """The different shapes of representations, with their common width if those of a list are `padded`."""
+        lists = [stack for stack in self.arrays if isinstance(stack, list)]
+        width = common_width if self.padded else int
+        shapes = [stack.shape[1:] for stack in self.arrays if not isinstance(stack, list)]
+        return (*shapes, *((*x.shape[:-1], width(x.shape[-1])) for stack in lists for x in stack))
+
+    def locate(self, index):
+        """Return the array at this number."""
+        for stack in self.arrays:
+            if index < len(stack):
+                return stack[index]
+            index -= len(stack)
 
     def array_at(self, index):
-        layer, model = divmod(index, self.models)
-        return jnp.asarray(np.asarray(self.arrays[layer][model]), self.dtype)
+        return jnp.asarray(np.asarray(self.locate(index)), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -58,47 +68,49 @@ class Block:
 
 
 def prepare(split, representations, memory, devices, size=None):
-    """Return blocks of prepared representations, each with a share of `memory`, and each layer's largest width."""
-    layers = [_prepare_layer(split, array, representations, devices, size) for array in representations.arrays]
-    layers_by_shape = {}
-    for layer, prepared in enumerate(layers):
-        layers_by_shape.setdefault(str(jax.tree.map(lambda leaf: leaf.shape[1:], prepared)), []).append(layer)
+    """Return blocks of prepared representations, each with a share of `memory`, and the directions of each or None."""
+    stacks = [_prepare_layer(split, stack, representations, devices, size) for stack in representations.arrays]
+    starts = np.cumsum([0, *map(len, representations.arrays)])
+    stacks_by_shape = {}
+    for stack, prepared in enumerate(stacks):
+        stacks_by_shape.setdefault(str(jax.tree.map(lambda leaf: leaf.shape[1:], prepared)), []).append(stack)
     blocks = []
-    for same_shapes in layers_by_shape.values():
-        indices = np.concatenate(
-            [layer * representations.models + np.arange(representations.models) for layer in same_shapes]
-        )
-        prepared = jax.tree.map(_concatenate, *(layers[layer] for layer in same_shapes))
+    for same_shapes in stacks_by_shape.values():
+        indices = np.concatenate([np.arange(starts[stack], starts[stack + 1]) for stack in same_shapes])
+        prepared = jax.tree.map(_concatenate, *(stacks[stack] for stack in same_shapes))
         # Two blocks are in memory at once, and in the worst case one copy of each as a tile.
         step = max(1, int(memory // (4 * num_bytes(jax.tree.map(lambda leaf: leaf[0], prepared)))))
         for start in range(0, len(indices), step):
             rows = slice(start, start + step)
             blocks.append(Block(indices[rows], parallel.take(prepared, rows)))
-    return blocks, [
-        None if split.num_directions is None else split.num_directions(prepared.aux).max() for prepared in layers
-    ]
+    if split.num_directions is None:
+        return blocks, None
+    return blocks, np.concatenate([split.num_directions(prepared.aux) for prepared in stacks])
 
 
 def _concatenate(*leaves):
     return leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
 
 
-def _prepare_layer(split, array, representations, devices, size):
-    """Return the `Prepared` representations of one array (models, n, ...), with a leading axis, on the host."""
-    dtype, width = representations.dtype, array.shape[-1]
-    count, each = len(array), array[0].size * dtype.itemsize
+def _prepare_layer(split, stack, representations, devices, size):
+    """Return the `Prepared` representations of one stack, with a leading axis, on the host."""
+    dtype, count = representations.dtype, len(stack)
+    width = max(array.shape[-1] for array in stack) if isinstance(stack, list) else stack.shape[-1]
+    width = common_width(width) if representations.padded else width
     devices = devices[:count]
-    chunk_size = min(count, max(1, CHUNK_BYTES // each))
+    chunk_size = min(count, max(1, CHUNK_BYTES // (stack[0][..., 0].size * width * dtype.itemsize)))
     chunk_size = -(-chunk_size // len(devices)) * len(devices)
     program = _prepare_program(split, size, devices)
     chunks = []
     for start in range(0, count, chunk_size):
-        chunk = array[start : start + chunk_size]
-        if len(chunk) < chunk_size:  # padded, so that one compiled program serves all chunks
-            chunk = array[np.minimum(np.arange(start, start + chunk_size), count - 1)]
-        chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
-        if representations.padded and common_width(width) != width:
-            chunk = pad_channels(np.asarray(chunk), common_width(width))
+        # The last one is padded, so that one compiled program serves all chunks.
+        rows = np.minimum(np.arange(start, start + chunk_size), count - 1)
+        if isinstance(stack, list):
+            chunk = np.stack([pad_channels(np.asarray(stack[row], dtype), width) for row in rows])
+        else:
+            chunk = stack[start : start + chunk_size] if start + chunk_size <= count else stack[rows]
+            chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
+            chunk = chunk if chunk.shape[-1] == width else pad_channels(np.asarray(chunk), width)
         chunks.append(jax.device_get(program(chunk, ())))
     return jax.tree.map(lambda *leaves: _concatenate(*leaves)[:count], *chunks)
 
@@ -116,7 +128,7 @@ def _sequential_execution():
     return replace(parallel.default_execution(), members="map")
 
 
-def all_pairs(split, a, b, mask, symmetric, devices, prepared):
+def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
     """Return values (a.size, b.size), NaN where `mask` is false.
 
     Args:
@@ -127,6 +139,7 @@ def all_pairs(split, a, b, mask, symmetric, devices, prepared):
         symmetric: whether the measure is symmetric.
         devices: tuple of devices.
         prepared: the blocks that `prepare` returned for a and for b.
+        update: called with the number of values whenever some are computed.
     """
     upper_only = symmetric and a is b
     values, computed = np.full(mask.shape, np.nan, a.dtype), np.zeros(mask.shape, bool)
@@ -149,6 +162,7 @@ def all_pairs(split, a, b, mask, symmetric, devices, prepared):
             block_values = _block_values(split, *on_devices, block_mask, devices)
             values[place] = np.where(block_mask, block_values, values[place])
             computed[place] |= block_mask
+            update(block_mask.sum())
     return np.where(computed, values, values.T) if upper_only else values
 
 
@@ -160,10 +174,9 @@ def _size_to_enlarge_to(split, left, right):
 
 def _prepare_enlarged(split, representations, block, size, devices):
     """Return the block's representations, prepared again after enlarging their maps to `size`."""
-    layers_and_models = (divmod(index, representations.models) for index in block.indices)
     prepared = [
-        _prepare_layer(split, representations.arrays[layer][model][None], representations, devices, size)
-        for layer, model in layers_and_models
+        _prepare_layer(split, representations.locate(index)[None], representations, devices, size)
+        for index in block.indices
     ]
     return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *prepared), devices)
 

@@ -47,6 +47,21 @@ class Pairwise:
         )
         return self.values[index]
 
+    def between_models(self):
+        """Return a data frame (models a, models b): means over the layers of equal names that both models have.
+
+        NaN for models without such a layer, and where one of the values is NaN.
+        """
+        import pandas as pd  # imported here: `import symjax` does not need it
+
+        shared = [layer for layer in self.layers_a if layer in self.layers_b]
+        rows, columns = ([labels.index(layer) for layer in shared] for labels in (self.layers_a, self.layers_b))
+        computed = self.computed[rows, :, columns]
+        sums = np.where(computed, self.values[rows, :, columns], 0).sum(0)
+        counts = computed.sum(0)
+        means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+        return pd.DataFrame(means, list(self.models_a), list(self.models_b))
+
     def to_frame(self):
         """Return a data frame with one row for each computed value.
 

@@ -11,6 +11,7 @@ import numpy as np
 from symjax import checks
 from symjax.checks import is_concrete, labels
 from symjax.errors import InputError
+from symjax.similarity.channels import common_width
 from symjax.similarity.inputs import (
     as_map_axes,
     as_matrix,
@@ -24,85 +25,155 @@ from symjax.similarity.position_mask import as_mask
 
 
 class PairwiseSide:
-    """A validated set of representations."""
+    """A validated set of representations: stacks of arrays of one shape, with the layer and the model of each."""
 
     def __init__(self, name, representations, models_name, models, layout):
         self.name = name
         if not isinstance(representations, Mapping) or not representations:
             raise InputError(
-                f"{name}: got {type(representations).__name__}, expected a mapping from names of layers to arrays"
+                f"{name}: got {type(representations).__name__}, expected a mapping from names of layers to arrays, or "
+                "from models to such mappings"
             )
         check_layout(layout)
+        by_model = [isinstance(value, Mapping) for value in representations.values()]
+        if any(by_model) and not all(by_model):
+            raise InputError(f"{name}: got mappings and arrays, expected all of one kind")
+        if all(by_model):
+            self._set_models(representations, models_name, models, layout)
+        else:
+            self._set_stacks(representations, models_name, models, layout)
+        self.dtype = reduce(np.promote_types, (_float_of(stack[0].dtype) for stack in self.stacks))
+
+    def _set_stacks(self, representations, models_name, models, layout):
+        """Take layers of equally many models, each an array (models, n, ...)."""
         self.layers = tuple(representations)
-        self.arrays = tuple(_array(f"{name}[{layer!r}]", value, layout) for layer, value in representations.items())
-        first = self.arrays[0].shape
-        for layer, array in zip(self.layers, self.arrays, strict=True):
+        self.stacks = [
+            channels_last_array(f"{self.name}[{layer!r}]", x, layout, True) for layer, x in representations.items()
+        ]
+        first = self.stacks[0].shape
+        for layer, stack in zip(self.layers, self.stacks, strict=True):
             for axis, what in enumerate(("models", "examples")):
-                if array.shape[axis] != first[axis]:
+                if stack.shape[axis] != first[axis]:
                     raise InputError(
-                        f"{name}[{layer!r}]: got {array.shape[axis]} {what}, expected as many as in layer "
+                        f"{self.name}[{layer!r}]: got {stack.shape[axis]} {what}, expected as many as in layer "
                         f"{self.layers[0]!r}, {first[axis]}"
                     )
         self.examples = first[1]
         self.models = tuple(range(first[0]) if models is None else labels(models_name, models))
         if len(self.models) != first[0] or len(set(self.models)) != first[0]:
             raise InputError(f"{models_name}: got {self.models}, expected {first[0]} different labels")
-        self.dtype = reduce(np.promote_types, (_float_of(array.dtype) for array in self.arrays))
+        self.layer_of = [np.full(first[0], layer) for layer in range(len(self.layers))]
+        self.model_of = [np.arange(first[0])] * len(self.layers)
+
+    def _set_models(self, representations, models_name, models, layout):
+        """Take models of any layers and widths, each a mapping from layers to arrays (n, ...)."""
+        if models is not None:
+            raise InputError(f"{models_name}: got {models}, expected None, since the keys are the models")
+        self.models = tuple(representations)
+        self.layers = tuple(dict.fromkeys(layer for layers in representations.values() for layer in layers))
+        by_shape, first = {}, None
+        for model, (label, layers) in enumerate(representations.items()):
+            if not layers:
+                raise InputError(f"{self.name}[{label!r}]: got no layer, expected one or more")
+            for layer, value in layers.items():
+                array = channels_last_array(f"{self.name}[{label!r}][{layer!r}]", value, layout, False)
+                first = first or (len(array), label, layer)
+                if len(array) != first[0]:
+                    raise InputError(
+                        f"{self.name}[{label!r}][{layer!r}]: got {len(array)} examples, expected as many as in layer "
+                        f"{first[2]!r} of model {first[1]!r}, {first[0]}"
+                    )
+                by_shape.setdefault(array.shape, []).append((array, self.layers.index(layer), model))
+        self.examples = first[0]
+        stacks, *index = zip(*(zip(*items, strict=True) for items in by_shape.values()), strict=True)
+        self.stacks, (self.layer_of, self.model_of) = [*map(list, stacks)], (list(map(np.array, of)) for of in index)
+
+    @property
+    def present(self):
+        """Booleans (layers, models), true for the layers that a model has."""
+        present = np.zeros((len(self.layers), len(self.models)), bool)
+        present[np.concatenate(self.layer_of), np.concatenate(self.model_of)] = True
+        return present
+
+    def shapes(self, layer):
+        """Return the different shapes (n, ...) of a layer."""
+        return [stack[0].shape for stack, of in zip(self.stacks, self.layer_of, strict=True) if (of == layer).any()]
 
     def select(self, layers, models, dtype, padded):
-        """Return the `Representations` of these layers and models; arrays of all models are not copied."""
-        arrays = (self.arrays[layer] for layer in layers)
-        arrays = (array if len(models) == len(array) else array[models] for array in arrays)
-        return Representations(tuple(arrays), dtype, padded)
+        """Return the `Representations` of these layers and models, and the layer and the model of each.
+
+        Arrays of all models are not copied. If `padded`, lists of arrays with one `common_width` are joined.
+        """
+        parts = {}  # by stack, or by bucket: arrays, layers, models
+        for number, (stack, *index) in enumerate(zip(self.stacks, self.layer_of, self.model_of, strict=True)):
+            rows = np.flatnonzero(np.isin(index[0], layers) & np.isin(index[1], models))
+            if not len(rows):
+                continue
+            key, shape = number, stack[0].shape
+            if isinstance(stack, list):
+                key = (*shape[:-1], common_width(shape[-1])) if padded else number
+                stack = parts[key][0] + [stack[row] for row in rows] if key in parts else [stack[row] for row in rows]
+            elif len(rows) < len(stack):
+                stack = stack[rows]
+            _, layer_of, model_of = parts.get(key, (None, [], []))
+            parts[key] = stack, [*layer_of, *index[0][rows]], [*model_of, *index[1][rows]]
+        stacks, *index = zip(*parts.values(), strict=True)
+        return Representations(stacks, dtype, padded), *map(np.concatenate, index)
 
     def require_in_range(self, dtype, translation_invariant):
         """Subtract offsets that `dtype` would lose (`subtract_large_offset`).
 
         Raise an `InputError` for values out of range.
         """
-        layers = zip(self.layers, self.arrays, strict=True)
-        self.arrays = tuple(self._subtract_large_offset(layer, array, translation_invariant) for layer, array in layers)
-        for layer, array in zip(self.layers, self.arrays, strict=True):
-            for label, model_array in zip(self.models, array, strict=True):
-                if not jnp.issubdtype(model_array.dtype, jnp.floating):
+        for number, (stack, layer_of, model_of) in enumerate(
+            zip(self.stacks, self.layer_of, self.model_of, strict=True)
+        ):
+            names = [
+                f"layer {self.layers[layer]!r} of model {self.models[model]!r}"
+                for layer, model in zip(layer_of, model_of, strict=True)
+            ]
+            arrays = list(stack)
+            results = [
+                subtract_large_offset(f"{self.name}: {name}", array, translation_invariant)
+                for name, array in zip(names, arrays, strict=True)
+            ]
+            if not all(map(operator.is_, results, arrays)):
+                self.stacks[number] = results
+            for name, array in zip(names, results, strict=True):
+                if not jnp.issubdtype(array.dtype, jnp.floating):
                     continue
-                largest = float(np.maximum(model_array.max(), -model_array.min()))  # makes no copy of the array
+                largest = float(np.maximum(array.max(), -array.min()))  # makes no copy of the array
                 if message := range_problem(largest, dtype):
-                    raise InputError(f"{self.name}: {message} (layer {layer!r} of model {label!r})")
+                    raise InputError(f"{self.name}: {message} ({name})")
 
     def reduce(self, samples, mask, translation_invariant):
         """Convert tokens and maps to the matrices that `samples` and `mask` select, as in `as_matrix`."""
-        mask = as_mask(mask)
+        mask, options = as_mask(mask), {"layout": "nhwc", "translation_invariant": translation_invariant}
 
-        def matrices(layer, array):
-            shape = array.shape[1:-1]
-            fitting = mask.reshape(shape) if mask.size == np.prod(shape) and len(mask) == shape[0] else mask
-            options = {"layout": "nhwc", "translation_invariant": translation_invariant}
-            name = f"{self.name}[{layer!r}]"
-            return np.stack([as_matrix(x, name, samples, fitting, **options) for x in array])
+        def matrix(layer, x):
+            fits = mask.size == np.prod(x.shape[:-1]) and len(mask) == len(x)
+            name = f"{self.name}[{self.layers[layer]!r}]"
+            return as_matrix(x, name, samples, mask.reshape(x.shape[:-1]) if fits else mask, **options)
 
-        if all(array.ndim == 3 for array in self.arrays):
+        if all(stack[0].ndim == 2 for stack in self.stacks):
             raise InputError(f"mask: got one for vectors in {self.name}, expected tokens (models, n, t, c) or maps")
-        layers = zip(self.layers, self.arrays, strict=True)
-        self.arrays = tuple(array if array.ndim == 3 else matrices(layer, array) for layer, array in layers)
-
-    def _subtract_large_offset(self, layer, array, translation_invariant):
-        name, models = f"{self.name}: layer {layer!r} of model", list(array)
-        results = [
-            subtract_large_offset(f"{name} {label!r}", model_array, translation_invariant)
-            for label, model_array in zip(self.models, models, strict=True)
-        ]
-        return array if all(map(operator.is_, results, models)) else np.stack(results)
+        for number, (stack, layer_of) in enumerate(zip(self.stacks, self.layer_of, strict=True)):
+            if stack[0].ndim > 2:
+                self.stacks[number] = [matrix(layer, x) for layer, x in zip(layer_of, stack, strict=True)]
 
 
-def _array(name, value, layout):
+def channels_last_array(name, value, layout, stacked):
+    """Return an array (n, d) or (n, h, w, c), with a leading axis of models if `stacked`."""
     if not is_concrete(value):
         raise InputError(f"{name}: got a traced array, expected a concrete one")
     value = checks.array(name, value)
-    if value.ndim < 3 or value.size == 0:
-        expected = "(models, n, d), (models, n, t, c) or (models, n, h, w, c), not empty"
-        raise InputError(f"{name}: got shape {value.shape}, expected {expected}")
-    return value if value.ndim == 3 else as_map_axes(channels_last(name, value, layout, 2), 2)
+    if value.ndim < 2 + stacked or value.size == 0:
+        expected = "(n, d), (n, t, c) or (n, h, w, c)"
+        expected = expected.replace("(n", "(models, n") if stacked else expected
+        raise InputError(f"{name}: got shape {value.shape}, expected {expected}, not empty")
+    if value.ndim == 2 + stacked:
+        return value
+    return as_map_axes(channels_last(name, value, layout, 1 + stacked), 1 + stacked)
 
 
 def _float_of(dtype):

@@ -141,5 +141,6 @@ MEASURES = (
         invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
         split=split,
         one_map_size=True,
+        zero_channels=True,
     ),
 )

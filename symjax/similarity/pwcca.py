@@ -143,6 +143,7 @@ MEASURES = (
         _INVARIANCES,
         split,
         one_map_size=True,
+        zero_channels=True,
         title="PWCCA",
     ),
     Measure(
@@ -155,5 +156,6 @@ MEASURES = (
         _INVARIANCES,
         partial(split, distance=True),
         one_map_size=True,
+        zero_channels=True,
     ),
 )

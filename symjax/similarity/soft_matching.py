@@ -223,6 +223,7 @@ MEASURES = (
         True,
         _STANDARDIZED,
         split,
+        zero_channels=True,
         title="soft matching",
     ),
     Measure(

@@ -128,6 +128,7 @@ MEASURES = (
         _INVARIANCES,
         split,
         one_map_size=True,
+        zero_channels=True,
         title="SVCCA",
     ),
     Measure(
@@ -140,5 +141,6 @@ MEASURES = (
         _INVARIANCES,
         partial(split, distance=True),
         one_map_size=True,
+        zero_channels=True,
     ),
 )

@@ -1,0 +1,326 @@
+"""Read activations from files: `.npy`, `.npz`, `.safetensors` and HDF5, or folders of these with one file a layer.
+
+Files hold arrays (examples, ...) by name of their layer. An entry or a file named `ids` holds the IDs of the examples.
+"""
+
+import importlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from symjax import checks
+from symjax.errors import InputError
+
+__all__ = ["Activations", "align", "load"]
+
+IDS = "ids"
+
+
+class Activations(Mapping):
+    """Arrays (examples, ...) by layer, which are read when they are used, each time again.
+
+    Args:
+      readers: {layer: array, or function without arguments that returns it}.
+      ids: IDs of the examples, one for each; None if they are unknown.
+      rows: the examples that are used, as integers in their order; all by default.
+      source: where the arrays come from, in messages.
+
+    Raises:
+      InputError: an array has one axis, or not as many examples as there are IDs; raised when it is used.
+
+    Example:
+      >>> import numpy as np
+      >>> from symjax.activations import Activations
+      >>> layers = Activations({"relu1": np.eye(3)}, ids=["a", "b", "c"], rows=[2, 0])
+      >>> list(layers), layers.ids.tolist(), layers["relu1"].tolist()
+      (['relu1'], ['c', 'a'], [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    """
+
+    def __init__(self, readers: Mapping[str, Any], ids: Any = None, rows: Any = None, source: str | None = None):
+        if not isinstance(readers, Mapping) or not readers:
+            raise InputError(f"readers: got {checks.short(readers)}, expected a mapping from layers to arrays")
+        self._readers, self._source = dict(readers), source or "activations"
+        self._all_ids = None if ids is None else _checked_ids(IDS, ids)
+        self._rows = None if rows is None else np.array(checks.integers("rows", rows), int)
+
+    @property
+    def ids(self) -> np.ndarray | None:
+        """IDs of the examples; None if they are unknown."""
+        return self._all_ids if self._all_ids is None or self._rows is None else self._all_ids[self._rows]
+
+    def take(self, rows: Sequence[int]) -> "Activations":
+        """Return the activations of these examples."""
+        rows = np.array(checks.integers("rows", rows), int)
+        return Activations(self._readers, self._all_ids, rows if self._rows is None else self._rows[rows], self._source)
+
+    def __getitem__(self, layer: str):
+        reader = self._readers[layer]
+        array, name = reader() if callable(reader) else reader, f"{self._source}[{layer!r}]"
+        shape = np.shape(array)
+        if len(shape) < 2:
+            raise InputError(
+                f"{name}: got shape {shape}, expected (examples, ..., channels); `layers` selects the entries to read"
+            )
+        if self._all_ids is not None and len(self._all_ids) != shape[0]:
+            raise InputError(f"{name}: got {shape[0]} examples, expected {len(self._all_ids)}, one for each ID")
+        if self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:
+            raise InputError(f"{name}: got {shape[0]} examples, expected more than {self._rows.max()}, a row of `rows`")
+        return array if self._rows is None else array[self._rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def __repr__(self) -> str:
+        return f"Activations({', '.join(self)}; {'no' if self.ids is None else len(self.ids)} IDs)"
+
+
+def load(path: str | Path, *, layers: Sequence[str] | None = None, ids: Sequence | None = None) -> Activations:
+    """Open a file or a folder of activations; arrays are read when they are used.
+
+    Args:
+      path: a file `.npy` (mapped into memory), `.npz`, `.safetensors` (needs the package safetensors), `.h5` or `.hdf5`
+        (needs h5py); or a folder of such files, with one layer or more in each. A file with one array is a layer of the
+        file's name; the entries of other files in a folder are named file/entry. Layers keep the order of an `.npz`;
+        otherwise they are sorted by name, "relu2" before "relu10".
+      layers: names of the layers, in order; all by default.
+      ids: IDs of the examples; by default the entry or the file named "ids" if there is one.
+
+    Returns:
+      `Activations`, a mapping from layers to arrays (examples, ...).
+
+    Raises:
+      InputError: the path does not exist, cannot be read, has another suffix, or holds no layer or not those requested;
+        a package is missing.
+
+    Example:
+      >>> import pathlib, tempfile, numpy as np
+      >>> from symjax.activations import load
+      >>> folder = pathlib.Path(tempfile.mkdtemp())
+      >>> for name in ("relu2", "relu10"):
+      ...     np.save(folder / f"{name}.npy", np.ones((4, 3)))
+      >>> activations = load(folder)
+      >>> list(activations), activations["relu10"].shape
+      (['relu2', 'relu10'], (4, 3))
+    """
+    path = checks.path("path", path)
+    if not path.exists():
+        raise InputError(f"path: got {path}, which does not exist, expected a file or a folder of activations")
+    readers = _readers_of_folder(path) if path.is_dir() else _readers_of_file(path)
+    stored = readers.pop(IDS, None)
+    if not readers:
+        known = ", ".join(FORMATS)
+        raise InputError(f"path: got {path}, which holds no layer, expected arrays in files {known}")
+    if layers is not None:
+        layers = tuple(checks.text("layers", layer) for layer in checks.sequence("layers", layers, "names"))
+        if unknown := [layer for layer in layers if layer not in readers]:
+            shown = ", ".join(map(repr, list(readers)[:20])) + (", ..." if len(readers) > 20 else "")
+            raise InputError(f"layers: got {unknown[0]!r}, expected one of {shown}, those of {path}")
+        readers = {layer: readers[layer] for layer in layers}
+    if ids is None and stored is not None:
+        ids = _checked_ids(f"{path}: ids", stored())
+    return Activations(readers, ids, source=str(path))
+
+
+def align(
+    sets: Mapping[Any, Mapping], *, ids: Mapping[Any, Sequence] | None = None, join: str | None = None
+) -> dict[Any, Activations]:
+    """Return sets of activations with the same examples in the same order.
+
+    Args:
+      sets: {name of the model: {layer: array (examples, ...)}}, such as `Activations`.
+      ids: {name of the model: IDs of its examples}, for sets without IDs of their own.
+      join: None, which requires equal IDs wherever they are known; or "inner", which keeps the examples that all sets
+        have, in the order of the first one.
+
+    Raises:
+      InputError: IDs differ (the message names the first difference); for "inner", IDs are unknown or repeated, or no
+        example is in all sets.
+
+    Example:
+      >>> import numpy as np
+      >>> from symjax.activations import align
+      >>> sets = {"a": {"relu1": np.array([[1], [2], [3]])}, "b": {"relu1": np.array([[30], [10]])}}
+      >>> joined = align(sets, ids={"a": [1, 2, 3], "b": [3, 1]}, join="inner")
+      >>> joined["a"]["relu1"].tolist(), joined["b"]["relu1"].tolist()
+      ([[1], [3]], [[10], [30]])
+    """
+    if not isinstance(sets, Mapping) or not sets or not all(isinstance(value, Mapping) for value in sets.values()):
+        raise InputError(f"sets: got {checks.short(sets)}, expected a mapping from models to mappings of layers")
+    if join is not None:
+        checks.one_of("join", join, ("inner",))
+    given = {} if ids is None else ids
+    if not isinstance(given, Mapping) or not set(given) <= set(sets):
+        raise InputError(f"ids: got {checks.short(ids)}, expected a mapping from models to the IDs of their examples")
+    opened = {
+        name: value
+        if isinstance(value, Activations) and name not in given
+        else Activations(value, given.get(name), source=str(name))
+        for name, value in sets.items()
+    }
+    known = {name: value.ids for name, value in opened.items() if value.ids is not None}
+    if join is None:
+        for name in list(known)[1:]:
+            _require_equal(next(iter(known)), name, known)
+        return opened
+    if lacking := [name for name in opened if name not in known]:
+        raise InputError(f"ids: got none for {lacking[0]!r}, expected IDs of all sets for join='inner'")
+    rows = {name: _row_of_id(name, values) for name, values in known.items()}
+    common = [label for label in next(iter(rows.values())) if all(label in of for of in rows.values())]
+    if not common:
+        raise InputError("ids: got no ID that is in all sets, expected one or more")
+    return {name: value.take([rows[name][label] for label in common]) for name, value in opened.items()}
+
+
+def _require_equal(first: Any, name: Any, ids: Mapping[Any, np.ndarray]) -> None:
+    """Raise an `InputError` that names the first difference of two sets of IDs."""
+    left, right = (np.asarray(ids[key], object) for key in (first, name))
+    count = min(len(left), len(right))
+    differing = np.flatnonzero(left[:count] != right[:count])
+    if not len(differing) and len(left) == len(right):
+        return
+    at = int(differing[0]) if len(differing) else count
+    texts = [repr(side[at]) if at < len(side) else "no example" for side in (right, left)]
+    raise InputError(
+        f"ids: got {texts[0]} at example {at} of {name!r}, expected {texts[1]}, as in {first!r}; join='inner' compares "
+        "the examples that all have"
+    )
+
+
+def _row_of_id(name: Any, ids: np.ndarray) -> dict:
+    rows = {label: row for row, label in enumerate(ids.tolist())}
+    if len(rows) < len(ids):
+        labels, counts = np.unique(ids, return_counts=True)
+        raise InputError(f"ids: got {labels[counts > 1][0]!r} twice in {name!r}, expected different ones to join")
+    return rows
+
+
+def _checked_ids(name: str, ids: Any) -> np.ndarray:
+    """Return IDs as an array (examples,) of integers or texts."""
+    ids = np.asarray(ids if hasattr(ids, "dtype") else checks.sequence(name, ids, "IDs"))
+    if ids.dtype.kind == "S" or (ids.dtype == object and all(isinstance(label, bytes) for label in ids.flat)):
+        ids = np.array([label.decode() for label in ids.tolist()])
+    if ids.ndim != 1 or ids.dtype.kind not in "iuU":
+        raise InputError(f"{name}: got {ids.dtype}{list(ids.shape)}, expected integers or texts, one for each example")
+    return ids
+
+
+# --- formats ---
+
+Readers = dict[str, Callable[[], Any]]
+
+
+def _readers_of_folder(folder: Path) -> Readers:
+    readers: Readers = {}
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
+    for path in sorted(paths, key=lambda path: _natural(path.name)):
+        of_file = _readers_of_file(path)
+        stored = of_file.pop(IDS, None) if path.stem != IDS else None
+        named = {path.stem if len(of_file) == 1 else f"{path.stem}/{name}": read for name, read in of_file.items()}
+        if stored is not None:
+            named.setdefault(IDS, stored)
+        for name, read in named.items():
+            if name in readers and name != IDS:
+                raise InputError(f"path: got two files of the layer {name!r} in {folder}, expected one")
+            readers[name] = read
+    return readers
+
+
+def _readers_of_file(path: Path) -> Readers:
+    if path.suffix.lower() not in FORMATS:
+        raise InputError(f"path: got {path}, expected a folder or a file {', '.join(FORMATS)}")
+    return _reading(path, FORMATS[path.suffix.lower()])
+
+
+def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Return read(path); an `InputError` says why it fails."""
+    try:
+        return read(path)
+    except InputError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"path: {path} is not a readable {path.suffix} file ({reason})") from error
+    except Exception as error:  # of safetensors, which has a type of its own
+        if type(error).__module__.partition(".")[0] != "safetensors":
+            raise
+        raise InputError(f"path: {path} is not a readable {path.suffix} file ({error})") from error
+
+
+def _entry(path: Path, read: Callable[[Path], Any]) -> Callable[[], Any]:
+    return lambda: _reading(path, read)
+
+
+def _npy(path: Path) -> Readers:
+    np.load(path, mmap_mode="r", allow_pickle=False)  # a damaged file is an error now
+    return {path.stem: _entry(path, lambda path: np.load(path, mmap_mode="r", allow_pickle=False))}
+
+
+def _npz(path: Path) -> Readers:
+    def reader(name):
+        def read(path):
+            with np.load(path, allow_pickle=False) as archive:
+                return archive[name]
+
+        return _entry(path, read)
+
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: reader(name) for name in archive.files}
+
+
+def _safetensors(path: Path) -> Readers:
+    library = _import("safetensors", path)
+
+    def reader(name):
+        def read(path):
+            with library.safe_open(path, framework="numpy") as file:
+                return file.get_tensor(name)
+
+        return _entry(path, read)
+
+    with library.safe_open(path, framework="numpy") as file:
+        return {name: reader(name) for name in sorted(file.keys(), key=_natural)}
+
+
+def _hdf5(path: Path) -> Readers:
+    library = _import("h5py", path)
+
+    def reader(name):
+        def read(path):
+            with library.File(path, "r") as file:
+                return file[name][()]
+
+        return _entry(path, read)
+
+    names: list[str] = []
+    with library.File(path, "r") as file:
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, library.Dataset) else None)
+    return {name: reader(name) for name in sorted(names, key=_natural)}
+
+
+FORMATS: dict[str, Callable[[Path], Readers]] = {
+    ".npy": _npy,
+    ".npz": _npz,
+    ".safetensors": _safetensors,
+    ".h5": _hdf5,
+    ".hdf5": _hdf5,
+}
+
+
+def _import(package: str, path: Path):
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        message = f"path: {path} needs the package {package}, which is not installed: pip install {package}"
+        raise InputError(message) from error
+
+
+def _natural(name: str) -> list:
+    """Return a key that sorts numbers in names by their value."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

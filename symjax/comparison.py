@@ -1,0 +1,211 @@
+"""Compare the layers of two networks by several measures, with intervals and p values: one tidy table."""
+
+import html
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from symjax import activations, checks
+from symjax.errors import InputError
+from symjax.ops.progress import progress_bar
+from symjax.similarity import error_bars, pairwise, permutation_test
+from symjax.similarity.pairwise_checks import as_measures, measure_options
+from symjax.similarity.pairwise_side import channels_last_array
+
+__all__ = ["Comparison", "compare"]
+
+MEASURES = ("cka", "svcca", "procrustes")
+COLUMNS = ("layer_a", "layer_b", "measure", "value", "low", "high", "p", "calibrated")
+MAX_ROWS = 60  # of the table in a notebook
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Values of several measures between the layers of two networks.
+
+    Attributes:
+      table: a data frame with a row for each pair of layers and each measure, and the columns layer_a, layer_b,
+        measure, value, low and high (ends of the interval), p, and calibrated. NaN where it was not computed.
+      names: names of both networks.
+      examples: the number of examples.
+    """
+
+    table: Any
+    names: tuple[str, str]
+    examples: int
+
+    def matrix(self, measure: str):
+        """Return the values of a measure as a data frame: layers of the first network by layers of the second.
+
+        Raises:
+          InputError: the table has no such measure.
+        """
+        measure = checks.one_of("measure", measure, self.table.measure.unique())
+        rows = self.table[self.table.measure == measure]
+        values = rows.pivot(index="layer_a", columns="layer_b", values="value")
+        return values.loc[self.table.layer_a.unique(), self.table.layer_b.unique()]
+
+    def plot(self, path: str | Path | None = None, *, ax: Any = None):
+        """Draw a heat map for each measure (`symjax.plots.heatmaps`); for a single layer, or equal layers, bars."""
+        from symjax import plots  # imported here, since Matplotlib takes a second
+
+        table = self.table.assign(model_a=self.names[0], model_b=self.names[1], same_model=False)
+        return plots.heatmaps(table, path, ax=ax) or plots.by_layer(table, path, ax=ax)
+
+    def __repr__(self) -> str:
+        a, b = (self.table[column].nunique() for column in ("layer_a", "layer_b"))
+        measures = ", ".join(self.table.measure.unique())
+        sides = ", ".join(f"{name}: {count} layers" for name, count in zip(self.names, (a, b), strict=True))
+        return f"Comparison({sides}; {self.examples} examples; {measures})"
+
+    def _repr_html_(self) -> str:
+        table = self.table.dropna(axis="columns", how="all")
+        text = table.to_html(index=False, max_rows=MAX_ROWS, float_format="{:.3f}".format, na_rep="")
+        return f"<p>{html.escape(repr(self))}</p>{text}"
+
+
+def compare(
+    a,
+    b,
+    measures=MEASURES,
+    *,
+    layers: str = "all",
+    names: Sequence[str] | None = None,
+    ids: Sequence | None = None,
+    join: str | None = None,
+    resamples: int = 0,
+    permutations: int = 0,
+    level: float = 0.95,
+    seed: int = 0,
+    layout: str | None = None,
+    progress: bool = False,
+    **options,
+) -> Comparison:
+    """Compare the layers of two networks on the same examples.
+
+    Args:
+      a, b: {layer: array (n, d), (n, tokens, d) or (n, h, w, c)}, or one such array, or the path of a file or a folder
+        (`symjax.activations.load`). Tokens are maps of height 1.
+      measures: names in `symjax.similarity.MEASURES`, `Measure`s or functions, or one of these, as in `pairwise`.
+      layers: "all" compares every layer with every layer, "same" only layers of equal names.
+      names: names of both networks; by default those of the files, or "a" and "b".
+      ids: IDs of the examples of a and of b, for sets without IDs of their own; None for a side without IDs.
+      join: None requires equal IDs; "inner" compares the examples that both have.
+      resamples: number of random halves for intervals (`error_bars`); 0 for none.
+      permutations: number of permutations for p values (`permutation_test`), the same for all pairs; 0 for none.
+      level: level of the intervals.
+      seed: seed of halves and permutations.
+      layout: layout of maps, "nhwc" or "nchw", as in `pairwise`.
+      progress: whether to show progress bars.
+      options: options of the measures, such as samples="pool"; each measure takes those that it has.
+
+    Returns:
+      `Comparison`.
+
+    Raises:
+      InputError: wrong arrays, unequal numbers of examples, or a wrong argument, as in `pairwise`, `error_bars` and
+        `permutation_test`; files or IDs, as in `symjax.activations.load` and `align`.
+
+    Example:
+      >>> import numpy as np, symjax
+      >>> rng = np.random.default_rng(0)
+      >>> a = {"relu1": rng.normal(size=(50, 4)), "relu2": rng.normal(size=(50, 3))}
+      >>> result = symjax.compare(a, {"relu1": 2 * a["relu1"] + 1}, "cka")
+      >>> result
+      Comparison(a: 2 layers, b: 1 layers; 50 examples; cka)
+      >>> bool(result.matrix("cka").loc["relu1", "relu1"] > 0.999)
+      True
+    """
+    names = _names(a, b, names)
+    measures = as_measures(measures)[1]
+    counts = {"resamples": resamples, "permutations": permutations}
+    resamples, permutations = (checks.integer(name, count, 0) for name, count in counts.items())
+    key = jax.random.key(checks.integer("seed", seed, 0, 2**31 - 1))
+    opened = activations.align(
+        dict(zip(names, map(_opened, "ab", (a, b)), strict=True)), ids=_ids(names, ids), join=join
+    )
+    sets = {
+        name: {layer: channels_last_array(f"{name}[{layer!r}]", value, layout, False) for layer, value in side.items()}
+        for name, side in opened.items()
+    }
+    one, other = ({name: sets[name]} for name in names)
+    shared = {"layout": "nhwc", "progress": progress}
+    results = pairwise(one, measures, against=other, layers=layers, **shared, **options)
+    rows = []
+    pairs = np.argwhere(next(iter(results.values())).computed)
+    evaluated = len(measures) * len(pairs) * bool(resamples or permutations)
+    settings = measure_options(measures, options)
+    with progress_bar(desc="resampling", unit="pair", total=evaluated, disable=not (progress and evaluated)) as bar:
+        for measure in measures:
+            result = results[measure.name]
+            fn = _with_options(measure.fn, settings[measure.name])
+            calibrated = _calibrated(measure, result)
+            for k, _, m, _ in pairs:
+                layer_a, layer_b = result.layers_a[k], result.layers_b[m]
+                sides, low, high, p = (sets[names[0]][layer_a], sets[names[1]][layer_b]), np.nan, np.nan, np.nan
+                if resamples:
+                    bars = error_bars(fn, *sides, key, resamples, level, layout="nhwc")
+                    low, high = float(bars.low), float(bars.high)
+                if permutations:
+                    alternative = "greater" if measure.kind == "similarity" else "less"
+                    test = permutation_test(fn, *sides, key, permutations, alternative=alternative, layout="nhwc")
+                    p = float(test.p_value)
+                value = float(result.values[k, 0, m, 0])
+                rows.append((layer_a, layer_b, measure.name, value, low, high, p, float(calibrated[k, m])))
+                bar.update(bool(evaluated))
+    import pandas as pd  # imported here: `import symjax` does not need it
+
+    return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, len(next(iter(sets[names[0]].values()))))
+
+
+def _with_options(fn, options: Mapping[str, Any]):
+    """Return the function with its options, the same object for the same options, so that it is compiled once."""
+    layout = {"layout": "nhwc"} if "layout" in inspect.signature(fn).parameters else {}
+    items = tuple(sorted({**options, **layout}.items()))
+    return _partial(fn, items) if checks.can_be_key(items) else _partial.__wrapped__(fn, items)
+
+
+@lru_cache(maxsize=256)
+def _partial(fn, items):
+    return partial(fn, **dict(items))
+
+
+def _calibrated(measure, result) -> np.ndarray:
+    """Return null-calibrated values (layers a, layers b) of a measure; NaN where there are none."""
+    return np.full((len(result.layers_a), len(result.layers_b)), np.nan)
+
+
+def _names(a, b, names) -> tuple[str, str]:
+    if names is None:
+        one, other = (Path(x).stem if isinstance(x, str | Path) else name for x, name in ((a, "a"), (b, "b")))
+        return ("a", "b") if one == other else (one, other)
+    given = [checks.text("names", name) for name in checks.sequence("names", names, "two names")]
+    if len(set(given)) != 2 or len(given) != 2:
+        raise InputError(f"names: got {given}, expected two different names")
+    return given[0], given[1]
+
+
+def _ids(names, ids) -> dict[str, Any] | None:
+    if ids is None:
+        return None
+    ids = (ids,) if isinstance(ids, np.ndarray) else checks.sequence("ids", ids, "IDs of a and of b")
+    if len(ids) != 2:
+        raise InputError(f"ids: got {len(ids)} sequences, expected two, IDs of a and of b")
+    return {name: value for name, value in zip(names, ids, strict=True) if value is not None}
+
+
+def _opened(argument: str, side: Any) -> Mapping:
+    """Return a mapping from layers to arrays."""
+    if isinstance(side, str | Path):
+        return activations.load(side)
+    if isinstance(side, Mapping):
+        if not side:
+            raise InputError(f"{argument}: got no layer, expected one or more")
+        return side
+    return {"layer": checks.array(argument, side)}
