@@ -11,6 +11,7 @@ from jax import lax
 
 from symjax.checks import integer, is_concrete, one_of, random_key, scalar
 from symjax.errors import InputError
+from symjax.ops import parallel
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.measure import Measure
 from symjax.similarity.table import as_measure
@@ -77,7 +78,8 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
         num_resamples: number of halves, or samples, at least 2.
         level: level of the interval, in (0, 1).
         method: "halves" or "bootstrap".
-        batch_size: number of halves that are evaluated at once, as under `vmap`; by default limited by `MAX_NUMBERS`.
+        batch_size: number of halves that are evaluated at once, as under `vmap`; by default one on CPU, where
+            jaxlib can wait forever for its threads in batches of decompositions, elsewhere limited by `MAX_NUMBERS`.
         layout: layout of maps, "nhwc" or "nchw"; fn receives (n, h, w, c) in both cases.
 
     Returns:
@@ -193,6 +195,8 @@ def _batch_size(x, y, examples, batch_size):
 
     None evaluates sequentially, since `vmap` evaluates both branches of conditions.
     """
+    if batch_size is None and parallel.default_execution().members == "map":
+        return None
     if batch_size is None:
         batch_size = MAX_NUMBERS // (examples * (x[0].size + y[0].size + 2 * examples))
     else:
