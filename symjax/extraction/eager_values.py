@@ -77,7 +77,7 @@ class TorchValues:
     def _array(self, tensor: Any) -> np.ndarray:
         """Return a copy, since operations in place may change the tensor after the hook."""
         tensor = tensor.float() if tensor.dtype == self._torch.bfloat16 else tensor
-        return np.array(tensor.detach().cpu())
+        return tensor.detach().cpu().numpy().copy()
 
     def _tensors(self, batch: Any) -> Any:
         """Return a batch on the device of the model's first parameter."""
