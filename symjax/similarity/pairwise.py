@@ -192,7 +192,7 @@ def _check_layers(measure, a, k, b, m, dtype, options, same):
     shapes = a.arrays[k].shape[1:], b.arrays[m].shape[1:]
     # The cache key contains types, since True == 1 but the options differ.
     typed_options = tuple((name, type(value), value) for name, value in sorted(options.items()))
-    trace = _trace_measure if can_be_key(typed_options) else _trace_measure.__wrapped__
+    trace = trace_measure if can_be_key(typed_options) else trace_measure.__wrapped__
     try:
         return trace(measure.fn, shapes, dtype, typed_options)
     except InputError as error:
@@ -201,7 +201,8 @@ def _check_layers(measure, a, k, b, m, dtype, options, same):
 
 
 @lru_cache(maxsize=1024)
-def _trace_measure(fn, shapes, dtype, options):
+def trace_measure(fn, shapes, dtype, options):
+    """Raise the errors of fn for these shapes; return the message of its `FewExamplesWarning`, or None."""
     with warnings.catch_warnings(record=True) as warnings_given:
         warnings.simplefilter("always", FewExamplesWarning)
         warnings.simplefilter("ignore", LayoutWarning)  # issued earlier where it applies

@@ -235,14 +235,14 @@ def format_result(result, template):
     is_concrete_result = all(
         isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result
     )
-    if is_concrete_result and jnp.ndim(result.estimate) == 0:
+    if is_concrete_result and jnp.ndim(result[0]) == 0:
         text = template.format(**{name: float(part) for name, part in parts.items() if jnp.ndim(part) == 0})
     else:
         text = ", ".join(f"{name}: {getattr(part, 'shape', part)}" for name, part in parts.items())
     return f"{type(result).__name__}({text})"
 
 
-def check_level(level):
+def check_level(level, name="level"):
     if not is_concrete(level):
-        raise InputError("level: got a traced value, expected a number in (0, 1)")
-    scalar("level", level, "a number in (0, 1)", lambda value: 0 < value < 1)
+        raise InputError(f"{name}: got a traced value, expected a number in (0, 1)")
+    scalar(name, level, "a number in (0, 1)", lambda value: 0 < value < 1)
