@@ -187,15 +187,8 @@ def split(
         return arccos(value) if as_angle else value
 
     if form == "features":
-        if estimator == "gretton":
-            return SplitMeasure(prepare_features, finish_features, permute=permute_features)
-        return SplitMeasure(
-            prepare_features,
-            finish_features,
-            exact_features,
-            lambda value: value == INACCURATE,
-            permute=permute_features,
-        )
+        exact = () if estimator == "gretton" else (exact_features, lambda value: value == INACCURATE)
+        return SplitMeasure(prepare_features, finish_features, *exact, permute=permute_features)
     if kernel == "linear":
         return split_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
     return split_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
