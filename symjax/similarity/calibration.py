@@ -16,6 +16,7 @@ from symjax.similarity.pairwise import LAYERS, trace_measure
 from symjax.similarity.permuted import draw_permutations, permuted_values
 from symjax.similarity.resampling import check_level, format_result, p_value_of, rounding_of
 from symjax.similarity.table import as_measure
+from symjax.spelling import one_line
 
 
 class Calibration(NamedTuple):
@@ -43,6 +44,8 @@ class LayerCalibration(NamedTuple):
     best: Calibration  # of the most similar pair: the maximum of similarities, the minimum of distances
     mean: Calibration  # of the mean over pairs
 
+    __repr__ = one_line
+
 
 def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="all", best=None, layout=None):
     """Compare a measure's value with its values after the examples of y are permuted, for arrays or for all layers.
@@ -56,10 +59,10 @@ def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="a
     alpha, for any number of examples and of neurons. All layers share the permutations, so that this also holds for
     the best pair of layers, however many there are, and for their mean.
 
-    Each representation is prepared once (`Measure.split`). The time of 200 permutations in that of one evaluation, on
-    one core for n = 1000 and 64 to 256 neurons: 2 to 10 for CKA and other kernels, whose values are one correlation; 25
-    to 60 for "cca" and 40 to 75 for "procrustes", which decompose a matrix for each permutation; about 200 for a
-    function.
+    Each representation is prepared once (`Measure.split`). The time of 200 permutations, relative to one evaluation, on
+    one core for n = 1000 and 64 to 256 neurons: 1 to 15 for CKA and other kernels, whose values are one correlation; 25
+    to 75 for measures such as "cca", "procrustes" and "soft_matching", which multiply, decompose or match a matrix for
+    each permutation; about 200 for a function.
 
     Args:
         measure: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array of a similarity.

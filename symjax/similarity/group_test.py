@@ -11,6 +11,7 @@ import numpy as np
 from symjax.checks import integer, one_of, random_key
 from symjax.errors import InputError
 from symjax.similarity.group_means import grouped_pairs
+from symjax.similarity.resampling import format_result
 
 STATISTICS = ("between", "within")
 
@@ -23,7 +24,7 @@ class GroupTest(NamedTuple):
     values: np.ndarray  # of all assignments of networks to groups, or of num_permutations random ones
 
     def __repr__(self):
-        return f"GroupTest({self.estimate:.4g}, p = {self.p_value:.4g})"
+        return format_result(self, "{estimate:.4g}, p = {p_value:.4g}")
 
 
 def group_test(values, pairs, groups: Sequence, key=None, num_permutations: int = 9999, *, statistic="between"):
