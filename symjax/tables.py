@@ -52,6 +52,23 @@ def mean_interval(values, level: float = 0.95) -> tuple[float, float, float]:
     return float(centre), float(centre - reach), float(centre + reach)
 
 
+def difference_interval(values, others, level: float = 0.95) -> tuple[float, float, float]:
+    """Return the difference of the means of two independent samples, and the ends of Welch's t interval.
+
+    Args:
+      values, others: (n,) and (m,), at least 2 each; a NaN makes all three NaN.
+      level: of the interval, in (0, 1).
+    """
+    values, others = np.asarray(values, float), np.asarray(others, float)
+    a, b = (sample.var(ddof=1) / len(sample) for sample in (values, others))
+    difference = float(values.mean() - others.mean())
+    if not a + b > 0:  # constant samples, or NaN
+        return difference, difference, difference
+    freedom = (a + b) ** 2 / (a**2 / (len(values) - 1) + b**2 / (len(others) - 1))
+    reach = _quantile_of_t(freedom, (1 + level) / 2) * math.sqrt(a + b)
+    return difference, difference - reach, difference + reach
+
+
 def interval_text(values, digits: int = 2) -> str:
     """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; the mean of one value."""
     centre, low, high = mean_interval(values)

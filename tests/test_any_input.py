@@ -34,6 +34,7 @@ from symjax.errors import InputError
 from symjax.similarity import MEASURES
 
 pytestmark = [pytest.mark.fuzz, pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")]
+MAY_BE_UNDEFINED = ("cka_rbf", "feature_sampled_cka")  # also for data that are not degenerate
 RANGE = (2.0**-102, 2.0**104)  # of largest entries, in which float32 is computed with
 
 
@@ -45,6 +46,7 @@ PAIRED = {name: f for name, f in PUBLIC.items() if FIRST[name][:2] == ["x", "y"]
 BY_NAME = {  # those with a test of their own here
     *OF_MATRICES,
     *("permutation_matrix", "softsort", "pca", "diagnose", "hsic", "pairwise", "error_bars", "permutation_test"),
+    *("calibrate", "split_half_ceiling", "seed_ceiling", "group_test"),
     *("mean_over_pairs", "group_means", "save_stream", "load_stream", "mean_correlation", "mean_square_correlation"),
     "bartlett_test",  # see test_bartlett
 }
@@ -130,7 +132,7 @@ def test_columns_of_very_different_size(measure, seed, powers):
     x, y = ordinary(seed), ordinary(seed + 1)
     value = value_of(measure, scaled(x, np.array(powers)), y)
     low, high = measure.range
-    assert low - 1e-6 <= value <= high + 1e-6
+    assert low - 1e-6 <= value <= high + 1e-6 or (math.isnan(value) and measure.name in MAY_BE_UNDEFINED)
     if "positive_diagonal" in measure.invariances:
         assert close(value, value_of(measure, x, y), 2e-4)
 
@@ -142,7 +144,7 @@ def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x
     value = value_of(measure, x, y)
     if any(undefined(measure, z) for z in (x, y)):
         assert math.isnan(value)
-    elif not any(alone(measure, z) for z in (x, y)) and measure.name != "cka_rbf":
+    elif not any(alone(measure, z) for z in (x, y)) and measure.name not in MAY_BE_UNDEFINED:
         assert not math.isnan(value)
     if not math.isnan(value):
         low, high = measure.range
@@ -152,7 +154,7 @@ def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x
     same = value_of(measure, x, x)
     if not undefined(measure, x) and not math.isnan(same):
         best = 0.0 if measure.kind == "distance" else measure.range[1]
-        assert abs(same - best) < (2e-3 if measure.kind == "distance" else 2e-5)
+        assert not math.isfinite(best) or abs(same - best) < (2e-3 if measure.kind == "distance" else 2e-5)
 
 
 @each
@@ -167,7 +169,7 @@ def test_types_are_taken_for_their_numbers(measure, seed, dtype):
     assert close(value_of(measure, given_x, y), value_of(measure, as_floats, y))
 
 
-@pytest.mark.parametrize("name", [p for p in names if MEASURES[p.values[0]].kind == "similarity"])
+@pytest.mark.parametrize("name", [p for p in names if MEASURES[p.values[0]].range[1] == 1])
 @throws(4)
 @given(seed=SEEDS)
 @pytest.mark.few(4)

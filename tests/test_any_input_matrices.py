@@ -135,6 +135,19 @@ OPTIONS = {  # function, its bad options
             "batch_size": [*NO_NUMBER[1:], 0],
         },
     ),
+    "calibrate": (
+        partial(symjax.calibrate, "cka", GOOD, GOOD, jax.random.key(0)),
+        {
+            "num_permutations": [*NO_NUMBER, 0, -1, True, 2.0],
+            "alpha": [*NO_NUMBER, 0, 1, -1],
+            "best": [*NO_NUMBER[1:], math.inf],
+            "layers": ["", None, 3],
+        },
+    ),
+    "split_half_ceiling": (
+        partial(symjax.split_half_ceiling, "cka", GOOD, jax.random.key(0)),
+        {"num_splits": [*NO_NUMBER, 0, 1, True, 2.0], "level": [*NO_NUMBER, 0, 1, -1]},
+    ),
     "pairwise": (
         partial(symjax.pairwise, {"a": np.stack([GOOD, GOOD])}, "cka"),
         {

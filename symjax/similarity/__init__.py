@@ -9,12 +9,16 @@ import pkgutil
 
 from symjax.similarity.alignment import Matching, Rotation
 from symjax.similarity.bartlett import BartlettTest, bartlett_test
+from symjax.similarity.calibration import Calibration, LayerCalibration, calibrate
 from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
+from symjax.similarity.ceilings import Ceiling, seed_ceiling, split_half_ceiling
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
 from symjax.similarity.diagnose import Diagnosis, diagnose
+from symjax.similarity.feature_sampled_cka import feature_sampled_cka
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
+from symjax.similarity.group_test import GroupTest, group_test
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
@@ -67,10 +71,14 @@ __all__ = [
     "PCA",
     "PLS",
     "BartlettTest",
+    "Calibration",
+    "Ceiling",
     "Diagnosis",
     "ErrorBars",
     "FewExamplesWarning",
     "FourierCCA",
+    "GroupTest",
+    "LayerCalibration",
     "LayoutWarning",
     "Matching",
     "Measure",
@@ -83,6 +91,7 @@ __all__ = [
     "Transport",
     "add_measures",
     "bartlett_test",
+    "calibrate",
     "cca",
     "cca_distance",
     "cca_similarity",
@@ -93,9 +102,11 @@ __all__ = [
     "cka_stream",
     "diagnose",
     "error_bars",
+    "feature_sampled_cka",
     "fourier_cca",
     "fourier_cca_similarity",
     "group_means",
+    "group_test",
     "hsic",
     "load_stream",
     "mean_correlation",
@@ -118,8 +129,10 @@ __all__ = [
     "pwcca_distance",
     "pwcca_stream",
     "save_stream",
+    "seed_ceiling",
     "soft_matching",
     "soft_matching_distance",
+    "split_half_ceiling",
     "svcca",
     "svcca_distance",
     "svcca_stream",

@@ -13,7 +13,7 @@ from symjax.similarity.channels import centre
 from symjax.similarity.inputs import as_matrix
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 
 
 def cca(x, y, *, samples="positions", layout=None, mask=None, rcond=None):
@@ -191,7 +191,7 @@ def split(shapes, *, samples="positions", rcond=None, summary="mean", distance=F
         similarity = jnp.minimum(total / jnp.minimum(a_rank, b_rank).astype(cross.dtype), 1)
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish)
+    return SplitMeasure(prepare, finish, permute=permute_samples)
 
 
 MEASURES = (

@@ -31,7 +31,7 @@ from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_kernel
 
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
@@ -177,6 +177,10 @@ def split(
         squares = diagonal(x - mean)
         return Prepared(x.T, (mean, squares, *power_of_features(x - mean, squares, estimator)))
 
+    def permute_features(prepared, order):
+        mean, squares, *power = prepared.aux
+        return Prepared(prepared.data[:, order], (mean, squares[order], *power))
+
     def finish_features(cross, a, b):
         (a_mean, a_squares, a_power, a_accurate), (b_mean, b_squares, b_power, b_accurate) = a, b
         cross = cross - len(a_squares) * jnp.outer(a_mean, b_mean)
@@ -189,9 +193,8 @@ def split(
         return arccos(value) if as_angle else value
 
     if form == "features":
-        if estimator == "gretton":
-            return SplitMeasure(prepare_features, finish_features)
-        return SplitMeasure(prepare_features, finish_features, exact_features, lambda value: value == INACCURATE)
+        exact = () if estimator == "gretton" else (exact_features, lambda value: value == INACCURATE)
+        return SplitMeasure(prepare_features, finish_features, *exact, permute=permute_features)
     if kernel == "linear":
         return split_kernels(lambda x: gram_of_centred(rows(x)), estimator, as_angle)
     return split_kernels(lambda x: kernel_of(matrix(x), kernel, bandwidth), estimator, as_angle)
@@ -209,12 +212,13 @@ def split_kernels(kernel_of, estimator, as_angle):
         return arccos(similarity) if as_angle else similarity
 
     if not as_angle:
-        return SplitMeasure(prepare, finish)
+        return SplitMeasure(prepare, finish, permute=permute_kernel)
     return SplitMeasure(
         prepare,
         finish,
         lambda a, b: angle(a.data, b.data),
         lambda value: (value < SMALL_ANGLE) | (value > math.pi - SMALL_ANGLE),
+        permute=permute_kernel,
     )
 
 

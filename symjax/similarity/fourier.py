@@ -17,7 +17,7 @@ from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.linalg import adjoint, hold_constant, masked, reciprocal, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.pair_product import PairProduct, Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 from symjax.spelling import one_line
 
 
@@ -226,7 +226,10 @@ def split(shapes, *, rcond=None):
         return _mean(totals, ranks, _weights(columns, size[1]).astype(totals.dtype))
 
     return SplitMeasure(
-        prepare, finish, product=PairProduct(_common_frequencies, _select_frequencies, _products_by_frequency)
+        prepare,
+        finish,
+        product=PairProduct(_common_frequencies, _select_frequencies, _products_by_frequency),
+        permute=permute_samples,
     )
 
 

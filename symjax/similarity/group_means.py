@@ -46,6 +46,19 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
         >>> {key: round(float(mean.estimate), 2) for key, mean in means.items()}
         {('a', 'a'): 0.8, ('a', 'b'): 0.2}
     """
+    values, pairs, groups, names = grouped_pairs(values, pairs, groups)
+    label_pairs = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
+    means = {}
+    for a in range(len(names)):
+        for b in range(a, len(names)):
+            selected = (label_pairs == (a, b)).all(1)
+            if selected.any():
+                means[names[a], names[b]] = mean_over_pairs(values[selected], pairs[selected], level)
+    return means
+
+
+def grouped_pairs(values, pairs, groups):
+    """Return checked values and pairs of `group_means`, the group of each model, and the groups that occur."""
     values, pairs = numpy_array("values", values), numpy_array("pairs", pairs)
     if values.ndim < 1 or not np.issubdtype(pairs.dtype, np.integer):
         raise InputError(
@@ -57,12 +70,4 @@ def group_means(values, pairs, groups: Sequence, level: float = 0.95) -> dict[tu
     if pairs.size and not (0 <= pairs.min() and pairs.max() < len(groups)):
         positions = f"{pairs.min()} to {pairs.max()}"
         raise InputError(f"pairs, groups: got {positions}, expected positions of {len(groups)} models")
-    names = list(dict.fromkeys(groups))
-    label_pairs = np.sort(np.array([names.index(group) for group in groups], int)[pairs], axis=1)
-    means = {}
-    for a in range(len(names)):
-        for b in range(a, len(names)):
-            selected = (label_pairs == (a, b)).all(1)
-            if selected.any():
-                means[names[a], names[b]] = mean_over_pairs(values[selected], pairs[selected], level)
-    return means
+    return values, pairs, groups, list(dict.fromkeys(groups))

@@ -104,7 +104,7 @@ def check_layers(measure, a, b, groups, dtype, options):
     """Check that the measure accepts the layers of each group; return messages about few examples by layers."""
     # The cache key contains types, since True == 1 but the options differ.
     typed_options = tuple((name, type(value), value) for name, value in sorted(options.items()))
-    trace = _trace_measure if can_be_key(typed_options) else _trace_measure.__wrapped__
+    trace = trace_measure if can_be_key(typed_options) else trace_measure.__wrapped__
     messages = {}
     for rows, columns in groups:
         for k, m in product(rows, columns):
@@ -132,7 +132,8 @@ def _widest(shapes, measure):
 
 
 @lru_cache(maxsize=1024)
-def _trace_measure(fn, shapes, dtype, options):
+def trace_measure(fn, shapes, dtype, options):
+    """Raise the errors of fn for these shapes; return the message of its `FewExamplesWarning`, or None."""
     with warnings.catch_warnings(record=True) as warnings_given:
         warnings.simplefilter("always", FewExamplesWarning)
         warnings.simplefilter("ignore", LayoutWarning)  # issued earlier where it applies

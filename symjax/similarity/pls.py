@@ -12,7 +12,7 @@ from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import from_row_space, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 from symjax.spelling import one_line
 
 
@@ -114,6 +114,7 @@ def split(shapes, *, samples="positions"):
     return SplitMeasure(
         lambda x: Prepared(_unit(as_matrix(x, "x", samples, layout="nhwc")).T, ()),
         lambda cross, a, b: _bounded_sum(cross),
+        permute=permute_samples,
     )
 
 

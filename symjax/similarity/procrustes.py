@@ -23,7 +23,7 @@ from symjax.similarity.isometry import best_isometry
 from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 
 
 def procrustes(x, y, *, center=False, samples="positions", layout=None, mask=None, full_output=False):
@@ -197,7 +197,7 @@ def split(shapes, *, center=False, samples="positions", permuted=False, similari
             distance = best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
         return value(distance, a.aux, b.aux)
 
-    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity))
+    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity), permute=permute_samples)
 
 
 def is_small_distance(similarity, value):

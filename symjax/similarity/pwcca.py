@@ -16,7 +16,7 @@ from symjax.similarity.inputs import NumericalWarning, as_matrix, warn_user
 from symjax.similarity.linalg import from_row_space
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 
 _EQUAL_CORRELATIONS = 64  # times eps: largest difference of correlations whose variates rounding can mix
 _NOTABLE_SPREAD = 1e-3  # difference of correlations below which weights hardly matter
@@ -126,7 +126,7 @@ def split(shapes, *, samples="positions", rcond=None, distance=False):
         similarity = _mean(weights, jnp.minimum(correlations, 1))
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish)
+    return SplitMeasure(prepare, finish, permute=permute_samples)
 
 
 _INVARIANCES = frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip"})

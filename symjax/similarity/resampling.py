@@ -14,9 +14,9 @@ from symjax.errors import InputError
 from symjax.ops import parallel
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.measure import Measure
+from symjax.similarity.permuted import MAX_NUMBERS, draw_permutations, permuted_values
 from symjax.similarity.table import as_measure
 
-MAX_NUMBERS = 2**24  # largest number of entries in memory at once: resampled data and (examples, examples) matrices
 ALTERNATIVES = ("greater", "less")
 
 
@@ -130,14 +130,18 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     """Test whether fn(x, y) exceeds chance: how often a random permutation of the examples of y does as well.
 
     p = (1 + number of permutations with fn at least as extreme) / (1 + num_permutations). The test is exact: for x and
-    y without a relation, p <= a has probability at most a (Phipson, Smyth 2010). Values equal to the estimate up to
-    rounding count as extreme.
+    y without a relation, p <= a has probability at most a (Phipson, Smyth 2010; `Permutations` says how these are
+    drawn). Values equal to the estimate up to rounding count as extreme.
+
+    A measure of `MEASURES` prepares x and y once, and for CKA the values of all permutations are one convolution.
 
     Args:
-        fn, x, y, key, batch_size, layout: as in `error_bars`; 2 examples suffice if they do for fn.
+        fn, x, y, key, layout: as in `error_bars`; 2 examples suffice if they do for fn.
         num_permutations: number of permutations, at least 1.
         alternative: which values are extreme, "greater" or "less". By default "less" for names and `Measure`s of
             distances, otherwise "greater".
+        batch_size: as in `error_bars`, for a function; the values of a `Measure` in split form are computed in
+            sequence.
 
     Returns:
         `PermutationTest`; p is NaN where the estimate is. NaN among the values counts as extreme.
@@ -154,17 +158,32 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
         0.111
     """
     x, y = paired_representations(x, y, layout=layout)
-    (fn, default_alternative), key = _measure_function(fn), random_key("key", key)
+    measure, key = as_measure("fn", fn), random_key("key", key)
+    fn, default_alternative = _measure_function(measure)
     alternative = default_alternative if alternative is None else alternative
     one_of("alternative", alternative, ALTERNATIVES)
     integer("num_permutations", num_permutations, 1)
     estimate = _estimate(fn, x, y)
-    values = _permutations(fn, x, y, key, num_permutations, _batch_size(x, y, len(x), batch_size))
+    if batch_size is not None:
+        integer("batch_size", batch_size, 1)
+    permutations = draw_permutations(key, len(x), num_permutations)
+    values = permuted_values(measure, [x], [y], permutations, batch_size)[:, 0, 0]
+    p_value = p_value_of(values, alternative, rounding_of(measure, values))
+    return PermutationTest(estimate, jnp.where(jnp.isnan(estimate), jnp.nan, p_value), values[1:])
+
+
+def rounding_of(measure, values):
+    """Return the size of rounding errors of values (1 + permutations, ...) of a measure, the identity first."""
+    ends = measure.range if isinstance(measure, Measure) else ()
+    size = jnp.maximum(jnp.abs(values[0]), max((abs(end) for end in ends if math.isfinite(end)), default=0.0))
+    return 16 * float(jnp.finfo(values.dtype).eps) * size
+
+
+def p_value_of(values, alternative, rounding):
+    """Return p of the first of values (1 + permutations, ...); those that differ by `rounding` count as extreme."""
     sign = 1 if alternative == "greater" else -1
-    rounding = 16 * float(jnp.finfo(values.dtype).eps) * jnp.abs(estimate)
-    hits = (~(sign * values < sign * estimate - rounding)).sum(dtype=jnp.int32)
-    p_value = (1 + hits).astype(values.dtype) / (1 + num_permutations)
-    return PermutationTest(estimate, jnp.where(jnp.isnan(estimate), jnp.nan, p_value), values)
+    hits = (~(sign * values[1:] < sign * values[0] - rounding)).sum(0, dtype=jnp.int32)
+    return (1 + hits).astype(values.dtype) / len(values)
 
 
 DRAW_EXAMPLES = {
@@ -178,14 +197,6 @@ def _resampled(fn, x, y, key, count, batch_size, method):
     def value(key):
         chosen = DRAW_EXAMPLES[method](key, len(x))
         return fn(x[chosen], y[chosen])
-
-    return lax.map(value, jax.random.split(key, count), batch_size=batch_size)
-
-
-@partial(jax.jit, static_argnums=(0, 4, 5))
-def _permutations(fn, x, y, key, count, batch_size):
-    def value(key):
-        return fn(x, jax.random.permutation(key, y))
 
     return lax.map(value, jax.random.split(key, count), batch_size=batch_size)
 
@@ -228,14 +239,14 @@ def format_result(result, template):
     is_concrete_result = all(
         isinstance(part, (jax.Array, np.ndarray, np.generic, float)) and is_concrete(part) for part in result
     )
-    if is_concrete_result and jnp.ndim(result.estimate) == 0:
+    if is_concrete_result and jnp.ndim(result[0]) == 0:
         text = template.format(**{name: float(part) for name, part in parts.items() if jnp.ndim(part) == 0})
     else:
         text = ", ".join(f"{name}: {getattr(part, 'shape', part)}" for name, part in parts.items())
     return f"{type(result).__name__}({text})"
 
 
-def check_level(level):
+def check_level(level, name="level"):
     if not is_concrete(level):
-        raise InputError("level: got a traced value, expected a number in (0, 1)")
-    scalar("level", level, "a number in (0, 1)", lambda value: 0 < value < 1)
+        raise InputError(f"{name}: got a traced value, expected a number in (0, 1)")
+    scalar(name, level, "a number in (0, 1)", lambda value: 0 < value < 1)

@@ -13,7 +13,7 @@ from symjax.similarity.channels import centre, centred, magnitude, safe_sqrt, un
 from symjax.similarity.linalg import reciprocal
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 from symjax.similarity.transport import transport_plan
 from symjax.spelling import one_line
 
@@ -203,9 +203,9 @@ def split(shapes, *, samples="positions", standardize=True, distance=False):
         return largest * safe_sqrt(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
 
     return (
-        SplitMeasure(prepare, finish, exact, lambda value: value == INACCURATE)
+        SplitMeasure(prepare, finish, exact, lambda value: value == INACCURATE, permute=permute_samples)
         if distance
-        else SplitMeasure(prepare, finish)
+        else SplitMeasure(prepare, finish, permute=permute_samples)
     )
 
 

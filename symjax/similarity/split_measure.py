@@ -5,6 +5,7 @@ basis for CCA, channels of unit norm for Procrustes, the centred kernel matrix a
 many representations are therefore a few large products (`symjax.similarity.pairwise`).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ class SplitMeasure:
         num_directions: num_directions(aux), how many directions are compared, where this depends on the data and not on
             shapes alone.
         product: how the data of both sides are multiplied.
+        permute: permute(prepared, order), the `Prepared` of x[order] from that of x; `permute_samples`,
+            `permute_kernel` or a function. None where x[order] has to be prepared again.
     """
 
     prepare: Callable[[Any], Prepared]
@@ -36,18 +39,43 @@ class SplitMeasure:
     is_inaccurate: Callable | None = None
     num_directions: Callable | None = None
     product: PairProduct = MAP_PRODUCT
+    permute: Callable | None = None
 
     def compare(self, a: Prepared, b: Prepared):
         """Return the value for two `Prepared`; the sizes of their maps must divide each other (see `smaller_size`)."""
         size = self.product.size(a, b)
         a_data, b_data = (self.product.downsample(part.data, size)[None] for part in (a, b))
-        value = self.finish(self.product.multiply(a_data, b_data)[0, 0], a.aux, b.aux)
+        return self.value_of(self.product.multiply(a_data, b_data)[0, 0], a, b)
+
+    def value_of(self, cross, a: Prepared, b: Prepared, order=None):
+        """Return the value from the product `cross` of a and b; with `order`, of a and `permute(b, order)`."""
+        value = self.finish(cross, a.aux, b.aux)
         if self.exact is None or self.is_inaccurate is None:
             return value
-        return lax.cond(self.is_inaccurate(value), lambda: self.compare_exactly(a, b), lambda: value)
+
+        def exactly():
+            return self.compare_exactly(a, b if order is None else self.permute(b, order))
+
+        return lax.cond(self.is_inaccurate(value), exactly, lambda: value)
 
     def compare_exactly(self, a: Prepared, b: Prepared):
         """Return `exact` of two `Prepared` after enlarging the smaller map."""
         assert self.exact is not None
         size = larger_size(a.data.shape, b.data.shape)
         return self.exact(*(part._replace(data=flatten(upsample(part.data, size))) for part in (a, b)))
+
+
+def permute_samples(prepared: Prepared, order):
+    """Permute the examples of data (p, samples) or (p, n, h, w), where the samples of an example are contiguous."""
+    data = prepared.data
+    return prepared._replace(data=data.reshape(len(data), len(order), -1)[:, order].reshape(data.shape))
+
+
+def permute_kernel(prepared: Prepared, order):
+    """Permute the examples of a symmetric kernel matrix (1, n n)."""
+    return prepared._replace(data=kernel_matrix(prepared)[order][:, order].reshape(1, -1))
+
+
+def kernel_matrix(prepared: Prepared):
+    """Return the kernel matrix (n, n) of data (1, n n)."""
+    return prepared.data.reshape(math.isqrt(prepared.data.size), -1)

@@ -17,7 +17,7 @@ from symjax.similarity.linalg import from_row_space, to_row_space, unit_columns
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.pca import check_variance, leading_directions
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 
 
 def svcca(x, y, variance=0.99, *, samples="positions", layout=None, mask=None, full_output=False):
@@ -111,7 +111,7 @@ def split(shapes, variance=0.99, *, samples="positions", distance=False):
         similarity = correlations.sum() / jnp.minimum(a_rank, b_rank).astype(cross.dtype)
         return 1 - similarity if distance else similarity
 
-    return SplitMeasure(prepare, finish, num_directions=lambda rank: rank)
+    return SplitMeasure(prepare, finish, num_directions=lambda rank: rank, permute=permute_samples)
 
 
 _REFERENCE = "Raghu et al. 2017, section 2"

@@ -29,7 +29,7 @@ from symjax.similarity.inputs import as_map_pair, as_maps
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.procrustes import is_small_distance, with_similarity
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 from symjax.similarity.wreath_kernel import wreath_kernel
 
 REDUCTIONS = ("max", "median")
@@ -195,7 +195,7 @@ def split_procrustes(shapes, *, samples="positions", similarity=False):
         matching = assign(matmul(b.data, a.data.T), b.aux, a.aux)
         return value(matching_residual_of_rows(a.data, b.data, *matching), a.aux, b.aux)
 
-    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity))
+    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity), permute=permute_samples)
 
 
 def check_reduce(reduce):
