@@ -2,10 +2,11 @@
 
 `__all__` lists the names of this module: measures of similarity, projections onto the Birkhoff polytope, and networks
 and their stitching. Other public names are in `symjax.birkhoff`, `symjax.data`, `symjax.dissection`, `symjax.dynamics`,
-`symjax.extraction`, `symjax.flops`, `symjax.freezing`, `symjax.groups`, `symjax.models`, `symjax.network`, `symjax.ops.memory`,
-`symjax.ops.parallel`, `symjax.pairs`, `symjax.plots`, `symjax.projections`, `symjax.representations`,
-`symjax.rotation`, `symjax.similarity`, `symjax.stitching`, `symjax.training` and `symjax.zoo`. A wrong argument raises
-an `InputError` that names the argument. All other modules are internal and may change.
+`symjax.extraction`, `symjax.flops`, `symjax.freezing`, `symjax.groups`, `symjax.models`, `symjax.network`,
+`symjax.ops.memory`, `symjax.ops.parallel`, `symjax.pairs`, `symjax.plots`, `symjax.projections`,
+`symjax.representations`, `symjax.rotation`, `symjax.similarity`, `symjax.stitching`, `symjax.training` and
+`symjax.zoo`. A wrong argument raises an `InputError` that names the argument. All other modules are internal and may
+change.
 """
 
 import importlib
