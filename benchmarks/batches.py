@@ -28,7 +28,7 @@ class Settings:
     """Features of the first layer; each next layer has as many, or half as many in every second one."""
     batch: int = 8192
     """Examples in a batch."""
-    measures: tuple[str, ...] = ("cka", "svcca")
+    measures: tuple[str, ...] = ("cka",)
     seed: int = 0
 
 

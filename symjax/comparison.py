@@ -1,5 +1,6 @@
 """Compare the layers of two networks by several measures, with intervals and p values: one tidy table."""
 
+import dataclasses
 import html
 import inspect
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 from symjax import activations, checks
 from symjax.errors import InputError
 from symjax.ops.progress import progress_bar
-from symjax.similarity import error_bars, pairwise, permutation_test
+from symjax.similarity import calibrate, error_bars, pairwise
 from symjax.similarity.pairwise_checks import as_measures, measure_options
 from symjax.similarity.pairwise_side import channels_last_array
 
@@ -98,7 +99,8 @@ def compare(
       ids: IDs of the examples of a and of b, for sets without IDs of their own; None for a side without IDs.
       join: None requires equal IDs; "inner" compares the examples that both have.
       resamples: number of random halves for intervals (`error_bars`); 0 for none.
-      permutations: number of permutations for p values (`permutation_test`), the same for all pairs; 0 for none.
+      permutations: number of permutations for p values and calibrated values (`calibrate`), the same for all pairs; 0
+        for none.
       level: level of the intervals.
       seed: seed of halves and permutations.
       layout: layout of maps, "nhwc" or "nchw", as in `pairwise`.
@@ -110,7 +112,7 @@ def compare(
 
     Raises:
       InputError: wrong arrays, unequal numbers of examples, or a wrong argument, as in `pairwise`, `error_bars` and
-        `permutation_test`; files or IDs, as in `symjax.activations.load` and `align`.
+        `calibrate`; files or IDs, as in `symjax.activations.load` and `align`.
 
     Example:
       >>> import numpy as np, symjax
@@ -145,19 +147,17 @@ def compare(
         for measure in measures:
             result = results[measure.name]
             fn = _with_options(measure.fn, settings[measure.name])
-            calibrated = _calibrated(measure, result)
+            calibrated, p_values = _calibrated(measure, settings[measure.name], sets, names, key, permutations, layers)
             for k, _, m, _ in pairs:
                 layer_a, layer_b = result.layers_a[k], result.layers_b[m]
-                sides, low, high, p = (sets[names[0]][layer_a], sets[names[1]][layer_b]), np.nan, np.nan, np.nan
+                low, high = np.nan, np.nan
                 if resamples:
+                    sides = sets[names[0]][layer_a], sets[names[1]][layer_b]
                     bars = error_bars(fn, *sides, key, resamples, level, layout="nhwc")
                     low, high = float(bars.low), float(bars.high)
-                if permutations:
-                    alternative = "greater" if measure.kind == "similarity" else "less"
-                    test = permutation_test(fn, *sides, key, permutations, alternative=alternative, layout="nhwc")
-                    p = float(test.p_value)
                 value = float(result.values[k, 0, m, 0])
-                rows.append((layer_a, layer_b, measure.name, value, low, high, p, float(calibrated[k, m])))
+                ends = low, high, float(p_values[k, m]), float(calibrated[k, m])
+                rows.append((layer_a, layer_b, measure.name, value, *ends))
                 bar.update(bool(evaluated))
     import pandas as pd  # imported here: `import symjax` does not need it
 
@@ -176,9 +176,16 @@ def _partial(fn, items):
     return partial(fn, **dict(items))
 
 
-def _calibrated(measure, result) -> np.ndarray:
-    """Return null-calibrated values (layers a, layers b) of a measure; NaN where there are none."""
-    return np.full((len(result.layers_a), len(result.layers_b)), np.nan)
+def _calibrated(measure, options, sets, names, key, permutations, layers) -> tuple[np.ndarray, np.ndarray]:
+    """Return null-calibrated values and p values, (layers a, layers b); NaN where there are none."""
+    sides = [sets[name] for name in names]
+    if not permutations:
+        return (np.full([len(side) for side in sides], np.nan),) * 2
+    if options:
+        split = None if measure.split is None else partial(measure.split, **options)
+        measure = dataclasses.replace(measure, fn=_with_options(measure.fn, options), split=split)
+    pairs = calibrate(measure, *sides, key, permutations, layers=layers, layout="nhwc").pairs
+    return np.asarray(pairs.calibrated), np.asarray(pairs.p_value)
 
 
 def _names(a, b, names) -> tuple[str, str]:

@@ -132,3 +132,10 @@ def test_wrong_masks():
         pairwise({"a": TOKENS[None]}, "wreath_cka", mask=MASK)
     with pytest.raises(InputError, match=r"mask: got one for vectors in representations"):
         pairwise({"a": TOKENS[None, :, 0]}, "cka", samples="pool", mask=MASK)
+
+
+def test_streams_refuse_offsets_that_each_batch_would_lose_in_its_own_way():
+    x = RNG.standard_normal((20, 3)) + 1e9
+    stream = symjax.cka_stream()
+    with pytest.raises(InputError, match="x: got numbers about 1.0e[+]09"):
+        stream.update(stream.init(x, x), x, x)

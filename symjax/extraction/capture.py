@@ -96,13 +96,13 @@ def capture_batches(
     samples: str = "positions",
     layout: str | None = None,
 ) -> Iterator[dict]:
-    """Yield what `capture` returns for each batch, for data that do not fit into memory.
+    """Return an iterator of what `capture` returns for each batch, for data that do not fit into memory.
 
     Args:
       model, batches, points, samples, layout: as in `capture`.
 
     Raises:
-      InputError: as in `capture`, when the first batch is computed.
+      InputError: as in `capture`; for points and activations when the first batch is computed.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np, symjax
@@ -121,12 +121,12 @@ def capture_batches(
         values = {label: _values(each, points, layout) for label, each in named.items()}
         if not values:
             raise InputError("model: got none, expected one or more")
-        for batch in _batches(batches):
-            yield {label: _arrays(of_model, batch, samples) for label, of_model in values.items()}
-    else:
-        of_model = _values(model, points, layout)
-        for batch in _batches(batches):
-            yield _arrays(of_model, batch, samples)
+        return (
+            {label: _arrays(of_model, batch, samples) for label, of_model in values.items()}
+            for batch in _batches(batches)
+        )
+    of_model = _values(model, points, layout)
+    return (_arrays(of_model, batch, samples) for batch in _batches(batches))
 
 
 def _is_several(model: Any) -> bool:

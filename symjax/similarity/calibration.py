@@ -44,7 +44,8 @@ class LayerCalibration(NamedTuple):
     best: Calibration  # of the most similar pair: the maximum of similarities, the minimum of distances
     mean: Calibration  # of the mean over pairs
 
-    __repr__ = one_line
+    def __repr__(self):
+        return one_line(self)
 
 
 def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="all", best=None, layout=None):

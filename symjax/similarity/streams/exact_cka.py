@@ -49,7 +49,8 @@ class ExactState(NamedTuple):
 
 
 def exact_cka_stream(estimator, samples, layout=None):
-    pair_of = partial(as_pair, samples=samples, layout=layout, min_examples=1, translation_invariant=True)
+    # Not translation invariant: each batch would lose another offset.
+    pair_of = partial(as_pair, samples=samples, layout=layout, min_examples=1)
 
     def init(x, y):
         x, y = jax.eval_shape(pair_of, x, y)
