@@ -15,6 +15,7 @@ from symjax import activations, checks
 from symjax.errors import InputError
 from symjax.ops.progress import progress_bar
 from symjax.similarity import error_bars, pairwise, permutation_test
+from symjax.similarity.channels import common_width, pad_channels
 from symjax.similarity.pairwise_checks import as_measures, measure_options
 from symjax.similarity.pairwise_side import channels_last_array
 
@@ -148,7 +149,10 @@ def compare(
             calibrated = _calibrated(measure, result)
             for k, _, m, _ in pairs:
                 layer_a, layer_b = result.layers_a[k], result.layers_b[m]
-                sides, low, high, p = (sets[names[0]][layer_a], sets[names[1]][layer_b]), np.nan, np.nan, np.nan
+                low = high = p = np.nan
+                sides = [sets[names[0]][layer_a], sets[names[1]][layer_b]]
+                if evaluated and measure.zero_channels:
+                    sides = _padded(sides)
                 if resamples:
                     bars = error_bars(fn, *sides, key, resamples, level, layout="nhwc")
                     low, high = float(bars.low), float(bars.high)
@@ -162,6 +166,14 @@ def compare(
     import pandas as pd  # imported here: `import symjax` does not need it
 
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, len(next(iter(sets[names[0]].values()))))
+
+
+def _padded(sides: list) -> list:
+    """Append zero channels, so that few programs serve layers of all widths; not where halves have few examples."""
+    widths = [common_width(side.shape[-1]) for side in sides]
+    if sum(widths) >= len(sides[0]) // 2:
+        return sides
+    return [pad_channels(np.asarray(side), width) for side, width in zip(sides, widths, strict=True)]
 
 
 def _with_options(fn, options: Mapping[str, Any]):
