@@ -150,15 +150,15 @@ def compare(
             for k, _, m, _ in pairs:
                 layer_a, layer_b = result.layers_a[k], result.layers_b[m]
                 low = high = p = np.nan
-                sides = [sets[names[0]][layer_a], sets[names[1]][layer_b]]
+                x, y = sets[names[0]][layer_a], sets[names[1]][layer_b]
                 if evaluated and measure.zero_channels:
-                    sides = _padded(sides)
+                    x, y = _padded(x, y)
                 if resamples:
-                    bars = error_bars(fn, *sides, key, resamples, level, layout="nhwc")
+                    bars = error_bars(fn, x, y, key, resamples, level, layout="nhwc")
                     low, high = float(bars.low), float(bars.high)
                 if permutations:
                     alternative = "greater" if measure.kind == "similarity" else "less"
-                    test = permutation_test(fn, *sides, key, permutations, alternative=alternative, layout="nhwc")
+                    test = permutation_test(fn, x, y, key, permutations, alternative=alternative, layout="nhwc")
                     p = float(test.p_value)
                 value = float(result.values[k, 0, m, 0])
                 rows.append((layer_a, layer_b, measure.name, value, low, high, p, float(calibrated[k, m])))
@@ -168,7 +168,7 @@ def compare(
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, len(next(iter(sets[names[0]].values()))))
 
 
-def _padded(sides: list) -> list:
+def _padded(*sides):
     """Append zero channels, so that few programs serve layers of all widths; not where halves have few examples."""
     widths = [common_width(side.shape[-1]) for side in sides]
     if sum(widths) >= len(sides[0]) // 2:
