@@ -18,6 +18,7 @@ from symjax.similarity import error_bars, pairwise, permutation_test
 from symjax.similarity.channels import common_width, pad_channels
 from symjax.similarity.pairwise_checks import as_measures, measure_options
 from symjax.similarity.pairwise_side import channels_last_array
+from symjax.similarity.resampling import check_level
 
 __all__ = ["Comparison", "compare"]
 
@@ -124,7 +125,8 @@ def compare(
       True
     """
     names = _names(a, b, names)
-    measures = as_measures(measures)[1]
+    measures = as_measures("measures", measures)[1]
+    check_level(level)
     counts = {"resamples": resamples, "permutations": permutations}
     resamples, permutations = (checks.integer(name, count, 0) for name, count in counts.items())
     key = jax.random.key(checks.integer("seed", seed, 0, 2**31 - 1))

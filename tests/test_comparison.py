@@ -87,7 +87,7 @@ def test_maps_of_torch_and_tokens():
 
 def test_mistakes():
     for wrong, arguments, options in [
-        ("^measure: got 'ckaa', expected one of", (A, B, "ckaa"), {}),
+        ("^measures: got 'ckaa', expected one of", (A, B, "ckaa"), {}),
         ("^a: got no layer", ({}, B), {}),
         ("^b: got", (A, "x" * 3 + ".npy"), {}),
         ("^names: got .*expected two different names", (A, B), {"names": ["a", "a"]}),
