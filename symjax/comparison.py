@@ -16,8 +16,10 @@ from symjax import activations, checks
 from symjax.errors import InputError
 from symjax.ops.progress import progress_bar
 from symjax.similarity import calibrate, error_bars, pairwise
+from symjax.similarity.channels import common_width, pad_channels
 from symjax.similarity.pairwise_checks import as_measures, measure_options
 from symjax.similarity.pairwise_side import channels_last_array
+from symjax.similarity.resampling import check_level
 
 __all__ = ["Comparison", "compare"]
 
@@ -125,7 +127,8 @@ def compare(
       True
     """
     names = _names(a, b, names)
-    measures = as_measures(measures)[1]
+    measures = as_measures("measures", measures)[1]
+    check_level(level)
     counts = {"resamples": resamples, "permutations": permutations}
     resamples, permutations = (checks.integer(name, count, 0) for name, count in counts.items())
     key = jax.random.key(checks.integer("seed", seed, 0, 2**31 - 1))
@@ -152,8 +155,10 @@ def compare(
                 layer_a, layer_b = result.layers_a[k], result.layers_b[m]
                 low, high = np.nan, np.nan
                 if resamples:
-                    sides = sets[names[0]][layer_a], sets[names[1]][layer_b]
-                    bars = error_bars(fn, *sides, key, resamples, level, layout="nhwc")
+                    x, y = sets[names[0]][layer_a], sets[names[1]][layer_b]
+                    if measure.zero_channels:
+                        x, y = _padded(x, y)
+                    bars = error_bars(fn, x, y, key, resamples, level, layout="nhwc")
                     low, high = float(bars.low), float(bars.high)
                 value = float(result.values[k, 0, m, 0])
                 ends = low, high, float(p_values[k, m]), float(calibrated[k, m])
@@ -162,6 +167,14 @@ def compare(
     import pandas as pd  # imported here: `import symjax` does not need it
 
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, len(next(iter(sets[names[0]].values()))))
+
+
+def _padded(*sides):
+    """Append zero channels, so that few programs serve layers of all widths; not where halves have few examples."""
+    widths = [common_width(side.shape[-1]) for side in sides]
+    if sum(widths) >= len(sides[0]) // 2:
+        return sides
+    return [pad_channels(np.asarray(side), width) for side, width in zip(sides, widths, strict=True)]
 
 
 def _with_options(fn, options: Mapping[str, Any]):

@@ -263,6 +263,8 @@ PYTREES = {"params", "stats", "like", "state", "member", "shared", "result"}  # 
 NAMED = {  # arguments whose messages name the flag or what the argument belongs to
     "ops.memory.parse_bytes.text": "max_device_memory",
     "network.Network.parse_points.text": "layers",
+    "comparison.compare.a": "a|path",
+    "comparison.compare.b": "b|path",
     "models.build.name": "model",
     "models.create.name": "model",
     "pairs.draw_pairs.count": "pairs",

@@ -52,6 +52,9 @@ def test_intervals_and_p_values_are_those_of_error_bars_and_permutation_test():
         == float(symjax.permutation_test("cka_gretton", A["relu2"], B["relu2"], key, 9).p_value)
         == pytest.approx(0.1)
     )
+    wide = RNG.normal(size=(80, 5)), RNG.normal(size=(80, 6))  # padded, since halves have examples enough
+    bars, own = symjax.error_bars("cka", *wide, key, 20), compare(*wide, "cka", resamples=20, seed=3).table
+    np.testing.assert_allclose(own.loc[0, ["low", "high"]].astype(float), [bars.low, bars.high], atol=1e-6)
     own = compare(A["relu1"], A["relu1"], lambda x, y: jnp.vdot(x, y), permutations=9)
     assert own.table.p[0] == pytest.approx(0.1) and own.table.layer_a[0] == own.table.layer_b[0] == "layer"
     assert own.plot().axes[0].get_title(loc="left") == "The same layer of two networks\n(one pair)"
@@ -86,7 +89,7 @@ def test_maps_of_torch_and_tokens():
 
 def test_mistakes():
     for wrong, arguments, options in [
-        ("^measure: got 'ckaa', expected one of", (A, B, "ckaa"), {}),
+        ("^measures: got 'ckaa', expected one of", (A, B, "ckaa"), {}),
         ("^a: got no layer", ({}, B), {}),
         ("^b: got", (A, "x" * 3 + ".npy"), {}),
         ("^names: got .*expected two different names", (A, B), {"names": ["a", "a"]}),

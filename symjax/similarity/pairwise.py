@@ -103,7 +103,7 @@ def pairwise(
         >>> float(round(result.select(layer_a="conv1", model_a="a", layer_b="conv1", model_b="a"), 4))
         1.0
     """
-    several, measures = as_measures(measure)
+    several, measures = as_measures("measure", measure)
     a = PairwiseSide("representations", representations, "models", models, layout)
     b = a if against is None else PairwiseSide("against", against, "against_models", against_models, layout)
     if a.examples != b.examples:

@@ -19,18 +19,18 @@ from symjax.similarity.table import as_measure
 LAYERS = ("all", "same")
 
 
-def as_measures(value):
+def as_measures(name, value):
     """Return whether the value stands for several measures, and them as a list of `Measure`s."""
     several = isinstance(value, Iterable) and not isinstance(value, str)
-    measures = [_as_measure(item) for item in (sequence("measure", value, "measures") if several else (value,))]
+    measures = [_as_measure(name, item) for item in (sequence(name, value, "measures") if several else (value,))]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"measure: got {', '.join(names) or 'none'}, expected one or more of different names")
+        raise InputError(f"{name}: got {', '.join(names) or 'none'}, expected one or more of different names")
     return several, measures
 
 
-def _as_measure(value):
-    measure = as_measure("measure", value)
+def _as_measure(argument, value):
+    measure = as_measure(argument, value)
     if isinstance(measure, Measure):
         return measure
     name = getattr(measure, "__name__", type(measure).__name__)
