@@ -197,7 +197,7 @@ def _calibrated(measure, options, sets, names, key, permutations, layers) -> tup
     if options:
         split = None if measure.split is None else partial(measure.split, **options)
         measure = dataclasses.replace(measure, fn=_with_options(measure.fn, options), split=split)
-    pairs = calibrate(measure, *sides, key, permutations, layers=layers, layout="nhwc").pairs
+    pairs = calibrate(measure, sides[0], sides[1], key, permutations, layers=layers, layout="nhwc").pairs
     return np.asarray(pairs.calibrated), np.asarray(pairs.p_value)
 
 
