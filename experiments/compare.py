@@ -23,6 +23,7 @@ from experiments.features import layers_option, parse_measures, samples_option
 from experiments.registry import Experiment
 from experiments.summary import Summary
 from symjax import activations, plots
+from symjax.activation_files import FORMATS
 from symjax.comparison import COLUMNS, compare
 from symjax.errors import InputError
 from symjax.ops import files, runs
@@ -117,7 +118,7 @@ def digest(path: Path) -> str:
     """Return a digest of the names and sizes of the files of a network and of parts of their contents."""
     result = hashlib.blake2b(digest_size=8)
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-        if file.suffix.lower() not in activations.FORMATS:
+        if file.suffix.lower() not in FORMATS:
             continue
         size = file.stat().st_size
         result.update(f"{file.name} {size} ".encode())

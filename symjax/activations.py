@@ -3,21 +3,17 @@
 Files hold arrays (examples, ...) by name of their layer. An entry or a file named `ids` holds the IDs of the examples.
 """
 
-import importlib
-import re
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from symjax import checks
+from symjax.activation_files import FORMATS, IDS, readers_of_file, readers_of_folder
 from symjax.errors import InputError
 
 __all__ = ["Activations", "align", "load"]
-
-IDS = "ids"
 
 
 class Activations(Mapping):
@@ -112,7 +108,7 @@ def load(path: str | Path, *, layers: Sequence[str] | None = None, ids: Sequence
     path = checks.path("path", path)
     if not path.exists():
         raise InputError(f"path: got {path}, which does not exist, expected a file or a folder of activations")
-    readers = _readers_of_folder(path) if path.is_dir() else _readers_of_file(path)
+    readers = readers_of_folder(path) if path.is_dir() else readers_of_file(path)
     stored = readers.pop(IDS, None)
     if not readers:
         known = ", ".join(FORMATS)
@@ -209,118 +205,3 @@ def _checked_ids(name: str, ids: Any) -> np.ndarray:
     if ids.ndim != 1 or ids.dtype.kind not in "iuU":
         raise InputError(f"{name}: got {ids.dtype}{list(ids.shape)}, expected integers or texts, one for each example")
     return ids
-
-
-# --- formats ---
-
-Readers = dict[str, Callable[[], Any]]
-
-
-def _readers_of_folder(folder: Path) -> Readers:
-    readers: Readers = {}
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
-    for path in sorted(paths, key=lambda path: _natural(path.name)):
-        of_file = _readers_of_file(path)
-        stored = of_file.pop(IDS, None) if path.stem != IDS else None
-        named = {path.stem if len(of_file) == 1 else f"{path.stem}/{name}": read for name, read in of_file.items()}
-        if stored is not None:
-            named.setdefault(IDS, stored)
-        for name, read in named.items():
-            if name in readers and name != IDS:
-                raise InputError(f"path: got two files of the layer {name!r} in {folder}, expected one")
-            readers[name] = read
-    return readers
-
-
-def _readers_of_file(path: Path) -> Readers:
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"path: got {path}, expected a folder or a file {', '.join(FORMATS)}")
-    return _reading(path, FORMATS[path.suffix.lower()])
-
-
-def _reading(path: Path, read: Callable[[Path], Any]) -> Any:
-    """Return read(path); an `InputError` says why it fails."""
-    try:
-        return read(path)
-    except InputError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"path: {path} is not a readable {path.suffix} file ({reason})") from error
-    except Exception as error:  # of safetensors, which has a type of its own
-        if type(error).__module__.partition(".")[0] != "safetensors":
-            raise
-        raise InputError(f"path: {path} is not a readable {path.suffix} file ({error})") from error
-
-
-def _entry(path: Path, read: Callable[[Path], Any]) -> Callable[[], Any]:
-    return lambda: _reading(path, read)
-
-
-def _npy(path: Path) -> Readers:
-    np.load(path, mmap_mode="r", allow_pickle=False)  # a damaged file is an error now
-    return {path.stem: _entry(path, lambda path: np.load(path, mmap_mode="r", allow_pickle=False))}
-
-
-def _npz(path: Path) -> Readers:
-    def reader(name):
-        def read(path):
-            with np.load(path, allow_pickle=False) as archive:
-                return archive[name]
-
-        return _entry(path, read)
-
-    with np.load(path, allow_pickle=False) as archive:
-        return {name: reader(name) for name in archive.files}
-
-
-def _safetensors(path: Path) -> Readers:
-    library = _import("safetensors", path)
-
-    def reader(name):
-        def read(path):
-            with library.safe_open(path, framework="numpy") as file:
-                return file.get_tensor(name)
-
-        return _entry(path, read)
-
-    with library.safe_open(path, framework="numpy") as file:
-        return {name: reader(name) for name in sorted(file.keys(), key=_natural)}
-
-
-def _hdf5(path: Path) -> Readers:
-    library = _import("h5py", path)
-
-    def reader(name):
-        def read(path):
-            with library.File(path, "r") as file:
-                return file[name][()]
-
-        return _entry(path, read)
-
-    names: list[str] = []
-    with library.File(path, "r") as file:
-        file.visititems(lambda name, item: names.append(name) if isinstance(item, library.Dataset) else None)
-    return {name: reader(name) for name in sorted(names, key=_natural)}
-
-
-FORMATS: dict[str, Callable[[Path], Readers]] = {
-    ".npy": _npy,
-    ".npz": _npz,
-    ".safetensors": _safetensors,
-    ".h5": _hdf5,
-    ".hdf5": _hdf5,
-}
-
-
-def _import(package: str, path: Path):
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        message = f"path: {path} needs the package {package}, which is not installed: pip install {package}"
-        raise InputError(message) from error
-
-
-def _natural(name: str) -> list:
-    """Return a key that sorts numbers in names by their value."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
