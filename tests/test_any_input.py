@@ -96,7 +96,8 @@ def undefined(measure, x):
 def alone(measure, x):
     """Return whether a single example differs from all others: U-centring makes the kernel of such data zero."""
     x = np.asarray(x)
-    return "cka" in measure.name and any((np.delete(x, i, 0) == x[i - 1]).all() for i in range(len(x)))
+    centred = "cka" in measure.name or measure.name == "distance_correlation_song"
+    return centred and any((np.delete(x, i, 0) == x[i - 1]).all() for i in range(len(x)))
 
 
 @each
@@ -152,7 +153,7 @@ def test_degenerate_columns_give_a_value_or_nan_where_it_is_undefined(measure, x
     same = value_of(measure, x, x)
     if not undefined(measure, x) and not math.isnan(same):
         best = 0.0 if measure.kind == "distance" else measure.range[1]
-        assert abs(same - best) < (2e-3 if measure.kind == "distance" else 2e-5)
+        assert not measure.ends_at_equal or abs(same - best) < (2e-3 if measure.kind == "distance" else 2e-5)
 
 
 @each
@@ -173,10 +174,11 @@ def test_types_are_taken_for_their_numbers(measure, seed, dtype):
 @pytest.mark.few(4)
 def test_fewer_examples_than_neurons(name, seed):
     measure = MEASURES[name]
-    x, y = (ordinary(s, features=6, examples=4) for s in (seed, seed + 1))
+    examples = max(4, measure.min_examples)
+    x, y = (ordinary(s, features=examples + 2, examples=examples) for s in (seed, seed + 1))
     low, high = measure.range
     assert low - 1e-6 <= value_of(measure, x, y) <= high + 1e-6
-    assert abs(value_of(measure, x, x) - high) < 5e-5
+    assert not measure.ends_at_equal or abs(value_of(measure, x, x) - high) < 5e-5
 
 
 @throws(5)

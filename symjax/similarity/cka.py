@@ -31,7 +31,7 @@ from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors
 
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
@@ -194,19 +194,12 @@ def split(
 def split_kernels(kernel_of, estimator, as_angle):
     """Return the cosine of two centred kernel matrices, or their angle, as a `SplitMeasure`."""
 
-    def prepare(x):
-        kernel, norm = unit_norm(centre_kernel(kernel_of(x), estimator))
-        return Prepared(kernel.reshape(1, -1), norm > 0)
-
-    def finish(cross, a_nonzero, b_nonzero):
-        similarity = jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
-        return arccos(similarity) if as_angle else similarity
-
+    cosine = cosine_of_vectors(lambda x: centre_kernel(kernel_of(x), estimator))
     if not as_angle:
-        return SplitMeasure(prepare, finish)
+        return cosine
     return SplitMeasure(
-        prepare,
-        finish,
+        cosine.prepare,
+        lambda *product: arccos(cosine.finish(*product)),
         lambda a, b: angle(a.data, b.data),
         lambda value: (value < SMALL_ANGLE) | (value > math.pi - SMALL_ANGLE),
     )

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 
+from symjax.similarity.channels import unit_norm
 from symjax.similarity.pair_product import MAP_PRODUCT, PairProduct, Prepared, flatten, larger_size, upsample
 
 
@@ -51,3 +53,16 @@ class SplitMeasure:
         assert self.exact is not None
         size = larger_size(a.data.shape, b.data.shape)
         return self.exact(*(part._replace(data=flatten(upsample(part.data, size))) for part in (a, b)))
+
+
+def cosine_of_vectors(vector_of):
+    """Return the cosine of vector_of(x) and vector_of(y), arrays of one shape, as a `SplitMeasure`; NaN for zeros."""
+
+    def prepare(x):
+        vector, norm = unit_norm(vector_of(x))
+        return Prepared(vector.reshape(1, -1), norm > 0)
+
+    def finish(cross, a_nonzero, b_nonzero):
+        return jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
+
+    return SplitMeasure(prepare, finish)

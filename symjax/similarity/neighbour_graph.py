@@ -1,0 +1,97 @@
+"""Graphs of the k nearest neighbours, as matrices (n, n) that are computed once for each representation."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.checks import integer
+from symjax.errors import InputError
+from symjax.similarity.channels import pad_to_common_width
+from symjax.similarity.distances import check_metric, distances, is_translation_invariant, nan_unless_varied
+from symjax.similarity.inputs import as_matrix, as_pair
+from symjax.similarity.pair_product import PairProduct
+
+LEAST_EXAMPLES = 11  # for the default of k
+
+
+def checked(x, y, k, metric, maps, layout, **options):
+    """Return two matrices of examples and k; raise an `InputError` for what does not fit."""
+    check_metric(metric)
+    options = {"translation_invariant": is_translation_invariant(metric), **options}
+    x, y = as_pair(x, y, maps, layout=layout, **options)
+    k = integer("k", k, 1)
+    if k >= len(x):
+        raise InputError(f"k: got {k}, expected at most {len(x) - 1}, the number of other examples")
+    return *(pad_to_common_width(x, y) if metric != "correlation" else (x, y)), k
+
+
+@partial(jax.jit, static_argnums=0)
+def compare(split, x, y):
+    """Return the value of a `SplitMeasure`."""
+    return split.compare(split.prepare(x), split.prepare(y))
+
+
+def neighbour_distances(x, metric, maps):
+    """Return `distances` of a representation up to a factor, NaN where they tell no neighbours apart."""
+    matrix, _ = distances(as_matrix(x, "x", maps, layout="nhwc"), metric)
+    return nan_unless_varied(matrix)
+
+
+def membership(matrix, k):
+    """Return (n, n): 1 in row i for the k nearest neighbours of example i, from distances.
+
+    Examples that tie for the last places share them equally, so that the order of examples does not matter.
+    """
+    others = _others(matrix)
+    furthest = -lax.top_k(-others, k)[0][:, -1:]
+    nearer, tied = (others < furthest).astype(matrix.dtype), (others == furthest).astype(matrix.dtype)
+    shares = (k - nearer.sum(1, keepdims=True)) / jnp.maximum(tied.sum(1, keepdims=True), 1)
+    return jnp.where(jnp.isnan(matrix), matrix, nearer + shares * tied)
+
+
+def leading_ranks(matrix, k):
+    """Return (n, n): 1 to k in row i for the nearest neighbours of example i, in their order, and 0 for the others."""
+    rows, ranks = jnp.arange(len(matrix))[:, None], jnp.arange(1, k + 1, dtype=matrix.dtype)[None]
+    indices = lax.top_k(-_others(matrix), k)[1]
+    result = jnp.zeros_like(matrix).at[rows, indices].set(jnp.broadcast_to(ranks, indices.shape))
+    return jnp.where(jnp.isnan(matrix), matrix, result)
+
+
+def all_ranks(matrix):
+    """Return (n, n): in row i the ranks of all other examples by distance, 1 for the nearest; ties share their mean."""
+    ranks = jax.vmap(midranks)(_others(matrix))
+    return jnp.where(jnp.isnan(matrix), matrix, jnp.where(jnp.eye(len(matrix), dtype=bool), 0, ranks))
+
+
+def midranks(values):
+    """Return the ranks of values (m,), from 1; equal values have the mean of their ranks. No derivative."""
+    values = lax.stop_gradient(values)
+    ordered = jnp.sort(values)
+    below, through = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
+    return (below + through + 1).astype(values.dtype) / 2
+
+
+def _others(matrix):
+    return jnp.where(jnp.eye(len(matrix), dtype=bool), jnp.inf, matrix)
+
+
+def rowwise(sums):
+    """Return the `PairProduct` whose product of two prepared matrices, (parts, n * n) each, is sums(a, b) (..., n).
+
+    `sums` takes matrices (parts, n, n) and adds over the last axis.
+    """
+
+    def multiply(a, b):
+        n = math.isqrt(a.shape[-1])
+        a, b = (side.reshape(*side.shape[:2], n, n) for side in (a, b))
+        return jax.vmap(lambda left: jax.vmap(lambda right: sums(left, right))(b))(a)
+
+    return PairProduct(lambda a, b: (), lambda data, size: data, multiply)
+
+
+def flat(*matrices):
+    """Return matrices (n, n) as the data of a `Prepared` of a `rowwise` measure."""
+    return jnp.stack([matrix.reshape(-1) for matrix in matrices])

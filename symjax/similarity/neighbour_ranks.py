@@ -1,0 +1,213 @@
+"""Measures of the order of neighbours, and of the way from neighbour to neighbour and back."""
+
+from functools import lru_cache
+
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.neighbour_graph import (
+    LEAST_EXAMPLES,
+    all_ranks,
+    checked,
+    compare,
+    flat,
+    leading_ranks,
+    membership,
+    neighbour_distances,
+    rowwise,
+)
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure
+
+
+def rank_similarity(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):
+    """Compute the mean agreement of the order of common nearest neighbours.
+
+    For example i, with J its common neighbours, N_x(i) & N_y(i), and r_j and s_j their ranks (1 to k) in x and in y, it
+    is sum over J of 2 / ((1 + |r_j - s_j|) (r_j + s_j)), divided by its largest value for as many common neighbours,
+    sum_(m = 1 to |J|) 1 / m, and 0 without common neighbours. The nearest neighbours have the largest weights.
+
+    Args and Raises: as for `mutual_knn`.
+
+    Returns:
+        0-d array in [0, 1]. Examples at equal distances are ranked in the order of the examples. NaN, symmetry,
+        invariances and derivatives as for `mutual_knn`.
+
+    Reference: Wang et al. 2022; Klabunde et al. 2025, section 3.5 (with metric="cosine").
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import rank_similarity
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{rank_similarity(x, 3 * x[:, ::-1] + 1, k=5):.3f}")
+        1.000
+    """
+    x, y, k = checked(x, y, k, metric, maps, layout)
+    return compare(split_ranks((), k=k, metric=metric), x, y)
+
+
+def _sums_over_common(a, b):
+    """Return (2, n): the weighted agreement of ranks, and the number of common neighbours."""
+    a, b = a[0], b[0]
+    common = a * b > 0
+    total = jnp.where(common, a + b, 1)
+    return jnp.stack([(common / ((1 + jnp.abs(a - b)) * total / 2)).sum(-1), common.sum(-1).astype(a.dtype)])
+
+
+COMMON_RANKS = rowwise(_sums_over_common)
+
+
+@lru_cache(maxsize=64)
+def split_ranks(shapes, *, k=10, metric="euclidean", maps="flatten"):
+    """Return `rank_similarity` as a `SplitMeasure`."""
+
+    def prepare(x):
+        ranks = leading_ranks(neighbour_distances(lax.stop_gradient(x), metric, maps), k)
+        return Prepared(flat(ranks), jnp.isnan(ranks[0, 0]))
+
+    def finish(sums, a_undefined, b_undefined):
+        most = jnp.concatenate([jnp.ones(1), jnp.cumsum(1 / jnp.arange(1.0, k + 1))]).astype(sums.dtype)
+        value = jnp.clip((sums[0] / most[sums[1].astype(jnp.int32)]).mean(), 0, 1)
+        return jnp.where(a_undefined | b_undefined, jnp.nan, value)
+
+    return SplitMeasure(prepare, finish, product=COMMON_RANKS)
+
+
+def cycle_knn(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):
+    """Compute the share of examples that are next to one of their neighbours of the other network.
+
+    Example i counts if it is one of the k nearest neighbours in x of one of its k nearest neighbours in y.
+
+    Args and Raises: as for `mutual_knn`.
+
+    Returns:
+        0-d array in [0, 1]. Near 1 - (1 - k / (n - 1))^k for independent data, thus near 1 from k = 2 sqrt(n) on. An
+        outlier is next to none of its neighbours, so cycle_knn(x, x) may be under 1. Each example that ties for the
+        last place counts as a neighbour. Not symmetric. NaN, invariances and derivatives as for `mutual_knn`.
+
+    Reference: Huh et al. 2024, `cycle_knn` of their code.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cycle_knn
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{cycle_knn(x, 3 * x[:, ::-1] + 1):.3f}")  # one outlier of 40
+        0.975
+    """
+    x, y, k = checked(x, y, k, metric, maps, layout)
+    return compare(split_cycle((), k=k, metric=metric), x, y)
+
+
+RETURNS = rowwise(lambda a, b: (a[0].T * b[0] > 0).any(-1).astype(a.dtype))
+
+
+@lru_cache(maxsize=64)
+def split_cycle(shapes, *, k=10, metric="euclidean", maps="flatten"):
+    """Return `cycle_knn` as a `SplitMeasure`."""
+
+    def prepare(x):
+        member = membership(neighbour_distances(lax.stop_gradient(x), metric, maps), k)
+        return Prepared(flat(member), jnp.isnan(member[0, 0]))
+
+    def finish(returns, a_undefined, b_undefined):
+        return jnp.where(a_undefined | b_undefined, jnp.nan, returns.mean())
+
+    return SplitMeasure(prepare, finish, product=RETURNS)
+
+
+def information_imbalance(x, y, k=1, *, metric="euclidean", maps="flatten", layout=None):
+    """Compute the information imbalance from x to y, (2 / n) times the mean rank in y of the k nearest in x.
+
+    It is small where distances in x predict distances in y. Both directions together tell whether one network has all
+    information of the other.
+
+    Args and Raises: as for `mutual_knn`.
+
+    Returns:
+        0-d array in (0, 2): (k + 1) / n for equal arrays, and about 1 for independent data. Ties share their mean rank.
+        Not symmetric. NaN, invariances and derivatives as for `mutual_knn`.
+
+    Reference: Glielmo et al. 2022, equation 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import information_imbalance
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{information_imbalance(x, 3 * x[:, ::-1] + 1):.3f}")  # 2 / 40
+        0.050
+    """
+    x, y, k = checked(x, y, k, metric, maps, layout)
+    return compare(split_imbalance((), k=k, metric=metric), x, y)
+
+
+@lru_cache(maxsize=64)
+def split_imbalance(shapes, *, k=1, metric="euclidean", maps="flatten"):
+    """Return `information_imbalance` as a `SplitMeasure`."""
+
+    def prepare(x):
+        matrix = neighbour_distances(lax.stop_gradient(x), metric, maps)
+        n = len(matrix)
+        return Prepared(flat(membership(matrix, k) / (n * k), all_ranks(matrix) * 2 / n), ())
+
+    return SplitMeasure(prepare, lambda cross, *_: cross[0, 1])
+
+
+_INVARIANT = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift", "translation"}
+_COST = "n^2 p once, n^2 a pair"
+
+MEASURES = (
+    Measure(
+        "rank_similarity",
+        rank_similarity,
+        "Wang et al. 2022; Klabunde et al. 2025, section 3.5",
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _INVARIANT,
+        split_ranks,
+        zero_channels=True,
+        title="rank similarity",
+        differentiable=False,
+        min_examples=LEAST_EXAMPLES,
+        cost=_COST,
+        bias="grows with k / n",
+        use="as mutual_knn, where the order of the nearest neighbours matters",
+    ),
+    Measure(
+        "cycle_knn",
+        cycle_knn,
+        "Huh et al. 2024, `cycle_knn` of their code",
+        (0.0, 1.0),
+        "similarity",
+        False,
+        _INVARIANT,
+        split_cycle,
+        zero_channels=True,
+        title="cycle kNN",
+        differentiable=False,
+        ends_at_equal=False,
+        min_examples=LEAST_EXAMPLES,
+        cost=_COST,
+        bias="1 - (1 - k / (n - 1))^k for independent data, near 1 for few examples",
+        use="many examples, few neighbours; comparison with published values",
+    ),
+    Measure(
+        "information_imbalance",
+        information_imbalance,
+        "Glielmo et al. 2022, equation 1",
+        (0.0, 2.0),
+        "distance",
+        False,
+        _INVARIANT,
+        split_imbalance,
+        zero_channels=True,
+        title="information imbalance",
+        differentiable=False,
+        ends_at_equal=False,
+        min_examples=3,
+        cost="n^2 (p + log n) once, n^2 a pair",
+        bias="none: 1 for independent data",
+        use="which of two networks has the information of the other",
+    ),
+)
