@@ -9,7 +9,7 @@ from jax import lax
 
 from symjax.checks import integer
 from symjax.errors import InputError
-from symjax.similarity.channels import pad_to_common_width
+from symjax.similarity.channels import pad_to_common_width, safe_sqrt
 from symjax.similarity.distances import check_metric, distances, is_translation_invariant, nan_unless_varied
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.pair_product import PairProduct
@@ -35,19 +35,25 @@ def compare(split, x, y):
 
 
 def neighbour_distances(x, metric, maps):
-    """Return `distances` of a representation up to a factor, NaN where they tell no neighbours apart."""
+    """Return a matrix (n, n) that increases with `distances`, NaN where it tells no neighbours apart.
+
+    For angles it is the distance of the unit vectors, whose rounding is the same for all pairs.
+    """
     matrix, _ = distances(as_matrix(x, "x", maps, layout="nhwc"), metric)
-    return nan_unless_varied(matrix)
+    return nan_unless_varied(matrix if is_translation_invariant(metric) else safe_sqrt(2 * matrix))
 
 
-def membership(matrix, k):
+def membership(matrix, k, metric):
     """Return (n, n): 1 in row i for the k nearest neighbours of example i, from distances.
 
-    Examples that tie for the last places share them equally, so that the order of examples does not matter.
+    Examples that tie for the last places, up to rounding, share them equally. So neither the order of examples nor
+    rounding decides.
     """
-    others = _others(matrix)
+    others = _others(lax.stop_gradient(matrix))
     furthest = -lax.top_k(-others, k)[0][:, -1:]
-    nearer, tied = (others < furthest).astype(matrix.dtype), (others == furthest).astype(matrix.dtype)
+    noise = 8 * float(jnp.finfo(matrix.dtype).eps) * (furthest if is_translation_invariant(metric) else 1)
+    nearer, tied = others < furthest - noise, jnp.abs(others - furthest) <= noise
+    nearer, tied = nearer.astype(matrix.dtype), tied.astype(matrix.dtype)
     shares = (k - nearer.sum(1, keepdims=True)) / jnp.maximum(tied.sum(1, keepdims=True), 1)
     return jnp.where(jnp.isnan(matrix), matrix, nearer + shares * tied)
 

@@ -107,7 +107,7 @@ def split_cycle(shapes, *, k=10, metric="euclidean", maps="flatten"):
     """Return `cycle_knn` as a `SplitMeasure`."""
 
     def prepare(x):
-        member = membership(neighbour_distances(lax.stop_gradient(x), metric, maps), k)
+        member = membership(neighbour_distances(lax.stop_gradient(x), metric, maps), k, metric)
         return Prepared(flat(member), jnp.isnan(member[0, 0]))
 
     def finish(returns, a_undefined, b_undefined):
@@ -148,7 +148,7 @@ def split_imbalance(shapes, *, k=1, metric="euclidean", maps="flatten"):
     def prepare(x):
         matrix = neighbour_distances(lax.stop_gradient(x), metric, maps)
         n = len(matrix)
-        return Prepared(flat(membership(matrix, k) / (n * k), all_ranks(matrix) * 2 / n), ())
+        return Prepared(flat(membership(matrix, k, metric) / (n * k), all_ranks(matrix) * 2 / n), ())
 
     return SplitMeasure(prepare, lambda cross, *_: cross[0, 1])
 

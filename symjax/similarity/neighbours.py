@@ -92,7 +92,7 @@ def split(shapes, *, k=10, metric="euclidean", maps="flatten", jaccard=False):
 
     def prepare(x):
         x = lax.stop_gradient(x)
-        return Prepared(flat(membership(neighbour_distances(x, metric, maps), k)), ())
+        return Prepared(flat(membership(neighbour_distances(x, metric, maps), k, metric)), ())
 
     def finish(common, *_):
         return jnp.clip((common / (2 * k - common if jaccard else k)).mean(), 0, 1)
@@ -138,7 +138,7 @@ def split_cknna(shapes, *, k=10, metric="euclidean", maps="flatten"):
 
     def vector(x):
         kernel = gram(centred(unit_norm(subtract_ninther(as_matrix(x, "x", maps, layout="nhwc")))[0]))
-        return membership(neighbour_distances(lax.stop_gradient(x), metric, maps), k) * kernel
+        return membership(neighbour_distances(lax.stop_gradient(x), metric, maps), k, metric) * kernel
 
     return cosine_of_vectors(vector)
 
@@ -189,7 +189,7 @@ def split_second_order(shapes, *, k=10, maps="flatten"):
 
     def prepare(x):
         x = as_matrix(x, "x", maps, layout="nhwc")
-        member = membership(neighbour_distances(lax.stop_gradient(x), "cosine", maps), k)
+        member = membership(neighbour_distances(lax.stop_gradient(x), "cosine", maps), k, "cosine")
         return Prepared(flat(gram(unit_rows(x)), member), jnp.isnan(member[0, 0]))
 
     def finish(sums, a_undefined, b_undefined):
