@@ -38,10 +38,10 @@ def mutual_knn(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
-        0-d array in [0, 1]. It is near k / (n - 1) for independent data. Examples that tie for the last places share
-        them equally; common neighbours are then counted by the smaller share. NaN where all examples of x or of y have
-        the same distance from each other. Symmetric. Invariant to translation (not with "cosine"), isotropic scaling
-        and orthogonal transformations (with "correlation" to permutations only, and not to translation). Its
+        0-d array in [0, 1], near k / (n - 1) for independent data without ties. Examples that tie for the last places
+        share them equally, and common neighbours are then counted by the smaller share. NaN where all examples of x or
+        of y have the same distance from each other. Symmetric. Invariant to translation (not with "cosine"), isotropic
+        scaling and orthogonal transformations (with "correlation" to permutations only, and not to translation). Its
         derivatives are zero.
 
     Raises:

@@ -128,7 +128,7 @@ def pairwise(
         else:
             block_values, data_messages = _by_split_measure(measure, left, right, flat, memory, devices, options)
             messages.update({(rows_of_layers[k], columns[m]): message for (k, m), message in data_messages.items()})
-        if measure.kind == "distance" and b is a:
+        if measure.kind == "distance" and measure.ends_at_equal and b is a:
             block_values = np.where(np.eye(len(block_values), dtype=bool) & ~np.isnan(block_values), 0, block_values)
         place = np.ix_(rows_of_layers, rows_used, columns, columns_used)
         values[place], computed[place] = block_values.reshape(mask.shape), mask
