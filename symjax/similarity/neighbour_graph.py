@@ -50,7 +50,7 @@ def membership(matrix, k, metric):
     rounding decides.
     """
     others = _others(lax.stop_gradient(matrix))
-    furthest = -lax.top_k(-others, k)[0][:, -1:]
+    furthest = -lax.optimization_barrier(lax.top_k(-others, k))[0][:, -1:]  # values alone would be sorted, slowly
     noise = 8 * float(jnp.finfo(matrix.dtype).eps) * (furthest if is_translation_invariant(metric) else 1)
     nearer, tied = others < furthest - noise, jnp.abs(others - furthest) <= noise
     nearer, tied = nearer.astype(matrix.dtype), tied.astype(matrix.dtype)
@@ -58,12 +58,10 @@ def membership(matrix, k, metric):
     return jnp.where(jnp.isnan(matrix), matrix, nearer + shares * tied)
 
 
-def leading_ranks(matrix, k):
-    """Return (n, n): 1 to k in row i for the nearest neighbours of example i, in their order, and 0 for the others."""
-    rows, ranks = jnp.arange(len(matrix))[:, None], jnp.arange(1, k + 1, dtype=matrix.dtype)[None]
-    indices = lax.top_k(-_others(matrix), k)[1]
-    result = jnp.zeros_like(matrix).at[rows, indices].set(jnp.broadcast_to(ranks, indices.shape))
-    return jnp.where(jnp.isnan(matrix), matrix, result)
+def neighbour_lists(matrix, k):
+    """Return (n, k): the indices of the nearest neighbours in their order, those at equal distances by index."""
+    indices = lax.optimization_barrier(lax.top_k(-_others(lax.stop_gradient(matrix)), k))[1].astype(matrix.dtype)
+    return jnp.where(jnp.isnan(matrix[:, :1]), jnp.nan, indices)
 
 
 def all_ranks(matrix):
@@ -74,30 +72,38 @@ def all_ranks(matrix):
 
 def midranks(values):
     """Return the ranks of values (m,), from 1; equal values have the mean of their ranks. No derivative."""
-    values = lax.stop_gradient(values)
     ordered = jnp.sort(values)
     below, through = (jnp.searchsorted(ordered, values, side=side) for side in ("left", "right"))
     return (below + through + 1).astype(values.dtype) / 2
+
+
+def midranks_of_levels(values, levels):
+    """Return `midranks` of nonnegative values rounded to `levels` steps up to the largest one, without sorting."""
+    largest = values.max()
+    steps = jnp.rint(values / jnp.where(largest > 0, largest, 1) * levels).astype(jnp.int32)
+    counts = jnp.zeros(levels + 1, jnp.int32).at[steps].add(1)
+    through = jnp.cumsum(counts)
+    return (2 * through - counts + 1)[steps].astype(values.dtype) / 2
 
 
 def _others(matrix):
     return jnp.where(jnp.eye(len(matrix), dtype=bool), jnp.inf, matrix)
 
 
-def rowwise(sums):
-    """Return the `PairProduct` whose product of two prepared matrices, (parts, n * n) each, is sums(a, b) (..., n).
+def rowwise(sums, columns=None):
+    """Return the `PairProduct` whose product of two prepared matrices, (parts, n * columns) each, is sums(a, b).
 
-    `sums` takes matrices (parts, n, n) and adds over the last axis.
+    `sums` takes matrices (parts, n, columns) and adds over the last axis; by default they are square.
     """
 
     def multiply(a, b):
-        n = math.isqrt(a.shape[-1])
-        a, b = (side.reshape(*side.shape[:2], n, n) for side in (a, b))
+        width = columns or math.isqrt(a.shape[-1])
+        a, b = (side.reshape(*side.shape[:2], -1, width) for side in (a, b))
         return jax.vmap(lambda left: jax.vmap(lambda right: sums(left, right))(b))(a)
 
     return PairProduct(lambda a, b: (), lambda data, size: data, multiply)
 
 
 def flat(*matrices):
-    """Return matrices (n, n) as the data of a `Prepared` of a `rowwise` measure."""
+    """Return matrices as the data of a `Prepared` of a `rowwise` measure."""
     return jnp.stack([matrix.reshape(-1) for matrix in matrices])

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -12,9 +13,9 @@ from symjax.similarity.neighbour_graph import (
     checked,
     compare,
     flat,
-    leading_ranks,
     membership,
     neighbour_distances,
+    neighbour_lists,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
@@ -47,31 +48,23 @@ def rank_similarity(x, y, k=10, *, metric="euclidean", maps="flatten", layout=No
     return compare(split_ranks((), k=k, metric=metric), x, y)
 
 
-def _sums_over_common(a, b):
-    """Return (2, n): the weighted agreement of ranks, and the number of common neighbours."""
-    a, b = a[0], b[0]
-    common = a * b > 0
-    total = jnp.where(common, a + b, 1)
-    return jnp.stack([(common / ((1 + jnp.abs(a - b)) * total / 2)).sum(-1), common.sum(-1).astype(a.dtype)])
-
-
-COMMON_RANKS = rowwise(_sums_over_common)
-
-
 @lru_cache(maxsize=64)
 def split_ranks(shapes, *, k=10, metric="euclidean", maps="flatten"):
     """Return `rank_similarity` as a `SplitMeasure`."""
+    ranks = np.arange(1, k + 1)
+    weights = 2 / ((1 + abs(ranks[:, None] - ranks)) * (ranks[:, None] + ranks))
+    most = np.append(1, np.cumsum(1 / ranks))  # by the number of common neighbours; 1 for none
 
     def prepare(x):
-        ranks = leading_ranks(neighbour_distances(lax.stop_gradient(x), metric, maps), k)
-        return Prepared(flat(ranks), jnp.isnan(ranks[0, 0]))
+        return Prepared(flat(neighbour_lists(neighbour_distances(lax.stop_gradient(x), metric, maps), k)), ())
 
-    def finish(sums, a_undefined, b_undefined):
-        most = jnp.concatenate([jnp.ones(1), jnp.cumsum(1 / jnp.arange(1.0, k + 1))]).astype(sums.dtype)
-        value = jnp.clip((sums[0] / most[sums[1].astype(jnp.int32)]).mean(), 0, 1)
-        return jnp.where(a_undefined | b_undefined, jnp.nan, value)
+    def agreement(a, b):
+        common = a[0][:, :, None] == b[0][:, None, :]
+        total = (common.astype(a.dtype) * jnp.asarray(weights, a.dtype)[None]).sum((1, 2))
+        value = total / jnp.asarray(most, a.dtype)[common.sum((1, 2))]
+        return value + 0 * (a[0] + b[0]).sum(1)  # propagates NaN
 
-    return SplitMeasure(prepare, finish, product=COMMON_RANKS)
+    return SplitMeasure(prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k))
 
 
 def cycle_knn(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):

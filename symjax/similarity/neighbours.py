@@ -204,7 +204,6 @@ def split_second_order(shapes, *, k=10, maps="flatten"):
 _SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}
 _MOVED = _SCALED | {"translation"}
 _HUH = "Huh et al. 2024, appendix A"
-_MORE = {"zero_channels": True, "min_examples": LEAST_EXAMPLES}
 _BIAS = "k / (n - 1) for independent data"
 _COST = "n^2 p once, n^2 a pair"
 
@@ -223,7 +222,8 @@ MEASURES = (
         cost=_COST,
         bias=_BIAS,
         use="local agreement, where distances between far examples mean little; robust to outliers",
-        **_MORE,
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
     ),
     Measure(
         "mutual_knn_cosine",
@@ -235,7 +235,8 @@ MEASURES = (
         _SCALED,
         partial(split, metric="cosine"),
         differentiable=False,
-        **_MORE,
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
     ),
     Measure(
         "knn_jaccard",
@@ -251,7 +252,8 @@ MEASURES = (
         cost=_COST,
         bias="about k / (2 n) for independent data",
         use="as mutual_knn; examples with few common neighbours count less",
-        **_MORE,
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
     ),
     Measure(
         "cknna",
@@ -266,7 +268,8 @@ MEASURES = (
         cost=_COST,
         bias="positive: kernel entries of neighbours are",
         use="between mutual_knn and CKA: k sets how local; the sizes of kernel entries count",
-        **_MORE,
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
     ),
     Measure(
         "second_order_cosine",
@@ -281,6 +284,7 @@ MEASURES = (
         cost=_COST,
         bias="large where all cosines are, as of nonnegative features",
         use="change of an embedding over time or between seeds",
-        **_MORE,
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
     ),
 )

@@ -4,6 +4,7 @@ import math
 from functools import lru_cache, partial
 
 import jax.numpy as jnp
+from jax import lax
 
 from symjax.checks import one_of
 from symjax.similarity.channels import centred, magnitude, pad_to_common_width, safe_sqrt
@@ -11,7 +12,7 @@ from symjax.similarity.distances import check_metric, distances, is_translation_
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.neighbour_graph import compare, flat, midranks, rowwise
+from symjax.similarity.neighbour_graph import compare, flat, midranks, midranks_of_levels, rowwise
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors
 
@@ -25,9 +26,10 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", maps="flatten", la
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
             default float, half precisions float32). n is at least 3.
         comparison: of the distances d_ij and e_ij, i < j. "spearman", the correlation of their ranks (ties have their
-            mean rank); "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine
-            d' V^-1 e / sqrt(d' V^-1 d e' V^-1 e), where V is the covariance of squared distances between independent
-            examples. The last is the cosine of the doubly centred distance matrices.
+            mean rank; roots of cosine distances that are equal after rounding to 2^-18 of the largest are ties);
+            "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e / sqrt(d' V^-1 d e'
+            V^-1 e), where V is the covariance of squared distances between independent examples. The last is the cosine
+            of the doubly centred distance matrices.
         metric: distance of two examples: "correlation", 1 less the correlation of their features; "cosine", 1 less the
             cosine of their angle; "euclidean"; "sqeuclidean", its square.
         maps: conversion of maps to examples: "flatten", "pixels" or "pool"; see `as_matrix`.
@@ -73,21 +75,27 @@ def split(shapes, comparison="spearman", *, metric="correlation", maps="flatten"
             return centre_kernel(matrix, "gretton")
         values = matrix[jnp.triu_indices(len(matrix), 1)]
         if comparison == "spearman":
-            values = jnp.where(jnp.isnan(values.sum()), jnp.nan, midranks(_merged(values, metric))) / len(values)
+            values = _ranks(values, metric) / len(values)
         return values if comparison == "cosine" else centred(values[:, None])
 
     return cosine_of_vectors(vector)
 
 
-def _merged(values, metric):
-    """Make equal what only rounding tells apart: angles between rows that have few directions, as of sparse features.
+LEVELS = 2**18
 
-    The distance of the unit vectors is rounded to a multiple of what is far over its own rounding.
+
+def _ranks(values, metric):
+    """Return mean ranks of distances, without derivatives.
+
+    Of angles, the distances of the unit vectors are rounded first, far over their own rounding: sparse features make
+    few different angles, which rounding would tell apart.
     """
+    values = lax.stop_gradient(values)
     if is_translation_invariant(metric):
-        return values
-    step = 64 * float(jnp.finfo(values.dtype).eps)
-    return jnp.rint(safe_sqrt(2 * values) / step)
+        ranks = midranks(values)
+    else:
+        ranks = midranks_of_levels(safe_sqrt(values), LEVELS)
+    return jnp.where(jnp.isnan(values.sum()), jnp.nan, ranks)
 
 
 def distance_correlation(x, y, *, estimator="gretton", maps="flatten", layout=None):
