@@ -246,24 +246,33 @@ _OF_CHANNELS = frozenset(
 _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
-def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split, title=""):
-    more = {"zero_channels": True, "title": title}
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split, title="", **notes):
+    more = {"zero_channels": True, "title": title, **notes}
     return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
-_gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
+def _biased(name, reference, least):
+    notes = {"bias": "tends to 1 with growing p / n", "use": "comparison with published values"}
+    fn, parts = (partial(function, estimator=name) for function in (cka, split))
+    return _similarity(f"cka_{name}", fn, reference, least, split=parts, **notes)
+
+
+_NOTES = {
+    "cost": "n^2 p once, n^2 a pair; or n p^2 and n p q",
+    "bias": "none: about 0 for independent data",
+    "use": "similarity of all distances between examples; the first choice for any widths",
+}
 
 MEASURES = (
-    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5", title="CKA"),
-    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, split=partial(split, **_gretton)),
-    _similarity(
-        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", split=partial(split, **_lange)
-    ),
+    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5", title="CKA", **_NOTES),
+    _biased("gretton", _KORNBLITH, 0.0),
+    _biased("lange", f"{_KORNBLITH}; Lange et al. 2023", -1.0),
     _similarity(
         "cka_rbf",
-        partial(cka, **_rbf),
+        partial(cka, kernel="rbf"),
         f"{_KORNBLITH}; Song et al. 2012, equation 5",
-        split=partial(split, **_rbf),
+        split=partial(split, kernel="rbf"),
+        use="as cka, with more weight on close examples",
     ),
     _similarity(
         "channel_normalized_cka",
@@ -272,6 +281,7 @@ MEASURES = (
         invariances=_OF_CHANNELS,
         split=partial(split, normalized=True),
         title="CKA, channels normalised",
+        use="as cka, where channels have arbitrary scales, as after ReLU",
     ),
     Measure(
         "cka_distance",

@@ -138,5 +138,8 @@ MEASURES = (
         invariances=ORTHOGONAL | {"translation", "isotropic_scaling"},
         split=split,
         one_map_size=True,
+        cost="n p^2 once, n p q a pair",
+        bias="grows with (p + q) / n",
+        use="shared directions weighted by their variance in both",
     ),
 )

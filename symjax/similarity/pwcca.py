@@ -144,6 +144,9 @@ MEASURES = (
         split,
         one_map_size=True,
         title="PWCCA",
+        cost="n p^2 once, n p q a pair",
+        bias="as cca",
+        use="as cca, where the first network says which directions matter",
     ),
     Measure(
         "pwcca_distance",

@@ -221,6 +221,9 @@ MEASURES = (
         _STANDARDIZED,
         split,
         title="soft matching",
+        cost="n p once, n p q + transport (about p^3) a pair",
+        bias="grows with log(p) / n",
+        use="single neurons of networks of different widths",
     ),
     Measure(
         "soft_matching_distance",

@@ -129,6 +129,9 @@ MEASURES = (
         split,
         one_map_size=True,
         title="SVCCA",
+        cost="n p^2 once, n p q a pair",
+        bias="as cca, with the kept directions for p and q",
+        use="as cca, where directions of small variance are noise",
     ),
     Measure(
         "svcca_distance",
