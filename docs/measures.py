@@ -2,7 +2,8 @@
 
     python -m docs.measures > docs/measures.md
 
-A measure without notes of its own has those of the measure whose name its name continues (cka_distance: cka).
+A measure without notes of its own has those of the measure whose name its name continues or ends in (cka_distance and
+channel_normalized_cka: cka).
 """
 
 import math
@@ -15,19 +16,18 @@ INTRODUCTION = """# All measures
 entry: every invariance that is listed holds, and every other one fails.
 
 Which one? For networks of any widths, start with `cka` (all distances between examples) and `mutual_knn` (only the
-nearest examples), which differ where the global and the local structure do. `procrustes_distance` is a metric. `cca` and
-`svcca` ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching`
+nearest examples), which differ where the global and the local structure do. `procrustes_distance` is a metric. `cca`
+and `svcca` ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching`
 and `permutation_procrustes` compare single neurons. Values of different measures are not comparable: their bias and
 their spread for independent data differ. `error_bars` and `permutation_test` take any of them."""
 
 
 def notes(name, field):
-    """Return a note of a measure, or of the measure whose name its name continues."""
-    while name:
-        if name in MEASURES and (text := getattr(MEASURES[name], field)):
-            return text
-        name = name.rpartition("_")[0]
-    return ""
+    """Return a note of a measure, or of the measure whose name its name continues or ends in."""
+    parts = name.split("_")
+    shorter = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    shorter += ["_".join(parts[start:]) for start in range(1, len(parts))]
+    return next((text for other in shorter if other in MEASURES and (text := getattr(MEASURES[other], field))), "")
 
 
 def number(end):
@@ -41,7 +41,7 @@ def row(*cells):
 def properties(measure):
     low, high = map(number, measure.range)
     kept = ("yes" if name in measure.invariances else "" for name in INVARIANCES)
-    symmetric, differentiable = ("" if holds else "no" for holds in (measure.symmetric, measure.differentiable))
+    symmetric, differentiable = ("yes" if holds else "no" for holds in (measure.symmetric, measure.differentiable))
     return row(f"`{measure.name}`", measure.kind, f"{low} to {high}", symmetric, differentiable, *kept)
 
 

@@ -31,7 +31,7 @@ def magnitude_difference(x, y, *, maps="flatten", layout=None):
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; an unknown option; concrete NaN or infinite entries.
 
-    Reference: Wang et al. 2020; Klabunde et al. 2025, section 3.7.
+    Reference: Wang et al. 2022; Klabunde et al. 2025.
 
     Example:
         >>> import numpy as np
@@ -59,7 +59,7 @@ def uniformity_difference(x, y, *, t=2.0, maps="flatten", layout=None):
     Raises:
         InputError: as `magnitude_difference`; t is not positive.
 
-    Reference: Wang and Isola 2020, section 4.1; Klabunde et al. 2025, section 3.7 (there without scaling to unit norm,
+    Reference: Wang and Isola 2020; Klabunde et al. 2025 (there without scaling to unit norm,
     and with pairs i = j).
 
     Example:
@@ -82,7 +82,7 @@ def concentricity_difference(x, y, *, maps="flatten", layout=None):
         0-d array in [0, 2]. An example that is zero has cosine 0. NaN where the mean of x or of y is zero. Symmetric.
         Invariant to isotropic scaling and orthogonal transformations. Each representation is described by one number.
 
-    Reference: Wang et al. 2020; Klabunde et al. 2025, section 3.7.
+    Reference: Wang et al. 2022; Klabunde et al. 2025.
 
     Example:
         >>> import numpy as np
@@ -135,7 +135,7 @@ def split(shapes, *, describe, maps="flatten", **options):
 
 
 _SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}
-_KLABUNDE = "Klabunde et al. 2025, section 3.7"
+_KLABUNDE = "Klabunde et al. 2025"
 
 
 def _measure(name, fn, reference, largest, invariances, describe, title, cost, use):
@@ -158,17 +158,17 @@ def _measure(name, fn, reference, largest, invariances, describe, title, cost, u
 
 MEASURES = (
     _measure(
-        *("magnitude_difference", magnitude_difference, "Wang et al. 2020", math.inf),
+        *("magnitude_difference", magnitude_difference, "Wang et al. 2022", math.inf),
         *(_SCALED - {"isotropic_scaling"}, _length, "magnitude difference"),
         *("n p once", "drift of activations; says nothing on which examples are alike"),
     ),
     _measure(
-        *("uniformity_difference", uniformity_difference, "Wang and Isola 2020, section 4.1", 8.0),
+        *("uniformity_difference", uniformity_difference, "Wang and Isola 2020", 8.0),
         *(_SCALED, _uniformity, "uniformity difference"),
         *("n^2 p once", "spread over the sphere, as of contrastive features"),
     ),
     _measure(
-        *("concentricity_difference", concentricity_difference, "Wang et al. 2020", 2.0),
+        *("concentricity_difference", concentricity_difference, "Wang et al. 2022", 2.0),
         *(_SCALED, _concentricity, "concentricity difference"),
         *("n p once", "anisotropy: whether the examples share a direction"),
     ),

@@ -36,7 +36,7 @@ def eigenspace_overlap(x, y, *, maps="pixels", layout=None):
         InputError: wrong shapes, dtypes, map sizes or numbers of examples; an unknown option; concrete NaN or infinite
             entries.
 
-    Reference: May et al. 2019, definition 2, with ranks in place of the numbers of features.
+    Reference: May et al. 2019, with ranks in place of the numbers of features.
 
     Example:
         >>> import numpy as np
@@ -80,7 +80,7 @@ MEASURES = (
     Measure(
         "eigenspace_overlap",
         eigenspace_overlap,
-        "May et al. 2019, definition 2",
+        "May et al. 2019",
         (0.0, 1.0),
         "similarity",
         True,

@@ -35,7 +35,7 @@ def rank_similarity(x, y, k=10, *, metric="euclidean", maps="flatten", layout=No
         0-d array in [0, 1]. Examples at equal distances are ranked in the order of the examples. NaN, symmetry,
         invariances and derivatives as for `mutual_knn`.
 
-    Reference: Wang et al. 2022; Klabunde et al. 2025, section 3.5 (with metric="cosine").
+    Reference: Wang et al. 2022; Klabunde et al. 2025 (with metric="cosine").
 
     Example:
         >>> import numpy as np
@@ -121,7 +121,7 @@ def information_imbalance(x, y, k=1, *, metric="euclidean", maps="flatten", layo
         0-d array in (0, 2): (k + 1) / n for equal arrays, and about 1 for independent data. Ties share their mean rank.
         Not symmetric. NaN, invariances and derivatives as for `mutual_knn`.
 
-    Reference: Glielmo et al. 2022, equation 1.
+    Reference: Glielmo et al. 2022.
 
     Example:
         >>> import numpy as np
@@ -153,7 +153,7 @@ MEASURES = (
     Measure(
         "rank_similarity",
         rank_similarity,
-        "Wang et al. 2022; Klabunde et al. 2025, section 3.5",
+        "Wang et al. 2022; Klabunde et al. 2025",
         (0.0, 1.0),
         "similarity",
         True,
@@ -188,7 +188,7 @@ MEASURES = (
     Measure(
         "information_imbalance",
         information_imbalance,
-        "Glielmo et al. 2022, equation 1",
+        "Glielmo et al. 2022",
         (0.0, 2.0),
         "distance",
         False,
@@ -200,7 +200,7 @@ MEASURES = (
         ends_at_equal=False,
         min_examples=3,
         cost="n^2 (p + log n) once, n^2 a pair",
-        bias="none: 1 for independent data",
+        bias="none: about 1 for independent data",
         use="which of two networks has the information of the other",
     ),
 )

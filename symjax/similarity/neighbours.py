@@ -48,7 +48,7 @@ def mutual_knn(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):
         InputError: wrong shapes, dtypes or numbers of examples; k is not less than n; an unknown option; concrete NaN
             or infinite entries.
 
-    Reference: Huh et al. 2024, appendix A (with features of unit norm, which is metric="cosine").
+    Reference: Huh et al. 2024 (with features of unit norm, which is metric="cosine").
 
     Example:
         >>> import numpy as np
@@ -70,7 +70,7 @@ def knn_jaccard(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):
         0-d array in [0, 1], with m / (2 k - m) in place of m / k for each example with m common neighbours; otherwise
         as `mutual_knn`.
 
-    Reference: Wang et al. 2022; Klabunde et al. 2025, section 3.5 (with metric="cosine").
+    Reference: Wang et al. 2022; Klabunde et al. 2025 (with metric="cosine").
 
     Example:
         >>> import numpy as np
@@ -118,7 +118,7 @@ def cknna(x, y, k=10, *, metric="euclidean", maps="flatten", layout=None):
     Raises:
         InputError: as `mutual_knn`.
 
-    Reference: Huh et al. 2024, appendix A. They subtract <x_i, mean> from K_ij; features are centred here, where this
+    Reference: Huh et al. 2024. They subtract <x_i, mean> from K_ij; features are centred here, where this
     is zero.
 
     Example:
@@ -161,7 +161,7 @@ def second_order_cosine(x, y, k=10, *, maps="flatten", layout=None):
     Raises:
         InputError: as `mutual_knn`.
 
-    Reference: Hamilton et al. 2016, section 2.2, "second-order similarity".
+    Reference: Hamilton et al. 2016, "second-order similarity".
 
     Example:
         >>> import numpy as np
@@ -203,7 +203,7 @@ def split_second_order(shapes, *, k=10, maps="flatten"):
 
 _SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}
 _MOVED = _SCALED | {"translation"}
-_HUH = "Huh et al. 2024, appendix A"
+_HUH = "Huh et al. 2024"
 _BIAS = "k / (n - 1) for independent data"
 _COST = "n^2 p once, n^2 a pair"
 
@@ -241,7 +241,7 @@ MEASURES = (
     Measure(
         "knn_jaccard",
         knn_jaccard,
-        "Wang et al. 2022; Klabunde et al. 2025, section 3.5",
+        "Wang et al. 2022; Klabunde et al. 2025",
         (0.0, 1.0),
         "similarity",
         True,
@@ -274,7 +274,7 @@ MEASURES = (
     Measure(
         "second_order_cosine",
         second_order_cosine,
-        "Hamilton et al. 2016, section 2.2",
+        "Hamilton et al. 2016",
         (-1.0, 1.0),
         "similarity",
         True,

@@ -118,7 +118,7 @@ def distance_correlation(x, y, *, estimator="gretton", maps="flatten", layout=No
     Raises:
         InputError: as `rsa`; fewer than 4 examples for "song" and "lange".
 
-    Reference: Szekely et al. 2007, definition 3; Szekely and Rizzo 2013 for "song".
+    Reference: Szekely et al. 2007; Szekely and Rizzo 2013 for "song".
 
     Example:
         >>> import numpy as np
@@ -154,7 +154,7 @@ def rsm_norm_difference(x, y, *, metric="euclidean", maps="flatten", layout=None
         0-d array, nonnegative; it grows with the data and with n. Symmetric, a metric on distance matrices. Invariant
         to translation and orthogonal transformations with "euclidean" and "sqeuclidean".
 
-    Reference: Shahbazi et al. 2021; Klabunde et al. 2025, section 3.3.
+    Reference: Klabunde et al. 2025.
 
     Example:
         >>> import numpy as np
@@ -191,10 +191,19 @@ def split_norm(shapes, *, metric="euclidean", maps="flatten"):
 _PERMUTED = frozenset({"permutation", "isotropic_scaling", "cyclic_shift"})
 _MOVED = ORTHOGONAL | {"translation", "cyclic_shift"}
 _KRIEGESKORTE = "Kriegeskorte et al. 2008"
-_SZEKELY = "Szekely et al. 2007, definition 3"
+_SZEKELY = "Szekely et al. 2007"
 
 
-def _rsa(name, reference, invariances=_PERMUTED, title="", differentiable=True, use="", **options):
+def _rsa(
+    name,
+    reference,
+    invariances=_PERMUTED,
+    title="",
+    differentiable=True,
+    use="",
+    bias="none: about 0 for independent data",
+    **options,
+):
     return Measure(
         name,
         partial(rsa, **options) if options else rsa,
@@ -209,7 +218,7 @@ def _rsa(name, reference, invariances=_PERMUTED, title="", differentiable=True, 
         differentiable=differentiable,
         min_examples=3,
         cost="n^2 (p + log n) once, n^2 a pair",
-        bias="near 0 for independent data with ranks and correlations",
+        bias=bias,
         use=use,
     )
 
@@ -229,7 +238,8 @@ MEASURES = (
         "rsa_cosine_cov",
         "Diedrichsen et al. 2021",
         comparison="cosine_cov",
-        use="as rsa_pearson, for few examples",
+        use="as rsa_pearson; whitened",
+        bias="tends to 1 with growing p / n",
     ),
     Measure(
         "distance_correlation",
@@ -258,13 +268,13 @@ MEASURES = (
         zero_channels=True,
         min_examples=4,
         cost="n^2 (p + q) once, n^2 a pair",
-        bias="none: 0 for independent data",
+        bias="none: about 0 for independent data",
         use="as distance_correlation, with few examples",
     ),
     Measure(
         "rsm_norm_difference",
         rsm_norm_difference,
-        "Shahbazi et al. 2021; Klabunde et al. 2025, section 3.3",
+        "Klabunde et al. 2025",
         (0.0, math.inf),
         "distance",
         True,
