@@ -17,9 +17,9 @@ entry: every invariance that is listed holds, and every other one fails.
 
 Which one? For networks of any widths, start with `cka` (all distances between examples) and `mutual_knn` (only the
 nearest examples), which differ where the global and the local structure do. `procrustes_distance` is a metric. `cca`
-and `svcca` ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching`
-and `permutation_procrustes` compare single neurons. Values of different measures are not comparable: their bias and
-their spread for independent data differ. `error_bars` and `permutation_test` take any of them."""
+and `svcca` ignore the scale of directions and need many more examples than features. The `wreath` measures,
+`soft_matching` and `permutation_procrustes` compare single neurons. Values of different measures are not comparable:
+their bias and their spread for independent data differ. `error_bars` and `permutation_test` take any of them."""
 
 
 def notes(name, field):
