@@ -46,12 +46,12 @@ def neighbour_distances(x, metric, maps):
 def membership(matrix, k, metric):
     """Return (n, n): 1 in row i for the k nearest neighbours of example i, from distances.
 
-    Examples that tie for the last places, up to rounding, share them equally. So neither the order of examples nor
-    rounding decides.
+    Examples that tie for the last places share them equally, so that the order of examples does not matter. Angles tie
+    up to rounding: sparse features make few different ones.
     """
     others = _others(lax.stop_gradient(matrix))
     furthest = (-lax.top_k(-others, k)[0]).max(1, keepdims=True)  # a slice would become a slow sort
-    noise = 8 * float(jnp.finfo(matrix.dtype).eps) * (furthest if is_translation_invariant(metric) else 1)
+    noise = 0 if is_translation_invariant(metric) else 8 * float(jnp.finfo(matrix.dtype).eps)
     nearer, tied = others < furthest - noise, jnp.abs(others - furthest) <= noise
     nearer, tied = nearer.astype(matrix.dtype), tied.astype(matrix.dtype)
     shares = (k - nearer.sum(1, keepdims=True)) / jnp.maximum(tied.sum(1, keepdims=True), 1)
