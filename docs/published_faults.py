@@ -76,15 +76,17 @@ def cosine(a, b):
     return np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
 
 
+def unbiased_hsic(a, b):
+    """The unbiased HSIC of kernel matrices."""
+    n = len(a)
+    a, b = a * (1 - np.eye(n)), b * (1 - np.eye(n))
+    total = np.sum(a * b.T) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(1) / (n - 2)
+    return total / (n * (n - 3))
+
+
 def unbiased_cka(a, b):
     """CKA of kernel matrices, by the unbiased HSIC."""
-
-    def hsic(a, b):
-        n = len(a)
-        a, b = a * (1 - np.eye(n)), b * (1 - np.eye(n))
-        return np.sum(a * b) + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * a.sum(0) @ b.sum(0) / (n - 2)
-
-    return hsic(a, b) / np.sqrt(hsic(a, a) * hsic(b, b))
+    return unbiased_hsic(a, b) / np.sqrt(unbiased_hsic(a, a) * unbiased_hsic(b, b))
 
 
 def turn(angle):
@@ -412,6 +414,73 @@ def clipped_cka():
     return defined, published
 
 
+def cka_with_a_constant_in_the_denominator():
+    """CKA with a constant in the denominator
+
+    CKA does not depend on the scale of the features. platonic-rep (April 2025) adds 1e-6 to sqrt(HSIC(K, K) HSIC(L,
+    L)), which is of fourth order in the features: small ones give 0. (Its command scales each example to unit norm
+    first, which limits the error to that of weak agreement.)
+    """
+    x, y = related(n=100)
+    x, y = 0.003 * x, 0.003 * y
+    defined = symjax.cka(x, y)
+    a, b = x @ x.T, y @ y.T
+    published = unbiased_hsic(a, b) / (np.sqrt(unbiased_hsic(a, a) * unbiased_hsic(b, b)) + 1e-6)
+    return defined, published
+
+
+def cknna_centred_after_masking():
+    """CKNNA that is centred after masking
+
+    Defined (Huh et al. 2024): the sum of products of centred kernel entries over common neighbours. platonic-rep (April
+    2025), the code of the paper, sets the entries of kernels that are not centred to 0 outside of the common
+    neighbours. Then it takes the unbiased HSIC of these matrices, which centres the zeros, too, and multiplies entries
+    (i, j) by entries (j, i), although neighbours are not mutual. Features have unit norm, as in its command.
+    """
+    x, y = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in related(n=100))
+    defined = symjax.cknna(x, y, 10)
+
+    def neighbours(x):
+        products = x @ x.T - 2 * np.eye(100)
+        return products >= np.sort(products)[:, -10:-9]
+
+    def alignment(x, y):
+        mask = neighbours(x) & neighbours(y)
+        return unbiased_hsic(mask * (x @ x.T), mask * (y @ y.T))
+
+    published = alignment(x, y) / (np.sqrt(alignment(x, x) * alignment(y, y)) + 1e-6)
+    return defined, published
+
+
+def second_order_cosine_of_distances():
+    """Second-order cosine of distances
+
+    Defined (Hamilton et al. 2016): the cosine of two vectors of cosine similarities, of an example to its neighbours in
+    either representation. ReSi (April 2025) takes vectors of cosine distances, 1 less the similarities.
+    """
+    x, y = related(n=100)
+    defined = symjax.second_order_cosine(x, y, 10)
+    units = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (x, y)]
+    distances = [1 - u @ u.T + 9 * np.eye(100) for u in units]
+    either = [np.union1d(a[:10], b[:10]) for a, b in zip(*map(np.argsort, distances), strict=True)]
+    published = np.mean([cosine(*(d[i, nearest] for d in distances)) for i, nearest in enumerate(either)])
+    return defined, published
+
+
+def spectral_norm_of_the_difference():
+    """RSM norm difference with the spectral norm
+
+    The norm of all entries of the difference of two distance matrices is meant: ReSi (Klabunde et al. 2025; April 2025)
+    asks for the 2-norm, "because pdist gives vectorized lower triangle of RSM". But its function gives the square
+    matrix, whose 2-norm in NumPy is the largest singular value.
+    """
+    x, y = (0.001 * side for side in related(n=100))
+    defined = symjax.rsm_norm_difference(x, y)
+    distances = [np.linalg.norm(side[:, None] - side, axis=2) for side in (x, y)]
+    published = np.linalg.norm(distances[0] - distances[1], ord=2)
+    return defined, published
+
+
 def dead_channels():
     """Dead channels counted as perfect agreement
 
@@ -653,6 +722,10 @@ FAULTS = (
     lange_estimator,
     lange_uncentred,
     clipped_cka,
+    cka_with_a_constant_in_the_denominator,
+    cknna_centred_after_masking,
+    second_order_cosine_of_distances,
+    spectral_norm_of_the_difference,
     dead_channels,
     dead_channel_in_the_maximum,
     lower_median_of_channels,
@@ -664,7 +737,18 @@ FAULTS = (
     rotation_powers_without_signs,
 )
 ERRORS = (pwcca_of_a_narrower_side, pls_of_unequal_widths, dft_cca)
-HELPERS = (related, centre, root_inverse, canonical, weighted, cosine, channel_products, unbiased_cka, turn)
+HELPERS = (
+    related,
+    centre,
+    root_inverse,
+    canonical,
+    weighted,
+    cosine,
+    channel_products,
+    unbiased_hsic,
+    unbiased_cka,
+    turn,
+)
 
 
 def main():

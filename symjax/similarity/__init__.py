@@ -14,7 +14,9 @@ from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.ceilings import Ceiling, seed_ceiling, split_half_ceiling
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
+from symjax.similarity.descriptors import concentricity_difference, magnitude_difference, uniformity_difference
 from symjax.similarity.diagnose import Diagnosis, diagnose
+from symjax.similarity.eigenspace import eigenspace_overlap
 from symjax.similarity.feature_sampled_cka import feature_sampled_cka
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
@@ -22,6 +24,8 @@ from symjax.similarity.group_test import GroupTest, group_test
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
+from symjax.similarity.neighbour_ranks import cycle_knn, information_imbalance, rank_similarity
+from symjax.similarity.neighbours import cknna, knn_jaccard, mutual_knn, second_order_cosine
 from symjax.similarity.pair_mean import PairMean, mean_over_pairs
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise
@@ -35,6 +39,7 @@ from symjax.similarity.procrustes import (
 )
 from symjax.similarity.pwcca import pwcca, pwcca_distance
 from symjax.similarity.resampling import ErrorBars, PermutationTest, error_bars, permutation_test
+from symjax.similarity.rsa import distance_correlation, rsa, rsm_norm_difference
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
 from symjax.similarity.streams import (
     Stream,
@@ -100,7 +105,12 @@ __all__ = [
     "cka",
     "cka_distance",
     "cka_stream",
+    "cknna",
+    "concentricity_difference",
+    "cycle_knn",
     "diagnose",
+    "distance_correlation",
+    "eigenspace_overlap",
     "error_bars",
     "feature_sampled_cka",
     "fourier_cca",
@@ -108,10 +118,14 @@ __all__ = [
     "group_means",
     "group_test",
     "hsic",
+    "information_imbalance",
+    "knn_jaccard",
     "load_stream",
+    "magnitude_difference",
     "mean_correlation",
     "mean_over_pairs",
     "mean_square_correlation",
+    "mutual_knn",
     "pairwise",
     "pairwise_batches",
     "pca",
@@ -128,7 +142,11 @@ __all__ = [
     "pwcca",
     "pwcca_distance",
     "pwcca_stream",
+    "rank_similarity",
+    "rsa",
+    "rsm_norm_difference",
     "save_stream",
+    "second_order_cosine",
     "seed_ceiling",
     "soft_matching",
     "soft_matching_distance",
@@ -136,6 +154,7 @@ __all__ = [
     "svcca",
     "svcca_distance",
     "svcca_stream",
+    "uniformity_difference",
     "wreath_cka",
     "wreath_cka_distance",
     "wreath_cka_stream",

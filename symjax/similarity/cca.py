@@ -207,6 +207,9 @@ MEASURES = (
         one_map_size=True,
         zero_channels=True,
         title="CCA",
+        cost="n p^2 once, n p q a pair",
+        bias="grows with (p + q) / n; 1 for any data with n <= max(p, q)",
+        use="linear readouts that scale each direction freely; many more examples than features",
     ),
     Measure(
         name="cca_mean_square",

@@ -31,7 +31,7 @@ from symjax.similarity.kernels import check_kernel, kernel_of
 from symjax.similarity.linalg import gram_of_centred
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, permute_kernel
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, permute_kernel
 
 FORMS = ("auto", "gram", "features")
 MANY_EXAMPLES = 4096  # above it, kernel matrices of many representations are not stored if features are far fewer
@@ -203,19 +203,12 @@ def split(
 def split_kernels(kernel_of, estimator, as_angle):
     """Return the cosine of two centred kernel matrices, or their angle, as a `SplitMeasure`."""
 
-    def prepare(x):
-        kernel, norm = unit_norm(centre_kernel(kernel_of(x), estimator))
-        return Prepared(kernel.reshape(1, -1), norm > 0)
-
-    def finish(cross, a_nonzero, b_nonzero):
-        similarity = jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
-        return arccos(similarity) if as_angle else similarity
-
+    cosine = cosine_of_vectors(lambda x: centre_kernel(kernel_of(x), estimator), permute_kernel)
     if not as_angle:
-        return SplitMeasure(prepare, finish, permute=permute_kernel)
+        return cosine
     return SplitMeasure(
-        prepare,
-        finish,
+        cosine.prepare,
+        lambda *product: arccos(cosine.finish(*product)),
         lambda a, b: angle(a.data, b.data),
         lambda value: (value < SMALL_ANGLE) | (value > math.pi - SMALL_ANGLE),
         permute=permute_kernel,
@@ -263,24 +256,33 @@ _OF_CHANNELS = frozenset(
 _KORNBLITH = "Kornblith et al. 2019, equation 4"
 
 
-def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split, title=""):
-    more = {"zero_channels": True, "title": title}
+def _similarity(name, fn, reference, least=-1.0, invariances=_INVARIANT, split=split, title="", **notes):
+    more = {"zero_channels": True, "title": title, **notes}
     return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
-_gretton, _lange, _rbf = {"estimator": "gretton"}, {"estimator": "lange"}, {"kernel": "rbf"}
+def _biased(name, reference, least):
+    notes = {"bias": "tends to 1 with growing p / n", "use": "comparison with published values"}
+    fn, parts = (partial(function, estimator=name) for function in (cka, split))
+    return _similarity(f"cka_{name}", fn, reference, least, split=parts, **notes)
+
+
+_NOTES = {
+    "cost": "n^2 p once, n^2 a pair; or n p^2 and n p q",
+    "bias": "none: about 0 for independent data",
+    "use": "similarity of all distances between examples; the first choice for any widths",
+}
 
 MEASURES = (
-    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5", title="CKA"),
-    _similarity("cka_gretton", partial(cka, **_gretton), _KORNBLITH, 0.0, split=partial(split, **_gretton)),
-    _similarity(
-        "cka_lange", partial(cka, **_lange), f"{_KORNBLITH}; Lange et al. 2023", split=partial(split, **_lange)
-    ),
+    _similarity("cka", cka, f"{_KORNBLITH}; Song et al. 2012, equation 5", title="CKA", **_NOTES),
+    _biased("gretton", _KORNBLITH, 0.0),
+    _biased("lange", f"{_KORNBLITH}; Lange et al. 2023", -1.0),
     _similarity(
         "cka_rbf",
-        partial(cka, **_rbf),
+        partial(cka, kernel="rbf"),
         f"{_KORNBLITH}; Song et al. 2012, equation 5",
-        split=partial(split, **_rbf),
+        split=partial(split, kernel="rbf"),
+        use="as cka, with more weight on close examples",
     ),
     _similarity(
         "channel_normalized_cka",
@@ -289,6 +291,7 @@ MEASURES = (
         invariances=_OF_CHANNELS,
         split=partial(split, normalized=True),
         title="CKA, channels normalised",
+        use="as cka, where channels have arbitrary scales, as after ReLU",
     ),
     Measure(
         "cka_distance",

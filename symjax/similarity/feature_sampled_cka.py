@@ -106,5 +106,9 @@ MEASURES = (
         frozenset({"translation", "isotropic_scaling", "permutation", "sign_flip", "cyclic_shift"}),
         split,
         title="CKA, feature-sampled",
+        ends_at_equal=False,
+        cost="n^2 p once, n^2 a pair",
+        bias="none for populations of neurons",
+        use="few neurons of large populations; different neurons on both sides",
     ),
 )

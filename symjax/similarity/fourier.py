@@ -266,5 +266,8 @@ MEASURES = (
         invariances=LINEAR | {"translation", "cyclic_shift"},
         split=split,
         zero_channels=True,
+        cost="n h w p (p + log(h w)) once, n h w p q a pair",
+        bias="as cca, with n examples at each frequency",
+        use="convolutional maps compared up to shifts",
     ),
 )

@@ -175,7 +175,7 @@ def _evaluate(measure, a, b, group, requested, values, options, memory, devices,
         if left_directions is not None:
             samples = left_blocks[0].prepared.data.shape[-1]
             messages = _few_directions(samples, left_directions, left_at[0], right_directions, right_at[0])
-    if measure.kind == "distance" and b is a:
+    if measure.kind == "distance" and measure.ends_at_equal and b is a:
         computed = np.where(np.eye(len(computed), dtype=bool) & ~np.isnan(computed), 0, computed)
     values[place] = computed
     return messages

@@ -143,5 +143,8 @@ MEASURES = (
         split=split,
         one_map_size=True,
         zero_channels=True,
+        cost="n p^2 once, n p q a pair",
+        bias="grows with (p + q) / n",
+        use="shared directions weighted by their variance in both",
     ),
 )

@@ -264,9 +264,9 @@ _ROTATION_INVARIANCES = ORTHOGONAL | _SCALING
 _WILLIAMS = "Williams et al. 2021"
 
 
-def _similarity_of(name, fn, reference, least, invariances, split, title):
+def _similarity_of(name, fn, reference, least, invariances, split, title, **notes):
     split = partial(split, similarity=True)
-    more = {"zero_channels": invariances is _ROTATION_INVARIANCES, "title": title}
+    more = {"zero_channels": invariances is _ROTATION_INVARIANCES, "title": title, **notes}
     return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
@@ -287,6 +287,9 @@ MEASURES = (
         _ROTATION_INVARIANCES,
         split,
         "orthogonal Procrustes",
+        cost="n p once, (n + p) p q a pair",
+        bias="grows with (p + q) / n, and with means, which stay",
+        use="a metric up to rotations; all directions by their variance",
     ),
     _distance_of("procrustes_distance", procrustes_distance, _WILLIAMS, 2**0.5, _ROTATION_INVARIANCES, split),
     _similarity_of(
@@ -297,6 +300,9 @@ MEASURES = (
         _PERMUTATION_INVARIANCES,
         _split_permuted,
         "permutation Procrustes",
+        cost="n p once, n p q + p^3 a pair",
+        bias="grows with log(p) / n, and with means, which stay",
+        use="whether single neurons agree",
     ),
     _distance_of(
         "permutation_procrustes_distance",

@@ -145,6 +145,9 @@ MEASURES = (
         one_map_size=True,
         zero_channels=True,
         title="PWCCA",
+        cost="n p^2 once, n p q a pair",
+        bias="as cca",
+        use="as cca, where the first network says which directions matter",
     ),
     Measure(
         "pwcca_distance",

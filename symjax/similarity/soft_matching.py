@@ -225,6 +225,9 @@ MEASURES = (
         split,
         zero_channels=True,
         title="soft matching",
+        cost="n p once, n p q + transport (about p^3) a pair",
+        bias="grows with log(p) / n",
+        use="single neurons of networks of different widths",
     ),
     Measure(
         "soft_matching_distance",

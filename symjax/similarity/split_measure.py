@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 
+from symjax.similarity.channels import unit_norm
 from symjax.similarity.pair_product import MAP_PRODUCT, PairProduct, Prepared, flatten, larger_size, upsample
 
 
@@ -79,3 +81,16 @@ def permute_kernel(prepared: Prepared, order):
 def kernel_matrix(prepared: Prepared):
     """Return the kernel matrix (n, n) of data (1, n n)."""
     return prepared.data.reshape(math.isqrt(prepared.data.size), -1)
+
+
+def cosine_of_vectors(vector_of, permute=None):
+    """Return the cosine of vector_of(x) and vector_of(y), arrays of one shape, as a `SplitMeasure`; NaN for zeros."""
+
+    def prepare(x):
+        vector, norm = unit_norm(vector_of(x))
+        return Prepared(vector.reshape(1, -1), norm > 0)
+
+    def finish(cross, a_nonzero, b_nonzero):
+        return jnp.where(a_nonzero & b_nonzero, jnp.clip(cross[0, 0], -1, 1), jnp.nan)
+
+    return SplitMeasure(prepare, finish, permute=permute)

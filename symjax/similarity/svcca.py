@@ -130,6 +130,9 @@ MEASURES = (
         one_map_size=True,
         zero_channels=True,
         title="SVCCA",
+        cost="n p^2 once, n p q a pair",
+        bias="as cca, with the kept directions for p and q",
+        use="as cca, where directions of small variance are noise",
     ),
     Measure(
         "svcca_distance",

@@ -223,8 +223,8 @@ _split_similarity = partial(split_procrustes, similarity=True)
 _split_angle = partial(split_cka, as_angle=True)
 
 
-def _similarity(name, fn, least, invariances, split, title=""):
-    more = {"zero_channels": invariances is _RELU_INVARIANCES, "title": title}
+def _similarity(name, fn, least, invariances, split, title="", **notes):
+    more = {"zero_channels": invariances is _RELU_INVARIANCES, "title": title, **notes}
     return Measure(name, fn, _GODFREY, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
@@ -241,9 +241,22 @@ MEASURES = (
         _RELU_INVARIANCES,
         _split_similarity,
         "$G_{\\mathrm{ReLU}}$-Procrustes",
+        cost="n p once, n p q + p^3 a pair",
+        bias="grows with log(p) / n, and with means, which stay",
+        use="single neurons up to the symmetries of ReLU",
     ),
     _distance("wreath_procrustes_distance", wreath_procrustes_distance, 2.0, _RELU_INVARIANCES, split_procrustes),
-    _similarity("wreath_cka", wreath_cka, -1.0, _CKA_INVARIANCES, split_cka, "$G_{\\mathrm{ReLU}}$-CKA"),
+    _similarity(
+        "wreath_cka",
+        wreath_cka,
+        -1.0,
+        _CKA_INVARIANCES,
+        split_cka,
+        "$G_{\\mathrm{ReLU}}$-CKA",
+        cost="n^2 p once, n^2 a pair",
+        bias="none: about 0 for independent data",
+        use="as cka, up to the symmetries of ReLU; sensitive to the basis of neurons",
+    ),
     _similarity("wreath_cka_median", _median, -1.0, _CKA_INVARIANCES, _split_median),
     _distance("wreath_cka_distance", wreath_cka_distance, math.pi, _CKA_INVARIANCES, _split_angle),
 )

@@ -1,0 +1,68 @@
+"""The page of all measures, from their table `symjax.similarity.MEASURES`.
+
+    python -m docs.measures > docs/measures.md
+
+A measure without notes of its own has those of the measure whose name its name continues or ends in (cka_distance and
+channel_normalized_cka: cka).
+"""
+
+import math
+
+from symjax.similarity import INVARIANCES, MEASURES
+
+INTRODUCTION = """# All measures
+
+`python -m docs.measures > docs/measures.md` writes this page from `symjax.similarity.MEASURES`. The tests check each
+entry: every invariance that is listed holds, and every other one fails.
+
+Which one? For networks of any widths, start with `cka` (all distances between examples) and `mutual_knn` (only the
+nearest examples), which differ where the global and the local structure do. `procrustes_distance` is a metric. `cca`
+and `svcca` ignore the scale of directions and need many more examples than features. The `wreath` measures,
+`soft_matching` and `permutation_procrustes` compare single neurons. Values of different measures are not comparable:
+their bias and their spread for independent data differ. `error_bars` and `permutation_test` take any of them."""
+
+
+def notes(name, field):
+    """Return a note of a measure, or of the measure whose name its name continues or ends in."""
+    parts = name.split("_")
+    shorter = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    shorter += ["_".join(parts[start:]) for start in range(1, len(parts))]
+    return next((text for other in shorter if other in MEASURES and (text := getattr(MEASURES[other], field))), "")
+
+
+def number(end):
+    return {math.inf: "∞", math.pi: "π", math.pi / 2: "π/2"}.get(end, f"{end:.3g}")
+
+
+def row(*cells):
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def properties(measure):
+    low, high = map(number, measure.range)
+    kept = ("yes" if name in measure.invariances else "" for name in INVARIANCES)
+    symmetric, differentiable = ("yes" if holds else "no" for holds in (measure.symmetric, measure.differentiable))
+    return row(f"`{measure.name}`", measure.kind, f"{low} to {high}", symmetric, differentiable, *kept)
+
+
+def main():
+    headings = [name.replace("_", " ") for name in INVARIANCES]
+    print(INTRODUCTION)
+    print("\n## Invariances\n")
+    print("Of one side, the other unchanged:\n")
+    print(*(f"- {heading}: {text}" for heading, text in zip(headings, INVARIANCES.values(), strict=True)), sep="\n")
+    print()
+    print(row("measure", "kind", "range", "symmetric", "derivative", *headings))
+    print(row(*["---"] * (5 + len(headings))))
+    print(*map(properties, MEASURES.values()), sep="\n")
+    print("\n## Cost, bias, use\n")
+    print("Operations are for n examples and p (the other side q) features, once for each network and for each pair in")
+    print("`pairwise`. The bias is the value for independent data.\n")
+    print(row("measure", "cost", "bias", "when to use", "reference"))
+    print(row(*["---"] * 5))
+    for name, measure in MEASURES.items():
+        print(row(f"`{name}`", *(notes(name, field) for field in ("cost", "bias", "use")), measure.reference))
+
+
+if __name__ == "__main__":
+    main()

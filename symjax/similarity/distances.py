@@ -1,0 +1,73 @@
+"""Distances between the examples of one representation, accurate also for large offsets and for huge examples."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.checks import one_of
+from symjax.similarity.channels import centred, magnitude, safe_sqrt, subtract_ninther, unit_channels
+from symjax.similarity.linalg import gram
+
+METRICS = ("euclidean", "sqeuclidean", "cosine", "correlation")
+_LEAST_SHARE = 0.02  # squared distances below this share of |x_i|^2 + |x_j|^2 lose digits in inner products
+
+
+def check_metric(metric):
+    return one_of("metric", metric, METRICS)
+
+
+def is_translation_invariant(metric):
+    return metric in ("euclidean", "sqeuclidean")
+
+
+def distances(x, metric):
+    """Return the distances (n, n) between rows of x (n, d), with a diagonal of zeros, and the unit that they are in.
+
+    "cosine" is 1 less the cosine of the angle between two rows, and "correlation" the same after subtracting from each
+    row its mean. Rows of zeros (constant rows) have distance 1 from all others.
+    """
+    if metric in ("euclidean", "sqeuclidean"):
+        points = subtract_ninther(x)
+        size = magnitude(points)
+        squares = squared_distances(points / size)
+        return (safe_sqrt(squares), size) if metric == "euclidean" else (squares, size**2)
+    points = unit_rows(centred(x.T).T if metric == "correlation" else x)
+    squares = squared_distances(points)
+    squares = jnp.where(squares <= (4 * float(jnp.finfo(x.dtype).eps)) ** 2, 0, squares)  # of parallel rows
+    # |u - v|^2 / 2 is 1 - <u, v> for unit vectors; each row of zeros takes 1 / 2 from it.
+    missing = (1 - (lax.stop_gradient(points) != 0).any(1).astype(x.dtype)) / 2
+    result = squares / 2 + missing[:, None] + missing[None]
+    return jnp.where(jnp.eye(len(x), dtype=bool), 0, result), jnp.ones((), x.dtype)
+
+
+def unit_rows(x):
+    """Scale each row to norm 1; rows of zeros stay zero."""
+    return unit_channels(x.T)[0].T
+
+
+def squared_distances(points):
+    """Return |x_i - x_j|^2 (n, n) of points whose bulk lies around the origin and whose squares do not overflow.
+
+    They come from inner products, and where these lose digits, as for close points far from the origin, from
+    differences: n d operations outside of matrix products for each row that has such a pair.
+    """
+    products = gram(points)
+    squares = jnp.diagonal(products)
+    sizes = squares[:, None] + squares[None]
+    result = jnp.maximum(sizes - 2 * products, 0)
+    diagonal = jnp.eye(len(points), dtype=bool)
+    inaccurate = lax.stop_gradient((result <= _LEAST_SHARE * sizes) & ~diagonal & (sizes > 0))
+
+    def from_differences(row):
+        point, needed = row
+        return lax.cond(needed, lambda: ((points - point[None]) ** 2).sum(1), lambda: jnp.zeros_like(squares))
+
+    exact = lax.map(jax.checkpoint(from_differences), (points, inaccurate.any(1)))
+    return jnp.where(diagonal, 0, jnp.where(inaccurate, exact, result)) + 0 * squares.sum()  # propagates NaN
+
+
+def nan_unless_varied(matrix):
+    """Return distances (n, n); all NaN where one is NaN, or where all points have the same distance from each other."""
+    different = ~jnp.eye(len(matrix), dtype=bool)
+    least = jnp.where(different, matrix, jnp.inf).min()
+    return jnp.where(least < matrix.max(), matrix, jnp.nan)

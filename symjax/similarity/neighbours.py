@@ -1,0 +1,291 @@
+"""Agreement of nearest neighbours: which examples each of two networks places next to each other."""
+
+from functools import lru_cache, partial
+
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.similarity.channels import centred, safe_sqrt, subtract_ninther, unit_norm
+from symjax.similarity.distances import unit_rows
+from symjax.similarity.inputs import as_matrix
+from symjax.similarity.linalg import gram, reciprocal
+from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.neighbour_graph import (
+    LEAST_EXAMPLES,
+    checked,
+    compare,
+    flat,
+    membership,
+    neighbour_distances,
+    rowwise,
+)
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors
+
+
+def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
+    """Compute the mean share of common neighbours, (1 / n) sum_i |N_x(i) & N_y(i)| / k.
+
+    N_x(i) are the k examples next to example i in x, without i itself.
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
+            default float, half precisions float32).
+        k: number of neighbours, less than n.
+        metric: distance by which neighbours are nearest: "euclidean"; "cosine", 1 less the cosine of the angle between
+            two examples; "correlation", the same after subtracting from each example the mean of its features.
+        maps: conversion of maps to examples: "flatten", "pixels" or "pool"; see `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
+
+    Returns:
+        0-d array in [0, 1], near k / (n - 1) for independent data without ties. Examples that tie for the last places
+        share them equally, and common neighbours are then counted by the smaller share. NaN where all examples of x or
+        of y have the same distance from each other. Symmetric. Invariant to translation (not with "cosine"), isotropic
+        scaling and orthogonal transformations (with "correlation" to permutations only, and not to translation). Its
+        derivatives are zero.
+
+    Raises:
+        InputError: wrong shapes, dtypes or numbers of examples; k is not less than n; an unknown option; concrete NaN
+            or infinite entries.
+
+    Reference: Huh et al. 2024 (with features of unit norm, which is metric="cosine").
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import mutual_knn
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{mutual_knn(x, 3 * x[:, ::-1] + 1, k=5):.3f}")  # permuted, scaled and translated
+        1.000
+    """
+    x, y, k = checked(x, y, k, metric, samples, layout, mask)
+    return compare(split((), k=k, metric=metric), x, y)
+
+
+def knn_jaccard(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
+    """Compute the mean Jaccard similarity of neighbourhoods, (1 / n) sum_i |N_x(i) & N_y(i)| / |N_x(i) | N_y(i)|.
+
+    Args and Raises: as for `mutual_knn`.
+
+    Returns:
+        0-d array in [0, 1], with m / (2 k - m) in place of m / k for each example with m common neighbours; otherwise
+        as `mutual_knn`.
+
+    Reference: Wang et al. 2022; Klabunde et al. 2025 (with metric="cosine").
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import knn_jaccard
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{knn_jaccard(x, 3 * x[:, ::-1] + 1, k=5):.3f}")
+        1.000
+    """
+    x, y, k = checked(x, y, k, metric, samples, layout, mask)
+    return compare(split((), k=k, metric=metric, jaccard=True), x, y)
+
+
+COMMON = rowwise(lambda a, b: jnp.minimum(a[0], b[0]).sum(-1))
+
+
+@lru_cache(maxsize=64)
+def split(shapes, *, k=10, metric="euclidean", samples="flatten", jaccard=False):
+    """Return `mutual_knn` or `knn_jaccard` as a `SplitMeasure`."""
+
+    def prepare(x):
+        x = lax.stop_gradient(x)
+        return Prepared(flat(membership(neighbour_distances(x, metric, samples), k, metric)), ())
+
+    def finish(common, *_):
+        return jnp.clip((common / (2 * k - common if jaccard else k)).mean(), 0, 1)
+
+    return SplitMeasure(prepare, finish, product=COMMON)
+
+
+def cknna(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
+    """Compute the centred kernel nearest-neighbour alignment, sum_ij m_ij K_ij L_ij / sqrt(sum K_ij^2 sum L_ij^2).
+
+    K and L are linear kernels of centred features. The sums are over common neighbours, m_ij = 1 where j is one of the
+    k nearest neighbours of i in both x and y; those of squares over the neighbours in x and in y.
+
+    Args:
+        x, y, k, samples, layout, mask: as in `mutual_knn`.
+        metric: distance by which neighbours are nearest, as in `mutual_knn`.
+
+    Returns:
+        0-d array in [-1, 1]. For k = n - 1 it is `cka` with estimator "lange". NaN as for `mutual_knn`. Symmetric.
+        Invariant to translation, isotropic scaling and orthogonal transformations with "euclidean"; with "cosine", not
+        to translation. Derivatives hold the neighbours fixed.
+
+    Raises:
+        InputError: as `mutual_knn`.
+
+    Reference: Huh et al. 2024. They subtract <x_i, mean> from K_ij; features are centred here, where this
+    is zero.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import cknna
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{cknna(x, 3 * x[:, ::-1] + 1, k=5):.3f}")
+        1.000
+    """
+    x, y, k = checked(x, y, k, metric, samples, layout, mask)
+    return compare(split_cknna((), k=k, metric=metric), x, y)
+
+
+@lru_cache(maxsize=64)
+def split_cknna(shapes, *, k=10, metric="euclidean", samples="flatten"):
+    """Return `cknna` as a `SplitMeasure`."""
+
+    def vector(x):
+        kernel = gram(centred(unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]))
+        return membership(neighbour_distances(lax.stop_gradient(x), metric, samples), k, metric) * kernel
+
+    return cosine_of_vectors(vector)
+
+
+def second_order_cosine(x, y, k=10, *, samples="flatten", layout=None, mask=None):
+    """Compute the mean cosine of the examples' similarities to their neighbours in either network.
+
+    For example i, with s_ij = cos(x_i, x_j) and t_ij = cos(y_i, y_j), it is the cosine of the vectors of all s_ij and
+    of all t_ij for j in N_x(i) | N_y(i), the k examples of largest s_ij and those of largest t_ij.
+
+    Args:
+        x, y, k, samples, layout, mask: as in `mutual_knn`.
+
+    Returns:
+        0-d array in [-1, 1]. It is near 1 where all similarities are, as in nonnegative features with a large mean.
+        Examples that are zero in x or in y are left out. NaN where all are, or where all examples of x or of y have the
+        same angle. Symmetric. Invariant to isotropic scaling and orthogonal transformations. Derivatives hold the
+        neighbours fixed.
+
+    Raises:
+        InputError: as `mutual_knn`.
+
+    Reference: Hamilton et al. 2016, "second-order similarity".
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import second_order_cosine
+        >>> x = np.random.default_rng(0).normal(size=(40, 4))
+        >>> print(f"{second_order_cosine(x, 3 * x[:, ::-1], k=5):.3f}")
+        1.000
+    """
+    x, y, k = checked(x, y, k, "cosine", samples, layout, mask)
+    return compare(split_second_order((), k=k), x, y)
+
+
+def _sums_over_union(a, b):
+    """Return (3, n): the products of the similarities, and their squares in a and in b."""
+    either = ((a[1] > 0) | (b[1] > 0)).astype(a.dtype)
+    return jnp.stack([(either * left * right).sum(-1) for left, right in ((a[0], b[0]), (a[0], a[0]), (b[0], b[0]))])
+
+
+UNION = rowwise(_sums_over_union)
+
+
+@lru_cache(maxsize=64)
+def split_second_order(shapes, *, k=10, samples="flatten"):
+    """Return `second_order_cosine` as a `SplitMeasure`."""
+
+    def prepare(x):
+        x = as_matrix(x, "x", samples, layout="nhwc")
+        member = membership(neighbour_distances(lax.stop_gradient(x), "cosine", samples), k, "cosine")
+        return Prepared(flat(gram(unit_rows(x)), member), jnp.isnan(member[0, 0]))
+
+    def finish(sums, a_undefined, b_undefined):
+        product, a_square, b_square = sums
+        cosines = jnp.clip(product * reciprocal(safe_sqrt(a_square)) * reciprocal(safe_sqrt(b_square)), -1, 1)
+        counted = ((a_square > 0) & (b_square > 0)).sum().astype(sums.dtype)
+        return jnp.where(a_undefined | b_undefined, jnp.nan, cosines.sum() / counted)
+
+    return SplitMeasure(prepare, finish, product=UNION)
+
+
+_SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}
+_MOVED = _SCALED | {"translation"}
+_HUH = "Huh et al. 2024"
+_BIAS = "k / (n - 1) for independent data"
+_COST = "n^2 p once, n^2 a pair"
+
+MEASURES = (
+    Measure(
+        "mutual_knn",
+        mutual_knn,
+        _HUH,
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _MOVED,
+        split,
+        title="mutual kNN",
+        differentiable=False,
+        cost=_COST,
+        bias=_BIAS,
+        use="local agreement, where distances between far examples mean little; robust to outliers",
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
+    ),
+    Measure(
+        "mutual_knn_cosine",
+        partial(mutual_knn, metric="cosine"),
+        _HUH,
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _SCALED,
+        partial(split, metric="cosine"),
+        differentiable=False,
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
+    ),
+    Measure(
+        "knn_jaccard",
+        knn_jaccard,
+        "Wang et al. 2022; Klabunde et al. 2025",
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _MOVED,
+        partial(split, jaccard=True),
+        title="kNN Jaccard",
+        differentiable=False,
+        cost=_COST,
+        bias="about k / (2 n) for independent data",
+        use="as mutual_knn; examples with few common neighbours count less",
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
+    ),
+    Measure(
+        "cknna",
+        cknna,
+        _HUH,
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        _MOVED,
+        split_cknna,
+        title="CKNNA",
+        cost=_COST,
+        bias="positive: kernel entries of neighbours are",
+        use="between mutual_knn and CKA: k sets how local; the sizes of kernel entries count",
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
+    ),
+    Measure(
+        "second_order_cosine",
+        second_order_cosine,
+        "Hamilton et al. 2016",
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        _SCALED,
+        split_second_order,
+        title="second-order cosine",
+        cost=_COST,
+        bias="large where all cosines are, as of nonnegative features",
+        use="change of an embedding over time or between seeds",
+        zero_channels=True,
+        min_examples=LEAST_EXAMPLES,
+    ),
+)

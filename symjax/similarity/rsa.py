@@ -1,0 +1,290 @@
+"""Comparison of the matrices of distances between examples: RSA, distance correlation, norm of the difference."""
+
+import math
+from functools import lru_cache, partial
+
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.checks import one_of
+from symjax.similarity.channels import centred, magnitude, pad_to_common_width, safe_sqrt
+from symjax.similarity.distances import check_metric, distances, is_translation_invariant
+from symjax.similarity.hsic import centre_kernel, check_estimator
+from symjax.similarity.inputs import as_matrix, as_pair
+from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.neighbour_graph import compare, flat, midranks, midranks_of_levels, rowwise
+from symjax.similarity.pair_product import Prepared
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors
+
+COMPARISONS = ("spearman", "pearson", "cosine", "cosine_cov")
+
+
+def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten", layout=None, mask=None):
+    """Compute representational similarity analysis: compare the distances of all pairs of examples in x and in y.
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
+            default float, half precisions float32). n is at least 3.
+        comparison: of the distances d_ij and e_ij, i < j. "spearman", the correlation of their ranks (ties have their
+            mean rank; roots of cosine distances that are equal after rounding to 2^-18 of the largest are ties);
+            "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e / sqrt(d' V^-1 d e'
+            V^-1 e), where V is the covariance of squared distances between independent examples. The last is the cosine
+            of the doubly centred distance matrices.
+        metric: distance of two examples: "correlation", 1 less the correlation of their features; "cosine", 1 less the
+            cosine of their angle; "euclidean"; "sqeuclidean", its square.
+        maps: conversion of maps to examples: "flatten", "pixels" or "pool"; see `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
+
+    Returns:
+        0-d array in [-1, 1] ([0, 1] for "cosine", and for "cosine_cov" of Euclidean distances and their squares, where
+        the latter gives `cka` with estimator "gretton"). NaN where all distances of x or of y are equal (for "cosine"
+        zero). Symmetric. Invariant to isotropic scaling and permutations; with "cosine" to orthogonal transformations;
+        with "euclidean" and "sqeuclidean" to translation, too. Derivatives are zero for "spearman".
+
+    Raises:
+        InputError: wrong shapes, dtypes or numbers of examples; an unknown option; concrete NaN or infinite entries.
+
+    Reference: Kriegeskorte et al. 2008; Diedrichsen et al. 2021 for "cosine_cov" (the whitened cosine).
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import rsa
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{rsa(x, 3 * x[:, ::-1]):.3f}")  # permuted and scaled
+        1.000
+    """
+    x, y = _checked(x, y, metric, samples, layout, mask, 3)
+    one_of("comparison", comparison, COMPARISONS)
+    return compare(split((), comparison=comparison, metric=metric), x, y)
+
+
+def _checked(x, y, metric, samples, layout, mask, min_examples=2):
+    translation_invariant = is_translation_invariant(check_metric(metric))
+    options = {"translation_invariant": translation_invariant, "min_examples": min_examples}
+    x, y = as_pair(x, y, samples, mask, layout=layout, **options)
+    return (x, y) if metric == "correlation" else pad_to_common_width(x, y)
+
+
+@lru_cache(maxsize=64)
+def split(shapes, comparison="spearman", *, metric="correlation", samples="flatten"):
+    """Return `rsa` as a `SplitMeasure`."""
+
+    def vector(x):
+        matrix, _ = distances(as_matrix(x, "x", samples, layout="nhwc"), metric)
+        if comparison == "cosine_cov":
+            return centre_kernel(matrix, "gretton")
+        values = matrix[jnp.triu_indices(len(matrix), 1)]
+        if comparison == "spearman":
+            values = _ranks(values, metric) / len(values)
+        return values if comparison == "cosine" else centred(values[:, None])
+
+    return cosine_of_vectors(vector)
+
+
+LEVELS = 2**18
+
+
+def _ranks(values, metric):
+    """Return mean ranks of distances, without derivatives.
+
+    Of angles, the distances of the unit vectors are rounded first, far over their own rounding: sparse features make
+    few different angles, which rounding would tell apart.
+    """
+    values = lax.stop_gradient(values)
+    if is_translation_invariant(metric):
+        ranks = midranks(values)
+    else:
+        ranks = midranks_of_levels(safe_sqrt(values), LEVELS)
+    return jnp.where(jnp.isnan(values.sum()), jnp.nan, ranks)
+
+
+def distance_correlation(x, y, *, estimator="gretton", samples="flatten", layout=None, mask=None):
+    """Compute the distance correlation, sqrt(<H D H, H E H> / (|H D H| |H E H|)), H = 1 - 11'/n.
+
+    D and E are the matrices of Euclidean distances between examples. For the whole population it is 0 only for
+    independent x and y.
+
+    Args:
+        x, y, samples, layout, mask: as in `rsa`.
+        estimator: "gretton", as defined, biased: it tends to 1 with growing p / n and q / n. "song", the bias-corrected
+            squared distance correlation, <U(D), U(E)> / (|U(D)| |U(E)|) with U-centring; it is near 0 for independent
+            data. "lange" is "song" with H D H, its diagonal set to zero, in place of U(D).
+
+    Returns:
+        0-d array in [0, 1]; in [-1, 1] and not the root for "song" and "lange". NaN where all examples of x or of y are
+        equal; for "song" also where only one differs from the others. Symmetric. Invariant to translation, isotropic
+        scaling and orthogonal transformations.
+
+    Raises:
+        InputError: as `rsa`; fewer than 4 examples for "song" and "lange".
+
+    Reference: Szekely et al. 2007; Szekely and Rizzo 2013 for "song".
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import distance_correlation
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{distance_correlation(x, 3 * x[:, ::-1] + 1):.3f}")
+        1.000
+    """
+    x, y = _checked(x, y, "euclidean", samples, layout, mask)
+    check_estimator(estimator, len(x))
+    return compare(split_correlation((), estimator=estimator), x, y)
+
+
+@lru_cache(maxsize=64)
+def split_correlation(shapes, *, estimator="gretton", samples="flatten"):
+    """Return `distance_correlation` as a `SplitMeasure`."""
+
+    def vector(x):
+        return centre_kernel(distances(as_matrix(x, "x", samples, layout="nhwc"), "euclidean")[0], estimator)
+
+    cosine = cosine_of_vectors(vector)
+    if estimator != "gretton":
+        return cosine
+    return SplitMeasure(cosine.prepare, lambda *product: safe_sqrt(cosine.finish(*product)))
+
+
+def rsm_norm_difference(x, y, *, metric="euclidean", samples="flatten", layout=None, mask=None):
+    """Compute the Frobenius norm of the difference of the distance matrices, sqrt(sum_ij (d_ij - e_ij)^2).
+
+    Args and Raises: as for `rsa`.
+
+    Returns:
+        0-d array, nonnegative; it grows with the data and with n. Symmetric, a metric on distance matrices. Invariant
+        to translation and orthogonal transformations with "euclidean" and "sqeuclidean".
+
+    Reference: Klabunde et al. 2025.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import rsm_norm_difference
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{rsm_norm_difference(x, x[:, ::-1] + 1):.3f}")
+        0.000
+    """
+    x, y = _checked(x, y, metric, samples, layout, mask)
+    return compare(split_norm((), metric=metric), x, y)
+
+
+def _difference(a, b):
+    """Return (n + 1): the square norms of the rows of a - b in some unit, and the unit."""
+    difference = a[0] - b[0]
+    size = magnitude(difference)
+    return jnp.append(((difference / size) ** 2).sum(-1), size)
+
+
+DIFFERENCE = rowwise(_difference)
+
+
+@lru_cache(maxsize=64)
+def split_norm(shapes, *, metric="euclidean", samples="flatten"):
+    """Return `rsm_norm_difference` as a `SplitMeasure`."""
+
+    def prepare(x):
+        matrix, size = distances(as_matrix(x, "x", samples, layout="nhwc"), metric)
+        return Prepared(flat(size * matrix), ())
+
+    return SplitMeasure(prepare, lambda rows, *_: rows[-1] * safe_sqrt(rows[:-1].sum()), product=DIFFERENCE)
+
+
+_PERMUTED = frozenset({"permutation", "isotropic_scaling", "cyclic_shift"})
+_MOVED = ORTHOGONAL | {"translation", "cyclic_shift"}
+_KRIEGESKORTE = "Kriegeskorte et al. 2008"
+_SZEKELY = "Szekely et al. 2007"
+
+
+def _rsa(
+    name,
+    reference,
+    invariances=_PERMUTED,
+    title="",
+    differentiable=True,
+    use="",
+    bias="none: about 0 for independent data",
+    **options,
+):
+    return Measure(
+        name,
+        partial(rsa, **options) if options else rsa,
+        reference,
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        invariances,
+        partial(split, **options) if options else split,
+        title=title,
+        zero_channels=options.get("metric") == "euclidean",
+        differentiable=differentiable,
+        min_examples=3,
+        cost="n^2 (p + log n) once, n^2 a pair",
+        bias=bias,
+        use=use,
+    )
+
+
+MEASURES = (
+    _rsa("rsa", _KRIEGESKORTE, title="RSA", differentiable=False, use="order of distances; usual in neuroscience"),
+    _rsa("rsa_pearson", _KRIEGESKORTE, comparison="pearson", use="distances whose sizes count"),
+    _rsa(
+        "rsa_euclidean",
+        _KRIEGESKORTE,
+        _MOVED | {"isotropic_scaling"},
+        differentiable=False,
+        use="as rsa, of representations up to rotation",
+        metric="euclidean",
+    ),
+    _rsa(
+        "rsa_cosine_cov",
+        "Diedrichsen et al. 2021",
+        comparison="cosine_cov",
+        use="as rsa_pearson; whitened",
+        bias="tends to 1 with growing p / n",
+    ),
+    Measure(
+        "distance_correlation",
+        distance_correlation,
+        _SZEKELY,
+        (0.0, 1.0),
+        "similarity",
+        True,
+        _MOVED | {"isotropic_scaling"},
+        split_correlation,
+        zero_channels=True,
+        title="distance correlation",
+        cost="n^2 (p + q) once, n^2 a pair",
+        bias="tends to 1 with growing p / n",
+        use="dependence of any kind; less ruled by far examples than linear CKA",
+    ),
+    Measure(
+        "distance_correlation_song",
+        partial(distance_correlation, estimator="song"),
+        "Szekely and Rizzo 2013",
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        _MOVED | {"isotropic_scaling"},
+        partial(split_correlation, estimator="song"),
+        zero_channels=True,
+        min_examples=4,
+        cost="n^2 (p + q) once, n^2 a pair",
+        bias="none: about 0 for independent data",
+        use="as distance_correlation, with few examples",
+    ),
+    Measure(
+        "rsm_norm_difference",
+        rsm_norm_difference,
+        "Klabunde et al. 2025",
+        (0.0, math.inf),
+        "distance",
+        True,
+        _MOVED,
+        split_norm,
+        zero_channels=True,
+        title="RSM norm difference",
+        cost="n^2 (p + q) once, n^2 a pair",
+        bias="grows with n and with the scale of the data",
+        use="representations on one scale; changes within a training run",
+    ),
+)
