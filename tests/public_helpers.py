@@ -98,6 +98,7 @@ def right_arguments():
     )
     pixel_members = jax.tree.map(lambda leaf: leaf[None], pixels.member(jnp.ones(1)))
     special = {
+        "alignment.match": {"a": member, "b": member},
         "birkhoff.permutation_matrix": {"permutation": [1, 0]},
         "birkhoff.softsort": {"scores": np.arange(3.0), "tau": 0.5},
         "data.batches": {"arrays": (ANY,)},

@@ -77,12 +77,13 @@ class Symmetry:
     Attributes:
       spaces: dict from name to `Space`; spaces that permute parts come after those of their parts.
       points: dict from the name of a named value to the size of its last axis.
+      treedef, shapes: structure of the parameters, and dict from their paths to their shapes.
     """
 
     def __init__(
         self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], locations: dict
     ):
-        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, locations
+        self.spaces, self.treedef, self.points, self.shapes, self._at = spaces, treedef, points, shapes, locations
         self._families = {name: space.families for name, space in spaces.items() if space.families}
 
     def __repr__(self) -> str:
@@ -143,9 +144,9 @@ class Symmetry:
         """
         self._check(element)
         leaves, treedef = jax.tree.flatten(params)
-        if treedef != self.treedef or [jnp.shape(leaf) for leaf in leaves] != list(self._shapes.values()):
+        if treedef != self.treedef or [jnp.shape(leaf) for leaf in leaves] != list(self.shapes.values()):
             raise InputError("params: got another structure or other shapes, expected those given to discover")
-        leaves = dict(zip(self._shapes, leaves, strict=True))
+        leaves = dict(zip(self.shapes, leaves, strict=True))
         for parts in (True, False):  # parts first, then the spaces that permute them
             spaces_by_axis = defaultdict(list)
             for name in self.spaces:
