@@ -1,5 +1,6 @@
 """Alignment of networks by the elements of their symmetry."""
 
-from symjax.alignment.api import MatchInfo, match
+from symjax.alignment.api import match
+from symjax.alignment.task import MatchInfo
 
 __all__ = ["MatchInfo", "match"]

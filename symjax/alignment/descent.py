@@ -3,7 +3,6 @@
 from itertools import product
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from symjax.alignment.leaves import acts, apply, channels_of, inner, set_channels, squared
 
@@ -18,26 +17,40 @@ class Descent:
     space is a linear assignment (permutations, signs) or a polar decomposition (rotations) of the sum C of cross-grams
     of its axes. A step that does not increase <a, g b> is not taken, so the objective never increases.
 
+    With correlations F of features (`symjax.alignment.features`), the objective is |a - g b|^2 / (|a|^2 + |b|^2) plus
+    1 - sum <F, g> over the spaces, which is linear in each matrix likewise.
+
     Attributes:
       total: dict from space to its matrices (pairs, n, n). Those of a part that is permuted with others belong to the
         part's place in a.
     """
 
-    def __init__(self, blocks, a, b):
+    def __init__(self, blocks, a, b, features=None, weight=1.0):
         self.blocks, self.a, self.b = blocks, a, {path: leaf.copy() for path, leaf in b.items()}
-        self.pairs = len(next(iter(b.values())))
+        self.pairs, self.features = len(next(iter(b.values()))), dict(features or {})
         self.total = {
             space.name: np.broadcast_to(np.eye(space.size), (self.pairs, *2 * [space.size])).copy()
             for block in blocks
             for space in block.spaces
         }
         self.norm = squared(a) + squared(b)
+        self.weight = weight / np.maximum(self.norm, np.finfo(float).tiny) if features else np.ones(self.pairs)
         self.tied = [_is_tied(block) for block in blocks]
         self._unaligned = np.ones((len(blocks), self.pairs), bool)  # whether a step may gain
 
     def objective(self):
-        """Return |a - g b|^2 for each pair."""
-        return np.maximum(self.norm - 2 * inner(self.a, self.b), 0)
+        """Return the objective for each pair."""
+        return np.maximum(self.norm * self.weight + bool(self.features) - 2 * self._products(), 0)
+
+    def _products(self):
+        """Return what the steps maximize: half of what they reduce the objective by."""
+        correlations = sum(_traces(cross[0] + cross[1]) for cross in self.features.values())
+        return self.weight * inner(self.a, self.b) + correlations / 2
+
+    def reset(self, a):
+        """Replace a, to which b is aligned from now on."""
+        self.a, self._unaligned[:] = a, True
+        self.norm = squared(a) + squared(self.b)
 
     def start(self, rows):
         """Take one step for each block, of those whose parameters depend on few other blocks first.
@@ -55,6 +68,12 @@ class Descent:
             place = max(shares, key=lambda i: (shares[i][0], -i))
             block = waiting.pop(place)
             self._step(place, rows, shares[place][1] or block.paths, forced=True)
+
+    def act(self, element):
+        """Act on b by an element of permutations, {space: matrices (pairs, n, n)}."""
+        for block in self.blocks:
+            for space in block.spaces:
+                self._act(space, element[space.name], np.arange(self.pairs))
 
     def shuffle(self, rng, rows):
         """Act on b in the given pairs by random permutations."""
@@ -88,7 +107,7 @@ class Descent:
         rows, matrices = rows[better], matrices[better]
         if not len(rows):
             return rows
-        before = inner(self.a, self.b) if self.tied[place] and not forced else None
+        before = self._products() if self.tied[place] and not forced else None
         self._act(block.space, matrices, rows)
         for space, part in parts.items():
             self._act(space, part[better], rows)
@@ -101,8 +120,8 @@ class Descent:
 
     def _undo(self, space, matrices, rows, before):
         """Undo steps that lose: those of spaces on two dimensions of one parameter, whose gain is not linear."""
-        after = inner(self.a, self.b)
-        worse = after[rows] <= before[rows] + GAIN * self.norm[rows]
+        after = self._products()
+        worse = after[rows] <= before[rows] + GAIN * (self.norm * self.weight)[rows]
         self._act(space, matrices[worse].swapaxes(1, 2), rows[worse])
         return rows[~worse]
 
@@ -118,6 +137,10 @@ class Descent:
             for i, part in enumerate(parts):
                 self.total[part.name][rows] = moved[:, i]
         self.total[space.name][rows] = matrices @ self.total[space.name][rows]
+        if space.name in self.features:
+            entries = np.abs(matrices) if space.monomial else matrices
+            for cross, acting in zip(self.features[space.name], (entries, matrices), strict=True):
+                cross[rows] = cross[rows] @ acting.swapaxes(1, 2)
 
     def _families_of(self, space):
         return next((block.families for block in self.blocks if block.space is space), ())
@@ -131,6 +154,9 @@ class Descent:
                 right = channels_of(self.b[other.path], other, rows)
                 odd = first.compact == "signed_permutation" and axis.exponent % 2 == 1
                 cross[int(odd)] += left @ right.swapaxes(1, 2)
+        cross *= self.weight[rows, None, None]
+        if first.name in self.features:
+            cross += self.features[first.name][:, rows] / 2
         return cross
 
     def _parts_step(self, block, rows, paths):
@@ -183,6 +209,8 @@ def _solve(compact, cross):
 
     The entries of signed permutations count by their absolute values in cross[0].
     """
+    from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
+
     even, odd = cross
     if compact == "orthogonal":
         left, values, right = np.linalg.svd(even + odd)
@@ -205,3 +233,23 @@ def descend(descent: Descent, rng, max_sweeps: int):
         changed = descent.sweep(rng)
         objectives.append(descent.objective())
     return np.stack(objectives, 1), ~changed
+
+
+def element_of(blocks, total, to_a=None, to_b=None) -> dict[str, np.ndarray]:
+    """Return the elements that act by `to_b`, then by `total` of a `Descent`, then by the inverse of `to_a`."""
+    element = {}
+
+    def conjugated(matrices, target, source):
+        if source.balanced and to_a is not None:
+            matrices = np.linalg.solve(to_a[target.name], matrices) @ to_b[source.name]
+        return matrices
+
+    for block in blocks:
+        space = block.space
+        element[space.name] = conjugated(total[space.name], space, space)
+        places = total[space.name].argmax(1)  # in a, of each part of b
+        for family in block.families:
+            for j, part in enumerate(family):
+                options = [conjugated(total[target.name], target, part) for target in family]
+                element[part.name] = np.stack([options[i][row] for row, i in enumerate(places[:, j])])
+    return element

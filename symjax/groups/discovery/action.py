@@ -177,7 +177,7 @@ class Symmetry:
           InputError: unknown name, or the element changes the value by more than a matrix on its last axis.
         """
         self._check(element)
-        places = self._point(point)
+        places = self.places_at(point)
         full = jnp.eye(self.points[point], dtype=jnp.result_type(float))
         for name in self.spaces:  # parts first
             if name in element and name in places:
@@ -192,9 +192,13 @@ class Symmetry:
 
     def spaces_at(self, point: str) -> tuple[str, ...]:
         """Return the names of spaces whose channels lie on the last axis of a named value."""
-        return tuple(name for name, (positions, power) in self._point(point).items() if positions is not None)
+        return tuple(name for name, (positions, power) in self.places_at(point).items() if positions is not None)
 
-    def _point(self, point: str) -> dict:
+    def places_at(self, point: str) -> dict:
+        """Return {space: (positions, power)} for the spaces that change a named value.
+
+        `positions` (channels, positions of each) are on its last axis, and None if the channels are elsewhere.
+        """
         if point not in self.points:
             raise InputError(
                 f"point: got {point!r}, expected a named value of the function: {', '.join(self.points) or 'none'}"
