@@ -99,7 +99,7 @@ def right_arguments():
     pixel_members = jax.tree.map(lambda leaf: leaf[None], pixels.member(jnp.ones(1)))
     special = {
         "alignment.match": {"a": member, "b": member},
-        "alignment.element_stitches": {"a": member, "b": member, "element": {}, "at": "relu1"}
+        "alignment.element_stitches": {"a": member, "b": member, "element": {"relu1": np.eye(2)}, "at": "relu1"}
         | {
             part: (getattr(dataset, part).images / np.float32(255), getattr(dataset, part).labels)
             for part in ("train", "test")
@@ -238,6 +238,7 @@ COSTLY = (
     "training.train_epoch",
     "dynamics.class_correlations",
     "stitching.stitch",
+    "alignment.element_stitches",
     "zoo.train_accuracy",
     "zoo.train",
     "zoo.train_together",

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from symjax.alignment.inputs import symmetry_of
-from symjax.checks import short
+from symjax.checks import sequence, short
 from symjax.data import Split
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.network import Network
 from symjax.stitching import Family, FitConfig, Stitch, apply_stitch, evaluate_stitch, stitch
 from symjax.training.evaluation import pool_moments
@@ -66,10 +66,13 @@ def element_stitches(
     """
     if not isinstance(network, Network):
         raise InputError(f"network: got {short(network)}, expected a Network")
+    if not isinstance(element, Mapping) or not element:
+        raise InputError(f"element: got {short(element)}, expected matrices by name of space, as match returns them")
     symmetry = symmetry_of(network, a, train[0] if isinstance(train, (tuple, list)) and train else None)
     names = [point.name for point in network.points]
     if at is not None:
-        names = [names[network.index(point)] for point in ([at] if isinstance(at, (str, int)) else at)]
+        with renamed(point="at"):
+            names = [names[network.index(p)] for p in ([at] if isinstance(at, (str, int)) else sequence("at", at))]
     matrices = {}
     for name in names:
         try:
