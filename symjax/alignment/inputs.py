@@ -76,11 +76,11 @@ def checked_data(network: Any, method: str, data: Any) -> Any:
     inputs = data
     if method in ("straight_through", "sinkhorn"):
         if not (isinstance(data, (tuple, list)) and len(data) == 2):
-            raise InputError(f"data: got {short(data)}, expected (inputs, targets) for method {method!r}")
+            raise InputError(f"data: got a {type(data).__name__}, expected (inputs, targets) for method {method!r}")
         inputs = data[0]
     structure: Any = jax.tree.structure(network.example)
     if jax.tree.structure(inputs) != structure:
-        raise InputError(f"data: got {short(inputs)}, expected inputs as in the network's example")
+        raise InputError(f"data: got a {type(inputs).__name__}, expected inputs as in the network's example")
     data = jax.tree.map(np.asarray, data)
     for leaf, like in zip(jax.tree.leaves(inputs), jax.tree.leaves(network.example), strict=True):
         if np.shape(leaf)[1:] != like.shape[1:] or not len(leaf):

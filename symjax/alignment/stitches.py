@@ -65,7 +65,7 @@ def element_stitches(
       [['relu1', 'element', 0.0], ['relu1', 'identity', 100.0]]
     """
     if not isinstance(network, Network):
-        raise InputError(f"network: got {short(network)}, expected a Network")
+        raise InputError(f"network: got a {type(network).__name__}, expected a Network")
     if not isinstance(element, Mapping) or not element:
         raise InputError(f"element: got {short(element)}, expected matrices by name of space, as match returns them")
     symmetry = symmetry_of(network, a, train[0] if isinstance(train, (tuple, list)) and train else None)
