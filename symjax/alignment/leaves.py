@@ -5,6 +5,8 @@ Parameters are float64 NumPy arrays (pairs, *shape): on a host, batches of small
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,6 +32,12 @@ def _channels_first(leaf, axis):
     for dimension, i in axis.index:
         slices[dimension + 1] = slice(i, i + 1)
     return np.moveaxis(leaf[tuple(slices)], axis.axis + 1, 1)
+
+
+def on_host(tree):
+    """Return a pytree with NumPy arrays, which `Symmetry.act` handles without compilation; random keys stay."""
+    is_key = lambda leaf: jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf if is_key(leaf) else np.asarray(leaf), tree)
 
 
 def acts(space, axis) -> bool:

@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from symjax.alignment.balance import balance
 from symjax.alignment.descent import Descent, descend, element_of
 from symjax.alignment.features import correlations
 from symjax.alignment.gradients import Learner, Midpoint
-from symjax.alignment.leaves import channels_of
+from symjax.alignment.leaves import channels_of, on_host
 from symjax.alignment.spaces import Block
 from symjax.groups import Symmetry
 from symjax.spelling import one_line
@@ -112,7 +111,7 @@ class Task(NamedTuple):
         totals, objectives, converged = [], [], []
         for row, pair in enumerate(zip(members_a, members_b, strict=True)):
             balanced = [
-                self.symmetry.act(member, {name: jnp.asarray(matrices[row]) for name, matrices in to.items()})
+                self.symmetry.act(on_host(member), {name: matrices[row] for name, matrices in to.items()})
                 for member, to in zip(pair, (to_a, to_b), strict=True)
             ]
             learner = Learner(self.symmetry, self.blocks, *balanced, paths, midpoint)
