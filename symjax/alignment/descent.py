@@ -6,7 +6,7 @@ import numpy as np
 
 from symjax.alignment.leaves import acts, apply, channels_of, inner, set_channels, squared
 
-GAIN = 1e-12  # relative gain below which a step is rounding, or one of several equal optima
+GAIN = {"float32": 2e-7, "float64": 1e-12}  # relative gain below which a step is rounding, or one of equal optima
 
 
 class Descent:
@@ -27,6 +27,7 @@ class Descent:
 
     def __init__(self, blocks, a, b, features=None, weight=1.0):
         self.blocks, self.a, self.b = blocks, a, {path: leaf.copy() for path, leaf in b.items()}
+        self.precision = next(iter(b.values())).dtype
         self.pairs, self.features = len(next(iter(b.values()))), dict(features or {})
         self.total = {
             space.name: np.broadcast_to(np.eye(space.size), (self.pairs, *2 * [space.size])).copy()
@@ -103,7 +104,7 @@ class Descent:
             cross = self._cross(block.space, block.space, rows, paths)
             matrices, best = _solve(block.space.compact, cross)
             gain, scale = best - _traces(cross[0] + cross[1]), np.abs(cross).sum((0, 2, 3)) + 1e-300
-        better = np.ones(len(rows), bool) if forced else gain > GAIN * scale
+        better = np.ones(len(rows), bool) if forced else gain > GAIN[self.precision.name] * scale
         rows, matrices = rows[better], matrices[better]
         if not len(rows):
             return rows
@@ -121,7 +122,7 @@ class Descent:
     def _undo(self, space, matrices, rows, before):
         """Undo steps that lose: those of spaces on two dimensions of one parameter, whose gain is not linear."""
         after = self._products()
-        worse = after[rows] <= before[rows] + GAIN * (self.norm * self.weight)[rows]
+        worse = after[rows] <= before[rows] + GAIN[self.precision.name] * (self.norm * self.weight)[rows]
         self._act(space, matrices[worse].swapaxes(1, 2), rows[worse])
         return rows[~worse]
 

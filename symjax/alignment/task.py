@@ -51,12 +51,14 @@ class Task(NamedTuple):
     epochs: int
     loss: Callable | None
     data: Any
+    precision: Any
     rng: np.random.Generator
 
     def run(self, a, b, members_a, members_b):
         """Return elements and `MatchInfo` for dicts of (pairs, *shape), and the members themselves."""
         pairs = len(members_a)
         (to_a, converged_a), (to_b, converged_b) = balance(a, self.blocks), balance(b, self.blocks)
+        a, b = ({path: leaf.astype(self.precision) for path, leaf in tree.items()} for tree in (a, b))
         before, balanced_b = _cosines(self.blocks, a, b), b
         if self.method in LEARNED:
             total, objective, converged = self._learn(to_a, to_b, members_a, members_b, list(a))
