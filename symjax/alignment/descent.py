@@ -4,13 +4,13 @@ from itertools import product
 
 import numpy as np
 
-from symjax.alignment.leaves import acts, apply, channels_of, inner, set_channels, squared
+from symjax.alignment.leaves import acts, apply, channels_of, inner, permutation_of, set_channels, squared
 
 GAIN = {"float32": 2e-7, "float64": 1e-12}  # relative gain below which a step is rounding, or one of equal optima
 
 
 class Descent:
-    """Aligns parameters b to a, both dicts of (pairs, *shape), by permutations, signs and rotations.
+    """Aligns parameters b to a, both dicts of (pairs, *shape), by permutations, signs and rotations, in place.
 
     It minimizes |a - g b|^2 = |a|^2 + |b|^2 - 2 <a, g b>, since these matrices change no norms. The term <a, g b> is
     linear in the matrix of each space, as long as no parameter holds the space on two dimensions, so a step for one
@@ -26,7 +26,7 @@ class Descent:
     """
 
     def __init__(self, blocks, a, b, features=None, weight=1.0):
-        self.blocks, self.a, self.b = blocks, a, {path: leaf.copy() for path, leaf in b.items()}
+        self.blocks, self.a, self.b = blocks, a, b
         self.precision = next(iter(b.values())).dtype
         self.pairs, self.features = len(next(iter(b.values()))), dict(features or {})
         self.total = {
@@ -137,7 +137,12 @@ class Descent:
             moved = np.take_along_axis(moved, order[:, :, None, None], 1)
             for i, part in enumerate(parts):
                 self.total[part.name][rows] = moved[:, i]
-        self.total[space.name][rows] = matrices @ self.total[space.name][rows]
+        total = self.total[space.name]
+        if space.compact == "orthogonal":
+            total[rows] = matrices @ total[rows]
+        else:
+            order, entries = permutation_of(matrices)
+            total[rows] = entries * total[rows[:, None], order]
         if space.name in self.features:
             entries = np.abs(matrices) if space.monomial else matrices
             for cross, acting in zip(self.features[space.name], (entries, matrices), strict=True):

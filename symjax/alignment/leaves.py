@@ -45,17 +45,23 @@ def acts(space, axis) -> bool:
     return axis.exponent != 0 or space.monomial
 
 
+def permutation_of(matrices):
+    """Return the place (pairs, n) of the largest entry of each row, and these entries (pairs, n, 1)."""
+    order = np.abs(matrices).argmax(2)
+    return order, np.take_along_axis(matrices, order[:, :, None], 2)
+
+
 def apply(leaves, space, matrices, rows=slice(None)):
     """Multiply the space's channels by matrices (pairs, n, n), in place."""
     rows = np.arange(len(matrices)) if isinstance(rows, slice) else rows
+    order, entries = permutation_of(matrices)
+    unscaled = (entries == 1).all()
     for axis in space.axes:
         if acts(space, axis):
             values = channels_of(leaves[axis.path], axis, rows)
             if space.monomial:
-                order = np.abs(matrices).argmax(2)
-                entries = np.take_along_axis(matrices, order[:, :, None], 2)
-                values = np.take_along_axis(values, order[:, :, None], 1)
-                if axis.exponent and (entries != 1).any():
+                values = values[np.arange(len(rows))[:, None], order]
+                if axis.exponent and not unscaled:
                     values = entries**axis.exponent * values
             else:
                 acting = matrices if axis.exponent > 0 else np.linalg.inv(matrices).swapaxes(1, 2)
