@@ -36,7 +36,7 @@ class Descent:
         }
         self.norm = squared(a) + squared(b)
         self.weight = weight / np.maximum(self.norm, np.finfo(float).tiny) if features else np.ones(self.pairs)
-        self.tied = [_is_tied(block) for block in blocks]
+        self.tied = [_tied(block) for block in blocks]
         self._unaligned = np.ones((len(blocks), self.pairs), bool)  # whether a step may gain
 
     def objective(self):
@@ -63,7 +63,7 @@ class Descent:
             shares = {}
             for place, block in waiting.items():
                 others = [waiting[i].paths for i in waiting if i != place]
-                known = block.paths.difference(*others)
+                known = block.paths.difference(self.tied[place], *others)
                 size = {path: self.b[path][0].size for path in block.paths if np.ptp(self.b[path])}
                 shares[place] = sum(size.get(path, 0) for path in known) / max(sum(size.values()), 1), known
             place = max(shares, key=lambda i: (shares[i][0], -i))
@@ -201,9 +201,10 @@ def _set_zero(leaf, axis):
     set_channels(leaf, axis, rows, np.zeros_like(channels_of(leaf, axis, rows)))
 
 
-def _is_tied(block):
-    places = {(axis.path, axis.axis) for axis in block.space.axes}
-    return not block.families and len({path for path, _ in places}) < len(places)
+def _tied(block):
+    """Return the paths of parameters that hold the space on several dimensions, in which the objective is quadratic."""
+    places = [path for path, _ in {(axis.path, axis.axis) for axis in block.space.axes}]
+    return set() if block.families else {path for path in places if places.count(path) > 1}
 
 
 def _traces(matrices):
