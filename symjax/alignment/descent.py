@@ -1,11 +1,14 @@
 """Block coordinate descent over the spaces of a symmetry: exact assignments, signs and rotations."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 
 from symjax.alignment.leaves import acts, apply, channels_of, inner, permutation_of, set_channels, squared
 
+THREADED = 64  # channels from which an assignment takes longer than handing it to a thread
 GAIN = {"float32": 2e-7, "float64": 1e-12}  # relative gain below which a step is rounding, or one of equal optima
 
 
@@ -216,20 +219,28 @@ def _solve(compact, cross):
 
     The entries of signed permutations count by their absolute values in cross[0].
     """
-    from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
-
     even, odd = cross
     if compact == "orthogonal":
         left, values, right = np.linalg.svd(even + odd)
         return left @ right, values.sum(1)
     score = even + np.abs(odd) if compact == "signed_permutation" else even + odd
     matrices = np.zeros_like(score)
-    for matrix, one in zip(matrices, score, strict=True):
-        matrix[linear_sum_assignment(one, maximize=True)] = 1
+    matrices[np.arange(len(score))[:, None], np.arange(score.shape[1]), _assignments(score)] = 1
     best = (score * matrices).sum((1, 2))
     if compact == "signed_permutation":
         matrices *= np.where(odd < 0, -1, 1)
     return matrices, best
+
+
+def _assignments(score):
+    """Return the columns (pairs, n) with the largest sums. SciPy lets threads run while it assigns."""
+    from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
+
+    workers = min(len(score), os.cpu_count() or 1)
+    if workers < 2 or score.shape[1] < THREADED:
+        return np.array([linear_sum_assignment(one, maximize=True)[1] for one in score]).reshape(score.shape[:2])
+    with ThreadPoolExecutor(workers) as pool:
+        return np.array(list(pool.map(lambda one: linear_sum_assignment(one, maximize=True)[1], score)))
 
 
 def descend(descent: Descent, rng, max_sweeps: int):
