@@ -1,10 +1,10 @@
 """symjax: symmetries of neural networks and of their internal representations, in JAX.
 
 `__all__` lists the names of this module: measures of similarity, projections onto the Birkhoff polytope, and networks
-and their stitching. Other public names are in `symjax.activations`, `symjax.birkhoff`, `symjax.comparison`,
-`symjax.data`, `symjax.dissection`, `symjax.dynamics`, `symjax.extraction`, `symjax.flops`, `symjax.freezing`,
-`symjax.groups`, `symjax.models`, `symjax.network`, `symjax.ops.memory`, `symjax.ops.parallel`, `symjax.pairs`,
-`symjax.plots`, `symjax.projections`, `symjax.representations`, `symjax.rotation`, `symjax.similarity`,
+and their stitching. Other public names are in `symjax.activations`, `symjax.alignment`, `symjax.birkhoff`,
+`symjax.comparison`, `symjax.data`, `symjax.dissection`, `symjax.dynamics`, `symjax.extraction`, `symjax.flops`,
+`symjax.freezing`, `symjax.groups`, `symjax.models`, `symjax.network`, `symjax.ops.memory`, `symjax.ops.parallel`,
+`symjax.pairs`, `symjax.plots`, `symjax.projections`, `symjax.representations`, `symjax.rotation`, `symjax.similarity`,
 `symjax.stitching`, `symjax.training` and `symjax.zoo`. A wrong argument raises an `InputError` that names the argument.
 All other modules are internal and may change.
 """
@@ -218,8 +218,8 @@ __version__ = "0.2.0"
 # Imported when one of their names is first used, also after `from symjax import plots`: Flax, Matplotlib and pandas
 # take a second.
 _MODULES = (
-    "activations birkhoff comparison data dissection dynamics extraction flops freezing groups models network ops "
-    "pairs plots projections representations rotation similarity stitching training zoo"
+    "activations alignment birkhoff comparison data dissection dynamics extraction flops freezing groups models "
+    "network ops pairs plots projections representations rotation similarity stitching training zoo"
 ).split()
 _NAMES = {
     "Comparison": "comparison",

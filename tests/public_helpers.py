@@ -99,6 +99,12 @@ def right_arguments():
     )
     pixel_members = jax.tree.map(lambda leaf: leaf[None], pixels.member(jnp.ones(1)))
     special = {
+        "alignment.match": {"a": member, "b": member},
+        "alignment.element_stitches": {"a": member, "b": member, "element": {"relu1": np.eye(2)}, "at": "relu1"}
+        | {
+            part: (getattr(dataset, part).images / np.float32(255), getattr(dataset, part).labels)
+            for part in ("train", "test")
+        },
         "birkhoff.permutation_matrix": {"permutation": [1, 0]},
         "birkhoff.softsort": {"scores": np.arange(3.0), "tau": 0.5},
         "data.batches": {"arrays": (ANY,)},
@@ -250,6 +256,7 @@ COSTLY = (
     "training.train_epoch",
     "dynamics.class_correlations",
     "stitching.stitch",
+    "alignment.element_stitches",
     "zoo.train_accuracy",
     "zoo.train",
     "zoo.train_together",

@@ -21,6 +21,7 @@ pytestmark = [
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MADE = (  # classes that the library makes, or that hold whatever they are given
     *(
+        "alignment.MatchInfo",
         "birkhoff.ProjectionInfo",
         "birkhoff.SinkhornInfo",
         "comparison.Comparison",

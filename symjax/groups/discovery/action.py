@@ -77,12 +77,13 @@ class Symmetry:
     Attributes:
       spaces: dict from name to `Space`; spaces that permute parts come after those of their parts.
       points: dict from the name of a named value to the size of its last axis.
+      treedef, shapes: structure of the parameters, and dict from their paths to their shapes.
     """
 
     def __init__(
         self, spaces: dict[str, Space], treedef, shapes: dict[str, tuple], points: dict[str, int], locations: dict
     ):
-        self.spaces, self.treedef, self.points, self._shapes, self._at = spaces, treedef, points, shapes, locations
+        self.spaces, self.treedef, self.points, self.shapes, self._at = spaces, treedef, points, shapes, locations
         self._families = {name: space.families for name, space in spaces.items() if space.families}
 
     def __repr__(self) -> str:
@@ -143,9 +144,9 @@ class Symmetry:
         """
         self._check(element)
         leaves, treedef = jax.tree.flatten(params)
-        if treedef != self.treedef or [jnp.shape(leaf) for leaf in leaves] != list(self._shapes.values()):
+        if treedef != self.treedef or [jnp.shape(leaf) for leaf in leaves] != list(self.shapes.values()):
             raise InputError("params: got another structure or other shapes, expected those given to discover")
-        leaves = dict(zip(self._shapes, leaves, strict=True))
+        leaves = dict(zip(self.shapes, leaves, strict=True))
         for parts in (True, False):  # parts first, then the spaces that permute them
             spaces_by_axis = defaultdict(list)
             for name in self.spaces:
@@ -176,7 +177,7 @@ class Symmetry:
           InputError: unknown name, or the element changes the value by more than a matrix on its last axis.
         """
         self._check(element)
-        places = self._point(point)
+        places = self.places_at(point)
         full = jnp.eye(self.points[point], dtype=jnp.result_type(float))
         for name in self.spaces:  # parts first
             if name in element and name in places:
@@ -191,9 +192,13 @@ class Symmetry:
 
     def spaces_at(self, point: str) -> tuple[str, ...]:
         """Return the names of spaces whose channels lie on the last axis of a named value."""
-        return tuple(name for name, (positions, power) in self._point(point).items() if positions is not None)
+        return tuple(name for name, (positions, power) in self.places_at(point).items() if positions is not None)
 
-    def _point(self, point: str) -> dict:
+    def places_at(self, point: str) -> dict:
+        """Return {space: (positions, power)} for the spaces that change a named value.
+
+        `positions` (channels, positions of each) are on its last axis, and None if the channels are elsewhere.
+        """
         if point not in self.points:
             raise InputError(
                 f"point: got {point!r}, expected a named value of the function: {', '.join(self.points) or 'none'}"
