@@ -45,7 +45,17 @@ FIRST = {name: list(inspect.signature(f).parameters) for name, f in PUBLIC.items
 PAIRED = {name: f for name, f in PUBLIC.items() if FIRST[name][:2] == ["x", "y"] or FIRST[name][:3] == ["fn", "x", "y"]}
 BY_NAME = {  # those with a test of their own here
     *OF_MATRICES,
-    *("permutation_matrix", "softsort", "pca", "diagnose", "hsic", "pairwise", "error_bars", "permutation_test"),
+    *(
+        "permutation_matrix",
+        "softsort",
+        "pca",
+        "diagnose",
+        "hsic",
+        "pairwise",
+        "pairwise_batches",
+        "error_bars",
+        "permutation_test",
+    ),
     *("calibrate", "split_half_ceiling", "seed_ceiling", "group_test"),
     *("mean_over_pairs", "group_means", "save_stream", "load_stream", "mean_correlation", "mean_square_correlation"),
     "bartlett_test",  # see test_bartlett

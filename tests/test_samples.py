@@ -74,9 +74,11 @@ def test_every_measure_takes_masks(name):
     fn = similarity.MEASURES[name].fn
     x, y = soiled(TOKENS, MASK), soiled(OTHER, MASK)
     matrices = as_pair(x, y, "pool", MASK)
-    assert float(fn(x, y, samples="pool", mask=MASK)) == float(fn(*matrices))
-    pairs = pairwise({"a": x[None], "b": y[None]}, name, samples="pool", mask=MASK).values[0, 0, 1, 0]
-    np.testing.assert_allclose(pairs, fn(*matrices), atol=5e-6)
+    options = {"k": 3} if "k" in inspect.signature(fn).parameters else {}
+    value = float(fn(*matrices, **options))
+    assert float(fn(x, y, samples="pool", mask=MASK, **options)) == value
+    pairs = pairwise({"a": x[None], "b": y[None]}, name, samples="pool", mask=MASK, **options).values[0, 0, 1, 0]
+    np.testing.assert_allclose(pairs, value, atol=5e-6)
 
 
 def test_measures_that_take_samples_take_masks():
