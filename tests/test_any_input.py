@@ -56,7 +56,7 @@ BY_NAME = {  # those with a test of their own here
         "error_bars",
         "permutation_test",
     ),
-    *("calibrate", "split_half_ceiling", "seed_ceiling", "group_test"),
+    *("calibrate", "split_half_ceiling", "seed_ceiling", "group_test", "pairwise_batches"),
     *("mean_over_pairs", "group_means", "save_stream", "load_stream", "mean_correlation", "mean_square_correlation"),
     "bartlett_test",  # see test_bartlett
 }
