@@ -52,12 +52,13 @@ def over_batches(fn: Callable, members: PyTree, shared: PyTree) -> PyTree:
     return lax.fori_loop(0, count, step, jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes))
 
 
-def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], images: jax.Array, mean, std):
+def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch: tuple, mean, std):
     """Return per point and family the statistics of B on one batch of A's features, for each of a stack of stitches.
 
-    A network that needs a key gets the same one in all batches.
+    The batch is (images, labels). A network that needs a key gets the same one in all batches.
     """
-    fronts = carried_values(plan.junctions, plan.network, pair.a, normalize(images, mean, std))
+    images, labels = batch
+    fronts = carried_values(plan.junctions, plan.network, pair, normalize(images, mean, std), labels)
     key = jax.random.key(0) if plan.network_b.needs_key else None
 
     def statistics(point, carried, stitch):
@@ -74,12 +75,15 @@ class Scores(NamedTuple):
 
     score: jax.Array  # of the metric; by default the number of correctly classified examples
     loss: jax.Array
+    agreement: jax.Array | None = None  # with `FitConfig.agreement`: of the predicted classes with those of B alone
 
 
 def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
     """Return the scores of all stitches of each point on one batch; `stitches` and `stats` are per point and family."""
-    fronts = carried_values(plan.junctions, plan.network, pair.a, normalize(batch.images, mean, std))
+    images = normalize(batch.images, mean, std)
+    fronts = carried_values(plan.junctions, plan.network, pair, images, batch.labels)
     loss_of, metric = plan.config.loss or cross_entropy, plan.config.metric
+    own = jnp.argmax(plan.network_b.apply(pair.b, images), axis=-1) if plan.config.agreement else None
 
     def example_loss(output, target):
         example = jax.tree.map(lambda leaf: leaf[None], (output, target))
@@ -90,7 +94,8 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         tail = Member(pair.b.params, state)
         outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
         losses = jax.vmap(example_loss)(outputs, batch.labels)  # per example, since means exclude padding
-        return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask))
+        agreement = None if own is None else total_score(outputs, own, batch.mask)
+        return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask), agreement)
 
     scores = []
     for at, carried, point_stitches, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
@@ -176,7 +181,7 @@ def _mean_score(score: Callable, data: Batches, mean, std, metric) -> float:
 def _stitched_score(networks, points, metric, pair: Pair, stitch: Stitch, batch: Batches, mean, std):
     """Return the score of one stitch on one batch; compiled once for all stitches of a point."""
     at = junction(*networks, *points)
-    (carried,) = carried_values([at], networks[0], pair.a, normalize(batch.images, mean, std))
+    (carried,) = carried_values([at], networks[0], pair, normalize(batch.images, mean, std))
     outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, at.b, "inference")
     return total_score(outputs, batch.labels, batch.mask, metric)
 

@@ -1,0 +1,74 @@
+"""Tables of penalties, of agreement and of controls, from the rows of results.csv."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import pandas as pd
+
+from symjax.stitching.controls import DEFAULTS, RELATED, label
+from symjax.tables import interval_text, mean_and_deviation, mean_interval, with_both_layers
+
+
+def with_defaults(table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the columns `control` and `objective`."""
+    texts = {name: table[name].fillna(value) if name in table else value for name, value in DEFAULTS.items()}
+    return table.assign(**texts)
+
+
+def penalty_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
+    return _by_layer(table, lambda rows: mean_and_deviation(rows.penalty, 1))
+
+
+def agreement_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and standard deviation (n - 1) of the agreement with B over pairs, likewise."""
+    return _by_layer(table, lambda rows: mean_and_deviation(rows.agreement, 1))
+
+
+def gap_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the penalty of each control minus that of the related front, with 95 % intervals over pairs.
+
+    An interval is that of Student's t. It takes pairs as independent, although pairs can share networks.
+    """
+    return _by_layer(control_gaps(table), lambda rows: rows.gap.agg(partial(interval_text, digits=1)))
+
+
+def control_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of controls with `gap`: their penalty minus that of the related front of the same stitch."""
+    table = with_defaults(table)
+    key = [name for name in ("pair", "layer", "layer_b", "family", "objective") if name in table]
+    related = table[table.control == RELATED].set_index(key).penalty
+    controls = table[table.control != RELATED]
+    of_stitch = related.loc[pd.MultiIndex.from_frame(controls[key])].to_numpy()
+    return controls.assign(gap=controls.penalty.to_numpy() - of_stitch)
+
+
+def told_apart(table: pd.DataFrame) -> str:
+    """Return sentences on the families that tell the related front from every control, and on the others.
+
+    A control is told apart if the 95 % interval over pairs of its gap, the mean over layers, is above 0.
+    """
+    gaps, failures = control_gaps(table), {}
+    for (family, objective), rows in gaps.groupby(["family", "objective"], sort=False):
+        per_pair = rows.groupby(["control", "pair"], sort=False).gap.mean().groupby("control", sort=False)
+        failures[label(family, objective=objective)] = [
+            control for control, values in per_pair if not mean_interval(values)[1] > 0
+        ]
+    clear = [name for name, controls in failures.items() if not controls]
+    others = [f"{name} ({', '.join(controls)})" for name, controls in failures.items() if controls]
+    text = f"Every control costs more than the related front with {_listed(clear)}"
+    text += " (95 % intervals over pairs of the mean over layers)."
+    return f"{text} Not told from the related front: {_listed(others)}." if others else text
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "no family"
+
+
+def _by_layer(table: pd.DataFrame, entries: Callable) -> pd.DataFrame:
+    """Return entries of the rows grouped by stitch (`controls.label`) and layer: a row per stitch."""
+    table = with_both_layers(with_defaults(table))
+    names = zip(table.family, table.control, table.objective, strict=True)
+    table = table.assign(family=[label(*one) for one in names])
+    summary = entries(table.groupby(["family", "layer"], sort=False)).unstack("layer")
+    return summary[list(table.layer.unique())].loc[list(table.family.unique())].fillna("")
