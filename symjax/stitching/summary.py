@@ -15,6 +15,12 @@ def with_defaults(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**texts)
 
 
+def with_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with `controls.label` for the name of the family."""
+    columns = with_defaults(table)[["family", *DEFAULTS]]
+    return table.assign(family=[label(*names) for names in columns.itertuples(index=False, name=None)])
+
+
 def penalty_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
     return _by_layer(table, lambda rows: mean_and_deviation(rows.penalty, 1))
@@ -67,8 +73,6 @@ def _listed(names: Iterable[str]) -> str:
 
 def _by_layer(table: pd.DataFrame, entries: Callable) -> pd.DataFrame:
     """Return entries of the rows grouped by stitch (`controls.label`) and layer: a row per stitch."""
-    table = with_both_layers(with_defaults(table))
-    names = zip(table.family, table.control, table.objective, strict=True)
-    table = table.assign(family=[label(*one) for one in names])
+    table = with_labels(with_both_layers(table))
     summary = entries(table.groupby(["family", "layer"], sort=False)).unstack("layer")
     return summary[list(table.layer.unique())].loc[list(table.family.unique())].fillna("")
