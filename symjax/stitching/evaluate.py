@@ -19,7 +19,7 @@ from symjax.data import normalize, statistics
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops.parallel import concatenate, count_members, each_stack, take
-from symjax.stitching.junction import carried_values, junction, point_pair
+from symjax.stitching.junction import carried_values, each_tail, junction, point_pair
 from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Pair, Stitch, pad_factors, stitched_output
 from symjax.training.evaluation import Batches, pad_batches, pool_moments, total_score
@@ -64,10 +64,12 @@ def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch
     def statistics(point, carried, stitch):
         return stitched_output(plan.network_b, pair.b, carried, stitch, point, "moments", key=key)[1]
 
-    return [
-        each_stack(partial(statistics, at.b, carried), pad_factors(point_stitches), plan.execution)
-        for at, carried, point_stitches in zip(plan.junctions, fronts, stitches, strict=True)
-    ]
+    def of_tail(at, item):
+        carried, point_stitches = item
+        return each_stack(partial(statistics, at.b, carried), point_stitches, plan.execution)
+
+    items = list(zip(fronts, map(pad_factors, stitches), strict=True))
+    return each_tail(of_tail, plan.junctions, items, plan.execution)
 
 
 class Scores(NamedTuple):
@@ -97,11 +99,13 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         agreement = None if own is None else total_score(outputs, own, batch.mask)
         return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask), agreement)
 
-    scores = []
-    for at, carried, point_stitches, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
-        items = list(zip(pad_factors(point_stitches), states, strict=True))
-        scores.append(concatenate(each_stack(partial(score, at.b, carried), items, plan.execution)))
-    return scores
+    def of_tail(at, item):
+        carried, *stacks = item
+        pairs = list(zip(*stacks, strict=True))
+        return concatenate(each_stack(partial(score, at.b, carried), pairs, plan.execution))
+
+    items = list(zip(fronts, map(pad_factors, stitches), stats, strict=True))
+    return each_tail(of_tail, plan.junctions, items, plan.execution)
 
 
 def pool_statistics(results: list[list[list[PyTree]]]) -> list[list[PyTree]]:

@@ -18,7 +18,7 @@ from symjax.network.low_rank import materialize
 from symjax.ops.parallel import concatenate, each, each_stack
 from symjax.stitching.controls import MATCH, TASK
 from symjax.stitching.families import Family
-from symjax.stitching.junction import Junction, carried_values, paired_features
+from symjax.stitching.junction import Junction, carried_values, each_tail, paired_features
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.stitched import Pair, Stitch, low_rank, pad_factors, stitched_features, stitched_output
@@ -148,13 +148,20 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         fronts = carried_values(plan.junctions, plan.network, state.pair, images, targets)
         matched_points = {_matched_point(plan, at) for at in plan.junctions if at.objective != TASK}
         own = network_b.features(state.pair.b, images, sorted(matched_points)) if matched_points else {}
-        gradients, metrics = [], []
-        for junction, carried, point_params in zip(plan.junctions, fronts, params, strict=True):
+        gradients, metrics, items, vjps = [], [], [], []
+        for carried, point_params in zip(fronts, params, strict=True):
             (stitches, penalties), vjp = jax.vjp(partial(_stitches_and_penalties, plan, progress), point_params)
-            tail = partial(tail_gradient, junction, carried, targets, own, step_key)
-            results = each_stack(tail, stitches, plan.execution)
+            items.append((carried, stitches))
+            vjps.append((vjp, jax.tree.map(jnp.ones_like, penalties)))
+
+        def tail_gradients(at, item):
+            carried, stitches = item
+            return each_stack(partial(tail_gradient, at, carried, targets, own, step_key), stitches, plan.execution)
+
+        tails = each_tail(tail_gradients, plan.junctions, items, plan.execution)
+        for results, (vjp, ones) in zip(tails, vjps, strict=True):
             metrics.append(concatenate([(loss, score) for loss, score, _ in results]))
-            gradients += vjp(([gradient for *_, gradient in results], jax.tree.map(jnp.ones_like, penalties)))
+            gradients += vjp(([gradient for *_, gradient in results], ones))
         params, opt_state = _update(plan, run_progress, progress, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 

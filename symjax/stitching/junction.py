@@ -1,12 +1,14 @@
 """Junctions: the point of A's network and the point of B's network that a stitch connects."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
 from symjax.errors import InputError, renamed
 from symjax.network import Network, StitchPoint
+from symjax.ops.parallel import Execution, each_stack, take
 from symjax.similarity.alignment import enlarge
 from symjax.spelling import one_line
 from symjax.stitching.controls import NOISE, RELATED, TASK, WRONG_LAYER, Point, cluster_noise
@@ -247,6 +249,25 @@ def paired_features(
     return [
         (to_tail_input(j, features), features_b[j.tail.name]) for j, (features,) in zip(junctions, fronts, strict=True)
     ]
+
+
+def each_tail(
+    fn: Callable, junctions: Sequence[Junction], items: Sequence[PyTree], execution: Execution
+) -> list[PyTree]:
+    """Return `fn(junction, item)` of each; fronts of one tail run as one program if their items have equal types."""
+    groups: dict[tuple, list[int]] = {}
+    for i, at in enumerate(junctions):
+        groups.setdefault((at.b, at.objective), []).append(i)
+    results: list[PyTree] = [None] * len(junctions)
+    for indices in groups.values():
+        of_tail = partial(fn, junctions[indices[0]])
+        if len(indices) == 1:
+            results[indices[0]] = of_tail(items[indices[0]])
+            continue
+        stacks = [jax.tree.map(lambda leaf: leaf[None], items[i]) for i in indices]
+        for i, result in zip(indices, each_stack(of_tail, stacks, execution), strict=True):
+            results[i] = take(result, 0)
+    return results
 
 
 def _of_fronts(values: Callable, junctions: Sequence[Junction], pair, x: PyTree, classes) -> list[tuple]:
