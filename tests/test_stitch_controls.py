@@ -110,7 +110,7 @@ def test_losses_on_features_are_their_mean_squared_errors():
         assert (result.table.objective == loss).all() and result.curves.accuracy.isna().all()
         assert list(result.stitches) == [("relu1", f"full@{loss}"), ("relu2", f"full@{loss}")]
         for row in result.curves.itertuples():
-            assert row.loss == pytest.approx(expected[loss, row.layer], rel=1e-5)
+            assert row.loss == pytest.approx(float(expected[loss, row.layer]), rel=1e-5)
 
 
 def test_a_stitch_that_is_trained_to_match_recovers_the_planted_one():
@@ -210,7 +210,10 @@ def test_controls_and_losses_extend_a_folder_and_compute_nothing_twice(fake, tmp
         "penalty",
     ]
     assert "full@untrained@match" in summary["tables"][next(iter(summary["tables"]))]["index"]
-    assert "with" in summary["conclusion"] and "wrong layers of another width for matched" in summary["conclusion"]
+    assert (
+        " of 8 with full, " in summary["conclusion"]
+        and "wrong layers of another width for matched" in summary["conclusion"]
+    )
     member = trained()[1].member(0)
     pair = tuple(map(int, one.pair[0].split("-")))
     assert load_stitch(tmp_path / "at once", pair, "relu1", "full@noise@match", member.state)[0].matrix.ndim == 2
@@ -295,11 +298,14 @@ def test_gaps_have_intervals_over_pairs():
     assert gaps.relu1["full@noise"] == f"11.0 [{11 - reach:.1f}, {11 + reach:.1f}]"
     assert agreement_table(hand_made()).relu2["rank1@noise"] == "50.0 ± 0.0"
     text = told_apart(hand_made())
-    assert "with rank1 (95 %" in text and "front: full (untrained)." in text
+    assert text.endswith("above 0): 2 of 4 with full, 2 of 2 with rank1.")
+    better = hand_made().assign(penalty=lambda rows: rows.penalty.where(rows.control != "noise", -rows.penalty))
+    assert told_apart(better).endswith("0 of 4 with full (better: 2), 0 of 2 with rank1 (better: 2).")
 
 
 def test_controls_are_markers_at_the_bars():
     axes = penalties(hand_made()).axes[0]
+    assert "accuracy lost at each layer" in axes.get_title(loc="left")
     assert len(axes.patches) == 4 and {bar.get_height() for bar in axes.patches} == {2.0}
     noise, untrained = (np.ma.filled(points.get_offsets(), np.nan) for points in axes.collections[-2:])
     centres = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]

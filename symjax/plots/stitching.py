@@ -94,11 +94,14 @@ def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, p
         axes = grid[0, 0]
         related = table[control == "related"]
         centres = grouped_bars(axes, related, series="family", value="penalty", styles=styles)
-        for marker, (name, rows) in zip(itertools.cycle("ox^sDv"), table[control != "related"].groupby(control)):
+        controls = table[control != "related"].groupby(control)
+        for marker, (of_control, rows) in zip(itertools.cycle("ox^sDv"), controls, strict=False):
             means = rows.groupby(["family", "layer"]).penalty.agg(mean).unstack()
             means = means.reindex(list(centres)).reindex(columns=list(related.layer.unique()))
             style = {"marker": marker, "s": 9, "color": "#222222", "linewidth": 0.7, "zorder": 3}
-            axes.scatter(np.concatenate(list(centres.values())), means.to_numpy().ravel(), label=str(name), **style)
+            axes.scatter(
+                np.concatenate(list(centres.values())), means.to_numpy().ravel(), label=str(of_control), **style
+            )
         axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()
         over = f"mean and standard deviation over {pairs} pairs" if pairs > 1 else "one pair"
