@@ -11,14 +11,24 @@ from typing import Annotated
 import tyro
 
 from experiments.command import run_command
+from experiments.controls import Comparison, parse_losses
 from experiments.registry import Experiment, PublishedTable
 from experiments.stitch_settings import StitchSettings
 from experiments.summary import Summary
 from experiments.sweeps import sweep
 from symjax import plots
 from symjax.stitching import parse_families
+from symjax.stitching.controls import RELATED, TASK
 from symjax.stitching.families import family_help
 from symjax.stitching.results import StitchResults
+from symjax.stitching.summary import (
+    agreement_table,
+    gap_table,
+    penalty_table,
+    told_apart,
+    with_defaults,
+    with_labels,
+)
 from symjax.tables import mean
 
 EVERY_FAMILY = (
@@ -46,13 +56,32 @@ EXPERIMENT = Experiment(
 @dataclasses.dataclass(frozen=True)
 class Settings(StitchSettings):
     families: Annotated[str, tyro.conf.arg(help=f"Stitch families: {family_help()}.")] = EVERY_FAMILY
+    controls: bool = False
+    """Also stitch fronts that are not related to the tail: untrained ones, those of another layer, noise around a
+    centre for each class, and fronts trained on permuted labels. The zoo of the last ones is beside the zoo, with
+    -permuted-labels appended to its name. Results then have the agreement with the predictions of the network of the
+    tail."""
+    loss: str = "task"
+    """Comma-separated losses of the stitches: task; match, the mean squared error of the features at the point; or
+    penultimate, that of the features at the last point, which follow from the stitched ones."""
 
 
 def main(settings: Settings) -> Summary:
-    with sweep(settings, parse_families(settings.families), "stitch") as result:
+    comparison = Comparison(settings.controls, parse_losses(settings.loss))
+    with sweep(settings, parse_families(settings.families), "stitch", comparison) as result:
         plots.penalties(result.table, result.folder / "penalties")
-        figures = ["penalties"] + ["curves"] * (plots.curves(result.curves, result.folder / "curves") is not None)
-        means = result.table.groupby("family", sort=False).penalty.agg(mean).sort_values()
+        curves = with_defaults(result.curves).query(f"control == {RELATED!r} and objective == {TASK!r}")
+        figures = ["penalties"] + ["curves"] * (plots.curves(curves, result.folder / "curves") is not None)
+        related = with_labels(with_defaults(result.table).query(f"control == {RELATED!r}"))
+        means = related.groupby("family", sort=False).penalty.agg(mean).sort_values()
+        tables = {f"stitching penalty in percentage points, {result.over_pairs}": penalty_table(result.table)}
+        if not comparison.is_default:
+            tables[f"agreement with the predictions of B in percent, {result.over_pairs}"] = agreement_table(
+                result.table
+            )
+        if comparison.controls:
+            caption = "penalty of controls minus that of the related front, mean and 95 % interval over pairs"
+            tables[caption] = gap_table(result.table)
         return Summary(
             result.folder,
             result.title,
@@ -60,8 +89,9 @@ def main(settings: Settings) -> Summary:
                 "Over all layers the penalty is "
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
+                + (f" {told_apart(result.table)}" if comparison.controls else "")
             ),
-            {f"stitching penalty in percentage points, {result.over_pairs}": StitchResults.summary(result.table)},
+            tables,
             tuple(figures),
         )
 

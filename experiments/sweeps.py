@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from experiments import dry_run
+from experiments.controls import NOTHING, Comparison, control_fronts, front_seeds, other_labels
 from experiments.folders import ACCURACY, ACCURACY_B, clean_accuracy, diverged, run_folder
 from experiments.settings import zoo_folder
 from experiments.stitch_settings import StitchSettings
@@ -20,7 +21,7 @@ from symjax.data import Dataset
 from symjax.errors import InputError, renamed
 from symjax.flops import segment_flops
 from symjax.network import Network
-from symjax.ops import files, hosts, parallel, runs
+from symjax.ops import hosts, parallel, runs
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import Schema
 from symjax.stitching import FitConfig, PairResult, Plan, Sweep, check_plan, memory_budget
@@ -87,7 +88,9 @@ class Side(NamedTuple):
 
 
 @contextlib.contextmanager
-def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> Iterator[SweepResult]:
+def sweep(
+    settings: StitchSettings, families: tuple[Family, ...], kind: str, comparison: Comparison = NOTHING
+) -> Iterator[SweepResult]:
     """Train the requested stitches that the run folder lacks, and missing members of the zoo before.
 
     All flags are checked before anything is trained.
@@ -96,12 +99,13 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
       settings: settings of the command.
       families: families of stitches, which train together.
       kind: name of the command, and kind of its run folder.
+      comparison: controls and losses. Those besides the defaults have a run folder of their own, with agreement.
 
     Raises:
       InputError: invalid settings, or a folder of another configuration.
     """
     config, config_b, seeds = settings.zoo_config(), settings.zoo_config_b(), settings.parse_seeds()
-    fit_config = settings.fit_config(config.recipe)
+    fit_config = dataclasses.replace(settings.fit_config(config.recipe), agreement=not comparison.is_default)
     between = config_b is not None
     pairs, seeds = settings.part_of_pairs(settings.draw_pairs(seeds, between), seeds)
     dataset, limit = settings.load_dataset(), settings.memory_limit
@@ -111,6 +115,15 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
         sides = _two_sides(fronts, config_b, settings, dataset, pairs)
     plan, left_out = _plan(sides[0].network, sides[-1].network, settings.layers, families, fit_config)
     check_plan(plan, dataset)
+    comparison.check(dataset)
+    plan, left_out = comparison.add_to(plan, left_out)
+    for part in plan.parts():
+        check_plan(part, dataset)
+    permuted = []
+    if comparison.controls:
+        other_config, other_folder = other_labels(config, fronts.folder)
+        permuted = [fronts._replace(config=other_config, seeds=front_seeds(pairs), folder=other_folder)]
+        runs.check_folder(other_folder, "zoo", other_config.document(dataset))
 
     document = {"zoo": config.identity(dataset), "fit": fit_config.to_json(), "pair_seed": settings.pair_seed}
     document |= {"zoo_b": config_b.identity(dataset)} if between else {}
@@ -120,10 +133,10 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     model = " to ".join(side.config.model_name for side in sides)
 
     def phases() -> list[dry_run.Phase]:
-        names = ("members to train", "members of B to train")
+        names = [*("members to train", "members of B to train")[: len(sides)], "members on permuted labels to train"]
         training = [
             dry_run.zoo_phase(side.config, dataset, side.seeds, side.folder, limit, name=name)
-            for side, name in zip(sides, names, strict=False)
+            for side, name in zip(sides + permuted, names, strict=False)
         ]
         return [*training, stitch_phase(sides, dataset, plan, pairs, out.path, limit)]
 
@@ -131,10 +144,15 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
     if left_out and hosts.is_first():
         print(left_out, file=sys.stderr)
     zoos = [settings.train_zoo(side.config, dataset, side.folder, seeds=side.seeds) for side in sides]
+    controls = {}
+    for side in permuted:
+        other = settings.train_zoo(side.config, dataset, side.folder, seeds=side.seeds)
+        _require_finite(other, other.validation_accuracy, side.folder)
+        controls = {"controls": partial(control_fronts, fronts.network, other)}
     with out.open() as folder:
         results = StitchResults(folder)
         if hosts.is_first():
-            layers = [":".join(junction.layers) for junction in plan.junctions]
+            layers = list(dict.fromkeys(":".join(junction.layers) for junction in plan.junctions))
             results.record(seeds=seeds, pairs=pairs, layers=layers, families=[f.label for f in plan.families])
         clean = [
             _clean_accuracies(folder, members, dataset, limit, side.folder, schema)
@@ -152,7 +170,7 @@ def sweep(settings: StitchSettings, families: tuple[Family, ...], kind: str) -> 
                 parts, _ = memory_budget.split_to_fit(missing_plan, dataset, limit)
             for part in parts:
                 part_sweep = Sweep(part, dataset, num_pairs=len(own_pairs))
-                for result in _run(kind, part_sweep, zoos, own_pairs, settings.pair_seed):
+                for result in _run(kind, part_sweep, zoos, own_pairs, settings.pair_seed, **controls):
                     results.add(result, *clean, **({"networks": names} if between else {}))
         hosts.check_complete("stitches are done", lambda: results.missing(pairs, plan), _to_json)
         hosts.continue_on_first("stitches")
@@ -184,8 +202,8 @@ def _two_sides(
 
 def _plan(
     network: Network, network_b: Network, layers: str, families: Sequence[Family], config: FitConfig
-) -> tuple[Plan, str]:
-    """Return the plan of what can be stitched, and a sentence that names what is left out.
+) -> tuple[Plan, list[str]]:
+    """Return the plan of what can be stitched, and what is left out.
 
     Families of square matrices are left out if widths differ at some point. Of the points of `layers="all"` those are
     left out that cannot be stitched.
@@ -205,7 +223,7 @@ def _plan(
     stitched = {junction.front.name for junction in plan.junctions}
     if layers == "all" and (rest := [p.name for p in network.points if p.name in names_b and p.name not in stitched]):
         left_out.append(f"{', '.join(rest)}, where what crosses differs")
-    return plan, f"Left out: {'; '.join(left_out)}." if left_out else ""
+    return plan, left_out
 
 
 def _with_layer_pairs(table: pd.DataFrame) -> pd.DataFrame:
@@ -240,9 +258,7 @@ def stitch_phase(
     limit: float | None,
 ) -> dry_run.Phase:
     """Return the phase of a dry run in which missing stitches are trained."""
-    missing = {plan: list(pairs)}
-    if (folder / files.CONFIG).exists():
-        missing = StitchResults(folder).missing(pairs, plan)
+    missing = StitchResults(folder).missing(pairs, plan)
     # Operations are counted on unmodified convolutions, as those of the zoo are.
     segments = [segment_flops(side.network, dataset.train.images.shape[1:]) for side in (sides[0], sides[-1])]
     flops = sum(
@@ -252,7 +268,9 @@ def stitch_phase(
     to_do = len({pair for part_pairs in missing.values() for pair in part_pairs})
     if not to_do:
         return dry_run.Phase("pairs to stitch", 0, len(pairs), 0.0)
-    _, memory = memory_budget.split_to_fit(plan, dataset, math.inf if limit is None else limit)
+    limit = math.inf if limit is None else limit
+    estimates = [memory_budget.split_to_fit(part, dataset, limit)[1] for part in plan.parts()]
+    memory = max(estimates, key=lambda one: one.bytes_for(1))
     return dry_run.Phase("pairs to stitch", to_do, len(pairs) - to_do, flops, memory, 1, divisible=True)
 
 
@@ -261,7 +279,7 @@ def _to_json(missing: dict[Plan, list[tuple[int, int]]]) -> list:
     return [[part.points, [family.label for family in part.families], pairs] for part, pairs in missing.items()]
 
 
-def _run(kind: str, sweep: Sweep, zoos: Sequence[Zoo], pairs, seed: int) -> Iterator[PairResult]:
+def _run(kind: str, sweep: Sweep, zoos: Sequence[Zoo], pairs, seed: int, **controls) -> Iterator[PairResult]:
     """Run a sweep with progress bars."""
     groups = -(-len(pairs) // sweep.group_size)
     epochs = sweep.plan.config.epochs if sweep.plan.trained else 0
@@ -276,5 +294,5 @@ def _run(kind: str, sweep: Sweep, zoos: Sequence[Zoo], pairs, seed: int) -> Iter
                 bar.set_postfix({name: f"{value:.3f}" for name, value in metrics.items()}, refresh=False)
             bar.update()
 
-        callbacks = {"on_epoch": partial(update, training), "on_evaluation": partial(update, evaluation)}
-        yield from sweep.run(zoos[0].member, pairs, member_b=zoos[-1].member, seed=seed, **callbacks)
+        options = {"on_epoch": partial(update, training), "on_evaluation": partial(update, evaluation), **controls}
+        yield from sweep.run(zoos[0].member, pairs, member_b=zoos[-1].member, seed=seed, **options)

@@ -14,7 +14,9 @@ import experiments.sweeps
 from experiments.command import run_command
 from symjax.ops import files
 from symjax.stitching import PairResult, Stitch
+from symjax.stitching.controls import label
 from symjax.stitching.results import KEY, ROWS
+from symjax.stitching.sweep import CURVE_COLUMNS
 
 FAMILIES = ["--families", "full,matched,rank1", "--stitch-epochs", "2"]
 
@@ -44,7 +46,7 @@ class FakeSweep:
     def __init__(self, plan, dataset, *, num_pairs):
         self.plan = plan
 
-    def run(self, member, pairs, *, member_b, seed, on_epoch, on_evaluation):
+    def run(self, member, pairs, *, member_b, seed, on_epoch, on_evaluation, controls=None):
         for pair in pairs:
             if pair == FakeSweep.fail_at:
                 raise KeyboardInterrupt
@@ -52,18 +54,20 @@ class FakeSweep:
             for junction in self.plan.junctions:
                 columns, layers = junction.columns, junction.layers
                 for family in self.plan.families:
-                    FakeSweep.requested.append((pair, layers[0], family.label))
-                    rng = np.random.RandomState(zlib.crc32(f"{pair}{''.join(layers)}{family.label}".encode()))
-                    stitches[*layers, family.label] = (
+                    name = label(family.label, junction.control, junction.objective)
+                    FakeSweep.requested.append((pair, layers[0], name))
+                    rng = np.random.RandomState(zlib.crc32(f"{pair}{''.join(layers)}{name}".encode()))
+                    stitches[*layers, name] = (
                         Stitch(rng.randn(*junction.shape).astype(np.float32), np.zeros(junction.shape[0], np.float32)),
                         jax.tree.map(np.asarray, member_b(pair[1]).state),
                     )
                     row = columns | {"family": family.label}
                     row |= {"hyperparameter": family.hyperparameter, "start": family.start, "sparsity": 0.0}
                     row |= {"learning_rate": 0.01 if family.trains else None}
+                    row |= {"agreement": 100 * rng.rand()} if self.plan.config.agreement else {}
                     rows.append(row | {"stitched_accuracy": 100 * rng.rand(), "val_accuracy": 100 * rng.rand()})
                     if family.trains:
-                        curve = {name: columns[name] for name in ("layer", "layer_b") if name in columns}
+                        curve = {name: columns[name] for name in CURVE_COLUMNS if name in columns}
                         curve |= {"family": family.label, "learning_rate": 0.01}
                         curves += [curve | {"epoch": e, "loss": rng.rand(), "accuracy": rng.rand()} for e in (1, 2)]
             on_epoch({"loss": 0.0, "accuracy": 0.0})

@@ -177,7 +177,7 @@ def test_only_selected_stitches_are_evaluated_on_the_test_split(swept, sweep, mo
 
     def spy(self, pairs, stitches, stats, batches, on_evaluation):
         actual = accuracy(self, pairs, stitches, stats, batches, on_evaluation)
-        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), actual))
+        calls.append((batches, sum(stitch.matrix.shape[1] for stitch in stitches[0]), actual[0]))
         return actual
 
     monkeypatch.setattr(SweepShard, "_accuracy", spy)

@@ -340,19 +340,21 @@ class Network(Traced):
         trace, name = self._trace("inference", None, member, x), self._name(point)
         return self._run(trace, trace.data, (self._activation_input(trace, name),), jax.tree.leaves(x), member)[0]
 
-    def between(self, member: Member, values: Sequence[Any], start: int, stop: int) -> tuple[jax.Array, ...]:
+    def between(
+        self, member: Member, values: Sequence[Any], start: int, stop: int, *, mode: Mode = "inference", key=None
+    ) -> tuple[jax.Array, ...]:
         """Return the values that cross a split at point number `stop`, given those that cross at number `start`.
 
-        Number -1 is the input; the number of points is the output.
+        Number -1 is the input; the number of points is the output. `mode` and `key` are as in `apply`.
         """
         if start < 0:
             x = jax.tree.unflatten(jax.tree.structure(self.example), [shape_of(value) for value in values])
-            trace = self._trace("inference", None, member, x)
+            trace = self._trace(mode, key, member, x)
         else:
-            trace = self._trace_behind("inference", None, member, values, self._name(start))
+            trace = self._trace_behind(mode, key, member, values, self._name(start))
         inputs = trace.data if start < 0 else trace.carried(self._name(start))
         outputs = trace.outputs if stop >= len(self.points) else trace.carried(self._name(stop))
-        return tuple(self._run(trace, tuple(inputs), tuple(outputs), values, member))
+        return tuple(self._run(trace, tuple(inputs), tuple(outputs), values, member, key))
 
     def read_by_front(self, point: str | int) -> frozenset[str]:
         """Return the paths of the leaves of a member that the front up to `point` reads, in mode "inference"."""

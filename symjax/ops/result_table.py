@@ -9,7 +9,7 @@ Processes write separate files: the first process `PART.NAME.csv`, process 2 `PA
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -34,6 +34,8 @@ class Schema:
       part: the columns of the key that identify the part of a row; without them the table has one file.
       order: the columns by which the table is sorted, stably; by default those of the key.
       recomputable: whether rows with one key can differ by rounding between folders; `merge` then takes the first one.
+      optional: further columns of the key, of texts, with their defaults. Files have them unless all rows have the
+        default.
     """
 
     name: str
@@ -42,11 +44,27 @@ class Schema:
     part: tuple[str, ...] = ()
     order: tuple[str, ...] | None = None
     recomputable: bool = False
+    optional: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def required(self) -> tuple[str, ...]:
         """All columns that every row has."""
         return *self.key, *self.columns
+
+    @property
+    def full_key(self) -> list[str]:
+        """The columns that identify a row, with the optional ones."""
+        return [*self.key, *self.optional]
+
+    def filled(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return rows with all optional columns."""
+        texts = {name: rows[name].fillna(value) if name in rows else value for name, value in self.optional.items()}
+        return rows.assign(**texts)
+
+    def reduced(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return rows without the optional columns in which all have the default."""
+        given = [name for name, value in self.optional.items() if name in rows and (rows[name] == value).all()]
+        return rows.drop(columns=given)
 
 
 class ResultTable:
@@ -87,7 +105,8 @@ class ResultTable:
         rows = self.rows()
         positions = positions.reindex(pd.MultiIndex.from_frame(rows[columns])).to_numpy()
         chosen = np.flatnonzero(~np.isnan(positions))
-        return rows.iloc[chosen[np.argsort(positions[chosen], kind="stable")]].reset_index(drop=True)
+        rows = rows.iloc[chosen[np.argsort(positions[chosen], kind="stable")]].reset_index(drop=True)
+        return self.schema.reduced(rows)
 
     def add(self, rows: pd.DataFrame) -> None:
         """Add rows; a row replaces an older one of the same key. Call `assemble` afterwards.
@@ -95,16 +114,16 @@ class ResultTable:
         Add details of the rows of another table (learning curves) before these rows, so that a row exists only if its
         details exist.
         """
-        for path, group in self._by_file(rows):
+        for path, group in self._by_file(self.schema.filled(rows)):
             frames = [self._read([path]), group] if path.exists() else [group]
-            self._write(path, pd.concat(frames, ignore_index=True).drop_duplicates(list(self.schema.key), keep="last"))
+            self._write(path, pd.concat(frames, ignore_index=True).drop_duplicates(self.schema.full_key, keep="last"))
 
     def assemble(self) -> None:
         """Write the whole table from its parts, in the first process."""
         if self.schema.part and hosts.is_first():
             rows = self.rows()
             if len(rows) or self.path.exists():
-                files.write_csv(self.path, rows)
+                files.write_csv(self.path, self.schema.reduced(rows))
 
     def merge(self, folders: Sequence[Path], *, details_of: Schema | None = None) -> int:
         """Write the rows of the same table in all `folders`, which include this one; return the number of rows.
@@ -119,7 +138,7 @@ class ResultTable:
         """
         tables = {folder: ResultTable(folder, self.schema).rows() for folder in folders}
         if details_of is not None:
-            key = list(details_of.key)
+            key = details_of.full_key
             owners = pd.concat([ResultTable(folder, details_of).rows()[key] for folder in folders])
             owners = pd.MultiIndex.from_frame(owners)
             tables = {f: rows[pd.MultiIndex.from_frame(rows[key]).isin(owners)] for f, rows in tables.items()}
@@ -156,15 +175,17 @@ class ResultTable:
     def _write(self, path: Path, rows: pd.DataFrame) -> None:
         if self.schema.part:
             files.make_folder(path.parent)
-        files.write_csv(path, self._ordered(rows))
+        files.write_csv(path, self._ordered(self.schema.reduced(rows)))
 
     def _read(self, paths: Iterable[Path]) -> pd.DataFrame:
         schema = self.schema
-        frames = [files.read_csv(path, schema.required, dtype=schema.key) for path in paths]
+        types = {**schema.key, **dict.fromkeys(schema.optional, str)}
+        frames = [schema.filled(files.read_csv(path, schema.required, dtype=types)) for path in paths]
         if not frames:
-            return pd.DataFrame({name: pd.Series(dtype=schema.key.get(name)) for name in schema.required})
+            columns = (*schema.required, *schema.optional)
+            return pd.DataFrame({name: pd.Series(dtype=types.get(name)) for name in columns})
         # Details can be duplicate: another process writes them again if their process stopped before it added the rows.
-        return self._ordered(pd.concat(frames, ignore_index=True).drop_duplicates(list(schema.key)))
+        return self._ordered(pd.concat(frames, ignore_index=True).drop_duplicates(schema.full_key))
 
     def _ordered(self, rows: pd.DataFrame) -> pd.DataFrame:
         order = list(self.schema.key if self.schema.order is None else self.schema.order)
@@ -175,7 +196,7 @@ def _unique_rows(tables: Mapping[Path, pd.DataFrame], schema: Schema) -> pd.Data
     """Return the rows of all tables without duplicates; raise an InputError if two rows of one key differ."""
     if not tables:
         return pd.DataFrame(columns=list(schema.required))
-    key = list(schema.key)
+    key = schema.full_key
     rows = pd.concat([table.assign(**{_FOLDER: str(folder)}) for folder, table in tables.items()], ignore_index=True)
     if schema.recomputable:
         rows = rows.drop_duplicates(key)

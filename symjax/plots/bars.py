@@ -12,7 +12,7 @@ from symjax.tables import mean
 
 def grouped_bars(
     axes: Axes, table: pd.DataFrame, *, series: str, value: str, styles: Mapping[str, tuple[str, Any]]
-) -> None:
+) -> dict[str, np.ndarray]:
     """Draw a group of bars per layer and a bar per series: the mean of its rows with standard deviation (n - 1).
 
     There are no error bars if every bar has a single row. A group with a NaN has no bar (seaborn would ignore the NaN).
@@ -23,15 +23,19 @@ def grouped_bars(
       series: name of the column of series.
       value: name of the column of values.
       styles: {series: (label, colour)}.
+
+    Returns:
+      {series: the centres of its bars, in the order of the layers}.
     """
     layers, names = list(table.layer.unique()), list(table[series].unique())
     grouped = table.groupby([series, "layer"])[value]
     means, deviation = grouped.agg(mean).unstack(), grouped.std().fillna(0).unstack()
-    width, positions = 0.86 / len(names), np.arange(len(layers))
+    width, positions, centres = 0.86 / len(names), np.arange(len(layers)), {}
     for i, name in enumerate(names):
         label, colour = styles[name]
+        centres[name] = positions + (i - (len(names) - 1) / 2) * width
         axes.bar(
-            positions + (i - (len(names) - 1) / 2) * width,
+            centres[name],
             means.loc[name, layers],
             width=0.92 * width,
             yerr=deviation.loc[name, layers] if (grouped.size() > 1).any() else None,
@@ -44,6 +48,7 @@ def grouped_bars(
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.55, len(layers) - 0.45)
     axes.yaxis.grid(True, color="#dddddd", linewidth=0.6)
+    return centres
 
 
 def bars_width(layers: int, series: int) -> float:

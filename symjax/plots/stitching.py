@@ -1,5 +1,7 @@
 """Stitching penalties as grouped bars, and learning curves."""
 
+import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,33 +26,36 @@ def family_styles(families: list[str]) -> dict[str, tuple[str, tuple]]:
     Variants (lasso:0.1, lasso:1) have the same hue and different lightness. Labels of families that are not registered,
     or have no colour, have colours of a neutral palette.
     """
-    registered = {label: OTHER_STYLES.get(label) or _registered_style(label) for label in families}
+    registered = {label: OTHER_STYLES.get(label) or _registered_style(*label.split("@")) for label in families}
     spare = iter(palette("husl", len(families)) if any(colour is None for _, colour in registered.values()) else ())
     styles: dict[str, tuple[str, tuple]] = {}
     variants: dict[tuple, int] = {}
     for label, (name, colour) in registered.items():
         colour = matplotlib.colors.to_rgb(next(spare) if colour is None else colour)
-        kind = label.partition(":")[0], colour
+        kind = re.split("[:@]", label)[0], colour
         count = variants[kind] = variants.get(kind, -1) + 1
         styles[label] = (name, tuple(np.asarray(colour) + (1 - np.asarray(colour)) * min(0.15 * count, 0.75)))
     return styles
 
 
-def _registered_style(label: str) -> tuple[str, str | None]:
-    """Return the name and the colour of a family, or its label and None."""
+def _registered_style(label: str, objective: str = "") -> tuple[str, str | None]:
+    """Return the name and the colour of a family, or its label and None; `objective` is appended to the name."""
     from symjax.stitching.families import find_family  # here: importing all of stitching takes seconds
 
     family, number = find_family(label) or (None, "")
+    suffix = f" ({objective})" if objective else ""
     if family is None:
-        return label, None
+        return label + suffix, None
     colour = family.colour
     if isinstance(colour, Mapping):
         colour = colour.get(float(number or family.default()))
-    return f"{family.title} {number}".strip(), colour
+    return f"{family.title} {number}".strip() + suffix, colour
 
 
 def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, percent: bool = True) -> Figure:
     """Draw grouped bars: the mean penalty of each layer and family over pairs, with standard deviation (n - 1).
+
+    Controls are markers at the bars of their families, at the mean penalty. Each objective has bars of its own.
 
     Args:
       table: rows as in results.csv; layers and families are drawn in the order of the rows.
@@ -75,14 +80,28 @@ def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, p
     unit, name = ("percentage points", "accuracy") if flag("percent", percent) else ("score", "score")
     check_table(path, table, "pair layer family starred", "penalty clean_accuracy")
     table = with_both_layers(table)
+    if "objective" in table:
+        other = table.objective != "task"
+        table = table.assign(family=table.family.where(~other, table.family + "@" + table.objective))
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = family_styles(list(table.family.unique()))
+    table = table.assign(layer=table.layer.map(names))
+    control = table.control if "control" in table else pd.Series("related", table.index)
     clean = f"{mean(table.clean_accuracy):{'.1f' if percent else '.3g'}}{' %' * percent}"
     with matplotlib.rc_context(PAPER):
         figure, grid = make_axes(ax, (1, 1), (max(6.5, bars_width(len(names), len(styles))), 3.8))
         axes = grid[0, 0]
-        grouped_bars(axes, table.assign(layer=table.layer.map(names)), series="family", value="penalty", styles=styles)
+        related = table[control == "related"]
+        centres = grouped_bars(axes, related, series="family", value="penalty", styles=styles)
+        controls = table[control != "related"].groupby(control)
+        for marker, (of_control, rows) in zip(itertools.cycle("ox^sDv"), controls, strict=False):
+            means = rows.groupby(["family", "layer"]).penalty.agg(mean).unstack()
+            means = means.reindex(list(centres)).reindex(columns=list(related.layer.unique()))
+            style = {"marker": marker, "s": 9, "color": "#222222", "linewidth": 0.7, "zorder": 3}
+            axes.scatter(
+                np.concatenate(list(centres.values())), means.to_numpy().ravel(), label=str(of_control), **style
+            )
         axes.set_ylabel(f"stitching penalty ({unit})")
         pairs = table.pair.nunique()
         over = f"mean and standard deviation over {pairs} pairs" if pairs > 1 else "one pair"

@@ -5,13 +5,13 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import pandas as pd
 
-from symjax.checks import integer, short
+from symjax.checks import integer, one_of, short
 from symjax.data import Dataset, Split
 from symjax.data.dataset import Source
 from symjax.data.splitting import build
@@ -19,12 +19,13 @@ from symjax.errors import InputError, renamed
 from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.spelling import described, one_line
+from symjax.stitching.controls import DEFAULTS, NOISE, OBJECTIVES, TASK, WRONG_LAYER, control_members, label
 from symjax.stitching.evaluate import evaluate_member
 from symjax.stitching.families import Family, parse_families
 from symjax.stitching.plan import FitConfig, Plan
 from symjax.stitching.results import numerical_warnings
 from symjax.stitching.stitched import Stitch
-from symjax.stitching.sweep import Sweep, check_plan
+from symjax.stitching.sweep import check_plan, run_pair
 from symjax.training.custom import EXAMPLES, check_functions
 from symjax.training.loop import tree_types
 
@@ -43,9 +44,13 @@ class StitchResult:
         val_accuracy, clean_accuracy_a, clean_accuracy_b, and rank and sparsity (the share of zero entries) of the
         matrix. Accuracies are in percent. With a custom metric the columns are named clean_score, stitched_score and so
         on, and contain means of its scores. Between different networks or points there are the columns layer_b, the
-        point of B, and resize, the method that resizes A's features to those of B ("none", "mean", "nearest").
+        point of B, and resize, the method that resizes A's features to those of B ("none", "mean", "nearest"). With
+        controls or another loss there are the columns control ("related" for A itself), objective, agreement (percent
+        of the test inputs for which the stitched network predicts the class that B predicts) and, of the control
+        "wrong_layer", front_layer.
       curves: a row per point, family that trains, learning rate and epoch with loss, accuracy and residual.
-      stitches: (layer, family) to the `Stitch`; (layer, layer_b, family) if the names of the points differ.
+      stitches: (layer, family) to the `Stitch`; (layer, layer_b, family) if the names of the points differ. The family
+        of a control is named as in "full@noise", that of another loss as in "full@match".
       states: likewise, the state of B (batch statistics) for the stitch.
     """
 
@@ -78,8 +83,9 @@ def stitch(
     train: tuple[Any, Any],
     test: tuple[Any, Any],
     validation: float = 0.1,
-    loss: Callable[[Any, Any], jax.Array] | None = None,
+    loss: Callable[[Any, Any], jax.Array] | Literal["task", "match", "penultimate"] | None = None,
     metric: Callable[[Any, Any], jax.Array] | None = None,
+    controls: bool | Mapping[str, Any] = False,
     seed: int = 0,
     devices: Sequence[jax.Device] | None = None,
     **options: Any,
@@ -112,9 +118,15 @@ def stitch(
         Targets (n, ...) are integer classes (n,), or values for `loss` and `metric`.
       test: likewise. Only the stitches that validation selects are evaluated on it.
       validation: the share of `train` that is held out to select the learning rate.
-      loss: a function of outputs and targets of a batch that returns the scalar to minimize; by default cross-entropy.
+      loss: a function of outputs and targets of a batch that returns the scalar to minimize; by default, or as "task",
+        cross-entropy. "match" is the mean squared error of the stitched features as those of B at the point, and
+        "penultimate" that of the features which follow from them at the last point of B.
       metric: a function of outputs and targets of a batch that returns a score per example, (n,), higher is better; by
         default accuracy.
+      controls: whether each stitch is also fitted to fronts that are not related to the tail: A untrained (if its
+        network has an `init`), another point of A ("wrong_layer", if there is one), and noise around a centre for each
+        class ("noise"). A mapping of names to variables of A's network adds these fronts as controls, such as a network
+        trained on other labels. Families of square matrices have no control of a layer of another width.
       seed: of random numbers and of the split into training and validation examples.
       devices: the devices that share the stitches; by default all local ones.
       **options: fields of `FitConfig`: epochs, batch_size, learning_rates, optimizer, schedule, start, bias, ...
@@ -155,8 +167,12 @@ def stitch(
     network_b, member_b = _member("b", b)
     if unknown := [name for name in options if name not in OPTIONS]:
         raise InputError(f"{unknown[0]}: got an unknown option, expected one of {', '.join(OPTIONS)}")
+    objective, loss = (one_of("loss", loss, OBJECTIVES), None) if isinstance(loss, str) else (TASK, loss)
+    compared = controls is not False or objective != TASK
+    options = {"agreement": compared and loss is None and metric is None} | options
     config = FitConfig(loss=loss, metric=metric, **options)
     seed = integer("seed", seed)
+    fronts = control_members(network, controls, seed)
     plan = Plan(
         network,
         _points(network, network_b, at),
@@ -171,10 +187,14 @@ def stitch(
     check_plan(plan, dataset)
     outputs = [_outputs(net, dataset) for net in (network, network_b)]
     targets = jax.ShapeDtypeStruct((EXAMPLES, *dataset.train.labels.shape[1:]), dataset.train.labels.dtype)
-    check_functions(loss, metric, network_b, outputs[1], targets, _num_classes(source))
-
-    sweep = Sweep(plan, dataset, num_pairs=1, devices=devices)
-    (result,) = sweep.run({0: member_a, 1: member_b}.__getitem__, [(0, 1)], seed=seed)
+    classes = _num_classes(source)
+    check_functions(loss, metric, network_b, outputs[1], targets, classes)
+    if compared:
+        has_noise = classes is not None and targets.ndim == 1
+        names = [*fronts, WRONG_LAYER, *[NOISE] * has_noise] if controls is not False else ()
+        plan = plan.with_controls(names, (objective,))
+    members = {0: member_a, 1: member_b}.__getitem__
+    result = run_pair(plan, dataset, members, (0, 1), devices=devices, controls=lambda _: fronts, seed=seed)
     if text := numerical_warnings(pd.DataFrame(result.curves).assign(pair="one pair"), "StitchResult.curves"):
         warnings.warn(text, stacklevel=2)
     evaluation = {"batch_size": config.eval_batch_size, "metric": metric}
@@ -186,10 +206,12 @@ def stitch(
 
 def _result(result, clean_a: float, clean_b: float, percent: bool) -> StitchResult:
     clean, rows = float(np.nanmean([clean_a, clean_b])), []
+    controlled = any(name in row for row in result.rows for name in DEFAULTS)
     for row, (stitch, _) in zip(result.rows, map(result.stitches.get, map(_key, result.rows)), strict=True):
         rows.append(
             {
                 **{name: row[name] for name in ("layer", "layer_b", "resize", "starred") if name in row},
+                **({name: row.get(name, value) for name, value in DEFAULTS.items()} if controlled else {}),
                 **{name: row[name] for name in ("family", "hyperparameter", "start", "learning_rate")},
                 "clean_accuracy": clean,
                 "stitched_accuracy": row["stitched_accuracy"],
@@ -199,6 +221,7 @@ def _result(result, clean_a: float, clean_b: float, percent: bool) -> StitchResu
                 "clean_accuracy_b": clean_b,
                 "rank": int(np.linalg.matrix_rank(stitch.matrix)) if np.isfinite(stitch.matrix).all() else np.nan,
                 "sparsity": row["sparsity"],
+                **{name: row[name] for name in ("agreement", "front_layer") if name in row},
             }
         )
     table, curves = pd.DataFrame(rows), pd.DataFrame(result.curves)
@@ -213,7 +236,8 @@ def _result(result, clean_a: float, clean_b: float, percent: bool) -> StitchResu
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*dict.fromkeys((row["layer"], row.get("layer_b", row["layer"]))), row["family"])
+    name = label(row["family"], *(row.get(name, value) for name, value in DEFAULTS.items()))
+    return (*dict.fromkeys((row["layer"], row.get("layer_b", row["layer"]))), name)
 
 
 def _member(name: str, argument: Any) -> tuple[Network, Member]:

@@ -19,7 +19,7 @@ from symjax.data import normalize, statistics
 from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops.parallel import concatenate, count_members, each_stack, take
-from symjax.stitching.junction import carried_values, junction, point_pair
+from symjax.stitching.junction import carried_values, each_tail, junction, point_pair
 from symjax.stitching.plan import Plan
 from symjax.stitching.stitched import Pair, Stitch, pad_factors, stitched_output
 from symjax.training.evaluation import Batches, pad_batches, pool_moments, total_score
@@ -52,21 +52,24 @@ def over_batches(fn: Callable, members: PyTree, shared: PyTree) -> PyTree:
     return lax.fori_loop(0, count, step, jax.tree.map(lambda s: jnp.zeros((length, *s.shape), s.dtype), shapes))
 
 
-def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], images: jax.Array, mean, std):
+def batch_statistics(plan: Plan, pair: Pair, stitches: list[list[Stitch]], batch: tuple, mean, std):
     """Return per point and family the statistics of B on one batch of A's features, for each of a stack of stitches.
 
-    A network that needs a key gets the same one in all batches.
+    The batch is (images, labels). A network that needs a key gets the same one in all batches.
     """
-    fronts = carried_values(plan.junctions, plan.network, pair.a, normalize(images, mean, std))
+    images, labels = batch
+    fronts = carried_values(plan.junctions, plan.network, pair, normalize(images, mean, std), labels)
     key = jax.random.key(0) if plan.network_b.needs_key else None
 
     def statistics(point, carried, stitch):
         return stitched_output(plan.network_b, pair.b, carried, stitch, point, "moments", key=key)[1]
 
-    return [
-        each_stack(partial(statistics, at.b, carried), pad_factors(point_stitches), plan.execution)
-        for at, carried, point_stitches in zip(plan.junctions, fronts, stitches, strict=True)
-    ]
+    def of_tail(at, item):
+        carried, point_stitches = item
+        return each_stack(partial(statistics, at.b, carried), point_stitches, plan.execution)
+
+    items = list(zip(fronts, map(pad_factors, stitches), strict=True))
+    return each_tail(of_tail, plan.junctions, items, plan.execution)
 
 
 class Scores(NamedTuple):
@@ -74,12 +77,15 @@ class Scores(NamedTuple):
 
     score: jax.Array  # of the metric; by default the number of correctly classified examples
     loss: jax.Array
+    agreement: jax.Array | None = None  # with `FitConfig.agreement`: of the predicted classes with those of B alone
 
 
 def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, std) -> list[Scores]:
     """Return the scores of all stitches of each point on one batch; `stitches` and `stats` are per point and family."""
-    fronts = carried_values(plan.junctions, plan.network, pair.a, normalize(batch.images, mean, std))
+    images = normalize(batch.images, mean, std)
+    fronts = carried_values(plan.junctions, plan.network, pair, images, batch.labels)
     loss_of, metric = plan.config.loss or cross_entropy, plan.config.metric
+    own = jnp.argmax(plan.network_b.apply(pair.b, images), axis=-1) if plan.config.agreement else None
 
     def example_loss(output, target):
         example = jax.tree.map(lambda leaf: leaf[None], (output, target))
@@ -90,13 +96,16 @@ def batch_scores(plan: Plan, pair: Pair, stitches, stats, batch: Batches, mean, 
         tail = Member(pair.b.params, state)
         outputs, _ = stitched_output(plan.network_b, tail, carried, stitch, point, "inference")
         losses = jax.vmap(example_loss)(outputs, batch.labels)  # per example, since means exclude padding
-        return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask))
+        agreement = None if own is None else total_score(outputs, own, batch.mask)
+        return Scores(total_score(outputs, batch.labels, batch.mask, metric), jnp.sum(losses * batch.mask), agreement)
 
-    scores = []
-    for at, carried, point_stitches, states in zip(plan.junctions, fronts, stitches, stats, strict=True):
-        items = list(zip(pad_factors(point_stitches), states, strict=True))
-        scores.append(concatenate(each_stack(partial(score, at.b, carried), items, plan.execution)))
-    return scores
+    def of_tail(at, item):
+        carried, *stacks = item
+        pairs = list(zip(*stacks, strict=True))
+        return concatenate(each_stack(partial(score, at.b, carried), pairs, plan.execution))
+
+    items = list(zip(fronts, map(pad_factors, stitches), stats, strict=True))
+    return each_tail(of_tail, plan.junctions, items, plan.execution)
 
 
 def pool_statistics(results: list[list[list[PyTree]]]) -> list[list[PyTree]]:
@@ -176,7 +185,7 @@ def _mean_score(score: Callable, data: Batches, mean, std, metric) -> float:
 def _stitched_score(networks, points, metric, pair: Pair, stitch: Stitch, batch: Batches, mean, std):
     """Return the score of one stitch on one batch; compiled once for all stitches of a point."""
     at = junction(*networks, *points)
-    (carried,) = carried_values([at], networks[0], pair.a, normalize(batch.images, mean, std))
+    (carried,) = carried_values([at], networks[0], pair, normalize(batch.images, mean, std))
     outputs, _ = stitched_output(networks[1], pair.b, carried, stitch, at.b, "inference")
     return total_score(outputs, batch.labels, batch.mask, metric)
 

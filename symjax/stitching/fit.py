@@ -14,12 +14,14 @@ import optax
 from jax import lax
 
 from symjax.data import augment, epoch_indices, normalize
+from symjax.network.low_rank import materialize
 from symjax.ops.parallel import concatenate, each, each_stack
+from symjax.stitching.controls import MATCH, TASK
 from symjax.stitching.families import Family
-from symjax.stitching.junction import carried_values, paired_features
+from symjax.stitching.junction import Junction, carried_values, each_tail, paired_features
 from symjax.stitching.matching import FeatureMoments, feature_moments, start_matrices
 from symjax.stitching.plan import FitConfig, Plan
-from symjax.stitching.stitched import Pair, Stitch, low_rank, pad_factors, stitched_output
+from symjax.stitching.stitched import Pair, Stitch, low_rank, pad_factors, stitched_features, stitched_output
 from symjax.training.loop import TrainData
 from symjax.training.task import accuracy_scores, cross_entropy
 
@@ -37,20 +39,23 @@ class FitState(NamedTuple):
     epoch: jax.Array  # int32
 
 
-def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std) -> list[FeatureMoments]:
-    """Return the moments of A's and B's features at each point, over batches of images (steps, batch, ...)."""
+def pair_moments(plan: Plan, pair: Pair, images: jax.Array, mean, std, labels=None) -> list[FeatureMoments]:
+    """Return the moments of A's and B's features at each point, over batches of images (steps, batch, ...).
+
+    Noise clusters need the classes of the images, `labels` (steps, batch).
+    """
     networks = plan.network, plan.network_b
 
     def step(carry, batch):
-        x = normalize(batch, mean, std)
-        moments = [feature_moments(a, b) for a, b in paired_features(plan.junctions, networks, pair, x)]
+        x, classes = normalize(batch[0], mean, std), batch[1]
+        moments = [feature_moments(a, b) for a, b in paired_features(plan.junctions, networks, pair, x, classes)]
         return jax.tree.map(jnp.add, carry, moments), None
 
     zeros = [
         FeatureMoments(*(jnp.zeros(shape, jnp.float32) for shape in ((d_a, d_a), (d_b, d_a), (d_b,))))
         for d_b, d_a in (junction.shape for junction in plan.junctions)
     ]
-    total, _ = lax.scan(step, zeros, images)
+    total, _ = lax.scan(step, zeros, (images, labels))
     return jax.tree.map(lambda leaf: leaf / images.shape[0], total)
 
 
@@ -82,8 +87,9 @@ def initialize(plan: Plan, pair: Pair, key: jax.Array, moments: list[FeatureMome
     params, closed_form = [], []
     for junction, point_moments in zip(plan.junctions, moments, strict=True):
         starts = start_matrices(point_moments)
-        point_key = jax.random.fold_in(random_key, junction.a)  # independent of the other points of the plan
-        if junction.a != junction.b:
+        # Independent of the other points of the plan; a control has the random start of its stitch.
+        point_key = jax.random.fold_in(random_key, junction.layer_index)
+        if junction.layer_index != junction.b:
             point_key = jax.random.fold_in(point_key, junction.b)
 
         def start(family, kind, key=point_key, shape=junction.shape, starts=starts):
@@ -108,7 +114,8 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
 
     Returns:
       The next state, and metrics of shape (points, trained candidates): `loss` and `accuracy` over the epoch, and the
-      `residual` of the families at its end.
+      `residual` of the families at its end. The accuracy is NaN where the objective is not the loss of the task, since
+      the tail is not run to its end.
     """
     config, network_b = plan.config, plan.network_b
     loss_of, scores_of = config.loss or cross_entropy, config.metric or accuracy_scores
@@ -118,9 +125,13 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     tail_key = jax.random.fold_in(key, 2)
     order = epoch_indices(order_key, data.images.shape[0], config.batch_size)
 
-    def tail_gradient(point, carried, targets, key, stitch):
+    def tail_gradient(at, carried, targets, own, key, stitch):
         def loss_fn(stitch):
-            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, point, "batch", key=key)
+            if at.objective != TASK:
+                features = _features_to_match(plan, state.pair, at, carried, stitch, key)
+                target = own[_matched_point(plan, at)].astype(jnp.float32)
+                return jnp.mean((features.astype(jnp.float32) - target) ** 2), jnp.float32(jnp.nan)
+            outputs, _ = stitched_output(network_b, state.pair.b, carried, stitch, at.b, "batch", key=key)
             return loss_of(outputs, targets).astype(jnp.float32), jnp.mean(scores_of(outputs, targets))
 
         (loss, score), gradient = jax.value_and_grad(loss_fn, has_aux=True)(stitch)
@@ -134,14 +145,23 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
         images = normalize(data.images[indices], data.mean, data.std)
         images = augment(jax.random.fold_in(augment_key, index), images, flip=config.flip, translate=config.translate)
         targets, step_key = data.labels[indices], jax.random.fold_in(tail_key, index) if network_b.needs_key else None
-        fronts = carried_values(plan.junctions, plan.network, state.pair.a, images)
-        gradients, metrics = [], []
-        for junction, carried, point_params in zip(plan.junctions, fronts, params, strict=True):
+        fronts = carried_values(plan.junctions, plan.network, state.pair, images, targets)
+        matched_points = {_matched_point(plan, at) for at in plan.junctions if at.objective != TASK}
+        own = network_b.features(state.pair.b, images, sorted(matched_points)) if matched_points else {}
+        gradients, metrics, items, vjps = [], [], [], []
+        for carried, point_params in zip(fronts, params, strict=True):
             (stitches, penalties), vjp = jax.vjp(partial(_stitches_and_penalties, plan, progress), point_params)
-            tail = partial(tail_gradient, junction.b, carried, targets, step_key)
-            results = each_stack(tail, stitches, plan.execution)
+            items.append((carried, stitches))
+            vjps.append((vjp, jax.tree.map(jnp.ones_like, penalties)))
+
+        def tail_gradients(at, item):
+            carried, stitches = item
+            return each_stack(partial(tail_gradient, at, carried, targets, own, step_key), stitches, plan.execution)
+
+        tails = each_tail(tail_gradients, plan.junctions, items, plan.execution)
+        for results, (vjp, ones) in zip(tails, vjps, strict=True):
             metrics.append(concatenate([(loss, score) for loss, score, _ in results]))
-            gradients += vjp(([gradient for *_, gradient in results], jax.tree.map(jnp.ones_like, penalties)))
+            gradients += vjp(([gradient for *_, gradient in results], ones))
         params, opt_state = _update(plan, run_progress, progress, params, opt_state, gradients)
         return (params, opt_state), jax.tree.map(lambda *a: jnp.stack(a), *metrics)
 
@@ -153,6 +173,20 @@ def fit_epoch(plan: Plan, state: FitState, data: TrainData) -> tuple[FitState, d
     ]
     metrics = {"loss": losses.mean(0), "accuracy": scores.mean(0), "residual": jnp.stack(residuals)}
     return state._replace(params=params, opt_state=opt_state, epoch=state.epoch + 1), metrics
+
+
+def _matched_point(plan: Plan, at: Junction) -> str:
+    """Return the name of the point of B whose features a stitch is trained to match."""
+    return at.tail.name if at.objective == MATCH else plan.network_b.points[-1].name
+
+
+def _features_to_match(plan: Plan, pair: Pair, at: Junction, carried, stitch: Stitch, key) -> jax.Array:
+    """Return the features of the stitched network at that point."""
+    values = (stitched_features(stitch, carried[0]), *carried[1:])
+    last = len(plan.network_b.points) - 1
+    if at.objective != MATCH and at.b < last:
+        values = plan.network_b.between(pair.b, values, at.b, last, mode="batch", key=key)
+    return materialize(values[0])
 
 
 def _stitches_and_penalties(plan: Plan, progress, point_params: list[PyTree]) -> tuple[list[Stitch], list[jax.Array]]:

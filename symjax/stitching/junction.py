@@ -1,14 +1,17 @@
 """Junctions: the point of A's network and the point of B's network that a stitch connects."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
 from symjax.errors import InputError, renamed
-from symjax.network import Member, Network, StitchPoint
+from symjax.network import Network, StitchPoint
+from symjax.ops.parallel import Execution, each_stack, take
 from symjax.similarity.inputs import enlarge
 from symjax.spelling import one_line
+from symjax.stitching.controls import NOISE, RELATED, TASK, WRONG_LAYER, Point, cluster_noise
 
 PyTree = Any
 
@@ -23,6 +26,10 @@ class Junction(NamedTuple):
       resize: how the axes of A's features between examples and channels are resized to those of B's: "none", "mean"
         (mean pooling, if each axis of A is a multiple of that of B) or "nearest" (nearest neighbour).
       dtype: of B's features; None if `is_same_point`.
+      control, objective: as in `symjax.stitching.controls.Point`.
+      right: the index of the point that the control "wrong_layer" replaces by `a`; None for others.
+      layer: the name of the point of A without that control.
+      starred: whether that point is starred.
     """
 
     a: int
@@ -32,6 +39,11 @@ class Junction(NamedTuple):
     is_same_point: bool
     resize: str = "none"
     dtype: Any = None
+    control: str = RELATED
+    objective: str = TASK
+    right: int | None = None
+    layer: str = ""
+    starred: bool = False
 
     def __repr__(self):
         return one_line(self)
@@ -50,13 +62,31 @@ class Junction(NamedTuple):
     @property
     def layers(self) -> tuple[str, ...]:
         """The names of both points, or their common name."""
-        return tuple(dict.fromkeys((self.front.name, self.tail.name)))
+        return tuple(dict.fromkeys((self.layer, self.tail.name)))
+
+    @property
+    def layer_index(self) -> int:
+        """The index of the point that `layer` names."""
+        return self.a if self.right is None else self.right
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What identifies the junction in result tables: layer, layer_b, control and objective."""
+        return self.layer, self.tail.name, self.control, self.objective
 
     @property
     def columns(self) -> dict[str, Any]:
         """The columns of result tables, without `layer_b` and `resize` if `is_same_point`."""
-        columns = {"layer": self.front.name, "layer_index": self.a, "starred": self.front.starred}
-        return columns if self.is_same_point else columns | {"layer_b": self.tail.name, "resize": self.resize}
+        columns = {"layer": self.layer, "layer_index": self.layer_index, "starred": self.starred}
+        columns |= {} if self.is_same_point else {"layer_b": self.tail.name, "resize": self.resize}
+        columns |= {} if self.control == RELATED else {"control": self.control}
+        columns |= {} if self.right is None else {"front_layer": self.front.name}
+        return columns if self.objective == TASK else columns | {"objective": self.objective}
+
+
+def as_point(point: Any) -> Point:
+    """Return the `Point` for an element of `Plan.points`."""
+    return point if isinstance(point, Point) else Point(*point_pair(point))
 
 
 def point_pair(point: Any) -> tuple[Any, Any]:
@@ -105,16 +135,35 @@ def _is_possible(network: Network, network_b: Network, a: int, b: int) -> bool:
     return True
 
 
-def junction(network: Network, network_b: Network, a: int, b: int) -> Junction:
+def wrong_point(network: Network, network_b: Network, a: int, b: int) -> int | None:
+    """Return the point of A's network that the control "wrong_layer" stitches to point `b`; None if there is none.
+
+    It is the farthest one from `a` among those with as many channels as point `b`, or among all if there are none.
+    """
+    channels = network_b.points[b].channels
+    others = [i for i in range(len(network.points)) if i != a and not (network is network_b and i == b)]
+    order = sorted(others, key=lambda i: (network.points[i].channels != channels, -abs(i - a)))
+    return next((i for i in order if _is_possible(network, network_b, i, b)), None)
+
+
+def junction(
+    network: Network, network_b: Network, a: int, b: int, control: str = RELATED, objective: str = TASK
+) -> Junction:
     """Return the junction of point number `a` of A's network and point number `b` of B's network.
 
     Raises:
       InputError: features of unequal ranks (maps and vectors), or a point inside a residual block whose other values
         that cross the split differ in number, shape or dtype from those that B's tail reads.
     """
+    right, named = None, network.points[a]
+    if control == WRONG_LAYER:
+        right, a = a, wrong_point(network, network_b, a, b)
+        if a is None:
+            raise InputError(f"controls: got {named.name} alone, expected another point for the control wrong_layer")
     front, tail = network.points[a], network_b.points[b]
+    rest = (control, objective, right, named.name, named.starred)
     if network is network_b and a == b:
-        return Junction(a, b, front, tail, True)
+        return Junction(a, b, front, tail, True, "none", None, *rest)
     names = (f"{front.name} of {network.name}", f"{tail.name} of {network_b.name}")
     if len(front.shape) != len(tail.shape):
         raise InputError(
@@ -131,7 +180,8 @@ def junction(network: Network, network_b: Network, a: int, b: int) -> Junction:
             f"points: got {others[0]} across the split at {names[0]}, besides features, and {others[1]} at {names[1]}, "
             "expected points that are not starred (not inside a residual block)"
         )
-    return Junction(a, b, front, tail, False, _resize_method(front.shape[:-1], tail.shape[:-1]), values_b[0][1])
+    method = _resize_method(front.shape[:-1], tail.shape[:-1])
+    return Junction(a, b, front, tail, False, method, values_b[0][1], *rest)
 
 
 def _crossing(network: Network, point: int) -> list[tuple]:
@@ -163,20 +213,72 @@ def to_tail_input(junction: Junction, features: jax.Array) -> jax.Array:
     return resize(features, junction.tail.shape[:-1]).astype(junction.dtype)
 
 
-def carried_values(junctions: Sequence[Junction], network: Network, a: Member, x: PyTree) -> list[tuple]:
-    """Return the values that cross each junction, first A's features in the form that B's tail reads."""
-    fronts = network.fronts(a, x, [junction.a for junction in junctions])
+def carried_values(junctions: Sequence[Junction], network: Network, pair, x: PyTree, classes=None) -> list[tuple]:
+    """Return the values that cross each junction, first the front's features in the form that B's tail reads.
+
+    Args:
+      junctions: the junctions.
+      network: of the fronts.
+      pair: A, B and the members of controls.
+      x: inputs.
+      classes: of the inputs, for noise clusters.
+    """
+
+    def values(member, group):
+        return network.fronts(member, x, [junction.a for junction in group])
+
     return [
         (to_tail_input(junction, features), *others)
-        for junction, (features, *others) in zip(junctions, fronts, strict=True)
+        for junction, (features, *others) in zip(
+            junctions, _of_fronts(values, junctions, pair, x, classes), strict=True
+        )
     ]
 
 
-def paired_features(junctions: Sequence[Junction], networks, pair, x: PyTree) -> list[tuple[jax.Array, jax.Array]]:
-    """Return (features of A in the form that B's tail reads, features of B) of a batch at each junction."""
-    points = [junction.a for junction in junctions], [junction.b for junction in junctions]
-    features_a, features_b = (
-        network.features(member, x, list(dict.fromkeys(indices)))
-        for network, member, indices in zip(networks, pair, points, strict=True)
-    )
-    return [(to_tail_input(j, features_a[j.front.name]), features_b[j.tail.name]) for j in junctions]
+def paired_features(
+    junctions: Sequence[Junction], networks, pair, x: PyTree, classes=None
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Return (features of the front in the form that B's tail reads, features of B) of a batch at each junction."""
+
+    def values(member, group):
+        features = networks[0].features(member, x, list(dict.fromkeys(junction.a for junction in group)))
+        return [(features[junction.front.name],) for junction in group]
+
+    fronts = _of_fronts(values, junctions, pair, x, classes)
+    features_b = networks[1].features(pair.b, x, list(dict.fromkeys(junction.b for junction in junctions)))
+    return [
+        (to_tail_input(j, features), features_b[j.tail.name]) for j, (features,) in zip(junctions, fronts, strict=True)
+    ]
+
+
+def each_tail(
+    fn: Callable, junctions: Sequence[Junction], items: Sequence[PyTree], execution: Execution
+) -> list[PyTree]:
+    """Return `fn(junction, item)` of each; fronts of one tail run as one program if their items have equal types."""
+    groups: dict[tuple, list[int]] = {}
+    for i, at in enumerate(junctions):
+        groups.setdefault((at.b, at.objective), []).append(i)
+    results: list[PyTree] = [None] * len(junctions)
+    for indices in groups.values():
+        of_tail = partial(fn, junctions[indices[0]])
+        if len(indices) == 1:
+            results[indices[0]] = of_tail(items[indices[0]])
+            continue
+        stacks = [jax.tree.map(lambda leaf: leaf[None], items[i]) for i in indices]
+        for i, result in zip(indices, each_stack(of_tail, stacks, execution), strict=True):
+            results[i] = take(result, 0)
+    return results
+
+
+def _of_fronts(values: Callable, junctions: Sequence[Junction], pair, x: PyTree, classes) -> list[tuple]:
+    """Return the values of each junction, given a function of a member and its junctions; those of noise are noise."""
+    groups: dict[str, list[int]] = {}
+    for i, at in enumerate(junctions):
+        groups.setdefault(RELATED if at.control in (WRONG_LAYER, NOISE) else at.control, []).append(i)
+    results: list[tuple] = [()] * len(junctions)
+    for name, indices in groups.items():
+        member = pair.a if name == RELATED else pair.controls[name]
+        for i, crossing in zip(indices, values(member, [junctions[i] for i in indices]), strict=True):
+            is_noise = junctions[i].control == NOISE
+            results[i] = cluster_noise(pair.controls[NOISE], x, classes, crossing) if is_noise else crossing
+    return results

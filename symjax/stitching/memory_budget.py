@@ -13,7 +13,6 @@ from symjax.ops.memory import MemoryEstimate, estimate_memory, spell_bytes
 from symjax.stitching import fit
 from symjax.stitching.partition import count_images, partition, plan_flops
 from symjax.stitching.plan import Plan
-from symjax.stitching.stitched import Pair
 from symjax.training.loop import data_shapes
 
 
@@ -32,12 +31,13 @@ def estimate(plan: Plan, dataset: Dataset) -> MemoryEstimate:
 def _estimate(plan: Plan, leaves: tuple[jax.ShapeDtypeStruct, ...], structure) -> MemoryEstimate:
     """Compute `estimate`. It is cached since a sweep needs it twice: for a dry run or a check, and for the run."""
     shared, config = jax.tree.unflatten(structure, leaves), plan.config
-    pair, (count, *image) = Pair(plan.network.shapes, plan.network_b.shapes), shared.images.shape
+    pair, (count, *image) = plan.pair_shapes, shared.images.shape
     batch = config.eval_batch_size
     steps = max(1, min(config.matching_images, count) // batch)
     images = jax.ShapeDtypeStruct((steps, min(batch, count), *image), shared.images.dtype)
+    labels = jax.ShapeDtypeStruct((*images.shape[:2], *shared.labels.shape[1:]), shared.labels.dtype)
     pair_moments = partial(fit.pair_moments, plan)
-    matching = (images, shared.mean, shared.std)
+    matching = (images, shared.mean, shared.std, labels)
     estimates = [estimate_memory(lambda pair, shared: pair_moments(pair, *shared), plan.execution, pair, matching)]
     if plan.trained:
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))

@@ -6,6 +6,7 @@ from functools import cache
 
 from symjax.data import Dataset
 from symjax.flops import segment_flops
+from symjax.stitching.controls import MATCH, NOISE, RELATED, TASK, WRONG_LAYER
 from symjax.stitching.plan import Plan
 
 
@@ -68,13 +69,19 @@ def partition(
 def cost(plan: Plan, flops: Sequence[float], images: ImageCounts, flops_b: Sequence[float] | None = None) -> float:
     """Return the floating-point operations of a plan, without those of the stitches and of the optimizer.
 
-    The arguments are those of `partition`.
+    Features of B alone, of controls and objectives, count as a front. The arguments are those of `partition`.
     """
     flops_b = flops if flops_b is None else flops_b
-    trained = len(plan.trained) * len(plan.config.learning_rates)
-    tail_images = trained * images.trained + len(plan.closed_form) * images.closed_form
-    front = sum(flops[: max(junction.a for junction in plan.junctions) + 1])
-    return images.front * front + tail_images * sum(sum(flops_b[junction.b + 1 :]) for junction in plan.junctions)
+    trained, fronts, total = len(plan.trained) * len(plan.config.learning_rates), dict[str, int](), 0.0
+    for at in plan.junctions:
+        if at.control != NOISE:
+            member = RELATED if at.control == WRONG_LAYER else at.control
+            fronts[member] = max(fronts.get(member, 0), at.a)
+        full_tail = len(plan.closed_form) * images.closed_form
+        full_tail += trained * (images.closed_form if at.objective == MATCH else images.trained)
+        total += full_tail * sum(flops_b[at.b + 1 :])
+    own = sum(flops_b) if any(at.objective != TASK for at in plan.junctions) else 0
+    return images.front * (own + sum(sum(flops[: last + 1]) for last in fronts.values())) + total
 
 
 def _partition(plan: Plan, ranges: int, sets: int, flops, images, flops_b) -> list[Plan]:

@@ -1,8 +1,8 @@
 """What a sweep computes: which stitches between which networks, and how they are trained and evaluated."""
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +14,10 @@ from symjax.errors import InputError
 from symjax.network import Network
 from symjax.ops.parallel import Execution
 from symjax.spelling import name_of
+from symjax.stitching.controls import NOISE, OBJECTIVES, RELATED, TASK, WRONG_LAYER, Point
 from symjax.stitching.families import Family
-from symjax.stitching.junction import Junction, junction, point_pair
+from symjax.stitching.junction import Junction, as_point, junction, wrong_point
+from symjax.stitching.stitched import Pair
 
 CHOICES = {
     "optimizer": ("adam", "sgd"),
@@ -46,6 +48,8 @@ class FitConfig:
       metric: a function of outputs and targets that returns a score for each example, (examples,); higher is better.
         None: whether the largest logit is at the class. With a metric, accuracies are means of its scores instead of
         percentages.
+      agreement: whether results have the agreement: the share of examples for which the stitched network predicts the
+        class that B alone predicts.
 
     Raises:
       InputError: a value is out of range.
@@ -65,11 +69,13 @@ class FitConfig:
     eval_batch_size: int = 32
     loss: Callable[[Any, Any], jax.Array] | None = None
     metric: Callable[[Any, Any], jax.Array] | None = None
+    agreement: bool = False
 
     def __post_init__(self):
         sizes = ("batch_size", "matching_images", "reestimation_images", "eval_batch_size")
         integer_fields(self, epochs=(1, 10**6 - 1), **dict.fromkeys(sizes, (1, 2**31 - 1)))
         flag("bias", self.bias)
+        flag("agreement", self.agreement)
         check_augmentation(self)
         rates = tuple(
             scalar("learning_rates", rate, "positive numbers", lambda value: 0 < value < math.inf)
@@ -86,10 +92,11 @@ class FitConfig:
                 raise InputError(f"{name}: got {short(function)}, expected a function of outputs and targets, or None")
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able dict. Functions are given by name, and omitted if they are None."""
+        """Return a JSON-able dict. Functions are given by name; they and `agreement` are omitted if None or False."""
         functions = {name: getattr(self, name) for name in ("loss", "metric")}
         names = {name: name_of(function) for name, function in functions.items() if function is not None}
-        return {name: value for name, value in asdict(self).items() if name not in functions} | names
+        names |= {"agreement": True} if self.agreement else {}
+        return {name: value for name, value in asdict(self).items() if name not in (*functions, "agreement")} | names
 
     @property
     def scale(self) -> int:
@@ -100,6 +107,11 @@ class FitConfig:
     def halfway_epoch(self) -> int:
         """The first epoch (from 0) of the second half. Of an odd number the first half is the longer one."""
         return (self.epochs + 1) // 2
+
+
+def is_possible(at: Junction, family: Family) -> bool:
+    """Return whether a plan has a stitch: families of square matrices lack controls of a layer of another width."""
+    return at.right is None or not family.misfit(at)
 
 
 class Candidate(NamedTuple):
@@ -115,7 +127,8 @@ class Plan:
 
     Attributes:
       network: of A; stitches use its fronts.
-      points: the points of the stitches, each an index, or a pair of indices if the points of A and B differ.
+      points: the points of the stitches, each an index, a pair of indices if the points of A and B differ, or a
+        `symjax.stitching.controls.Point` with a control or an objective.
       families: the families that are fitted at each point.
       config: how stitches are trained and evaluated.
       execution: how members run on a device.
@@ -139,7 +152,7 @@ class Plan:
     """
 
     network: Network
-    points: tuple[int | tuple[int, int], ...]
+    points: tuple[int | tuple[int, int] | Point, ...]
     families: tuple[Family, ...]
     config: FitConfig
     execution: Execution
@@ -161,16 +174,50 @@ class Plan:
         object.__setattr__(self, "families", families)
         self.junctions  # noqa: B018 (its checks)
 
-    def _checked_point(self, point) -> int | tuple[int, int]:
-        a, b = point_pair(point)
+    def _checked_point(self, point) -> int | tuple[int, int] | Point:
+        a, b, control, objective = as_point(point)
         a = integer("points", a, 0, len(self.network.points) - 1)
         b = integer("points", b, 0, len(self.network_b.points) - 1)
+        if (control, one_of("objective", objective, OBJECTIVES)) != (RELATED, TASK):
+            return Point(a, b, control, objective)
         return a if a == b else (a, b)
 
     @cached_property
     def junctions(self) -> tuple[Junction, ...]:
         """The points of both networks, in the order of `points`."""
-        return tuple(junction(self.network, self.network_b, *point_pair(point)) for point in self.points)
+        return tuple(junction(self.network, self.network_b, *as_point(point)) for point in self.points)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The keys of `Pair.controls` that the junctions read."""
+        return tuple(dict.fromkeys(j.control for j in self.junctions if j.control not in (RELATED, WRONG_LAYER)))
+
+    @property
+    def pair_shapes(self) -> Pair:
+        """A pair with shapes and dtypes in place of its arrays."""
+        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+        controls = {name: key if name == NOISE else self.network.shapes for name in self.controls}
+        return Pair(self.network.shapes, self.network_b.shapes, controls)
+
+    def with_controls(self, controls: Sequence[str], objectives: Sequence[str] = (TASK,)) -> "Plan":
+        """Return the plan with each of its stitches for each objective, and with controls, where they are possible."""
+        points = [
+            Point(a, b, control, objective)
+            for a, b, *_ in map(as_point, self.points)
+            for objective in objectives
+            for control in (RELATED, *controls)
+            if control != WRONG_LAYER or wrong_point(self.network, self.network_b, a, b) is not None
+        ]
+        return replace(self, points=points)
+
+    def parts(self, requested: Callable[[Junction, Family], bool] = lambda junction, family: True) -> list["Plan"]:
+        """Return plans of the possible stitches that are requested, each with all of its families at all its points."""
+        families: dict[tuple, list] = {}
+        for family in self.families:
+            ends = zip(self.points, self.junctions, strict=True)
+            if points := tuple(point for point, at in ends if is_possible(at, family) and requested(at, family)):
+                families.setdefault(points, []).append(family)
+        return [replace(self, points=points, families=tuple(group)) for points, group in families.items()]
 
     @property
     def trained(self) -> tuple[Family, ...]:

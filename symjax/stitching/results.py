@@ -10,8 +10,7 @@ and stitch exist too.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,16 @@ from symjax.checks import path as checked_path
 from symjax.errors import InputError
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.stitching.plan import Plan
+from symjax.stitching.controls import DEFAULTS, label
+from symjax.stitching.families import Family
+from symjax.stitching.junction import Junction
+from symjax.stitching.plan import Plan, is_possible
 from symjax.stitching.stitched import Stitch
+from symjax.stitching.summary import penalty_table
 from symjax.stitching.sweep import PairResult
-from symjax.tables import mean_and_deviation, with_both_layers
+from symjax.tables import with_both_layers
 
-KEY = {"pair": str, "layer": str, "layer_b": str, "family": str}
+KEY = {"pair": str, "layer": str, "layer_b": str, "family": str}  # and control and objective, where there are others
 COLUMNS = (
     "model_a",
     "model_b",
@@ -44,8 +47,11 @@ COLUMNS = (
     "val_accuracy",
     "sparsity",
 )
-ROWS = Schema("results", KEY, COLUMNS, part=("pair",), order=("model_a", "model_b", "layer_index"))
-CURVES = Schema("curves", {**KEY, "learning_rate": float, "epoch": int}, ("loss", "accuracy"), part=("pair",))
+ORDER = ("model_a", "model_b", "layer_index")
+ROWS = Schema("results", KEY, COLUMNS, part=("pair",), order=ORDER, optional=DEFAULTS)
+CURVES = Schema(
+    "curves", {**KEY, "learning_rate": float, "epoch": int}, ("loss", "accuracy"), part=("pair",), optional=DEFAULTS
+)
 FACTORS = ("left", "right")  # arrays of a stitch of low rank, whose product is its matrix
 RESIDUAL_LIMIT = 1e-3  # a projection fails if its residual is larger; residuals of successful ones are under 1e-4
 
@@ -62,7 +68,7 @@ def numerical_warnings(curves: pd.DataFrame, where: str = "curves.csv") -> str:
       curves: the rows of curves.csv.
       where: the name of the table, for the sentence.
     """
-    warnings, key = [], ["pair", "layer", "layer_b", "family", "learning_rate"]
+    warnings, key = [], ["pair", "layer", "layer_b", "family", *DEFAULTS, "learning_rate"]
     curves = curves.reindex(columns=[*key, "loss", "residual"])  # without families that train, the table is empty
     for problem, is_affected in (
         ("the loss was not finite", ~np.isfinite(curves.loss.astype(float))),
@@ -93,17 +99,8 @@ class StitchResults:
         missing = set(self._rows.missing(_requested(pairs, plan)).itertuples(index=False, name=None))
         plans: dict[Plan, list[tuple[int, int]]] = {}
         for pair in pairs:
-            families: dict[tuple, list] = {}
-            for family in plan.families:
-                points = tuple(
-                    point
-                    for point, junction in zip(plan.points, plan.junctions, strict=True)
-                    if (pair_name(pair), junction.front.name, junction.tail.name, family.label) in missing
-                )
-                if points:
-                    families.setdefault(points, []).append(family)
-            for points, group in families.items():
-                plans.setdefault(replace(plan, points=points, families=tuple(group)), []).append(pair)
+            for part in plan.parts(lambda junction, family, pair=pair: _row_key(pair, junction, family) in missing):
+                plans.setdefault(part, []).append(pair)
         return plans
 
     def add(
@@ -182,11 +179,8 @@ class StitchResults:
 
     @staticmethod
     def summary(table: pd.DataFrame) -> pd.DataFrame:
-        """Return mean and standard deviation (n - 1) of the penalty over pairs, as a table of families by layers."""
-        table = with_both_layers(table)
-        grouped = table.groupby(["family", "layer"], sort=False).penalty
-        summary = mean_and_deviation(grouped, 1).unstack("layer")
-        return summary[list(table.layer.unique())].loc[list(table.family.unique())]
+        """Return `penalty_table`."""
+        return penalty_table(table)
 
 
 def _with_layer_b(rows: Iterable[dict]) -> pd.DataFrame:
@@ -197,12 +191,18 @@ def _with_layer_b(rows: Iterable[dict]) -> pd.DataFrame:
 def _requested(pairs: Iterable[tuple[int, int]], plan: Plan) -> pd.DataFrame:
     """Return the keys of the rows of `pairs` and `plan`, sorted by layer, family and pair."""
     keys = [
-        (pair_name(pair), junction.front.name, junction.tail.name, family.label)
-        for junction in sorted(plan.junctions, key=lambda junction: (junction.a, junction.b))
+        _row_key(pair, junction, family)
+        for junction in sorted(plan.junctions, key=lambda junction: (junction.layer_index, junction.b))
         for family in plan.families
+        if is_possible(junction, family)
         for pair in sorted(pairs)
     ]
-    return pd.DataFrame(keys, columns=list(KEY))
+    return pd.DataFrame(keys, columns=ROWS.full_key)
+
+
+def _row_key(pair: tuple[int, int], junction: Junction, family: Family) -> tuple[str, ...]:
+    layer, layer_b, *others = junction.key
+    return (pair_name(pair), layer, layer_b, family.label, *others)
 
 
 def _prefix(layer: str, layer_b: str, family: str) -> str:
@@ -210,8 +210,10 @@ def _prefix(layer: str, layer_b: str, family: str) -> str:
     return "/".join((*dict.fromkeys((layer, layer_b)), family, ""))
 
 
-def _keys(rows: pd.DataFrame, pair: str) -> Iterable[tuple[str, str, str]]:
-    return rows[rows.pair == pair][["layer", "layer_b", "family"]].itertuples(index=False, name=None)
+def _keys(rows: pd.DataFrame, pair: str) -> Iterator[tuple[str, str, str]]:
+    rows = rows[rows.pair == pair]
+    for layer, layer_b, *names in rows[["layer", "layer_b", "family", *DEFAULTS]].itertuples(index=False, name=None):
+        yield layer, layer_b, label(*names)
 
 
 def _merge_arrays(name: str, prefixes: dict[Path, tuple[str, ...]], out: Path) -> None:
@@ -237,7 +239,8 @@ def load_stitch(
     Args:
       folder: of the stitching run.
       pair: the seeds of front and tail.
-      layer, family, layer_b: as in results.csv.
+      layer, family, layer_b: as in results.csv. The stitches of controls are named as in full@noise, those of other
+        objectives as in full@match or full@noise@match.
       like: the state of the member of the tail, which gives the structure.
 
     Returns:

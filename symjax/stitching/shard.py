@@ -32,6 +32,7 @@ class ShardResult:
       stitches: per point and family the selected stitches, rounded, (pairs, 1, ...).
       stats: likewise, the statistics of the tails.
       history: the metrics of each epoch.
+      agreement: like `test`, with `FitConfig.agreement`.
     """
 
     plan: Plan
@@ -41,6 +42,7 @@ class ShardResult:
     stitches: list[list[Stitch]]
     stats: list[list[PyTree]]
     history: list[dict]
+    agreement: np.ndarray | None = None
 
 
 def evaluation_batches(dataset: Dataset, batch_size: int) -> dict[str, Batches]:
@@ -65,9 +67,12 @@ class SweepShard:
         self._data = replicate(device_data(dataset, None), devices)
         self._matching = self._full_batches(config.matching_images)
         self._reestimation = self._full_batches(config.reestimation_images)
-        self._lengths = [len(images) for images in (self._reestimation, self._validation.images, self._test.images)]
+        images = (self._reestimation[0], self._validation.images, self._test.images)
+        self._lengths = list(map(len, images))
         self._batches_per_call = min(BATCHES, max(self._lengths))
-        self._moments = lift(lambda pair, shared: fit.pair_moments(plan, pair, *shared))
+        self._moments = lift(
+            lambda pair, shared: fit.pair_moments(plan, pair, shared[0][0], *shared[1:], labels=shared[0][1])
+        )
         self._initialize = lift(lambda m, _: fit.initialize(plan, *m), effort=0)
         self._epoch = lift(partial(fit.fit_epoch, plan), effort=1)
         self._halfway = lift(lambda state, _: fit.halfway(plan, state), effort=0)
@@ -76,10 +81,11 @@ class SweepShard:
         self._scores = lift(partial(evaluate.over_batches, partial(evaluate.batch_scores, plan)), effort=1)
         self._place = partial(shard, devices=devices)
 
-    def _full_batches(self, images: int) -> jax.Array | np.ndarray:
-        """Return batches of about `images` training images: full ones of distinct images, at least one."""
+    def _full_batches(self, images: int) -> tuple:
+        """Return batches of about `images` training images and labels: full ones of distinct images, at least one."""
         images = min(images, self._train.mask.sum())
-        return self._train.images[: max(1, int(images) // self._train.images.shape[1])]
+        count = max(1, int(images) // self._train.images.shape[1])
+        return self._train.images[:count], self._train.labels[:count]
 
     @property
     def evaluation_steps(self) -> int:
@@ -124,11 +130,11 @@ class SweepShard:
         check_stop()
         stitches, placed = jax.device_get(self._round(state, ())), self._place(pairs)
         stats = self._reestimate(placed, stitches, batches_done)
-        validation = self._accuracy(placed, stitches, stats, self._validation, batches_done)
+        validation, _ = self._accuracy(placed, stitches, stats, self._validation, batches_done)
         chosen = [[_choose(plan, accuracies) for accuracies in pair_accuracies] for pair_accuracies in validation]
         stitches, stats = _pick(plan, stitches, chosen), _pick(plan, stats, chosen)
-        test = self._accuracy(placed, stitches, stats, self._test, batches_done)
-        return ShardResult(plan, chosen, validation, test, stitches, stats, history)
+        test, agreement = self._accuracy(placed, stitches, stats, self._test, batches_done)
+        return ShardResult(plan, chosen, validation, test, stitches, stats, history, agreement)
 
     def _calls(self, compiled, members, batches: PyTree) -> Iterator[tuple[PyTree, PyTree]]:
         """Yield (some of the batches, their results of `compiled` on the host with leaves (pairs, batches, ...))."""
@@ -144,15 +150,17 @@ class SweepShard:
             on_evaluation(None)
         return evaluate.pool_statistics(results)
 
-    def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> np.ndarray:
-        """Return accuracies in percent, or mean scores of another metric, (pairs, points, stitches)."""
-        score = loss = examples = np.float64(0)
+    def _accuracy(self, pairs, stitches, stats, batches, on_evaluation) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return accuracies in percent, or mean scores of another metric, (pairs, points, stitches); and agreement."""
+        score = loss = examples = agreement = np.float64(0)
         for some, scores in self._calls(self._scores, (pairs, *self._place((stitches, stats))), batches):
             sums = jax.tree.map(lambda *points: np.stack(points, axis=2).astype(np.float64), *scores)
             score, loss = score + sums.score.sum(axis=1), loss + sums.loss.sum(axis=1)
+            agreement += 0 if sums.agreement is None else sums.agreement.sum(axis=1)
             examples += some.mask.sum()
             on_evaluation({"loss": float(np.mean(loss) / examples), "accuracy": float(np.mean(score) / examples)})
-        return np.asarray(self.plan.config.scale * score / float(examples))
+        share = 100 * agreement / float(examples) if self.plan.config.agreement else None
+        return np.asarray(self.plan.config.scale * score / float(examples)), share
 
 
 def _choose(plan: Plan, accuracies: np.ndarray) -> list[int]:

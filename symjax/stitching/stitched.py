@@ -19,10 +19,15 @@ Array = jax.Array | np.ndarray
 
 
 class Pair(NamedTuple):
-    """An ordered pair of members: stitches connect the front of `a` to the tail of `b`. Both stay unchanged."""
+    """An ordered pair of members: stitches connect the front of `a` to the tail of `b`. Both stay unchanged.
+
+    `controls` has the members of other fronts by the name of their control, and the raw key of the noise
+    (`symjax.stitching.controls`).
+    """
 
     a: Member
     b: Member
+    controls: dict[str, Any] = {}  # noqa: RUF012 (nothing writes to it)
 
     def __repr__(self):
         return one_line(self)
@@ -92,10 +97,11 @@ def apply_stitch(stitch: Stitch, x: jax.Array) -> jax.Array:
     x, channels = real("x", x), np.shape(stitch.matrix)[-1]
     if x.shape[-1:] != (channels,):
         raise InputError(f"x: got shape {x.shape}, expected (..., {channels}), the channels that the stitch takes")
-    return materialize(_stitched(stitch, x))
+    return materialize(stitched_features(stitch, x))
 
 
-def _stitched(stitch: Stitch, x) -> jax.Array | LowRankFeatures:
+def stitched_features(stitch: Stitch, x) -> jax.Array | LowRankFeatures:
+    """Return the stitched features; those of a stitch with factors are not multiplied out."""
     bias = None if stitch.bias is None else stitch.bias.astype(x.dtype)
     if stitch.factors is not None:
         left, right = (factor.astype(x.dtype) for factor in stitch.factors)
@@ -110,4 +116,4 @@ def stitched_output(network: Network, b: Member, carried, stitch: Stitch, point:
     `carried` is the result of `Network.front`. The values after the features enter the tail unchanged.
     """
     features, *others = carried
-    return network.tail(b, (_stitched(stitch, features), *others), point, mode=mode, key=key, with_state=True)
+    return network.tail(b, (stitched_features(stitch, features), *others), point, mode=mode, key=key, with_state=True)

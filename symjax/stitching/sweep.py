@@ -8,7 +8,7 @@ split, once.
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,12 +24,14 @@ from symjax.network import Member
 from symjax.ops.parallel import groups, stack, take
 from symjax.ops.threads import run_concurrently
 from symjax.spelling import one_line
+from symjax.stitching.controls import DEFAULTS, NOISE, label
 from symjax.stitching.partition import count_images, partition, plan_flops
 from symjax.stitching.plan import Plan
 from symjax.stitching.shard import ShardResult, SweepShard, evaluation_batches
 from symjax.stitching.stitched import Pair, Stitch
 
 PyTree = Any
+CURVE_COLUMNS = ("layer", "layer_b", "control", "objective")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class PairResult:
       curves: a dict per point, trained candidate and epoch with layer, family, learning_rate, epoch, loss, accuracy
         (percent) and residual (the largest violation of the family's constraint, `Family.residual`).
       stitches: (layer, family), or (layer, layer_b, family) if the names differ, to (rounded stitch, its state of B),
-        as NumPy arrays.
+        as NumPy arrays. The family of a control or of another objective is `controls.label`, such as full@noise.
+
+    Rows and curves of controls also have `control`, those of other objectives `objective`. With `FitConfig.agreement`
+    rows have `agreement` (percent).
     """
 
     pair: tuple[int, int]
@@ -135,6 +140,7 @@ class Sweep:
         pairs: Sequence[tuple[int, int]],
         *,
         member_b: Callable[[int], Member] | None = None,
+        controls: Callable[[int], Mapping[str, Member]] = lambda seed: {},
         seed: int = 0,
         on_epoch: Callable[[dict], None] = lambda metrics: None,
         on_evaluation: Callable[[dict | None], None] = lambda metrics: None,
@@ -145,6 +151,7 @@ class Sweep:
           member: a function from the seed of a member to the member.
           pairs: ordered pairs of seeds.
           member_b: likewise, of the tails; by default `member`.
+          controls: a function from the seed of a front to the fronts of its controls, by name.
           seed: of random numbers; those of a pair depend on it and on the seeds of the pair.
           on_epoch: called after each epoch with the mean training loss and accuracy of all stitches.
           on_evaluation: called after every few batches of an evaluation with mean loss and accuracy so far, or None.
@@ -152,11 +159,21 @@ class Sweep:
         member_b = member if member_b is None else member_b
         for index, count in groups(len(pairs), self.group_size):
             group = [pairs[i] for i in index]
-            stacked = stack([Pair(member(a), member_b(b)) for a, b in group])
             keys = stack([_pair_key(seed, pair) for pair in group])
+            stacked = stack(
+                [
+                    Pair(member(a), member_b(b), self._controls(controls(a), key))
+                    for (a, b), key in zip(group, keys, strict=True)
+                ]
+            )
             results = self._run_shards(stacked, keys, on_epoch, on_evaluation)
             for g, pair in enumerate(group[:count]):
                 yield self._pair_result(g, pair, results)
+
+    def _controls(self, members: Mapping[str, Member], key) -> dict[str, Any]:
+        """Return `Pair.controls`."""
+        noise = jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), 2))
+        return {name: noise if name == NOISE else members[name] for name in self.plan.controls}
 
     def _run_shards(self, pairs, keys, on_epoch, on_evaluation) -> list[ShardResult]:
         """Run all shards concurrently; if one fails, the others stop after their current stage, epoch or call."""
@@ -183,12 +200,26 @@ class Sweep:
         stitches: dict[tuple[str, ...], Any] = {}
         for result in results:
             _add(result, g, rows, curves, stitches)
-        labels = [family.label for family in self.plan.families]
-        order = {(j.front.name, j.tail.name): (j.a, j.b) for j in self.plan.junctions}
-        key = lambda row: (order[row["layer"], row.get("layer_b", row["layer"])], labels.index(row["family"]))  # noqa: E731
-        rows.sort(key=key)
-        curves.sort(key=key)
-        return PairResult(pair, rows, curves, stitches)
+        return PairResult(pair, in_order(self.plan, rows), in_order(self.plan, curves), stitches)
+
+
+def run_pair(plan: Plan, dataset: Dataset, member, pair: tuple[int, int], *, devices=None, **options) -> PairResult:
+    """Return the result of one pair, also of a plan whose points have unequal families; see `Sweep.run`."""
+    result, parts = PairResult(pair, [], [], {}), plan.parts()
+    for part in parts:
+        check_plan(part, dataset)
+    for part in parts:
+        (one,) = Sweep(part, dataset, num_pairs=1, devices=devices).run(member, [pair], **options)
+        rows, curves = in_order(plan, result.rows + one.rows), in_order(plan, result.curves + one.curves)
+        result = PairResult(pair, rows, curves, result.stitches | one.stitches)
+    return result
+
+
+def in_order(plan: Plan, rows: list[dict]) -> list[dict]:
+    """Return rows of results or curves in the order of the network's points and of the plan."""
+    labels = [family.label for family in plan.families]
+    order = [junction.key for junction in sorted(plan.junctions, key=lambda j: (j.layer_index, j.b))]
+    return sorted(rows, key=lambda row: (order.index(_junction_key(row)), labels.index(row["family"])))
 
 
 def _add(result: ShardResult, g: int, rows: list, curves: list, stitches: dict) -> None:
@@ -200,7 +231,8 @@ def _add(result: ShardResult, g: int, rows: list, curves: list, stitches: dict) 
             stitch = take(result.stitches[p][f], (g, 0))
             if stitch.bias is None:
                 stitch = stitch._replace(bias=np.zeros(len(stitch.matrix), stitch.matrix.dtype))
-            stitches[*junction.layers, family.label] = (stitch, take(result.stats[p][f], (g, 0)))
+            name = label(family.label, junction.control, junction.objective)
+            stitches[*junction.layers, name] = (stitch, take(result.stats[p][f], (g, 0)))
             start = family.start if plan.config.start == "auto" or not family.trains else plan.config.start
             rows.append(
                 {
@@ -212,13 +244,14 @@ def _add(result: ShardResult, g: int, rows: list, curves: list, stitches: dict) 
                     "stitched_accuracy": float(result.test[g, p, f]),
                     "val_accuracy": float(result.validation[g, p, result.chosen[g][p][f]]),
                     "sparsity": float(np.mean(np.asarray(stitch.matrix) == 0)),
+                    **({} if result.agreement is None else {"agreement": float(result.agreement[g, p, f])}),
                 }
             )
         for c, candidate in enumerate([candidate for candidate in plan.candidates if candidate.family.trains]):
             for epoch, metrics in enumerate(result.history):
                 curves.append(
                     {
-                        **{name: value for name, value in junction.columns.items() if name in ("layer", "layer_b")},
+                        **{name: value for name, value in junction.columns.items() if name in CURVE_COLUMNS},
                         "family": candidate.family.label,
                         "learning_rate": candidate.learning_rate,
                         "epoch": epoch + 1,
@@ -227,6 +260,11 @@ def _add(result: ShardResult, g: int, rows: list, curves: list, stitches: dict) 
                         "residual": float(metrics["residual"][g, p, c]),
                     }
                 )
+
+
+def _junction_key(row: Mapping[str, Any]) -> tuple:
+    layer = row["layer"]
+    return (layer, row.get("layer_b", layer), *(row.get(name, default) for name, default in DEFAULTS.items()))
 
 
 def _mean(arrays: list[np.ndarray]) -> np.floating:
