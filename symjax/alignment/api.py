@@ -66,6 +66,8 @@ def match(
         cross-entropy.
       key: key of the restarts and of the order of spaces; by default key 0.
 
+    Scales are balanced in float64. Assignments compare products in float32, or float64 if a parameter is float64.
+
     Returns:
       {space: matrix (n, n)} for all verified spaces, and `MatchInfo`.
 
@@ -98,10 +100,13 @@ def match(
     paths = aligned_paths(symmetry)
     leaves_a, stacked_a = parameters("a", a, symmetry, paths)
     leaves_b, stacked_b = parameters("b", b, symmetry, paths)
+    precision = np.result_type(np.float32, *(leaf.dtype for leaf in jax.tree.leaves((a, b)) if _is_double(leaf)))
     counts = [len(next(iter(leaves.values()))) for leaves in (leaves_a, leaves_b)]
     if 1 not in counts and counts[0] != counts[1]:
         raise InputError(f"a, b: got {counts[0]} and {counts[1]} stacked networks, expected equally many, or one")
-    task = Task(network, symmetry, blocks_of(symmetry, group, paths), method, restarts, epochs, loss, data, rng)
+    task = Task(
+        network, symmetry, blocks_of(symmetry, group, paths), method, restarts, epochs, loss, data, precision, rng
+    )
     step = max(1, CHUNK // (restarts * sum(leaf[0].size for leaf in leaves_a.values())))
     results = []
     for start in range(0, max(counts), step):
@@ -116,6 +121,10 @@ def match(
     if not (stacked_a or stacked_b):
         element, info = jax.tree.map(lambda value: value[0], (element, info))
     return {name: jnp.asarray(matrix, jnp.result_type(float)) for name, matrix in element.items()}, info
+
+
+def _is_double(leaf) -> bool:
+    return getattr(leaf, "dtype", None) == np.float64
 
 
 def _member(tree, row):

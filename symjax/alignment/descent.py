@@ -1,16 +1,19 @@
 """Block coordinate descent over the spaces of a symmetry: exact assignments, signs and rotations."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import numpy as np
 
-from symjax.alignment.leaves import acts, apply, channels_of, inner, set_channels, squared
+from symjax.alignment.leaves import acts, apply, channels_of, inner, permutation_of, set_channels, squared
 
-GAIN = 1e-12  # relative gain below which a step is rounding, or one of several equal optima
+THREADED = 64  # channels from which an assignment takes longer than handing it to a thread
+GAIN = {"float32": 2e-7, "float64": 1e-12}  # relative gain below which a step is rounding, or one of equal optima
 
 
 class Descent:
-    """Aligns parameters b to a, both dicts of (pairs, *shape), by permutations, signs and rotations.
+    """Aligns parameters b to a, both dicts of (pairs, *shape), by permutations, signs and rotations, in place.
 
     It minimizes |a - g b|^2 = |a|^2 + |b|^2 - 2 <a, g b>, since these matrices change no norms. The term <a, g b> is
     linear in the matrix of each space, as long as no parameter holds the space on two dimensions, so a step for one
@@ -26,7 +29,8 @@ class Descent:
     """
 
     def __init__(self, blocks, a, b, features=None, weight=1.0):
-        self.blocks, self.a, self.b = blocks, a, {path: leaf.copy() for path, leaf in b.items()}
+        self.blocks, self.a, self.b = blocks, a, b
+        self.precision = next(iter(b.values())).dtype
         self.pairs, self.features = len(next(iter(b.values()))), dict(features or {})
         self.total = {
             space.name: np.broadcast_to(np.eye(space.size), (self.pairs, *2 * [space.size])).copy()
@@ -35,7 +39,7 @@ class Descent:
         }
         self.norm = squared(a) + squared(b)
         self.weight = weight / np.maximum(self.norm, np.finfo(float).tiny) if features else np.ones(self.pairs)
-        self.tied = [_is_tied(block) for block in blocks]
+        self.tied = [_tied(block) for block in blocks]
         self._unaligned = np.ones((len(blocks), self.pairs), bool)  # whether a step may gain
 
     def objective(self):
@@ -62,7 +66,7 @@ class Descent:
             shares = {}
             for place, block in waiting.items():
                 others = [waiting[i].paths for i in waiting if i != place]
-                known = block.paths.difference(*others)
+                known = block.paths.difference(self.tied[place], *others)
                 size = {path: self.b[path][0].size for path in block.paths if np.ptp(self.b[path])}
                 shares[place] = sum(size.get(path, 0) for path in known) / max(sum(size.values()), 1), known
             place = max(shares, key=lambda i: (shares[i][0], -i))
@@ -103,7 +107,7 @@ class Descent:
             cross = self._cross(block.space, block.space, rows, paths)
             matrices, best = solve(block.space.compact, cross)
             gain, scale = best - _traces(cross[0] + cross[1]), np.abs(cross).sum((0, 2, 3)) + 1e-300
-        better = np.ones(len(rows), bool) if forced else gain > GAIN * scale
+        better = np.ones(len(rows), bool) if forced else gain > GAIN[self.precision.name] * scale
         rows, matrices = rows[better], matrices[better]
         if not len(rows):
             return rows
@@ -121,7 +125,7 @@ class Descent:
     def _undo(self, space, matrices, rows, before):
         """Undo steps that lose: those of spaces on two dimensions of one parameter, whose gain is not linear."""
         after = self._products()
-        worse = after[rows] <= before[rows] + GAIN * (self.norm * self.weight)[rows]
+        worse = after[rows] <= before[rows] + GAIN[self.precision.name] * (self.norm * self.weight)[rows]
         self._act(space, matrices[worse].swapaxes(1, 2), rows[worse])
         return rows[~worse]
 
@@ -136,7 +140,12 @@ class Descent:
             moved = np.take_along_axis(moved, order[:, :, None, None], 1)
             for i, part in enumerate(parts):
                 self.total[part.name][rows] = moved[:, i]
-        self.total[space.name][rows] = matrices @ self.total[space.name][rows]
+        total = self.total[space.name]
+        if space.compact == "orthogonal":
+            total[rows] = matrices @ total[rows]
+        else:
+            order, entries = permutation_of(matrices)
+            total[rows] = entries * total[rows[:, None], order]
         if space.name in self.features:
             entries = np.abs(matrices) if space.monomial else matrices
             for cross, acting in zip(self.features[space.name], (entries, matrices), strict=True):
@@ -195,9 +204,10 @@ def _set_zero(leaf, axis):
     set_channels(leaf, axis, rows, np.zeros_like(channels_of(leaf, axis, rows)))
 
 
-def _is_tied(block):
-    places = {(axis.path, axis.axis) for axis in block.space.axes}
-    return not block.families and len({path for path, _ in places}) < len(places)
+def _tied(block):
+    """Return the paths of parameters that hold the space on several dimensions, in which the objective is quadratic."""
+    places = [path for path, _ in {(axis.path, axis.axis) for axis in block.space.axes}]
+    return set() if block.families else {path for path in places if places.count(path) > 1}
 
 
 def _traces(matrices):
@@ -209,20 +219,28 @@ def solve(compact, cross):
 
     The entries of signed permutations count by their absolute values in cross[0].
     """
-    from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
-
     even, odd = cross
     if compact == "orthogonal":
         left, values, right = np.linalg.svd(even + odd)
         return left @ right, values.sum(1)
     score = even + np.abs(odd) if compact == "signed_permutation" else even + odd
     matrices = np.zeros_like(score)
-    for matrix, one in zip(matrices, score, strict=True):
-        matrix[linear_sum_assignment(one, maximize=True)] = 1
+    matrices[np.arange(len(score))[:, None], np.arange(score.shape[1]), _assignments(score)] = 1
     best = (score * matrices).sum((1, 2))
     if compact == "signed_permutation":
         matrices *= np.where(odd < 0, -1, 1)
     return matrices, best
+
+
+def _assignments(score):
+    """Return the columns (pairs, n) with the largest sums. SciPy lets threads run while it assigns."""
+    from scipy.optimize import linear_sum_assignment  # imported here for a fast --help
+
+    workers = min(len(score), os.cpu_count() or 1)
+    if workers < 2 or score.shape[1] < THREADED:
+        return np.array([linear_sum_assignment(one, maximize=True)[1] for one in score]).reshape(score.shape[:2])
+    with ThreadPoolExecutor(workers) as pool:
+        return np.array(list(pool.map(lambda one: linear_sum_assignment(one, maximize=True)[1], score)))
 
 
 def descend(descent: Descent, rng, max_sweeps: int):

@@ -148,21 +148,21 @@ class Learner:
             updates, state = optimizer.update(jax.grad(loss)(scores, batch), state)
             return optax.apply_updates(scores, updates), state
 
-        state, best, start = optimizer.init(scores), Best(), self.descent.b
+        state, best = optimizer.init(scores), Best()
         for _ in range(epochs):
             for batch in [()] * STEPS if self.midpoint is None else self.midpoint.batches(rng):
                 scores, state = step(scores, state, batch)
             if self.midpoint is not None:
-                self._round(scores, start)
+                self._round(scores)
                 best.add(self.midpoint.mean(self.a, self.moved()), self.descent.total)
         if self.midpoint is not None:
             return best.total, np.array(best.losses), np.ones(1, bool)
-        self._round(scores, start)
+        self._round(scores)
         objective, converged = descend(self.descent, rng, MAX_SWEEPS)
         return self.descent.total, objective[0], converged
 
-    def _round(self, scores, start):
-        self.descent = Descent(self.blocks, self.descent.a, start)
+    def _round(self, scores):
+        self.descent = Descent(self.blocks, self.descent.a, self._stacked(self._held(self.b)))
         self.descent.act(
             {name: np.asarray(permutation_matrix(nearest_permutation(x)))[None] for name, x in scores.items()}
         )

@@ -1,6 +1,6 @@
 """Channels of a space in the parameters of a batch of networks, as matrices.
 
-Parameters are float64 NumPy arrays (pairs, *shape): on a host, batches of small matrix products need no compilation.
+Parameters are NumPy arrays (pairs, *shape): on a host, batches of small matrix products need no compilation.
 """
 
 import math
@@ -45,17 +45,24 @@ def acts(space, axis) -> bool:
     return axis.exponent != 0 or space.monomial
 
 
+def permutation_of(matrices):
+    """Return the place (pairs, n) of the largest entry of each row, and these entries (pairs, n, 1)."""
+    order = np.abs(matrices).argmax(2)
+    return order, np.take_along_axis(matrices, order[:, :, None], 2)
+
+
 def apply(leaves, space, matrices, rows=slice(None)):
     """Multiply the space's channels by matrices (pairs, n, n), in place."""
     rows = np.arange(len(matrices)) if isinstance(rows, slice) else rows
+    order, entries = permutation_of(matrices)
+    unscaled = (entries == 1).all()
     for axis in space.axes:
         if acts(space, axis):
             values = channels_of(leaves[axis.path], axis, rows)
             if space.monomial:
-                order = np.abs(matrices).argmax(2)
-                entries = np.take_along_axis(matrices, order[:, :, None], 2)
-                values = np.take_along_axis(values, order[:, :, None], 1)
-                values = values if axis.exponent == 0 else entries**axis.exponent * values
+                values = values[np.arange(len(rows))[:, None], order]
+                if axis.exponent and not unscaled:
+                    values = entries**axis.exponent * values
             else:
                 acting = matrices if axis.exponent > 0 else np.linalg.inv(matrices).swapaxes(1, 2)
                 values = acting @ values
@@ -64,12 +71,12 @@ def apply(leaves, space, matrices, rows=slice(None)):
 
 def squared(leaves) -> np.ndarray:
     """Return the sums of squares of all parameters, one per pair."""
-    return sum(np.einsum("pi,pi->p", flat, flat) for flat in map(_flat, leaves.values()))
+    return sum(np.einsum("pi,pi->p", flat, flat, dtype=np.float64) for flat in map(_flat, leaves.values()))
 
 
 def inner(first, second) -> np.ndarray:
     """Return the inner products of all parameters, one per pair."""
-    return sum(np.einsum("pi,pi->p", _flat(first[path]), _flat(second[path])) for path in first)
+    return sum(np.einsum("pi,pi->p", *map(_flat, (first[path], second[path])), dtype=np.float64) for path in first)
 
 
 def _flat(leaf):

@@ -51,33 +51,35 @@ class Task(NamedTuple):
     epochs: int
     loss: Callable | None
     data: Any
+    precision: Any
     rng: np.random.Generator
 
     def run(self, a, b, members_a, members_b):
         """Return elements and `MatchInfo` for dicts of (pairs, *shape), and the members themselves."""
         pairs = len(members_a)
         (to_a, converged_a), (to_b, converged_b) = balance(a, self.blocks), balance(b, self.blocks)
-        before, balanced_b = _cosines(self.blocks, a, b), b
+        a, b = ({path: leaf.astype(self.precision) for path, leaf in tree.items()} for tree in (a, b))
+        before = _cosines(self.blocks, a, b)
         if self.method in LEARNED:
             total, objective, converged = self._learn(to_a, to_b, members_a, members_b, list(a))
+            Descent(self.blocks, a, b).act(element_of(self.blocks, total))
             best = np.zeros(pairs, int)
         else:
             features = None
             if self.method != "weights":
                 members = list(zip(members_a, members_b, strict=True))
                 features = correlations(self.network, self.symmetry, self.blocks, members, self.data, to_a, to_b)
-            total, objective, converged, best = self._descend(a, b, features)
-        after = Descent(self.blocks, a, balanced_b)
-        after.act(element_of(self.blocks, total))
-        after = _cosines(self.blocks, a, after.b)
+            b, total, objective, converged, best = self._descend(a, b, features)
+        after = _cosines(self.blocks, a, b)
         gain = {name: after[name] - before[name] for name in after}
         info = MatchInfo(objective, converged & converged_a & converged_b, gain, best)
         return element_of(self.blocks, total, to_a, to_b), info
 
     def _descend(self, a, b, features):
-        """Return the matrices of the best restart of each pair, its objectives, whether it converged, its number."""
+        """Return, of the best restart of each pair: b aligned, matrices, objectives, convergence, its number."""
         pairs, rows = len(next(iter(b.values()))), np.repeat(np.arange(len(next(iter(b.values())))), self.restarts)
-        a, b = ({path: leaf[rows] for path, leaf in tree.items()} for tree in (a, b))
+        if self.restarts > 1:
+            a, b = ({path: leaf[rows] for path, leaf in tree.items()} for tree in (a, b))
         features = {name: cross[:, rows] for name, cross in features.items()} if features else None
         blocks, first, fixed = self.blocks, np.arange(len(rows)) % self.restarts == 0, {}
         if self.method == "activations":  # those of spaces that no stitch point holds are matched by their weights
@@ -103,7 +105,8 @@ class Task(NamedTuple):
         best = objective[:, -1].reshape(pairs, self.restarts).argmin(1)
         chosen = np.arange(pairs) * self.restarts + best
         total = {name: matrices[chosen] for name, matrices in (descent.total | fixed).items()}
-        return total, objective[chosen], converged[chosen], best
+        b = {path: leaf[chosen] if self.restarts > 1 else leaf for path, leaf in b.items()}
+        return b, total, objective[chosen], converged[chosen], best
 
     def _learn(self, to_a, to_b, members_a, members_b, paths):
         loss = self.loss or cross_entropy
@@ -127,11 +130,20 @@ class Task(NamedTuple):
 
 
 def _cosines(blocks, a, b):
+    """Return cosines between the parameters that hold each space, (pairs,) by name."""
+    sums = {path: _products(a[path], b[path]) for path in b}
     cosines = {}
     for space in (space for block in blocks for space in block.spaces):
-        sums = np.zeros((3, len(next(iter(b.values())))))
+        total = np.zeros((3, len(next(iter(b.values())))))
         for axis in space.axes:
-            x, y = (channels_of(tree[axis.path], axis) for tree in (a, b))
-            sums += [np.einsum("pcr,pcr->p", *pair) for pair in ((x, y), (x, x), (y, y))]
-        cosines[space.name] = sums[0] / np.sqrt(np.maximum(sums[1] * sums[2], np.finfo(float).tiny))
+            if axis.index or axis.positions.size < b[axis.path].shape[axis.axis + 1]:
+                total += _products(*(channels_of(tree[axis.path], axis) for tree in (a, b)))
+            else:
+                total += sums[axis.path]
+        cosines[space.name] = total[0] / np.sqrt(np.maximum(total[1] * total[2], np.finfo(float).tiny))
     return cosines
+
+
+def _products(x, y):
+    x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
+    return np.stack([np.einsum("pi,pi->p", *pair) for pair in ((x, y), (x, x), (y, y))])
