@@ -15,8 +15,8 @@ from symjax.network.naming import stitch_point
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow if name in ("resnet56", "resnet110") else ())
     for name in MODELS
-    # Of images; resnet1202 takes minutes to trace.
-    if "cct" not in name and name != "resnet1202" and "channels" in MODELS[name].defaults
+    # Of images; resnet1202 takes minutes to trace; mlp has own tests.
+    if "cct" not in name and name not in ("resnet1202", "mlp") and "channels" in MODELS[name].defaults
 ]
 
 
@@ -82,6 +82,8 @@ def number_of_parameters(name, **options):
         ("mcnn", 1_557_066),
         ("resnet20", 269_722),
         ("resnet18", 11_173_962),
+        ("vgg11", 9_225_610),
+        ("mlp", 512 * (3072 + 1) + 2 * 512 * 513 + 10 * 513),
         pytest.param("resnet110", 1_727_962, marks=pytest.mark.slow),
     ],
 )
@@ -155,6 +157,8 @@ def numpy_convolution(x, kernel, stride=1):
 
 
 def numpy_norm(p, x):
+    if "mean" not in p:
+        p = {**p, "mean": x.mean(-1, keepdims=True), "var": x.var(-1, keepdims=True)}
     return (x - p["mean"]) / np.sqrt(p["var"] + 1e-5) * p["scale"] + p["bias"]
 
 
@@ -199,6 +203,7 @@ def values_of(module):
         ("mcnn_k_sigmoid", {"multiples": (1, 2), "pools": (3, 2)}),
         ("resnet20", {"blocks": (2, 1), "width": 3}),
         ("resnet18", {"blocks": (1, 2)}),
+        ("resnet20_ln", {"blocks": (1, 1)}),
     ],
 )
 def test_evaluation_is_the_definition(name, options):
@@ -217,6 +222,20 @@ def test_evaluation_is_the_definition(name, options):
     else:
         expected = numpy_resnet(before, x, options["blocks"])
     close(logits, expected, 1e-11)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_mlp_is_the_definition(norm):
+    module = drawn("mlp", width=3, multiples=(1, 2), norm=norm, image_size=4)
+    module.eval()
+    p, x = values_of(module), images(size=4)
+    hidden = x.reshape(2, -1)
+    for i in range(2):
+        hidden = hidden @ p["layers"][i]["kernel"] + p["layers"][i].get("bias", 0)
+        hidden = np.maximum(numpy_norm(p["norms"][i], hidden) if norm else hidden, 0)
+    close(run(module, x), hidden @ p["dense"]["kernel"] + p["dense"]["bias"], 1e-5)
+    with pytest.raises(InputError, match="x: got images of 16 x 16, expected 4 x 4"):
+        module(images())
 
 
 def test_training_uses_and_moves_statistics():

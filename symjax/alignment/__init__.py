@@ -1,7 +1,21 @@
 """Alignment of networks by the elements of their symmetry."""
 
 from symjax.alignment.api import match
+from symjax.alignment.interpolation import Barrier, barrier, interpolate
+from symjax.alignment.merging import MergeInfo, cycle_error, merge
+from symjax.alignment.repair import repair
 from symjax.alignment.stitches import element_stitches
 from symjax.alignment.task import MatchInfo
 
-__all__ = ["MatchInfo", "element_stitches", "match"]
+__all__ = [
+    "Barrier",
+    "MatchInfo",
+    "MergeInfo",
+    "barrier",
+    "cycle_error",
+    "element_stitches",
+    "interpolate",
+    "match",
+    "merge",
+    "repair",
+]

@@ -105,7 +105,7 @@ class Descent:
         else:
             matrices, parts = None, {}
             cross = self._cross(block.space, block.space, rows, paths)
-            matrices, best = _solve(block.space.compact, cross)
+            matrices, best = solve(block.space.compact, cross)
             gain, scale = best - _traces(cross[0] + cross[1]), np.abs(cross).sum((0, 2, 3)) + 1e-300
         better = np.ones(len(rows), bool) if forced else gain > GAIN[self.precision.name] * scale
         rows, matrices = rows[better], matrices[better]
@@ -177,7 +177,7 @@ class Descent:
         for kind, family in enumerate(block.families):
             for i, j in product(range(size), repeat=2):
                 cross = self._cross(family[i], family[j], rows, paths)
-                best[kind, i, j], value = _solve(family[i].compact, cross)
+                best[kind, i, j], value = solve(family[i].compact, cross)
                 gain[:, i, j] += value
                 scale += np.abs(cross).sum((0, 2, 3))
                 if i == j:
@@ -190,7 +190,7 @@ class Descent:
                     if axis.path == path and acts(part, axis):
                         _set_zero(rest[path], axis)
         cross = self._cross(block.space, block.space, rows, paths, rest).sum(0)
-        permutation, value = _solve("permutation", np.stack([gain + cross, 0 * gain]))
+        permutation, value = solve("permutation", np.stack([gain + cross, 0 * gain]))
         order = permutation.argmax(2)
         parts = {}
         for kind, family in enumerate(block.families):
@@ -214,7 +214,7 @@ def _traces(matrices):
     return np.einsum("pii->p", matrices)
 
 
-def _solve(compact, cross):
+def solve(compact, cross):
     """Return the matrices K (pairs, n, n) that maximize <C, K>, and the maxima, for C = cross[0] + cross[1].
 
     The entries of signed permutations count by their absolute values in cross[0].

@@ -17,6 +17,9 @@ from symjax.network.naming import stitch_point
 ACTIVATIONS = {"relu": jax.nn.relu, "sigmoid": jax.nn.sigmoid}
 INITIALIZERS = {"relu": he, "sigmoid": glorot}
 CONSTANT = {"width": 512, "multiples": (1, 1, 1, 1)}
+# Configuration A of Simonyan and Zisserman 2015 with a single dense layer, as for CIFAR-10. For images of 32 x 32 the
+# global pool includes its last pool.
+VGG11 = {"multiples": (1, 2, 4, 4, 8, 8, 8, 8), "pools": (2, 2, 1, 2, 1, 2, 1, 1)}
 
 
 @register(
@@ -28,6 +31,8 @@ CONSTANT = {"width": 512, "multiples": (1, 1, 1, 1)}
         "cwcnn": CONSTANT,
         "cwcnn_k": {**CONSTANT, "norm": False},
         "scnn": {"multiples": (1, 2, 2, 4), "pools": (1, 2, 4, 2)},
+        "vgg11": {**VGG11, "norm": False},
+        "vgg11_bn": VGG11,
     }
 )
 class Myrtle(nnx.Module):

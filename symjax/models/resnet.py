@@ -6,20 +6,22 @@ from flax import nnx
 
 from symjax.checks import flag, integers, one_of
 from symjax.errors import InputError
-from symjax.models.common import BatchNorm, at_least_float32, he, images, lecun
+from symjax.models.common import BatchNorm, LayerNorm, at_least_float32, he, images, lecun
 from symjax.models.registry import register
 from symjax.network.naming import stitch_point
 
+NORMS = {"batch": BatchNorm, "layer": LayerNorm}
+
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias followed by batch norm."""
+    """A convolution without bias followed by a norm, one of `NORMS`."""
 
-    def __init__(self, before: int, after: int, *, kernel: int = 3, stride: int = 1, dtype, rngs: nnx.Rngs):
+    def __init__(self, before: int, after: int, *, kernel: int = 3, stride: int = 1, norm: str, dtype, rngs: nnx.Rngs):
         self.conv = nnx.Conv(
             before, after, (kernel, kernel), stride, padding=kernel // 2, use_bias=False, kernel_init=he, dtype=dtype,
             rngs=rngs,
         )  # fmt: skip
-        self.norm = BatchNorm(after, rngs=rngs)
+        self.norm = NORMS[norm](after, rngs=rngs)
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -29,7 +31,7 @@ class ConvNorm(nnx.Module):
 class PadShortcut(nnx.Module):
     """Option A: every `stride`-th pixel, with channels padded by zeros on both sides."""
 
-    def __init__(self, before: int, after: int, *, stride: int, dtype, rngs: nnx.Rngs):
+    def __init__(self, before: int, after: int, *, stride: int, norm: str, dtype, rngs: nnx.Rngs):
         self.stride, self.padding = stride, ((after - before) // 2, (after - before + 1) // 2)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -37,10 +39,10 @@ class PadShortcut(nnx.Module):
 
 
 class ProjectionShortcut(ConvNorm):
-    """Option B: a 1x1 convolution with the stride of the block, then batch norm."""
+    """Option B: a 1x1 convolution with the stride of the block, then a norm."""
 
-    def __init__(self, before: int, after: int, *, stride: int, dtype, rngs: nnx.Rngs):
-        super().__init__(before, after, kernel=1, stride=stride, dtype=dtype, rngs=rngs)
+    def __init__(self, before: int, after: int, *, stride: int, norm: str, dtype, rngs: nnx.Rngs):
+        super().__init__(before, after, kernel=1, stride=stride, norm=norm, dtype=dtype, rngs=rngs)
 
 
 SHORTCUTS = {"pad": PadShortcut, "projection": ProjectionShortcut}
@@ -57,14 +59,16 @@ class Block(nnx.Module):
         stride: int,
         shortcut: str,
         residual_relu: bool,
+        norm: str,
         name: str,
         dtype,
         rngs: nnx.Rngs,
     ):
         changes = before != after or stride != 1
-        self.shortcut = SHORTCUTS[shortcut](before, after, stride=stride, dtype=dtype, rngs=rngs) if changes else None
-        self.first = ConvNorm(before, after, stride=stride, dtype=dtype, rngs=rngs)
-        self.second = ConvNorm(after, after, dtype=dtype, rngs=rngs)
+        options = {"norm": norm, "dtype": dtype, "rngs": rngs}
+        self.shortcut = SHORTCUTS[shortcut](before, after, stride=stride, **options) if changes else None
+        self.first = ConvNorm(before, after, stride=stride, **options)
+        self.second = ConvNorm(after, after, **options)
         self.name, self.residual_relu = name, residual_relu
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -78,6 +82,7 @@ class Block(nnx.Module):
 @register(
     {
         **{f"resnet{6 * n + 2}": {"blocks": (n, n, n)} for n in (3, 5, 7, 9, 18, 200)},
+        "resnet20_ln": {"norm": "layer"},
         "resnet18": {"width": 64, "blocks": (2, 2, 2, 2), "shortcut": "projection"},
     }
 )
@@ -94,6 +99,7 @@ class ResNet(nnx.Module):
         shortcut: shortcut of blocks that change shape: "pad" (option A, without parameters) or "projection" (option B).
         residual_relu: whether outputs of blocks are rectified, as published; without, only branches and the stem are
             (Godfrey et al. 2022, section 6).
+        norm: the norm after each convolution: "batch", or "layer" (over channels), as in Ainsworth et al. 2023.
         channels: channels of the images.
         classes: number of logits.
         dtype: dtype of computations; parameters are float32; logits are float32 or wider.
@@ -107,24 +113,26 @@ class ResNet(nnx.Module):
         blocks: tuple[int, ...] = (3, 3, 3),
         shortcut: str = "pad",
         residual_relu: bool = True,
+        norm: str = "batch",
         channels: int = 3,
         classes: int = 10,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         one_of("shortcut", shortcut, SHORTCUTS)
+        one_of("norm", norm, NORMS)
         flag("residual_relu", residual_relu)
         counts = integers("blocks", blocks, 1)
         if not counts:
             raise InputError("blocks: got none, expected a number for each stage")
-        self.stem = ConvNorm(channels, width, dtype=dtype, rngs=rngs)
+        self.stem = ConvNorm(channels, width, norm=norm, dtype=dtype, rngs=rngs)
         self.blocks, before = nnx.List[Block](), width
         for stage, count in enumerate(counts):
             for number in range(count):
                 after, stride = width * 2**stage, 2 if stage and not number else 1
                 name = f"block{stage + 1}.{number + 1}"
-                options = {"shortcut": shortcut, "residual_relu": residual_relu, "name": name, "dtype": dtype}
-                self.blocks.append(Block(before, after, stride=stride, **options, rngs=rngs))
+                options = {"shortcut": shortcut, "residual_relu": residual_relu, "norm": norm, "name": name}
+                self.blocks.append(Block(before, after, stride=stride, **options, dtype=dtype, rngs=rngs))
                 before = after
         self.dense = nnx.Linear(before, classes, kernel_init=lecun, dtype=dtype, rngs=rngs)
         self.channels, self.dtype = channels, dtype

@@ -1,0 +1,244 @@
+"""Align networks by their symmetries and measure the barrier between them (Ainsworth et al. 2023, Jordan et al. 2022).
+
+Networks that differ in their seed are matched pair by pair, by permutations of units and by permutations with positive
+scales. Loss and accuracy are computed on the line between each two, before and after matching, without correction and
+with the statistics of units repaired. Then all networks are merged into one. With no argument: 4 multilayer perceptrons
+on scikit-learn's digits. The same command again computes nothing; more pairs, methods or groups extend the results.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+
+from experiments import dry_run
+from experiments.command import run_command
+from experiments.defaults import optional
+from experiments.folders import run_folder
+from experiments.rebasin_summary import PUBLISHED, conclusion, curves, merged_table, table_of
+from experiments.registry import Experiment
+from experiments.settings import ZooSettings, short_name, zoo_folder
+from experiments.summary import Summary
+from symjax import alignment, plots, zoo
+from symjax.alignment.api import METHODS, SEARCHED_GROUPS
+from symjax.alignment.inputs import symmetry_of
+from symjax.alignment.merging import METHODS as MERGES
+from symjax.checks import integer, one_of
+from symjax.data import Dataset, normalize
+from symjax.network import Member
+from symjax.ops import files, parallel
+from symjax.ops.result_table import ResultTable, Schema
+from symjax.pairs import draw_pairs
+
+EXPERIMENT = Experiment(place=160, published=PUBLISHED)
+ALIGNED = {"method": str, "group": str, "model_a": int, "model_b": int}
+KEY = {**ALIGNED, "statistics": str, "t": float}
+SCORES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+ROWS = Schema("results", KEY, SCORES)
+SWEEPS = Schema("sweeps", {**ALIGNED, "sweep": int}, ("objective", "converged"))
+GAINS = Schema("gains", {**ALIGNED, "space": str}, ("place", "gain"))
+MERGED = Schema(
+    "merged",
+    {"method": str, "group": str, "seeds": str},
+    ("test_accuracy", "repaired_accuracy", "objective", "cycle_error", "pairwise_cycle_error"),
+)
+NAIVE = ("none", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(ZooSettings):
+    model: str = "mlp"
+    """As for the other commands; mlp, vgg11, vgg11_bn, resnet20 and resnet20_ln are those of the published figures."""
+    methods: str = "weights,activations"
+    """How networks are matched, with commas between: weights, activations, both, straight_through, sinkhorn."""
+    groups: str = "permutation,scaled_permutation"
+    """Groups of the elements, with commas between: permutation, scaled_permutation, largest."""
+    pairs: str = "all"
+    """Number of pairs of networks, drawn at random; or all."""
+    pair_seed: int = 0
+    """Seed of the order of pairs."""
+    ts: int = 25
+    """Positions on the line between two networks, the ends included; an odd number has a midpoint."""
+    examples: Annotated[int | None, optional("INT", "all")] = None
+    """Training images for matching by activations, for statistics of units, and for the training loss on the line."""
+    restarts: int = 1
+    """Starts of each matching, of which the best is taken."""
+    zoo: Annotated[Path | None, optional("DIR", "as for python -m experiments.zoo")] = None
+    """Folder of the zoo; missing members are trained."""
+    out: Annotated[Path | None, optional("DIR", "runs/rebasin/ and a name made from the settings")] = None
+    """The folder of the results."""
+
+    def alignments(self) -> list[tuple[str, str]]:
+        """Return (method, group) of all requested alignments."""
+        parts = {"methods": METHODS, "groups": SEARCHED_GROUPS}
+        chosen = {name: [word.strip() for word in getattr(self, name).split(",") if word.strip()] for name in parts}
+        for name, words in chosen.items():
+            for word in words or [""]:
+                one_of(name, word, parts[name])
+        return [(method, group) for method in chosen["methods"] for group in chosen["groups"]]
+
+
+def main(settings: Settings) -> Summary:
+    alignments, seeds = settings.alignments(), settings.parse_seeds()
+    pairs = draw_pairs(seeds, settings.pairs, settings.pair_seed, ordered=False)
+    integer("ts", settings.ts, 3), integer("restarts", settings.restarts, 1)
+    config = settings.zoo_config()
+    dataset = settings.load_dataset()
+    document = {"zoo": config.identity(dataset)}
+    document |= {name: getattr(settings, name) for name in ("ts", "examples", "restarts", "test_size")}
+    name = f"{short_name(settings.dataset)}-{settings.model.replace(':', '-')}"
+    out, folder_of_zoo = (
+        run_folder("rebasin", name, document, dataset, settings.out),
+        settings.zoo or zoo_folder(config),
+    )
+
+    def phases() -> list[dry_run.Phase]:
+        requested = requested_alignments(alignments, pairs)
+        missing = len(ResultTable(out.path, ROWS).missing(requested))
+        return [
+            dry_run.zoo_phase(config, dataset, seeds, folder_of_zoo, settings.memory_limit),
+            dry_run.Phase("lines to evaluate", missing, len(requested) - missing),
+        ]
+
+    dry_run.stop(settings, config, dataset, out.path, phases)
+    trained = settings.train_zoo(config, dataset, folder_of_zoo)
+    with out.open() as folder:
+        compute(folder, trained, dataset, alignments, pairs, settings)
+        requested = requested_alignments(alignments, pairs)
+        rows, gains = ResultTable(folder, ROWS).select(requested), ResultTable(folder, GAINS).rows()
+        merged = merge_all(folder, trained, dataset, settings)
+        means = table_of(rows)
+        files.write_csv(folder / "means.csv", means.reset_index())
+        for score, label in {"test_accuracy": "test accuracy (%)", "test_loss": "test loss"}.items():
+            options = {"x": "t", "y": "mean", "line": "alignment", "panel": "panel", "interval": ("low", "high")}
+            plots.mean_curves(
+                curves(rows, score), folder / score, xlabel="position on the line", ylabel=label, **options
+            )
+        sweeps = ResultTable(folder, SWEEPS).select(requested[requested.method != "none"])
+        sweeps = sweeps.assign(share=sweeps.objective / sweeps.groupby(list(ALIGNED)).objective.transform("first"))
+        options = {"line": "group", "panel": "method"}
+        plots.mean_curves(
+            sweeps, folder / "objective", x="sweep", y="share", xlabel="sweep", ylabel="share of the start", **options
+        )
+        gains = gains.merge(requested, on=list(ALIGNED))
+        plots.mean_curves(
+            gains, folder / "gains", x="place", y="gain", xlabel="space, in order", ylabel="gain of cosine", **options
+        )
+        return Summary(
+            folder,
+            f"{trained.network.name} on {dataset.name}: {len(pairs)} pairs of {len(seeds)} networks",
+            conclusion(rows),
+            {
+                f"the middle of the line, mean over {len(pairs)} pairs and 95 % interval over networks": means,
+                f"test accuracy (%) of all {len(seeds)} networks merged": merged_table(merged),
+            },
+            ("test_accuracy", "test_loss", "objective", "gains"),
+        )
+
+
+def requested_alignments(alignments: list[tuple[str, str]], pairs: list[tuple[int, int]]) -> pd.DataFrame:
+    """Return method, group and pair of all lines, those without alignment first."""
+    lines = [(*how, *pair) for how in (NAIVE, *alignments) for pair in pairs]
+    return pd.DataFrame(lines, columns=list(ALIGNED))
+
+
+def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs, settings: Settings) -> None:
+    """Add the rows of the lines that the tables lack."""
+    results, sweeps, gains = (ResultTable(folder, schema) for schema in (ROWS, SWEEPS, GAINS))
+    missing = results.missing(requested_alignments(alignments, pairs))
+    for (method, group), lines in missing.groupby(["method", "group"], sort=False):
+        ends = [
+            parallel.take(trained.members, [trained.seeds.index(seed) for seed in lines[side]])
+            for side in ("model_a", "model_b")
+        ]
+        if method != "none":
+            element, info = match_all(trained, dataset, *ends, method, group, settings)
+            ends[1] = act_all(trained, ends[1], element)
+            for i, line in enumerate(lines.to_dict("records")):
+                objective = info.objective[i]
+                own = pd.DataFrame({"sweep": range(len(objective)), "objective": objective})
+                sweeps.add(own.assign(converged=bool(info.converged[i]), **line))
+                own = [(name, place, values[i]) for place, (name, values) in enumerate(info.gain.items())]
+                gains.add(pd.DataFrame(own, columns=["space", "place", "gain"]).assign(**line))
+        frames = []
+        for statistics in ("interpolated", "repair"):
+            options = {"statistics": statistics, "examples": settings.examples}
+            barrier = alignment.barrier(trained.network, *ends, dataset, settings.ts, **options)
+            for i, line in enumerate(lines.to_dict("records")):
+                scores = {name: getattr(barrier, name)[i] for name in SCORES}
+                frames.append(pd.DataFrame({"t": barrier.ts, **scores}).assign(statistics=statistics, **line))
+        results.add(pd.concat(frames))
+
+
+def match_all(trained: zoo.Zoo, dataset: Dataset, a: Member, b: Member, method: str, group: str, settings: Settings):
+    """Return the elements and the info of `match` for stacked pairs."""
+    split, data = dataset.train, None
+    if method != "weights":
+        data = np.asarray(normalize(split.images[: settings.examples], dataset.mean, dataset.std))
+    if method in ("straight_through", "sinkhorn"):
+        data = (data, split.labels[: settings.examples])
+    options = {"method": method, "group": group, "data": data, "restarts": settings.restarts}
+    return alignment.match(trained.network, a, b, **options)
+
+
+def act_all(trained: zoo.Zoo, members: Member, element: dict) -> Member:
+    """Return stacked members after the elements of a stacked element."""
+    symmetry, element = symmetry_of(trained.network, trained.member(trained.seeds[0]), None), parallel.stack([element])
+    moved = [
+        symmetry.act(parallel.take(members, i), {name: matrices[0, i] for name, matrices in element.items()})
+        for i in range(parallel.count_members(members))
+    ]
+    return parallel.stack(moved)
+
+
+def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings) -> pd.DataFrame:
+    """Return scores of all members merged into one, by method and group; compute those that the table lacks."""
+    table, seeds = ResultTable(folder, MERGED), ",".join(map(str, trained.seeds))
+    groups = [group for group in SEARCHED_GROUPS[:2] if group in settings.groups.split(",")]
+    lines = [NAIVE, *((method, group) for method in MERGES for group in groups)]
+    requested = pd.DataFrame([(*line, seeds) for line in lines], columns=list(MERGED.key))
+    network, members = trained.network, trained.members
+    for line in table.missing(requested).to_dict("records"):
+        ends, merged, row = (
+            members,
+            mean_member(members),
+            {"objective": np.nan, "cycle_error": np.nan, "pairwise_cycle_error": np.nan},
+        )
+        if line["method"] != "none":
+            merged, info = alignment.merge(network, members, method=line["method"], group=line["group"])
+            ends = act_all(trained, members, info.elements)
+            row = {"objective": info.objective[-1], "cycle_error": info.cycle_error}
+            row["pairwise_cycle_error"] = pairwise_cycle_error(trained, line["group"])
+        repaired = alignment.repair(network, merged, ends, dataset, examples=settings.examples)
+        for name, member in {"test_accuracy": merged, "repaired_accuracy": repaired}.items():
+            stacked = parallel.stack([member])
+            row[name] = float(zoo.evaluate(network, stacked, dataset.test, dataset.mean, dataset.std)[0])
+        table.add(pd.DataFrame([{**line, **row}]))
+    return table.select(requested)
+
+
+def mean_member(members: Member) -> Member:
+    """Return the mean of stacked members, as the middle of lines."""
+    first, *others = (parallel.take(members, i) for i in range(parallel.count_members(members)))
+    for count, other in enumerate(others, 2):
+        first = alignment.interpolate(first, other, 1 / count)
+    return first
+
+
+def pairwise_cycle_error(trained: zoo.Zoo, group: str) -> float:
+    """Return the cycle error of weight matching of each pair on its own."""
+    seeds = range(len(trained.seeds))
+    pairs = [(i, j) for i in seeds for j in seeds if i < j]
+    a, b = (parallel.take(trained.members, [pair[side] for pair in pairs]) for side in (0, 1))
+    element, _ = alignment.match(trained.network, a, b, group=group)
+    symmetry, maps = symmetry_of(trained.network, trained.member(trained.seeds[0]), None), {}
+    for row, (i, j) in enumerate(pairs):
+        maps[i, j] = {name: matrices[row] for name, matrices in element.items()}
+        maps[j, i] = symmetry.inverse(maps[i, j])
+    return alignment.cycle_error(symmetry, maps)
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
