@@ -32,7 +32,7 @@ from symjax.ops import files, parallel
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.pairs import draw_pairs
 
-EXPERIMENT = Experiment(place=160, published=PUBLISHED)
+EXPERIMENT = Experiment(place=65, published=PUBLISHED)
 ALIGNED = {"method": str, "group": str, "model_a": int, "model_b": int}
 KEY = {**ALIGNED, "statistics": str, "t": float}
 SCORES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")

@@ -76,7 +76,8 @@ def interpolate(a: Any, b: Any, t: Any) -> Any:
       >>> interpolate({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, jnp.array([0.0, 0.5, 1.0]))["w"].shape
       (3, 2)
     """
-    if jax.tree.structure(a) != jax.tree.structure(b):
+    structure: Any = jax.tree.structure(a)
+    if jax.tree.structure(b) != structure:
         raise InputError("b: got another structure than a, expected networks of one structure")
     t = jnp.asarray(t)
     if t.ndim > 1:
@@ -173,7 +174,7 @@ def _scores(network: Network, item: tuple, shared: tuple, statistics: str, loss,
     for side in ends:
         index = row if parallel.count_members(side[0]) > 1 else 0
         sides.append(jax.tree.map(lambda leaf: leaf[index], side))  # noqa: B023
-    member, targets = interpolate(*sides, t)
+    member, targets = interpolate(sides[0], sides[1], t)
     if statistics == "reset":
         member = reset(network, member, parts.train)
     elif statistics == "repair":

@@ -101,7 +101,7 @@ def merge(
     leaves = {path: leaf.copy() for path, leaf in leaves.items()}  # balanced in place
     to, balanced = balance(leaves, blocks)
     descents = [Descent(blocks, _row(leaves, p), _row(leaves, p)) for p in range(count)]
-    steps = []
+    steps: list[float] = []
     if method == "universe":
         start, steps = _frank_wolfe([block.space for block in blocks if not block.families], leaves)
         for p, descent in enumerate(descents):
@@ -214,7 +214,7 @@ def _frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
     for _ in range(STEPS):
         slopes = {name: np.zeros_like(matrices) for name, matrices in soft.items()}
         for path, held in holders.items():
-            universe = moved(soft, path) if held else None
+            universe = moved(soft, path)
             for space, axis in held:
                 target = channels_of(universe.sum(0, keepdims=True) - universe, axis)
                 slopes[space.name] += target @ channels_of(moved(soft, path, axis), axis).swapaxes(1, 2)

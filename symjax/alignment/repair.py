@@ -128,4 +128,5 @@ def rescale(network: Network, member: Member, targets: list, train: Examples) ->
 
 
 def _rescale(network: Network, item: tuple, train: Examples) -> Member:
-    return rescale(network, *item, train)
+    member, targets = item
+    return rescale(network, member, targets, train)

@@ -1,6 +1,6 @@
 """The layers of a network whose outputs are scaled by one parameter and shifted by another."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -60,15 +60,17 @@ def _parameter(trace: Trace, paths, v):
             return None
         v = trace.jaxpr.eqns[i].invars[0]
     is_single = is_variable(v) and len(trace.readers[v]) == 1
-    return v if is_single and _ends_with(v.aval.shape, *copies) else None
+    return v if is_single and _ends_with(_shape(v), *copies) else None
 
 
 def _kernel(trace: Trace, paths, v):
     """Return the parameter that scales a value unit by unit, along its last dimensions."""
     i = trace.producers.get(v)
-    equation = None if i is None else trace.jaxpr.eqns[i]
-    name = None if equation is None else equation.primitive.name
-    if name in SAME_ENTRIES and equation.invars[0].aval.shape == v.aval.shape:
+    if i is None:
+        return None
+    equation = trace.jaxpr.eqns[i]
+    name = equation.primitive.name
+    if name in SAME_ENTRIES and _shape(equation.invars[0]) == _shape(v):
         return _kernel(trace, paths, equation.invars[0])
     if name == "mul":
         own = [_parameter(trace, paths, operand) for operand in equation.invars]
@@ -87,6 +89,10 @@ def _kernel(trace: Trace, paths, v):
     return kernel if sorted((*contracted, *batch)) == list(range(len(contracted) + len(batch))) and not batch else None
 
 
+def _shape(v: Any) -> tuple:
+    return v.aval.shape
+
+
 def _ends_with(shape: tuple, *variables) -> bool:
     """Return whether the last dimensions of all variables are these."""
-    return len(shape) > 0 and all(v.aval.shape[-len(shape) :] == shape for v in variables)
+    return len(shape) > 0 and all(_shape(v)[-len(shape) :] == shape for v in variables)
