@@ -99,7 +99,11 @@ class StitchResults:
         missing = set(self._rows.missing(_requested(pairs, plan)).itertuples(index=False, name=None))
         plans: dict[Plan, list[tuple[int, int]]] = {}
         for pair in pairs:
-            for part in plan.parts(lambda junction, family, pair=pair: _row_key(pair, junction, family) in missing):
+
+            def is_missing(junction: Junction, family: Family, pair=pair) -> bool:
+                return _row_key(pair, junction, family) in missing
+
+            for part in plan.parts(is_missing):
                 plans.setdefault(part, []).append(pair)
         return plans
 

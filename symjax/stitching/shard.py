@@ -71,7 +71,7 @@ class SweepShard:
         self._lengths = list(map(len, images))
         self._batches_per_call = min(BATCHES, max(self._lengths))
         self._moments = lift(
-            lambda pair, shared: fit.pair_moments(plan, pair, shared[0][0], *shared[1:], labels=shared[0][1])
+            lambda pair, shared: fit.pair_moments(plan, pair, shared[0][0], shared[1], shared[2], shared[0][1])
         )
         self._initialize = lift(lambda m, _: fit.initialize(plan, *m), effort=0)
         self._epoch = lift(partial(fit.fit_epoch, plan), effort=1)
@@ -159,7 +159,7 @@ class SweepShard:
             agreement += 0 if sums.agreement is None else sums.agreement.sum(axis=1)
             examples += some.mask.sum()
             on_evaluation({"loss": float(np.mean(loss) / examples), "accuracy": float(np.mean(score) / examples)})
-        share = 100 * agreement / float(examples) if self.plan.config.agreement else None
+        share = np.asarray(100 * agreement / float(examples)) if self.plan.config.agreement else None
         return np.asarray(self.plan.config.scale * score / float(examples)), share
 
 
