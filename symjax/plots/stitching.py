@@ -86,15 +86,14 @@ def penalties(table: pd.DataFrame, path: str | Path | None = None, *, ax=None, p
     starred = table.groupby("layer").starred.first()
     names = {layer: layer if "*" in layer or not starred[layer] else f"{layer}*" for layer in table.layer.unique()}
     styles = family_styles(list(table.family.unique()))
-    table = table.assign(layer=table.layer.map(names))
-    control = table.control if "control" in table else pd.Series("related", table.index)
+    table = table.assign(layer=table.layer.map(names), control=table.control if "control" in table else "related")
     clean = f"{mean(table.clean_accuracy):{'.1f' if percent else '.3g'}}{' %' * percent}"
     with matplotlib.rc_context(PAPER):
         figure, grid = make_axes(ax, (1, 1), (max(6.5, bars_width(len(names), len(styles))), 3.8))
         axes = grid[0, 0]
-        related = table[control == "related"]
+        related = table[table.control == "related"]
         centres = grouped_bars(axes, related, series="family", value="penalty", styles=styles)
-        controls = table[control != "related"].groupby(control)
+        controls = table[table.control != "related"].groupby("control", sort=False)
         for marker, (of_control, rows) in zip(itertools.cycle("ox^sDv"), controls, strict=False):
             means = rows.groupby(["family", "layer"]).penalty.agg(mean).unstack()
             means = means.reindex(list(centres)).reindex(columns=list(related.layer.unique()))

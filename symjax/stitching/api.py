@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pandas as pd
 
-from symjax.checks import integer, one_of, short
+from symjax.checks import integer, short
 from symjax.data import Dataset, Split
 from symjax.data.dataset import Source
 from symjax.data.splitting import build
@@ -167,7 +167,9 @@ def stitch(
     network_b, member_b = _member("b", b)
     if unknown := [name for name in options if name not in OPTIONS]:
         raise InputError(f"{unknown[0]}: got an unknown option, expected one of {', '.join(OPTIONS)}")
-    objective, loss = (one_of("loss", loss, OBJECTIVES), None) if isinstance(loss, str) else (TASK, loss)
+    if isinstance(loss, str) and loss not in OBJECTIVES:
+        raise InputError(f"loss: got {loss!r}, expected a function or one of {', '.join(OBJECTIVES)}")
+    objective, loss = (loss, None) if isinstance(loss, str) else (TASK, loss)
     compared = controls is not False or objective != TASK
     options = {"agreement": compared and loss is None and metric is None} | options
     config = FitConfig(loss=loss, metric=metric, **options)

@@ -94,11 +94,9 @@ class FitConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict. Functions are given by name; they and `agreement` are omitted if None or False."""
         functions = {name: getattr(self, name) for name in ("loss", "metric")}
-        names: dict[str, Any] = {
-            name: name_of(function) for name, function in functions.items() if function is not None
-        }
-        names |= {"agreement": True} if self.agreement else {}
-        return {name: value for name, value in asdict(self).items() if name not in (*functions, "agreement")} | names
+        names = {name: name_of(function) for name, function in functions.items() if function is not None}
+        omitted = [*functions, *(() if self.agreement else ("agreement",))]
+        return {name: value for name, value in asdict(self).items() if name not in omitted} | names
 
     @property
     def scale(self) -> int:
@@ -203,14 +201,14 @@ class Plan:
 
     def with_controls(self, controls: Sequence[str], objectives: Sequence[str] = (TASK,)) -> "Plan":
         """Return the plan with each of its stitches for each objective, and with controls, where they are possible."""
-        points = [
+        points = tuple(
             Point(a, b, control, objective)
             for a, b, *_ in map(as_point, self.points)
             for objective in objectives
             for control in (RELATED, *controls)
             if control != WRONG_LAYER or wrong_point(self.network, self.network_b, a, b) is not None
-        ]
-        return replace(self, points=tuple(points))
+        )
+        return replace(self, points=points)
 
     def parts(self, requested: Callable[[Junction, Family], bool] = lambda junction, family: True) -> list["Plan"]:
         """Return plans of the possible stitches that are requested, each with all of its families at all its points."""

@@ -11,7 +11,6 @@ and stitch exist too.
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,11 @@ class StitchResults:
         missing = set(self._rows.missing(_requested(pairs, plan)).itertuples(index=False, name=None))
         plans: dict[Plan, list[tuple[int, int]]] = {}
         for pair in pairs:
-            for part in plan.parts(partial(_is_in, missing, pair)):
+
+            def is_missing(junction: Junction, family: Family, pair=pair) -> bool:
+                return _row_key(pair, junction, family) in missing
+
+            for part in plan.parts(is_missing):
                 plans.setdefault(part, []).append(pair)
         return plans
 
@@ -199,10 +202,6 @@ def _requested(pairs: Iterable[tuple[int, int]], plan: Plan) -> pd.DataFrame:
         for pair in sorted(pairs)
     ]
     return pd.DataFrame(keys, columns=ROWS.full_key)
-
-
-def _is_in(keys: set[tuple[str, ...]], pair: tuple[int, int], junction: Junction, family: Family) -> bool:
-    return _row_key(pair, junction, family) in keys
 
 
 def _row_key(pair: tuple[int, int], junction: Junction, family: Family) -> tuple[str, ...]:
