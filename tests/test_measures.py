@@ -116,7 +116,8 @@ def test_invariance_is_as_claimed(measure, invariance, either):
 @pytest.mark.few(10)
 def test_symmetry_is_as_claimed(measure, either):
     x, y = either
-    change = abs(float(measure.fn(x, y)) - float(measure.fn(y, x)))
+    pairs = [(x, y)] if measure.symmetric else [(x, y), (x, np.roll(y, 2, 0))]  # counts may agree by accident
+    change = max(abs(float(measure.fn(x, y)) - float(measure.fn(y, x))) for x, y in pairs)
     assert change < HOLDS if measure.symmetric else change > FAILS
 
 
@@ -171,7 +172,9 @@ def test_identical_inputs_reach_the_end_of_the_range(measure, pair):
     x, y = pair
     same, different = float(measure.fn(x, x)), float(measure.fn(x, y))
     best = 0.0 if measure.kind == "distance" else measure.range[1]
-    if measure.kind == "distance" and "cca" not in measure.name:  # which is 1 less a similarity
+    if not measure.ends_at_equal:
+        assert abs(same - best) < 0.2
+    elif measure.kind == "distance" and "cca" not in measure.name:  # which is 1 less a similarity
         assert same == 0
     elif np.isfinite(best):
         assert abs(same - best) < 1e-5
@@ -220,7 +223,7 @@ def test_gradient_is_finite(measure, pair):
     x, y = pair
     gradients = jax.jit(jax.grad(measure.fn, (0, 1)))(x, y)
     assert all(np.isfinite(g).all() for g in gradients)
-    assert any(np.abs(g).max() > 0 for g in gradients)
+    assert any(np.abs(g).max() > 0 for g in gradients) == measure.differentiable
 
 
 @each

@@ -44,6 +44,12 @@ class Measure:
         one_map_size: whether fn rejects maps of different sizes, since by default pixels are its samples.
         zero_channels: whether appending zero channels to x or to y does not change the value.
         title: the name in figures; by default `name`.
+        differentiable: whether the derivatives are not zero everywhere, as those of counts are.
+        ends_at_equal: whether fn(x, x) is the largest similarity or the distance 0.
+        min_examples: the smallest number of examples that fn takes with its default options.
+        cost: operations for n examples and p features.
+        bias: the value for independent data, and what moves it.
+        use: when to use it.
     """
 
     name: str
@@ -57,6 +63,12 @@ class Measure:
     one_map_size: bool = False
     zero_channels: bool = False
     title: str = ""
+    differentiable: bool = True
+    ends_at_equal: bool = True
+    min_examples: int = 2
+    cost: str = ""
+    bias: str = ""
+    use: str = ""
 
     def __post_init__(self):
         if self.kind not in ("similarity", "distance"):
