@@ -12,9 +12,12 @@ from symjax.similarity.bartlett import BartlettTest, bartlett_test
 from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
+from symjax.similarity.correlation_match import hard_correlation_match, partial_soft_matching, soft_correlation_match
 from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
+from symjax.similarity.gulp import gulp
+from symjax.similarity.held_out import aligned_cosine, held_out_procrustes
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
@@ -23,6 +26,7 @@ from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pca import PCA, pca
 from symjax.similarity.pls import PLS, pls, pls_similarity
+from symjax.similarity.predictivity import linear_predictivity
 from symjax.similarity.procrustes import (
     permutation_procrustes,
     permutation_procrustes_distance,
@@ -31,7 +35,9 @@ from symjax.similarity.procrustes import (
 )
 from symjax.similarity.pwcca import pwcca, pwcca_distance
 from symjax.similarity.resampling import ErrorBars, PermutationTest, error_bars, permutation_test
+from symjax.similarity.shape import shape_distance
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
+from symjax.similarity.stochastic import stochastic_shape_distance
 from symjax.similarity.streams import (
     Stream,
     cca_stream,
@@ -81,6 +87,7 @@ __all__ = [
     "Stream",
     "Transport",
     "add_measures",
+    "aligned_cosine",
     "bartlett_test",
     "cca",
     "cca_distance",
@@ -95,12 +102,17 @@ __all__ = [
     "fourier_cca",
     "fourier_cca_similarity",
     "group_means",
+    "gulp",
+    "hard_correlation_match",
+    "held_out_procrustes",
     "hsic",
+    "linear_predictivity",
     "load_stream",
     "mean_correlation",
     "mean_over_pairs",
     "mean_square_correlation",
     "pairwise",
+    "partial_soft_matching",
     "pca",
     "permutation_procrustes",
     "permutation_procrustes_distance",
@@ -116,8 +128,11 @@ __all__ = [
     "pwcca_distance",
     "pwcca_stream",
     "save_stream",
+    "shape_distance",
+    "soft_correlation_match",
     "soft_matching",
     "soft_matching_distance",
+    "stochastic_shape_distance",
     "svcca",
     "svcca_distance",
     "svcca_stream",
