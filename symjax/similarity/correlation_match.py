@@ -144,7 +144,7 @@ def split_soft(shapes, *, symmetric=False, maps="pixels"):
 
     def one_way(cross, rows, columns):
         best = jnp.where(columns[None], cross, -jnp.inf).max(1)
-        mean = jnp.where(rows, best, 0).sum() / rows.sum().astype(cross.dtype)
+        mean = jnp.where(rows, best, 0).sum() / rows.sum().astype(cross.dtype) + 0 * cross.sum()  # NaN passes through
         return jnp.where(rows.any() & columns.any(), mean, jnp.nan)
 
     def finish(cross, rows, columns):

@@ -12,7 +12,7 @@ from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.predictivity import ridge_factors
+from symjax.similarity.predictivity import augmented
 from symjax.similarity.split_measure import SplitMeasure
 
 SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
@@ -66,7 +66,7 @@ def split(shapes, *, ridge=0.01, maps="pixels"):
 
     def prepare(x):
         x, norm = unit_norm(centred(as_matrix(x, "x", maps, layout="nhwc")))
-        factor = ridge_factors(to_row_space(x)[0], ridge)[0]
+        factor = jnp.linalg.qr(augmented(to_row_space(x)[0], ridge))[0][: len(x)]  # X R^-1, R'R = X'X + ridge I
         power = (matmul(factor.T, factor) ** 2).sum()
         return Prepared(factor.T, jnp.where(norm > 0, power, jnp.nan))
 

@@ -13,7 +13,7 @@ from symjax.similarity.folds import fold_of_samples
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.polar import polar
+from symjax.similarity.polar import polar, uncertain_share, warn_of_uncertain_directions
 
 
 def aligned_cosine(x, y, *, maps="pixels", layout=None):
@@ -43,18 +43,21 @@ def aligned_cosine(x, y, *, maps="pixels", layout=None):
         >>> print(f"{aligned_cosine(x, 3 * x[:, ::-1]):.3f}")  # permuted and scaled
         1.000
     """
-    return _aligned_cosine(*paired_samples(x, y, maps, layout=layout))
+    value, share = _aligned_cosine(*paired_samples(x, y, maps, layout=layout))
+    warn_of_uncertain_directions(share)
+    return value
 
 
 @jax.jit
 def _aligned_cosine(x, y):
     (x, _), (y, _) = unit_norm(x), unit_norm(y)
-    rotation = polar(matmul(x.T, y))
+    products = matmul(x.T, y)
+    rotation = polar(products)
     (x_rows, x_norms), (y_rows, y_norms) = unit_channels(x.T), unit_channels(y.T)
     cosines = (matmul(rotation.T, x_rows) * y_rows).sum(0)
     kept = (x_norms > 0) & (y_norms > 0)
     mean = jnp.clip(jnp.where(kept, cosines, 0).sum() / kept.sum().astype(x.dtype), -1, 1)
-    return mean + 0 * cosines.sum()  # a NaN of any sample
+    return mean + 0 * cosines.sum(), uncertain_share(products, x_rows.T)  # a NaN of any sample
 
 
 def held_out_procrustes(x, y, *, folds=2, maps="pixels", layout=None):
@@ -90,7 +93,9 @@ def held_out_procrustes(x, y, *, folds=2, maps="pixels", layout=None):
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
     examples = len(x)
     x, y = paired_samples(x, y, maps, layout="nhwc")
-    return _held_out(x, y, *fold_of_samples(folds, examples, len(x)))
+    value, share = _held_out(x, y, *fold_of_samples(folds, examples, len(x)))
+    warn_of_uncertain_directions(share)
+    return value
 
 
 @partial(jax.jit, static_argnums=3)
@@ -100,12 +105,15 @@ def _held_out(x, y, labels, count):
     def fold_sums(fold):
         training = (labels != fold).astype(x.dtype)[:, None]
         x_less, y_less = (z - (z * training).sum(0)[None] / training.sum() for z in (x, y))
-        rotation = polar(matmul((x_less * training).T, y_less))
+        products = matmul((x_less * training).T, y_less)
+        rotation = polar(products)
         test_x, test_y = (z * (1 - training) for z in (x_less, y_less))
-        return (matmul(test_x, rotation) * test_y).sum(), (test_x**2).sum(), (test_y**2).sum()
+        sums = (matmul(test_x, rotation) * test_y).sum(), (test_x**2).sum(), (test_y**2).sum()
+        return sums, uncertain_share(products, test_x)
 
-    inner, x_squares, y_squares = (part.sum() for part in lax.map(fold_sums, jnp.arange(count, dtype=jnp.int32)))
-    return jnp.clip(inner / (jnp.sqrt(x_squares) * jnp.sqrt(y_squares)), -1, 1)
+    sums, shares = lax.map(fold_sums, jnp.arange(count, dtype=jnp.int32))
+    inner, x_squares, y_squares = (part.sum() for part in sums)
+    return jnp.clip(inner / (jnp.sqrt(x_squares) * jnp.sqrt(y_squares)), -1, 1), shares.max()
 
 
 _ROTATED = ORTHOGONAL | {"isotropic_scaling"}

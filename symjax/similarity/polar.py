@@ -2,9 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from symjax.birkhoff.dual import matmul
+from symjax.checks import is_concrete
+from symjax.similarity.inputs import NumericalWarning, warn_user
 from symjax.similarity.linalg import masked, reciprocal
+
+LARGEST_TURN = 1e-3  # angle by which rounding may turn a direction
+LARGEST_SHARE = 0.01  # largest share of the data in directions that are turned by more, without a warning
 
 
 @jax.custom_jvp
@@ -29,6 +35,26 @@ def _polar_jvp(primals, tangents):
     left = matmul(u.T, dx)
     columns = (left - matmul(within, vt)) * reciprocal(s)[:, None]
     return matmul(u, vt), matmul(matmul(u, turn) + rows, vt) + matmul(u, columns)
+
+
+def uncertain_share(products, x):
+    """Return the share of rows x (n, m) in directions that rounding of `products` (m, d) turns in `polar`.
+
+    These are directions of small products: rounding is relative to the largest ones.
+    """
+    u, s, _ = jnp.linalg.svd(lax.stop_gradient(products), full_matrices=False)
+    small = masked(u, s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0])
+    x = lax.stop_gradient(x)
+    return (matmul(x, small) ** 2).sum() * reciprocal((x**2).sum())
+
+
+def warn_of_uncertain_directions(share):
+    if is_concrete(share) and share > LARGEST_SHARE:
+        warn_user(
+            f"{float(share):.1%} of the data are in directions that the rotation maps by rounding, since others have "
+            "far larger products; far outliers may be the reason. jax_enable_x64 shows the effect",
+            NumericalWarning,
+        )
 
 
 def _svd(x):

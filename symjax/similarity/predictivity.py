@@ -78,16 +78,19 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, maps="pixe
 
 @partial(jax.jit, static_argnums=(3, 4))
 def _r_squared(x, y, labels, ridge, count):
-    x, x_norm = unit_norm(centred(x))
-    y, y_norm = unit_norm(centred(y))
+    (x, x_norm), (y, y_norm) = (unit_norm(centred(z)) for z in (x, y))
     x = to_row_space(x if ridge else unit_channels(x)[0])[0]
     penalty = ridge or (8 * float(jnp.finfo(x.dtype).eps)) ** 2 * x.shape[1]
 
     def fold_sums(fold):
         training = (labels != fold).astype(x.dtype)[:, None]
         (train_x, test_x), (train_y, test_y) = (_less_mean(z, training) for z in (x, y))
-        q, r = ridge_factors(train_x, penalty)
-        errors = test_y - matmul(test_x, solve_triangular(r, matmul(q.T, train_y)))
+        q, r = jnp.linalg.qr(augmented(train_x, penalty))
+        target = jnp.concatenate([train_y, jnp.zeros((x.shape[1], y.shape[1]), x.dtype)])
+        start = solve_triangular(r, matmul(q.T, target))
+        # A second time for the residuals: it removes the effect of the penalty of least squares (iterated Tikhonov).
+        residual = target - matmul(augmented(train_x, ridge), start)
+        errors = test_y - matmul(test_x, start + solve_triangular(r, matmul(q.T, residual)))
         return (errors**2).sum(), (test_y**2).sum()
 
     errors, squares = lax.map(fold_sums, jnp.arange(count, dtype=jnp.int32))
@@ -100,14 +103,9 @@ def _less_mean(z, training):
     return zero_rounding(differences * training, norms(z * training)), differences * (1 - training)
 
 
-def ridge_factors(x, penalty):
-    """Return Q (n, p) and the triangular R of x = Q R, with R'R = x'x + penalty I, for n >= p.
-
-    Q Q' y are the fitted values of ridge regression on x, and R^-1 Q' y its coefficients.
-    """
-    n, p = x.shape
-    q, r = jnp.linalg.qr(jnp.concatenate([x, penalty**0.5 * jnp.eye(p, dtype=x.dtype)]))
-    return q[:n], r
+def augmented(x, penalty):
+    """Return x (n, p) over sqrt(penalty) I: least squares with it, and zeros under y, is ridge regression."""
+    return jnp.concatenate([x, penalty**0.5 * jnp.eye(x.shape[1], dtype=x.dtype)])
 
 
 _LINEAR = {

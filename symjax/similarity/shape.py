@@ -36,8 +36,9 @@ def shape_distance(x, y, *, alpha=1.0, center=True, maps="pixels", layout=None):
         0-d array in [0, pi / 2], 0 for equal arrays. NaN where x or y is constant (without `center`: zero). A metric on
         representations of any width, up to orthogonal maps, with `center` translation, with alpha 0 or 1 isotropic
         scaling, and with alpha 0 every invertible map. In between, as published, the scale of x matters: X is the sum
-        of x with weight alpha and of orthonormal directions with weight 1 - alpha. Directions of x at the level of
-        rounding are left out. Derivatives hold Q fixed, which is exact for the first.
+        of x with weight alpha and of orthonormal directions with weight 1 - alpha, so x should be scaled to a norm
+        about 1 first. Directions of x at the level of rounding are left out. Derivatives hold Q fixed, which is exact
+        for the first.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; alpha not in [0, 1], or traced; unknown option;
@@ -129,7 +130,6 @@ MEASURES = (
         "a metric, for clustering and embedding of networks; directions count by their variance",
         _BIAS,
     ),
-    _measure("shape_distance_half", 0.5, _TRANSLATED, "between shape_distance and shape_distance_white", _BIAS),
     _measure(
         "shape_distance_white",
         0.0,

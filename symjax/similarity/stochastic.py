@@ -34,7 +34,7 @@ def stochastic_shape_distance(x, y, *, layout=None):
     Returns:
         0-d array, nonnegative, in the units of x and y; 0 for equal arrays. Covariances are unbiased (divided by r -
         1). Of matrices it is the root mean square distance after the best rotation. Symmetric. Invariant to orthogonal
-        maps. Derivatives hold the rotations fixed, which is exact for the first.
+        maps, and to the order of the responses. Derivatives hold the rotations fixed, which is exact for the first.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; concrete NaN or infinite entries.
@@ -115,7 +115,7 @@ MEASURES = (
         (0.0, float("inf")),
         "distance",
         True,
-        ORTHOGONAL,
+        ORTHOGONAL | {"cyclic_shift"},  # the order of responses does not matter
         zero_channels=True,
         title="stochastic shape distance",
         cost="n decompositions (min(r, c), min(r, c)) of r responses, each iteration, a pair",
