@@ -4,15 +4,16 @@ from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import static_scalar
 from symjax.similarity.channels import centred, safe_sqrt, unit_norm, zero_if_equal
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import to_row_space
+from symjax.similarity.linalg import to_row_space, triangular_factor
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.predictivity import augmented
+from symjax.similarity.predictivity import LARGEST_RIDGE, augmented, penalty_of
 from symjax.similarity.split_measure import SplitMeasure
 
 SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
@@ -29,8 +30,8 @@ def gulp(x, y, *, ridge=0.01, maps="pixels", layout=None):
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c); floating (integers become the default float, half precisions
             float32).
-        ridge: positive number, in units of the total variance. Directions with a share of the variance under it hardly
-            count: small ones compare as CCA does, large ones as CKA does.
+        ridge: number in (0, 1e+15], in units of the total variance. Directions with a share of the variance under it
+            hardly count: small ones compare as CCA does, large ones as CKA does.
         maps: "pixels" (each pixel is a sample), "flatten" or "pool"; see `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
@@ -56,7 +57,9 @@ def gulp(x, y, *, ridge=0.01, maps="pixels", layout=None):
 
 
 def check_ridge(ridge):
-    return static_scalar("ridge", ridge, "a positive number", lambda value: 0 < value < float("inf"))
+    return static_scalar(
+        "ridge", ridge, f"a number in (0, {LARGEST_RIDGE:g}]", lambda value: 0 < value <= LARGEST_RIDGE
+    )
 
 
 @lru_cache(maxsize=64)
@@ -66,7 +69,8 @@ def split(shapes, *, ridge=0.01, maps="pixels"):
 
     def prepare(x):
         x, norm = unit_norm(centred(as_matrix(x, "x", maps, layout="nhwc")))
-        factor = jnp.linalg.qr(augmented(to_row_space(x)[0], ridge))[0][: len(x)]  # X R^-1, R'R = X'X + ridge I
+        x = to_row_space(x)[0]
+        factor = _smoother_factor(x, penalty_of(ridge, x))
         power = (matmul(factor.T, factor) ** 2).sum()
         return Prepared(factor.T, jnp.where(norm > 0, power, jnp.nan))
 
@@ -75,15 +79,27 @@ def split(shapes, *, ridge=0.01, maps="pixels"):
         return jnp.where(squares < SMALL_SHARE * (a + b), -1, safe_sqrt(squares))
 
     def exact(a, b):
-        left, right = jnp.split(_triangle(jnp.concatenate([a.data, b.data]).T), [len(a.data)], axis=1)
+        left, right = jnp.split(triangular_factor(jnp.concatenate([a.data, b.data]).T), [len(a.data)], axis=1)
         difference = matmul(left, left.T) - matmul(right, right.T)
         return zero_if_equal(safe_sqrt((difference**2).sum()), a.data, b.data)
 
     return SplitMeasure(prepare, finish, exact, lambda value: value == -1)
 
 
-def _triangle(x):
-    return x if x.shape[0] <= x.shape[1] else jnp.linalg.qr(x, mode="r")
+@jax.custom_jvp
+def _smoother_factor(x, penalty):
+    """Return D (n, p) with D D' = x (x'x + penalty I)^-1 x'; the derivative is valid for functions of D D' alone."""
+    return jnp.linalg.qr(augmented(x, penalty))[0][: len(x)]
+
+
+@_smoother_factor.defjvp
+def _smoother_factor_jvp(primals, tangents):
+    (x, penalty), (dx, _) = primals, tangents
+    q, r = jnp.linalg.qr(augmented(x, penalty))
+    factor = q[: len(x)]
+    change = solve_triangular(r, dx.T, trans=1).T  # dx R^-1
+    half = matmul(factor.T, change)
+    return factor, change - matmul(factor, half + half.T) / 2
 
 
 @partial(jax.jit, static_argnums=2)

@@ -42,7 +42,7 @@ def uncertain_share(products, x):
 
     These are directions of small products: rounding is relative to the largest ones.
     """
-    u, s, _ = jnp.linalg.svd(lax.stop_gradient(products), full_matrices=False)
+    u, s, _ = _svd(lax.stop_gradient(products))
     small = masked(u, s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0])
     x = lax.stop_gradient(x)
     return (matmul(x, small) ** 2).sum() * reciprocal((x**2).sum())

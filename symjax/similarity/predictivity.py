@@ -5,15 +5,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import solve_triangular
 
 from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, static_scalar
 from symjax.similarity.channels import centred, norms, unit_channels, unit_norm, zero_rounding
 from symjax.similarity.folds import fold_of_samples
 from symjax.similarity.inputs import FewExamplesWarning, as_pair, paired_representations, warn_user
-from symjax.similarity.linalg import to_row_space
+from symjax.similarity.linalg import least_squares, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
+
+LARGEST_RIDGE = 1e15
 
 
 def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, maps="pixels", layout=None):
@@ -29,7 +30,7 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, maps="pixe
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c); floating (integers become the default float, half precisions
             float32). y is predicted from x.
-        ridge: nonnegative number; 0 is least squares (of columns of unit norm, with a penalty at the level of
+        ridge: number in [0, 1e+15]; 0 is least squares (of columns of unit norm, with a penalty at the level of
             rounding).
         folds: number of folds, example i being in fold i modulo this number; or the fold of each example, integers
             (n,), such as jax.random.permutation(key, n) % 5.
@@ -62,7 +63,9 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, maps="pixe
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
     examples = len(x)
     x, y = as_pair(x, y, maps, layout="nhwc")
-    ridge = static_scalar("ridge", ridge, "a nonnegative number", lambda value: 0 <= value < float("inf"))
+    ridge = static_scalar(
+        "ridge", ridge, f"a number in [0, {LARGEST_RIDGE:g}]", lambda value: 0 <= value <= LARGEST_RIDGE
+    )
     labels, count = fold_of_samples(folds, examples, len(x))
     directions = ((x, y), (y, x)) if symmetric else ((x, y),)
     widest = max(source.shape[1] for source, _ in directions)
@@ -72,25 +75,25 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, maps="pixe
             "whatever the data; ridge= makes the fit regular",
             FewExamplesWarning,
         )
-    values = [_r_squared(*direction, labels, ridge, count) for direction in directions]
+    values = [_r_squared(*direction, labels, ridge, count, ridge > 0) for direction in directions]
     return sum(values) / len(values)
 
 
-@partial(jax.jit, static_argnums=(3, 4))
-def _r_squared(x, y, labels, ridge, count):
+@partial(jax.jit, static_argnums=(4, 5))
+def _r_squared(x, y, labels, ridge, count, penalized):
     (x, x_norm), (y, y_norm) = (unit_norm(centred(z)) for z in (x, y))
-    x = to_row_space(x if ridge else unit_channels(x)[0])[0]
-    penalty = ridge or (8 * float(jnp.finfo(x.dtype).eps)) ** 2 * x.shape[1]
+    x = to_row_space(x if penalized else unit_channels(x)[0])[0]
+    penalty = penalty_of(ridge, x)
 
     def fold_sums(fold):
         training = (labels != fold).astype(x.dtype)[:, None]
         (train_x, test_x), (train_y, test_y) = (_less_mean(z, training) for z in (x, y))
-        q, r = jnp.linalg.qr(augmented(train_x, penalty))
         target = jnp.concatenate([train_y, jnp.zeros((x.shape[1], y.shape[1]), x.dtype)])
-        start = solve_triangular(r, matmul(q.T, target))
+        design = augmented(train_x, penalty)
+        start = least_squares(design, target)
         # A second time for the residuals: it removes the effect of the penalty of least squares (iterated Tikhonov).
-        residual = target - matmul(augmented(train_x, ridge), start)
-        errors = test_y - matmul(test_x, start + solve_triangular(r, matmul(q.T, residual)))
+        residual = target - matmul(augmented(train_x, penalty if penalized else 0 * penalty), start)
+        errors = test_y - matmul(test_x, start + least_squares(design, residual))
         return (errors**2).sum(), (test_y**2).sum()
 
     errors, squares = lax.map(fold_sums, jnp.arange(count, dtype=jnp.int32))
@@ -103,9 +106,14 @@ def _less_mean(z, training):
     return zero_rounding(differences * training, norms(z * training)), differences * (1 - training)
 
 
+def penalty_of(ridge, x):
+    """Return `ridge`, or what acts like rounding if that is more, for x (n, p) with columns of norm up to 1."""
+    return jnp.maximum(jnp.asarray(ridge, x.dtype), (8 * float(jnp.finfo(x.dtype).eps)) ** 2 * x.shape[1])
+
+
 def augmented(x, penalty):
     """Return x (n, p) over sqrt(penalty) I: least squares with it, and zeros under y, is ridge regression."""
-    return jnp.concatenate([x, penalty**0.5 * jnp.eye(x.shape[1], dtype=x.dtype)])
+    return jnp.concatenate([x, jnp.sqrt(penalty) * jnp.eye(x.shape[1], dtype=x.dtype)])
 
 
 _LINEAR = {

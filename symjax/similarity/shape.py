@@ -59,7 +59,7 @@ def shape_distance(x, y, *, alpha=1.0, center=True, maps="pixels", layout=None):
     alpha = check_alpha(alpha)
     if alpha == 0:
         warn_of_few_examples(len(x), x.shape[1], y.shape[1])
-    return _angle(*pad_to_common_width(x, y), alpha, center)
+    return _angle(*pad_to_common_width(x, y), alpha, center, alpha < 1)
 
 
 def check_alpha(alpha):
@@ -72,7 +72,7 @@ def split(shapes, *, alpha=1.0, center=True, maps="pixels"):
     base, alpha = split_procrustes(shapes), check_alpha(alpha)
 
     def prepare(x):
-        return base.prepare(_whitened(as_matrix(x, "x", maps, layout="nhwc"), alpha, center))
+        return base.prepare(_whitened(as_matrix(x, "x", maps, layout="nhwc"), alpha, center, alpha < 1))
 
     return SplitMeasure(
         prepare,
@@ -82,17 +82,17 @@ def split(shapes, *, alpha=1.0, center=True, maps="pixels"):
     )
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _angle(x, y, alpha, center):
-    x, y = (_whitened(z, alpha, center) for z in (x, y))
+@partial(jax.jit, static_argnums=(3, 4))
+def _angle(x, y, alpha, center, whiten):
+    x, y = (_whitened(z, alpha, center, whiten) for z in (x, y))
     zero = jnp.zeros((), x.dtype)
     return _angle_of(best_rotation(x, y, (zero * x[0], zero * y[0]))[0])
 
 
-def _whitened(x, alpha, center):
+def _whitened(x, alpha, center, whiten):
     """Return x, partially whitened, at unit norm."""
     x, norm = unit_norm(centred(x) if center else x)
-    if alpha < 1:
+    if whiten:
         x = alpha * norm / (alpha * norm + 1 - alpha) * x + (1 - alpha) / (alpha * norm + 1 - alpha) * polar(x)
     return x
 

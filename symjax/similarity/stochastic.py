@@ -7,7 +7,7 @@ from jax import lax
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import centre, magnitude, pad_channels, safe_sqrt, zero_if_equal
 from symjax.similarity.inputs import paired_representations
-from symjax.similarity.linalg import hold_constant
+from symjax.similarity.linalg import hold_constant, triangular_factor
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.polar import polar
 
@@ -75,7 +75,7 @@ def _moments(x):
     deviations, means = centre(x, (1,))
     deviations = deviations / max(responses - 1, 1) ** 0.5
     if responses > x.shape[-1]:
-        deviations = jnp.linalg.qr(deviations, mode="r")
+        deviations = jax.vmap(triangular_factor)(deviations)
     return jnp.concatenate([means[:, None], deviations], 1)
 
 
