@@ -50,7 +50,7 @@ def gulp(x, y, *, ridge=0.01, maps="pixels", layout=None):
         >>> from symjax import gulp
         >>> x = np.random.default_rng(0).normal(size=(16, 4))
         >>> print(f"{gulp(x, 3 * x[:, ::-1] + 1):.3f} {gulp(x, x[:, :3]):.3f}")
-        0.000 0.962
+        0.000 0.927
     """
     x, y = as_pair(x, y, maps, layout=layout, translation_invariant=True)
     return _distance(x, y, check_ridge(ridge))

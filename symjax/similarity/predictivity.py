@@ -57,7 +57,7 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, maps="pixe
         >>> x = np.random.default_rng(0).normal(size=(40, 4))
         >>> y = x[:, :2] + 1  # a part of x
         >>> print(f"{linear_predictivity(x, y):.3f} {linear_predictivity(y, x):.1f}")
-        1.000 0.4
+        1.000 0.3
     """
     symmetric = flag("symmetric", symmetric)
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
@@ -116,33 +116,31 @@ def augmented(x, penalty):
     return jnp.concatenate([x, jnp.sqrt(penalty) * jnp.eye(x.shape[1], dtype=x.dtype)])
 
 
-_LINEAR = {
-    "reference": "Yamins et al. 2014; Schrimpf et al. 2018",
-    "range": (-float("inf"), 1.0),
-    "kind": "similarity",
-    "symmetric": False,
-    "invariances": ORTHOGONAL | {"translation", "isotropic_scaling"},
-    "one_map_size": True,
-    "zero_channels": True,
-    "ends_at_equal": False,
-    "min_examples": 5,
-    "cost": "k n p (p + q) a pair, for k folds",
-    "use": "whether y is a linear function of x, on new examples; the direction matters",
-}
+def _measure(name, fn, bias):
+    return Measure(
+        name,
+        fn,
+        "Yamins et al. 2014; Schrimpf et al. 2018",
+        (-float("inf"), 1.0),
+        "similarity",
+        False,
+        ORTHOGONAL | {"translation", "isotropic_scaling"},
+        one_map_size=True,
+        zero_channels=True,
+        ends_at_equal=False,
+        min_examples=5,
+        title=name.replace("_", " "),
+        cost="k n p (p + q) a pair, for k folds",
+        bias=bias,
+        use="whether y is a linear function of x, on new examples; the direction matters",
+    )
+
 
 MEASURES = (
-    Measure(
-        "linear_predictivity",
-        linear_predictivity,
-        bias="negative for independent data, about -p / (n - p)",
-        title="linear predictivity",
-        **_LINEAR,
-    ),
-    Measure(
+    _measure("linear_predictivity", linear_predictivity, "negative for independent data, about -p / (n - p)"),
+    _measure(
         "ridge_predictivity",
         partial(linear_predictivity, ridge=0.01),
-        bias="negative for independent data, less than by least squares",
-        title="ridge predictivity",
-        **_LINEAR,
+        "negative for independent data, less than by least squares",
     ),
 )

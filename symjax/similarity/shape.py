@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from symjax.checks import flag, static_scalar
 from symjax.similarity.cca_checks import warn_of_few_examples
-from symjax.similarity.channels import centred, pad_to_common_width, unit_norm
+from symjax.similarity.channels import centred, pad_to_common_width, unit_channels, unit_norm
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import LINEAR, ORTHOGONAL, Measure
 from symjax.similarity.polar import polar
@@ -52,14 +52,14 @@ def shape_distance(x, y, *, alpha=1.0, center=True, maps="pixels", layout=None):
         >>> x = np.random.default_rng(0).normal(size=(16, 4))
         >>> y = x @ np.tri(4)  # an invertible linear map
         >>> print(f"{shape_distance(x, y, alpha=0):.3f} {shape_distance(x, y):.3f}")
-        0.000 0.572
+        0.000 0.570
     """
     center = flag("center", center)
     x, y = as_pair(x, y, maps, layout=layout, translation_invariant=center)
     alpha = check_alpha(alpha)
     if alpha == 0:
         warn_of_few_examples(len(x), x.shape[1], y.shape[1])
-    return _angle(*pad_to_common_width(x, y), alpha, center, alpha < 1)
+    return _angle(*pad_to_common_width(x, y), alpha, center, _whitening(alpha))
 
 
 def check_alpha(alpha):
@@ -72,7 +72,7 @@ def split(shapes, *, alpha=1.0, center=True, maps="pixels"):
     base, alpha = split_procrustes(shapes), check_alpha(alpha)
 
     def prepare(x):
-        return base.prepare(_whitened(as_matrix(x, "x", maps, layout="nhwc"), alpha, center, alpha < 1))
+        return base.prepare(_whitened(as_matrix(x, "x", maps, layout="nhwc"), alpha, center, _whitening(alpha)))
 
     return SplitMeasure(
         prepare,
@@ -83,17 +83,24 @@ def split(shapes, *, alpha=1.0, center=True, maps="pixels"):
 
 
 @partial(jax.jit, static_argnums=(3, 4))
-def _angle(x, y, alpha, center, whiten):
-    x, y = (_whitened(z, alpha, center, whiten) for z in (x, y))
+def _angle(x, y, alpha, center, whitening):
+    x, y = (_whitened(z, alpha, center, whitening) for z in (x, y))
     zero = jnp.zeros((), x.dtype)
     return _angle_of(best_rotation(x, y, (zero * x[0], zero * y[0]))[0])
 
 
-def _whitened(x, alpha, center, whiten):
-    """Return x, partially whitened, at unit norm."""
+def _whitening(alpha):
+    return {0: "full", 1: "none"}.get(alpha, "partial")
+
+
+def _whitened(x, alpha, center, whitening):
+    """Return x, whitened, at about unit norm."""
     x, norm = unit_norm(centred(x) if center else x)
-    if whiten:
-        x = alpha * norm / (alpha * norm + 1 - alpha) * x + (1 - alpha) / (alpha * norm + 1 - alpha) * polar(x)
+    if whitening == "full":  # columns of unit norm have the same directions, with the digits of small columns
+        return polar(unit_channels(x)[0])
+    if whitening == "partial":
+        total = alpha * norm + 1 - alpha
+        x = alpha * norm / total * x + (1 - alpha) / total * polar(x)
     return x
 
 
