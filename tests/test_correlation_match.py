@@ -1,4 +1,4 @@
-"""Hard, soft and partial matches of neurons against SciPy in float64."""
+"""Hard, soft and partial matches of neurons, and CKA of the same neurons, against SciPy and NumPy in float64."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from scipy.optimize import linear_sum_assignment, linprog
 
 from symjax import (
     InputError,
+    dependent_columns_cka,
     hard_correlation_match,
     partial_soft_matching,
     soft_correlation_match,
@@ -65,3 +66,30 @@ def test_neurons_without_a_counterpart_are_left_out():
     for mass in (0, 1.1, -1, np.nan, "1"):
         with pytest.raises(InputError, match="^mass: got"):
             partial_soft_matching(x, y, mass=mass)
+
+
+def song(k, l):  # noqa: E741
+    n = len(k)
+    k, l = (z * (1 - np.eye(n)) for z in (k, l))  # noqa: E741
+    return np.sum(k * l) + k.sum() * l.sum() / ((n - 1) * (n - 2)) - 2 * k.sum(0) @ l.sum(0) / (n - 2)
+
+
+def without_equal_columns(x, y):
+    total = 0
+    for a in range(x.shape[1]):
+        for b in range(y.shape[1]):
+            total += (a != b) * song(np.outer(x[:, a], x[:, a]), np.outer(y[:, b], y[:, b]))
+    return total
+
+
+def test_dependent_columns_cka_is_its_definition():
+    x, y, _ = pair(6, 6)
+    expected = without_equal_columns(x, y)
+    expected /= np.sqrt(without_equal_columns(x, x) * without_equal_columns(y, y))
+    np.testing.assert_allclose(dependent_columns_cka(x, y), expected, rtol=1e-5)
+    noise = np.random.default_rng(0).normal(size=(100, 2))
+    assert np.isnan(dependent_columns_cka(noise @ np.diag([1, 1e-6]), noise))
+    with pytest.raises(InputError, match="^y: got shape .*same neurons"):
+        dependent_columns_cka(x, y[:, :4])
+    with pytest.raises(InputError, match="^x: got 1 neuron"):
+        dependent_columns_cka(x[:, :1], y[:, :1])

@@ -13,6 +13,7 @@ from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
 from symjax.similarity.correlation_match import hard_correlation_match, partial_soft_matching, soft_correlation_match
+from symjax.similarity.dependent_columns import dependent_columns_cka
 from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
@@ -97,6 +98,7 @@ __all__ = [
     "cka",
     "cka_distance",
     "cka_stream",
+    "dependent_columns_cka",
     "diagnose",
     "error_bars",
     "fourier_cca",
