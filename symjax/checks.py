@@ -206,6 +206,13 @@ def scalar(name, value, expected, is_valid):
     return value
 
 
+def static_scalar(name, value, expected, is_valid):
+    """Return `value` as a float if it is a valid number that is not traced; otherwise raise an `InputError`."""
+    if not is_concrete(value):
+        raise InputError(f"{name}: got {value}, expected {expected}, not traced")
+    return float(scalar(name, value, expected, is_valid))
+
+
 def _is_number(value):
     """Return whether it is a real number of Python, NumPy or JAX, and not a boolean."""
     if isinstance(value, (int, float)):

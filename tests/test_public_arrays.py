@@ -17,6 +17,7 @@ from symjax import InputError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning"),
+    pytest.mark.filterwarnings("ignore::symjax.similarity.NumericalWarning"),
     pytest.mark.filterwarnings("ignore:constrained_layout not applied"),  # matplotlib's, for numbers of 300 digits
 ]
 

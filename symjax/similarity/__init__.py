@@ -14,6 +14,8 @@ from symjax.similarity.canonical_variates import CCA
 from symjax.similarity.cca import cca, cca_distance, cca_similarity, mean_correlation, mean_square_correlation
 from symjax.similarity.ceilings import Ceiling, seed_ceiling, split_half_ceiling
 from symjax.similarity.cka import channel_normalized_cka, cka, cka_distance
+from symjax.similarity.correlation_match import hard_correlation_match, partial_soft_matching, soft_correlation_match
+from symjax.similarity.dependent_columns import dependent_columns_cka
 from symjax.similarity.descriptors import concentricity_difference, magnitude_difference, uniformity_difference
 from symjax.similarity.diagnose import Diagnosis, diagnose
 from symjax.similarity.eigenspace import eigenspace_overlap
@@ -21,6 +23,8 @@ from symjax.similarity.feature_sampled_cka import feature_sampled_cka
 from symjax.similarity.fourier import FourierCCA, fourier_cca, fourier_cca_similarity
 from symjax.similarity.group_means import group_means
 from symjax.similarity.group_test import GroupTest, group_test
+from symjax.similarity.gulp import gulp
+from symjax.similarity.held_out import aligned_cosine, held_out_procrustes
 from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
@@ -31,6 +35,7 @@ from symjax.similarity.pairwise import pairwise
 from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pca import PCA, pca
 from symjax.similarity.pls import PLS, pls, pls_similarity
+from symjax.similarity.predictivity import linear_predictivity
 from symjax.similarity.procrustes import (
     permutation_procrustes,
     permutation_procrustes_distance,
@@ -40,7 +45,9 @@ from symjax.similarity.procrustes import (
 from symjax.similarity.pwcca import pwcca, pwcca_distance
 from symjax.similarity.resampling import ErrorBars, PermutationTest, error_bars, permutation_test
 from symjax.similarity.rsa import distance_correlation, rsa, rsm_norm_difference
+from symjax.similarity.shape import shape_distance
 from symjax.similarity.soft_matching import Transport, soft_matching, soft_matching_distance
+from symjax.similarity.stochastic import stochastic_shape_distance
 from symjax.similarity.streams import (
     Stream,
     cca_stream,
@@ -95,6 +102,7 @@ __all__ = [
     "Stream",
     "Transport",
     "add_measures",
+    "aligned_cosine",
     "bartlett_test",
     "calibrate",
     "cca",
@@ -108,6 +116,7 @@ __all__ = [
     "cknna",
     "concentricity_difference",
     "cycle_knn",
+    "dependent_columns_cka",
     "diagnose",
     "distance_correlation",
     "eigenspace_overlap",
@@ -117,9 +126,13 @@ __all__ = [
     "fourier_cca_similarity",
     "group_means",
     "group_test",
+    "gulp",
+    "hard_correlation_match",
+    "held_out_procrustes",
     "hsic",
     "information_imbalance",
     "knn_jaccard",
+    "linear_predictivity",
     "load_stream",
     "magnitude_difference",
     "mean_correlation",
@@ -128,6 +141,7 @@ __all__ = [
     "mutual_knn",
     "pairwise",
     "pairwise_batches",
+    "partial_soft_matching",
     "pca",
     "permutation_procrustes",
     "permutation_procrustes_distance",
@@ -148,9 +162,12 @@ __all__ = [
     "save_stream",
     "second_order_cosine",
     "seed_ceiling",
+    "shape_distance",
+    "soft_correlation_match",
     "soft_matching",
     "soft_matching_distance",
     "split_half_ceiling",
+    "stochastic_shape_distance",
     "svcca",
     "svcca_distance",
     "svcca_stream",

@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import is_concrete, scalar
-from symjax.errors import InputError
+from symjax.checks import is_concrete, static_scalar
 from symjax.similarity.inputs import FewExamplesWarning, NumericalWarning, as_pair, warn_user
 
 
@@ -23,9 +22,7 @@ def resolve_rcond(rcond, *sides):
     """
     if rcond is None:
         return float(8 * jnp.finfo(sides[0].dtype).eps * np.sqrt(max(side.shape[1] for side in sides)))
-    if not is_concrete(rcond):
-        raise InputError(f"rcond: got {rcond}, expected a number in [0, 1), not traced")
-    return float(scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1))
+    return static_scalar("rcond", rcond, "a number in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def warn_of_few_examples(samples, x_width, y_width):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.linalg import solve_triangular
 
 from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import magnitude, norms, subtract_ninther
@@ -149,3 +150,20 @@ def _triangular_jvp(primals, tangents):
         return x, dx
     q, r = jnp.linalg.qr(x)
     return r, matmul(adjoint(q), dx)  # R + Q* dX has the first-order change of X* X; no derivative of Q is needed
+
+
+@jax.custom_jvp
+def least_squares(a, target):
+    """Return B that minimizes |target - A B|, for A (n, p) of full rank with n >= p."""
+    q, r = jnp.linalg.qr(a)
+    return solve_triangular(r, matmul(q.T, target))
+
+
+@least_squares.defjvp
+def _least_squares_jvp(primals, tangents):
+    (a, target), (da, dtarget) = primals, tangents
+    q, r = jnp.linalg.qr(a)
+    solution = solve_triangular(r, matmul(q.T, target))
+    change = matmul(q.T, dtarget - matmul(da, solution))
+    change += solve_triangular(r, matmul(da.T, target - matmul(a, solution)), trans=1)
+    return solution, solve_triangular(r, change)

@@ -1,0 +1,152 @@
+"""Rotations judged example by example, and on examples that they were not fitted to."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.birkhoff.dual import matmul
+from symjax.similarity.alignment import paired_samples
+from symjax.similarity.channels import centred, unit_channels, unit_norm
+from symjax.similarity.folds import fold_of_samples
+from symjax.similarity.inputs import paired_representations
+from symjax.similarity.linalg import to_row_space
+from symjax.similarity.measure import ORTHOGONAL, Measure
+from symjax.similarity.polar import polar, uncertain_share, warn_of_uncertain_directions
+
+
+def aligned_cosine(x, y, *, samples="positions", layout=None, mask=None):
+    """Compute the mean cosine of x_i Q and y_i over examples i, with the orthogonal Q that minimizes |x Q - y|.
+
+    Args:
+        x, y: (n, p) and (n, q), or maps (n, h, w, c) whose channels and sizes may differ; floating (integers become the
+            default float, half precisions float32).
+        samples: "positions" makes each token or pixel a sample, after enlarging the smaller map by nearest neighbour;
+            "flatten", "pool", "first" and "last" as in `as_matrix`.
+        layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
+
+    Returns:
+        0-d array in [-1, 1]. Every example counts alike, large or small, while Q is fitted to the large ones. Samples
+        that are zero in x or in y are left out; NaN where all are. Symmetric. Invariant to orthogonal maps and
+        isotropic scaling. Q is 0 on directions that x or y lacks.
+
+    Raises:
+        InputError: wrong shapes, dtypes or numbers of examples; unknown option; concrete NaN or infinite entries.
+
+    Reference: Hamilton et al. 2016; Klabunde et al. 2025.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import aligned_cosine
+        >>> x = np.random.default_rng(0).normal(size=(16, 4))
+        >>> print(f"{aligned_cosine(x, 3 * x[:, ::-1]):.3f}")  # permuted and scaled
+        1.000
+    """
+    value, share = _aligned_cosine(*paired_samples(x, y, samples, mask, layout=layout))
+    warn_of_uncertain_directions(share)
+    return value
+
+
+@jax.jit
+def _aligned_cosine(x, y):
+    (x, _), (y, _) = unit_norm(x), unit_norm(y)
+    products = matmul(x.T, y)
+    rotation = polar(products)
+    (x_rows, x_norms), (y_rows, y_norms) = unit_channels(x.T), unit_channels(y.T)
+    cosines = (matmul(rotation.T, x_rows) * y_rows).sum(0)
+    kept = (x_norms > 0) & (y_norms > 0)
+    mean = jnp.clip(jnp.where(kept, cosines, 0).sum() / kept.sum().astype(x.dtype), -1, 1)
+    return mean + 0 * cosines.sum(), uncertain_share(products, x_rows.T)  # a NaN of any sample
+
+
+def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask=None):
+    """Compute the cosine of x Q and y on examples that the rotation Q was not fitted to.
+
+    For each fold, the means of x and of y and the orthogonal Q that minimizes |x Q - y| are fitted to all other folds.
+    With x_i and y_i less these means, the value is sum_i <x_i Q, y_i> / sqrt(sum_i |x_i|^2 sum_i |y_i|^2), Q being that
+    of example i's fold.
+
+    Args:
+        x, y, samples, layout, mask: as in `aligned_cosine`.
+        folds: number of folds, example i being in fold i modulo this number; or the fold of each example, integers
+            (n,), such as jax.random.permutation(key, n) % 2.
+
+    Returns:
+        0-d array in [-1, 1]; about 0 for independent data, where `procrustes` is far above its smallest value. NaN
+        where x or y is constant. Symmetric. Invariant to translation, orthogonal maps and isotropic scaling. Q is 0 on
+        directions that the examples it is fitted to lack, so that of x with itself the value is under 1 with few
+        examples.
+
+    Raises:
+        InputError: as `aligned_cosine`; fewer examples than folds.
+
+    Reference: Williams et al. 2021, `fit` and `score` of their code.
+
+    Example:
+        >>> import numpy as np
+        >>> from symjax import held_out_procrustes, procrustes
+        >>> x, y = np.random.default_rng(0).normal(size=(2, 40, 20))  # independent
+        >>> print(f"{procrustes(x, y):.2f} {held_out_procrustes(x, y):.2f}")
+        0.52 -0.06
+    """
+    x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
+    examples = len(x)
+    x, y = paired_samples(x, y, samples, layout, mask="nhwc")
+    value, share = _held_out(x, y, *fold_of_samples(folds, examples, len(x)))
+    warn_of_uncertain_directions(share)
+    return value
+
+
+@partial(jax.jit, static_argnums=3)
+def _held_out(x, y, labels, count):
+    x, y = (to_row_space(unit_norm(centred(z))[0])[0] for z in (x, y))
+
+    def fold_sums(fold):
+        training = (labels != fold).astype(x.dtype)[:, None]
+        x_less, y_less = (z - (z * training).sum(0)[None] / training.sum() for z in (x, y))
+        products = matmul((x_less * training).T, y_less)
+        rotation = polar(products)
+        test_x, test_y = (z * (1 - training) for z in (x_less, y_less))
+        sums = (matmul(test_x, rotation) * test_y).sum(), (test_x**2).sum(), (test_y**2).sum()
+        return sums, uncertain_share(products, test_x)
+
+    sums, shares = lax.map(fold_sums, jnp.arange(count, dtype=jnp.int32))
+    inner, x_squares, y_squares = (part.sum() for part in sums)
+    return jnp.clip(inner / (jnp.sqrt(x_squares) * jnp.sqrt(y_squares)), -1, 1), shares.max()
+
+
+_ROTATED = ORTHOGONAL | {"isotropic_scaling"}
+
+MEASURES = (
+    Measure(
+        "aligned_cosine",
+        aligned_cosine,
+        "Hamilton et al. 2016; Klabunde et al. 2025",
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        _ROTATED,
+        zero_channels=True,
+        title="aligned cosine",
+        cost="n p q and a singular value decomposition (p, q) a pair",
+        bias="grows with (p + q) / n",
+        use="as procrustes, where examples of small norm should count as much as others",
+    ),
+    Measure(
+        "held_out_procrustes",
+        held_out_procrustes,
+        "Williams et al. 2021",
+        (-1.0, 1.0),
+        "similarity",
+        True,
+        _ROTATED | {"translation"},
+        zero_channels=True,
+        ends_at_equal=False,
+        title="held-out Procrustes",
+        cost="k times that of procrustes, for k folds",
+        bias="none: about 0 for independent data",
+        use="as procrustes, where features are many for the number of examples",
+    ),
+)

@@ -1,0 +1,64 @@
+"""The orthogonal factor of a matrix, with its derivative."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from symjax.birkhoff.dual import matmul
+from symjax.checks import is_concrete
+from symjax.similarity.inputs import NumericalWarning, warn_user
+from symjax.similarity.linalg import masked, reciprocal
+
+LARGEST_TURN = 1e-3  # angle by which rounding may turn a direction
+LARGEST_SHARE = 0.01  # largest share of the data in directions that are turned by more, without a warning
+
+
+@jax.custom_jvp
+def polar(x):
+    """Return U V' of x = U S V' (m, d), over the directions with singular values above rounding.
+
+    It is the rotation nearest to x, and zero on the directions that x does not have. The derivative is at constant
+    rank.
+    """
+    u, _, vt = _svd(x)
+    return matmul(u, vt)
+
+
+@polar.defjvp
+def _polar_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    u, s, vt = _svd(x)
+    right = matmul(dx, vt.T)
+    within = matmul(u.T, right)
+    turn = (within - within.T) * reciprocal(s[:, None] + s[None, :])
+    rows = (right - matmul(u, within)) * reciprocal(s)[None]
+    left = matmul(u.T, dx)
+    columns = (left - matmul(within, vt)) * reciprocal(s)[:, None]
+    return matmul(u, vt), matmul(matmul(u, turn) + rows, vt) + matmul(u, columns)
+
+
+def uncertain_share(products, x):
+    """Return the share of rows x (n, m) in directions that rounding of `products` (m, d) turns in `polar`.
+
+    These are directions of small products: rounding is relative to the largest ones.
+    """
+    u, s, _ = _svd(lax.stop_gradient(products))
+    small = masked(u, s < float(jnp.finfo(x.dtype).eps) / LARGEST_TURN * s[0])
+    x = lax.stop_gradient(x)
+    return (matmul(x, small) ** 2).sum() * reciprocal((x**2).sum())
+
+
+def warn_of_uncertain_directions(share):
+    if is_concrete(share) and share > LARGEST_SHARE:
+        warn_user(
+            f"{float(share):.1%} of the data are in directions that the rotation maps by rounding, since others have "
+            "far larger products; far outliers may be the reason. jax_enable_x64 shows the effect",
+            NumericalWarning,
+        )
+
+
+def _svd(x):
+    """Return the SVD with zeros in place of directions of rounding."""
+    u, s, vt = jnp.linalg.svd(x, full_matrices=False)
+    kept = ~(s <= 8 * float(jnp.finfo(x.dtype).eps) * min(x.shape) ** 0.5 * s[0])  # a NaN is kept
+    return masked(u, kept), masked(s, kept), jnp.where(kept[:, None], vt, 0)
