@@ -35,7 +35,8 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
         folds: number of folds, example i being in fold i modulo this number; or the fold of each example, integers
             (n,), such as jax.random.permutation(key, n) % 5.
         symmetric: whether to return the mean of the values of both directions.
-        samples: "positions" (each token or pixel is a sample), "flatten", "pool", "first" or "last"; see `as_matrix`. Samples of an example are in one
+        samples: "positions" (each token or pixel is a sample), "flatten", "pool", "first" or "last"; see `as_matrix`.
+            Samples of an example are in one
             fold.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
