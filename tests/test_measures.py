@@ -137,6 +137,8 @@ def test_value_is_a_scalar_in_range(measure, either):
 @pytest.mark.few(8)
 def test_values_do_not_leave_the_range_by_rounding(measure, either):
     """Representations that are equal up to a transformation, with values at an end of the range."""
+    if not np.isfinite(measure.range).any():
+        return
     for x in either:
         others = [x, -x, *(transform(name, x) for name in INVARIANCES)]
         for y in others:

@@ -12,7 +12,7 @@ from symjax.similarity.inputs import as_pair, paired_representations
 _NEURONS = 64  # neurons whose own kernels are processed at once
 
 
-def dependent_columns_cka(x, y, *, samples="flatten", layout=None, mask=None):
+def dependent_columns_cka(x, y, *, samples="flatten", layout=None):
     """Estimate the linear CKA of a population of neurons in two conditions, from a sample of its neurons.
 
     Column a of x and column a of y are one neuron: at two times, in two trials, of a network before and after training.
@@ -26,7 +26,6 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None, mask=None):
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
             `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
-        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
         0-d array, 1 for equal arrays, about in [-1, 1] but not bounded. NaN where D(x, x) or D(y, y) is not positive,
@@ -55,7 +54,7 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None, mask=None):
             f"y: got shape {y.shape}, expected the map size and channels of x, {x.shape}, since columns of both are "
             "the same neurons"
         )
-    x, y = as_pair(x, y, samples, layout, mask="nhwc")
+    x, y = as_pair(x, y, samples, layout="nhwc")
     check_estimator("song", len(x))
     if x.shape[1] < 2:
         raise InputError("x: got 1 neuron, expected at least 2")

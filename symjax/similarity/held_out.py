@@ -61,7 +61,7 @@ def _aligned_cosine(x, y):
     return mean + 0 * cosines.sum(), uncertain_share(products, x_rows.T)  # a NaN of any sample
 
 
-def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask=None):
+def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None):
     """Compute the cosine of x Q and y on examples that the rotation Q was not fitted to.
 
     For each fold, the means of x and of y and the orthogonal Q that minimizes |x Q - y| are fitted to all other folds.
@@ -69,7 +69,7 @@ def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask
     of example i's fold.
 
     Args:
-        x, y, samples, layout, mask: as in `aligned_cosine`.
+        x, y, samples, layout: as in `aligned_cosine`.
         folds: number of folds, example i being in fold i modulo this number; or the fold of each example, integers
             (n,), such as jax.random.permutation(key, n) % 2.
 
@@ -93,7 +93,7 @@ def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask
     """
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
     examples = len(x)
-    x, y = paired_samples(x, y, samples, layout, mask="nhwc")
+    x, y = paired_samples(x, y, samples, layout="nhwc")
     value, share = _held_out(x, y, *fold_of_samples(folds, examples, len(x)))
     warn_of_uncertain_directions(share)
     return value

@@ -17,7 +17,7 @@ from symjax.similarity.measure import ORTHOGONAL, Measure
 LARGEST_RIDGE = 1e15
 
 
-def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="positions", layout=None, mask=None):
+def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="positions", layout=None):
     """Compute the cross-validated R^2 of the linear regression of y on x.
 
     R^2 = 1 - sum_i |y_i - f_i(x_i)|^2 / sum_i |y_i - m_i|^2, over all examples i. The affine function f_i minimizes
@@ -36,10 +36,8 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
             (n,), such as jax.random.permutation(key, n) % 5.
         symmetric: whether to return the mean of the values of both directions.
         samples: "positions" (each token or pixel is a sample), "flatten", "pool", "first" or "last"; see `as_matrix`.
-            Samples of an example are in one
-            fold.
+            Samples of an example are in one fold.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
-        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
         0-d array up to 1. About 0 or negative for independent data; very negative for least squares with few examples
@@ -64,7 +62,7 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
     symmetric = flag("symmetric", symmetric)
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
     examples = len(x)
-    x, y = as_pair(x, y, samples, layout, mask="nhwc")
+    x, y = as_pair(x, y, samples, layout="nhwc")
     ridge = static_scalar(
         "ridge", ridge, f"a number in [0, {LARGEST_RIDGE:g}]", lambda value: 0 <= value <= LARGEST_RIDGE
     )
