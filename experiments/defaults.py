@@ -42,7 +42,7 @@ TRANSFORMER_DEFAULTS = {
     "digits": {"width": 32, "epochs": 20, "learning_rate": 3e-3},
     None: {"learning_rate": 5e-4},
 }
-MLP_ON_DIGITS = {"width": 256, "image_size": None, "epochs": 30, "learning_rate": 1e-3, "translate": 0}
+MLP_ON_DIGITS = {"width": 128, "image_size": None, "epochs": 30, "learning_rate": 1e-3, "translate": 0}
 
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:

@@ -25,8 +25,10 @@ from symjax import alignment, plots, zoo
 from symjax.alignment.api import METHODS, SEARCHED_GROUPS
 from symjax.alignment.inputs import symmetry_of
 from symjax.alignment.merging import METHODS as MERGES
+from symjax.alignment.task import LEARNED
 from symjax.checks import integer, one_of
 from symjax.data import Dataset, normalize
+from symjax.errors import InputError
 from symjax.network import Member
 from symjax.ops import files, parallel
 from symjax.ops.result_table import ResultTable, Schema
@@ -77,13 +79,20 @@ class Settings(ZooSettings):
         for name, words in chosen.items():
             for word in words or [""]:
                 one_of(name, word, parts[name])
-        return [(method, group) for method in chosen["methods"] for group in chosen["groups"]]
+        lines = [
+            (method, group) for method in dict.fromkeys(chosen["methods"]) for group in dict.fromkeys(chosen["groups"])
+        ]
+        if any(method in LEARNED and group == "largest" for method, group in lines):
+            raise InputError(f"groups: got largest for one of {', '.join(LEARNED)}, expected the other groups")
+        return lines
 
 
 def main(settings: Settings) -> Summary:
     alignments, seeds = settings.alignments(), settings.parse_seeds()
     pairs = draw_pairs(seeds, settings.pairs, settings.pair_seed, ordered=False)
-    integer("ts", settings.ts, 3), integer("restarts", settings.restarts, 1)
+    integer("ts", settings.ts, 3, 10**4), integer("restarts", settings.restarts, 1, 10**6)
+    if settings.examples is not None:
+        integer("examples", settings.examples, 1, 2**31 - 1)
     config = settings.zoo_config()
     dataset = settings.load_dataset()
     document = {"zoo": config.identity(dataset)}
@@ -199,7 +208,7 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
     groups = [group for group in SEARCHED_GROUPS[:2] if group in settings.groups.split(",")]
     lines = [NAIVE, *((method, group) for method in MERGES for group in groups)]
     requested = pd.DataFrame([(*line, seeds) for line in lines], columns=list(MERGED.key))
-    network, members = trained.network, trained.members
+    network, members, cycles = trained.network, trained.members, {}
     for line in table.missing(requested).to_dict("records"):
         ends, merged, row = (
             members,
@@ -210,7 +219,9 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
             merged, info = alignment.merge(network, members, method=line["method"], group=line["group"])
             ends = act_all(trained, members, info.elements)
             row = {"objective": info.objective[-1], "cycle_error": info.cycle_error}
-            row["pairwise_cycle_error"] = pairwise_cycle_error(trained, line["group"])
+            if line["group"] not in cycles:
+                cycles[line["group"]] = pairwise_cycle_error(trained, line["group"])
+            row["pairwise_cycle_error"] = cycles[line["group"]]
         repaired = alignment.repair(network, merged, ends, dataset, examples=settings.examples)
         for name, member in {"test_accuracy": merged, "repaired_accuracy": repaired}.items():
             stacked = parallel.stack([member])

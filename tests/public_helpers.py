@@ -105,6 +105,14 @@ def right_arguments():
             part: (getattr(dataset, part).images / np.float32(255), getattr(dataset, part).labels)
             for part in ("train", "test")
         },
+        "alignment.barrier": {"a": member, "b": member, "data": dataset},
+        "alignment.cycle_error": {
+            "symmetry": groups.Symmetry({"w": groups.Space("w", 2, "permutation", ())}, None, {}, {}, {}),
+            "maps": {pair: {"w": np.eye(2)} for pair in itertools.permutations(range(3), 2)},
+        },
+        "alignment.interpolate": {"a": member, "b": member, "t": 0.5},
+        "alignment.merge": {"group": "permutation"},
+        "alignment.repair": {"merged": member, "ends": own.members, "data": dataset},
         "birkhoff.permutation_matrix": {"permutation": [1, 0]},
         "birkhoff.softsort": {"scores": np.arange(3.0), "tau": 0.5},
         "data.batches": {"arrays": (ANY,)},

@@ -88,7 +88,8 @@ def images():
 
 
 def test_every_command_that_computes_has_the_flag():
-    with_own_tests = {"zoo", "stitch", "crossval", "lasso", "recurrent", "width", "clusters", "coefficients", "resi"}
+    with_own_tests = {"zoo", "stitch", "crossval", "lasso", "recurrent", "width", "clusters", "coefficients"}
+    with_own_tests |= {"resi", "rebasin"}
     assert set(test_any_flags.TRAINING) == {*COMMANDS, *with_own_tests}
     assert "dry_run" in vars(ZooSettings)["__annotations__"]
 

@@ -21,7 +21,9 @@ pytestmark = [
 CLASSES = [name for name, value in PUBLIC.items() if inspect.isclass(value)]
 MADE = (  # classes that the library makes, or that hold whatever they are given
     *(
+        "alignment.Barrier",
         "alignment.MatchInfo",
+        "alignment.MergeInfo",
         "birkhoff.ProjectionInfo",
         "birkhoff.SinkhornInfo",
         "comparison.Comparison",

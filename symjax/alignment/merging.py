@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from symjax.alignment.balance import balance
-from symjax.alignment.descent import Descent, descend, element_of, solve
+from symjax.alignment.descent import Descent, element_of, solve
 from symjax.alignment.inputs import aligned_paths, parameters, symmetry_of
 from symjax.alignment.leaves import acts, channels_of, on_host, set_channels, squared
 from symjax.alignment.spaces import blocks_of
@@ -24,8 +24,8 @@ from symjax.network import Network
 from symjax.spelling import one_line
 
 METHODS = ("universe", "many")
-STEPS = 100
-TOLERANCE = 1e-6  # relative gain of a step of Frank-Wolfe below which it ends
+STEPS = 50
+TOLERANCE = 1e-3  # relative gain of a step of Frank-Wolfe below which it ends
 
 
 class MergeInfo(NamedTuple):
@@ -174,59 +174,87 @@ def _sweeps(descents: list[Descent], rng, start: bool) -> tuple[list[float], boo
         for p in rng.permutation(count):
             descent, whole = descents[p], total()
             descent.reset({path: (whole[path] - descent.b[path]) / (count - 1) for path in paths})
-            before = descent.objective()[0]
             if start and len(objectives) == 1:
                 descent.start(np.zeros(1, int))
-            descend(descent, rng, MAX_SWEEPS)
-            changed |= bool(abs(descent.objective()[0] - before) > 1e-12 * descent.norm[0])
+            changed |= bool(descent.sweep(rng).any())
         objectives.append(count * norm - float(squared(total())[0]))
     return objectives, not changed
 
 
 def _frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Return permutations (k, n, n) of all spaces, and the objective at each step before they are rounded."""
-    holders: dict[str, list] = {path: [] for path in leaves}
-    for space in spaces:
-        for axis in space.axes:
-            if acts(space, axis):
-                holders[axis.path].append((space, axis))
+    """Return permutations (k, n, n) of all spaces, and the objective at each step before they are rounded.
+
+    It maximizes |S|^2 - sum_p |U_p|^2 over doubly stochastic matrices, a polynomial on the line to a corner of the
+    polytope, whose best step is therefore exact. Products are in float32, since only rounded permutations are used.
+    """
+    held = {
+        path: [(s, axis) for s in spaces for axis in s.axes if axis.path == path and acts(s, axis)] for path in leaves
+    }
+    fixed = sum(_distances(leaf) for path, leaf in leaves.items() if not held[path])
+    leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items() if held[path]}
     count = len(next(iter(leaves.values())))
-    soft = {space.name: np.broadcast_to(np.eye(space.size), (count, *2 * [space.size])).copy() for space in spaces}
-    degree = 2 * max((len(held) for held in holders.values()), default=1)
-    nodes, grid = np.linspace(0, 1, degree + 1), np.linspace(0, 1, 201)
-
-    def moved(soft, path, skip=None):
-        leaf = leaves[path].copy()
-        for space, axis in holders[path]:
-            if axis is not skip:
-                set_channels(leaf, axis, slice(None), soft[space.name] @ channels_of(leaf, axis))
-        return leaf
-
-    def gain(soft):
-        universe = {path: moved(soft, path) for path in leaves if holders[path]}
-        return sum(float((leaf.sum(0) ** 2).sum() - (leaf**2).sum()) for leaf in universe.values())
-
-    norm = sum(float((leaf**2).sum()) for path, leaf in leaves.items() if holders[path])
-    others = sum(
-        float(len(leaf) * (leaf**2).sum() - (leaf.sum(0) ** 2).sum()) for p, leaf in leaves.items() if not holders[p]
-    )
-    values = [gain(soft)]
+    norm = sum(float((leaf**2).sum(dtype=float)) for leaf in leaves.values())
+    soft = {space.name: np.tile(np.eye(space.size, dtype=np.float32), (count, 1, 1)) for space in spaces}
+    grid, values = np.linspace(0, 1, 201), []
     for _ in range(STEPS):
         slopes = {name: np.zeros_like(matrices) for name, matrices in soft.items()}
-        for path, held in holders.items():
-            universe = moved(soft, path)
-            for space, axis in held:
-                target = channels_of(universe.sum(0, keepdims=True) - universe, axis)
-                slopes[space.name] += target @ channels_of(moved(soft, path, axis), axis).swapaxes(1, 2)
-        corners = {name: solve("permutation", np.stack([slope, 0 * slope]))[0] for name, slope in slopes.items()}
-        line = lambda t: {name: (1 - t) * soft[name] + t * corners[name] for name in soft}  # noqa: B023, E731
-        fitted = np.polynomial.Polynomial.fit(nodes, [gain(line(t)) for t in nodes], degree)
-        soft = line(grid[np.argmax(fitted(grid))])
-        values.append(gain(soft))
+        for path, leaf in leaves.items():
+            universe = _along(leaf, held[path], soft)
+            others = universe.sum(0, keepdims=True) - universe
+            for space, axis in held[path]:
+                rest = _along(leaf, [other for other in held[path] if other[1] is not axis], soft)
+                slopes[space.name] += channels_of(others, axis) @ channels_of(rest, axis).swapaxes(1, 2)
+        corners = {name: _rounded(slope) for name, slope in slopes.items()}
+        line = sum(
+            (_on_line(leaf, held[path], soft, corners) for path, leaf in leaves.items()), np.polynomial.Polynomial(0)
+        )
+        step = grid[np.argmax(line(grid))]
+        values += [float(line(t)) for t in ((0, step) if not values else (step,))]
+        soft = {name: ((1 - step) * soft[name] + step * corners[name]).astype(np.float32) for name in soft}
         if values[-1] - values[-2] <= TOLERANCE * abs(values[-2]):
             break
-    rounded = {name: solve("permutation", np.stack([matrices, 0 * matrices]))[0] for name, matrices in soft.items()}
-    return rounded, [(count - 1) * norm - value + others for value in values]
+    rounded = {name: _rounded(matrices) for name, matrices in soft.items()}
+    return rounded, [(count - 1) * norm - value + fixed for value in values]
+
+
+def _distances(leaf: np.ndarray) -> float:
+    """Return the sum of squared distances of all pairs, of (networks, ...)."""
+    return float(len(leaf) * (leaf**2).sum() - (leaf.sum(0) ** 2).sum())
+
+
+def _rounded(matrices: np.ndarray) -> np.ndarray:
+    """Return the permutation matrices of largest inner product with these."""
+    return solve("permutation", np.stack([matrices, 0 * matrices]))[0]
+
+
+def _along(leaf: np.ndarray, held: list, matrices: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return (networks, ...) multiplied by matrices along axes."""
+    leaf = leaf.copy()
+    for space, axis in held:
+        set_channels(leaf, axis, slice(None), matrices[space.name] @ channels_of(leaf, axis))
+    return leaf
+
+
+def _on_line(leaf: np.ndarray, held: list, start, corners) -> np.polynomial.Polynomial:
+    """Return |S|^2 - sum_p |U_p|^2 of one parameter as a polynomial of the position between start and corners."""
+    terms = [leaf]
+    for space, axis in held:
+        moved = [_along(term, [(space, axis)], start) for term in terms]
+        order = corners[space.name].argmax(2)
+        ends = []
+        for term in terms:
+            end = term.copy()
+            set_channels(end, axis, slice(None), np.take_along_axis(channels_of(term, axis), order[:, :, None], 1))
+            ends.append(end)
+        zero = [np.zeros_like(leaf)]
+        differences = [end - first for end, first in zip(ends, moved, strict=True)]
+        terms = [a + b for a, b in zip(moved + zero, zero + differences, strict=True)]
+    result = np.polynomial.Polynomial(0)
+    for i, first in enumerate(terms):
+        for j, second in enumerate(terms):
+            value = np.vdot(first.sum(0), second.sum(0)) - np.vdot(first, second)
+            result += np.polynomial.Polynomial([0] * (i + j) + [float(value)])
+    return result
 
 
 def _row(tree: Mapping[str, np.ndarray], p: int, keep: bool = True) -> dict[str, np.ndarray]:

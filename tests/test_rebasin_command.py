@@ -1,0 +1,116 @@
+"""The rebasin command: rows against the library, resume, the effect of scales, and messages about wrong flags."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from stitch_helpers import flags, scratch, trained
+
+import experiments.rebasin
+from experiments.command import run_command
+from experiments.rebasin_summary import conclusion, per_line, table_of
+from symjax import alignment, data, zoo
+from symjax.ops import files, parallel
+from symjax.training import Recipe
+from symjax.zoo import estimate
+
+
+@pytest.fixture(autouse=True)
+def quiet_folder(tmp_path, monkeypatch):
+    """Commands run in an empty folder."""
+    trained()  # writes the data set
+    monkeypatch.chdir(tmp_path)
+
+
+def command(*others):
+    argv = [*map(str, flags(scratch())), "--out", "run", "--ts", "3", *others]
+    run_command(experiments.rebasin.main, experiments.rebasin.Settings, argv)
+    return files.read_csv("run/results.csv")
+
+
+@pytest.mark.figures
+def test_the_command(capsys, monkeypatch):
+    words = ["--methods", "weights", "--pairs", "3"]
+    table = command(*words)
+    assert len(table) == 3 * 3 * 2 * 3  # alignments, pairs, statistics, positions
+    dataset, members = trained()
+    row = table[(table.method == "none") & (table.statistics == "repair")].iloc[1]
+    ends = (members.member(int(row[side])) for side in ("model_a", "model_b"))
+    line = alignment.barrier(members.network, *ends, dataset, 3)
+    np.testing.assert_allclose(row.test_loss, line.test_loss[1], rtol=1e-4)
+    for name in ("test_accuracy", "test_loss", "objective", "gains"):
+        assert Path("run", f"{name}.png").stat().st_size > 5000
+    merged = files.read_csv("run/merged.csv")
+    assert len(merged) == 5 and (merged.cycle_error.dropna() == 0).all()
+    assert "Scaling and the test loss barrier: weights" in capsys.readouterr().out
+    monkeypatch.setattr(alignment, "barrier", None)  # nothing is computed again
+    monkeypatch.setattr(alignment, "merge", None)
+    pd.testing.assert_frame_equal(command(*words), table)
+
+
+def rows(effect):
+    """Rows of 4 networks whose loss in the middle is lower with scales by `effect`."""
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    rng, table = np.random.default_rng(0), []
+    for method, group in (("none", "none"), ("weights", "permutation"), ("weights", "scaled_permutation")):
+        for a, b in pairs:
+            loss = 1 + 0.01 * rng.normal() - effect * (group == "scaled_permutation")
+            for t, value in ((0.0, 0.25), (0.5, loss), (1.0, 0.25)):
+                line = {"method": method, "group": group, "model_a": a, "model_b": b, "statistics": "interpolated"}
+                table.append({**line, "t": t, "test_loss": value, "test_accuracy": 1 - value / 2})
+    return pd.DataFrame(table)
+
+
+def test_effect_of_scales():
+    assert "weights: lowers it, by 0.5" in conclusion(rows(0.5)).replace("0.49", "0.50")
+    assert "weights: raises it, by -0.5" in conclusion(rows(-0.5)).replace("0.49", "0.50")
+    assert "weights: does not clearly change it" in conclusion(rows(0.0))
+    lines = per_line(rows(0.5))
+    scaled = lines[lines.alignment == "weights, scaled_permutation"]
+    assert scaled.barrier.mean() == pytest.approx(0.25, abs=0.02) and lines.ends.eq(87.5).all()
+    assert table_of(rows(0.5)).loc["ends", "midpoint accuracy (%)"] == "87.5"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--methods no", "methods: got 'no', expected one of weights"),
+        ("--groups ,", "groups: got '', expected one of permutation"),
+        ("--methods sinkhorn --groups largest", "groups: got largest for one of straight_through"),
+        ("--ts 2", "ts: got 2"),
+        ("--examples 0", "examples: got 0"),
+    ],
+)
+def test_wrong_flags(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(*words.split())
+    assert end.value.code == 2 and message in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+def test_a_dry_run_counts_lines(capsys, monkeypatch):
+    monkeypatch.setattr(estimate, "rehearse", lambda *_: 1e9)
+    words = [*map(str, flags(scratch())), "--out", "run", "--dry-run"]
+    run_command(experiments.rebasin.main, experiments.rebasin.Settings, words)
+    assert "lines to evaluate" in capsys.readouterr().out and not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_matched_perceptrons_on_digits_are_connected():
+    """Midpoint accuracy within 1 point of the ends, far below before."""
+    options = {"width": 256, "model_options": {"multiples": (1, 1)}}
+    recipe = Recipe(epochs=30, translate=0, schedule="cosine")
+    config = zoo.ZooConfig("digits", "mlp", recipe=recipe, **options)
+    dataset = data.load("digits")
+    members = zoo.train(config, config.load_dataset(), 2, progress=False)
+    a, b = members.member(0), members.member(1)
+    element, _ = alignment.match(members.network, a, b, group="scaled_permutation")
+    symmetry = members.network.symmetry(a, parallel.take(dataset.test.images, slice(2)).astype(np.float32))
+    lines = [
+        alignment.barrier(members.network, a, end, dataset, 3, statistics=statistics)
+        for end, statistics in ((b, "interpolated"), (symmetry.act(b, element), "repair"))
+    ]
+    naive, matched = (line.test_accuracy for line in lines)
+    assert naive[1] < naive[[0, 2]].mean() - 0.05
+    assert matched[1] > matched[[0, 2]].mean() - 0.01
