@@ -191,6 +191,21 @@ def test_stochastic_shape_distance_is_a_minimum_over_rotations():
             best = min(best, minimize(objective, start, options={"gtol": 1e-8}).fun)
     value = float(stochastic_shape_distance(x[:, :, None], y[:, :, None]))
     np.testing.assert_allclose(value, best**0.5, rtol=2e-5)
+    of_moments = stochastic_shape_distance(of_x[0], of_y[0], covariances=(of_x[1], of_y[1]))
+    np.testing.assert_allclose(of_moments, value, rtol=1e-5)
+    same = stochastic_shape_distance(of_x[0], of_x[0], covariances=(of_x[1], of_y[1]))
+    assert float(same) > 0.1 and float(stochastic_shape_distance(*of_x[:1] * 2, covariances=of_x[1:] * 2)) == 0
+
+
+def test_covariances_are_checked():
+    means, covariances = moments(stochastic())
+    wrong = (covariances[:, :2], -covariances, covariances + np.tri(3, k=-1), covariances * np.nan, covariances[0])
+    for bad in wrong:
+        with pytest.raises(InputError, match="^covariances: got"):
+            stochastic_shape_distance(means, means, covariances=(covariances, bad))
+    for bad in (3, [covariances], covariances[:1], [covariances] * 3):
+        with pytest.raises(InputError, match="^covariances: got"):
+            stochastic_shape_distance(means, means, covariances=bad)
 
 
 def test_stochastic_shape_distance_of_a_rotated_copy_and_without_repetition():

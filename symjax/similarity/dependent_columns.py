@@ -50,7 +50,7 @@ def dependent_columns_cka(x, y, *, maps="flatten", layout=None):
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
     if x.shape[1:] != y.shape[1:]:
         raise InputError(
-            f"y: got shape {y.shape}, expected the map size and channels of x, {x.shape}, since columns of both are the "
+            f"y: got shape {y.shape}, expected the map size and channels of x, {x.shape}, whose columns are the "
             "same neurons"
         )
     x, y = as_pair(x, y, maps, layout="nhwc")

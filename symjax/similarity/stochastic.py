@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
+from symjax.checks import is_concrete, real, require_finite, sequence
+from symjax.errors import InputError
 from symjax.similarity.channels import centre, magnitude, pad_channels, safe_sqrt, zero_if_equal
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.linalg import hold_constant, triangular_factor
@@ -14,7 +17,7 @@ from symjax.similarity.polar import polar
 MAX_ITERATIONS = 200
 
 
-def stochastic_shape_distance(x, y, *, layout=None):
+def stochastic_shape_distance(x, y, *, covariances=None, layout=None):
     """Compute the 2-Wasserstein distance of Gaussian responses to each example, after the best rotation.
 
     The distance is the root of the minimum over orthogonal Q of
@@ -29,15 +32,18 @@ def stochastic_shape_distance(x, y, *, layout=None):
         x, y: maps (n, h, w, c), whose pixels are repeated responses to an example; repeated responses (n, r, c) are
             x[:, :, None]. Numbers of responses may differ. Or (n, c) without repetition, whose covariances are 0.
             Floating (integers become the default float, half precisions float32).
+        covariances: None, or C (n, p, p) and D (n, q, q), where x (n, p) and y (n, q) are means.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         0-d array, nonnegative, in the units of x and y; 0 for equal arrays. Covariances are unbiased (divided by r -
         1). Of matrices it is the root mean square distance after the best rotation. Symmetric. Invariant to orthogonal
-        maps, and to the order of the responses. Derivatives hold the rotations fixed, which is exact for the first.
+        maps, and to the order of the responses. Derivatives hold the rotations fixed, which is exact for the first;
+        those for covariances need distinct eigenvalues.
 
     Raises:
-        InputError: wrong shapes, dtypes or numbers of examples; concrete NaN or infinite entries.
+        InputError: wrong shapes, dtypes or numbers of examples; covariances that are not symmetric or not positive
+            semidefinite; concrete NaN or infinite entries.
 
     Reference: Duong et al. 2023.
 
@@ -50,22 +56,48 @@ def stochastic_shape_distance(x, y, *, layout=None):
         >>> print(f"{stochastic_shape_distance(x, y):.2f} {stochastic_shape_distance(x, z):.2f}")
         0.06 1.84
     """
-    return _distance(*paired_representations(x, y, layout=layout))
+    x, y = paired_representations(x, y, layout=layout)
+    if covariances is None:
+        return _distance(x, y)
+    pair = sequence("covariances", covariances, "two arrays")
+    if len(pair) != 2:
+        raise InputError(f"covariances: got {len(pair)} arrays, expected two")
+    return _distance(x, y, *(_checked_covariance(name, z, c) for name, z, c in zip("xy", (x, y), pair, strict=True)))
+
+
+def _checked_covariance(name, means, covariance):
+    covariance = real("covariances", covariance).astype(means.dtype)
+    if means.ndim != 2 or covariance.shape != (*means.shape, means.shape[1]):
+        raise InputError(
+            f"covariances: got {covariance.shape} for {name} of shape {means.shape}, expected (n, p, p) for (n, p)"
+        )
+    require_finite("covariances", covariance)
+    if is_concrete(covariance):
+        checked = np.asarray(covariance, np.float64)
+        slack = 64 * float(jnp.finfo(means.dtype).eps) * np.abs(checked).max()
+        if np.abs(checked - checked.mT).max() > slack or np.linalg.eigvalsh(checked).min() < -slack:
+            raise InputError(f"covariances: got those of {name}, expected symmetric positive semidefinite matrices")
+    return covariance
 
 
 @jax.jit
-def _distance(x, y):
+def _distance(x, y, *covariances):
     size = jnp.maximum(magnitude(x), magnitude(y))  # its square may be out of range
-    width, shapes = max(x.shape[-1], y.shape[-1]), (x.shape, y.shape)
-    x_moments, y_moments = (_moments(pad_channels(z / size, width)) for z in (x, y))
+    width = max(x.shape[-1], y.shape[-1])
+    if covariances:
+        size = jnp.maximum(size, jnp.sqrt(jnp.maximum(*(magnitude(c) for c in covariances))))
+        sides = (_with_covariance(z / size, c / size / size) for z, c in zip((x, y), covariances, strict=True))
+    else:
+        sides = (_moments(z / size) for z in (x, y))
+    x_moments, y_moments = (pad_channels(side, width) for side in sides)
     rows = max(x_moments.shape[1], y_moments.shape[1])
     a, b = (jnp.pad(z, ((0, 0), (0, rows - z.shape[1]), (0, 0))) for z in (x_moments, y_moments))
     inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b)), (a, b))
-    turned, b = matmul(a, rotation), matmul(inner, b)
-    # `rotation` is 0 on directions that do not matter, which are at right angles to those of b.
+    turned, aligned = matmul(a, rotation), matmul(inner, b)
+    # `rotation` is 0 on directions that do not matter, which are at right angles to those of `aligned`.
     rest = a - matmul(turned, rotation.T)
-    distance = size * safe_sqrt(((turned - b) ** 2).sum((1, 2)).mean() + (rest**2).sum((1, 2)).mean())
-    return zero_if_equal(distance, x, y) if shapes[0] == shapes[1] else distance
+    distance = size * safe_sqrt(((turned - aligned) ** 2).sum((1, 2)).mean() + (rest**2).sum((1, 2)).mean())
+    return zero_if_equal(distance, a, b)
 
 
 def _moments(x):
@@ -77,6 +109,12 @@ def _moments(x):
     if responses > x.shape[-1]:
         deviations = jax.vmap(triangular_factor)(deviations)
     return jnp.concatenate([means[:, None], deviations], 1)
+
+
+def _with_covariance(means, covariance):
+    """Return F as `_moments` does, of means (n, c) and covariances (n, c, c)."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    return jnp.concatenate([means[:, None], safe_sqrt(values)[:, :, None] * vectors.mT], 1)
 
 
 def _rotations(a, b):
