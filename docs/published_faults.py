@@ -416,7 +416,7 @@ def whitening_with_an_absolute_threshold():
     """Whitening with an absolute threshold
 
     With alpha = 0 the shape metric of Williams et al. 2021 whitens, so that it does not depend on the scale of the
-    features. netrep (2024), the code of the paper, sets eigenvalues of X'X under 1e-7 to 1e-7, whatever the others are:
+    features. netrep (July 2024), the code of the paper, sets eigenvalues of X'X under 1e-7 to 1e-7, whatever the others are:
     small features are then divided by one number, and not whitened.
     """
     x, y = (1e-5 * side for side in related())
@@ -435,7 +435,7 @@ def partial_matching_of_less_mass():
     """A score of partial matching that tends to 1 with less mass
 
     Partial soft matching (Kapoor et al. 2026) transports a part of the mass of the neurons, at the cost 1 - r of
-    correlations r. partial-metric (February 2026), the code of the paper, gives 1 less the sum of the costs as "a
+    correlations r. partial-metric (March 2026), the code of the paper, gives 1 less the sum of the costs as "a
     correlation score". The mass that is not transported counts as a perfect correlation in it: with a mass of 0.1, its
     default, independent neurons score over 0.9. Here the mean correlation of what is transported is the value.
     """

@@ -197,6 +197,17 @@ def test_stochastic_shape_distance_is_a_minimum_over_rotations():
     assert float(same) > 0.1 and float(stochastic_shape_distance(*of_x[:1] * 2, covariances=of_x[1:] * 2)) == 0
 
 
+def test_weights_of_means_and_covariances():
+    x, y = moments(stochastic()), moments(stochastic(seed=1))
+    only_means = stochastic_shape_distance(x[0], y[0], covariances=(x[1], y[1]), alpha=2)
+    np.testing.assert_allclose(only_means, 2**0.5 * stochastic_shape_distance(x[0], y[0]), rtol=1e-5)
+    only_covariances = stochastic_shape_distance(x[0], y[0], covariances=(x[1], y[1]), alpha=0)
+    without_means = stochastic_shape_distance(0 * x[0] + 1e-9, 0 * y[0] + 1e-9, covariances=(x[1], y[1]))
+    np.testing.assert_allclose(only_covariances, 2**0.5 * without_means, rtol=0.05)  # of other local minima
+    with pytest.raises(InputError, match="^alpha: got"):
+        stochastic_shape_distance(x[0], y[0], alpha=3)
+
+
 def test_covariances_are_checked():
     means, covariances = moments(stochastic())
     wrong = (covariances[:, :2], -covariances, covariances + np.tri(3, k=-1), covariances * np.nan, covariances[0])

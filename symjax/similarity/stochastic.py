@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
-from symjax.checks import is_concrete, real, require_finite, sequence
+from symjax.checks import is_concrete, real, require_finite, sequence, static_scalar
 from symjax.errors import InputError
 from symjax.similarity.channels import centre, magnitude, pad_channels, safe_sqrt, zero_if_equal
 from symjax.similarity.inputs import paired_representations
@@ -17,7 +17,7 @@ from symjax.similarity.polar import polar
 MAX_ITERATIONS = 200
 
 
-def stochastic_shape_distance(x, y, *, covariances=None, layout=None):
+def stochastic_shape_distance(x, y, *, covariances=None, alpha=1.0, layout=None):
     """Compute the 2-Wasserstein distance of Gaussian responses to each example, after the best rotation.
 
     The distance is the root of the minimum over orthogonal Q of
@@ -26,12 +26,13 @@ def stochastic_shape_distance(x, y, *, covariances=None, layout=None):
 
     with means m_i and covariances C_i of the responses of x to example i, and k_i and D_i those of y. The narrower side
     is padded with zero channels. Q is found by alternating with rotations of the responses, from that of the means; it
-    is a local minimum.
+    is a local minimum (with `alpha` 2 the global one).
 
     Args:
         x, y: maps (n, h, w, c), whose pixels are repeated responses to an example; repeated responses (n, r, c) are
             x[:, :, None]. Numbers of responses may differ. Or (n, c) without repetition, whose covariances are 0.
             Floating (integers become the default float, half precisions float32).
+        alpha: number in [0, 2]; squared distances of means have weight alpha, and those of covariances 2 - alpha.
         covariances: None, or C (n, p, p) and D (n, q, q), where x (n, p) and y (n, q) are means.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
@@ -57,12 +58,15 @@ def stochastic_shape_distance(x, y, *, covariances=None, layout=None):
         0.06 1.84
     """
     x, y = paired_representations(x, y, layout=layout)
+    alpha = static_scalar("alpha", alpha, "a number in [0, 2]", lambda value: 0 <= value <= 2)
     if covariances is None:
-        return _distance(x, y)
+        return _distance(x, y, alpha)
     pair = sequence("covariances", covariances, "two arrays")
     if len(pair) != 2:
         raise InputError(f"covariances: got {len(pair)} arrays, expected two")
-    return _distance(x, y, *(_checked_covariance(name, z, c) for name, z, c in zip("xy", (x, y), pair, strict=True)))
+    return _distance(
+        x, y, alpha, *(_checked_covariance(name, z, c) for name, z, c in zip("xy", (x, y), pair, strict=True))
+    )
 
 
 def _checked_covariance(name, means, covariance):
@@ -81,7 +85,7 @@ def _checked_covariance(name, means, covariance):
 
 
 @jax.jit
-def _distance(x, y, *covariances):
+def _distance(x, y, alpha, *covariances):
     size = jnp.maximum(magnitude(x), magnitude(y))  # its square may be out of range
     width = max(x.shape[-1], y.shape[-1])
     if covariances:
@@ -92,7 +96,10 @@ def _distance(x, y, *covariances):
     x_moments, y_moments = (pad_channels(side, width) for side in sides)
     rows = max(x_moments.shape[1], y_moments.shape[1])
     a, b = (jnp.pad(z, ((0, 0), (0, rows - z.shape[1]), (0, 0))) for z in (x_moments, y_moments))
-    inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b)), (a, b))
+    weights = jnp.full((rows, 1), 2 - alpha, x.dtype).at[0].set(alpha)
+    start = _start(*(lax.stop_gradient(z[:, 0]) for z in (a, b)))
+    a, b = jnp.sqrt(weights) * a, jnp.sqrt(weights) * b
+    inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b), start), (a, b))
     turned, aligned = matmul(a, rotation), matmul(inner, b)
     # `rotation` is 0 on directions that do not matter, which are at right angles to those of `aligned`.
     rest = a - matmul(turned, rotation.T)
@@ -117,7 +124,13 @@ def _with_covariance(means, covariance):
     return jnp.concatenate([means[:, None], safe_sqrt(values)[:, :, None] * vectors.mT], 1)
 
 
-def _rotations(a, b):
+def _start(x, y):
+    """Return the rotation of means x to y (n, c), completed on directions that they lack."""
+    u, _, vt = jnp.linalg.svd(matmul(x.T, y))
+    return matmul(u, vt)
+
+
+def _rotations(a, b, rotation):
     """Return R (n, m, m) and Q that minimize sum_i |a_i Q - R_i b_i|^2, orthogonal, R_i being 1 for the first rows."""
 
     def inner_of(rotation):
@@ -139,7 +152,6 @@ def _rotations(a, b):
         rounding = 2 * float(jnp.finfo(a.dtype).eps) * jnp.abs(value[0])
         return (iteration < MAX_ITERATIONS) & ~(value[0] - value[1] <= rounding)
 
-    rotation = polar(jnp.einsum("ni,nj->ij", a[:, 0], b[:, 0], precision="highest"))
     start = inner_of(rotation), rotation, jnp.stack([-jnp.ones((), a.dtype), -2 * jnp.ones((), a.dtype)]), 0
     inner, rotation, *_ = lax.while_loop(improves, step, start)
     return inner, rotation
