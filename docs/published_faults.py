@@ -481,6 +481,40 @@ def spectral_norm_of_the_difference():
     return defined, published
 
 
+def whitening_with_an_absolute_threshold():
+    """Whitening with an absolute threshold
+
+    With alpha = 0 the shape metric of Williams et al. 2021 whitens, so that it does not depend on the scale of the
+    features. netrep (July 2024), the code of the paper, sets eigenvalues of X'X under 1e-7 to 1e-7, whatever the others
+    are: small features are then divided by one number, and not whitened.
+    """
+    x, y = (1e-5 * side for side in related())
+    defined = symjax.shape_distance(x, y, alpha=0)
+
+    def whitened(x):
+        values, vectors = np.linalg.eigh(centre(x).T @ centre(x))
+        return centre(x) @ vectors / np.sqrt(np.maximum(values, 1e-7)) @ vectors.T
+
+    a, b = whitened(x), whitened(y)
+    published = np.arccos(np.linalg.norm(a.T @ b, ord="nuc") / np.linalg.norm(a) / np.linalg.norm(b))
+    return defined, published
+
+
+def partial_matching_of_less_mass():
+    """A score of partial matching that tends to 1 with less mass
+
+    Partial soft matching (Kapoor et al. 2026) transports a part of the mass of the neurons, at the cost 1 - r of
+    correlations r. partial-metric (March 2026), the code of the paper, gives 1 less the sum of the costs as "a
+    correlation score". The mass that is not transported counts as a perfect correlation in it: with a mass of 0.1, its
+    default, independent neurons score over 0.9. Here the mean correlation of what is transported is the value.
+    """
+    x, y = np.random.default_rng(0).standard_normal((2, 500, 10))
+    defined = symjax.partial_soft_matching(x, y, mass=0.1)
+    best = np.corrcoef(x.T, y.T)[:10, 10:].max()  # the mass of one neuron
+    published = 1 - 0.1 * (1 - best)
+    return defined, published
+
+
 def dead_channels():
     """Dead channels counted as perfect agreement
 
@@ -726,6 +760,8 @@ FAULTS = (
     cknna_centred_after_masking,
     second_order_cosine_of_distances,
     spectral_norm_of_the_difference,
+    whitening_with_an_absolute_threshold,
+    partial_matching_of_less_mass,
     dead_channels,
     dead_channel_in_the_maximum,
     lower_median_of_channels,

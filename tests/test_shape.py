@@ -191,6 +191,32 @@ def test_stochastic_shape_distance_is_a_minimum_over_rotations():
             best = min(best, minimize(objective, start, options={"gtol": 1e-8}).fun)
     value = float(stochastic_shape_distance(x[:, :, None], y[:, :, None]))
     np.testing.assert_allclose(value, best**0.5, rtol=2e-5)
+    of_moments = stochastic_shape_distance(of_x[0], of_y[0], covariances=(of_x[1], of_y[1]))
+    np.testing.assert_allclose(of_moments, value, rtol=1e-5)
+    same = stochastic_shape_distance(of_x[0], of_x[0], covariances=(of_x[1], of_y[1]))
+    assert float(same) > 0.1 and float(stochastic_shape_distance(*of_x[:1] * 2, covariances=of_x[1:] * 2)) == 0
+
+
+def test_weights_of_means_and_covariances():
+    x, y = moments(stochastic()), moments(stochastic(seed=1))
+    only_means = stochastic_shape_distance(x[0], y[0], covariances=(x[1], y[1]), alpha=2)
+    np.testing.assert_allclose(only_means, 2**0.5 * stochastic_shape_distance(x[0], y[0]), rtol=1e-5)
+    only_covariances = stochastic_shape_distance(x[0], y[0], covariances=(x[1], y[1]), alpha=0)
+    without_means = stochastic_shape_distance(0 * x[0] + 1e-9, 0 * y[0] + 1e-9, covariances=(x[1], y[1]))
+    np.testing.assert_allclose(only_covariances, 2**0.5 * without_means, rtol=0.05)  # of other local minima
+    with pytest.raises(InputError, match="^alpha: got"):
+        stochastic_shape_distance(x[0], y[0], alpha=3)
+
+
+def test_covariances_are_checked():
+    means, covariances = moments(stochastic())
+    wrong = (covariances[:, :2], -covariances, covariances + np.tri(3, k=-1), covariances * np.nan, covariances[0])
+    for bad in wrong:
+        with pytest.raises(InputError, match="^covariances: got"):
+            stochastic_shape_distance(means, means, covariances=(covariances, bad))
+    for bad in (3, [covariances], covariances[:1], [covariances] * 3):
+        with pytest.raises(InputError, match="^covariances: got"):
+            stochastic_shape_distance(means, means, covariances=bad)
 
 
 def test_stochastic_shape_distance_of_a_rotated_copy_and_without_repetition():

@@ -51,8 +51,8 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None):
     x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
     if x.shape[1:] != y.shape[1:]:
         raise InputError(
-            f"y: got shape {y.shape}, expected the map size and channels of x, {x.shape}, since columns of both are "
-            "the same neurons"
+            f"y: got shape {y.shape}, expected the map size and channels of x, {x.shape}, whose columns are the "
+            "same neurons"
         )
     x, y = as_pair(x, y, samples, layout="nhwc")
     check_estimator("song", len(x))

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from symjax.birkhoff.dual import matmul
+from symjax.checks import is_concrete, real, require_finite, sequence, static_scalar
+from symjax.errors import InputError
 from symjax.similarity.channels import centre, magnitude, pad_channels, safe_sqrt, zero_if_equal
 from symjax.similarity.inputs import paired_representations
 from symjax.similarity.linalg import hold_constant, triangular_factor
@@ -14,7 +17,7 @@ from symjax.similarity.polar import polar
 MAX_ITERATIONS = 200
 
 
-def stochastic_shape_distance(x, y, *, layout=None):
+def stochastic_shape_distance(x, y, *, covariances=None, alpha=1.0, layout=None):
     """Compute the 2-Wasserstein distance of Gaussian responses to each example, after the best rotation.
 
     The distance is the root of the minimum over orthogonal Q of
@@ -23,21 +26,25 @@ def stochastic_shape_distance(x, y, *, layout=None):
 
     with means m_i and covariances C_i of the responses of x to example i, and k_i and D_i those of y. The narrower side
     is padded with zero channels. Q is found by alternating with rotations of the responses, from that of the means; it
-    is a local minimum.
+    is a local minimum (with `alpha` 2 the global one).
 
     Args:
         x, y: maps (n, h, w, c), whose pixels are repeated responses to an example; repeated responses (n, r, c) are
             x[:, :, None]. Numbers of responses may differ. Or (n, c) without repetition, whose covariances are 0.
             Floating (integers become the default float, half precisions float32).
+        alpha: number in [0, 2]; squared distances of means have weight alpha, and those of covariances 2 - alpha.
+        covariances: None, or C (n, p, p) and D (n, q, q), where x (n, p) and y (n, q) are means.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
 
     Returns:
         0-d array, nonnegative, in the units of x and y; 0 for equal arrays. Covariances are unbiased (divided by r -
         1). Of matrices it is the root mean square distance after the best rotation. Symmetric. Invariant to orthogonal
-        maps, and to the order of the responses. Derivatives hold the rotations fixed, which is exact for the first.
+        maps, and to the order of the responses. Derivatives hold the rotations fixed, which is exact for the first;
+        those for covariances need distinct eigenvalues.
 
     Raises:
-        InputError: wrong shapes, dtypes or numbers of examples; concrete NaN or infinite entries.
+        InputError: wrong shapes, dtypes or numbers of examples; covariances that are not symmetric or not positive
+            semidefinite; concrete NaN or infinite entries.
 
     Reference: Duong et al. 2023.
 
@@ -50,22 +57,54 @@ def stochastic_shape_distance(x, y, *, layout=None):
         >>> print(f"{stochastic_shape_distance(x, y):.2f} {stochastic_shape_distance(x, z):.2f}")
         0.06 1.84
     """
-    return _distance(*paired_representations(x, y, layout=layout))
+    x, y = paired_representations(x, y, layout=layout)
+    alpha = static_scalar("alpha", alpha, "a number in [0, 2]", lambda value: 0 <= value <= 2)
+    if covariances is None:
+        return _distance(x, y, alpha)
+    pair = sequence("covariances", covariances, "two arrays")
+    if len(pair) != 2:
+        raise InputError(f"covariances: got {len(pair)} arrays, expected two")
+    return _distance(
+        x, y, alpha, *(_checked_covariance(name, z, c) for name, z, c in zip("xy", (x, y), pair, strict=True))
+    )
+
+
+def _checked_covariance(name, means, covariance):
+    covariance = real("covariances", covariance).astype(means.dtype)
+    if means.ndim != 2 or covariance.shape != (*means.shape, means.shape[1]):
+        raise InputError(
+            f"covariances: got {covariance.shape} for {name} of shape {means.shape}, expected (n, p, p) for (n, p)"
+        )
+    require_finite("covariances", covariance)
+    if is_concrete(covariance):
+        checked = np.asarray(covariance, np.float64)
+        slack = 64 * float(jnp.finfo(means.dtype).eps) * np.abs(checked).max()
+        if np.abs(checked - checked.mT).max() > slack or np.linalg.eigvalsh(checked).min() < -slack:
+            raise InputError(f"covariances: got those of {name}, expected symmetric positive semidefinite matrices")
+    return covariance
 
 
 @jax.jit
-def _distance(x, y):
+def _distance(x, y, alpha, *covariances):
     size = jnp.maximum(magnitude(x), magnitude(y))  # its square may be out of range
-    width, shapes = max(x.shape[-1], y.shape[-1]), (x.shape, y.shape)
-    x_moments, y_moments = (_moments(pad_channels(z / size, width)) for z in (x, y))
+    width = max(x.shape[-1], y.shape[-1])
+    if covariances:
+        size = jnp.maximum(size, jnp.sqrt(jnp.maximum(*(magnitude(c) for c in covariances))))
+        sides = (_with_covariance(z / size, c / size / size) for z, c in zip((x, y), covariances, strict=True))
+    else:
+        sides = (_moments(z / size) for z in (x, y))
+    x_moments, y_moments = (pad_channels(side, width) for side in sides)
     rows = max(x_moments.shape[1], y_moments.shape[1])
     a, b = (jnp.pad(z, ((0, 0), (0, rows - z.shape[1]), (0, 0))) for z in (x_moments, y_moments))
-    inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b)), (a, b))
-    turned, b = matmul(a, rotation), matmul(inner, b)
-    # `rotation` is 0 on directions that do not matter, which are at right angles to those of b.
+    weights = jnp.full((rows, 1), 2 - alpha, x.dtype).at[0].set(alpha)
+    start = _start(*(lax.stop_gradient(z[:, 0]) for z in (a, b)))
+    a, b = jnp.sqrt(weights) * a, jnp.sqrt(weights) * b
+    inner, rotation = hold_constant(_rotations(lax.stop_gradient(a), lax.stop_gradient(b), start), (a, b))
+    turned, aligned = matmul(a, rotation), matmul(inner, b)
+    # `rotation` is 0 on directions that do not matter, which are at right angles to those of `aligned`.
     rest = a - matmul(turned, rotation.T)
-    distance = size * safe_sqrt(((turned - b) ** 2).sum((1, 2)).mean() + (rest**2).sum((1, 2)).mean())
-    return zero_if_equal(distance, x, y) if shapes[0] == shapes[1] else distance
+    distance = size * safe_sqrt(((turned - aligned) ** 2).sum((1, 2)).mean() + (rest**2).sum((1, 2)).mean())
+    return zero_if_equal(distance, a, b)
 
 
 def _moments(x):
@@ -79,7 +118,19 @@ def _moments(x):
     return jnp.concatenate([means[:, None], deviations], 1)
 
 
-def _rotations(a, b):
+def _with_covariance(means, covariance):
+    """Return F as `_moments` does, of means (n, c) and covariances (n, c, c)."""
+    values, vectors = jnp.linalg.eigh(covariance)
+    return jnp.concatenate([means[:, None], safe_sqrt(values)[:, :, None] * vectors.mT], 1)
+
+
+def _start(x, y):
+    """Return the rotation of means x to y (n, c), completed on directions that they lack."""
+    u, _, vt = jnp.linalg.svd(matmul(x.T, y))
+    return matmul(u, vt)
+
+
+def _rotations(a, b, rotation):
     """Return R (n, m, m) and Q that minimize sum_i |a_i Q - R_i b_i|^2, orthogonal, R_i being 1 for the first rows."""
 
     def inner_of(rotation):
@@ -101,7 +152,6 @@ def _rotations(a, b):
         rounding = 2 * float(jnp.finfo(a.dtype).eps) * jnp.abs(value[0])
         return (iteration < MAX_ITERATIONS) & ~(value[0] - value[1] <= rounding)
 
-    rotation = polar(jnp.einsum("ni,nj->ij", a[:, 0], b[:, 0], precision="highest"))
     start = inner_of(rotation), rotation, jnp.stack([-jnp.ones((), a.dtype), -2 * jnp.ones((), a.dtype)]), 0
     inner, rotation, *_ = lax.while_loop(improves, step, start)
     return inner, rotation
