@@ -106,7 +106,7 @@ def right_arguments():
         },
         "alignment.barrier": {"a": member, "b": member, "data": dataset},
         "alignment.cycle_error": {
-            "symmetry": groups.Symmetry({"w": groups.Space("w", 2, "permutation", ())}, None, {}, {}, {}),
+            "symmetry": symjax.groups.Symmetry({"w": symjax.groups.Space("w", 2, "permutation", ())}, None, {}, {}, {}),
             "maps": {pair: {"w": np.eye(2)} for pair in itertools.permutations(range(3), 2)},
         },
         "alignment.interpolate": {"a": member, "b": member, "t": 0.5},

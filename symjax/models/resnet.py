@@ -1,5 +1,8 @@
 """Residual networks for small images: the CIFAR ResNets of He et al. 2016, and ResNet-18 with a 3x3 stem."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,7 +13,7 @@ from symjax.models.common import BatchNorm, LayerNorm, at_least_float32, he, ima
 from symjax.models.registry import register
 from symjax.network.naming import stitch_point
 
-NORMS = {"batch": BatchNorm, "layer": LayerNorm}
+NORMS: dict[str, Callable] = {"batch": BatchNorm, "layer": LayerNorm}
 
 
 class ConvNorm(nnx.Module):
@@ -131,7 +134,12 @@ class ResNet(nnx.Module):
             for number in range(count):
                 after, stride = width * 2**stage, 2 if stage and not number else 1
                 name = f"block{stage + 1}.{number + 1}"
-                options = {"shortcut": shortcut, "residual_relu": residual_relu, "norm": norm, "name": name}
+                options: dict[str, Any] = {
+                    "shortcut": shortcut,
+                    "residual_relu": residual_relu,
+                    "norm": norm,
+                    "name": name,
+                }
                 self.blocks.append(Block(before, after, stride=stride, **options, dtype=dtype, rngs=rngs))
                 before = after
         self.dense = nnx.Linear(before, classes, kernel_init=lecun, dtype=dtype, rngs=rngs)

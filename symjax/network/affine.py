@@ -66,8 +66,10 @@ def _parameter(trace: Trace, paths, v):
 def _kernel(trace: Trace, paths, v):
     """Return the parameter that scales a value unit by unit, along its last dimensions."""
     i = trace.producers.get(v)
-    equation = None if i is None else trace.jaxpr.eqns[i]
-    name = None if equation is None else equation.primitive.name
+    if i is None:
+        return None
+    equation = trace.jaxpr.eqns[i]
+    name = equation.primitive.name
     if name in SAME_ENTRIES and equation.invars[0].aval.shape == v.aval.shape:
         return _kernel(trace, paths, equation.invars[0])
     if name == "mul":
