@@ -9,7 +9,7 @@ import numpy as np
 
 from symjax.alignment.evaluation import BATCH, Examples, examples_of, item_program, stacked
 from symjax.alignment.repair import has_statistics, moments_of, rescale, reset
-from symjax.checks import integer, is_integer, numpy_array, one_of
+from symjax.checks import integer, is_integer, numpy_array, one_of, real, require_finite
 from symjax.data import normalize
 from symjax.errors import InputError
 from symjax.network import Member, Network
@@ -79,7 +79,8 @@ def interpolate(a: Any, b: Any, t: Any) -> Any:
     structure: Any = jax.tree.structure(a)
     if jax.tree.structure(b) != structure:
         raise InputError("b: got another structure than a, expected networks of one structure")
-    t = jnp.asarray(t)
+    t = real("t", t)
+    require_finite("t", t)
     if t.ndim > 1:
         raise InputError(f"t: got shape {t.shape}, expected a number or (n,)")
 
@@ -161,7 +162,7 @@ def barrier(
 def _positions(ts: Any) -> np.ndarray:
     if is_integer(ts):
         return np.linspace(0, 1, integer("ts", ts, 2))
-    ts = numpy_array("ts", ts).astype(float)
+    ts = np.asarray(real("ts", numpy_array("ts", ts)), float)
     if ts.ndim != 1 or len(ts) < 2 or ts[0] != 0 or ts[-1] != 1 or not (np.diff(ts) > 0).all():
         raise InputError(f"ts: got {ts.tolist()}, expected a number from 2, or ascending positions from 0 to 1")
     return ts
@@ -170,7 +171,7 @@ def _positions(ts: Any) -> np.ndarray:
 def _scores(network: Network, item: tuple, shared: tuple, statistics: str, loss, metric):
     """Return the scores of one position of one pair: train loss and score, test loss and score."""
     (row, t), (ends, parts) = item, shared
-    sides = []
+    sides: list[Any] = []
     for side in ends:
         index = row if parallel.count_members(side[0]) > 1 else 0
         sides.append(jax.tree.map(lambda leaf: leaf[index], side))  # noqa: B023

@@ -17,7 +17,7 @@ from symjax.alignment.inputs import aligned_paths, parameters, symmetry_of
 from symjax.alignment.leaves import acts, channels_of, on_host, set_channels, squared
 from symjax.alignment.spaces import blocks_of
 from symjax.alignment.task import MAX_SWEEPS
-from symjax.checks import one_of, random_key
+from symjax.checks import one_of, random_key, short
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Network
@@ -134,7 +134,7 @@ def cycle_error(symmetry: Symmetry, maps: Mapping[tuple[int, int], Mapping[str, 
       A number in [0, 1]; 0 for fewer than three networks.
 
     Raises:
-      InputError: maps are missing.
+      InputError: maps are missing, or not pairs with elements.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -149,6 +149,9 @@ def cycle_error(symmetry: Symmetry, maps: Mapping[tuple[int, int], Mapping[str, 
       >>> cycle_error(symmetry, {pair: swap if pair in pairs[:2] else same for pair in pairs})
       1.0
     """
+    pairs = isinstance(maps, Mapping) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in maps)
+    if not pairs or not all(isinstance(element, Mapping) for element in maps.values()):
+        raise InputError(f"maps: got {short(maps)}, expected a mapping of pairs (i, j) to elements")
     networks = sorted({network for pair in maps for network in pair})
     if missing := set(permutations(networks, 2)) - set(maps):
         raise InputError(f"maps: got none of {min(missing)}, expected those of all ordered pairs")
@@ -195,7 +198,8 @@ def _frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
     count = len(next(iter(leaves.values())))
     norm = sum(float((leaf**2).sum(dtype=float)) for leaf in leaves.values())
     soft = {space.name: np.tile(np.eye(space.size, dtype=np.float32), (count, 1, 1)) for space in spaces}
-    grid, values = np.linspace(0, 1, 201), []
+    grid = np.linspace(0, 1, 201)
+    values: list[float] = []
     for _ in range(STEPS):
         slopes = {name: np.zeros_like(matrices) for name, matrices in soft.items()}
         for path, leaf in leaves.items():
@@ -206,7 +210,8 @@ def _frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
                 slopes[space.name] += channels_of(others, axis) @ channels_of(rest, axis).swapaxes(1, 2)
         corners = {name: _rounded(slope) for name, slope in slopes.items()}
         line = sum(
-            (_on_line(leaf, held[path], soft, corners) for path, leaf in leaves.items()), np.polynomial.Polynomial(0)
+            (_on_line(leaf, held[path], soft, corners) for path, leaf in leaves.items()),
+            np.polynomial.Polynomial([0.0]),
         )
         step = grid[np.argmax(line(grid))]
         values += [float(line(t)) for t in ((0, step) if not values else (step,))]
@@ -249,11 +254,11 @@ def _on_line(leaf: np.ndarray, held: list, start, corners) -> np.polynomial.Poly
         zero = [np.zeros_like(leaf)]
         differences = [end - first for end, first in zip(ends, moved, strict=True)]
         terms = [a + b for a, b in zip(moved + zero, zero + differences, strict=True)]
-    result = np.polynomial.Polynomial(0)
+    result = np.polynomial.Polynomial([0.0])
     for i, first in enumerate(terms):
         for j, second in enumerate(terms):
             value = np.vdot(first.sum(0), second.sum(0)) - np.vdot(first, second)
-            result += np.polynomial.Polynomial([0] * (i + j) + [float(value)])
+            result += np.polynomial.Polynomial([0.0] * (i + j) + [float(value)])
     return result
 
 

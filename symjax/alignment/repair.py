@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from symjax.alignment.evaluation import BATCH, Examples, examples_of, item_program, stacked
+from symjax.checks import numpy_array
 from symjax.data import normalize
 from symjax.errors import InputError
 from symjax.network import Member, Network
@@ -66,7 +67,7 @@ def repair(network: Network, merged: Any, ends: Any = None, data: Any = None, *,
             raise InputError("ends: got none, expected the merged networks, since this one has no running statistics")
         count = jax.tree.leaves(ends)[0].shape[0]
         ends = [stacked("ends", network, jax.tree.map(lambda leaf: leaf[i], ends))[0] for i in range(count)]  # noqa: B023
-        weights = np.full(count, 1 / count) if weights is None else np.asarray(weights, float)
+        weights = np.full(count, 1 / count) if weights is None else numpy_array("weights", weights).astype(float)
         if weights.shape != (count,) or not np.isclose(weights.sum(), 1):
             raise InputError(f"weights: got {weights.tolist()}, expected {count} numbers with sum 1")
         moments = [item_program(network, moments_of)(end, train) for end in ends]
