@@ -208,7 +208,7 @@ def test_matrices_of_layers_are_shared_out():
         (["--rotation-seed", "-1"], "rotation-seed: got -1"),
         (["--cache-gb", "0"], "cache-gb: got 0"),
         (["--model", ","], "model: got ',', expected names of"),
-        (["--model", "mlp"], "model: got 'mlp', expected one of"),
+        (["--model", "perceptron"], "model: got 'perceptron', expected one of"),
         (["--model", "resnet20"], "points: got block1.1* of resnet20 (width 16), inside a residual block"),
         (["--model", "mcnn_k,cwcnn_k"], "width: got different default widths (mcnn_k 64, cwcnn_k 512)"),
         (["--model", "mcnn_k,mcnn_k_sigmoid"], "zoo: got one folder for 2 models"),

@@ -102,8 +102,8 @@ def test_bad_sizes_leave_no_folder(tmp_path):
         train(tmp_path / "a", config=ZooConfig("stripes", "deep", recipe=CONFIG.recipe))
     with pytest.raises(InputError, match="precision: got 'float8'"):
         ZooConfig(precision="float8")
-    with pytest.raises(InputError, match="model: got 'mlp', expected one of .*mcnn"):
-        ZooConfig(model="mlp")
+    with pytest.raises(InputError, match="model: got 'perceptron', expected one of .*mcnn"):
+        ZooConfig(model="perceptron")
     assert not (tmp_path / "a").exists()
 
 

@@ -225,7 +225,7 @@ def test_a_folder_of_another_zoo_is_refused(copy):
         train(copy, dataset=make_dataset(seed=5))
     assert modification_times(copy) == before
     document = files.read_json(copy / "config.json")
-    for broken in ({"data": {}}, {"recipe": 3}, {"recipe": {"epochs": 3}}, {"model": "mlp"}, {"shape": "round"}):
+    for broken in ({"data": {}}, {"recipe": 3}, {"recipe": {"epochs": 3}}, {"model": "perceptron"}, {"shape": "round"}):
         files.write_json(copy / "config.json", document | {"config": document["config"] | broken})
         with pytest.raises(InputError, match=r"config\.json is damaged or of another version"):
             zoo.load(copy)

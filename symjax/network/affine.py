@@ -1,6 +1,6 @@
 """The layers of a network whose outputs are scaled by one parameter and shifted by another."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -30,13 +30,14 @@ def affine_layers(network, member: Member, x) -> list[AffineLayer]:
     Layers with shared parameters are left out.
     """
     trace = network._trace("inference", None, member, x)
-    paths = {v: path for path, v in trace.members.items() if path.startswith(".params")}
+    paths: dict[Variable, str] = {v: path for path, v in trace.members.items() if path.startswith(".params")}
     layers = []
     for equation in trace.jaxpr.eqns:
         if equation.primitive.name != "add":
             continue
         for product, shift in (equation.invars, equation.invars[::-1]):
-            bias, value = _parameter(trace, paths, shift), equation.outvars[0]
+            bias: Variable = _parameter(trace, paths, shift)
+            value: Variable = equation.outvars[0]
             kernel = None if bias is None or not is_variable(product) else _kernel(trace, paths, product)
             if kernel is not None and _ends_with(bias.aval.shape, value, kernel):
                 layers.append(AffineLayer(paths[kernel], paths[bias], value))
@@ -50,7 +51,7 @@ def affine_values(network, member: Member, x, number: int) -> jax.Array:
     return network._run(trace, trace.data, (value,), jax.tree.leaves(x), member)[0]
 
 
-def _parameter(trace: Trace, paths, v):
+def _parameter(trace: Trace, paths, v: Variable):
     """Return the parameter of which a variable is a copy along its last dimensions, if nothing else reads it."""
     copies = []
     while is_variable(v) and v not in paths:
@@ -58,27 +59,28 @@ def _parameter(trace: Trace, paths, v):
         i = trace.producers.get(v)
         if i is None or trace.jaxpr.eqns[i].primitive.name not in SAME_ENTRIES:
             return None
-        v = trace.jaxpr.eqns[i].invars[0]
+        operands: list[Variable] = trace.jaxpr.eqns[i].invars
+        v = operands[0]
     is_single = is_variable(v) and len(trace.readers[v]) == 1
-    return v if is_single and _ends_with(_shape(v), *copies) else None
+    return v if is_single and _ends_with(v.aval.shape, *copies) else None
 
 
-def _kernel(trace: Trace, paths, v):
+def _kernel(trace: Trace, paths, v: Variable):
     """Return the parameter that scales a value unit by unit, along its last dimensions."""
     i = trace.producers.get(v)
     if i is None:
         return None
     equation = trace.jaxpr.eqns[i]
-    name = equation.primitive.name
-    if name in SAME_ENTRIES and _shape(equation.invars[0]) == _shape(v):
-        return _kernel(trace, paths, equation.invars[0])
+    name, operands = equation.primitive.name, list[Variable](equation.invars)
+    if name in SAME_ENTRIES and operands[0].aval.shape == v.aval.shape:
+        return _kernel(trace, paths, operands[0])
     if name == "mul":
-        own = [_parameter(trace, paths, operand) for operand in equation.invars]
-        deeper = [operand for operand in equation.invars if is_variable(operand)]
+        own = [_parameter(trace, paths, operand) for operand in operands]
+        deeper = [operand for operand in operands if is_variable(operand)]
         return next(filter(None, [*own, *(_kernel(trace, paths, operand) for operand in deeper)]), None)
     if name not in ("dot_general", "conv_general_dilated"):
         return None
-    kernel = _parameter(trace, paths, equation.invars[1])
+    kernel = _parameter(trace, paths, operands[1])
     if kernel is None:
         return None
     if name == "conv_general_dilated":
@@ -89,10 +91,6 @@ def _kernel(trace: Trace, paths, v):
     return kernel if sorted((*contracted, *batch)) == list(range(len(contracted) + len(batch))) and not batch else None
 
 
-def _shape(v: Any) -> tuple:
-    return v.aval.shape
-
-
-def _ends_with(shape: tuple, *variables) -> bool:
+def _ends_with(shape: tuple, *variables: Variable) -> bool:
     """Return whether the last dimensions of all variables are these."""
-    return len(shape) > 0 and all(_shape(v)[-len(shape) :] == shape for v in variables)
+    return len(shape) > 0 and all(v.aval.shape[-len(shape) :] == shape for v in variables)
