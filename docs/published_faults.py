@@ -416,8 +416,8 @@ def whitening_with_an_absolute_threshold():
     """Whitening with an absolute threshold
 
     With alpha = 0 the shape metric of Williams et al. 2021 whitens, so that it does not depend on the scale of the
-    features. netrep (July 2024), the code of the paper, sets eigenvalues of X'X under 1e-7 to 1e-7, whatever the others are:
-    small features are then divided by one number, and not whitened.
+    features. netrep (July 2024), the code of the paper, sets eigenvalues of X'X under 1e-7 to 1e-7, whatever the others
+    are: small features are then divided by one number, and not whitened.
     """
     x, y = (1e-5 * side for side in related())
     defined = symjax.shape_distance(x, y, alpha=0)
