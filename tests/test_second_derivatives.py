@@ -66,7 +66,9 @@ def sides(examples, features=3):
     return x, y, rng.normal(size=x.shape)
 
 
-@pytest.mark.parametrize("name", ["cca", "wreath_cka"])  # those with rules of their own
+@pytest.mark.parametrize(
+    "name", ["cca", "wreath_cka", "ridge_predictivity", "aligned_cosine"]
+)  # those with rules of their own
 @pytest.mark.few(1)
 def test_measures(name):
     with jax.enable_x64(True):
@@ -77,7 +79,13 @@ def test_measures(name):
         np.testing.assert_allclose(second(f, x, direction), right, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "features"), [("svcca", 3), ("fourier_cca", 3), ("procrustes", 3), ("cca", 14)])
+@pytest.mark.parametrize(
+    ("name", "features"),
+    [
+        *(("svcca", 3), ("fourier_cca", 3), ("procrustes", 3), ("cca", 14)),
+        *(("gulp", 3), ("shape_distance", 3), ("stochastic_shape_distance", 3)),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::symjax.similarity.FewExamplesWarning")
 @pytest.mark.slow
 def test_measures_with_a_part_held_fixed_say_so(name, features):

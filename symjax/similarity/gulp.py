@@ -10,7 +10,7 @@ from symjax.birkhoff.dual import matmul
 from symjax.checks import static_scalar
 from symjax.similarity.channels import centred, safe_sqrt, unit_norm, zero_if_equal
 from symjax.similarity.inputs import as_matrix, as_pair
-from symjax.similarity.linalg import to_row_space, triangular_factor
+from symjax.similarity.linalg import first_order_only, to_row_space, triangular_factor
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.predictivity import LARGEST_RIDGE, augmented, penalty_of
@@ -96,6 +96,7 @@ def _smoother_factor(x, penalty):
 @_smoother_factor.defjvp
 def _smoother_factor_jvp(primals, tangents):
     (x, penalty), (dx, _) = primals, tangents
+    x = first_order_only(x, x)  # D may turn by Q, D Q, which second derivatives of functions of D D' would see
     q, r = jnp.linalg.qr(augmented(x, penalty))
     factor = q[: len(x)]
     change = solve_triangular(r, dx.T, trans=1).T  # dx R^-1

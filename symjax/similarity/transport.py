@@ -16,7 +16,8 @@ def transport_plan(gain, rows, columns, mass=1.0):
 
     Each active row sums to 1 / (number of active rows), columns likewise. Linear assignment of repeated points where
     one number divides the other; otherwise a linear program (SciPy's HiGHS, dual simplex; 500 by 512 take 2 s). In both
-    cases P is a vertex: it has fewer nonzero entries than there are rows and columns together. No derivative.
+    cases P is a vertex: it has fewer nonzero entries than there are rows and columns together (with `mass` under 1 at
+    most as many). No derivative.
 
     Args:
         gain: (p, q), floating.
