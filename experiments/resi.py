@@ -25,7 +25,7 @@ from experiments.features import FeatureSettings, parse_measures, samples_option
 from experiments.folders import run_folder
 from experiments.registry import Experiment, PublishedTable
 from experiments.resi_data import SHARES, SHIFTS, Group, check_data, groups_of
-from experiments.resi_scores import TESTS
+from experiments.resi_scores import STITCH, TESTS, conclusion, format_ranks
 from experiments.settings import zoo_folder
 from experiments.summary import Summary
 from symjax import plots
@@ -45,7 +45,6 @@ PAIR = {"model_a": str, "layer_a": str, "model_b": str, "layer_b": str}
 ROWS = Schema("results", {"test": str, "measure": str, **PAIR}, ("value",), order=("test", "measure"))
 MODELS = Schema("models", {"test": str, "model": str}, ("accuracy",))
 AGREEMENT = Schema("agreement", {"model_a": str, "model_b": str}, ("agreement",))
-STITCH = "stitch:"  # prefix of the names of stitch families among the measures
 
 _VISION = (
     "Jaccard, distance correlation, angular shape metric, aligned cosine, second-order cosine, orthogonal "
@@ -289,28 +288,6 @@ class Compared:
         if len(table.missing(rows)):
             classes = dict(zip(self.models, self.classes(), strict=True))
             table.add(rows.assign(agreement=[float((classes[a] == classes[b]).mean()) for a, b in self.pairs]))
-
-
-def format_ranks(ranked: pd.DataFrame) -> pd.DataFrame:
-    """Return scores and ranks as text."""
-    text = ranked.drop(columns=["rank", "low", "high"]).map("{:.2f}".format)
-    intervals = ranked.apply(lambda row: f"{row['rank']:g} [{row.low:g}, {row.high:g}]", axis=1)
-    return text.assign(**{"median rank": intervals}).rename_axis(index=None)
-
-
-def conclusion(ranked: pd.DataFrame) -> str:
-    """Return the best measures and the ranks of those that ReSi had not tested."""
-    best = ranked.head(3)
-    text = "Best median ranks: " + ", ".join(f"{name} {row['rank']:g}" for name, row in best.iterrows()) + "."
-    other = [name for name in ranked.index if name in ("svcca", "pwcca", "wreath_cka", "wreath_procrustes")]
-    other += [name for name in ranked.index if name.startswith(STITCH)]
-    if other:
-        text += " Others: " + ", ".join(
-            f"{name} {ranked.loc[name, 'rank']:g} [{ranked.loc[name, 'low']:g}, {ranked.loc[name, 'high']:g}]"
-            for name in other
-        )
-        text += f" of {len(ranked)}."
-    return text
 
 
 if __name__ == "__main__":

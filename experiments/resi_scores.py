@@ -9,7 +9,7 @@ from symjax.similarity import MEASURES
 
 TESTS = ("accuracy", "output", "labels", "shortcut", "augmentation", "layers")
 DRAWS = 100  # resamples of networks
-CHANCE = {"accuracy": "0", "output": "0", "layers": "0.5"}
+STITCH = "stitch:"  # prefix of the names of stitch families among the measures
 
 
 def scores(table: pd.DataFrame, models: pd.DataFrame, weights: dict[str, int] | None = None) -> pd.DataFrame:
@@ -113,3 +113,25 @@ def ranks_with_intervals(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFr
     scored = scores(table, models)
     result = scored.assign(rank=ranks(scored)["median"], low=low, high=high)
     return result.sort_values("rank", kind="stable")
+
+
+def format_ranks(ranked: pd.DataFrame) -> pd.DataFrame:
+    """Return scores and ranks as text."""
+    text = ranked.drop(columns=["rank", "low", "high"]).map("{:.2f}".format)
+    intervals = ranked.apply(lambda row: f"{row['rank']:g} [{row.low:g}, {row.high:g}]", axis=1)
+    return text.assign(**{"median rank": intervals}).rename_axis(index=None)
+
+
+def conclusion(ranked: pd.DataFrame) -> str:
+    """Return the best measures and the ranks of those that ReSi had not tested."""
+    best = ranked.head(3)
+    text = "Best median ranks: " + ", ".join(f"{name} {row['rank']:g}" for name, row in best.iterrows()) + "."
+    other = [name for name in ranked.index if name in ("svcca", "pwcca", "wreath_cka", "wreath_procrustes")]
+    other += [name for name in ranked.index if name.startswith(STITCH)]
+    if other:
+        text += " Others: " + ", ".join(
+            f"{name} {ranked.loc[name, 'rank']:g} [{ranked.loc[name, 'low']:g}, {ranked.loc[name, 'high']:g}]"
+            for name in other
+        )
+        text += f" of {len(ranked)}."
+    return text
