@@ -374,7 +374,7 @@ def test_bad_bounds(tmp_path, monkeypatch, capsys):
         run_command(
             experiments.stitch.main, experiments.stitch.Settings, [*flags(scratch()), "--max-device-memory", "lots"]
         )
-    assert "max_device_memory: got 'lots'" in capsys.readouterr().err
+    assert "max-device-memory: got 'lots'" in capsys.readouterr().err
 
 
 def test_exhausted_memory_is_told(monkeypatch, capsys):
@@ -394,9 +394,9 @@ def test_a_dry_run_refuses_what_the_command_refuses(rehearsed, capsys):
     for extra, named in (
         (["--translate", "9"], "translate: got 9"),
         (["--validation", "0"], "validation: "),
-        (["--batch-size", "73"], "batch_size: got 73"),
+        (["--batch-size", "73"], "batch-size: got 73"),
         (["--out", scratch() / "zoo", "--width", "2"], "another configuration"),
-        (["--distributed"], "dry_run: got --dry-run with --distributed, expected one"),
+        (["--distributed"], "dry-run: got --dry-run with --distributed, expected one"),
     ):
         with pytest.raises(SystemExit, match="2"):
             dry(experiments.zoo, *zoo_flags, *extra)

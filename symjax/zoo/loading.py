@@ -11,7 +11,7 @@ import pandas as pd
 
 from symjax.checks import integer, integers, path, short
 from symjax.checks import seeds as check_seeds
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.imports import is_import_name
 from symjax.network import Member, Network
 from symjax.ops import files, parallel, runs
@@ -166,7 +166,9 @@ def load_history(
     if not epochs:
         raise InputError("epochs: got none, expected one or more")
     zoo_folder = ZooFolder(folder, execution, user_code)
-    return zoo_folder.network, parallel.stack([zoo_folder.members([seed], epoch)[1][0] for epoch in epochs])
+    with renamed(epoch="epochs"):
+        members = [zoo_folder.members([seed], epoch)[1][0] for epoch in epochs]
+    return zoo_folder.network, parallel.stack(members)
 
 
 class ZooFolder:
