@@ -134,6 +134,8 @@ def _is_several(model: Any) -> bool:
 
 
 def _batches(batches: Any) -> Iterable:
+    if (isinstance(batches, Mapping) and not batches) or getattr(batches, "shape", None) == ():
+        raise InputError(f"batches: got {short(batches)}, expected arrays (n, ...), or an iterable of batches")
     if isinstance(batches, Mapping) or hasattr(batches, "shape"):
         return [batches]
     if isinstance(batches, (str, bytes)) or not isinstance(batches, Iterable):

@@ -158,11 +158,12 @@ def as_pair(x, y, samples="positions", mask=None, *, layout=None, enlarging=Fals
     """
     check_samples(samples)
     (x, y), mask = without_masked({"x": x, "y": y}, samples, mask, check_layout(layout))
+    given = [tuple(getattr(z, "shape", ())) for z in (x, y)]
     x, y = paired_representations(x, y, layout=layout, **options)
     if samples == "positions" and _map_size(x) != _map_size(y):
         if not (enlarging and x.ndim == y.ndim):
             raise InputError(
-                f"y: got shape {y.shape}, expected the map size of x, {x.shape}, where positions are samples; "
+                f"y: got shape {given[1]}, expected the map size of x, {given[0]}, where positions are samples; "
                 "samples='flatten' and samples='pool' compare any two sizes"
             )
         size = tuple(map(max, _map_size(x), _map_size(y)))
