@@ -32,16 +32,18 @@ from symjax.ops import files, runs
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES, FewExamplesWarning
-from symjax.tables import difference_interval
+from symjax.similarity.table import without_twins
+from symjax.tables import difference_interval, spell_interval
 
 ROWS = Schema("results", {"data": str, "measure": str, "examples": int, "run": int}, ("value",))
 EXPERIMENT = Experiment(place=135, results=partial(ResultTable, schema=ROWS))
 DATA = ("independent", "planted")
+MOST = 10**5  # neurons, runs and examples
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    measures: Annotated[str, optional("NAME,...", "all but the distances of similarities in it")] = ""
+    measures: Annotated[str | None, optional("NAME,...", "all but the distances of similarities in it")] = None
     """Names in symjax.similarity.MEASURES; all for every one of them."""
     neurons: int = 16
     """Neurons d of each representation."""
@@ -60,9 +62,8 @@ class Settings:
 
     def parse_measures(self) -> tuple[str, ...]:
         """Return the names of the measures."""
-        if self.measures in ("", "all"):
-            similarities = () if self.measures else MEASURES.keys()  # whose distances are functions of their values
-            return tuple(name for name in MEASURES if name.removesuffix("_distance") not in {*similarities} - {name})
+        if self.measures in (None, "all"):
+            return tuple(MEASURES if self.measures else without_twins())
         names = tuple(name.strip() for name in self.measures.split(","))
         if len({*names}) < len(names) or not {*names} <= MEASURES.keys():
             raise InputError(f"measures: got {self.measures!r}, expected different names of {', '.join(MEASURES)}")
@@ -113,8 +114,10 @@ def main(settings: Settings) -> Summary:
 def check(settings: Settings) -> None:
     """Raise an InputError for a setting out of its range."""
     for name, low in {"neurons": 1, "runs": 2}.items():
-        if getattr(settings, name) < low:
-            raise InputError(f"{name}: got {getattr(settings, name)}, expected {low} or more")
+        if not low <= getattr(settings, name) <= MOST:
+            raise InputError(f"{name}: got {getattr(settings, name)}, expected {low} or more, up to {MOST}")
+    if settings.reference > MOST:
+        raise InputError(f"reference: got {settings.reference}, expected at most {MOST}")
     if not 0 <= settings.seed < 2**31:
         raise InputError(f"seed: got {settings.seed}, expected an integer from 0 to {2**31 - 1}")
     if not 0 <= settings.share <= 1:
@@ -195,7 +198,7 @@ def summarize(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 def grid(means: pd.DataFrame) -> pd.DataFrame:
     """Return bias and interval of each measure (down) by ratio (across), and the mean at the reference."""
     ends = means[["bias", "low", "high"]].to_numpy()
-    means = means.assign(text=[f"{bias:z.3f} [{low:z.3f}, {high:z.3f}]" for bias, low, high in ends])
+    means = means.assign(text=[spell_interval(*numbers, 3) for numbers in ends])
     text = means.pivot_table(index="measure", columns="ratio", values="text", aggfunc="first", sort=False)
     reference = means.groupby("measure", sort=False).reference.first().map("{:z.3f}".format)
     text = text.rename(columns="n / d = {:g}".format).assign(reference=reference)
@@ -212,7 +215,7 @@ def conclusion(means: pd.DataFrame) -> str:
         bounded = known.assign(part=known.bias / width)[np.isfinite(width)]
         largest = bounded.loc[bounded.part.abs().sort_values(ascending=False).index[:3]]
         ends = largest[["measure", "bias", "low", "high"]].itertuples(index=False)
-        text = ", ".join(f"{name} {bias:z.2f} [{low:z.2f}, {high:z.2f}]" for name, bias, low, high in ends)
+        text = ", ".join(f"{name} {spell_interval(*numbers)}" for name, *numbers in ends)
         none = known[(known.low <= 0) & (known.high >= 0)].measure
         parts.append(
             f"{data} data: no bias is significant for {len(none)} of {len(known)} measures"

@@ -24,13 +24,14 @@ from experiments.registry import Experiment
 from experiments.summary import Summary
 from symjax import activations, plots
 from symjax.activation_files import FORMATS
+from symjax.checks import integer_fields
 from symjax.comparison import COLUMNS, compare
 from symjax.errors import InputError
 from symjax.ops import files, runs
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import MEASURES
-from symjax.tables import mean
+from symjax.tables import mean, spell_interval
 
 PAIR = ("model_a", "digest_a", "model_b", "digest_b")
 KEY = {name: str for name in (*PAIR, "measure", "layer_a", "layer_b")}
@@ -70,10 +71,9 @@ class Settings:
 
 def main(settings: Settings) -> Summary:
     measures = parse_measures(settings.measures)
+    check(settings)
     if len(settings.networks) < 2:
         raise InputError(f"networks: got {len(settings.networks)}, expected two or more files or folders")
-    if settings.examples is not None and settings.examples < 2:
-        raise InputError(f"examples: got {settings.examples}, expected two or more")
     networks = read(settings)
     digests = dict(zip(networks, map(digest, settings.networks), strict=True))
     names = ("layers", "select", "samples", "layout", "join", "examples", "resamples", "permutations", "seed")
@@ -93,6 +93,15 @@ def main(settings: Settings) -> Summary:
             tables(table, distances),
             figures,
         )
+
+
+def check(settings: Settings) -> None:
+    """Raise an InputError for a setting out of its range."""
+    integer_fields(settings, **dict.fromkeys(("resamples", "permutations", "seed"), (0, 2**31 - 1)))
+    if settings.examples is not None and settings.examples < 2:
+        raise InputError(f"examples: got {settings.examples}, expected two or more")
+    if settings.select is not None and not all(map(str.strip, settings.select.split(","))):
+        raise InputError(f"select: got {settings.select!r}, expected names of layers, separated by commas")
 
 
 def read(settings: Settings) -> dict[str, activations.Activations]:
@@ -216,8 +225,7 @@ def tables(table: pd.DataFrame, means: dict[str, pd.DataFrame]) -> dict[str, pd.
 
 def entry(row) -> str:
     """Return the value of a row with its interval and p value where they were computed."""
-    interval = "" if np.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
-    return f"{row.value:.3f}{interval}" + ("" if np.isnan(row.p) else f", p = {row.p:.3g}")
+    return spell_interval(row.value, row.low, row.high, 3) + ("" if np.isnan(row.p) else f", p = {row.p:.3g}")
 
 
 def conclusion(table: pd.DataFrame, means: dict[str, pd.DataFrame]) -> str:

@@ -42,7 +42,9 @@ TRANSFORMER_DEFAULTS = {
     "digits": {"width": 32, "epochs": 20, "learning_rate": 3e-3},
     None: {"learning_rate": 5e-4},
 }
-MLP_ON_DIGITS = {"width": 128, "image_size": None, "epochs": 30, "learning_rate": 1e-3, "translate": 0}
+MODEL_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("digits", "mlp"): {"width": 128, "image_size": None, "epochs": 30, "learning_rate": 1e-3, "translate": 0},
+}
 
 
 def defaults_of(dataset: str, model: str) -> DatasetDefaults:
@@ -55,10 +57,8 @@ def defaults_of(dataset: str, model: str) -> DatasetDefaults:
     defaults = DATASET_DEFAULTS.get(name, DatasetDefaults())
     if is_import_name(model):
         return dataclasses.replace(defaults, width=None)
-    if (name, model) == ("digits", "mlp"):
-        return dataclasses.replace(defaults, **MLP_ON_DIGITS)
     if not model.startswith("cct"):
-        return defaults
+        return dataclasses.replace(defaults, **MODEL_DEFAULTS.get((name, model), {}))
     transformer = TRANSFORMER_DEFAULTS.get(name, TRANSFORMER_DEFAULTS[None])
     return dataclasses.replace(defaults, **TRANSFORMER, **transformer)
 
@@ -68,9 +68,8 @@ def by_dataset(metavar: str, name: str, otherwise: str | None = None) -> Any:
     value = getattr(DatasetDefaults(), name)
     values = {dataset: getattr(defaults, name) for dataset, defaults in DATASET_DEFAULTS.items()}
     parts = [f"{dataset} {own}" for dataset, own in values.items() if own != value]
-    if name in MLP_ON_DIGITS:
-        parts.append(f"mlp on digits {MLP_ON_DIGITS[name] or otherwise}" if MLP_ON_DIGITS[name] != value else "")
-    parts = [part for part in parts if part]
+    models = {f"{model} on {dataset}": own.get(name, value) for (dataset, model), own in MODEL_DEFAULTS.items()}
+    parts += [f"{model} {own}" for model, own in models.items() if own != value]
     text = ", ".join([*parts, f"{'otherwise ' if parts else ''}{otherwise or value}"])
     if name in TRANSFORMER:
         return optional(metavar, f"{text}; transformers {TRANSFORMER[name]}")

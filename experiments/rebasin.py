@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import numpy as np
 import pandas as pd
 
@@ -25,6 +26,7 @@ from symjax import alignment, plots, zoo
 from symjax.alignment.api import METHODS, SEARCHED_GROUPS
 from symjax.alignment.inputs import symmetry_of
 from symjax.alignment.merging import METHODS as MERGES
+from symjax.alignment.merging import mean_leaf
 from symjax.alignment.task import LEARNED
 from symjax.checks import integer, one_of
 from symjax.data import Dataset, normalize
@@ -212,7 +214,7 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
     for line in table.missing(requested).to_dict("records"):
         ends, merged, row = (
             members,
-            mean_member(members),
+            jax.tree.map(mean_leaf, members),
             {"objective": np.nan, "cycle_error": np.nan, "pairwise_cycle_error": np.nan},
         )
         if line["method"] != "none":
@@ -228,14 +230,6 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
             row[name] = float(zoo.evaluate(network, stacked, dataset.test, dataset.mean, dataset.std)[0])
         table.add(pd.DataFrame([{**line, **row}]))
     return table.select(requested)
-
-
-def mean_member(members: Member) -> Member:
-    """Return the mean of stacked members, as the middle of lines."""
-    first, *others = (parallel.take(members, i) for i in range(parallel.count_members(members)))
-    for count, other in enumerate(others, 2):
-        first = alignment.interpolate(first, other, 1 / count)
-    return first
 
 
 def pairwise_cycle_error(trained: zoo.Zoo, group: str) -> float:

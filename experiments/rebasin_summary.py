@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 
 from experiments.registry import PublishedTable
+from symjax.alignment.interpolation import height_over_line
 from symjax.similarity import mean_over_pairs
+from symjax.tables import spell_interval
 
 WIDTHS = ("x1", "x2", "x4", "x8", "x16", "x32")
 PUBLISHED = {
@@ -64,8 +66,7 @@ def per_line(rows: pd.DataFrame) -> pd.DataFrame:
         line = line.sort_values("t")
         scores = {"midpoint": 100 * np.interp(0.5, line.t, line.test_accuracy)}
         scores["ends"] = 50 * (line.test_accuracy.iloc[0] + line.test_accuracy.iloc[-1])
-        straight = (1 - line.t) * line.test_loss.iloc[0] + line.t * line.test_loss.iloc[-1]
-        scores["barrier"] = (line.test_loss - straight).max()
+        scores["barrier"] = height_over_line(line.t.to_numpy(), line.test_loss.to_numpy())
         lines.append({"alignment": label, "statistics": statistics, **dict(zip(PAIR, pair, strict=True)), **scores})
     return pd.DataFrame(lines)
 
@@ -136,6 +137,4 @@ def interval(values: np.ndarray, pairs: pd.DataFrame) -> tuple[float, float, flo
 
 
 def _interval(lines: pd.DataFrame, column: str, digits: int) -> str:
-    mean, low, high = interval(lines[column].to_numpy(), lines[PAIR])
-    ends = "" if np.isnan(low) else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
-    return f"{mean:z.{digits}f}{ends}"
+    return spell_interval(*interval(lines[column].to_numpy(), lines[PAIR]), digits)

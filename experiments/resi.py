@@ -10,6 +10,7 @@ The same command again computes nothing; more measures or tests extend the resul
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,8 @@ from symjax.ops import files
 from symjax.ops.parallel import default_execution
 from symjax.ops.progress import progress_bar
 from symjax.ops.result_table import ResultTable, Schema
-from symjax.similarity import MEASURES, pairwise
+from symjax.similarity import pairwise
+from symjax.similarity.table import without_twins
 from symjax.stitching import FitConfig, Plan, Sweep, parse_families
 from symjax.zoo import Zoo
 
@@ -88,18 +90,12 @@ class Settings(FeatureSettings):
 
     def all_measures(self) -> list[str]:
         """Return the names of the measures."""
-        if self.measures != "all":
-            return parse_measures(self.measures)
-        return [name for name in MEASURES if name.removesuffix("_distance") == name or not _has_similarity(name)]
+        return without_twins() if self.measures == "all" else parse_measures(self.measures)
 
     def families(self) -> str:
         """Return the names of the stitch families."""
         with renamed(families="stitches"):
             return "" if self.stitches == "none" else ",".join(f.label for f in parse_families(self.stitches))
-
-
-def _has_similarity(name: str) -> bool:
-    return name.removesuffix("_distance") in MEASURES or name.replace("_distance", "_similarity") in MEASURES
 
 
 def main(settings: Settings) -> Summary:
@@ -262,6 +258,7 @@ class Compared:
         rows = [(self.test, measure, *key) for measure in measures for key in keys]
         return pd.DataFrame(rows, columns=list(ROWS.key))
 
+    @cached_property
     def classes(self) -> np.ndarray:
         """Return the predicted classes of the test images, (members, n)."""
         images, mean, std = self.dataset.test.images, self.dataset.mean, self.dataset.std
@@ -274,7 +271,7 @@ class Compared:
 
     def accuracies(self) -> np.ndarray:
         """Return the test accuracy of each network in percent."""
-        return 100 * (self.classes() == self.dataset.test.labels).mean(-1)
+        return 100 * (self.classes == self.dataset.test.labels).mean(-1)
 
     def fill_models(self, table: ResultTable) -> None:
         """Compute missing accuracies."""
@@ -286,7 +283,7 @@ class Compared:
         """Compute the missing shares of test images for which two networks predict the same class."""
         rows = pd.DataFrame(self.pairs, columns=list(AGREEMENT.key))
         if len(table.missing(rows)):
-            classes = dict(zip(self.models, self.classes(), strict=True))
+            classes = dict(zip(self.models, self.classes, strict=True))
             table.add(rows.assign(agreement=[float((classes[a] == classes[b]).mean()) for a, b in self.pairs]))
 
 

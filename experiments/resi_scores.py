@@ -25,27 +25,42 @@ def scores(table: pd.DataFrame, models: pd.DataFrame, weights: dict[str, int] | 
       models: model and accuracy.
       weights: how often each model counts; once by default.
     """
-    columns = {}
-    accuracy = dict(zip(models.model, models.accuracy, strict=True))
+    return _scores(_by_test(table), table.measure.unique(), models, weights)
+
+
+def _by_test(table: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, pd.Series]]:
+    """Return the similarities of each test, and how alike the predictions of each pair are, in the same order."""
+    tests = {}
     for test, rows in table.groupby("test", sort=False):
         values = oriented(rows)
+        agreement = rows.groupby(list(values.index.names), sort=False).agreement.first()
+        tests[test] = values, agreement.loc[values.index]
+    return tests
+
+
+def _scores(
+    tests: dict, measures: np.ndarray, models: pd.DataFrame, weights: dict[str, int] | None = None
+) -> pd.DataFrame:
+    columns = {}
+    accuracy = dict(zip(models.model, models.accuracy, strict=True))
+    for test, (values, agreement) in tests.items():
         counts = [1 if weights is None else weights[a] * weights[b] for a, b in values.index.droplevel([1, 3])]
         if test == "layers":
             columns["layers"] = conformity(values, weights)
             continue
-        values = values.iloc[np.repeat(np.arange(len(values)), counts)]
+        rows = np.repeat(np.arange(len(values)), counts)
+        values = values.iloc[rows]
         pairs = list(values.index.droplevel([1, 3]))
         if test == "seeds":
-            agreement = rows.groupby(list(values.index.names), sort=False).agreement.first()
             targets = {
                 "accuracy": np.array([-abs(accuracy[a] - accuracy[b]) for a, b in pairs]),
-                "output": agreement.loc[values.index].to_numpy(),
+                "output": agreement.to_numpy()[rows],
             }
             columns |= {name: values.apply(spearman, args=(target,)) for name, target in targets.items()}
         else:
             same = np.array([group_of(a) == group_of(b) for a, b in pairs], bool)
             columns[test] = values.apply(precision, args=(same,))
-    table = pd.DataFrame(columns, index=pd.Index(table.measure.unique(), name="measure"))
+    table = pd.DataFrame(columns, index=pd.Index(measures, name="measure"))
     return table[[test for test in TESTS if test in table]]
 
 
@@ -102,15 +117,15 @@ def ranks_with_intervals(table: pd.DataFrame, models: pd.DataFrame) -> pd.DataFr
     """
     generator, names = np.random.default_rng(0), list(models.model)
     groups = pd.Series(names).groupby([group_of(name) for name in names], sort=False)
-    medians = []
+    tests, measures, medians = _by_test(table), table.measure.unique(), []
     for _ in range(DRAWS):
         weights = dict.fromkeys(names, 0)
         for _, members in groups:
             for name in generator.choice(members.to_numpy(), len(members)):
                 weights[name] += 1
-        medians.append(ranks(scores(table, models, weights))["median"])
+        medians.append(ranks(_scores(tests, measures, models, weights))["median"])
     low, high = np.nanquantile(medians, (0.025, 0.975), axis=0)
-    scored = scores(table, models)
+    scored = _scores(tests, measures, models)
     result = scored.assign(rank=ranks(scored)["median"], low=low, high=high)
     return result.sort_values("rank", kind="stable")
 

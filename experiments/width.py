@@ -29,7 +29,7 @@ from symjax.errors import InputError
 from symjax.ops import files
 from symjax.ops.result_table import ResultTable, Schema
 from symjax.similarity import mean_over_pairs
-from symjax.tables import interval_text, mean
+from symjax.tables import interval_text, mean, spell_interval
 from symjax.training.loop import initial_member
 from symjax.zoo import ZooConfig
 
@@ -192,7 +192,7 @@ def summarize(table: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
 
 def grid(means: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each width."""
-    text = means.apply(lambda row: f"{row.distance:.3f} [{row.low:.3f}, {row.high:.3f}]", axis=1)
+    text = means.apply(lambda row: spell_interval(row.distance, row.low, row.high, 3), axis=1)
     table = means.assign(text=text).pivot(index="width", columns="state", values="text")[list(STATES)]
     return table.assign(**{"test accuracy (%)": means.groupby("width").accuracy_interval.first()}).rename_axis(
         index="width", columns=None

@@ -14,7 +14,7 @@ from symjax.errors import InputError
 from symjax.network import Member, Network
 from symjax.ops import parallel
 from symjax.ops.memory import MemberProgram, check_limit, num_bytes
-from symjax.similarity.inputs import check_samples
+from symjax.similarity.inputs import as_map_axes, check_samples
 
 if TYPE_CHECKING:  # the zoo package imports this module
     from symjax.zoo import Zoo
@@ -148,9 +148,7 @@ def as_maps(features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     Tokens (members, n, t, c) become maps of height 1. Of three or more axes between examples and channels, the last one
     becomes the width and the others the height.
     """
-    return {
-        layer: x if x.ndim in (3, 5) else x.reshape(*x.shape[:2], -1, *x.shape[-2:]) for layer, x in features.items()
-    }
+    return {layer: x if x.ndim == 3 else as_map_axes(x, 2) for layer, x in features.items()}
 
 
 def _require_units(images: np.ndarray, mean: jax.Array, std: jax.Array) -> None:

@@ -71,7 +71,11 @@ def difference_interval(values, others, level: float = 0.95) -> tuple[float, flo
 
 def interval_text(values, digits: int = 2) -> str:
     """Return the mean and its 95 % confidence interval as text, such as "0.27 [0.25, 0.29]"; the mean of one value."""
-    centre, low, high = mean_interval(values)
+    return spell_interval(*mean_interval(values), digits)
+
+
+def spell_interval(centre: float, low: float, high: float, digits: int = 2) -> str:
+    """Return a number and its interval as text, such as "0.27 [0.25, 0.29]"; the number alone for NaN ends."""
     if math.isnan(low):
         return f"{centre:z.{digits}f}"
     return f"{centre:z.{digits}f} [{low:z.{digits}f}, {high:z.{digits}f}]"

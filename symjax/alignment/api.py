@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.alignment.inputs import aligned_paths, checked_data, parameters, symmetry_of
+from symjax.alignment.inputs import aligned_paths, checked_data, generator, parameters, symmetry_of
 from symjax.alignment.spaces import blocks_of
 from symjax.alignment.task import LEARNED, MatchInfo, Task
-from symjax.checks import integer, one_of, random_key
+from symjax.checks import integer, one_of
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Network
@@ -93,8 +93,7 @@ def match(
     if method not in ("weights", "sinkhorn") and not isinstance(network, Network):
         raise InputError(f"network: got a {type(network).__name__}, expected a Network for method {method!r}")
     restarts, epochs = integer("restarts", restarts, 1), integer("epochs", epochs, 1)
-    key = jax.random.key(0) if key is None else random_key("key", key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = generator(key)
     data = checked_data(network, method, data)
     symmetry = symmetry_of(network, a, data[0] if data is not None and method in LEARNED else data)
     paths = aligned_paths(symmetry)

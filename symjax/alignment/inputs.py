@@ -7,12 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.checks import short
+from symjax.checks import random_key, short
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Member, Network
 
 _SYMMETRIES: weakref.WeakKeyDictionary[Network, Symmetry] = weakref.WeakKeyDictionary()  # that of generic parameters
+
+
+def generator(key: jax.Array | None) -> np.random.Generator:
+    """Return the generator of a random key; by default that of key 0."""
+    key = jax.random.key(0) if key is None else random_key("key", key)
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
 def symmetry_of(network: Any, a: Any, data: Any) -> Symmetry:

@@ -54,8 +54,12 @@ class Barrier(NamedTuple):
         is 0 or more, since the ends are on the line.
         """
         values = np.asarray(getattr(self, one_of("curve", curve, self._fields[1:])), float)
-        line = (1 - self.ts) * values[..., :1] + self.ts * values[..., -1:]
-        return ((values - line) * (-1 if curve.endswith("accuracy") else 1)).max(-1)
+        return height_over_line(self.ts, -values if curve.endswith("accuracy") else values)
+
+
+def height_over_line(ts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the largest excess of values (..., ts) over the straight line between their ends."""
+    return (values - (1 - ts) * values[..., :1] - ts * values[..., -1:]).max(-1)
 
 
 def interpolate(a: Any, b: Any, t: Any) -> Any:

@@ -13,11 +13,11 @@ import numpy as np
 
 from symjax.alignment.balance import balance
 from symjax.alignment.descent import Descent, element_of, solve
-from symjax.alignment.inputs import aligned_paths, parameters, symmetry_of
+from symjax.alignment.inputs import aligned_paths, generator, parameters, symmetry_of
 from symjax.alignment.leaves import acts, channels_of, on_host, set_channels, squared
 from symjax.alignment.spaces import blocks_of
 from symjax.alignment.task import MAX_SWEEPS
-from symjax.checks import one_of, random_key, short
+from symjax.checks import one_of, short
 from symjax.errors import InputError
 from symjax.groups import Symmetry
 from symjax.network import Network
@@ -89,8 +89,7 @@ def merge(
     """
     one_of("method", method, METHODS)
     one_of("group", group, ("permutation", "scaled_permutation"))
-    key = jax.random.key(0) if key is None else random_key("key", key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+    rng = generator(key)
     symmetry = symmetry_of(network, members, data)
     paths = aligned_paths(symmetry)
     leaves, is_stacked = parameters("members", members, symmetry, paths)
@@ -114,7 +113,7 @@ def merge(
         symmetry.act(on_host(jax.tree.map(lambda leaf: leaf[p], members)), _row(elements, p, keep=False))  # noqa: B023
         for p in range(count)
     ]
-    merged = jax.tree.map(_mean, *moved)
+    merged = jax.tree.map(lambda *leaves: mean_leaf(leaves), *moved)
     maps = {
         (i, j): symmetry.compose(_row(elements, j, keep=False), symmetry.inverse(_row(elements, i, keep=False)))
         for i, j in permutations(range(count), 2)
@@ -266,5 +265,7 @@ def _row(tree: Mapping[str, np.ndarray], p: int, keep: bool = True) -> dict[str,
     return {name: leaf[p : p + 1] if keep else leaf[p] for name, leaf in tree.items()}
 
 
-def _mean(*leaves):
-    return np.mean(leaves, axis=0, dtype=leaves[0].dtype) if np.issubdtype(leaves[0].dtype, np.floating) else leaves[0]
+def mean_leaf(leaves: Any) -> Any:
+    """Return the mean of real leaves of several networks, and the first one of others."""
+    first = leaves[0]
+    return np.mean(leaves, axis=0, dtype=first.dtype) if np.issubdtype(first.dtype, np.floating) else first

@@ -1,15 +1,14 @@
 """Neurons matched by their correlations: one to one, each with its best, and a part of them."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
-import jax
 import jax.numpy as jnp
 
 from symjax.checks import flag, static_scalar
 from symjax.similarity.alignment import assign, matched_sum, paired_samples
 from symjax.similarity.measure import Measure
 from symjax.similarity.soft_matching import split as split_soft_matching
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, evaluate
 from symjax.similarity.transport import transport_plan
 
 
@@ -44,7 +43,7 @@ def hard_correlation_match(x, y, *, samples="positions", layout=None, mask=None)
         >>> print(f"{hard_correlation_match(x, x[:, [2, 0]] + 1):.3f}")
         1.000
     """
-    return _value(*_neurons(x, y, samples, layout, mask), split_hard(()))
+    return evaluate(split_hard(()), *_neurons(x, y, samples, layout, mask))
 
 
 def soft_correlation_match(x, y, *, symmetric=False, samples="positions", layout=None, mask=None):
@@ -72,7 +71,7 @@ def soft_correlation_match(x, y, *, symmetric=False, samples="positions", layout
         1.000 0.485
     """
     symmetric = flag("symmetric", symmetric)
-    return _value(*_neurons(x, y, samples, layout, mask), split_soft((), symmetric=symmetric))
+    return evaluate(split_soft((), symmetric=symmetric), *_neurons(x, y, samples, layout, mask))
 
 
 def partial_soft_matching(x, y, *, mass=0.5, samples="positions", layout=None, mask=None):
@@ -103,7 +102,7 @@ def partial_soft_matching(x, y, *, mass=0.5, samples="positions", layout=None, m
         0.55 1.00
     """
     x, y = _neurons(x, y, samples, layout, mask)
-    return _value(x, y, split_partial((), mass=check_mass(mass)))
+    return evaluate(split_partial((), mass=check_mass(mass)), x, y)
 
 
 def check_mass(mass):
@@ -112,11 +111,6 @@ def check_mass(mass):
 
 def _neurons(x, y, samples, layout, mask):
     return paired_samples(x, y, samples, mask, layout=layout, translation_invariant=True)
-
-
-@partial(jax.jit, static_argnums=2)
-def _value(x, y, measure):
-    return measure.compare(measure.prepare(x), measure.prepare(y))
 
 
 def _split(samples, finish):

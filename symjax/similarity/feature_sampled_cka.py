@@ -3,7 +3,6 @@
 import math
 from functools import lru_cache, partial
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -14,7 +13,7 @@ from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import gram
 from symjax.similarity.measure import Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, permute_kernel
+from symjax.similarity.split_measure import SplitMeasure, evaluate, permute_kernel
 
 _NEURONS = 64  # neurons whose own kernels are processed at once
 
@@ -62,7 +61,7 @@ def feature_sampled_cka(x, y, *, samples="flatten", layout=None, mask=None):
     for name, z in (("x", x), ("y", y)):
         if z.shape[1] < 2:
             raise InputError(f"{name}: got 1 neuron, expected at least 2")
-    return _value(x, y)
+    return evaluate(split(()), x, y)
 
 
 @lru_cache(maxsize=64)
@@ -87,12 +86,6 @@ def _prepare(x, samples):
 
 def _own_power(neuron):
     return hsic_without_diagonals(neuron[:, None], neuron[:, None], "song")[1]
-
-
-@jax.jit
-def _value(x, y):
-    measure = split(())
-    return measure.compare(measure.prepare(x), measure.prepare(y))
 
 
 MEASURES = (

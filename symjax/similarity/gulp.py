@@ -1,6 +1,6 @@
 """GULP, the distance of the predictions of ridge regressions (Boix-Adsera et al. 2022)."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from symjax.similarity.linalg import first_order_only, to_row_space, triangular_
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.predictivity import LARGEST_RIDGE, augmented, penalty_of
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, evaluate
 
 SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
 
@@ -54,7 +54,7 @@ def gulp(x, y, *, ridge=0.01, samples="positions", layout=None, mask=None):
         0.000 0.927
     """
     x, y = as_pair(x, y, samples, mask, layout=layout, translation_invariant=True)
-    return _distance(x, y, check_ridge(ridge))
+    return evaluate(split((), ridge=check_ridge(ridge)), x, y)
 
 
 def check_ridge(ridge):
@@ -102,12 +102,6 @@ def _smoother_factor_jvp(primals, tangents):
     change = solve_triangular(r, dx.T, trans=1).T  # dx R^-1
     half = matmul(factor.T, change)
     return factor, change - matmul(factor, half + half.T) / 2
-
-
-@partial(jax.jit, static_argnums=2)
-def _distance(x, y, ridge):
-    measure = split((), ridge=ridge)
-    return measure.compare(measure.prepare(x), measure.prepare(y))
 
 
 MEASURES = (

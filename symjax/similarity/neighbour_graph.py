@@ -1,7 +1,6 @@
 """Graphs of the k nearest neighbours, as matrices (n, n) that are computed once for each representation."""
 
 import math
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +25,6 @@ def checked(x, y, k, metric, samples, layout, mask, **options):
     if k >= len(x):
         raise InputError(f"k: got {k}, expected at most {len(x) - 1}, the number of other examples")
     return *(pad_to_common_width(x, y) if metric != "correlation" else (x, y)), k
-
-
-@partial(jax.jit, static_argnums=0)
-def compare(split, x, y):
-    """Return the value of a `SplitMeasure`."""
-    return split.compare(split.prepare(x), split.prepare(y))
 
 
 def neighbour_distances(x, metric, samples):

@@ -11,7 +11,6 @@ from symjax.similarity.neighbour_graph import (
     LEAST_EXAMPLES,
     all_ranks,
     checked,
-    compare,
     flat,
     membership,
     neighbour_distances,
@@ -19,7 +18,7 @@ from symjax.similarity.neighbour_graph import (
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, evaluate
 
 
 def rank_similarity(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -45,7 +44,7 @@ def rank_similarity(x, y, k=10, *, metric="euclidean", samples="flatten", layout
         1.000
     """
     x, y, k = checked(x, y, k, metric, samples, layout, mask)
-    return compare(split_ranks((), k=k, metric=metric), x, y)
+    return evaluate(split_ranks((), k=k, metric=metric), x, y)
 
 
 @lru_cache(maxsize=64)
@@ -89,7 +88,7 @@ def cycle_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None,
         0.975
     """
     x, y, k = checked(x, y, k, metric, samples, layout, mask)
-    return compare(split_cycle((), k=k, metric=metric), x, y)
+    return evaluate(split_cycle((), k=k, metric=metric), x, y)
 
 
 RETURNS = rowwise(lambda a, b: (a[0].T * b[0] > 0).any(-1).astype(a.dtype))
@@ -131,7 +130,7 @@ def information_imbalance(x, y, k=1, *, metric="euclidean", samples="flatten", l
         0.050
     """
     x, y, k = checked(x, y, k, metric, samples, layout, mask)
-    return compare(split_imbalance((), k=k, metric=metric), x, y)
+    return evaluate(split_imbalance((), k=k, metric=metric), x, y)
 
 
 @lru_cache(maxsize=64)

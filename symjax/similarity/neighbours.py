@@ -13,14 +13,13 @@ from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import (
     LEAST_EXAMPLES,
     checked,
-    compare,
     flat,
     membership,
     neighbour_distances,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate
 
 
 def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -59,7 +58,7 @@ def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None
         1.000
     """
     x, y, k = checked(x, y, k, metric, samples, layout, mask)
-    return compare(split((), k=k, metric=metric), x, y)
+    return evaluate(split((), k=k, metric=metric), x, y)
 
 
 def knn_jaccard(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -81,7 +80,7 @@ def knn_jaccard(x, y, k=10, *, metric="euclidean", samples="flatten", layout=Non
         1.000
     """
     x, y, k = checked(x, y, k, metric, samples, layout, mask)
-    return compare(split((), k=k, metric=metric, jaccard=True), x, y)
+    return evaluate(split((), k=k, metric=metric, jaccard=True), x, y)
 
 
 COMMON = rowwise(lambda a, b: jnp.minimum(a[0], b[0]).sum(-1))
@@ -130,7 +129,7 @@ def cknna(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mas
         1.000
     """
     x, y, k = checked(x, y, k, metric, samples, layout, mask)
-    return compare(split_cknna((), k=k, metric=metric), x, y)
+    return evaluate(split_cknna((), k=k, metric=metric), x, y)
 
 
 @lru_cache(maxsize=64)
@@ -172,7 +171,7 @@ def second_order_cosine(x, y, k=10, *, samples="flatten", layout=None, mask=None
         1.000
     """
     x, y, k = checked(x, y, k, "cosine", samples, layout, mask)
-    return compare(split_second_order((), k=k), x, y)
+    return evaluate(split_second_order((), k=k), x, y)
 
 
 def _sums_over_union(a, b):

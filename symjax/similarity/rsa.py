@@ -12,9 +12,9 @@ from symjax.similarity.distances import check_metric, distances, is_translation_
 from symjax.similarity.hsic import centre_kernel, check_estimator
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import ORTHOGONAL, Measure
-from symjax.similarity.neighbour_graph import compare, flat, midranks, midranks_of_levels, rowwise
+from symjax.similarity.neighbour_graph import flat, midranks, midranks_of_levels, rowwise
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate
 
 COMPARISONS = ("spearman", "pearson", "cosine", "cosine_cov")
 
@@ -56,7 +56,7 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
     """
     x, y = _checked(x, y, metric, samples, layout, mask, 3)
     one_of("comparison", comparison, COMPARISONS)
-    return compare(split((), comparison=comparison, metric=metric), x, y)
+    return evaluate(split((), comparison=comparison, metric=metric), x, y)
 
 
 def _checked(x, y, metric, samples, layout, mask, min_examples=2):
@@ -130,7 +130,7 @@ def distance_correlation(x, y, *, estimator="gretton", samples="flatten", layout
     """
     x, y = _checked(x, y, "euclidean", samples, layout, mask)
     check_estimator(estimator, len(x))
-    return compare(split_correlation((), estimator=estimator), x, y)
+    return evaluate(split_correlation((), estimator=estimator), x, y)
 
 
 @lru_cache(maxsize=64)
@@ -165,7 +165,7 @@ def rsm_norm_difference(x, y, *, metric="euclidean", samples="flatten", layout=N
         0.000
     """
     x, y = _checked(x, y, metric, samples, layout, mask)
-    return compare(split_norm((), metric=metric), x, y)
+    return evaluate(split_norm((), metric=metric), x, y)
 
 
 def _difference(a, b):

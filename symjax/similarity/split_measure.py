@@ -8,8 +8,10 @@ many representations are therefore a few large products (`symjax.similarity.pair
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -81,6 +83,12 @@ def permute_kernel(prepared: Prepared, order):
 def kernel_matrix(prepared: Prepared):
     """Return the kernel matrix (n, n) of data (1, n n)."""
     return prepared.data.reshape(math.isqrt(prepared.data.size), -1)
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(split: SplitMeasure, x, y):
+    """Return the value for two representations, in one program."""
+    return split.compare(split.prepare(x), split.prepare(y))
 
 
 def cosine_of_vectors(vector_of, permute=None):

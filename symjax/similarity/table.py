@@ -35,6 +35,11 @@ def add_measures(measures: Sequence[Measure]) -> None:
         MEASURES[measure.name] = measure
 
 
+def without_twins():
+    """Return the names of `MEASURES` without distances whose similarity is there too, and has the same order."""
+    return [name for name in MEASURES if name.removesuffix("_distance") not in MEASURES.keys() - {name}]
+
+
 def as_measure(name, value):
     """Return the `Measure` for a name in `MEASURES`; return a `Measure` or a function unchanged.
 
