@@ -216,6 +216,7 @@ ax.legend()
 # ## Where to go on
 #
 # - [CKA and its bias](cka.py), the other family of measures.
+# - [Open questions of the tutorials](open_questions.py), and how to work on them.
 # - [Compare many layers](../how-to/compare.py) of many networks at once, and put [error bars](../how-to/error-bars.py)
 #   on a value.
 # - [Data that come in batches](../how-to/streams.py).
