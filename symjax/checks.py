@@ -93,7 +93,8 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
     """Return an array of real numbers, converted as by `any_array`."""
     result = any_array(name, value)
     if not is_real(result.dtype):
-        raise InputError(f"{name}: got {result.dtype}, expected real numbers")
+        kind = short(value) if result.dtype == object and result.ndim == 0 else result.dtype
+        raise InputError(f"{name}: got {kind}, expected real numbers")
     return result
 
 
@@ -290,11 +291,12 @@ def path(name: str, value: Any) -> pathlib.Path:
 
 
 def short(value: Any) -> str:
-    """Return a short text of a value for messages."""
+    """Return a short text of a value for messages, in one line."""
     if isinstance(value, int) and abs(value) >= 2**64:
         return f"{'-' * (value < 0)}2**64 or more"
     try:
         shown = repr(value)
     except ValueError:  # contains an integer with more digits than Python converts to text
         shown = f"a {type(value).__name__} of huge integers"
+    shown = " ".join(shown.split()) if "\n" in shown else shown
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
