@@ -5,8 +5,7 @@ and a planted similarity, y = sqrt(s) x + sqrt(1 - s) z with independent normals
 means at n and at the largest number of examples (`reference`). A measure that rejects so few examples, or is not
 defined, has no value there.
 
-With no argument the command takes about a minute. The same command again computes nothing; more runs, ratios or
-measures extend the results.
+A repeated command computes nothing; more runs, ratios or measures extend the results.
 """
 
 import dataclasses

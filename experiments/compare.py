@@ -2,7 +2,7 @@
 
 Each argument is a network: a file .npy, .npz, .safetensors or .h5, or a folder of such files with one layer in each, of
 arrays (examples, ..., channels). The entry or file "ids" holds IDs of the examples. All layers of all pairs of networks
-are compared by several measures. The same command again computes nothing; more networks or measures extend the results
+are compared by several measures. A repeated command computes nothing; more networks or measures extend the results
 in the same folder (--out).
 """
 

@@ -3,8 +3,9 @@
 Six tests: similar networks should have similar accuracies (accuracy) and outputs (output). Networks trained with equal
 shares of random labels (labels), on the same shortcuts (shortcut) or with the same augmentation (augmentation) should
 be more similar than others. Close layers of a network should be more similar than distant ones (layers). The result is
-a rank of each measure. With no argument: narrow Myrtle CNNs on scikit-learn's digits, 6 for each of 8 ways of training.
-The same command again computes nothing; more measures or tests extend the results.
+a rank of each measure. With no argument: narrow Myrtle CNNs on scikit-learn's digits, 10 with ordinary
+training and 4 for each of 7 other ways of training. A repeated command computes nothing; more measures or tests extend
+the results.
 """
 
 import dataclasses
