@@ -50,7 +50,9 @@ def main():
     print(INTRODUCTION)
     print("\n## Invariances\n")
     print("The table has a yes where the value does not change if one side is transformed and the other is not.")
-    print("`symmetric`: the order of the two sides does not matter. `derivative`: `jax.grad` gives a useful gradient.\n")
+    print(
+        "`symmetric`: the order of the two sides does not matter. `derivative`: `jax.grad` gives a useful gradient.\n"
+    )
     print(*(f"- {heading}: {text}" for heading, text in zip(headings, INVARIANCES.values(), strict=True)), sep="\n")
     print()
     print(row("measure", "kind", "range", "symmetric", "derivative", *headings))

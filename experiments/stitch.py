@@ -23,9 +23,9 @@ from symjax.stitching.families import family_help
 from symjax.stitching.results import StitchResults
 from symjax.stitching.summary import (
     agreement_table,
+    distinguished,
     gap_table,
     penalty_table,
-    told_apart,
     with_defaults,
     with_labels,
 )
@@ -89,7 +89,7 @@ def main(settings: Settings) -> Summary:
                 "Over all layers the penalty is "
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
-                + (f" {told_apart(result.table)}" if comparison.controls else "")
+                + (f" {distinguished(result.table)}" if comparison.controls else "")
             ),
             tables,
             tuple(figures),
