@@ -199,7 +199,7 @@ def draw(folder: Path, table: pd.DataFrame, means: dict[str, pd.DataFrame], netw
         off_diagonal = ~np.eye(len(networks), dtype=bool)
         usable = MEASURES[measure].kind == "distance" and MEASURES[measure].symmetric
         if len(networks) > 2 and usable and np.isfinite(values.to_numpy()[off_diagonal]).all():
-            distances = values.where(off_diagonal, 0.0)
+            distances = values.where(off_diagonal, 0.0).rename_axis(columns=measure)
             plots.embedding(distances, folder / "embedding")
             plots.dendrogram(distances, folder / "dendrogram")
             return *figures, "embedding", "dendrogram"

@@ -74,9 +74,9 @@ class Settings(FeatureSettings):
     tests: str = "all"
     """Comma-separated names of tests: accuracy, output, labels, shortcut, augmentation, layers; or all."""
     measures: str = "all"
-    """Comma-separated names of symjax.similarity.MEASURES; or all, without distances whose similarity is there too."""
+    """Comma-separated names of symjax.similarity.MEASURES; or all, without distances whose similarity is included."""
     stitches: str = "least_squares,matched"
-    """Comma-separated stitch families whose penalty is one more measure, except in the test layers; or none."""
+    """Comma-separated stitch families whose penalties are ranked as measures, except in the test layers; or none."""
     layer: str = "last"
     """The stitch point at which networks are compared, by name, or last; the test layers compares those of --layers."""
     out: Annotated[Path | None, optional("DIR", "runs/resi/ and a name made from the settings")] = None
