@@ -93,8 +93,7 @@ def array(name: str, value: Any) -> np.ndarray | jax.Array:
     """Return an array of real numbers, converted as by `any_array`."""
     result = any_array(name, value)
     if not is_real(result.dtype):
-        kind = short(value) if result.dtype == object and result.ndim == 0 else result.dtype
-        raise InputError(f"{name}: got {kind}, expected real numbers")
+        raise InputError(f"{name}: got {result.dtype}, expected real numbers")
     return result
 
 
@@ -120,9 +119,10 @@ def any_array(name: str, value: Any) -> np.ndarray | jax.Array:
         return jnp.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError):  # PyTorch raises RuntimeError for some layouts
         result = None
-    if (result is None or result.dtype == object) and hasattr(value, "__dlpack__"):
+    is_foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+    if is_foreign and (result is None or result.dtype == object):
         result = _by_dlpack(name, value)
-    if result is None:
+    if result is None or (result.dtype == object and result.ndim == 0):
         raise InputError(f"{name}: got {short(value)}, expected an array of real numbers")
     if result.dtype == object and hasattr(value, "isna"):  # a data frame with several or nullable types
         if np.any(value.isna()):
