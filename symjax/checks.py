@@ -1,8 +1,7 @@
 """Check arguments of public functions.
 
 Each check returns the argument, converted where stated, or raises an `InputError` that begins with the argument's name.
-Numbers and matrices that may be traced are checked in `symjax.checks`, representations in
-`symjax.similarity.inputs`.
+Representations are checked in `symjax.similarity.inputs`.
 """
 
 import os
@@ -27,7 +26,7 @@ def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Return whether a value is an integer of Python or NumPy; `np.timedelta64` is not, although NumPy says so."""
+    """Return whether a value is an integer of Python or NumPy; not `np.timedelta64`, a subclass of NumPy's."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
@@ -295,8 +294,7 @@ def short(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= 2**64:
         return f"{'-' * (value < 0)}2**64 or more"
     try:
-        shown = repr(value)
+        shown = repr(value) if isinstance(value, str) else " ".join(repr(value).split())
     except ValueError:  # contains an integer with more digits than Python converts to text
         shown = f"a {type(value).__name__} of huge integers"
-    shown = " ".join(shown.split()) if "\n" in shown else shown
     return shown if len(shown) <= 80 else f"{shown[:77]}..."
