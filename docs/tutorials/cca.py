@@ -2,8 +2,8 @@
 # # CCA and SVCCA from zero
 #
 # This tutorial follows the three notebooks of [google/svcca](https://github.com/google/svcca/tree/master/tutorials),
-# the code of Raghu et al. 2017 and Morcos et al. 2018, with symjax. Where those notebooks print a number, the number
-# stands beside ours. Part 1 is their notebook 001, part 2 is 002, part 3 is 003.
+# the code of Raghu et al. 2017 and Morcos et al. 2018, with symjax. Where those notebooks print a number, it is
+# printed beside ours. Part 1 is their notebook 001, part 2 is 002, part 3 is 003.
 #
 # ## 1. Canonical correlations
 #
