@@ -15,11 +15,11 @@ INTRODUCTION = """# All measures
 `python -m docs.measures > docs/measures.md` writes this page from `symjax.similarity.MEASURES`. The tests check each
 entry: every invariance that is listed holds, and every other one fails.
 
-Which one? For networks of any widths, start with `cka` (all distances between examples) and `mutual_knn` (only the
-nearest examples), which differ where the global and the local structure do. `procrustes_distance` is a metric. `cca`
-and `svcca` ignore the scale of directions and need many more examples than features. The `wreath` measures,
-`soft_matching` and `permutation_procrustes` compare single neurons. Values of different measures are not comparable:
-their bias and their spread for independent data differ. `error_bars` and `permutation_test` take any of them."""
+Which one? For networks of any widths, start with `cka`, which depends on the distances between all examples, and
+`mutual_knn`, which depends only on the nearest examples of each. `procrustes_distance` is a metric. `cca` and `svcca`
+ignore the scale of directions and need many more examples than features. The `wreath` measures, `soft_matching` and
+`permutation_procrustes` compare single neurons. Values of different measures cannot be compared, since their bias and
+their spread for independent data differ. `error_bars`, `permutation_test` and `calibrate` take any of them."""
 
 
 def notes(name, field):
@@ -31,7 +31,7 @@ def notes(name, field):
 
 
 def number(end):
-    return {math.inf: "∞", math.pi: "π", math.pi / 2: "π/2"}.get(end, f"{end:.3g}")
+    return {math.inf: "∞", -math.inf: "-∞", math.pi: "π", math.pi / 2: "π/2"}.get(end, f"{end:.3g}")
 
 
 def row(*cells):
@@ -49,7 +49,10 @@ def main():
     headings = [name.replace("_", " ") for name in INVARIANCES]
     print(INTRODUCTION)
     print("\n## Invariances\n")
-    print("Of one side, the other unchanged:\n")
+    print("The table has a yes where the value does not change if one side is transformed and the other is not.")
+    print(
+        "`symmetric`: the order of the two sides does not matter. `derivative`: `jax.grad` gives a useful gradient.\n"
+    )
     print(*(f"- {heading}: {text}" for heading, text in zip(headings, INVARIANCES.values(), strict=True)), sep="\n")
     print()
     print(row("measure", "kind", "range", "symmetric", "derivative", *headings))

@@ -139,10 +139,10 @@ def pwcca_of_the_other_side():
 def pwcca_with_equal_weights():
     """PWCCA with equal weights
 
-    The weights of PWCCA are sums of inner products of the variates with the neurons. platonic-universe (May 2026) takes
-    for them the variances of the variates. Canonical variates have variance 1 by construction, so that all weights are
-    equal and PWCCA is the plain mean of the correlations. (It reduces the data to 99 % of their variance before, which
-    is left out here; and its weights are normalised as in the next example.)
+    The weights of PWCCA are sums of inner products of the variates with the neurons. platonic-universe (May 2026) uses
+    the variances of the variates instead. Canonical variates have variance 1 by construction, so all weights are equal,
+    and PWCCA is the plain mean of the correlations. (Its code also reduces the data to 99 % of their variance first,
+    which is left out here, and normalises the weights as in the next example.)
     """
     x, y = related()
     u, rho, _ = canonical(x, y)
@@ -173,9 +173,9 @@ def pwcca_of_more_directions():
 def svcca_threshold():
     """SVCCA with a threshold on s instead of s^2
 
-    Defined (Raghu et al. 2017): the fewest principal directions with 99 % of the variance, the sum of s_i^2. Published
-    scripts take 99 % of the sum of s_i, the singular values, and so keep directions that are next to noise. Here the
-    common signals take 3 directions, and noise the rest.
+    Defined (Raghu et al. 2017): the smallest number of principal directions that have 99 % of the variance, the sum of
+    s_i^2. Published scripts take 99 % of the sum of the singular values s_i instead, and so keep directions that are
+    mostly noise. Here the common signals span 3 directions, and the others are noise.
     """
     rng = np.random.default_rng(0)
     signals = rng.standard_normal((500, 3))
@@ -193,9 +193,10 @@ def svcca_threshold():
 def svcca_normalised_twice():
     """SVCCA with a threshold that is never reached
 
-    Where the shares of the variance, which sum to 1, are divided by the whole variance once more, their sum stays under
-    99 %, and the search for the first direction that reaches it ends at the first of all. Of 50 neurons with almost
-    equal variances, one direction is kept where all 50 are due: here the first neuron of x and the last of y.
+    SVCCA keeps the first directions whose shares of the variance reach 99 % together. If the shares, which sum to 1,
+    are divided by the variance a second time, their sum never reaches 99 %, and the search returns the first direction.
+    Here 50 neurons have almost equal variances. All 50 directions should be kept, but one is: the first neuron of x and
+    the last of y.
     """
     rng = np.random.default_rng(0)
     q = np.linalg.qr(np.hstack([np.ones((500, 1)), rng.standard_normal((500, 100))]))[0]
@@ -216,11 +217,11 @@ def svcca_normalised_twice():
 def svcca_of_ten_directions():
     """SVCCA of ten directions, whatever the data have
 
-    SVCCA keeps the directions with 99 % of the variance. platonic-rep (Huh et al. 2024; April 2025) keeps ten of each
-    side. Of data with fewer than ten dimensions the others are rounding errors, which its singular value decomposition
-    makes orthonormal, and their correlations count like those of the data. (It scales all neurons to unit variance
-    before, which is left out.) Here x has four dimensions and y is a linear map of it. Normal numbers stand for the
-    rounding errors, so that the example is repeatable.
+    SVCCA keeps the directions with 99 % of the variance. platonic-rep (Huh et al. 2024; April 2025) keeps ten
+    directions of each side. If the data have fewer than ten dimensions, the other directions are rounding errors. The
+    singular value decomposition makes them orthonormal, and their correlations count like those of the data.
+    (platonic-rep also scales all neurons to unit variance first, which is left out here.) Here x has four dimensions
+    and y is a linear map of it. Normal numbers stand for the rounding errors, so that the example is repeatable.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((500, 4)) @ rng.standard_normal((4, 12))
@@ -238,10 +239,10 @@ def svcca_of_ten_directions():
 def svcca_with_noise():
     """SVCCA with noise in place of a direction
 
-    Centred data of n examples have n - 1 directions at most. platonic-rep asks for ten of ten examples too: the scores
-    of the tenth are zero, and their correlation is 0 / 0. To avoid NaN it adds normal numbers times 1e-10 to all
-    scores, so that the correlation of noise with noise enters the mean, another one at each call. By the definition the
-    direction does not count. All correlations are 1 here, as always of so few examples.
+    Centred data of n examples have at most n - 1 directions, but platonic-rep also takes ten directions of ten
+    examples. The scores of the tenth are zero, and their correlation is 0 / 0. To avoid NaN, normal numbers times 1e-10
+    are added to all scores, so that a correlation of noise with noise enters the mean, a different one at each call. By
+    the definition this direction does not count. All other correlations are 1 here, since there are so few examples.
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((10, 12))
@@ -258,8 +259,9 @@ def svcca_with_noise():
 def mean_of_the_largest():
     """A mean of correlations without the smallest
 
-    The mean canonical correlation is that of all min(d_x, d_y). The SVCCA repository leaves out, as "trailing zeros",
-    those past 98 % of their sum, zeros or not.
+    The mean canonical correlation is the mean of all min(d_x, d_y) correlations. The SVCCA repository leaves out the
+    smallest ones as "trailing zeros": all after the first ones that make up 98 % of the sum, whether they are zero or
+    not.
     """
     x, y = related()
     _, rho, _ = canonical(x, y)
@@ -271,10 +273,10 @@ def mean_of_the_largest():
 def robust_threshold():
     """A threshold passed for an epsilon
 
-    The "robust" CCA of the SVCCA repository, for where the plain one does not converge, passes its threshold 0.98 in
-    the place of epsilon. Covariances are scaled to a largest entry of 1 before; then neurons with a variance under
-    epsilon are removed, and epsilon is added to the variances of the others. Here that leaves one neuron of each side,
-    with noise as large as itself.
+    The SVCCA repository has a "robust" CCA for data on which the plain one does not converge. It passes its threshold,
+    0.98, as the argument epsilon. Covariances are first scaled to a largest entry of 1. Then neurons with a variance
+    below epsilon are removed, and epsilon is added to the variances of the others. Here one neuron of each side
+    remains, with added noise as large as itself.
     """
     x, y = related()
     p, epsilon = x.shape[1], 0.98
@@ -291,10 +293,11 @@ def robust_threshold():
 def inverted_covariance():
     """CCA by inverting a covariance matrix that is not well conditioned
 
-    Of x and an invertible linear map of it all correlations are 1. A covariance matrix has the square of the condition
-    of its data: in float32 eigenvalues of 1e-8 drown in rounding, some come out negative, and the published
-    Sxx^(-1/2) Sxy Syy^(-1/2), by pseudo-inverses and square roots of eigenvalues, is NaN. symjax inverts only what is
-    well conditioned and otherwise works on the data; condition 1e4 here.
+    If y is an invertible linear map of x, all correlations are 1. The condition number of a covariance matrix is the
+    square of that of the data. Here the data have 1e4, so that the covariance has eigenvalues of 1e-8, which in float32
+    are smaller than rounding errors, and some are computed as negative. The published Sxx^(-1/2) Sxy Syy^(-1/2), by
+    pseudo-inverses and square roots of eigenvalues, is then NaN. symjax inverts a covariance matrix only if it is well
+    conditioned, and otherwise decomposes the data themselves.
     """
     rng = np.random.default_rng(0)
     x = np.float32(
@@ -317,10 +320,10 @@ def inverted_covariance():
 def few_examples():
     """Fewer examples than neurons
 
-    With n - 1 <= d every canonical correlation is 1, of any data; with n - 1 < d_x + d_y some are. Published code
-    returns them without a word, as the similarity of two layers. The value is by the definition, so symjax returns it
-    too, and warns (`FewExamplesWarning`). x and y are independent here; the first number is of 10,000 examples, the
-    second of 50, with 60 neurons both.
+    If n - 1 <= d, every canonical correlation is 1, whatever the data are; if n - 1 < d_x + d_y, some are. Published
+    code returns such values as similarities without a warning. The definition gives the same value, so symjax returns
+    it, too, but warns (`FewExamplesWarning`). Here x and y are independent and have 60 neurons each. The first number
+    is for 10,000 examples, the second for 50.
     """
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((2, 10_000, 60))
@@ -334,9 +337,10 @@ def few_examples():
 def means_over_neurons():
     """Means over the wrong axis
 
-    CCA and CKA take from each neuron its mean over examples. Where data come as neurons by examples in one place and
-    examples by neurons in another, published code took from each example its mean over neurons: the similarity then is
-    that of the means in large part. Linear CKA with the biased estimator, of independent x and y with means of 2.
+    CCA and CKA subtract from each neuron its mean over examples. If one part of the code has arrays (neurons, examples)
+    and another (examples, neurons), the mean over neurons is subtracted from each example instead. The similarity is
+    then largely that of the means of the neurons. The numbers are linear CKA with the biased estimator, for independent
+    x and y whose neurons have different means.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 500, 20)) + 2 * np.arange(20) / 10
     defined = symjax.cka(x, y, estimator="gretton")
@@ -348,9 +352,10 @@ def means_over_neurons():
 def orthogonal_cka():
     """An "orthogonal CKA" that is not orthogonally invariant
 
-    Linear CKA is |X'Y|^2 / (|X'X| |Y'Y|), X and Y centred, up to the choice of an estimator: the same for X Q, Q
-    orthogonal, so that cka(x, x Q) = 1. What Godfrey et al. publish by that name scales every channel to unit norm
-    first. symjax has it as `channel_normalized_cka`, for their figures.
+    Linear CKA is |X'Y|^2 / (|X'X| |Y'Y|) for centred X and Y (up to the choice of an estimator). It is the same for X Q
+    with an orthogonal Q, so cka(x, x Q) = 1. The measure that Godfrey et al. publish under the name "orthogonal CKA"
+    first scales every channel to unit norm, and so it is not invariant. symjax has it as `channel_normalized_cka`, to
+    repeat their figures.
     """
     x, _ = related()
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((10, 10)))[0]
@@ -362,10 +367,10 @@ def orthogonal_cka():
 def biased_hsic():
     """Biased HSIC where features are many
 
-    HSIC of independent x and y is 0, and so CKA should be. The estimator of Kornblith et al. 2019 ("gretton"),
-    tr(K H L H) / (n - 1)^2, counts the diagonals of the kernel matrices, each example's agreement with itself, which
-    for d much greater than n is nearly all there is. The unbiased estimator ("song", the default) leaves them out.
-    Here n = 50 and d = 5000.
+    HSIC of independent x and y is 0, and CKA should be, too. The estimator of Kornblith et al. 2019 ("gretton"), tr(K H
+    L H) / (n - 1)^2, includes the diagonals of the kernel matrices, the agreement of each example with itself. If d is
+    much greater than n, the diagonals dominate. The unbiased estimator ("song", the default) leaves them out. Here n =
+    50 and d = 5000.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 50, 5000))
     defined = symjax.cka(x, y)
@@ -376,10 +381,10 @@ def biased_hsic():
 def lange_estimator():
     """An estimator with zero diagonal that is biased
 
-    "lange" (Lange et al. 2023) is sum_(i != j) (H K H)_ij (H L H)_ij / (n (n - 3)). It looks like the unbiased "song",
-    which in its U-centred form is the same sum, with the same divisor, of matrices U(K) that are centred without the
-    diagonal. But here the diagonal is set to zero after centring, which has spread it over the other entries. The data
-    of the example before.
+    "lange" (Lange et al. 2023) is sum_(i != j) (H K H)_ij (H L H)_ij / (n (n - 3)). It resembles the unbiased "song".
+    That one is the same sum with the same divisor, but of U-centred matrices, which are centred without their
+    diagonals. In "lange" the diagonal is left out only after centring, which has already spread it over the other
+    entries. The data are those of the last example.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 50, 5000))
     defined = symjax.cka(x, y, estimator="song")
@@ -391,8 +396,8 @@ def lange_uncentred():
     """The same estimator without centring
 
     "lange" centres both kernel matrices before their diagonals are set to zero. The package bonsai-nn-library up to
-    version 0.6.0 leaves the centring out, so that what it calls CKA is a cosine of kernel matrices that depends on the
-    means of the neurons (0.6.5 centres). Independent x and y with means of 1; n = 500, d = 20.
+    version 0.6.0 does not centre (0.6.5 does). What it calls CKA is then a cosine of kernel matrices that depends on
+    the means of the neurons. Here x and y are independent with means of 1; n = 500, d = 20.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 500, 20)) + 1
     defined = symjax.cka(x, y, estimator="lange")
@@ -418,8 +423,8 @@ def cka_with_a_constant_in_the_denominator():
     """CKA with a constant in the denominator
 
     CKA does not depend on the scale of the features. platonic-rep (April 2025) adds 1e-6 to sqrt(HSIC(K, K) HSIC(L,
-    L)), which is of fourth order in the features: small ones give 0. (Its command scales each example to unit norm
-    first, which limits the error to that of weak agreement.)
+    L)), which grows with the fourth power of the features, so that CKA of small features tends to 0. (Its command
+    scales each example to unit norm first, which limits the error to weak agreement.)
     """
     x, y = related(n=100)
     x, y = 0.003 * x, 0.003 * y
@@ -470,9 +475,9 @@ def second_order_cosine_of_distances():
 def spectral_norm_of_the_difference():
     """RSM norm difference with the spectral norm
 
-    The norm of all entries of the difference of two distance matrices is meant: ReSi (Klabunde et al. 2025; April 2025)
-    asks for the 2-norm, "because pdist gives vectorized lower triangle of RSM". But its function gives the square
-    matrix, whose 2-norm in NumPy is the largest singular value.
+    The measure is the norm of all entries of the difference of two distance matrices. ReSi (Klabunde et al. 2025; April
+    2025) computes the 2-norm, "because pdist gives vectorized lower triangle of RSM". But its function returns square
+    matrices, whose 2-norm in NumPy is the largest singular value.
     """
     x, y = (0.001 * side for side in related(n=100))
     defined = symjax.rsm_norm_difference(x, y)
@@ -484,9 +489,9 @@ def spectral_norm_of_the_difference():
 def whitening_with_an_absolute_threshold():
     """Whitening with an absolute threshold
 
-    With alpha = 0 the shape metric of Williams et al. 2021 whitens, so that it does not depend on the scale of the
-    features. netrep (July 2024), the code of the paper, sets eigenvalues of X'X under 1e-7 to 1e-7, whatever the others
-    are: small features are then divided by one number, and not whitened.
+    With alpha = 0 the shape metric of Williams et al. 2021 whitens the features, so that it does not depend on their
+    scale. netrep (July 2024), the code of the paper, raises eigenvalues of X'X below 1e-7 to 1e-7, however large the
+    others are. Small features are then only divided by a number and not whitened.
     """
     x, y = (1e-5 * side for side in related())
     defined = symjax.shape_distance(x, y, alpha=0)
@@ -503,10 +508,11 @@ def whitening_with_an_absolute_threshold():
 def partial_matching_of_less_mass():
     """A score of partial matching that tends to 1 with less mass
 
-    Partial soft matching (Kapoor et al. 2026) transports a part of the mass of the neurons, at the cost 1 - r of
-    correlations r. partial-metric (March 2026), the code of the paper, gives 1 less the sum of the costs as "a
-    correlation score". The mass that is not transported counts as a perfect correlation in it: with a mass of 0.1, its
-    default, independent neurons score over 0.9. Here the mean correlation of what is transported is the value.
+    Partial soft matching (Kapoor et al. 2026) transports a part of the mass of the neurons, at the cost 1 - r for a
+    correlation r. partial-metric (March 2026), the code of the paper, returns 1 minus the sum of the costs as "a
+    correlation score". Mass that is not transported costs nothing, so it counts as a perfect correlation: with a mass
+    of 0.1, the default, independent neurons score over 0.9. symjax returns the mean correlation of the mass that is
+    transported.
     """
     x, y = np.random.default_rng(0).standard_normal((2, 500, 10))
     defined = symjax.partial_soft_matching(x, y, mass=0.1)
@@ -518,9 +524,10 @@ def partial_matching_of_less_mass():
 def dead_channels():
     """Dead channels counted as perfect agreement
 
-    G_ReLU-Procrustes is 1 - sqrt(d^2 / (4 C)), where d^2 = |X|^2 + |Y|^2 - 2 max_P <X, Y P> over permutations P, with C
-    channels of unit norm. In the code of Godfrey et al. a channel that is dead in both networks adds nothing to d^2 and
-    one to C. In symjax C counts living channels, so that pruning dead ones changes nothing. Here 24 of 32 are dead.
+    G_ReLU-Procrustes is 1 - sqrt(d^2 / (4 C)), where d^2 = |X|^2 + |Y|^2 - 2 max_P <X, Y P> over permutations P, for C
+    channels of unit norm. In the code of Godfrey et al. a channel that is dead in both networks adds nothing to d^2 but
+    one to C. In symjax C is the number of living channels, so pruning dead ones changes nothing. Here 24 of 32 channels
+    are dead.
     """
     x, y = np.maximum(np.random.default_rng(0).standard_normal((2, 500, 32)), 0)
     x[:, 8:] = y[:, 8:] = 0
@@ -535,11 +542,12 @@ def dead_channels():
 def lower_median_of_distances():
     """The lower median for the width of a kernel
 
-    The RBF kernel exp(-|x_i - x_j|^2 / (2 s^2)) takes for s^2 the median of |x_i - x_j|^2 over pairs of examples. Of an
-    even number of values the median is the mean of the middle two; `torch.median` returns the lower one. thingsvision
-    (August 2025, `sigma=None`) has CKA in NumPy and in PyTorch, and the two differ by that. It shows where the middle
-    two values are far apart: here x has clusters of 10 and 6 examples, that is 60 pairs within and 60 between, and y is
-    the variation within the clusters. Biased HSIC.
+    The RBF kernel exp(-|x_i - x_j|^2 / (2 s^2)) often has the median of |x_i - x_j|^2 over pairs of examples as s^2.
+    The median of an even number of values is the mean of the middle two, but `torch.median` returns the lower one.
+    thingsvision (August 2025, `sigma=None`) has CKA in NumPy and in PyTorch, which differ for this reason. The
+    difference is large if the middle two values are far apart. Here x has clusters of 10 and 6 examples, that is 60
+    pairs within clusters and 60 between them, and y is the variation within the clusters. The numbers are CKA with the
+    biased HSIC.
     """
     rng = np.random.default_rng(0)
     y = rng.standard_normal((16, 3))
@@ -558,8 +566,9 @@ def lower_median_of_distances():
 def lower_median_of_channels():
     """The lower median of channels
 
-    The code of Godfrey et al. has G_ReLU-CKA with the median over channels too, by `torch.median`: of an even number of
-    channels, the usual case, the lower of the middle two (see above). Four channels here.
+    The code of Godfrey et al. also has G_ReLU-CKA with the median over channels, by `torch.median`. For an even number
+    of channels, the usual case, it returns the lower of the middle two values (see above). Here there are four
+    channels.
     """
     x, y = related(p=4, q=4)
     defined = symjax.wreath_cka(x, y, reduce="median")
@@ -585,9 +594,9 @@ def dead_channel_in_the_maximum():
 def uncomputed_pairs():
     """Uncomputed pairs reported as 1.0
 
-    What was not computed is not known. Published code reports it as 1.0, perfect agreement: 1 - d, d a matrix of
-    distances that begins as zeros, is that wherever nothing was filled in. `symjax.pairwise` has NaN there, and
-    `computed` says where. Means over three pairs of models, of which one was computed.
+    Published code starts from a matrix of zeros as distances d and reports 1 - d. Pairs that were not computed then
+    have the similarity 1.0, perfect agreement. `symjax.pairwise` has NaN for them, and `computed` says which ones they
+    are. The numbers are means over three pairs of models, of which one was computed.
     """
     models = np.stack([related(seed=seed)[0] for seed in range(3)])
     found = symjax.pairwise({"layer": models}, "procrustes", pairs=[(0, 1)])
@@ -602,9 +611,9 @@ def uncomputed_pairs():
 def negative_under_the_root():
     """The square root of a tiny negative number
 
-    Orthogonal Procrustes distance is sqrt(2 - 2 |X'Y|_*), |X| = |Y| = 1, and |X'X|_* = 1. In floating point that is 1
-    give or take rounding, so that the published root is NaN for some representations compared with themselves. symjax
-    computes the norm of what is left, |X - Y Q|. Means over 20 distances of an x from itself.
+    The orthogonal Procrustes distance is sqrt(2 - 2 |X'Y|_*) for |X| = |Y| = 1. For Y = X the nuclear norm is 1. With
+    rounding it can be slightly more, so the published root is NaN for some representations compared with themselves.
+    symjax computes the norm of the difference |X - Y Q|. The numbers are means over 20 distances of an x from itself.
     """
 
     def published_distance(x):
@@ -621,8 +630,9 @@ def negative_under_the_root():
 def changed_in_place():
     """Inputs changed in place
 
-    Published code normalizes the caller's own arrays, here channels to unit norm. Whoever computes a second measure of
-    the same arrays gets it of other data. Orthogonal Procrustes similarity, by itself and after another measure.
+    Published code normalizes the arrays of the caller in place, here channels to unit norm. A second measure of the
+    same arrays is then computed from other data. The numbers are orthogonal Procrustes similarities, alone and after
+    another measure.
     """
     x, y = related()
     defined = symjax.similarity.procrustes(x, y)
@@ -635,11 +645,12 @@ def changed_in_place():
 def positions_not_passed_on():
     """Fixed positions that are learnt
 
-    A compact convolutional transformer adds either learnt positions to its tokens, normal numbers of deviation 0.2 at
-    first, or fixed ones, sines and cosines. In the code of Hassani et al. 2021 (Compact-Transformers, November 2024)
-    the function that builds all variants takes `positional_embedding` and does not pass it on to the model, whose
-    default is "learnable": `cct_7_3x1_32_sine` is `cct_7_3x1_32` under another name. The numbers are cosines between
-    what is added to the 64 tokens and the table of sines, which symjax adds by `positional_embedding="sine"`.
+    A compact convolutional transformer adds positions to its tokens: either learnt ones, at first normal numbers of
+    deviation 0.2, or fixed ones, sines and cosines. In the code of Hassani et al. 2021 (Compact-Transformers, November
+    2024) the function that builds all variants takes `positional_embedding` but does not pass it on to the model, whose
+    default is "learnable". So `cct_7_3x1_32_sine` is the same model as `cct_7_3x1_32`. The numbers are cosines between
+    the positions that are added to the 64 tokens and the table of sines, which symjax adds with
+    `positional_embedding="sine"`.
     """
     table = sine_positions(8, 8, 256)
 
@@ -658,9 +669,9 @@ def positions_not_passed_on():
 def pwcca_of_a_narrower_side():
     """PWCCA of unequal widths
 
-    Where y is narrower than x, a version of the SVCCA repository means to take weights of y, but picks the neurons of x
-    by a mask that has an entry for each neuron of y. (Neurons by examples there, with all neurons kept. Where that is
-    mended, the weights are of the other side: see above.)
+    If y is narrower than x, a version of the SVCCA repository is meant to take the weights of y, but it selects neurons
+    of x by a mask with one entry for each neuron of y. (In the example arrays are (neurons, examples), and all neurons
+    are kept. Where this fault is corrected, the weights are those of the other side: see above.)
     """
     x, y = related(p=14, q=6)
     defined = symjax.pwcca(x, y)
@@ -678,9 +689,9 @@ def pwcca_of_a_narrower_side():
 def pls_of_unequal_widths():
     """PLS of unequal widths
 
-    Scores are projections of centred data. A version of the SVCCA repository adds to them the means of the neurons, one
-    to each score, of which there are fewer than neurons on the wider side. The first number is `pls_similarity`. (In
-    another version the means are over neurons, which runs: see above.)
+    Scores are projections of centred data. A version of the SVCCA repository adds the means of the neurons to them, one
+    to each score. On the wider side there are fewer scores than neurons, so this fails. The first number is
+    `pls_similarity`. (In another version the means are over neurons. It runs, but see above.)
     """
     x, y = related(p=14, q=6)
     defined = symjax.pls_similarity(x, y)
@@ -695,10 +706,10 @@ def pls_of_unequal_widths():
 def dft_cca():
     """CCA by Fourier transform, which never ran
 
-    Channels of a map are complex numbers at each frequency, and so are the coefficients of their CCA. The SVCCA
-    repository runs its CCA for real data on them, which writes coefficients into an array of real numbers, so that the
-    first frequency is the last. (Later lines would fail as well: they remove entries of the result that it does not
-    have. And before them all, the loop counts by a function of Python 2.)
+    At each frequency the channels of a map are complex numbers, and so are the coefficients of their CCA. The SVCCA
+    repository applies its CCA for real data, which writes the coefficients into an array of real numbers and fails at
+    the first frequency. (Later lines would fail as well: they remove entries of the result that do not exist. The loop
+    before them uses a function of Python 2.)
     """
     rng = np.random.default_rng(0)
     x = rng.standard_normal((500, 4, 4, 3))
@@ -722,10 +733,10 @@ def rotation_powers_without_signs():
     """Powers of a rotation whose angles have lost their signs
 
     Units are dissected in the bases Q^a, from the network's own at a = 0 to a random rotation Q at a = 1 (Godfrey et
-    al. 2022, section 6). Powers multiply the angles of the real Schur form. Their code takes the angles as arccos of
-    its diagonal: an angle of -1 becomes 1, Q^1 is another matrix than Q, and Q^a another path. (A single eigenvalue -1
-    or 1 between two planes would also shift the pairs of rows that it takes for planes.) The numbers are the mean
-    cosine between Q^1 x and Q x for random directions x, tr((Q^1)^T Q) / d.
+    al. 2022, section 6). A power of Q multiplies the angles of its real Schur form. Their code computes an angle as the
+    arccos of the diagonal, which loses its sign: an angle of -1 becomes 1. Then Q^1 differs from Q, and Q^a is another
+    path. (Also, a single eigenvalue -1 or 1 between two planes would shift the pairs of rows that are taken for
+    planes.) The numbers are the mean cosine between Q^1 x and Q x for random directions x, tr((Q^1)^T Q) / d.
     """
     q = block_diag(turn(2.0), turn(-1.0))
     defined = np.trace(rotation_powers(q, [1.0])[0].T @ q) / 4

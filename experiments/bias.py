@@ -2,11 +2,10 @@
 
 Two representations of n examples and d neurons are drawn: independent standard normals, which have nothing in common,
 and a planted similarity, y = sqrt(s) x + sqrt(1 - s) z with independent normals x and z. The bias is the difference of
-means at n and at the largest number of examples (`reference`). A measure that rejects so few examples, or is not
-defined, has no value there.
+means at n and at a large number of examples (`reference`). If a measure rejects so few examples or is not defined,
+it has no value.
 
-With no argument the command takes about a minute. The same command again computes nothing; more runs, ratios or
-measures extend the results.
+A repeated command computes nothing; more runs, ratios or measures extend the results.
 """
 
 import dataclasses
@@ -50,7 +49,7 @@ class Settings:
     ratios: tuple[float, ...] = (0.5, 1.0, 4.0)
     """Ratios n / d, separated by spaces."""
     reference: int = 256
-    """Examples whose mean value stands for the limit."""
+    """Number of examples whose mean value is the reference of the bias."""
     share: float = 0.5
     """Share s of the variance that the representations of the planted similarity have in common."""
     runs: int = 40

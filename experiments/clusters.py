@@ -3,7 +3,7 @@
 Networks that differ in the learning rate and the seed are trained, and the distance of one layer is computed between
 all pairs. Average linkage divides the networks into as many clusters as there are learning rates; the adjusted Rand
 index says how far clusters and learning rates agree. With no argument: 4 narrow Myrtle CNNs for each of 5 learning
-rates on scikit-learn's digits. The same command again computes nothing; more seeds or rates extend the results.
+rates on scikit-learn's digits. A repeated command computes nothing; more seeds or rates extend the results.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
 Each argument is a network: a file .npy, .npz, .safetensors or .h5, or a folder of such files with one layer in each, of
 arrays (examples, ..., channels). The entry or file "ids" holds IDs of the examples. All layers of all pairs of networks
-are compared by several measures. The same command again computes nothing; more networks or measures extend the results
+are compared by several measures. A repeated command computes nothing; more networks or measures extend the results
 in the same folder (--out).
 """
 
@@ -199,7 +199,7 @@ def draw(folder: Path, table: pd.DataFrame, means: dict[str, pd.DataFrame], netw
         off_diagonal = ~np.eye(len(networks), dtype=bool)
         usable = MEASURES[measure].kind == "distance" and MEASURES[measure].symmetric
         if len(networks) > 2 and usable and np.isfinite(values.to_numpy()[off_diagonal]).all():
-            distances = values.where(off_diagonal, 0.0)
+            distances = values.where(off_diagonal, 0.0).rename_axis(columns=measure)
             plots.embedding(distances, folder / "embedding")
             plots.dendrogram(distances, folder / "dendrogram")
             return *figures, "embedding", "dendrogram"

@@ -3,7 +3,7 @@
 Networks that differ in their seed are matched pair by pair, by permutations of units and by permutations with positive
 scales. Loss and accuracy are computed on the line between each two, before and after matching, without correction and
 with the statistics of units repaired. Then all networks are merged into one. With no argument: 4 multilayer perceptrons
-on scikit-learn's digits. The same command again computes nothing; more pairs, methods or groups extend the results.
+on scikit-learn's digits. A repeated command computes nothing; more pairs, methods or groups extend the results.
 """
 
 import dataclasses
@@ -131,11 +131,23 @@ def main(settings: Settings) -> Summary:
         sweeps = sweeps.assign(share=sweeps.objective / sweeps.groupby(list(ALIGNED)).objective.transform("first"))
         options = {"line": "group", "panel": "method"}
         plots.mean_curves(
-            sweeps, folder / "objective", x="sweep", y="share", xlabel="sweep", ylabel="share of the start", **options
+            sweeps,
+            folder / "objective",
+            x="sweep",
+            y="share",
+            xlabel="sweep",
+            ylabel="objective / its start",
+            **options,
         )
         gains = gains.merge(requested, on=list(ALIGNED))
         plots.mean_curves(
-            gains, folder / "gains", x="place", y="gain", xlabel="space, in order", ylabel="gain of cosine", **options
+            gains,
+            folder / "gains",
+            x="place",
+            y="gain",
+            xlabel="space, in network order",
+            ylabel="gain of cosine",
+            **options,
         )
         return Summary(
             folder,

@@ -81,7 +81,7 @@ def curves(rows: pd.DataFrame, score: str) -> pd.DataFrame:
     table = []
     for (label, statistics, t), group in labelled(rows).groupby([*LINE, "t"], sort=False):
         mean, low, high = interval(group[score].to_numpy() * (100 if "accuracy" in score else 1), group[PAIR])
-        panel = f"merged{CORRECTIONS[statistics]}"
+        panel = CORRECTIONS[statistics].removeprefix(", ") or "without correction"
         table.append({"alignment": label, "panel": panel, "t": t, "mean": mean, "low": low, "high": high})
     return pd.DataFrame(table)
 
@@ -102,18 +102,18 @@ def conclusion(rows: pd.DataFrame) -> str:
     """Return the effect of matching, and whether scales help, with intervals over pairs."""
     lines = per_line(rows)
     naive, ends = lines[(lines.alignment == "naive") & (lines.statistics == "interpolated")], lines.ends.mean()
-    text = f"Test accuracy of the ends {ends:.1f} %, in the middle {naive.midpoint.mean():.1f} % before matching"
+    text = f"Test accuracy: {ends:.1f} % at the ends, in the middle {naive.midpoint.mean():.1f} % before matching"
     best = lines[lines.alignment != "naive"].groupby(LINE).midpoint.mean()
-    text += f", {best.max():.1f} % after it ({best.idxmax()[0]}{CORRECTIONS[best.idxmax()[1]]})."
+    text += f" and {best.max():.1f} % after it ({best.idxmax()[0]}{CORRECTIONS[best.idxmax()[1]]})."
     parts = []
     for method in rows[rows.method != "none"].method.unique():
         for statistics, after in CORRECTIONS.items():
             difference = scale_effect(lines, method, statistics)
             if difference is not None:
                 mean, low, high = difference
-                verdict = "lowers" if low > 0 else "raises" if high < 0 else "does not clearly change"
-                parts.append(f"{method}{after}: {verdict} it, by {mean:.3f} [{low:.3f}, {high:.3f}]")
-    return f"{text} Scaling and the test loss barrier: {'; '.join(parts)}." if parts else text
+                verdict = "lower" if low > 0 else "higher" if high < 0 else "not settled"
+                parts.append(f"{method}{after}: {-mean:.3f} [{-high:.3f}, {-low:.3f}], {verdict}")
+    return f"{text} Change of the test loss barrier by scaling: {'; '.join(parts)}." if parts else text
 
 
 def scale_effect(lines: pd.DataFrame, method: str, statistics: str) -> tuple[float, float, float] | None:

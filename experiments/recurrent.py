@@ -3,7 +3,7 @@
 By default the networks are 4 small LSTMs, trained on the characters of Python's help pages. Distances are PWCCA, CCA,
 cosine and Euclidean. In the first experiment the states at each of the last 20 tokens of a context are compared with
 those at the last token. In the second a token is repeated 20 times after a share of the context, and the states after
-the repeats are compared with those before. Missing networks are trained first. The same command again computes nothing
+the repeats are compared with those before. Missing networks are trained first. A repeated command computes nothing
 twice; more seeds, measures or shares extend the results.
 """
 

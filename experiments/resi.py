@@ -3,8 +3,9 @@
 Six tests: similar networks should have similar accuracies (accuracy) and outputs (output). Networks trained with equal
 shares of random labels (labels), on the same shortcuts (shortcut) or with the same augmentation (augmentation) should
 be more similar than others. Close layers of a network should be more similar than distant ones (layers). The result is
-a rank of each measure. With no argument: narrow Myrtle CNNs on scikit-learn's digits, 6 for each of 8 ways of training.
-The same command again computes nothing; more measures or tests extend the results.
+a rank of each measure. With no argument: narrow Myrtle CNNs on scikit-learn's digits, 10 with ordinary
+training and 4 for each of 7 other ways of training. A repeated command computes nothing; more measures or tests extend
+the results.
 """
 
 import dataclasses
@@ -73,9 +74,9 @@ class Settings(FeatureSettings):
     tests: str = "all"
     """Comma-separated names of tests: accuracy, output, labels, shortcut, augmentation, layers; or all."""
     measures: str = "all"
-    """Comma-separated names of symjax.similarity.MEASURES; or all, without distances whose similarity is there too."""
+    """Comma-separated names of symjax.similarity.MEASURES; or all, without distances whose similarity is included."""
     stitches: str = "least_squares,matched"
-    """Comma-separated stitch families whose penalty is one more measure, except in the test layers; or none."""
+    """Comma-separated stitch families whose penalties are ranked as measures, except in the test layers; or none."""
     layer: str = "last"
     """The stitch point at which networks are compared, by name, or last; the test layers compares those of --layers."""
     out: Annotated[Path | None, optional("DIR", "runs/resi/ and a name made from the settings")] = None

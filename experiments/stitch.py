@@ -23,9 +23,9 @@ from symjax.stitching.families import family_help
 from symjax.stitching.results import StitchResults
 from symjax.stitching.summary import (
     agreement_table,
+    distinguished,
     gap_table,
     penalty_table,
-    told_apart,
     with_defaults,
     with_labels,
 )
@@ -58,12 +58,12 @@ class Settings(StitchSettings):
     families: Annotated[str, tyro.conf.arg(help=f"Stitch families: {family_help()}.")] = EVERY_FAMILY
     controls: bool = False
     """Also stitch fronts that are not related to the tail: untrained ones, those of another layer, noise around a
-    centre for each class, and fronts trained on permuted labels. The zoo of the last ones is beside the zoo, with
-    -permuted-labels appended to its name. Results then have the agreement with the predictions of the network of the
-    tail."""
+    centre for each class, and fronts trained on permuted labels. The last ones are a second zoo, whose folder has
+    -permuted-labels appended to its name. Results also have the percentage of test images for which the stitched
+    network and that of the tail predict the same class."""
     loss: str = "task"
-    """Comma-separated losses of the stitches: task; match, the mean squared error of the features at the point; or
-    penultimate, that of the features at the last point, which follow from the stitched ones."""
+    """Comma-separated losses of the stitches: task, the cross-entropy; match, the mean squared difference from the
+    features of the tail's network at the point; penultimate, the same difference at the last point."""
 
 
 def main(settings: Settings) -> Summary:
@@ -89,7 +89,7 @@ def main(settings: Settings) -> Summary:
                 "Over all layers the penalty is "
                 + ", ".join(f"{penalty:.1f} ({family})" for family, penalty in means.items())
                 + " percentage points."
-                + (f" {told_apart(result.table)}" if comparison.controls else "")
+                + (f" {distinguished(result.table)}" if comparison.controls else "")
             ),
             tables,
             tuple(figures),

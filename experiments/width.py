@@ -2,7 +2,7 @@
 
 For each width a zoo is trained from independent seeds. The PWCCA distance of one layer between two members is computed
 on a fixed number of randomly chosen channels, so that widths can be compared, before and after the training. With no
-argument: 4 narrow Myrtle CNNs of each of 4 widths on scikit-learn's digits. The same command again computes nothing;
+argument: 4 narrow Myrtle CNNs of each of 4 widths on scikit-learn's digits. A repeated command computes nothing;
 more seeds or wider networks extend the results.
 """
 

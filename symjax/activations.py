@@ -26,7 +26,8 @@ class Activations(Mapping):
       source: where the arrays come from, in messages.
 
     Raises:
-      InputError: an array has one axis, or not as many examples as there are IDs; raised when it is used.
+      InputError: an array is not of real numbers, has one axis, or not as many examples as there are IDs; raised when
+        it is used.
 
     Example:
       >>> import numpy as np
@@ -55,12 +56,13 @@ class Activations(Mapping):
 
     def __getitem__(self, layer: str):
         reader = self._readers[layer]
-        array, name = reader() if callable(reader) else reader, f"{self._source}[{layer!r}]"
-        shape = np.shape(array)
+        name = f"{self._source}[{layer!r}]"
+        array = reader() if callable(reader) else reader
+        array = array if isinstance(array, np.ndarray) else checks.array(name, array)
+        shape = array.shape
         if len(shape) < 2:
-            raise InputError(
-                f"{name}: got shape {shape}, expected (examples, ..., channels); `layers` selects the entries to read"
-            )
+            hint = "; `layers` selects the entries to read" if callable(reader) else ""
+            raise InputError(f"{name}: got shape {shape}, expected (examples, ..., channels){hint}")
         if self._all_ids is not None and len(self._all_ids) != shape[0]:
             raise InputError(f"{name}: got {shape[0]} examples, expected {len(self._all_ids)}, one for each ID")
         if self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:

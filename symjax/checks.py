@@ -1,8 +1,7 @@
 """Check arguments of public functions.
 
 Each check returns the argument, converted where stated, or raises an `InputError` that begins with the argument's name.
-Numbers and matrices that may be traced are checked in `symjax.checks`, representations in
-`symjax.similarity.inputs`.
+Representations are checked in `symjax.similarity.inputs`.
 """
 
 import os
@@ -27,7 +26,7 @@ def integer(name: str, value: Any, low: int = 0, high: int = 2**31 - 1) -> int:
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
-    """Return whether a value is an integer of Python or NumPy; `np.timedelta64` is not, although NumPy says so."""
+    """Return whether a value is an integer of Python or NumPy; not `np.timedelta64`, a subclass of NumPy's."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
@@ -119,9 +118,10 @@ def any_array(name: str, value: Any) -> np.ndarray | jax.Array:
         return jnp.asarray(value)
     except (TypeError, ValueError, RuntimeError, BufferError):  # PyTorch raises RuntimeError for some layouts
         result = None
-    if (result is None or result.dtype == object) and hasattr(value, "__dlpack__"):
+    is_foreign = hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+    if is_foreign and (result is None or result.dtype == object):
         result = _by_dlpack(name, value)
-    if result is None:
+    if result is None or (result.dtype == object and result.ndim == 0):
         raise InputError(f"{name}: got {short(value)}, expected an array of real numbers")
     if result.dtype == object and hasattr(value, "isna"):  # a data frame with several or nullable types
         if np.any(value.isna()):
@@ -290,11 +290,11 @@ def path(name: str, value: Any) -> pathlib.Path:
 
 
 def short(value: Any) -> str:
-    """Return a short text of a value for messages."""
+    """Return a short text of a value for messages, in one line."""
     if isinstance(value, int) and abs(value) >= 2**64:
         return f"{'-' * (value < 0)}2**64 or more"
     try:
-        shown = repr(value)
+        shown = repr(value) if isinstance(value, str) else " ".join(repr(value).split())
     except ValueError:  # contains an integer with more digits than Python converts to text
         shown = f"a {type(value).__name__} of huge integers"
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from symjax import activations, checks
-from symjax.errors import InputError
+from symjax.errors import InputError, renamed
 from symjax.ops.progress import progress_bar
 from symjax.similarity import calibrate, error_bars, pairwise
 from symjax.similarity.channels import common_width, pad_channels
@@ -139,9 +139,11 @@ def compare(
         name: {layer: channels_last_array(f"{name}[{layer!r}]", value, layout, False) for layer, value in side.items()}
         for name, side in opened.items()
     }
+    _require_equal_counts(sets)
     one, other = ({name: sets[name]} for name in names)
     shared = {"layout": "nhwc", "progress": progress}
-    results = pairwise(one, measures, against=other, layers=layers, **shared, **options)
+    with renamed(representations="a", against="b"):
+        results = pairwise(one, measures, against=other, layers=layers, **shared, **options)
     rows = []
     pairs = np.argwhere(next(iter(results.values())).computed)
     evaluated = len(measures) * len(pairs) * bool(resamples or permutations)
@@ -167,6 +169,14 @@ def compare(
     import pandas as pd  # imported here: `import symjax` does not need it
 
     return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, len(next(iter(sets[names[0]].values()))))
+
+
+def _require_equal_counts(sets: Mapping[str, Mapping[str, Any]]) -> None:
+    counts = {f"{name}[{layer!r}]": len(array) for name, side in sets.items() for layer, array in side.items()}
+    first = next(iter(counts))
+    for name, count in counts.items():
+        if count != counts[first]:
+            raise InputError(f"{name}: got {count} examples, expected {counts[first]}, as in {first}")
 
 
 def _padded(*sides):
@@ -228,4 +238,6 @@ def _opened(argument: str, side: Any) -> Mapping:
         if not side:
             raise InputError(f"{argument}: got no layer, expected one or more")
         return side
+    if isinstance(side, list | tuple) and any(np.ndim(item) > 1 for item in side if hasattr(item, "shape")):
+        raise InputError(f"{argument}: got a {type(side).__name__} of arrays, expected a mapping from layers to arrays")
     return {"layer": checks.array(argument, side)}

@@ -93,11 +93,17 @@ def test_functions_and_networks():
     network = symjax.Network.from_function(model, weights, example=X)
     for given in ((model, weights), (network, weights), lambda x: model(weights, x)):
         np.testing.assert_allclose(capture(given, X)["hidden"], np.tanh(X @ weights), atol=1e-6)
-    for given, message in ((lambda x: x, "without named values"), (3, "model: got 3"), (network, "expected a pair")):
+    for given, message in (
+        (lambda x: x, "without named values"),
+        (3, "model: got 3"),
+        (types.SimpleNamespace, "model: got <class .*, expected an instance"),
+        (network, "expected a pair"),
+    ):
         with pytest.raises(InputError, match=message):
             capture(given, X)
-    with pytest.raises(InputError, match="batches: got none"):
-        capture((model, weights), [])
+    for batches, message in (([], "none"), (X.tolist(), "type list"), ([[X, X]], "type list"), (range(2), "type int")):
+        with pytest.raises(InputError, match=f"batches: .*{message}"):
+            capture((model, weights), batches)
 
 
 class Hugging:

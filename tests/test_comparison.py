@@ -91,14 +91,19 @@ def test_mistakes():
     for wrong, arguments, options in [
         ("^measures: got 'ckaa', expected one of", (A, B, "ckaa"), {}),
         ("^a: got no layer", ({}, B), {}),
-        ("^b: got", (A, "x" * 3 + ".npy"), {}),
+        ("^b: got$", (A, "x" * 3 + ".npy"), {}),
         ("^names: got .*expected two different names", (A, B), {"names": ["a", "a"]}),
         ("^ids: got 3 sequences, expected two", (A, B), {"ids": (1, 2, 3)}),
         ("^resamples: got -1", (A, B), {"resamples": -1}),
         ("^level: got 2", (A, B, "cka"), {"resamples": 2, "level": 2}),
-        ("^against: got 29 examples", (A, {"relu1": B["relu1"][1:]}), {}),
-        (r"^a\['x'\]: got shape \(30,\)", ({"x": np.ones(30)}, B), {}),
+        (r"^b\['relu1'\]: got 29 examples, expected 30, as in a\['relu1'\]", (A, {"relu1": B["relu1"][1:]}), {}),
+        (r"^b: got NaN .*\(layer 'relu1' of model 'b'\)", (A, {"relu1": B["relu1"] * np.nan}), {}),
+        ("^a: got a list of arrays, expected a mapping", ([A["relu1"], A["relu2"]], B), {}),
+        ("^a: got None, expected an array", (None, B), {}),
+        (r"^a\['net'\]: got .'relu1'.*, expected an array", ({"net": A}, B), {}),
+        (r"^a\['x'\]: got .*expected an array", ({"x": [[1, 2], [3]]}, B), {}),
+        (r"^a\['x'\]: got shape \(30,\), expected \(examples, ..., channels\)$", ({"x": np.ones(30)}, B), {}),
         ("^power: got an unknown option", (A, B), {"power": 1}),
     ]:
-        with pytest.raises(InputError, match=wrong.replace("^b: got", "^path: got xxx.npy, which does not exist")):
+        with pytest.raises(InputError, match=wrong.replace("^b: got$", "^path: got xxx.npy, which does not exist")):
             compare(*arguments, **options)

@@ -237,6 +237,12 @@ CALLS = {
 }
 
 
+@pytest.mark.parametrize(("value", "shown"), [(None, "None"), ({"relu1": X}, ".'relu1'"), ([None, 1.0], "None")])
+def test_what_is_no_array_is_shown(value, shown):
+    with pytest.raises(InputError, match=f"^x: got {shown}.*, expected an array of real numbers"):
+        symjax.cka(value, X)
+
+
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.few(2)
 def test_what_looks_like_channels_first_is_pointed_out(name):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_match import CASES, drawn, element_in, stack
 
-from symjax import InputError
+from symjax import InputError, Network
 from symjax.alignment import cycle_error, match, merge
 from symjax.groups import discover
 
@@ -90,3 +90,6 @@ def test_wrong_arguments():
     ]:
         with pytest.raises(InputError, match=words):
             merge(symmetry, members, **options)
+    network = Network.from_function(fn, one, example=x)
+    with pytest.raises(InputError, match="^members: .* several are stacked"):
+        merge(network, [network.member(one)] * 2)

@@ -36,6 +36,8 @@ def test_stress_is_that_of_the_drawn_points():
     figure = plots.embedding(table, groups=["even", "odd"] * 4 + ["even"])
     (axes,) = figure.axes
     assert axes.get_title() == f"stress {stress:.3f}"
+    named = plots.embedding(table.rename_axis(columns="cka_distance")).axes[0]
+    assert named.get_title() == f"cka_distance, stress {stress:.3f}"
     assert [text.get_text() for text in axes.texts] == list(table.index)
     even, odd = (line.get_xydata() for line in axes.lines)
     np.testing.assert_allclose(even, points[::2])

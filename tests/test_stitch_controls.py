@@ -26,7 +26,7 @@ from symjax.plots import penalties
 from symjax.stitching.controls import CONTROLS, NOISE, OBJECTIVES, SPREAD, WRONG_LAYER, cluster_noise
 from symjax.stitching.partition import cost, count_images
 from symjax.stitching.results import ROWS, load_stitch
-from symjax.stitching.summary import agreement_table, gap_table, told_apart
+from symjax.stitching.summary import agreement_table, distinguished, gap_table
 
 # --- noise ---
 
@@ -59,7 +59,7 @@ def planted_data():
     return {"train": (x[:60], y[:60]), "test": (x[60:], y[60:])}
 
 
-def test_a_control_that_must_fail_does_and_the_same_front_is_not_told_apart():
+def test_a_control_that_must_fail_does_and_the_same_front_is_not_distinguished():
     (network, a), b, matrix = planted()
     dead = jax.tree.map(jnp.zeros_like, a.params)
     controls = {"itself": a, "dead": dead}
@@ -297,10 +297,10 @@ def test_gaps_have_intervals_over_pairs():
     reach = 4.30265 * np.std([10, 10, 13], ddof=1) / 3**0.5
     assert gaps.relu1["full@noise"] == f"11.0 [{11 - reach:.1f}, {11 + reach:.1f}]"
     assert agreement_table(hand_made()).relu2["rank1@noise"] == "50.0 ± 0.0"
-    text = told_apart(hand_made())
+    text = distinguished(hand_made())
     assert text.endswith("above 0): 2 of 4 with full, 2 of 2 with rank1.")
     better = hand_made().assign(penalty=lambda rows: rows.penalty.where(rows.control != "noise", -rows.penalty))
-    assert told_apart(better).endswith("0 of 4 with full (better: 2), 0 of 2 with rank1 (better: 2).")
+    assert distinguished(better).endswith("0 of 4 with full (better: 2), 0 of 2 with rank1 (better: 2).")
 
 
 def test_controls_are_markers_at_the_bars():

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Compare many layers
 #
-# `symjax.pairwise` compares all layers of all networks with one measure. What a measure needs of one representation is
-# computed once, and pairs are computed many at a time on all devices.
+# `symjax.pairwise` compares all layers of all networks. For two networks, `symjax.compare` returns a table, with
+# intervals and p-values if requested ([two networks](../similarity.md#two-networks)).
 #
-# Representations are a mapping from the name of a layer to an array (networks, examples, ...).
+# Representations are a mapping from the name of a layer to an array (networks, examples, ...), or, for networks of
+# different layers or widths, a mapping from networks to mappings from layers to arrays (examples, ...).
 
 # %%
 import matplotlib.pyplot as plt

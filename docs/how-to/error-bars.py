@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Error bars and tests
 #
-# A similarity is an estimate from a sample of examples. `symjax.error_bars` says how much it would vary with other
-# examples.
+# A similarity is an estimate from a sample of examples. `symjax.error_bars` estimates how much it would vary with
+# other examples.
 
 # %%
 import jax

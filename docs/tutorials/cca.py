@@ -2,8 +2,8 @@
 # # CCA and SVCCA from zero
 #
 # This tutorial follows the three notebooks of [google/svcca](https://github.com/google/svcca/tree/master/tutorials),
-# the code of Raghu et al. 2017 and Morcos et al. 2018, with symjax. Where those notebooks print a number, the number
-# stands beside ours. Part 1 is their notebook 001, part 2 is 002, part 3 is 003.
+# the code of Raghu et al. 2017 and Morcos et al. 2018, with symjax. Where those notebooks print a number, it is
+# printed beside ours. Part 1 is their notebook 001, part 2 is 002, part 3 is 003.
 #
 # ## 1. Canonical correlations
 #
@@ -62,7 +62,7 @@ ax.set(xlabel="examples", ylabel="mean correlation", title="Independent layers o
 
 # %% [markdown]
 # Take at least five to ten times as many examples as neurons, and compare with a baseline of independent data of the
-# same shape. Where correlations are 1 for any data, symjax warns; `symjax.diagnose` tells it beforehand.
+# same shape. If correlations are 1 for any data, symjax warns; `symjax.diagnose` reports this beforehand.
 #
 # ### Two trained networks
 #
@@ -174,7 +174,7 @@ print(f"conv1 and conv2, Fourier CCA: {symjax.fourier_cca_similarity(first, othe
 # %% [markdown]
 # ## 3. PLS, PCA, and compression
 #
-# CCA does not see the size of activations. Partial least squares (PLS) does: it maximises the covariance
+# CCA does not depend on the size of activations. Partial least squares (PLS) does: it maximises the covariance
 # \(\langle X a, Y b \rangle\) over unit vectors \(a\) and \(b\). Principal component analysis (PCA) uses one layer
 # alone.
 #

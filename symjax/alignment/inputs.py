@@ -21,7 +21,7 @@ def generator(key: jax.Array | None) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
-def symmetry_of(network: Any, a: Any, data: Any) -> Symmetry:
+def symmetry_of(network: Any, a: Any, data: Any, name: str = "a") -> Symmetry:
     """Return the symmetry of a network, discovered once, or the symmetry that was given in its place."""
     if isinstance(network, Symmetry):
         return network
@@ -29,7 +29,8 @@ def symmetry_of(network: Any, a: Any, data: Any) -> Symmetry:
         raise InputError(f"network: got {short(network)}, expected a Network, or a Symmetry that discover returns")
     structure: Any = jax.tree.structure(network.shapes)
     if jax.tree.structure(a) != structure:
-        raise InputError("a: got another structure, expected a member of the network")
+        hint = "; several are stacked: jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *members)"
+        raise InputError(f"{name}: got another structure, expected a member of the network{hint * (name == 'members')}")
     if network not in _SYMMETRIES:
         if data is None:
             if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(network.example)):

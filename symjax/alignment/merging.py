@@ -61,7 +61,7 @@ def merge(
 
     Args:
       network: a `Network`; or a `Symmetry`, as in `match`.
-      members: members with a leading axis of k networks, from 2.
+      members: two or more members, stacked along a leading axis of every leaf.
       method: "universe": permutations of all networks and spaces together by Frank-Wolfe over doubly stochastic
         matrices, rounded by linear assignments (Crisostomi et al. 2024, C2M3), then sweeps as in "many". Heads start
         from the identity. "many": each network in turn is matched with the mean of the others until nothing changes
@@ -90,7 +90,7 @@ def merge(
     one_of("method", method, METHODS)
     one_of("group", group, ("permutation", "scaled_permutation"))
     rng = generator(key)
-    symmetry = symmetry_of(network, members, data)
+    symmetry = symmetry_of(network, members, data, "members")
     paths = aligned_paths(symmetry)
     leaves, is_stacked = parameters("members", members, symmetry, paths)
     count = len(next(iter(leaves.values())))

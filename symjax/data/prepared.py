@@ -137,7 +137,7 @@ def _unknown(name: str, root: pathlib.Path) -> InputError:
 
 
 def _registered() -> list[str]:
-    """Return the data sets that tensorflow_datasets knows; none if it is not installed."""
+    """Return the data sets that tensorflow_datasets has registered; none if it is not installed."""
     with _quiet():
         try:
             import tensorflow_datasets as tfds

@@ -51,7 +51,8 @@ def capture(
 
         A list of models or a mapping of them returns a dict of results, by index or key.
       batches: an iterable of batches: an array, a tuple of positional arguments or a mapping of keyword arguments, with
-        examples along the first axis. An array or a mapping is a single batch.
+        examples along the first axis. An array or a mapping is a single batch. Of a PyTorch `DataLoader` with labels:
+        `(inputs for inputs, _ in loader)`.
       points: names of values in the code (`symjax.stitch_point`, `checkpoint_name`, `sow` of Linen), or paths of
         submodules, such as "blocks.0", whose outputs are returned; "hidden_states.0" and so on for Hugging Face models.
         By default the hidden states; otherwise the values that the code names; otherwise all submodules with outputs
@@ -140,7 +141,16 @@ def _batches(batches: Any) -> Iterable:
         return [batches]
     if isinstance(batches, (str, bytes)) or not isinstance(batches, Iterable):
         raise InputError(f"batches: got {short(batches)}, expected an iterable of batches")
-    return batches
+    return map(_batch, batches)
+
+
+def _batch(batch: Any) -> Any:
+    if isinstance(batch, (list, int, float)):  # a list of examples, or of inputs and labels from a DataLoader
+        raise InputError(
+            f"batches: got a batch of type {type(batch).__name__}, expected an array, a tuple of arguments or a "
+            "mapping; of a DataLoader with labels: (inputs for inputs, _ in loader)"
+        )
+    return batch
 
 
 def _values(model: Any, points, layout) -> Callable[[Any], dict]:
@@ -162,8 +172,8 @@ def _values(model: Any, points, layout) -> Callable[[Any], dict]:
         return _moved(nnx_values(model, points), layout)
     if equinox and isinstance(model, equinox.Module):
         return _moved(equinox_values(model, points), layout)
-    if not callable(function):
-        raise InputError(f"model: got {short(model)}, expected a model: see symjax.capture")
+    if not callable(function) or inspect.isclass(function):
+        raise InputError(f"model: got {short(function)}, expected an instance of a model or a function")
     if not variables and "output_hidden_states" in _parameters(model):
         return EagerValues(model, points)
     return _moved(function_values(function, variables, points), layout)

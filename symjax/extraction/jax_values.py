@@ -23,7 +23,7 @@ def chosen(points: Sequence[str] | None, named: Sequence[str], submodules: Seque
     """Return the points; by default the names in the code, or the submodules if the code names nothing."""
     known = [*named, *submodules]
     if not known:
-        raise InputError("model: got one without named values, expected names by symjax.stitch_point(x, name)")
+        raise InputError("model: got one without named values or submodules, expected symjax.stitch_point(x, name)")
     if points is None:
         return list(named or submodules)
     if unknown := [point for point in points if point not in known]:

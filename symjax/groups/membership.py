@@ -131,7 +131,7 @@ def is_intertwiner(
         noise = np.linalg.norm((input_effects[1] + input_effects[0] @ np.abs(image).T)[held_out])
         rounding = float(noise / size) if size > 0 else 0.0
         tolerance = max(tolerance, rounding)
-        warning = f"the activation gives {dtype}, so defects up to {rounding:.0e} cannot be told from rounding"
+        warning = f"the activation gives {dtype}, so defects up to {rounding:.0e} cannot be distinguished from rounding"
     if condition >= SINGULAR_CONDITION:
         warning = f"the matrix is singular (condition number {condition:.1e}), so it is in no group"
         return Decision(False, image, offset_vector, defect, condition, warning)
@@ -159,7 +159,7 @@ def _apply(activation, x):
         raise InputError(
             f"activation: got values of shape {values.shape} for inputs of shape {x.shape}, expected equal shapes"
         )
-    if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy does not know bfloat16
+    if not jnp.issubdtype(values.dtype, jnp.floating):  # NumPy has no bfloat16
         raise InputError(f"activation: got values of {values.dtype}, expected real numbers")
     return np.asarray(values, np.float64), values.dtype
 

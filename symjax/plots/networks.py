@@ -31,7 +31,8 @@ def embedding(
     (Kruskal 1964: 0.05 is good, 0.2 is poor).
 
     Args:
-      distances: (networks, networks), symmetric with zeros on the diagonal, with the names of the networks.
+      distances: (networks, networks), symmetric with zeros on the diagonal, with the names of the networks. If its
+        columns have a name, such as that of the measure, the title has it.
       path, ax: as in all figures, see `symjax.plots`.
       groups: the name of the group of each network, which has a colour; None for one colour.
 
@@ -67,7 +68,7 @@ def embedding(
                 axes.annotate(str(label), point, (4, 3), textcoords="offset points", fontsize=7, parse_math=False)
         axes.set_aspect("equal", adjustable="datalim")
         axes.margins(0.15)
-        axes.set_title(f"stress {stress:.3f}", fontsize=9)
+        _title(axes, distances, f"stress {stress:.3f}")
         return finish(figure, path, ax, grid, legend=None if names is None else {})
 
 
@@ -115,8 +116,13 @@ def dendrogram(
         for label in axes.get_yticklabels():
             label.set_parse_math(False)
         if np.ptp(condensed) > 0 and np.ptp(joined) > 0:
-            axes.set_title(f"cophenetic correlation {np.corrcoef(condensed, joined)[0, 1]:.3f}", fontsize=9)
+            _title(axes, distances, f"cophenetic correlation {np.corrcoef(condensed, joined)[0, 1]:.3f}")
         return finish(figure, path, ax, grid, xlabel="distance")
+
+
+def _title(axes: Any, distances: pd.DataFrame, text: str) -> None:
+    name = distances.columns.name
+    axes.set_title(text if name is None else f"{name}, {text}", fontsize=9, parse_math=False)
 
 
 def scaling(distances: np.ndarray) -> tuple[np.ndarray, float]:

@@ -161,7 +161,7 @@ MEASURES = (
     _measure(
         *("magnitude_difference", magnitude_difference, "Wang et al. 2022", math.inf),
         *(_SCALED - {"isotropic_scaling"}, _length, "magnitude difference"),
-        *("n p once", "drift of activations; says nothing on which examples are alike"),
+        *("n p once", "drift of activations; it does not show which examples are alike"),
     ),
     _measure(
         *("uniformity_difference", uniformity_difference, "Wang and Isola 2020", 8.0),

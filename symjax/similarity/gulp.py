@@ -119,6 +119,6 @@ MEASURES = (
         title="GULP",
         cost="n p^2 once, n p q a pair",
         bias="large for independent data: it grows with the numbers of directions that count",
-        use="how differently ridge regressions on the two networks can predict; `ridge` says which directions count",
+        use="how differently ridge regressions on two networks predict; with a larger `ridge` fewer directions count",
     ),
 )

@@ -147,6 +147,6 @@ MEASURES = (
         title="held-out Procrustes",
         cost="k times that of procrustes, for k folds",
         bias="none: about 0 for independent data",
-        use="as procrustes, where features are many for the number of examples",
+        use="as procrustes, with many features for the number of examples",
     ),
 )

@@ -86,8 +86,8 @@ def channels_last(name, x, layout, axis):
     first, *size = x.shape[axis:]
     if layout is None and len(size) == 2 and size[0] == size[1] != first:
         warn_user(
-            f"{name}: got shape {x.shape}, which looks like {first} channels first, and is read as maps of "
-            f"{first} x {size[0]} pixels and {size[1]} channels; specify layout='nchw' or 'nhwc'",
+            f"{name}: got shape {x.shape}, which looks like {first} channels first, but is read as maps of "
+            f"{first} x {size[0]} pixels with {size[1]} channels; specify layout='nchw' or 'nhwc'",
             LayoutWarning,
         )
     return x

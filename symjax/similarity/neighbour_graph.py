@@ -28,7 +28,7 @@ def checked(x, y, k, metric, samples, layout, mask, **options):
 
 
 def neighbour_distances(x, metric, samples):
-    """Return a matrix (n, n) that increases with `distances`, NaN where it tells no neighbours apart.
+    """Return a matrix (n, n) that increases with `distances`, all NaN if all distances are equal.
 
     For angles it is the distance of the unit vectors, whose rounding is the same for all pairs.
     """

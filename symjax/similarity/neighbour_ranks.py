@@ -111,7 +111,7 @@ def split_cycle(shapes, *, k=10, metric="euclidean", samples="flatten"):
 def information_imbalance(x, y, k=1, *, metric="euclidean", samples="flatten", layout=None, mask=None):
     """Compute the information imbalance from x to y, (2 / n) times the mean rank in y of the k nearest in x.
 
-    It is small where distances in x predict distances in y. Both directions together tell whether one network has all
+    It is small if distances in x predict distances in y. Both directions together show whether one network has all
     information of the other.
 
     Args and Raises: as for `mutual_knn`.

@@ -50,7 +50,8 @@ class Pairwise:
     def between_models(self):
         """Return a data frame (models a, models b): means over the layers of equal names that both models have.
 
-        NaN for models without such a layer, and where one of the values is NaN.
+        The columns are named after the measure. NaN for models without such a layer, and where one of the values is
+        NaN.
         """
         import pandas as pd  # imported here: `import symjax` does not need it
 
@@ -60,7 +61,8 @@ class Pairwise:
         sums = np.where(computed, self.values[rows, :, columns], 0).sum(0)
         counts = computed.sum(0)
         means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-        return pd.DataFrame(means, list(self.models_a), list(self.models_b))
+        index, columns = (pd.Index(models, tupleize_cols=False) for models in (self.models_a, self.models_b))
+        return pd.DataFrame(means, index, columns.rename(self.measure))
 
     def to_frame(self):
         """Return a data frame with one row for each computed value.

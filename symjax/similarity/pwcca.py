@@ -147,7 +147,7 @@ MEASURES = (
         title="PWCCA",
         cost="n p^2 once, n p q a pair",
         bias="as cca",
-        use="as cca, where the first network says which directions matter",
+        use="as cca, with directions weighted by their share of the first network",
     ),
     Measure(
         "pwcca_distance",

@@ -88,8 +88,8 @@ LEVELS = 2**18
 def _ranks(values, metric):
     """Return mean ranks of distances, without derivatives.
 
-    Of angles, the distances of the unit vectors are rounded first, far over their own rounding: sparse features make
-    few different angles, which rounding would tell apart.
+    For angles, the distances of the unit vectors are first rounded, much more coarsely than by float arithmetic: sparse
+    features have many equal angles, which rounding errors would make unequal.
     """
     values = lax.stop_gradient(values)
     if is_translation_invariant(metric):

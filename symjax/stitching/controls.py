@@ -2,7 +2,7 @@
 
 A penalty says little alone, since stitches that are trained for the task can succeed with unrelated fronts (Bansal et
 al. 2021; Smith et al. 2025; Balogh and Jelasity 2025). A control is a stitch at the same point, of the same family and
-trained in the same way, with another front. A family tells fronts apart where its controls cost more.
+trained in the same way, with another front. A family distinguishes fronts if its controls cost more.
 """
 
 from collections.abc import Mapping

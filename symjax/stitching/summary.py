@@ -49,10 +49,10 @@ def control_gaps(table: pd.DataFrame) -> pd.DataFrame:
     return controls.assign(gap=controls.penalty.to_numpy() - of_stitch)
 
 
-def told_apart(table: pd.DataFrame) -> str:
-    """Return a sentence on how many controls each family tells from the related front.
+def distinguished(table: pd.DataFrame) -> str:
+    """Return a sentence on how many controls each family distinguishes from the related front.
 
-    A control at a layer is told apart if the 95 % interval over pairs of its gap is above 0. It does better than the
+    A control at a layer is distinguished if the 95 % interval over pairs of its gap is above 0. It does better than the
     related front if the interval is below 0. The mean over layers would hide both.
     """
     texts = []
