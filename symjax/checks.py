@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from symjax.errors import InputError
+from symjax.errors import InputError, did_you_mean
 
 LONGEST_NAME = 255  # bytes of a file name that file systems accept
 
@@ -270,7 +270,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     """Return one of the `known` texts."""
     known = tuple(known)
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"{name}: got {short(value)}, expected one of {', '.join(known)}")
+        raise InputError(f"{name}: got {short(value)}, expected one of {', '.join(known)}{did_you_mean(value, known)}")
     return value
 
 

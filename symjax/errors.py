@@ -1,8 +1,9 @@
 """The exception that symjax raises for wrong input."""
 
 import contextlib
+import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -19,3 +20,9 @@ def renamed(**names: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(re.sub(r"^\w+", lambda name: names.get(name[0], name[0]), str(error))) from error
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """Return "; did you mean x?", where x is the known text that is most like `value`, or "" if none is like it."""
+    similar = difflib.get_close_matches(str(value), [*known], 1)
+    return f"; did you mean {similar[0]}?" if similar else ""

@@ -66,3 +66,17 @@ def test_values_of_results():
     jax.make_jaxpr(lambda x: traced.append(repr(symjax.Rotation(x, x[0, 0], x[0]))))(jnp.eye(2))
     assert traced == ["Rotation(rotation=float32[2, 2], scaling=float32[], bias=float32[2])"]
     assert len(repr(models.create("resnet20", width=1))) < 120
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: symjax.pairwise({"a": {"l": np.eye(4)}}, "svca"), "svcca"),
+        (lambda: symjax.models.create("mcn"), "mcnn"),
+        (lambda: symjax.stitching.parse_families("birkhof"), "birkhoff"),
+        (lambda: symjax.cka(np.eye(4), np.eye(4), estimator="sung"), "song"),
+    ],
+)
+def test_errors_suggest_the_most_similar_name(call, name):
+    with pytest.raises(symjax.InputError, match=rf"; did you mean {name}\?$"):
+        call()

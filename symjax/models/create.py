@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from symjax.checks import can_be_key, integer
-from symjax.errors import InputError
+from symjax.errors import InputError, did_you_mean
 from symjax.imports import import_named, is_import_name
 from symjax.models.registry import DATA_OPTIONS, MODELS, known_models, model_options
 from symjax.network import Network
@@ -78,7 +78,8 @@ def create(
 def check_name(name: Any) -> None:
     """Raise an InputError unless `name` is a built-in model or has the form "package.module:build"."""
     if not isinstance(name, str) or not (name in MODELS or is_import_name(name)):
-        raise InputError(f"model: got {name!r}, expected one of {known_models()}, or package.module:build")
+        expected = f"one of {known_models()}, or package.module:build{did_you_mean(name, MODELS)}"
+        raise InputError(f"model: got {name!r}, expected {expected}")
 
 
 @lru_cache

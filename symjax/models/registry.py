@@ -8,7 +8,7 @@ from typing import Any
 from flax import nnx
 
 from symjax.checks import integer, one_of, short
-from symjax.errors import InputError
+from symjax.errors import InputError, did_you_mean
 
 DATA_OPTIONS = ("image_size", "channels", "classes")
 """Options that depend on the data. Models without such an option ignore it."""
@@ -109,7 +109,7 @@ def build(name: str, *, rngs: nnx.Rngs, **options) -> nnx.Module:
         (2, 5)
     """
     if not isinstance(name, str) or name not in MODELS:
-        raise InputError(f"model: got {name!r}, expected one of {known_models()}")
+        raise InputError(f"model: got {name!r}, expected one of {known_models()}{did_you_mean(name, MODELS)}")
     if not isinstance(rngs, nnx.Rngs):
         raise InputError(f"rngs: got {short(rngs)}, expected nnx.Rngs")
     return MODELS[name].build(rngs=rngs, **model_options(name, options))

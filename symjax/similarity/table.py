@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from symjax.checks import sequence, short
-from symjax.errors import InputError
+from symjax.errors import InputError, did_you_mean
 from symjax.similarity.measure import Measure
 
 MEASURES: dict[str, Measure] = {}
@@ -51,6 +51,6 @@ def as_measure(name, value):
     if isinstance(value, str) and value in MEASURES:
         return MEASURES[value]
     if not callable(value):
-        known = ", ".join(MEASURES)
-        raise InputError(f"{name}: got {short(value)}, expected one of {known}, a Measure or a function")
+        expected = f"one of {', '.join(MEASURES)}, a Measure or a function{did_you_mean(value, MEASURES)}"
+        raise InputError(f"{name}: got {short(value)}, expected {expected}")
     return value

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from symjax import checks
-from symjax.errors import InputError
+from symjax.errors import InputError, did_you_mean
 from symjax.imports import import_named
 from symjax.stitching.families.base import Family
 
@@ -115,7 +115,7 @@ def parse_family(text: str) -> Family:
         return _make(text, *known)
     own = _OWN.fullmatch(text)
     if own is None or text.partition(":")[0] in FAMILIES:
-        raise InputError(f"families: got {text!r}, expected one of {family_names()}")
+        raise InputError(f"families: got {text!r}, expected one of {family_names()}{did_you_mean(text, FAMILIES)}")
     return _make(text, import_named("families", own[1]), own[2] or "")
 
 
