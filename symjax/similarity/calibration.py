@@ -118,7 +118,7 @@ def calibrate(
     one_of("layers", layers, LAYERS)
     if isinstance(x, Mapping) != isinstance(y, Mapping):
         raise InputError(f"y: got {type(y).__name__}, expected a mapping if and only if x is one ({type(x).__name__})")
-    sides = checked_sides(measure, x, y, samples, layout, mask)
+    sides = checked_sides(measure, x, y, samples, layout, mask, mappings=True)
     pairs = np.ones([len(side) for side in sides], bool)
     if layers == "same" and isinstance(x, Mapping):
         pairs = np.array([[a == b for b in y] for a in x])

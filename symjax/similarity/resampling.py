@@ -116,7 +116,7 @@ def error_bars(
         1.000 0.000
     """
     measure, key = as_measure("fn", fn), random_key("key", key)
-    (x,), (y,) = (side.values() for side in checked_sides(measure, x, y, samples, layout, mask, 4))
+    (x,), (y,) = (side.values() for side in checked_sides(measure, x, y, samples, layout, mask, min_examples=4))
     fn = function_of(measure)
     integer("num_resamples", num_resamples, 2)
     check_level(level)

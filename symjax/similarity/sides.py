@@ -14,21 +14,24 @@ def function_of(measure):
     return measure.fn if isinstance(measure, Measure) else measure
 
 
-def checked_sides(measure, x, y, samples, layout, mask, min_examples=2):
-    """Return both sides, arrays or mappings, as mappings from names to representations of one dtype.
+def checked_sides(measure, x, y, samples, layout, mask, *, min_examples=2, mappings=False):
+    """Return both sides as mappings from names of arguments to representations of one dtype.
 
-    Tokens and maps are reduced to a vector for each example where `samples` says how.
+    With `mappings`, the sides may be mappings from layers to arrays. Tokens and maps are reduced to a vector for each
+    example where `samples` says how.
     """
-    one_of("samples", samples, (None, "pool", "flatten", "first", "last"))
-    if mask is not None and samples is None:
+    if samples is not None:
+        one_of("samples", samples, ("pool", "flatten", "first", "last"))
+    elif mask is not None:
         raise InputError("samples: got None with a mask, expected 'pool', 'first' or 'last'")
     moves = isinstance(measure, Measure) and "translation" in measure.invariances
     options = {"layout": layout, "translation_invariant": moves, "min_examples": min_examples}
     sides = []
     for name, side in (("x", x), ("y", y)):
-        if isinstance(side, Mapping) and not side:
+        layers = mappings and isinstance(side, Mapping)
+        if layers and not side:
             raise InputError(f"{name}: got an empty mapping, expected at least one layer")
-        sides.append({f"{name}[{k!r}]": z for k, z in side.items()} if isinstance(side, Mapping) else {name: side})
+        sides.append({f"{name}[{k!r}]": z for k, z in side.items()} if layers else {name: side})
     masked = [k for side in sides for k, z in side.items() if mask is not None and any_array(k, z).ndim > 2]
     if mask is not None and not masked:
         raise InputError("mask: got one for vectors (n, d), expected tokens (n, t, c) or maps")
