@@ -27,7 +27,10 @@ def notes(name, field):
     parts = name.split("_")
     shorter = ["_".join(parts[:end]) for end in range(len(parts), 0, -1)]
     shorter += ["_".join(parts[start:]) for start in range(1, len(parts))]
-    return next((text for other in shorter if other in MEASURES and (text := getattr(MEASURES[other], field))), "")
+    with_note = [other for other in shorter if other in MEASURES and getattr(MEASURES[other], field)]
+    if field == "bias" and with_note and MEASURES[name].kind != MEASURES[with_note[0]].kind:
+        return f"that of `{with_note[0]}`, as a distance"
+    return getattr(MEASURES[with_note[0]], field) if with_note else ""
 
 
 def number(end):

@@ -65,7 +65,23 @@ def alignment(x, y, metric):
     return (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())
 
 
+def common_subsequence(a, b):
+    rows = np.zeros((K + 1, K + 1))
+    for i, j in np.ndindex(K, K):
+        rows[i + 1, j + 1] = rows[i, j] + 1 if a[i] == b[j] else max(rows[i, j + 1], rows[i + 1, j])
+    return rows[K, K] / K
+
+
+def edit_similarity(a, b):
+    rows = np.add.outer(np.arange(K + 1), np.arange(K + 1))
+    for i, j in np.ndindex(K, K):
+        rows[i + 1, j + 1] = min(rows[i, j] + (a[i] != b[j]), rows[i, j + 1] + 1, rows[i + 1, j] + 1)
+    return 1 - rows[K, K] / K
+
+
 ORACLES = {
+    "lcs_knn": per_example(common_subsequence),
+    "edit_knn": per_example(edit_similarity),
     "mutual_knn": per_example(lambda a, b: len(set(a) & set(b)) / K),
     "knn_jaccard": per_example(lambda a, b: len(set(a) & set(b)) / len(set(a) | set(b))),
     "rank_similarity": per_example(order),

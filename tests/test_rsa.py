@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 
 import symjax
 from symjax import InputError
-from symjax.similarity import MEASURES, pairwise
+from symjax.similarity import MEASURES, NumericalWarning, pairwise
 
 N = 30
 EPS = 1e-5
@@ -92,6 +92,19 @@ def test_numbers_of_one_representation(pair):
         (symjax.concentricity_difference(x, y), cosines),
     ):
         assert value == pytest.approx(abs(numbers[0] - numbers[1]), abs=EPS)
+
+
+def test_centred_data_have_no_concentricity(pair):
+    """The mean example of centred data is rounding, and its direction says nothing."""
+    x, y = pair
+    centred = x - x.mean(0)
+    assert np.isnan(symjax.concentricity_difference(centred - centred.mean(0), y))
+    assert np.isfinite(symjax.concentricity_difference(x, y))
+
+
+def test_directions_that_float32_loses_are_reported(pair):
+    with pytest.warns(NumericalWarning, match="^x: the default rcond"):
+        symjax.eigenspace_overlap(pair[0] + np.float32(1e5), pair[1])
 
 
 def test_eigenspace_overlap(pair):

@@ -1,6 +1,7 @@
 """`samples`, `mask` and `layout`: how tokens and maps become the rows of a matrix."""
 
 import inspect
+from functools import partial
 
 import jax
 import ml_dtypes
@@ -81,10 +82,56 @@ def test_every_measure_takes_masks(name):
     np.testing.assert_allclose(pairs, value, atol=5e-6)
 
 
-def test_measures_that_take_samples_take_masks():
-    for name in measures_with_mask():
-        assert "samples" in inspect.signature(similarity.MEASURES[name].fn).parameters, name
-    assert len(measures_with_mask()) >= 14
+def test_measures_of_samples_take_masks():
+    lacking = ("fourier_cca", "wreath_cka", "stochastic_shape_distance", "channel_normalized_cka")  # of whole maps
+    for name, measure in similarity.MEASURES.items():
+        parameters = inspect.signature(measure.fn).parameters
+        assert ("samples" in parameters) == ("mask" in parameters), name
+        assert ("samples" in parameters) != name.startswith(lacking), name
+
+
+def test_masked_positions_in_folds():
+    """All positions of an example are in one fold, however many are kept."""
+    folds = np.repeat(np.arange(9) % 2, MASK.sum(1))
+    x, y = (by_definition(z, "positions", MASK) for z in (TOKENS, OTHER))
+    for fn in (symjax.held_out_procrustes, partial(symjax.linear_predictivity, ridge=0.1)):
+        value = fn(soiled(TOKENS, MASK), OTHER, folds=2, mask=MASK)
+        np.testing.assert_allclose(value, fn(x, y, folds=folds), rtol=1e-5)
+    with pytest.raises(InputError, match="^folds: got samples of one fold"):
+        symjax.held_out_procrustes(TOKENS, OTHER, mask=MASK & (np.arange(9) == 0)[:, None])
+
+
+RESAMPLING = (symjax.error_bars, symjax.permutation_test, symjax.calibrate)
+
+
+@pytest.mark.parametrize("samples", REDUCING[1:])
+def test_resampling_takes_masks(samples):
+    x, y, key = soiled(TOKENS, MASK), soiled(OTHER, MASK), jax.random.key(0)
+    matrices = as_pair(x, y, samples, MASK)
+    for fn in RESAMPLING:
+        result, expected = (
+            fn("cka_gretton", *sides, key, 9, **options)
+            for sides, options in (((x, y), {"samples": samples, "mask": MASK}), (matrices, {}))
+        )
+        np.testing.assert_array_equal(result.values, expected.values)
+    layers = symjax.calibrate("cka", {"a": x, "b": TOKENS[:, 0]}, {"a": y}, key, 3, samples=samples, mask=MASK)
+    np.testing.assert_allclose(layers.pairs.value[0, 0], symjax.cka(*matrices), atol=1e-6)
+
+
+def test_resampling_refuses_what_does_not_fit():
+    x = np.float64(TOKENS[:, 0]) + 1e9
+    for fn in RESAMPLING:
+        for message, arrays, options in (
+            ("samples: got None with a mask", (TOKENS, OTHER), {"mask": MASK}),
+            ("samples: got 'positions'", (TOKENS, OTHER), {"mask": MASK, "samples": "positions"}),
+            (r"mask: got one for vectors", (x, x), {"mask": MASK, "samples": "pool"}),
+            ("y: ", (TOKENS, {"a": OTHER}), {}),
+            ("y: got 8 examples", (TOKENS, OTHER[:8]), {"samples": "pool"}),
+            ("x: got numbers about 1.0e[+]09", (x, x), {}),
+        ):
+            with pytest.raises(InputError, match=f"^{message}"):
+                fn("procrustes", *arrays, jax.random.key(0), 3, **options)
+        assert fn("cka_gretton", x, x, jax.random.key(0), 3)[0] > 0.99  # which a translation does not change
 
 
 @pytest.mark.parametrize("samples", REDUCING)

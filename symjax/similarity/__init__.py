@@ -29,6 +29,7 @@ from symjax.similarity.hsic import hsic
 from symjax.similarity.inputs import FewExamplesWarning, LayoutWarning, NumericalWarning
 from symjax.similarity.measure import INVARIANCES, Measure
 from symjax.similarity.neighbour_ranks import cycle_knn, information_imbalance, rank_similarity
+from symjax.similarity.neighbour_sequences import edit_knn, lcs_knn
 from symjax.similarity.neighbours import cknna, knn_jaccard, mutual_knn, second_order_cosine
 from symjax.similarity.pair_mean import PairMean, mean_over_pairs
 from symjax.similarity.pairwise import pairwise
@@ -119,6 +120,7 @@ __all__ = [
     "dependent_columns_cka",
     "diagnose",
     "distance_correlation",
+    "edit_knn",
     "eigenspace_overlap",
     "error_bars",
     "feature_sampled_cka",
@@ -132,6 +134,7 @@ __all__ = [
     "hsic",
     "information_imbalance",
     "knn_jaccard",
+    "lcs_knn",
     "linear_predictivity",
     "load_stream",
     "magnitude_difference",

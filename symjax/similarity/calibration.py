@@ -10,11 +10,17 @@ import numpy as np
 
 from symjax.checks import integer, one_of, random_key, scalar
 from symjax.errors import InputError
-from symjax.similarity.inputs import FewExamplesWarning, representation, warn_user
+from symjax.similarity.inputs import FewExamplesWarning, warn_user
 from symjax.similarity.measure import Measure
 from symjax.similarity.pairwise_checks import LAYERS, trace_measure
 from symjax.similarity.permuted import draw_permutations, permuted_values
-from symjax.similarity.resampling import check_level, format_result, p_value_of, rounding_of
+from symjax.similarity.resampling import (
+    check_level,
+    format_result,
+    p_value_of,
+    rounding_of,
+)
+from symjax.similarity.sides import checked_sides, function_of
 from symjax.similarity.table import as_measure
 from symjax.spelling import one_line
 
@@ -26,7 +32,7 @@ class Calibration(NamedTuple):
     """
 
     value: jax.Array
-    calibrated: jax.Array  # 0 at chance, 1 for equal representations
+    calibrated: jax.Array  # 0 at chance, 1 at the best value
     p_value: jax.Array  # at least 1 / (1 + num_permutations)
     threshold: jax.Array  # the value that chance exceeds with probability alpha
     values: jax.Array  # (num_permutations, ...)
@@ -48,7 +54,20 @@ class LayerCalibration(NamedTuple):
         return one_line(self)
 
 
-def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="all", best=None, layout=None):
+def calibrate(
+    measure,
+    x,
+    y,
+    key,
+    num_permutations=200,
+    *,
+    alpha=0.05,
+    layers="all",
+    best=None,
+    samples=None,
+    layout=None,
+    mask=None,
+):
     """Compare a measure's value with its values after the examples of y are permuted, for arrays or for all layers.
 
     With t the ceil((1 - alpha) (1 + num_permutations))-th smallest of the value s and those for permuted examples,
@@ -61,9 +80,11 @@ def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="a
     the best pair of layers, however many there are, and for their mean.
 
     Each representation is prepared once (`Measure.split`). The time of 200 permutations, relative to one evaluation, on
-    one core for n = 1000 and 64 to 256 neurons: 1 to 15 for CKA and other kernels, whose values are one correlation; 25
-    to 75 for measures such as "cca", "procrustes" and "soft_matching", which multiply, decompose or match a matrix for
-    each permutation; about 200 for a function.
+    one core for n = 1000 and 64 to 256 neurons: 1 to 15 for CKA and other kernels, RSA and distance correlation, whose
+    values are one correlation, and for measures of neighbours and `gulp`; 25 to 75 for measures such as "cca",
+    "procrustes" and "soft_matching", which multiply, decompose or match a matrix for each permutation; about 200 for a
+    function, and for measures without a split form ("linear_predictivity", "aligned_cosine", "held_out_procrustes",
+    "stochastic_shape_distance").
 
     Args:
         measure: a name in `MEASURES`, a `Measure`, or a traceable function fn(x, y) -> 0-d array of a similarity.
@@ -72,9 +93,9 @@ def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="a
         num_permutations: number of permutations, at least 1; the same for all pairs of layers.
         alpha: probability of exceeding the threshold by chance, in (0, 1).
         layers: for mappings, "all" pairs of layers, or "same" for layers of equal names.
-        best: s_best, the value of equal representations; by default the end of the measure's range. `calibrated` is NaN
-            where there is none.
-        layout: layout of maps, "nhwc" or "nchw".
+        best: s_best, by default the end of the measure's range, which most measures have for equal representations.
+            `calibrated` is NaN where there is none.
+        samples, layout, mask: as in `error_bars`; the mask is that of all tokens and maps.
 
     Returns:
         `Calibration` for arrays, `LayerCalibration` for mappings. NaN where the value is NaN.
@@ -99,7 +120,7 @@ def calibrate(measure, x, y, key, num_permutations=200, *, alpha=0.05, layers="a
     one_of("layers", layers, LAYERS)
     if isinstance(x, Mapping) != isinstance(y, Mapping):
         raise InputError(f"y: got {type(y).__name__}, expected a mapping if and only if x is one ({type(x).__name__})")
-    sides = _sides(measure, x, y, layout)
+    sides = checked_sides(measure, x, y, samples, layout, mask, mappings=True)
     pairs = np.ones([len(side) for side in sides], bool)
     if layers == "same" and isinstance(x, Mapping):
         pairs = np.array([[a == b for b in y] for a in x])
@@ -130,27 +151,9 @@ def _best(measure, best):
     return end if math.isfinite(end) else math.nan
 
 
-def _sides(measure, x, y, layout):
-    """Return both sides as mappings from the name of an argument to a representation, of one dtype."""
-    moves = isinstance(measure, Measure) and "translation" in measure.invariances
-    sides = []
-    for name, side in (("x", x), ("y", y)):
-        if isinstance(side, Mapping) and not side:
-            raise InputError(f"{name}: got an empty mapping, expected at least one layer")
-        arrays = {f"{name}[{k!r}]": z for k, z in side.items()} if isinstance(side, Mapping) else {name: side}
-        sides.append({k: representation(z, k, layout=layout, translation_invariant=moves) for k, z in arrays.items()})
-    every = {**sides[0], **sides[1]}
-    first = next(iter(every))
-    for name, z in every.items():
-        if len(z) != len(every[first]):
-            raise InputError(f"{name}: got {len(z)} examples, expected as many as in {first}, {len(every[first])}")
-    dtype = jnp.result_type(*every.values())
-    return [{name: z.astype(dtype) for name, z in side.items()} for side in sides]
-
-
 def _check_pairs(measure, sides, pairs):
     """Check that the measure accepts the pairs, by shapes alone; issue its warning about few examples once."""
-    fn = measure.fn if isinstance(measure, Measure) else measure
+    fn = function_of(measure)
     message = None
     for i, (x_name, x) in enumerate(sides[0].items()):
         for j, (y_name, y) in enumerate(sides[1].items()):
@@ -166,7 +169,7 @@ def _check_pairs(measure, sides, pairs):
 def _calibration(measure, values, sign, best, alpha):
     """Return the `Calibration` of values (1 + permutations, ...), the identity first."""
     value, count = values[0], len(values)
-    position = math.ceil((1 - float(alpha)) * count - 1e-9) - 1
+    position = max(math.ceil((1 - float(alpha)) * count - 1e-9), 1) - 1
     threshold = sign * jnp.sort(sign * values, axis=0)[position]
     rounding = rounding_of(measure, values)
     gap, reach = sign * (best - threshold), sign * (value - threshold)

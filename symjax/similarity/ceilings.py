@@ -12,10 +12,10 @@ from jax import lax
 from symjax.checks import integer, random_key
 from symjax.errors import InputError
 from symjax.similarity.inputs import representation
-from symjax.similarity.measure import Measure
 from symjax.similarity.pair_mean import mean_over_pairs
 from symjax.similarity.pairwise import pairwise
 from symjax.similarity.resampling import check_level, format_result
+from symjax.similarity.sides import function_of
 from symjax.similarity.table import as_measure
 
 
@@ -65,7 +65,7 @@ def split_half_ceiling(measure, x, key, num_splits=50, level=0.95, *, layout=Non
         raise InputError(f"x: got {x.shape[-1]} neuron, expected at least 2")
     integer("num_splits", num_splits, 2)
     check_level(level)
-    values = _split_values(measure.fn if isinstance(measure, Measure) else measure, x, key, num_splits)
+    values = _split_values(function_of(measure), x, key, num_splits)
     return Ceiling(values.mean(), *jnp.quantile(values, jnp.array([(1 - level) / 2, (1 + level) / 2])), values)
 
 

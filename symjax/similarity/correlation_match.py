@@ -8,7 +8,7 @@ from symjax.checks import flag, static_scalar
 from symjax.similarity.alignment import assign, matched_sum, paired_samples
 from symjax.similarity.measure import Measure
 from symjax.similarity.soft_matching import split as split_soft_matching
-from symjax.similarity.split_measure import SplitMeasure, evaluate
+from symjax.similarity.split_measure import SplitMeasure, evaluate, permute_samples
 from symjax.similarity.transport import transport_plan
 
 
@@ -119,7 +119,7 @@ def _split(samples, finish):
     def value(cross, a, b):
         return jnp.clip(finish(cross, a.active, b.active), -1, 1)
 
-    return SplitMeasure(split_soft_matching((), samples=samples).prepare, value)
+    return SplitMeasure(split_soft_matching((), samples=samples).prepare, value, permute=permute_samples)
 
 
 @lru_cache(maxsize=64)
@@ -170,6 +170,7 @@ def _measure(name, fn, reference, symmetric, split, cost, bias, use):
         symmetric,
         frozenset({"permutation", "translation", "isotropic_scaling", "positive_diagonal"}),
         split,
+        zero_channels=True,
         title=name.replace("_", " "),
         cost=cost,
         bias=bias,

@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from symjax.checks import any_array
 from symjax.errors import InputError
 from symjax.similarity.channels import subtract_ninther, unit_norm
 from symjax.similarity.hsic import check_estimator, hsic_without_diagonals
-from symjax.similarity.inputs import as_pair, paired_representations
+from symjax.similarity.inputs import as_pair
 
 _NEURONS = 64  # neurons whose own kernels are processed at once
 
 
-def dependent_columns_cka(x, y, *, samples="flatten", layout=None):
+def dependent_columns_cka(x, y, *, samples="flatten", layout=None, mask=None):
     """Estimate the linear CKA of a population of neurons in two conditions, from a sample of its neurons.
 
     Column a of x and column a of y are one neuron: at two times, in two trials, of a network before and after training.
@@ -26,6 +27,7 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None):
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
             `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
         0-d array, 1 for equal arrays, about in [-1, 1] but not bounded. NaN where D(x, x) or D(y, y) is not positive,
@@ -48,13 +50,11 @@ def dependent_columns_cka(x, y, *, samples="flatten", layout=None):
         >>> print(f"{cka(x, y):.2f} {dependent_columns_cka(x, y):.2f}")
         0.77 1.00
     """
-    x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
-    if x.shape[1:] != y.shape[1:]:
-        raise InputError(
-            f"y: got shape {y.shape}, expected the map size and channels of x, {x.shape}, whose columns are the "
-            "same neurons"
-        )
-    x, y = as_pair(x, y, samples, layout="nhwc")
+    given = x, y
+    x, y = as_pair(x, y, samples, mask, layout=layout, translation_invariant=True)
+    x_shape, y_shape = (any_array(name, z).shape for name, z in zip("xy", given, strict=True))
+    if x_shape != y_shape:
+        raise InputError(f"y: got shape {y_shape}, expected that of x, {x_shape}, whose columns are the same neurons")
     check_estimator("song", len(x))
     if x.shape[1] < 2:
         raise InputError("x: got 1 neuron, expected at least 2")

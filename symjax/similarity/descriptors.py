@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from symjax.checks import scalar
-from symjax.similarity.channels import magnitude, pad_to_common_width, safe_sqrt, unit_channels
+from symjax.similarity.channels import magnitude, norms, pad_to_common_width, safe_sqrt, unit_channels, zero_rounding
 from symjax.similarity.distances import squared_distances, unit_rows
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import ORTHOGONAL, Measure
@@ -21,7 +21,8 @@ def magnitude_difference(x, y, *, samples="flatten", layout=None, mask=None):
     Args:
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
             default float, half precisions float32).
-        maps: conversion of maps to examples: "flatten", "pixels" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
+            `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
@@ -80,7 +81,8 @@ def concentricity_difference(x, y, *, samples="flatten", layout=None, mask=None)
     Args and Raises: as for `magnitude_difference`.
 
     Returns:
-        0-d array in [0, 2]. An example that is zero has cosine 0. NaN where the mean of x or of y is zero. Symmetric.
+        0-d array in [0, 2]. An example that is zero has cosine 0. NaN where the mean of x or of y is zero up to
+        rounding. Symmetric.
         Invariant to isotropic scaling and orthogonal transformations. Each representation is described by one number.
 
     Reference: Wang et al. 2022; Klabunde et al. 2025.
@@ -117,7 +119,8 @@ def _uniformity(x, t=2.0):
 
 
 def _concentricity(x):
-    direction, length = unit_channels(x.mean(0)[:, None])
+    mean = zero_rounding(x.mean(0)[:, None], norms(x, (0, 1)) / len(x) ** 0.5)  # of centred data it has no direction
+    direction, length = unit_channels(mean)
     cosines = (unit_rows(x) * direction.T).sum(1)
     return jnp.where(length[0] > 0, cosines.mean(), jnp.nan)
 
@@ -132,7 +135,9 @@ def split(shapes, *, describe, samples="flatten", **options):
     def prepare(x):
         return Prepared(describe(as_matrix(x, "x", samples, layout="nhwc"), **options).reshape(1, 1), ())
 
-    return SplitMeasure(prepare, lambda cross, *_: jnp.abs(cross[0, 0]), product=DIFFERENCE)
+    return SplitMeasure(
+        prepare, lambda cross, *_: jnp.abs(cross[0, 0]), product=DIFFERENCE, permute=lambda prepared, order: prepared
+    )
 
 
 _SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from symjax.similarity.canonical import canonical, whiten
-from symjax.similarity.cca_checks import resolve_rcond
+from symjax.similarity.cca_checks import resolve_rcond, warn_of_dropped_directions
 from symjax.similarity.channels import pad_to_common_width
 from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.linalg import to_row_space, unit_columns
 from symjax.similarity.measure import LINEAR, Measure
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure
+from symjax.similarity.split_measure import SplitMeasure, permute_samples
 
 
 def eigenspace_overlap(x, y, *, samples="positions", layout=None, mask=None):
@@ -48,7 +48,10 @@ def eigenspace_overlap(x, y, *, samples="positions", layout=None, mask=None):
         1.000 0.500
     """
     x, y = as_pair(x, y, samples, mask, layout=layout, min_examples=1 if samples == "positions" else 2)
-    return _overlap(*pad_to_common_width(x, y), resolve_rcond(None, x, y))
+    rcond = resolve_rcond(None, x, y)
+    overlap, *dropped = _overlap(*pad_to_common_width(x, y), rcond)
+    warn_of_dropped_directions(x, y, rcond, *dropped)
+    return overlap
 
 
 def _reduced(x):
@@ -58,7 +61,8 @@ def _reduced(x):
 @partial(jax.jit, static_argnums=2)
 def _overlap(x, y, rcond):
     result = canonical(_reduced(x), _reduced(y), rcond)
-    return _share((result.correlations**2).sum(), result.x.rank, result.y.rank)
+    overlap = _share((result.correlations**2).sum(), result.x.rank, result.y.rank)
+    return overlap, result.x.dropped, result.y.dropped
 
 
 def _share(squares, x_rank, y_rank):
@@ -75,7 +79,7 @@ def split(shapes, *, samples="positions"):
         basis, _, rank = whiten(_reduced(x), resolve_rcond(None, x))
         return Prepared(basis.T, rank)
 
-    return SplitMeasure(prepare, lambda cross, *ranks: _share((cross**2).sum(), *ranks))
+    return SplitMeasure(prepare, lambda cross, *ranks: _share((cross**2).sum(), *ranks), permute=permute_samples)
 
 
 MEASURES = (

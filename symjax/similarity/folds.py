@@ -2,22 +2,24 @@
 
 import numpy as np
 
-from symjax.checks import integer, is_integer, numpy_array
+from symjax.checks import any_array, integer, is_integer, numpy_array
 from symjax.errors import InputError
 
 
-def fold_of_samples(folds, examples, samples):
-    """Return the fold (samples,) of each sample, those of an example in one fold, and the number of folds.
+def fold_of_samples(folds, x, samples, mask=None):
+    """Return the fold of each sample, those of an example in one fold, and the number of folds.
 
     Args:
         folds: number of folds, at most `examples`: example i is in fold i modulo it; or the fold of each example, an
             array of integers (examples,).
-        examples: number of examples.
-        samples: number of samples, a multiple of `examples`.
+        x: the array of examples, before positions became samples.
+        samples: number of samples.
+        mask: None, or which positions of each example are samples, (examples, ...).
 
     Raises:
         InputError: folds not as above, or fewer than two.
     """
+    examples = len(any_array("x", x))
     if is_integer(folds):
         labels = np.arange(examples) % integer("folds", folds, 2, examples)
     else:
@@ -27,7 +29,8 @@ def fold_of_samples(folds, examples, samples):
                 f"folds: got {labels.dtype} of shape {labels.shape}, expected an integer, or integers of shape "
                 f"({examples},)"
             )
-    known, labels = np.unique(labels, return_inverse=True)
+    counts = samples // examples if mask is None else np.asarray(mask).astype(bool).reshape(examples, -1).sum(1)
+    known, labels = np.unique(np.repeat(labels, counts), return_inverse=True)
     if len(known) < 2:
-        raise InputError("folds: got one fold, expected at least 2")
-    return np.repeat(labels.reshape(-1).astype(np.int32), samples // examples), len(known)
+        raise InputError("folds: got samples of one fold, expected at least 2")
+    return labels.reshape(-1).astype(np.int32), len(known)

@@ -14,7 +14,7 @@ from symjax.similarity.linalg import first_order_only, to_row_space, triangular_
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.pair_product import Prepared
 from symjax.similarity.predictivity import LARGEST_RIDGE, augmented, penalty_of
-from symjax.similarity.split_measure import SplitMeasure, evaluate
+from symjax.similarity.split_measure import SplitMeasure, evaluate, permute_samples
 
 SMALL_SHARE = 0.02  # squared distances below this share of the terms that they are the difference of lose a digit
 
@@ -84,7 +84,7 @@ def split(shapes, *, ridge=0.01, samples="positions"):
         difference = matmul(left, left.T) - matmul(right, right.T)
         return zero_if_equal(safe_sqrt((difference**2).sum()), a.data, b.data)
 
-    return SplitMeasure(prepare, finish, exact, lambda value: value == -1)
+    return SplitMeasure(prepare, finish, exact, lambda value: value == -1, permute=permute_samples)
 
 
 @jax.custom_jvp

@@ -10,7 +10,6 @@ from symjax.birkhoff.dual import matmul
 from symjax.similarity.alignment import paired_samples
 from symjax.similarity.channels import centred, unit_channels, unit_norm
 from symjax.similarity.folds import fold_of_samples
-from symjax.similarity.inputs import paired_representations
 from symjax.similarity.linalg import to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.polar import polar, uncertain_share, warn_of_uncertain_directions
@@ -61,7 +60,7 @@ def _aligned_cosine(x, y):
     return mean + 0 * cosines.sum(), uncertain_share(products, x_rows.T)  # a NaN of any sample
 
 
-def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None):
+def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None, mask=None):
     """Compute the cosine of x Q and y on examples that the rotation Q was not fitted to.
 
     For each fold, the means of x and of y and the orthogonal Q that minimizes |x Q - y| are fitted to all other folds.
@@ -69,7 +68,7 @@ def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None):
     of example i's fold.
 
     Args:
-        x, y, samples, layout: as in `aligned_cosine`.
+        x, y, samples, layout, mask: as in `aligned_cosine`.
         folds: number of folds, example i being in fold i modulo this number; or the fold of each example, integers
             (n,), such as jax.random.permutation(key, n) % 2.
 
@@ -91,10 +90,10 @@ def held_out_procrustes(x, y, *, folds=2, samples="positions", layout=None):
         >>> print(f"{procrustes(x, y):.2f} {held_out_procrustes(x, y):.2f}")
         0.52 -0.06
     """
-    x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
-    examples = len(x)
-    x, y = paired_samples(x, y, samples, layout="nhwc")
-    value, share = _held_out(x, y, *fold_of_samples(folds, examples, len(x)))
+    given = x
+    x, y = paired_samples(x, y, samples, mask, layout=layout, translation_invariant=True)
+    labels, count = fold_of_samples(folds, given, len(x), mask if samples == "positions" else None)
+    value, share = _held_out(x, y, labels, count)
     warn_of_uncertain_directions(share)
     return value
 

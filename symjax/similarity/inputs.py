@@ -208,10 +208,10 @@ def paired_representations(x, y, **options):
     if x.shape[0] != y.shape[0]:
         raise InputError(f"y: got {y.shape[0]} examples, expected as many as in x, {x.shape[0]}")
     dtype = jnp.promote_types(x.dtype, y.dtype)
-    return x.astype(dtype), _on_device_of(x, y.astype(dtype))
+    return x.astype(dtype), on_device_of(x, y.astype(dtype))
 
 
-def _on_device_of(x, y):
+def on_device_of(x, y):
     """Return `y` on the device of `x`, if each is on a single device."""
     if not (is_concrete(x) and is_concrete(y)) or x.devices() == y.devices() or len(x.devices() | y.devices()) != 2:
         return y

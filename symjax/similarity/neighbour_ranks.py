@@ -15,10 +15,11 @@ from symjax.similarity.neighbour_graph import (
     membership,
     neighbour_distances,
     neighbour_lists,
+    permute_lists,
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, evaluate
+from symjax.similarity.split_measure import SplitMeasure, evaluate, permute_matrices
 
 
 def rank_similarity(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -63,7 +64,9 @@ def split_ranks(shapes, *, k=10, metric="euclidean", samples="flatten"):
         value = total / jnp.asarray(most, a.dtype)[common.sum((1, 2))]
         return value + 0 * (a[0] + b[0]).sum(1)  # propagates NaN
 
-    return SplitMeasure(prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k))
+    return SplitMeasure(
+        prepare, lambda rows, *_: jnp.clip(rows.mean(), 0, 1), product=rowwise(agreement, k), permute=permute_lists
+    )
 
 
 def cycle_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -105,7 +108,7 @@ def split_cycle(shapes, *, k=10, metric="euclidean", samples="flatten"):
     def finish(returns, a_undefined, b_undefined):
         return jnp.where(a_undefined | b_undefined, jnp.nan, returns.mean())
 
-    return SplitMeasure(prepare, finish, product=RETURNS)
+    return SplitMeasure(prepare, finish, product=RETURNS, permute=permute_matrices)
 
 
 def information_imbalance(x, y, k=1, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -142,7 +145,7 @@ def split_imbalance(shapes, *, k=1, metric="euclidean", samples="flatten"):
         n = len(matrix)
         return Prepared(flat(membership(matrix, k, metric) / (n * k), all_ranks(matrix) * 2 / n), ())
 
-    return SplitMeasure(prepare, lambda cross, *_: cross[0, 1])
+    return SplitMeasure(prepare, lambda cross, *_: cross[0, 1], permute=permute_matrices)
 
 
 _INVARIANT = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift", "translation"}

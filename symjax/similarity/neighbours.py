@@ -19,7 +19,7 @@ from symjax.similarity.neighbour_graph import (
     rowwise,
 )
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate, permute_matrices
 
 
 def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -33,7 +33,8 @@ def mutual_knn(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None
         k: number of neighbours, less than n.
         metric: distance by which neighbours are nearest: "euclidean"; "cosine", 1 less the cosine of the angle between
             two examples; "correlation", the same after subtracting from each example the mean of its features.
-        maps: conversion of maps to examples: "flatten", "pixels" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
+            `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
@@ -97,7 +98,7 @@ def split(shapes, *, k=10, metric="euclidean", samples="flatten", jaccard=False)
     def finish(common, *_):
         return jnp.clip((common / (2 * k - common if jaccard else k)).mean(), 0, 1)
 
-    return SplitMeasure(prepare, finish, product=COMMON)
+    return SplitMeasure(prepare, finish, product=COMMON, permute=permute_matrices)
 
 
 def cknna(x, y, k=10, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -140,7 +141,7 @@ def split_cknna(shapes, *, k=10, metric="euclidean", samples="flatten"):
         kernel = gram(centred(unit_norm(subtract_ninther(as_matrix(x, "x", samples, layout="nhwc")))[0]))
         return membership(neighbour_distances(lax.stop_gradient(x), metric, samples), k, metric) * kernel
 
-    return cosine_of_vectors(vector)
+    return cosine_of_vectors(vector, permute_matrices)
 
 
 def second_order_cosine(x, y, k=10, *, samples="flatten", layout=None, mask=None):
@@ -198,7 +199,7 @@ def split_second_order(shapes, *, k=10, samples="flatten"):
         counted = ((a_square > 0) & (b_square > 0)).sum().astype(sums.dtype)
         return jnp.where(a_undefined | b_undefined, jnp.nan, cosines.sum() / counted)
 
-    return SplitMeasure(prepare, finish, product=UNION)
+    return SplitMeasure(prepare, finish, product=UNION, permute=permute_matrices)
 
 
 _SCALED = ORTHOGONAL | {"isotropic_scaling", "cyclic_shift"}

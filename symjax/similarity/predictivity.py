@@ -10,14 +10,14 @@ from symjax.birkhoff.dual import matmul
 from symjax.checks import flag, static_scalar
 from symjax.similarity.channels import centred, norms, unit_channels, unit_norm, zero_rounding
 from symjax.similarity.folds import fold_of_samples
-from symjax.similarity.inputs import FewExamplesWarning, as_pair, paired_representations, warn_user
+from symjax.similarity.inputs import FewExamplesWarning, as_pair, warn_user
 from symjax.similarity.linalg import least_squares, to_row_space
 from symjax.similarity.measure import ORTHOGONAL, Measure
 
 LARGEST_RIDGE = 1e15
 
 
-def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="positions", layout=None):
+def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="positions", layout=None, mask=None):
     """Compute the cross-validated R^2 of the linear regression of y on x.
 
     R^2 = 1 - sum_i |y_i - f_i(x_i)|^2 / sum_i |y_i - m_i|^2, over all examples i. The affine function f_i minimizes
@@ -38,12 +38,13 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
         samples: "positions" (each token or pixel is a sample), "flatten", "pool", "first" or "last"; see `as_matrix`.
             Samples of an example are in one fold.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
     Returns:
         0-d array up to 1. About 0 or negative for independent data; very negative for least squares with few examples
         (a `FewExamplesWarning` reports fewer than features), where `ridge` helps. NaN where x or y is constant.
-        Invariant to translation, isotropic scaling and orthogonal maps of both sides; without `ridge` and `symmetric`,
-        also to every invertible map of x.
+        Invariant to translation, isotropic scaling and orthogonal maps of both sides (without `ridge`, for more
+        examples than features); without `ridge` and `symmetric`, also to every invertible map of x.
 
     Raises:
         InputError: wrong shapes, dtypes or numbers of examples; fewer examples than folds; unknown option; concrete NaN
@@ -60,13 +61,12 @@ def linear_predictivity(x, y, *, ridge=0.0, folds=5, symmetric=False, samples="p
         1.000 0.3
     """
     symmetric = flag("symmetric", symmetric)
-    x, y = paired_representations(x, y, layout=layout, translation_invariant=True)
-    examples = len(x)
-    x, y = as_pair(x, y, samples, layout="nhwc")
+    given = x
+    x, y = as_pair(x, y, samples, mask, layout=layout, translation_invariant=True)
     ridge = static_scalar(
         "ridge", ridge, f"a number in [0, {LARGEST_RIDGE:g}]", lambda value: 0 <= value <= LARGEST_RIDGE
     )
-    labels, count = fold_of_samples(folds, examples, len(x))
+    labels, count = fold_of_samples(folds, given, len(x), mask if samples == "positions" else None)
     directions = ((x, y), (y, x)) if symmetric else ((x, y),)
     widest = max(source.shape[1] for source, _ in directions)
     if not ridge and len(x) - len(x) // count <= widest + 1:

@@ -12,9 +12,9 @@ from jax import lax
 from symjax.checks import integer, is_concrete, one_of, random_key, scalar
 from symjax.errors import InputError
 from symjax.ops import parallel
-from symjax.similarity.inputs import paired_representations
 from symjax.similarity.measure import Measure
 from symjax.similarity.permuted import MAX_NUMBERS, draw_permutations, permuted_values
+from symjax.similarity.sides import checked_sides, function_of
 from symjax.similarity.table import as_measure
 
 ALTERNATIVES = ("greater", "less")
@@ -45,7 +45,20 @@ class PermutationTest(NamedTuple):
         return format_result(self, "{estimate:.4g}, p = {p_value:.4g}")
 
 
-def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves", batch_size=None, layout=None):
+def error_bars(
+    fn,
+    x,
+    y,
+    key,
+    num_resamples=200,
+    level=0.95,
+    *,
+    method="halves",
+    batch_size=None,
+    samples=None,
+    layout=None,
+    mask=None,
+):
     """Return the standard error of fn(x, y) and an interval, over examples, from random halves or by the bootstrap.
 
     A half is drawn without replacement (the delete-d jackknife with d = n / 2: Shao, Wu 1989; subsampling: Politis,
@@ -80,7 +93,11 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
         method: "halves" or "bootstrap".
         batch_size: number of halves that are evaluated at once, as under `vmap`; by default one on CPU, where
             jaxlib can wait forever for its threads in batches of decompositions, elsewhere limited by `MAX_NUMBERS`.
-        layout: layout of maps, "nhwc" or "nchw"; fn receives (n, h, w, c) in both cases.
+        samples: "pool", "flatten", "first" or "last" reduces tokens and maps to vectors first, as in `as_matrix`. By
+            default fn receives them as (n, h, w, c).
+        layout: layout of maps, "nhwc" or "nchw".
+        mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1, with `samples` one of "pool", "first" and
+            "last". (With positions as samples, examples would have different numbers of them.)
 
     Returns:
         `ErrorBars`; NaN where the value on a half is NaN.
@@ -98,8 +115,9 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
         >>> print(f"{bars.estimate:.3f} {bars.standard_error:.3f}")
         1.000 0.000
     """
-    x, y = paired_representations(x, y, layout=layout, min_examples=4)
-    fn, key = _measure_function(fn)[0], random_key("key", key)
+    measure, key = as_measure("fn", fn), random_key("key", key)
+    (x,), (y,) = (side.values() for side in checked_sides(measure, x, y, samples, layout, mask, min_examples=4))
+    fn = function_of(measure)
     integer("num_resamples", num_resamples, 2)
     check_level(level)
     one_of("method", method, DRAW_EXAMPLES)
@@ -126,7 +144,9 @@ def error_bars(fn, x, y, key, num_resamples=200, level=0.95, *, method="halves",
     )
 
 
-def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, batch_size=None, layout=None):
+def permutation_test(
+    fn, x, y, key, num_permutations=999, *, alternative=None, batch_size=None, samples=None, layout=None, mask=None
+):
     """Test whether fn(x, y) exceeds chance: how often a random permutation of the examples of y does as well.
 
     p = (1 + number of permutations with fn at least as extreme) / (1 + num_permutations). The test is exact: for x and
@@ -136,7 +156,7 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
     A measure of `MEASURES` prepares x and y once, and for CKA the values of all permutations are one convolution.
 
     Args:
-        fn, x, y, key, layout: as in `error_bars`; 2 examples suffice if they do for fn.
+        fn, x, y, key, samples, layout, mask: as in `error_bars`; 2 examples suffice if they do for fn.
         num_permutations: number of permutations, at least 1.
         alternative: which values are extreme, "greater" or "less". By default "less" for names and `Measure`s of
             distances, otherwise "greater".
@@ -157,13 +177,13 @@ def permutation_test(fn, x, y, key, num_permutations=999, *, alternative=None, b
         >>> print(f"{test.p_value:.3f}")
         0.111
     """
-    x, y = paired_representations(x, y, layout=layout)
     measure, key = as_measure("fn", fn), random_key("key", key)
-    fn, default_alternative = _measure_function(measure)
-    alternative = default_alternative if alternative is None else alternative
+    (x,), (y,) = (side.values() for side in checked_sides(measure, x, y, samples, layout, mask))
+    if alternative is None:
+        alternative = "less" if isinstance(measure, Measure) and measure.kind == "distance" else "greater"
     one_of("alternative", alternative, ALTERNATIVES)
     integer("num_permutations", num_permutations, 1)
-    estimate = _estimate(fn, x, y)
+    estimate = _estimate(function_of(measure), x, y)
     if batch_size is not None:
         integer("batch_size", batch_size, 1)
     permutations = draw_permutations(key, len(x), num_permutations)
@@ -213,14 +233,6 @@ def _batch_size(x, y, examples, batch_size):
     else:
         integer("batch_size", batch_size, 1)
     return batch_size if batch_size > 1 else None
-
-
-def _measure_function(fn):
-    """Return the function and its default alternative."""
-    measure = as_measure("fn", fn)
-    if not isinstance(measure, Measure):
-        return measure, "greater"
-    return measure.fn, "greater" if measure.kind == "similarity" else "less"
 
 
 def _estimate(fn, x, y):

@@ -14,7 +14,7 @@ from symjax.similarity.inputs import as_matrix, as_pair
 from symjax.similarity.measure import ORTHOGONAL, Measure
 from symjax.similarity.neighbour_graph import flat, midranks, midranks_of_levels, rowwise
 from symjax.similarity.pair_product import Prepared
-from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate
+from symjax.similarity.split_measure import SplitMeasure, cosine_of_vectors, evaluate, permute_kernel, permute_matrices
 
 COMPARISONS = ("spearman", "pearson", "cosine", "cosine_cov")
 
@@ -32,7 +32,8 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
             of the doubly centred distance matrices.
         metric: distance of two examples: "correlation", 1 less the correlation of their features; "cosine", 1 less the
             cosine of their angle; "euclidean"; "sqeuclidean", its square.
-        maps: conversion of maps to examples: "flatten", "pixels" or "pool"; see `as_matrix`.
+        samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see
+            `as_matrix`.
         layout: "nhwc" or "nchw", for maps; None means "nhwc", with a `LayoutWarning` if "nchw" seems likely.
         mask: which tokens or pixels count, (n, t) or (n, h, w), true or 1; all by default. See `as_matrix`.
 
@@ -74,12 +75,16 @@ def split(shapes, comparison="spearman", *, metric="correlation", samples="flatt
         matrix, _ = distances(as_matrix(x, "x", samples, layout="nhwc"), metric)
         if comparison == "cosine_cov":
             return centre_kernel(matrix, "gretton")
-        values = matrix[jnp.triu_indices(len(matrix), 1)]
+        if comparison == "cosine":
+            return matrix
+        pairs = jnp.triu_indices(len(matrix), 1)
+        values = matrix[pairs]
         if comparison == "spearman":
             values = _ranks(values, metric) / len(values)
-        return values if comparison == "cosine" else centred(values[:, None])
+        above = jnp.zeros_like(matrix).at[pairs].set(centred(values[:, None])[:, 0])
+        return above + above.T
 
-    return cosine_of_vectors(vector)
+    return cosine_of_vectors(vector, permute_kernel)
 
 
 LEVELS = 2**18
@@ -140,10 +145,10 @@ def split_correlation(shapes, *, estimator="gretton", samples="flatten"):
     def vector(x):
         return centre_kernel(distances(as_matrix(x, "x", samples, layout="nhwc"), "euclidean")[0], estimator)
 
-    cosine = cosine_of_vectors(vector)
+    cosine = cosine_of_vectors(vector, permute_kernel)
     if estimator != "gretton":
         return cosine
-    return SplitMeasure(cosine.prepare, lambda *product: safe_sqrt(cosine.finish(*product)))
+    return SplitMeasure(cosine.prepare, lambda *product: safe_sqrt(cosine.finish(*product)), permute=permute_kernel)
 
 
 def rsm_norm_difference(x, y, *, metric="euclidean", samples="flatten", layout=None, mask=None):
@@ -186,7 +191,12 @@ def split_norm(shapes, *, metric="euclidean", samples="flatten"):
         matrix, size = distances(as_matrix(x, "x", samples, layout="nhwc"), metric)
         return Prepared(flat(size * matrix), ())
 
-    return SplitMeasure(prepare, lambda rows, *_: rows[-1] * safe_sqrt(rows[:-1].sum()), product=DIFFERENCE)
+    return SplitMeasure(
+        prepare,
+        lambda rows, *_: rows[-1] * safe_sqrt(rows[:-1].sum()),
+        product=DIFFERENCE,
+        permute=permute_matrices,
+    )
 
 
 _PERMUTED = frozenset({"permutation", "isotropic_scaling", "cyclic_shift"})

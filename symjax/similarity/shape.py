@@ -80,6 +80,7 @@ def split(shapes, *, alpha=1.0, center=True, samples="positions"):
         lambda *sides: _angle_of(base.finish(*sides)),
         lambda *sides: _angle_of(base.exact(*sides)),
         lambda value: value < SMALL_DISTANCE,
+        permute=base.permute,
     )
 
 

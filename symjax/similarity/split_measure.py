@@ -34,7 +34,7 @@ class SplitMeasure:
             shapes alone.
         product: how the data of both sides are multiplied.
         permute: permute(prepared, order), the `Prepared` of x[order] from that of x; `permute_samples`,
-            `permute_kernel` or a function. None where x[order] has to be prepared again.
+            `permute_matrices`, `permute_kernel` or a function. None where x[order] has to be prepared again.
     """
 
     prepare: Callable[[Any], Prepared]
@@ -75,9 +75,16 @@ def permute_samples(prepared: Prepared, order):
     return prepared._replace(data=data.reshape(len(data), len(order), -1)[:, order].reshape(data.shape))
 
 
+def permute_matrices(prepared: Prepared, order):
+    """Permute the examples of matrices (parts, n n), whose rows and columns are examples."""
+    data = prepared.data
+    matrices = data.reshape(len(data), len(order), len(order))
+    return prepared._replace(data=matrices[:, order][:, :, order].reshape(data.shape))
+
+
 def permute_kernel(prepared: Prepared, order):
-    """Permute the examples of a symmetric kernel matrix (1, n n)."""
-    return prepared._replace(data=kernel_matrix(prepared)[order][:, order].reshape(1, -1))
+    """Permute the examples of a symmetric kernel matrix (1, n n), of which `finish` takes the inner products."""
+    return permute_matrices(prepared, order)
 
 
 def kernel_matrix(prepared: Prepared):
