@@ -25,6 +25,7 @@ TILE_WIDTH = 512  # largest number of rows of a tile's product; wider products a
 TILE_EDGE = 64  # largest number of representations on one side of a tile
 MAX_PRODUCT = 2**24  # largest number of entries of a tile's products (Fourier CCA has one product per frequency)
 MAX_WASTE = 1.25  # largest ratio of computed to requested pairs
+MAX_WASTE_OF_NUMBERS = 2.0  # of pairs whose product is one number: reading them takes longer than the product
 CHUNK_BYTES = 2**26  # size of the representations that are prepared at once
 
 
@@ -184,12 +185,18 @@ def _prepare_enlarged(split, representations, block, size, devices):
 def _block_values(split, a, b, mask, devices):
     """Return values for the pairs of two prepared blocks; entries outside of `mask` are arbitrary."""
     size = split.product.size(_single_shapes(a), _single_shapes(b))
-    sides = tuple(prepared._replace(data=_downsample(split.product, prepared.data, size)) for prepared in (a, b))
+    downsample = partial(split.product.downsample, size=size)
+    sides = tuple(
+        prepared  # without a copy
+        if jax.eval_shape(downsample, prepared.data).shape == prepared.data.shape
+        else prepared._replace(data=_downsample(split.product, prepared.data, size))
+        for prepared in (a, b)
+    )
     numbers_per_pair = jax.eval_shape(split.product.multiply, *(prepared.data[:1] for prepared in sides)).size
     max_edge = min(
         TILE_EDGE, TILE_WIDTH // max(a.data.shape[1], b.data.shape[1]), math.isqrt(MAX_PRODUCT // numbers_per_pair)
     )
-    edges = _edges(mask, max_edge)
+    edges = _edges(mask, max_edge, MAX_WASTE if numbers_per_pair > 1 else MAX_WASTE_OF_NUMBERS)
     starts = _tiles(mask, edges)
     tiles = np.asarray(_tile_program(split, edges, devices)(starts, sides))
     values = np.zeros(mask.shape, tiles.dtype)
@@ -214,15 +221,20 @@ def _downsample(product, data, size):
     return product.downsample(data, size)
 
 
-def _edges(mask, max_edge):
+def _edges(mask, max_edge, max_waste):
     """Return the two edges of a tile, in representations: the largest up to `max_edge` with few unrequested pairs."""
-    edge = 2 ** int(np.log2(max(1, min(max_edge, max(mask.shape)))))
+    edge = _part(max(mask.shape), max(1, max_edge))
     while edge > 1:
         edges = tuple(min(edge, count) for count in mask.shape)
-        if len(_tiles(mask, edges)) * edges[0] * edges[1] <= MAX_WASTE * mask.sum():
+        if len(_tiles(mask, edges)) * edges[0] * edges[1] <= max_waste * mask.sum():
             return edges
-        edge //= 2
+        edge = -(-edge // 2)
     return (1, 1)
+
+
+def _part(count, most):
+    """Return the size of equal parts of `count`, each up to `most`."""
+    return -(-count // -(-count // most))
 
 
 def _tiles(mask, edges):
