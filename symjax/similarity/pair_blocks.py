@@ -112,14 +112,17 @@ def _prepare_layer(split, stack, representations, devices, size):
             chunk = stack[start : start + chunk_size] if start + chunk_size <= count else stack[rows]
             chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
             chunk = chunk if chunk.shape[-1] == width else pad_channels(np.asarray(chunk), width)
-        chunks.append(jax.device_get(program(chunk, ())))
+        widths = np.array([array.shape[-1] for array in (stack[row] for row in rows)], np.int32)
+        chunks.append(jax.device_get(program((chunk, widths), ())))
     return jax.tree.map(lambda *leaves: _concatenate(*leaves)[:count], *chunks)
 
 
 @lru_cache(maxsize=64)
 def _prepare_program(split, size, devices):
-    def prepare_one(x, _):
-        return split.prepare(x if size is None else enlarge(x, size))
+    def prepare_one(member, _):
+        x, width = member
+        x = x if size is None else enlarge(x, size)
+        return split.prepare(x, width) if split.counts_channels else split.prepare(x)
 
     # Sequential on every backend: the branches taken depend on the data.
     return parallel.over_members(prepare_one, _sequential_execution(), devices=devices)

@@ -159,9 +159,10 @@ def _evaluate(measure, a, b, group, requested, values, options, memory, devices,
     if not chosen.any():
         return {}
     used = np.flatnonzero(chosen.any((0, 2, 3))), np.flatnonzero(chosen.any((0, 1, 2)))
-    left, *left_at = right, *right_at = a.select(rows, used[0], values.dtype, measure.zero_channels)
+    padded = measure.zero_channels or measure.counts_channels
+    left, *left_at = right, *right_at = a.select(rows, used[0], values.dtype, padded)
     if b is not a:
-        right, *right_at = b.select(columns, used[1], values.dtype, measure.zero_channels)
+        right, *right_at = b.select(columns, used[1], values.dtype, padded)
     place = tuple(index[:, None] for index in left_at) + tuple(index[None] for index in right_at)
     mask, messages = requested[place], {}
     if measure.split is None:
