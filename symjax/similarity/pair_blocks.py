@@ -132,7 +132,7 @@ def _sequential_execution():
     return replace(parallel.default_execution(), members="map")
 
 
-def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
+def all_pairs(split, a, b, mask, symmetric, devices, prepared, update, equal_is_zero=False):
     """Return values (a.size, b.size), NaN where `mask` is false.
 
     Args:
@@ -144,6 +144,7 @@ def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
         devices: tuple of devices.
         prepared: the blocks that `prepare` returned for a and for b.
         update: called with the number of values whenever some are computed.
+        equal_is_zero: whether the caller sets the diagonal to 0, which then need not be computed exactly.
     """
     upper_only = symmetric and a is b
     values, computed = np.full(mask.shape, np.nan, a.dtype), np.zeros(mask.shape, bool)
@@ -163,7 +164,8 @@ def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
             size = _size_to_enlarge_to(split, left, right)
             if size:
                 on_devices = (_prepare_enlarged(split, *side, size, devices) for side in ((a, left), (b, right)))
-            block_values = _block_values(split, *on_devices, block_mask, devices)
+            exactly = ~np.equal.outer(left.indices, right.indices) if equal_is_zero else np.True_
+            block_values = _block_values(split, *on_devices, block_mask, devices, exactly)
             values[place] = np.where(block_mask, block_values, values[place])
             computed[place] |= block_mask
             update(block_mask.sum())
@@ -185,8 +187,11 @@ def _prepare_enlarged(split, representations, block, size, devices):
     return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *prepared), devices)
 
 
-def _block_values(split, a, b, mask, devices):
-    """Return values for the pairs of two prepared blocks; entries outside of `mask` are arbitrary."""
+def _block_values(split, a, b, mask, devices, exactly):
+    """Return values for the pairs of two prepared blocks, inaccurate ones again `exactly` where that is true.
+
+    Entries outside of `mask` are arbitrary.
+    """
     size = split.product.size(_single_shapes(a), _single_shapes(b))
     downsample = partial(split.product.downsample, size=size)
     sides = tuple(
@@ -206,7 +211,7 @@ def _block_values(split, a, b, mask, devices):
     for (i, j), tile in zip(starts, tiles, strict=True):
         values[i : i + edges[0], j : j + edges[1]] = tile
     if split.exact is not None:
-        inaccurate = np.argwhere(mask & np.asarray(split.is_inaccurate(values)))
+        inaccurate = np.argwhere(mask & exactly & np.asarray(split.is_inaccurate(values)))
         program, at_once = _exact_program(split, devices), len(devices)
         for start in range(0, len(inaccurate), at_once):
             indices = inaccurate[np.minimum(np.arange(start, start + at_once), len(inaccurate) - 1)]
