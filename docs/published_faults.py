@@ -419,6 +419,20 @@ def clipped_cka():
     return defined, published
 
 
+def unbiased_cka_that_is_biased():
+    """Unbiased CKA that is biased
+
+    `cka_base` of the package ckatorch 1.0.3 takes `unbiased` and `method`, and says that the method, "fro_norm" or
+    "hsic", does not influence the output. With "hsic" it computes the biased estimator, whatever `unbiased` says. Here
+    x and y are independent, 40 examples of 60 and 50 neurons.
+    """
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 60)), rng.standard_normal((40, 50))
+    defined = symjax.cka(x, y, "song")
+    published = cosine(*(centre(side) @ centre(side).T for side in (x, y)))
+    return defined, published
+
+
 def cka_with_a_constant_in_the_denominator():
     """CKA with a constant in the denominator
 
@@ -767,6 +781,7 @@ FAULTS = (
     lange_estimator,
     lange_uncentred,
     clipped_cka,
+    unbiased_cka_that_is_biased,
     cka_with_a_constant_in_the_denominator,
     cknna_centred_after_masking,
     second_order_cosine_of_distances,

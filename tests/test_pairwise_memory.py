@@ -76,14 +76,15 @@ def test_tiles_cover_what_is_wanted_and_little_more():
             requested = np.triu(np.ones((len(requested), len(requested)), bool))
         if not requested.any():
             continue
-        edges = pair_blocks._edges(requested, 32)
+        max_waste = rng.choice([pair_blocks.MAX_WASTE, pair_blocks.MAX_WASTE_OF_NUMBERS])
+        edges = pair_blocks._edges(requested, 32, max_waste)
         starts = pair_blocks._tiles(requested, edges)
         covered = np.zeros_like(requested)
         for i, j in starts:
             assert i >= 0 and j >= 0
             covered[i : i + edges[0], j : j + edges[1]] = True
         assert covered[requested].all()
-        assert len(starts) * edges[0] * edges[1] <= pair_blocks.MAX_WASTE * requested.sum()
+        assert len(starts) * edges[0] * edges[1] <= max_waste * requested.sum()
 
 
 def equations(jaxpr):

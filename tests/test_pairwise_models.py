@@ -2,12 +2,14 @@
 
 import re
 import warnings
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from campaign import slow
+from scipy.optimize import linear_sum_assignment
 
 from symjax import InputError, pairwise
 from symjax.activations import Activations
@@ -61,12 +63,13 @@ def test_zero_channels_change_no_value_where_that_is_claimed(measure):
     np.testing.assert_allclose(value, MEASURES[measure].fn(x, y), atol=1e-5)
 
 
-def test_programs_are_compiled_for_buckets_and_not_for_pairs():
+@pytest.mark.parametrize("measure", ["pls", "permutation_procrustes_distance"])
+def test_programs_are_compiled_for_buckets_and_not_for_pairs(measure):
     events = []
 
     def compiled(models):
         events.clear()
-        pairwise(models, "pls")
+        pairwise(models, measure)
         return sum("backend_compile" in event for event in events)
 
     jax.monitoring.register_event_duration_secs_listener(listen := lambda event, *_, **__: events.append(event))
@@ -75,6 +78,22 @@ def test_programs_are_compiled_for_buckets_and_not_for_pairs():
         assert compiled({width: {"relu1": layer(width)} for width in (5, 9, 11, 16)}) <= first
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("measure", ["permutation_procrustes_distance", "soft_matching_distance"])
+def test_padding_is_no_channel(measure):
+    """Channels are matched although their products are negative, and dead ones of the data count."""
+    x = np.abs(layer(5))
+    sides = {"x": x, "opposite": -x, "dead": np.where(np.arange(5) < 3, -x, 0)}
+    if measure != "soft_matching_distance":
+        sides = {name: side / np.linalg.norm(side) for name, side in {**sides, "narrow": x[:, :3]}.items()}
+    result = pairwise({name: {"relu1": side} for name, side in sides.items()}, measure)
+    padded = [np.pad(side, [(0, 0), (0, 5 - side.shape[1])]) for side in sides.values()]
+    for (i, a), (j, b) in product(enumerate(padded), repeat=2):
+        costs = ((a[:, :, None] - b[:, None]) ** 2).sum(0)
+        total = costs[linear_sum_assignment(costs)].sum()
+        expected = np.sqrt(total / 5 if measure == "soft_matching_distance" else total)
+        np.testing.assert_allclose(result.values[0, i, 0, j], expected, rtol=1e-4)
 
 
 def test_several_measures_and_own_functions():

@@ -170,7 +170,7 @@ def _measure(name, fn, reference, symmetric, split, cost, bias, use):
         symmetric,
         frozenset({"permutation", "translation", "isotropic_scaling", "positive_diagonal"}),
         split,
-        zero_channels=True,
+        zero_channels=True,  # they are constant
         title=name.replace("_", " "),
         cost=cost,
         bias=bias,

@@ -43,6 +43,8 @@ class Measure:
             compared and the options of fn. It returns the same object for the same arguments.
         one_map_size: whether fn rejects maps of different sizes, since by default pixels are its samples.
         zero_channels: whether appending zero channels to x or to y does not change the value.
+        counts_channels: whether zero channels do change the value, but prepare(x, width) of `split` takes the number of
+            channels before zero channels were appended and leaves these out.
         title: the name in figures; by default `name`.
         differentiable: whether the derivatives are not zero everywhere, as those of counts are.
         ends_at_equal: whether fn(x, x) is the largest similarity or the distance 0.
@@ -62,6 +64,7 @@ class Measure:
     split: Callable[..., SplitMeasure] | None = None
     one_map_size: bool = False
     zero_channels: bool = False
+    counts_channels: bool = False
     title: str = ""
     differentiable: bool = True
     ends_at_equal: bool = True

@@ -25,6 +25,7 @@ TILE_WIDTH = 512  # largest number of rows of a tile's product; wider products a
 TILE_EDGE = 64  # largest number of representations on one side of a tile
 MAX_PRODUCT = 2**24  # largest number of entries of a tile's products (Fourier CCA has one product per frequency)
 MAX_WASTE = 1.25  # largest ratio of computed to requested pairs
+MAX_WASTE_OF_NUMBERS = 2.0  # of pairs whose product is one number: reading them takes longer than the product
 CHUNK_BYTES = 2**26  # size of the representations that are prepared at once
 
 
@@ -111,14 +112,17 @@ def _prepare_layer(split, stack, representations, devices, size):
             chunk = stack[start : start + chunk_size] if start + chunk_size <= count else stack[rows]
             chunk = chunk if chunk.dtype == dtype else chunk.astype(dtype)
             chunk = chunk if chunk.shape[-1] == width else pad_channels(np.asarray(chunk), width)
-        chunks.append(jax.device_get(program(chunk, ())))
+        widths = np.array([array.shape[-1] for array in (stack[row] for row in rows)], np.int32)
+        chunks.append(jax.device_get(program((chunk, widths), ())))
     return jax.tree.map(lambda *leaves: _concatenate(*leaves)[:count], *chunks)
 
 
 @lru_cache(maxsize=64)
 def _prepare_program(split, size, devices):
-    def prepare_one(x, _):
-        return split.prepare(x if size is None else enlarge(x, size))
+    def prepare_one(member, _):
+        x, width = member
+        x = x if size is None else enlarge(x, size)
+        return split.prepare(x, width) if split.counts_channels else split.prepare(x)
 
     # Sequential on every backend: the branches taken depend on the data.
     return parallel.over_members(prepare_one, _sequential_execution(), devices=devices)
@@ -128,7 +132,7 @@ def _sequential_execution():
     return replace(parallel.default_execution(), members="map")
 
 
-def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
+def all_pairs(split, a, b, mask, symmetric, devices, prepared, update, equal_is_zero=False):
     """Return values (a.size, b.size), NaN where `mask` is false.
 
     Args:
@@ -140,6 +144,7 @@ def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
         devices: tuple of devices.
         prepared: the blocks that `prepare` returned for a and for b.
         update: called with the number of values whenever some are computed.
+        equal_is_zero: whether the caller sets the diagonal to 0, which then need not be computed exactly.
     """
     upper_only = symmetric and a is b
     values, computed = np.full(mask.shape, np.nan, a.dtype), np.zeros(mask.shape, bool)
@@ -159,7 +164,8 @@ def all_pairs(split, a, b, mask, symmetric, devices, prepared, update):
             size = _size_to_enlarge_to(split, left, right)
             if size:
                 on_devices = (_prepare_enlarged(split, *side, size, devices) for side in ((a, left), (b, right)))
-            block_values = _block_values(split, *on_devices, block_mask, devices)
+            exactly = ~np.equal.outer(left.indices, right.indices) if equal_is_zero else np.True_
+            block_values = _block_values(split, *on_devices, block_mask, devices, exactly)
             values[place] = np.where(block_mask, block_values, values[place])
             computed[place] |= block_mask
             update(block_mask.sum())
@@ -181,22 +187,31 @@ def _prepare_enlarged(split, representations, block, size, devices):
     return parallel.replicate(jax.tree.map(lambda *leaves: np.concatenate(leaves), *prepared), devices)
 
 
-def _block_values(split, a, b, mask, devices):
-    """Return values for the pairs of two prepared blocks; entries outside of `mask` are arbitrary."""
+def _block_values(split, a, b, mask, devices, exactly):
+    """Return values for the pairs of two prepared blocks, inaccurate ones again `exactly` where that is true.
+
+    Entries outside of `mask` are arbitrary.
+    """
     size = split.product.size(_single_shapes(a), _single_shapes(b))
-    sides = tuple(prepared._replace(data=_downsample(split.product, prepared.data, size)) for prepared in (a, b))
+    downsample = partial(split.product.downsample, size=size)
+    sides = tuple(
+        prepared  # without a copy
+        if jax.eval_shape(downsample, prepared.data).shape == prepared.data.shape
+        else prepared._replace(data=_downsample(split.product, prepared.data, size))
+        for prepared in (a, b)
+    )
     numbers_per_pair = jax.eval_shape(split.product.multiply, *(prepared.data[:1] for prepared in sides)).size
     max_edge = min(
         TILE_EDGE, TILE_WIDTH // max(a.data.shape[1], b.data.shape[1]), math.isqrt(MAX_PRODUCT // numbers_per_pair)
     )
-    edges = _edges(mask, max_edge)
+    edges = _edges(mask, max_edge, MAX_WASTE if numbers_per_pair > 1 else MAX_WASTE_OF_NUMBERS)
     starts = _tiles(mask, edges)
     tiles = np.asarray(_tile_program(split, edges, devices)(starts, sides))
     values = np.zeros(mask.shape, tiles.dtype)
     for (i, j), tile in zip(starts, tiles, strict=True):
         values[i : i + edges[0], j : j + edges[1]] = tile
     if split.exact is not None:
-        inaccurate = np.argwhere(mask & np.asarray(split.is_inaccurate(values)))
+        inaccurate = np.argwhere(mask & exactly & np.asarray(split.is_inaccurate(values)))
         program, at_once = _exact_program(split, devices), len(devices)
         for start in range(0, len(inaccurate), at_once):
             indices = inaccurate[np.minimum(np.arange(start, start + at_once), len(inaccurate) - 1)]
@@ -214,15 +229,20 @@ def _downsample(product, data, size):
     return product.downsample(data, size)
 
 
-def _edges(mask, max_edge):
+def _edges(mask, max_edge, max_waste):
     """Return the two edges of a tile, in representations: the largest up to `max_edge` with few unrequested pairs."""
-    edge = 2 ** int(np.log2(max(1, min(max_edge, max(mask.shape)))))
+    edge = _part(max(mask.shape), max(1, max_edge))
     while edge > 1:
         edges = tuple(min(edge, count) for count in mask.shape)
-        if len(_tiles(mask, edges)) * edges[0] * edges[1] <= MAX_WASTE * mask.sum():
+        if len(_tiles(mask, edges)) * edges[0] * edges[1] <= max_waste * mask.sum():
             return edges
-        edge //= 2
+        edge = -(-edge // 2)
     return (1, 1)
+
+
+def _part(count, most):
+    """Return the size of equal parts of `count`, each up to `most`."""
+    return -(-count // -(-count // most))
 
 
 def _tiles(mask, edges):

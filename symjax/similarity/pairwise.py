@@ -159,9 +159,10 @@ def _evaluate(measure, a, b, group, requested, values, options, memory, devices,
     if not chosen.any():
         return {}
     used = np.flatnonzero(chosen.any((0, 2, 3))), np.flatnonzero(chosen.any((0, 1, 2)))
-    left, *left_at = right, *right_at = a.select(rows, used[0], values.dtype, measure.zero_channels)
+    padded = measure.zero_channels or measure.counts_channels
+    left, *left_at = right, *right_at = a.select(rows, used[0], values.dtype, padded)
     if b is not a:
-        right, *right_at = b.select(columns, used[1], values.dtype, measure.zero_channels)
+        right, *right_at = b.select(columns, used[1], values.dtype, padded)
     place = tuple(index[:, None] for index in left_at) + tuple(index[None] for index in right_at)
     mask, messages = requested[place], {}
     if measure.split is None:
@@ -171,7 +172,8 @@ def _evaluate(measure, a, b, group, requested, values, options, memory, devices,
         sides = [pair_blocks.prepare(split, side, memory, devices) for side in ((left,) if b is a else (left, right))]
         (left_blocks, left_directions), (right_blocks, right_directions) = sides[0], sides[-1]
         blocks = left_blocks, right_blocks
-        computed = pair_blocks.all_pairs(split, left, right, mask, measure.symmetric, devices, blocks, update)
+        certain = measure.kind == "distance" and measure.ends_at_equal and b is a
+        computed = pair_blocks.all_pairs(split, left, right, mask, measure.symmetric, devices, blocks, update, certain)
         if left_directions is not None:
             samples = left_blocks[0].prepared.data.shape[-1]
             messages = _few_directions(samples, left_directions, left_at[0], right_directions, right_at[0])

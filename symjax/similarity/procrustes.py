@@ -168,36 +168,39 @@ SMALL_DISTANCE = 0.2  # distances below it lose more than a digit when computed 
 def split(shapes, *, center=False, samples="positions", permuted=False, similarity=False):
     """Return `procrustes` or `permutation_procrustes` as a `SplitMeasure`.
 
-    `Prepared.aux` says whether the side is nonzero.
+    `Prepared.aux` says whether the side is nonzero, and if `permuted` which channels it had before padding.
     """
 
-    def prepare(x):
+    def prepare(x, width=None):
+        active = jnp.arange(x.shape[-1]) < (x.shape[-1] if width is None else width)
         x = samples_or_maps(x, samples)
         data, norm = unit_norm(centred(x) if center else x)
         data = channels_first(data)
         if not permuted and len(data) > data[0].size:  # use coordinates of the row space
             data = to_row_space(data.reshape(len(data), -1).T)[0].T.reshape(-1, *data.shape[1:])
-        return Prepared(data, norm > 0)
+        return Prepared(data, (norm > 0, active if permuted else ()))
 
     def value(distance, a, b):
-        distance = jnp.where(a & b, distance, jnp.nan)
+        distance = jnp.where(a[0] & b[0], distance, jnp.nan)
         return 1 - distance / 2 if similarity else distance
 
     def finish(cross, a, b):
         if permuted:
-            inner = matched_sum(cross, assign(cross.T)[0])
+            inner = matched_sum(cross, assign(cross.T, b[1], a[1])[0])
         else:
             inner = jnp.linalg.svd(cross, compute_uv=False).sum()
         return value(safe_sqrt(2 - 2 * inner), a, b)
 
     def exact(a, b):
         if permuted:
-            distance = safe_sqrt(matching_residual_of_rows(a.data, b.data, *assign(matmul(b.data, a.data.T))))
+            matching = assign(matmul(b.data, a.data.T), b.aux[1], a.aux[1])
+            distance = safe_sqrt(matching_residual_of_rows(a.data, b.data, *matching))
         else:
             distance = best_isometry(*sorted((a.data.T, b.data.T), key=lambda side: side.shape[1]))[0]
         return value(distance, a.aux, b.aux)
 
-    return SplitMeasure(prepare, finish, exact, partial(is_small_distance, similarity), permute=permute_samples)
+    is_inaccurate = partial(is_small_distance, similarity)
+    return SplitMeasure(prepare, finish, exact, is_inaccurate, permute=permute_samples, counts_channels=permuted)
 
 
 def is_small_distance(similarity, value):
@@ -266,13 +269,15 @@ _WILLIAMS = "Williams et al. 2021"
 
 def _similarity_of(name, fn, reference, least, invariances, split, title, **notes):
     split = partial(split, similarity=True)
-    more = {"zero_channels": invariances is _ROTATION_INVARIANCES, "title": title, **notes}
+    rotated = invariances is _ROTATION_INVARIANCES
+    more = {"zero_channels": rotated, "counts_channels": not rotated, "title": title, **notes}
     return Measure(name, fn, reference, (least, 1.0), "similarity", True, invariances, split, **more)
 
 
 def _distance_of(name, fn, reference, most, invariances, split):
-    zeros = invariances is _ROTATION_INVARIANCES
-    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, split, zero_channels=zeros)
+    rotated = invariances is _ROTATION_INVARIANCES
+    more = {"zero_channels": rotated, "counts_channels": not rotated}
+    return Measure(name, fn, reference, (0.0, most), "distance", True, invariances, split, **more)
 
 
 _PERMUTATION_INVARIANCES = _SCALING | {"permutation"}

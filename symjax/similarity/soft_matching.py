@@ -168,9 +168,10 @@ INACCURATE = -1  # stands for such a distance
 def split(shapes, *, samples="positions", standardize=True, distance=False):
     """Return `soft_matching` or `soft_matching_distance` as a `SplitMeasure`."""
 
-    def prepare(x):
+    def prepare(x, width=None):
         x = samples_or_maps(x, samples)
-        size, active, pixels = jnp.ones((), x.dtype), jnp.ones(x.shape[-1], bool), jnp.ones(2, x.dtype)
+        active = jnp.arange(x.shape[-1]) < (x.shape[-1] if width is None else width)
+        size, pixels = jnp.ones((), x.dtype), jnp.ones(2, x.dtype)
         if standardize:
             x, norms = unit_channels(centred(x))
             active = norms > 0
@@ -203,7 +204,9 @@ def split(shapes, *, samples="positions", standardize=True, distance=False):
         return largest * safe_sqrt(_squared_distance(a_size * a.data.T, b_size * b.data.T, plan))
 
     return (
-        SplitMeasure(prepare, finish, exact, lambda value: value == INACCURATE, permute=permute_samples)
+        SplitMeasure(
+            prepare, finish, exact, lambda value: value == INACCURATE, permute=permute_samples, counts_channels=True
+        )
         if distance
         else SplitMeasure(prepare, finish, permute=permute_samples)
     )
@@ -238,5 +241,6 @@ MEASURES = (
         True,
         _PERMUTED,
         partial(split, standardize=False, distance=True),
+        counts_channels=True,
     ),
 )

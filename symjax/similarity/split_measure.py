@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ class SplitMeasure:
     """A measure as fn(x, y) = compare(prepare(x), prepare(y)), with its options fixed.
 
     Attributes:
-        prepare: prepare(x), the `Prepared` form of a representation.
+        prepare: prepare(x), the `Prepared` form of a representation; prepare(x, width) if `counts_channels`.
         finish: finish(X' Y, a.aux, b.aux), the 0-d value, from the product (p, q), or whatever `product` computes.
         exact: exact(a, b) of two `Prepared` whose maps have one size: the value again where `finish` has lost digits.
             (A small distance from an inner product near 1 is the root of a difference that cancels.) None if never
@@ -35,15 +34,17 @@ class SplitMeasure:
         product: how the data of both sides are multiplied.
         permute: permute(prepared, order), the `Prepared` of x[order] from that of x; `permute_samples`,
             `permute_matrices`, `permute_kernel` or a function. None where x[order] has to be prepared again.
+        counts_channels: whether `prepare` leaves out appended zero channels; see `Measure`.
     """
 
-    prepare: Callable[[Any], Prepared]
+    prepare: Callable[..., Prepared]
     finish: Callable
     exact: Callable | None = None
     is_inaccurate: Callable | None = None
     num_directions: Callable | None = None
     product: PairProduct = MAP_PRODUCT
     permute: Callable | None = None
+    counts_channels: bool = False
 
     def compare(self, a: Prepared, b: Prepared):
         """Return the value for two `Prepared`; the sizes of their maps must divide each other (see `smaller_size`)."""
