@@ -49,6 +49,12 @@ def test_value_is_that_of_scipy(comparison, metric, pair):
     assert symjax.rsa(*pair, comparison, metric=metric) == pytest.approx(expected, abs=EPS)
 
 
+def test_ranks_in_float64(pair):
+    with jax.enable_x64(True):
+        value = float(symjax.rsa(*map(np.float64, pair)))
+    assert value == pytest.approx(spearmanr(*(pdist(np.float64(z), "correlation") for z in pair))[0], rel=1e-12)
+
+
 def test_whitened_cosine_of_squared_distances_is_cka(pair):
     value = symjax.rsa(*pair, "cosine_cov", metric="sqeuclidean")
     assert value == pytest.approx(float(symjax.cka(*pair, "gretton")), abs=EPS)

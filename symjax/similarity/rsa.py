@@ -26,7 +26,8 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
         x, y: (n, p) and (n, q), or maps (n, h, w, c) whose sizes and channels may differ; floating (integers become the
             default float, half precisions float32). n is at least 3.
         comparison: of the distances d_ij and e_ij, i < j. "spearman", the correlation of their ranks (ties have their
-            mean rank; roots of cosine distances that are equal after rounding to 2^-18 of the largest are ties);
+            mean rank; roots of cosine distances that are equal after rounding to 2^-18 of the largest, in float64
+            2^-40, are ties);
             "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e / sqrt(d' V^-1 d e'
             V^-1 e), where V is the covariance of squared distances between independent examples. The last is the cosine
             of the doubly centred distance matrices.
@@ -99,6 +100,8 @@ def _ranks(values, metric):
     values = lax.stop_gradient(values)
     if is_translation_invariant(metric):
         ranks = midranks(values)
+    elif values.dtype == jnp.float64:
+        ranks = midranks(jnp.rint(safe_sqrt(values) / jnp.where(values.max() > 0, jnp.sqrt(values.max()), 1) * 2**40))
     else:
         ranks = midranks_of_levels(safe_sqrt(values), LEVELS)
     return jnp.where(jnp.isnan(values.sum()), jnp.nan, ranks)
