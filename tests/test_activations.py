@@ -58,12 +58,17 @@ def test_files_with_several_layers_in_a_folder(tmp_path):
     assert list(activations) == ["block1/relu2", "block1/relu10", "block2"] and activations.ids.tolist() == list(IDS)
 
 
-def test_half_precision_of_safetensors(tmp_path):
+def test_half_precision(tmp_path):
     ml_dtypes, files = pytest.importorskip("ml_dtypes"), pytest.importorskip("safetensors.numpy")
     array = ARRAYS["relu2"].astype(ml_dtypes.bfloat16)
     files.save_file({"relu1": array}, tmp_path / "a.safetensors")
     read = load(tmp_path / "a.safetensors")["relu1"]
     assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
+    np.save(tmp_path / "b.npy", array)  # as two bytes of unknown type
+    np.savez(tmp_path / "c.npz", b=array)
+    for name in ("b.npy", "c.npz"):
+        read = load(tmp_path / name)["b"]
+        assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
 
 
 @pytest.mark.parametrize("package", ["safetensors", "h5py"])
