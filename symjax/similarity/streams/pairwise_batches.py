@@ -19,7 +19,7 @@ MOMENTS = (
     *("cca", "cca_mean_square", "cca_distance", "svcca", "svcca_distance", "pwcca", "pwcca_distance", "pls"),
     *("procrustes", "procrustes_distance", "permutation_procrustes", "permutation_procrustes_distance"),
     *("wreath_procrustes", "wreath_procrustes_distance", "shape_distance", "shape_distance_white", "gulp"),
-    *("hard_correlation_match", "soft_correlation_match", "soft_matching", "soft_matching_distance"),
+    *("hard_correlation_match", "soft_correlation_match", "soft_matching"),
     *("partial_soft_matching", "eigenspace_overlap"),
 )
 """Measures that depend on means and second moments alone."""
@@ -71,8 +71,8 @@ def pairwise_batches(batches, measure, *, layout=None, **options):
         ...     for _ in range(10):
         ...         x = rng.normal(size=(20, 3))
         ...         yield {"relu1": x, "relu2": np.tanh(x[:, :2])}
-        >>> results = pairwise_batches(batches(), ["cka", "svcca"])
-        >>> round(float(results["cka"].select(layer_a="relu1", model_a=0, layer_b="relu1", model_b=0)), 3)
+        >>> result = pairwise_batches(batches(), "cka")
+        >>> round(float(result.select(layer_a="relu1", model_a=0, layer_b="relu1", model_b=0)), 3)
         1.0
     """
     for name in (measure,) if isinstance(measure, str) else sequence("measure", measure, "names"):
