@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from symjax.checks import can_be_key, one_of, sequence, short
+from symjax.checks import can_be_key, one_of, short
 from symjax.errors import InputError
 from symjax.similarity.inputs import check_samples, representation
 from symjax.similarity.pairwise_checks import as_measures, measure_options, trace_measure
@@ -75,7 +75,7 @@ def pairwise_batches(batches, measure, *, layout=None, **options):
         >>> round(float(result.select(layer_a="relu1", model_a=0, layer_b="relu1", model_b=0)), 3)
         1.0
     """
-    for name in (measure,) if isinstance(measure, str) else sequence("measure", measure, "names"):
+    for name in measure if isinstance(measure, (list, tuple)) else (measure,):
         one_of("measure", name, (*MOMENTS, *STREAMS))
     several, measures = as_measures("measure", measure)
     settings = _settings(measures, options)
@@ -163,7 +163,10 @@ def _arrays(batch, layout):
     """Return {(model, layer): representation} of a batch."""
     if not isinstance(batch, Mapping) or not batch:
         raise InputError(f"batches: got {short(batch)}, expected mappings from layers, or from models and layers")
-    models = batch if all(isinstance(layers, Mapping) for layers in batch.values()) else {0: batch}
+    of_models = [isinstance(layers, Mapping) for layers in batch.values()]
+    if any(of_models) and not all(of_models):
+        raise InputError("batches: got mappings and arrays in one batch, expected all of one kind")
+    models = batch if all(of_models) else {0: batch}
     arrays = {
         (model, layer): representation(x, f"batches[{layer!r}]", layout=layout, min_examples=1)
         for model, layers in models.items()
