@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from symjax.errors import InputError
@@ -58,14 +59,19 @@ def _entry(path: Path, read: Callable[[Path], Any]) -> Callable[[], Any]:
 
 def _npy(path: Path) -> Readers:
     np.load(path, mmap_mode="r", allow_pickle=False)  # a damaged file is an error now
-    return {path.stem: _entry(path, lambda path: np.load(path, mmap_mode="r", allow_pickle=False))}
+    return {path.stem: _entry(path, lambda path: _bfloat16(np.load(path, mmap_mode="r", allow_pickle=False)))}
+
+
+def _bfloat16(array: np.ndarray) -> np.ndarray:
+    """Return an array with its dtype: NumPy writes bfloat16 as two bytes of unknown type."""
+    return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array
 
 
 def _npz(path: Path) -> Readers:
     def reader(name):
         def read(path):
             with np.load(path, allow_pickle=False) as archive:
-                return archive[name]
+                return _bfloat16(archive[name])
 
         return _entry(path, read)
 

@@ -54,7 +54,29 @@ class Activations(Mapping):
         rows = np.array(checks.integers("rows", rows), int)
         return Activations(self._readers, self._all_ids, rows if self._rows is None else self._rows[rows], self._source)
 
+    def batches(self, size: int = 1024) -> Iterator[dict[str, Any]]:
+        """Yield {layer: array (at most `size` examples, ...)}, such as `pairwise_batches` takes.
+
+        Files `.npy` are mapped into memory and not read as a whole; arrays of other files are read once.
+
+        Raises:
+          InputError: a wrong size; layers with different numbers of examples.
+        """
+        size, arrays = checks.integer("size", size, 1), {layer: self._array(layer) for layer in self}
+        counts = {layer: len(array) for layer, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise InputError(f"{self._source}: got {counts} examples, expected one number in all layers")
+        rows = np.arange(next(iter(counts.values()))) if self._rows is None else self._rows
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size) if self._rows is None else rows[start : start + size]
+            yield {layer: array[part] for layer, array in arrays.items()}
+
     def __getitem__(self, layer: str):
+        array = self._array(layer)
+        return array if self._rows is None else array[self._rows]
+
+    def _array(self, layer: str):
+        """Return the array of all examples, checked."""
         reader = self._readers[layer]
         name = f"{self._source}[{layer!r}]"
         array = reader() if callable(reader) else reader
@@ -67,7 +89,7 @@ class Activations(Mapping):
             raise InputError(f"{name}: got {shape[0]} examples, expected {len(self._all_ids)}, one for each ID")
         if self._rows is not None and len(self._rows) and self._rows.max() >= shape[0]:
             raise InputError(f"{name}: got {shape[0]} examples, expected more than {self._rows.max()}, a row of `rows`")
-        return array if self._rows is None else array[self._rows]
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)

@@ -17,8 +17,9 @@ from symjax.errors import InputError, renamed
 from symjax.ops.progress import progress_bar
 from symjax.similarity import calibrate, error_bars, pairwise
 from symjax.similarity.channels import common_width, pad_channels
-from symjax.similarity.pairwise_checks import as_measures, measure_options
-from symjax.similarity.pairwise_side import channels_last_array
+from symjax.similarity.pairwise_checks import as_measures, measure_options, samples_of_mask, translation_invariant
+from symjax.similarity.pairwise_side import channels_last_array, masked_matrix
+from symjax.similarity.position_mask import as_mask
 from symjax.similarity.resampling import check_level
 
 __all__ = ["Comparison", "compare"]
@@ -87,6 +88,7 @@ def compare(
     level: float = 0.95,
     seed: int = 0,
     layout: str | None = None,
+    mask=None,
     progress: bool = False,
     **options,
 ) -> Comparison:
@@ -106,6 +108,8 @@ def compare(
       level: level of the intervals.
       seed: seed of halves and permutations.
       layout: layout of maps, "nhwc" or "nchw", as in `pairwise`.
+      mask: which tokens or pixels count, as in `pairwise`. With resamples or permutations only for samples="pool",
+        "first" or "last", since these draw examples.
       progress: whether to show progress bars.
       options: options of the measures, such as samples="pool"; each measure takes those that it has.
 
@@ -140,6 +144,16 @@ def compare(
         for name, side in opened.items()
     }
     _require_equal_counts(sets)
+    settings, examples = measure_options(measures, options), len(next(iter(sets[names[0]].values())))
+    if mask is not None:
+        samples = samples_of_mask(measures, settings)
+        options = {name: value for name, value in options.items() if name != "samples"}
+        if samples == "positions" and (resamples or permutations):
+            raise InputError("mask: got one with resamples or permutations, expected samples='pool', 'first' or 'last'")
+        matrix = partial(masked_matrix, as_mask(mask), samples, translation_invariant(measures))
+        sets = {
+            name: {layer: matrix(f"{name}[{layer!r}]", x) for layer, x in side.items()} for name, side in sets.items()
+        }
     one, other = ({name: sets[name]} for name in names)
     shared = {"layout": "nhwc", "progress": progress}
     with renamed(representations="a", against="b"):
@@ -147,7 +161,6 @@ def compare(
     rows = []
     pairs = np.argwhere(next(iter(results.values())).computed)
     evaluated = len(measures) * len(pairs) * bool(resamples or permutations)
-    settings = measure_options(measures, options)
     with progress_bar(desc="resampling", unit="pair", total=evaluated, disable=not (progress and evaluated)) as bar:
         for measure in measures:
             result = results[measure.name]
@@ -168,7 +181,7 @@ def compare(
                 bar.update(bool(evaluated))
     import pandas as pd  # imported here: `import symjax` does not need it
 
-    return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, len(next(iter(sets[names[0]].values()))))
+    return Comparison(pd.DataFrame(rows, columns=list(COLUMNS)), names, examples)
 
 
 def _require_equal_counts(sets: Mapping[str, Mapping[str, Any]]) -> None:

@@ -51,6 +51,21 @@ def test_a_file_is_mapped_and_not_read(tmp_path):
     assert isinstance(activations["conv1"], np.memmap)
 
 
+def test_batches_of_files(tmp_path):
+    for name, array in ARRAYS.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    activations = load(tmp_path)
+    batches = list(activations.batches(2))
+    for name, array in ARRAYS.items():
+        assert [len(batch[name]) for batch in batches] == [len(array[i : i + 2]) for i in range(0, len(array), 2)]
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), array)
+    assert isinstance(batches[0]["relu2"], np.memmap)
+    (batch,) = activations.take([2, 0]).batches()
+    np.testing.assert_array_equal(batch["relu2"], ARRAYS["relu2"][[2, 0]])
+    with pytest.raises(InputError, match="size: got 0"):
+        next(activations.batches(0))
+
+
 def test_files_with_several_layers_in_a_folder(tmp_path):
     np.savez(tmp_path / "block1.npz", **ARRAYS, ids=IDS)
     np.savez(tmp_path / "block2.npz", only=ARRAYS["relu2"])
@@ -58,12 +73,17 @@ def test_files_with_several_layers_in_a_folder(tmp_path):
     assert list(activations) == ["block1/relu2", "block1/relu10", "block2"] and activations.ids.tolist() == list(IDS)
 
 
-def test_half_precision_of_safetensors(tmp_path):
+def test_half_precision(tmp_path):
     ml_dtypes, files = pytest.importorskip("ml_dtypes"), pytest.importorskip("safetensors.numpy")
     array = ARRAYS["relu2"].astype(ml_dtypes.bfloat16)
     files.save_file({"relu1": array}, tmp_path / "a.safetensors")
     read = load(tmp_path / "a.safetensors")["relu1"]
     assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
+    np.save(tmp_path / "b.npy", array)  # as two bytes of unknown type
+    np.savez(tmp_path / "c.npz", b=array)
+    for name in ("b.npy", "c.npz"):
+        read = load(tmp_path / name)["b"]
+        assert read.dtype == ml_dtypes.bfloat16 and (read == array).all()
 
 
 @pytest.mark.parametrize("package", ["safetensors", "h5py"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 import symjax
 from symjax import InputError, capture
@@ -123,6 +124,8 @@ def test_hidden_states_and_attention_masks():
     pooled = capture(Hugging(), batches, samples="pool")
     np.testing.assert_allclose(pooled["hidden_states.0"], np.outer([4, 8, 2], [1, 2, 3]))
     np.testing.assert_allclose(capture(Hugging(), batches, samples="last")["hidden_states.1"][:, 0], [-5, -9, -2])
+    with pytest.raises(InputError, match="attention_mask: got no token of example 1 of a batch"):
+        capture(Hugging(), batch([3, 0], [0, 0]), samples="pool")
     with pytest.raises(InputError, match="expected batches padded to one length"):
         capture(Hugging(), batches)
     with pytest.raises(InputError, match="got 'hidden_states.7', expected some of hidden_states.0, hidden_states.1"):
@@ -145,3 +148,39 @@ def test_pytorch():
     assert capture(model.bfloat16(), torch.from_numpy(images).bfloat16(), ["4"])["4"].dtype == np.float32
     with pytest.raises(InputError, match="points: got 'conv', expected some of 0, 1, 2, 3, 4"):
         capture(model, torch.from_numpy(images).bfloat16(), ["conv"])
+
+
+def test_names_in_code_that_repeat_or_equal_paths_and_values_that_are_no_features():
+    class Tied(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.cell = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 6, rngs=rngs)
+
+        def __call__(self, x):
+            x = symjax.stitch_point(2 * self.first(x), "first")
+            for _ in range(2):
+                x = symjax.stitch_point(jnp.tanh(x), "tanh")
+            checkpoint_name((x**2).mean(), "loss")
+            return jax.lax.scan(lambda x, _: (self.cell(x), None), x, None, length=2)[0]
+
+    net = Tied(nnx.Rngs(0))
+    points = capture(net, X)
+    assert list(points) == ["first", "tanh", "tanh#1"]
+    np.testing.assert_allclose(points["tanh#1"], np.tanh(np.tanh(2 * net.first(X))), atol=1e-6)
+    with pytest.raises(InputError, match="points: got 'loss', expected some of first, tanh, tanh#1$"):
+        capture(net, X, ["loss"])
+    with pytest.raises(InputError, match="points: got none"):
+        capture(net, X, [])
+
+
+def test_stitch_points_of_a_function_of_one_example():
+    def model(x):
+        return symjax.stitch_point(jnp.tanh(x), "tanh")
+
+    class Module(eqx.Module):
+        def __call__(self, x):
+            return model(x)
+
+    for each in (Module(), jax.vmap(model)):
+        np.testing.assert_allclose(capture(each, X)["tanh"], np.tanh(X), atol=1e-6)
+    with pytest.raises(InputError, match=r"x: got float32\[6\] at stitch point 'sum'"):
+        _ = symjax.Network.from_function(lambda w, x: symjax.stitch_point(x.sum(0), "sum"), {}, example=X).points

@@ -87,6 +87,20 @@ def test_maps_of_torch_and_tokens():
     assert compare({"tokens": tokens}, {"tokens": tokens}, "cka", permutations=3).table.p[0] == 0.25
 
 
+def test_masked_tokens():
+    tokens = RNG.normal(size=(30, 4, 3)).astype(np.float32)
+    mask = np.arange(4) < RNG.integers(1, 5, (30, 1))
+    first, other = {"tokens": tokens}, {"tokens": tokens[..., :2]}
+    own = compare(first, other, "cka", mask=mask, samples="pool", resamples=4).table
+    pooled = [np.where(mask[..., None], x["tokens"], 0).sum(1) / mask.sum(1, keepdims=True) for x in (first, other)]
+    expected = compare(*pooled, "cka", resamples=4).table
+    np.testing.assert_allclose(own.iloc[:, 3:6].astype(float), expected.iloc[:, 3:6].astype(float), atol=1e-5)
+    value = compare(first, other, "cca", mask=mask).table.value[0]
+    np.testing.assert_allclose(value, MEASURES["cca"].fn(tokens[mask], tokens[mask][:, :2]), atol=1e-5)
+    with pytest.raises(InputError, match="^mask: got one with resamples or permutations"):
+        compare(first, other, "cca", mask=mask, permutations=3)
+
+
 def test_mistakes():
     for wrong, arguments, options in [
         ("^measures: got 'ckaa', expected one of", (A, B, "ckaa"), {}),

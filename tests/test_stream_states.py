@@ -11,6 +11,7 @@ from stream_helpers import N, data, fed, maps_of
 from symjax import similarity
 from symjax.errors import InputError
 from symjax.similarity import load_stream, save_stream
+from symjax.similarity.linalg import factor_of_parts
 
 PLAIN = [similarity.cca_stream, similarity.procrustes_stream, similarity.cka_stream, similarity.wreath_cka_stream]
 
@@ -147,3 +148,11 @@ def test_no_warning_with_enough_examples():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         stream.finalize(fed(stream, x, y, [20] * 3))
+
+
+def test_tall_batches_are_factored_in_parts():
+    x = np.float32(np.random.default_rng(0).standard_normal((4200, 3)) * [1, 10, 100])
+    rows = factor_of_parts(x)
+    assert rows.shape == (9, 3)
+    np.testing.assert_allclose(rows.T @ rows, np.float64(x).T @ x, rtol=1e-4, atol=1e-2)
+    assert factor_of_parts(x[:4000]).shape == (4000, 3)

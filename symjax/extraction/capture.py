@@ -56,7 +56,8 @@ def capture(
       points: names of values in the code (`symjax.stitch_point`, `checkpoint_name`, `sow` of Linen), or paths of
         submodules, such as "blocks.0", whose outputs are returned; "hidden_states.0" and so on for Hugging Face models.
         By default the hidden states; otherwise the values that the code names; otherwise all submodules with outputs
-        (examples, ...) of floating type. The second call of a submodule is named "path#1". Of an output that is a
+        (examples, ...) of floating type. The second call of a submodule is named "path#1", and a name that the code
+        uses again "name#1". Of an output that is a
         tuple, PyTorch modules return the first tensor.
       samples: "positions" for all tokens or pixels, (examples, ..., channels); "pool" for their mean (in float32),
         "first" or "last" for one of them, (examples, channels); "flatten" for (examples, d). Where a batch has an
@@ -117,6 +118,8 @@ def capture_batches(
     check_layout(layout)
     if points is not None:
         points = labels("points", [points] if isinstance(points, str) else points, "names")
+        if not points:
+            raise InputError("points: got none, expected one or more, or None for the default")
     if _is_several(model):
         named = dict(model) if isinstance(model, Mapping) else dict(enumerate(model))
         values = {label: _values(each, points, layout) for label, each in named.items()}
@@ -195,7 +198,11 @@ def _moved(values: Callable, layout: str | None) -> Callable:
 
 def _arrays(values: Callable, batch: Any, samples: str) -> Arrays:
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    mask = None if mask is None or samples in ("positions", "flatten") else np.asarray(as_mask(mask, "attention_mask"))
+    if mask is None or samples in ("positions", "flatten"):
+        mask = None
+    elif not (mask := np.asarray(as_mask(mask, "attention_mask"))).any(-1).all():
+        at = int(mask.any(-1).argmin())
+        raise InputError(f"attention_mask: got no token of example {at} of a batch, expected one or more of each")
     return {name: _reduced(x, samples, mask) for name, x in values(batch).items()}
 
 

@@ -1,5 +1,6 @@
 """Values of JAX models, from their jaxprs: values with names in the code, and outputs of submodules."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from symjax.errors import InputError
 from symjax.jaxprs import inline
 from symjax.network import Network
 from symjax.network.adapters import MODE_FLAGS, accepted, called
+from symjax.network.naming import SUBMODULE
 from symjax.network.split import Trace
 
 PyTree = Any
@@ -52,23 +54,24 @@ class JaxValues:
         return dict(zip(names, run(jax.tree.leaves(self._variables), leaves), strict=True))
 
     def _program(self, batch: PyTree) -> tuple[list[str], Callable]:
-        submodules: list[str] = []
+        def is_features(value: Any) -> bool:
+            return value.ndim >= 2 - self._each and jnp.issubdtype(value.dtype, jnp.floating)
 
         def record(path: str, value: Any) -> Any:
-            least = 1 if self._each else 2
-            if not isinstance(value, jax.Array) or value.ndim < least or not jnp.issubdtype(value.dtype, jnp.floating):
-                return value
-            calls = sum(name.split("#")[0] == path for name in submodules)
-            submodules.append(f"{path}#{calls}" if calls else path)
-            return checkpoint_name(value, submodules[-1])
+            recorded = isinstance(value, jax.Array) and is_features(value)
+            return checkpoint_name(value, SUBMODULE + path) if recorded else value
 
         x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[self._each :], leaf.dtype), batch)
-        closed = inline(jax.make_jaxpr(partial(self._function, record))(self._variables, x))
+        closed = _numbered(inline(jax.make_jaxpr(partial(self._function, record))(self._variables, x)))
         inputs = tuple(closed.jaxpr.invars)
         trace = Trace(closed, {}, inputs, (), tuple(closed.jaxpr.outvars), {}, None)
-        names = chosen(self._points, [name for name in trace.named if name not in submodules], submodules)
-        names = [name for name in trace.named if name in names]  # in the order of the computation
-        program = trace.program(inputs, [trace.value(name) for name in names])
+        usable = [name for name in trace.named if is_features(trace.value(name).aval)]  # in the order of computation
+        named = [name for name in usable if not name.startswith(SUBMODULE)]
+        places = {name.removeprefix(SUBMODULE): name for name in usable}
+        places |= {name: name for name in named}  # the code's own names come first
+        points = chosen(self._points, named, [name for name in places if name not in named])
+        names = [name for name in places if name in points]
+        program = trace.program(inputs, [trace.value(places[name]) for name in names])
         reads = [inputs.index(v) for v in program.reads]
 
         def run(variables, x):
@@ -76,6 +79,20 @@ class JaxValues:
             return jaxpr_as_fun(program.closed)(*(values[i] for i in reads))
 
         return names, jax.jit(jax.vmap(run, (None, 0)) if self._each else run)
+
+
+def _numbered(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Return the jaxpr with "#1", "#2", ... appended to names that occur again."""
+    counts: Counter[str] = Counter()
+    numbered = []
+    for equation in closed.jaxpr.eqns:
+        if equation.primitive.name == "name":
+            name = equation.params["name"]
+            if counts[name]:
+                equation = equation.replace(params={**equation.params, "name": f"{name}#{counts[name]}"})
+            counts[name] += 1
+        numbered.append(equation)
+    return closed.replace(jaxpr=closed.jaxpr.replace(eqns=numbered))
 
 
 class NetworkValues:

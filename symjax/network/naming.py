@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from symjax.checks import short
+from symjax.checks import is_concrete, short
 from symjax.errors import InputError
 
 
@@ -41,14 +41,15 @@ def stitch_point(x: jax.Array, name: str) -> jax.Array:
     The name is an equation of the model's jaxpr, `jax.ad_checkpoint.checkpoint_name`, and changes nothing else.
 
     Args:
-        x: floating-point features (examples, ..., channels).
+        x: floating-point features (examples, ..., channels); in a function of one example (..., channels).
         name: a name that no other value of the model has.
 
     Returns:
         `x` itself.
 
     Raises:
-        InputError: `name` is not a non-empty string, or `x` is not a floating-point array of two dimensions or more.
+        InputError: `name` is not a non-empty string, or `x` is not a floating-point array of two dimensions or more;
+            in a traced function, such as one under `jax.vmap` over examples, of one or more.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,7 +64,10 @@ def stitch_point(x: jax.Array, name: str) -> jax.Array:
     if not isinstance(name, str) or not name.strip() or "," in name:
         raise InputError(f"name: got {short(name)}, expected a text without commas")
     dtype, shape = getattr(x, "dtype", None), getattr(x, "shape", ())
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 2:
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating) or len(shape) < 1 + is_concrete(x):
         given = short(x) if dtype is None else f"{dtype}{list(shape)}"
         raise InputError(f"x: got {given} at stitch point {name!r}, expected floating-point (examples, ..., channels)")
     return checkpoint_name(x, name)
+
+
+SUBMODULE = "submodule "  # begins names that symjax gives to outputs of submodules, where code may have the same names

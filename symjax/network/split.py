@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, jaxprs_in_params
 
 from symjax.errors import InputError
 from symjax.jaxprs import Variable, equations, is_variable
+from symjax.network.naming import SUBMODULE
 
 ELEMENTWISE = set(
     "add sub mul div max min pow exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv rsqrt sqrt cbrt neg abs sign "
@@ -219,7 +220,7 @@ class Trace:
 def _refuse_names_inside(equation: JaxprEqn) -> None:
     for inner in jaxprs_in_params(equation.params):
         for inner_equation in equations(inner):
-            if inner_equation.primitive.name == "name":
+            if inner_equation.primitive.name == "name" and not inner_equation.params["name"].startswith(SUBMODULE):
                 raise InputError(
                     f"points: got {inner_equation.params['name']!r} inside of {equation.primitive.name}, expected "
                     "names outside of it; write the loop in Python to name values in it"

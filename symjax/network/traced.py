@@ -69,9 +69,12 @@ class Traced:
     @cached_property
     def points(self) -> tuple[StitchPoint, ...]:
         trace = self._trace("inference", None, self.shapes, self.example)
-        return tuple(
-            StitchPoint(name, trace.value(name).aval.shape[1:], len(trace.carried(name)) > 1) for name in trace.named
-        )
+        avals = {name: trace.value(name).aval for name in trace.named}
+        for name, aval in avals.items():
+            if aval.ndim < 2:
+                given = f"{aval.dtype}{list(aval.shape)}"
+                raise InputError(f"x: got {given} at stitch point {name!r}, expected (examples, ..., channels)")
+        return tuple(StitchPoint(name, aval.shape[1:], len(trace.carried(name)) > 1) for name, aval in avals.items())
 
     def index(self, point: str | int) -> int:
         """Return the index of a stitch point given by name or by index."""

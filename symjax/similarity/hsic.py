@@ -131,15 +131,15 @@ def hsic_without_diagonals(x, y, estimator):
         x, y = x - x.mean(0)[None], y - y.mean(0)[None]
     sums = sums_of(x, y)
     centred = centred_products(sums, len(x), "song", widths) if estimator == "song" else sums.squares
-    return zero_rounding_products(centred, sums)
+    products = zero_rounding_products(centred, sums)
+    return products[0, 1], products[0, 0], products[1, 1]
 
 
 def zero_rounding_products(centred, sums):
-    """Return the three products of centred kernels (2, 2), set to 0 where they are at the rounding level of `sums`."""
+    """Return the products of centred kernels, set to 0 for kernels at the rounding level of `sums`."""
     noise = lax.stop_gradient(_ROUNDING * float(jnp.finfo(centred.dtype).eps) * sums.squares)
     nonzero = ~(jnp.diagonal(centred) <= jnp.diagonal(noise))  # NaN counts as nonzero
-    centred = jnp.where(nonzero[:, None] & nonzero[None], centred, 0)
-    return centred[0, 1], centred[0, 0], centred[1, 1]
+    return jnp.where(nonzero[:, None] & nonzero[None], centred, 0)
 
 
 def diagonal(x):

@@ -11,6 +11,7 @@ from symjax.birkhoff.dual import matmul
 from symjax.similarity.channels import magnitude, norms, subtract_ninther
 
 _LEAST_ROWS = 250  # rows of a factor under which products are too small to be fast
+_PART_ROWS = 2048
 _COLUMNS = 1024  # columns that are centred and multiplied at a time, so that they stay in the cache
 
 
@@ -150,6 +151,18 @@ def _triangular_jvp(primals, tangents):
         return x, dx
     q, r = jnp.linalg.qr(x)
     return r, matmul(adjoint(q), dx)  # R + Q* dX has the first-order change of X* X; no derivative of Q is needed
+
+
+def factor_of_parts(x):
+    """Return rows with the Gram matrix of x (n, d): the `triangular_factor` of each of at most 16 parts.
+
+    With a QR of these rows it takes half the time of one QR of all, whose columns leave the cache (32,768 x 144 on one
+    core of a CPU: 60 against 119 ms).
+    """
+    size = max(_PART_ROWS, 16 * x.shape[1], -(-len(x) // 16))
+    if len(x) < 2 * size:
+        return x
+    return jnp.concatenate([triangular_factor(x[start : start + size]) for start in range(0, len(x), size)])
 
 
 @jax.custom_jvp

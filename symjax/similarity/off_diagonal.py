@@ -6,6 +6,7 @@ added: examples are processed in blocks, each with all previous ones. The sums o
 of one sign only. The sums of all examples (`OffDiagonalSums`) can be merged, translated and scaled.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import jax
@@ -18,28 +19,30 @@ _BLOCK = 128  # smallest number of examples per block
 
 
 class OffDiagonalSums(NamedTuple):
-    """Sums over examples z_i = (x_i, y_i) with D = p + q features.
+    """Sums over examples z_i = (x_i, y_i, ...) of S sides with D features in all.
 
-    K_ij = <x_i, x_j> and L_ij = <y_i, y_j> are summed over i != j only. Row i of `r` (n, 2) has their sums over j.
+    The kernels K_ij = <x_i, x_j>, L_ij = <y_i, y_j>, ... are summed over i != j only. Row i of `r` (n, S) has their
+    sums over j.
     """
 
     total: jax.Array  # (D,), sum of z_i
     products: jax.Array  # (D, D), sum of z_i z_i'
-    rows: jax.Array  # (2,), sum of r_i
-    row_products: jax.Array  # (2, D), sum of r_i z_i'
-    row_squares: jax.Array  # (2, 2), sum of r_i r_i'
-    squares: jax.Array  # (2, 2), sum over i != j of (K_ij, L_ij) (K_ij, L_ij)'
+    rows: jax.Array  # (S,), sum of r_i
+    row_products: jax.Array  # (S, D), sum of r_i z_i'
+    row_squares: jax.Array  # (S, S), sum of r_i r_i'
+    squares: jax.Array  # (S, S), sum over i != j of (K_ij, L_ij, ...) (K_ij, L_ij, ...)'
 
 
-def zero_sums(width, dtype):
-    shapes = OffDiagonalSums((width,), (width, width), (2,), (2, width), (2, 2), (2, 2))
+def zero_sums(widths, dtype):
+    sides, width = len(widths), sum(widths)
+    shapes = OffDiagonalSums((width,), (width, width), (sides,), (sides, width), (sides, sides), (sides, sides))
     return OffDiagonalSums(*(jnp.zeros(shape, dtype) for shape in shapes))
 
 
-def sums_of(x, y):
-    """Return the `OffDiagonalSums` of x (n, p) and y (n, q)."""
-    n, widths = len(x), (x.shape[1], y.shape[1])
-    z = jnp.concatenate([x, y], 1)
+def sums_of(*sides):
+    """Return the `OffDiagonalSums` of x (n, p), y (n, q), ..."""
+    n, widths = len(sides[0]), tuple(side.shape[1] for side in sides)
+    z = jnp.concatenate(sides, 1)
     # With D / 4 examples per block, reverse-mode derivatives store 4 times the data.
     block = min(n, max(_BLOCK, sum(widths) // 4))
     blocks = jnp.pad(z, ((0, -n % block), (0, 0))).reshape(-1, block, sum(widths))
@@ -49,16 +52,16 @@ def sums_of(x, y):
 
     def step(products_before, rows):
         block, other_totals = rows
-        kernels = jnp.where(jnp.eye(len(block), dtype=bool), 0, _kernels(block, block, widths))
+        parts = jnp.split(block, _edges(widths), 1)
+        kernels = jnp.where(jnp.eye(len(block), dtype=bool), 0, jnp.stack([matmul(part, part.T) for part in parts]))
         rows = kernels.sum(2).T + matmul(block, _split_sides(other_totals, widths).T)
         inside = jnp.einsum("kij,lij->kl", kernels, kernels, precision="highest")
-        return products_before + matmul(block.T, block), (
-            rows,
-            inside + 2 * _cross_products(products_before, block, widths),
-        )
+        products = matmul(block.T, block)
+        between = _block_sums(products_before * products, widths)  # pairs of the block's rows and all rows before
+        return products_before + products, (rows, inside + 2 * between)
 
     products, (rows, squares) = lax.scan(step, jnp.zeros((sum(widths),) * 2, z.dtype), (blocks, other_totals))
-    rows = rows.reshape(-1, 2)[:n]
+    rows = rows.reshape(-1, len(widths))[:n]
     return OffDiagonalSums(z.sum(0), products, rows.sum(0), matmul(rows.T, z), matmul(rows.T, rows), squares.sum(0))
 
 
@@ -80,19 +83,15 @@ def merge_sums(a, b, widths):
         )
 
     both = jax.tree.map(jnp.add, add_other_rows(a, b_total), add_other_rows(b, a_total))
-    between = [
-        [(left * right).sum() for left, right in zip(*rows, strict=True)]
-        for rows in zip(_blocks(a.products, widths), _blocks(b.products, widths), strict=True)
-    ]
-    return both._replace(squares=both.squares + 2 * jnp.stack([jnp.stack(row) for row in between]))
+    return both._replace(squares=both.squares + 2 * _block_sums(a.products * b.products, widths))
 
 
 def translate_sums(sums, n, by, widths):
     """Return the `OffDiagonalSums` of n examples z_i + by."""
-    shifts = _split_sides(by, widths)  # (2, D)
+    shifts = _split_sides(by, widths)  # (S, D)
     half = (shifts * shifts).sum(1) / 2
     along = matmul(shifts, sums.total[:, None])[:, 0]  # sum over i of shifts z_i
-    spread = matmul(shifts, sums.products)  # (2, D)
+    spread = matmul(shifts, sums.products)  # (S, D)
     # r_i becomes r_i + (n - 2) shifts z_i + level.
     level = along + (n - 1) * 2 * half
     mean = sums.rows + (n - 2) * along
@@ -120,7 +119,7 @@ def translate_sums(sums, n, by, widths):
 
 
 def scale_sums(sums, by, widths):
-    """Return the `OffDiagonalSums` of (x_i by_0, y_i by_1)."""
+    """Return the `OffDiagonalSums` of (x_i by_0, y_i by_1, ...)."""
     each, square = jnp.repeat(by, jnp.array(widths), total_repeat_length=sum(widths)), by**2
     outer = jnp.outer(square, square)
     return OffDiagonalSums(
@@ -134,14 +133,14 @@ def scale_sums(sums, by, widths):
 
 
 def centred_products(sums, n, estimator, widths):
-    """Return (2, 2): `hsic` of the kernels of x and of y with themselves and with each other, times `normalizer`."""
+    """Return (S, S): `hsic` of the kernels of the sides with themselves and with each other, times `normalizer`."""
     if estimator == "song":
         rows = jnp.outer(sums.rows / (n - 1), sums.rows / (n - 2))
         return sums.squares - 2 / (n - 2) * sums.row_squares + rows
     sums = translate_sums(sums, n, -sums.total / n, widths)
     if estimator == "lange":
         return sums.squares
-    return jnp.stack([jnp.stack([(part**2).sum() for part in row]) for row in _blocks(sums.products, widths)])
+    return _block_sums(sums.products**2, widths)
 
 
 def _sums_before(totals):
@@ -149,26 +148,20 @@ def _sums_before(totals):
     return jnp.concatenate([jnp.zeros_like(totals[:1]), jnp.cumsum(totals[:-1], 0)])
 
 
+def _side_of(widths):
+    return jnp.arange(len(widths)).repeat(jnp.array(widths), total_repeat_length=sum(widths))
+
+
+def _edges(widths):
+    return list(accumulate(widths[:-1]))
+
+
 def _split_sides(total, widths):
-    """Return (2, D): the entries of x with zeros for y, and those of y with zeros for x."""
-    side = jnp.arange(2).repeat(jnp.array(widths), total_repeat_length=sum(widths))
-    return jnp.where(side[None] == jnp.arange(2)[:, None], total[None], 0)
+    """Return (S, D): in each row the entries of one side, with zeros for the others."""
+    return jnp.where(_side_of(widths)[None] == jnp.arange(len(widths))[:, None], total[None], 0)
 
 
-def _kernels(a, b, widths):
-    """Return (2, i, j), the kernels K and L between rows of a and of b."""
-    (a_x, a_y), (b_x, b_y) = (jnp.split(side, [widths[0]], 1) for side in (a, b))
-    return jnp.stack([matmul(a_x, b_x.T), matmul(a_y, b_y.T)])
-
-
-def _blocks(products, widths):
-    """Return the blocks of (D, D): x with x, x with y; y with x, y with y."""
-    return [jnp.split(rows, [widths[0]], 1) for rows in jnp.split(products, [widths[0]], 0)]
-
-
-def _cross_products(products, block, widths):
-    """Return (2, 2), sums over the pairs of a block's rows and all examples in `products`."""
-    sides = jnp.split(block, [widths[0]], 1)
-    parts = _blocks(products, widths)
-    xx, xy, yy = ((matmul(sides[k], parts[k][m]) * sides[m]).sum() for k, m in ((0, 0), (0, 1), (1, 1)))
-    return jnp.stack([jnp.stack([xx, xy]), jnp.stack([xy, yy])])
+def _block_sums(products, widths):
+    """Return (S, S), the sums of the blocks of (D, D): x with x, x with y, ...; y with x, ..."""
+    columns = jnp.stack([part.sum(1) for part in jnp.split(products, _edges(widths), 1)])
+    return jnp.stack([part.sum(1) for part in jnp.split(columns, _edges(widths), 1)])

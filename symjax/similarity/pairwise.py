@@ -18,6 +18,7 @@ from symjax.similarity.pairwise_checks import (
     measure_options,
     model_mask,
     samples_of_mask,
+    translation_invariant,
 )
 from symjax.similarity.pairwise_result import Pairwise
 from symjax.similarity.pairwise_side import PairwiseSide
@@ -116,11 +117,11 @@ def pairwise(
     if mask is not None:
         samples = samples_of_mask(measures, settings)
         for side in dict.fromkeys((a, b)):
-            side.reduce(samples, mask, all("translation" in measure.invariances for measure in measures))
+            side.reduce(samples, mask, translation_invariant(measures))
     groups, chosen_models = layer_groups(layers, a, b), model_mask(pairs, a, b)
     messages = [check_layers(measure, a, b, groups, dtype, settings[measure.name]) for measure in measures]
     for side in dict.fromkeys((a, b)):
-        side.require_in_range(dtype, all("translation" in measure.invariances for measure in measures))
+        side.require_in_range(dtype, translation_invariant(measures))
     requested = _requested(a, b, groups, chosen_models)
     mirrored = (requested.sum() - np.einsum("kiki->", requested.astype(int))) // 2 if b is a else 0
     total = sum(int(requested.sum() - mirrored * measure.symmetric) for measure in measures)

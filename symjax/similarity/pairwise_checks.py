@@ -71,6 +71,11 @@ def samples_of_mask(measures, settings):
     return next(iter(values.values()))
 
 
+def translation_invariant(measures):
+    """Return whether adding constants to channels changes none of the measures."""
+    return all("translation" in measure.invariances for measure in measures)
+
+
 def model_mask(pairs, a, b):
     """Return booleans (models a, models b), true for the requested pairs."""
     if isinstance(pairs, str):

@@ -148,18 +148,22 @@ class PairwiseSide:
 
     def reduce(self, samples, mask, translation_invariant):
         """Convert tokens and maps to the matrices that `samples` and `mask` select, as in `as_matrix`."""
-        mask, options = as_mask(mask), {"layout": "nhwc", "translation_invariant": translation_invariant}
-
-        def matrix(layer, x):
-            fits = mask.size == np.prod(x.shape[:-1]) and len(mask) == len(x)
-            name = f"{self.name}[{self.layers[layer]!r}]"
-            return as_matrix(x, name, samples, mask.reshape(x.shape[:-1]) if fits else mask, **options)
-
+        mask = as_mask(mask)
         if all(stack[0].ndim == 2 for stack in self.stacks):
             raise InputError(f"mask: got one for vectors in {self.name}, expected tokens (models, n, t, c) or maps")
         for number, (stack, layer_of) in enumerate(zip(self.stacks, self.layer_of, strict=True)):
             if stack[0].ndim > 2:
-                self.stacks[number] = [matrix(layer, x) for layer, x in zip(layer_of, stack, strict=True)]
+                self.stacks[number] = [
+                    masked_matrix(mask, samples, translation_invariant, f"{self.name}[{self.layers[layer]!r}]", x)
+                    for layer, x in zip(layer_of, stack, strict=True)
+                ]
+
+
+def masked_matrix(mask, samples, translation_invariant, name, x):
+    """Return `as_matrix` of an array with channels last, by a mask (n, t) or (n, h, w) of booleans."""
+    fits = mask.size == np.prod(x.shape[:-1]) and len(mask) == len(x)
+    mask = mask.reshape(x.shape[:-1]) if fits else mask
+    return as_matrix(x, name, samples, mask, layout="nhwc", translation_invariant=translation_invariant)
 
 
 def channels_last_array(name, value, layout, stacked):

@@ -27,10 +27,9 @@ def rsa(x, y, comparison="spearman", *, metric="correlation", samples="flatten",
             default float, half precisions float32). n is at least 3.
         comparison: of the distances d_ij and e_ij, i < j. "spearman", the correlation of their ranks (ties have their
             mean rank; roots of cosine distances that are equal after rounding to 2^-18 of the largest, in float64
-            2^-40, are ties);
-            "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e / sqrt(d' V^-1 d e'
-            V^-1 e), where V is the covariance of squared distances between independent examples. The last is the cosine
-            of the doubly centred distance matrices.
+            2^-40, are ties); "pearson", their correlation; "cosine", their cosine; "cosine_cov", the cosine d' V^-1 e /
+            sqrt(d' V^-1 d e' V^-1 e), where V is the covariance of squared distances between independent examples. The
+            last is the cosine of the doubly centred distance matrices.
         metric: distance of two examples: "correlation", 1 less the correlation of their features; "cosine", 1 less the
             cosine of their angle; "euclidean"; "sqeuclidean", its square.
         samples: how tokens and maps become matrices: "flatten", "positions", "pool", "first" or "last"; see

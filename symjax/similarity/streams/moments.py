@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from symjax.similarity.channels import ninther, zero_rounding
-from symjax.similarity.linalg import triangular_factor
+from symjax.similarity.linalg import factor_of_parts, triangular_factor
 from symjax.similarity.streams.stream import add_counts, as_float, count_of, no_samples
 from symjax.spelling import one_line
 
@@ -72,7 +72,7 @@ def add_batch(moments, x, y, mask):
     batch_count = count_of(samples)
     (x_rows, x_mean), (y_rows, y_mean) = (_centred(z, mask, rows, samples) for z in (x, y))
     count, x_mean, y_mean, between = _means(moments, (batch_count, x_mean, y_mean))
-    rows = jnp.concatenate([x_rows, y_rows], 1)
+    rows = factor_of_parts(jnp.concatenate([x_rows, y_rows], 1))
     first_factor = triangular_factor(jnp.concatenate([moments.factors[0], rows, between[None]]))
     factors = moments.factors.at[0].set(first_factor)
     return _cascade(Moments(count, x_mean, y_mean, factors, moments.num_updates.at[0].add(1)))
