@@ -119,7 +119,7 @@ def main(settings: Settings) -> Summary:
         compute(folder, trained, dataset, alignments, pairs, settings)
         requested = requested_alignments(alignments, pairs)
         rows, gains = ResultTable(folder, ROWS).select(requested), ResultTable(folder, GAINS).rows()
-        merged = merge_all(folder, trained, dataset, settings)
+        merged = merge_all(folder, trained, dataset, settings, list(dict.fromkeys(group for _, group in alignments)))
         means = table_of(rows)
         files.write_csv(folder / "means.csv", means.reset_index())
         for score, label in {"test_accuracy": "test accuracy (%)", "test_loss": "test loss"}.items():
@@ -175,8 +175,8 @@ def compute(folder: Path, trained: zoo.Zoo, dataset: Dataset, alignments, pairs,
                 gains.add(pd.DataFrame(own, columns=["space", "place", "gain"]).assign(**line))
         frames = []
         for statistics in ("interpolated", "repair"):
-            options = {"statistics": statistics, "examples": settings.examples}
-            barrier = alignment.barrier(trained.network, *ends, dataset, settings.ts, **options)
+            options = {"examples": settings.examples, "max_device_memory": settings.memory_limit}
+            barrier = alignment.barrier(trained.network, *ends, dataset, settings.ts, statistics=statistics, **options)
             for i, line in enumerate(lines.to_dict("records")):
                 scores = {name: getattr(barrier, name)[i] for name in SCORES}
                 frames.append(pd.DataFrame({"t": barrier.ts, **scores}).assign(statistics=statistics, **line))
@@ -204,11 +204,10 @@ def act_all(trained: zoo.Zoo, members: Member, element: dict) -> Member:
     return parallel.stack(moved)
 
 
-def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings) -> pd.DataFrame:
+def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settings, groups: list[str]) -> pd.DataFrame:
     """Return scores of all members merged into one, by method and group; compute those that the table lacks."""
     table, seeds = ResultTable(folder, MERGED), ",".join(map(str, trained.seeds))
-    groups = [group for group in SEARCHED_GROUPS[:2] if group in settings.groups.split(",")]
-    lines = [NAIVE, *((method, group) for method in MERGES for group in groups)]
+    lines = [NAIVE, *((method, group) for method in MERGES for group in groups if group in SEARCHED_GROUPS[:2])]
     requested = pd.DataFrame([(*line, seeds) for line in lines], columns=list(MERGED.key))
     network, members, cycles = trained.network, trained.members, {}
     for line in table.missing(requested).to_dict("records"):
@@ -224,7 +223,8 @@ def merge_all(folder: Path, trained: zoo.Zoo, dataset: Dataset, settings: Settin
             if line["group"] not in cycles:
                 cycles[line["group"]] = pairwise_cycle_error(trained, line["group"])
             row["pairwise_cycle_error"] = cycles[line["group"]]
-        repaired = alignment.repair(network, merged, ends, dataset, examples=settings.examples)
+        options = {"examples": settings.examples, "max_device_memory": settings.memory_limit}
+        repaired = alignment.repair(network, merged, ends, dataset, **options)
         for name, member in {"test_accuracy": merged, "repaired_accuracy": repaired}.items():
             stacked = parallel.stack([member])
             row[name] = float(zoo.evaluate(network, stacked, dataset.test, dataset.mean, dataset.std)[0])

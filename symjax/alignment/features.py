@@ -36,7 +36,8 @@ def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str
     for point, spaces in held.items():
         cross = np.stack([of_pair[point][0] for of_pair in moments])
         norms = [np.sqrt(np.stack([of_pair[point][side] for of_pair in moments])) for side in (1, 2)]
-        correlation = cross / np.maximum(norms[0][:, :, None] * norms[1][:, None, :], np.finfo(float).tiny)
+        norms = norms[0][:, :, None] * norms[1][:, None, :]
+        correlation = np.where(norms > 0, cross, 0) / np.where(norms > 0, norms, 1)
         for space, positions, power in spaces:
             if space.compact == "orthogonal":
                 score = _block(cross, positions)
@@ -60,15 +61,26 @@ def _block(cross, positions):
 
 
 def _moments(run, a, b, data):
-    """Return {point: (covariances (d, d), variances of a (d,), of b)} over all examples and pixels, in float64."""
+    """Return {point: (covariances (d, d), variances of a (d,), of b)} over all examples and pixels, in float64.
+
+    Channels that are constant up to rounding of their mean have variance 0: they would correlate by their rounding.
+    """
     totals: dict = {}
     examples = len(jax.tree.leaves(data)[0])
     for start in range(0, examples, BATCH):
         batch = jax.tree.map(lambda leaf: leaf[start : start + BATCH], data)  # noqa: B023
         for point, new in run(a, b, batch).items():
             count, *rest = (np.asarray(value, np.float64) for value in new)
+            if not all(np.isfinite(value).all() for value in rest):
+                raise InputError(f"a, b: got NaN or infinite features at {point}, expected finite ones")
             totals[point] = _merged(totals[point], (count, *rest)) if point in totals else (count, *rest)
-    return {point: (cross, var_a, var_b) for point, (_, _, _, cross, var_a, var_b) in totals.items()}
+    result = {}
+    for point, (count, *means, cross, var_a, var_b) in totals.items():
+        if count < 2:
+            raise InputError(f"data: got one sample of the features at {point}, expected two or more examples")
+        least = [count * (8 * np.finfo(np.float32).eps * mean) ** 2 for mean in means]
+        result[point] = (cross, *(np.where(v > low, v, 0) for v, low in zip((var_a, var_b), least, strict=True)))
+    return result
 
 
 def _merged(first, second):

@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from symjax.alignment.balance import balance
@@ -149,8 +150,8 @@ def cycle_error(symmetry: Symmetry, maps: Mapping[tuple[int, int], Mapping[str, 
       1.0
     """
     pairs = isinstance(maps, Mapping) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in maps)
-    if not pairs or not all(isinstance(element, Mapping) for element in maps.values()):
-        raise InputError(f"maps: got {short(maps)}, expected a mapping of pairs (i, j) to elements")
+    if not pairs or not all(isinstance(element, Mapping) and element for element in maps.values()):
+        raise InputError(f"maps: got {short(maps)}, expected a mapping of pairs (i, j) to elements with matrices")
     networks = sorted({network for pair in maps for network in pair})
     if missing := set(permutations(networks, 2)) - set(maps):
         raise InputError(f"maps: got none of {min(missing)}, expected those of all ordered pairs")
@@ -192,9 +193,9 @@ def _frank_wolfe(spaces, leaves) -> tuple[dict[str, np.ndarray], list[float]]:
     held = {
         path: [(s, axis) for s in spaces for axis in s.axes if axis.path == path and acts(s, axis)] for path in leaves
     }
+    count = len(next(iter(leaves.values())))
     fixed = sum(_distances(leaf) for path, leaf in leaves.items() if not held[path])
     leaves = {path: leaf.astype(np.float32) for path, leaf in leaves.items() if held[path]}
-    count = len(next(iter(leaves.values())))
     norm = sum(float((leaf**2).sum(dtype=float)) for leaf in leaves.values())
     soft = {space.name: np.tile(np.eye(space.size, dtype=np.float32), (count, 1, 1)) for space in spaces}
     grid = np.linspace(0, 1, 201)
@@ -268,4 +269,6 @@ def _row(tree: Mapping[str, np.ndarray], p: int, keep: bool = True) -> dict[str,
 def mean_leaf(leaves: Any) -> Any:
     """Return the mean of real leaves of several networks, and the first one of others."""
     first = leaves[0]
-    return np.mean(leaves, axis=0, dtype=first.dtype) if np.issubdtype(first.dtype, np.floating) else first
+    if not jnp.issubdtype(jnp.result_type(first), jnp.floating):
+        return first
+    return np.mean([np.asarray(leaf, np.float64) for leaf in leaves], axis=0).astype(first.dtype)
