@@ -82,11 +82,12 @@ def _matrices(leaves, space, rows):
     values = np.linalg.eigvalsh(sums)
     regular = (values[..., 0] > SINGULAR * values[..., -1]).all(0) & (values[..., -1] > 0).all(0)
     first, second = np.where(regular[:, None, None], sums, np.eye(space.size))
-    root = _power(first, 0.5)
-    inverse = _power(first, -0.5)
-    return _power(inverse @ _power(root @ second @ root, 0.5) @ inverse, 0.5)
+    root = power_of(first, 0.5)
+    inverse = power_of(first, -0.5)
+    return power_of(inverse @ power_of(root @ second @ root, 0.5) @ inverse, 0.5)
 
 
-def _power(matrices, exponent):
+def power_of(matrices, exponent):
+    """Return powers of symmetric positive definite matrices (count, n, n)."""
     values, vectors = np.linalg.eigh((matrices + matrices.swapaxes(1, 2)) / 2)
     return (vectors * np.maximum(values, np.finfo(float).tiny)[:, None, :] ** exponent) @ vectors.swapaxes(1, 2)

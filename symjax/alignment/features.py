@@ -1,5 +1,7 @@
 """Correlations between the channels of two networks' features, for the spaces of their symmetry."""
 
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,38 @@ def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str
       data: inputs.
       to_a, to_b: matrices (pairs or 1, n, n) that balance the members.
     """
+    held, result = held_points(network, symmetry, blocks), {}
+    run = values_program(network, tuple(held))
+    moments = [moments_of(run, a, b, data) for a, b in pairs]
+    for point, spaces in held.items():
+        cross = np.stack([of_pair[point][0] for of_pair in moments])
+        norms = [np.sqrt(np.stack([of_pair[point][side] for of_pair in moments])) for side in (1, 2)]
+        norms = norms[0][:, :, None] * norms[1][:, None, :]
+        correlation = np.where(norms > 0, cross, 0) / np.where(norms > 0, norms, 1)
+        for space, positions, power in spaces:
+            if space.compact == "orthogonal":
+                score = sum_at(cross, positions)
+                for side, total in enumerate((to_a, to_b)):
+                    acting = total.get(space.name, np.eye(space.size)[None])
+                    acting = acting if power > 0 else np.linalg.inv(acting).swapaxes(1, 2)
+                    score = acting @ score if side == 0 else score @ acting.swapaxes(1, 2)
+                largest = np.linalg.svd(score, compute_uv=False).sum(1)[:, None, None]
+                score = score * space.size / np.maximum(largest, np.finfo(float).tiny)
+            else:
+                score = sum_at(correlation, positions) / positions.shape[1]
+            scores = result.setdefault(space.name, np.zeros((2, *score.shape)))
+            scores[int(space.compact == "signed_permutation" and power % 2 == 1)] += score
+    units = sum(space.size for spaces in held.values() for space, *_ in spaces)
+    return {name: scores / units for name, scores in result.items()}
+
+
+def sum_at(cross, positions):
+    """Return the sums over repeated positions of the channels, (pairs, n, n)."""
+    return sum(cross[:, column[:, None], column[None, :]] for column in positions.T)
+
+
+def held_points(network, symmetry, blocks) -> dict[str, list]:
+    """Return {point: [(space, positions, power)]} for the spaces, without parts, that stitch points hold."""
     held: dict[str, list] = {}
     for block in blocks:
         for point in [point.name for point in network.points if not block.families]:
@@ -30,37 +64,10 @@ def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str
                 held.setdefault(point, []).append((block.space, positions, power))
     if not held:
         raise InputError("method: got one that compares features, expected 'weights': no stitch point holds a space")
-    result: dict[str, np.ndarray] = {}
-    run = _program(network, tuple(held))
-    moments = [_moments(run, a, b, data) for a, b in pairs]
-    for point, spaces in held.items():
-        cross = np.stack([of_pair[point][0] for of_pair in moments])
-        norms = [np.sqrt(np.stack([of_pair[point][side] for of_pair in moments])) for side in (1, 2)]
-        norms = norms[0][:, :, None] * norms[1][:, None, :]
-        correlation = np.where(norms > 0, cross, 0) / np.where(norms > 0, norms, 1)
-        for space, positions, power in spaces:
-            if space.compact == "orthogonal":
-                score = _block(cross, positions)
-                for side, total in enumerate((to_a, to_b)):
-                    acting = total.get(space.name, np.eye(space.size)[None])
-                    acting = acting if power > 0 else np.linalg.inv(acting).swapaxes(1, 2)
-                    score = acting @ score if side == 0 else score @ acting.swapaxes(1, 2)
-                largest = np.linalg.svd(score, compute_uv=False).sum(1)[:, None, None]
-                score = score * space.size / np.maximum(largest, np.finfo(float).tiny)
-            else:
-                score = _block(correlation, positions) / positions.shape[1]
-            scores = result.setdefault(space.name, np.zeros((2, *score.shape)))
-            scores[int(space.compact == "signed_permutation" and power % 2 == 1)] += score
-    units = sum(space.size for spaces in held.values() for space, *_ in spaces)
-    return {name: scores / units for name, scores in result.items()}
+    return held
 
 
-def _block(cross, positions):
-    """Return the sums over repeated positions of the channels, (pairs, n, n)."""
-    return sum(cross[:, column[:, None], column[None, :]] for column in positions.T)
-
-
-def _moments(run, a, b, data):
+def moments_of(run, a, b, data):
     """Return {point: (covariances (d, d), variances of a (d,), of b)} over all examples and pixels, in float64.
 
     Channels that are constant up to rounding of their mean have variance 0: they would correlate by their rounding.
@@ -92,7 +99,10 @@ def _merged(first, second):
     return (n + m, a + a_step * m / (n + m), b + b_step * m / (n + m), *sums)
 
 
-def _program(network, points):
+@lru_cache(maxsize=8)
+def values_program(network, points):
+    """Return the sums of `moments_of` for a batch; cached, so that a process compiles the program once."""
+
     @jax.jit
     def run(a, b, x):
         result = {}

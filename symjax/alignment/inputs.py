@@ -30,13 +30,19 @@ def symmetry_of(network: Any, a: Any, data: Any) -> Symmetry:
     if not isinstance(network, Network):
         raise InputError(f"network: got {short(network)}, expected a Network, or a Symmetry that discover returns")
     if network not in _SYMMETRIES:
-        if data is None:
-            if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(network.example)):
-                raise InputError("data: got None, expected inputs, since they are not real numbers")
-            data = jax.tree.map(lambda leaf: np.ones((2, *leaf.shape[1:]), leaf.dtype), network.example)
-        data = jax.tree.map(lambda leaf: leaf[:2], data)
-        _SYMMETRIES[network] = network.symmetry(take(stacked("a", network, a)[0], 0), data)
+        member = take(stacked("a", network, a)[0], 0)
+        _SYMMETRIES[network] = network.symmetry(member, inputs_like(network, data))
     return _SYMMETRIES[network]
+
+
+def inputs_like(network: Network, data: Any) -> Any:
+    """Return two inputs of a network: the first ones of the data, or random numbers."""
+    if data is not None:
+        return jax.tree.map(lambda leaf: leaf[:2], data)
+    if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(network.example)):
+        raise InputError("data: got None, expected inputs, since they are not real numbers")
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=(2, *leaf.shape[1:])).astype(leaf.dtype), network.example)
 
 
 def stacked(name: str, network: Network, members: Any) -> tuple[Member, bool]:
@@ -99,7 +105,7 @@ def _checked(name: str, tree: Any, treedef: Any, shapes: dict[str, tuple]) -> tu
 def checked_data(network: Any, method: str, data: Any) -> Any:
     """Return the data of a method as a pytree of arrays: inputs, or (inputs, targets)."""
     if data is None:
-        if method in ("activations", "both", "straight_through"):
+        if method in ("activations", "both", "straight_through", "cca"):
             expected = "inputs" if method != "straight_through" else "(inputs, targets)"
             raise InputError(f"data: got None, expected {expected} for method {method!r}")
         return None
