@@ -99,13 +99,13 @@ def match(
     data = checked_data(network, method, data)
     symmetry = symmetry_of(network, a, data[0] if data is not None and method in LEARNED else data)
     paths = aligned_paths(symmetry)
-    leaves_a, stacked_a = parameters("a", a, symmetry, paths)
-    leaves_b, stacked_b = parameters("b", b, symmetry, paths)
+    leaves_a, stacked_a = parameters("a", a, symmetry, paths, None)
+    leaves_b, stacked_b = parameters("b", b, symmetry, paths, None)
     precision = np.result_type(np.float32, *(leaf.dtype for leaf in jax.tree.leaves((a, b)) if _is_double(leaf)))
     pairs = count_pairs(*(len(next(iter(leaves.values()))) for leaves in (leaves_a, leaves_b)))
-    task = Task(
-        network, symmetry, blocks_of(symmetry, group, paths), method, restarts, epochs, loss, data, precision, rng
-    )
+    blocks = blocks_of(symmetry, group, paths)
+    task = Task(network, symmetry, blocks, method, restarts, epochs, loss, data, precision, rng)
+    working = np.float64 if any(space.balanced for block in blocks for space in block.spaces) else precision
     step = max(1, CHUNK // (restarts * sum(leaf[0].size for leaf in leaves_a.values())))
     results = []
     for start in range(0, pairs, step):
@@ -114,7 +114,10 @@ def match(
             [_member(tree, row if stacked else None) for row in rows]
             for tree, stacked in ((a, stacked_a), (b, stacked_b))
         ]
-        parts = ({path: leaf[rows % len(leaf)] for path, leaf in leaves.items()} for leaves in (leaves_a, leaves_b))
+        parts = (
+            {path: leaf[rows % len(leaf)].astype(working, copy=False) for path, leaf in leaves.items()}
+            for leaves in (leaves_a, leaves_b)
+        )
         results.append(task.run(*parts, *members))
     element, info = _concatenated(results)
     if not (stacked_a or stacked_b):

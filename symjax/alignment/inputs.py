@@ -69,10 +69,12 @@ def aligned_paths(symmetry: Symmetry) -> set[str]:
     return paths
 
 
-def parameters(name: str, tree: Any, symmetry: Symmetry, paths: set[str]) -> tuple[dict[str, np.ndarray], bool]:
-    """Return the parameters at the given paths, (networks, *shape) in float64, and whether networks are stacked."""
+def parameters(
+    name: str, tree: Any, symmetry: Symmetry, paths: set[str], dtype: Any = np.float64
+) -> tuple[dict[str, np.ndarray], bool]:
+    """Return the parameters at the given paths, (networks, *shape), and whether networks are stacked."""
     leaves, is_stacked = _checked(name, tree, symmetry.treedef, symmetry.shapes)
-    values = {path: np.asarray(leaf, np.float64) for path, leaf in leaves.items() if path in paths}
+    values = {path: np.asarray(leaf, dtype) for path, leaf in leaves.items() if path in paths}
     return {path: leaf if is_stacked else leaf[None] for path, leaf in values.items()}, is_stacked
 
 

@@ -61,7 +61,7 @@ class Task(NamedTuple):
         (to_a, converged_a), (to_b, converged_b) = balance(a, self.blocks), balance(b, self.blocks)
         largest = max(np.abs(leaf).max(initial=0) for leaf in (*a.values(), *b.values()))
         precision = self.precision if 1e-12 < largest < 1e15 else np.float64  # products neither vanish nor overflow
-        a, b = ({path: leaf.astype(precision) for path, leaf in tree.items()} for tree in (a, b))
+        a, b = ({path: leaf.astype(precision, copy=False) for path, leaf in tree.items()} for tree in (a, b))
         before = _cosines(self.blocks, a, b)
         if self.method in LEARNED:
             total, objective, converged = self._learn(to_a, to_b, members_a, members_b, list(a))
