@@ -55,14 +55,12 @@ def embed(narrow: Network, members: Any, wide: Network, like: Any, *, data: Any 
         raise InputError("wide: got a network of other parameters, expected those of narrow in other widths")
     places, leaves = _places(small, large), []
     for (path, shape), leaf in zip(large.shapes.items(), jax.tree.leaves(members), strict=True):
-        index = [
-            places.get((path, d), np.arange(n) if shape[d : d + 1] == (n,) else None)
-            for d, n in enumerate(small.shapes[path])
-        ]
-        if len(index) != len(shape) or any(channels is None for channels in index):
-            expected = f"{small.shapes[path]}, or more channels of a space of the symmetry"
+        own = small.shapes[path]
+        if len(own) != len(shape) or any(n != shape[d] and (path, d) not in places for d, n in enumerate(own)):
+            expected = f"{own}, or more channels of a space of the symmetry"
             raise InputError(f"wide: got shape {shape} at {path}, expected {expected}")
         if is_real(leaf.dtype):
+            index = [places.get((path, d), np.arange(n)) for d, n in enumerate(own)]
             zeros = np.zeros((len(leaf), *shape), leaf.dtype)
             zeros[np.ix_(np.arange(len(leaf)), *index)] = leaf
             leaf = zeros

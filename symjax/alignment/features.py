@@ -24,7 +24,8 @@ def correlations(network, symmetry, blocks, pairs, data, to_a, to_b) -> dict[str
       data: inputs.
       to_a, to_b: matrices (pairs or 1, n, n) that balance the members.
     """
-    held, result = held_points(network, symmetry, blocks), {}
+    held = held_points(network, symmetry, blocks)
+    result: dict[str, np.ndarray] = {}
     run = values_program(network, tuple(held))
     moments = [moments_of(run, a, b, data) for a, b in pairs]
     for point, spaces in held.items():
