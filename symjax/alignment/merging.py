@@ -60,7 +60,7 @@ def merge(
     method: str = "universe",
     group: str = "permutation",
     data: Any = None,
-    ridge: float = 1e-3,
+    ridge: float = 0.1,
     key: jax.Array | None = None,
 ) -> tuple[Any, MergeInfo]:
     """Return the mean of several networks, each after the element that brings it near to the others.
